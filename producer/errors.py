@@ -1,0 +1,193 @@
+"""Every error a client can see, each with a stable `code` that also crosses the wire.
+
+QueueError
+├── InvalidRequest            refused before anything was sent
+│   ├── BadShape              bad_shape
+│   ├── NotFinite             not_finite
+│   ├── BadNorm               bad_norm
+│   ├── UnknownLane           unknown_lane
+│   ├── UnknownEncoder        unknown_encoder
+│   └── PayloadTooLarge       payload_too_large
+├── WireError
+│   ├── Undecodable           undecodable
+│   └── UnsupportedVersion    unsupported_version
+├── QueueFull                 queue_full            retryable, retry_after_ms
+├── DeadlineExceeded          deadline_exceeded
+├── Cancelled                 cancelled
+├── InferenceFailed           inference_failed      the worker could not answer
+├── DeadLettered              dead_lettered         given up after too many deliveries
+├── ResultTimeout             result_timeout        the caller stopped waiting; the answer may still come
+├── ProducerClosed            producer_closed
+└── ServerError
+    ├── ServerUnavailable     server_unavailable    retryable
+    ├── ServerOutOfMemory     server_out_of_memory  retryable
+    └── AuthenticationFailed  authentication_failed
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class QueueError(Exception):
+    """Base of all errors of the queue.
+
+    Attributes:
+        code: Stable name; the same on the wire, in logs and in counters.
+        retryable: Whether the same call may succeed later, unchanged.
+    """
+
+    code = "queue_error"
+    retryable = False
+
+
+class InvalidRequest(QueueError):
+    """The request breaks the contract; nothing was sent."""
+
+    code = "invalid_request"
+
+
+class BadShape(InvalidRequest):
+    """The context is not exactly five vectors of 768 numbers."""
+
+    code = "bad_shape"
+
+
+class NotFinite(InvalidRequest):
+    """The context holds NaN or infinity."""
+
+    code = "not_finite"
+
+
+class BadNorm(InvalidRequest):
+    """A context vector's norm is outside 1 +- 1e-3."""
+
+    code = "bad_norm"
+
+
+class UnknownLane(InvalidRequest):
+    """The lane is not in the list that the service knows."""
+
+    code = "unknown_lane"
+
+
+class UnknownEncoder(InvalidRequest):
+    """The vectors come from another encoder than the model was trained on."""
+
+    code = "unknown_encoder"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The encoded request is over the payload limit."""
+
+    code = "payload_too_large"
+
+
+class WireError(QueueError):
+    """Bytes that are not a message of this wire format."""
+
+    code = "wire_error"
+
+
+class Undecodable(WireError):
+    """Not msgpack, truncated, or a field missing or of the wrong type."""
+
+    code = "undecodable"
+
+
+class UnsupportedVersion(WireError):
+    """A wire version that this side does not read."""
+
+    code = "unsupported_version"
+
+
+class QueueFull(QueueError):
+    """The queue is at its limit of entries or bytes; nothing was appended.
+
+    Attributes:
+        retry_after_ms: How long to wait before the next try.
+        accepted: Handles of the requests of the same call that did get in.
+    """
+
+    code = "queue_full"
+    retryable = True
+
+    def __init__(self, message: str, retry_after_ms: int = 100) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+        self.accepted: list[Any] = []
+
+
+class DeadlineExceeded(QueueError):
+    """The deadline passed before an answer was computed."""
+
+    code = "deadline_exceeded"
+
+
+class Cancelled(QueueError):
+    """The request was cancelled by its producer."""
+
+    code = "cancelled"
+
+
+class InferenceFailed(QueueError):
+    """A worker could not compute an answer for this request."""
+
+    code = "inference_failed"
+
+
+class DeadLettered(QueueError):
+    """The request went to the dead letter stream."""
+
+    code = "dead_lettered"
+
+
+class ResultTimeout(QueueError):
+    """The caller's wait ended first; the answer may still arrive."""
+
+    code = "result_timeout"
+    retryable = True
+
+
+class ProducerClosed(QueueError):
+    """The producer was closed while, or before, the call ran."""
+
+    code = "producer_closed"
+
+
+class ServerError(QueueError):
+    """The Redis server could not serve the command."""
+
+    code = "server_error"
+
+
+class ServerUnavailable(ServerError):
+    """The server cannot be reached, is loading, or failed over."""
+
+    code = "server_unavailable"
+    retryable = True
+
+
+class ServerOutOfMemory(ServerError):
+    """The server refused to store more (maxmemory reached)."""
+
+    code = "server_out_of_memory"
+    retryable = True
+
+
+class AuthenticationFailed(ServerError):
+    """Wrong user or password, or the user may not run this command."""
+
+    code = "authentication_failed"
+
+
+def _leaves(cls: type[QueueError]) -> list[type[QueueError]]:
+    return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _leaves(sub))]
+
+
+BY_CODE: dict[str, type[QueueError]] = {cls.code: cls for cls in _leaves(QueueError)}
+
+
+def error_from_code(code: str, message: str) -> QueueError:
+    """Builds the error that a failure reply names; an unknown code gives InferenceFailed."""
+    return BY_CODE.get(code, InferenceFailed)(message)

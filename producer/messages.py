@@ -1,0 +1,124 @@
+"""The three values that cross the queue: Request, Reply, Failure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONTEXT_VECTORS = 5
+DIMENSIONS = 768
+CONTEXT_SHAPE = (CONTEXT_VECTORS, DIMENSIONS)
+NORM_TOLERANCE = 1e-3
+
+DEFAULT_ENCODER = "all-mpnet-base-v2/mean/l2"
+DEFAULT_LANE = "general"
+#: The four lanes that the model card calls high-stakes, and two ordinary ones beside the default.
+LANES = (
+    DEFAULT_LANE,
+    "narrative",
+    "code-api",
+    "sci-fact",
+    "math-derivation",
+    "med-guideline",
+    "policy/procedure",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One context to be continued.
+
+    Attributes:
+        id: Unique per request, at most 64 characters of `[A-Za-z0-9_.:-]`.
+        reply_to: Client id; replies go to that client's reply stream.
+        context: Shape (5, 768), float32 or float16, unit-norm rows, oldest first.
+        lane: Kind of traffic; some lanes are always escalated.
+        tokens: Token equivalent of the context (0: unknown).
+        encoder: Recipe that made the vectors (model, pooling, norm).
+        submitted_at_ms: Producer's UTC clock, epoch milliseconds.
+        expires_at_ms: Absolute deadline, epoch milliseconds; 0 for none.
+        sequence: Id of the document that the context slides over, or "".
+        position: Index of the context's newest vector in that sequence; -1 without one.
+        domain: Explicit domain of the text, or "".
+        provisional: Whether an escalated request also wants the fast answer at once.
+        traceparent: W3C trace context, or "".
+    """
+
+    id: str
+    reply_to: str
+    context: NDArray[np.floating]
+    lane: str = DEFAULT_LANE
+    tokens: int = 0
+    encoder: str = DEFAULT_ENCODER
+    submitted_at_ms: float = 0.0
+    expires_at_ms: float = 0.0
+    sequence: str = ""
+    position: int = -1
+    domain: str = ""
+    provisional: bool = False
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time went, in milliseconds.
+
+    Attributes:
+        queue_ms: From the producer's clock at submit to the worker's clock at the read.
+        batch_ms: From the read to the start of the model, decoding included.
+        compute_ms: Model and gate, for the whole batch this request was in.
+        batch_size: Requests in that batch.
+    """
+
+    queue_ms: float = 0.0
+    batch_ms: float = 0.0
+    compute_ms: float = 0.0
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        id: The request's id.
+        vector: Shape (768,), float32, unit norm: the predicted next vector.
+        confidence: Best cosine of the AMN prediction to the reference bank (`confidence_method`).
+        margin: Best minus second best cosine, near-duplicates merged (`margin_method`).
+        reasons: Escalation rules that fired, in the policy's order; empty when none did.
+        served_by: Name of the model that made `vector`: "amn" or a fallback's name.
+        provisional: True for the fast answer of an escalated request; the final one follows.
+        shed: Why a fired rule did not escalate ("budget", "fallback_full", "deadline"), or "".
+        degraded: Why the fast answer stands in for a fallback that failed, or "".
+        model: Model id, `name@sha256[:12]`.
+        bank: Reference bank id.    policy: Escalation policy id.
+        timings: Of the worker that made this answer.
+    """
+
+    id: str
+    vector: NDArray[np.float32]
+    confidence: float
+    margin: float
+    reasons: tuple[str, ...] = ()
+    served_by: str = "amn"
+    provisional: bool = False
+    shed: str = ""
+    degraded: str = ""
+    model: str = ""
+    bank: str = ""
+    policy: str = ""
+    confidence_method: str = "top1"
+    margin_method: str = "distinct"
+    timings: Timings = field(default_factory=Timings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A named failure: the terminal state of a request that got no vector."""
+
+    id: str
+    code: str
+    message: str
+    retryable: bool = False

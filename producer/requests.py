@@ -1,0 +1,119 @@
+"""Builds checked requests; shared by the synchronous and the asyncio producer."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from producer import wire
+from producer.checks import checked_context, checked_lane
+from producer.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge
+from producer.keys import valid_id
+from producer.messages import DEFAULT_LANE, Request
+from producer.sampling import sample_key
+from producer.settings import ProducerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How one request is to be served; the keyword arguments of `submit` and `predict`.
+
+    Attributes:
+        lane: Kind of traffic (settings.lanes).
+        tokens: Token equivalent of the context; over the policy's limit it is escalated.
+        deadline_ms: Time from now after which no answer is wanted; None for no deadline.
+        sequence: Id of the document; with `position`, the next request of the same sequence is
+            the truth of this one.
+        position: Index of the newest context vector in the sequence.
+        domain: Explicit domain of the text, for the drift slices.
+        provisional: Also send the fast answer at once when the request is escalated.
+        normalize: Scale the rows to unit norm instead of refusing other norms.
+        traceparent: W3C trace context.
+        request_id: Your own id; the same id twice within the window is one request.
+    """
+
+    lane: str = DEFAULT_LANE
+    tokens: int = 0
+    deadline_ms: float | None = None
+    sequence: str = ""
+    position: int = -1
+    domain: str = ""
+    provisional: bool = False
+    normalize: bool = False
+    traceparent: str = ""
+    request_id: str = ""
+
+
+DEFAULT_OPTIONS = Options()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A request ready to be sent."""
+
+    id: str
+    payload: bytes
+    sample_key: str
+    expires_at_ms: float
+
+
+def new_id() -> str:
+    """22 characters, 128 random bits."""
+    return secrets.token_urlsafe(16)
+
+
+def now_ms() -> float:
+    """UTC epoch milliseconds."""
+    return time.time() * 1000
+
+
+def prepare(context: Any, options: Options, client: str, settings: ProducerSettings) -> Outgoing:
+    """Checks and encodes one request.
+
+    Args:
+        context: Shape (5, 768), unit-norm rows, oldest first.
+
+    Raises:
+        InvalidRequest: One of its subclasses names what is wrong.
+        DeadlineExceeded: `deadline_ms` is not positive.
+    """
+    array = checked_context(context, normalize=options.normalize)
+    if options.deadline_ms is not None and not options.deadline_ms > 0:
+        raise DeadlineExceeded(f"deadline_ms is {options.deadline_ms}; nothing can be answered in the past")
+    if options.request_id and not valid_id(options.request_id):
+        raise InvalidRequest(
+            f"request_id {options.request_id!r} is not valid; use 1-64 letters, digits, '_', '.', ':' or '-'"
+        )
+    if type(options.tokens) is not int or options.tokens < 0:
+        raise InvalidRequest(f"tokens is {options.tokens!r}; send the token count as an integer >= 0")
+    submitted_at_ms = now_ms()
+    expires_at_ms = submitted_at_ms + options.deadline_ms if options.deadline_ms else 0.0
+    request = Request(
+        id=options.request_id or new_id(),
+        reply_to=client,
+        context=array,
+        lane=checked_lane(options.lane, settings.lanes),
+        tokens=options.tokens,
+        encoder=settings.encoder,
+        submitted_at_ms=submitted_at_ms,
+        expires_at_ms=expires_at_ms,
+        sequence=options.sequence,
+        position=options.position,
+        domain=options.domain,
+        provisional=options.provisional,
+        traceparent=options.traceparent,
+    )
+    payload = wire.encode_request(request)
+    if len(payload) > wire.PAYLOAD_BYTES_MAX:
+        raise PayloadTooLarge(
+            f"the request has {len(payload)} bytes, the limit is {wire.PAYLOAD_BYTES_MAX}; "
+            "shorten sequence, domain or traceparent"
+        )
+    return Outgoing(
+        id=request.id,
+        payload=payload,
+        sample_key=sample_key(request.id, request.sequence, request.position),
+        expires_at_ms=expires_at_ms,
+    )

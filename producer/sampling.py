@@ -1,0 +1,29 @@
+"""Which requests the shadow worker sees: a pure function of the request, the same everywhere."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+#: The card's range; a truth outside the ceiling can belong to no sampled request.
+RATE_MIN, RATE_MAX = 0.01, 0.05
+DEFAULT_SALT = "amn"
+_BITS = 56
+
+
+def sample_key(request_id: str, sequence: str, position: int) -> str:
+    """What is hashed: the place in the sequence if there is one, else the request id.
+
+    With a sequence, whoever handles position p + 1 can tell whether position p was sampled, so the
+    truth finds its prediction without any look-up.
+    """
+    return f"{sequence}#{position}" if sequence and position >= 0 else request_id
+
+
+def sample_hash(key: str, salt: str = DEFAULT_SALT) -> int:
+    """56 bits of BLAKE2b(key), keyed with the salt; uniform also for sequential ids."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=_BITS // 8, key=salt.encode()).digest())
+
+
+def sampled(key: str, rate: float, salt: str = DEFAULT_SALT) -> bool:
+    """Whether `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
+    return sample_hash(key, salt) < int(rate * (1 << _BITS))

@@ -1,0 +1,119 @@
+"""The AMN worker's handler: predict, score, decide, and say how each request ends."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from amn.escalation import Budget, Decision, EscalationPolicy, decide
+from amn.predictor import Predictor
+from amn.reference import CONFIDENCE_METHOD, MARGIN_METHOD
+from producer import wire
+from producer.errors import InferenceFailed
+from producer.messages import NORM_TOLERANCE, Reply, Request, Timings
+from producer.sampling import sample_key, sampled
+from workers.batch import Batch, failure
+from workers.queue import Entry, Outcome
+from workers.settings import WorkerSettings
+
+#: An escalation that has less time left than this is not worth sending.
+FALLBACK_MS_MIN = 20.0
+
+
+class AmnHandler:
+    """Answers batches with the AMN model, and flags what a fallback should answer."""
+
+    def __init__(self, predictor: Predictor, policy: EscalationPolicy, settings: WorkerSettings) -> None:
+        if predictor.bank is None:
+            raise ValueError("the AMN worker needs a reference bank for its scores")
+        self._predictor = predictor
+        self._bank = predictor.bank
+        self._policy = policy
+        self._policy_id = policy.policy_id
+        self._settings = settings
+        self._budget = None if policy.budget is None else Budget(policy.budget, policy.burst)
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        """One model call for the batch; one outcome per request, in order."""
+        started_s = time.perf_counter()
+        vectors = self._predictor.forward(batch.contexts)  # (B, 768)
+        best, second, _ = self._bank.top2(vectors)  # (B,), (B,)
+        compute_ms = (time.perf_counter() - started_s) * 1000
+        rows = vectors.numpy()
+        norms = np.sqrt(np.einsum("bd,bd->b", rows, rows))
+        sound = (np.abs(norms - 1) <= NORM_TOLERANCE).tolist()
+        confidences, margins = best.tolist(), (best - second).tolist()
+        batch_ms = (started_s - batch.leased_at_s) * 1000
+        outcomes = []
+        for b, request in enumerate(batch.requests):
+            entry = batch.entries[b]
+            if not sound[b]:
+                outcomes.append(failure(entry, request, InferenceFailed("the model gave no unit vector")))
+                continue
+            decision = self._decide(request, confidences[b], margins[b], batch.leased_at_ms)
+            reply = Reply(
+                id=request.id,
+                vector=rows[b],
+                confidence=confidences[b],
+                margin=margins[b],
+                reasons=decision.reasons,
+                provisional=decision.escalate,
+                shed=decision.shed,
+                model=self._predictor.model_id,
+                bank=self._bank.bank_id,
+                policy=self._policy_id,
+                confidence_method=CONFIDENCE_METHOD,
+                margin_method=MARGIN_METHOD,
+                timings=Timings(
+                    queue_ms=batch.leased_at_ms - request.submitted_at_ms,
+                    batch_ms=batch_ms,
+                    compute_ms=compute_ms,
+                    batch_size=len(batch),
+                ),
+            )
+            outcomes.append(self._outcome(entry, request, reply, decision))
+        return outcomes
+
+    def _decide(self, request: Request, confidence: float, margin: float, now_ms: float) -> Decision:
+        decision = decide(
+            self._policy,
+            self._budget,
+            confidence=confidence,
+            margin=margin,
+            lane=request.lane,
+            tokens=request.tokens,
+        )
+        if decision.escalate and request.expires_at_ms and request.expires_at_ms - now_ms < FALLBACK_MS_MIN:
+            return Decision(False, decision.reasons, "deadline")
+        return decision
+
+    def _outcome(self, entry: Entry, request: Request, reply: Reply, decision: Decision) -> Outcome:
+        counters = "escalated" if decision.escalate else "answered,answered:amn"
+        if decision.reasons:
+            counters += "".join(f",reason:{reason}" for reason in decision.reasons)
+        if decision.shed:
+            counters += f",shed,shed:{decision.shed}"
+        outcome = Outcome(
+            entry=entry,
+            op=("both" if request.provisional else "escalate") if decision.escalate else "reply",
+            reply_to=request.reply_to,
+            payload=wire.encode_reply(reply),
+            counters=counters,
+        )
+        self._sample(outcome, request)
+        return outcome
+
+    def _sample(self, outcome: Outcome, request: Request) -> None:
+        """Marks what the shadow stream gets: this request, and the truth it reveals of the last one."""
+        settings = self._settings
+        if not settings.sample_rate:
+            return
+        key = sample_key(request.id, request.sequence, request.position)
+        if sampled(key, settings.sample_rate, settings.sample_salt):
+            outcome.sample_key = key
+        if request.sequence and request.position > 0:
+            previous = sample_key(request.id, request.sequence, request.position - 1)
+            if sampled(previous, settings.sample_rate, settings.sample_salt):
+                outcome.truth_key = previous
+                outcome.truth = wire.encode_vector(request.context[-1])

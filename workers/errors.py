@@ -1,0 +1,19 @@
+"""What stops a worker, or fails one entry.
+
+WorkerError
+└── NotReady       the worker may not start (model, bank or policy do not hold)
+"""
+
+from __future__ import annotations
+
+
+class WorkerError(Exception):
+    """Base of this room's errors; `code` is stable."""
+
+    code = "worker_error"
+
+
+class NotReady(WorkerError):
+    """The worker refuses to start: what it would serve does not hold."""
+
+    code = "not_ready"

@@ -1,0 +1,129 @@
+"""The engine of every worker: lease -> assemble -> handle -> finish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from producer import wire
+from producer.errors import ServerError
+from producer.messages import Reply
+from workers.batch import Batch, assemble, dead
+from workers.fallback_worker import degraded, fast_answer
+from workers.queue import Entry, LeasedQueue, Outcome
+
+_LOG = structlog.get_logger("amn.worker")
+
+
+class Handler(Protocol):
+    """What a worker kind adds to the loop."""
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        """One outcome per request of the batch, in order. May raise: the loop then bisects."""
+        ...
+
+
+class Loop:
+    """Runs one handler on one queue until it is told to stop.
+
+    Attributes:
+        busy: Set while entries are leased; the lease keeper looks at it.
+        finished: Entries ended since the start; progress, for health checks.
+    """
+
+    def __init__(self, queue: LeasedQueue, handler: Handler) -> None:
+        self.queue = queue
+        self.busy = threading.Event()
+        self.finished = 0
+        self._handler = handler
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Asks the loop to end after the batch at hand. Safe in a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Works until `stop`. A server that goes away is waited for, with back-off."""
+        pause_s = 0.05
+        ready = False
+        while not self._stopping.is_set():
+            try:
+                if not ready:
+                    self.queue.ensure_group()
+                    ready = True
+                entries = self.queue.lease()
+            except ServerError as error:
+                # Also NOGROUP after a flush: the group is made again on the next turn.
+                ready = False
+                _LOG.warning("worker_waits_for_server", worker=self.queue.name, error=str(error))
+                self._stopping.wait(pause_s)
+                pause_s = min(2 * pause_s, 2.0)
+                continue
+            pause_s = 0.05
+            if entries:
+                self.busy.set()
+                self._finish(self._outcomes(entries))
+                self.busy.clear()
+
+    def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
+        batch = assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())
+        return batch.refused + (self._handled(batch) if len(batch) else [])
+
+    def _handled(self, batch: Batch) -> list[Outcome]:
+        """Handles the batch; when that raises, halves it until the culprit is alone."""
+        try:
+            return self._handler.handle(batch)
+        except Exception as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return self._handled(batch.part(0, half)) + self._handled(batch.part(half, len(batch)))
+            _LOG.error("request_breaks_batch", request=batch.requests[0].id, exc_info=True)
+            return [self._poisoned(batch, error)]
+
+    def _poisoned(self, batch: Batch, error: Exception) -> Outcome:
+        """A request that the model cannot take: dead letter; an escalated one has its AMN answer."""
+        entry, request = batch.entries[0], batch.requests[0]
+        outcome = dead(entry, request, "batch_breaking", repr(error))
+        fast = fast_answer(entry)
+        if fast is not None:
+            answer = degraded(entry, request.reply_to, fast, "fallback_failed")
+            outcome.payload, outcome.counters = answer.payload, answer.counters
+        return outcome
+
+    def _finish(self, outcomes: list[Outcome]) -> None:
+        """Ends the entries, trying again while the server is away: the finish is fenced, so a
+        repeat after a lost reply does nothing."""
+        pause_s = 0.05
+        while True:
+            try:
+                statuses = self.queue.finish(outcomes)
+                break
+            except ServerError as error:
+                _LOG.warning("finish_waits_for_server", worker=self.queue.name, error=str(error))
+                if self._stopping.wait(pause_s):
+                    return  # the lease brings them back to another worker
+                pause_s = min(2 * pause_s, 2.0)
+        self.finished += statuses.count(b"ok")
+        if b"lost" in statuses:
+            _LOG.warning("lease_lost", worker=self.queue.name, entries=statuses.count(b"lost"))
+        full = [o for o, status in zip(outcomes, statuses, strict=True) if status == b"full"]
+        if full:
+            self._finish([_served_fast(outcome) for outcome in full])
+
+
+def _served_fast(outcome: Outcome) -> Outcome:
+    """The answer of an escalation that found the fallback stream full."""
+    reply = wire.decode_reply(outcome.payload)
+    assert isinstance(reply, Reply)
+    counters = outcome.counters.replace("escalated", "answered,answered:amn", 1)
+    return replace(
+        outcome,
+        op="reply",
+        payload=wire.encode_reply(replace(reply, provisional=False, shed="fallback_full")),
+        counters=counters + ",shed,shed:fallback_full",
+    )

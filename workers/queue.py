@@ -1,0 +1,155 @@
+"""The leased queue: the only module of the workers that speaks to Redis streams.
+
+States of an entry: waiting -> leased -> gone (answered, escalated, dead), or leased -> waiting
+again when its lease runs out. Every change that ends an entry is one call of lua/finish.lua.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+
+from producer.connection import connect, driver_errors, script_text
+from producer.keys import GROUP, Keys
+from workers.settings import WorkerSettings
+
+_RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A leased stream entry.
+
+    Attributes:
+        id: Stream id; its first part is the server's time of the append, epoch ms.
+        fields: As stored.
+        deliveries: How often it was delivered, this time included.
+    """
+
+    id: bytes
+    fields: dict[bytes, bytes]
+    deliveries: int = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """How one leased entry ends.
+
+    Attributes:
+        entry: The entry.
+        op: "reply", "escalate", "both" (escalate, and answer provisionally) or "dead".
+        reply_to: Client id, or "" when nobody can be told.
+        payload: Reply bytes for the client; of an escalated request, the answer so far.
+        counters: Names to count, comma-separated.
+        sample_key: Set when the request goes to the shadow stream.
+        truth_key, truth: Set when this request reveals the truth of a sampled predecessor.
+        reason, message: Of a dead letter.
+    """
+
+    entry: Entry
+    op: str
+    reply_to: str = ""
+    payload: bytes = b""
+    counters: str = ""
+    sample_key: str = ""
+    truth_key: str = ""
+    truth: bytes = b""
+    reason: str = ""
+    message: str = ""
+
+
+class LeasedQueue:
+    """Leases entries of one stream and ends them."""
+
+    def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
+        self.settings = settings
+        self.stream = stream
+        self.name = name
+        self.keys = Keys(settings.producer.queue)
+        block_ms = settings.queue.block_ms
+        self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
+        load = lambda script: self.client.register_script(script_text("workers", script))  # noqa: E731
+        self._finish, self._reclaim, self._release = map(load, ("finish", "reclaim", "release"))
+        self._reclaim_at = 0.0
+
+    def ensure_group(self) -> None:
+        """Creates stream and group; a group that exists is fine."""
+        with driver_errors(self.settings.producer.url):
+            try:
+                self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
+            except redis.ResponseError as error:
+                if "BUSYGROUP" not in str(error):
+                    raise
+
+    def lease(self) -> list[Entry]:
+        """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
+
+        Never waits for a batch to fill: what is there is taken. Returns [] after `block_ms`.
+        """
+        with driver_errors(self.settings.producer.url):
+            now = time.monotonic()
+            if now >= self._reclaim_at:
+                self._reclaim_at = now + self.settings.queue.lease_ms / 4000
+                reclaimed = self._reclaimed()
+                if reclaimed:
+                    return reclaimed
+            return self._read()
+
+    def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
+        """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
+        if not outcomes:
+            return []
+        queue, keys = self.settings.queue, self.keys
+        clients: dict[str, int] = {}
+        arguments: list[Any] = [
+            GROUP,
+            self.name,
+            queue.reply_ttl_ms,
+            queue.fallback_entries_max,
+            queue.fallback_bytes_max,
+            queue.shadow_entries_max,
+            queue.dead_entries_max,
+        ]
+        for o in outcomes:
+            index = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
+            size = len(o.entry.fields.get(b"request", b""))
+            arguments += (o.entry.id, o.op, index, o.payload, o.counters, o.sample_key)
+            arguments += (o.truth_key, o.truth, size, o.reason, o.message)
+        source_bytes = keys.fallback_bytes if self.stream == keys.fallback else keys.requests_bytes
+        names = [self.stream, source_bytes, keys.fallback, keys.fallback_bytes, keys.shadow, keys.dead]
+        names += [keys.stats, *(keys.replies(client) for client in clients)]
+        with driver_errors(self.settings.producer.url):
+            return cast("list[bytes]", self._finish(keys=names, args=arguments))
+
+    def release(self) -> int:
+        """Hands everything still leased back at once; returns how many entries."""
+        with driver_errors(self.settings.producer.url):
+            return int(cast(int, self._release(keys=[self.stream], args=[GROUP, self.name, _RELEASED])))
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _reclaimed(self) -> list[Entry]:
+        queue = self.settings.queue
+        rows = cast(
+            "list[tuple[bytes, int, list[bytes]]]",
+            self._reclaim(keys=[self.stream], args=[GROUP, self.name, queue.lease_ms, queue.batch_max]),
+        )
+        return [
+            Entry(entry_id, dict(zip(flat[::2], flat[1::2], strict=True)), int(deliveries) + 1)
+            for entry_id, deliveries, flat in rows
+        ]
+
+    def _read(self) -> list[Entry]:
+        queue = self.settings.queue
+        found = self.client.xreadgroup(
+            GROUP, self.name, {self.stream: ">"}, count=queue.batch_max, block=queue.block_ms
+        )
+        if not found:
+            return []
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", cast(Any, found)[0][1])
+        return [Entry(entry_id, fields) for entry_id, fields in entries]

@@ -1,0 +1,81 @@
+"""What a worker can be told."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from producer.messages import DEFAULT_ENCODER, LANES
+from producer.sampling import DEFAULT_SALT, RATE_MAX, RATE_MIN
+from producer.settings import ProducerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """Leases, limits and retention of one queue, as its workers see it.
+
+    Attributes:
+        batch_max: Requests taken in one read.
+        lease_ms: A worker that does not renew for this long has lost its entries.
+        deliveries_max: An entry delivered more often than this goes to the dead letters.
+        reply_ttl_ms: A reply stream that nobody reads is removed after this.
+        fallback_entries_max, fallback_bytes_max: Limits of the fallback stream.
+        shadow_entries_max: Cap of the shadow stream; the oldest samples are dropped.
+        dead_entries_max: Cap of the dead letter stream.
+        block_ms: How long an idle read waits; also how soon a stop is noticed.
+    """
+
+    batch_max: int = 64
+    lease_ms: int = 3_000
+    deliveries_max: int = 5
+    reply_ttl_ms: int = 600_000
+    fallback_entries_max: int = 20_000
+    fallback_bytes_max: int = 512 * 1024**2
+    shadow_entries_max: int = 20_000
+    dead_entries_max: int = 10_000
+    block_ms: int = 500
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_max <= 4096:
+            raise ValueError(f"batch_max is {self.batch_max}; use 1 to 4096")
+        if self.lease_ms < 100:
+            raise ValueError(f"lease_ms is {self.lease_ms}; use at least 100")
+
+
+def worker_name(kind: str) -> str:
+    """Unique per process, and readable: kind, host, process id."""
+    host = "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:24]
+    return f"{kind}-{host}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """One worker.
+
+    Attributes:
+        kind: "amn", "fallback" or "shadow".
+        producer: Server and queue; shared with the client side.
+        queue: Leases and limits.
+        encoder: Encoder that the model expects; other vectors are refused.
+        lanes: Lanes that are served.
+        sample_rate: Share of requests that the shadow worker sees, 0.01 to 0.05, or 0 for none.
+        threads: Threads of the tensor library; one worker per core is the plan.
+        niceness: Added to the process's nice value, so that slow work yields to the fast path.
+    """
+
+    kind: str
+    producer: ProducerSettings = field(default_factory=ProducerSettings)
+    queue: QueueSettings = field(default_factory=QueueSettings)
+    encoder: str = DEFAULT_ENCODER
+    lanes: tuple[str, ...] = LANES
+    sample_rate: float = RATE_MAX
+    sample_salt: str = DEFAULT_SALT
+    threads: int = 1
+    niceness: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sample_rate and not RATE_MIN <= self.sample_rate <= RATE_MAX:
+            raise ValueError(
+                f"sample_rate is {self.sample_rate}; use {RATE_MIN} to {RATE_MAX}, or 0 to switch it off"
+            )
