@@ -109,12 +109,15 @@ class Budget:
         self.tokens = tokens
 
     def earn(self) -> None:
+        """One request came by."""
         self.tokens = min(self.burst, self.tokens + self.rate)
 
     def affords(self) -> bool:
+        """Whether a soft escalation is within the budget."""
         return self.tokens >= 1.0
 
     def spend(self) -> None:
+        """One escalation; a hard one may leave a debt."""
         self.tokens -= 1.0
 
 

@@ -68,6 +68,7 @@ class ReferenceBank:
 
     @property
     def bank_id(self) -> str:
+        """Stamped on every answer."""
         return self.manifest.bank_id
 
     def top2(

@@ -1,0 +1,1 @@
+"""The workers: the only room where Redis and the model meet."""

@@ -136,7 +136,9 @@ def _without_bad_rows(batch: Batch) -> Batch:
         problem: QueueError
         if np.isfinite(squares[row]).all():
             worst = float(np.sqrt(squares[row])[np.abs(np.sqrt(squares[row]) - 1).argmax()])
-            problem = errors.BadNorm(f"a context vector has norm {worst:.6g}; it must be 1 +- {NORM_TOLERANCE:g}")
+            problem = errors.BadNorm(
+                f"a context vector has norm {worst:.6g}; it must be 1 +- {NORM_TOLERANCE:g}"
+            )
         else:
             problem = errors.NotFinite("the context holds NaN or infinity; check the encoder's output")
         batch.refused.append(failure(batch.entries[row], request, problem))

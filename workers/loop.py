@@ -47,6 +47,11 @@ class Loop:
         """Asks the loop to end after the batch at hand. Safe in a signal handler."""
         self._stopping.set()
 
+    @property
+    def stopping(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
+
     def run(self) -> None:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
         pause_s = 0.05

@@ -131,6 +131,7 @@ class LeasedQueue:
             return int(cast(int, self._release(keys=[self.stream], args=[GROUP, self.name, _RELEASED])))
 
     def close(self) -> None:
+        """Closes the connection; what is leased stays leased until it runs out."""
         self.client.close()
 
     def _reclaimed(self) -> list[Entry]:

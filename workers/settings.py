@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from producer.messages import DEFAULT_ENCODER, LANES
 from producer.sampling import DEFAULT_SALT, RATE_MAX, RATE_MIN
@@ -79,3 +80,10 @@ class WorkerSettings:
             raise ValueError(
                 f"sample_rate is {self.sample_rate}; use {RATE_MIN} to {RATE_MAX}, or 0 to switch it off"
             )
+
+
+def artifacts_root() -> Path:
+    """Folder of models and banks: `artifacts/lvm` here, else beside the installed packages."""
+    here = Path("artifacts") / "lvm"
+    beside = Path(__file__).resolve().parent.parent / "artifacts" / "lvm"
+    return here if here.is_dir() or not beside.is_dir() else beside

@@ -1,0 +1,89 @@
+"""The click group `worker`: one subcommand a kind. `python -m workers` and `amn worker` share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from producer.errors import QueueError
+from producer.settings import ProducerSettings
+from workers.errors import WorkerError
+from workers.logs import configure_logs
+from workers.runtime import Artifacts, run_worker
+from workers.settings import QueueSettings, WorkerSettings, artifacts_root
+
+_DEFAULT_MODELS = {"amn": "production_model", "fallback": "fallback_accuracy", "shadow": "fallback_accuracy"}
+_NICENESS = {"amn": 0, "fallback": 5, "shadow": 10}
+_OPTIONS = [
+    click.option("--url", envvar="REDIS_URL", help="Server address. [env: REDIS_URL]"),
+    click.option("--queue", envvar="AMN_QUEUE", default="main", show_default=True, help="Queue name."),
+    click.option(
+        "--artifacts",
+        type=click.Path(path_type=Path, file_okay=False),
+        envvar="AMN_ARTIFACTS",
+        help="Folder with models and banks. [env: AMN_ARTIFACTS; default: artifacts/lvm]",
+    ),
+    click.option("--model", type=click.Path(path_type=Path), help="Checkpoint folder instead of the link."),
+    click.option("--batch-max", default=64, show_default=True, help="Requests taken in one read."),
+    click.option("--lease-ms", default=3000, show_default=True, help="Lease of a batch."),
+    click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
+    click.option("--log-json/--log-text", default=False, help="Logs as JSON lines."),
+]
+
+
+@click.group()
+def worker() -> None:
+    """Run one worker until Ctrl-C or SIGTERM; the batch at hand is finished first."""
+
+
+def _with_options(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@worker.command()
+@_with_options
+@click.option(
+    "--policy", default="budgeted", show_default=True, help="budgeted, or card (the rules to the letter)."
+)
+@click.option("--sample-rate", default=0.05, show_default=True, help="Share for the shadow, 0.01-0.05.")
+def amn(policy: str, sample_rate: float, **common: Any) -> None:
+    """Answer requests with the AMN model, and escalate what the policy flags."""
+    _run("amn", common, policy=policy, sample_rate=sample_rate)
+
+
+@worker.command()
+@_with_options
+def fallback(**common: Any) -> None:
+    """Answer escalated requests with the slower model."""
+    _run("fallback", common)
+
+
+@worker.command()
+@_with_options
+def shadow(**common: Any) -> None:
+    """Score sampled traffic against the true next vectors."""
+    _run("shadow", common)
+
+
+def _run(kind: str, common: dict[str, Any], *, policy: str = "budgeted", sample_rate: float = 0.05) -> None:
+    try:
+        configure_logs(common["log_level"], as_json=common["log_json"])
+        root = common["artifacts"] or artifacts_root()
+        settings = WorkerSettings(
+            kind=kind,
+            producer=ProducerSettings.from_environment(url=common["url"], queue=common["queue"]),
+            queue=QueueSettings(batch_max=common["batch_max"], lease_ms=common["lease_ms"]),
+            sample_rate=sample_rate,
+            niceness=_NICENESS[kind],
+        )
+        artifacts = Artifacts(
+            model=common["model"] or root / _DEFAULT_MODELS[kind], bank=root / "reference_bank", policy=policy
+        )
+        run_worker(settings, artifacts)
+    except (QueueError, WorkerError, ValueError) as error:
+        raise click.ClickException(str(error)) from error

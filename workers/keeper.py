@@ -1,0 +1,82 @@
+"""Renews the lease while a batch runs, and says that this worker makes progress."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any, cast
+
+import structlog
+
+from producer.connection import connect, driver_errors, script_text
+from producer.errors import ServerError
+from producer.keys import GROUP
+from workers.loop import Loop
+
+_LOG = structlog.get_logger("amn.worker")
+
+
+class Keeper:
+    """A side thread with a connection of its own.
+
+    Every third of the lease it renews what is leased, if anything is, and refreshes the worker's
+    presence hash (kind, pid, entries finished, time), which expires after three leases. A worker
+    whose process lives but whose loop is stuck shows a `finished` that does not move.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._settings = loop.queue.settings
+        self._client = connect(self._settings.producer, retries=0)
+        self._extend = self._client.register_script(script_text("workers", "extend"))
+        self._key = loop.queue.keys.worker(loop.queue.name)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="amn-keeper", daemon=True)
+        self._started_at_ms = int(time.time() * 1000)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops renewing and removes the presence."""
+        self._stopping.set()
+        self._thread.join(timeout=5)
+        try:
+            with driver_errors(self._settings.producer.url):
+                self._client.delete(self._key)
+        except ServerError:
+            pass  # it expires by itself
+        self._client.close()
+
+    def _run(self) -> None:
+        period_s = self._settings.queue.lease_ms / 3000
+        down = False
+        while True:
+            try:
+                with driver_errors(self._settings.producer.url):
+                    self._renew()
+                down = False
+            except ServerError as error:
+                if not down:
+                    _LOG.warning("keeper_waits_for_server", worker=self._loop.queue.name, error=str(error))
+                down = True
+            if self._stopping.wait(period_s):
+                return
+
+    def _renew(self) -> None:
+        queue = self._loop.queue
+        if self._loop.busy.is_set():
+            self._extend(keys=[queue.stream], args=[GROUP, queue.name])
+        presence = {
+            "kind": self._settings.kind,
+            "pid": os.getpid(),
+            "finished": self._loop.finished,
+            "started_at_ms": self._started_at_ms,
+            "seen_at_ms": int(time.time() * 1000),
+        }
+        with self._client.pipeline(transaction=False) as pipe:
+            pipe.hset(self._key, mapping=cast(Any, presence))
+            pipe.pexpire(self._key, 3 * self._settings.queue.lease_ms)
+            pipe.execute()
