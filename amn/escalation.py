@@ -13,6 +13,10 @@ from dataclasses import asdict, dataclass
 
 from amn.errors import ConfigError
 
+#: How the two scores of the soft rules are defined; stamped on every answer.
+CONFIDENCE_METHOD = "top1"
+MARGIN_METHOD = "distinct"
+
 LOW_CONFIDENCE = "low_confidence"
 THIN_MARGIN = "thin_margin"
 HIGH_STAKES_LANE = "high_stakes_lane"

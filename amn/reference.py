@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 from amn.errors import CheckpointError, DataError
 
 FORMAT = 1
-CONFIDENCE_METHOD = "top1"
-MARGIN_METHOD = "distinct"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

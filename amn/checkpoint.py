@@ -1,0 +1,294 @@
+"""Checkpoints: weights in safetensors beside a manifest and golden vectors.
+
+    <folder>/model.safetensors    the weights, float32 or float16, nothing else
+    <folder>/golden.safetensors   inputs (4, 5, 768) and the outputs (4, 768) they must give
+    <folder>/manifest.json        layout, config, hashes, encoder, training, metrics
+
+A strict load of the keys proves little: networks with the same names and shapes and
+another forward pass exist. `load` therefore runs the golden inputs, and refuses when any
+output differs by more than 1e-5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from amn.config import (
+    CONTEXT_LENGTH,
+    ENCODER_ID,
+    PARAMETERS,
+    VECTOR_DIM,
+    ModelConfig,
+    model_config_from_dict,
+)
+from amn.errors import CheckpointError, ConfigError
+from amn.network import build, count_parameters
+
+WEIGHTS_FILE = "model.safetensors"
+GOLDEN_FILE = "golden.safetensors"
+MANIFEST_FILE = "manifest.json"
+MANIFEST_VERSION = 1
+GOLDEN_COUNT = 4
+GOLDEN_TOLERANCE = 1e-5
+STORAGE = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself; everything in it is checked by `load`."""
+
+    name: str
+    layout: str
+    config: dict[str, Any]
+    parameters: int
+    #: Type in which the weights are stored; they are always computed with in float32.
+    storage: str
+    sha256: str
+    golden_sha256: str
+    encoder_id: str
+    created_utc: str
+    training: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    notes: list[str] = dataclasses.field(default_factory=list)
+    version: int = MANIFEST_VERSION
+
+    @property
+    def model_id(self) -> str:
+        """Short name that every answer carries: `<name>@<first 12 hex of the hash>`."""
+        return f"{self.name}@{self.sha256[:12]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A verified model in eval mode, with its manifest and the folder it came from."""
+
+    model: nn.Module
+    manifest: Manifest
+    path: Path
+
+
+def load(path: Path) -> Checkpoint:
+    """Load a checkpoint folder (or a link to one), and verify everything it claims.
+
+    Raises:
+        CheckpointError: files are missing or altered, keys or counts are of another layout,
+            or the golden outputs are not reproduced within 1e-5.
+    """
+    folder = Path(path).resolve()
+    manifest = read_manifest(folder)
+    check_hash(folder / WEIGHTS_FILE, manifest.sha256)
+    check_hash(folder / GOLDEN_FILE, manifest.golden_sha256)
+    try:
+        model = build(model_config_from_dict(manifest.config)).eval()
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    weights = {name: value.float() for name, value in read_tensors(folder / WEIGHTS_FILE).items()}
+    load_weights(model, weights, origin=str(folder / WEIGHTS_FILE))
+    if not count_parameters(model) == manifest.parameters == PARAMETERS[manifest.layout]:
+        raise CheckpointError(
+            f"{folder}: the manifest says {manifest.parameters:,} parameters, layout "
+            f"{manifest.layout} has {PARAMETERS[manifest.layout]:,}; fetch the checkpoint again"
+        )
+    model.requires_grad_(False)
+    check_golden(model, read_tensors(folder / GOLDEN_FILE), origin=str(folder))
+    return Checkpoint(model=model, manifest=manifest, path=folder)
+
+
+def save(
+    model: nn.Module,
+    folder: Path,
+    *,
+    name: str,
+    created_utc: str,
+    records: Mapping[str, Any],
+    storage: str = "float32",
+) -> Manifest:
+    """Write a checkpoint folder; the manifest comes last, so half a folder is no checkpoint.
+
+    Args:
+        model: a network made by `amn.network.build`.
+        folder: created if missing; an existing checkpoint in it is replaced.
+        name: short name for `model_id`, e.g. "amn".
+        created_utc: ISO time, given by the caller because this room has no clock.
+        records: the parts `training`, `data`, `metrics` and `notes` of the manifest.
+        storage: "float32", or "float16" to halve the file.
+
+    Raises:
+        CheckpointError: the storage type is unknown.
+    """
+    if storage not in STORAGE:
+        raise CheckpointError(f"storage is {storage!r}; choose one of {', '.join(STORAGE)}")
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        key: value.detach().cpu().to(STORAGE[storage]).contiguous().clone()
+        for key, value in model.state_dict().items()
+    }
+    save_file(weights, folder / WEIGHTS_FILE)
+    # Golden outputs are those of the stored weights: rounding to 16 bit changes them.
+    stored = build(config).eval()
+    load_weights(stored, {key: value.float() for key, value in weights.items()}, origin=name)
+    save_file(golden_vectors(stored), folder / GOLDEN_FILE)
+    manifest = Manifest(
+        name=name,
+        layout=config.layout,
+        config=config.to_dict(),
+        parameters=count_parameters(stored),
+        storage=storage,
+        sha256=file_sha256(folder / WEIGHTS_FILE),
+        golden_sha256=file_sha256(folder / GOLDEN_FILE),
+        encoder_id=ENCODER_ID,
+        created_utc=created_utc,
+        training=dict(records.get("training", {})),
+        data=dict(records.get("data", {})),
+        metrics=dict(records.get("metrics", {})),
+        notes=list(records.get("notes", [])),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json in one step, so that a reader never sees half of it."""
+    part = folder / (MANIFEST_FILE + ".part")
+    part.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
+    part.replace(folder / MANIFEST_FILE)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the form of manifest.json.
+
+    Raises:
+        CheckpointError: it is missing, not JSON, of another version, or lacks fields.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give a folder written by `amn train`")
+    try:
+        values = json.loads(path.read_text())
+        version = values.get("version")
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a JSON object ({error}); fetch it again") from error
+    if version != MANIFEST_VERSION:
+        raise CheckpointError(
+            f"{path} has version {version}, this code reads {MANIFEST_VERSION}; "
+            "use the version of amn-queue that wrote it"
+        )
+    try:
+        manifest = Manifest(**values)
+    except TypeError as error:
+        raise CheckpointError(f"{path}: {error}; fetch the checkpoint again") from error
+    if manifest.layout not in PARAMETERS:
+        raise CheckpointError(
+            f"{path}: unknown layout {manifest.layout!r}; known are {', '.join(PARAMETERS)}"
+        )
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Refuse a file whose bytes are not those that the manifest was written for."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; fetch the checkpoint again")
+    found = file_sha256(path)
+    if found != expected:
+        raise CheckpointError(
+            f"{path} has sha256 {found[:12]}..., its manifest says {expected[:12]}...; "
+            "the file was altered or cut short, fetch the checkpoint again"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copy weights into a model whose keys and shapes they must match exactly.
+
+    Raises:
+        CheckpointError: keys are missing or unknown, or a shape differs.
+    """
+    wanted = model.state_dict()
+    missing, unknown = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
+    layout = model.config.layout  # type: ignore[union-attr]
+    if missing or unknown:
+        raise CheckpointError(
+            f"{origin} does not fit layout {layout}: missing {shorten(missing)}, "
+            f"unknown {shorten(unknown)}; name the layout that these weights were trained in"
+        )
+    for name, value in weights.items():
+        if value.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{origin}: {name} has shape {tuple(value.shape)}, layout {layout} needs "
+                f"{tuple(wanted[name].shape)}; name the layout these weights were trained in"
+            )
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{origin}: {name} holds NaN or infinity; do not use it")
+    model.load_state_dict(dict(weights), strict=True)
+
+
+def shorten(names: list[str], shown: int = 3) -> str:
+    """A few names and how many more there are."""
+    if not names:
+        return "none"
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def golden_inputs() -> Tensor:
+    """The same (4, 5, 768) contexts everywhere: two loose, one coherent, one repetitive."""
+    draw = torch.Generator().manual_seed(20251023)
+    noise = torch.randn(GOLDEN_COUNT, CONTEXT_LENGTH, VECTOR_DIM, generator=draw)
+    topic = torch.randn(GOLDEN_COUNT, 1, VECTOR_DIM, generator=draw)
+    share = torch.tensor([0.0, 0.7, 1.0, 3.0]).view(-1, 1, 1)
+    return nn.functional.normalize(noise + share * topic, dim=-1)
+
+
+@torch.inference_mode()
+def golden_vectors(model: nn.Module) -> dict[str, Tensor]:
+    """Inputs and the outputs of `model` for them, to be stored with a checkpoint."""
+    inputs = golden_inputs()
+    return {"inputs": inputs, "outputs": model(inputs).contiguous().clone()}
+
+
+@torch.inference_mode()
+def check_golden(model: nn.Module, golden: Mapping[str, Tensor], *, origin: str) -> None:
+    """Run the golden inputs, and refuse a model that answers otherwise than it did.
+
+    Raises:
+        CheckpointError: outputs differ by more than 1e-5, or the golden file is incomplete.
+    """
+    if set(golden) != {"inputs", "outputs"} or len(golden["inputs"]) == 0:
+        raise CheckpointError(f"{origin}: golden vectors are incomplete; fetch it again")
+    difference = (model(golden["inputs"]) - golden["outputs"]).abs().max().item()
+    if not difference <= GOLDEN_TOLERANCE:
+        raise CheckpointError(
+            f"{origin}: golden outputs differ by {difference:.2e} (allowed "
+            f"{GOLDEN_TOLERANCE}); the weights are of another network than layout "
+            f"{model.config.layout}, or this device computes wrongly"  # type: ignore[union-attr]
+        )

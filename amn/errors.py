@@ -1,0 +1,50 @@
+"""What can go wrong in the model room.
+
+    AmnError
+    ├── ConfigError       a setting that no model, run or policy can have
+    ├── ShapeError        vectors of another shape, type or norm than the model takes
+    ├── CheckpointError   weights that are not what their manifest says
+    ├── DataError         training or evaluation data that must not be used
+    └── PromotionError    a link that must not be moved to this model
+
+`code` is stable: it crosses the wire, is counted, and may be matched on. The text says
+what failed, which value, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class AmnError(Exception):
+    """Any error of the model room."""
+
+    code = "amn_error"
+
+
+class ConfigError(AmnError):
+    """A configuration value outside what the code can honour."""
+
+    code = "config_invalid"
+
+
+class ShapeError(AmnError):
+    """An array of the wrong shape, type or norm was given to a model."""
+
+    code = "shape_invalid"
+
+
+class CheckpointError(AmnError):
+    """A checkpoint is missing, altered, or of another layout than its manifest says."""
+
+    code = "checkpoint_invalid"
+
+
+class DataError(AmnError):
+    """Vectors or splits that must not be trained or judged on."""
+
+    code = "data_invalid"
+
+
+class PromotionError(AmnError):
+    """A production link was left where it is, because the candidate did not pass."""
+
+    code = "promotion_refused"

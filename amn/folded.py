@@ -1,0 +1,167 @@
+"""Exact rewrites of the mixture networks for fast inference on a CPU.
+
+Nothing is approximated; sums are only taken in another order, so results agree with the
+modules within 1e-5.
+
+1. Scores need no projection of the five context vectors: q . (W_k x_i) = (W_k^T q) . x_i,
+   one small product a context instead of five. Terms equal for all i leave the softmax.
+2. LayerNorm gains and biases, the score scale and the sharpness go into the next matrix.
+3. Query and familiar subspace read the same baseline: one matrix product for both.
+4. The ten cosines are picked from the flat 5 x 5 Gram matrix by zero weights, not by an
+   index, and the baseline's length is its sum.
+5. Mean and mixture are one (2 x 5) product with the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amn.config import CONTEXT_LENGTH
+from amn.network import SCORE_SCALE, BoundedAMN, CardAMN, PublishedAMN, check_contexts
+
+K = CONTEXT_LENGTH
+Contexts = NDArray[np.float32] | Tensor
+Folded = Callable[[Contexts], Tensor]
+
+
+def fold(model: nn.Module) -> Folded:
+    """Make the fast form of a model: contexts (B, 5, 768) float32 -> (B, 768) unit norm.
+
+    The weights are copied, so later training of `model` does not change the result. Models
+    without rewrites (GRU, Transformer) run as they are.
+    """
+    kinds: dict[type, Callable[..., Callable[[Tensor], Tensor]]] = {
+        CardAMN: FoldedCard,
+        PublishedAMN: FoldedPublished,
+        BoundedAMN: FoldedBounded,
+    }
+    model = model.eval()
+    with torch.no_grad():
+        forward = kinds[type(model)](model) if type(model) in kinds else model
+
+    def predict(contexts: Contexts) -> Tensor:
+        x = torch.from_numpy(contexts) if isinstance(contexts, np.ndarray) else contexts
+        check_contexts(x)
+        with torch.inference_mode():
+            return forward(x)
+
+    return predict
+
+
+def columns(weight: Tensor) -> Tensor:
+    """A Linear's weight (out, in) as (in, out) in memory order, ready for addmm."""
+    return weight.detach().float().t().contiguous()
+
+
+def unit(raw: Tensor) -> Tensor:
+    """Rows of `raw` (B, 768) scaled to norm one."""
+    return raw / torch.linalg.vector_norm(raw, dim=1, keepdim=True).clamp_min(1e-12)
+
+
+class FoldedPublished:
+    """The published layout; its key bias is the same for all five and drops out."""
+
+    def __init__(self, model: PublishedAMN) -> None:
+        first, norm1, second, norm2, last = (model.residual_net[i] for i in (0, 2, 3, 5, 6))
+        self.query = columns(model.query_encoder.weight)  # (768, 256)
+        self.query_bias = model.query_encoder.bias.detach().clone()
+        self.key = model.context_encoder.weight.detach() * SCORE_SCALE  # (256, 768)
+        self.first, self.first_bias = columns(first.weight), first.bias.detach().clone()
+        self.second = columns(second.weight * norm1.weight)  # (512, 256)
+        self.second_bias = (second.weight @ norm1.bias + second.bias).detach()
+        self.last = columns(last.weight * norm2.weight)  # (256, 768)
+        self.last_bias = (last.weight @ norm2.bias + last.bias).detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        baseline = x.mean(1)  # (B, D)
+        turned = torch.addmm(self.query_bias, baseline, self.query) @ self.key  # (B, D)
+        weights = torch.bmm(x, turned.unsqueeze(2)).squeeze(2).softmax(1)  # (B, K)
+        joined = join(x, weights)  # (B, 2 D)
+        h = F.gelu(torch.addmm(self.first_bias, joined, self.first))
+        h = F.gelu(torch.addmm(self.second_bias, normal(h), self.second))
+        return unit(baseline + torch.addmm(self.last_bias, normal(h), self.last))
+
+
+class FoldedCard:
+    """The card layout; the input norm's bias is the same for all keys and drops out."""
+
+    def __init__(self, model: CardAMN) -> None:
+        first, norm1, second, last = (model.residual[i] for i in (0, 2, 4, 7))
+        gain, shift = model.input_norm.weight, model.input_norm.bias
+        self.positions = model.positions.detach().clone()
+        self.query = columns(model.query_encoder.weight * gain)  # (768, 256)
+        self.query_bias = (model.query_encoder.weight @ shift).detach()
+        self.key = (model.context_encoder.weight * gain * SCORE_SCALE).detach()  # (256, 768)
+        self.first = columns(first.weight)
+        self.second = columns(second.weight * norm1.weight)
+        self.second_bias = (second.weight @ norm1.bias).detach()
+        self.last = columns(last.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        z = normal(x + self.positions)  # (B, K, D)
+        turned = torch.addmm(self.query_bias, z.mean(1), self.query) @ self.key  # (B, D)
+        weights = torch.bmm(z, turned.unsqueeze(2)).squeeze(2).softmax(1)  # (B, K)
+        joined = join(x, weights)  # (B, 2 D)
+        h = F.gelu(joined @ self.first)
+        h = F.gelu(torch.addmm(self.second_bias, normal(h), self.second))
+        return unit(torch.addmm(joined[:, : x.shape[2]], h, self.last))
+
+
+class FoldedBounded:
+    """The bounded layout: two matrices for the mixture, two for the residual."""
+
+    def __init__(self, model: BoundedAMN) -> None:
+        self.config = model.config
+        self.key_dim = len(model.query_encoder.weight)
+        # Dividing by five here spares the mean: the sum of the context is enough.
+        both = torch.cat([model.query_encoder.weight, model.familiar]) / K
+        self.query_and_familiar = columns(both)  # (768, 256 + 90)
+        self.key = (model.context_encoder.weight * SCORE_SCALE).detach()  # (256, 768)
+        spread = torch.zeros(model.GRAM_HIDDEN + 1, K * K)
+        spread[:-1, model.pairs] = model.gram[0].weight.detach()
+        spread[-1, model.pairs] = model.gate.weight.detach()[0]
+        self.gram = columns(spread)  # (25, 86 + 1), the last column is the gate
+        self.gram_bias = torch.cat([model.gram[0].bias, model.gate.bias]).detach()
+        self.scores = columns(model.gram[2].weight)  # (86, 5)
+        self.position_score = model.position_score.detach().clone()
+        self.detect = columns(model.detect.weight * model.SHARPNESS)  # (768, 656)
+        self.detect_bias = (model.detect.bias * model.SHARPNESS).detach()
+        self.recall, self.recall_bias = columns(model.recall.weight), model.recall.bias.detach()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        total = x.sum(1)  # (B, D), five times the baseline
+        projected = total @ self.query_and_familiar  # (B, 256 + 90)
+        turned = projected[:, : self.key_dim] @ self.key  # (B, D)
+        gram = torch.bmm(x, x.transpose(1, 2)).flatten(1)  # (B, 25)
+        inside = projected[:, self.key_dim :].square().sum(1, keepdim=True)
+        low, high = self.config.familiar_low, self.config.familiar_high
+        share = inside * (K * K / (high - low)) / gram.sum(1, keepdim=True).clamp_min(1e-12)
+        trust = (share - low / (high - low)).clamp_(0.0, 1.0)  # (B, 1)
+        paired = torch.addmm(self.gram_bias, gram, self.gram)  # (B, 86 + 1)
+        scores = torch.addmm(self.position_score, paired[:, :-1].relu(), self.scores)  # (B, K)
+        scores = torch.addcmul(scores, trust, torch.bmm(x, turned.unsqueeze(2)).squeeze(2))
+        mixture = torch.bmm(scores.softmax(1).unsqueeze(1), x).squeeze(1)  # (B, D)
+        base = unit(mixture)
+        hidden = F.gelu(torch.addmm(self.detect_bias, base, self.detect))  # (B, 656)
+        residual = torch.addmm(self.recall_bias, hidden, self.recall)  # (B, D)
+        bound = self.config.residual_max
+        length = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
+        share = trust * paired[:, -1:].sigmoid() * bound / torch.hypot(length, length.new_tensor(bound))
+        return unit(torch.addcmul(base, share, residual))
+
+
+def join(x: Tensor, weights: Tensor) -> Tensor:
+    """[mean, mixture] of contexts (B, 5, D) by weights (B, 5), as (B, 2 D)."""
+    even = torch.full_like(weights, 1.0 / K)
+    return torch.bmm(torch.stack([even, weights], 1), x).flatten(1)
+
+
+def normal(x: Tensor) -> Tensor:
+    """LayerNorm without gain and bias, which were folded into the next matrix."""
+    return F.layer_norm(x, x.shape[-1:])

@@ -1,0 +1,124 @@
+"""Figures of merit with honest errors: windows of one article are not independent.
+
+Standard errors and intervals resample whole articles (cluster bootstrap). Means of batches
+or of overlapping windows would look several times more certain than they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amn.dataset import Index, VectorSet, Vectors, chunks
+from amn.errors import DataError
+
+BOOTSTRAP_ROUNDS = 2000
+WINDOWS_PER_BATCH = 1024
+
+Cosines = NDArray[np.float64]
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean over windows with its uncertainty over articles."""
+
+    mean: float
+    standard_error: float
+    low: float
+    high: float
+    n: int
+    articles: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Rounded plain values for JSON."""
+        return {
+            "mean": round(self.mean, 5),
+            "standard_error": round(self.standard_error, 5),
+            "low": round(self.low, 5),
+            "high": round(self.high, 5),
+            "n": self.n,
+            "articles": self.articles,
+        }
+
+
+def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> Estimate:
+    """Mean of `values` (n,), with a 95 % interval from resampled articles.
+
+    Give differences of two models on the same windows for a paired comparison.
+
+    Raises:
+        DataError: there are no values, or not one article id for each.
+    """
+    if len(values) == 0:
+        raise DataError("no windows to judge (n = 0); check the split or the domain name")
+    if len(values) != len(articles):
+        raise DataError(f"{len(values)} values but {len(articles)} article ids")
+    _, member = np.unique(articles, return_inverse=True)
+    sums, sizes = np.bincount(member, values), np.bincount(member)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(BOOTSTRAP_ROUNDS, len(sums)))
+    means = sums[draws].sum(1) / sizes[draws].sum(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return Estimate(
+        mean=float(np.mean(values)),
+        standard_error=float(means.std(ddof=1)),
+        low=float(low),
+        high=float(high),
+        n=len(values),
+        articles=len(sums),
+    )
+
+
+def predict_windows(
+    predict: Predict, data: VectorSet, starts: Index, edit: Callable[[Tensor], Tensor] | None = None
+) -> Vectors:
+    """Predictions (n, 768) for windows; `edit` may change the contexts (B, 5, 768) first."""
+    out = []
+    with torch.inference_mode():
+        for rows in chunks(len(starts), WINDOWS_PER_BATCH):
+            context = torch.from_numpy(data.windows(starts[rows])[:, :-1]).contiguous()
+            out.append(predict(context if edit is None else edit(context)).float().cpu())
+    return torch.cat(out).numpy()
+
+
+def truth(data: VectorSet, starts: Index) -> Vectors:
+    """The true next vectors (n, 768)."""
+    return data.rows(starts + 5)
+
+
+def window_cosines(predict: Predict, data: VectorSet, starts: Index) -> Cosines:
+    """Cosine of prediction and true next vector, (n,)."""
+    return cosine(predict_windows(predict, data, starts), truth(data, starts))
+
+
+def cosine(a: Vectors, b: Vectors) -> Cosines:
+    """Row-wise cosine of two (n, 768) arrays of unit vectors."""
+    return np.einsum("nd,nd->n", a, b, dtype=np.float64)
+
+
+def context_mean(x: Tensor) -> Tensor:
+    """Baseline without parameters: the normalised mean of the five vectors."""
+    return torch.nn.functional.normalize(x.mean(1), dim=-1)
+
+
+def last_vector(x: Tensor) -> Tensor:
+    """Baseline without parameters: the newest of the five vectors."""
+    return x[:, -1]
+
+
+BASELINES: dict[str, Predict] = {"context_mean": context_mean, "last_vector": last_vector}
+
+
+def coherence(data: VectorSet, starts: Index) -> float:
+    """Mean cosine of adjacent vectors in the windows."""
+    total, count = 0.0, 0
+    for rows in chunks(len(starts), WINDOWS_PER_BATCH):
+        windows = data.windows(starts[rows])
+        total += float(np.einsum("nkd,nkd->", windows[:, 1:], windows[:, :-1], dtype=np.float64))
+        count += len(windows) * 5
+    return total / max(count, 1)

@@ -1,0 +1,68 @@
+"""Import of checkpoints in the published `.pt` format.
+
+The file is a dict with `model_type`, `model_state_dict` and records of the run; it is read
+with weights_only, so nothing in it is executed. The keys must fit strictly. They still do
+not prove the class: another network has the same names, shapes and count, and answers
+noise with the same weights. Only figures measured on your data tell.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from amn import checkpoint
+from amn.config import ModelConfig
+from amn.errors import CheckpointError
+from amn.network import build
+
+LAYOUT_OF_TYPE = {"amn": "published", "gru": "gru", "transformer": "transformer"}
+WARNING = (
+    "imported by key names: a strict fit of names, shapes and count does not prove the class "
+    "that these weights were trained in; compare `amn evaluate` with the figures you expect"
+)
+
+
+def import_published(path: Path, folder: Path, *, created_utc: str) -> checkpoint.Manifest:
+    """Turn a published `.pt` file into a checkpoint folder with golden vectors.
+
+    Raises:
+        CheckpointError: the file is missing, needs pickle, lacks fields, or its keys do not
+            fit the layout that it names.
+    """
+    values = read_pt(path)
+    kind = values.get("model_type")
+    if kind not in LAYOUT_OF_TYPE:
+        raise CheckpointError(
+            f"{path}: model_type is {kind!r}; known are {', '.join(LAYOUT_OF_TYPE)}"
+        )
+    model = build(ModelConfig(layout=LAYOUT_OF_TYPE[kind])).eval()  # type: ignore[arg-type]
+    checkpoint.load_weights(model, values["model_state_dict"], origin=str(path))
+    training = {
+        name: values[name] for name in ("epoch", "val_loss", "val_cosine") if name in values
+    }
+    records = {
+        "training": training | {"imported_from": path.name},
+        "data": {"note": "unknown: the published file does not say"},
+        "notes": [WARNING],
+    }
+    return checkpoint.save(model, folder, name=kind, created_utc=created_utc, records=records)
+
+
+def read_pt(path: Path) -> dict[str, Any]:
+    """Read a .pt file without running anything in it."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give a published best_model.pt")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a plain tensor file ({str(error).splitlines()[0]}); it is damaged, "
+            "or needs pickle, which is never run here. Save its model_state_dict again"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("model_state_dict"), dict):
+        raise CheckpointError(f"{path} holds no model_state_dict; give a published best_model.pt")
+    return values

@@ -1,0 +1,157 @@
+"""`python -m amn train`: one command from a vector file to a checkpoint folder."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from amn import checkpoint, metrics, runlog
+from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
+from amn.dataset import Split, VectorSet, split_by_article
+from amn.readers import read_vectors
+from amn.recipes import PRESETS, Recipe, recipe
+from amn.train import pick_device, resume, start_run, train, write_config
+
+console = Console(stderr=True)
+
+#: Options that replace one value of the preset.
+OVERRIDES: dict[str, type] = {
+    "epochs": int,
+    "batch-size": int,
+    "learning-rate": float,
+    "weight-decay": float,
+    "patience-epochs": int,
+    "ema-decay": float,
+    "rotate-fraction": float,
+    "seed": int,
+    "unseen-domain": str,
+    "selection-domain": str,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the train command."""
+    parser.add_argument("--model", required=True, choices=list(MODEL_NAMES))
+    parser.add_argument("--data", required=True, type=Path, help=".npz, folder of .npy, .parquet")
+    parser.add_argument("--out", required=True, type=Path, help="run folder, e.g. runs/amn")
+    parser.add_argument("--preset", default="card", choices=list(PRESETS))
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
+    parser.add_argument("--threads", type=int, default=1, help="1 repeats bit for bit")
+    parser.add_argument("--resume", action="store_true", help="go on after a kill")
+    parser.add_argument("--dropout", type=float)
+    parser.add_argument("--residual-max", type=float)
+    parser.add_argument("--storage", default="float32", choices=list(checkpoint.STORAGE))
+    for name, kind in OVERRIDES.items():
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS if kind is str else None)
+
+
+def chosen_recipe(options: argparse.Namespace) -> Recipe:
+    """The preset with the options of the command line put over it."""
+    base = recipe(options.model, options.preset)
+    names = [name.replace("-", "_") for name in OVERRIDES]
+    changed = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    shape = {n: getattr(options, n) for n in ("dropout", "residual_max")}
+    shape = {name: value for name, value in shape.items() if value is not None}
+    return Recipe(
+        model=ModelConfig(**(base.model.to_dict() | shape)),
+        train=TrainConfig(**(base.train.to_dict() | changed)),
+    )
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train, judge on every side, and write `<out>/checkpoint`."""
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    chosen = chosen_recipe(options)
+    data = read_vectors(options.data)
+    split = split_by_article(
+        data,
+        unseen_domain=chosen.train.unseen_domain,
+        selection_domain=chosen.train.selection_domain,
+    )
+    describe_split(data, split)
+    data_hash = data.sha256()
+    saved = {"model": chosen.model.to_dict(), "train": chosen.train.to_dict(), "data": data_hash}
+    write_config(options.out, saved)
+    run = start_run(chosen.model, chosen.train, pick_device(options.device))
+    if options.resume:
+        resume(run, options.out)
+    with runlog.RunLog(options.out, chosen.train.epochs, console) as log:
+        model = train(
+            run, data, split, chosen.train, folder=options.out, report=log.report, tick=log.tick
+        )
+    runlog.write_log(options.out, run.history)
+    runlog.plot_curve(options.out, run.history)
+    folder = options.out / "checkpoint"
+    manifest = checkpoint.save(
+        model,
+        folder,
+        name=options.model,
+        created_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        storage=options.storage,
+        records={
+            "training": chosen.train.to_dict()
+            | {"preset": options.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch},
+            "data": data_record(data, split, data_hash),
+            "metrics": judge_sides(model, data, split),
+        },
+    )
+    console.print(f"{manifest.model_id} in {folder}")
+    for side, figures in manifest.metrics.items():
+        if isinstance(figures, dict):
+            console.print(
+                f"{side:>11}  cosine {figures['cosine']['mean']:.4f} "
+                f"+- {figures['cosine']['standard_error']:.4f}  context mean "
+                f"{figures['context_mean']:.4f}  n {figures['cosine']['n']}"
+            )
+    return 0
+
+
+def describe_split(data: VectorSet, split: Split) -> None:
+    """Print n, coherence and baselines of every side before anything is trained."""
+    for name, starts in split.sides().items():
+        articles = len(set(data.article[starts].tolist()))
+        baselines = "  ".join(
+            f"{label} {metrics.window_cosines(predict, data, starts).mean():.4f}"
+            for label, predict in metrics.BASELINES.items()
+        )
+        console.print(
+            f"{name:>11}  n {len(starts):>6}  articles {articles:>4}  "
+            f"coherence {metrics.coherence(data, starts):.4f}  {baselines}"
+        )
+    console.print(f"{split.dropped} windows dropped: near-duplicates of judged vectors")
+
+
+def data_record(data: VectorSet, split: Split, data_hash: str) -> dict[str, Any]:
+    """What the manifest says of the data."""
+    return {
+        "source": data.source,
+        "sha256": data_hash,
+        "windows": {name: len(starts) for name, starts in split.sides().items()},
+        "dropped_near_duplicates": split.dropped,
+    }
+
+
+def judge_sides(model: nn.Module, data: VectorSet, split: Split) -> dict[str, Any]:
+    """Cosine with standard error by article on every side but training, and baselines."""
+    result: dict[str, Any] = {}
+    for name, starts in split.sides().items():
+        if name == "train":
+            continue
+        cosines = metrics.window_cosines(model, data, starts)
+        result[name] = {"cosine": metrics.estimate(cosines, data.article[starts]).to_dict()} | {
+            label: round(float(metrics.window_cosines(predict, data, starts).mean()), 5)
+            for label, predict in metrics.BASELINES.items()
+        }
+    if "unseen" in result:
+        delta = result["unseen"]["cosine"]["mean"] - result["test"]["cosine"]["mean"]
+        result["ood_delta"] = round(delta, 5)
+    return result
