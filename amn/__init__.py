@@ -1,0 +1,1 @@
+"""The model room: tensors, files and mathematics; no network, no clock, no environment."""

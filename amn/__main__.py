@@ -13,7 +13,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import run
+    from amn import run, sample
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -24,6 +24,12 @@ def parser_of_commands() -> argparse.ArgumentParser:
         sub.set_defaults(act=act)
 
     add("train", "Train a model on vectors in reading order.", run.add_arguments, run.run_train)
+    add(
+        "sample",
+        "Write the small file of held-out sequences that ships.",
+        sample.add_arguments,
+        sample.run_sample,
+    )
     return parser
 
 
@@ -33,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return int(options.act(options))
     except AmnError as error:
-        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        sys.stderr.write(f"error [{error.code}]: {error}\n")
         return 2
 
 

@@ -141,6 +141,9 @@ def save(
     stored = build(config).eval()
     load_weights(stored, {key: value.float() for key, value in weights.items()}, origin=name)
     save_file(golden_vectors(stored), folder / GOLDEN_FILE)
+    for file in (WEIGHTS_FILE, GOLDEN_FILE):
+        # safetensors writes for the owner alone; a worker often runs as another user.
+        (folder / file).chmod(0o644)
     manifest = Manifest(
         name=name,
         layout=config.layout,

@@ -55,9 +55,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.layout not in PARAMETERS:
-            raise ConfigError(
-                f"unknown layout {self.layout!r}; choose one of {', '.join(PARAMETERS)}"
-            )
+            raise ConfigError(f"unknown layout {self.layout!r}; choose one of {', '.join(PARAMETERS)}")
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if not 0.0 < self.residual_max <= 2.0:
@@ -149,9 +147,7 @@ class TrainConfig:
         if self.loss not in ("mse", "cosine"):
             raise ConfigError(f"loss is {self.loss!r}; choose mse or cosine")
         if self.schedule not in ("plateau", "one-cycle", "constant"):
-            raise ConfigError(
-                f"schedule is {self.schedule!r}; choose plateau, one-cycle or constant"
-            )
+            raise ConfigError(f"schedule is {self.schedule!r}; choose plateau, one-cycle or constant")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the run folder and the manifest."""

@@ -79,6 +79,7 @@ class FoldedPublished:
         self.last_bias = (last.weight @ norm2.bias + last.bias).detach()
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Contexts (B, 5, 768) -> (B, 768)."""
         baseline = x.mean(1)  # (B, D)
         turned = torch.addmm(self.query_bias, baseline, self.query) @ self.key  # (B, D)
         weights = torch.bmm(x, turned.unsqueeze(2)).squeeze(2).softmax(1)  # (B, K)
@@ -104,6 +105,7 @@ class FoldedCard:
         self.last = columns(last.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Contexts (B, 5, 768) -> (B, 768)."""
         z = normal(x + self.positions)  # (B, K, D)
         turned = torch.addmm(self.query_bias, z.mean(1), self.query) @ self.key  # (B, D)
         weights = torch.bmm(z, turned.unsqueeze(2)).squeeze(2).softmax(1)  # (B, K)
@@ -135,6 +137,7 @@ class FoldedBounded:
         self.recall, self.recall_bias = columns(model.recall.weight), model.recall.bias.detach()
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Contexts (B, 5, 768) -> (B, 768)."""
         total = x.sum(1)  # (B, D), five times the baseline
         projected = total @ self.query_and_familiar  # (B, 256 + 90)
         turned = projected[:, : self.key_dim] @ self.key  # (B, D)

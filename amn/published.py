@@ -36,14 +36,10 @@ def import_published(path: Path, folder: Path, *, created_utc: str) -> checkpoin
     values = read_pt(path)
     kind = values.get("model_type")
     if kind not in LAYOUT_OF_TYPE:
-        raise CheckpointError(
-            f"{path}: model_type is {kind!r}; known are {', '.join(LAYOUT_OF_TYPE)}"
-        )
+        raise CheckpointError(f"{path}: model_type is {kind!r}; known are {', '.join(LAYOUT_OF_TYPE)}")
     model = build(ModelConfig(layout=LAYOUT_OF_TYPE[kind])).eval()  # type: ignore[arg-type]
     checkpoint.load_weights(model, values["model_state_dict"], origin=str(path))
-    training = {
-        name: values[name] for name in ("epoch", "val_loss", "val_cosine") if name in values
-    }
+    training = {name: values[name] for name in ("epoch", "val_loss", "val_cosine") if name in values}
     records = {
         "training": training | {"imported_from": path.name},
         "data": {"note": "unknown: the published file does not say"},

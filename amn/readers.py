@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from amn.dataset import VectorSet, validate
 from amn.errors import DataError
+from amn.vectors import VectorSet, validate
 
 REQUIRED = ("vectors", "article", "article_domain")
 LOCAL_HEADER_BYTES = 30
@@ -64,9 +64,7 @@ def read_vectors(path: Path) -> VectorSet:
 
 def read_folder(path: Path) -> dict[str, NDArray[Any]]:
     """Memory-map every .npy file of a folder."""
-    return {
-        file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in path.glob("*.npy")
-    }
+    return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in path.glob("*.npy")}
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -80,9 +78,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def map_member(
-    path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo
-) -> NDArray[Any] | None:
+def map_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any] | None:
     """Map one member in place, or None when it is compressed, small, or not C-ordered."""
     if member.compress_type != zipfile.ZIP_STORED or member.file_size < 1 << 20:
         return None
@@ -125,9 +121,7 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     column = table.column("vector").combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False)
     vectors = flat.reshape(len(column), -1)
-    _, first, article = np.unique(
-        table.column("article").to_numpy(), return_index=True, return_inverse=True
-    )
+    _, first, article = np.unique(table.column("article").to_numpy(), return_index=True, return_inverse=True)
     arrays = {
         "vectors": vectors,
         "article": article.astype(np.int32),

@@ -14,10 +14,11 @@ from torch import nn
 
 from amn import checkpoint, metrics, runlog
 from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
-from amn.dataset import Split, VectorSet, split_by_article
+from amn.dataset import Split, split_by_article
 from amn.readers import read_vectors
 from amn.recipes import PRESETS, Recipe, recipe
 from amn.train import pick_device, resume, start_run, train, write_config
+from amn.vectors import VectorSet
 
 console = Console(stderr=True)
 
@@ -85,9 +86,7 @@ def run_train(options: argparse.Namespace) -> int:
     if options.resume:
         resume(run, options.out)
     with runlog.RunLog(options.out, chosen.train.epochs, console) as log:
-        model = train(
-            run, data, split, chosen.train, folder=options.out, report=log.report, tick=log.tick
-        )
+        model = train(run, data, split, chosen.train, folder=options.out, report=log.report, tick=log.tick)
     runlog.write_log(options.out, run.history)
     runlog.plot_curve(options.out, run.history)
     folder = options.out / "checkpoint"

@@ -53,9 +53,7 @@ class RunLog:
 
     def report(self, row: dict[str, float]) -> None:
         """Print one line for an epoch."""
-        figures = "  ".join(
-            f"{name} {value:.4f}" for name, value in row.items() if name.endswith("cosine")
-        )
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name.endswith("cosine"))
         self.console.print(f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.6f}  {figures}")
 
 

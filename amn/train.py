@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from amn.config import VECTOR_DIM, ModelConfig, TrainConfig
-from amn.dataset import Index, Split, VectorSet, chunks
+from amn.dataset import Split
 from amn.errors import DataError
 from amn.metrics import window_cosines
 from amn.network import BoundedAMN, build
+from amn.vectors import Index, VectorSet, chunks
 
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
@@ -117,9 +118,7 @@ def random_rotations(config: TrainConfig, device: torch.device) -> list[Tensor]:
     return [torch.linalg.qr(square)[0].to(device) for square in noise]
 
 
-def train_epoch(
-    run: Run, data: VectorSet, train: Index, config: TrainConfig, tick: Tick
-) -> dict[str, float]:
+def train_epoch(run: Run, data: VectorSet, train: Index, config: TrainConfig, tick: Tick) -> dict[str, float]:
     """One pass over the training windows in an order that (seed, epoch) decides."""
     device = next(run.model.parameters()).device
     draw = np.random.default_rng((config.seed, run.epoch))
@@ -141,9 +140,7 @@ def train_epoch(
     return {f"train_{name}": value / batches for name, value in total.items()}
 
 
-def train_step(
-    run: Run, windows: Tensor, config: TrainConfig, steps_total: int
-) -> tuple[float, float]:
+def train_step(run: Run, windows: Tensor, config: TrainConfig, steps_total: int) -> tuple[float, float]:
     """One update of the weights, and of their running average."""
     rate = learning_rate(config, run, steps_total)
     for group in run.optimizer.param_groups:
@@ -226,9 +223,7 @@ def train(
 
 def save_state(run: Run, folder: Path) -> None:
     """Write state.pt in one step: a kill while writing leaves the previous epoch."""
-    state: dict[str, Any] = {
-        field.name: getattr(run, field.name) for field in dataclasses.fields(run)
-    }
+    state: dict[str, Any] = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
     for name in ("model", "averaged", "optimizer"):
         state[name] = state[name].state_dict()
     part = folder / (STATE_FILE + ".part")

@@ -1,0 +1,80 @@
+"""`python -m amn sample`: the small file of real held-out sequences that ships.
+
+Contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
+with the true next vectors in them: enough for a demonstration, a benchmark and a test on
+real contexts, and nothing that any shipped model was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from amn.dataset import split_by_article
+from amn.errors import DataError
+from amn.readers import read_vectors
+from amn.vectors import WINDOW, Index, VectorSet
+
+VECTORS_TOTAL = 2_750
+IN_DISTRIBUTION_SHARE = 0.6
+STRETCH_VECTORS_MAX = 40
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the sample command."""
+    parser.add_argument("--data", required=True, type=Path, help="the vector file")
+    parser.add_argument("--out", required=True, type=Path, help="the .npz to write")
+    parser.add_argument("--vectors", type=int, default=VECTORS_TOTAL)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run_sample(options: argparse.Namespace) -> int:
+    """Write the sample."""
+    data = read_vectors(options.data)
+    windows = write_sample(data, options.out, vectors=options.vectors, seed=options.seed)
+    megabytes = options.out.stat().st_size / 1e6
+    sys.stdout.write(f"{windows} windows in {options.out} ({megabytes:.1f} MB)\n")
+    return 0
+
+
+def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int:
+    """Choose stretches, write them as float16, and return the number of windows.
+
+    Raises:
+        DataError: fewer vectors were asked for than one window has.
+    """
+    if vectors < 2 * WINDOW:
+        raise DataError(f"a sample of {vectors} vectors holds no windows; ask for more")
+    split = split_by_article(data)
+    draw = np.random.default_rng(seed)
+    inside = stretches(data, split.test, int(vectors * IN_DISTRIBUTION_SHARE), draw)
+    outside = stretches(data, split.unseen, vectors - sum(map(len, inside)), draw)
+    rows = inside + outside
+    articles = [int(data.article[stretch[0]]) for stretch in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        vectors=np.asarray(data.vectors[np.concatenate(rows)], dtype=np.float16),
+        article=np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows]),
+        article_name=data.article_name[articles],
+        article_domain=data.article_domain[articles],
+        article_slice=np.array(["id"] * len(inside) + ["ood"] * len(outside)),
+    )
+    return sum(len(stretch) - WINDOW + 1 for stretch in rows)
+
+
+def stretches(data: VectorSet, starts: Index, vectors: int, draw: np.random.Generator) -> list[Index]:
+    """One stretch of at most 40 rows from each of several articles, `vectors` rows in all."""
+    chosen: list[Index] = []
+    for article in draw.permutation(np.unique(data.article[starts])):
+        own = starts[data.article[starts] == article]
+        rows = np.arange(own[0], own[-1] + WINDOW)
+        length = min(len(rows), STRETCH_VECTORS_MAX, vectors - sum(map(len, chosen)))
+        if length < WINDOW:
+            break
+        first = int(draw.integers(len(rows) - length + 1))
+        chosen.append(rows[first : first + length])
+    return chosen
