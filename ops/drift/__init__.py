@@ -1,0 +1,1 @@
+"""Reads and judges what the shadow worker measured."""

@@ -1,0 +1,98 @@
+-- Ends leased shadow entries: joins a prediction with its truth, adds the sums, acks and deletes, in
+-- one step. Whatever is redelivered, by whomever, an entry has its effect once.
+--
+-- KEYS[1] shadow stream   KEYS[2] stats hash
+-- KEYS[3] minutes (zset: epoch minute)   KEYS[4] waiting halves (zset: hash of the key -> expiry, ms)
+-- ARGV[1] group  [2] consumer  [3] prefix of half keys  [4] prefix of minute keys
+-- ARGV[5] half_ttl_ms  [6] halves_max  [7] scored_ttl_ms  [8] minute_ttl_s
+-- ARGV[9..] per entry:
+--   id, op, hash of the key, kind, head, data, partner, minute, number of pairs n, then n times
+--   field, amount
+--   op: "store"  wait for the other half; the pairs count this half
+--       "score"  the other half is the one of entry `partner`; the pairs are the scores
+--       "drop"   of no use; counted by `kind`
+-- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
+-- "again" (the other half came or went meanwhile: nothing was done; look again and decide anew).
+local stream, group, consumer, prefix = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local half_ttl_ms, minute_ttl_s = tonumber(ARGV[5]), tonumber(ARGV[8])
+local clock = redis.call('TIME')
+local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local held = {}
+for _, row in ipairs(redis.call('XPENDING', stream, group, '-', '+', 100000, consumer)) do
+  held[row[1]] = true
+end
+
+local out, done, tally, sums = {}, {}, {}, {}
+local function count(name) tally[name] = (tally[name] or 0) + 1 end
+local function add(minute, first, last)
+  for i = first, last, 2 do
+    sums[minute] = sums[minute] or {}
+    sums[minute][ARGV[i]] = (sums[minute][ARGV[i]] or 0) + tonumber(ARGV[i + 1])
+  end
+end
+local function store(hash, kind, id, head, data)
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now_ms)
+  if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then
+    redis.call('DEL', prefix .. redis.call('ZPOPMIN', KEYS[4])[1])
+    count('shadow:evicted')
+  end
+  redis.call('HSET', prefix .. hash, 'kind', kind, 'entry', id, 'head', head, 'data', data)
+  redis.call('PEXPIRE', prefix .. hash, half_ttl_ms)
+  redis.call('ZADD', KEYS[4], now_ms + half_ttl_ms, hash)
+  redis.call('PEXPIRE', KEYS[4], half_ttl_ms)
+end
+local function scored(hash)
+  redis.call('DEL', prefix .. hash)
+  redis.call('HSET', prefix .. hash, 'kind', 'scored')
+  redis.call('PEXPIRE', prefix .. hash, ARGV[7])
+  redis.call('ZREM', KEYS[4], hash)
+end
+
+local i = 9
+while i <= #ARGV do
+  local id, op, hash, kind, partner = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
+  local first = i + 9
+  local last = first + 2 * tonumber(ARGV[i + 8]) - 1
+  local status, there = 'ok', redis.call('HMGET', prefix .. hash, 'kind', 'entry')
+  if not held[id] then
+    status = 'lost'
+    count('lost')
+  elseif op == 'drop' then
+    count('shadow:' .. kind)
+  elseif there[1] == kind or there[1] == 'scored' then
+    count('shadow:duplicate')
+  elseif op == 'store' and not there[1] then
+    store(hash, kind, id, ARGV[i + 4], ARGV[i + 5])
+    add(ARGV[i + 7], first, last)
+    count('shadow:waiting')
+  elseif op == 'score' and there[2] == partner then
+    scored(hash)
+    add(ARGV[i + 7], first, last)
+    count('shadow:scored')
+  else
+    status = 'again'
+  end
+  if status == 'ok' then
+    held[id] = nil
+    done[#done + 1] = id
+  end
+  out[#out + 1] = status
+  i = last + 1
+end
+
+for from = 1, #done, 1000 do
+  local ids = {unpack(done, from, math.min(from + 999, #done))}
+  redis.call('XACK', stream, group, unpack(ids))
+  redis.call('XDEL', stream, unpack(ids))
+end
+for minute, fields in pairs(sums) do
+  local key = ARGV[4] .. minute
+  for field, amount in pairs(fields) do redis.call('HINCRBY', key, field, amount) end
+  -- By the minute itself, not by the last change: data that comes after that is gone at once.
+  redis.call('EXPIREAT', key, minute * 60 + minute_ttl_s)
+  redis.call('ZADD', KEYS[3], minute, minute)
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', math.floor((clock[1] - minute_ttl_s) / 60))
+  redis.call('EXPIRE', KEYS[3], minute_ttl_s)
+end
+for name, n in pairs(tally) do redis.call('HINCRBY', KEYS[2], name, n) end
+return out

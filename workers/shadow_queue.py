@@ -1,0 +1,125 @@
+"""The shadow stream's queue: leases like the others, and ends its entries with the truth join."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, cast
+
+import structlog
+
+from producer.connection import driver_errors, script_text
+from producer.keys import GROUP, Keys
+from workers.queue import LeasedQueue, Outcome
+from workers.settings import WorkerSettings
+from workers.shadow_scores import Half, increments
+from workers.shadow_settings import ShadowSettings
+
+_LOG = structlog.get_logger("amn.worker")
+
+#: Another worker's half can come between look and decision, and then go again; this often in a row
+#: it does not. What is left over comes back when its lease ends.
+_TRIES = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class HalfOutcome(Outcome):
+    """How a usable shadow entry ends: it meets its other half, or waits for it."""
+
+    half: Half
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What is stored for a key. `half` is None when the key has been scored."""
+
+    entry: bytes
+    half: Half | None
+
+
+class ShadowQueue(LeasedQueue):
+    """The leased queue over the shadow stream. Its `finish` is lua/score.lua."""
+
+    def __init__(self, settings: WorkerSettings, name: str, shadow: ShadowSettings | None = None) -> None:
+        super().__init__(settings, Keys(settings.producer.queue).shadow, name)
+        self.shadow = shadow or ShadowSettings()
+        self._score = self.client.register_script(script_text("workers", "score"))
+
+    def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
+        """Ends the entries; returns `b"ok"`, `b"lost"` or, after many tries, `b"again"` for each.
+
+        The join is optimistic: halves are looked up, pairs scored here, and the script takes a
+        decision only if what it was based on still holds. Two workers with one half each cannot
+        both store: the second is told to look again, and scores.
+        """
+        statuses = [b"again"] * len(outcomes)
+        with driver_errors(self.settings.producer.url):
+            for _ in range(_TRIES):
+                todo = [i for i, status in enumerate(statuses) if status == b"again"]
+                if not todo:
+                    break
+                for i, status in zip(todo, self._joined([outcomes[i] for i in todo]), strict=True):
+                    statuses[i] = status
+        return statuses
+
+    def _joined(self, outcomes: Sequence[Outcome]) -> list[bytes]:
+        shadow, keys = self.shadow, self.keys
+        arguments: list[Any] = [GROUP, self.name, keys.drift_half_prefix, keys.drift_minute_prefix]
+        arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.scored_ttl_ms, shadow.minute_ttl_s]
+        waiting = self._waiting({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
+        for outcome in outcomes:
+            arguments += _arguments(outcome, waiting)
+        names = [self.stream, keys.stats, keys.drift_minutes, keys.drift_half_prefix + "index"]
+        return cast("list[bytes]", self._score(keys=names, args=arguments))
+
+    def _waiting(self, hashes: set[str]) -> dict[str, Waiting]:
+        """What waits for these keys, in one round trip."""
+        if not hashes:
+            return {}
+        ordered = sorted(hashes)
+        with self.client.pipeline(transaction=False) as pipe:
+            for name in ordered:
+                pipe.hmget(self.keys.drift_half_prefix + name, "kind", "entry", "head", "data")
+            found = pipe.execute()
+        return {
+            name: _parsed(*cast("list[bytes]", values))
+            for name, values in zip(ordered, found, strict=True)
+            if values[0] is not None
+        }
+
+
+def key_hash(key: str) -> str:
+    """Name of a sample key's waiting half: fixed in length, and safe in a key."""
+    return blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def _parsed(kind: bytes, entry: bytes | None, head: bytes | None, data: bytes | None) -> Waiting:
+    if kind == b"scored" or entry is None or head is None or data is None:
+        return Waiting(b"", None)
+    try:
+        return Waiting(entry, Half.parse(kind.decode(), head.decode(), data))
+    except ValueError as error:
+        # Left by another version of this program. It cannot be scored, and expires.
+        _LOG.warning("waiting_half_unreadable", error=str(error))
+        return Waiting(entry, None)
+
+
+def _arguments(outcome: Outcome, waiting: dict[str, Waiting]) -> list[Any]:
+    """One entry's part of score.lua's arguments; remembers what the script will have stored."""
+    entry_id = outcome.entry.id
+    if not isinstance(outcome, HalfOutcome):
+        return [entry_id, "drop", "", outcome.reason, "", b"", b"", 0, 0]
+    half, name = outcome.half, key_hash(outcome.sample_key)
+    there = waiting.get(name)
+    pairs = [(f"{half.labels}|predictions", 1)] if half.kind == "prediction" else []
+    op, partner, minute, head, data = "store", b"", half.minute, half.head, half.data
+    if there is None:
+        waiting[name] = Waiting(entry_id, half)
+    elif there.half is not None and there.half.kind != half.kind:
+        prediction, truth = (half, there.half) if half.kind == "prediction" else (there.half, half)
+        op, partner, minute, head, data = "score", there.entry, prediction.minute, "", b""
+        pairs += increments(prediction, truth)
+        waiting[name] = Waiting(b"", None)
+    flat = [item for pair in pairs for item in pair]
+    return [entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]

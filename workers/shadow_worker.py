@@ -1,0 +1,125 @@
+"""The shadow worker's handler: from sampled traffic to halves that can be scored.
+
+A shadow entry is a prediction (a request with the AMN answer to it) or a truth (the vector that
+really came next). Truths need no model and are ended by `assemble`; predictions pass through the
+handler, which runs the fallback on them, so that the two models are compared on the same requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer import wire
+from producer.errors import Undecodable, WireError
+from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Reply
+from producer.sampling import sampled
+from workers.batch import Batch
+from workers.queue import Entry, Outcome
+from workers.settings import WorkerSettings
+from workers.shadow_queue import HalfOutcome
+from workers.shadow_scores import Labels, prediction_half, truth_half
+from workers.shadow_settings import ShadowSettings
+
+
+class Fallback(Protocol):
+    """The slower model, for comparison: `amn.predictor.Predictor` is one."""
+
+    def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, 5, 768) -> (B, 768), unit norm."""
+        ...
+
+
+class ShadowHandler:
+    """Makes halves of shadow entries. Use its `assemble` as the loop's."""
+
+    def __init__(self, shadow: ShadowSettings | None = None, fallback: Fallback | None = None) -> None:
+        self._shadow = shadow or ShadowSettings()
+        self._fallback = fallback
+
+    def assemble(
+        self, entries: Sequence[Entry], settings: WorkerSettings, leased_at_ms: float, leased_at_s: float
+    ) -> Batch:
+        """Decodes entries; predictions become rows, everything else ends without a model."""
+        buffer = np.empty((len(entries), *CONTEXT_SHAPE), dtype=np.float32)
+        batch = Batch([], [], buffer, leased_at_ms, leased_at_s)
+        for entry in entries:
+            kind = entry.fields.get(b"kind")
+            try:
+                if entry.deliveries > settings.queue.deliveries_max:
+                    batch.refused.append(dropped(entry, "over_delivered"))
+                elif kind == b"truth":
+                    batch.refused.append(_truth(entry, settings))
+                elif kind == b"prediction":
+                    request = wire.decode_request(entry.fields.get(b"request", b""))
+                    buffer[len(batch.requests)] = request.context
+                    batch.entries.append(entry)
+                    batch.requests.append(request)
+                else:
+                    raise Undecodable(f"shadow entry of kind {kind!r}; known: prediction, truth")
+            except WireError as error:
+                batch.refused.append(dropped(entry, error.code))
+        batch.contexts = buffer[: len(batch.requests)]
+        return batch
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        """One call of the fallback for the batch; one outcome per prediction, in order."""
+        fallbacks = None if self._fallback is None else self._fallback.predict(batch.contexts)
+        outcomes = []
+        for b, entry in enumerate(batch.entries):
+            fallback = None if fallbacks is None or not _unit(fallbacks[b]) else fallbacks[b]
+            outcomes.append(self._prediction(entry, batch, b, fallback))
+        return outcomes
+
+    def _prediction(
+        self, entry: Entry, batch: Batch, b: int, fallback: NDArray[np.float32] | None
+    ) -> Outcome:
+        request = batch.requests[b]
+        try:
+            key = _key(entry)
+            reply = wire.decode_reply(entry.fields.get(b"answer", b""))
+        except WireError as error:
+            return dropped(entry, error.code)
+        if not isinstance(reply, Reply):
+            return dropped(entry, "unanswered")
+        if not (_unit(batch.contexts[b]) and _unit(reply.vector)):
+            return dropped(entry, "bad_norm")
+        labels = Labels(reply.model, request.lane, self._shadow.slice_of(request.domain))
+        half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, fallback)
+        return HalfOutcome(entry=entry, op="prediction", sample_key=key, half=half)
+
+
+def dropped(entry: Entry, reason: str) -> Outcome:
+    """Ends an entry that cannot be scored; counted as `shadow:<reason>`."""
+    return Outcome(entry=entry, op="drop", reason=reason)
+
+
+def _truth(entry: Entry, settings: WorkerSettings) -> Outcome:
+    key = _key(entry)
+    # Producers send the truths of all that could be sampled at the highest rate; at a lower rate
+    # most of them have no prediction, and would only fill the waiting room.
+    if not sampled(key, settings.sample_rate, settings.sample_salt):
+        return dropped(entry, "unsampled")
+    vector = wire.decode_vector(entry.fields.get(b"vector", b""))
+    if not _unit(vector):
+        return dropped(entry, "bad_norm")
+    return HalfOutcome(entry=entry, op="truth", sample_key=key, half=truth_half(vector))
+
+
+def _key(entry: Entry) -> str:
+    try:
+        key = entry.fields.get(b"key", b"").decode()
+    except UnicodeDecodeError as error:
+        raise Undecodable(f"shadow entry's key is not UTF-8: {error}") from error
+    if not key:
+        raise Undecodable("shadow entry without a key")
+    return key
+
+
+def _unit(vectors: NDArray[np.float32]) -> bool:
+    """Whether all rows are finite and of norm 1 +- 1e-3."""
+    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))
+    return bool((np.abs(norms - 1) <= NORM_TOLERANCE).all())
