@@ -55,7 +55,7 @@ class Rig:
         self.handler = ShadowHandler(fallback=Reversed())
         self.queues = [self.queue(f"shadow-{i}") for i in range(3)]
         self.leased: list[list[Outcome]] = [[], [], []]
-        self.late: list[tuple[int, list[Outcome]]] = []
+        self.late: list[tuple[ShadowQueue, list[Outcome]]] = []
 
     def queue(self, name: str) -> ShadowQueue:
         with mock.patch("workers.queue.connect", return_value=fakeredis.FakeRedis(server=self.server)):
@@ -88,18 +88,18 @@ class Rig:
         mine[:] = mine[rotation % max(len(mine), 1) :] + mine[: rotation % max(len(mine), 1)]
         some, self.leased[w] = mine[:count], mine[count:]
         assert set(self.queues[w].finish(some)) <= {b"ok", b"lost"}
-        self.late.append((w, some))  # as if the reply had been lost: it will be sent again
+        self.late.append((self.queues[w], some))  # as if the reply had been lost: it will be sent again
 
     def crash(self, w: int) -> None:
         """The leases of worker `w` run out, but it does not know, and finishes later."""
         self.queues[w].release()
-        self.late.append((w, self.leased[w]))
+        self.late.append((self.queues[w], self.leased[w]))
         self.leased[w] = []
         self.queues[w] = self.queue(f"{self.queues[w].name}+")
 
     def settle(self) -> dict[bytes, dict[bytes, bytes]]:
-        for w, outcomes in self.late:
-            assert set(self.queues[w].finish(outcomes)) <= {b"lost"}
+        for queue, outcomes in self.late:
+            assert set(queue.finish(outcomes)) <= {b"lost"}
         for w in range(3):
             self.crash(w)
         while self.lease(0):
@@ -145,7 +145,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(events=events(), steps=st.lists(STEP, max_size=25), batch_max=st.integers(1, 8))
 def test_any_order_redelivery_and_restart_gives_the_same_integers(
     events: list[tuple[str, int]], steps: list[tuple[object, ...]], batch_max: int
