@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,23 +32,23 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
         raise BadShape(f"context is not an array of numbers: {error}") from error
     if array.shape != CONTEXT_SHAPE:
         raise BadShape(f"context has shape {array.shape}; send exactly {CONTEXT_SHAPE}")
-    rows = array.astype(np.float32, copy=False)
+    rows: NDArray[np.float32] = array.astype(np.float32, copy=False)
     norms = np.sqrt(np.einsum("kd,kd->k", rows, rows))
+    # Written so that NaN, which compares as false, does not pass.
+    if (np.abs(norms - 1) <= NORM_TOLERANCE).all():
+        return cast("NDArray[np.floating]", array)
     if not np.isfinite(norms).all():
         row = int(np.flatnonzero(~np.isfinite(norms))[0])
         raise NotFinite(f"context vector {row} holds NaN or infinity; check the encoder's output")
-    if normalize:
-        if not norms.all():
-            raise BadNorm(f"context vector {int(np.argmin(norms))} is all zeros; it has no direction")
-        return rows / norms[:, None]
-    error = np.abs(norms - 1)
-    if error.max() > NORM_TOLERANCE:
-        row = int(error.argmax())
+    if not normalize:
+        row = int(np.abs(norms - 1).argmax())
         raise BadNorm(
             f"context vector {row} has norm {norms[row]:.6g}; it must be 1 +- {NORM_TOLERANCE:g} "
             "(pass normalize=True to have it scaled)"
         )
-    return array
+    if not norms.all():
+        raise BadNorm(f"context vector {int(np.argmin(norms))} is all zeros; it has no direction")
+    return cast("NDArray[np.floating]", rows / norms[:, None])
 
 
 def checked_lane(lane: str, lanes: tuple[str, ...]) -> str:

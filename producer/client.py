@@ -2,102 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from itertools import islice
 from typing import Any, Self, cast
 
-import redis
-
-from producer import keys as schema
-from producer import wire
-from producer.checks import checked_vector
-from producer.connection import BLOCK_MS, connect, driver_errors, script_text
-from producer.errors import (
-    DeadlineExceeded,
-    ProducerClosed,
-    QueueError,
-    QueueFull,
-    ResultTimeout,
-    ServerError,
-    WireError,
-)
-from producer.inflight import Inflight, Pending
-from producer.keys import Keys
+from producer.connection import connect, driver_errors, script_text
+from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError
+from producer.handle import Handle
+from producer.keys import WAKE
 from producer.messages import Reply
-from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, new_id, now_ms, prepare
-from producer.sampling import RATE_MAX, sampled
+from producer.outage import Backoff, Outage
+from producer.replies import BLOCK_MS
+from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
+from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 
 _LOG = logging.getLogger("amn.producer")
-_READ_COUNT = 512
-_SHADOW_ENTRIES_MAX = 20_000
-_REMEMBERED = 65_536
-_CHUNK = 64
-
-
-class Handle:
-    """One request on its way.
-
-    Attributes:
-        id: The request id.
-        sample_key: What the shadow sampling hashes (see `producer.sampling`).
-    """
-
-    __slots__ = ("_pending", "_producer", "id", "sample_key")
-
-    def __init__(self, producer: Producer, pending: Pending) -> None:
-        self._producer = producer
-        self._pending = pending
-        self.id = pending.id
-        self.sample_key = pending.sample_key
-
-    def result(self, timeout_ms: float | None = None) -> Reply:
-        """Waits for the final answer.
-
-        Raises:
-            ResultTimeout: Nothing came within `timeout_ms` (default: settings.result_timeout_ms).
-            QueueError: The failure that the worker named.
-        """
-        return self._wait(self._pending.final, timeout_ms)
-
-    def first(self, timeout_ms: float | None = None) -> Reply:
-        """Waits for the first answer: the provisional one if it was asked for, else the final."""
-        return self._wait(self._pending.first, timeout_ms)
-
-    def done(self) -> bool:
-        """Whether the final answer, or failure, is here."""
-        return self._pending.final.done()
-
-    @property
-    def latency_ms(self) -> float | None:
-        """From submit to the final answer's arrival, or None before."""
-        return self._pending.latency_ms
-
-    @property
-    def first_latency_ms(self) -> float | None:
-        """From submit to the first answer's arrival, or None before."""
-        return self._pending.first_latency_ms
-
-    def _wait(self, future: Any, timeout_ms: float | None) -> Reply:
-        limit_ms = self._producer.settings.result_timeout_ms if timeout_ms is None else timeout_ms
-        try:
-            return cast("Future[Reply]", future).result(limit_ms / 1000)
-        except FutureTimeout:
-            raise ResultTimeout(
-                f"no answer to request {self.id} within {limit_ms:g} ms; is a worker running? (`amn doctor`)"
-            ) from None
 
 
 class Producer:
     """Pushes contexts into the queue and receives the answers.
 
-    Use it as a context manager. Threads may share one producer.
+    Use it as a context manager. Threads may share one producer; a forked process needs its own.
 
     Example:
         with Producer() as producer:
@@ -105,17 +37,35 @@ class Producer:
     """
 
     def __init__(self, url: str | None = None, *, settings: ProducerSettings | None = None) -> None:
-        self.settings = settings or ProducerSettings.from_environment(url=url)
-        self.client_id = new_id()
-        self._keys = Keys(self.settings.queue)
+        self._session = Session(url, settings, Future)
         self._commands = connect(self.settings)
-        self._reads = connect(self.settings, block_ms=BLOCK_MS, retries=0)
+        self._reads = connect(self.settings, block_ms=BLOCK_MS)
         self._submit = self._commands.register_script(script_text("producer", "submit"))
-        self._inflight = Inflight(self.settings.in_flight_max)
-        self._sample_keys: OrderedDict[str, str] = OrderedDict()
+        self._cancel = self._commands.register_script(script_text("producer", "cancel"))
         self._closed = threading.Event()
         self._reader: threading.Thread | None = None
+        self._failed = False
         self._start_lock = threading.Lock()
+
+    @property
+    def settings(self) -> ProducerSettings:
+        """What this producer was told."""
+        return self._session.settings
+
+    @property
+    def client_id(self) -> str:
+        """Where its replies go; random."""
+        return self._session.client_id
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without their final answer."""
+        return len(self._session.inflight)
+
+    @property
+    def stray_replies(self) -> int:
+        """Final answers that nobody waited for; 0 in a healthy system."""
+        return self._session.inflight.stray
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -131,17 +81,19 @@ class Producer:
 
         Raises:
             ServerUnavailable, AuthenticationFailed: The server cannot be used.
+            ProducerClosed: This producer was closed, or made before a fork.
         """
+        self._session.check_process()
         with self._start_lock:
             if self._closed.is_set():
                 raise ProducerClosed("this producer is closed; make a new one")
+            if self._failed:
+                raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if self._reader is None:
-                with driver_errors(self.settings.url):
-                    self._commands.ping()
-                self._reader = threading.Thread(
-                    target=self._read_replies, name="amn-replies", daemon=True
-                )
-                self._reader.start()
+                self._call(self._commands.ping)
+                reader = threading.Thread(target=self._read_replies, name="amn-replies", daemon=True)
+                reader.start()
+                self._reader = reader
 
     def close(self) -> None:
         """Stops reading; whoever still waits gets ProducerClosed. Idempotent."""
@@ -150,34 +102,36 @@ class Producer:
                 return
             self._closed.set()
         if self._reader is not None:
-            self._reader.join(timeout=2 * BLOCK_MS / 1000 + 5)
-            try:
-                self._commands.delete(self._keys.replies(self.client_id))
-            except redis.RedisError:
-                pass  # the reply stream expires by itself
-        self._fail_pending("the producer was closed before the answer came")
+            with contextlib.suppress(ServerError):
+                self._call(self._wake_reader)
+            self._reader.join(timeout=(BLOCK_MS + self.settings.command_timeout_ms) / 1000)
+            with contextlib.suppress(ServerError):
+                # When even this fails, the stream expires by itself.
+                self._call(lambda: self._commands.delete(self._session.cursor.stream))
+        self._session.fail_all("the producer was closed before the answer came")
         self._commands.close()
         self._reads.close()
 
     # -- requests -----------------------------------------------------------------------------
 
     def submit(
-        self, context: Any, *, block: bool = False, options: Options | None = None, **kwargs: Any
+        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> Handle:
         """Sends one context; returns as soon as the queue has it.
 
         Args:
             context: Shape (5, 768), unit-norm rows, oldest first.
-            block: Wait for room when the queue is full, until the deadline (or, without one, the
-                result timeout), instead of raising QueueFull.
+            block: Wait, until the deadline (or, without one, the result timeout), for room when
+                the queue is full and for the server when it is away, instead of raising.
             options: An `Options`; or give its fields as keyword arguments.
 
         Raises:
             InvalidRequest: The context or an option breaks the contract; nothing was sent.
             QueueFull: The queue, or this producer, is at its limit.
-            ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`.
+            ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
+                server may have got the request; the same `request_id` again is safe.
         """
-        return self.submit_many([context], block=block, options=[options or Options(**kwargs)])[0]
+        return self.submit_many([context], block=block, options=options or Options(**fields))[0]
 
     def submit_many(
         self,
@@ -186,51 +140,64 @@ class Producer:
         block: bool = False,
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[Handle]:
-        """Sends several contexts in one round trip; all or a QueueFull that says how many went.
+        """Sends several contexts, 256 in a round trip.
+
+        A `request_id` that is in flight shares the answer of the first request; one that was used
+        within `settings.seen_window_ms` gives a handle whose result is DuplicateRequest.
 
         Raises:
             As `submit`. On QueueFull the first requests may have been accepted: their handles are
             in the error's `accepted`.
         """
         self.start()
-        each = [options] * len(contexts) if isinstance(options, Options) else list(options)
-        outgoing = [
-            prepare(context, option, self.client_id, self.settings)
-            for context, option in zip(contexts, each, strict=True)
-        ]
-        handles = []
-        for item, option in zip(outgoing, each, strict=True):
-            handles.append(self._register(item, option))
-        self._send(outgoing, handles, block=block)
-        return handles
+        outgoing = self._session.prepare_all(contexts, options)
+        try:
+            return self._handles(outgoing, self._deliver(outgoing, block=block))
+        except QueueError as error:
+            error.accepted = self._handles(outgoing, error.accepted)
+            raise
 
-    def predict(self, context: Any, *, timeout_ms: float | None = None, **kwargs: Any) -> Reply:
+    def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
-        deadline_ms = kwargs.get("deadline_ms")
-        wait_ms = deadline_ms + 1000 if timeout_ms is None and deadline_ms else timeout_ms
-        return self.submit(context, **kwargs).result(wait_ms)
+        return self.submit(context, **fields).result(timeout_ms)
 
     def predict_many(
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
     ) -> Iterator[tuple[int, Reply | QueueError]]:
-        """Yields `(index, answer)` as the answers come, not in order.
+        """Yields `(index, answer)` as the answers come, not in order; each index once.
 
         A request that fails yields its error in place of an answer; the others go on. At most
         `in_flight` requests wait at once, so that the iterable may be longer than memory.
         """
+        self.start()
         done: queue.SimpleQueue[tuple[int, Reply | QueueError]] = queue.SimpleQueue()
-        waiting = 0
-        source = enumerate(contexts)
-        exhausted = False
-        while not exhausted or waiting:
-            while not exhausted and waiting + _CHUNK <= max(in_flight, _CHUNK):
-                chunk = [item for item, _ in zip(source, range(_CHUNK), strict=False)]
-                exhausted = len(chunk) < _CHUNK
+        numbered, waiting, exhausted = enumerate(contexts), 0, False
+        while waiting or not exhausted:
+            if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
+                chunk = list(islice(numbered, CHUNK))
+                exhausted = len(chunk) < CHUNK
                 waiting += len(chunk)
-                self._submit_chunk(chunk, options, done)
-            if waiting:
+                self._submit_chunk(chunk, options, done.put)
+            elif waiting:
                 yield done.get()
                 waiting -= 1
+            while not done.empty():
+                yield done.get()
+                waiting -= 1
+
+    def cancel(self, request: Handle | str) -> bool:
+        """Takes a request back that no worker has begun.
+
+        Returns:
+            True: it will not be run, and its handle's result is Cancelled. False: too late, or
+            not this producer's; the answer comes as if nothing had been asked.
+        """
+        request_id = id_of(request)
+        keys, arguments = self._session.cancel_call(request_id)
+        if not self._call(lambda: self._cancel(keys=keys, args=arguments)):
+            return False
+        self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
+        return True
 
     def report_truth(self, request: Handle | str, vector: Any) -> bool:
         """Reports the true next vector of an earlier request, for the shadow evaluation.
@@ -245,146 +212,83 @@ class Producer:
         Raises:
             BadShape, NotFinite, BadNorm: The vector breaks the contract.
         """
-        array = checked_vector(vector)
-        if isinstance(request, Handle):
-            key = request.sample_key
-        else:
-            key = self._sample_keys.get(request, request)
-        if not sampled(key, RATE_MAX, self.settings.sample_salt):
+        entry: Any = self._session.truth_entry(request, vector)
+        if entry is None:
             return False
-        entry = {b"kind": b"truth", b"key": key.encode(), b"vector": wire.encode_vector(array)}
-        with driver_errors(self.settings.url):
-            self._commands.xadd(
-                self._keys.shadow, cast(Any, entry), maxlen=_SHADOW_ENTRIES_MAX, approximate=True
-            )
+        shadow = self._session.keys.shadow
+        self._call(lambda: self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True))
         return True
 
-    @property
-    def in_flight(self) -> int:
-        """Requests without their final answer."""
-        return len(self._inflight)
+    # -- I/O ----------------------------------------------------------------------------------
 
-    @property
-    def stray_replies(self) -> int:
-        """Final answers that nobody waited for; 0 in a healthy system."""
-        return self._inflight.stray
+    def _call(self, command: Callable[[], Any]) -> Any:
+        with driver_errors(self.settings.url):
+            return command()
 
-    # -- inside -------------------------------------------------------------------------------
+    def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
+        """Takes the requests into the queue; returns their pending answers."""
+        with self._session.delivery(outgoing, block=block) as delivery:
+            while not delivery.done:
+                batch = delivery.batch()
+                try:
+                    pause_ms = delivery.landed(self._send(batch) if batch else [])
+                except ServerError as error:
+                    pause_ms = delivery.failed(error)
+                if pause_ms:
+                    time.sleep(pause_ms / 1000)
+            return delivery.pending
 
-    def _register(self, item: Outgoing, option: Options) -> Handle:
-        final: Future[Reply] = Future()
-        first: Future[Reply] = Future() if option.provisional else final
-        pending = Pending(item.id, item.sample_key, final, first)
-        self._inflight.add(pending)
-        if item.sample_key != item.id:
-            self._sample_keys[item.id] = item.sample_key
-            if len(self._sample_keys) > _REMEMBERED:
-                self._sample_keys.popitem(last=False)
-        return Handle(self, pending)
+    def _send(self, batch: Sequence[Outgoing]) -> list[int]:
+        keys, arguments = self._session.submit_call(batch)
+        return cast("list[int]", self._call(lambda: self._submit(keys=keys, args=arguments)))
 
-    def _send(self, outgoing: list[Outgoing], handles: list[Handle], *, block: bool) -> None:
-        sent = 0
-        give_up_at_ms = min(
-            (item.expires_at_ms for item in outgoing if item.expires_at_ms),
-            default=now_ms() + self.settings.result_timeout_ms,
-        )
-        try:
-            while True:
-                sent += self._append(outgoing[sent:])
-                if sent == len(outgoing):
-                    return
-                error = self._queue_full(handles[:sent])
-                if not block:
-                    raise error
-                wait_ms = min(error.retry_after_ms, give_up_at_ms - now_ms())
-                if wait_ms <= 0:
-                    raise error
-                time.sleep(wait_ms / 1000)
-        except BaseException:
-            for handle in handles[sent:]:
-                self._inflight.discard(handle.id)
-            raise
-
-    def _append(self, outgoing: list[Outgoing]) -> int:
-        """Runs submit.lua; returns how many requests, from the first, are in the queue."""
-        settings = self.settings
-        arguments: list[Any] = [
-            settings.entries_max,
-            settings.bytes_max,
-            settings.seen_window_ms,
-            self._keys.seen_prefix,
-        ]
-        for item in outgoing:
-            arguments += (item.id, item.payload)
-        with driver_errors(settings.url):
-            statuses = cast(
-                "list[int]",
-                self._submit(keys=[self._keys.requests, self._keys.requests_bytes], args=arguments),
-            )
-        return next((i for i, status in enumerate(statuses) if status < 0), len(statuses))
-
-    def _queue_full(self, accepted: list[Handle]) -> QueueFull:
-        error = QueueFull(
-            f"queue {self.settings.queue!r} is at its limit of {self.settings.entries_max} entries or "
-            f"{self.settings.bytes_max} bytes; retry later, add workers, or submit with block=True",
-            retry_after_ms=100,
-        )
-        error.accepted = accepted
-        return error
+    def _handles(self, outgoing: Sequence[Outgoing], pending: Sequence[Any]) -> list[Handle]:
+        wait_ms, cancel = self._session.wait_ms, self.cancel
+        return [Handle(p, wait_ms(item), cancel) for item, p in zip(outgoing, pending, strict=False)]
 
     def _submit_chunk(
-        self,
-        chunk: list[tuple[int, Any]],
-        options: Options,
-        done: queue.SimpleQueue[tuple[int, Reply | QueueError]],
+        self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]
     ) -> None:
-        good: list[tuple[int, Any]] = []
-        for index, context in chunk:
-            try:
-                good.append((index, prepare(context, options, self.client_id, self.settings)))
-            except (QueueError, DeadlineExceeded) as error:
-                done.put((index, error))
-        self.start()
-        handles = [self._register(item, options) for _, item in good]
-        for (index, _), handle in zip(good, handles, strict=True):
-            future = cast("Future[Reply]", handle._pending.final)
-            future.add_done_callback(lambda f, i=index: done.put((i, f.exception() or f.result())))  # type: ignore[misc]
-        self._send([item for _, item in good], handles, block=True)
+        """Sends a chunk of `predict_many`; each index is put once, now or when its answer comes."""
+        indices, outgoing, refused = self._session.prepare_each(chunk, options)
+        for item in refused:
+            put(item)
+        try:
+            pending = self._deliver(outgoing, block=True)
+        except QueueError as error:
+            pending = list(error.accepted)
+            for index in indices[len(pending) :]:
+                put((index, error))
+        for index, answer in zip(indices, pending, strict=False):
+            watch(answer, index, put)
 
     def _read_replies(self) -> None:
-        stream, last, pause_s = self._keys.replies(self.client_id), b"0-0", 0.05
-        while not self._closed.is_set():
-            try:
-                with driver_errors(self.settings.url):
-                    entries = self._read_once(stream, last)
-                pause_s = 0.05
-            except ServerError as error:
-                _LOG.warning("reply_reader_waits_for_server: %s", error)
-                self._closed.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
-                continue
-            for entry_id, fields in entries:
-                last = entry_id
+        cursor, backoff, outage = self._session.cursor, Backoff(), Outage("reply_reader")
+        try:
+            while not self._closed.is_set():
                 try:
-                    self._inflight.on_reply(fields[schema.REPLY], Pending.settle)
-                except (WireError, KeyError) as error:
-                    _LOG.error("reply_undecodable: %s", error)
+                    found = self._call(lambda: self._round_trip(cursor.commands()))
+                except ServerError as error:
+                    outage.failed(error)
+                    self._closed.wait(backoff.next_ms() / 1000)
+                    continue
+                outage.over()
+                backoff.reset()
+                cursor.take(found)
+        except Exception:
+            _LOG.exception("reply_reader_failed")
+            self._failed = True
+            self._session.fail_all("the reply reader failed, see the log")
 
-    def _read_once(self, stream: str, last: bytes) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Trims what was read and blocks for more, in one round trip."""
+    def _round_trip(self, commands: Sequence[tuple[str | int, ...]]) -> Any:
         with self._reads.pipeline(transaction=False) as pipe:
-            if last != b"0-0":
-                pipe.execute_command("XTRIM", stream, "MINID", "=", _after(last))
-            pipe.xread({stream: last}, count=_READ_COUNT, block=BLOCK_MS)  # type: ignore[dict-item]
-            found = pipe.execute()[-1]
-        return list(found[0][1]) if found else []
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            return pipe.execute()[-1]
 
-    def _fail_pending(self, text: str) -> None:
-        for pending, error in self._inflight.fail_all(lambda i: ProducerClosed(f"request {i}: {text}")):
-            pending.settle(error)
-
-
-def _after(entry_id: bytes) -> str:
-    milliseconds, _, sequence = entry_id.decode().partition("-")
-    return f"{milliseconds}-{int(sequence) + 1}"
-
+    def _wake_reader(self) -> None:
+        """An entry without a reply ends the blocking read at once."""
+        with self._commands.pipeline(transaction=True) as pipe:
+            pipe.xadd(self._session.cursor.stream, {WAKE: b""})
+            pipe.pexpire(self._session.cursor.stream, 60_000)
+            pipe.execute()

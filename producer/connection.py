@@ -10,11 +10,13 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis import exceptions as driver
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
 from producer.errors import (
     AuthenticationFailed,
+    InvalidSettings,
     QueueError,
     ServerError,
     ServerOutOfMemory,
@@ -22,54 +24,59 @@ from producer.errors import (
 )
 from producer.settings import ProducerSettings, masked
 
-#: A blocking read returns at least this often, so that a stop is noticed.
-BLOCK_MS = 500
-#: Bytes taken from the socket in one read; replies of a batch are megabytes.
-SOCKET_READ_BYTES = 256 * 1024
+#: How a server says that it cannot work now, but may soon.
+_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
+_LOST = (driver.ConnectionError, driver.TimeoutError, driver.ReadOnlyError, driver.BusyLoadingError, OSError)
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
 def options(settings: ProducerSettings, block_ms: int = 0) -> dict[str, Any]:
-    """Driver options: the socket's timeout always outlasts a blocking read.
-
-    redis-py repeats a command whose reply was lost. That is safe here: submit is idempotent by
-    request id, finish is fenced by the lease, and reads go on from the last id.
-    """
-    return {
+    """Driver options: the socket's timeout always outlasts a blocking read."""
+    driver_options: dict[str, Any] = {
         "socket_connect_timeout": settings.connect_timeout_ms / 1000,
         "socket_timeout": (settings.command_timeout_ms + block_ms) / 1000,
-        "socket_keepalive": True,
         "health_check_interval": 0,
         "protocol": 2,
         "decode_responses": False,
     }
+    if not settings.url.startswith("unix://"):  # a unix socket has no keepalive, and its class no such option
+        driver_options["socket_keepalive"] = True
+    return driver_options
 
 
-def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 3) -> redis.Redis:
+def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.Redis:
     """A synchronous client. Nothing is sent yet.
 
+    Args:
+        block_ms: Longest blocking read that this client will make.
+        retries: How often the driver repeats a command by itself. None by default: who calls knows
+            better how long a repeat is worth it, and logs it once.
+
     Raises:
-        ServerUnavailable: The URL is not one that the driver understands.
+        InvalidSettings: The URL is not one that the driver understands.
     """
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    try:
+    with _url_errors(settings):
         return redis.Redis.from_url(settings.url, retry=retry, **options(settings, block_ms))
-    except ValueError as error:
-        raise ServerUnavailable(f"cannot use the server URL {masked(settings.url)!r}: {error}") from error
 
 
-def connect_async(
-    settings: ProducerSettings, *, block_ms: int = 0, retries: int = 3
-) -> redis.asyncio.Redis:
+def connect_async(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.asyncio.Redis:
     """The asyncio client of `connect`."""
-    from redis.asyncio.retry import Retry as AsyncRetry
-
     retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
+    with _url_errors(settings):
+        return redis.asyncio.Redis.from_url(settings.url, retry=retry, **options(settings, block_ms))
+
+
+@contextmanager
+def _url_errors(settings: ProducerSettings) -> Iterator[None]:
     try:
-        return redis.asyncio.Redis.from_url(
-            settings.url, retry=retry, **options(settings, block_ms)
-        )
-    except ValueError as error:
-        raise ServerUnavailable(f"cannot use the server URL {masked(settings.url)!r}: {error}") from error
+        yield
+    except ValueError:
+        # Not the driver's own text, and no chain: it may quote a part of the password.
+        raise InvalidSettings(
+            f"server URL {masked(settings.url)!r} cannot be read; write redis://user:password@host:port/0 "
+            "with special characters percent-encoded, or unix:///path/to/socket"
+        ) from None
 
 
 def script_text(package: str, name: str) -> str:
@@ -79,11 +86,8 @@ def script_text(package: str, name: str) -> str:
 
 def translated(error: Exception, url: str) -> QueueError:
     """Our error for a driver's error, naming the server (password masked) and what to do."""
-    where = masked(url)
-    text = str(error)
-    if isinstance(error, driver.AuthenticationError | driver.NoPermissionError) or (
-        text.startswith(("NOAUTH", "WRONGPASS", "NOPERM"))
-    ):
+    where, text = masked(url), str(error).split("\n")[0]
+    if isinstance(error, driver.AuthenticationError | driver.NoPermissionError) or text.startswith(_DENIED):
         return AuthenticationFailed(
             f"the server at {where} refused the credentials ({text}); check user and password in REDIS_URL"
         )
@@ -91,7 +95,7 @@ def translated(error: Exception, url: str) -> QueueError:
         return ServerOutOfMemory(
             f"the server at {where} is out of memory ({text}); raise maxmemory or drain the queue"
         )
-    if isinstance(error, driver.ReadOnlyError | driver.ConnectionError | driver.TimeoutError | OSError):
+    if isinstance(error, _LOST) or text.startswith(_PASSING):
         return ServerUnavailable(
             f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
         )

@@ -1,7 +1,8 @@
 """Every error a client can see, each with a stable `code` that also crosses the wire.
 
 QueueError
-├── InvalidRequest            refused before anything was sent
+├── InvalidSettings           invalid_settings
+├── InvalidRequest            invalid_request       refused before anything was sent
 │   ├── BadShape              bad_shape
 │   ├── NotFinite             not_finite
 │   ├── BadNorm               bad_norm
@@ -12,6 +13,7 @@ QueueError
 │   ├── Undecodable           undecodable
 │   └── UnsupportedVersion    unsupported_version
 ├── QueueFull                 queue_full            retryable, retry_after_ms
+├── DuplicateRequest          duplicate_request     the id is in use, or was of late
 ├── DeadlineExceeded          deadline_exceeded
 ├── Cancelled                 cancelled
 ├── InferenceFailed           inference_failed      the worker could not answer
@@ -26,6 +28,7 @@ QueueError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -35,10 +38,18 @@ class QueueError(Exception):
     Attributes:
         code: Stable name; the same on the wire, in logs and in counters.
         retryable: Whether the same call may succeed later, unchanged.
+        accepted: Raised by `submit_many`: the handles of the first requests, which did get in.
     """
 
     code = "queue_error"
     retryable = False
+    accepted: Sequence[Any] = ()
+
+
+class InvalidSettings(QueueError, ValueError):
+    """A setting, or the server's URL, cannot be used."""
+
+    code = "invalid_settings"
 
 
 class InvalidRequest(QueueError):
@@ -102,11 +113,10 @@ class UnsupportedVersion(WireError):
 
 
 class QueueFull(QueueError):
-    """The queue is at its limit of entries or bytes; nothing was appended.
+    """The queue is at its limit of entries or bytes; the request was not appended.
 
     Attributes:
         retry_after_ms: How long to wait before the next try.
-        accepted: Handles of the requests of the same call that did get in.
     """
 
     code = "queue_full"
@@ -115,7 +125,15 @@ class QueueFull(QueueError):
     def __init__(self, message: str, retry_after_ms: int = 100) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
-        self.accepted: list[Any] = []
+
+
+class DuplicateRequest(QueueError):
+    """A request with this id was enqueued before, within the window; it is not run again.
+
+    Its answer goes to whoever enqueued it first.
+    """
+
+    code = "duplicate_request"
 
 
 class DeadlineExceeded(QueueError):
@@ -188,6 +206,13 @@ def _leaves(cls: type[QueueError]) -> list[type[QueueError]]:
 BY_CODE: dict[str, type[QueueError]] = {cls.code: cls for cls in _leaves(QueueError)}
 
 
-def error_from_code(code: str, message: str) -> QueueError:
-    """Builds the error that a failure reply names; an unknown code gives InferenceFailed."""
-    return BY_CODE.get(code, InferenceFailed)(message)
+def error_from_code(code: str, message: str, *, retryable: bool | None = None) -> QueueError:
+    """Builds the error that a failure reply names.
+
+    A code of a later version gives an InferenceFailed that keeps that code.
+    """
+    error = BY_CODE.get(code, InferenceFailed)(message)
+    error.code = code
+    if retryable is not None:
+        error.retryable = retryable
+    return error

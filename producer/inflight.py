@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from producer import wire
 from producer.errors import QueueError, QueueFull, error_from_code
 from producer.messages import Failure, Reply
+from producer.requests import Outgoing
+
+#: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.
+REMEMBERED_MAX = 65_536
 
 
 class FutureLike(Protocol):
     """What `concurrent.futures.Future` and `asyncio.Future` have in common."""
 
-    def done(self) -> bool: ...
-    def set_result(self, result: Any, /) -> None: ...
-    def set_exception(self, exception: Any, /) -> None: ...
+    def done(self) -> bool:
+        """Whether it has its outcome."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """The error, of one that is done."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """Gives it a reply."""
+        ...
+
+    def set_exception(self, exception: Any, /) -> None:
+        """Gives it an error."""
+        ...
 
 
 class Pending:
@@ -26,95 +43,147 @@ class Pending:
     They are the same future unless a provisional answer was asked for.
     """
 
-    __slots__ = ("final", "first", "first_latency_ms", "id", "latency_ms", "sample_key", "started_at")
+    __slots__ = (
+        "final",
+        "first",
+        "first_latency_ms",
+        "id",
+        "latency_ms",
+        "named",
+        "sample_key",
+        "started_at_s",
+    )
 
-    def __init__(self, request_id: str, key: str, final: FutureLike, first: FutureLike) -> None:
-        self.id = request_id
-        self.sample_key = key
-        self.final = final
-        self.first = first
-        self.started_at = time.perf_counter()
+    def __init__(self, outgoing: Outgoing, make_future: Callable[[], FutureLike]) -> None:
+        self.id = outgoing.id
+        self.named = outgoing.named
+        self.sample_key = outgoing.sample_key
+        self.final = make_future()
+        self.first = make_future() if outgoing.provisional else self.final
+        self.started_at_s = time.perf_counter()
         self.first_latency_ms: float | None = None
         self.latency_ms: float | None = None
 
     def settle(self, outcome: Reply | QueueError) -> None:
         """Resolves the futures that this outcome answers."""
-        waited_ms = (time.perf_counter() - self.started_at) * 1000
+        waited_ms = (time.perf_counter() - self.started_at_s) * 1000
         if self.first_latency_ms is None:
             self.first_latency_ms = waited_ms
-        provisional = isinstance(outcome, Reply) and outcome.provisional
-        if not provisional:
+        _resolve(self.first, outcome)
+        if not (isinstance(outcome, Reply) and outcome.provisional):
             self.latency_ms = waited_ms
-        for future in {self.first} if provisional else {self.first, self.final}:
-            if not future.done():
-                if isinstance(outcome, Reply):
-                    future.set_result(outcome)
-                else:
-                    future.set_exception(outcome)
+            _resolve(self.final, outcome)
+
+
+def _resolve(future: FutureLike, outcome: Reply | QueueError) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Reply):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+        # Looked at once, so that asyncio does not complain of a handle that nobody awaits.
+        future.exception()
 
 
 class Inflight:
     """Pending requests by id.
 
     Attributes:
-        stray: Replies whose request is not pending: a second final answer, or one that came after
+        stray: Final replies whose request is not pending: a second answer, or one that came after
             the producer gave the request up. A healthy system shows 0.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, window_ms: int = 60_000, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
+        self._window_s = window_ms / 1000
+        self._clock_s = clock_s
         self._pending: dict[str, Pending] = {}
+        self._answered: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
         self.stray = 0
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, pending: Pending) -> None:
+    def add(self, outgoing: Outgoing, make_future: Callable[[], FutureLike]) -> tuple[Pending, bool]:
         """Registers a request, before it is sent.
+
+        Returns:
+            Its pending answer, and whether it is a new one: an id that is in flight already
+            shares the answer of the first request, and must not be sent again.
 
         Raises:
             QueueFull: This producer already waits for as many answers as it may.
         """
         with self._lock:
+            pending = self._pending.get(outgoing.id)
+            if pending is not None:
+                return pending, False
             if len(self._pending) >= self._limit:
                 raise QueueFull(
                     f"{self._limit} requests of this producer are in flight, its limit "
                     "(in_flight_max); collect some answers first",
                     retry_after_ms=10,
                 )
-            self._pending[pending.id] = pending
+            pending = self._pending[outgoing.id] = Pending(outgoing, make_future)
+            return pending, True
 
-    def discard(self, request_id: str) -> None:
-        """Forgets a request that was not accepted."""
+    def answered(self, request_id: str) -> bool:
+        """Whether this producer got the final answer of a request with this id within the window.
+
+        The server's window begins at the enqueue and this one at the answer, so that it never
+        ends first: the server would call the repeat accepted, and no answer would come.
+        """
+        at_s = self._answered.get(request_id)
+        return at_s is not None and self._clock_s() - at_s < self._window_s
+
+    def settle(self, request_id: str, outcome: QueueError) -> bool:
+        """Ends a request on this side; False when it is not pending any more."""
         with self._lock:
-            self._pending.pop(request_id, None)
+            pending = self._pending.pop(request_id, None)
+        if pending is None:
+            return False
+        pending.settle(outcome)
+        return True
 
-    def on_reply(self, payload: bytes, deliver: Callable[[Pending, Reply | QueueError], None]) -> None:
-        """Takes one reply's bytes and hands its outcome to `deliver`.
+    def on_reply(self, payload: bytes) -> None:
+        """Takes one reply's bytes and settles the request that it answers.
 
         Raises:
             WireError: Bytes that no worker of this version sends.
         """
         message = wire.decode_reply(payload)
-        outcome: Reply | QueueError
-        if isinstance(message, Failure):
-            outcome = error_from_code(message.code, message.message)
-        else:
-            outcome = message
-        with self._lock:
-            if isinstance(message, Reply) and message.provisional:
-                pending = self._pending.get(message.id)
-            else:
-                pending = self._pending.pop(message.id, None)
-        if pending is None:
-            # A provisional answer can be overtaken by the final one; that is not a second answer.
-            self.stray += not (isinstance(message, Reply) and message.provisional)
+        if isinstance(message, Reply) and message.provisional:
+            # One that the final answer has overtaken is dropped: that is no second answer.
+            early = self._pending.get(message.id)
+            if early is not None:
+                early.settle(message)
             return
-        deliver(pending, outcome)
+        with self._lock:
+            pending = self._pending.pop(message.id, None)
+            if pending is None:
+                self.stray += 1
+            if pending is None or pending.named:
+                # Only ids that a caller chose can come again; ours are random.
+                self._answered[message.id] = self._clock_s()
+                if len(self._answered) > REMEMBERED_MAX:
+                    self._answered.popitem(last=False)
+        if pending is not None:
+            pending.settle(outcome_of(message))
 
-    def fail_all(self, make_error: Callable[[str], QueueError]) -> list[tuple[Pending, QueueError]]:
-        """Empties the table; returns what to tell each waiter."""
+    def fail_all(self, make_error: Callable[[str], QueueError]) -> None:
+        """Empties the table and tells each waiter."""
         with self._lock:
             left, self._pending = list(self._pending.values()), {}
-        return [(pending, make_error(pending.id)) for pending in left]
+        for pending in left:
+            pending.settle(make_error(pending.id))
+
+
+def outcome_of(message: Reply | Failure) -> Reply | QueueError:
+    """The error that a failure names, or the reply itself."""
+    if isinstance(message, Failure):
+        return error_from_code(message.code, message.message, retryable=message.retryable)
+    return message

@@ -8,10 +8,12 @@ script may touch several of them. For the queue `main`:
     amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `request`, `answer`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
                                           `entry`, `sha1`, `source`, `request`
-    amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`
+    amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
+                                          or `wake`, which only ends a blocking read
     amn:{main}:bytes:requests    string   payload bytes waiting or leased in `requests`
     amn:{main}:bytes:fallback    string   the same of `fallback`
-    amn:{main}:seen:<id>         string   request ids already enqueued, expires after the window
+    amn:{main}:seen:<id>         string   "<client id> <entry id>" of an enqueued request, expires
+                                          after the window
     amn:{main}:stats             hash     counters since the first request
     amn:{main}:drift:minute:<m>  hash     integer sums of the shadow worker, expires
     amn:{main}:drift:half:<key>  hash     a prediction or truth that waits for its other half, expires
@@ -22,7 +24,8 @@ script may touch several of them. For the queue `main`:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 GROUP = "workers"
 
@@ -30,6 +33,7 @@ GROUP = "workers"
 REQUEST = b"request"
 ANSWER = b"answer"
 REPLY = b"reply"
+WAKE = b"wake"
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -40,6 +44,10 @@ def valid_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+#: As `valid_name`, for the client of each request that a worker decodes: few, and seen often.
+valid_client = lru_cache(maxsize=4096)(valid_name)
+
+
 def valid_id(request_id: str) -> bool:
     """Whether `request_id` may be a request id: as a name, and `:` too."""
     return _ID.fullmatch(request_id) is not None
@@ -47,73 +55,56 @@ def valid_id(request_id: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one queue."""
+    """The keys of one queue; the module's text says what each holds."""
 
     queue: str = "main"
+    requests: str = field(init=False)
+    requests_bytes: str = field(init=False)
+    fallback: str = field(init=False)
+    fallback_bytes: str = field(init=False)
+    shadow: str = field(init=False)
+    dead: str = field(init=False)
+    stats: str = field(init=False)
+    replies_prefix: str = field(init=False)
+    seen_prefix: str = field(init=False)
+    workers_prefix: str = field(init=False)
+    drift_minute_prefix: str = field(init=False)
+    drift_half_prefix: str = field(init=False)
+    drift_minutes: str = field(init=False)
 
     def __post_init__(self) -> None:
         if not valid_name(self.queue):
             raise ValueError(
                 f"queue name {self.queue!r} is not valid; use 1-64 letters, digits, '_', '.' or '-'"
             )
-
-    def _key(self, name: str) -> str:
-        return f"amn:{{{self.queue}}}:{name}"
-
-    @property
-    def requests(self) -> str:
-        return self._key("requests")
-
-    @property
-    def fallback(self) -> str:
-        return self._key("fallback")
-
-    @property
-    def shadow(self) -> str:
-        return self._key("shadow")
-
-    @property
-    def dead(self) -> str:
-        return self._key("dead")
-
-    @property
-    def stats(self) -> str:
-        return self._key("stats")
-
-    @property
-    def requests_bytes(self) -> str:
-        return self._key("bytes:requests")
-
-    @property
-    def fallback_bytes(self) -> str:
-        return self._key("bytes:fallback")
-
-    @property
-    def replies_prefix(self) -> str:
-        return self._key("replies:")
-
-    @property
-    def seen_prefix(self) -> str:
-        return self._key("seen:")
-
-    @property
-    def workers_prefix(self) -> str:
-        return self._key("workers:")
-
-    @property
-    def drift_minute_prefix(self) -> str:
-        return self._key("drift:minute:")
-
-    @property
-    def drift_half_prefix(self) -> str:
-        return self._key("drift:half:")
-
-    @property
-    def drift_minutes(self) -> str:
-        return self._key("drift:minutes")
+        for attribute, name in _SUFFIXES.items():
+            object.__setattr__(self, attribute, f"amn:{{{self.queue}}}:{name}")
 
     def replies(self, client: str) -> str:
+        """The reply stream of a client."""
         return self.replies_prefix + client
 
+    def seen(self, request_id: str) -> str:
+        """What remembers that a request id was enqueued."""
+        return self.seen_prefix + request_id
+
     def worker(self, name: str) -> str:
+        """What a worker says about itself."""
         return self.workers_prefix + name
+
+
+_SUFFIXES = {
+    "requests": "requests",
+    "requests_bytes": "bytes:requests",
+    "fallback": "fallback",
+    "fallback_bytes": "bytes:fallback",
+    "shadow": "shadow",
+    "dead": "dead",
+    "stats": "stats",
+    "replies_prefix": "replies:",
+    "seen_prefix": "seen:",
+    "workers_prefix": "workers:",
+    "drift_minute_prefix": "drift:minute:",
+    "drift_half_prefix": "drift:half:",
+    "drift_minutes": "drift:minutes",
+}

@@ -51,12 +51,20 @@ DEFAULT_OPTIONS = Options()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """A request ready to be sent."""
+    """A request ready to be sent.
+
+    Attributes:
+        deadline_ms: As asked for; 0 for none.
+        named: Whether the caller chose the id; ours are random and never come twice.
+    """
 
     id: str
     payload: bytes
     sample_key: str
+    deadline_ms: float
     expires_at_ms: float
+    provisional: bool
+    named: bool
 
 
 def new_id() -> str:
@@ -115,5 +123,8 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
         id=request.id,
         payload=payload,
         sample_key=sample_key(request.id, request.sequence, request.position),
+        deadline_ms=options.deadline_ms or 0.0,
         expires_at_ms=expires_at_ms,
+        provisional=options.provisional,
+        named=bool(options.request_id),
     )

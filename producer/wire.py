@@ -9,24 +9,70 @@ docs/wire.md is the description for other languages; tests/golden holds fixtures
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import Undecodable, UnsupportedVersion
-from producer.keys import valid_id, valid_name
-from producer.messages import CONTEXT_SHAPE, DIMENSIONS, Failure, Reply, Request, Timings
+from producer.fields import REQUIRED, Fields, builder
+from producer.keys import valid_client, valid_id
+from producer.messages import CONTEXT_SHAPE, DEFAULT_LANE, DIMENSIONS, Failure, Reply, Request, Timings
 
 WIRE_VERSION = 1
 PAYLOAD_BYTES_MAX = 64 * 1024
 
-_DTYPES = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
-_CONTEXT_BYTES = {
-    name: CONTEXT_SHAPE[0] * CONTEXT_SHAPE[1] * dtype.itemsize for name, dtype in _DTYPES.items()
-}
+#: A text field longer than this is not a name any more.
+TEXT_LENGTH_MAX = 512
+#: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.
+TIME_MS_MAX = 1e14
+
+_DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
+_F4 = _DTYPES["f4"]
+_CONTEXT_BYTES = {name: math.prod(CONTEXT_SHAPE) * dtype.itemsize for name, dtype in _DTYPES.items()}
+_SHAPE = list(CONTEXT_SHAPE)
+
+_REQUEST = Fields(
+    dtype=(str, REQUIRED),
+    shape=(list, REQUIRED),
+    context=(bytes, REQUIRED),
+    id=(str, REQUIRED),
+    reply_to=(str, REQUIRED),
+    lane=(str, DEFAULT_LANE),
+    tokens=(int, 0),
+    encoder=(str, REQUIRED),
+    submitted_at_ms=(float, 0.0),
+    expires_at_ms=(float, 0.0),
+    sequence=(str, ""),
+    position=(int, -1),
+    domain=(str, ""),
+    provisional=(bool, False),
+    traceparent=(str, ""),
+)
+_REPLY = Fields(
+    id=(str, REQUIRED),
+    vector=(bytes, REQUIRED),
+    confidence=(float, REQUIRED),
+    margin=(float, REQUIRED),
+    reasons=(list, REQUIRED),
+    served_by=(str, REQUIRED),
+    provisional=(bool, REQUIRED),
+    shed=(str, ""),
+    degraded=(str, ""),
+    model=(str, ""),
+    bank=(str, ""),
+    policy=(str, ""),
+    confidence_method=(str, ""),
+    margin_method=(str, ""),
+    timings=(dict, {}),
+)
+_TIMINGS = Fields(queue_ms=(float, 0.0), batch_ms=(float, 0.0), compute_ms=(float, 0.0), batch_size=(int, 0))
+_FAILURE = Fields(id=(str, REQUIRED), code=(str, REQUIRED), message=(str, REQUIRED), retryable=(bool, False))
+_build_request, _build_reply = builder(Request), builder(Reply)
+_build_timings, _build_failure = builder(Timings), builder(Failure)
 
 
 def encode_request(request: Request) -> bytes:
@@ -64,33 +110,17 @@ def decode_request(payload: bytes) -> Request:
         Undecodable: Not msgpack, truncated, too large, or a field missing or of a wrong type.
         UnsupportedVersion: A version other than `WIRE_VERSION`.
     """
-    fields = _unpack(payload)
-    try:
-        name = fields["dtype"]
-        data = fields["context"]
-        if tuple(fields["shape"]) != CONTEXT_SHAPE or len(data) != _CONTEXT_BYTES[name]:
-            raise Undecodable(
-                f"context has shape {fields['shape']!r}, dtype {name!r} and {len(data)} bytes; "
-                f"send shape {list(CONTEXT_SHAPE)} as f4 (15360 bytes) or f2 (7680 bytes)"
-            )
-        request = Request(
-            id=fields["id"],
-            reply_to=fields["reply_to"],
-            context=np.frombuffer(data, dtype=_DTYPES[name]).reshape(CONTEXT_SHAPE),
-            lane=fields.get("lane", "general"),
-            tokens=fields.get("tokens", 0),
-            encoder=fields["encoder"],
-            submitted_at_ms=fields.get("submitted_at_ms", 0.0),
-            expires_at_ms=fields.get("expires_at_ms", 0.0),
-            sequence=fields.get("sequence", ""),
-            position=fields.get("position", -1),
-            domain=fields.get("domain", ""),
-            provisional=fields.get("provisional", False),
-            traceparent=fields.get("traceparent", ""),
+    name, shape, data, *values = _REQUEST.values(_unpack(payload))
+    if shape != _SHAPE or len(data) != _CONTEXT_BYTES.get(name):
+        raise Undecodable(
+            f"context has shape {shape!r:.80}, dtype {name!r:.80} and {len(data)} bytes; "
+            f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes)"
         )
-        _check_types(request)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Undecodable(f"request field missing or of a wrong type: {error!r}") from error
+    values.insert(2, np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data))
+    request = _build_request(values)
+    _check_names(request)
+    if len(payload) > len(data) + TEXT_LENGTH_MAX:  # else none can be too long
+        _check_lengths(request)
     return request
 
 
@@ -146,37 +176,19 @@ def decode_reply(payload: bytes) -> Reply | Failure:
         Undecodable: Not a reply of this format.
         UnsupportedVersion: A version other than `WIRE_VERSION`.
     """
-    fields = _unpack(payload)
-    try:
-        if fields["status"] == "failed":
-            return Failure(
-                id=fields["id"],
-                code=fields["code"],
-                message=fields["message"],
-                retryable=fields.get("retryable", False),
-            )
-        vector = np.frombuffer(fields["vector"], dtype=_DTYPES["f4"])
-        if vector.shape != (DIMENSIONS,):
-            raise Undecodable(f"reply vector has {vector.size} numbers, expected {DIMENSIONS}")
-        return Reply(
-            id=fields["id"],
-            vector=vector,
-            confidence=fields["confidence"],
-            margin=fields["margin"],
-            reasons=tuple(fields["reasons"]),
-            served_by=fields["served_by"],
-            provisional=fields["provisional"],
-            shed=fields.get("shed", ""),
-            degraded=fields.get("degraded", ""),
-            model=fields.get("model", ""),
-            bank=fields.get("bank", ""),
-            policy=fields.get("policy", ""),
-            confidence_method=fields.get("confidence_method", ""),
-            margin_method=fields.get("margin_method", ""),
-            timings=_timings(fields.get("timings", {})),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise Undecodable(f"reply field missing or of a wrong type: {error!r}") from error
+    message = _unpack(payload)
+    status = message.get("status")
+    if status == "failed":
+        return _build_failure(_FAILURE.values(message))
+    if status != "answered":
+        raise Undecodable(f"reply status is {status!r:.80}, expected 'answered' or 'failed'")
+    values = list(_REPLY.values(message))
+    values[1] = decode_vector(values[1])
+    reasons = values[4] = tuple(values[4])
+    if reasons and set(map(type, reasons)) != {str}:
+        raise Undecodable("field 'reasons' holds something other than text")
+    values[-1] = _build_timings(_TIMINGS.values(values[-1]))
+    return _build_reply(values)
 
 
 def encode_vector(vector: NDArray[np.floating]) -> bytes:
@@ -192,49 +204,44 @@ def decode_vector(data: bytes) -> NDArray[np.float32]:
     """
     if len(data) != DIMENSIONS * 4:
         raise Undecodable(f"vector has {len(data)} bytes, expected {DIMENSIONS * 4}")
-    return np.frombuffer(data, dtype=_DTYPES["f4"])
+    return np.ndarray((DIMENSIONS,), _F4, data)
 
 
 def _pack(fields: Mapping[str, object]) -> bytes:
-    packed = msgpack.packb(fields)
-    assert isinstance(packed, bytes)
-    return packed
+    return cast(bytes, msgpack.packb(fields))
 
 
 def _unpack(payload: bytes) -> dict[str, Any]:
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise Undecodable(f"payload has {len(payload)} bytes, the limit is {PAYLOAD_BYTES_MAX}")
     try:
-        fields = msgpack.unpackb(payload)
+        message = msgpack.unpackb(payload)
     except Exception as error:  # msgpack raises several unrelated types for bad bytes
-        raise Undecodable(f"payload of {len(payload)} bytes is not msgpack: {error!r}") from error
-    if not isinstance(fields, dict):
-        raise Undecodable(f"payload is a msgpack {type(fields).__name__}, expected a map")
-    version = fields.get("version")
-    if version != WIRE_VERSION:
+        raise Undecodable(f"payload of {len(payload)} bytes is not msgpack: {error!r:.200}") from error
+    if type(message) is not dict:
+        raise Undecodable(f"payload is a msgpack {type(message).__name__}, expected a map")
+    version = message.get("version")
+    if version != WIRE_VERSION or type(version) is not int:
         raise UnsupportedVersion(
-            f"wire version {version!r} is not supported; this side reads {WIRE_VERSION}"
+            f"wire version {version!r:.80} is not supported; this side reads {WIRE_VERSION}"
         )
-    return fields
+    return message
 
 
-def _check_types(request: Request) -> None:
-    """Refuses what would only fail later: in a key, a comparison or a counter's name."""
-    if not (valid_id(request.id) and valid_name(request.reply_to)):
-        raise ValueError(f"id {request.id!r} or reply_to {request.reply_to!r} is not a valid name")
+def _check_names(request: Request) -> None:
+    """Refuses what would only fail later: in a key, a sum or a counter's name."""
+    if not (valid_id(request.id) and valid_client(request.reply_to)):
+        raise Undecodable(
+            f"id {request.id!r:.80} or reply_to {request.reply_to!r:.80} is not a valid name "
+            "(1-64 letters, digits, '_', '.', '-'; ids also ':')"
+        )
+    if not (0 <= request.submitted_at_ms < TIME_MS_MAX and 0 <= request.expires_at_ms < TIME_MS_MAX):
+        raise Undecodable("submitted_at_ms or expires_at_ms is not a time in epoch milliseconds")
+
+
+def _check_lengths(request: Request) -> None:
     texts = (request.lane, request.encoder, request.sequence, request.domain, request.traceparent)
-    if not all(isinstance(text, str) and len(text) <= 256 for text in texts):
-        raise TypeError("lane, encoder, sequence, domain and traceparent are text of <= 256 characters")
-    if type(request.tokens) is not int or type(request.position) is not int:
-        raise TypeError("tokens and position are integers")
-    # bool is an int to Python; arithmetic on the two times only needs a real number
-    float(request.submitted_at_ms), float(request.expires_at_ms)
-
-
-def _timings(fields: Mapping[str, Any]) -> Timings:
-    return Timings(
-        queue_ms=fields.get("queue_ms", 0.0),
-        batch_ms=fields.get("batch_ms", 0.0),
-        compute_ms=fields.get("compute_ms", 0.0),
-        batch_size=fields.get("batch_size", 0),
-    )
+    if max(map(len, texts)) > TEXT_LENGTH_MAX:
+        raise Undecodable(
+            f"lane, encoder, sequence, domain or traceparent is longer than {TEXT_LENGTH_MAX} characters"
+        )

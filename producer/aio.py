@@ -1,0 +1,262 @@
+"""The asyncio producer: the verbs of `producer.client`, to be awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from typing import Any, Self, TypeVar, cast
+
+from producer.connection import connect_async, driver_errors, script_text
+from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError
+from producer.funnel import Funnel
+from producer.handle import AsyncHandle
+from producer.messages import Reply
+from producer.outage import Backoff, Outage
+from producer.replies import BLOCK_MS
+from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
+from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, id_of, watch
+from producer.settings import ProducerSettings
+
+_LOG = logging.getLogger("amn.producer")
+_T = TypeVar("_T")
+
+
+class AsyncProducer:
+    """Pushes contexts into the queue and receives the answers, in one event loop.
+
+    Thousands of tasks share one connection for commands and one for replies: requests that are
+    submitted while a round trip is under way go out together in the next.
+
+    Example:
+        async with AsyncProducer() as producer:
+            reply = await producer.predict(context)  # (5, 768) -> reply.vector (768,)
+    """
+
+    def __init__(self, url: str | None = None, *, settings: ProducerSettings | None = None) -> None:
+        self._session = Session(url, settings, lambda: asyncio.get_running_loop().create_future())
+        self._commands = connect_async(self.settings)
+        self._reads = connect_async(self.settings, block_ms=BLOCK_MS)
+        self._submit = self._commands.register_script(script_text("producer", "submit"))
+        self._cancel = self._commands.register_script(script_text("producer", "cancel"))
+        self._funnel = Funnel(self._send)
+        self._start_lock = asyncio.Lock()
+        self._reader: asyncio.Task[None] | None = None
+        self._closed = self._failed = False
+
+    @property
+    def settings(self) -> ProducerSettings:
+        """What this producer was told."""
+        return self._session.settings
+
+    @property
+    def client_id(self) -> str:
+        """Where its replies go; random."""
+        return self._session.client_id
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without their final answer."""
+        return len(self._session.inflight)
+
+    @property
+    def stray_replies(self) -> int:
+        """Final answers that nobody waited for; 0 in a healthy system."""
+        return self._session.inflight.stray
+
+    # -- life ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """As `Producer.start`."""
+        self._session.check_process()
+        async with self._start_lock:
+            if self._closed:
+                raise ProducerClosed("this producer is closed; make a new one")
+            if self._failed:
+                raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
+            if self._reader is None:
+                await self._call(cast("Awaitable[Any]", self._commands.ping()))
+                self._reader = asyncio.create_task(self._read_replies(), name="amn-replies")
+
+    async def close(self) -> None:
+        """As `Producer.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait((self._reader,))
+            with contextlib.suppress(ServerError):
+                await self._call(self._commands.delete(self._session.cursor.stream))
+        self._session.fail_all("the producer was closed before the answer came")
+        await self._funnel.close()
+        await self._commands.aclose()
+        await self._reads.aclose()
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def submit(
+        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> AsyncHandle:
+        """As `Producer.submit`."""
+        handles = await self.submit_many([context], block=block, options=options or Options(**fields))
+        return handles[0]
+
+    async def submit_many(
+        self,
+        contexts: Sequence[Any],
+        *,
+        block: bool = False,
+        options: Sequence[Options] | Options = DEFAULT_OPTIONS,
+    ) -> list[AsyncHandle]:
+        """As `Producer.submit_many`."""
+        await self.start()
+        outgoing = self._session.prepare_all(contexts, options)
+        try:
+            return self._handles(outgoing, await self._deliver(outgoing, block=block))
+        except QueueError as error:
+            error.accepted = self._handles(outgoing, error.accepted)
+            raise
+
+    async def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
+        """As `Producer.predict`."""
+        handle = await self.submit(context, **fields)
+        return await handle.result(timeout_ms)
+
+    async def predict_many(
+        self,
+        contexts: Iterable[Any] | AsyncIterable[Any],
+        *,
+        in_flight: int = 1024,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
+        """As `Producer.predict_many`; the contexts may come from an asynchronous iterable."""
+        await self.start()
+        done: asyncio.Queue[tuple[int, Reply | QueueError]] = asyncio.Queue()
+        source, index, waiting, exhausted = _aiter(contexts), 0, 0, False
+        while waiting or not exhausted:
+            if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
+                chunk = [(index + i, context) for i, context in enumerate(await _take(source, CHUNK))]
+                exhausted = len(chunk) < CHUNK
+                index += len(chunk)
+                waiting += len(chunk)
+                await self._submit_chunk(chunk, options, done)
+            elif waiting:
+                yield await done.get()
+                waiting -= 1
+            while not done.empty():
+                yield done.get_nowait()
+                waiting -= 1
+
+    async def cancel(self, request: AsyncHandle | str) -> bool:
+        """As `Producer.cancel`."""
+        request_id = id_of(request)
+        keys, arguments = self._session.cancel_call(request_id)
+        if not await self._call(self._cancel(keys=keys, args=arguments)):
+            return False
+        self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
+        return True
+
+    async def report_truth(self, request: AsyncHandle | str, vector: Any) -> bool:
+        """As `Producer.report_truth`."""
+        entry: Any = self._session.truth_entry(request, vector)
+        if entry is None:
+            return False
+        shadow = self._session.keys.shadow
+        await self._call(self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True))
+        return True
+
+    # -- I/O ----------------------------------------------------------------------------------
+
+    async def _call(self, command: Awaitable[_T]) -> _T:
+        with driver_errors(self.settings.url):
+            return await command
+
+    async def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
+        with self._session.delivery(outgoing, block=block) as delivery:
+            while not delivery.done:
+                batch = delivery.batch()
+                try:
+                    pause_ms = delivery.landed(await self._funnel.send(batch) if batch else [])
+                except ServerError as error:
+                    pause_ms = delivery.failed(error)
+                if pause_ms:
+                    await asyncio.sleep(pause_ms / 1000)
+            return delivery.pending
+
+    async def _send(self, batch: Sequence[Outgoing]) -> list[int]:
+        keys, arguments = self._session.submit_call(batch)
+        return cast("list[int]", await self._call(self._submit(keys=keys, args=arguments)))
+
+    def _handles(self, outgoing: Sequence[Outgoing], pending: Sequence[Any]) -> list[AsyncHandle]:
+        wait_ms, cancel = self._session.wait_ms, self.cancel
+        return [AsyncHandle(p, wait_ms(item), cancel) for item, p in zip(outgoing, pending, strict=False)]
+
+    async def _submit_chunk(
+        self,
+        chunk: Sequence[tuple[int, Any]],
+        options: Options,
+        done: asyncio.Queue[tuple[int, Reply | QueueError]],
+    ) -> None:
+        indices, outgoing, refused = self._session.prepare_each(chunk, options)
+        for item in refused:
+            done.put_nowait(item)
+        try:
+            pending = await self._deliver(outgoing, block=True)
+        except QueueError as error:
+            pending = list(error.accepted)
+            for index in indices[len(pending) :]:
+                done.put_nowait((index, error))
+        for index, answer in zip(indices, pending, strict=False):
+            watch(answer, index, done.put_nowait)
+
+    async def _read_replies(self) -> None:
+        cursor, backoff, outage = self._session.cursor, Backoff(), Outage("reply_reader")
+        try:
+            while True:
+                try:
+                    found = await self._call(self._round_trip(cursor.commands()))
+                except ServerError as error:
+                    outage.failed(error)
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                    continue
+                outage.over()
+                backoff.reset()
+                cursor.take(found)
+        except Exception:
+            _LOG.exception("reply_reader_failed")
+            self._failed = True
+            self._session.fail_all("the reply reader failed, see the log")
+
+    async def _round_trip(self, commands: Sequence[tuple[str | int, ...]]) -> Any:
+        async with self._reads.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return (await pipe.execute())[-1]
+
+
+async def _aiter(contexts: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(contexts, AsyncIterable):
+        async for context in contexts:
+            yield context
+    else:
+        for context in contexts:
+            yield context
+
+
+async def _take(source: AsyncIterator[Any], count: int) -> list[Any]:
+    taken: list[Any] = []
+    while len(taken) < count:
+        try:
+            taken.append(await anext(source))
+        except StopAsyncIteration:
+            break
+    return taken

@@ -1,0 +1,51 @@
+"""Where the reply reader is in its stream. No I/O: the two producers send its commands."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from producer.errors import WireError
+from producer.inflight import Inflight
+from producer.keys import REPLY
+
+_LOG = logging.getLogger("amn.producer")
+#: Replies taken in one read.
+READ_COUNT = 512
+#: A blocking read returns at least this often, so that a stop is noticed without a server.
+BLOCK_MS = 500
+
+
+class ReplyCursor:
+    """Reads one client's reply stream, each entry once, through any number of reconnects."""
+
+    def __init__(self, stream: str, inflight: Inflight) -> None:
+        self.stream = stream
+        self._inflight = inflight
+        self._last = "0-0"
+
+    def commands(self) -> list[tuple[str | int, ...]]:
+        """One round trip: trims what was read, then blocks for more. The last one's answer counts."""
+        read = ("XREAD", "COUNT", READ_COUNT, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
+        if self._last == "0-0":
+            return [read]
+        return [("XTRIM", self.stream, "MINID", "=", _after(self._last)), read]
+
+    def take(self, found: Any) -> None:
+        """Settles the requests that these entries answer, and moves on."""
+        if not found:
+            return
+        for entry_id, fields in found[0][1]:
+            self._last = entry_id.decode()
+            payload = fields.get(REPLY)
+            if payload is None:  # the wake-up call of `close`
+                continue
+            try:
+                self._inflight.on_reply(payload)
+            except WireError as error:
+                _LOG.error("reply_undecodable: %s", error)
+
+
+def _after(entry_id: str) -> str:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return f"{milliseconds}-{int(sequence) + 1}"

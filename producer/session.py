@@ -1,0 +1,135 @@
+"""What the synchronous and the asyncio producer share: everything but the I/O."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from producer import wire
+from producer.checks import checked_vector
+from producer.errors import InvalidRequest, ProducerClosed, QueueError
+from producer.handle import BaseHandle
+from producer.inflight import REMEMBERED_MAX, FutureLike, Inflight, Pending
+from producer.keys import GROUP, Keys
+from producer.outage import Outage
+from producer.outbox import Delivery, submit_arguments
+from producer.replies import ReplyCursor
+from producer.requests import Options, Outgoing, new_id, prepare
+from producer.sampling import RATE_MAX, sampled
+from producer.settings import ProducerSettings
+
+SHADOW_ENTRIES_MAX = 20_000
+#: Requests that `predict_many` prepares and sends together.
+CHUNK = 64
+#: Added to a deadline when the caller waits for the named failure of a late request.
+GRACE_MS = 1_000.0
+
+
+class Session:
+    """One producer's identity, limits and requests in flight."""
+
+    def __init__(
+        self, url: str | None, settings: ProducerSettings | None, make_future: Callable[[], FutureLike]
+    ) -> None:
+        self.settings = settings or ProducerSettings.from_environment(url=url)
+        self.client_id = new_id()
+        self.keys = Keys(self.settings.queue)
+        self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
+        self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)
+        self._make_future = make_future
+        self._outage = Outage("submit")
+        self._sample_keys: OrderedDict[str, str] = OrderedDict()
+        self._process_id = os.getpid()
+
+    def check_process(self) -> None:
+        """Refuses to work in a forked child, where the reply reader does not run.
+
+        Raises:
+            ProducerClosed: This is another process than the one that made the producer.
+        """
+        if os.getpid() != self._process_id:
+            raise ProducerClosed("this producer was made before a fork; make one in each process")
+
+    def prepare_all(self, contexts: Sequence[Any], options: Sequence[Options] | Options) -> list[Outgoing]:
+        """Checks and encodes; the first wrong one refuses all.
+
+        Raises:
+            InvalidRequest, DeadlineExceeded: See `requests.prepare`.
+        """
+        if isinstance(options, Options):
+            return [prepare(context, options, self.client_id, self.settings) for context in contexts]
+        if len(options) != len(contexts):
+            raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
+        pairs = zip(contexts, options, strict=True)
+        return [prepare(context, option, self.client_id, self.settings) for context, option in pairs]
+
+    def prepare_each(
+        self, numbered: Iterable[tuple[int, Any]], options: Options
+    ) -> tuple[list[int], list[Outgoing], list[tuple[int, QueueError]]]:
+        """Checks and encodes; returns the indices and requests that hold, and the others' errors."""
+        indices, outgoing, refused = [], [], []
+        for index, context in numbered:
+            try:
+                outgoing.append(prepare(context, options, self.client_id, self.settings))
+                indices.append(index)
+            except QueueError as error:
+                refused.append((index, error))
+        return indices, outgoing, refused
+
+    def delivery(self, outgoing: Sequence[Outgoing], *, block: bool) -> Delivery:
+        """Starts taking these requests into the queue."""
+        for item in outgoing:
+            if item.sample_key != item.id:
+                self._sample_keys[item.id] = item.sample_key
+                if len(self._sample_keys) > REMEMBERED_MAX:
+                    self._sample_keys.popitem(last=False)
+        return Delivery(outgoing, self.inflight, self.settings, self._make_future, self._outage, block=block)
+
+    def submit_call(self, batch: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of lua/submit.lua."""
+        arguments = submit_arguments(batch, self.keys, self.settings, self.client_id)
+        return [self.keys.requests, self.keys.requests_bytes], list(arguments)
+
+    def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of lua/cancel.lua."""
+        keys = self.keys
+        names = [keys.requests, keys.requests_bytes, keys.seen(request_id), keys.stats]
+        return names, [self.client_id, GROUP]
+
+    def truth_entry(self, request: BaseHandle | str, vector: Any) -> dict[bytes, bytes] | None:
+        """The shadow stream's entry for a reported truth, or None when it can belong to no sample.
+
+        Raises:
+            BadShape, NotFinite, BadNorm: The vector breaks the contract.
+        """
+        array = checked_vector(vector)
+        if isinstance(request, BaseHandle):
+            key = request.sample_key
+        else:
+            key = self._sample_keys.get(request, request)
+        if not sampled(key, RATE_MAX, self.settings.sample_salt):
+            return None
+        return {b"kind": b"truth", b"key": key.encode(), b"vector": wire.encode_vector(array)}
+
+    def wait_ms(self, outgoing: Outgoing) -> float:
+        """How long a result is waited for when the caller names no time."""
+        if outgoing.deadline_ms:
+            return outgoing.deadline_ms + GRACE_MS
+        return float(self.settings.result_timeout_ms)
+
+    def fail_all(self, text: str) -> None:
+        """Tells every waiter that no answer will be received any more."""
+        self.inflight.fail_all(lambda request_id: ProducerClosed(f"request {request_id}: {text}"))
+
+
+def id_of(request: BaseHandle | str) -> str:
+    """The request id of a handle, or the id itself."""
+    return request.id if isinstance(request, BaseHandle) else request
+
+
+def watch(pending: Pending, index: int, put: Callable[[tuple[int, Any]], object]) -> None:
+    """Puts `(index, reply or error)` somewhere when the final answer comes."""
+    future: Any = pending.final
+    future.add_done_callback(lambda done: put((index, done.exception() or done.result())))

