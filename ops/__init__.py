@@ -1,0 +1,1 @@
+"""Operates the service: the command `amn`, its server, its jobs, its health."""

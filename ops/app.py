@@ -1,0 +1,105 @@
+"""The command group, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from ops.commands.bank import bank
+from ops.commands.doctor import doctor
+from ops.commands.jobs import jobs
+from ops.commands.predict import predict
+from ops.commands.run import run as run_command
+from ops.commands.up import up
+from ops.errors import OpsError
+from producer.errors import QueueError
+
+_USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="amn-queue", prog_name="amn")
+def app(debug: bool) -> None:
+    """A queue that serves the Attention Mixture Network: five vectors in, the next one out.
+
+    \b
+    amn run                          the main job, measured, on a server of its own
+    amn up                           server and workers until Ctrl-C
+    amn predict in.npy out.npy       a file of contexts through the queue
+    amn doctor                       is it well?
+
+    The server is --url, else REDIS_URL, else the `amn up` that runs in this folder. Each option
+    can also be set by environment: AMN_<COMMAND>_<OPTION>, for example AMN_RUN_RATE=250.
+    Exit codes: 0 well, 1 failure, 2 wrong usage, 130 interrupted.
+    """
+
+
+for command in (run_command, up, predict, doctor, jobs, bank):
+    app.add_command(command)
+
+
+def _add_worker() -> None:
+    from workers.commands import worker
+
+    app.add_command(worker)
+
+
+_add_worker()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code. Errors end as one line on standard error."""
+    signal.signal(signal.SIGTERM, _terminated)
+    debug = "--debug" in arguments
+    try:
+        result = app.main(list(arguments), prog_name="amn", standalone_mode=False, auto_envvar_prefix="AMN")
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "")
+        return _USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "amn"
+        return _failed(f"{error.format_message()} (see `{path} --help`)", _USAGE)
+    except click.exceptions.Abort:
+        return _failed("interrupted", _INTERRUPTED)
+    except KeyboardInterrupt:
+        return _failed("interrupted", _INTERRUPTED)
+    except click.ClickException as error:
+        return _failed(error.format_message(), error.exit_code)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILURE
+    except Exception as error:
+        if debug:
+            raise
+        return _failed(_sentence(error), getattr(error, "exit_code", _FAILURE))
+
+
+def _sentence(error: Exception) -> str:
+    from amn.errors import AmnError
+    from workers.errors import WorkerError
+
+    if isinstance(error, OpsError | QueueError | AmnError | WorkerError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is missing; install it with: pip install 'amn-queue[ops]'"
+    if isinstance(error, ValueError | OSError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error} (run `amn --debug ...` for the traceback)"
+
+
+def _failed(text: str, code: int) -> int:
+    click.echo(f"amn: {' '.join(text.split())}", err=True)
+    return code
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that servers and workers are stopped on the way out."""
+    raise SystemExit(128 + number)

@@ -1,0 +1,108 @@
+"""`amn doctor`: is it well?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from ops import console
+from ops.commands import options
+from ops.errors import Unhealthy
+from ops.health import FAILURE, OK, Facts, Report, gather, judge
+from ops.settings import artifacts_folder, producer_settings
+
+_STYLE = {OK: "green", FAILURE: "bold red"}
+
+
+@click.command(short_help="Is the service well?")
+@options.artifacts
+@options.url
+@options.queue
+@options.as_json
+def doctor(artifacts: Path | None, url: str | None, queue: str | None, as_json: bool) -> None:
+    """Look at server, queue, workers, dead letters, counters and the shadow's OOD delta.
+
+    Changes nothing. Exit code 1 when a check fails; warnings alone leave it 0.
+
+    \b
+    Examples:
+      amn doctor
+      amn doctor --json | jq .findings
+    """
+    facts = gather(producer_settings(url, queue), artifacts_folder(artifacts))
+    report = Report(facts=facts, findings=judge(facts))
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    else:
+        _draw(report)
+    failures = [finding for finding in report.findings if finding.level == FAILURE]
+    if failures:
+        texts = "; ".join(f"{finding.check}: {finding.text}" for finding in failures)
+        raise Unhealthy(f"{len(failures)} of {len(report.findings)} checks failed: {texts}")
+
+
+def _draw(report: Report) -> None:
+    facts, out = report.facts, console.out()
+    server = facts.server
+    out.print(
+        f"[bold]{facts.url}[/], queue [bold]{facts.queue}[/]: {server['name']} {server['version']}, up "
+        f"{server['uptime_s']:,} s, {server['used_memory_bytes'] / 1024**2:,.1f} MiB used, "
+        f"{server['clients']} connections\n"
+    )
+    checks = Table("check", "", "", box=None, pad_edge=False)
+    for finding in report.findings:
+        style = _STYLE.get(finding.level, "yellow")
+        checks.add_row(finding.check, f"[{style}]{finding.level}[/]", finding.text)
+    for table in (checks, _streams(facts), _workers(facts), _counters(facts), _drift(facts), _ids(facts)):
+        if table.row_count:
+            out.print(table, "")
+
+
+def _streams(facts: Facts) -> Table:
+    table = Table("stream", box=None, pad_edge=False)
+    for column in ("entries", "leased", "payload bytes", "oldest (ms)"):
+        table.add_column(column, justify="right")
+    for name, stream in facts.streams.items():
+        size = "-" if stream.payload_bytes is None else f"{stream.payload_bytes:,}"
+        age = "-" if stream.oldest_age_ms is None else f"{stream.oldest_age_ms:,}"
+        table.add_row(name, f"{stream.entries:,}", f"{stream.leased:,}", size, age)
+    return table
+
+
+def _workers(facts: Facts) -> Table:
+    table = Table("worker", box=None, pad_edge=False)
+    for column in ("pid", "finished", "seen (ms ago)"):
+        table.add_column(column, justify="right")
+    for worker in facts.workers:
+        table.add_row(worker.name, str(worker.pid), f"{worker.finished:,}", f"{worker.seen_ms_ago:,}")
+    return table
+
+
+def _counters(facts: Facts) -> Table:
+    table = Table("counter", box=None, pad_edge=False)
+    table.add_column("since the first request", justify="right")
+    for name, count in facts.counters.items():
+        table.add_row(name, f"{count:,}")
+    return table
+
+
+def _drift(facts: Facts) -> Table:
+    table = Table("shadow, last 24 h", box=None, pad_edge=False)
+    for column in ("sampled", "with truth", "mean cosine"):
+        table.add_column(column, justify="right")
+    for name, score in facts.drift.slices.items():
+        table.add_row(f"slice {name}", f"{score.predictions:,}", f"{score.n:,}", f"{score.mean:.4f}")
+    delta = facts.drift
+    if delta.value is not None and delta.standard_error is not None:
+        table.add_row("OOD delta", "", "", f"{delta.value:+.4f} +- {delta.standard_error:.4f}")
+    return table
+
+
+def _ids(facts: Facts) -> Table:
+    table = Table("on this machine", "", box=None, pad_edge=False)
+    for name, value in facts.artifacts.items():
+        table.add_row(name, value)
+    return table

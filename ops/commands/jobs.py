@@ -1,0 +1,105 @@
+"""`amn jobs`: batch files as RQ jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from ops import console
+from ops.commands import options
+from ops.files import FileOptions
+from ops.settings import producer_settings
+from producer.connection import driver_errors
+from producer.messages import LANES
+
+
+@click.group(short_help="Whole files as jobs, for later.")
+def jobs() -> None:
+    """Hand whole files over, and come back later. `amn up` runs a worker for them.
+
+    \b
+    Examples:
+      amn jobs submit predict-file contexts.npy vectors.npy
+      amn jobs list
+      rq info --url "$REDIS_URL"
+    """
+
+
+@jobs.group()
+def submit() -> None:
+    """Enqueue a job; its id is printed."""
+
+
+@submit.command("predict-file")
+@click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path))
+@click.option("--fast", is_flag=True, help="Take AMN's answer for every row.")
+@click.option("--lane", type=click.Choice(LANES), default=LANES[0], show_default=True)
+@click.option("--domain", default="", help="Domain of the texts, for the drift slices.")
+@click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them.")
+@options.url
+@options.queue
+def predict_file(
+    source: Path,
+    target: Path,
+    fast: bool,
+    lane: str,
+    domain: str,
+    normalize: bool,
+    url: str | None,
+    queue: str | None,
+) -> None:
+    """`amn predict` as a job. The worker must see the same files under the same paths."""
+    from ops.jobs import submit_predict_file
+
+    settings = producer_settings(url, queue)
+    chosen = FileOptions(lane=lane, domain=domain, normalize=normalize, fast=fast)
+    with driver_errors(settings.url):
+        click.echo(submit_predict_file(settings, source, target, chosen))
+
+
+@jobs.command()
+@click.option("--burst", is_flag=True, help="Leave when no job waits.")
+@click.option("--log-level", default="info", show_default=True)
+@options.url
+@options.queue
+def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> None:
+    """Run jobs until Ctrl-C or SIGTERM; the job at hand is finished first."""
+    from ops.jobs import work
+
+    settings = producer_settings(url, queue)
+    os.environ["REDIS_URL"] = settings.url  # what the job, in its forked process, connects to
+    with driver_errors(settings.url):
+        work(settings, burst=burst, log_level=log_level)
+
+
+@jobs.command("list")
+@options.url
+@options.as_json
+def list_jobs(url: str | None, as_json: bool) -> None:
+    """Show jobs with their progress, newest first."""
+    from ops.jobs import listed, rq_connection
+
+    settings = producer_settings(url, None)
+    with driver_errors(settings.url):
+        connection = rq_connection(settings)
+        rows = listed(connection)
+        connection.close()
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        click.echo("no jobs; submit one with `amn jobs submit predict-file IN.npy OUT.npy`")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "status", "rows done", "enqueued (UTC)", "what"):
+        table.add_column(column)
+    for row in rows:
+        done = f"{row['done']:,} of {row['rows']:,}"
+        what = row["error"] or row["description"]
+        table.add_row(row["id"], row["status"], done, row["enqueued_at"][:19], what)
+    console.out().print(table)

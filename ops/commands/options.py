@@ -1,0 +1,51 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from producer.sampling import RATE_MAX, RATE_MIN
+
+url = click.option(
+    "--url",
+    metavar="URL",
+    help="Server address (redis://, rediss:// or unix://). [env: REDIS_URL; else an `amn up` in this folder]",
+)
+url_or_own = click.option(
+    "--url", metavar="URL", help="Server to use. [env: REDIS_URL; else an embedded one is started]"
+)
+queue = click.option("--queue", envvar="AMN_QUEUE", metavar="NAME", help="Queue name. [default: main]")
+artifacts = click.option(
+    "--artifacts",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="AMN_ARTIFACTS",
+    help="Folder with production_model, fallback_accuracy, reference_bank. [default: artifacts/lvm]",
+)
+policy = click.option(
+    "--policy",
+    type=click.Choice(["budgeted", "card"]),
+    default="budgeted",
+    show_default=True,
+    help="budgeted: at most 20 % escalated; card: the card's rules to the letter.",
+)
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else."
+)
+
+
+def _checked_rate(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if value and not RATE_MIN <= value <= RATE_MAX:
+        raise click.BadParameter(f"{value:g} is not {RATE_MIN} to {RATE_MAX}, nor 0 for no shadow worker.")
+    return value
+
+
+sample_rate = click.option(
+    "--sample-rate",
+    type=float,
+    default=RATE_MAX,
+    show_default=True,
+    callback=_checked_rate,
+    help="Share of requests for the shadow worker, 0.01 to 0.05; 0 for none.",
+)

@@ -1,0 +1,131 @@
+"""`amn predict`: a file of contexts to a file of vectors."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from ops import console
+from ops.commands import options
+from ops.errors import RowsFailed
+from ops.files import (
+    FileOptions,
+    FileResult,
+    Progress,
+    check_output,
+    open_contexts,
+    predict_directly,
+    predict_through_queue,
+)
+from ops.settings import artifacts_folder, producer_settings
+from producer import Producer
+from producer.messages import LANES
+
+_REDRAW_S = 0.2
+
+
+@click.command(short_help="A file of contexts to a file of vectors.")
+@click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path))
+@click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path))
+@click.option("--direct", is_flag=True, help="In this process, with AMN alone: no server needed.")
+@click.option("--fast", is_flag=True, help="Take AMN's answer for every row; do not wait for fallbacks.")
+@click.option(
+    "--lane", type=click.Choice(LANES), default=LANES[0], show_default=True, help="Kind of traffic."
+)
+@click.option("--domain", default="", help="Domain of the texts, for the drift slices.")
+@click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them.")
+@click.option(
+    "--in-flight",
+    type=click.IntRange(64, 16_384),
+    default=1024,
+    show_default=True,
+    help="Rows waiting at once.",
+)
+@options.artifacts
+@options.url
+@options.queue
+@options.as_json
+def predict(
+    source: Path,
+    target: Path,
+    direct: bool,
+    artifacts: Path | None,
+    url: str | None,
+    queue: str | None,
+    as_json: bool,
+    **how: object,
+) -> None:
+    """Predict the next vector of every context in a file.
+
+    IN.npy has shape (N, 5, 768), float32 or float16, unit-norm rows, oldest first; OUT.npy gets
+    shape (N, 768), float32. The input is streamed, the output appears when it is whole. A row that
+    breaks the contract fails alone: its output row is NaN, it is named, and the exit code is 1.
+
+    Escalated rows hold the fallback's answer, so they differ from --direct; with --fast every row
+    is AMN's.
+
+    \b
+    Examples:
+      amn up &
+      amn predict contexts.npy vectors.npy
+      amn predict contexts.npy vectors.npy --direct
+    """
+    settings = FileOptions(**how)  # type: ignore[arg-type]
+    rows = len(open_contexts(source))
+    check_output(target.resolve())
+    started_s = time.perf_counter()
+    with console.progress("rows") as bar:
+        task = bar.add_task("predicting", total=rows, note="")
+        drawn_at_s = 0.0
+
+        def on_progress(done: int) -> None:
+            nonlocal drawn_at_s
+            if time.perf_counter() - drawn_at_s > _REDRAW_S:
+                drawn_at_s = time.perf_counter()
+                bar.update(task, completed=done)
+                bar.refresh()
+
+        if direct:
+            model = artifacts_folder(artifacts) / "production_model"
+            result = predict_directly(
+                source, target.resolve(), model, normalize=settings.normalize, on_progress=on_progress
+            )
+        else:
+            result = _through_queue(source, target.resolve(), url, queue, settings, on_progress)
+    elapsed_s = time.perf_counter() - started_s
+    _report(result, target, elapsed_s, as_json)
+
+
+def _through_queue(
+    source: Path,
+    target: Path,
+    url: str | None,
+    queue: str | None,
+    settings: FileOptions,
+    on_progress: Progress,
+) -> FileResult:
+    with Producer(settings=producer_settings(url, queue)) as producer:
+        return predict_through_queue(source, target, producer, settings, on_progress)
+
+
+def _report(result: FileResult, target: Path, elapsed_s: float, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(result.to_json() | {"elapsed_s": round(elapsed_s, 3)}))
+    else:
+        served = ", ".join(f"{count:,} by {name}" for name, count in result.served.most_common())
+        console.err().print(
+            f"{target}: {result.rows - result.failed:,} of {result.rows:,} rows answered"
+            f"{f' ({served})' if served else ''} in {elapsed_s:.1f} s, "
+            f"{result.rows / elapsed_s:,.0f} rows per second"
+        )
+        for row, code, text in result.failures[1:]:
+            console.err().print(f"  row {row}: {code}: {text}", markup=False)
+    if result.failed:
+        row, code, text = result.failures[0]
+        raise RowsFailed(
+            f"{result.failed} of {result.rows} rows have no answer and are NaN in {target}; "
+            f"first: row {row}, {code}: {text}"
+        )

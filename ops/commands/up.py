@@ -1,0 +1,142 @@
+"""`amn up`: server, workers and a jobs worker, until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from ops import console
+from ops.child import Child
+from ops.commands import options
+from ops.errors import ServerFailed
+from ops.server import ServerSettings
+from ops.settings import DATA_DEFAULT, URL_FILE, artifacts_folder, external_url
+from ops.stack import Stack, StackSettings
+from producer.settings import masked
+
+_LOOK_S = 0.5
+_EXAMPLE = """\
+    from producer import Producer
+
+    with Producer() as producer:                 # reads REDIS_URL
+        reply = producer.predict(context)        # (5, 768) unit-norm rows, oldest first
+        print(reply.vector.shape, reply.confidence, reply.served_by)
+"""
+
+
+@click.command(short_help="Server and workers until Ctrl-C.")
+@click.option(
+    "--workers", "-w", type=click.IntRange(1, 64), default=2, show_default=True, help="AMN workers."
+)
+@click.option(
+    "--fallbacks", type=click.IntRange(0, 16), default=1, show_default=True, help="Fallback workers."
+)
+@click.option(
+    "--port",
+    "-p",
+    type=click.IntRange(0, 65_535),
+    default=0,
+    help="Also listen on this loopback port. [default: unix socket only]",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DATA_DEFAULT,
+    show_default=True,
+    help="Folder of the server's files.",
+)
+@options.policy
+@options.sample_rate
+@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
+@options.artifacts
+@options.url_or_own
+@options.queue
+def up(
+    workers: int,
+    fallbacks: int,
+    port: int,
+    data: Path,
+    policy: str,
+    sample_rate: float,
+    log_level: str,
+    artifacts: Path | None,
+    url: str | None,
+    queue: str | None,
+) -> None:
+    """Run the service on this machine until Ctrl-C or SIGTERM; then drain and stop.
+
+    Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
+    AMN workers, fallbacks, a shadow worker and a worker for `amn jobs`. Dead workers are replaced.
+    While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves.
+
+    \b
+    Examples:
+      amn up
+      amn up --workers 4 --port 6379 --data /srv/amn
+    """
+    stopping = threading.Event()
+    _stop_on_signals(stopping)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = data / "workers.log"
+    stack = Stack(
+        StackSettings(
+            url=external_url(url),
+            server=ServerSettings(data=data, port=port, append_only=True),
+            counts={"amn": workers, "fallback": fallbacks, "shadow": 1 if sample_rate else 0},
+            queue=queue or "main",
+            policy=policy,
+            artifacts=artifacts_folder(artifacts),
+            sample_rate=sample_rate,
+            log_level=log_level,
+            worker_log=log,
+        )
+    )
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(stack)
+        jobs = _jobs_worker(stack, log, log_level)
+        undo.callback(jobs.stop)
+        if stack.server is not None:
+            (data / URL_FILE).write_text(stack.url + "\n", "utf-8")
+            undo.callback((data / URL_FILE).unlink, missing_ok=True)
+        _greet(stack, log, port)
+        while not stopping.wait(_LOOK_S):
+            jobs.poll()
+            if stack.server is not None and not stack.server.alive():
+                raise ServerFailed(f"the embedded server ended by itself; see {stack.server.log_path}")
+        click.echo("draining", err=True)
+    click.echo("stopped", err=True)
+
+
+def _jobs_worker(stack: Stack, log: Path, log_level: str) -> Child:
+    command = [sys.executable, "-m", "ops.cli", "jobs", "worker", "--log-level", log_level]
+    command += ["--queue", stack.settings.queue]
+    child = Child(command, {**os.environ, "REDIS_URL": stack.url}, log)
+    child.start()
+    return child
+
+
+def _greet(stack: Stack, log: Path, port: int) -> None:
+    settings, out = stack.settings, console.out()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
+    out.print(f"[bold green]ready[/]: {kinds}, 1 jobs worker, on queue {settings.queue}; logs in {log}\n")
+    out.print(f"export REDIS_URL='{masked(stack.url)}'", soft_wrap=True)
+    if port and stack.server is not None:
+        out.print(f"export REDIS_URL='redis://127.0.0.1:{port}/0'   # the same over loopback TCP")
+    out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.", markup=False)
+
+
+def _stop_on_signals(stopping: threading.Event) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
+        if stopping.is_set():  # a second signal does not wait for the drain
+            raise SystemExit(128 + number)
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)

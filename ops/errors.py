@@ -1,0 +1,60 @@
+"""What stops a command. `ops.cli` prints the text as one line and leaves with `exit_code`.
+
+OpsError
+├── ServerMissing     server_missing      no server program is installed
+├── ServerFailed      server_failed       the embedded server did not start, or went away
+├── FileRefused       file_refused        a file that cannot be read, or is not what was asked for
+├── RowsFailed        rows_failed         some rows of a file got no answer
+├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
+└── Unhealthy         unhealthy           `amn doctor` found something wrong
+"""
+
+from __future__ import annotations
+
+
+class OpsError(Exception):
+    """Base of this room's errors.
+
+    Attributes:
+        code: Stable name.
+        exit_code: What the process ends with.
+    """
+
+    code = "ops_error"
+    exit_code = 1
+
+
+class ServerMissing(OpsError):
+    """No program to start as the embedded server."""
+
+    code = "server_missing"
+
+
+class ServerFailed(OpsError):
+    """The embedded server did not start, or ended by itself."""
+
+    code = "server_failed"
+
+
+class FileRefused(OpsError):
+    """An input or output file that cannot be used."""
+
+    code = "file_refused"
+
+
+class RowsFailed(OpsError):
+    """The output is written; some of its rows are NaN."""
+
+    code = "rows_failed"
+
+
+class RunFailed(OpsError):
+    """Not every request got exactly one final answer."""
+
+    code = "run_failed"
+
+
+class Unhealthy(OpsError):
+    """At least one check of the doctor failed."""
+
+    code = "unhealthy"

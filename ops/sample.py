@@ -1,0 +1,137 @@
+"""The shipped sample: real sequences of vectors, cut into windows of 5 + 1."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.errors import FileRefused
+from producer.messages import CONTEXT_VECTORS, DIMENSIONS
+from producer.requests import Options
+
+#: Every so many requests one goes to a high-stakes lane, in turn, and one is marked as long.
+HIGH_STAKES_EVERY, LONG_EVERY, LONG_TOKENS = 50, 100, 512
+HIGH_STAKES = ("sci-fact", "math-derivation", "med-guideline", "policy/procedure")
+_KEYS = ("vectors", "article", "article_name", "article_domain", "article_slice")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Windows over the sample's articles, in the order in which they are sent.
+
+    All articles advance together, each in reading order: a short run sees every domain, and each
+    request still reveals the truth of the one before it in the same article.
+
+    Attributes:
+        vectors: Shape (N, 768), float32, unit norm; rows of one article are consecutive.
+        start: Shape (W,): first row of each window; its truth is row start + 5. Windows never
+            cross an article.
+        position: Shape (W,): index in the article of the window's newest vector.
+        article: Shape (W,): article index.    ood: Shape (W,): whether its domain is unseen.
+        names, domains: By article index.
+    """
+
+    vectors: NDArray[np.float32]
+    start: NDArray[np.intp]
+    position: NDArray[np.intp]
+    article: NDArray[np.intp]
+    ood: NDArray[np.bool_]
+    names: list[str]
+    domains: list[str]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads the file and cuts the windows.
+
+        Raises:
+            FileRefused: Missing, damaged, or not a sample.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {key: stored[key] for key in _KEYS}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise FileRefused(
+                f"the sample {path} cannot be read ({error}); restore it from git, or give --sample"
+            ) from error
+        vectors = arrays["vectors"].astype(np.float32)
+        if vectors.ndim != 2 or vectors.shape[1] != DIMENSIONS or len(vectors) != len(arrays["article"]):
+            raise FileRefused(f"the sample {path} has vectors of shape {vectors.shape}; expected (N, 768)")
+        return cls._windows(vectors, arrays)
+
+    @classmethod
+    def _windows(cls, vectors: NDArray[np.float32], arrays: dict[str, NDArray[np.generic]]) -> Self:
+        article = arrays["article"].astype(np.intp)
+        first = np.flatnonzero(np.r_[True, article[1:] != article[:-1]])
+        length = np.diff(np.r_[first, len(article)])
+        starts, positions, progress = [], [], []
+        for row, rows in zip(first, length, strict=True):
+            count = max(rows - CONTEXT_VECTORS, 0)
+            starts.append(row + np.arange(count))
+            positions.append(CONTEXT_VECTORS - 1 + np.arange(count))
+            progress.append((np.arange(count) + 0.5) / max(count, 1))
+        order = np.argsort(np.concatenate(progress), kind="stable")
+        start = np.concatenate(starts)[order].astype(np.intp)
+        if not len(start):
+            raise FileRefused("the sample has no article of six or more vectors; use another file")
+        owner = article[start]
+        return cls(
+            vectors=vectors,
+            start=start,
+            position=np.concatenate(positions)[order].astype(np.intp),
+            article=owner,
+            ood=(arrays["article_slice"] == "ood")[owner],
+            names=[str(name) for name in arrays["article_name"]],
+            domains=[str(domain) for domain in arrays["article_domain"]],
+        )
+
+    def window(self, i: int) -> int:
+        """Which window request `i` sends: the sample is repeated as often as needed."""
+        return i % len(self)
+
+    def context(self, i: int) -> NDArray[np.float32]:
+        """Shape (5, 768): what request `i` sends."""
+        row = self.start[self.window(i)]
+        return self.vectors[row : row + CONTEXT_VECTORS]
+
+    def truth(self, i: int) -> NDArray[np.float32]:
+        """Shape (768,): the vector that follows the context of request `i`."""
+        row = self.start[self.window(i)] + CONTEXT_VECTORS
+        return self.vectors[row]  # type: ignore[no-any-return]
+
+    def options(self, i: int, run_id: str) -> Options:
+        """How request `i` is sent: sequence, position, domain, and a small share of hard cases."""
+        w = self.window(i)
+        article = int(self.article[w])
+        stakes = HIGH_STAKES[i // HIGH_STAKES_EVERY % len(HIGH_STAKES)]
+        return Options(
+            lane=stakes if i % HIGH_STAKES_EVERY == HIGH_STAKES_EVERY - 1 else "general",
+            tokens=LONG_TOKENS if i % LONG_EVERY == LONG_EVERY // 2 else 0,
+            sequence=f"{run_id}.{i // len(self)}.{article}",
+            position=int(self.position[w]),
+            domain=self.domains[article],
+            provisional=True,
+        )
+
+    def baselines(self, count: int) -> tuple[float, float]:
+        """Mean cosine to the truth of the context's mean and of its last vector, over a run."""
+        used = np.full(len(self), count // len(self))  # how often each window was sent
+        used[: count % len(self)] += 1
+        total_mean = total_last = 0.0
+        for first in range(0, len(self), 4096):
+            rows = self.start[first : first + 4096]
+            truth = self.vectors[rows + CONTEXT_VECTORS]
+            context = self.vectors[rows[:, None] + np.arange(CONTEXT_VECTORS)]  # (B, 5, 768)
+            mean = context.mean(axis=1)
+            mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+            weight = used[first : first + 4096]
+            total_mean += float(weight @ np.einsum("bd,bd->b", mean, truth))
+            total_last += float(weight @ np.einsum("bd,bd->b", context[:, -1], truth))
+        return total_mean / count, total_last / count

