@@ -42,11 +42,15 @@ class ModelConfig:
     """Which network, and the regularisation used while it is trained.
 
     Sizes are fixed by the layout: a layout is a promise about the parameter count, so
-    widths are not settings. `dropout` changes training only, never a checkpoint's answers.
+    widths are not settings. `dropout` and `distrust` change training only, never a
+    checkpoint's answers.
     """
 
     layout: Layout
     dropout: float = 0.0
+    #: Share of training contexts that the bounded layout treats as unfamiliar, so that the
+    #: answer without its residual is trained as well.
+    distrust: float = 0.0
     #: Largest length of the bounded residual relative to the (unit-norm) mixture.
     residual_max: float = 0.5
     #: Familiarity at which the residual starts to count, and at which it counts in full.
@@ -56,8 +60,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.layout not in PARAMETERS:
             raise ConfigError(f"unknown layout {self.layout!r}; choose one of {', '.join(PARAMETERS)}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}; it must be in [0, 1)")
+        for name in ("dropout", "distrust"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         if not 0.0 < self.residual_max <= 2.0:
             raise ConfigError(f"residual_max is {self.residual_max}; it must be in (0, 2]")
         if not 0.0 <= self.familiar_low < self.familiar_high <= 1.0:

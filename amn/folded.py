@@ -10,11 +10,15 @@ modules within 1e-5.
 4. The ten cosines are picked from the flat 5 x 5 Gram matrix by zero weights, not by an
    index, and the baseline's length is its sum.
 5. Mean and mixture are one (2 x 5) product with the context.
+6. A single context of the bounded layout takes the same steps in NumPy: calling thirty
+   tensor operations on a few numbers each costs more than the arithmetic.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -82,7 +86,7 @@ class FoldedPublished:
         """Contexts (B, 5, 768) -> (B, 768)."""
         baseline = x.mean(1)  # (B, D)
         turned = torch.addmm(self.query_bias, baseline, self.query) @ self.key  # (B, D)
-        weights = torch.bmm(x, turned.unsqueeze(2)).squeeze(2).softmax(1)  # (B, K)
+        weights = against(x, turned).softmax(1)  # (B, K)
         joined = join(x, weights)  # (B, 2 D)
         h = F.gelu(torch.addmm(self.first_bias, joined, self.first))
         h = F.gelu(torch.addmm(self.second_bias, normal(h), self.second))
@@ -108,11 +112,22 @@ class FoldedCard:
         """Contexts (B, 5, 768) -> (B, 768)."""
         z = normal(x + self.positions)  # (B, K, D)
         turned = torch.addmm(self.query_bias, z.mean(1), self.query) @ self.key  # (B, D)
-        weights = torch.bmm(z, turned.unsqueeze(2)).squeeze(2).softmax(1)  # (B, K)
+        weights = against(z, turned).softmax(1)  # (B, K)
         joined = join(x, weights)  # (B, 2 D)
         h = F.gelu(joined @ self.first)
         h = F.gelu(torch.addmm(self.second_bias, normal(h), self.second))
         return unit(torch.addmm(joined[:, : x.shape[2]], h, self.last))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Small:
+    """The few numbers of the bounded layout that a single context meets in NumPy."""
+
+    gram: NDArray[np.float32]
+    gram_bias: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    position_score: NDArray[np.float32]
+    trust_offset: float
 
 
 class FoldedBounded:
@@ -120,43 +135,93 @@ class FoldedBounded:
 
     def __init__(self, model: BoundedAMN) -> None:
         self.config = model.config
+        self.bound = torch.tensor(model.config.residual_max)
+        # (share - low) / (high - low), with the baseline's length as sum(gram) / 25.
+        slope = 1.0 / (model.config.familiar_high - model.config.familiar_low)
+        self.trust_slope = slope * K * K
+        self.trust_offset = torch.tensor(-model.config.familiar_low * slope)
         self.key_dim = len(model.query_encoder.weight)
         # Dividing by five here spares the mean: the sum of the context is enough.
         both = torch.cat([model.query_encoder.weight, model.familiar]) / K
         self.query_and_familiar = columns(both)  # (768, 256 + 90)
         self.key = (model.context_encoder.weight * SCORE_SCALE).detach()  # (256, 768)
+        paired = torch.cat([model.gram[0].weight, model.gate.weight]) * model.COSINE_SCALE
         spread = torch.zeros(model.GRAM_HIDDEN + 1, K * K)
-        spread[:-1, model.pairs] = model.gram[0].weight.detach()
-        spread[-1, model.pairs] = model.gate.weight.detach()[0]
+        spread[:, model.pairs] = paired
         self.gram = columns(spread)  # (25, 86 + 1), the last column is the gate
-        self.gram_bias = torch.cat([model.gram[0].bias, model.gate.bias]).detach()
+        shift = paired.sum(1) * model.COSINE_MIDDLE
+        self.gram_bias = torch.cat([model.gram[0].bias, model.gate.bias]) - shift
         self.scores = columns(model.gram[2].weight)  # (86, 5)
         self.position_score = model.position_score.detach().clone()
         self.detect = columns(model.detect.weight * model.SHARPNESS)  # (768, 656)
         self.detect_bias = (model.detect.bias * model.SHARPNESS).detach()
         self.recall, self.recall_bias = columns(model.recall.weight), model.recall.bias.detach()
+        self.small = Small(
+            gram=self.gram.numpy(),
+            gram_bias=self.gram_bias.numpy(),
+            scores=self.scores.numpy(),
+            position_score=self.position_score.numpy(),
+            trust_offset=self.trust_offset.item(),
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Contexts (B, 5, 768) -> (B, 768)."""
+        return self.one(x[0].numpy()) if len(x) == 1 else self.many(x)
+
+    def one(self, x: NDArray[np.float32]) -> Tensor:
+        """One context (5, 768) -> (1, 768); matrices stay in torch, numbers in NumPy."""
+        small = self.small
+        total = torch.from_numpy(x.sum(0))  # (D,)
+        projected = torch.mv(self.query_and_familiar.t(), total)  # (256 + 90,)
+        turned = torch.mv(self.key.t(), projected[: self.key_dim]).numpy()  # (D,)
+        familiar = projected.numpy()[self.key_dim :]
+        gram = (x @ x.T).ravel()  # (25,)
+        share = float(familiar @ familiar) / max(float(gram.sum()), 1e-12)
+        trust = min(max(small.trust_offset + self.trust_slope * share, 0.0), 1.0)
+        paired = gram @ small.gram + small.gram_bias  # (86 + 1,)
+        scores = np.maximum(paired[:-1], 0.0) @ small.scores
+        scores += small.position_score + trust * (x @ turned)  # (K,)
+        weights = np.exp(scores - scores.max())
+        mixture = weights @ x  # (D,), its length does not matter
+        base = mixture / max(float(mixture @ mixture) ** 0.5, 1e-12)
+        hidden = torch.addmv(self.detect_bias, self.detect.t(), torch.from_numpy(base)).relu_()
+        residual = torch.addmv(self.recall_bias, self.recall.t(), hidden).numpy()  # (D,)
+        bound = self.config.residual_max
+        gate = trust / (1.0 + math.exp(-float(paired[-1])))
+        length = (float(residual @ residual) + bound * bound) ** 0.5
+        raw = base + (gate * bound / length) * residual
+        return torch.from_numpy(raw / max(float(raw @ raw) ** 0.5, 1e-12)).unsqueeze(0)
+
+    def many(self, x: Tensor) -> Tensor:
         """Contexts (B, 5, 768) -> (B, 768)."""
         total = x.sum(1)  # (B, D), five times the baseline
         projected = total @ self.query_and_familiar  # (B, 256 + 90)
         turned = projected[:, : self.key_dim] @ self.key  # (B, D)
         gram = torch.bmm(x, x.transpose(1, 2)).flatten(1)  # (B, 25)
         inside = projected[:, self.key_dim :].square().sum(1, keepdim=True)
-        low, high = self.config.familiar_low, self.config.familiar_high
-        share = inside * (K * K / (high - low)) / gram.sum(1, keepdim=True).clamp_min(1e-12)
-        trust = (share - low / (high - low)).clamp_(0.0, 1.0)  # (B, 1)
+        share = inside / gram.sum(1, keepdim=True).clamp_min_(1e-12)
+        trust = torch.add(self.trust_offset, share, alpha=self.trust_slope).clamp_(0.0, 1.0)  # (B, 1)
         paired = torch.addmm(self.gram_bias, gram, self.gram)  # (B, 86 + 1)
         scores = torch.addmm(self.position_score, paired[:, :-1].relu(), self.scores)  # (B, K)
-        scores = torch.addcmul(scores, trust, torch.bmm(x, turned.unsqueeze(2)).squeeze(2))
+        scores = torch.addcmul(scores, trust, against(x, turned))
         mixture = torch.bmm(scores.softmax(1).unsqueeze(1), x).squeeze(1)  # (B, D)
         base = unit(mixture)
-        hidden = F.gelu(torch.addmm(self.detect_bias, base, self.detect))  # (B, 656)
+        hidden = torch.addmm(self.detect_bias, base, self.detect).relu_()  # (B, 656)
         residual = torch.addmm(self.recall_bias, hidden, self.recall)  # (B, D)
-        bound = self.config.residual_max
         length = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-        share = trust * paired[:, -1:].sigmoid() * bound / torch.hypot(length, length.new_tensor(bound))
-        return unit(torch.addcmul(base, share, residual))
+        share = trust * paired[:, -1:].sigmoid() / torch.hypot(length, self.bound)
+        return unit(torch.addcmul(base, share, residual, value=self.config.residual_max))
+
+
+def against(x: Tensor, turned: Tensor) -> Tensor:
+    """Dot products (B, 5) of context vectors (B, 5, D) with one vector (B, D) each.
+
+    A batched matrix product has a cost for each item that outgrows an elementwise product
+    from about eight contexts on.
+    """
+    if len(x) < 8:
+        return torch.bmm(x, turned.unsqueeze(2)).squeeze(2)
+    return (x * turned.unsqueeze(1)).sum(2)
 
 
 def join(x: Tensor, weights: Tensor) -> Tensor:

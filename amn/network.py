@@ -137,7 +137,7 @@ class BoundedAMN(nn.Module):
     | Gram network: ten cosines -> 86 -> five scores | 1,376 |
     | gate on the ten cosines, with its bias | 11 |
     | familiar subspace, 90 orthonormal rows, fitted and then kept | 69,120 |
-    | residual: 768 -> 656 with bias, GELU, -> 768 with bias | 1,009,040 |
+    | residual: 768 -> 656 with bias, ReLU, -> 768 with bias | 1,009,040 |
 
     familiarity = share of the baseline's energy inside the familiar subspace, in [0, 1]
     trust       = familiarity rescaled from [familiar_low, familiar_high] to [0, 1], clipped
@@ -156,6 +156,9 @@ class BoundedAMN(nn.Module):
     COSINES = K * (K - 1) // 2
     #: Hidden units see a cosine with their own direction; this makes them choosy.
     SHARPNESS = 6.0
+    #: Cosines of neighbouring text lie around 0.5; the Gram network trains on (c - 0.5) * 4.
+    COSINE_MIDDLE = 0.5
+    COSINE_SCALE = 4.0
 
     pairs: Tensor
 
@@ -185,7 +188,7 @@ class BoundedAMN(nn.Module):
         self.recall = nn.Linear(self.HIDDEN, D)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.detect.weight, std=0.04)
-        nn.init.constant_(self.detect.bias, -0.3)
+        nn.init.zeros_(self.detect.bias)
         nn.init.normal_(self.recall.weight, std=0.02)
         nn.init.zeros_(self.recall.bias)
         pairs = torch.triu_indices(K, K, 1)
@@ -203,7 +206,10 @@ class BoundedAMN(nn.Module):
         inside = F.linear(baseline, self.familiar).square().sum(-1, keepdim=True)
         share = inside / baseline.square().sum(-1, keepdim=True).clamp_min(1e-12)
         low, high = self.config.familiar_low, self.config.familiar_high
-        return ((share - low) / (high - low)).clamp(0.0, 1.0)
+        trust = ((share - low) / (high - low)).clamp(0.0, 1.0)
+        if self.training and self.config.distrust:
+            trust = trust * (torch.rand_like(trust) >= self.config.distrust)
+        return trust
 
     def limit(self, residual: Tensor) -> Tensor:
         """Keep the direction of `residual` (B, D), and its length below `residual_max`."""
@@ -216,14 +222,15 @@ class BoundedAMN(nn.Module):
         check_contexts(x)
         baseline = x.mean(1)  # (B, D)
         trust = self.trust(baseline)  # (B, 1)
-        cosines = torch.bmm(x, x.transpose(1, 2)).flatten(1)[:, self.pairs]  # (B, 10)
+        cosines = torch.bmm(x, x.transpose(1, 2)).flatten(1)[:, self.pairs]
+        cosines = (cosines - self.COSINE_MIDDLE) * self.COSINE_SCALE  # (B, 10)
         keys = self.context_encoder(x)  # (B, K, 256)
         query = self.query_encoder(baseline)  # (B, 256)
         content = torch.einsum("bd,bkd->bk", query, keys) * SCORE_SCALE  # (B, K)
         scores = self.position_score + self.gram(cosines) + trust * content  # (B, K)
         mixture = torch.einsum("bk,bkd->bd", scores.softmax(-1), x)  # (B, D)
         base = F.normalize(mixture, dim=-1)  # (B, D)
-        hidden = self.dropout(F.gelu(self.SHARPNESS * self.detect(base)))  # (B, 656)
+        hidden = self.dropout(F.relu(self.SHARPNESS * self.detect(base)))  # (B, 656)
         residual = self.limit(self.recall(hidden))  # (B, D)
         raw = base + trust * self.gate(cosines).sigmoid() * residual
         return answer(raw, return_raw)

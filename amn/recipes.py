@@ -30,7 +30,7 @@ def robust(layout: str) -> Recipe:
     """Cosine loss, one cycle, averaged weights; for `amn` the bounded residual."""
     if layout == "bounded":
         return Recipe(
-            model=ModelConfig(layout="bounded", dropout=0.4, residual_max=0.7),
+            model=ModelConfig(layout="bounded", dropout=0.4, distrust=0.4, residual_max=0.7),
             train=TrainConfig(
                 loss="cosine",
                 learning_rate=1e-3,

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1, help="1 repeats bit for bit")
     parser.add_argument("--resume", action="store_true", help="go on after a kill")
     parser.add_argument("--dropout", type=float)
+    parser.add_argument("--distrust", type=float)
     parser.add_argument("--residual-max", type=float)
     parser.add_argument("--storage", default="float32", choices=list(checkpoint.STORAGE))
     for name, kind in OVERRIDES.items():
@@ -58,7 +59,7 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
     base = recipe(options.model, options.preset)
     names = [name.replace("-", "_") for name in OVERRIDES]
     changed = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
-    shape = {n: getattr(options, n) for n in ("dropout", "residual_max")}
+    shape = {n: getattr(options, n) for n in ("dropout", "distrust", "residual_max")}
     shape = {name: value for name, value in shape.items() if value is not None}
     return Recipe(
         model=ModelConfig(**(base.model.to_dict() | shape)),
