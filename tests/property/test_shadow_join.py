@@ -34,7 +34,7 @@ def units(*shape: int) -> np.ndarray:
 CONTEXTS, ANSWERS, TRUTHS = units(6, 5), units(6), units(6)
 
 
-class Reversed:
+class Oldest:
     """A fallback whose arithmetic does not depend on the batch."""
 
     def predict(self, contexts: np.ndarray) -> np.ndarray:
@@ -52,13 +52,14 @@ class Rig:
             producer=ProducerSettings(),
             queue=QueueSettings(batch_max=batch_max, block_ms=1, lease_ms=60_000),
         )
-        self.handler = ShadowHandler(fallback=Reversed())
+        self.handler = ShadowHandler(fallback=Oldest())
         self.queues = [self.queue(f"shadow-{i}") for i in range(3)]
         self.leased: list[list[Outcome]] = [[], [], []]
         self.late: list[tuple[ShadowQueue, list[Outcome]]] = []
 
     def queue(self, name: str) -> ShadowQueue:
-        with mock.patch("workers.queue.connect", return_value=fakeredis.FakeRedis(server=self.server)):
+        client = fakeredis.FakeRedis(server=self.server)
+        with mock.patch("workers.queue.connect", return_value=client):
             queue = ShadowQueue(self.settings, name)
         queue.ensure_group()
         return queue
@@ -110,7 +111,7 @@ class Rig:
 
 def expected(events: list[tuple[str, int]]) -> dict[bytes, dict[bytes, bytes]]:
     """The sums, from the events alone, without queue, script or waiting."""
-    rig_handler = ShadowHandler(fallback=Reversed())
+    rig_handler = ShadowHandler(fallback=Oldest())
     minutes: dict[int, Counter[str]] = {}
     rig = Rig(64)
     rig.append(events)

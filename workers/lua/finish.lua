@@ -23,15 +23,23 @@ local reply_ttl_ms = tonumber(ARGV[3])
 local fallback_entries = tonumber(redis.call('XLEN', KEYS[3]))
 local fallback_bytes = tonumber(redis.call('GET', KEYS[4]) or '0')
 local held = {}
-for _, row in ipairs(redis.call('XPENDING', source, group, '-', '+', 100000, consumer)) do
-  held[row[1]] = row[4]
-end
+local pending = redis.pcall('XPENDING', source, group, '-', '+', 100000, consumer)
+-- A server that was flushed has no group, and nobody holds anything; other errors are errors.
+if pending.err and not string.find(tostring(pending.err), 'NOGROUP') then return pending end
+for _, row in ipairs(pending) do held[row[1]] = row[4] end
+
+-- Out of memory, a server refuses a script whose first write needs memory, and lets one go on that
+-- began with another. This one frees more than it writes: a full queue must stay drainable.
+redis.call('XACK', source, group, '0-0')
 
 local out, done, tally, touched, escalated_bytes, freed_bytes = {}, {}, {}, {}, 0, 0
 local function count(name) tally[name] = (tally[name] or 0) + 1 end
-local function payload_of(id) return redis.call('XRANGE', source, id, id)[1][2] end
-local function field(fields, name)
-  for i = 1, #fields, 2 do if fields[i] == name then return fields[i + 1] end end
+-- The payload, or false when somebody deleted the entry under its lease.
+local function request_of(id)
+  local row = redis.call('XRANGE', source, id, id)[1]
+  if not row then return false end
+  for i = 1, #row[2], 2 do if row[2][i] == 'request' then return row[2][i + 1] end end
+  return ''
 end
 local function reply(index, bytes)
   redis.call('XADD', KEYS[7 + index], '*', 'reply', bytes)
@@ -42,30 +50,30 @@ for i = 8, #ARGV, 11 do
   local id, op, index, bytes = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   local size = tonumber(ARGV[i + 8])
   local status = 'ok'
-  if not held[id] then
+  local request = held[id] and (op ~= 'reply' or ARGV[i + 5] ~= '') and request_of(id)
+  if not held[id] or not (request or op == 'reply') then
     status = 'lost'
   elseif op == 'escalate' or op == 'both' then
     if fallback_entries + 1 > tonumber(ARGV[4])
         or fallback_bytes + escalated_bytes + size > tonumber(ARGV[5]) then
       status = 'full'
     else
-      redis.call('XADD', KEYS[3], '*', 'request', field(payload_of(id), 'request'), 'answer', bytes)
+      redis.call('XADD', KEYS[3], '*', 'request', request, 'answer', bytes)
       fallback_entries, escalated_bytes = fallback_entries + 1, escalated_bytes + size
       if op == 'both' then reply(index, bytes) end
     end
   elseif op == 'dead' then
-    local payload = field(payload_of(id), 'request') or ''
     redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[7], '*', 'reason', ARGV[i + 9],
       'message', ARGV[i + 10], 'deliveries', held[id], 'source', source, 'entry', id,
-      'sha1', redis.sha1hex(payload), 'request', payload)
+      'sha1', redis.sha1hex(request), 'request', request)
     if index > 0 then reply(index, bytes) end
   elseif index > 0 then
     reply(index, bytes)
   end
   if status == 'ok' then
-    if ARGV[i + 5] ~= '' then
+    if ARGV[i + 5] ~= '' and request then
       redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[6], '*', 'kind', 'prediction', 'key', ARGV[i + 5],
-        'request', field(payload_of(id), 'request'), 'answer', bytes)
+        'request', request, 'answer', bytes)
       count('shadowed')
     end
     if ARGV[i + 6] ~= '' then
@@ -75,6 +83,7 @@ for i = 8, #ARGV, 11 do
     for name in string.gmatch(ARGV[i + 4], '[^,]+') do count(name) end
     freed_bytes = freed_bytes + size
     done[#done + 1] = id
+    held[id] = nil
   else
     count(status)
   end

@@ -1,0 +1,368 @@
+"""The leased queue: what every worker may rely on, on the fake server and on the real ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from hashlib import sha1
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from numpy.typing import NDArray
+
+from producer import wire
+from producer.connection import script_text
+from producer.keys import GROUP, Keys
+from producer.messages import Failure, Reply, Request
+from producer.settings import ProducerSettings
+from workers.batch import Batch, assemble
+from workers.loop import Loop
+from workers.queue import Entry, LeasedQueue, Outcome
+from workers.settings import QueueSettings, WorkerSettings
+
+KEYS = Keys()
+REPLIES = KEYS.replies("client")
+
+
+class Rig:
+    """Queues of several workers on one server."""
+
+    def __init__(self, target: Any, contexts: NDArray[np.float32]) -> None:
+        self.admin = target.admin
+        self.url = target.url
+        self.contexts = contexts
+        self._open: list[LeasedQueue] = []
+
+    def queue(self, name: str, stream: str = KEYS.requests, **limits: int) -> LeasedQueue:
+        settings = WorkerSettings(
+            kind="amn",
+            producer=ProducerSettings(url=self.url),
+            queue=QueueSettings(**{"block_ms": 20, "lease_ms": 60_000, **limits}),
+        )
+        queue = LeasedQueue(settings, stream, name)
+        queue.ensure_group()
+        self._open.append(queue)
+        return queue
+
+    def put(self, *names: str, **fields: Any) -> None:
+        """Appends requests, with the byte count, as submit.lua does."""
+        for i, name in enumerate(names):
+            request = Request(id=name, reply_to="client", context=self.contexts[i], **fields)
+            self.put_bytes(wire.encode_request(request))
+
+    def put_bytes(self, payload: bytes) -> None:
+        self.admin.xadd(KEYS.requests, {"request": payload})
+        self.admin.incrby(KEYS.requests_bytes, len(payload))
+
+    def replies(self) -> list[Reply | Failure]:
+        return [wire.decode_reply(fields[b"reply"]) for _, fields in self.admin.xrange(REPLIES)]
+
+    def stats(self) -> dict[str, int]:
+        return {name.decode(): int(n) for name, n in self.admin.hgetall(KEYS.stats).items()}
+
+    def expire_leases(self, stream: str = KEYS.requests) -> None:
+        """Makes every lease look an hour old, so that no test has to wait."""
+        for row in self.admin.xpending_range(stream, GROUP, "-", "+", 1000):
+            self.admin.xclaim(
+                stream, GROUP, row["consumer"], 0, [row["message_id"]], idle=3_600_000, justid=True
+            )
+
+    def close(self) -> None:
+        for queue in self._open:
+            queue.close()
+
+
+@pytest.fixture
+def rig(server: Any, contexts: Callable[..., NDArray[np.float32]]) -> Any:
+    rig = Rig(server, contexts(8))
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def real_rig(real_server: Any, contexts: Callable[..., NDArray[np.float32]]) -> Any:
+    rig = Rig(real_server, contexts(8))
+    yield rig
+    rig.close()
+
+
+def answer(entry: Entry, op: str = "reply", **fields: Any) -> Outcome:
+    request = wire.decode_request(entry.fields[b"request"])
+    reply = Reply(
+        id=request.id, vector=np.asarray(request.context[0], np.float32), confidence=0.9, margin=0.1
+    )
+    fields.setdefault("counters", "escalated" if op in ("escalate", "both") else "answered,answered:amn")
+    return Outcome(entry=entry, op=op, reply_to=request.reply_to, payload=wire.encode_reply(reply), **fields)
+
+
+def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
+    rig.put("a", "b")
+    queue = rig.queue("w")
+    entries = queue.lease()
+    assert [entry.deliveries for entry in entries] == [1, 1]
+    assert queue.finish([answer(entry) for entry in entries]) == [b"ok", b"ok"]
+    assert [reply.id for reply in rig.replies()] == ["a", "b"]
+    assert 0 < rig.admin.pttl(REPLIES) <= queue.settings.queue.reply_ttl_ms
+    assert rig.stats() == {"answered": 2, "answered:amn": 2}
+    assert rig.admin.xlen(KEYS.requests) == 0
+    assert rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0
+    assert not rig.admin.exists(KEYS.requests_bytes)
+
+
+def test_a_lease_takes_what_is_there_up_to_the_batch(rig: Rig) -> None:
+    rig.put("a", "b", "c")
+    queue = rig.queue("w", batch_max=2)
+    assert [len(queue.lease()), len(queue.lease()), len(queue.lease())] == [2, 1, 0]
+
+
+def test_a_finish_that_is_repeated_does_nothing_the_second_time(rig: Rig) -> None:
+    rig.put("a")
+    queue = rig.queue("w")
+    outcomes = [answer(entry) for entry in queue.lease()]
+    assert queue.finish(outcomes) == [b"ok"]
+    assert queue.finish(outcomes) == [b"lost"]
+    assert len(rig.replies()) == 1
+
+
+def test_an_entry_given_twice_in_one_call_ends_once(rig: Rig) -> None:
+    rig.put("a")
+    queue = rig.queue("w")
+    (entry,) = queue.lease()
+    assert queue.finish([answer(entry), answer(entry)]) == [b"ok", b"lost"]
+    assert len(rig.replies()) == 1
+
+
+def test_a_late_worker_loses_to_the_one_that_took_over(rig: Rig) -> None:
+    rig.put("a")
+    late, other = rig.queue("late"), rig.queue("other")
+    (first,) = late.lease()
+    rig.expire_leases()
+    (second,) = other.lease()
+    assert (second.id, second.deliveries) == (first.id, 2)
+    assert late.finish([answer(first)]) == [b"lost"]
+    assert rig.replies() == []
+    assert other.finish([answer(second)]) == [b"ok"]
+    assert len(rig.replies()) == 1
+    assert rig.stats()["lost"] == 1
+
+
+def test_entries_of_a_worker_that_died_come_back_when_its_lease_ends(rig: Rig) -> None:
+    rig.put("a")
+    dead, alive = rig.queue("dead", lease_ms=150), rig.queue("alive", lease_ms=150)
+    (first,) = dead.lease()
+    assert alive.lease() == []
+    give_up_at = time.monotonic() + 20
+    while not (taken := alive.lease()):
+        assert time.monotonic() < give_up_at
+    assert [(entry.id, entry.fields, entry.deliveries) for entry in taken] == [(first.id, first.fields, 2)]
+
+
+def test_a_renewed_lease_is_kept_and_is_no_delivery(rig: Rig) -> None:
+    rig.put("a", "b")
+    owner, other = rig.queue("owner"), rig.queue("other")
+    owner.lease()
+    rig.expire_leases()
+    extend = rig.admin.register_script(script_text("workers", "extend"))
+    assert extend(keys=[KEYS.requests], args=[GROUP, "owner"]) == 2
+    assert other.lease() == []
+    rows = rig.admin.xpending_range(KEYS.requests, GROUP, "-", "+", 10)
+    assert [row["times_delivered"] for row in rows] == [1, 1]
+
+
+def test_a_renewal_does_not_take_back_what_another_worker_has(rig: Rig) -> None:
+    rig.put("a")
+    late, other = rig.queue("late"), rig.queue("other")
+    late.lease()
+    rig.expire_leases()
+    other.lease()
+    extend = rig.admin.register_script(script_text("workers", "extend"))
+    assert extend(keys=[KEYS.requests], args=[GROUP, "late"]) == 0
+    assert rig.admin.xpending_range(KEYS.requests, GROUP, "-", "+", 10)[0]["consumer"] == b"other"
+
+
+def test_released_entries_are_leased_again_at_once(rig: Rig) -> None:
+    rig.put("a", "b")
+    leaving, staying = rig.queue("leaving"), rig.queue("staying")
+    ids = [entry.id for entry in leaving.lease()]
+    assert leaving.release() == 2
+    assert b"leaving" not in [c["name"] for c in rig.admin.xinfo_consumers(KEYS.requests, GROUP)]
+    assert [entry.id for entry in staying.lease()] == ids
+    assert leaving.release() == 0
+
+
+def test_an_escalated_entry_moves_with_its_answer_and_its_bytes(rig: Rig) -> None:
+    rig.put("a")
+    amn, fallback = rig.queue("amn"), rig.queue("fallback", KEYS.fallback)
+    (entry,) = amn.lease()
+    outcome = answer(entry, "escalate")
+    assert amn.finish([outcome]) == [b"ok"]
+    assert rig.replies() == []
+    assert not rig.admin.exists(KEYS.requests_bytes)
+    assert int(rig.admin.get(KEYS.fallback_bytes)) == len(entry.fields[b"request"])
+    (moved,) = fallback.lease()
+    assert moved.fields == {b"request": entry.fields[b"request"], b"answer": outcome.payload}
+    assert fallback.finish([answer(moved)]) == [b"ok"]
+    assert len(rig.replies()) == 1
+    assert not rig.admin.exists(KEYS.fallback_bytes)
+
+
+def test_a_provisional_answer_goes_out_beside_the_escalation(rig: Rig) -> None:
+    rig.put("a")
+    queue = rig.queue("w")
+    assert queue.finish([answer(entry, "both") for entry in queue.lease()]) == [b"ok"]
+    assert len(rig.replies()) == 1
+    assert rig.admin.xlen(KEYS.fallback) == 1
+
+
+@pytest.mark.parametrize("limits", [{"fallback_entries_max": 1}, {"fallback_bytes_max": 20_000}])
+def test_an_escalation_that_finds_no_room_can_be_ended_in_another_way(
+    rig: Rig, limits: dict[str, int]
+) -> None:
+    rig.put("a", "b")
+    queue = rig.queue("w", **limits)
+    entries = queue.lease()
+    assert queue.finish([answer(entry, "both") for entry in entries]) == [b"ok", b"full"]
+    assert (len(rig.replies()), rig.admin.xlen(KEYS.fallback)) == (1, 1)
+    assert int(rig.admin.get(KEYS.requests_bytes)) == len(entries[1].fields[b"request"])
+    assert queue.finish([answer(entries[1])]) == [b"ok"]
+    assert not rig.admin.exists(KEYS.requests_bytes)
+    assert rig.stats()["full"] == 1
+
+
+def test_a_dead_letter_says_why_and_how_often_it_was_tried(real_rig: Rig) -> None:
+    rig = real_rig
+    rig.put_bytes(b"not msgpack at all")
+    first, queue = rig.queue("first"), rig.queue("w")
+    first.lease()
+    rig.expire_leases()
+    (entry,) = queue.lease()
+    batch = assemble([entry], queue.settings, 0.0, 0.0)
+    assert queue.finish(batch.refused) == [b"ok"]
+    ((_, letter),) = rig.admin.xrange(KEYS.dead)
+    assert letter[b"reason"] == b"undecodable"
+    assert b"not msgpack" in letter[b"message"]
+    assert letter[b"deliveries"] == b"2"
+    assert (letter[b"source"], letter[b"entry"]) == (KEYS.requests.encode(), entry.id)
+    assert letter[b"request"] == b"not msgpack at all"
+    assert letter[b"sha1"] == sha1(b"not msgpack at all").hexdigest().encode()
+    assert rig.stats() == {"dead": 1, "dead:undecodable": 1}
+    assert rig.admin.xlen(KEYS.requests) == 0
+    assert not rig.admin.exists(KEYS.requests_bytes)
+
+
+def test_an_entry_that_nobody_ends_becomes_a_dead_letter_and_its_client_is_told(real_rig: Rig) -> None:
+    rig = real_rig
+    rig.put("a")
+    for delivery in range(1, 4):
+        queue = rig.queue(f"w{delivery}", deliveries_max=2)
+        (entry,) = queue.lease()
+        assert entry.deliveries == delivery
+        rig.expire_leases()
+    queue = rig.queue("last", deliveries_max=2)
+    batch = assemble(queue.lease(), queue.settings, 0.0, 0.0)
+    assert len(batch) == 0
+    assert queue.finish(batch.refused) == [b"ok"]
+    assert rig.admin.xrange(KEYS.dead)[0][1][b"reason"] == b"over_delivered"
+    (reply,) = rig.replies()
+    assert isinstance(reply, Failure)
+    assert (reply.id, reply.code) == ("a", "dead_lettered")
+
+
+class Picky:
+    """Answers, but cannot take a batch with `poison` in it; stops its loop after `last` entries."""
+
+    def __init__(self, poison: str) -> None:
+        self.poison = poison
+        self.loop: Loop | None = None
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        assert self.loop is not None
+        self.loop.stop()  # after this batch
+        if self.poison in [request.id for request in batch.requests]:
+            raise RuntimeError("a tensor exploded")
+        return [answer(entry) for entry in batch.entries]
+
+
+def test_one_bad_request_fails_alone(real_rig: Rig) -> None:
+    rig = real_rig
+    rig.put(*"abcdefg")
+    handler = Picky("e")
+    handler.loop = Loop(rig.queue("w"), handler)
+    handler.loop.run()
+    replies = {reply.id: reply for reply in rig.replies()}
+    assert sorted(replies) == list("abcdefg")
+    failed = replies.pop("e")
+    assert isinstance(failed, Failure)
+    assert failed.code == "dead_lettered"
+    assert all(isinstance(reply, Reply) for reply in replies.values())
+    assert rig.admin.xrange(KEYS.dead)[0][1][b"reason"] == b"batch_breaking"
+    assert handler.loop.finished == 7
+    assert rig.admin.xlen(KEYS.requests) == 0
+
+
+def test_a_sampled_request_and_the_truth_that_it_reveals_go_to_the_shadow_stream(rig: Rig) -> None:
+    rig.put("a")
+    queue = rig.queue("w")
+    (entry,) = queue.lease()
+    outcome = answer(entry, sample_key="s#1", truth_key="s#0", truth=b"truth")
+    assert queue.finish([outcome]) == [b"ok"]
+    prediction, truth = [fields for _, fields in rig.admin.xrange(KEYS.shadow)]
+    assert prediction == {
+        b"kind": b"prediction",
+        b"key": b"s#1",
+        b"request": entry.fields[b"request"],
+        b"answer": outcome.payload,
+    }
+    assert truth == {b"kind": b"truth", b"key": b"s#0", b"vector": b"truth"}
+    assert rig.stats()["shadowed"] == 1
+
+
+def test_without_a_shadow_worker_its_stream_stays_at_the_cap(real_rig: Rig) -> None:
+    rig = real_rig
+    queue = rig.queue("w", shadow_entries_max=20, batch_max=8)
+    for _ in range(40):
+        rig.put(*"abcdefgh")
+        outcomes = [answer(entry, sample_key=f"k{entry.id!r}") for entry in queue.lease()]
+        assert queue.finish(outcomes) == [b"ok"] * 8
+    # The cap is approximate: a block of the stream is dropped as a whole.
+    assert 20 <= rig.admin.xlen(KEYS.shadow) <= 120
+    assert len(rig.replies()) == 320
+
+
+def test_a_lease_whose_entry_was_deleted_is_lost_and_the_others_are_not(rig: Rig) -> None:
+    rig.put("a", "b", "c")
+    queue = rig.queue("w")
+    entries = queue.lease()
+    rig.admin.xdel(KEYS.requests, entries[1].id)
+    assert queue.finish([answer(entry, "escalate") for entry in entries]) == [b"ok", b"lost", b"ok"]
+    rig.expire_leases()
+    assert rig.queue("next").lease() == []
+    assert rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0
+
+
+def test_after_a_flush_a_lease_is_lost_and_no_error(rig: Rig) -> None:
+    rig.put("a")
+    queue = rig.queue("w")
+    outcomes = [answer(entry) for entry in queue.lease()]
+    rig.admin.flushall()
+    assert queue.finish(outcomes) == [b"lost"]
+
+
+def test_a_server_out_of_memory_can_still_be_drained(real_rig: Rig) -> None:
+    rig = real_rig
+    rig.put(*"abcdefgh")
+    queue = rig.queue("w")
+    entries = queue.lease()
+    rig.admin.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            rig.put("more")
+        endings = ["reply", "escalate", "both", "dead", "reply", "reply", "reply", "reply"]
+        outcomes = [answer(entry, op) for entry, op in zip(entries, endings, strict=True)]
+        assert queue.finish(outcomes) == [b"ok"] * 8
+    finally:
+        rig.admin.config_set("maxmemory", 0)
+    assert rig.admin.xlen(KEYS.requests) == 0
+    assert len(rig.replies()) == 7
