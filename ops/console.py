@@ -15,15 +15,21 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+#: A pipe or a file has no width; tables must not be cut for it.
+_PIPED_WIDTH = 160
+
 
 def err() -> Console:
     """For progress and notes; made anew, so that tests and redirections see the current stream."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def out(file: IO[str] | None = None) -> Console:
     """For results that a person reads."""
-    return Console(file=file, highlight=False)
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
 
 
 def progress(unit: str) -> Progress:

@@ -12,9 +12,11 @@ from typing import Any, cast
 import redis
 
 from ops.drift.sums import OodDelta, ood_delta, read_sums
+from ops.errors import Unhealthy
 from producer.connection import connect, driver_errors
 from producer.keys import GROUP, Keys
 from producer.settings import ProducerSettings, masked
+from workers.settings import worker_name
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 #: An entry older than this is not being served.
@@ -125,6 +127,25 @@ def gather(settings: ProducerSettings, artifacts: Path) -> Facts:
             )
     finally:
         client.close()
+
+
+def alive_here(settings: ProducerSettings, kind: str) -> str:
+    """The name of a living worker of this kind on this host.
+
+    Raises:
+        Unhealthy: There is none.
+        ServerUnavailable, AuthenticationFailed: The server cannot be asked.
+    """
+    host = worker_name(kind).rsplit("-", 2)[0]  # without process id and random part
+    client = connect(settings, retries=0)
+    try:
+        with driver_errors(settings.url):
+            for worker in _workers(client, Keys(settings.queue)):
+                if worker.kind == kind and worker.name.startswith(f"{host}-"):
+                    return worker.name
+    finally:
+        client.close()
+    raise Unhealthy(f"no {kind} worker of this host ({host}-...) was seen lately on queue {settings.queue}")
 
 
 def judge(facts: Facts) -> list[Finding]:

@@ -12,7 +12,7 @@ from ops.summary import FALLBACK_RATE_MAX, LATENCY_MS_P95_MAX, RunSummary, shown
 def view(summary: RunSummary) -> RenderableType:
     """The verdict, and four small tables."""
     tables = (_answers(summary), _latency(summary), _cosines(summary), _objectives(summary))
-    return Group(_verdict(summary), *(part for table in tables for part in ("", table)))
+    return Group(_verdict(summary), *(part for table in tables for part in ("", table)), "", _where(summary))
 
 
 def _verdict(summary: RunSummary) -> Text:
@@ -99,6 +99,17 @@ def _table(title: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, justify="right", min_width=9, no_wrap=True)
     return table
+
+
+def _where(summary: RunSummary) -> Text:
+    around = summary.environment
+    workers = ", ".join(f"{count} {kind}" for kind, count in around["workers"].items() if count)
+    rate = f"{around['rate_per_s']:g} requests per second" if around["rate_per_s"] else "as fast as it went"
+    return Text(
+        f"{around['server']}; workers: {workers or 'those that ran already'}; {around['cores']} cores; {rate}, "
+        f"after {summary.warm_up} to warm up",
+        style="dim",
+    )
 
 
 def _kept(kept: bool) -> str:

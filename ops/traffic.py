@@ -157,5 +157,11 @@ class Traffic:
             time.sleep(min(wait_s, 0.5))
 
     def _give_up(self) -> None:
-        for _ in range(len(self._waiting) + len(self._slow) + self._settings.requests - self.sent):
+        """Takes what is there, and counts the rest as unanswered."""
+        for i, handle in [*self._waiting, *self._slow]:
+            if handle.done():
+                self.tally.collect(i, handle)
+            else:
+                self.tally.fail("result_timeout")
+        for _ in range(self._settings.requests - self.sent):
             self.tally.fail("result_timeout")

