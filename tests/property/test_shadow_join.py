@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply, Request
+from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
 from workers.queue import Outcome
 from workers.settings import QueueSettings, WorkerSettings
@@ -31,6 +32,8 @@ def units(*shape: int) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
+#: Places in a sequence that the sample holds at the rate in force.
+SAMPLED = [key for key in (f"s#{position}" for position in range(1000)) if sampled(key, RATE_MAX)][:6]
 CONTEXTS, ANSWERS, TRUTHS = units(6, 5), units(6), units(6)
 
 
@@ -66,7 +69,7 @@ class Rig:
 
     def append(self, events: list[tuple[str, int]]) -> None:
         for i, (kind, k) in enumerate(events):
-            fields: dict[str, str | bytes] = {"kind": kind, "key": f"s#{k}"}
+            fields: dict[str, str | bytes] = {"kind": kind, "key": SAMPLED[k]}
             if kind == "prediction":
                 request = Request(
                     id=f"r{k}", reply_to="c", context=CONTEXTS[k], domain=("", "anarchism", "autism")[k % 3]
@@ -111,14 +114,13 @@ class Rig:
 
 def expected(events: list[tuple[str, int]]) -> dict[bytes, dict[bytes, bytes]]:
     """The sums, from the events alone, without queue, script or waiting."""
-    rig_handler = ShadowHandler(fallback=Oldest())
     minutes: dict[int, Counter[str]] = {}
     rig = Rig(64)
     rig.append(events)
     entries = rig.queues[0].lease()
-    batch = rig_handler.assemble(entries, rig.settings, 0.0, 0.0)
+    batch = rig.handler.assemble(entries, rig.settings, 0.0, 0.0)
     truths = {o.sample_key: o.half for o in batch.refused if hasattr(o, "half")}
-    for outcome in rig_handler.handle(batch) if len(batch) else []:
+    for outcome in rig.handler.handle(batch) if len(batch) else []:
         half: Half = outcome.half  # type: ignore[attr-defined]
         sums = minutes.setdefault(half.minute, Counter())
         sums[f"{half.labels}|predictions"] += 1
@@ -155,4 +157,8 @@ def test_any_order_redelivery_and_restart_gives_the_same_integers(
     rig.append(events)
     for name, *arguments in steps:
         getattr(rig, str(name))(*arguments)
-    assert rig.settle() == expected(events)
+    sums = expected(events)
+    assert rig.settle() == sums
+    pairs = {k for kind, k in events if kind == "prediction"} & {k for kind, k in events if kind == "truth"}
+    fields = [(field, n) for minute in sums.values() for field, n in minute.items()]
+    assert sum(int(n) for field, n in fields if field.endswith(b"|true|n")) == len(pairs)
