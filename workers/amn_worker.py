@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amn.escalation import Budget, Decision, EscalationPolicy, decide
-from amn.predictor import Predictor
-from amn.reference import CONFIDENCE_METHOD, MARGIN_METHOD
+from amn.escalation import CONFIDENCE_METHOD, MARGIN_METHOD, Budget, Decision, EscalationPolicy, decide
 from producer import wire
 from producer.errors import InferenceFailed
 from producer.messages import NORM_TOLERANCE, Reply, Request, Timings
 from producer.sampling import sample_key, sampled
-from workers.batch import Batch, failure
+from workers.batch import Batch
+from workers.outcomes import failure
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
+
+if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
+    from amn.predictor import Predictor
 
 #: An escalation that has less time left than this is not worth sending.
 FALLBACK_MS_MIN = 20.0

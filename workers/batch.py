@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from producer import errors, wire
 from producer.errors import QueueError, WireError
-from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Failure, Request
+from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Request
+from workers.outcomes import dead, failure
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
 
@@ -46,36 +47,6 @@ class Batch:
             self.leased_at_ms,
             self.leased_at_s,
         )
-
-
-def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
-    """Ends an entry with a named failure."""
-    reply = Failure(id=request.id, code=error.code, message=str(error), retryable=error.retryable)
-    return Outcome(
-        entry=entry,
-        op="reply",
-        reply_to=request.reply_to,
-        payload=wire.encode_failure(reply),
-        counters=f"failed,failed:{error.code}",
-    )
-
-
-def dead(entry: Entry, request: Request | None, reason: str, message: str) -> Outcome:
-    """Sends an entry to the dead letters; the client is told when it is known."""
-    payload, reply_to = b"", ""
-    if request is not None:
-        text = f"request {request.id} went to the dead letters ({reason}): {message}"
-        payload = wire.encode_failure(Failure(id=request.id, code="dead_lettered", message=text))
-        reply_to = request.reply_to
-    return Outcome(
-        entry=entry,
-        op="dead",
-        reply_to=reply_to,
-        payload=payload,
-        counters=f"dead,dead:{reason}",
-        reason=reason,
-        message=message[:500],
-    )
 
 
 def assemble(

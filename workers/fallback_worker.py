@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amn.predictor import Predictor
-from producer import wire
-from producer.errors import WireError
-from producer.messages import NORM_TOLERANCE, Reply, Timings
-from workers.batch import Batch, dead
-from workers.queue import Entry, Outcome
+from producer.messages import NORM_TOLERANCE, Timings
+from workers.batch import Batch
+from workers.outcomes import answered, dead, degraded, fast_answer
+from workers.queue import Outcome
+
+if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
+    from amn.predictor import Predictor
 
 
 class FallbackHandler:
@@ -50,31 +52,5 @@ class FallbackHandler:
                     batch_size=len(batch),
                 ),
             )
-            outcomes.append(_answered(entry, request.reply_to, reply))
+            outcomes.append(answered(entry, request.reply_to, reply))
         return outcomes
-
-
-def fast_answer(entry: Entry) -> Reply | None:
-    """The AMN answer that an escalated entry carries."""
-    try:
-        reply = wire.decode_reply(entry.fields.get(b"answer", b""))
-    except WireError:
-        return None
-    return reply if isinstance(reply, Reply) else None
-
-
-def degraded(entry: Entry, reply_to: str, fast: Reply, why: str) -> Outcome:
-    """Ends an escalated entry with its AMN answer, marked with the reason."""
-    outcome = _answered(entry, reply_to, replace(fast, provisional=False, degraded=why))
-    outcome.counters += f",degraded,degraded:{why}"
-    return outcome
-
-
-def _answered(entry: Entry, reply_to: str, reply: Reply) -> Outcome:
-    return Outcome(
-        entry=entry,
-        op="reply",
-        reply_to=reply_to,
-        payload=wire.encode_reply(reply),
-        counters=f"answered,answered:{reply.served_by}",
-    )

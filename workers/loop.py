@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -13,11 +13,15 @@ import structlog
 from producer import wire
 from producer.errors import ServerError
 from producer.messages import Reply
-from workers.batch import Batch, assemble, dead
-from workers.fallback_worker import degraded, fast_answer
+from workers.batch import Batch, assemble
+from workers.outcomes import dead, degraded, fast_answer
 from workers.queue import Entry, LeasedQueue, Outcome
+from workers.settings import WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")
+
+#: Turns entries into a batch: entries, settings, epoch ms and monotonic seconds of the read.
+Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], Batch]
 
 
 class Handler(Protocol):
@@ -36,11 +40,12 @@ class Loop:
         finished: Entries ended since the start; progress, for health checks.
     """
 
-    def __init__(self, queue: LeasedQueue, handler: Handler) -> None:
+    def __init__(self, queue: LeasedQueue, handler: Handler, assemble: Assemble = assemble) -> None:
         self.queue = queue
         self.busy = threading.Event()
         self.finished = 0
         self._handler = handler
+        self._assemble = assemble
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -76,7 +81,7 @@ class Loop:
                 self.busy.clear()
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
-        batch = assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())
+        batch = self._assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())
         return batch.refused + (self._handled(batch) if len(batch) else [])
 
     def _handled(self, batch: Batch) -> list[Outcome]:
