@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any, Self, TypeVar, cast
 
@@ -13,13 +11,13 @@ from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError
 from producer.funnel import Funnel
 from producer.handle import AsyncHandle
 from producer.messages import Reply
-from producer.outage import Backoff, Outage
-from producer.replies import BLOCK_MS
+from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
-from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, id_of, watch
+from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, each_of, id_of, watch
 from producer.settings import ProducerSettings
 
-_LOG = logging.getLogger("amn.producer")
+#: Connections for commands; the rest waits its turn.
+_CONNECTIONS_MAX = 4
 _T = TypeVar("_T")
 
 
@@ -37,13 +35,13 @@ class AsyncProducer:
     def __init__(self, url: str | None = None, *, settings: ProducerSettings | None = None) -> None:
         self._session = Session(url, settings, lambda: asyncio.get_running_loop().create_future())
         self._commands = connect_async(self.settings)
-        self._reads = connect_async(self.settings, block_ms=BLOCK_MS)
+        self._reader = ReplyTask(self._session)
         self._submit = self._commands.register_script(script_text("producer", "submit"))
         self._cancel = self._commands.register_script(script_text("producer", "cancel"))
         self._funnel = Funnel(self._send)
         self._start_lock = asyncio.Lock()
-        self._reader: asyncio.Task[None] | None = None
-        self._closed = self._failed = False
+        self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self._closed = False
 
     @property
     def settings(self) -> ProducerSettings:
@@ -80,26 +78,21 @@ class AsyncProducer:
         async with self._start_lock:
             if self._closed:
                 raise ProducerClosed("this producer is closed; make a new one")
-            if self._failed:
+            if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
-            if self._reader is None:
-                await self._call(cast("Awaitable[Any]", self._commands.ping()))
-                self._reader = asyncio.create_task(self._read_replies(), name="amn-replies")
+            if not self._reader.started:
+                await self._call(self._commands.execute_command("PING"))  # type: ignore[no-untyped-call]
+                self._reader.start()
 
     async def close(self) -> None:
         """As `Producer.close`."""
         if self._closed:
             return
         self._closed = True
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait((self._reader,))
-            with contextlib.suppress(ServerError):
-                await self._call(self._commands.delete(self._session.cursor.stream))
+        await self._reader.stop(self._commands)
         self._session.fail_all("the producer was closed before the answer came")
         await self._funnel.close()
         await self._commands.aclose()
-        await self._reads.aclose()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -141,7 +134,7 @@ class AsyncProducer:
         """As `Producer.predict_many`; the contexts may come from an asynchronous iterable."""
         await self.start()
         done: asyncio.Queue[tuple[int, Reply | QueueError]] = asyncio.Queue()
-        source, index, waiting, exhausted = _aiter(contexts), 0, 0, False
+        source, index, waiting, exhausted = each_of(contexts), 0, 0, False
         while waiting or not exhausted:
             if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
                 chunk = [(index + i, context) for i, context in enumerate(await _take(source, CHUNK))]
@@ -177,8 +170,9 @@ class AsyncProducer:
     # -- I/O ----------------------------------------------------------------------------------
 
     async def _call(self, command: Awaitable[_T]) -> _T:
-        with driver_errors(self.settings.url):
-            return await command
+        async with self._turns:
+            with driver_errors(self.settings.url):
+                return await command
 
     async def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         with self._session.delivery(outgoing, block=block) as delivery:
@@ -217,39 +211,6 @@ class AsyncProducer:
                 done.put_nowait((index, error))
         for index, answer in zip(indices, pending, strict=False):
             watch(answer, index, done.put_nowait)
-
-    async def _read_replies(self) -> None:
-        cursor, backoff, outage = self._session.cursor, Backoff(), Outage("reply_reader")
-        try:
-            while True:
-                try:
-                    found = await self._call(self._round_trip(cursor.commands()))
-                except ServerError as error:
-                    outage.failed(error)
-                    await asyncio.sleep(backoff.next_ms() / 1000)
-                    continue
-                outage.over()
-                backoff.reset()
-                cursor.take(found)
-        except Exception:
-            _LOG.exception("reply_reader_failed")
-            self._failed = True
-            self._session.fail_all("the reply reader failed, see the log")
-
-    async def _round_trip(self, commands: Sequence[tuple[str | int, ...]]) -> Any:
-        async with self._reads.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return (await pipe.execute())[-1]
-
-
-async def _aiter(contexts: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(contexts, AsyncIterable):
-        async for context in contexts:
-            yield context
-    else:
-        for context in contexts:
-            yield context
 
 
 async def _take(source: AsyncIterator[Any], count: int) -> list[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import queue
 import threading
 import time
@@ -15,15 +13,11 @@ from typing import Any, Self, cast
 from producer.connection import connect, driver_errors, script_text
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError
 from producer.handle import Handle
-from producer.keys import WAKE
 from producer.messages import Reply
-from producer.outage import Backoff, Outage
-from producer.replies import BLOCK_MS
+from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
 from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
-
-_LOG = logging.getLogger("amn.producer")
 
 
 class Producer:
@@ -39,12 +33,10 @@ class Producer:
     def __init__(self, url: str | None = None, *, settings: ProducerSettings | None = None) -> None:
         self._session = Session(url, settings, Future)
         self._commands = connect(self.settings)
-        self._reads = connect(self.settings, block_ms=BLOCK_MS)
+        self._reader = ReplyThread(self._session)
         self._submit = self._commands.register_script(script_text("producer", "submit"))
         self._cancel = self._commands.register_script(script_text("producer", "cancel"))
-        self._closed = threading.Event()
-        self._reader: threading.Thread | None = None
-        self._failed = False
+        self._closed = False
         self._start_lock = threading.Lock()
 
     @property
@@ -85,32 +77,23 @@ class Producer:
         """
         self._session.check_process()
         with self._start_lock:
-            if self._closed.is_set():
+            if self._closed:
                 raise ProducerClosed("this producer is closed; make a new one")
-            if self._failed:
+            if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
-            if self._reader is None:
+            if not self._reader.started:
                 self._call(self._commands.ping)
-                reader = threading.Thread(target=self._read_replies, name="amn-replies", daemon=True)
-                reader.start()
-                self._reader = reader
+                self._reader.start()
 
     def close(self) -> None:
         """Stops reading; whoever still waits gets ProducerClosed. Idempotent."""
         with self._start_lock:
-            if self._closed.is_set():
+            if self._closed:
                 return
-            self._closed.set()
-        if self._reader is not None:
-            with contextlib.suppress(ServerError):
-                self._call(self._wake_reader)
-            self._reader.join(timeout=(BLOCK_MS + self.settings.command_timeout_ms) / 1000)
-            with contextlib.suppress(ServerError):
-                # When even this fails, the stream expires by itself.
-                self._call(lambda: self._commands.delete(self._session.cursor.stream))
+            self._closed = True
+        self._reader.stop(self._commands)
         self._session.fail_all("the producer was closed before the answer came")
         self._commands.close()
-        self._reads.close()
 
     # -- requests -----------------------------------------------------------------------------
 
@@ -261,34 +244,3 @@ class Producer:
                 put((index, error))
         for index, answer in zip(indices, pending, strict=False):
             watch(answer, index, put)
-
-    def _read_replies(self) -> None:
-        cursor, backoff, outage = self._session.cursor, Backoff(), Outage("reply_reader")
-        try:
-            while not self._closed.is_set():
-                try:
-                    found = self._call(lambda: self._round_trip(cursor.commands()))
-                except ServerError as error:
-                    outage.failed(error)
-                    self._closed.wait(backoff.next_ms() / 1000)
-                    continue
-                outage.over()
-                backoff.reset()
-                cursor.take(found)
-        except Exception:
-            _LOG.exception("reply_reader_failed")
-            self._failed = True
-            self._session.fail_all("the reply reader failed, see the log")
-
-    def _round_trip(self, commands: Sequence[tuple[str | int, ...]]) -> Any:
-        with self._reads.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            return pipe.execute()[-1]
-
-    def _wake_reader(self) -> None:
-        """An entry without a reply ends the blocking read at once."""
-        with self._commands.pipeline(transaction=True) as pipe:
-            pipe.xadd(self._session.cursor.stream, {WAKE: b""})
-            pipe.pexpire(self._session.cursor.stream, 60_000)
-            pipe.execute()

@@ -26,7 +26,8 @@ from producer.settings import ProducerSettings, masked
 
 #: How a server says that it cannot work now, but may soon.
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
-_LOST = (driver.ConnectionError, driver.TimeoutError, driver.ReadOnlyError, driver.BusyLoadingError, OSError)
+_BUSY = (driver.ReadOnlyError, driver.BusyLoadingError)
+_LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
@@ -95,7 +96,9 @@ def translated(error: Exception, url: str) -> QueueError:
         return ServerOutOfMemory(
             f"the server at {where} is out of memory ({text}); raise maxmemory or drain the queue"
         )
-    if isinstance(error, _LOST) or text.startswith(_PASSING):
+    if isinstance(error, _BUSY) or text.startswith(_PASSING):
+        return ServerUnavailable(f"the server at {where} cannot serve this now ({text}); try again soon")
+    if isinstance(error, _LOST):
         return ServerUnavailable(
             f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
         )

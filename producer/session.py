@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from producer import wire
@@ -133,3 +133,13 @@ def watch(pending: Pending, index: int, put: Callable[[tuple[int, Any]], object]
     """Puts `(index, reply or error)` somewhere when the final answer comes."""
     future: Any = pending.final
     future.add_done_callback(lambda done: put((index, done.exception() or done.result())))
+
+
+async def each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """Walks an iterable of either kind."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

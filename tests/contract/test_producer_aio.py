@@ -1,0 +1,160 @@
+"""What the asyncio producer promises, on fakeredis and on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from echo import EchoWorker, failure
+
+from producer import AsyncProducer, DuplicateRequest, Options, ProducerSettings, QueueFull, errors
+from producer.keys import Keys
+
+KEYS = Keys("main")
+
+
+def settings(server, **changes):
+    return ProducerSettings(url=server.url, result_timeout_ms=10_000, **changes)
+
+
+def test_a_context_comes_back_as_an_answer(server, context, run):
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            reply = await producer.predict(context, lane="narrative")
+            np.testing.assert_array_equal(reply.vector, context[-1])
+            assert (producer.in_flight, producer.stray_replies) == (0, 0)
+
+    with EchoWorker(server.url):
+        run(main())
+
+
+def test_many_tasks_share_few_round_trips_and_two_connections(real_server, contexts, run):
+    rows = contexts(500)
+
+    async def main():
+        async with AsyncProducer(settings=settings(real_server)) as producer:
+            before = real_server.admin.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)
+            handles = await asyncio.gather(*(producer.submit(row) for row in rows))
+            after = real_server.admin.info("commandstats")["cmdstat_evalsha"]["calls"]
+            clients = real_server.admin.client_list()
+            assert producer.in_flight == 500
+            assert after - before < 50
+            assert len(clients) <= 3  # commands, replies and the test's own
+            with EchoWorker(real_server.url):
+                replies = await asyncio.gather(*(handle.result() for handle in handles))
+        for row, reply in zip(rows, replies, strict=True):
+            np.testing.assert_array_equal(reply.vector, row[-1])
+
+    run(main())
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_predict_many_takes_both_kinds_of_iterable(server, contexts, run, asynchronous):
+    rows = [*contexts(150), np.full((5, 768), np.nan)]
+
+    async def source():
+        for row in rows:
+            yield row
+
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            stream = producer.predict_many(source() if asynchronous else rows, in_flight=64)
+            return {index: answer async for index, answer in stream}
+
+    with EchoWorker(server.url):
+        answers = run(main())
+    assert sorted(answers) == list(range(151))
+    assert isinstance(answers.pop(150), errors.NotFinite)
+    for index, reply in answers.items():
+        np.testing.assert_array_equal(reply.vector, rows[index][-1])
+
+
+def test_failures_timeouts_and_duplicates_are_typed(server, context, run):
+    def refuse(request):
+        return failure(request, errors.InferenceFailed("no unit vector"))
+
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            handle = await producer.submit(context, request_id="a")
+            shared = await producer.submit(context, request_id="a")
+            with pytest.raises(errors.ResultTimeout):
+                await handle.result(timeout_ms=20)
+            with EchoWorker(server.url, refuse) as worker:
+                for one in (handle, shared):
+                    with pytest.raises(errors.InferenceFailed):
+                        await one.result()
+            assert worker.seen == ["a"]
+            with pytest.raises(DuplicateRequest):
+                await producer.predict(context, request_id="a")
+
+    run(main())
+
+
+def test_a_cancelled_waiter_leaves_the_request_in_flight(server, context, run):
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            handle = await producer.submit(context)
+            waiter = asyncio.create_task(handle.result())
+            await asyncio.sleep(0)
+            waiter.cancel()
+            with EchoWorker(server.url):
+                assert (await handle.result()).id == handle.id
+
+    run(main())
+
+
+def test_a_full_queue_refuses_or_blocks(server, contexts, run):
+    async def main():
+        async with AsyncProducer(settings=settings(server, entries_max=3)) as producer:
+            with pytest.raises(QueueFull) as caught:
+                await producer.submit_many(contexts(5))
+            assert len(caught.value.accepted) == 3
+            with EchoWorker(server.url):
+                handles = await producer.submit_many(contexts(20), block=True)
+                await asyncio.gather(*(h.result() for h in [*caught.value.accepted, *handles]))
+
+    run(main())
+
+
+def test_cancel_and_truth_work_as_in_the_synchronous_producer(server, context, run):
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            handle = await producer.submit(context)
+            assert await handle.cancel()
+            with pytest.raises(errors.Cancelled):
+                await handle.result()
+            options = [Options(sequence="doc", position=i) for i in range(60)]
+            handles = await producer.submit_many([context] * 60, options=options)
+            sent = await asyncio.gather(*(producer.report_truth(h, context[0]) for h in handles))
+            assert server.admin.xlen(KEYS.shadow) == sum(sent) > 0
+
+    run(main())
+
+
+def test_closing_tells_those_who_wait_and_removes_the_reply_stream(server, context, run):
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            handle = await producer.submit(context)
+        with pytest.raises(errors.ProducerClosed):
+            await handle.result()
+        with pytest.raises(errors.ProducerClosed):
+            await producer.submit(context)
+        await producer.close()
+        assert server.admin.keys("*replies*") == []
+
+    run(main())
+
+
+def test_closing_during_a_submit_is_typed(server, context, run):
+    async def main():
+        producer = AsyncProducer(settings=settings(server))
+        await producer.start()
+        tasks = [asyncio.create_task(producer.submit(context)) for _ in range(20)]
+        await asyncio.sleep(0)
+        await producer.close()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {errors.ProducerClosed, type(outcomes[0])}
+        assert all(isinstance(o, errors.ProducerClosed) or o.done() for o in outcomes)
+
+    run(main())
