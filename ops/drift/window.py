@@ -107,7 +107,10 @@ def summary(sums: Mapping[str, int], tier: str = TIER_TRUE) -> dict[str, ModelSu
     # model -> lane ("" for all of them) -> slice -> stat -> sum
     grouped: dict[str, dict[str, dict[str, defaultdict[str, int]]]] = {}
     for field, amount in sums.items():
-        labels, stat = Labels.parse(field)
+        try:
+            labels, stat = Labels.parse(field)
+        except ValueError:
+            continue  # of a later version; what is known is still right
         if labels.tier != tier:
             continue
         for lane in ("", labels.lane):

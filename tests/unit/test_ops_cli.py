@@ -1,0 +1,141 @@
+"""The command line: help that helps, and errors of one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ops.app import run
+from ops.settings import URL_FILE, server_url
+
+COMMANDS = ["run", "up", "predict", "doctor", "jobs", "bank"]
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = run(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_with_an_example(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = outcome(capsys, command, "--help")
+    assert code == 0
+    assert f"amn {command}" in out.split("Example")[1]
+
+
+def test_the_command_list_is_not_cut_off(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = outcome(capsys, "--help")
+    assert code == 0
+    for command in COMMANDS:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"  {command} ")]
+        assert line.endswith("." if "?" not in line else "?")
+        assert "..." not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["nonsense"], "nonsense"),
+        (["run", "--requests", "0"], "--requests"),
+        (["run", "--sample-rate", "0.5"], "0.01 to 0.05"),
+        (["run", "--policy", "mine"], "mine"),
+        (["predict", "in.npy"], "OUT.npy"),
+        (["predict", "a", "b", "--lane", "fast"], "fast"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_code_2(
+    arguments: list[str], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = outcome(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("amn: ")
+    assert err.count("\n") == 1
+    assert what in err
+    assert "--help" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["run", "--sample", "nowhere.npz"], "nowhere.npz"),
+        (["run", "--url", "redis://127.0.0.1:1"], "127.0.0.1:1"),
+        (["run", "--url", "redis://:secret@127.0.0.1:1"], ":***@"),
+        (["run", "--url", "http://example"], "http://example"),
+        (["doctor", "--url", "unix:///nowhere/redis.sock"], "/nowhere/redis.sock"),
+        (["doctor", "--alive", "amn", "--url", "redis://127.0.0.1:1"], "127.0.0.1:1"),
+        (["predict", "nowhere.npy", "out.npy"], "nowhere.npy"),
+        (["bank", "info", "nowhere"], "nowhere"),
+        (["bank", "build", "nowhere.npy", "--out", "bank"], "nowhere.npy"),
+        (["jobs", "submit", "predict-file", "nowhere.npy", "out.npy"], "nowhere.npy"),
+        (["jobs", "list", "--url", "redis://127.0.0.1:1"], "127.0.0.1:1"),
+    ],
+)
+def test_a_failure_is_one_line_and_code_1(
+    arguments: list[str],
+    what: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sample = Path("artifacts/sample/sequences.npz").resolve()
+    monkeypatch.chdir(tmp_path)
+    if "--sample" not in arguments and arguments[0] == "run":
+        arguments = [*arguments, "--sample", str(sample)]
+    code, out, err = outcome(capsys, *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("amn: ")
+    assert err.count("\n") == 1
+    assert what in err
+    assert "secret" not in err
+
+
+def test_without_the_extra_one_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['click'] = None; from ops.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().endswith("pip install 'amn-queue[ops]'")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_options_come_from_the_environment_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AMN_RUN_RATE", "fast")
+    code, _, err = outcome(capsys, "run")
+    assert code == 2
+    assert "'fast'" in err
+
+
+def test_the_server_is_flag_then_environment_then_the_one_of_this_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server_url(None, tmp_path) == "redis://127.0.0.1:6379/0"
+    (tmp_path / URL_FILE).write_text("unix:///here\n")
+    assert server_url(None, tmp_path) == "unix:///here"
+    monkeypatch.setenv("REDIS_URL", "redis://environment")
+    assert server_url(None, tmp_path) == "redis://environment"
+    assert server_url("redis://flag", tmp_path) == "redis://flag"
+
+
+def test_a_bank_is_built_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    vectors = np.random.default_rng(0).standard_normal((50, 768)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.save(tmp_path / "v.npy", np.vstack([vectors, vectors[:5]]))
+    folder = str(tmp_path / "bank")
+    code, out, _ = outcome(capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder)
+    assert code == 0
+    assert "50 vectors, 5 merged away" in out
+    code, out, _ = outcome(capsys, "bank", "info", folder)
+    assert code == 0
+    assert "bank@" in out
+    code, _, err = outcome(capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder)
+    assert code == 1
+    assert "exists already" in err

@@ -1,0 +1,153 @@
+"""Files of contexts: streamed through a producer, one bad row at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ops.errors import FileRefused
+from ops.files import FileOptions, open_contexts, predict_through_queue
+from producer.errors import InferenceFailed, QueueError, ResultTimeout
+from producer.messages import Reply
+
+Contexts = NDArray[np.float32]
+
+
+class EchoHandle:
+    """Answers with the newest context vector, or with an error."""
+
+    def __init__(self, context: Contexts, error: QueueError | None) -> None:
+        self._context, self._error = context, error
+
+    def result(self) -> Reply:
+        if self._error is not None:
+            raise self._error
+        vector = self._context[-1].astype(np.float32)
+        return Reply(id="r", vector=vector, confidence=1, margin=1, served_by="gru")
+
+    def first(self) -> Reply:
+        vector = self._context[0].astype(np.float32)
+        return Reply(id="r", vector=vector, confidence=1, margin=1)
+
+
+class EchoProducer:
+    """Remembers how many requests were ever in flight at once."""
+
+    def __init__(self, errors: dict[int, QueueError] | None = None) -> None:
+        self.errors = errors or {}
+        self.sent = 0
+        self.options: list[Any] = []
+
+    def submit_many(self, contexts: list[Contexts], *, options: Any, block: bool) -> list[EchoHandle]:
+        assert block
+        self.options.append(options)
+        handles = [EchoHandle(c, self.errors.get(self.sent + i)) for i, c in enumerate(contexts)]
+        self.sent += len(contexts)
+        return handles
+
+
+def predicted(source: Path, producer: EchoProducer, **options: Any) -> tuple[Any, NDArray[np.float32]]:
+    target = source.with_name("out.npy")
+    result = predict_through_queue(
+        source,
+        target,
+        producer,  # type: ignore[arg-type]
+        FileOptions(**options),
+        lambda _: None,
+    )
+    return result, np.load(target, allow_pickle=False)
+
+
+@pytest.fixture
+def rows(contexts: Any) -> Contexts:
+    return contexts(300)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_every_row_gets_its_own_answer_in_order(tmp_path: Path, rows: Contexts, dtype: type) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, rows.astype(dtype))
+    result, out = predicted(source, EchoProducer())
+    assert out.dtype == np.float32
+    assert (out == rows.astype(dtype)[:, -1].astype(np.float32)).all()
+    assert result.to_json()["served_by"] == {"gru": 300}
+
+
+def test_fast_takes_the_first_answer_and_asks_for_it(tmp_path: Path, rows: Contexts) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, rows)
+    producer = EchoProducer()
+    _, out = predicted(source, producer, fast=True)
+    assert (out == rows[:, 0]).all()
+    assert all(option.provisional for option in producer.options)
+
+
+def test_a_bad_row_fails_alone_by_index_and_code(tmp_path: Path, rows: Contexts) -> None:
+    rows[17, 2, 5] = np.nan
+    rows[200] *= 3
+    source = tmp_path / "in.npy"
+    np.save(source, rows)
+    result, out = predicted(source, EchoProducer())
+    assert [(row, code) for row, code, _ in result.failures] == [(17, "not_finite"), (200, "bad_norm")]
+    assert np.flatnonzero(np.isnan(out).any(axis=1)).tolist() == [17, 200]
+
+
+def test_normalize_serves_rows_of_another_norm(tmp_path: Path, rows: Contexts) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, rows * 3)
+    result, out = predicted(source, EchoProducer(), normalize=True)
+    assert result.failed == 0
+    assert out == pytest.approx(rows[:, -1], abs=1e-6)
+
+
+def test_a_row_that_the_worker_refuses_is_named_too(tmp_path: Path, rows: Contexts) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, rows)
+    result, out = predicted(source, EchoProducer({64: InferenceFailed("no unit vector")}))
+    assert result.failures == [(64, "inference_failed", "no unit vector")]
+    assert np.isnan(out[64]).all()
+
+
+def test_workers_that_are_gone_end_the_file_and_leave_no_output(tmp_path: Path, rows: Contexts) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, rows)
+    with pytest.raises(ResultTimeout):
+        predicted(source, EchoProducer({5: ResultTimeout("no answer")}))
+    assert [path.name for path in tmp_path.iterdir()] == ["in.npy"]
+
+
+@pytest.mark.parametrize(
+    ("array", "what"),
+    [
+        (np.zeros((3, 768), np.float32), r"shape \(3, 768\)"),
+        (np.zeros((3, 4, 768), np.float32), r"shape \(3, 4, 768\)"),
+        (np.zeros((0, 5, 768), np.float32), "N >= 1"),
+        (np.zeros((1, 5, 768), np.float64), "float64"),
+        (np.zeros((1, 5, 768), np.int32), "int32"),
+        (np.array([{"a": 1}], dtype=object), "cannot be read"),
+    ],
+)
+def test_what_is_not_a_file_of_contexts_is_refused(tmp_path: Path, array: Any, what: str) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, array, allow_pickle=True)
+    with pytest.raises(FileRefused, match=what):
+        open_contexts(source)
+
+
+def test_an_output_in_a_missing_folder_is_refused_before_the_work(tmp_path: Path, rows: Contexts) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, rows)
+    producer = EchoProducer()
+    with pytest.raises(FileRefused, match="does not exist"):
+        predict_through_queue(
+            source,
+            tmp_path / "no" / "out.npy",
+            producer,  # type: ignore[arg-type]
+            FileOptions(),
+            lambda _: None,
+        )
+    assert producer.sent == 0
