@@ -32,7 +32,7 @@ class HalfOutcome(Outcome):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What is stored for a key. `half` is None when the key has been scored."""
+    """What is stored for a key. `half` is None when it was scored (no entry), or is unreadable."""
 
     entry: bytes
     half: Half | None
@@ -109,9 +109,11 @@ def _arguments(outcome: Outcome, waiting: dict[str, Waiting]) -> list[Any]:
     """One entry's part of score.lua's arguments; remembers what the script will have stored."""
     entry_id = outcome.entry.id
     if not isinstance(outcome, HalfOutcome):
-        return [entry_id, "drop", "", outcome.reason, "", b"", b"", 0, 0]
+        return _drop(entry_id, outcome.reason)
     half, name = outcome.half, key_hash(outcome.sample_key)
     there = waiting.get(name)
+    if there is not None and there.entry and there.half is None:
+        return _drop(entry_id, "unreadable")
     pairs = [(f"{half.labels}|predictions", 1)] if half.kind == "prediction" else []
     op, partner, minute, head, data = "store", b"", half.minute, half.head, half.data
     if there is None:
@@ -123,3 +125,7 @@ def _arguments(outcome: Outcome, waiting: dict[str, Waiting]) -> list[Any]:
         waiting[name] = Waiting(b"", None)
     flat = [item for pair in pairs for item in pair]
     return [entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]
+
+
+def _drop(entry_id: bytes, reason: str) -> list[Any]:
+    return [entry_id, "drop", "", reason, "", b"", b"", 0, 0]

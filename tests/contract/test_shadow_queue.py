@@ -22,7 +22,7 @@ from workers.batch import Batch
 from workers.loop import Loop
 from workers.queue import LeasedQueue, Outcome
 from workers.settings import QueueSettings, WorkerSettings
-from workers.shadow_queue import ShadowQueue
+from workers.shadow_queue import ShadowQueue, key_hash
 from workers.shadow_settings import ShadowSettings
 from workers.shadow_worker import ShadowHandler
 
@@ -256,6 +256,15 @@ def test_what_cannot_be_used_is_dropped_and_counted(rig: Rig) -> None:
     assert rig.work(queue) == [b"ok"] * 6
     assert rig.stats() == {"shadow:undecodable": 4, "shadow:bad_norm": 1, "shadow:unsampled": 1}
     assert rig.admin.xlen(KEYS.shadow) == 0
+
+
+def test_the_other_half_of_one_that_cannot_be_read_is_dropped(rig: Rig) -> None:
+    queue = rig.queue("w")
+    stored = {"kind": "prediction", "entry": "1-1", "head": "of another version", "data": b"?"}
+    rig.admin.hset(KEYS.drift_half_prefix + key_hash(rig.key(0)), mapping=stored)
+    rig.reveal(0)
+    assert rig.work(queue) == [b"ok"]
+    assert rig.stats() == {"shadow:unreadable": 1}
 
 
 def test_after_a_flush_the_shadow_worker_goes_on(rig: Rig) -> None:

@@ -94,6 +94,11 @@ def test_lanes_add_up_and_models_and_tiers_are_kept_apart() -> None:
     assert summary(window, tier="stronger")["m"].slices["ood"].n == 1
 
 
+def test_fields_of_a_later_version_are_passed_over() -> None:
+    sums = minute(labels("id"), [1, 2, 3]) | {"m|general|id|true|region|n": 5, "m|general|id|true|new": 1}
+    assert summary(sums)["m"].slices["id"].n == 3
+
+
 def test_the_fallback_is_averaged_over_the_requests_that_it_was_run_on() -> None:
     sums = minute(labels("id"), [1, 2, 3])
     sums |= {labels("id").field(s): n for s, n in (("fallback.n", 1), ("fallback.sum", 600_000))}
