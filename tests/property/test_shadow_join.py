@@ -148,7 +148,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(events=events(), steps=st.lists(STEP, max_size=25), batch_max=st.integers(1, 8))
 def test_any_order_redelivery_and_restart_gives_the_same_integers(
     events: list[tuple[str, int]], steps: list[tuple[object, ...]], batch_max: int
