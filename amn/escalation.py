@@ -38,7 +38,8 @@ class EscalationPolicy:
         tokens_max: Above this token count the request is flagged `long_context`.
         lanes: Lanes that are always escalated (`high_stakes_lane`).
         budget: Share of all requests that may be escalated; None for no cap. Lane and length
-            rules are hard: never shed, though they use the budget up.
+            rules are hard: never shed, though they use the budget up. The default stays half a
+            point below the card's 20 %, which pays for a burst.
         burst: Escalations that may be saved up while few are needed.
     """
 
@@ -47,8 +48,8 @@ class EscalationPolicy:
     margin_min: float = 0.02
     tokens_max: int = 384
     lanes: frozenset[str] = CARD_LANES
-    budget: float | None = 0.20
-    burst: float = 20.0
+    budget: float | None = 0.195
+    burst: float = 5.0
     version: int = 1
 
     def __post_init__(self) -> None:

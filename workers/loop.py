@@ -59,6 +59,7 @@ class Loop:
 
     def run(self) -> None:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
+        linger_s = self.queue.settings.queue.linger_ms / 1000
         pause_s = 0.05
         ready = False
         while not self._stopping.is_set():
@@ -79,6 +80,8 @@ class Loop:
                 self.busy.set()
                 self._finish(self._outcomes(entries))
                 self.busy.clear()
+                if linger_s:
+                    self._stopping.wait(linger_s)
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         batch = self._assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())

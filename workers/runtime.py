@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,9 +16,12 @@ from producer.errors import ServerError
 from producer.keys import Keys
 from workers.errors import NotReady
 from workers.keeper import Keeper
-from workers.loop import Handler, Loop
+from workers.loop import Loop
 from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings, worker_name
+
+if TYPE_CHECKING:
+    from amn.predictor import Predictor
 
 _LOG = structlog.get_logger("amn.worker")
 
@@ -47,9 +51,8 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
         NotReady: Model, bank or policy do not hold, or the server cannot be used.
     """
     os.nice(settings.niceness)
-    handler = build_handler(settings, artifacts)
-    queue = open_queue(settings)
-    loop = Loop(queue, handler)
+    loop = build_loop(settings, artifacts)
+    queue = loop.queue
     keeper = Keeper(loop)
     _stop_on_signals(loop)
     try:
@@ -57,7 +60,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     except ServerError as error:
         raise NotReady(str(error)) from error
     keeper.start()
-    _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=handler_model(handler))
+    _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
     print("ready", flush=True)  # what the pool waits for
     try:
         loop.run()
@@ -67,47 +70,57 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
         _LOG.info("worker_stopped", worker=queue.name, finished=loop.finished)
 
 
-def build_handler(settings: WorkerSettings, artifacts: Artifacts) -> Handler:
-    """The handler of `settings.kind`, warmed up."""
+def build_loop(settings: WorkerSettings, artifacts: Artifacts) -> Loop:
+    """The loop of `settings.kind`, its model loaded, checked and warmed up.
+
+    Raises:
+        NotReady: Model, bank or policy do not hold.
+    """
     # Heavy imports belong to the process that serves, not to whoever imports this module.
     import torch
 
     from amn.errors import AmnError
     from amn.escalation import preset
-    from amn.predictor import Predictor
     from workers.amn_worker import AmnHandler
     from workers.fallback_worker import FallbackHandler
+    from workers.shadow_queue import ShadowQueue
+    from workers.shadow_worker import ShadowHandler
 
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
+    keys, name = Keys(settings.producer.queue), worker_name(settings.kind)
     try:
-        if settings.kind == "fallback":
-            predictor = Predictor.open(artifacts.model)
-        else:
-            predictor = Predictor.open(artifacts.model, artifacts.bank)
-        if predictor.checkpoint.manifest.encoder_id != settings.encoder:
-            raise NotReady(
-                f"model {predictor.model_id} was trained on encoder "
-                f"{predictor.checkpoint.manifest.encoder_id!r}, this worker is to serve {settings.encoder!r}"
-            )
-        predictor.warm_up(settings.queue.batch_max)
-        if settings.kind == "fallback":
-            return FallbackHandler(predictor)
-        return AmnHandler(predictor, preset(artifacts.policy), settings)
+        predictor = open_predictor(settings, artifacts)
+        if settings.kind == "amn":
+            handler = AmnHandler(predictor, preset(artifacts.policy), settings)
+            return Loop(LeasedQueue(settings, keys.requests, name), handler)
     except AmnError as error:
         raise NotReady(str(error)) from error
+    if settings.kind == "fallback":
+        return Loop(LeasedQueue(settings, keys.fallback, name), FallbackHandler(predictor))
+    shadow = ShadowHandler(fallback=predictor)
+    return Loop(ShadowQueue(settings, name), shadow, shadow.assemble)
 
 
-def handler_model(handler: Handler) -> str:
-    """Model id of a handler, for the log."""
-    return str(getattr(getattr(handler, "_predictor", None), "model_id", ""))
+def open_predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
+    """The model, ready for its first batch.
 
+    Raises:
+        NotReady: It was trained on vectors of another encoder.
+        AmnError: It does not hold.
+    """
+    from amn.predictor import Predictor
 
-def open_queue(settings: WorkerSettings) -> LeasedQueue:
-    """The stream that this kind of worker reads."""
-    keys = Keys(settings.producer.queue)
-    stream = {"amn": keys.requests, "fallback": keys.fallback, "shadow": keys.shadow}[settings.kind]
-    return LeasedQueue(settings, stream, worker_name(settings.kind))
+    bank = artifacts.bank if settings.kind == "amn" else None
+    predictor = Predictor.open(artifacts.model, bank)
+    trained_on = predictor.checkpoint.manifest.encoder_id
+    if trained_on != settings.encoder:
+        raise NotReady(
+            f"model {predictor.model_id} was trained on encoder {trained_on!r}, this worker is to serve "
+            f"{settings.encoder!r}; name the right model with --model"
+        )
+    predictor.warm_up(settings.queue.batch_max)
+    return predictor
 
 
 def _stop_on_signals(loop: Loop) -> None:

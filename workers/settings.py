@@ -24,6 +24,8 @@ class QueueSettings:
         fallback_entries_max, fallback_bytes_max: Limits of the fallback stream.
         shadow_entries_max: Cap of the shadow stream; the oldest samples are dropped.
         dead_entries_max: Cap of the dead letter stream.
+        linger_ms: Pause between two reads, so that slow work comes in larger batches. 0 where
+            latency counts: what is there is taken at once.
         block_ms: How long an idle read waits; also how soon a stop is noticed.
     """
 
@@ -35,6 +37,7 @@ class QueueSettings:
     fallback_bytes_max: int = 512 * 1024**2
     shadow_entries_max: int = 20_000
     dead_entries_max: int = 10_000
+    linger_ms: int = 0
     block_ms: int = 500
 
     def __post_init__(self) -> None:
