@@ -12,6 +12,7 @@ from ops.server import Server, ServerSettings
 from producer.connection import connect, driver_errors
 from producer.settings import ProducerSettings
 from workers.errors import NotReady
+from workers.logs import configure_logs
 from workers.pool import Pool, PoolSettings
 
 _READY_S_MAX = 120.0
@@ -51,6 +52,7 @@ class Stack:
         self.url = settings.url or ""
 
     def __enter__(self) -> Self:
+        configure_logs("warning")  # what the pool says belongs on standard error
         try:
             if not self.url:
                 self.server = Server(self.settings.server)

@@ -105,8 +105,9 @@ def _where(summary: RunSummary) -> Text:
     around = summary.environment
     workers = ", ".join(f"{count} {kind}" for kind, count in around["workers"].items() if count)
     rate = f"{around['rate_per_s']:g} requests per second" if around["rate_per_s"] else "as fast as it went"
+    workers = workers or "those that ran already"
     return Text(
-        f"{around['server']}; workers: {workers or 'those that ran already'}; {around['cores']} cores; {rate}, "
+        f"{around['server']}; workers: {workers}; {around['cores']} cores; {rate}, "
         f"after {summary.warm_up} to warm up",
         style="dim",
     )

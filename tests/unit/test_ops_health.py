@@ -30,7 +30,7 @@ def facts(**changes: Any) -> Facts:
         url="redis://127.0.0.1",
         queue="main",
         server=server,
-        streams={name: EMPTY for name in ("requests", "fallback", "shadow")},
+        streams=dict.fromkeys(("requests", "fallback", "shadow"), EMPTY),
         workers=workers,
         dead={},
         dead_entries=0,

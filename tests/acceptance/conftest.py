@@ -1,0 +1,123 @@
+"""Whole processes: the command as a person would run it, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "artifacts" / "sample" / "sequences.npz"
+MARK = "AMN_TEST_MARK"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a finished command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Amn:
+    """Runs `amn` in one folder; every process that it starts carries a mark in its environment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.mark = uuid.uuid4().hex
+        self.environment = {**os.environ, MARK: self.mark, "AMN_ARTIFACTS": artifacts()}
+        self.environment.pop("REDIS_URL", None)
+        self.environment.pop("AMN_QUEUE", None)
+
+    def __call__(self, *arguments: object, timeout_s: float = 100, **environment: str) -> Ended:
+        ended = subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Starts it in the background, with its output in `up.log`."""
+        with (self.folder / "up.log").open("w") as log:
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                env=self.environment | {"PYTHONUNBUFFERED": "1"},
+                stdout=log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+
+    def command(self, *arguments: object) -> list[str]:
+        return [sys.executable, "-m", "ops.cli", *map(str, arguments)]
+
+    def processes(self) -> list[int]:
+        """Processes that carry the mark (Linux only: elsewhere the test that asks is skipped)."""
+        if not Path("/proc/self/environ").exists():
+            pytest.skip("needs /proc to look for processes left behind")
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if self.mark.encode() in path.read_bytes():
+                    found.append(int(path.parent.name))
+            except OSError:
+                continue  # ended meanwhile
+        return found
+
+
+def artifacts() -> str:
+    return os.environ.get("AMN_ARTIFACTS") or str(ROOT / "artifacts" / "lvm")
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    """Polls until the condition holds; fails the test when it does not in time."""
+    give_up_at_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at_s, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def amn(tmp_path: Path) -> Amn:
+    return Amn(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Amn]:
+    """A running `amn up`; commands of this `Amn` find it by themselves."""
+    running = Amn(tmp_path_factory.mktemp("service"))
+    process = running.start("up", "--workers", 1)
+    log = running.folder / "up.log"
+    try:
+        wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(40)
+
+
+@pytest.fixture(scope="session")
+def real_contexts() -> NDArray[np.float32]:
+    """Shape (300, 5, 768): windows over the shipped sample."""
+    with np.load(SAMPLE, allow_pickle=False) as stored:
+        rows = stored["vectors"][:304].astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.stack([rows[i : i + 5] for i in range(300)])

@@ -1,0 +1,153 @@
+"""`amn up` and what is used beside it: predict, jobs, doctor."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Amn, wait_until
+from numpy.typing import NDArray
+
+pytestmark = pytest.mark.timeout(180)
+
+Contexts = NDArray[np.float32]
+
+
+def test_up_drains_on_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
+    amn = Amn(tmp_path)
+    process = amn.start("up", "--workers", 1)
+    log = tmp_path / "up.log"
+    wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
+    assert "export REDIS_URL=" in log.read_text()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
+    assert "drain" in log.read_text()
+    assert amn.processes() == []
+    assert not (tmp_path / "var" / "amn" / "url").exists()
+
+
+def test_a_second_up_in_the_same_folder_is_refused_in_one_line(service: Amn) -> None:
+    ended = service("up")
+    assert ended.code == 1
+    assert ended.err.startswith("amn: the data folder")
+    assert ended.err.count("\n") == 1
+
+
+def test_the_queue_gives_what_the_model_gives_directly(
+    service: Amn, tmp_path: Path, real_contexts: Contexts
+) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, real_contexts)
+    for name, extra in (("queue", ["--fast"]), ("direct", ["--direct"])):
+        ended = service("predict", source, tmp_path / f"{name}.npy", "--json", *extra)
+        assert ended.code == 0, ended.err
+        assert json.loads(ended.out)["served_by"] == {"amn": len(real_contexts)}
+    through, direct = (np.load(tmp_path / f"{name}.npy") for name in ("queue", "direct"))
+    assert through.shape == (len(real_contexts), 768)
+    assert through.dtype == np.float32
+    assert np.abs(through - direct).max() <= 1e-6
+
+
+def test_without_fast_only_escalated_rows_differ(
+    service: Amn, tmp_path: Path, real_contexts: Contexts
+) -> None:
+    source = tmp_path / "in.npy"
+    np.save(source, real_contexts)
+    final = service("predict", source, tmp_path / "final.npy", "--json")
+    direct = service("predict", source, tmp_path / "direct.npy", "--direct")
+    assert (final.code, direct.code) == (0, 0)
+    served = json.loads(final.out)["served_by"]
+    apart = np.abs(np.load(tmp_path / "final.npy") - np.load(tmp_path / "direct.npy")).max(axis=1) > 1e-6
+    assert apart.sum() == len(real_contexts) - served["amn"]
+
+
+def test_a_bad_row_is_named_and_nan_and_the_others_are_answered(
+    service: Amn, tmp_path: Path, real_contexts: Contexts
+) -> None:
+    contexts = real_contexts[:100].copy()
+    contexts[7, 0, 0] = np.inf
+    np.save(tmp_path / "in.npy", contexts)
+    ended = service("predict", tmp_path / "in.npy", tmp_path / "out.npy")
+    assert ended.code == 1
+    assert "row 7, not_finite" in ended.err
+    out = np.load(tmp_path / "out.npy")
+    assert np.flatnonzero(np.isnan(out).any(axis=1)).tolist() == [7]
+
+
+def test_a_job_takes_a_file_through_the_queue(service: Amn, tmp_path: Path, real_contexts: Contexts) -> None:
+    np.save(tmp_path / "in.npy", real_contexts)
+    submitted = service("jobs", "submit", "predict-file", tmp_path / "in.npy", tmp_path / "out.npy", "--fast")
+    assert submitted.code == 0, submitted.err
+    job = submitted.out.strip()
+
+    def state() -> dict[str, object]:
+        rows = json.loads(service("jobs", "list", "--json").out)
+        (row,) = [row for row in rows if row["id"] == job]
+        return dict(row)
+
+    wait_until(lambda: state()["status"] in ("finished", "failed"))
+    found = state()
+    assert found["status"] == "finished", found
+    assert found["done"] == found["rows"] == len(real_contexts)
+    assert found["result"]["answered"] == len(real_contexts)  # type: ignore[index]
+    assert np.load(tmp_path / "out.npy").shape == (len(real_contexts), 768)
+
+
+def test_a_job_is_stored_as_json_and_seen_by_rq_info(service: Amn, tmp_path: Path) -> None:
+    import redis
+
+    np.save(tmp_path / "in.npy", np.full((2, 5, 768), 768**-0.5, dtype=np.float32))
+    job = service("jobs", "submit", "predict-file", tmp_path / "in.npy", tmp_path / "out.npy").out.strip()
+    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    with redis.Redis.from_url(url) as client:
+        stored = client.hget(f"rq:job:{job}", "data")
+        assert json.loads(zlib.decompress(stored))[0] == "ops.jobs.predict_file"  # type: ignore[arg-type]
+    info = subprocess.run(
+        [sys.executable, "-m", "rq.cli", "info", "--url", url], capture_output=True, text=True, check=False
+    )
+    assert "amn-jobs" in info.stdout + info.stderr
+
+
+def test_a_healthy_service_satisfies_the_doctor(service: Amn) -> None:
+    ended = service("doctor", "--json")
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    assert found["healthy"]
+    assert {worker["kind"] for worker in found["workers"]} == {"amn", "fallback", "shadow"}
+    assert found["server"]["maxmemory_policy"] == "noeviction"
+    assert found["server"]["append_only"]
+    assert found["artifacts"]["model"].startswith("amn@")
+    assert service("doctor", "--alive", "fallback").code == 0
+
+
+def test_the_doctor_fails_for_a_queue_that_nobody_serves(service: Amn) -> None:
+    ended = service("doctor", "--queue", "other")
+    assert ended.code == 1
+    assert "amn workers: none alive" in ended.err
+    assert service("doctor", "--queue", "other", "--alive", "amn").code == 1
+
+
+def test_a_run_can_use_the_workers_that_are_up(service: Amn) -> None:
+    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    ended = service("run", "--requests", 300, "--rate", 0, "--workers", 0, "--json", REDIS_URL=url)
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["answered"] == 300
+
+
+def test_the_doctor_shows_the_shadows_delta(service: Amn) -> None:
+    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    assert service("run", "--requests", 2000, "--rate", 0, "--workers", 0, REDIS_URL=url).code == 0
+    deadline_s = time.monotonic() + 30
+    while True:
+        slices = json.loads(service("doctor", "--json").out)["drift"]["slices"]
+        if {"id", "ood"} <= set(slices) and slices["id"]["n"] and slices["ood"]["n"]:
+            break
+        assert time.monotonic() < deadline_s, slices
+    assert "OOD delta" in service("doctor").out
