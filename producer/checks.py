@@ -68,7 +68,10 @@ def checked_vector(vector: Any) -> NDArray[np.float32]:
     Raises:
         BadShape, NotFinite, BadNorm: As `checked_context`.
     """
-    array = np.asarray(vector, dtype=np.float32)
+    try:
+        array = np.asarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadShape(f"vector is not an array of numbers: {error}") from error
     if array.shape != (DIMENSIONS,):
         raise BadShape(f"vector has shape {array.shape}; send exactly ({DIMENSIONS},)")
     norm = float(np.sqrt(array @ array))

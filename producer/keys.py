@@ -16,7 +16,9 @@ script may touch several of them. For the queue `main`:
                                           after the window
     amn:{main}:stats             hash     counters since the first request
     amn:{main}:drift:minute:<m>  hash     integer sums of the shadow worker, expires
-    amn:{main}:drift:half:<key>  hash     a prediction or truth that waits for its other half, expires
+    amn:{main}:drift:half:<key>  hash     a prediction or truth that waits for its other half, or the
+                                          mark that both met; expires
+    amn:{main}:drift:half:index  zset     waiting halves by age, to cap their number
     amn:{main}:drift:minutes     zset     minutes that have sums, trimmed with them
     amn:{main}:workers:<name>    hash     what a worker is and when it last made progress, expires
 """

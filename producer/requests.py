@@ -15,6 +15,9 @@ from producer.messages import DEFAULT_LANE, Request
 from producer.sampling import sample_key
 from producer.settings import ProducerSettings
 
+DEADLINE_MS_MAX = 365 * 24 * 3600 * 1000.0
+_INTEGER_MAX = 2**31
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -32,6 +35,10 @@ class Options:
         normalize: Scale the rows to unit norm instead of refusing other norms.
         traceparent: W3C trace context.
         request_id: Your own id; the same id twice within the window is one request.
+
+    Raises:
+        InvalidRequest: A field has a wrong type or value; checked here once, also for many requests.
+        DeadlineExceeded: `deadline_ms` is not positive.
     """
 
     lane: str = DEFAULT_LANE
@@ -44,6 +51,43 @@ class Options:
     normalize: bool = False
     traceparent: str = ""
     request_id: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("lane", "sequence", "domain", "traceparent", "request_id"):
+            _check_text(name, getattr(self, name))
+        for name in ("provisional", "normalize"):
+            if type(getattr(self, name)) is not bool:
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; send True or False")
+        if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
+            raise InvalidRequest(f"tokens is {self.tokens!r}; send the token count as an integer >= 0")
+        if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
+            raise InvalidRequest(f"position is {self.position!r}; send an integer >= 0, or -1 for none")
+        if self.request_id and not valid_id(self.request_id):
+            raise InvalidRequest(
+                f"request_id {self.request_id!r} is not valid; use 1-64 letters, digits, '_', '.', ':' or '-'"
+            )
+        if self.deadline_ms is not None:
+            _check_deadline(self.deadline_ms)
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} is {value!r:.80}; send text")
+    if len(value) > wire.TEXT_LENGTH_MAX:
+        raise InvalidRequest(f"{name} has {len(value)} characters, the limit is {wire.TEXT_LENGTH_MAX}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name} is {value!r:.80}; it holds half a surrogate pair") from None
+
+
+def _check_deadline(deadline_ms: object) -> None:
+    if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, int | float):
+        raise InvalidRequest(f"deadline_ms is {deadline_ms!r}; send a number of milliseconds from now")
+    if not deadline_ms < DEADLINE_MS_MAX:
+        raise InvalidRequest(f"deadline_ms is {deadline_ms}; send less than a year, or None for no deadline")
+    if deadline_ms <= 0:
+        raise DeadlineExceeded(f"deadline_ms is {deadline_ms}; nothing can be answered in the past")
 
 
 DEFAULT_OPTIONS = Options()
@@ -85,17 +129,8 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
 
     Raises:
         InvalidRequest: One of its subclasses names what is wrong.
-        DeadlineExceeded: `deadline_ms` is not positive.
     """
     array = checked_context(context, normalize=options.normalize)
-    if options.deadline_ms is not None and not options.deadline_ms > 0:
-        raise DeadlineExceeded(f"deadline_ms is {options.deadline_ms}; nothing can be answered in the past")
-    if options.request_id and not valid_id(options.request_id):
-        raise InvalidRequest(
-            f"request_id {options.request_id!r} is not valid; use 1-64 letters, digits, '_', '.', ':' or '-'"
-        )
-    if type(options.tokens) is not int or options.tokens < 0:
-        raise InvalidRequest(f"tokens is {options.tokens!r}; send the token count as an integer >= 0")
     submitted_at_ms = now_ms()
     expires_at_ms = submitted_at_ms + options.deadline_ms if options.deadline_ms else 0.0
     request = Request(

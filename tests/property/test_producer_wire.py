@@ -1,0 +1,228 @@
+"""The wire for any message and any bytes, and the delivery for any course of events."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from concurrent.futures import Future
+
+import msgpack
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from producer import wire
+from producer.errors import QueueFull, ServerUnavailable, WireError
+from producer.inflight import Inflight
+from producer.messages import Failure, Reply, Request, Timings
+from producer.outage import Outage
+from producer.outbox import Delivery
+from producer.requests import Outgoing
+from producer.settings import ProducerSettings
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+number = st.floats(allow_nan=False, width=64)
+time_ms = st.floats(0, 1e13)
+client = st.text("abzAZ09_.-", min_size=1, max_size=64)
+request_id = st.text("abzAZ09_.:-", min_size=1, max_size=64)
+contexts = st.sampled_from(["<f4", "<f2"]).flatmap(
+    lambda kind: arrays.arrays(kind, (5, 768), elements=st.sampled_from([0.0, 0.5, -0.25]))
+)
+requests = st.builds(
+    Request,
+    id=request_id,
+    reply_to=client,
+    context=contexts,
+    lane=text,
+    tokens=st.integers(0, 2**31),
+    encoder=text,
+    submitted_at_ms=time_ms,
+    expires_at_ms=time_ms,
+    sequence=text,
+    position=st.integers(-1, 2**31),
+    domain=text,
+    provisional=st.booleans(),
+    traceparent=text,
+)
+replies = st.builds(
+    Reply,
+    id=text,
+    vector=arrays.arrays("<f4", (768,), elements=st.sampled_from([0.0, 1.0])),
+    confidence=number,
+    margin=number,
+    reasons=st.lists(text, max_size=4).map(tuple),
+    served_by=text,
+    provisional=st.booleans(),
+    shed=text,
+    degraded=text,
+    model=text,
+    bank=text,
+    policy=text,
+    confidence_method=text,
+    margin_method=text,
+    timings=st.builds(
+        Timings, queue_ms=number, batch_ms=number, compute_ms=number, batch_size=st.integers(0, 4096)
+    ),
+)
+failures = st.builds(Failure, id=text, code=text, message=text, retryable=st.booleans())
+
+
+def same(one, other) -> bool:
+    for field in dataclasses.fields(one):
+        left, right = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(left, np.ndarray):
+            if left.dtype != right.dtype or not np.array_equal(left, right):
+                return False
+        elif left != right or type(left) is not type(right):
+            return False
+    return True
+
+
+@given(requests)
+def test_a_request_comes_out_as_it_went_in(request):
+    assert same(wire.decode_request(wire.encode_request(request)), request)
+
+
+@given(replies)
+def test_a_reply_comes_out_as_it_went_in(reply):
+    assert same(wire.decode_reply(wire.encode_reply(reply)), reply)
+
+
+@given(failures)
+def test_a_failure_comes_out_as_it_went_in(failure):
+    assert same(wire.decode_reply(wire.encode_failure(failure)), failure)
+
+
+def read(decode, data: bytes) -> object:
+    """A message, or None for a typed error; anything else is a bug and passes through."""
+    try:
+        return decode(data)
+    except WireError as error:
+        assert error.code in {"undecodable", "unsupported_version"}  # noqa: PT017
+        return None
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_message_or_a_typed_error(data):
+    read(wire.decode_request, data)
+    read(wire.decode_reply, data)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | text
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+FULL_REQUEST = msgpack.unpackb(
+    wire.encode_request(Request(id="a", reply_to="c", context=np.zeros((5, 768), np.float32)))
+)
+FULL_REPLY = msgpack.unpackb(
+    wire.encode_reply(Reply(id="a", vector=np.zeros(768, np.float32), confidence=0.5, margin=0.1))
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(set(FULL_REQUEST) | set(FULL_REPLY))), values, max_size=3))
+def test_any_value_in_any_field_is_a_message_or_a_typed_error(changes):
+    request = read(wire.decode_request, msgpack.packb(FULL_REQUEST | changes))
+    if request is not None:
+        assert wire.decode_request(wire.encode_request(request)).id == request.id
+    reply = read(wire.decode_reply, msgpack.packb(FULL_REPLY | changes))
+    if isinstance(reply, Reply):
+        assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id
+
+
+def mutated(source: random.Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    for _ in range(source.randint(1, 4)):
+        place = source.randrange(len(changed)) if source.random() < 0.3 else source.randrange(400)
+        what = source.randrange(5)
+        if what == 0:
+            changed[place % len(changed)] = source.randrange(256)
+        elif what == 1:
+            del changed[place % len(changed) :]
+        elif what == 2:
+            changed[place:place] = source.randbytes(source.randint(1, 9))
+        elif what == 3:
+            del changed[place : place + source.randint(1, 9)]
+        else:
+            changed[-(place % len(changed)) :] = source.randbytes(source.randint(0, 30))
+        if not changed:
+            break
+    return bytes(changed)
+
+
+def fuzz(count: int, seed: int) -> int:
+    """Decodes `count` damaged messages; returns how many were read all the same."""
+    source = random.Random(seed)
+    sources = [msgpack.packb(FULL_REQUEST), msgpack.packb(FULL_REPLY)]
+    passed = 0
+    for turn in range(count):
+        kind = turn % 2
+        damaged = mutated(source, sources[kind])
+        passed += read((wire.decode_request, wire.decode_reply)[kind], damaged) is not None
+    return passed
+
+
+def test_ten_thousand_damaged_messages_are_read_or_refused_by_type():
+    passed = fuzz(10_000, seed=20261124)
+    assert 0 < passed < 10_000
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
+    count = data.draw(st.integers(1, 12), "requests")
+    items = [
+        Outgoing(
+            id=f"r{i}",
+            payload=b"",
+            sample_key=f"r{i}",
+            deadline_ms=0,
+            expires_at_ms=0,
+            provisional=False,
+            named=True,
+        )
+        for i in range(count)
+    ]
+    inflight = Inflight(data.draw(st.integers(1, 12), "in flight at most"))
+    delivery = Delivery(
+        items, inflight, ProducerSettings(), Future, Outage("t"), block=data.draw(st.booleans(), "block")
+    )
+    queue: list[str] = []  # what the server has
+    refused = False
+    try:
+        with delivery:
+            for _ in range(200):
+                if delivery.done:
+                    break
+                batch = delivery.batch()
+                event = data.draw(st.sampled_from(["room", "full", "lost before", "lost after"]))
+                room = {"full": data.draw(st.integers(0, 3)), "lost before": 0}.get(event, len(batch))
+                statuses = []
+                for item in batch:
+                    if item.id not in queue and room > 0:
+                        queue.append(item.id)
+                        room -= 1
+                    statuses.append(1 if item.id in queue else -1)
+                if event.startswith("lost"):
+                    delivery.failed(ServerUnavailable("connection lost"))
+                else:
+                    delivery.landed(statuses)
+                for pending in [*delivery.pending]:  # answers come and make room in flight
+                    if pending.id in queue and not pending.final.done():
+                        inflight.settle(pending.id, ServerUnavailable("as an answer"))
+    except QueueFull as error:
+        refused = True
+        accepted = [pending.id for pending in error.accepted]
+        assert accepted == queue[: len(accepted)]
+    if delivery.done:
+        assert queue == [item.id for item in items]
+    assert len(queue) == len(set(queue))
+    if delivery.done or refused:
+        assert set(inflight._pending) <= set(queue)  # who waits, waits for something that is there

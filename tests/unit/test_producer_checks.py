@@ -1,0 +1,131 @@
+"""What is refused before anything is sent, each with its own error and code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from producer import errors
+from producer.checks import checked_context, checked_vector
+from producer.requests import Options, prepare
+from producer.settings import ProducerSettings
+
+SETTINGS = ProducerSettings()
+
+
+def send(context, **fields):
+    return prepare(context, Options(**fields), "client", SETTINGS)
+
+
+def broken(context, row, value):
+    changed = context.copy()
+    changed[row] = value
+    return changed
+
+
+@pytest.mark.parametrize("shape", [(4, 768), (5, 767), (5, 768, 1), (3840,), (1, 5, 768), ()])
+def test_a_wrong_shape_is_refused(shape):
+    with pytest.raises(errors.BadShape, match=r"send exactly \(5, 768\)") as caught:
+        send(np.zeros(shape, np.float32))
+    assert caught.value.code == "bad_shape"
+
+
+@pytest.mark.parametrize("thing", ["text", None, [["a"] * 768] * 5, [[1.0], [1.0, 2.0]], object()])
+def test_what_is_not_an_array_of_numbers_is_refused(thing):
+    with pytest.raises(errors.BadShape):
+        send(thing)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_nan_and_infinity_are_refused_with_their_row(context, value, normalize):
+    with pytest.raises(errors.NotFinite, match="context vector 3 ") as caught:
+        send(broken(context, (3, 17), value), normalize=normalize)
+    assert caught.value.code == "not_finite"
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_zero_vector_is_refused_with_its_row(context, normalize):
+    with pytest.raises(errors.BadNorm, match="context vector 2 ") as caught:
+        send(broken(context, 2, 0.0), normalize=normalize)
+    assert caught.value.code == "bad_norm"
+
+
+def test_a_norm_that_is_off_is_refused_or_scaled_when_asked(context):
+    with pytest.raises(errors.BadNorm, match=r"norm 1\.002.*normalize=True"):
+        checked_context(context * 1.002)
+    scaled = checked_context(context * 7, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), 1, atol=1e-6)
+
+
+def test_a_norm_within_the_tolerance_is_sent_as_it_is(context):
+    near = context * np.float32(1.0009)
+    assert checked_context(near) is near
+
+
+def test_float16_stays_and_other_numbers_become_float32(context):
+    assert checked_context(context.astype(np.float16)).dtype == np.float16
+    assert checked_context(context.astype(np.float64)).dtype == np.float32
+    assert checked_context(context.tolist()).dtype == np.float32
+
+
+def test_an_unknown_lane_is_refused_with_the_known_ones(context):
+    with pytest.raises(errors.UnknownLane, match="narrative") as caught:
+        send(context, lane="poetry")
+    assert caught.value.code == "unknown_lane"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tokens": -1},
+        {"tokens": 1.5},
+        {"tokens": True},
+        {"request_id": "a b"},
+        {"request_id": "x" * 65},
+        {"position": 1.0},
+        {"position": -2},
+        {"sequence": 7},
+        {"sequence": "s" * 513},
+        {"domain": None},
+        {"traceparent": b"00"},
+        {"provisional": 1},
+        {"lane": 3},
+        {"request_id": 12},
+        {"deadline_ms": "soon"},
+        {"deadline_ms": float("nan")},
+        {"deadline_ms": float("inf")},
+        {"sequence": "\ud800"},
+        {"tokens": 2**40},
+    ],
+    ids=lambda fields: str(fields)[:40],
+)
+def test_a_wrong_option_is_refused_by_name(context, fields):
+    (name,) = fields
+    with pytest.raises(errors.InvalidRequest, match=name):
+        send(context, **fields)
+
+
+@pytest.mark.parametrize("deadline_ms", [0, -5, 0.0])
+def test_a_deadline_in_the_past_is_refused(context, deadline_ms):
+    with pytest.raises(errors.DeadlineExceeded) as caught:
+        send(context, deadline_ms=deadline_ms)
+    assert caught.value.code == "deadline_exceeded"
+
+
+def test_an_unknown_option_is_a_type_error(context):
+    with pytest.raises(TypeError, match="lanes"):
+        send(context, lanes="narrative")
+
+
+def test_a_truth_is_one_unit_vector(context):
+    assert checked_vector(context[0].tolist()).dtype == np.float32
+    for wrong, error in [
+        (context, errors.BadShape),
+        ("x", errors.BadShape),
+        (context[0] * 2, errors.BadNorm),
+        (np.zeros(768), errors.BadNorm),
+        (np.full(768, np.nan), errors.NotFinite),
+    ]:
+        with pytest.raises(error):
+            checked_vector(wrong)

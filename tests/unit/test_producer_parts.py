@@ -1,0 +1,338 @@
+"""The producer's parts that do no I/O: in flight, outage, delivery, settings, errors, keys, fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redis import exceptions as driver
+
+import producer
+from producer import Options, Producer, ProducerSettings, errors, wire
+from producer.connection import connect, translated
+from producer.inflight import Inflight
+from producer.keys import Keys
+from producer.messages import Failure, Reply
+from producer.outage import PAUSE_MS_MAX, Backoff, Outage
+from producer.outbox import SEND_COUNT_MAX, Delivery
+from producer.requests import prepare
+from producer.settings import masked
+from producer.testing import AsyncFakeProducer, FakeProducer
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def answer(request_id: str, vector, **fields) -> bytes:
+    return wire.encode_reply(Reply(id=request_id, vector=vector, confidence=0.5, margin=0.1, **fields))
+
+
+def outgoing(context, **fields):
+    return prepare(context, Options(**fields), "client", ProducerSettings())
+
+
+# -- imports ------------------------------------------------------------------------------------
+
+
+def test_importing_the_producer_loads_no_torch_and_no_asyncio_producer():
+    code = (
+        "import sys, producer\n"
+        "loaded = {'torch', 'structlog', 'rich', 'click', 'rq', 'producer.aio'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "assert producer.AsyncProducer.__module__ == 'producer.aio'\n"
+    )
+    folder = Path(producer.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_every_exported_name_exists():
+    assert all(getattr(producer, name) for name in producer.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = producer.Nothing
+
+
+# -- in flight ----------------------------------------------------------------------------------
+
+
+def test_a_second_final_answer_is_counted_as_stray(context):
+    inflight = Inflight(10)
+    item = outgoing(context)
+    pending, new = inflight.add(item, Future)
+    assert new
+    for _ in range(2):
+        inflight.on_reply(answer(item.id, context[0]))
+    assert pending.final.result().id == item.id
+    assert inflight.stray == 1
+
+
+def test_a_provisional_answer_after_the_final_one_is_no_second_answer(context):
+    inflight = Inflight(10)
+    item = outgoing(context, provisional=True)
+    pending, _ = inflight.add(item, Future)
+    inflight.on_reply(answer(item.id, context[0]))
+    inflight.on_reply(answer(item.id, context[1], provisional=True))
+    assert inflight.stray == 0
+    np.testing.assert_array_equal(pending.first.result().vector, context[0])
+
+
+def test_a_failure_settles_both_futures_with_the_named_error(context):
+    inflight = Inflight(10)
+    item = outgoing(context, provisional=True)
+    pending, _ = inflight.add(item, Future)
+    inflight.on_reply(wire.encode_failure(Failure(id=item.id, code="dead_lettered", message="gone")))
+    for future in (pending.first, pending.final):
+        assert isinstance(future.exception(), errors.DeadLettered)
+
+
+def test_an_answered_id_is_remembered_for_the_window(context):
+    clock = Clock()
+    inflight = Inflight(10, window_ms=1000, clock_s=clock)
+    inflight.add(outgoing(context, request_id="a"), Future)
+    inflight.on_reply(answer("a", context[0]))
+    clock.now_s += 0.9
+    assert inflight.answered("a")
+    clock.now_s += 0.2
+    assert not inflight.answered("a")
+
+
+def test_ids_that_we_made_are_not_remembered(context):
+    inflight = Inflight(10)
+    item = outgoing(context)
+    inflight.add(item, Future)
+    inflight.on_reply(answer(item.id, context[0]))
+    assert not inflight.answered(item.id)
+
+
+# -- outage and delivery ------------------------------------------------------------------------
+
+
+def test_an_outage_is_one_line_at_its_beginning_and_one_at_its_end(caplog):
+    clock = Clock()
+    outage = Outage("reader", clock)
+    outage.over()
+    for _ in range(5):
+        outage.failed(errors.ServerUnavailable("gone"))
+    clock.now_s += 2
+    outage.over()
+    outage.over()
+    assert [r.getMessage() for r in caplog.records] == [
+        "reader_waits_for_server: gone",
+        "reader_resumed: after 2000 ms",
+    ]
+
+
+def test_back_off_doubles_to_a_second_and_begins_again_after_a_success():
+    clock = Clock()
+    backoff = Backoff(clock)
+    assert backoff.lasts_ms == 0
+    pauses = [backoff.next_ms() for _ in range(8)]
+    clock.now_s += 3
+    assert pauses[:3] == [20, 40, 80]
+    assert pauses[-1] == PAUSE_MS_MAX
+    assert backoff.lasts_ms == 3000
+    backoff.reset()
+    assert (backoff.lasts_ms, backoff.next_ms()) == (0, 20)
+
+
+def delivery(items, *, block=False, limit=1000, **settings):
+    inflight = Inflight(limit)
+    made = Delivery(items, inflight, ProducerSettings(**settings), Future, Outage("submit"), block=block)
+    return made, inflight
+
+
+def test_a_long_submit_goes_in_bounded_batches(context):
+    items = [outgoing(context) for _ in range(2 * SEND_COUNT_MAX + 1)]
+    made, inflight = delivery(items)
+    sizes = []
+    while not made.done:
+        batch = made.batch()
+        sizes.append(len(batch))
+        assert made.landed([1] * len(batch)) == 0
+    assert sizes == [SEND_COUNT_MAX, SEND_COUNT_MAX, 1]
+    assert len(inflight) == len(items)
+
+
+def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
+    one, inflight = delivery([outgoing(context, request_id="a")])
+    other = Delivery(
+        [outgoing(context, request_id="a")],
+        inflight,
+        ProducerSettings(),
+        Future,
+        Outage("submit"),
+        block=False,
+    )
+    assert len(one.batch()) == 1
+    assert other.batch() == []
+    assert other.landed([]) == 0
+    assert other.done
+    with pytest.raises(errors.QueueFull), one:
+        one.landed([-1])
+    assert isinstance(other.pending[0].final.exception(), errors.QueueFull)
+    assert len(inflight) == 0
+
+
+def test_an_error_that_no_repeat_can_mend_is_raised_at_once(context):
+    made, _ = delivery([outgoing(context)], block=True)
+    made.batch()
+    with pytest.raises(errors.AuthenticationFailed):
+        made.failed(errors.AuthenticationFailed("no"))
+
+
+# -- settings, addresses, errors ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pw-x@host:1/0",
+        "redis://user:pw-x@host/0",
+        "rediss://user:pw-x@@host/0",
+        "redis://user:pw-x/y:z@host/0",
+        "redis://host/0?username=u&password=pw-x",
+        "unix://user:pw-x@/run/s?db=1",
+    ],
+)
+def test_a_password_is_masked_everywhere(url):
+    settings = ProducerSettings(url=url)
+    assert "pw-x" not in masked(url) + repr(settings) + str(translated(OSError("x"), url))
+    assert "***" in masked(url)
+
+
+def test_a_url_without_a_password_is_shown_as_it_is():
+    for url in ("redis://127.0.0.1:6379/0", "unix:///run/a@b", "redis://user@host:1"):
+        assert masked(url) == url
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:6379", "http://host", "redis:/host", "amqp://host"])
+def test_an_address_of_another_kind_is_refused_by_the_settings(url):
+    with pytest.raises(errors.InvalidSettings, match="redis://") as caught:
+        Producer(url or "x")
+    assert caught.value.code == "invalid_settings"
+
+
+def test_an_address_that_cannot_be_read_does_not_show_its_parts():
+    with pytest.raises(errors.InvalidSettings, match="percent-encoded") as caught:
+        connect(ProducerSettings(url="redis://user:pw/x@host:port/0"))
+    assert "pw" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"queue": "a b"}, {"entries_max": 0}, {"in_flight_max": 0}, {"command_timeout_ms": 0}], ids=str
+)
+def test_a_setting_that_cannot_hold_is_refused(change):
+    with pytest.raises(errors.InvalidSettings):
+        ProducerSettings(**change)
+
+
+def test_an_explicit_value_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "redis://environment/0")
+    monkeypatch.setenv("AMN_QUEUE", "blue")
+    settings = ProducerSettings.from_environment(url=None)
+    assert (settings.url, settings.queue) == ("redis://environment/0", "blue")
+    assert ProducerSettings.from_environment(url="redis://mine/0").url == "redis://mine/0"
+
+
+def test_codes_are_stable():
+    assert sorted(errors.BY_CODE) == [
+        "authentication_failed", "bad_norm", "bad_shape", "cancelled", "dead_lettered",
+        "deadline_exceeded", "duplicate_request", "inference_failed", "invalid_request",
+        "invalid_settings", "not_finite", "payload_too_large", "producer_closed", "queue_error",
+        "queue_full", "result_timeout", "server_error", "server_out_of_memory",
+        "server_unavailable", "undecodable", "unknown_encoder", "unknown_lane",
+        "unsupported_version", "wire_error",
+    ]  # fmt: skip
+
+
+def test_a_code_of_a_later_version_is_kept():
+    error = errors.error_from_code("too_hot", "the worker is too hot", retryable=True)
+    assert isinstance(error, errors.InferenceFailed)
+    assert (error.code, error.retryable, str(error)) == ("too_hot", True, "the worker is too hot")
+    assert errors.InferenceFailed.code == "inference_failed"
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "retryable"),
+    [
+        (driver.ConnectionError("refused"), errors.ServerUnavailable, True),
+        (driver.TimeoutError("slow"), errors.ServerUnavailable, True),
+        (driver.BusyLoadingError("LOADING"), errors.ServerUnavailable, True),
+        (driver.ReadOnlyError("READONLY"), errors.ServerUnavailable, True),
+        (driver.ResponseError("MISCONF disk"), errors.ServerUnavailable, True),
+        (OSError("broken pipe"), errors.ServerUnavailable, True),
+        (driver.OutOfMemoryError("OOM"), errors.ServerOutOfMemory, True),
+        (driver.AuthenticationError("WRONGPASS"), errors.AuthenticationFailed, False),
+        (driver.NoPermissionError("NOPERM"), errors.AuthenticationFailed, False),
+        (driver.ResponseError("WRONGTYPE"), errors.ServerError, False),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_driver_errors_become_ours(raised, expected, retryable):
+    error = translated(raised, "redis://u:secret@h:1/0")
+    assert type(error) is expected
+    assert error.retryable is retryable
+    assert "secret" not in str(error)
+
+
+def test_all_keys_of_a_queue_share_one_hash_tag():
+    keys = Keys("blue")
+    names = [getattr(keys, name) for name in Keys.__slots__ if name != "queue"]
+    assert len(set(names)) == len(names)
+    assert all(name.startswith("amn:{blue}:") for name in names)
+    assert keys.replies("c") == "amn:{blue}:replies:c"
+
+
+# -- fakes for users' tests ---------------------------------------------------------------------
+
+
+def test_the_fake_answers_at_once_and_keeps_what_it_was_asked(context):
+    with FakeProducer() as fake:
+        reply = fake.predict(context, lane="narrative", tokens=9)
+        np.testing.assert_array_equal(reply.vector, context[-1])
+        assert (fake.requests[0].lane, fake.requests[0].tokens) == ("narrative", 9)
+        assert fake.report_truth(reply.id, context[0])
+        assert list(fake.truths) == [reply.id]
+
+
+def test_the_fake_checks_as_the_real_one_and_can_fail(context):
+    fake = FakeProducer(lambda request: errors.InferenceFailed("no"))
+    with pytest.raises(errors.InferenceFailed):
+        fake.predict(context)
+    with pytest.raises(errors.BadShape):
+        fake.predict(context[:4])
+    answers = dict(fake.predict_many([context, context[:2]]))
+    assert [type(answers[i]).__name__ for i in range(2)] == ["InferenceFailed", "BadShape"]
+
+
+def test_the_fake_can_give_whole_replies(context):
+    made = Reply(id="", vector=context[1], confidence=0.4, margin=0.01, reasons=("low_confidence",))
+    handle = FakeProducer(lambda request: made).submit(context, request_id="a")
+    assert (handle.result().id, handle.first().reasons) == ("a", ("low_confidence",))
+
+
+def test_the_asyncio_fake_has_the_same_verbs(context):
+    async def main():
+        async with AsyncFakeProducer() as fake:
+            assert (await fake.predict(context)).served_by == "amn"
+            handles = await fake.submit_many([context, context])
+            assert [(await handle.result()).id for handle in handles] == [handle.id for handle in handles]
+            found = [index async for index, _ in fake.predict_many([context] * 3)]
+            assert await fake.report_truth(handles[0], context[0])
+            assert not await handles[0].cancel()
+            return found
+
+    assert asyncio.run(main()) == [0, 1, 2]
