@@ -13,7 +13,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import run, sample
+    from amn import card, evaluate, importing, promotion, run, sample
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -24,6 +24,36 @@ def parser_of_commands() -> argparse.ArgumentParser:
         sub.set_defaults(act=act)
 
     add("train", "Train a model on vectors in reading order.", run.add_arguments, run.run_train)
+    add(
+        "evaluate",
+        "Judge checkpoints and baselines on the same windows; JSON and one HTML page.",
+        evaluate.add_arguments,
+        evaluate.run_evaluate,
+    )
+    add(
+        "card",
+        "Write a model card from a manifest and an evaluation.",
+        card.add_arguments,
+        card.run_card,
+    )
+    add(
+        "promote",
+        "Point a production link at a checkpoint that passes the gates.",
+        promotion.add_arguments,
+        promotion.run_promote,
+    )
+    add(
+        "rollback",
+        "Point a production link back at its earlier target.",
+        promotion.add_rollback_arguments,
+        promotion.run_rollback,
+    )
+    add(
+        "import-published",
+        "Turn a published .pt file into a verified checkpoint folder.",
+        importing.add_arguments,
+        importing.run_import,
+    )
     add(
         "sample",
         "Write the small file of held-out sequences that ships.",

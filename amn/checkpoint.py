@@ -238,7 +238,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str
     """
     wanted = model.state_dict()
     missing, unknown = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
-    layout = model.config.layout  # type: ignore[union-attr]
+    layout = model.config.layout
     if missing or unknown:
         raise CheckpointError(
             f"{origin} does not fit layout {layout}: missing {shorten(missing)}, "
@@ -293,5 +293,5 @@ def check_golden(model: nn.Module, golden: Mapping[str, Tensor], *, origin: str)
         raise CheckpointError(
             f"{origin}: golden outputs differ by {difference:.2e} (allowed "
             f"{GOLDEN_TOLERANCE}); the weights are of another network than layout "
-            f"{model.config.layout}, or this device computes wrongly"  # type: ignore[union-attr]
+            f"{model.config.layout}, or this device computes wrongly"
         )

@@ -16,7 +16,7 @@ VECTOR_DIM = 768
 CONTEXT_LENGTH = 5
 ENCODER_ID = "all-mpnet-base-v2/mean/l2"
 
-Layout = Literal["card", "bounded", "published", "gru", "transformer"]
+Layout = Literal["card", "bounded", "published", "gru", "gru-bounded", "transformer"]
 
 #: Exact number of trainable parameters of each layout, asserted whenever a model is built.
 PARAMETERS: dict[str, int] = {
@@ -24,6 +24,7 @@ PARAMETERS: dict[str, int] = {
     "bounded": 1_472_768,
     "published": 1_510_912,
     "gru": 7_095_552,
+    "gru-bounded": 7_095_552,
     "transformer": 17_867_520,
 }
 
@@ -32,7 +33,8 @@ MODEL_NAMES: dict[str, str] = {
     "amn": "bounded",
     "amn-card": "card",
     "amn-published": "published",
-    "gru": "gru",
+    "gru": "gru-bounded",
+    "gru-card": "gru",
     "transformer": "transformer",
 }
 
@@ -125,8 +127,6 @@ class TrainConfig:
     seed: int = 0
     #: Decay per step of the averaged weights; 0 keeps the last weights as they are.
     ema_decay: float = 0.0
-    #: Fraction of batches whose vectors are all turned by one random orthogonal map.
-    rotate_fraction: float = 0.0
     #: Which domain is kept out of training for the final verdict.
     unseen_domain: str = "anarchism"
     #: A further domain kept out of training and used to select the epoch ("" for none).
@@ -143,7 +143,7 @@ class TrainConfig:
         for name, value in positive.items():
             if not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be above zero")
-        for name in ("ema_decay", "rotate_fraction", "warmup_fraction"):
+        for name in ("ema_decay", "warmup_fraction"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}; it must be in [0, 1]")

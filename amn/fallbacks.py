@@ -10,9 +10,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from amn.config import VECTOR_DIM, ModelConfig
-from amn.network import answer, check_contexts
+from amn.network import POSITION_START, Grounded, answer, check_contexts, random_basis
 
 WIDTH = 512
 LAYERS = 4
@@ -29,7 +30,8 @@ class GRUBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, 5, 512) -> (B, 5, 512)."""
-        return self.norm(x + self.dropout(self.gru(x)[0]))
+        out: Tensor = self.norm(x + self.dropout(self.gru(x)[0]))
+        return out
 
 
 class GRUStack(nn.Module):
@@ -49,6 +51,33 @@ class GRUStack(nn.Module):
         for block in self.blocks:
             h = block(h)
         return answer(self.output_proj(h[:, -1]), return_raw)
+
+
+class BoundedGRU(Grounded, GRUStack):
+    """The GRU stack's parameters, its output used as a limited residual of a fixed mixture.
+
+    Alone the stack answers anything on an unseen domain. Here it corrects the mixture with
+    the five constant position weights, as far as the context is familiar:
+
+        output = normalise(unit(sum_i w_i x_i) + trust * limit(stack(x)))
+
+    The familiar subspace is a fitted statistic kept as a buffer, like a running mean; the
+    7,095,552 parameters are those of the plain stack.
+    """
+
+    start: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("familiar", random_basis(self.FAMILIAR_DIM))  # (90, 768)
+        self.register_buffer("start", torch.tensor(POSITION_START), persistent=False)  # (5,)
+
+    def forward(self, x: Tensor, return_raw: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """x (B, 5, 768) -> (B, 768)."""
+        residual, _ = super().forward(x, return_raw=True)  # (B, D)
+        base = functional.normalize(torch.einsum("k,bkd->bd", self.start, x), dim=-1)
+        trust = self.trust(x.mean(1))  # (B, 1)
+        return answer(base + trust * self.limit(residual), return_raw)
 
 
 class SinusoidalPositions(nn.Module):

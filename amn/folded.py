@@ -53,34 +53,42 @@ def fold(model: nn.Module) -> Folded:
         x = torch.from_numpy(contexts) if isinstance(contexts, np.ndarray) else contexts
         check_contexts(x)
         with torch.inference_mode():
-            return forward(x)
+            predicted: Tensor = forward(x)
+            return predicted
 
     return predict
 
 
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Float32 copies of a model's weights by name."""
+    return {name: value.detach().float().clone() for name, value in model.state_dict().items()}
+
+
 def columns(weight: Tensor) -> Tensor:
     """A Linear's weight (out, in) as (in, out) in memory order, ready for addmm."""
-    return weight.detach().float().t().contiguous()
+    return weight.t().contiguous()
 
 
 def unit(raw: Tensor) -> Tensor:
     """Rows of `raw` (B, 768) scaled to norm one."""
-    return raw / torch.linalg.vector_norm(raw, dim=1, keepdim=True).clamp_min(1e-12)
+    length: Tensor = torch.linalg.vector_norm(raw, dim=1, keepdim=True)
+    return raw / length.clamp_min_(1e-12)
 
 
 class FoldedPublished:
     """The published layout; its key bias is the same for all five and drops out."""
 
     def __init__(self, model: PublishedAMN) -> None:
-        first, norm1, second, norm2, last = (model.residual_net[i] for i in (0, 2, 3, 5, 6))
-        self.query = columns(model.query_encoder.weight)  # (768, 256)
-        self.query_bias = model.query_encoder.bias.detach().clone()
-        self.key = model.context_encoder.weight.detach() * SCORE_SCALE  # (256, 768)
-        self.first, self.first_bias = columns(first.weight), first.bias.detach().clone()
-        self.second = columns(second.weight * norm1.weight)  # (512, 256)
-        self.second_bias = (second.weight @ norm1.bias + second.bias).detach()
-        self.last = columns(last.weight * norm2.weight)  # (256, 768)
-        self.last_bias = (last.weight @ norm2.bias + last.bias).detach()
+        w = weights_of(model)
+        net = "residual_net"
+        self.query = columns(w["query_encoder.weight"])  # (768, 256)
+        self.query_bias = w["query_encoder.bias"]
+        self.key = w["context_encoder.weight"] * SCORE_SCALE  # (256, 768)
+        self.first, self.first_bias = columns(w[f"{net}.0.weight"]), w[f"{net}.0.bias"]
+        self.second = columns(w[f"{net}.3.weight"] * w[f"{net}.2.weight"])  # (512, 256)
+        self.second_bias = w[f"{net}.3.weight"] @ w[f"{net}.2.bias"] + w[f"{net}.3.bias"]
+        self.last = columns(w[f"{net}.6.weight"] * w[f"{net}.5.weight"])  # (256, 768)
+        self.last_bias = w[f"{net}.6.weight"] @ w[f"{net}.5.bias"] + w[f"{net}.6.bias"]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Contexts (B, 5, 768) -> (B, 768)."""
@@ -97,16 +105,16 @@ class FoldedCard:
     """The card layout; the input norm's bias is the same for all keys and drops out."""
 
     def __init__(self, model: CardAMN) -> None:
-        first, norm1, second, last = (model.residual[i] for i in (0, 2, 4, 7))
-        gain, shift = model.input_norm.weight, model.input_norm.bias
-        self.positions = model.positions.detach().clone()
-        self.query = columns(model.query_encoder.weight * gain)  # (768, 256)
-        self.query_bias = (model.query_encoder.weight @ shift).detach()
-        self.key = (model.context_encoder.weight * gain * SCORE_SCALE).detach()  # (256, 768)
-        self.first = columns(first.weight)
-        self.second = columns(second.weight * norm1.weight)
-        self.second_bias = (second.weight @ norm1.bias).detach()
-        self.last = columns(last.weight)
+        w = weights_of(model)
+        gain, shift = w["input_norm.weight"], w["input_norm.bias"]
+        self.positions = w["positions"]
+        self.query = columns(w["query_encoder.weight"] * gain)  # (768, 256)
+        self.query_bias = w["query_encoder.weight"] @ shift
+        self.key = w["context_encoder.weight"] * gain * SCORE_SCALE  # (256, 768)
+        self.first = columns(w["residual.0.weight"])
+        self.second = columns(w["residual.4.weight"] * w["residual.2.weight"])
+        self.second_bias = w["residual.4.weight"] @ w["residual.2.bias"]
+        self.last = columns(w["residual.7.weight"])
 
     def __call__(self, x: Tensor) -> Tensor:
         """Contexts (B, 5, 768) -> (B, 768)."""
@@ -134,28 +142,29 @@ class FoldedBounded:
     """The bounded layout: two matrices for the mixture, two for the residual."""
 
     def __init__(self, model: BoundedAMN) -> None:
-        self.config = model.config
-        self.bound = torch.tensor(model.config.residual_max)
+        w, config = weights_of(model), model.config
+        self.residual_max = config.residual_max
+        self.bound = torch.tensor(config.residual_max)
         # (share - low) / (high - low), with the baseline's length as sum(gram) / 25.
-        slope = 1.0 / (model.config.familiar_high - model.config.familiar_low)
+        slope = 1.0 / (config.familiar_high - config.familiar_low)
         self.trust_slope = slope * K * K
-        self.trust_offset = torch.tensor(-model.config.familiar_low * slope)
-        self.key_dim = len(model.query_encoder.weight)
+        self.trust_offset = torch.tensor(-config.familiar_low * slope)
+        self.key_dim = len(w["query_encoder.weight"])
         # Dividing by five here spares the mean: the sum of the context is enough.
-        both = torch.cat([model.query_encoder.weight, model.familiar]) / K
+        both = torch.cat([w["query_encoder.weight"], w["familiar"]]) / K
         self.query_and_familiar = columns(both)  # (768, 256 + 90)
-        self.key = (model.context_encoder.weight * SCORE_SCALE).detach()  # (256, 768)
-        paired = torch.cat([model.gram[0].weight, model.gate.weight]) * model.COSINE_SCALE
-        spread = torch.zeros(model.GRAM_HIDDEN + 1, K * K)
+        self.key = w["context_encoder.weight"] * SCORE_SCALE  # (256, 768)
+        paired = torch.cat([w["gram.0.weight"], w["gate.weight"]]) * model.COSINE_SCALE
+        spread = torch.zeros(len(paired), K * K)
         spread[:, model.pairs] = paired
         self.gram = columns(spread)  # (25, 86 + 1), the last column is the gate
         shift = paired.sum(1) * model.COSINE_MIDDLE
-        self.gram_bias = torch.cat([model.gram[0].bias, model.gate.bias]) - shift
-        self.scores = columns(model.gram[2].weight)  # (86, 5)
-        self.position_score = model.position_score.detach().clone()
-        self.detect = columns(model.detect.weight * model.SHARPNESS)  # (768, 656)
-        self.detect_bias = (model.detect.bias * model.SHARPNESS).detach()
-        self.recall, self.recall_bias = columns(model.recall.weight), model.recall.bias.detach()
+        self.gram_bias = torch.cat([w["gram.0.bias"], w["gate.bias"]]) - shift
+        self.scores = columns(w["gram.2.weight"])  # (86, 5)
+        self.position_score = w["position_score"]
+        self.detect = columns(w["detect.weight"] * model.SHARPNESS)  # (768, 656)
+        self.detect_bias = w["detect.bias"] * model.SHARPNESS
+        self.recall, self.recall_bias = columns(w["recall.weight"]), w["recall.bias"]
         self.small = Small(
             gram=self.gram.numpy(),
             gram_bias=self.gram_bias.numpy(),
@@ -186,7 +195,7 @@ class FoldedBounded:
         base = mixture / max(float(mixture @ mixture) ** 0.5, 1e-12)
         hidden = torch.addmv(self.detect_bias, self.detect.t(), torch.from_numpy(base)).relu_()
         residual = torch.addmv(self.recall_bias, self.recall.t(), hidden).numpy()  # (D,)
-        bound = self.config.residual_max
+        bound = self.residual_max
         gate = trust / (1.0 + math.exp(-float(paired[-1])))
         length = (float(residual @ residual) + bound * bound) ** 0.5
         raw = base + (gate * bound / length) * residual
@@ -210,7 +219,7 @@ class FoldedBounded:
         residual = torch.addmm(self.recall_bias, hidden, self.recall)  # (B, D)
         length = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
         share = trust * paired[:, -1:].sigmoid() / torch.hypot(length, self.bound)
-        return unit(torch.addcmul(base, share, residual, value=self.config.residual_max))
+        return unit(torch.addcmul(base, share, residual, value=self.residual_max))
 
 
 def against(x: Tensor, turned: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ WINDOWS_PER_BATCH = 1024
 
 Cosines = NDArray[np.float64]
 Predict = Callable[[Tensor], Tensor]
+#: Changes contexts (B, 5, 768) before they are predicted from.
+Edit = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +76,7 @@ def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> E
     )
 
 
-def predict_windows(
-    predict: Predict, data: VectorSet, starts: Index, edit: Callable[[Tensor], Tensor] | None = None
-) -> Vectors:
+def predict_windows(predict: Predict, data: VectorSet, starts: Index, edit: Edit | None = None) -> Vectors:
     """Predictions (n, 768) for windows; `edit` may change the contexts (B, 5, 768) first."""
     out = []
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def window_cosines(predict: Predict, data: VectorSet, starts: Index) -> Cosines:
 
 def cosine(a: Vectors, b: Vectors) -> Cosines:
     """Row-wise cosine of two (n, 768) arrays of unit vectors."""
-    return np.einsum("nd,nd->n", a, b, dtype=np.float64)
+    return np.asarray(np.einsum("nd,nd->n", a, b, dtype=np.float64))
 
 
 def context_mean(x: Tensor) -> Tensor:

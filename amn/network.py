@@ -56,6 +56,12 @@ def answer(raw: Tensor, return_raw: bool) -> Tensor | tuple[Tensor, Tensor]:
     return (raw, out) if return_raw else out
 
 
+def random_basis(rows: int) -> Tensor:
+    """Orthonormal rows (rows, 768), a placeholder until training vectors are known."""
+    basis: Tensor = torch.linalg.qr(torch.randn(D, rows))[0]
+    return basis.T.contiguous()
+
+
 class CardAMN(nn.Module):
     """The card's 1,472,768 parameters: positions, input norm, no biases in linear maps."""
 
@@ -127,72 +133,13 @@ class PublishedAMN(nn.Module):
         return answer(baseline + residual, return_raw)
 
 
-class BoundedAMN(nn.Module):
-    """1,472,768 parameters, spent so that an unfamiliar context still gets a good mixture.
+class Grounded(nn.Module):
+    """What the bounded layouts share: a familiar subspace, trust in it, a limited residual."""
 
-    | part | parameters |
-    |---|---|
-    | key and query encoder, 2 x (768 x 256) | 393,216 |
-    | position scores | 5 |
-    | Gram network: ten cosines -> 86 -> five scores | 1,376 |
-    | gate on the ten cosines, with its bias | 11 |
-    | familiar subspace, 90 orthonormal rows, fitted and then kept | 69,120 |
-    | residual: 768 -> 656 with bias, ReLU, -> 768 with bias | 1,009,040 |
-
-    familiarity = share of the baseline's energy inside the familiar subspace, in [0, 1]
-    trust       = familiarity rescaled from [familiar_low, familiar_high] to [0, 1], clipped
-    scores      = positions + gram(cosines) + trust * q . k_i / 16
-    base        = unit(mixture)
-    output      = normalise(base + trust * gate * limit(residual(base)))
-
-    limit(r) = r * m / sqrt(m^2 + |r|^2) keeps the direction and a length below m =
-    `residual_max`. At trust 0 the answer depends on the ten cosines alone, so it turns with
-    the vectors under any rotation: nothing learned about particular directions is used.
-    """
-
-    HIDDEN = 656
-    GRAM_HIDDEN = 86
     FAMILIAR_DIM = 90
-    COSINES = K * (K - 1) // 2
-    #: Hidden units see a cosine with their own direction; this makes them choosy.
-    SHARPNESS = 6.0
-    #: Cosines of neighbouring text lie around 0.5; the Gram network trains on (c - 0.5) * 4.
-    COSINE_MIDDLE = 0.5
-    COSINE_SCALE = 4.0
 
-    pairs: Tensor
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
-        projection = torch.linalg.qr(torch.randn(D, KEY_DIM))[0].T * 8.0
-        self.context_encoder = nn.Linear(D, KEY_DIM, bias=False)
-        self.query_encoder = nn.Linear(D, KEY_DIM, bias=False)
-        with torch.no_grad():
-            # Equal projections make the first scores a cosine: similar vectors weigh more.
-            self.context_encoder.weight.copy_(projection)
-            self.query_encoder.weight.copy_(projection)
-        self.position_score = nn.Parameter(torch.tensor(POSITION_START).log())  # (5,)
-        self.gram = nn.Sequential(
-            nn.Linear(self.COSINES, self.GRAM_HIDDEN),
-            nn.ReLU(),
-            nn.Linear(self.GRAM_HIDDEN, K, bias=False),
-        )
-        nn.init.zeros_(self.gram[2].weight)
-        self.gate = nn.Linear(self.COSINES, 1)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
-        basis = torch.linalg.qr(torch.randn(D, self.FAMILIAR_DIM))[0].T.contiguous()
-        self.familiar = nn.Parameter(basis, requires_grad=False)  # (64, 768)
-        self.detect = nn.Linear(D, self.HIDDEN)
-        self.recall = nn.Linear(self.HIDDEN, D)
-        self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.detect.weight, std=0.04)
-        nn.init.zeros_(self.detect.bias)
-        nn.init.normal_(self.recall.weight, std=0.02)
-        nn.init.zeros_(self.recall.bias)
-        pairs = torch.triu_indices(K, K, 1)
-        self.register_buffer("pairs", pairs[0] * K + pairs[1], persistent=False)  # (10,)
+    config: ModelConfig
+    familiar: Tensor  # (90, 768)
 
     @torch.no_grad()
     def fit_familiar(self, vectors: Tensor) -> None:
@@ -217,6 +164,69 @@ class BoundedAMN(nn.Module):
         length2 = residual.square().sum(-1, keepdim=True)
         return residual * (bound * torch.rsqrt(length2 + bound * bound))
 
+
+class BoundedAMN(Grounded):
+    """1,472,768 parameters, spent so that an unfamiliar context still gets a good mixture.
+
+    | part | parameters |
+    |---|---|
+    | key and query encoder, 2 x (768 x 256) | 393,216 |
+    | position scores | 5 |
+    | Gram network: ten cosines -> 86 -> five scores | 1,376 |
+    | gate on the ten cosines, with its bias | 11 |
+    | familiar subspace, 90 orthonormal rows, fitted and then kept | 69,120 |
+    | residual: 768 -> 656 with bias, ReLU, -> 768 with bias | 1,009,040 |
+
+    familiarity = share of the baseline's energy inside the familiar subspace, in [0, 1]
+    trust       = familiarity rescaled from [familiar_low, familiar_high] to [0, 1], clipped
+    scores      = positions + gram(cosines) + trust * q . k_i / 16
+    base        = unit(mixture)
+    output      = normalise(base + trust * gate * limit(residual(base)))
+
+    limit(r) = r * m / sqrt(m^2 + |r|^2) keeps the direction and a length below m =
+    `residual_max`. At trust 0 the answer depends on the ten cosines alone, so it turns with
+    the vectors under any rotation: nothing learned about particular directions is used.
+    """
+
+    HIDDEN = 656
+    GRAM_HIDDEN = 86
+    COSINES = K * (K - 1) // 2
+    #: Hidden units see a cosine with their own direction; this makes them choosy.
+    SHARPNESS = 6.0
+    #: Cosines of neighbouring text lie around 0.5; the Gram network trains on (c - 0.5) * 4.
+    COSINE_MIDDLE = 0.5
+    COSINE_SCALE = 4.0
+
+    pairs: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        projection = torch.linalg.qr(torch.randn(D, KEY_DIM))[0].T * 8.0
+        self.context_encoder = nn.Linear(D, KEY_DIM, bias=False)
+        self.query_encoder = nn.Linear(D, KEY_DIM, bias=False)
+        with torch.no_grad():
+            # Equal projections make the first scores a cosine: similar vectors weigh more.
+            self.context_encoder.weight.copy_(projection)
+            self.query_encoder.weight.copy_(projection)
+        self.position_score = nn.Parameter(torch.tensor(POSITION_START).log())  # (5,)
+        last = nn.Linear(self.GRAM_HIDDEN, K, bias=False)
+        nn.init.zeros_(last.weight)
+        self.gram = nn.Sequential(nn.Linear(self.COSINES, self.GRAM_HIDDEN), nn.ReLU(), last)
+        self.gate = nn.Linear(self.COSINES, 1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.familiar = nn.Parameter(random_basis(self.FAMILIAR_DIM), requires_grad=False)
+        self.detect = nn.Linear(D, self.HIDDEN)
+        self.recall = nn.Linear(self.HIDDEN, D)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.detect.weight, std=0.04)
+        nn.init.zeros_(self.detect.bias)
+        nn.init.normal_(self.recall.weight, std=0.02)
+        nn.init.zeros_(self.recall.bias)
+        pairs = torch.triu_indices(K, K, 1)
+        self.register_buffer("pairs", pairs[0] * K + pairs[1], persistent=False)  # (10,)
+
     def forward(self, x: Tensor, return_raw: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """x (B, 5, 768) -> (B, 768)."""
         check_contexts(x)
@@ -227,7 +237,11 @@ class BoundedAMN(nn.Module):
         keys = self.context_encoder(x)  # (B, K, 256)
         query = self.query_encoder(baseline)  # (B, 256)
         content = torch.einsum("bd,bkd->bk", query, keys) * SCORE_SCALE  # (B, K)
-        scores = self.position_score + self.gram(cosines) + trust * content  # (B, K)
+        shared = self.position_score + self.gram(cosines)  # (B, K)
+        if self.training and self.config.distrust:
+            # Only answers without the residual train these scores, or it would bend them.
+            shared = torch.where(trust > 0, shared.detach(), shared)
+        scores = shared + trust * content  # (B, K)
         mixture = torch.einsum("bk,bkd->bd", scores.softmax(-1), x)  # (B, D)
         base = F.normalize(mixture, dim=-1)  # (B, D)
         hidden = self.dropout(F.relu(self.SHARPNESS * self.detect(base)))  # (B, 656)
@@ -242,13 +256,14 @@ def build(config: ModelConfig) -> nn.Module:
     Raises:
         ConfigError: the built network has another number of parameters than its layout.
     """
-    from amn.fallbacks import GRUStack, TransformerPredictor
+    from amn.fallbacks import BoundedGRU, GRUStack, TransformerPredictor
 
     layouts: dict[str, type[nn.Module]] = {
         "card": CardAMN,
         "published": PublishedAMN,
         "bounded": BoundedAMN,
         "gru": GRUStack,
+        "gru-bounded": BoundedGRU,
         "transformer": TransformerPredictor,
     }
     model = layouts[config.layout](config)

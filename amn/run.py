@@ -30,7 +30,6 @@ OVERRIDES: dict[str, type] = {
     "weight-decay": float,
     "patience-epochs": int,
     "ema-decay": float,
-    "rotate-fraction": float,
     "seed": int,
     "unseen-domain": str,
     "selection-domain": str,

@@ -20,18 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from amn.config import VECTOR_DIM, ModelConfig, TrainConfig
+from amn.config import ModelConfig, TrainConfig
 from amn.dataset import Split
 from amn.errors import DataError
 from amn.metrics import window_cosines
-from amn.network import BoundedAMN, build
+from amn.network import Grounded, build
 from amn.vectors import Index, VectorSet, chunks
 
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 3
-ROTATIONS = 16
 
 Report = Callable[[dict[str, float]], None]
 Tick = Callable[[int, int, int], None]
@@ -78,8 +77,8 @@ def start_run(model_config: ModelConfig, config: TrainConfig, device: torch.devi
 
 
 def fit_familiar(model: nn.Module, data: VectorSet, train: Index) -> None:
-    """Give the bounded layout the subspace of its training contexts."""
-    if not isinstance(model, BoundedAMN):
+    """Give a bounded layout the subspace of its training contexts."""
+    if not isinstance(model, Grounded):
         return
     means = np.concatenate([data.windows(train[rows])[:, :5].mean(1) for rows in chunks(len(train))])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
@@ -109,21 +108,11 @@ def loss_of(model: nn.Module, windows: Tensor, config: TrainConfig) -> tuple[Ten
     return 1.0 - cosine, cosine
 
 
-def random_rotations(config: TrainConfig, device: torch.device) -> list[Tensor]:
-    """Orthogonal maps (768, 768) that turn whole windows; none unless the recipe asks."""
-    if config.rotate_fraction == 0.0:
-        return []
-    draw = torch.Generator().manual_seed(config.seed + 1)
-    noise = [torch.randn(VECTOR_DIM, VECTOR_DIM, generator=draw) for _ in range(ROTATIONS)]
-    return [torch.linalg.qr(square)[0].to(device) for square in noise]
-
-
 def train_epoch(run: Run, data: VectorSet, train: Index, config: TrainConfig, tick: Tick) -> dict[str, float]:
     """One pass over the training windows in an order that (seed, epoch) decides."""
     device = next(run.model.parameters()).device
     draw = np.random.default_rng((config.seed, run.epoch))
     torch.manual_seed(config.seed * 100_003 + run.epoch)
-    rotations = random_rotations(config, device)
     order = draw.permutation(train)
     batches = max(1, len(order) // config.batch_size)
     total = {"loss": 0.0, "cosine": 0.0}
@@ -131,8 +120,6 @@ def train_epoch(run: Run, data: VectorSet, train: Index, config: TrainConfig, ti
     for number in range(batches):
         index = np.sort(order[number * config.batch_size : (number + 1) * config.batch_size])
         windows = torch.from_numpy(data.windows(index)).to(device)
-        if rotations and draw.random() < config.rotate_fraction:
-            windows = windows @ rotations[draw.integers(len(rotations))]
         loss, cosine = train_step(run, windows, config, batches * config.epochs)
         total["loss"] += loss
         total["cosine"] += cosine
@@ -149,7 +136,7 @@ def train_step(run: Run, windows: Tensor, config: TrainConfig, steps_total: int)
     if not torch.isfinite(loss):
         raise DataError(f"loss is {loss.item()} at step {run.step}; lower the learning rate")
     run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(run.model.parameters(), config.gradient_norm_max)
     run.optimizer.step()
     run.step += 1
@@ -169,7 +156,8 @@ def judge(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
     device = next(run.averaged.parameters()).device
 
     def predict(x: Tensor) -> Tensor:
-        return run.averaged(x.to(device))
+        predicted: Tensor = run.averaged(x.to(device))
+        return predicted
 
     values = {"validation_cosine": float(window_cosines(predict, data, split.validation).mean())}
     if len(split.selection):

@@ -8,22 +8,40 @@ noise with the same weights. Only figures measured on your data tell.
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from amn import checkpoint
-from amn.config import ModelConfig
+from amn.config import Layout, ModelConfig
 from amn.errors import CheckpointError
 from amn.network import build
 
-LAYOUT_OF_TYPE = {"amn": "published", "gru": "gru", "transformer": "transformer"}
+LAYOUT_OF_TYPE: dict[str, Layout] = {"amn": "published", "gru": "gru", "transformer": "transformer"}
 WARNING = (
     "imported by key names: a strict fit of names, shapes and count does not prove the class "
     "that these weights were trained in; compare `amn evaluate` with the figures you expect"
 )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the import-published command."""
+    parser.add_argument("file", type=Path, help="published best_model.pt")
+    parser.add_argument("--out", required=True, type=Path, help="checkpoint folder to write")
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Import, and warn."""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    manifest = import_published(options.file, options.out, created_utc=now)
+    sys.stdout.write(f"{manifest.model_id} in {options.out}\n")
+    sys.stderr.write(f"warning: {WARNING}\n")
+    return 0
 
 
 def import_published(path: Path, folder: Path, *, created_utc: str) -> checkpoint.Manifest:
@@ -37,7 +55,7 @@ def import_published(path: Path, folder: Path, *, created_utc: str) -> checkpoin
     kind = values.get("model_type")
     if kind not in LAYOUT_OF_TYPE:
         raise CheckpointError(f"{path}: model_type is {kind!r}; known are {', '.join(LAYOUT_OF_TYPE)}")
-    model = build(ModelConfig(layout=LAYOUT_OF_TYPE[kind])).eval()  # type: ignore[arg-type]
+    model = build(ModelConfig(layout=LAYOUT_OF_TYPE[kind])).eval()
     checkpoint.load_weights(model, values["model_state_dict"], origin=str(path))
     training = {name: values[name] for name in ("epoch", "val_loss", "val_cosine") if name in values}
     records = {

@@ -1,0 +1,232 @@
+"""`python -m amn evaluate`: one table for any set of checkpoints, and the two baselines.
+
+All models see the same windows, and all differences are paired by window and resampled by
+article. A split is judged only with windows that the manifest's training side excludes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amn import checkpoint, latency, metrics, report
+from amn.config import PARAMETERS
+from amn.dataset import Split, split_by_article, training_vectors
+from amn.errors import DataError
+from amn.folded import fold
+from amn.metrics import BASELINES, Cosines, Predict, cosine, estimate
+from amn.readers import read_vectors
+from amn.vectors import Index, Vectors, VectorSet, chunks
+
+BANK_SIZE = 4_096
+TRAIN_SAMPLE = 5_000
+HITS = (1, 5, 10)
+SLICES = ("train", "validation", "test", "unseen")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the evaluate command."""
+    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoint folders or links")
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=Path, help="folder for the JSON and the page")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the windows")
+    parser.add_argument("--no-latency", action="store_true", help="skip the clock")
+
+
+def run_evaluate(options: argparse.Namespace) -> int:
+    """Judge, write evaluation.json and evaluation.html, print the table."""
+    torch.set_num_threads(options.threads)
+    data = read_vectors(options.data)
+    loaded = [checkpoint.load(path) for path in options.checkpoints]
+    result = evaluate(loaded, data, every=10 if options.quick else 1, with_latency=not options.no_latency)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    (options.out / "evaluation.html").write_text(report.page(result))
+    sys.stdout.write(report.markdown_table(result) + "\n")
+    sys.stdout.write(f"\n{options.out / 'evaluation.html'}\n")
+    return 0
+
+
+def evaluate(
+    loaded: list[checkpoint.Checkpoint],
+    data: VectorSet,
+    *,
+    every: int = 1,
+    with_latency: bool = True,
+) -> dict[str, Any]:
+    """All figures of all checkpoints and baselines as one JSON-ready dict.
+
+    Args:
+        loaded: verified checkpoints; the first is the one others are compared with.
+        data: the vectors to judge on; the split is made anew and is always the same.
+        every: judge every n-th window only, for a quick look.
+        with_latency: also measure latency by batch size.
+    """
+    split = split_by_article(data)
+    sides = {name: starts[::every] for name, starts in slices_of(split).items()}
+    bank = bank_vectors(data)
+    predictors = named_predictors(loaded)
+    cosines = {
+        name: {side: metrics.window_cosines(p, data, starts) for side, starts in sides.items()}
+        for name, p in predictors.items()
+    }
+    models: dict[str, Any] = {}
+    for name, predict in predictors.items():
+        models[name] = judge(name, predict, cosines, data, sides)
+        models[name]["hits"] = {side: hits(predict, data, sides[side], bank) for side in ("test", "unseen")}
+    describe(models, loaded, with_latency)
+    return {
+        "data": {"source": data.source, "sha256": data.sha256()},
+        "slices": {side: describe_slice(data, starts) for side, starts in sides.items()},
+        "bank_vectors": len(bank),
+        "threads": torch.get_num_threads(),
+        "reference": next(iter(predictors)),
+        "models": models,
+    }
+
+
+def slices_of(split: Split) -> dict[str, Index]:
+    """Training windows are sampled: they only show how much a model has memorised."""
+    sides = split.sides()
+    step = max(1, len(sides["train"]) // TRAIN_SAMPLE)
+    sides["train"] = sides["train"][::step]
+    return {name: sides[name] for name in SLICES if name in sides}
+
+
+def bank_vectors(data: VectorSet) -> Vectors:
+    """An even sample of the training side to hide the true vector among."""
+    vectors, _ = training_vectors(data)
+    return vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
+
+
+def named_predictors(loaded: list[checkpoint.Checkpoint]) -> dict[str, Predict]:
+    """Folded checkpoints by model id, then the baselines.
+
+    Raises:
+        DataError: one checkpoint was given twice.
+    """
+    named: dict[str, Predict] = {}
+    for item in loaded:
+        if item.manifest.model_id in named:
+            raise DataError(f"{item.manifest.model_id} was given twice; name each once")
+        named[item.manifest.model_id] = fold(item.model)
+    return named | BASELINES
+
+
+def describe_slice(data: VectorSet, starts: Index) -> dict[str, Any]:
+    """n, articles and coherence of a slice."""
+    return {
+        "n": len(starts),
+        "articles": len(np.unique(data.article[starts])),
+        "coherence": round(metrics.coherence(data, starts), 4),
+    }
+
+
+def judge(
+    name: str,
+    predict: Predict,
+    cosines: dict[str, dict[str, Cosines]],
+    data: VectorSet,
+    sides: dict[str, Index],
+) -> dict[str, Any]:
+    """Cosines, gains, order and position sensitivity, copying of the last vector."""
+    reference = next(iter(cosines))
+    result: dict[str, Any] = {"cosine": {}, "gains": {}, "domains": {}, "probes": {}}
+    for side, starts in sides.items():
+        articles = data.article[starts]
+        own = cosines[name][side]
+        result["cosine"][side] = estimate(own, articles).to_dict()
+        result["gains"][side] = {
+            other: estimate(own - cosines[other][side], articles).to_dict()
+            for other in dict.fromkeys([*BASELINES, reference])
+            if other != name
+        }
+    delta = result["cosine"]["unseen"]["mean"] - result["cosine"]["test"]["mean"]
+    result["ood_delta"] = round(delta, 5)
+    mean = cosines["context_mean"]["test"]
+    result["domains"] = by_domain(cosines[name]["test"] - mean, data, sides["test"])
+    for side in ("test", "unseen"):
+        result["probes"][side] = probes(predict, cosines[name][side], data, sides[side])
+    return result
+
+
+def by_domain(gain: Cosines, data: VectorSet, starts: Index) -> dict[str, Any]:
+    """Gain over the context mean on the test articles of each domain."""
+    domains = data.article_domain[data.article[starts]]
+    return {
+        str(domain): estimate(gain[domains == domain], data.article[starts][domains == domain]).to_dict()
+        for domain in np.unique(domains)
+    }
+
+
+def probes(predict: Predict, own: Cosines, data: VectorSet, starts: Index) -> dict[str, Any]:
+    """What changes when the context does: order, single positions; and copying.
+
+    A position is left out by putting the mean of the other four in its place, since the
+    networks take exactly five vectors.
+    """
+    order = torch.from_numpy(np.random.default_rng(0).permutation(5))
+    while (order == torch.arange(5)).any():
+        order = order.roll(1)
+    edits = {"shuffled": lambda x: x[:, order], "reversed": lambda x: x.flip(1)}
+    true = metrics.truth(data, starts)
+    mean = float(own.mean())
+
+    def change(edit: metrics.Edit) -> float:
+        predicted = metrics.predict_windows(predict, data, starts, edit)
+        return round(float(cosine(predicted, true).mean()) - mean, 5)
+
+    last = data.rows(starts + 4)
+    to_last = cosine(metrics.predict_windows(predict, data, starts), last)
+    return {
+        **{name: change(edit) for name, edit in edits.items()},
+        "without_position": [change(without(i)) for i in range(5)],
+        "nearer_to_last_share": round(float((to_last > own).mean()), 4),
+        "cosine_to_last": round(float(to_last.mean()), 4),
+    }
+
+
+def without(position: int) -> metrics.Edit:
+    """Replace one context vector by the normalised mean of the others."""
+
+    def edit(x: Tensor) -> Tensor:
+        others = (x.sum(1) - x[:, position]) / 4.0
+        changed = x.clone()
+        changed[:, position] = torch.nn.functional.normalize(others, dim=-1)
+        return changed
+
+    return edit
+
+
+def hits(predict: Predict, data: VectorSet, starts: Index, bank: Vectors) -> dict[str, float]:
+    """How often the true next vector is among the k nearest of it and the bank."""
+    predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
+    own = cosine(predicted, true)
+    better: NDArray[np.int64] = np.concatenate(
+        [(predicted[rows] @ bank.T > own[rows, None] + 1e-6).sum(1) for rows in chunks(len(predicted), 1024)]
+    )
+    return {f"hit@{k}": round(float((better < k).mean()), 4) for k in HITS}
+
+
+def describe(models: dict[str, Any], loaded: list[checkpoint.Checkpoint], with_latency: bool) -> None:
+    """Add layout, size, recipe and latency to the figures of each checkpoint."""
+    for item in loaded:
+        manifest = item.manifest
+        entry = models[manifest.model_id]
+        entry["layout"] = manifest.layout
+        entry["parameters"] = PARAMETERS[manifest.layout]
+        entry["weights_bytes"] = (item.path / checkpoint.WEIGHTS_FILE).stat().st_size
+        entry["preset"] = manifest.training.get("preset", "unknown")
+        if with_latency:
+            entry["latency"] = latency.measure(fold(item.model))
+    for name in BASELINES:
+        models[name]["layout"], models[name]["parameters"] = "baseline", 0

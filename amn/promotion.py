@@ -1,0 +1,157 @@
+"""Moving the links that workers load models from: promote and roll back.
+
+A link is replaced by renaming a new one over it, so a reader sees the old model or the new
+one, never none. The link's earlier target is kept in `<link>.history`, newest last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from amn import checkpoint
+from amn.errors import PromotionError
+
+LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
+ROOT = Path("artifacts/lvm")
+WINDOWS_MIN = 1_000
+COSINE_LOSS_MAX = 0.003
+LATENCY_FACTOR_MAX = 1.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the promote command."""
+    parser.add_argument("path", type=Path, help="checkpoint folder")
+    parser.add_argument("--link", default=LINKS[0], choices=LINKS)
+    parser.add_argument("--root", type=Path, default=ROOT)
+    parser.add_argument("--no-latency", action="store_true", help="skip the latency gate")
+
+
+def add_rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the rollback command."""
+    parser.add_argument("--link", default=LINKS[0], choices=LINKS)
+    parser.add_argument("--root", type=Path, default=ROOT)
+
+
+def run_promote(options: argparse.Namespace) -> int:
+    """Check the candidate and move the link."""
+    message = promote(options.path, options.root / options.link, with_latency=not options.no_latency)
+    sys.stdout.write(message + "\n")
+    return 0
+
+
+def run_rollback(options: argparse.Namespace) -> int:
+    """Move the link back to what it named before."""
+    sys.stdout.write(rollback(options.root / options.link) + "\n")
+    return 0
+
+
+def promote(path: Path, link: Path, *, with_latency: bool = True) -> str:
+    """Point `link` at the checkpoint `path`, if it passes every gate.
+
+    Raises:
+        CheckpointError: hash, count or golden vectors of the candidate do not hold.
+        PromotionError: it was judged on too little, or is worse or slower than the present.
+    """
+    candidate = checkpoint.load(path)
+    check_figures(candidate)
+    present = link.resolve() if link.is_symlink() else None
+    if present == candidate.path:
+        raise PromotionError(f"{link} already names {candidate.path.name}; nothing to do")
+    if present is not None and (present / checkpoint.MANIFEST_FILE).is_file():
+        compare(candidate, checkpoint.load(present), with_latency)
+    if present is not None:
+        remember(link, os.readlink(link))
+    move(link, candidate.path)
+    return f"{link} -> {candidate.path.name} ({candidate.manifest.model_id})"
+
+
+def check_figures(candidate: checkpoint.Checkpoint) -> None:
+    """Refuse a model that was not judged, or that a plain mean of the context beats."""
+    manifest = candidate.manifest
+    for side in ("test", "unseen"):
+        figures = manifest.metrics.get(side)
+        n = figures["cosine"]["n"] if figures else 0
+        if n < WINDOWS_MIN:
+            raise PromotionError(
+                f"{manifest.model_id} was judged on {n} {side} windows, the gate wants "
+                f"{WINDOWS_MIN}; train it with `python -m amn train`, which judges it"
+            )
+    test = manifest.metrics["test"]
+    if test["cosine"]["mean"] <= test["context_mean"]:
+        raise PromotionError(
+            f"{manifest.model_id} has cosine {test['cosine']['mean']:.4f} on test articles, "
+            f"the context mean {test['context_mean']:.4f}; a mean is cheaper"
+        )
+
+
+def compare(candidate: checkpoint.Checkpoint, present: checkpoint.Checkpoint, with_latency: bool) -> None:
+    """Refuse a candidate that loses cosine on a slice, or is much slower."""
+    new, old = candidate.manifest, present.manifest
+    for side in ("test", "unseen"):
+        before = old.metrics.get(side, {}).get("cosine", {}).get("mean")
+        after = new.metrics[side]["cosine"]["mean"]
+        if before is not None and after < before - COSINE_LOSS_MAX:
+            raise PromotionError(
+                f"{new.model_id} has cosine {after:.4f} on {side}, {old.model_id} has "
+                f"{before:.4f}; the gate allows a loss of {COSINE_LOSS_MAX}"
+            )
+    if with_latency:
+        check_latency(candidate, present)
+
+
+def check_latency(candidate: checkpoint.Checkpoint, present: checkpoint.Checkpoint) -> None:
+    """Time both models in turn at batch 1, and refuse one that is 1.5 times slower."""
+    from amn import latency
+    from amn.folded import fold
+
+    both = [latency.measure(fold(item.model), (1,))[0]["latency_ms_p50"] for item in (candidate, present)]
+    if both[0] > both[1] * LATENCY_FACTOR_MAX:
+        raise PromotionError(
+            f"{candidate.manifest.model_id} takes {both[0]:.3f} ms a context, the present model "
+            f"{both[1]:.3f} ms; the gate allows {LATENCY_FACTOR_MAX} times"
+        )
+
+
+def rollback(link: Path) -> str:
+    """Point `link` at the target it had before the last promotion.
+
+    Raises:
+        PromotionError: there is nothing to go back to.
+        CheckpointError: the earlier model no longer holds.
+    """
+    history = read_history(link)
+    if not history:
+        raise PromotionError(f"{link} has no earlier target; promote one explicitly")
+    earlier = checkpoint.load(link.parent / history[-1])
+    move(link, earlier.path)
+    history_file(link).write_text(json.dumps(history[:-1]) + "\n")
+    return f"{link} -> {earlier.path.name} ({earlier.manifest.model_id})"
+
+
+def move(link: Path, target: Path) -> None:
+    """Replace the link in one step, with a target relative to it."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    part = link.with_name(f".{link.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    part.symlink_to(os.path.relpath(target, link.parent.resolve()))
+    part.replace(link)
+
+
+def history_file(link: Path) -> Path:
+    """Where earlier targets of a link are kept."""
+    return link.with_name(link.name + ".history")
+
+
+def read_history(link: Path) -> list[str]:
+    """Earlier targets of a link, newest last."""
+    path = history_file(link)
+    return list(json.loads(path.read_text())) if path.is_file() else []
+
+
+def remember(link: Path, target: str) -> None:
+    """Add a target to the link's history."""
+    history_file(link).write_text(json.dumps([*read_history(link), target]) + "\n")

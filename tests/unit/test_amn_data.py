@@ -1,0 +1,219 @@
+"""Vectors: what is refused, how windows are cut, and how articles are split."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+from amn_helpers import articles, vector_set, write_npz
+
+from amn.dataset import near_duplicates, rows_of, split_by_article, training_vectors
+from amn.errors import DataError
+from amn.readers import read_vectors
+from amn.sample import write_sample
+from amn.vectors import validate
+
+
+def unit_rows(n: int, seed: int = 0) -> np.ndarray:
+    rows = np.random.default_rng(seed).standard_normal((n, 768)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_vector_file_is_read_with_unit_rows(tmp_path):
+    data = read_vectors(write_npz(tmp_path))
+    assert data.vectors.shape == (480, 768)
+    np.testing.assert_allclose(np.linalg.norm(data.rows(slice(0, 9)), axis=1), 1.0, atol=1e-6)
+
+
+def test_plain_members_are_mapped_and_compressed_ones_read_alike(tmp_path):
+    many = articles(count=80, length=12)
+    np.savez(tmp_path / "plain.npz", **many)
+    np.savez_compressed(tmp_path / "packed.npz", **many)
+    plain, packed = read_vectors(tmp_path / "plain.npz"), read_vectors(tmp_path / "packed.npz")
+    assert isinstance(plain.vectors, np.memmap)
+    np.testing.assert_array_equal(plain.vectors, packed.vectors)
+    assert plain.sha256() == packed.sha256()
+
+
+def test_a_folder_of_npy_files_is_mapped(tmp_path):
+    for name, array in articles().items():
+        np.save(tmp_path / f"{name}.npy", array)
+    data = read_vectors(tmp_path)
+    assert isinstance(data.vectors, np.memmap)
+    np.testing.assert_array_equal(data.vectors, articles()["vectors"])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_parquet_and_arrow_are_read_like_npz(tmp_path, suffix):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import feather, parquet
+
+    many = articles()
+    table = pa.table(
+        {
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(many["vectors"].astype("f4").ravel()), 768),
+            "article": many["article"],
+            "domain": many["article_domain"][many["article"]].tolist(),
+        }
+    )
+    path = tmp_path / f"x.{suffix}"
+    (parquet.write_table if suffix == "parquet" else feather.write_feather)(table, path)
+    data = read_vectors(path)
+    np.testing.assert_array_equal(data.vectors, many["vectors"].astype("f4"))
+    assert data.article_domain.tolist() == many["article_domain"].tolist()
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1")
+    real = builtins.__import__
+
+    def without(name, *rest, **more):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(DataError, match="pip install pyarrow"):
+        read_vectors(tmp_path / "x.parquet")
+
+
+def spoil(row: int, value: float) -> np.ndarray:
+    vectors = articles()["vectors"].copy()
+    vectors[row] = value
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vectors": spoil(7, np.nan)}, "row 7 holds NaN"),
+        ({"vectors": spoil(7, 0.0)}, "row 7 is all zeros"),
+        ({"vectors": spoil(7, 0.1)}, "row 7 has norm"),
+        ({"vectors": np.zeros((480, 767), np.float16)}, r"expected \(N, 768\)"),
+        ({"vectors": np.zeros((0, 768), np.float16), "article": np.zeros(0, int)}, "no vectors"),
+        ({"article": np.arange(480)}, "article 0 has 1 vectors"),
+        ({"article": np.tile(np.arange(40), 12)}, "several pieces"),
+        ({"article": np.zeros(3, int)}, "one article id for each"),
+        ({"article_domain": np.array(["alpha"])}, "do not fit"),
+    ],
+)
+def test_bad_vectors_are_refused_with_the_row_or_article(changes, words):
+    with pytest.raises(DataError, match=words):
+        validate(vector_set(**changes))
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path):
+    path = write_npz(tmp_path, article_name=np.array([{"a": 1}] * 40, dtype=object))
+    with pytest.raises(DataError, match="pickled objects, which are never loaded"):
+        read_vectors(path)
+
+
+def test_truncated_and_foreign_files_are_refused(tmp_path):
+    path = write_npz(tmp_path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(DataError, match="damaged"):
+        read_vectors(path)
+    (tmp_path / "x.csv").write_text("1,2")
+    with pytest.raises(DataError, match="unknown suffix"):
+        read_vectors(tmp_path / "x.csv")
+    with pytest.raises(DataError, match="does not exist"):
+        read_vectors(tmp_path / "nothing.npz")
+
+
+def test_a_file_without_article_ids_names_what_is_missing(tmp_path):
+    np.savez(tmp_path / "x.npz", vectors=articles()["vectors"])
+    with pytest.raises(DataError, match="lacks article, article_domain"):
+        read_vectors(tmp_path / "x.npz")
+
+
+def test_windows_never_cross_an_article():
+    data = vector_set()
+    starts = data.window_starts()
+    assert len(starts) == 40 * (12 - 5)
+    rows = starts[:, None] + np.arange(6)
+    assert (data.article[rows] == data.article[starts][:, None]).all()
+
+
+def test_no_article_stands_on_two_sides_and_the_unseen_domain_is_never_trained_on():
+    data = vector_set()
+    split = split_by_article(data, selection_domain="beta")
+    seen: set[int] = set()
+    for name, starts in split.sides().items():
+        own = set(data.article[starts].tolist())
+        assert not own & seen, name
+        seen |= own
+        domains = set(data.article_domain[sorted(own)])
+        assert (domains == {"anarchism"}) == (name == "unseen")
+        assert (domains == {"beta"}) == (name == "selection")
+
+
+def test_judged_articles_stay_the_same_when_a_selection_domain_is_held_out():
+    data = vector_set()
+    plain, held = split_by_article(data), split_by_article(data, selection_domain="beta")
+    assert set(held.test) <= set(plain.test)
+    assert set(held.train) <= set(plain.train)
+
+
+def test_an_unknown_domain_is_refused_with_the_known_ones():
+    with pytest.raises(DataError, match="alpha, anarchism, beta, gamma"):
+        split_by_article(vector_set(), unseen_domain="cooking")
+
+
+def test_too_few_articles_for_a_split_are_refused():
+    few = articles(count=8)
+    with pytest.raises(DataError, match="side is empty"):
+        split_by_article(vector_set(**few))
+
+
+def test_training_windows_that_repeat_a_judged_vector_are_dropped_and_counted():
+    clean = vector_set()
+    split = split_by_article(clean)
+    assert split.dropped == 0
+    vectors = clean.vectors.copy()
+    trained, judged = int(split.train[3]), int(split.test[0])
+    vectors[trained + 2] = vectors[judged + 1]
+    again = split_by_article(vector_set(vectors=vectors))
+    assert again.dropped > 0
+    assert len(again.test) == len(split.test)
+    assert trained + 2 not in rows_of(again.train)
+
+
+def test_near_duplicates_are_found_as_by_comparing_all_pairs():
+    others = unit_rows(400, seed=1)
+    rows = unit_rows(300, seed=2)
+    rows[::7] = others[:43] + 0.0005 * unit_rows(43, seed=3)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    expected = (rows @ others.T).max(axis=1) > 0.999
+    assert expected.sum() == 43
+    np.testing.assert_array_equal(near_duplicates(rows, others), expected)
+    assert not near_duplicates(rows, others[:0]).any()
+
+
+def test_training_vectors_are_those_of_the_training_side():
+    data = vector_set()
+    vectors, ids = training_vectors(data)
+    split = split_by_article(data)
+    np.testing.assert_array_equal(vectors, data.rows(rows_of(split.train)))
+    assert set(ids.tolist()) == set(data.article[split.train].tolist())
+
+
+def test_the_sample_holds_contiguous_held_out_rows_of_both_slices(tmp_path):
+    data = vector_set()
+    windows = write_sample(data, tmp_path / "sample.npz", vectors=60, seed=0)
+    sample = np.load(tmp_path / "sample.npz", allow_pickle=False)
+    assert windows > 0
+    assert set(sample["article_slice"]) == {"id", "ood"}
+    assert len(sample["vectors"]) == len(sample["article"]) <= 60
+    split = split_by_article(data)
+    judged = {"id": split.test, "ood": split.unseen}
+    for number, kind in enumerate(sample["article_slice"]):
+        rows = sample["vectors"][sample["article"] == number]
+        place = np.flatnonzero((data.vectors == rows[0]).all(axis=1))[0]
+        np.testing.assert_array_equal(data.vectors[place : place + len(rows)], rows)
+        assert place in judged[kind]
+
+
+def test_a_sample_too_small_for_windows_is_refused(tmp_path):
+    with pytest.raises(DataError, match="holds no windows"):
+        write_sample(vector_set(), tmp_path / "x.npz", vectors=5, seed=0)

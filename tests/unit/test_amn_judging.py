@@ -1,0 +1,192 @@
+"""Evaluation, model cards, and moving the links that workers load from."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from amn_helpers import contexts, made, write_npz
+
+from amn import checkpoint, promotion
+from amn.__main__ import main
+from amn.errors import CheckpointError, DataError, PromotionError
+from amn.evaluate import without
+from amn.metrics import estimate
+
+NOW = "2026-01-02T03:04:05Z"
+
+
+def metrics(test=0.58, unseen=0.63, n=4000, mean=0.55):
+    return {
+        side: {"cosine": {"mean": value, "n": n}, "context_mean": mean}
+        for side, value in (("test", test), ("unseen", unseen))
+    }
+
+
+def candidate(root, name, layout="card", **figures):
+    model = made(layout)
+    with torch.no_grad():  # every candidate has a hash of its own
+        next(model.parameters()).add_(1e-4 * (1 + sum(name.encode())))
+    records = {"metrics": metrics(**figures)}
+    checkpoint.save(model, root / "models" / name, name="amn", created_utc=NOW, records=records)
+    return root / "models" / name
+
+
+def test_the_interval_of_a_mean_counts_articles_and_not_windows():
+    draw = np.random.default_rng(0)
+    articles = np.repeat(np.arange(20), 50)
+    values = draw.standard_normal(20)[articles] + 0.01 * draw.standard_normal(1000)
+    found = estimate(values, articles)
+    assert found.n == 1000
+    assert found.articles == 20
+    naive = values.std() / np.sqrt(len(values))
+    assert found.standard_error > 5 * naive
+    assert found.low < found.mean < found.high
+
+
+def test_judging_nothing_is_an_error():
+    with pytest.raises(DataError, match="n = 0"):
+        estimate(np.zeros(0), np.zeros(0, int))
+    with pytest.raises(DataError, match="article ids"):
+        estimate(np.zeros(2), np.zeros(3, int))
+
+
+def test_leaving_a_position_out_puts_the_mean_of_the_others_there():
+    x = contexts(2)
+    changed = without(1)(x)
+    expected = torch.nn.functional.normalize(x[:, [0, 2, 3, 4]].mean(1), dim=-1)
+    torch.testing.assert_close(changed[:, 1], expected)
+    torch.testing.assert_close(changed[:, 0], x[:, 0])
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluated")
+    data = write_npz(folder)
+    first, second = candidate(folder, "amn_1"), candidate(folder, "amn_2", "bounded")
+    options = ["--data", str(data), "--out", str(folder / "out")]
+    assert main(["evaluate", str(first), str(second), *options]) == 0
+    return folder, json.loads((folder / "out" / "evaluation.json").read_text())
+
+
+def test_an_evaluation_holds_every_figure_for_models_and_baselines(evaluated):
+    _, result = evaluated
+    assert [e["layout"] for e in result["models"].values()] == ["card", "bounded", "baseline", "baseline"]
+    for name, entry in result["models"].items():
+        assert set(entry["cosine"]) == {"train", "validation", "test", "unseen"}
+        assert entry["cosine"]["test"]["articles"] > 1
+        assert set(entry["hits"]["unseen"]) == {"hit@1", "hit@5", "hit@10"}
+        assert len(entry["probes"]["test"]["without_position"]) == 5
+        assert name not in entry["gains"]["test"]
+        if entry["layout"] != "baseline":
+            assert [row["batch"] for row in entry["latency"]] == [1, 8, 32, 128]
+    mean = result["models"]["context_mean"]["probes"]["test"]
+    assert abs(mean["shuffled"]) < 1e-6
+    assert result["models"]["last_vector"]["probes"]["test"]["without_position"][:4] == [0, 0, 0, 0]
+
+
+def test_the_page_is_one_file_that_loads_nothing(evaluated):
+    folder, _ = evaluated
+    page = (folder / "out" / "evaluation.html").read_text()
+    assert page.count("<svg") == 4
+    for word in ("<script", "src=", "<link", "@import"):
+        assert word not in page
+
+
+def test_a_card_has_the_specified_headings_and_figures_beside_ours(evaluated):
+    folder, result = evaluated
+    out = folder / "CARD.md"
+    evaluation = str(folder / "out" / "evaluation.json")
+    first = str(folder / "models" / "amn_1")
+    assert main(["card", first, "--evaluation", evaluation, "--out", str(out)]) == 0
+    text = out.read_text()
+    for heading in ("Model Information", "Training Details", "Performance Metrics", "Key Strengths"):
+        assert f"## {heading}" in text
+    for heading in ("Use Cases", "Escalation Criteria", "Limitations", "Deployment Configuration"):
+        assert f"## {heading}" in text
+    ours = next(iter(result["models"].values()))["cosine"]["test"]["mean"]
+    assert f"{ours:.4f}" in text
+    assert "0.6375" in text
+    assert text.startswith("---\nlicense: apache-2.0")
+
+
+def test_a_card_of_a_model_that_was_not_judged_is_refused(evaluated, tmp_path, capsys):
+    folder, _ = evaluated
+    other = candidate(tmp_path, "amn_9")
+    evaluation = str(folder / "out" / "evaluation.json")
+    assert main(["card", str(other), "--evaluation", evaluation]) == 2
+    assert "evaluate this checkpoint first" in capsys.readouterr().err
+
+
+def test_one_checkpoint_twice_is_refused(evaluated, capsys):
+    folder, _ = evaluated
+    first = str(folder / "models" / "amn_1")
+    options = ["--data", str(folder / "vectors.npz"), "--out", str(folder / "twice")]
+    assert main(["evaluate", first, first, *options]) == 2
+    assert "given twice" in capsys.readouterr().err
+
+
+def test_promotion_moves_a_relative_link_and_rollback_moves_it_back(tmp_path):
+    link = tmp_path / "production_model"
+    first, second = candidate(tmp_path, "amn_1"), candidate(tmp_path, "amn_2")
+    promotion.promote(first, link, with_latency=False)
+    promotion.promote(second, link, with_latency=False)
+    assert link.readlink().as_posix() == "models/amn_2"
+    promotion.rollback(link)
+    assert link.readlink().as_posix() == "models/amn_1"
+    with pytest.raises(PromotionError, match="no earlier target"):
+        promotion.rollback(link)
+
+
+def test_promoting_the_present_model_again_is_refused(tmp_path):
+    link = tmp_path / "production_model"
+    first = candidate(tmp_path, "amn_1")
+    promotion.promote(first, link, with_latency=False)
+    with pytest.raises(PromotionError, match="already names amn_1"):
+        promotion.promote(first, link, with_latency=False)
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        ({"n": 10}, "judged on 10 test windows"),
+        ({"test": 0.54}, "a mean is cheaper"),
+        ({"test": 0.57}, "the gate allows a loss"),
+        ({"unseen": 0.60}, "on unseen"),
+    ],
+)
+def test_a_candidate_that_fails_a_gate_leaves_the_link_where_it_is(tmp_path, figures, words):
+    link = tmp_path / "production_model"
+    promotion.promote(candidate(tmp_path, "amn_1"), link, with_latency=False)
+    with pytest.raises(PromotionError, match=words):
+        promotion.promote(candidate(tmp_path, "amn_2", **figures), link, with_latency=False)
+    assert link.readlink().name == "amn_1"
+
+
+def test_a_tampered_candidate_is_never_promoted(tmp_path):
+    bad = candidate(tmp_path, "amn_1")
+    (bad / checkpoint.WEIGHTS_FILE).write_bytes(b"other weights")
+    with pytest.raises(CheckpointError):
+        promotion.promote(bad, tmp_path / "production_model")
+    assert not (tmp_path / "production_model").is_symlink()
+
+
+def test_a_much_slower_candidate_is_refused(tmp_path, monkeypatch):
+    link = tmp_path / "production_model"
+    promotion.promote(candidate(tmp_path, "amn_1"), link, with_latency=False)
+    taken = iter([3.0, 1.0])
+    monkeypatch.setattr("amn.latency.measure", lambda *_: [{"latency_ms_p50": next(taken)}])
+    with pytest.raises(PromotionError, match=r"takes 3\.000 ms"):
+        promotion.promote(candidate(tmp_path, "amn_2"), link)
+
+
+def test_the_commands_promote_and_roll_back(tmp_path, capsys):
+    first, second = candidate(tmp_path, "amn_1"), candidate(tmp_path, "amn_2")
+    root = ["--root", str(tmp_path), "--link", "fallback_accuracy"]
+    assert main(["promote", str(first), "--no-latency", *root]) == 0
+    assert main(["promote", str(second), "--no-latency", *root]) == 0
+    assert main(["rollback", *root]) == 0
+    assert "-> amn_1 (amn@" in capsys.readouterr().out.splitlines()[-1]
+    assert main(["rollback", *root]) == 2
