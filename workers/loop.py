@@ -66,6 +66,8 @@ class Loop:
             try:
                 if not ready:
                     self.queue.ensure_group()
+                    # A read whose reply was lost left entries in our name that we know nothing of.
+                    self.queue.release()
                     ready = True
                 entries = self.queue.lease()
             except ServerError as error:
@@ -80,7 +82,7 @@ class Loop:
                 self.busy.set()
                 self._finish(self._outcomes(entries))
                 self.busy.clear()
-                if linger_s:
+                if linger_s and len(entries) < self.queue.settings.queue.batch_max:
                     self._stopping.wait(linger_s)
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -118,8 +120,8 @@ class Loop:
                 break
             except ServerError as error:
                 _LOG.warning("finish_waits_for_server", worker=self.queue.name, error=str(error))
-                if self._stopping.wait(pause_s):
-                    return  # the lease brings them back to another worker
+                if not error.retryable or self._stopping.wait(pause_s):
+                    return  # the lease brings them back, to us or to another worker
                 pause_s = min(2 * pause_s, 2.0)
         self.finished += statuses.count(b"ok")
         if b"lost" in statuses:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
+from redis.commands.core import Script
 
 from producer.connection import connect, driver_errors, script_text
 from producer.keys import GROUP, Keys
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
+#: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
+_GONE_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,21 @@ class LeasedQueue:
         self.keys = Keys(settings.producer.queue)
         block_ms = settings.queue.block_ms
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
-        load = lambda script: self.client.register_script(script_text("workers", script))  # noqa: E731
-        self._finish, self._reclaim, self._release = map(load, ("finish", "reclaim", "release"))
+        self._finish = self._script("finish")
+        self._reclaim = self._script("reclaim")
+        self._release = self._script("release")
+        self._prune = self._script("prune")
         self._reclaim_at = 0.0
 
     def ensure_group(self) -> None:
-        """Creates stream and group; a group that exists is fine."""
+        """Creates stream and group (one that exists is fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
             try:
                 self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
+            self._prune(keys=[self.stream], args=[GROUP, _GONE_MS])
 
     def lease(self) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
@@ -95,6 +101,8 @@ class LeasedQueue:
             if now >= self._reclaim_at:
                 self._reclaim_at = now + self.settings.queue.lease_ms / 4000
                 reclaimed = self._reclaimed()
+                if len(reclaimed) == self.settings.queue.batch_max:
+                    self._reclaim_at = now  # there may be more
                 if reclaimed:
                     return reclaimed
             return self._read()
@@ -133,6 +141,9 @@ class LeasedQueue:
     def close(self) -> None:
         """Closes the connection; what is leased stays leased until it runs out."""
         self.client.close()
+
+    def _script(self, name: str) -> Script:
+        return self.client.register_script(script_text("workers", name))
 
     def _reclaimed(self) -> list[Entry]:
         queue = self.settings.queue
