@@ -47,6 +47,7 @@ for command in (run_command, up, predict, doctor, jobs, bank):
 def _add_worker() -> None:
     from workers.commands import worker
 
+    worker.short_help = "One worker, for machines of your own."
     app.add_command(worker)
 
 

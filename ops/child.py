@@ -1,12 +1,18 @@
-"""One child process that is kept alive and stopped gently."""
+"""One child process that is kept alive, stopped gently, and does not outlive its parent."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+_FOLLOWED = "AMN_FOLLOW_PARENT"
+_LOOK_S = 1.0
+_LEAVE_S_MAX = 10.0
 _PAUSE_S = 5.0
 _STOP_S_MAX = 15.0
 
@@ -27,16 +33,16 @@ class Child:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Spawns it, in a session of its own: Ctrl-C is for the parent, which then drains."""
+        """Spawns it, in a process group of its own: Ctrl-C is for the parent, which then drains."""
         self._started_at_s = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env=self._environment,
+                env=self._environment | {_FOLLOWED: str(os.getpid())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
             )
 
     def poll(self) -> None:
@@ -57,3 +63,22 @@ class Child:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def follow_parent() -> None:
+    """In the child: ends this process when the one that started it is gone, also by SIGKILL.
+
+    Does nothing in a process that no `Child` started.
+    """
+    parent = os.environ.get(_FOLLOWED)
+    if parent is None or int(parent) != os.getppid():
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(_LOOK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LEAVE_S_MAX)
+        os._exit(1)  # the work at hand does not end: the server that it needs is gone too
+
+    threading.Thread(target=watch, name="amn-follow-parent", daemon=True).start()

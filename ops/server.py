@@ -1,6 +1,6 @@
 """The embedded server: a Redis-compatible program as a child of this process, never an orphan.
 
-    guard (sh) ── server program           own session, so that Ctrl-C reaches only us
+    guard (sh) ── server program           own process group: Ctrl-C reaches only us
         └── watcher (sh) reads a pipe      our end closes, by stop() or because we died:
                                            it sends SIGTERM to the server, and the guard ends
 
@@ -203,7 +203,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**os.environ, "AMN_SERVER_SCRATCH": str(self._scratch)},
-            start_new_session=True,
+            process_group=0,  # Ctrl-C is for us; one session, since Linux weighs nice values within it
         )
 
     def _wait_until_it_answers(self) -> None:

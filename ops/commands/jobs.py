@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from ops import console
+from ops.child import follow_parent
 from ops.commands import options
 from ops.files import FileOptions
 from ops.settings import producer_settings
@@ -72,6 +73,7 @@ def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> N
     from ops.jobs import work
 
     settings = producer_settings(url, queue)
+    follow_parent()
     os.environ["REDIS_URL"] = settings.url  # what the job, in its forked process, connects to
     with driver_errors(settings.url):
         work(settings, burst=burst, log_level=log_level)

@@ -1,0 +1,83 @@
+"""A child process: kept alive, stopped, and gone with its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ops import child as child_module
+from ops.child import Child
+
+
+def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
+    give_up_at_s = time.monotonic() + timeout_s
+    while time.monotonic() < give_up_at_s:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def sleeper(log: Path, code: str = "import time; time.sleep(60)") -> Child:
+    return Child([sys.executable, "-c", code], dict(os.environ), log)
+
+
+def test_a_dead_child_is_started_again_but_not_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = sleeper(tmp_path / "log")
+    child.start()
+    first = child.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    child.poll()
+    assert child.pid == first
+    monkeypatch.setattr(child_module, "_PAUSE_S", 0.0)
+    assert wait_until(lambda: child.poll() or child.pid != first)
+    child.stop()
+
+
+def test_a_child_that_ignores_the_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_module, "_STOP_S_MAX", 0.2)
+    log = tmp_path / "log"
+    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    child = sleeper(log, code)
+    child.start()
+    assert wait_until(lambda: "on" in log.read_text())
+    child.stop()
+    child.stop()
+    assert child.pid is None
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    inner = (
+        "import os, time; from ops.child import follow_parent; follow_parent()\n"
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    outer = (
+        "import os, sys, time; from pathlib import Path; from ops.child import Child\n"
+        f"Child([sys.executable, '-c', {inner!r}], dict(os.environ), Path({str(log)!r})).start()\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", outer]) as parent:
+        assert wait_until(lambda: log.exists() and log.read_text().strip())
+        pid = int(log.read_text())
+        parent.kill()
+        parent.wait(10)
+
+    def gone() -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        state = Path(f"/proc/{pid}/stat")
+        return state.exists() and ") Z " in state.read_text()
+
+    assert wait_until(gone)
