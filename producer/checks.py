@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import BadNorm, BadShape, NotFinite, UnknownLane
 from producer.messages import CONTEXT_SHAPE, DIMENSIONS, NORM_TOLERANCE
+
+#: float16 and float32 are sent as they are.
+_FLOATS = "ef"
+_SQUARE_MIN, _SQUARE_MAX = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
+
+
+#: NumPy 2 has a function for it, in half the time.
+_row_dot = np.vecdot if hasattr(np, "vecdot") else partial(np.einsum, "kd,kd->k")
+
+
+def _squares(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The squared norm of each row: (n, d) -> (n,)."""
+    squares: NDArray[np.float32] = _row_dot(rows, rows)
+    return squares
 
 
 def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floating]:
@@ -25,18 +40,22 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
         BadNorm: A row's norm is outside 1 +- 1e-3; a zero row also with `normalize`.
     """
     try:
-        array = np.asarray(context)
-        if array.dtype not in (np.float16, np.float32):
+        array: NDArray[Any] = np.asarray(context)
+        if array.dtype.char not in _FLOATS:
             array = array.astype(np.float32)
     except (TypeError, ValueError) as error:
         raise BadShape(f"context is not an array of numbers: {error}") from error
     if array.shape != CONTEXT_SHAPE:
         raise BadShape(f"context has shape {array.shape}; send exactly {CONTEXT_SHAPE}")
     rows: NDArray[np.float32] = array.astype(np.float32, copy=False)
-    norms = np.sqrt(np.einsum("kd,kd->k", rows, rows))
-    # Written so that NaN, which compares as false, does not pass.
-    if (np.abs(norms - 1) <= NORM_TOLERANCE).all():
-        return cast("NDArray[np.floating]", array)
+    squares = _squares(rows)
+    # A plain loop over five numbers is faster than NumPy; NaN, which compares as false, does not pass.
+    for square in squares.tolist():
+        if not _SQUARE_MIN <= square <= _SQUARE_MAX:
+            break
+    else:
+        return array
+    norms = np.sqrt(squares)
     if not np.isfinite(norms).all():
         row = int(np.flatnonzero(~np.isfinite(norms))[0])
         raise NotFinite(f"context vector {row} holds NaN or infinity; check the encoder's output")
@@ -48,7 +67,7 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
         )
     if not norms.all():
         raise BadNorm(f"context vector {int(np.argmin(norms))} is all zeros; it has no direction")
-    return cast("NDArray[np.floating]", rows / norms[:, None])
+    return rows / norms[:, None]
 
 
 def checked_lane(lane: str, lanes: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from producer.errors import (
     ServerOutOfMemory,
     ServerUnavailable,
 )
+from producer.packing import Packer
 from producer.settings import ProducerSettings, masked
 
 #: How a server says that it cannot work now, but may soon.
@@ -58,7 +59,9 @@ def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) 
     """
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
     with _url_errors(settings):
-        return redis.Redis.from_url(settings.url, retry=retry, **options(settings, block_ms))
+        return redis.Redis.from_url(
+            settings.url, retry=retry, command_packer=Packer(), **options(settings, block_ms)
+        )
 
 
 def connect_async(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.asyncio.Redis:

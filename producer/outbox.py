@@ -56,8 +56,7 @@ class Delivery:
         self._outage = outage
         self._backoff = Backoff()
         self._refusal: QueueFull | None = None
-        deadlines = [item.expires_at_ms for item in outgoing if item.expires_at_ms]
-        self._give_up_at_ms = min(deadlines, default=now_ms() + settings.result_timeout_ms)
+        self._began_at_ms = now_ms()
         self.pending: list[Pending] = []
 
     def __enter__(self) -> Self:
@@ -135,7 +134,7 @@ class Delivery:
         """
         self._outage.failed(error)
         pause_ms = self._backoff.next_ms()
-        left_ms = self._give_up_at_ms - now_ms()
+        left_ms = self._left_ms()
         if not self._block:
             left_ms = min(left_ms, self._settings.retry_ms - self._backoff.lasts_ms)
         if not error.retryable or left_ms <= 0:
@@ -151,10 +150,15 @@ class Delivery:
             self._own.add(index)
 
     def _full(self, error: QueueFull) -> float:
-        left_ms = self._give_up_at_ms - now_ms()
+        left_ms = self._left_ms()
         if not self._block or left_ms <= 0:
             raise error
         return min(_FULL_PAUSE_MS, left_ms)
+
+    def _left_ms(self) -> float:
+        """Until the first deadline or, without any, the result timeout."""
+        deadlines = [item.expires_at_ms for item in self._outgoing[self._next :] if item.expires_at_ms]
+        return min(deadlines, default=self._began_at_ms + self._settings.result_timeout_ms) - now_ms()
 
     def _queue_full(self) -> QueueFull:
         settings = self._settings

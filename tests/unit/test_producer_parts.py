@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from redis import exceptions as driver
+from redis.connection import Encoder, PythonRespSerializer
 
 import producer
-from producer import Options, Producer, ProducerSettings, errors, wire
+from producer import Options, Producer, ProducerSettings, errors, packing, wire
 from producer.connection import connect, translated
 from producer.inflight import Inflight
 from producer.keys import Keys
@@ -286,6 +287,26 @@ def test_driver_errors_become_ours(raised, expected, retryable):
     assert type(error) is expected
     assert error.retryable is retryable
     assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("PING",),
+        ("CONFIG GET", "maxmemory"),
+        ("SET", "k", b"\x00\r\n$3", "PX", 5, 0.5, -1, "é", "", b"", memoryview(b"abc"), bytearray(b"d")),
+    ],
+)
+def test_large_commands_are_packed_as_the_driver_packs_small_ones(arguments):
+    pieces = PythonRespSerializer(10**9, Encoder("utf-8", "strict", False).encode).pack(*arguments)
+    assert packing.joined(arguments) == b"".join(bytes(piece) for piece in pieces)
+    assert b"".join(packing.Packer().pack(*arguments)) == packing.joined(arguments)
+
+
+@pytest.mark.parametrize("wrong", [None, True, [1], {}])
+def test_an_argument_that_the_protocol_has_no_form_for_is_refused(wrong):
+    with pytest.raises(driver.DataError):
+        packing.joined(("SET", "k", wrong))
 
 
 def test_all_keys_of_a_queue_share_one_hash_tag():
