@@ -13,7 +13,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import card, evaluate, importing, promotion, run, sample
+    from amn import card, evaluate, importing, leaveout, promotion, reproduce, run, sample
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -29,6 +29,18 @@ def parser_of_commands() -> argparse.ArgumentParser:
         "Judge checkpoints and baselines on the same windows; JSON and one HTML page.",
         evaluate.add_arguments,
         evaluate.run_evaluate,
+    )
+    add(
+        "leave-out",
+        "Train without each domain in turn and judge on it.",
+        leaveout.add_arguments,
+        leaveout.run_leave_out,
+    )
+    add(
+        "reproduce",
+        "Train every model and print the table of docs/models.md.",
+        reproduce.add_arguments,
+        reproduce.run_reproduce,
     )
     add(
         "card",

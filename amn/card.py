@@ -151,7 +151,7 @@ Cosine with the true next vector; ± is one standard error over articles.
 |---|---|---|---|---|---|
 {rows}
 
-OOD delta {delta} (specification: {SPECIFIED["ood_delta"] if ours else "-"}). The figures of the specification are
+OOD delta {delta} (specification: {SPECIFIED["ood_delta"] if ours else "-"}). Figures of the specification are
 of another data set and encoder, so only the distance to the baselines compares.{timing}"""
 
 

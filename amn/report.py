@@ -12,7 +12,7 @@ Row = list[str]
 STYLE = """
 :root { color-scheme: light; --ink: #1b1f24; --soft: #5b6570; --line: #d9dee3; --tint: #f5f7f9; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff;
-       max-width: 1080px; margin: 2.5rem auto; padding: 0 1.25rem; }
+       max-width: 1180px; margin: 2.5rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p { color: var(--soft); max-width: 46rem; margin: .3rem 0 .8rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
@@ -20,7 +20,8 @@ th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(-
          font-variant-numeric: tabular-nums; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } thead th { background: var(--tint); }
 .err { color: var(--soft); font-size: .82em; } .up { color: #0a7a3d; } .down { color: #b3261e; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem; }
+.plots { display: grid; margin-top: 2rem;
+         grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 1rem; }
 .plots svg { width: 100%; height: auto; border: 1px solid var(--line); border-radius: 8px; }
 """
 
@@ -50,7 +51,8 @@ def page(result: dict[str, Any]) -> str:
         "</div>",
         "<h2>Hits among the bank</h2>",
         f"<p>Share of windows whose true next vector is among the k nearest to the prediction, "
-        f"hidden among {result['bank_vectors']:,} training vectors.</p>",
+        f"hidden among {result['bank_vectors']:,} training vectors and the true next vectors of "
+        "all other windows of the slice, those of the same article included.</p>",
         table(*hit_rows(result)),
         "<h2>Order and copying</h2>",
         "<p>Change of the mean cosine when the five vectors are shuffled or reversed, and how "

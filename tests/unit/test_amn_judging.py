@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from amn_helpers import contexts, made, write_npz
+from amn_helpers import articles, contexts, made, write_npz
 
 from amn import checkpoint, promotion
 from amn.__main__ import main
@@ -59,6 +59,15 @@ def test_leaving_a_position_out_puts_the_mean_of_the_others_there():
     expected = torch.nn.functional.normalize(x[:, [0, 2, 3, 4]].mean(1), dim=-1)
     torch.testing.assert_close(changed[:, 1], expected)
     torch.testing.assert_close(changed[:, 0], x[:, 0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_rounds():
+    """Latency is measured here only to see that it is reported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("amn.latency.ROUNDS", 3)
+        patch.setattr("amn.latency.WARM_UP_ROUNDS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +199,22 @@ def test_the_commands_promote_and_roll_back(tmp_path, capsys):
     assert main(["rollback", *root]) == 0
     assert "-> amn_1 (amn@" in capsys.readouterr().out.splitlines()[-1]
     assert main(["rollback", *root]) == 2
+
+
+def test_the_quick_reproduction_trains_the_small_networks_and_prints_one_table(tmp_path, capsys):
+    options = ["--data", str(write_npz(tmp_path)), "--out", str(tmp_path / "runs"), "--quick"]
+    assert main(["reproduce", *options]) == 0
+    table = capsys.readouterr().out
+    for layout in ("bounded", "card", "published", "baseline"):
+        assert f"({layout})" in table
+    assert (tmp_path / "runs" / "report" / "evaluation.html").is_file()
+    assert main(["reproduce", *options]) == 0  # everything is there: only the table is made again
+
+
+def test_leaving_each_domain_out_judges_on_it(tmp_path):
+    data = str(write_npz(tmp_path, **articles(count=80)))
+    options = ["--data", data, "--out", str(tmp_path / "runs"), "--epochs", "1"]
+    assert main(["leave-out", *options]) == 0
+    result = json.loads((tmp_path / "runs" / "leave_out.json").read_text())
+    assert set(result) == {"alpha", "beta", "gamma"}
+    assert result["beta"]["gain_over_context_mean"]["n"] == 140
