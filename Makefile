@@ -13,13 +13,14 @@ ARGS =
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test lint format bench doctor clean distclean
+.PHONY: help run up test chaos lint format bench doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
 	@echo "make up         server and workers until Ctrl-C      [ARGS='--port 6379']"
 	@echo "make doctor     look at a running service"
 	@echo "make test       all tests, with a real server        [ARGS='-k name']"
+	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
 	@echo "make bench      comparisons with other queues, if bench/ is here"
@@ -38,6 +39,9 @@ doctor: $(VENV)/.ops
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,0 +1,158 @@
+"""What one producer's requests came to, by what arrived on the wire and by what its handles said."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer import wire
+from producer.errors import QueueError
+from producer.messages import Reply
+
+TOLERANCE = 1e-5
+#: How many ids of each kind of trouble are named in the result.
+_NAMED_MAX = 20
+
+
+class Audit:
+    """Counts every final answer of every request, also those that the producer would drop.
+
+    Attributes:
+        accepted: Request number -> its handle, until its end; then None.
+        doubtful: Requests whose submit was never acknowledged; the server may have them.
+        cancelled: Requests that were taken back; cancel_doubtful: whose cancel was not acknowledged.
+    """
+
+    def __init__(self, prefix: str, expected: dict[str, NDArray[np.float32]]) -> None:
+        self.prefix = prefix
+        self.accepted: dict[int, Any] = {}
+        self.doubtful: set[int] = set()
+        self.cancelled: set[int] = set()
+        self.cancel_doubtful: set[int] = set()
+        self.counts: Counter[str] = Counter()
+        self.latencies_ms: list[float] = []
+        self._expected = expected
+        self._finals: Counter[int] = Counter()
+        self._open: set[int] = set()
+        self._unheard: dict[int, str] = {}
+        self._wrong: dict[int, str] = {}
+        self._strangers = 0
+
+    # -- the wire -----------------------------------------------------------------------------
+
+    def tap(self, inflight: Any) -> None:
+        """Looks at each reply before the producer does."""
+        take = inflight.on_reply
+
+        def on_reply(payload: bytes) -> None:
+            self.saw(wire.decode_reply(payload))
+            take(payload)
+
+        inflight.on_reply = on_reply
+
+    def saw(self, message: Any) -> None:
+        """Counts one reply, and holds its vector against the direct prediction."""
+        prefix, _, number = message.id.rpartition("-")
+        if prefix != self.prefix or not number.isdigit():
+            self._strangers += 1
+            return
+        n = int(number)
+        if isinstance(message, Reply):
+            self._check(n, message)
+            if message.provisional:
+                self.counts["provisional"] += 1
+                return
+            self.counts[f"answered:{message.served_by}"] += 1
+            if message.degraded:
+                self.counts[f"degraded:{message.degraded}"] += 1
+        else:
+            self.counts[f"failed:{message.code}"] += 1
+        self._finals[n] += 1
+
+    def _check(self, n: int, reply: Reply) -> None:
+        rows = self._expected.get(reply.model)
+        if rows is None or not reply.model.startswith(f"{reply.served_by}@"):
+            self._wrong[n] = f"served by {reply.served_by!r} with the unknown model {reply.model!r}"
+            return
+        apart = float(np.abs(rows[n % len(rows)] - reply.vector).max())
+        self.counts["vectors_checked"] += 1
+        if not apart <= TOLERANCE:
+            self._wrong[n] = f"{reply.model} answered {apart:.2g} away from the direct prediction"
+
+    # -- the handles --------------------------------------------------------------------------
+
+    def accept(self, n: int, handle: Any) -> None:
+        """Notes that a request is in the queue."""
+        self.accepted[n] = handle
+        self._open.add(n)
+
+    @property
+    def open(self) -> int:
+        """Accepted requests whose handle has no outcome yet."""
+        return len(self._open)
+
+    def collect(self) -> int:
+        """Takes the outcomes that are there; returns how many."""
+        done = [n for n in self._open if self.accepted[n].done()]
+        for n in done:
+            handle, self.accepted[n] = self.accepted[n], None
+            self._open.discard(n)
+            self._heard(n, handle)
+        return len(done)
+
+    def _heard(self, n: int, handle: Any) -> None:
+        error = handle._pending.final.exception()
+        if handle.latency_ms is not None:
+            self.latencies_ms.append(handle.latency_ms)
+        if error is None:
+            self.counts["heard:answered"] += 1
+        elif isinstance(error, QueueError):
+            self.counts[f"heard:{error.code}"] += 1
+            if error.code in ("duplicate_request", "producer_closed", "server_unavailable", "queue_full"):
+                self._unheard[n] = error.code
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def result(self) -> dict[str, Any]:
+        """Everything that the verdict needs, as plain values."""
+        quiet = self.cancelled | self.cancel_doubtful
+        lost = [n for n in self.accepted if not self._finals[n] and n not in quiet]
+        doubled = [n for n, times in self._finals.items() if times > 1]
+        after_cancel = [n for n in self.cancelled if self._finals[n]]
+        known = self.accepted.keys() | self.doubtful
+        unknown = [n for n in self._finals if n not in known]
+        unheard = [n for n in self._unheard if n not in quiet]
+        unheard += [n for n in self._open if self._finals[n]]
+        late = np.array(self.latencies_ms or [0.0])
+        return {
+            "prefix": self.prefix,
+            "accepted": len(self.accepted),
+            "doubtful": len(self.doubtful),
+            "doubtful_ended": sum(1 for n in self.doubtful if self._finals[n]),
+            "cancelled": len(self.cancelled),
+            "cancel_doubtful": len(self.cancel_doubtful),
+            "cancel_doubtful_ended": sum(1 for n in self.cancel_doubtful if self._finals[n]),
+            "finals": sum(self._finals.values()),
+            "counts": dict(self.counts),
+            "lost": len(lost),
+            "doubled": len(doubled),
+            "answered_after_cancel": len(after_cancel),
+            "unknown": len(unknown) + self._strangers,
+            "unheard": len(unheard),
+            "wrong": len(self._wrong),
+            "named": {
+                "lost": [f"{self.prefix}-{n}" for n in lost[:_NAMED_MAX]],
+                "doubled": [f"{self.prefix}-{n}" for n in doubled[:_NAMED_MAX]],
+                "unheard": [f"{self.prefix}-{n} {self._unheard.get(n, '')}" for n in unheard[:_NAMED_MAX]],
+                "wrong": [f"{self.prefix}-{n} {why}" for n, why in list(self._wrong.items())[:_NAMED_MAX]],
+                "unknown": [str(n) for n in unknown[:_NAMED_MAX]],
+            },
+            "latency_ms": {
+                "p50": float(np.percentile(late, 50)),
+                "p99": float(np.percentile(late, 99)),
+                "max": float(late.max()),
+            },
+        }

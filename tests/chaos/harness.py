@@ -1,0 +1,251 @@
+"""One run from the first process to the verdict; whatever happens, nothing stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from ops.sample import Sample
+from producer import Options, Producer
+from producer.keys import Keys
+from producer.settings import ProducerSettings
+from workers.logs import configure_logs
+from workers.pool import Pool, PoolSettings
+
+from .expected import freeze_artifacts, write_expected
+from .faults import Injector
+from .memory import await_empty, leftovers, snapshot
+from .poison import CLIENT, Poison
+from .processes import Reaper
+from .producers import ProducerProcess
+from .server import ChaosServer
+from .settings import ChaosSettings, Fault, schedule
+
+_READY_S_MAX = 120.0
+_ANSWERS_S_MAX = 60.0
+_WARM_UP = 400
+_TICK_S = 0.02
+
+
+class Harness:
+    """Runs once."""
+
+    def __init__(self, settings: ChaosSettings, say: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._say = say
+        self._keys = Keys()
+        self._producers: list[ProducerProcess] = []
+        self._pooled_s = 0.0
+
+    def run(self) -> dict[str, Any]:
+        """Everything that the verdict needs.
+
+        Raises:
+            RuntimeError: The service could not be started, or the server not restarted.
+        """
+        signal.signal(signal.SIGTERM, _interrupt)
+        configure_logs("error")
+        reaper = Reaper(self._settings.hard_limit_s)
+        folder = Path(tempfile.mkdtemp(prefix="amn-chaos-", dir=self._settings.folder))
+        good = False
+        try:
+            with contextlib.ExitStack() as stack:
+                report = self._in(folder, stack)
+            report["orphans"] = len(reaper.left_over())
+            good = True
+            return report
+        finally:
+            reaper.close()
+            if self._settings.keep_logs is not None or not good:
+                self._keep_logs(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _in(self, folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+        settings, began_s = self._settings, time.monotonic()
+        artifacts = folder / "artifacts"
+        freeze_artifacts(settings.artifacts / "lvm", artifacts)
+        server = ChaosServer(folder, settings.fsync)
+        stack.callback(server.close)
+        server.start()
+        pool = self._pool(server.url, artifacts, folder / "workers.log")
+        stack.callback(pool.drain, 15.0)
+        pool.start()
+        self._say("computing the direct predictions while the workers load")
+        write_expected(self._sample_path, artifacts, folder / "expected.npz")
+        pool.wait_ready(_READY_S_MAX)
+        client = stack.enter_context(server.client())
+        self._warm_up(server.url)
+        before = snapshot(client)
+        ready_s = time.monotonic() - began_s
+        injector = self._injector(server, pool)
+        stack.callback(lambda: [producer.close() for producer in self._producers])
+        self._start_producers(server.url, folder)
+        stack.callback(injector.heal)  # runs first: a stopped process cannot be drained
+        self._say(f"ready after {ready_s:.1f} s; injecting")
+        chaos_s = self._chaos(injector, pool)
+        injector.heal()
+        self._settle(injector, pool)
+        report = self._after(client, injector, before)
+        report["worker_restarts"] = pool.restarts
+        return report | {"ready_s": ready_s, "chaos_s": chaos_s, "run_s": time.monotonic() - began_s}
+
+    # -- parts --------------------------------------------------------------------------------
+
+    @property
+    def _sample_path(self) -> Path:
+        return self._settings.artifacts / "sample" / "sequences.npz"
+
+    def _pool(self, url: str, artifacts: Path, log: Path) -> Pool:
+        settings = self._settings
+        counts = {"amn": settings.amn, "fallback": settings.fallback, "shadow": settings.shadow}
+        return Pool(
+            {kind: count for kind, count in counts.items() if count},
+            PoolSettings(url=url, artifacts=artifacts, lease_ms=settings.lease_ms, log_file=log),
+        )
+
+    def _warm_up(self, url: str) -> None:
+        """So that scripts, groups and counters are there when the memory is first looked at."""
+        sample = Sample.load(self._sample_path)
+        settings = ProducerSettings(url=url, seen_window_ms=1_000)
+        with Producer(settings=settings) as producer:
+            contexts = (sample.context(i) for i in range(_WARM_UP))
+            for _, answer in producer.predict_many(contexts, options=Options(lane="general")):
+                if isinstance(answer, Exception):
+                    raise RuntimeError(f"the service does not work without any fault: {answer}")
+        self._warm = _WARM_UP
+
+    def _injector(self, server: ChaosServer, pool: Pool) -> Injector:
+        context = np.full((5, 768), 768**-0.5, dtype=np.float32)
+        self._poison = Poison(self._keys, context, self._settings.seen_window_ms)
+        return Injector(self._settings, server, pool, self._poison, self._burst)
+
+    def _burst(self, choice: float, count: int) -> None:
+        self._producers[int(choice * len(self._producers))].tell(f"burst {count}")
+
+    def _start_producers(self, url: str, folder: Path) -> None:
+        settings = self._settings
+        for i in range(settings.producers):
+            config = {
+                "url": url,
+                "prefix": f"p{i}",
+                "seed": settings.seed * 1000 + i,
+                "asyncio": i % 2 == 1,
+                "requests": settings.requests // settings.producers,
+                "rate": settings.rate / settings.producers,
+                "entries_max": settings.entries_max,
+                "seen_window_ms": settings.seen_window_ms,
+                "command_timeout_ms": settings.lease_ms // 2,
+                "answers_s_max": _ANSWERS_S_MAX,
+                "linger_s": 3 * settings.lease_ms / 1000,
+                "sample": str(self._sample_path),
+                "expected": str(folder / "expected.npz"),
+            }
+            self._producers.append(ProducerProcess(config, folder / "producers.log"))
+
+    def _chaos(self, injector: Injector, pool: Pool) -> float:
+        """The faults, until time or requests are used up; returns how long."""
+        settings, began_s = self._settings, time.monotonic()
+        faults = self._due_faults()
+        told_s = began_s
+        while (now_s := time.monotonic()) - began_s < settings.seconds and self._sending():
+            for fault in faults:
+                if fault is None:
+                    break
+                line = injector.inject(fault)
+                self._say(f"{time.monotonic() - began_s:7.2f} {line}")
+            self._tick(injector, pool)
+            if now_s - told_s > 10:
+                told_s = now_s
+                self._say(f"{now_s - began_s:7.2f} -- {[one.status for one in self._producers]}")
+            time.sleep(_TICK_S)
+        return time.monotonic() - began_s
+
+    def _due_faults(self) -> Iterator[Fault | None]:
+        """The schedule's next fault when it is due, else None; nothing after the last."""
+        while not all(one.status for one in self._producers):  # they are still loading
+            yield None
+        due_s = time.monotonic()
+        for fault in schedule(self._settings.seed, self._settings.fault_every_s):
+            if fault.number >= self._settings.faults:
+                return
+            due_s = max(due_s, time.monotonic() - 1.0) + fault.gap_s
+            while time.monotonic() < due_s:
+                yield None
+            yield fault
+            yield None  # one a turn
+
+    def _sending(self) -> bool:
+        each = self._settings.requests // self._settings.producers
+        return any(one.alive and one.status.get("sent", 0) < each for one in self._producers)
+
+    def _tick(self, injector: Injector, pool: Pool) -> None:
+        injector.tick()
+        if time.monotonic() - self._pooled_s > 0.2:
+            self._pooled_s = time.monotonic()
+            pool.poll()
+
+    def _settle(self, injector: Injector, pool: Pool) -> None:
+        """No more faults: the producers get their answers and report."""
+        for one in self._producers:
+            one.tell("stop")
+        give_up_s = time.monotonic() + _ANSWERS_S_MAX + 30
+        while any(one.alive and one.result is None for one in self._producers):
+            if time.monotonic() > give_up_s:
+                self._say("a producer does not come to an end")
+                break
+            self._tick(injector, pool)
+            time.sleep(_TICK_S)
+        while injector.recoveries.watching and time.monotonic() < give_up_s:
+            self._tick(injector, pool)
+            time.sleep(_TICK_S)
+
+    def _after(self, client: Any, injector: Injector, before: dict[str, Any]) -> dict[str, Any]:
+        """Waits until the queue is empty, and looks at what the server holds."""
+        give_up_s = time.monotonic() + _ANSWERS_S_MAX
+        while leftovers(client, self._keys) and time.monotonic() < give_up_s:
+            injector.tick()
+            time.sleep(0.1)
+        poison = self._poison.verdict(client) | {"unsent": self._poison.waiting}
+        client.delete(self._keys.replies(CLIENT))
+        left = await_empty(client, self._keys, self._settings.seen_window_ms / 1000 + 60)
+        stats = {name.decode(): int(count) for name, count in client.hgetall(self._keys.stats).items()}
+        client.execute_command("MEMORY", "PURGE")
+        return {
+            "settings": _plain(self._settings),
+            "faults": dict(sorted(injector.counts.items())),
+            "server_restarts_s": injector.restarts_s,
+            "recovery": injector.recoveries.result(),
+            "producers": [one.result for one in self._producers],
+            "poison": poison,
+            "left_over": left,
+            "stats": stats,
+            "warm_up": self._warm,
+            "memory": {"before": before, "after": snapshot(client)},
+        }
+
+    def _keep_logs(self, folder: Path) -> None:
+        target = self._settings.keep_logs or Path(tempfile.mkdtemp(prefix="amn-chaos-logs-"))
+        target.mkdir(parents=True, exist_ok=True)
+        for log in folder.glob("*.log"):
+            shutil.copy(log, target)
+        print(f"chaos: the logs are in {target}", file=sys.stderr)
+
+
+def _plain(settings: ChaosSettings) -> dict[str, Any]:
+    names = ("seed", "rate", "fault_every_s", "producers", "amn", "fallback", "shadow", "lease_ms")
+    names += ("entries_max", "seen_window_ms", "fsync", "seconds", "requests", "faults")
+    return {name: getattr(settings, name) for name in names}
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
