@@ -9,17 +9,18 @@
 `AsyncProducer` has the same verbs, to be awaited; `producer.testing` has one for your own tests.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from producer.client import Producer
 from producer.errors import DuplicateRequest, QueueError, QueueFull
-from producer.handle import AsyncHandle, Handle
 from producer.messages import LANES, Failure, Reply, Request
 from producer.requests import Options
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
     from producer.aio import AsyncProducer
+    from producer.client import Producer
+    from producer.handle import AsyncHandle, Handle
 
 __all__ = [
     "LANES",
@@ -38,10 +39,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Loads the asyncio producer when it is first asked for."""
-    if name == "AsyncProducer":
-        from producer.aio import AsyncProducer
+#: Loaded when first asked for: the Redis driver takes half of the import's time, and code that only
+#: knows the messages and errors does not need it.
+_LAZY = {
+    "AsyncHandle": "producer.handle",
+    "AsyncProducer": "producer.aio",
+    "Handle": "producer.handle",
+    "Producer": "producer.client",
+}
 
-        return AsyncProducer
-    raise AttributeError(f"module 'producer' has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """Loads one of the lazy names."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'producer' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value

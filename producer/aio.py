@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, cast
 
 from producer.connection import connect_async, driver_errors, script_text
-from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError
+from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.funnel import Funnel
 from producer.handle import AsyncHandle
 from producer.messages import Reply
@@ -153,7 +153,7 @@ class AsyncProducer:
         """As `Producer.cancel`."""
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
-        if not await self._call(self._cancel(keys=keys, args=arguments)):
+        if not await self._call_twice(lambda: self._cancel(keys=keys, args=arguments)):
             return False
         self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
         return True
@@ -164,7 +164,9 @@ class AsyncProducer:
         if entry is None:
             return False
         shadow = self._session.keys.shadow
-        await self._call(self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True))
+        await self._call_twice(
+            lambda: self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
+        )
         return True
 
     # -- I/O ----------------------------------------------------------------------------------
@@ -173,6 +175,12 @@ class AsyncProducer:
         async with self._turns:
             with driver_errors(self.settings.url):
                 return await command
+
+    async def _call_twice(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await self._call(command())
+        except ServerUnavailable:
+            return await self._call(command())
 
     async def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         with self._session.delivery(outgoing, block=block) as delivery:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Self, cast
 
 from producer.connection import connect, driver_errors, script_text
-from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError
+from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.handle import Handle
 from producer.messages import Reply
 from producer.readers import ReplyThread
@@ -177,7 +177,7 @@ class Producer:
         """
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
-        if not self._call(lambda: self._cancel(keys=keys, args=arguments)):
+        if not self._call_twice(lambda: self._cancel(keys=keys, args=arguments)):
             return False
         self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
         return True
@@ -199,7 +199,9 @@ class Producer:
         if entry is None:
             return False
         shadow = self._session.keys.shadow
-        self._call(lambda: self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True))
+        self._call_twice(
+            lambda: self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
+        )
         return True
 
     # -- I/O ----------------------------------------------------------------------------------
@@ -207,6 +209,13 @@ class Producer:
     def _call(self, command: Callable[[], Any]) -> Any:
         with driver_errors(self.settings.url):
             return command()
+
+    def _call_twice(self, command: Callable[[], Any]) -> Any:
+        """A connection that broke while idle is noticed only by the next command on it."""
+        try:
+            return self._call(command)
+        except ServerUnavailable:
+            return self._call(command)
 
     def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         """Takes the requests into the queue; returns their pending answers."""

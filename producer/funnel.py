@@ -43,8 +43,7 @@ class Funnel:
         _refuse(self._waiting, asyncio.CancelledError())
 
     async def _drain(self) -> None:
-        while self._waiting:
-            some = self._next()
+        while some := self._next():
             try:
                 statuses = await self._send([item for batch, _ in some for item in batch])
             except BaseException as error:
@@ -60,6 +59,8 @@ class Funnel:
                 start = stop
 
     def _next(self) -> list[tuple[Sequence[Outgoing], asyncio.Future[list[int]]]]:
+        # Whose task was cancelled before it was sent, is not sent.
+        self._waiting = [item for item in self._waiting if not item[1].done()]
         count = size = 0
         for batch, _ in self._waiting:
             size += len(batch)

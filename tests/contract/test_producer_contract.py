@@ -324,3 +324,10 @@ def test_a_bug_in_the_reader_fails_those_who_wait_instead_of_leaving_them(server
         with pytest.raises(errors.ProducerClosed, match="make a new one"):
             producer.submit(context)
     assert "reply_reader_failed" in caplog.text
+
+
+def test_a_producer_made_before_a_fork_refuses_instead_of_hanging(server, context):
+    with Producer(settings=settings(server)) as producer:
+        producer._session._process_id += 1  # as the child of a fork would see it
+        with pytest.raises(errors.ProducerClosed, match="before a fork"):
+            producer.submit(context)

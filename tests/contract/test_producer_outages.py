@@ -116,6 +116,28 @@ def test_dropped_connections_are_not_noticed_by_submit(real_server, contexts):
         assert producer.stray_replies == 0
 
 
+def test_dropped_connections_are_not_noticed_by_cancel_and_truth(real_server, context, run):
+    def drop():
+        real_server.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    with Producer(settings=settings(real_server.url)) as producer:
+        handle = producer.submit(context, sequence="doc-12", position=145)  # in the 1 % sample
+        drop()
+        assert producer.report_truth(handle, context[0])
+        drop()
+        assert handle.cancel()
+
+    async def main():
+        async with AsyncProducer(settings=settings(real_server.url)) as producer:
+            handle = await producer.submit(context, sequence="doc-12", position=145)
+            drop()
+            assert await producer.report_truth(handle, context[0])
+            drop()
+            assert await handle.cancel()
+
+    run(main())
+
+
 def test_dropped_connections_are_not_noticed_by_the_asyncio_producer(real_server, contexts, run):
     async def main():
         async with AsyncProducer(settings=settings(real_server.url)) as producer:

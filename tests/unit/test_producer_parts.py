@@ -47,12 +47,14 @@ def outgoing(context, **fields):
 # -- imports ------------------------------------------------------------------------------------
 
 
-def test_importing_the_producer_loads_no_torch_and_no_asyncio_producer():
+def test_importing_the_producer_loads_no_torch_and_nothing_before_it_is_used():
     code = (
         "import sys, producer\n"
-        "loaded = {'torch', 'structlog', 'rich', 'click', 'rq', 'producer.aio'} & set(sys.modules)\n"
+        "loaded = {'torch', 'structlog', 'rich', 'click', 'rq', 'redis', 'asyncio'} & set(sys.modules)\n"
         "assert not loaded, loaded\n"
+        "assert producer.Producer.__module__ == 'producer.client'\n"
         "assert producer.AsyncProducer.__module__ == 'producer.aio'\n"
+        "assert 'torch' not in sys.modules\n"
     )
     folder = Path(producer.__file__).parents[1]
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True)

@@ -1,0 +1,90 @@
+"""docs/wire.md is enough: a client written from it alone, and its tables, agree with the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import struct
+import subprocess
+from pathlib import Path
+from shutil import which
+
+import msgpack
+import pytest
+from echo import EchoWorker
+
+from producer import errors
+from producer.keys import Keys
+from producer.messages import LANES
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "wire.md").read_text("utf-8")
+SUBMIT = (ROOT / "producer" / "lua" / "submit.lua").read_text("utf-8")
+UNIT = struct.pack("<768f", 1.0, *[0.0] * 767)
+
+
+def submit(client, request: dict) -> list[int]:
+    keys = ("amn:{main}:requests", "amn:{main}:bytes:requests")
+    limits = (100000, 2147483648, 60000, "amn:{main}:seen:")
+    return client.eval(SUBMIT, 2, *keys, *limits, request["reply_to"], request["id"], msgpack.packb(request))
+
+
+def request() -> dict:
+    return {
+        "version": 1,
+        "id": secrets.token_hex(16),
+        "reply_to": secrets.token_hex(8),
+        "dtype": "f4",
+        "shape": [5, 768],
+        "context": UNIT * 5,
+        "encoder": "all-mpnet-base-v2/mean/l2",
+    }
+
+
+def test_a_client_written_from_the_document_alone_gets_its_answer(server):
+    message = request()
+    with EchoWorker(server.url):
+        assert submit(server.admin, message) == [1]
+        assert submit(server.admin, message) == [1]
+        assert submit(server.admin, message | {"reply_to": "other"}) == [0]
+        replies = f"amn:{{main}}:replies:{message['reply_to']}"
+        ((_, [(entry_id, fields)]),) = server.admin.xread({replies: "0-0"}, count=512, block=5000)
+        milliseconds, sequence = entry_id.decode().split("-")
+        server.admin.xtrim(replies, minid=f"{milliseconds}-{int(sequence) + 1}", approximate=False)
+        assert server.admin.xlen(replies) == 0
+    reply = msgpack.unpackb(fields[b"reply"])
+    assert (reply["version"], reply["status"], reply["id"]) == (1, "answered", message["id"])
+    assert reply["vector"] == UNIT
+
+
+@pytest.mark.skipif(which("redis-cli") is None, reason="redis-cli is not installed")
+def test_the_example_for_the_command_line_works(real_server, tmp_path):
+    message = request() | {"id": "my-id-1", "reply_to": "me"}
+    (tmp_path / "request.bin").write_bytes(msgpack.packb(message))
+    example = re.search(r"    redis-cli -x EVAL.*\\\n.*request\.bin", TEXT).group()
+    socket = real_server.url.removeprefix("unix://")
+    script = example.replace("redis-cli", f"redis-cli -s {socket}").replace(
+        "request.bin", str(tmp_path / "request.bin")
+    )
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "1", done
+    with EchoWorker(real_server.url):
+        assert real_server.admin.xread({"amn:{main}:replies:me": 0}, block=5000)
+
+
+def test_the_document_names_every_code_lane_and_key():
+    for code in set(errors.BY_CODE) - {"queue_error", "wire_error"}:
+        assert f"`{code}`" in TEXT, code
+    for lane in LANES:
+        assert f"`{lane}`" in TEXT, lane
+    keys = Keys("main")
+    for name in (keys.requests, keys.requests_bytes, keys.fallback, keys.shadow, keys.dead, keys.stats):
+        assert f"`{name}`" in TEXT, name
+
+
+def test_the_document_shows_the_sampling_vectors():
+    golden = json.loads((ROOT / "tests" / "golden" / "v1" / "sampling.json").read_text("utf-8"))
+    for row in golden["vectors"]:
+        one, five = ("yes" if row[f"sampled_at_{n}_percent"] else "no" for n in (1, 5))
+        assert f"| `{row['key']}` | `{row['salt']}` | {row['hash']} | {one} | {five} |" in TEXT
