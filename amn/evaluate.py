@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ BANK_SIZE = 4_096
 TRAIN_SAMPLE = 5_000
 HITS = (1, 5, 10)
 SLICES = ("train", "validation", "test", "unseen")
+#: Slices on which retrieval, order and copying are looked at, and on how many windows.
+JUDGED = ("test", "unseen")
+PROBE_WINDOWS = 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,24 +78,42 @@ def evaluate(
     split = split_by_article(data)
     sides = {name: starts[::every] for name, starts in slices_of(split).items()}
     bank = bank_vectors(data)
-    predictors = named_predictors(loaded)
-    cosines = {
-        name: {side: metrics.window_cosines(p, data, starts) for side, starts in sides.items()}
-        for name, p in predictors.items()
-    }
+    measured = {name: measure(p, data, sides, bank) for name, p in named_predictors(loaded).items()}
+    cosines = {name: own.cosines for name, own in measured.items()}
     models: dict[str, Any] = {}
-    for name, predict in predictors.items():
-        models[name] = judge(name, predict, cosines, data, sides)
-        models[name]["hits"] = {side: hits(predict, data, sides[side], bank) for side in ("test", "unseen")}
+    for name, own in measured.items():
+        models[name] = compare(name, cosines, data, sides) | {"hits": own.hits, "probes": own.probes}
     describe(models, loaded, with_latency)
     return {
         "data": {"source": data.source, "sha256": data.sha256()},
         "slices": {side: describe_slice(data, starts) for side, starts in sides.items()},
         "bank_vectors": len(bank),
         "threads": torch.get_num_threads(),
-        "reference": next(iter(predictors)),
+        "reference": next(iter(measured)),
         "models": models,
     }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one model's predictions gave, before it is compared with others."""
+
+    cosines: dict[str, Cosines]
+    hits: dict[str, dict[str, float]]
+    probes: dict[str, dict[str, Any]]
+
+
+def measure(predict: Predict, data: VectorSet, sides: dict[str, Index], bank: Vectors) -> Measured:
+    """Predict every slice once, and keep the figures instead of the vectors."""
+    found = Measured(cosines={}, hits={}, probes={})
+    for side, starts in sides.items():
+        predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
+        found.cosines[side] = cosine(predicted, true)
+        if side in JUDGED:
+            found.hits[side] = hits(predicted, true, bank)
+            step = -(-len(starts) // PROBE_WINDOWS)
+            found.probes[side] = probes(predict, data, starts[::step])
+    return found
 
 
 def slices_of(split: Split) -> dict[str, Index]:
@@ -131,16 +153,15 @@ def describe_slice(data: VectorSet, starts: Index) -> dict[str, Any]:
     }
 
 
-def judge(
+def compare(
     name: str,
-    predict: Predict,
     cosines: dict[str, dict[str, Cosines]],
     data: VectorSet,
     sides: dict[str, Index],
 ) -> dict[str, Any]:
-    """Cosines, gains, order and position sensitivity, copying of the last vector."""
+    """Cosines of a model, and its paired gains over the baselines and the first model."""
     reference = next(iter(cosines))
-    result: dict[str, Any] = {"cosine": {}, "gains": {}, "domains": {}, "probes": {}}
+    result: dict[str, Any] = {"cosine": {}, "gains": {}}
     for side, starts in sides.items():
         articles = data.article[starts]
         own = cosines[name][side]
@@ -152,10 +173,8 @@ def judge(
         }
     delta = result["cosine"]["unseen"]["mean"] - result["cosine"]["test"]["mean"]
     result["ood_delta"] = round(delta, 5)
-    mean = cosines["context_mean"]["test"]
-    result["domains"] = by_domain(cosines[name]["test"] - mean, data, sides["test"])
-    for side in ("test", "unseen"):
-        result["probes"][side] = probes(predict, cosines[name][side], data, sides[side])
+    gain = cosines[name]["test"] - cosines["context_mean"]["test"]
+    result["domains"] = by_domain(gain, data, sides["test"])
     return result
 
 
@@ -168,26 +187,23 @@ def by_domain(gain: Cosines, data: VectorSet, starts: Index) -> dict[str, Any]:
     }
 
 
-def probes(predict: Predict, own: Cosines, data: VectorSet, starts: Index) -> dict[str, Any]:
+def probes(predict: Predict, data: VectorSet, starts: Index) -> dict[str, Any]:
     """What changes when the context does: order, single positions; and copying.
 
     A position is left out by putting the mean of the other four in its place, since the
     networks take exactly five vectors.
     """
-    order = torch.from_numpy(np.random.default_rng(0).permutation(5))
-    while (order == torch.arange(5)).any():
-        order = order.roll(1)
-    edits = {"shuffled": lambda x: x[:, order], "reversed": lambda x: x.flip(1)}
-    true = metrics.truth(data, starts)
-    mean = float(own.mean())
+    order = torch.tensor([2, 0, 4, 1, 3])
+    edits: dict[str, metrics.Edit] = {"shuffled": lambda x: x[:, order], "reversed": lambda x: x.flip(1)}
+    predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
+    own, to_last = cosine(predicted, true), cosine(predicted, data.rows(starts + 4))
 
     def change(edit: metrics.Edit) -> float:
-        predicted = metrics.predict_windows(predict, data, starts, edit)
-        return round(float(cosine(predicted, true).mean()) - mean, 5)
+        edited = metrics.predict_windows(predict, data, starts, edit)
+        return round(float((cosine(edited, true) - own).mean()), 5)
 
-    last = data.rows(starts + 4)
-    to_last = cosine(metrics.predict_windows(predict, data, starts), last)
     return {
+        "n": len(starts),
         **{name: change(edit) for name, edit in edits.items()},
         "without_position": [change(without(i)) for i in range(5)],
         "nearer_to_last_share": round(float((to_last > own).mean()), 4),
@@ -207,13 +223,12 @@ def without(position: int) -> metrics.Edit:
     return edit
 
 
-def hits(predict: Predict, data: VectorSet, starts: Index, bank: Vectors) -> dict[str, float]:
+def hits(predicted: Vectors, true: Vectors, bank: Vectors) -> dict[str, float]:
     """How often the true next vector is among the k nearest, hidden in two crowds.
 
     The crowds are the bank, and the true next vectors of all other windows of the slice:
     an unseen domain is easily told from the bank alone.
     """
-    predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
     own = cosine(predicted, true)
     bank = np.concatenate([bank, true])
     better: NDArray[np.int64] = np.concatenate(

@@ -48,7 +48,7 @@ def robust(layout: str) -> Recipe:
             learning_rate=5e-4,
             weight_decay=0.1,
             batch_size=128,
-            epochs=4,
+            epochs=3,
             schedule="one-cycle",
             ema_decay=0.99,
         ),
