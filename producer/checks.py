@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,6 @@ from producer.messages import CONTEXT_SHAPE, DIMENSIONS, NORM_TOLERANCE
 #: float16 and float32 are sent as they are.
 _FLOATS = "ef"
 _SQUARE_MIN, _SQUARE_MAX = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
-
-
-#: NumPy 2 has a function for it, in half the time.
-_row_dot = np.vecdot if hasattr(np, "vecdot") else partial(np.einsum, "kd,kd->k")
-
-
-def _squares(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The squared norm of each row: (n, d) -> (n,)."""
-    squares: NDArray[np.float32] = _row_dot(rows, rows)
-    return squares
 
 
 def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floating]:
@@ -39,16 +28,14 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
         NotFinite: NaN or infinity.
         BadNorm: A row's norm is outside 1 +- 1e-3; a zero row also with `normalize`.
     """
-    try:
-        array: NDArray[Any] = np.asarray(context)
-        if array.dtype.char not in _FLOATS:
-            array = array.astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadShape(f"context is not an array of numbers: {error}") from error
+    array = _numbers(context, "context")
     if array.shape != CONTEXT_SHAPE:
         raise BadShape(f"context has shape {array.shape}; send exactly {CONTEXT_SHAPE}")
     rows: NDArray[np.float32] = array.astype(np.float32, copy=False)
-    squares = _squares(rows)
+    with np.errstate(
+        all="ignore"
+    ):  # a number near the limit of float32 has an infinite square, refused below
+        squares = np.vecdot(rows, rows)
     # A plain loop over five numbers is faster than NumPy; NaN, which compares as false, does not pass.
     for square in squares.tolist():
         if not _SQUARE_MIN <= square <= _SQUARE_MAX:
@@ -67,7 +54,8 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
         )
     if not norms.all():
         raise BadNorm(f"context vector {int(np.argmin(norms))} is all zeros; it has no direction")
-    return rows / norms[:, None]
+    scaled: NDArray[np.float32] = rows / norms[:, None]
+    return scaled
 
 
 def checked_lane(lane: str, lanes: tuple[str, ...]) -> str:
@@ -87,15 +75,27 @@ def checked_vector(vector: Any) -> NDArray[np.float32]:
     Raises:
         BadShape, NotFinite, BadNorm: As `checked_context`.
     """
-    try:
-        array = np.asarray(vector, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise BadShape(f"vector is not an array of numbers: {error}") from error
+    array = _numbers(vector, "vector").astype(np.float32, copy=False)
     if array.shape != (DIMENSIONS,):
         raise BadShape(f"vector has shape {array.shape}; send exactly ({DIMENSIONS},)")
-    norm = float(np.sqrt(array @ array))
+    with np.errstate(all="ignore"):
+        norm = float(np.sqrt(np.vecdot(array, array)))
     if not np.isfinite(norm):
         raise NotFinite("vector holds NaN or infinity; check the encoder's output")
     if abs(norm - 1) > NORM_TOLERANCE:
         raise BadNorm(f"vector has norm {norm:.6g}; it must be 1 +- {NORM_TOLERANCE:g}")
     return array
+
+
+def _numbers(value: Any, name: str) -> NDArray[Any]:
+    """The value as an array of floats; only real numbers are taken, nothing is guessed from text."""
+    try:
+        array: NDArray[Any] = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise BadShape(f"{name} is not an array of numbers: {error!s:.200}") from error
+    if array.dtype.char in _FLOATS:
+        return array
+    if array.dtype.kind not in "fiu":
+        raise BadShape(f"{name} holds values of type {array.dtype!s:.80}; send real numbers")
+    with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return array.astype(np.float32)
