@@ -60,9 +60,18 @@ class EchoWorker:
                     self.queue.ensure_group()
                     ready = True
                 outcomes = [outcome for entry in self.queue.lease() for outcome in self._outcomes(entry)]
-                self.queue.finish(outcomes)
+                self._finish(outcomes)
             except ServerError:
                 ready = False
+                time.sleep(0.02)
+
+    def _finish(self, outcomes: list[Outcome]) -> None:
+        """Tries again, as the real loop does: a finish is fenced, so that a repeat does no harm."""
+        while not self._stop.is_set():
+            try:
+                self.queue.finish(outcomes)
+                return
+            except ServerError:
                 time.sleep(0.02)
 
     def _outcomes(self, entry: Entry) -> list[Outcome]:
