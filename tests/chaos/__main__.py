@@ -42,6 +42,8 @@ def main() -> int:
     if given.json:
         print(json.dumps(report | {"checks": {check.name: check.held for check in found}}))
     print(text, file=sys.stderr if given.json else sys.stdout)
+    if given.logs is not None:
+        (given.logs / "report.json").write_text(json.dumps(report, indent=1), "utf-8")
     failed = [check.name for check in found if not check.held]
     if failed:
         print(f"chaos: did not hold: {', '.join(failed)}; replay with --seed {given.seed}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import Any
 
@@ -32,6 +33,7 @@ class Audit:
         self.doubtful: set[int] = set()
         self.cancelled: set[int] = set()
         self.cancel_doubtful: set[int] = set()
+        self.notes: dict[int, list[str]] = {}
         self.counts: Counter[str] = Counter()
         self.latencies_ms: list[float] = []
         self._expected = expected
@@ -89,6 +91,10 @@ class Audit:
         self.accepted[n] = handle
         self._open.add(n)
 
+    def note(self, n: int, text: str) -> None:
+        """Remembers an unusual moment of a request, for whoever has to explain its end."""
+        self.notes.setdefault(n, []).append(f"{time.time():.3f} {text}")
+
     @property
     def open(self) -> int:
         """Accepted requests whose handle has no outcome yet."""
@@ -144,8 +150,8 @@ class Audit:
             "unheard": len(unheard),
             "wrong": len(self._wrong),
             "named": {
-                "lost": [f"{self.prefix}-{n}" for n in lost[:_NAMED_MAX]],
-                "doubled": [f"{self.prefix}-{n}" for n in doubled[:_NAMED_MAX]],
+                "lost": [f"{self.prefix}-{n} {self.notes.get(n, '')}" for n in lost[:_NAMED_MAX]],
+                "doubled": [f"{self.prefix}-{n} {self.notes.get(n, '')}" for n in doubled[:_NAMED_MAX]],
                 "unheard": [f"{self.prefix}-{n} {self._unheard.get(n, '')}" for n in unheard[:_NAMED_MAX]],
                 "wrong": [f"{self.prefix}-{n} {why}" for n, why in list(self._wrong.items())[:_NAMED_MAX]],
                 "unknown": [str(n) for n in unknown[:_NAMED_MAX]],

@@ -236,8 +236,8 @@ class Harness:
     def _keep_logs(self, folder: Path) -> None:
         target = self._settings.keep_logs or Path(tempfile.mkdtemp(prefix="amn-chaos-logs-"))
         target.mkdir(parents=True, exist_ok=True)
-        for log in folder.glob("*.log"):
-            shutil.copy(log, target)
+        for path in folder.glob("*.log"):
+            shutil.copy(path, target)
         print(f"chaos: the logs are in {target}", file=sys.stderr)
 
 

@@ -30,6 +30,8 @@ _CHUNK, _BURST_CHUNK = 32, 256
 _IN_FLIGHT_MAX = 3_000
 _DEADLINE_MS = 1_500.0
 _STATUS_S = 0.5
+#: One request in so many is taken back as soon as it is in.
+_CANCEL_EVERY = 53
 
 
 @dataclass(slots=True)
@@ -141,11 +143,13 @@ class Traffic:
             )
         except QueueError as error:
             audit.counts[f"submit:{error.code}"] += 1
+            for n in numbers:
+                audit.note(n, f"submit: {error.code}")
             handles = list(error.accepted)
             self._later(chunk, numbers[len(handles) :], error)
         for n, handle in zip(numbers, handles, strict=False):
             audit.accept(n, handle)
-            if n % 211 == 17:
+            if n % _CANCEL_EVERY == 3:
                 self._cancel(n, handle)
 
     def _later(self, chunk: Chunk, left: list[int], error: QueueError) -> None:
@@ -165,9 +169,12 @@ class Traffic:
 
     def _cancel(self, n: int, handle: Any) -> None:
         try:
-            if handle.cancel():
+            taken = handle.cancel()
+            self._audit.note(n, f"cancel: {taken}")
+            if taken:
                 self._audit.cancelled.add(n)
-        except ServerError:
+        except ServerError as error:
+            self._audit.note(n, f"cancel: {error.code}")
             self._audit.cancel_doubtful.add(n)
 
     # -- waiting ------------------------------------------------------------------------------
