@@ -11,7 +11,8 @@ modules within 1e-5.
    index, and the baseline's length is its sum.
 5. Mean and mixture are one (2 x 5) product with the context.
 6. A single context of the bounded layout takes the same steps in NumPy: calling thirty
-   tensor operations on a few numbers each costs more than the arithmetic.
+   tensor operations on a few numbers each costs more than the arithmetic, and NumPy's
+   matrix-vector product reads the weights a third faster than torch's.
 """
 
 from __future__ import annotations
@@ -129,8 +130,14 @@ class FoldedCard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Small:
-    """The few numbers of the bounded layout that a single context meets in NumPy."""
+    """The weights of the bounded layout as NumPy sees them; the memory is shared."""
 
+    query_and_familiar: NDArray[np.float32]
+    key: NDArray[np.float32]
+    detect: NDArray[np.float32]
+    detect_bias: NDArray[np.float32]
+    recall: NDArray[np.float32]
+    recall_bias: NDArray[np.float32]
     gram: NDArray[np.float32]
     gram_bias: NDArray[np.float32]
     scores: NDArray[np.float32]
@@ -166,6 +173,12 @@ class FoldedBounded:
         self.detect_bias = w["detect.bias"] * model.SHARPNESS
         self.recall, self.recall_bias = columns(w["recall.weight"]), w["recall.bias"]
         self.small = Small(
+            query_and_familiar=self.query_and_familiar.numpy(),
+            key=self.key.numpy(),
+            detect=self.detect.numpy(),
+            detect_bias=self.detect_bias.numpy(),
+            recall=self.recall.numpy(),
+            recall_bias=self.recall_bias.numpy(),
             gram=self.gram.numpy(),
             gram_bias=self.gram_bias.numpy(),
             scores=self.scores.numpy(),
@@ -178,12 +191,11 @@ class FoldedBounded:
         return self.one(x[0].numpy()) if len(x) == 1 else self.many(x)
 
     def one(self, x: NDArray[np.float32]) -> Tensor:
-        """One context (5, 768) -> (1, 768); matrices stay in torch, numbers in NumPy."""
+        """One context (5, 768) -> (1, 768)."""
         small = self.small
-        total = torch.from_numpy(x.sum(0))  # (D,)
-        projected = torch.mv(self.query_and_familiar.t(), total)  # (256 + 90,)
-        turned = torch.mv(self.key.t(), projected[: self.key_dim]).numpy()  # (D,)
-        familiar = projected.numpy()[self.key_dim :]
+        projected = x.sum(0) @ small.query_and_familiar  # (256 + 90,)
+        turned = projected[: self.key_dim] @ small.key  # (D,)
+        familiar = projected[self.key_dim :]
         gram = (x @ x.T).ravel()  # (25,)
         share = float(familiar @ familiar) / max(float(gram.sum()), 1e-12)
         trust = min(max(small.trust_offset + self.trust_slope * share, 0.0), 1.0)
@@ -193,8 +205,8 @@ class FoldedBounded:
         weights = np.exp(scores - scores.max())
         mixture = weights @ x  # (D,), its length does not matter
         base = mixture / max(float(mixture @ mixture) ** 0.5, 1e-12)
-        hidden = torch.addmv(self.detect_bias, self.detect.t(), torch.from_numpy(base)).relu_()
-        residual = torch.addmv(self.recall_bias, self.recall.t(), hidden).numpy()  # (D,)
+        hidden = np.maximum(base @ small.detect + small.detect_bias, 0.0)
+        residual = hidden @ small.recall + small.recall_bias  # (D,)
         bound = self.residual_max
         gate = trust / (1.0 + math.exp(-float(paired[-1])))
         length = (float(residual @ residual) + bound * bound) ** 0.5

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from amn.errors import CheckpointError, DataError
 
@@ -59,7 +60,8 @@ class ReferenceBank:
     def __init__(self, vectors: NDArray[np.float32], manifest: BankManifest) -> None:
         self.manifest = manifest
         self.vectors = vectors
-        self._columns = torch.from_numpy(vectors).t()
+        self._rows = torch.from_numpy(vectors)  # (N, 768)
+        self._columns = np.ascontiguousarray(vectors.T)  # (768, N)
 
     def __len__(self) -> int:
         return int(self.vectors.shape[0])
@@ -80,7 +82,11 @@ class ReferenceBank:
         Returns:
             best (B,), second (B,), and the index of the best reference (B,).
         """
-        scores = torch.mm(predictions, self._columns).numpy()  # (B, N)
+        # NumPy's product is the faster one, but for two or three rows, where it loses threefold.
+        if len(predictions) in (2, 3):
+            scores = F.linear(predictions, self._rows).numpy()  # (B, N)
+        else:
+            scores = predictions.numpy() @ self._columns
         rows = np.arange(scores.shape[0])
         # Two passes of argmax cost a sixth of a partial sort at N = 2,048.
         index = scores.argmax(axis=1)

@@ -122,7 +122,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Target:
     backend = fakeredis.FakeServer()
 
     def connect(url: str, **options: Any) -> Any:
-        return fakeredis.FakeRedis(server=backend, retry=options.get("retry"))
+        return fakeredis.FakeRedis(server=backend, retry=options.get("retry"), protocol=2)
 
     def connect_async(url: str, **options: Any) -> Any:
         return fakeredis.FakeAsyncRedis(server=backend)

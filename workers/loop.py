@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Protocol
 
@@ -47,6 +48,8 @@ class Loop:
         self._handler = handler
         self._assemble = assemble
         self._stopping = threading.Event()
+        self._side = ThreadPoolExecutor(1, thread_name_prefix="amn-finish")
+        self._finishing: Future[None] | None = None
 
     def stop(self) -> None:
         """Asks the loop to end after the batch at hand. Safe in a signal handler."""
@@ -65,6 +68,7 @@ class Loop:
         while not self._stopping.is_set():
             try:
                 if not ready:
+                    self._join()
                     self.queue.ensure_group()
                     # A read whose reply was lost left entries in our name that we know nothing of.
                     self.queue.release()
@@ -80,10 +84,29 @@ class Loop:
             pause_s = 0.05
             if entries:
                 self.busy.set()
-                self._finish(self._outcomes(entries))
+                self.step(entries)
+            else:
+                self._join()
+            if self._finishing is None:
                 self.busy.clear()
-                if linger_s and len(entries) < self.queue.settings.queue.batch_max:
-                    self._stopping.wait(linger_s)
+                self._stopping.wait(linger_s if entries else 0)
+        self._join()
+        self._side.shutdown()
+
+    def step(self, entries: Sequence[Entry]) -> None:
+        """One batch. After a full one there is more to do: it is finished in a side thread while
+        the next one is read and computed. Otherwise somebody waits: no thread is in between."""
+        outcomes = self._outcomes(entries)
+        self._join()
+        if len(entries) == self.queue.settings.queue.batch_max:
+            self._finishing = self._side.submit(self._finish, outcomes)
+        else:
+            self._finish(outcomes)
+
+    def _join(self) -> None:
+        if self._finishing is not None:
+            self._finishing.result()
+            self._finishing = None
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         batch = self._assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())

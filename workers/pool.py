@@ -41,7 +41,7 @@ class PoolSettings:
     queue: str = "main"
     policy: str = "budgeted"
     artifacts: Path = field(default_factory=artifacts_root)
-    batch_max: int = 64
+    batch_max: int = 128
     lease_ms: int = 3_000
     sample_rate: float = 0.05
     log_level: str = "warning"

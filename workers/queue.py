@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
-from redis.commands.core import Script
 
 from producer.connection import connect, driver_errors, script_text
 from producer.keys import GROUP, Keys
+from producer.link import Link, Script
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
@@ -75,10 +75,10 @@ class LeasedQueue:
         self.keys = Keys(settings.producer.queue)
         block_ms = settings.queue.block_ms
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
-        self._finish = self._script("finish")
-        self._reclaim = self._script("reclaim")
-        self._release = self._script("release")
-        self._prune = self._script("prune")
+        # Two connections: a batch may be finished while the next one is read.
+        self._reads, self._writes = Link(self.client), Link(self.client)
+        self._finish, self._reclaim = load("finish"), load("reclaim")
+        self._release, self._prune = load("release"), load("prune")
         self._reclaim_at = 0.0
 
     def ensure_group(self) -> None:
@@ -89,7 +89,7 @@ class LeasedQueue:
             except redis.ResponseError as error:
                 if "BUSYGROUP" not in str(error):
                     raise
-            self._prune(keys=[self.stream], args=[GROUP, _GONE_MS])
+            self._reads.run(self._prune, [self.stream], [GROUP, _GONE_MS])
 
     def lease(self) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
@@ -131,37 +131,38 @@ class LeasedQueue:
         names = [self.stream, source_bytes, keys.fallback, keys.fallback_bytes, keys.shadow, keys.dead]
         names += [keys.stats, *(keys.replies(client) for client in clients)]
         with driver_errors(self.settings.producer.url):
-            return cast("list[bytes]", self._finish(keys=names, args=arguments))
+            return cast("list[bytes]", self._writes.run(self._finish, names, arguments))
 
     def release(self) -> int:
         """Hands everything still leased back at once; returns how many entries."""
         with driver_errors(self.settings.producer.url):
-            return int(cast(int, self._release(keys=[self.stream], args=[GROUP, self.name, _RELEASED])))
+            return int(self._reads.run(self._release, [self.stream], [GROUP, self.name, _RELEASED]))
 
     def close(self) -> None:
-        """Closes the connection; what is leased stays leased until it runs out."""
+        """Closes the connections; what is leased stays leased until it runs out."""
+        self._reads.close()
+        self._writes.close()
         self.client.close()
-
-    def _script(self, name: str) -> Script:
-        return self.client.register_script(script_text("workers", name))
 
     def _reclaimed(self) -> list[Entry]:
         queue = self.settings.queue
-        rows = cast(
-            "list[tuple[bytes, int, list[bytes]]]",
-            self._reclaim(keys=[self.stream], args=[GROUP, self.name, queue.lease_ms, queue.batch_max]),
-        )
-        return [
-            Entry(entry_id, dict(zip(flat[::2], flat[1::2], strict=True)), int(deliveries) + 1)
-            for entry_id, deliveries, flat in rows
-        ]
+        arguments = [GROUP, self.name, queue.lease_ms, queue.batch_max]
+        rows = self._reads.run(self._reclaim, [self.stream], arguments)
+        return [Entry(entry_id, _fields(flat), deliveries + 1) for entry_id, deliveries, flat in rows]
 
     def _read(self) -> list[Entry]:
         queue = self.settings.queue
-        found = self.client.xreadgroup(
-            GROUP, self.name, {self.stream: ">"}, count=queue.batch_max, block=queue.block_ms
-        )
-        if not found:
-            return []
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", cast(Any, found)[0][1])
-        return [Entry(entry_id, fields) for entry_id, fields in entries]
+        command = ("XREADGROUP", "GROUP", GROUP, self.name, "COUNT", queue.batch_max)
+        found = self._reads.call(*command, "BLOCK", queue.block_ms, "STREAMS", self.stream, ">")
+        # [[stream, [[id, [name, value, ...]], ...]]], or nothing when the wait ended
+        return [Entry(entry_id, _fields(flat)) for entry_id, flat in found[0][1]] if found else []
+
+
+def load(name: str) -> Script:
+    """The script `lua/<name>.lua` of this room."""
+    return Script(script_text("workers", name))
+
+
+def _fields(flat: list[bytes] | None) -> dict[bytes, bytes]:
+    """Names and values in turn; None when the entry was deleted under its lease."""
+    return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}

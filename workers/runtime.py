@@ -78,6 +78,7 @@ def build_loop(settings: WorkerSettings, artifacts: Artifacts) -> Loop:
     """
     # Heavy imports belong to the process that serves, not to whoever imports this module.
     import torch
+    from threadpoolctl import threadpool_limits
 
     from amn.errors import AmnError
     from amn.escalation import preset
@@ -88,6 +89,7 @@ def build_loop(settings: WorkerSettings, artifacts: Artifacts) -> Loop:
 
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
+    threadpool_limits(settings.threads)  # NumPy's library has threads of its own
     keys, name = Keys(settings.producer.queue), worker_name(settings.kind)
     try:
         predictor = open_predictor(settings, artifacts)

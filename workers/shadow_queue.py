@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import structlog
 
-from producer.connection import driver_errors, script_text
+from producer.connection import driver_errors
 from producer.keys import GROUP, Keys
-from workers.queue import LeasedQueue, Outcome
+from workers.queue import LeasedQueue, Outcome, load
 from workers.settings import WorkerSettings
 from workers.shadow_scores import Half, increments
 from workers.shadow_settings import ShadowSettings
@@ -44,7 +44,7 @@ class ShadowQueue(LeasedQueue):
     def __init__(self, settings: WorkerSettings, name: str, shadow: ShadowSettings | None = None) -> None:
         super().__init__(settings, Keys(settings.producer.queue).shadow, name)
         self.shadow = shadow or ShadowSettings()
-        self._score = self.client.register_script(script_text("workers", "score"))
+        self._score = load("score")
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or, after many tries, `b"again"` for each.
@@ -71,7 +71,7 @@ class ShadowQueue(LeasedQueue):
         for outcome in outcomes:
             arguments += _arguments(outcome, waiting)
         names = [self.stream, keys.stats, keys.drift_minutes, keys.drift_half_prefix + "index"]
-        return cast("list[bytes]", self._score(keys=names, args=arguments))
+        return cast("list[bytes]", self._writes.run(self._score, names, arguments))
 
     def _waiting(self, hashes: set[str]) -> dict[str, Waiting]:
         """What waits for these keys, in one round trip."""

@@ -49,7 +49,7 @@ class Rig:
 
     def __init__(self, batch_max: int) -> None:
         self.server = fakeredis.FakeServer()
-        self.client = fakeredis.FakeRedis(server=self.server)
+        self.client = fakeredis.FakeRedis(server=self.server, protocol=2)
         self.settings = WorkerSettings(
             kind="shadow",
             producer=ProducerSettings(),
@@ -61,7 +61,7 @@ class Rig:
         self.late: list[tuple[ShadowQueue, list[Outcome]]] = []
 
     def queue(self, name: str) -> ShadowQueue:
-        client = fakeredis.FakeRedis(server=self.server)
+        client = fakeredis.FakeRedis(server=self.server, protocol=2)
         with mock.patch("workers.queue.connect", return_value=client):
             queue = ShadowQueue(self.settings, name)
         queue.ensure_group()
