@@ -56,7 +56,8 @@ _add_worker()
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code. Errors end as one line on standard error."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
+        signal.signal(number, _terminated)
     debug = "--debug" in arguments
     try:
         result = app.main(list(arguments), prog_name="amn", standalone_mode=False, auto_envvar_prefix="AMN")

@@ -138,5 +138,5 @@ def _stop_on_signals(stopping: threading.Event) -> None:
             raise SystemExit(128 + number)
         stopping.set()
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)

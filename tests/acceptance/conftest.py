@@ -81,6 +81,10 @@ class Amn:
                 continue  # ended meanwhile
         return found
 
+    def leaves_nothing(self) -> None:
+        """Fails when a process is still there after a moment: a shell needs some milliseconds to go."""
+        wait_until(lambda: not self.processes(), 5)
+
 
 def artifacts() -> str:
     return os.environ.get("AMN_ARTIFACTS") or str(ROOT / "artifacts" / "lvm")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def test_every_request_is_answered_once_and_the_json_says_so(amn: Amn) -> None:
     assert set(found["reasons"]) <= {"high_stakes_lane", "long_context", "low_confidence", "thin_margin"}
     assert found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["p99"]
     assert found["cosine"]["amn"] > found["cosine"]["last_vector"]
-    assert amn.processes() == []
+    amn.leaves_nothing()
 
 
 def test_nothing_is_lost_when_a_worker_is_killed_half_way(amn: Amn) -> None:
@@ -40,7 +41,7 @@ def test_nothing_is_lost_when_a_worker_is_killed_half_way(amn: Amn) -> None:
     found = summary(ended.out)
     assert (found["answered"], found["failed"], found["duplicates"]) == (3000, 0, 0)
     assert found["worker_restarts"] == 1
-    assert amn.processes() == []
+    amn.leaves_nothing()
 
 
 def test_a_run_on_somebodys_server_leaves_its_keys_alone_and_its_own_removed(
@@ -65,7 +66,7 @@ def test_an_interrupted_run_leaves_no_process(amn: Amn, number: signal.Signals) 
     wait_until(lambda: len(amn.processes()) >= 5)  # itself, guard, server and workers
     process.send_signal(number)
     assert process.wait(40) in (130, 143)
-    assert amn.processes() == []
+    amn.leaves_nothing()
 
 
 def test_a_run_that_is_killed_outright_takes_its_server_along(amn: Amn) -> None:
@@ -73,12 +74,16 @@ def test_a_run_that_is_killed_outright_takes_its_server_along(amn: Amn) -> None:
     wait_until(lambda: len(amn.processes()) >= 5)
     process.kill()
     process.wait(10)
-    servers = [pid for pid in amn.processes() if "-server" in Path(f"/proc/{pid}/cmdline").read_text()]
-    wait_until(lambda: not set(servers) & set(amn.processes()), 20)
-    for pid in amn.processes():  # workers end by themselves only when told: see the report of the pool
-        import os
-
+    wait_until(lambda: not [pid for pid in amn.processes() if "-server" in command_of(pid)], 20)
+    for pid in amn.processes():  # workers wait for the server to come back; nothing of it is tested here
         os.kill(pid, signal.SIGKILL)
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # ended meanwhile
+        return ""
 
 
 def test_a_model_that_does_not_hold_stops_the_run_with_one_line(amn: Amn, tmp_path: Path) -> None:
@@ -87,4 +92,4 @@ def test_a_model_that_does_not_hold_stops_the_run_with_one_line(amn: Amn, tmp_pa
     assert ended.code == 1
     assert ended.err.startswith("amn: a worker did not start: ")
     assert ended.err.count("\n") == 1
-    assert amn.processes() == []
+    amn.leaves_nothing()
