@@ -41,14 +41,15 @@ def robust(layout: str) -> Recipe:
                 ema_decay=0.999,
             ),
         )
+    transformer = layout == "transformer"
     return Recipe(
-        model=ModelConfig(layout=layout, dropout=0.3),  # type: ignore[arg-type]
+        model=ModelConfig(layout=layout, dropout=0.1 if transformer else 0.3),  # type: ignore[arg-type]
         train=TrainConfig(
             loss="cosine",
-            learning_rate=5e-4,
+            learning_rate=2e-4 if transformer else 5e-4,
             weight_decay=0.1,
             batch_size=128,
-            epochs=3,
+            epochs=2 if transformer else 3,
             schedule="one-cycle",
             ema_decay=0.99,
         ),
