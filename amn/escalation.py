@@ -1,7 +1,7 @@
 """Who answers: the card's four rules, and the budget beside them. Pure: no clock, no I/O.
 
 The rules are the card's, with its thresholds. Read literally they escalate most real requests
-(docs/escalation.md has the table), while the card allows 20 %. So the default policy keeps the
+(`amn run --policy card` counts them), while the card allows 20 %. So the default policy keeps the
 rules and caps what the two soft ones may spend; `card` is the same without the cap.
 """
 
