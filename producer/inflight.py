@@ -9,12 +9,16 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from producer import wire
-from producer.errors import QueueError, QueueFull, error_from_code
+from producer.errors import Cancelled, DuplicateRequest, QueueError, QueueFull, error_from_code
 from producer.messages import Failure, Reply
 from producer.requests import Outgoing
 
 #: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.
 REMEMBERED_MAX = 65_536
+#: Answers kept of requests that were given up: a submit call or two, and a few kilobytes each.
+KEPT_MAX = 1_024
+#: Ends that a repeat of the submit does not take back.
+_FINAL = (Cancelled, DuplicateRequest)
 
 
 class FutureLike(Protocol):
@@ -102,6 +106,8 @@ class Inflight:
         self._clock_s = clock_s
         self._pending: dict[str, Pending] = {}
         self._answered: OrderedDict[str, float] = OrderedDict()
+        self._given_up: OrderedDict[str, None] = OrderedDict()
+        self._kept: OrderedDict[str, Reply | QueueError] = OrderedDict()
         self._lock = threading.Lock()
         self.stray = 0
 
@@ -140,10 +146,21 @@ class Inflight:
         at_s = self._answered.get(request_id)
         return at_s is not None and self._clock_s() - at_s < self._window_s
 
-    def settle(self, request_id: str, outcome: QueueError) -> bool:
+    def kept(self, request_id: str) -> Reply | QueueError | None:
+        """The answer that came to a request after its submit was given up; handed out once.
+
+        A submit that raised for want of the server's word may be repeated with its id; the answer
+        to the first try, which did get in, is then the answer to the repeat.
+        """
+        with self._lock:
+            return self._kept.pop(request_id, None)
+
+    def settle(self, request_id: str, outcome: Reply | QueueError) -> bool:
         """Ends a request on this side; False when it is not pending any more."""
         with self._lock:
             pending = self._pending.pop(request_id, None)
+            if pending is not None and pending.named and not isinstance(outcome, _FINAL):
+                _remember(self._given_up, request_id, None, KEPT_MAX)
         if pending is None:
             return False
         pending.settle(outcome)
@@ -168,9 +185,10 @@ class Inflight:
                 self.stray += 1
             if pending is None or pending.named:
                 # Only ids that a caller chose can come again; ours are random.
-                self._answered[message.id] = self._clock_s()
-                if len(self._answered) > REMEMBERED_MAX:
-                    self._answered.popitem(last=False)
+                _remember(self._answered, message.id, self._clock_s(), REMEMBERED_MAX)
+            if pending is None and message.id in self._given_up:
+                del self._given_up[message.id]
+                _remember(self._kept, message.id, outcome_of(message), KEPT_MAX)
         if pending is not None:
             pending.settle(outcome_of(message))
 
@@ -180,6 +198,12 @@ class Inflight:
             left, self._pending = list(self._pending.values()), {}
         for pending in left:
             pending.settle(make_error(pending.id))
+
+
+def _remember(table: OrderedDict[str, Any], request_id: str, value: object, limit: int) -> None:
+    table[request_id] = value
+    if len(table) > limit:
+        table.popitem(last=False)
 
 
 def outcome_of(message: Reply | Failure) -> Reply | QueueError:

@@ -145,7 +145,9 @@ class Delivery:
         pending, new = self._inflight.add(item, self._make_future)
         self.pending.append(pending)
         if new and item.named and self._inflight.answered(item.id):
-            self._inflight.settle(item.id, _duplicate(item.id, "this producer has its answer already"))
+            kept = self._inflight.kept(item.id)
+            early = _duplicate(item.id, "this producer has its answer already")
+            self._inflight.settle(item.id, early if kept is None else kept)
         elif new:
             self._own.add(index)
 

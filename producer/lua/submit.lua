@@ -9,7 +9,8 @@
 --    0  another client enqueued this id within the window; nothing was done
 --   -1  the queue is full. The first full one ends the work: all later new ones are -1 too, so that
 --       a producer's order holds.
--- A seen key holds "<client id> <entry id>": who enqueued the request, and where it is.
+-- A seen key holds "<client id> <entry id>": who enqueued the request, and where it is; or
+-- "<client id> cancelled", and then the id may be used again.
 local entries_max, bytes_max = tonumber(ARGV[1]), tonumber(ARGV[2])
 local client = ARGV[5] .. ' '
 local entries = redis.call('XLEN', KEYS[1])
@@ -18,7 +19,7 @@ local added_bytes, full, out = 0, false, {}
 for i = 6, #ARGV, 2 do
   local payload, seen_key = ARGV[i + 1], ARGV[4] .. ARGV[i]
   local seen = redis.call('GET', seen_key)
-  if seen then
+  if seen and string.sub(seen, -10) ~= ' cancelled' then
     out[#out + 1] = string.sub(seen, 1, #client) == client and 1 or 0
   elseif full or entries + 1 > entries_max or bytes + added_bytes + #payload > bytes_max then
     full = true

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 from echo import EchoWorker
 from servers import Server, free_port
@@ -196,6 +197,36 @@ def test_a_stalled_server_runs_a_repeated_submit_once(make_server, context):
         with EchoWorker(server.url) as worker:
             assert handle.result().id == "a"
         assert worker.seen == ["a"]
+
+
+def test_the_answer_to_a_given_up_submit_is_the_answer_to_its_repeat(make_server, context):
+    server = make_server()
+    impatient = settings(server.url, command_timeout_ms=100, retry_ms=1)
+    with Producer(settings=impatient) as producer:
+        with EchoWorker(server.url):
+            producer.predict(context)  # the server knows the script now
+        server.signal(signal.SIGSTOP)
+        with pytest.raises(errors.ServerUnavailable):
+            producer.submit(context, request_id="a")
+        server.signal(signal.SIGCONT)
+        with EchoWorker(server.url):
+            eventually(lambda: producer.stray_replies == 1, "the answer came, and nobody waited")
+            handle = producer.submit(context, request_id="a")
+            np.testing.assert_allclose(handle.result().vector, context[-1], atol=1e-6)
+            with pytest.raises(errors.DuplicateRequest):
+                producer.submit(context, request_id="a").result()
+
+
+def test_a_cancel_that_is_repeated_after_a_lost_reply_is_still_true(real_server, context):
+    with Producer(real_server.url) as producer:
+        handle = producer.submit(context, request_id="a")
+        session = producer._session
+        keys, arguments = session.cancel_call("a")
+        assert producer._cancel(keys=keys, args=arguments) == 1  # carried out; nobody hears of it
+        assert handle.cancel()
+        with pytest.raises(errors.Cancelled):
+            handle.result()
+        assert real_server.admin.hget(KEYS.stats, "cancelled") == b"1"
 
 
 def test_a_server_out_of_memory_refuses_and_keeps_what_it_has(real_server, contexts):
