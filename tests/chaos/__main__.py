@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .harness import Harness
-from .settings import ChaosSettings
+from .settings import KINDS, ChaosSettings
 from .verdict import checks, table
 
 
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=default.seconds, help="send and inject for so long")
     parser.add_argument("--rate", type=float, default=default.rate, help="requests a second")
     parser.add_argument("--every", type=float, default=default.fault_every_s, help="seconds between faults")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only these faults")
     parser.add_argument("--producers", type=int, default=default.producers)
     parser.add_argument("--amn", type=int, default=default.amn, help="AMN workers")
     parser.add_argument("--lease-ms", type=int, default=default.lease_ms)
@@ -33,7 +34,8 @@ def main() -> int:
     given = parser.parse_args()
     settings = ChaosSettings(
         seed=given.seed, requests=given.requests, faults=given.faults, seconds=given.seconds,
-        rate=given.rate, fault_every_s=given.every, producers=given.producers, amn=given.amn,
+        rate=given.rate, fault_every_s=given.every, kinds=tuple(given.kinds),
+        producers=given.producers, amn=given.amn,
         lease_ms=given.lease_ms, fsync=given.fsync, folder=given.folder, keep_logs=given.logs,
     )  # fmt: skip
     report = Harness(settings, (lambda _: None) if given.quiet else _say).run()

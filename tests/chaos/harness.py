@@ -175,7 +175,7 @@ class Harness:
         while not all(one.status for one in self._producers):  # they are still loading
             yield None
         due_s = time.monotonic()
-        for fault in schedule(self._settings.seed, self._settings.fault_every_s):
+        for fault in schedule(self._settings.seed, self._settings.fault_every_s, self._settings.kinds):
             if fault.number >= self._settings.faults:
                 return
             due_s = max(due_s, time.monotonic() - 1.0) + fault.gap_s
@@ -242,7 +242,7 @@ class Harness:
 
 
 def _plain(settings: ChaosSettings) -> dict[str, Any]:
-    names = ("seed", "rate", "fault_every_s", "producers", "amn", "fallback", "shadow", "lease_ms")
+    names = ("seed", "kinds", "rate", "fault_every_s", "producers", "amn", "fallback", "shadow", "lease_ms")
     names += ("entries_max", "seen_window_ms", "fsync", "seconds", "requests", "faults")
     return {name: getattr(settings, name) for name in names}
 

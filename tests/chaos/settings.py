@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class ChaosSettings:
         seconds: Sending and injecting stop after this.
         rate: Requests a second, all producers together; late ones are made up for.
         fault_every_s: Mean gap between two faults.
+        kinds: Only these; few of one kind, far apart, measure a recovery that nothing disturbs.
         producers: Producer processes; every second one is the asyncio producer.
         amn, fallback, shadow: Workers of each kind.
         lease_ms: Of every worker.
@@ -54,6 +55,7 @@ class ChaosSettings:
     seconds: float = 240.0
     rate: float = 400.0
     fault_every_s: float = 0.4
+    kinds: tuple[str, ...] = KINDS
     producers: int = 2
     amn: int = 2
     fallback: int = 1
@@ -89,14 +91,14 @@ class Fault:
     extent: float
 
 
-def schedule(seed: int, every_s: float) -> Iterator[Fault]:
+def schedule(seed: int, every_s: float, kinds: Sequence[str] = KINDS) -> Iterator[Fault]:
     """Endless. Each kind once, in random order; then shuffled decks, so that proportions hold."""
     rng = random.Random(seed)
-    number, deck = 0, list(KINDS)
+    number, deck = 0, list(kinds)
     while True:
         rng.shuffle(deck)
         for kind in deck:
             gap_s = every_s * (0.5 + rng.random())
             yield Fault(number=number, kind=kind, gap_s=gap_s, choice=rng.random(), extent=rng.random())
             number += 1
-        deck = [kind for kind, count in WEIGHTS.items() for _ in range(count)]
+        deck = [kind for kind in kinds for _ in range(WEIGHTS[kind])]
