@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 from producer.connection import connect, driver_errors, script_text
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.handle import Handle
+from producer.link import Link, Script
 from producer.messages import Reply
 from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
@@ -34,7 +35,9 @@ class Producer:
         self._session = Session(url, settings, Future)
         self._commands = connect(self.settings)
         self._reader = ReplyThread(self._session)
-        self._submit = self._commands.register_script(script_text("producer", "submit"))
+        self._submit_script = Script(script_text("producer", "submit"))
+        self._submit = self._commands.register_script(self._submit_script.text)
+        self._link, self._link_lock = Link(self._commands), threading.Lock()
         self._cancel = self._commands.register_script(script_text("producer", "cancel"))
         self._closed = False
         self._start_lock = threading.Lock()
@@ -93,6 +96,7 @@ class Producer:
             self._closed = True
         self._reader.stop(self._commands)
         self._session.fail_all("the producer was closed before the answer came")
+        self._link.close()
         self._commands.close()
 
     # -- requests -----------------------------------------------------------------------------
@@ -232,6 +236,13 @@ class Producer:
 
     def _send(self, batch: Sequence[Outgoing]) -> list[int]:
         keys, arguments = self._session.submit_call(batch)
+        if self._link_lock.acquire(blocking=False):
+            try:
+                run = self._link.run
+                return cast("list[int]", self._call_twice(lambda: run(self._submit_script, keys, arguments)))
+            finally:
+                self._link_lock.release()
+        # Another thread is using the link: take a connection of the pool.
         return cast("list[int]", self._call(lambda: self._submit(keys=keys, args=arguments)))
 
     def _handles(self, outgoing: Sequence[Outgoing], pending: Sequence[Any]) -> list[Handle]:

@@ -9,6 +9,7 @@ the protocol.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -30,17 +31,31 @@ class Link:
         Raises:
             RedisError: The driver's own; after a lost connection the command may have run.
         """
+        return self.together([words])
+
+    def together(self, commands: Sequence[tuple[Words, ...]]) -> Any:
+        """Sends several commands in one write; returns the last one's answer.
+
+        Raises:
+            RedisError: As `call`; of several error answers, the last.
+        """
         if self._connection is None:
             self._connection = self._pool.get_connection()
+        answer: Any = None
         try:
-            self._connection.send_command(*words)
-            return self._connection.read_response()
-        except ResponseError:
-            raise  # an answer like any other: the connection is in order
+            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            for _ in commands:
+                try:
+                    answer = self._connection.read_response()
+                except ResponseError as error:  # an answer like any other: the connection is in order
+                    answer = error
         except BaseException:
             # Whatever interrupted this, an answer may still come: it must not meet the next call.
             self._connection.disconnect()
             raise
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
 
     def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         """Runs a script by its hash, and sends its text when the server does not know it."""

@@ -13,6 +13,7 @@ import redis
 from producer.connection import connect, connect_async, driver_errors
 from producer.errors import ServerError
 from producer.keys import WAKE
+from producer.link import Link
 from producer.outage import Backoff, Outage
 from producer.replies import BLOCK_MS
 from producer.session import Session
@@ -33,6 +34,7 @@ class ReplyThread:
         self.failed = False
         self._session = session
         self._client = connect(session.settings, block_ms=BLOCK_MS)
+        self._link = Link(self._client)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-replies", daemon=True)
 
@@ -56,6 +58,7 @@ class ReplyThread:
             with contextlib.suppress(ServerError), driver_errors(settings.url):
                 # When even this fails, the stream expires by itself.
                 commands.delete(self._session.cursor.stream)
+        self._link.close()
         self._client.close()
 
     def _wake(self, commands: redis.Redis) -> None:
@@ -85,10 +88,8 @@ class ReplyThread:
             self._session.fail_all(_BROKEN)
 
     def _round_trip(self) -> Any:
-        with driver_errors(self._session.settings.url), self._client.pipeline(transaction=False) as pipe:
-            for command in self._session.cursor.commands():
-                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
-            return pipe.execute()[-1]
+        with driver_errors(self._session.settings.url):
+            return self._link.together(self._session.cursor.commands())
 
 
 class ReplyTask:

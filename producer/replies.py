@@ -37,13 +37,18 @@ class ReplyCursor:
             return
         for entry_id, fields in found[0][1]:
             self._last = entry_id.decode()
-            payload = fields.get(REPLY)
+            # The asyncio driver gives a map, a link the server's own list of names and values.
+            payload = fields.get(REPLY) if isinstance(fields, dict) else _value(fields)
             if payload is None:  # the wake-up call of `close`
                 continue
             try:
                 self._inflight.on_reply(payload)
             except WireError as error:
                 _LOG.error("reply_undecodable: %s", error)
+
+
+def _value(flat: list[bytes]) -> bytes | None:
+    return flat[1] if flat[0] == REPLY else None
 
 
 def _after(entry_id: str) -> str:

@@ -16,7 +16,6 @@ from workers.runtime import Artifacts, run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
 
 _DEFAULT_MODELS = {"amn": "production_model", "fallback": "fallback_accuracy", "shadow": "fallback_accuracy"}
-_NICENESS = {"amn": 0, "fallback": 5, "shadow": 10}
 #: A slow model costs a third per request in a batch of eight, and takes less of the memory's
 #: bandwidth from the fast path. Who waits for a fallback waits for a slower model anyway.
 _LINGER_MS = {"fallback": 25, "shadow": 250}
@@ -32,6 +31,7 @@ _OPTIONS = [
     click.option("--model", type=click.Path(path_type=Path), help="Checkpoint folder instead of the link."),
     click.option("--batch-max", default=128, show_default=True, help="Requests taken in one read."),
     click.option("--lease-ms", default=3000, show_default=True, help="Lease of a batch."),
+    click.option("--parent", "parent_pid", default=0, hidden=True, help="Stop when this process ends."),
     click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
     click.option("--log-json/--log-text", default=False, help="Logs as JSON lines."),
 ]
@@ -86,7 +86,8 @@ def _run(kind: str, common: dict[str, Any], *, policy: str = "budgeted", sample_
                 linger_ms=_LINGER_MS.get(kind, 0),
             ),
             sample_rate=sample_rate,
-            niceness=_NICENESS[kind],
+            parent_pid=common["parent_pid"],
+            background=kind != "amn",
         )
         artifacts = Artifacts(
             model=common["model"] or root / _DEFAULT_MODELS[kind], bank=root / "reference_bank", policy=policy

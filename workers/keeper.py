@@ -22,7 +22,8 @@ class Keeper:
 
     Every third of the lease it renews what is leased, if anything is, and refreshes the worker's
     presence hash (kind, pid, entries finished, time), which expires after three leases. A worker
-    whose process lives but whose loop is stuck shows a `finished` that does not move.
+    whose process lives but whose loop is stuck shows a `finished` that does not move. A worker
+    whose pool was killed is told to stop.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -54,6 +55,8 @@ class Keeper:
         period_s = self._settings.queue.lease_ms / 3000
         down = False
         while True:
+            if self._settings.parent_pid and os.getppid() != self._settings.parent_pid:
+                self._loop.stop()
             try:
                 with driver_errors(self._settings.producer.url):
                     self._renew()

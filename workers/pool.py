@@ -51,6 +51,8 @@ class PoolSettings:
         """The child's command line."""
         words = [sys.executable, "-m", "workers", kind, "--queue", self.queue]
         words += ["--artifacts", str(self.artifacts), "--log-level", self.log_level]
+        # Workers of a pool that was killed stop by themselves.
+        words += ["--parent", str(os.getpid())]
         words += ["--batch-max", str(self.batch_max), "--lease-ms", str(self.lease_ms)]
         if kind == "amn":
             words += ["--policy", self.policy, "--sample-rate", str(self.sample_rate)]
@@ -183,7 +185,8 @@ class Pool:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            start_new_session=True,  # Ctrl-C goes to the parent, which drains
+            process_group=0,  # Ctrl-C goes to the parent, which drains; the session stays one, since
+            # Linux weighs nice values only within a session
         )
         ready = threading.Event()
         threading.Thread(target=_wait_for_ready, args=(process, ready), daemon=True).start()

@@ -50,7 +50,8 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     Raises:
         NotReady: Model, bank or policy do not hold, or the server cannot be used.
     """
-    os.nice(settings.niceness)
+    if settings.background:
+        _yield_to_others()
     loop = build_loop(settings, artifacts)
     queue = loop.queue
     keeper = Keeper(loop)
@@ -123,6 +124,15 @@ def open_predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
         )
     predictor.warm_up(settings.queue.batch_max)
     return predictor
+
+
+def _yield_to_others() -> None:
+    """Linux: a waking process takes the core from an idle-class one at once, where a merely nicer
+    one keeps it for milliseconds. Elsewhere: nicer."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, OSError):
+        os.nice(10)
 
 
 def _stop_on_signals(loop: Loop) -> None:

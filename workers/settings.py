@@ -65,7 +65,9 @@ class WorkerSettings:
         lanes: Lanes that are served.
         sample_rate: Share of requests that the shadow worker sees, 0.01 to 0.05, or 0 for none.
         threads: Threads of the tensor library; one worker per core is the plan.
-        niceness: Added to the process's nice value, so that slow work yields to the fast path.
+        parent_pid: Stop when this process is not the parent any more; 0 for a worker of its own.
+        background: Run only when nothing else wants the core, so that a slow model never makes
+            the fast path of the same machine wait.
     """
 
     kind: str
@@ -76,7 +78,8 @@ class WorkerSettings:
     sample_rate: float = RATE_MAX
     sample_salt: str = DEFAULT_SALT
     threads: int = 1
-    niceness: int = 0
+    parent_pid: int = 0
+    background: bool = False
 
     def __post_init__(self) -> None:
         if self.sample_rate and not RATE_MIN <= self.sample_rate <= RATE_MAX:
