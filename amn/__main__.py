@@ -72,6 +72,12 @@ def parser_of_commands() -> argparse.ArgumentParser:
         sample.add_arguments,
         sample.run_sample,
     )
+    add(
+        "training-vectors",
+        "Write the training side's vectors, the source of a reference bank.",
+        sample.add_training_arguments,
+        sample.run_training_vectors,
+    )
     return parser
 
 

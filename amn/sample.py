@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amn.dataset import split_by_article
+from amn.dataset import split_by_article, training_vectors
 from amn.errors import DataError
 from amn.readers import read_vectors
 from amn.vectors import WINDOW, Index, VectorSet
@@ -37,6 +37,21 @@ def run_sample(options: argparse.Namespace) -> int:
     windows = write_sample(data, options.out, vectors=options.vectors, seed=options.seed)
     megabytes = options.out.stat().st_size / 1e6
     sys.stdout.write(f"{windows} windows in {options.out} ({megabytes:.1f} MB)\n")
+    return 0
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the training-vectors command."""
+    parser.add_argument("--data", required=True, type=Path, help="the vector file")
+    parser.add_argument("--out", required=True, type=Path, help="the .npy to write, float16 (n, 768)")
+
+
+def run_training_vectors(options: argparse.Namespace) -> int:
+    """Write the vectors of the training side: what a reference bank may be made of."""
+    vectors, articles = training_vectors(read_vectors(options.data))
+    np.save(options.out, vectors.astype(np.float16), allow_pickle=False)
+    count = len(np.unique(articles))
+    sys.stdout.write(f"{len(vectors)} vectors of {count} articles in {options.out}\n")
     return 0
 
 
