@@ -8,18 +8,20 @@ VENV = .venv
 TORCH = torch==2.13.0
 REQUESTS = 20000
 RATE = 500
+DATA = ../shared/data/text768.npz
 ARGS =
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test chaos lint format bench doctor clean distclean
+.PHONY: help run up test chaos reproduce reproduce-quick lint format bench doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
 	@echo "make up         server and workers until Ctrl-C      [ARGS='--port 6379']"
 	@echo "make doctor     look at a running service"
 	@echo "make test       all tests, with a real server        [ARGS='-k name']"
+	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
@@ -33,6 +35,13 @@ run: $(VENV)/.ops
 
 up: $(VENV)/.ops
 	@$(BIN)/amn up $(ARGS)
+
+reproduce: $(VENV)/.dev
+	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce
+	$(BIN)/python -m amn leave-out --data $(DATA) --out runs/leave-out --epochs 2
+
+reproduce-quick: $(VENV)/.dev
+	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce-quick --quick
 
 doctor: $(VENV)/.ops
 	@$(BIN)/amn doctor $(ARGS)
