@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,8 @@ from typing import Any, cast
 
 import redis
 
-from ops.drift.sums import OodDelta, ood_delta, read_sums
+from ops.drift.store import read_window
+from ops.drift.window import ModelSummary, summary
 from ops.errors import Unhealthy
 from producer.connection import connect, driver_errors
 from producer.keys import GROUP, Keys
@@ -21,7 +23,7 @@ from workers.settings import worker_name
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 #: An entry older than this is not being served.
 AGE_MS_MAX = 10_000
-_DRIFT_MINUTES = 24 * 60
+_DRIFT_HOURS = 24
 _KINDS = {"requests": "amn", "fallback": "fallback", "shadow": "shadow"}
 
 
@@ -59,6 +61,7 @@ class Facts:
     Attributes:
         server: version, persistence, memory, eviction policy.
         dead: Dead letters by reason, of the newest hundred.
+        drift: What the shadow measured in the last 24 h, by model id.
         artifacts: Ids of model, fallback, bank; or what is wrong with one.
     """
 
@@ -70,7 +73,7 @@ class Facts:
     dead: dict[str, int]
     dead_entries: int
     counters: dict[str, int]
-    drift: OodDelta
+    drift: Mapping[str, ModelSummary]
     artifacts: dict[str, str]
 
 
@@ -96,8 +99,9 @@ class Report:
         return all(finding.level != FAILURE for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: `amn doctor --json`."""
-        return {"healthy": self.healthy, **asdict(self.facts), "findings": [asdict(f) for f in self.findings]}
+        """Plain values: `amn doctor --json`; what cannot be told (NaN) is None."""
+        facts: dict[str, Any] = _plain(asdict(self.facts))
+        return {"healthy": self.healthy, **facts, "findings": [asdict(f) for f in self.findings]}
 
 
 def gather(settings: ProducerSettings, artifacts: Path) -> Facts:
@@ -122,7 +126,7 @@ def gather(settings: ProducerSettings, artifacts: Path) -> Facts:
                 dead=_dead(client, keys),
                 dead_entries=client.xlen(keys.dead),
                 counters={name.decode(): int(value) for name, value in sorted(counters.items())},
-                drift=ood_delta(read_sums(client, keys, now_ms // 60_000 - _DRIFT_MINUTES)),
+                drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
                 artifacts=_artifacts(artifacts),
             )
     finally:
@@ -162,6 +166,15 @@ def judge(facts: Facts) -> list[Finding]:
         if value.startswith("missing"):
             findings.append(Finding(WARNING, name, f"{value}; workers on this machine would not start"))
     return findings
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _eviction(server: Mapping[str, Any]) -> Finding:

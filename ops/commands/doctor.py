@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from ops import console
 from ops.commands import options
+from ops.drift.window import Delta
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, Facts, Report, alive_here, gather, judge
 from ops.settings import artifacts_folder, producer_settings
@@ -102,15 +104,22 @@ def _counters(facts: Facts) -> Table:
 
 
 def _drift(facts: Facts) -> Table:
-    table = Table("shadow, last 24 h", box=None, pad_edge=False)
+    table = Table("shadow, last 24 h", "", box=None, pad_edge=False)
     for column in ("sampled", "with truth", "mean cosine"):
         table.add_column(column, justify="right")
-    for name, score in facts.drift.slices.items():
-        table.add_row(f"slice {name}", f"{score.predictions:,}", f"{score.n:,}", f"{score.mean:.4f}")
-    delta = facts.drift
-    if delta.value is not None and delta.standard_error is not None:
-        table.add_row("OOD delta", "", "", f"{delta.value:+.4f} +- {delta.standard_error:.4f}")
+    for model, found in sorted(facts.drift.items()):
+        for name, part in found.slices.items():
+            mean = f"{part.scores['amn'].mean:.4f}" if part.n else "-"
+            table.add_row(model, f"slice {name}", f"{part.predictions:,}", f"{part.n:,}", mean)
+        if found.ood_delta is not None:
+            table.add_row(model, "OOD delta", "", "", _delta(found.ood_delta))
     return table
+
+
+def _delta(delta: Delta) -> str:
+    if math.isnan(delta.standard_error):
+        return f"{delta.value:+.4f}"
+    return f"{delta.value:+.4f} +- {delta.standard_error:.4f}"
 
 
 def _ids(facts: Facts) -> Table:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import fakeredis
 import pytest
 
-from ops.drift.sums import OodDelta, models, ood_delta, read_sums
+from ops.drift.store import read_window
+from ops.drift.window import summary
 from ops.health import FAILURE, OK, WARNING, Facts, Report, StreamFacts, WorkerFacts, judge
 from producer.keys import Keys
 
@@ -35,7 +37,7 @@ def facts(**changes: Any) -> Facts:
         dead={},
         dead_entries=0,
         counters={},
-        drift=OodDelta(value=None, standard_error=None, slices={}),
+        drift={},
         artifacts={"model": "amn@0123", "policy": "budgeted@4567"},
     )
     changes["server"] = server | changes.get("server", {})
@@ -101,18 +103,30 @@ SUMS = {
 
 
 def test_the_delta_is_of_true_vectors_of_one_model() -> None:
-    found = ood_delta(SUMS, "amn@1")
-    assert found.value == pytest.approx(0.6 - 0.5)
-    assert found.slices["id"].predictions == 12
-    assert found.slices["id"].deviation == pytest.approx(0.1)
-    assert found.slices["ood"].deviation == pytest.approx(0.0, abs=1e-6)
-    assert found.standard_error == pytest.approx(0.1 / 10**0.5)
-    assert models(SUMS) == ["amn@1", "amn@2"]
+    found = summary(SUMS)
+    assert sorted(found) == ["amn@1", "amn@2"]
+    slices, delta = found["amn@1"].slices, found["amn@1"].ood_delta
+    assert slices["id"].predictions == 12
+    assert slices["id"].scores["amn"].sd == pytest.approx(0.1 * (10 / 9) ** 0.5)
+    assert slices["ood"].scores["amn"].sd == pytest.approx(0.0, abs=1e-6)
+    assert delta is not None
+    assert delta.value == pytest.approx(0.6 - 0.5)
+    assert delta.standard_error == pytest.approx(0.1 / 9**0.5)
 
 
 def test_without_both_slices_there_is_no_delta() -> None:
-    found = ood_delta({name: n for name, n in SUMS.items() if "|ood|" not in name})
-    assert found.value is None
+    found = summary({name: n for name, n in SUMS.items() if "|ood|" not in name})
+    assert found["amn@1"].ood_delta is None
+
+
+def test_the_json_has_the_delta_by_model_and_null_for_what_cannot_be_told() -> None:
+    report = Report(facts=facts(drift=summary(SUMS)), findings=[])
+    text = json.dumps(report.to_json(), allow_nan=False)
+    drift = json.loads(text)["drift"]
+    assert drift["amn@1"]["ood_delta"]["value"] == pytest.approx(0.1)
+    assert drift["amn@1"]["slices"]["id"]["n"] == 10
+    assert drift["amn@2"]["ood_delta"] is None
+    assert drift["amn@2"]["slices"]["ood"]["scores"]["amn"]["sd"] is None  # of one request
 
 
 def test_minutes_are_added_up_and_old_ones_left_out() -> None:
@@ -120,4 +134,4 @@ def test_minutes_are_added_up_and_old_ones_left_out() -> None:
     for minute, value in ((100, 1), (200, 2), (201, 4)):
         client.zadd(keys.drift_minutes, {str(minute): minute})
         client.hset(keys.drift_minute_prefix + str(minute), "m|general|id|true|n", value)
-    assert read_sums(client, keys, 150) == {"m|general|id|true|n": 6}
+    assert read_window(client, keys, 201 * 60_000, hours=1) == {"m|general|id|true|n": 6}
