@@ -12,6 +12,10 @@ from workers.settings import artifacts_root
 DATA_DEFAULT = Path("var") / "amn"
 #: Name of the file in the data folder that holds the address of a running `amn up`.
 URL_FILE = "url"
+#: Most AMN workers that `amn run` and `amn up` start.
+WORKERS_MAX = 64
+#: How help shows the default of `workers_default`.
+WORKERS_SHOWN = "cores - 1"
 
 
 def external_url(url: str | None) -> str | None:
@@ -43,3 +47,19 @@ def artifacts_folder(artifacts: Path | None) -> Path:
 def sample_path(sample: Path | None) -> Path:
     """The shipped sample of real sequences; it lies beside the folder of models."""
     return sample or artifacts_root().parent / "sample" / "sequences.npz"
+
+
+def cores() -> int:
+    """Cores that this process may run on; where nobody tells, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def workers_default() -> int:
+    """AMN workers of this machine: one for each core but one, which is for everything else.
+
+    Under load a worker keeps its core busy, and the server, the producer and the slower workers
+    need one too.
+    """
+    return min(max(cores() - 1, 1), WORKERS_MAX)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.sample import Sample
+from ops.settings import cores
 from ops.tally import Tally
 from ops.traffic import Timing
 
@@ -132,8 +132,7 @@ def summarize(tally: Tally, sample: Sample, timing: Timing, around: Surroundings
         worker_restarts=around.worker_restarts,
         objectives={
             "latency_ms_p95": p95 is not None and p95 <= LATENCY_MS_P95_MAX,
-            # To the percent: the budget may run one burst ahead in a short run.
-            "fallback_rate": round(fallback_rate, 2) <= FALLBACK_RATE_MAX,
+            "fallback_rate": fallback_rate <= FALLBACK_RATE_MAX,
         },
         environment=around.environment,
     )
@@ -166,7 +165,7 @@ def environment(server: str, workers: dict[str, int], rate: float) -> dict[str, 
         "server": server,
         "workers": workers,
         "rate_per_s": rate,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "platform": platform.platform(terse=True),
         "machine": platform.machine(),
         "python": platform.python_version(),

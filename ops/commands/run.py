@@ -16,7 +16,14 @@ from ops.errors import RunFailed
 from ops.measured import RunPlan, measure
 from ops.sample import Sample
 from ops.server import ServerSettings
-from ops.settings import artifacts_folder, external_url, sample_path
+from ops.settings import (
+    WORKERS_MAX,
+    WORKERS_SHOWN,
+    artifacts_folder,
+    external_url,
+    sample_path,
+    workers_default,
+)
 from ops.stack import Stack, StackSettings
 from ops.summary import RunSummary
 from ops.summary_view import view
@@ -56,10 +63,11 @@ class _Choices:
 @click.option(
     "--workers",
     "-w",
-    type=click.IntRange(0, 64),
-    default=2,
-    show_default=True,
-    help="AMN workers; 0 uses those that run already.",
+    type=click.IntRange(0, WORKERS_MAX),
+    default=workers_default,
+    show_default=WORKERS_SHOWN,
+    help="AMN workers; 0 uses those that run already. One core is left for the server, the producer and "
+    "the rest.",
 )
 @options.policy
 @options.sample_rate

@@ -17,7 +17,15 @@ from ops.child import Child
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.server import ServerSettings
-from ops.settings import DATA_DEFAULT, URL_FILE, artifacts_folder, external_url
+from ops.settings import (
+    DATA_DEFAULT,
+    URL_FILE,
+    WORKERS_MAX,
+    WORKERS_SHOWN,
+    artifacts_folder,
+    external_url,
+    workers_default,
+)
 from ops.stack import Stack, StackSettings
 from producer.settings import masked
 
@@ -33,7 +41,12 @@ _EXAMPLE = """\
 
 @click.command(short_help="Server and workers until Ctrl-C.")
 @click.option(
-    "--workers", "-w", type=click.IntRange(1, 64), default=2, show_default=True, help="AMN workers."
+    "--workers",
+    "-w",
+    type=click.IntRange(1, WORKERS_MAX),
+    default=workers_default,
+    show_default=WORKERS_SHOWN,
+    help="AMN workers. One core is left for the server and everything else.",
 )
 @click.option(
     "--fallbacks", type=click.IntRange(0, 16), default=1, show_default=True, help="Fallback workers."

@@ -36,7 +36,7 @@ def test_every_request_is_answered_once_and_the_json_says_so(amn: Amn) -> None:
 
 
 def test_nothing_is_lost_when_a_worker_is_killed_half_way(amn: Amn) -> None:
-    ended = amn("run", "--requests", 3000, "--rate", 0, "--kill-worker", "--json")
+    ended = amn("run", "--requests", 3000, "--rate", 0, "--workers", 2, "--kill-worker", "--json")
     assert ended.code == 0, ended.err
     found = summary(ended.out)
     assert (found["answered"], found["failed"], found["duplicates"]) == (3000, 0, 0)

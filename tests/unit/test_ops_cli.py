@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ops import settings
 from ops.app import run
-from ops.settings import URL_FILE, server_url
+from ops.settings import URL_FILE, server_url, workers_default
 
 COMMANDS = ["run", "up", "predict", "doctor", "jobs", "bank"]
 
@@ -121,6 +122,20 @@ def test_the_server_is_flag_then_environment_then_the_one_of_this_folder(
     monkeypatch.setenv("REDIS_URL", "redis://environment")
     assert server_url(None, tmp_path) == "redis://environment"
     assert server_url("redis://flag", tmp_path) == "redis://flag"
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 3), (256, 64)])
+def test_a_core_is_left_for_the_rest(cores: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "cores", lambda: cores)
+    assert workers_default() == workers
+
+
+@pytest.mark.parametrize("command", ["run", "up"])
+def test_the_help_tells_how_many_workers_there_are_by_default(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = outcome(capsys, command, "--help")
+    assert "default: (cores - 1)" in " ".join(out.split())
 
 
 def test_a_bank_is_built_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,6 +200,17 @@ def test_the_ood_delta_is_unseen_minus_known() -> None:
     assert summary.ood_delta == pytest.approx(2.0, abs=1e-3)
 
 
+@pytest.mark.parametrize(("escalated", "kept"), [(40, True), (41, False)])
+def test_the_fallback_rate_is_kept_up_to_20_percent_and_not_a_request_more(
+    escalated: int, kept: bool
+) -> None:
+    truth = sample().truth(0)
+    fast = reply(truth, provisional=True, reasons=("thin_margin",))
+    slow = reply(truth, served_by="gru", reasons=("thin_margin",))
+    handles = [FakeHandle(slow, fast)] * escalated + [FakeHandle(reply(truth))] * (200 - escalated)
+    assert summary_of(handles).objectives["fallback_rate"] is kept
+
+
 def test_percentiles_of_nothing_are_none() -> None:
     assert percentiles(np.array([np.nan], dtype=np.float32)) == {"p50": None, "p95": None, "p99": None}
 
