@@ -14,7 +14,7 @@ ARGS =
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test chaos reproduce reproduce-quick lint format bench doctor clean distclean
+.PHONY: help run up test chaos reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -25,7 +25,6 @@ help:
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
-	@echo "make bench      comparisons with other queues, if bench/ is here"
 	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
 	@echo
 	@echo "The first run makes $(VENV) and installs into it (a few minutes); later ones start at once."
@@ -61,10 +60,6 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-bench: $(VENV)/.dev
-	@test -d bench || { echo "make: there is no bench/ in this checkout" >&2; exit 1; }
-	$(BIN)/python -m bench $(ARGS)
 
 clean:
 	rm -rf var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -143,6 +143,7 @@ class Pool:
                 _LOG.warning(
                     "worker_died", kind=child.kind, pid=child.process.pid, code=child.process.returncode
                 )
+                _close_output(child)
                 self._children[i] = self._spawn(child.kind)
                 self.restarts += 1
 
@@ -172,8 +173,7 @@ class Pool:
                 _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.process.pid)
                 child.process.kill()
                 child.process.wait()
-            if child.process.stdout is not None:
-                child.process.stdout.close()
+            _close_output(child)
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -194,6 +194,11 @@ class Pool:
 
     def _where(self) -> str:
         return f" (log: {self._settings.log_file})" if self._settings.log_file else ""
+
+
+def _close_output(child: _Child) -> None:
+    if child.process.stdout is not None:
+        child.process.stdout.close()
 
 
 def _wait_for_ready(process: subprocess.Popen[bytes], ready: threading.Event) -> None:
