@@ -10,7 +10,7 @@ import numpy as np
 from amn.escalation import CONFIDENCE_METHOD, MARGIN_METHOD, Budget, Decision, EscalationPolicy, decide
 from producer import wire
 from producer.errors import InferenceFailed
-from producer.messages import NORM_TOLERANCE, Reply, Request, Timings
+from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request
 from producer.sampling import sample_key, sampled
 from workers.batch import Batch
 from workers.outcomes import failure
@@ -33,7 +33,20 @@ class AmnHandler:
         self._predictor = predictor
         self._bank = predictor.bank
         self._policy = policy
-        self._policy_id = policy.policy_id
+        self._answers = wire.AnswerEncoder(
+            Reply(
+                id="",
+                vector=np.zeros(DIMENSIONS, np.float32),
+                confidence=0.0,
+                margin=0.0,
+                served_by=predictor.name,
+                model=predictor.model_id,
+                bank=predictor.bank.bank_id,
+                policy=policy.policy_id,
+                confidence_method=CONFIDENCE_METHOD,
+                margin_method=MARGIN_METHOD,
+            )
+        )
         self._settings = settings
         self._budget = None if policy.budget is None else Budget(policy.budget, policy.burst)
 
@@ -48,6 +61,7 @@ class AmnHandler:
         sound = (np.abs(norms - 1) <= NORM_TOLERANCE).tolist()
         confidences, margins = best.tolist(), (best - second).tolist()
         batch_ms = (started_s - batch.leased_at_s) * 1000
+        shared = {"batch_ms": batch_ms, "compute_ms": compute_ms, "batch_size": len(batch)}
         outcomes = []
         for b, request in enumerate(batch.requests):
             entry = batch.entries[b]
@@ -55,27 +69,14 @@ class AmnHandler:
                 outcomes.append(failure(entry, request, InferenceFailed("the model gave no unit vector")))
                 continue
             decision = self._decide(request, confidences[b], margins[b], batch.leased_at_ms)
-            reply = Reply(
-                id=request.id,
-                vector=rows[b],
-                confidence=confidences[b],
-                margin=margins[b],
-                reasons=decision.reasons,
-                provisional=decision.escalate,
-                shed=decision.shed,
-                model=self._predictor.model_id,
-                bank=self._bank.bank_id,
-                policy=self._policy_id,
-                confidence_method=CONFIDENCE_METHOD,
-                margin_method=MARGIN_METHOD,
-                timings=Timings(
-                    queue_ms=batch.leased_at_ms - request.submitted_at_ms,
-                    batch_ms=batch_ms,
-                    compute_ms=compute_ms,
-                    batch_size=len(batch),
-                ),
+            payload = self._answers.encode(
+                request.id,
+                rows[b],
+                (confidences[b], margins[b]),
+                (decision.reasons, decision.shed, decision.escalate),
+                {"queue_ms": batch.leased_at_ms - request.submitted_at_ms, **shared},
             )
-            outcomes.append(self._outcome(entry, request, reply, decision))
+            outcomes.append(self._outcome(entry, request, payload, decision))
         return outcomes
 
     def _decide(self, request: Request, confidence: float, margin: float, now_ms: float) -> Decision:
@@ -91,7 +92,7 @@ class AmnHandler:
             return Decision(False, decision.reasons, "deadline")
         return decision
 
-    def _outcome(self, entry: Entry, request: Request, reply: Reply, decision: Decision) -> Outcome:
+    def _outcome(self, entry: Entry, request: Request, payload: bytes, decision: Decision) -> Outcome:
         counters = "escalated" if decision.escalate else "answered,answered:amn"
         if decision.reasons:
             counters += "".join(f",reason:{reason}" for reason in decision.reasons)
@@ -101,7 +102,7 @@ class AmnHandler:
             entry=entry,
             op=("both" if request.provisional else "escalate") if decision.escalate else "reply",
             reply_to=request.reply_to,
-            payload=wire.encode_reply(reply),
+            payload=payload,
             counters=counters,
         )
         self._sample(outcome, request)

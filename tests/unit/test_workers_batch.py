@@ -9,7 +9,7 @@ import pytest
 
 from amn.escalation import preset
 from producer import wire
-from producer.messages import Reply, Request
+from producer.messages import Reply, Request, Timings
 from workers.amn_worker import AmnHandler
 from workers.batch import assemble
 from workers.loop import Loop
@@ -119,6 +119,7 @@ class Bank:
 class Unsound:
     """A model whose second answer is no unit vector."""
 
+    name = "amn"
     model_id = "amn@000000000000"
 
     bank = Bank()
@@ -147,3 +148,28 @@ def test_an_escalation_that_cannot_make_its_deadline_is_not_sent():
     outcomes = handler.handle(assemble([late, calm, early], SETTINGS, NOW_MS, 0.0))
     assert [outcome.op for outcome in outcomes] == ["reply", "reply", "escalate"]
     assert wire.decode_reply(outcomes[0].payload).shed == "deadline"
+
+
+def test_the_answer_encoder_says_what_encode_reply_says():
+    shared = Reply(
+        id="", vector=np.zeros(768, np.float32), confidence=0, margin=0, model="m@1", bank="b@1", policy="p@1"
+    )
+    timings = {"queue_ms": 1.5, "batch_ms": 0.25, "compute_ms": 2.0, "batch_size": 7}
+    vector = request().context[0]
+    payload = wire.AnswerEncoder(shared).encode(
+        "r9", vector, (0.75, 0.01), (("thin_margin",), "budget", False), timings
+    )
+    expected = replace(
+        shared,
+        id="r9",
+        vector=vector,
+        confidence=0.75,
+        margin=0.01,
+        reasons=("thin_margin",),
+        shed="budget",
+        timings=Timings(**timings),
+    )
+    found = wire.decode_reply(payload)
+    np.testing.assert_array_equal(found.vector, vector)
+    assert replace(found, vector=vector) == replace(expected, vector=vector)
+    assert wire.decode_reply(wire.encode_reply(expected)).timings == found.timings
