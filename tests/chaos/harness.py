@@ -55,8 +55,8 @@ class Harness:
         """
         signal.signal(signal.SIGTERM, _interrupt)
         configure_logs("error")
-        reaper = Reaper(self._settings.hard_limit_s)
-        folder = Path(tempfile.mkdtemp(prefix="amn-chaos-", dir=self._settings.folder))
+        folder = Path(tempfile.mkdtemp(prefix="amn-chaos-", dir=self._settings.folder)).resolve()
+        reaper = Reaper(self._settings.hard_limit_s, folder)
         good = False
         try:
             with contextlib.ExitStack() as stack:
@@ -65,10 +65,9 @@ class Harness:
             good = True
             return report
         finally:
-            reaper.close()
             if self._settings.keep_logs is not None or not good:
                 self._keep_logs(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+            reaper.close()
 
     def _in(self, folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
         settings, began_s = self._settings, time.monotonic()
