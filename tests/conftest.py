@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import redis
 import redis.asyncio
+import structlog
 from numpy.typing import NDArray
 from servers import Server, binary
 
@@ -68,6 +69,13 @@ class Target:
         self.kind = kind
         self.url = url
         self.admin = admin
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logs() -> Iterator[None]:
+    """A command that set the logs up leaves them on a captured stream that is closed by now."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(params=["fake", *REAL_SERVERS])

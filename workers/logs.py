@@ -30,6 +30,5 @@ def configure_logs(level: str = "info", *, as_json: bool = False) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=number, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")

@@ -59,7 +59,9 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     try:
         queue.ensure_group()
     except ServerError as error:
-        raise NotReady(str(error)) from error
+        # Who starts a worker by hand wants to know; a pool's worker waits for a server that restarts.
+        if not (settings.parent_pid and error.retryable):
+            raise NotReady(str(error)) from error
     keeper.start()
     _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
     print("ready", flush=True)  # what the pool waits for

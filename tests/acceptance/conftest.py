@@ -83,7 +83,7 @@ class Amn:
 
     def leaves_nothing(self) -> None:
         """Fails when a process is still there after a moment: a shell needs some milliseconds to go."""
-        wait_until(lambda: not self.processes(), 5)
+        wait_until(lambda: not self.processes(), 20)  # a worker that is just being started looks up late
 
 
 def artifacts() -> str:

@@ -88,15 +88,31 @@ def test_a_model_that_was_tampered_with_is_not_served(real_server, tmp_path, cap
     assert "sha256" in capfd.readouterr().err
 
 
-def test_without_a_server_a_worker_says_so_and_ends(tmp_path, capfd):
-    pool = Pool({"amn": 1}, settings(f"unix://{tmp_path}/nothing"))
-    pool.start()
-    try:
-        with pytest.raises(NotReady):
+def test_without_a_server_a_worker_says_so_and_ends(tmp_path):
+    command = [sys.executable, "-m", "workers", "amn", "--artifacts", str(ARTIFACTS)]
+    url = f"unix://{tmp_path}/nothing"
+    ended = subprocess.run(
+        [*command, "--url", url], capture_output=True, text=True, timeout=60, cwd=ROOT, check=False
+    )
+    assert ended.returncode == 1
+    assert f"no usable server at {url}" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_pools_worker_waits_for_a_server_that_comes_back(make_server, contexts):
+    server = make_server(arguments=("--appendonly", "yes", "--appendfsync", "always"))
+    pool = Pool({"amn": 1}, settings(server.url))
+    with Producer(settings=ProducerSettings(url=server.url)) as producer:
+        handle = producer.submit(contexts[0], provisional=True)
+        server.kill()
+        pool.start()
+        try:
             pool.wait_ready()
-    finally:
-        pool.drain()
-    assert "no usable server at" in capfd.readouterr().err
+            server.start()
+            assert handle.first(20_000).served_by == "amn"
+            assert pool.restarts == 0
+        finally:
+            pool.drain()
 
 
 def test_workers_whose_pool_was_killed_stop_by_themselves(make_server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -69,21 +68,12 @@ def test_an_interrupted_run_leaves_no_process(amn: Amn, number: signal.Signals) 
     amn.leaves_nothing()
 
 
-def test_a_run_that_is_killed_outright_takes_its_server_along(amn: Amn) -> None:
+def test_a_run_that_is_killed_outright_takes_server_and_workers_along(amn: Amn) -> None:
     process = amn.start("run", "--requests", 100_000, "--rate", 100, "--workers", 1)
     wait_until(lambda: len(amn.processes()) >= 5)
     process.kill()
     process.wait(10)
-    wait_until(lambda: not [pid for pid in amn.processes() if "-server" in command_of(pid)], 20)
-    for pid in amn.processes():  # workers wait for the server to come back; nothing of it is tested here
-        os.kill(pid, signal.SIGKILL)
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:  # ended meanwhile
-        return ""
+    amn.leaves_nothing()
 
 
 def test_a_model_that_does_not_hold_stops_the_run_with_one_line(amn: Amn, tmp_path: Path) -> None:
