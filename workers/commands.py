@@ -16,6 +16,8 @@ from workers.runtime import Artifacts, run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
 
 _DEFAULT_MODELS = {"amn": "production_model", "fallback": "fallback_accuracy", "shadow": "fallback_accuracy"}
+#: A matrix product per request is cheapest from 256 rows on; a slow model is to finish within a lease.
+_BATCH_MAX = {"amn": 256, "fallback": 64, "shadow": 64}
 #: A slow model costs a third per request in a batch of eight, and takes less of the memory's
 #: bandwidth from the fast path. Who waits for a fallback waits for a slower model anyway.
 _LINGER_MS = {"fallback": 25, "shadow": 250}
@@ -29,7 +31,7 @@ _OPTIONS = [
         help="Folder with models and banks. [env: AMN_ARTIFACTS; default: artifacts/lvm]",
     ),
     click.option("--model", type=click.Path(path_type=Path), help="Checkpoint folder instead of the link."),
-    click.option("--batch-max", default=128, show_default=True, help="Requests taken in one read."),
+    click.option("--batch-max", type=int, help="Requests taken in one read. [default: amn 256, others 64]"),
     click.option("--lease-ms", default=3000, show_default=True, help="Lease of a batch."),
     click.option("--parent", "parent_pid", default=0, hidden=True, help="Stop when this process ends."),
     click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
@@ -81,7 +83,7 @@ def _run(kind: str, common: dict[str, Any], *, policy: str = "budgeted", sample_
             kind=kind,
             producer=ProducerSettings.from_environment(url=common["url"], queue=common["queue"]),
             queue=QueueSettings(
-                batch_max=common["batch_max"],
+                batch_max=common["batch_max"] or _BATCH_MAX[kind],
                 lease_ms=common["lease_ms"],
                 linger_ms=_LINGER_MS.get(kind, 0),
             ),

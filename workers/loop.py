@@ -74,6 +74,12 @@ class Loop:
                     self.queue.release()
                     ready = True
                 entries = self.queue.lease()
+                self.busy.set()
+                lingering = bool(entries)
+                while entries and not self._stopping.is_set():
+                    entries = self.step(entries)
+                self._join()
+                self.busy.clear()
             except ServerError as error:
                 # Also NOGROUP after a flush: the group is made again on the next turn.
                 ready = False
@@ -82,26 +88,26 @@ class Loop:
                 pause_s = min(2 * pause_s, 2.0)
                 continue
             pause_s = 0.05
-            if entries:
-                self.busy.set()
-                self.step(entries)
-            else:
-                self._join()
-            if self._finishing is None:
-                self.busy.clear()
-                self._stopping.wait(linger_s if entries else 0)
+            if lingering and linger_s:
+                self._stopping.wait(linger_s)
         self._join()
         self._side.shutdown()
 
-    def step(self, entries: Sequence[Entry]) -> None:
-        """One batch. After a full one there is more to do: it is finished in a side thread while
-        the next one is read and computed. Otherwise somebody waits: no thread is in between."""
+    def step(self, entries: Sequence[Entry]) -> list[Entry]:
+        """One batch; returns the next one when there is more to do at once.
+
+        After a full batch there is: the next one is read, and this one is finished in a side thread
+        while that is computed. Otherwise somebody waits: no thread is in between.
+        """
         outcomes = self._outcomes(entries)
         self._join()
-        if len(entries) == self.queue.settings.queue.batch_max:
-            self._finishing = self._side.submit(self._finish, outcomes)
-        else:
+        if len(entries) < self.queue.settings.queue.batch_max:
             self._finish(outcomes)
+            return []
+        try:
+            return self.queue.lease(block=False)
+        finally:
+            self._finishing = self._side.submit(self._finish, outcomes)
 
     def _join(self) -> None:
         if self._finishing is not None:

@@ -33,7 +33,7 @@ class PoolSettings:
         url: Server address; goes to the children by environment, never on a command line.
         queue: Queue name.    policy: Escalation policy of the AMN workers.
         artifacts: Folder of models and banks.
-        batch_max, lease_ms, sample_rate: As in `workers.settings`.
+        lease_ms, sample_rate: As in `workers.settings`.
         log_level: Of the children.    log_file: Where their logs go; None for standard error.
     """
 
@@ -41,7 +41,6 @@ class PoolSettings:
     queue: str = "main"
     policy: str = "budgeted"
     artifacts: Path = field(default_factory=artifacts_root)
-    batch_max: int = 128
     lease_ms: int = 3_000
     sample_rate: float = 0.05
     log_level: str = "warning"
@@ -53,7 +52,7 @@ class PoolSettings:
         words += ["--artifacts", str(self.artifacts), "--log-level", self.log_level]
         # Workers of a pool that was killed stop by themselves.
         words += ["--parent", str(os.getpid())]
-        words += ["--batch-max", str(self.batch_max), "--lease-ms", str(self.lease_ms)]
+        words += ["--lease-ms", str(self.lease_ms)]
         if kind == "amn":
             words += ["--policy", self.policy, "--sample-rate", str(self.sample_rate)]
         return words

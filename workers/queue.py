@@ -91,10 +91,11 @@ class LeasedQueue:
                     raise
             self._reads.run(self._prune, [self.stream], [GROUP, _GONE_MS])
 
-    def lease(self) -> list[Entry]:
+    def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
 
-        Never waits for a batch to fill: what is there is taken. Returns [] after `block_ms`.
+        Never waits for a batch to fill: what is there is taken. Returns [] after `block_ms`, or at
+        once without `block`.
         """
         with driver_errors(self.settings.producer.url):
             now = time.monotonic()
@@ -105,7 +106,7 @@ class LeasedQueue:
                     self._reclaim_at = now  # there may be more
                 if reclaimed:
                     return reclaimed
-            return self._read()
+            return self._read(block)
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
@@ -150,10 +151,11 @@ class LeasedQueue:
         rows = self._reads.run(self._reclaim, [self.stream], arguments)
         return [Entry(entry_id, _fields(flat), deliveries + 1) for entry_id, deliveries, flat in rows]
 
-    def _read(self) -> list[Entry]:
+    def _read(self, block: bool) -> list[Entry]:
         queue = self.settings.queue
-        command = ("XREADGROUP", "GROUP", GROUP, self.name, "COUNT", queue.batch_max)
-        found = self._reads.call(*command, "BLOCK", queue.block_ms, "STREAMS", self.stream, ">")
+        wait = ("BLOCK", queue.block_ms) if block else ()
+        command = ("XREADGROUP", "GROUP", GROUP, self.name, "COUNT", queue.batch_max, *wait)
+        found = self._reads.call(*command, "STREAMS", self.stream, ">")
         # [[stream, [[id, [name, value, ...]], ...]]], or nothing when the wait ended
         return [Entry(entry_id, _fields(flat)) for entry_id, flat in found[0][1]] if found else []
 

@@ -29,7 +29,7 @@ class QueueSettings:
         block_ms: How long an idle read waits; also how soon a stop is noticed.
     """
 
-    batch_max: int = 128
+    batch_max: int = 256
     lease_ms: int = 3_000
     deliveries_max: int = 5
     reply_ttl_ms: int = 600_000
