@@ -14,7 +14,7 @@ ARGS =
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test chaos reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test chaos bench reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -22,6 +22,7 @@ help:
 	@echo "make doctor     look at a running service"
 	@echo "make test       all tests, with a real server        [ARGS='-k name']"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
+	@echo "make bench      one worker on one core drains a queue [ARGS='--repeats 3']"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
@@ -34,6 +35,9 @@ run: $(VENV)/.ops
 
 up: $(VENV)/.ops
 	@$(BIN)/amn up $(ARGS)
+
+bench: $(VENV)/.ops
+	@$(BIN)/python -m bench $(ARGS)
 
 reproduce: $(VENV)/.dev
 	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from amn.errors import ConfigError
 
@@ -81,8 +82,7 @@ def preset(name: str) -> EscalationPolicy:
     return PRESETS[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What happens to one request.
 
     Attributes:

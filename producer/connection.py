@@ -27,6 +27,8 @@ from producer.settings import ProducerSettings, masked
 
 #: How a server says that it cannot work now, but may soon.
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
+#: A batch is megabytes: the driver reads 64 KiB at a time.
+_SOCKET_READ_BYTES = 1024 * 1024
 _BUSY = (driver.ReadOnlyError, driver.BusyLoadingError)
 _LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
@@ -37,6 +39,7 @@ def options(settings: ProducerSettings, block_ms: int = 0) -> dict[str, Any]:
     driver_options: dict[str, Any] = {
         "socket_connect_timeout": settings.connect_timeout_ms / 1000,
         "socket_timeout": (settings.command_timeout_ms + block_ms) / 1000,
+        "socket_read_size": _SOCKET_READ_BYTES,
         "health_check_interval": 0,
         "protocol": 2,
         "decode_responses": False,

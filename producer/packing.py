@@ -14,7 +14,10 @@ from redis.exceptions import DataError
 from redis.utils import HIREDIS_AVAILABLE
 
 #: hiredis is slower from about 400 KB on.
-_LARGE_BYTES = 256 * 1024 if HIREDIS_AVAILABLE else 0
+_LARGE_BYTES = 256 * 1024
+#: So many arguments are a batch, and large.
+_MANY = 100
+_EMPTY = b"$0\r\n\r\n"
 
 
 class Packer(HiredisRespSerializer):  # type: ignore[misc, unused-ignore]
@@ -26,9 +29,11 @@ class Packer(HiredisRespSerializer):  # type: ignore[misc, unused-ignore]
         Raises:
             DataError: An argument is neither bytes, text nor a number.
         """
-        if sum(len(argument) for argument in arguments if type(argument) is bytes) < _LARGE_BYTES:
-            return super().pack(*arguments)  # type: ignore[no-any-return]
-        return [joined(arguments)]
+        if len(arguments) >= _MANY or not HIREDIS_AVAILABLE:
+            return [joined(arguments)]
+        if sum(len(argument) for argument in arguments if type(argument) is bytes) >= _LARGE_BYTES:
+            return [joined(arguments)]
+        return super().pack(*arguments)  # type: ignore[no-any-return]
 
 
 def joined(arguments: tuple[Any, ...]) -> bytes:
@@ -37,6 +42,9 @@ def joined(arguments: tuple[Any, ...]) -> bytes:
         arguments = (*arguments[0].split(), *arguments[1:])
     pieces = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
+        if argument == "":  # half of what a finished batch says
+            pieces.append(_EMPTY)
+            continue
         data = argument if type(argument) is bytes else _encoded(argument)
         pieces += (b"$%d\r\n" % len(data), data, b"\r\n")
     return b"".join(pieces)

@@ -66,6 +66,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     # What was loaded stays for good: the collector need not walk it, a pause of many milliseconds.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000)  # a batch makes thousands of objects and no cycles
     keeper.start()
     _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
     print("ready", flush=True)  # what the pool waits for
