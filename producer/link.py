@@ -1,7 +1,7 @@
 """A connection for the hot path: one caller, one command, its answer.
 
 The driver's client takes a connection from its pool, counts, times, looks for callbacks and gives
-the connection back, for every command: about 35 us, a third of a whole round trip here. A link
+the connection back, for every command, which costs about as much as the round trip itself. A link
 keeps one connection of that pool and uses the driver for the rest: connecting, TLS, credentials,
 the protocol.
 """

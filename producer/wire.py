@@ -78,7 +78,7 @@ _build_timings, _build_failure = builder(Timings), builder(Failure)
 def encode_request(request: Request) -> bytes:
     """Encodes a request; the context keeps its precision (float16 -> `f2`, else `f4`)."""
     name = "f2" if request.context.dtype == np.float16 else "f4"
-    return _pack(
+    return pack(
         {
             "version": WIRE_VERSION,
             "id": request.id,
@@ -127,7 +127,7 @@ def decode_request(payload: bytes) -> Request:
 def encode_reply(reply: Reply) -> bytes:
     """Encodes an answer; the vector goes out as `f4`."""
     timings = reply.timings
-    return _pack(
+    return pack(
         {
             "version": WIRE_VERSION,
             "id": reply.id,
@@ -155,70 +155,9 @@ def encode_reply(reply: Reply) -> bytes:
     )
 
 
-#: Fields of an answer that differ from request to request.
-_ANSWER_FIELDS = 8
-
-
-class AnswerEncoder:
-    """Encodes the answers of one worker, whose shared fields are packed once.
-
-    The bytes decode to the same `Reply` as those of `encode_reply`, at a third of the cost: a
-    worker does this for every request.
-    """
-
-    def __init__(self, shared: Reply) -> None:
-        fields = {
-            "version": WIRE_VERSION,
-            "status": "answered",
-            "served_by": shared.served_by,
-            "degraded": shared.degraded,
-            "model": shared.model,
-            "bank": shared.bank,
-            "policy": shared.policy,
-            "confidence_method": shared.confidence_method,
-            "margin_method": shared.margin_method,
-        }
-        # A map of up to 15 pairs has a head of one byte; ours has more, so the parts' heads go.
-        count = len(fields) + _ANSWER_FIELDS
-        self._head = b"\xde" + count.to_bytes(2, "big") + _pack(fields)[1:]
-
-    def encode(
-        self,
-        request_id: str,
-        vector: NDArray[np.float32],
-        scores: tuple[float, float],
-        verdict: tuple[tuple[str, ...], str, bool],
-        timings: dict[str, float],
-    ) -> bytes:
-        """One answer.
-
-        Args:
-            request_id: Of the request.
-            vector: Shape (768,), float32, contiguous, unit norm.
-            scores: Confidence and margin.
-            verdict: Reasons, shed, provisional.
-            timings: The fields of `Timings`.
-        """
-        return (
-            self._head
-            + _pack(
-                {
-                    "id": request_id,
-                    "vector": vector.data,
-                    "confidence": scores[0],
-                    "margin": scores[1],
-                    "reasons": verdict[0],
-                    "shed": verdict[1],
-                    "provisional": verdict[2],
-                    "timings": timings,
-                }
-            )[1:]
-        )
-
-
 def encode_failure(failure: Failure) -> bytes:
     """Encodes a named failure."""
-    return _pack(
+    return pack(
         {
             "version": WIRE_VERSION,
             "id": failure.id,
@@ -268,7 +207,8 @@ def decode_vector(data: bytes) -> NDArray[np.float32]:
     return np.ndarray((DIMENSIONS,), _F4, data)
 
 
-def _pack(fields: Mapping[str, object]) -> bytes:
+def pack(fields: Mapping[str, object]) -> bytes:
+    """One msgpack map."""
     return cast(bytes, msgpack.packb(fields))
 
 

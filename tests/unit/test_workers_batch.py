@@ -9,8 +9,9 @@ import pytest
 
 from amn.escalation import preset
 from producer import wire
+from producer.answers import AnswerEncoder
 from producer.messages import Reply, Request, Timings
-from workers.amn_worker import AmnHandler
+from workers.amn_worker import FALLBACK_MS_MIN, AmnHandler
 from workers.batch import assemble
 from workers.loop import Loop
 from workers.queue import Entry
@@ -142,9 +143,9 @@ def test_an_answer_that_is_no_unit_vector_is_a_failure_and_not_an_answer():
 
 def test_an_escalation_that_cannot_make_its_deadline_is_not_sent():
     handler = AmnHandler(Unsound(), preset("card"), SETTINGS)
-    late = good(1, lane="sci-fact", expires_at_ms=NOW_MS + 5)
+    late = good(1, lane="sci-fact", expires_at_ms=NOW_MS + FALLBACK_MS_MIN - 1)
     calm = good(2)
-    early = good(3, lane="sci-fact", expires_at_ms=NOW_MS + 5000)
+    early = good(3, lane="sci-fact", expires_at_ms=NOW_MS + FALLBACK_MS_MIN + 1)
     outcomes = handler.handle(assemble([late, calm, early], SETTINGS, NOW_MS, 0.0))
     assert [outcome.op for outcome in outcomes] == ["reply", "reply", "escalate"]
     assert wire.decode_reply(outcomes[0].payload).shed == "deadline"
@@ -156,7 +157,7 @@ def test_the_answer_encoder_says_what_encode_reply_says():
     )
     timings = {"queue_ms": 1.5, "batch_ms": 0.25, "compute_ms": 2.0, "batch_size": 7}
     vector = request().context[0]
-    payload = wire.AnswerEncoder(shared).encode(
+    payload = AnswerEncoder(shared).encode(
         "r9", vector, (0.75, 0.01), (("thin_margin",), "budget", False), timings
     )
     expected = replace(
