@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +50,21 @@ class BankManifest:
     format: int = FORMAT
 
 
+class Neighbours(NamedTuple):
+    """What an index says of a batch of predictions.
+
+    Attributes:
+        best, second: Shape (B,), float32: the two best cosines.
+        ids: Shape (B,): row of the best reference.
+        certain: Shape (B,), bool: whether the two cosines are known to be the exact ones.
+    """
+
+    best: NDArray[np.float32]
+    second: NDArray[np.float32]
+    ids: NDArray[np.intp]
+    certain: NDArray[np.bool_]
+
+
 class ReferenceBank:
     """Exact nearest neighbours among the bank's vectors.
 
@@ -71,16 +87,14 @@ class ReferenceBank:
         """Stamped on every answer."""
         return self.manifest.bank_id
 
-    def top2(
-        self, predictions: torch.Tensor
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
+    def top2(self, predictions: torch.Tensor) -> Neighbours:
         """The two best cosines of each prediction.
 
         Args:
             predictions: Shape (B, 768), float32, unit norm.
 
         Returns:
-            best (B,), second (B,), and the index of the best reference (B,).
+            Exact neighbours.
         """
         # NumPy's product is the faster one, but for two or three rows, where it loses threefold.
         if len(predictions) in (2, 3):
@@ -92,7 +106,7 @@ class ReferenceBank:
         index = scores.argmax(axis=1)
         best = scores[rows, index]
         scores[rows, index] = -2.0
-        return best, scores.max(axis=1), index
+        return Neighbours(best, scores.max(axis=1), index, np.ones(len(index), dtype=np.bool_))
 
 
 def load_bank(folder: Path) -> ReferenceBank:

@@ -21,6 +21,10 @@ script may touch several of them. For the queue `main`:
     amn:{main}:drift:half:index  zset     waiting halves by age, to cap their number
     amn:{main}:drift:minutes     zset     minutes that have sums, trimmed with them
     amn:{main}:workers:<name>    hash     what a worker is and when it last made progress, expires
+
+Three rooms keep more of their own, below a prefix; each says in its module what it holds:
+`amn:{main}:drift:` (the judge, in ops/drift), `amn:{main}:alerts:` (ops/alerts), `amn:{main}:gate:`
+(the shared budget and the circuit breakers, in workers/).
 """
 
 from __future__ import annotations
@@ -73,6 +77,9 @@ class Keys:
     drift_minute_prefix: str = field(init=False)
     drift_half_prefix: str = field(init=False)
     drift_minutes: str = field(init=False)
+    drift_prefix: str = field(init=False)
+    alerts_prefix: str = field(init=False)
+    gate_prefix: str = field(init=False)
 
     def __post_init__(self) -> None:
         if not valid_name(self.queue):
@@ -109,4 +116,7 @@ _SUFFIXES = {
     "drift_minute_prefix": "drift:minute:",
     "drift_half_prefix": "drift:half:",
     "drift_minutes": "drift:minutes",
+    "drift_prefix": "drift:",
+    "alerts_prefix": "alerts:",
+    "gate_prefix": "gate:",
 }

@@ -56,7 +56,7 @@ class AmnHandler:
         """One model call for the batch; one outcome per request, in order."""
         started_s = time.perf_counter()
         vectors = self._predictor.forward(batch.contexts)  # (B, 768)
-        best, second, _ = self._bank.top2(vectors)  # (B,), (B,)
+        best, second, *_ = self._bank.top2(vectors)  # (B,), (B,)
         compute_ms = (time.perf_counter() - started_s) * 1000
         rows = vectors.numpy()
         sound = (np.abs(np.vecdot(rows, rows) - 1) <= 2 * NORM_TOLERANCE).tolist()  # of squares

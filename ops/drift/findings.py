@@ -1,0 +1,43 @@
+"""What the judge says each minute, and what the alerts act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["page", "ticket"]
+State = Literal["firing", "ok", "insufficient"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One rule on one series at one evaluation.
+
+    Attributes:
+        rule: Name of the rule, stable: "ood_delta", "fast_drop", "level", "canary", ...
+        severity: "page" wakes somebody up; "ticket" waits for working hours.
+        state: "firing" when the rule's condition holds now, "ok" when it does not, "insufficient"
+            when there is too little data to say. No data is neither well nor ill.
+        model: Model id, or "" for a rule about the whole service.
+        lane: Lane, or "" for all of them.
+        summary: One line for a person.
+        values: What the rule looked at, by name with the unit last. Never part of the identity.
+        runbook: Heading of docs/runbook.md that says what to do.
+        evaluations: How many evaluations in a row must fire before somebody is told.
+    """
+
+    rule: str
+    severity: Severity
+    state: State
+    model: str = ""
+    lane: str = ""
+    summary: str = ""
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+    runbook: str = ""
+    evaluations: int = 3
+
+    @property
+    def identity(self) -> tuple[str, str, str]:
+        """What makes two findings the same alert: rule, model and lane; no number, no time."""
+        return (self.rule, self.model, self.lane)
