@@ -1,0 +1,52 @@
+"""One judge at a time: a key that expires, and a fence that only grows.
+
+    amn:{main}:drift:leader   string   fence of the judge that leads, as decimal text; expires
+    amn:{main}:drift:fence    string   the last fence given, expires after 90 days without a judge
+
+Whatever a judge writes, it writes in a script that first compares `drift:leader` with its fence. A
+judge that slept through its lease finds another fence there, and writes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import redis
+
+from producer.connection import script_text
+from producer.keys import Keys
+
+_REMEMBERED_MS = 90 * 24 * 3600 * 1000
+
+
+def leader_key(keys: Keys) -> str:
+    """Where the leader's fence stands, as decimal text; absent while nobody leads."""
+    return keys.drift_prefix + "leader"
+
+
+class Leadership:
+    """This process's part in the election.
+
+    Attributes:
+        fence: Positive while this process led at the last look, else 0.
+    """
+
+    def __init__(self, client: redis.Redis, keys: Keys, lease_ms: int) -> None:
+        self.fence = 0
+        self._lease_ms = lease_ms
+        self._names = [leader_key(keys), keys.drift_prefix + "fence"]
+        self._lead = client.register_script(script_text("ops.drift", "lead"))
+        self._resign = client.register_script(script_text("ops.drift", "resign"))
+
+    def lead(self) -> int:
+        """Takes or renews the leadership; returns the fence, or 0 when another judge leads."""
+        held = str(self.fence) if self.fence else ""
+        answer = self._lead(keys=self._names, args=[held, self._lease_ms, _REMEMBERED_MS])
+        self.fence = int(cast(bytes, answer) or 0)
+        return self.fence
+
+    def resign(self) -> None:
+        """Lets the next judge lead at once. Idempotent."""
+        if self.fence:
+            self._resign(keys=self._names[:1], args=[str(self.fence)])
+            self.fence = 0
