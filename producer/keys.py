@@ -5,6 +5,7 @@ script may touch several of them. For the queue `main`:
 
     amn:{main}:requests          stream   work for AMN workers, group `workers`; field `request`
     amn:{main}:fallback          stream   escalated work, group `workers`; `request`, `answer`
+    amn:{main}:fallback:secondary  stream  what the fallback escalates further; the same fields
     amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `request`, `answer`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
                                           `entry`, `sha1`, `source`, `request`
@@ -12,6 +13,7 @@ script may touch several of them. For the queue `main`:
                                           or `wake`, which only ends a blocking read
     amn:{main}:bytes:requests    string   payload bytes waiting or leased in `requests`
     amn:{main}:bytes:fallback    string   the same of `fallback`
+    amn:{main}:bytes:fallback:secondary  string  the same of `fallback:secondary`
     amn:{main}:seen:<id>         string   "<client id> <entry id>" of an enqueued request, expires
                                           after the window
     amn:{main}:stats             hash     counters since the first request
@@ -68,6 +70,8 @@ class Keys:
     requests_bytes: str = field(init=False)
     fallback: str = field(init=False)
     fallback_bytes: str = field(init=False)
+    secondary: str = field(init=False)
+    secondary_bytes: str = field(init=False)
     shadow: str = field(init=False)
     dead: str = field(init=False)
     stats: str = field(init=False)
@@ -107,6 +111,8 @@ _SUFFIXES = {
     "requests_bytes": "bytes:requests",
     "fallback": "fallback",
     "fallback_bytes": "bytes:fallback",
+    "secondary": "fallback:secondary",
+    "secondary_bytes": "bytes:fallback:secondary",
     "shadow": "shadow",
     "dead": "dead",
     "stats": "stats",

@@ -161,10 +161,10 @@ class Loop:
 
 
 def _served_fast(outcome: Outcome) -> Outcome:
-    """The answer of an escalation that found the fallback stream full."""
+    """The best answer so far, of an escalation that found no room in the next stream."""
     reply = wire.decode_reply(outcome.payload)
     assert isinstance(reply, Reply)
-    counters = outcome.counters.replace("escalated", "answered,answered:amn", 1)
+    counters = outcome.counters.replace("escalated", f"answered,answered:{reply.served_by}", 1)
     return replace(
         outcome,
         op="reply",

@@ -16,7 +16,7 @@ import redis
 from producer.connection import connect, driver_errors, script_text
 from producer.keys import GROUP, Keys
 from producer.link import Link, Script
-from workers.settings import WorkerSettings
+from workers.settings import QueueSettings, WorkerSettings
 
 _RELEASED = "released"
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
@@ -43,9 +43,10 @@ class Outcome:
 
     Attributes:
         entry: The entry.
-        op: "reply", "escalate", "both" (escalate, and answer provisionally) or "dead".
+        op: "reply", "escalate" (to the next stream of the chain), "both" (escalate, and answer
+            provisionally) or "dead".
         reply_to: Client id, or "" when nobody can be told.
-        payload: Reply bytes for the client; of an escalated request, the answer so far.
+        payload: Reply bytes for the client; of an escalated request, the best answer so far.
         counters: Names to count, comma-separated.
         sample_key: Set when the request goes to the shadow stream.
         truth_key, truth: Set when this request reveals the truth of a sampled predecessor.
@@ -64,14 +65,28 @@ class Outcome:
     message: str = ""
 
 
+class Next(NamedTuple):
+    """Where an escalated entry goes, and what has room there."""
+
+    stream: str
+    counter: str
+    entries_max: int
+    bytes_max: int
+
+
 class LeasedQueue:
-    """Leases entries of one stream and ends them."""
+    """Leases entries of one stream and ends them.
+
+    It knows the next stream of the chain requests -> fallback -> fallback:secondary. Behind the last
+    one there is no room: whoever escalates from there finds it full.
+    """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
         self.settings = settings
         self.stream = stream
         self.name = name
         self.keys = Keys(settings.producer.queue)
+        self._bytes, self._next = _chain(self.keys, settings.queue, stream)
         block_ms = settings.queue.block_ms
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
         # Two connections: a batch may be finished while the next one is read.
@@ -117,8 +132,8 @@ class LeasedQueue:
             GROUP,
             self.name,
             queue.reply_ttl_ms,
-            queue.fallback_entries_max,
-            queue.fallback_bytes_max,
+            self._next.entries_max,
+            self._next.bytes_max,
             queue.shadow_entries_max,
             queue.dead_entries_max,
         ]
@@ -127,8 +142,7 @@ class LeasedQueue:
             size = len(o.entry.fields.get(b"request", b""))
             arguments += (o.entry.id, o.op, index, o.payload, o.counters, o.sample_key)
             arguments += (o.truth_key, o.truth, size, o.reason, o.message)
-        source_bytes = keys.fallback_bytes if self.stream == keys.fallback else keys.requests_bytes
-        names = [self.stream, source_bytes, keys.fallback, keys.fallback_bytes, keys.shadow, keys.dead]
+        names = [self.stream, self._bytes, self._next.stream, self._next.counter, keys.shadow, keys.dead]
         names += [keys.stats, *(keys.replies(client) for client in clients)]
         with driver_errors(self.settings.producer.url):
             return cast("list[bytes]", self._writes.run(self._finish, names, arguments))
@@ -157,6 +171,19 @@ class LeasedQueue:
         found = self._reads.call(*command, "STREAMS", self.stream, ">")
         # [[stream, [[id, [name, value, ...]], ...]]], or nothing when the wait ended
         return [Entry(entry_id, _fields(flat)) for entry_id, flat in found[0][1]] if found else []
+
+
+def _chain(keys: Keys, queue: QueueSettings, stream: str) -> tuple[str, Next]:
+    """The byte counter of a stream, and the next stream."""
+    fallback = Next(keys.fallback, keys.fallback_bytes, queue.fallback_entries_max, queue.fallback_bytes_max)
+    secondary = Next(
+        keys.secondary, keys.secondary_bytes, queue.secondary_entries_max, queue.secondary_bytes_max
+    )
+    if stream == keys.secondary:
+        return keys.secondary_bytes, secondary._replace(entries_max=0)
+    if stream == keys.fallback:
+        return keys.fallback_bytes, secondary
+    return keys.requests_bytes, fallback
 
 
 def load(name: str) -> Script:

@@ -22,6 +22,7 @@ class QueueSettings:
         deliveries_max: An entry delivered more often than this goes to the dead letters.
         reply_ttl_ms: A reply stream that nobody reads is removed after this.
         fallback_entries_max, fallback_bytes_max: Limits of the fallback stream.
+        secondary_entries_max, secondary_bytes_max: Limits of the secondary fallback stream.
         shadow_entries_max: Cap of the shadow stream; the oldest samples are dropped.
         dead_entries_max: Cap of the dead letter stream.
         linger_ms: Pause between two reads, so that slow work comes in larger batches. 0 where
@@ -35,6 +36,8 @@ class QueueSettings:
     reply_ttl_ms: int = 600_000
     fallback_entries_max: int = 20_000
     fallback_bytes_max: int = 512 * 1024**2
+    secondary_entries_max: int = 5_000
+    secondary_bytes_max: int = 128 * 1024**2
     shadow_entries_max: int = 20_000
     dead_entries_max: int = 10_000
     linger_ms: int = 0

@@ -231,6 +231,26 @@ def test_an_escalation_that_finds_no_room_can_be_ended_in_another_way(
     assert rig.stats()["full"] == 1
 
 
+def test_a_fallback_escalates_to_the_secondary_and_behind_that_there_is_no_room(rig: Rig) -> None:
+    rig.put("a", "b")
+    amn = rig.queue("amn")
+    fallback = rig.queue("fallback", KEYS.fallback, secondary_entries_max=1)
+    secondary = rig.queue("secondary", KEYS.secondary)
+    amn.finish([answer(entry, "escalate") for entry in amn.lease()])
+    first, second = fallback.lease()
+    better = answer(first, "escalate")
+    assert fallback.finish([better, answer(second, "escalate")]) == [b"ok", b"full"]
+    assert fallback.finish([answer(second)]) == [b"ok"]
+    assert not rig.admin.exists(KEYS.fallback_bytes)
+    assert int(rig.admin.get(KEYS.secondary_bytes)) == len(first.fields[b"request"])
+    (moved,) = secondary.lease()
+    assert (moved.fields[b"request"], moved.fields[b"answer"]) == (first.fields[b"request"], better.payload)
+    assert secondary.finish([answer(moved, "escalate")]) == [b"full"]
+    assert secondary.finish([answer(moved)]) == [b"ok"]
+    assert not rig.admin.exists(KEYS.secondary_bytes)
+    assert sorted(reply.id for reply in rig.replies()) == ["a", "b"]
+
+
 def test_a_dead_letter_says_why_and_how_often_it_was_tried(real_rig: Rig) -> None:
     rig = real_rig
     rig.put_bytes(b"not msgpack at all")

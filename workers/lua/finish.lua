@@ -1,27 +1,27 @@
 -- Ends leased entries: reply, escalate, sample, dead-letter, count, ack and delete, in one step.
 --
 -- KEYS[1] source stream       KEYS[2] byte counter of the source
--- KEYS[3] fallback stream     KEYS[4] byte counter of the fallback stream
+-- KEYS[3] next stream         KEYS[4] byte counter of the next stream: where an escalation goes
 -- KEYS[5] shadow stream       KEYS[6] dead letter stream     KEYS[7] stats hash
 -- KEYS[8..] reply streams
--- ARGV[1] group  [2] consumer  [3] reply_ttl_ms  [4] fallback_entries_max  [5] fallback_bytes_max
+-- ARGV[1] group  [2] consumer  [3] reply_ttl_ms  [4], [5] most entries and bytes of the next stream
 -- ARGV[6] shadow_entries_max  [7] dead_entries_max
 -- ARGV[8..] per entry eleven values:
 --   id, op, reply key index (0: nobody to answer), reply bytes, counters ("a,b"), sample key,
 --   truth key, truth bytes, payload size, dead reason, dead message
 --   op: "reply"     ends here with these bytes
---       "escalate"  goes to the fallback stream, bytes attached as the answer so far
+--       "escalate"  goes to the next stream, bytes attached as the best answer so far
 --       "both"      escalates, and the bytes go to the client as a provisional answer
 --       "dead"      goes to the dead letter stream; the bytes, if any, tell the client
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
--- "full" (no room in the fallback stream: nothing was done; finish it in another way).
+-- "full" (no room in the next stream: nothing was done; finish it in another way).
 --
 -- The fence: only entries that this consumer still holds are touched. XPENDING by consumer walks
 -- that consumer's own list, so its cost is the size of the lease and not of the queue.
 local source, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 local reply_ttl_ms = tonumber(ARGV[3])
-local fallback_entries = tonumber(redis.call('XLEN', KEYS[3]))
-local fallback_bytes = tonumber(redis.call('GET', KEYS[4]) or '0')
+local next_entries = tonumber(redis.call('XLEN', KEYS[3]))
+local next_bytes = tonumber(redis.call('GET', KEYS[4]) or '0')
 local held = {}
 local pending = redis.pcall('XPENDING', source, group, '-', '+', 100000, consumer)
 -- A server that was flushed has no group, and nobody holds anything; other errors are errors.
@@ -54,12 +54,12 @@ for i = 8, #ARGV, 11 do
   if not held[id] or not (request or op == 'reply') then
     status = 'lost'
   elseif op == 'escalate' or op == 'both' then
-    if fallback_entries + 1 > tonumber(ARGV[4])
-        or fallback_bytes + escalated_bytes + size > tonumber(ARGV[5]) then
+    if next_entries + 1 > tonumber(ARGV[4])
+        or next_bytes + escalated_bytes + size > tonumber(ARGV[5]) then
       status = 'full'
     else
       redis.call('XADD', KEYS[3], '*', 'request', request, 'answer', bytes)
-      fallback_entries, escalated_bytes = fallback_entries + 1, escalated_bytes + size
+      next_entries, escalated_bytes = next_entries + 1, escalated_bytes + size
       if op == 'both' then reply(index, bytes) end
     end
   elseif op == 'dead' then
