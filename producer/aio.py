@@ -10,6 +10,7 @@ from producer.connection import connect_async, driver_errors, script_text
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.funnel import Funnel
 from producer.handle import AsyncHandle
+from producer.inflight import Pending
 from producer.messages import Reply
 from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
@@ -114,9 +115,10 @@ class AsyncProducer:
         await self.start()
         outgoing = self._session.prepare_all(contexts, options)
         try:
-            return self._handles(outgoing, await self._deliver(outgoing, block=block))
+            pending = await self._deliver(outgoing, block=block)
+            return [self._handle(item, answer) for item, answer in zip(outgoing, pending, strict=True)]
         except QueueError as error:
-            error.accepted = self._handles(outgoing, error.accepted)
+            error.accepted = [self._handle(outgoing[i], pending) for i, pending in error.accepted]
             raise
 
     async def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
@@ -198,9 +200,8 @@ class AsyncProducer:
         keys, arguments = self._session.submit_call(batch)
         return cast("list[int]", await self._call(self._submit(keys=keys, args=arguments)))
 
-    def _handles(self, outgoing: Sequence[Outgoing], pending: Sequence[Any]) -> list[AsyncHandle]:
-        wait_ms, cancel = self._session.wait_ms, self.cancel
-        return [AsyncHandle(p, wait_ms(item), cancel) for item, p in zip(outgoing, pending, strict=False)]
+    def _handle(self, item: Outgoing, pending: Pending) -> AsyncHandle:
+        return AsyncHandle(pending, self._session.wait_ms(item), self.cancel)
 
     async def _submit_chunk(
         self,
@@ -212,13 +213,13 @@ class AsyncProducer:
         for item in refused:
             done.put_nowait(item)
         try:
-            pending = await self._deliver(outgoing, block=True)
+            accepted = list(enumerate(await self._deliver(outgoing, block=True)))
         except QueueError as error:
-            pending = list(error.accepted)
-            for index in indices[len(pending) :]:
-                done.put_nowait((index, error))
-        for index, answer in zip(indices, pending, strict=False):
-            watch(answer, index, done.put_nowait)
+            accepted = list(error.accepted)
+            for i in set(range(len(indices))) - {i for i, _ in accepted}:
+                done.put_nowait((indices[i], error))
+        for i, answer in accepted:
+            watch(answer, indices[i], done.put_nowait)
 
 
 async def _take(source: AsyncIterator[Any], count: int) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any, Self, cast
 from producer.connection import connect, driver_errors, script_text
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.handle import Handle
+from producer.inflight import Pending
 from producer.link import Link, Script
 from producer.messages import Reply
 from producer.readers import ReplyThread
@@ -133,15 +134,16 @@ class Producer:
         within `settings.seen_window_ms` gives a handle whose result is DuplicateRequest.
 
         Raises:
-            As `submit`. On QueueFull the first requests may have been accepted: their handles are
-            in the error's `accepted`.
+            As `submit`. On QueueFull some requests may have been accepted: their handles are
+            in the error's `accepted`, in order.
         """
         self.start()
         outgoing = self._session.prepare_all(contexts, options)
         try:
-            return self._handles(outgoing, self._deliver(outgoing, block=block))
+            pending = self._deliver(outgoing, block=block)
+            return [self._handle(item, answer) for item, answer in zip(outgoing, pending, strict=True)]
         except QueueError as error:
-            error.accepted = self._handles(outgoing, error.accepted)
+            error.accepted = [self._handle(outgoing[i], pending) for i, pending in error.accepted]
             raise
 
     def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
@@ -173,11 +175,15 @@ class Producer:
                 waiting -= 1
 
     def cancel(self, request: Handle | str) -> bool:
-        """Takes a request back that no worker has begun.
+        """Takes a request back that no worker has at the moment, wherever it waits.
+
+        Also one that was escalated and waits for a fallback. One that a worker has leased is not
+        taken back, even when that worker died and the lease has to run out first.
 
         Returns:
-            True: it will not be run, and its handle's result is Cancelled. False: too late, or
-            not this producer's; the answer comes as if nothing had been asked.
+            True: no answer will be computed any more, and its handle's result is Cancelled.
+            False: too late, sent longer ago than `settings.seen_window_ms`, or not this
+            producer's; the answer comes as if nothing had been asked.
         """
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
@@ -245,9 +251,8 @@ class Producer:
         # Another thread is using the link: take a connection of the pool.
         return cast("list[int]", self._call(lambda: self._submit(keys=keys, args=arguments)))
 
-    def _handles(self, outgoing: Sequence[Outgoing], pending: Sequence[Any]) -> list[Handle]:
-        wait_ms, cancel = self._session.wait_ms, self.cancel
-        return [Handle(p, wait_ms(item), cancel) for item, p in zip(outgoing, pending, strict=False)]
+    def _handle(self, item: Outgoing, pending: Pending) -> Handle:
+        return Handle(pending, self._session.wait_ms(item), self.cancel)
 
     def _submit_chunk(
         self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]
@@ -257,10 +262,10 @@ class Producer:
         for item in refused:
             put(item)
         try:
-            pending = self._deliver(outgoing, block=True)
+            accepted = list(enumerate(self._deliver(outgoing, block=True)))
         except QueueError as error:
-            pending = list(error.accepted)
-            for index in indices[len(pending) :]:
-                put((index, error))
-        for index, answer in zip(indices, pending, strict=False):
-            watch(answer, index, put)
+            accepted = list(error.accepted)
+            for i in set(range(len(indices))) - {i for i, _ in accepted}:
+                put((indices[i], error))
+        for i, answer in accepted:
+            watch(answer, indices[i], put)

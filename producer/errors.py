@@ -38,7 +38,7 @@ class QueueError(Exception):
     Attributes:
         code: Stable name; the same on the wire, in logs and in counters.
         retryable: Whether the same call may succeed later, unchanged.
-        accepted: Raised by `submit_many`: the handles of the first requests, which did get in.
+        accepted: Raised by `submit_many`: the handles of the requests that did get in, in order.
     """
 
     code = "queue_error"

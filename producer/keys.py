@@ -3,19 +3,21 @@
 All keys of one queue carry the hash tag `{queue}`, so that they live in one Cluster slot and a
 script may touch several of them. For the queue `main`:
 
-    amn:{main}:requests          stream   work for AMN workers, group `workers`; field `request`
-    amn:{main}:fallback          stream   escalated work, group `workers`; `request`, `answer`
+    amn:{main}:requests          stream   work for AMN workers, group `workers`; `request`, `id`
+    amn:{main}:requests:high     stream   the same, of the level above
+    amn:{main}:requests:low      stream   the same, of the level below
+    amn:{main}:fallback          stream   escalated work, group `workers`; `request`, `answer`,
+                                          `id`
     amn:{main}:fallback:secondary  stream  what the fallback escalates further; the same fields
     amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `request`, `answer`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
                                           `entry`, `sha1`, `source`, `request`
     amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
                                           or `wake`, which only ends a blocking read
-    amn:{main}:bytes:requests    string   payload bytes waiting or leased in `requests`
-    amn:{main}:bytes:fallback    string   the same of `fallback`
-    amn:{main}:bytes:fallback:secondary  string  the same of `fallback:secondary`
-    amn:{main}:seen:<id>         string   "<client id> <entry id>" of an enqueued request, expires
-                                          after the window
+    amn:{main}:bytes:<stream>    string   payload bytes waiting or leased in each of these five
+    amn:{main}:seen:<id>         string   "<client id> <call> <place> <entry id>" of an enqueued
+                                          request, or "<client id> <call> cancelled"; expires after
+                                          the window
     amn:{main}:stats             hash     counters since the first request
     amn:{main}:drift:minute:<m>  hash     integer sums of the shadow worker, expires
     amn:{main}:drift:half:<key>  hash     a prediction or truth that waits for its other half, or the
@@ -23,6 +25,9 @@ script may touch several of them. For the queue `main`:
     amn:{main}:drift:half:index  zset     waiting halves by age, to cap their number
     amn:{main}:drift:minutes     zset     minutes that have sums, trimmed with them
     amn:{main}:workers:<name>    hash     what a worker is and when it last made progress, expires
+
+A *place* is the number of a stream that holds requests: 1 `requests:high`, 2 `requests`,
+3 `requests:low`, 4 `fallback`, 5 `fallback:secondary`.
 
 Three rooms keep more of their own, below a prefix; each says in its module what it holds:
 `amn:{main}:drift:` (the judge, in ops/drift), `amn:{main}:alerts:` (ops/alerts), `amn:{main}:gate:`
@@ -40,6 +45,7 @@ GROUP = "workers"
 #: Field names of stream entries.
 REQUEST = b"request"
 ANSWER = b"answer"
+ID = b"id"
 REPLY = b"reply"
 WAKE = b"wake"
 
@@ -66,8 +72,12 @@ class Keys:
     """The keys of one queue; the module's text says what each holds."""
 
     queue: str = "main"
+    high: str = field(init=False)
+    high_bytes: str = field(init=False)
     requests: str = field(init=False)
     requests_bytes: str = field(init=False)
+    low: str = field(init=False)
+    low_bytes: str = field(init=False)
     fallback: str = field(init=False)
     fallback_bytes: str = field(init=False)
     secondary: str = field(init=False)
@@ -93,6 +103,22 @@ class Keys:
         for attribute, name in _SUFFIXES.items():
             object.__setattr__(self, attribute, f"amn:{{{self.queue}}}:{name}")
 
+    @property
+    def levels(self) -> tuple[str, str, str]:
+        """The streams of new requests, in the order of `messages.PRIORITIES`: places 1 to 3."""
+        return self.high, self.requests, self.low
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Every stream that holds requests; place p is item p - 1."""
+        return *self.levels, self.fallback, self.secondary
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """The byte counters of `places`."""
+        fallbacks = self.fallback_bytes, self.secondary_bytes
+        return self.high_bytes, self.requests_bytes, self.low_bytes, *fallbacks
+
     def replies(self, client: str) -> str:
         """The reply stream of a client."""
         return self.replies_prefix + client
@@ -107,6 +133,10 @@ class Keys:
 
 
 _SUFFIXES = {
+    "high": "requests:high",
+    "high_bytes": "bytes:requests:high",
+    "low": "requests:low",
+    "low_bytes": "bytes:requests:low",
     "requests": "requests",
     "requests_bytes": "bytes:requests",
     "fallback": "fallback",

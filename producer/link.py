@@ -39,23 +39,32 @@ class Link:
         Raises:
             RedisError: As `call`; of several error answers, the last.
         """
+        answer = self.each(commands)[-1]
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    def each(self, commands: Sequence[tuple[Words, ...]]) -> list[Any]:
+        """Sends several commands in one write; returns all answers, an error answer as one of them.
+
+        Raises:
+            RedisError: As `call`.
+        """
         if self._connection is None:
             self._connection = self._pool.get_connection()
-        answer: Any = None
+        answers: list[Any] = []
         try:
             self._connection.send_packed_command(self._connection.pack_commands(commands))
             for _ in commands:
                 try:
-                    answer = self._connection.read_response()
+                    answers.append(self._connection.read_response())
                 except ResponseError as error:  # an answer like any other: the connection is in order
-                    answer = error
+                    answers.append(error)
         except BaseException:
             # Whatever interrupted this, an answer may still come: it must not meet the next call.
             self._connection.disconnect()
             raise
-        if isinstance(answer, ResponseError):
-            raise answer
-        return answer
+        return answers
 
     def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
         """Runs a script by its hash, and sends its text when the server does not know it."""

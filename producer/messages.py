@@ -25,6 +25,10 @@ LANES = (
     "policy/procedure",
 )
 
+#: Levels of a queue, the most urgent first.
+PRIORITIES = ("high", "normal", "low")
+DEFAULT_PRIORITY = "normal"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -44,6 +48,7 @@ class Request:
         domain: Explicit domain of the text, or "".
         provisional: Whether an escalated request also wants the fast answer at once.
         traceparent: W3C trace context, or "".
+        priority: One of `PRIORITIES`; which stream of the queue it went to.
     """
 
     id: str
@@ -59,6 +64,7 @@ class Request:
     domain: str = ""
     provisional: bool = False
     traceparent: str = ""
+    priority: str = DEFAULT_PRIORITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,8 @@ class Delivery:
                 ... send it, then delivery.landed(statuses) or delivery.failed(error) ...
                 ... wait for the milliseconds that either returned ...
 
-    Leaving the block early gives up what was not accepted.
+    Leaving the block early gives up what was not accepted; the error's `accepted` then holds the
+    index and the pending answer of each request that was.
 
     Attributes:
         pending: One per request that was registered so far, in order.
@@ -53,6 +54,9 @@ class Delivery:
         self._next = 0
         self._sent: list[int] = []
         self._own: set[int] = set()
+        #: In the queue, or with its outcome. A refusal does not end the batch: what comes behind it
+        #: may be of another level, or have got in by an earlier try whose answer was lost.
+        self._landed: set[int] = set()
         self._outage = outage
         self._backoff = Backoff()
         self._refusal: QueueFull | None = None
@@ -65,16 +69,15 @@ class Delivery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            if isinstance(error, QueueError):
-                reason = error
-                reason.accepted = self.pending[: self._next]
-            else:
-                reason = ProducerClosed("the submit was interrupted")
-            for index in range(self._next, len(self.pending)):
-                if index in self._own:
-                    # Settled, not only forgotten: another call may share this pending answer.
-                    self._inflight.settle(self.pending[index].id, reason)
+        if error is None:
+            return
+        reason = error if isinstance(error, QueueError) else ProducerClosed("the submit was interrupted")
+        given_up = [i for i in range(len(self.pending)) if i in self._own and i not in self._landed]
+        for index in given_up:
+            # Settled, not only forgotten: another call may share this pending answer.
+            self._inflight.settle(self.pending[index].id, reason)
+        lost = {self.pending[index] for index in given_up}
+        reason.accepted = [(i, p) for i, p in enumerate(self.pending) if i in self._landed and p not in lost]
 
     @property
     def done(self) -> bool:
@@ -83,20 +86,19 @@ class Delivery:
 
     def batch(self) -> list[Outgoing]:
         """Registers and returns what to send next; empty when there is nothing, or no room here."""
-        stop = min(self._next + SEND_COUNT_MAX, len(self._outgoing))
         self._sent, self._refusal = [], None
-        for index in range(self._next, stop):
-            item = self._outgoing[index]
+        index = self._next
+        while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX:
             if index == len(self.pending):
                 try:
-                    self._register(index, item)
+                    self._register(index, self._outgoing[index])
                 except QueueFull as error:
                     self._refusal = error
                     break
-            if index in self._own:
+            if index not in self._landed:
                 self._sent.append(index)
-        if not self._sent:
-            self._next = len(self.pending)
+            index += 1
+        self._advance()
         return [self._outgoing[index] for index in self._sent]
 
     def landed(self, statuses: Sequence[int]) -> float:
@@ -110,15 +112,18 @@ class Delivery:
         """
         self._outage.over()
         self._backoff.reset()
+        refused = False
         for index, status in zip(self._sent, statuses, strict=True):
             if status < 0:
-                self._next = index
-                return self._full(self._queue_full())
+                refused = True
+                continue
+            self._landed.add(index)
             if status == 0:
                 item = self._outgoing[index]
                 self._inflight.settle(item.id, _duplicate(item.id, "another producer enqueued it"))
-        if self._sent:
-            self._next = max(self._sent[-1] + 1, self._next)
+        self._advance()
+        if refused:
+            return self._full(self._queue_full())
         return 0.0 if self._refusal is None else self._full(self._refusal)
 
     def failed(self, error: ServerError) -> float:
@@ -148,8 +153,15 @@ class Delivery:
             kept = self._inflight.kept(item.id)
             early = _duplicate(item.id, "this producer has its answer already")
             self._inflight.settle(item.id, early if kept is None else kept)
+            self._landed.add(index)
         elif new:
             self._own.add(index)
+        else:
+            self._landed.add(index)
+
+    def _advance(self) -> None:
+        while self._next in self._landed:
+            self._next += 1
 
     def _full(self, error: QueueFull) -> float:
         left_ms = self._left_ms()
@@ -159,14 +171,16 @@ class Delivery:
 
     def _left_ms(self) -> float:
         """Until the first deadline or, without any, the result timeout."""
-        deadlines = [item.expires_at_ms for item in self._outgoing[self._next :] if item.expires_at_ms]
+        waiting = (self._outgoing[i] for i in range(self._next, len(self._outgoing)) if i not in self._landed)
+        deadlines = [item.expires_at_ms for item in waiting if item.expires_at_ms]
         return min(deadlines, default=self._began_at_ms + self._settings.result_timeout_ms) - now_ms()
 
     def _queue_full(self) -> QueueFull:
         settings = self._settings
         return QueueFull(
             f"queue {settings.queue!r} is at its limit of {settings.entries_max} entries or "
-            f"{settings.bytes_max} bytes; retry later, add workers, or submit with block=True",
+            f"{settings.bytes_max} bytes (half of that for low priority, five quarters for high); "
+            "retry later, add workers, or submit with block=True",
             retry_after_ms=100,
         )
 
@@ -190,5 +204,5 @@ def submit_arguments(
         client,
     ]
     for item in batch:
-        arguments += (item.id, item.payload)
+        arguments += (item.id, item.level, item.call, item.payload)
     return arguments

@@ -11,7 +11,7 @@ from producer import wire
 from producer.checks import checked_context, checked_lane
 from producer.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge
 from producer.keys import valid_id
-from producer.messages import DEFAULT_LANE, Request
+from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, Request
 from producer.sampling import sample_key
 from producer.settings import ProducerSettings
 
@@ -35,6 +35,8 @@ class Options:
         normalize: Scale the rows to unit norm instead of refusing other norms.
         traceparent: W3C trace context.
         request_id: Your own id; the same id twice within the window is one request.
+        priority: "high", "normal" or "low": what waits at a higher level is served first, and each
+            level is sure of a share (docs/wire.md).
 
     Raises:
         InvalidRequest: A field has a wrong type or value; checked here once, also for many requests.
@@ -51,9 +53,10 @@ class Options:
     normalize: bool = False
     traceparent: str = ""
     request_id: str = ""
+    priority: str = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:
-        for name in ("lane", "sequence", "domain", "traceparent", "request_id"):
+        for name in ("lane", "sequence", "domain", "traceparent", "request_id", "priority"):
             _check_text(name, getattr(self, name))
         for name in ("provisional", "normalize"):
             if type(getattr(self, name)) is not bool:
@@ -66,6 +69,8 @@ class Options:
             raise InvalidRequest(
                 f"request_id {self.request_id!r} is not valid; use 1-64 letters, digits, '_', '.', ':' or '-'"
             )
+        if self.priority not in PRIORITIES:
+            raise InvalidRequest(f"priority is {self.priority!r:.80}; send one of {', '.join(PRIORITIES)}")
         if self.deadline_ms is not None:
             _check_deadline(self.deadline_ms)
 
@@ -100,6 +105,8 @@ class Outgoing:
     Attributes:
         deadline_ms: As asked for; 0 for none.
         named: Whether the caller chose the id; ours are random and never come twice.
+        level: 1 for the first of `PRIORITIES`, and so on.
+        call: A mark of this submit and its repeats alone; "-" where the id is one.
     """
 
     id: str
@@ -109,6 +116,8 @@ class Outgoing:
     expires_at_ms: float
     provisional: bool
     named: bool
+    level: int = 2
+    call: str = "-"
 
 
 def new_id() -> str:
@@ -147,6 +156,7 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
         domain=options.domain,
         provisional=options.provisional,
         traceparent=options.traceparent,
+        priority=options.priority,
     )
     payload = wire.encode_request(request)
     if len(payload) > wire.PAYLOAD_BYTES_MAX:
@@ -162,4 +172,6 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
         expires_at_ms=expires_at_ms,
         provisional=options.provisional,
         named=bool(options.request_id),
+        level=1 + PRIORITIES.index(options.priority),
+        call=new_id()[:11] if options.request_id else "-",
     )

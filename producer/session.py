@@ -90,12 +90,13 @@ class Session:
     def submit_call(self, batch: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/submit.lua."""
         arguments = submit_arguments(batch, self.keys, self.settings, self.client_id)
-        return [self.keys.requests, self.keys.requests_bytes], list(arguments)
+        keys = self.keys
+        return [*keys.levels, *keys.counters[:3], keys.stats], list(arguments)
 
     def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/cancel.lua."""
         keys = self.keys
-        names = [keys.requests, keys.requests_bytes, keys.seen(request_id), keys.stats]
+        names = [*keys.places, *keys.counters, keys.seen(request_id), keys.stats]
         return names, [self.client_id, GROUP]
 
     def truth_entry(self, request: BaseHandle | str, vector: Any) -> dict[bytes, bytes] | None:

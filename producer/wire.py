@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from producer.errors import Undecodable, UnsupportedVersion
 from producer.fields import REQUIRED, Fields, builder
 from producer.keys import valid_client, valid_id
-from producer.messages import CONTEXT_SHAPE, DEFAULT_LANE, DIMENSIONS, Failure, Reply, Request, Timings
+from producer.messages import (
+    CONTEXT_SHAPE,
+    DEFAULT_LANE,
+    DEFAULT_PRIORITY,
+    DIMENSIONS,
+    Failure,
+    Reply,
+    Request,
+    Timings,
+)
 
 WIRE_VERSION = 1
 PAYLOAD_BYTES_MAX = 64 * 1024
@@ -78,6 +87,8 @@ _build_timings, _build_failure = builder(Timings), builder(Failure)
 def encode_request(request: Request) -> bytes:
     """Encodes a request; the context keeps its precision (float16 -> `f2`, else `f4`)."""
     name = "f2" if request.context.dtype == np.float16 else "f4"
+    # Left out when it says nothing: most requests are of the normal level.
+    level = {} if request.priority == DEFAULT_PRIORITY else {"level": request.priority}
     return pack(
         {
             "version": WIRE_VERSION,
@@ -96,6 +107,7 @@ def encode_request(request: Request) -> bytes:
             "domain": request.domain,
             "provisional": request.provisional,
             "traceparent": request.traceparent,
+            **level,
         }
     )
 
@@ -110,13 +122,18 @@ def decode_request(payload: bytes) -> Request:
         Undecodable: Not msgpack, truncated, too large, or a field missing or of a wrong type.
         UnsupportedVersion: A version other than `WIRE_VERSION`.
     """
-    name, shape, data, *values = _REQUEST.values(_unpack(payload))
+    message = _unpack(payload)
+    name, shape, data, *values = _REQUEST.values(message)
     if shape != _SHAPE or len(data) != _CONTEXT_BYTES.get(name):
         raise Undecodable(
             f"context has shape {shape!r:.80}, dtype {name!r:.80} and {len(data)} bytes; "
             f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes)"
         )
     values.insert(2, np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data))
+    level = message.get("level", DEFAULT_PRIORITY)
+    if type(level) is not str:
+        raise Undecodable(f"field 'level' is of type {type(level).__name__}, expected str")
+    values.append(level)
     request = _build_request(values)
     _check_names(request)
     if len(payload) > len(data) + TEXT_LENGTH_MAX:  # else none can be too long
@@ -241,8 +258,9 @@ def _check_names(request: Request) -> None:
 
 
 def _check_lengths(request: Request) -> None:
-    texts = (request.lane, request.encoder, request.sequence, request.domain, request.traceparent)
+    names = (request.lane, request.encoder, request.priority)
+    texts = (*names, request.sequence, request.domain, request.traceparent)
     if max(map(len, texts)) > TEXT_LENGTH_MAX:
         raise Undecodable(
-            f"lane, encoder, sequence, domain or traceparent is longer than {TEXT_LENGTH_MAX} characters"
+            f"lane, encoder, sequence, domain, traceparent or level exceeds {TEXT_LENGTH_MAX} characters"
         )

@@ -71,7 +71,7 @@ class Keeper:
     def _renew(self) -> None:
         queue = self._loop.queue
         if self._loop.busy.is_set():
-            self._extend(keys=[queue.stream], args=[GROUP, queue.name])
+            self._extend(keys=list(queue.streams), args=[GROUP, queue.name])
         presence = {
             "kind": self._settings.kind,
             "pid": os.getpid(),

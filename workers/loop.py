@@ -96,12 +96,13 @@ class Loop:
     def step(self, entries: Sequence[Entry]) -> list[Entry]:
         """One batch; returns the next one when there is more to do at once.
 
-        After a full batch there is: the next one is read, and this one is finished in a side thread
-        while that is computed. Otherwise somebody waits: no thread is in between.
+        When the read left something waiting there is: the next one is read, and this one is finished
+        in a side thread while that is computed. Otherwise somebody waits: no thread is in between.
         """
+        more = self.queue.more
         outcomes = self._outcomes(entries)
         self._join()
-        if len(entries) < self.queue.settings.queue.batch_max:
+        if not more:
             self._finish(outcomes)
             return []
         try:

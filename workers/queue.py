@@ -1,5 +1,9 @@
 """The leased queue: the only module of the workers that speaks to Redis streams.
 
+A queue of new requests is three streams, one a level (workers/levels.py); a fallback's is one. The
+chain of escalations is requests -> fallback -> fallback:secondary; behind the last one there is no
+room, so that an escalation from there finds it full.
+
 States of an entry: waiting -> leased -> gone (answered, escalated, dead), or leased -> waiting
 again when its lease runs out. Every change that ends an entry is one call of lua/finish.lua.
 """
@@ -7,16 +11,18 @@ again when its lease runs out. Every change that ends an entry is one call of lu
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import Any, NamedTuple, cast
 
 import redis
 
 from producer.connection import connect, driver_errors, script_text
-from producer.keys import GROUP, Keys
+from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
-from workers.settings import QueueSettings, WorkerSettings
+from workers.levels import Shares
+from workers.settings import WorkerSettings
 
 _RELEASED = "released"
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
@@ -30,11 +36,13 @@ class Entry(NamedTuple):
         id: Stream id; its first part is the server's time of the append, epoch ms.
         fields: As stored.
         deliveries: How often it was delivered, this time included.
+        place: Number of its stream (producer/keys.py); 0 for the shadow stream.
     """
 
     id: bytes
     fields: dict[bytes, bytes]
     deliveries: int = 1
+    place: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,20 +73,12 @@ class Outcome:
     message: str = ""
 
 
-class Next(NamedTuple):
-    """Where an escalated entry goes, and what has room there."""
-
-    stream: str
-    counter: str
-    entries_max: int
-    bytes_max: int
-
-
 class LeasedQueue:
-    """Leases entries of one stream and ends them.
+    """Leases entries of one stream, or of the three levels of new requests, and ends them.
 
-    It knows the next stream of the chain requests -> fallback -> fallback:secondary. Behind the last
-    one there is no room: whoever escalates from there finds it full.
+    Attributes:
+        streams: What is read, the most urgent first.
+        more: Whether the last lease may have left something waiting.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
@@ -86,7 +86,11 @@ class LeasedQueue:
         self.stream = stream
         self.name = name
         self.keys = Keys(settings.producer.queue)
-        self._bytes, self._next = _chain(self.keys, settings.queue, stream)
+        self.streams = self.keys.levels if stream == self.keys.requests else (stream,)
+        places = self.keys.places
+        self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
+        self._shares = Shares(settings.queue.batch_max, len(self.streams))
+        self.more = False
         block_ms = settings.queue.block_ms
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
         # Two connections: a batch may be finished while the next one is read.
@@ -94,33 +98,30 @@ class LeasedQueue:
         self._finish, self._reclaim = load("finish"), load("reclaim")
         self._release, self._prune = load("release"), load("prune")
         self._reclaim_at = 0.0
+        self._reclaim_from: list[bytes] = []
 
     def ensure_group(self) -> None:
-        """Creates stream and group (one that exists is fine), and forgets workers long gone."""
+        """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
-            try:
-                self.client.xgroup_create(self.stream, GROUP, id="0", mkstream=True)
-            except redis.ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-            self._reads.run(self._prune, [self.stream], [GROUP, _GONE_MS])
+            for stream in self.streams:
+                try:
+                    self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
+                except redis.ResponseError as error:
+                    if "BUSYGROUP" not in str(error):
+                        raise
+            self._reads.run(self._prune, list(self.streams), [GROUP, _GONE_MS])
 
     def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
 
         Never waits for a batch to fill: what is there is taken. Returns [] after `block_ms`, or at
-        once without `block`.
+        once without `block`. Without it, levels are strict (workers/levels.py).
         """
         with driver_errors(self.settings.producer.url):
-            now = time.monotonic()
-            if now >= self._reclaim_at:
-                self._reclaim_at = now + self.settings.queue.lease_ms / 4000
-                reclaimed = self._reclaimed()
-                if len(reclaimed) == self.settings.queue.batch_max:
-                    self._reclaim_at = now  # there may be more
-                if reclaimed:
-                    return reclaimed
-            return self._read(block)
+            if time.monotonic() >= self._reclaim_at and (reclaimed := self._reclaimed()):
+                self.more = len(reclaimed) >= self.settings.queue.batch_max
+                return reclaimed
+            return self._waited() if block or len(self.streams) == 1 else self._taken()
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
@@ -128,29 +129,27 @@ class LeasedQueue:
             return []
         queue, keys = self.settings.queue, self.keys
         clients: dict[str, int] = {}
-        arguments: list[Any] = [
-            GROUP,
-            self.name,
-            queue.reply_ttl_ms,
-            self._next.entries_max,
-            self._next.bytes_max,
-            queue.shadow_entries_max,
-            queue.dead_entries_max,
-        ]
+        arguments: list[Any] = [GROUP, self.name, queue.reply_ttl_ms]
+        arguments += (queue.shadow_entries_max, queue.dead_entries_max)
+        arguments += (queue.fallback_entries_max, queue.fallback_bytes_max)
+        arguments += (queue.secondary_entries_max, queue.secondary_bytes_max)
+        arguments += (keys.seen_prefix, "".join(map(str, {o.entry.place for o in outcomes})))
         for o in outcomes:
-            index = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
-            size = len(o.entry.fields.get(b"request", b""))
-            arguments += (o.entry.id, o.op, index, o.payload, o.counters, o.sample_key)
-            arguments += (o.truth_key, o.truth, size, o.reason, o.message)
-        names = [self.stream, self._bytes, self._next.stream, self._next.counter, keys.shadow, keys.dead]
-        names += [keys.stats, *(keys.replies(client) for client in clients)]
+            number = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
+            payload = o.entry.fields.get(REQUEST, b"")
+            arguments += (o.entry.place, o.entry.id, o.op, number, o.payload, o.counters, o.sample_key)
+            arguments += (o.truth_key, o.truth, len(payload))
+            if o.op == "dead":
+                arguments += (o.reason, o.message, sha1(payload, usedforsecurity=False).hexdigest())
+        names = [*keys.places, *keys.counters, keys.shadow, keys.dead, keys.stats]
+        names += [keys.replies(client) for client in clients]
         with driver_errors(self.settings.producer.url):
             return cast("list[bytes]", self._writes.run(self._finish, names, arguments))
 
     def release(self) -> int:
         """Hands everything still leased back at once; returns how many entries."""
         with driver_errors(self.settings.producer.url):
-            return int(self._reads.run(self._release, [self.stream], [GROUP, self.name, _RELEASED]))
+            return int(self._reads.run(self._release, list(self.streams), [GROUP, self.name, _RELEASED]))
 
     def close(self) -> None:
         """Closes the connections; what is leased stays leased until it runs out."""
@@ -160,30 +159,51 @@ class LeasedQueue:
 
     def _reclaimed(self) -> list[Entry]:
         queue = self.settings.queue
-        arguments = [GROUP, self.name, queue.lease_ms, queue.batch_max]
-        rows = self._reads.run(self._reclaim, [self.stream], arguments)
-        return [Entry(entry_id, _fields(flat), deliveries + 1) for entry_id, deliveries, flat in rows]
+        start = self._reclaim_from or [b"0-0"] * len(self.streams)
+        arguments = [GROUP, self.name, queue.lease_ms, queue.batch_max, *start]
+        self._reclaim_from, rows = self._reads.run(self._reclaim, list(self.streams), arguments)
+        if len(rows) < queue.batch_max and set(self._reclaim_from) == {b"0-0"}:
+            self._reclaim_at = time.monotonic() + queue.lease_ms / 4000  # else there may be more
+        first = self._first_place
+        return [Entry(entry, _fields(flat), n, first + i - 1) for i, entry, n, flat in rows]
 
-    def _read(self, block: bool) -> list[Entry]:
-        queue = self.settings.queue
-        wait = ("BLOCK", queue.block_ms) if block else ()
-        command = ("XREADGROUP", "GROUP", GROUP, self.name, "COUNT", queue.batch_max, *wait)
-        found = self._reads.call(*command, "STREAMS", self.stream, ">")
-        # [[stream, [[id, [name, value, ...]], ...]]], or nothing when the wait ended
-        return [Entry(entry_id, _fields(flat)) for entry_id, flat in found[0][1]] if found else []
+    def _waited(self) -> list[Entry]:
+        """What is there, or what comes first within `block_ms`."""
+        count = self._shares.waiting
+        command = (
+            "XREADGROUP",
+            "GROUP",
+            GROUP,
+            self.name,
+            "COUNT",
+            count,
+            "BLOCK",
+            self.settings.queue.block_ms,
+        )
+        found = self._reads.call(*command, "STREAMS", *self.streams, *(">" for _ in self.streams))
+        return self._entries(found or (), [count] * len(self.streams))
 
+    def _taken(self) -> list[Entry]:
+        """What is there, level by level, in one round trip."""
+        counts = self._shares.counts()
+        command = ("XREADGROUP", "GROUP", GROUP, self.name, "COUNT")
+        pairs = zip(counts, self.streams, strict=True)
+        answers = self._reads.each([(*command, count, "STREAMS", stream, ">") for count, stream in pairs])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return self._entries([answer[0] for answer in answers if answer], counts)
 
-def _chain(keys: Keys, queue: QueueSettings, stream: str) -> tuple[str, Next]:
-    """The byte counter of a stream, and the next stream."""
-    fallback = Next(keys.fallback, keys.fallback_bytes, queue.fallback_entries_max, queue.fallback_bytes_max)
-    secondary = Next(
-        keys.secondary, keys.secondary_bytes, queue.secondary_entries_max, queue.secondary_bytes_max
-    )
-    if stream == keys.secondary:
-        return keys.secondary_bytes, secondary._replace(entries_max=0)
-    if stream == keys.fallback:
-        return keys.fallback_bytes, secondary
-    return keys.requests_bytes, fallback
+    def _entries(self, found: Iterable[Any], asked: list[int]) -> list[Entry]:
+        """Entries of `[[stream, [[id, [name, value, ...]], ...]], ...]`; notes what each level gave."""
+        got, entries = [0] * len(asked), []
+        for stream, rows in found:
+            level = self.streams.index(stream.decode())
+            got[level], place = len(rows), self._first_place + level
+            entries += [Entry(entry_id, _fields(flat), 1, place) for entry_id, flat in rows]
+        self._shares.took(asked, got)
+        self.more = self._shares.more
+        return entries
 
 
 def load(name: str) -> Script:

@@ -1,23 +1,27 @@
--- Takes a request back that no worker has leased yet.
+-- Takes a request back that no worker has at the moment, wherever it waits.
 --
--- KEYS[1] requests stream   KEYS[2] byte counter of that stream   KEYS[3] seen key of the request
--- KEYS[4] stats hash        ARGV[1] client id   [2] group
+-- KEYS[1..5] streams by place: requests:high, requests, requests:low, fallback, fallback:secondary
+-- KEYS[6..10] their byte counters   KEYS[11] seen key of the request   KEYS[12] stats hash
+-- ARGV[1] client id   [2] group
 --
--- Returns 1 when it was removed, now or by an earlier call whose reply was lost (it will never be
--- answered; its id may be used again), else 0: a worker has it, it is answered or escalated, or it
--- is another client's.
+-- Returns 1 when it was removed, now or by an earlier call whose reply was lost (no final answer will
+-- come; another submit may use its id again), else 0: a worker has it, it is answered, it was sent
+-- longer ago than the window, or it is another client's.
 local client = ARGV[1] .. ' '
-local seen = redis.call('GET', KEYS[3])
+local seen = redis.call('GET', KEYS[11])
 if not seen or string.sub(seen, 1, #client) ~= client then return 0 end
-local id = string.sub(seen, #client + 1)
-if id == 'cancelled' then return 1 end
-local rows = redis.call('XRANGE', KEYS[1], id, id)
-if #rows == 0 then return 0 end
-local leased = redis.pcall('XPENDING', KEYS[1], ARGV[2], id, id, 1)
+if string.sub(seen, -10) == ' cancelled' then return 1 end
+local call, place, id = string.match(seen, '^%S+ (%S+) (%d) (%S+)$')
+-- The form of the first version: "<client id> <entry id>", always on the one stream there was.
+if not call then call, place, id = '-', '2', string.sub(seen, #client + 1) end
+local stream = KEYS[tonumber(place)]
+local row = redis.call('XRANGE', stream, id, id)[1]
+if not row then return 0 end
+local leased = redis.pcall('XPENDING', stream, ARGV[2], id, id, 1)
 -- Without a group nothing was ever leased; the error table has no rows.
 if #leased > 0 then return 0 end
-redis.call('XDEL', KEYS[1], id)
-redis.call('DECRBY', KEYS[2], #rows[1][2][2])
-redis.call('SET', KEYS[3], client .. 'cancelled', 'KEEPTTL')
-redis.call('HINCRBY', KEYS[4], 'cancelled', 1)
+redis.call('XDEL', stream, id)
+redis.call('DECRBY', KEYS[5 + place], #row[2][2])
+redis.call('SET', KEYS[11], client .. call .. ' cancelled', 'KEEPTTL')
+redis.call('HINCRBY', KEYS[12], 'cancelled', 1)
 return 1

@@ -54,10 +54,10 @@ class Poison:
         while self._waiting:
             request_id, stream, payload, end = self._waiting[0]
             if stream == "requests":
-                keys = [self.keys.requests, self.keys.requests_bytes]
+                keys = [*self.keys.levels, *self.keys.counters[:3], self.keys.stats]
                 arguments: list[Any] = [10**9, 10**12, self.seen_window_ms, self.keys.seen_prefix, CLIENT]
                 script = client.register_script(script_text("producer", "submit"))
-                script(keys=keys, args=[*arguments, request_id, payload])
+                script(keys=keys, args=[*arguments, request_id, 2, "-", payload])
             elif stream == "fallback":
                 with client.pipeline(transaction=True) as pipe:
                     pipe.xadd(self.keys.fallback, {"request": payload, "answer": b"\xc1"})

@@ -145,9 +145,10 @@ class Traffic:
             audit.counts[f"submit:{error.code}"] += 1
             for n in numbers:
                 audit.note(n, f"submit: {error.code}")
-            handles = list(error.accepted)
-            self._later(chunk, numbers[len(handles) :], error)
-        for n, handle in zip(numbers, handles, strict=False):
+            accepted = {int(handle.id.rpartition("-")[2]): handle for handle in error.accepted}
+            self._later(chunk, [n for n in numbers if n not in accepted], error)
+            numbers, handles = list(accepted), list(accepted.values())
+        for n, handle in zip(numbers, handles, strict=True):
             audit.accept(n, handle)
             if n % _CANCEL_EVERY == 3:
                 self._cancel(n, handle)

@@ -112,9 +112,15 @@ def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
 
 
 def test_a_lease_takes_what_is_there_up_to_the_batch(rig: Rig) -> None:
-    rig.put("a", "b", "c")
-    queue = rig.queue("w", batch_max=2)
-    assert [len(queue.lease()), len(queue.lease()), len(queue.lease())] == [2, 1, 0]
+    rig.put(*"abcdefgh")
+    queue = rig.queue("w", batch_max=6)
+    # A third of the batch from each of three levels; then a backlog is known, and read as one.
+    assert [(len(queue.lease()), queue.more)] == [(2, True)]
+    assert [(len(queue.lease(block=False)), queue.more) for _ in range(3)] == [
+        (4, True),
+        (2, False),
+        (0, False),
+    ]
 
 
 def test_a_finish_that_is_repeated_does_nothing_the_second_time(rig: Rig) -> None:
@@ -341,7 +347,7 @@ def test_a_sampled_request_and_the_truth_that_it_reveals_go_to_the_shadow_stream
 
 def test_without_a_shadow_worker_its_stream_stays_at_the_cap(real_rig: Rig) -> None:
     rig = real_rig
-    queue = rig.queue("w", shadow_entries_max=20, batch_max=8)
+    queue = rig.queue("w", shadow_entries_max=20)
     for _ in range(40):
         rig.put(*"abcdefgh")
         outcomes = [answer(entry, sample_key=f"k{entry.id!r}") for entry in queue.lease()]

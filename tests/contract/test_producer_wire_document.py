@@ -24,10 +24,12 @@ SUBMIT = (ROOT / "producer" / "lua" / "submit.lua").read_text("utf-8")
 UNIT = struct.pack("<768f", 1.0, *[0.0] * 767)
 
 
-def submit(client, request: dict) -> list[int]:
-    keys = ("amn:{main}:requests", "amn:{main}:bytes:requests")
+def submit(client, request: dict, level: int = 2) -> list[int]:
+    streams = ("requests:high", "requests", "requests:low")
+    keys = [f"amn:{{main}}:{name}" for name in (*streams, *(f"bytes:{s}" for s in streams), "stats")]
     limits = (100000, 2147483648, 60000, "amn:{main}:seen:")
-    return client.eval(SUBMIT, 2, *keys, *limits, request["reply_to"], request["id"], msgpack.packb(request))
+    one = (request["id"], level, "-", msgpack.packb(request))
+    return client.eval(SUBMIT, 7, *keys, *limits, request["reply_to"], *one)
 
 
 def request() -> dict:
@@ -47,7 +49,7 @@ def test_a_client_written_from_the_document_alone_gets_its_answer(server):
     with EchoWorker(server.url):
         assert submit(server.admin, message) == [1]
         assert submit(server.admin, message) == [1]
-        assert submit(server.admin, message | {"reply_to": "other"}) == [0]
+        assert submit(server.admin, message | {"reply_to": "other"}, level=1) == [0]
         replies = f"amn:{{main}}:replies:{message['reply_to']}"
         ((_, [(entry_id, fields)]),) = server.admin.xread({replies: "0-0"}, count=512, block=5000)
         milliseconds, sequence = entry_id.decode().split("-")
@@ -62,7 +64,7 @@ def test_a_client_written_from_the_document_alone_gets_its_answer(server):
 def test_the_example_for_the_command_line_works(real_server, tmp_path):
     message = request() | {"id": "my-id-1", "reply_to": "me"}
     (tmp_path / "request.bin").write_bytes(msgpack.packb(message))
-    example = re.search(r"    redis-cli -x EVAL.*\\\n.*request\.bin", TEXT).group()
+    example = re.search(r"    q='amn.*\n    redis-cli -x EVAL.*\\\n.*\\\n.*request\.bin", TEXT).group()
     socket = real_server.url.removeprefix("unix://")
     script = example.replace("redis-cli", f"redis-cli -s {socket}").replace(
         "request.bin", str(tmp_path / "request.bin")
@@ -79,7 +81,7 @@ def test_the_document_names_every_code_lane_and_key():
     for lane in LANES:
         assert f"`{lane}`" in TEXT, lane
     keys = Keys("main")
-    for name in (keys.requests, keys.requests_bytes, keys.fallback, keys.shadow, keys.dead, keys.stats):
+    for name in (*keys.places, keys.shadow, keys.dead, keys.stats):
         assert f"`{name}`" in TEXT, name
 
 

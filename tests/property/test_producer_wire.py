@@ -174,28 +174,27 @@ def test_ten_thousand_damaged_messages_are_read_or_refused_by_type():
     assert 0 < passed < 10_000
 
 
+def outgoing(name: str, level: int) -> Outgoing:
+    times: dict[str, float] = {"deadline_ms": 0, "expires_at_ms": 0}
+    return Outgoing(
+        id=name, payload=b"", sample_key=name, provisional=False, named=True, level=level, **times
+    )
+
+
 @settings(max_examples=200)
 @given(st.data())
 def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
     count = data.draw(st.integers(1, 12), "requests")
-    items = [
-        Outgoing(
-            id=f"r{i}",
-            payload=b"",
-            sample_key=f"r{i}",
-            deadline_ms=0,
-            expires_at_ms=0,
-            provisional=False,
-            named=True,
-        )
-        for i in range(count)
-    ]
+    items = [outgoing(f"r{i}", data.draw(st.integers(1, 3))) for i in range(count)]
+    # What the server has: some got in by an earlier call, whose answer was lost.
+    queue = data.draw(st.lists(st.sampled_from([item.id for item in items]), max_size=2, unique=True))
+    earlier = set(queue)
     inflight = Inflight(data.draw(st.integers(1, 12), "in flight at most"))
     delivery = Delivery(
         items, inflight, ProducerSettings(), Future, Outage("t"), block=data.draw(st.booleans(), "block")
     )
-    queue: list[str] = []  # what the server has
-    refused = False
+    confirmed: set[str] = set()
+    refused = None
     try:
         with delivery:
             for _ in range(200):
@@ -204,25 +203,34 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
                 batch = delivery.batch()
                 event = data.draw(st.sampled_from(["room", "full", "lost before", "lost after"]))
                 room = {"full": data.draw(st.integers(0, 3)), "lost before": 0}.get(event, len(batch))
-                statuses = []
+                statuses, full = [], set()
                 for item in batch:
-                    if item.id not in queue and room > 0:
+                    if item.id not in queue and room > 0 and item.level not in full:
                         queue.append(item.id)
                         room -= 1
                     statuses.append(1 if item.id in queue else -1)
+                    if item.id not in queue:
+                        full.add(item.level)
                 if event.startswith("lost"):
                     delivery.failed(ServerUnavailable("connection lost"))
                 else:
+                    confirmed |= {item.id for item, n in zip(batch, statuses, strict=True) if n == 1}
                     delivery.landed(statuses)
                 for pending in [*delivery.pending]:  # answers come and make room in flight
                     if pending.id in queue and not pending.final.done():
                         inflight.settle(pending.id, ServerUnavailable("as an answer"))
     except QueueFull as error:
-        refused = True
-        accepted = [pending.id for pending in error.accepted]
-        assert accepted == queue[: len(accepted)]
-    if delivery.done:
-        assert queue == [item.id for item in items]
+        refused = error
+    if refused is not None:
+        accepted = [pending.id for _, pending in refused.accepted]
+        assert set(accepted) == confirmed
+        assert accepted == [items[i].id for i, _ in refused.accepted]
+    for level in (1, 2, 3):  # the order of a level holds
+        of_level = [item.id for item in items if item.level == level and item.id not in earlier]
+        went_in = [name for name in queue if name in of_level]
+        assert went_in == of_level[: len(went_in)]
     assert len(queue) == len(set(queue))
+    if delivery.done:
+        assert set(queue) == {item.id for item in items}
     if delivery.done or refused:
         assert set(inflight._pending) <= set(queue)  # who waits, waits for something that is there

@@ -1,104 +1,138 @@
 -- Ends leased entries: reply, escalate, sample, dead-letter, count, ack and delete, in one step.
 --
--- KEYS[1] source stream       KEYS[2] byte counter of the source
--- KEYS[3] next stream         KEYS[4] byte counter of the next stream: where an escalation goes
--- KEYS[5] shadow stream       KEYS[6] dead letter stream     KEYS[7] stats hash
--- KEYS[8..] reply streams
--- ARGV[1] group  [2] consumer  [3] reply_ttl_ms  [4], [5] most entries and bytes of the next stream
--- ARGV[6] shadow_entries_max  [7] dead_entries_max
--- ARGV[8..] per entry eleven values:
---   id, op, reply key index (0: nobody to answer), reply bytes, counters ("a,b"), sample key,
---   truth key, truth bytes, payload size, dead reason, dead message
+-- KEYS[1..5] streams by place: requests:high, requests, requests:low, fallback, fallback:secondary
+-- KEYS[6..10] their byte counters   KEYS[11] shadow stream   KEYS[12] dead letter stream
+-- KEYS[13] stats hash               KEYS[14..] reply streams
+-- ARGV[1] group  [2] consumer  [3] reply_ttl_ms  [4] shadow_entries_max  [5] dead_entries_max
+-- ARGV[6], [7] most entries and bytes of the fallback stream   [8], [9] of the secondary one
+-- ARGV[10] prefix of the seen keys   [11] the places that occur below, one digit each
+-- ARGV[12..] per entry ten values:
+--   place, id, op, reply number (0: nobody to answer), reply bytes, counters ("a,b"), sample key,
+--   truth key, truth bytes, payload size
 --   op: "reply"     ends here with these bytes
 --       "escalate"  goes to the next stream, bytes attached as the best answer so far
 --       "both"      escalates, and the bytes go to the client as a provisional answer
---       "dead"      goes to the dead letter stream; the bytes, if any, tell the client
+--       "dead"      goes to the dead letter stream; the bytes, if any, tell the client; three more
+--                   values follow: reason, message, sha1 of the payload
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
--- "full" (no room in the next stream: nothing was done; finish it in another way).
+-- "full" (no room in the next stream, or none is next: nothing was done; finish it in another way).
 --
 -- The fence: only entries that this consumer still holds are touched. XPENDING by consumer walks
 -- that consumer's own list, so its cost is the size of the lease and not of the queue.
-local source, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local reply_ttl_ms = tonumber(ARGV[3])
-local next_entries = tonumber(redis.call('XLEN', KEYS[3]))
-local next_bytes = tonumber(redis.call('GET', KEYS[4]) or '0')
-local held = {}
-local pending = redis.pcall('XPENDING', source, group, '-', '+', 100000, consumer)
--- A server that was flushed has no group, and nobody holds anything; other errors are errors.
-if pending.err and not string.find(tostring(pending.err), 'NOGROUP') then return pending end
-for _, row in ipairs(pending) do held[row[1]] = row[4] end
+local group, consumer, seen_prefix = ARGV[1], ARGV[2], ARGV[10]
+local shadow, dead = KEYS[11], KEYS[12]
+local held, done, freed = {}, {}, {}
+for digit in string.gmatch(ARGV[11], '%d') do
+  local place = tonumber(digit)
+  local pending = redis.pcall('XPENDING', KEYS[place], group, '-', '+', 100000, consumer)
+  -- A server that was flushed has no group, and nobody holds anything; other errors are errors.
+  if pending.err and not string.find(tostring(pending.err), 'NOGROUP') then return pending end
+  held[place], done[place], freed[place] = {}, {}, 0
+  for _, row in ipairs(pending) do held[place][row[1]] = row[4] end
+end
 
 -- Out of memory, a server refuses a script whose first write needs memory, and lets one go on that
 -- began with another. This one frees more than it writes: a full queue must stay drainable.
-redis.call('XACK', source, group, '0-0')
+redis.call('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
 
-local out, done, tally, touched, escalated_bytes, freed_bytes = {}, {}, {}, {}, 0, 0
+local out, tally, touched, room = {}, {}, {}, {}
 local function count(name) tally[name] = (tally[name] or 0) + 1 end
--- The payload, or false when somebody deleted the entry under its lease.
-local function request_of(id)
-  local row = redis.call('XRANGE', source, id, id)[1]
+-- The payload and the id beside it, or false when somebody deleted the entry under its lease.
+local function request_of(stream, entry)
+  local row = redis.call('XRANGE', stream, entry, entry)[1]
   if not row then return false end
-  for i = 1, #row[2], 2 do if row[2][i] == 'request' then return row[2][i + 1] end end
-  return ''
+  local fields = {}
+  for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
+  return fields.request or '', fields.id
 end
-local function reply(index, bytes)
-  redis.call('XADD', KEYS[7 + index], '*', 'reply', bytes)
-  touched[7 + index] = true
+local function reply(number, bytes)
+  redis.call('XADD', KEYS[13 + number], '*', 'reply', bytes)
+  touched[13 + number] = true
+end
+-- Whether the stream behind this place takes so much more; counts it when it does.
+local function has_room(place, size)
+  if place == 5 then return false end
+  local to = place < 4 and 4 or 5
+  local next = room[to]
+  if not next then
+    next = {entries = redis.call('XLEN', KEYS[to]), bytes = tonumber(redis.call('GET', KEYS[5 + to]) or '0')}
+    next.added, room[to] = 0, next
+  end
+  local entries_max, bytes_max = tonumber(ARGV[2 * to - 2]), tonumber(ARGV[2 * to - 1])
+  if next.entries + 1 > entries_max or next.bytes + next.added + size > bytes_max then return false end
+  next.entries, next.added = next.entries + 1, next.added + size
+  return to
+end
+-- Moves an entry on. Its client finds it there by its id, to take it back.
+local function escalate(place, entry, request, id, bytes, to)
+  if not id then redis.call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes) return end
+  local new_entry = redis.call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes, 'id', id)
+  local seen, here = redis.call('GET', seen_prefix .. id), ' ' .. place .. ' ' .. entry
+  if seen and string.sub(seen, -#here) == here then
+    local there = string.sub(seen, 1, -#here - 1) .. ' ' .. to .. ' ' .. new_entry
+    redis.call('SET', seen_prefix .. id, there, 'KEEPTTL')
+  end
 end
 
-for i = 8, #ARGV, 11 do
-  local id, op, index, bytes = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
-  local size = tonumber(ARGV[i + 8])
-  local status = 'ok'
-  local request = held[id] and (op ~= 'reply' or ARGV[i + 5] ~= '') and request_of(id)
-  if not held[id] or not (request or op == 'reply') then
+local i = 12
+while i <= #ARGV do
+  local place, entry, op = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
+  local number, bytes, names = tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5]
+  local sample, truth_key, truth, size = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], tonumber(ARGV[i + 9])
+  local why = i + 10
+  i = i + (op == 'dead' and 13 or 10)
+  local status, deliveries, request, id = 'ok', held[place][entry], false, nil
+  if deliveries and (op ~= 'reply' or sample ~= '') then request, id = request_of(KEYS[place], entry) end
+  if not deliveries or not (request or op == 'reply') then
     status = 'lost'
   elseif op == 'escalate' or op == 'both' then
-    if next_entries + 1 > tonumber(ARGV[4])
-        or next_bytes + escalated_bytes + size > tonumber(ARGV[5]) then
-      status = 'full'
+    local to = has_room(place, size)
+    if to then
+      escalate(ARGV[why - 10], entry, request, id, bytes, to)
+      if op == 'both' then reply(number, bytes) end
     else
-      redis.call('XADD', KEYS[3], '*', 'request', request, 'answer', bytes)
-      next_entries, escalated_bytes = next_entries + 1, escalated_bytes + size
-      if op == 'both' then reply(index, bytes) end
+      status = 'full'
     end
   elseif op == 'dead' then
-    redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[7], '*', 'reason', ARGV[i + 9],
-      'message', ARGV[i + 10], 'deliveries', held[id], 'source', source, 'entry', id,
-      'sha1', redis.sha1hex(request), 'request', request)
-    if index > 0 then reply(index, bytes) end
-  elseif index > 0 then
-    reply(index, bytes)
+    redis.call('XADD', dead, 'MAXLEN', '~', ARGV[5], '*', 'reason', ARGV[why], 'message', ARGV[why + 1],
+      'deliveries', deliveries, 'source', KEYS[place], 'entry', entry, 'sha1', ARGV[why + 2],
+      'request', request)
+    if number > 0 then reply(number, bytes) end
+  elseif number > 0 then
+    reply(number, bytes)
   end
   if status == 'ok' then
-    if ARGV[i + 5] ~= '' and request then
-      redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[6], '*', 'kind', 'prediction', 'key', ARGV[i + 5],
+    if sample ~= '' and request then
+      redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction', 'key', sample,
         'request', request, 'answer', bytes)
       count('shadowed')
     end
-    if ARGV[i + 6] ~= '' then
-      redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[6], '*', 'kind', 'truth', 'key', ARGV[i + 6],
-        'vector', ARGV[i + 7])
+    if truth_key ~= '' then
+      redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'truth', 'key', truth_key, 'vector', truth)
     end
-    for name in string.gmatch(ARGV[i + 4], '[^,]+') do count(name) end
-    freed_bytes = freed_bytes + size
-    done[#done + 1] = id
-    held[id] = nil
+    for name in string.gmatch(names, '[^,]+') do count(name) end
+    freed[place] = freed[place] + size
+    done[place][#done[place] + 1] = entry
+    held[place][entry] = nil
   else
     count(status)
   end
   out[#out + 1] = status
 end
 
-for first = 1, #done, 1000 do
-  local ids = {unpack(done, first, math.min(first + 999, #done))}
-  redis.call('XACK', source, group, unpack(ids))
-  redis.call('XDEL', source, unpack(ids))
+for place, entries in pairs(done) do
+  for first = 1, #entries, 1000 do
+    local some = {unpack(entries, first, math.min(first + 999, #entries))}
+    redis.call('XACK', KEYS[place], group, unpack(some))
+    redis.call('XDEL', KEYS[place], unpack(some))
+  end
+  -- An empty stream holds no bytes: the counter heals itself if it ever went wrong.
+  if redis.call('XLEN', KEYS[place]) == 0 then redis.call('DEL', KEYS[5 + place])
+  elseif freed[place] > 0 then redis.call('DECRBY', KEYS[5 + place], freed[place]) end
 end
-if escalated_bytes > 0 then redis.call('INCRBY', KEYS[4], escalated_bytes) end
--- An empty stream holds no bytes: the counter heals itself if it ever went wrong.
-if redis.call('XLEN', source) == 0 then redis.call('DEL', KEYS[2])
-elseif freed_bytes > 0 then redis.call('DECRBY', KEYS[2], freed_bytes) end
-for index in pairs(touched) do redis.call('PEXPIRE', KEYS[index], reply_ttl_ms) end
-for name, n in pairs(tally) do redis.call('HINCRBY', KEYS[7], name, n) end
+for to, next in pairs(room) do
+  if next.added > 0 then redis.call('INCRBY', KEYS[5 + to], next.added) end
+end
+for key in pairs(touched) do redis.call('PEXPIRE', KEYS[key], ARGV[3]) end
+for name, n in pairs(tally) do redis.call('HINCRBY', KEYS[13], name, n) end
 return out

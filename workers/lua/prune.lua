@@ -1,11 +1,13 @@
 -- Removes consumers of workers that are gone: nothing leased, and not heard of for long.
 -- In one step, since removing a consumer that holds entries would lose them.
 --
--- KEYS[1] stream   ARGV[1] group  [2] idle_ms
-for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local fields = {}
-  for i = 1, #row, 2 do fields[row[i]] = row[i + 1] end
-  if tonumber(fields.pending) == 0 and tonumber(fields.idle) > tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], fields.name)
+-- KEYS streams   ARGV[1] group  [2] idle_ms
+for _, stream in ipairs(KEYS) do
+  for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
+    local fields = {}
+    for i = 1, #row, 2 do fields[row[i]] = row[i + 1] end
+    if tonumber(fields.pending) == 0 and tonumber(fields.idle) > tonumber(ARGV[2]) then
+      redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], fields.name)
+    end
   end
 end

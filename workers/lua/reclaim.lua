@@ -1,16 +1,23 @@
 -- Takes over entries whose lease ran out: their worker died, or is stuck.
 --
--- KEYS[1] stream
--- ARGV[1] group  [2] consumer  [3] lease_ms  [4] count
--- Returns { entry id, deliveries before this one, fields } for each. Whoever reads next does this,
--- so no recovery lock exists that a dead worker could hold.
-local out = {}
-local idle = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', ARGV[4])
-for _, row in ipairs(idle) do
-  local claimed = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], row[1])
-  -- An entry that was deleted meanwhile comes back empty, and its lease record is gone.
-  if claimed[1] and claimed[1][2] then
-    out[#out + 1] = {claimed[1][1], row[4], claimed[1][2]}
+-- KEYS    streams, the most urgent first
+-- ARGV[1] group  [2] consumer  [3] lease_ms  [4] most entries  [5..] where to go on looking, one per
+--         stream ("0-0" at first)
+-- Returns { where to go on, one per stream ("0-0": all were looked at), entries }, an entry being
+-- { number of its stream, id, deliveries with this one, fields }. Whoever reads next does this, so
+-- no recovery lock exists that a dead worker could hold. XAUTOCLAIM looks at ten times the number at
+-- most, and so stays short when a great many entries are leased by workers that are well.
+local left, onward, out = tonumber(ARGV[4]), {}, {}
+for number, stream in ipairs(KEYS) do
+  onward[number] = ARGV[4 + number]
+  if left > 0 then
+    local found = redis.call('XAUTOCLAIM', stream, ARGV[1], ARGV[2], ARGV[3], onward[number], 'COUNT', left)
+    onward[number] = found[1]
+    for _, row in ipairs(found[2]) do
+      local record = redis.call('XPENDING', stream, ARGV[1], row[1], row[1], 1)[1]
+      out[#out + 1] = {number, row[1], record[4], row[2]}
+      left = left - 1
+    end
   end
 end
-return out
+return {onward, out}
