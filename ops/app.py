@@ -11,6 +11,7 @@ from types import FrameType
 import click
 
 from ops.commands.bank import bank
+from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
 from ops.commands.jobs import jobs
 from ops.commands.predict import predict
@@ -33,6 +34,7 @@ def app(debug: bool) -> None:
     amn up                           server and workers until Ctrl-C
     amn predict in.npy out.npy       a file of contexts through the queue
     amn doctor                       is it well?
+    amn dlq list                     what nobody could answer
 
     The server is --url, else REDIS_URL, else the `amn up` that runs in this folder. Each option
     can also be set by environment: AMN_<COMMAND>_<OPTION>, for example AMN_RUN_RATE=250.
@@ -40,7 +42,7 @@ def app(debug: bool) -> None:
     """
 
 
-for command in (run_command, up, predict, doctor, jobs, bank):
+for command in (run_command, up, predict, doctor, dlq, jobs, bank):
     app.add_command(command)
 
 

@@ -6,6 +6,7 @@ OpsError
 ├── FileRefused       file_refused        a file that cannot be read, or is not what was asked for
 ├── RowsFailed        rows_failed         some rows of a file got no answer
 ├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
+├── LettersLeft       letters_left        some dead letters did not go back, or ended badly again
 └── Unhealthy         unhealthy           `amn doctor` found something wrong
 """
 
@@ -58,3 +59,9 @@ class Unhealthy(OpsError):
     """At least one check of the doctor failed."""
 
     code = "unhealthy"
+
+
+class LettersLeft(OpsError):
+    """A replay did not bring every letter to an answer."""
+
+    code = "letters_left"

@@ -11,7 +11,7 @@ script may touch several of them. For the queue `main`:
     amn:{main}:fallback:secondary  stream  what the fallback escalates further; the same fields
     amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `request`, `answer`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
-                                          `entry`, `sha1`, `source`, `request`
+                                          `entry`, `sha1`, `source`, `told`, `request`
     amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
                                           or `wake`, which only ends a blocking read
     amn:{main}:bytes:<stream>    string   payload bytes waiting or leased in each of these five

@@ -12,7 +12,7 @@ from ops import settings
 from ops.app import run
 from ops.settings import URL_FILE, server_url, workers_default
 
-COMMANDS = ["run", "up", "predict", "doctor", "jobs", "bank"]
+COMMANDS = ["run", "up", "predict", "doctor", "dlq", "jobs", "bank"]
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -96,7 +96,7 @@ while i <= #ARGV do
   elseif op == 'dead' then
     redis.call('XADD', dead, 'MAXLEN', '~', ARGV[5], '*', 'reason', ARGV[why], 'message', ARGV[why + 1],
       'deliveries', deliveries, 'source', KEYS[place], 'entry', entry, 'sha1', ARGV[why + 2],
-      'request', request)
+      'told', number > 0 and 1 or 0, 'request', request)
     if number > 0 then reply(number, bytes) end
   elseif number > 0 then
     reply(number, bytes)

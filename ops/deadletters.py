@@ -1,0 +1,207 @@
+"""The dead letter stream: read, put back, thrown away.
+
+A request has one final answer, also when its dead letter is put back. Each letter says whether its
+client was told (`told`):
+
+- It was (`dead_lettered`, or the AMN answer in place of a failed fallback): that stays its answer.
+  The letter goes back under a new id, `replay:<letter id>`, without its deadline, and is answered
+  to whoever replays it.
+- It was not, since no worker could read who it was: the same bytes go back, and the client gets its
+  first answer, within its own deadline. This takes a version that can read them.
+
+Either way it begins anew, on the stream of its level, with the model and policy of today.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import redis
+
+from producer import wire
+from producer.connection import script_text
+from producer.errors import WireError
+from producer.keys import REPLY, Keys
+from producer.messages import PRIORITIES, Failure, Reply, Request
+from producer.settings import ProducerSettings
+
+#: Letters read, replayed or deleted in one round trip: a few megabytes at most.
+_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """One entry of the stream.
+
+    Attributes:
+        id: Of the letter; its first part is the server's time of death, epoch ms.
+        reason: Code.    message: What the worker said.
+        deliveries: How often the entry was delivered.
+        source: Key of the stream that it came from.    entry: Its id there.
+        sha1: Of the payload, hexadecimal.
+        told: Whether its client got a final answer.
+        payload: The request as it came.
+        request: Decoded; None when this version cannot read it.
+        unreadable: Why it cannot.
+    """
+
+    id: str
+    reason: str
+    message: str
+    deliveries: int
+    source: str
+    entry: str
+    sha1: str
+    told: bool
+    payload: bytes
+    request: Request | None
+    unreadable: str = ""
+
+    @property
+    def died_at_ms(self) -> int:
+        """The server's clock when it was dead-lettered, epoch ms."""
+        return int(self.id.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of one letter: "ok", "gone", "full" or "unreadable".
+
+    Attributes:
+        awaited: Id under which the answer comes to the one who replays; "" when it goes elsewhere.
+    """
+
+    letter: DeadLetter
+    status: str
+    awaited: str = ""
+
+
+class DeadLetters:
+    """The dead letter stream of one queue."""
+
+    def __init__(self, client: redis.Redis, settings: ProducerSettings) -> None:
+        self._client = client
+        self._settings = settings
+        self._keys = Keys(settings.queue)
+        self._replay = client.register_script(script_text("ops", "replay"))
+
+    def __len__(self) -> int:
+        return self._client.xlen(self._keys.dead)
+
+    def newest_first(self, reason: str = "") -> Iterator[DeadLetter]:
+        """All letters, or those with one reason, in pages."""
+        end = "+"
+        while True:
+            rows = cast("list[Any]", self._client.xrevrange(self._keys.dead, max=end, count=_PAGE))
+            for name, fields in rows:
+                letter = _letter(name, fields)
+                if not reason or letter.reason == reason:
+                    yield letter
+            if len(rows) < _PAGE:
+                return
+            end = f"({rows[-1][0].decode()}"
+
+    def get(self, letter_id: str) -> DeadLetter | None:
+        """One letter, or None when there is none with this id."""
+        rows = cast("list[Any]", self._client.xrange(self._keys.dead, letter_id, letter_id))
+        return _letter(*rows[0]) if rows else None
+
+    def replay(self, letters: Iterable[DeadLetter], client_id: str) -> list[Replayed]:
+        """Puts letters back; answers that nobody else may get go to `client_id`."""
+        done: list[Replayed] = []
+        waiting: list[tuple[DeadLetter, Request, bytes]] = []
+        for letter in letters:
+            if letter.request is None:
+                done.append(Replayed(letter, "unreadable"))
+                continue
+            waiting.append((letter, *_again(letter, letter.request, client_id)))
+            if len(waiting) == _PAGE:
+                done += self._put_back(waiting)
+                waiting = []
+        return done + self._put_back(waiting)
+
+    def answers(self, client_id: str, awaited: set[str], timeout_s: float) -> dict[str, Reply | Failure]:
+        """Final answers to replayed requests, as many as came within the time; forgets the stream."""
+        stream, last = self._keys.replies(client_id), b"0-0"
+        found: dict[str, Reply | Failure] = {}
+        give_up_at_s = time.monotonic() + timeout_s
+        while awaited - found.keys():
+            left_ms = int((give_up_at_s - time.monotonic()) * 1000)
+            if left_ms <= 0:
+                break
+            read = cast(Any, self._client.xread({stream: last}, count=_PAGE, block=min(left_ms, 1_000)))
+            for name, fields in read[0][1] if read else ():
+                last = name
+                reply = wire.decode_reply(fields[REPLY])
+                if isinstance(reply, Failure) or not reply.provisional:
+                    found[reply.id] = reply
+        self._client.delete(stream)
+        return found
+
+    def purge(self, ids: Sequence[str]) -> int:
+        """Deletes letters; returns how many were still there."""
+        pages = (ids[first : first + _PAGE] for first in range(0, len(ids), _PAGE))
+        return sum(cast("list[int]", [self._client.xdel(self._keys.dead, *page) for page in pages]))
+
+    def _put_back(self, waiting: list[tuple[DeadLetter, Request, bytes]]) -> list[Replayed]:
+        if not waiting:
+            return []
+        keys = self._keys
+        arguments: list[Any] = [self._settings.entries_max, self._settings.bytes_max]
+        for letter, request, payload in waiting:
+            arguments += (letter.id, _level(request), request.id, payload)
+        names = [keys.dead, *keys.levels, *keys.counters[:3], keys.stats]
+        statuses = cast("list[bytes]", self._replay(keys=names, args=arguments))
+        return [
+            Replayed(letter, status.decode(), request.id if letter.told and status == b"ok" else "")
+            for (letter, request, _), status in zip(waiting, statuses, strict=True)
+        ]
+
+
+def _level(request: Request) -> int:
+    known = request.priority in PRIORITIES
+    return PRIORITIES.index(request.priority if known else "normal") + 1
+
+
+def _again(letter: DeadLetter, request: Request, client_id: str) -> tuple[Request, bytes]:
+    """The request that goes back, and its bytes."""
+    if not letter.told:
+        return request, letter.payload
+    fresh = replace(
+        request,
+        id=f"replay:{letter.id}",
+        reply_to=client_id,
+        submitted_at_ms=time.time() * 1000,
+        expires_at_ms=0.0,
+        provisional=False,
+    )
+    return fresh, wire.encode_request(fresh)
+
+
+def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+    def text(field: bytes) -> str:
+        return fields.get(field, b"").decode("utf-8", "replace")
+
+    payload = fields.get(b"request", b"")
+    request, unreadable = None, ""
+    try:
+        request = wire.decode_request(payload)
+    except WireError as error:
+        unreadable = str(error)
+    return DeadLetter(
+        id=name.decode(),
+        reason=text(b"reason") or "?",
+        message=text(b"message"),
+        deliveries=int(text(b"deliveries") or 0),
+        source=text(b"source"),
+        entry=text(b"entry"),
+        sha1=text(b"sha1"),
+        # A letter of a version that did not say: nobody may get a second answer.
+        told=text(b"told") != "0",
+        payload=payload,
+        request=request,
+        unreadable=unreadable,
+    )
