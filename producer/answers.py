@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,8 @@ class AnswerEncoder:
     worker does this for every request.
     """
 
-    def __init__(self, shared: Reply) -> None:
+    def __init__(self, shared: Reply, *, with_gain: bool = False) -> None:
+        self._with_gain = with_gain
         fields = {
             "version": WIRE_VERSION,
             "status": "answered",
@@ -32,14 +35,14 @@ class AnswerEncoder:
             "margin_method": shared.margin_method,
         }
         # A map of up to 15 pairs has a head of one byte; ours has more, so the parts' heads go.
-        count = len(fields) + _ANSWER_FIELDS
+        count = len(fields) + _ANSWER_FIELDS + with_gain
         self._head = b"\xde" + count.to_bytes(2, "big") + pack(fields)[1:]
 
     def encode(
         self,
         request_id: str,
         vector: NDArray[np.float32],
-        scores: tuple[float, float],
+        scores: Sequence[float],
         verdict: tuple[tuple[str, ...], str, bool],
         timings: dict[str, float],
     ) -> bytes:
@@ -48,22 +51,20 @@ class AnswerEncoder:
         Args:
             request_id: Of the request.
             vector: Shape (768,), float32, contiguous, unit norm.
-            scores: Confidence and margin.
+            scores: Confidence and margin; the predicted gain too, if it is to be sent.
             verdict: Reasons, shed, provisional.
             timings: The fields of `Timings`.
         """
-        return (
-            self._head
-            + pack(
-                {
-                    "id": request_id,
-                    "vector": vector.data,
-                    "confidence": scores[0],
-                    "margin": scores[1],
-                    "reasons": verdict[0],
-                    "shed": verdict[1],
-                    "provisional": verdict[2],
-                    "timings": timings,
-                }
-            )[1:]
-        )
+        fields: dict[str, object] = {
+            "id": request_id,
+            "vector": vector.data,
+            "confidence": scores[0],
+            "margin": scores[1],
+            "reasons": verdict[0],
+            "shed": verdict[1],
+            "provisional": verdict[2],
+            "timings": timings,
+        }
+        if self._with_gain:
+            fields["gain"] = scores[2]
+        return self._head + pack(fields)[1:]

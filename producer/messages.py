@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,6 +101,9 @@ class Reply:
         degraded: Why the fast answer stands in for a fallback that failed, or "".
         model: Model id, `name@sha256[:12]`.
         bank: Reference bank id.    policy: Escalation policy id.
+        gain: Predicted gain of asking a fallback, in cosine; 0 where the policy does not ask.
+        tiers: Of every model that was asked, by model id: its expected cosine with the truth, and
+            its weight in `vector`. Empty when AMN alone answered.
         timings: Of the worker that made this answer.
     """
 
@@ -117,6 +121,8 @@ class Reply:
     policy: str = ""
     confidence_method: str = "top1"
     margin_method: str = "distinct"
+    gain: float = 0.0
+    tiers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     timings: Timings = field(default_factory=Timings)
 
 

@@ -76,6 +76,8 @@ _REPLY = Fields(
     policy=(str, ""),
     confidence_method=(str, ""),
     margin_method=(str, ""),
+    gain=(float, 0.0),
+    tiers=(dict, {}),
     timings=(dict, {}),
 )
 _TIMINGS = Fields(queue_ms=(float, 0.0), batch_ms=(float, 0.0), compute_ms=(float, 0.0), batch_size=(int, 0))
@@ -144,6 +146,10 @@ def decode_request(payload: bytes) -> Request:
 def encode_reply(reply: Reply) -> bytes:
     """Encodes an answer; the vector goes out as `f4`."""
     timings = reply.timings
+    # Left out when they say nothing, as for most answers.
+    scored: dict[str, object] = {"gain": reply.gain} if reply.gain else {}
+    if reply.tiers:
+        scored["tiers"] = dict(reply.tiers)
     return pack(
         {
             "version": WIRE_VERSION,
@@ -162,6 +168,7 @@ def encode_reply(reply: Reply) -> bytes:
             "policy": reply.policy,
             "confidence_method": reply.confidence_method,
             "margin_method": reply.margin_method,
+            **scored,
             "timings": {
                 "queue_ms": timings.queue_ms,
                 "batch_ms": timings.batch_ms,
@@ -204,8 +211,20 @@ def decode_reply(payload: bytes) -> Reply | Failure:
     reasons = values[4] = tuple(values[4])
     if reasons and set(map(type, reasons)) != {str}:
         raise Undecodable("field 'reasons' holds something other than text")
+    values[-2] = _tiers(values[-2])
     values[-1] = _build_timings(_TIMINGS.values(values[-1]))
     return _build_reply(values)
+
+
+def _tiers(stored: dict[object, object]) -> dict[str, tuple[float, float]]:
+    made = {}
+    for model, pair in stored.items():
+        if type(model) is not str or type(pair) is not list or [type(x) for x in pair] != [float, float]:
+            raise Undecodable(
+                f"field 'tiers' holds {model!r:.80}: {pair!r:.80}, expected text: [float, float]"
+            )
+        made[model] = (pair[0], pair[1])
+    return made
 
 
 def encode_vector(vector: NDArray[np.floating]) -> bytes:

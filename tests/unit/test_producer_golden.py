@@ -33,6 +33,7 @@ DEFAULTS = {
     "reply": dict.fromkeys(
         ("shed", "degraded", "model", "bank", "policy", "confidence_method", "margin_method"), ""
     )
+    | {"gain": 0.0, "tiers": {}}
     | {"timings": {"queue_ms": 0, "batch_ms": 0, "compute_ms": 0, "batch_size": 0}},
     "failure": {"retryable": False},
 }
