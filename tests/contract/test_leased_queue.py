@@ -3,98 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from hashlib import sha1
-from typing import Any
 
-import numpy as np
 import pytest
 import redis
-from numpy.typing import NDArray
+from rig import KEYS, REPLIES, Rig, answer
 
-from producer import wire
 from producer.connection import script_text
-from producer.keys import GROUP, Keys
-from producer.messages import Failure, Reply, Request
-from producer.settings import ProducerSettings
+from producer.keys import GROUP
+from producer.messages import Failure, Reply
 from workers.batch import Batch, assemble
 from workers.loop import Loop
-from workers.queue import Entry, LeasedQueue, Outcome
-from workers.settings import QueueSettings, WorkerSettings
-
-KEYS = Keys()
-REPLIES = KEYS.replies("client")
-
-
-class Rig:
-    """Queues of several workers on one server."""
-
-    def __init__(self, target: Any, contexts: NDArray[np.float32]) -> None:
-        self.admin = target.admin
-        self.url = target.url
-        self.contexts = contexts
-        self._open: list[LeasedQueue] = []
-
-    def queue(self, name: str, stream: str = KEYS.requests, **limits: int) -> LeasedQueue:
-        settings = WorkerSettings(
-            kind="amn",
-            producer=ProducerSettings(url=self.url),
-            queue=QueueSettings(**{"block_ms": 20, "lease_ms": 60_000, **limits}),
-        )
-        queue = LeasedQueue(settings, stream, name)
-        queue.ensure_group()
-        self._open.append(queue)
-        return queue
-
-    def put(self, *names: str, **fields: Any) -> None:
-        """Appends requests, with the byte count, as submit.lua does."""
-        for i, name in enumerate(names):
-            request = Request(id=name, reply_to="client", context=self.contexts[i], **fields)
-            self.put_bytes(wire.encode_request(request))
-
-    def put_bytes(self, payload: bytes) -> None:
-        self.admin.xadd(KEYS.requests, {"request": payload})
-        self.admin.incrby(KEYS.requests_bytes, len(payload))
-
-    def replies(self) -> list[Reply | Failure]:
-        return [wire.decode_reply(fields[b"reply"]) for _, fields in self.admin.xrange(REPLIES)]
-
-    def stats(self) -> dict[str, int]:
-        return {name.decode(): int(n) for name, n in self.admin.hgetall(KEYS.stats).items()}
-
-    def expire_leases(self, stream: str = KEYS.requests) -> None:
-        """Makes every lease look an hour old, so that no test has to wait."""
-        for row in self.admin.xpending_range(stream, GROUP, "-", "+", 1000):
-            self.admin.xclaim(
-                stream, GROUP, row["consumer"], 0, [row["message_id"]], idle=3_600_000, justid=True
-            )
-
-    def close(self) -> None:
-        for queue in self._open:
-            queue.close()
-
-
-@pytest.fixture
-def rig(server: Any, contexts: Callable[..., NDArray[np.float32]]) -> Any:
-    rig = Rig(server, contexts(8))
-    yield rig
-    rig.close()
-
-
-@pytest.fixture
-def real_rig(real_server: Any, contexts: Callable[..., NDArray[np.float32]]) -> Any:
-    rig = Rig(real_server, contexts(8))
-    yield rig
-    rig.close()
-
-
-def answer(entry: Entry, op: str = "reply", **fields: Any) -> Outcome:
-    request = wire.decode_request(entry.fields[b"request"])
-    reply = Reply(
-        id=request.id, vector=np.asarray(request.context[0], np.float32), confidence=0.9, margin=0.1
-    )
-    fields.setdefault("counters", "escalated" if op in ("escalate", "both") else "answered,answered:amn")
-    return Outcome(entry=entry, op=op, reply_to=request.reply_to, payload=wire.encode_reply(reply), **fields)
+from workers.queue import Outcome
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
@@ -257,8 +177,7 @@ def test_a_fallback_escalates_to_the_secondary_and_behind_that_there_is_no_room(
     assert sorted(reply.id for reply in rig.replies()) == ["a", "b"]
 
 
-def test_a_dead_letter_says_why_and_how_often_it_was_tried(real_rig: Rig) -> None:
-    rig = real_rig
+def test_a_dead_letter_says_why_and_how_often_it_was_tried(rig: Rig) -> None:
     rig.put_bytes(b"not msgpack at all")
     first, queue = rig.queue("first"), rig.queue("w")
     first.lease()
@@ -278,8 +197,7 @@ def test_a_dead_letter_says_why_and_how_often_it_was_tried(real_rig: Rig) -> Non
     assert not rig.admin.exists(KEYS.requests_bytes)
 
 
-def test_an_entry_that_nobody_ends_becomes_a_dead_letter_and_its_client_is_told(real_rig: Rig) -> None:
-    rig = real_rig
+def test_an_entry_that_nobody_ends_becomes_a_dead_letter_and_its_client_is_told(rig: Rig) -> None:
     rig.put("a")
     for delivery in range(1, 4):
         queue = rig.queue(f"w{delivery}", deliveries_max=2)
@@ -311,8 +229,7 @@ class Picky:
         return [answer(entry) for entry in batch.entries]
 
 
-def test_one_bad_request_fails_alone(real_rig: Rig) -> None:
-    rig = real_rig
+def test_one_bad_request_fails_alone(rig: Rig) -> None:
     rig.put(*"abcdefg")
     handler = Picky("e")
     handler.loop = Loop(rig.queue("w"), handler)

@@ -276,6 +276,39 @@ def test_a_cancelled_id_may_be_used_again(server, context):
             assert producer.predict(context, request_id="a").id == "a"
 
 
+def test_a_very_late_repeat_of_a_cancelled_submit_is_not_appended_again(server, context):
+    with Producer(settings=settings(server)) as producer:
+        for options in ({}, {"request_id": "a"}):
+            late = []
+            sent = producer._session.submit_call
+            producer._session.submit_call = lambda batch, sent=sent, late=late: (
+                late.append(batch) or sent(batch)
+            )
+            handle = producer.submit(context, **options)
+            producer._session.submit_call = sent
+            assert handle.cancel()
+            # The first try was stuck in a stalled server's socket, and is carried out only now.
+            assert producer._send(late[0]) == [1]
+            assert server.admin.xlen(KEYS.requests) == 0
+        again = producer.submit(context, request_id="a")
+        assert server.admin.xlen(KEYS.requests) == 1
+        with EchoWorker(server.url):
+            assert again.result().id == "a"
+
+
+def test_behind_a_refusal_a_request_that_is_in_already_is_accepted(server, contexts):
+    with Producer(settings=settings(server, entries_max=1)) as producer:
+        producer.submit(contexts(1)[0], request_id="b")
+        producer._session.inflight.settle("b", errors.ServerUnavailable("the answer to this try was lost"))
+        with pytest.raises(QueueFull) as caught:
+            producer.submit_many(contexts(2), options=[Options(request_id="a"), Options(request_id="b")])
+        (handle,) = caught.value.accepted
+        assert (handle.id, producer.in_flight) == ("b", 1)
+        with EchoWorker(server.url):
+            assert handle.result().id == "b"
+        assert producer.stray_replies == 0
+
+
 def test_a_truth_is_sent_only_when_its_request_may_be_sampled(server, context):
     with Producer(settings=settings(server)) as producer:
         handles = [producer.submit(context, sequence="doc", position=i) for i in range(60)]
