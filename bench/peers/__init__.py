@@ -1,0 +1,13 @@
+"""The same job on other Python queues: one small module each, with the same five names.
+
+    REQUIREMENTS  what pip installs for it
+    NOTE          how it was tuned, in its favour
+    COMMAND       the worker's command line, after the interpreter
+    submit        sends contexts in the fastest way that the library documents; returns handles
+    finished      how many jobs have their answer stored, by one cheap command; or `waiting`, how many
+                  have not, where a system counts only those
+    result        the stored answer of a handle, read as the library reads it
+
+They run in environments of their own (`bench/environments.py`), since their needs contradict each
+other. The server's address is in BENCH_URL.
+"""

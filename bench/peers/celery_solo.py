@@ -1,0 +1,57 @@
+"""Celery with the solo pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from celery import Celery
+from celery.result import AsyncResult
+from celery.signals import worker_init
+
+from bench.peers.work import URL, answer, predictor
+
+REQUIREMENTS = ("celery[redis,msgpack]>=5.5",)
+NOTE = "solo pool, prefetch 64, msgpack, no gossip, mingle, heartbeat or events; one producer connection"
+COMMAND = (
+    *("-m", "celery", "-A", "bench.peers.celery_solo", "worker", "--pool", "solo", "--loglevel", "ERROR"),
+    *("--without-gossip", "--without-mingle", "--without-heartbeat", "--prefetch-multiplier", "64"),
+)
+
+app = Celery("bench", broker=URL, backend=URL)
+app.conf.update(
+    task_serializer="msgpack",
+    result_serializer="msgpack",
+    accept_content=["msgpack"],
+    worker_send_task_events=False,
+    broker_transport_options={"visibility_timeout": 3600},
+)
+
+
+@worker_init.connect
+def load(**_: Any) -> None:
+    """Before the first job."""
+    predictor()
+
+
+@app.task(name="answer")
+def work(context: bytes) -> bytes:
+    """The job."""
+    return answer(context)
+
+
+def submit(contexts: Sequence[bytes]) -> list[AsyncResult]:
+    """One after the other on one connection, without subscribing to each result."""
+    with app.producer_pool.acquire(block=True) as producer:
+        return [work.apply_async((context,), producer=producer, ignore_result=False) for context in contexts]
+
+
+def finished(client: redis.Redis) -> int:
+    """Result keys; Celery's other keys are a handful and constant."""
+    return int(client.dbsize())
+
+
+def result(job: AsyncResult) -> bytes:
+    """Of one job."""
+    return bytes(app.backend.get_result(job.id))

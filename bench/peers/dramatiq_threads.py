@@ -1,0 +1,69 @@
+"""Dramatiq with four threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dramatiq
+import msgpack
+import redis
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.results import Results
+from dramatiq.results.backends import RedisBackend
+
+from bench.peers.work import URL, answer, predictor
+
+REQUIREMENTS = ("dramatiq[redis]", "msgpack")
+NOTE = "one process, four threads (the best of 1, 4 and 8), msgpack encoder, results stored"
+COMMAND = ("-m", "dramatiq", "bench.peers.dramatiq_threads", "--processes", "1", "--threads", "4")
+
+
+class Msgpack(dramatiq.Encoder):
+    """Messages and results without pickle or base64."""
+
+    def encode(self, data: Any) -> bytes:
+        """To bytes."""
+        return bytes(msgpack.packb(data))
+
+    def decode(self, data: bytes) -> Any:
+        """From bytes."""
+        return msgpack.unpackb(data)
+
+
+dramatiq.set_encoder(Msgpack())
+broker = RedisBroker(url=URL)
+broker.add_middleware(Results(backend=RedisBackend(url=URL, encoder=Msgpack())))
+dramatiq.set_broker(broker)
+
+
+@dramatiq.actor(store_results=True)
+def work(context: bytes) -> bytes:
+    """The job."""
+    return answer(context)
+
+
+class Load(dramatiq.Middleware):
+    """Loads the model when the worker process starts."""
+
+    def after_worker_boot(self, *_: Any) -> None:
+        """Before the first job."""
+        predictor()
+
+
+broker.add_middleware(Load())
+
+
+def submit(contexts: Sequence[bytes]) -> list[dramatiq.Message]:
+    """One after the other: there is no call for many."""
+    return [work.send(context) for context in contexts]
+
+
+def finished(client: redis.Redis) -> int:
+    """Result keys; the queue's own are a handful."""
+    return int(client.dbsize())
+
+
+def result(job: dramatiq.Message) -> bytes:
+    """Of one job."""
+    return bytes(job.get_result())

@@ -1,0 +1,59 @@
+"""huey with one thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import redis
+from huey import RedisHuey
+from huey.registry import Message
+from huey.serializer import Serializer
+
+from bench.peers.work import URL, answer, predictor
+
+REQUIREMENTS = ("huey", "redis", "msgpack")
+NOTE = "one thread (the best of 1, 2 and 4), blocking reads"
+COMMAND = ("-m", "huey.bin.huey_consumer", "bench.peers.huey_thread.huey", "-k", "thread", "-w", "1", "-q")
+
+
+class Msgpack(Serializer):
+    """Messages (tuples) and results without pickle."""
+
+    def _serialize(self, data: Any) -> bytes:
+        return bytes(msgpack.packb(data, default=list))
+
+    def _deserialize(self, data: bytes) -> Any:
+        value = msgpack.unpackb(data)
+        return Message(*value) if isinstance(value, list) else value
+
+
+huey = RedisHuey("bench", url=URL, blocking=True)
+
+
+@huey.on_startup()
+def load() -> None:
+    """Before the first job."""
+    predictor()
+
+
+@huey.task()
+def work(context: bytes) -> bytes:
+    """The job."""
+    return answer(context)
+
+
+def submit(contexts: Sequence[bytes]) -> list[Any]:
+    """One after the other: there is no call for many."""
+    return [work(context) for context in contexts]
+
+
+def finished(client: redis.Redis) -> int:
+    """Stored results."""
+    return int(client.hlen("huey.results.bench"))
+
+
+def result(job: Any) -> bytes:
+    """Of one job."""
+    return bytes(job.get(preserve=True))

@@ -1,0 +1,71 @@
+"""saq."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import redis
+from saq import Queue
+
+from bench.peers.work import URL, answer, predictor
+
+REQUIREMENTS = ("saq[redis,hiredis]", "msgpack")
+NOTE = "16 jobs at once, msgpack; enqueue 64 at once"
+COMMAND = ("-m", "saq", "bench.peers.saq_loop.settings", "--quiet")
+CHUNK = 64
+
+
+def _queue() -> Any:
+    return Queue.from_url(URL, name="bench", dump=msgpack.packb, load=msgpack.unpackb)
+
+
+async def work(_: dict[str, Any], *, context: bytes) -> bytes:
+    """The job."""
+    return answer(context)
+
+
+async def load(_: dict[str, Any]) -> None:
+    """Before the first job."""
+    predictor()
+
+
+queue = _queue()
+settings = {"queue": queue, "functions": [work], "concurrency": 16, "startup": load}
+
+
+def submit(contexts: Sequence[bytes]) -> list[str]:
+    """64 at a time."""
+
+    async def run() -> list[str]:
+        one = _queue()
+        await one.connect()
+        keys: list[str] = []
+        for first in range(0, len(contexts), CHUNK):
+            some = contexts[first : first + CHUNK]
+            jobs = await asyncio.gather(*(one.enqueue("work", context=context, ttl=3600) for context in some))
+            keys += [job.key for job in jobs]
+        await one.disconnect()
+        return keys
+
+    return asyncio.run(run())
+
+
+def waiting(client: redis.Redis) -> int:
+    """Of the set of incomplete jobs."""
+    return int(client.zcard("saq:bench:incomplete"))
+
+
+def result(job: str) -> bytes:
+    """Of one job."""
+
+    async def run() -> Any:
+        one = _queue()
+        await one.connect()
+        found = await one.job(job)
+        await one.disconnect()
+        return found.result
+
+    return bytes(asyncio.run(run()))

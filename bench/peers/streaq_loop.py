@@ -1,0 +1,74 @@
+"""streaq."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgpack
+import redis
+from streaq import Worker
+
+from bench.peers.work import URL, answer, predictor
+
+REQUIREMENTS = ("streaq", "msgpack")
+NOTE = "16 tasks at once, prefetch as shipped, msgpack, logging at WARNING; enqueue_many 64 at once"
+COMMAND = ("-m", "streaq", "run", "bench.peers.streaq_loop:worker")
+CHUNK = 64
+
+
+@asynccontextmanager
+async def load() -> AsyncGenerator[None]:
+    """Before the first job."""
+    logging.getLogger("streaq").setLevel(logging.WARNING)
+    predictor()
+    yield
+
+
+worker: Any = Worker(
+    redis_url=URL,
+    concurrency=16,
+    lifespan=load,
+    serializer=msgpack.packb,
+    deserializer=msgpack.unpackb,
+    queue_name="bench",
+)
+
+
+@worker.task(ttl=3600)
+async def work(context: bytes) -> bytes:
+    """The job."""
+    return answer(context)
+
+
+def submit(contexts: Sequence[bytes]) -> list[str]:
+    """64 at a time."""
+
+    async def run() -> list[str]:
+        ids: list[str] = []
+        async with worker:
+            for first in range(0, len(contexts), CHUNK):
+                tasks = [work.enqueue(context) for context in contexts[first : first + CHUNK]]
+                await worker.enqueue_many(tasks)
+                ids += [task.id for task in tasks]
+        return ids
+
+    return asyncio.run(run())
+
+
+def finished(client: redis.Redis) -> int:
+    """The index of stored results."""
+    return int(client.zcard("streaq:bench:index:results"))
+
+
+def result(job: str) -> bytes:
+    """Of one job."""
+
+    async def run() -> Any:
+        async with worker:
+            return (await worker.result_by_id(job)).result
+
+    return bytes(asyncio.run(run()))

@@ -1,0 +1,74 @@
+"""taskiq on a Redis stream."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from taskiq import TaskiqEvents, TaskiqState
+from taskiq.serializers import MSGPackSerializer
+from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
+
+from bench.peers.work import URL, answer, predictor
+
+REQUIREMENTS = ("taskiq[msgpack]", "taskiq-redis", "msgpack")
+NOTE = "stream broker, one process, 64 tasks at once, prefetch 64, msgpack; enqueue 64 at once"
+COMMAND = (
+    *("-m", "taskiq", "worker", "bench.peers.taskiq_stream:broker", "--workers", "1", "--log-level", "ERROR"),
+    *("--max-async-tasks", "64", "--max-prefetch", "64"),
+)
+CHUNK = 64
+
+broker = (
+    RedisStreamBroker(url=URL, xread_count=64)
+    .with_result_backend(RedisAsyncResultBackend(redis_url=URL, serializer=MSGPackSerializer()))
+    .with_serializer(MSGPackSerializer())
+)
+
+
+@broker.on_event(TaskiqEvents.WORKER_STARTUP)
+async def load(_: TaskiqState) -> None:
+    """Before the first job."""
+    predictor()
+
+
+@broker.task(task_name="answer")
+async def work(context: str) -> str:
+    """The job. taskiq turns messages into JSON's types before any serializer, so bytes go as base64."""
+    return b64encode(answer(b64decode(context))).decode()
+
+
+def submit(contexts: Sequence[bytes]) -> list[str]:
+    """64 at a time."""
+
+    async def run() -> list[str]:
+        await broker.startup()
+        ids: list[str] = []
+        for first in range(0, len(contexts), CHUNK):
+            some = contexts[first : first + CHUNK]
+            tasks = await asyncio.gather(*(work.kiq(b64encode(context).decode()) for context in some))
+            ids += [task.task_id for task in tasks]
+        await broker.shutdown()
+        return ids
+
+    return asyncio.run(run())
+
+
+def finished(client: redis.Redis) -> int:
+    """Result keys; the stream and its group are one more."""
+    return int(client.dbsize())
+
+
+def result(job: str) -> bytes:
+    """Of one job."""
+
+    async def run() -> Any:
+        await broker.result_backend.startup()
+        found = await broker.result_backend.get_result(job)
+        await broker.result_backend.shutdown()
+        return found.return_value
+
+    return b64decode(asyncio.run(run()))

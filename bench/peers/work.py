@@ -1,0 +1,42 @@
+"""The job that every system does: one context through model and gate, the answer as bytes."""
+
+from __future__ import annotations
+
+import os
+import struct
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from amn.predictor import Predictor
+
+URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
+CONTEXT_BYTES = 5 * 768 * 4
+ROOT = Path(__file__).resolve().parents[2] / "artifacts" / "lvm"
+
+
+@lru_cache(maxsize=1)
+def predictor() -> Predictor:
+    """Model and bank, loaded and warm; called by each worker before its first job."""
+    torch.set_num_threads(1)
+    loaded = Predictor.open(ROOT / "production_model", ROOT / "reference_bank")
+    loaded.warm_up(1)
+    return loaded
+
+
+def answer(context: bytes) -> bytes:
+    """A (5, 768) float32 context -> the (768,) prediction and its two best cosines, float32.
+
+    Raises:
+        ValueError: The context has another size.
+    """
+    if len(context) != CONTEXT_BYTES:
+        raise ValueError(f"context has {len(context)} bytes; expected {CONTEXT_BYTES}")
+    model = predictor()
+    assert model.bank is not None
+    rows = np.frombuffer(context, dtype="<f4").reshape(1, 5, 768).copy()
+    vectors = model.forward(rows)
+    near = model.bank.top2(vectors)
+    return vectors.numpy().tobytes() + struct.pack("<2f", float(near.best[0]), float(near.second[0]))
