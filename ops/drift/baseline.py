@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.drift.statistics import BLOCKS_PER_DAY, ID, OOD, W2, Floats, Means, W, X, means
+from ops.drift.statistics import BLOCKS_PER_DAY, ID, OOD, W2, Floats, Means, W, X, means, noise
 
 #: Day-to-day wander of the delta where too few days are known: a standard deviation.
 TAU_DEFAULT, TAU_LEAST = 0.005, 0.0025
@@ -30,10 +30,10 @@ class Reference:
         n: Effective requests by slice, shape (2,).
         mean, variance: By slice, (2,); the variance is that of the mean.
         delta_variance: Of the difference.
-        long_run: Variance by request, (2,).
+        spread: Variance of one request's cosine, (2,).
+        inflation: Of the variances of delta and means over those of independent requests, (3,).
         tau: How much the delta wanders from day to day beyond that.
         rhythm: By slice, cosine and sine of the 24 h and of the 12 h wave, (2, 4).
-        inflation: Variance over that of independent requests, (2,).
         strata: By lane, weight OOD, weight ID, mean OOD, mean ID: for the standardised delta.
     """
 
@@ -44,7 +44,7 @@ class Reference:
     mean: Floats
     variance: Floats
     delta_variance: float
-    long_run: Floats
+    spread: Floats
     inflation: Floats
     tau: float = TAU_DEFAULT
     rhythm: Floats = field(default_factory=lambda: np.zeros((2, 4)))
@@ -54,6 +54,11 @@ class Reference:
     def delta(self) -> float:
         """Mean OOD minus mean ID."""
         return float(self.mean[OOD] - self.mean[ID])
+
+    @property
+    def noise(self) -> Floats:
+        """Variance that one request adds to (delta, mean OOD, mean ID), (3, 2)."""
+        return noise(self.spread, self.inflation)
 
     def expected(self, first_block: int, blocks: int) -> Floats:
         """Mean by slice and block, (2, blocks), with the daily rhythm."""
@@ -75,7 +80,7 @@ class Reference:
         return cls(**{**rest, **arrays})
 
 
-_ARRAYS = ("n", "mean", "variance", "long_run", "inflation", "rhythm")
+_ARRAYS = ("n", "mean", "variance", "spread", "inflation", "rhythm")
 
 
 def rhythm(blocks: NDArray[np.int64]) -> Floats:
@@ -154,7 +159,7 @@ def _reference(
         mean=around.mean,
         variance=around.variance,
         delta_variance=float(around.delta_variance),
-        long_run=around.long_run,
+        spread=around.spread,
         inflation=around.inflation,
         tau=_tau(sums),
         rhythm=np.zeros((2, 4)) if waves is None else waves,

@@ -15,8 +15,8 @@ which is why outliers are clipped and the variance is taken 10 % too large; docs
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -24,15 +24,18 @@ from numpy.typing import NDArray
 
 from ops.drift.statistics import BLOCKS_PER_DAY, ID, OOD, W2, Floats, N, W, X
 
-#: Drops that the mixture looks for; below half of the least, no evidence gathers.
-DROPS = np.array([0.015, 0.03, 0.06, 0.12])
+#: Drops that the mixture looks for. Below half of the least, which weekends and slow wander stay,
+#: no evidence gathers.
+DROPS = np.array([0.03, 0.06, 0.12])
 #: What is watched, in order.
 WATCHED = ("delta", "ood", "id")
-_CUSUM = 1  # index of the drop whose CUSUM dates the change
+_CUSUM = 0  # index of the drop whose CUSUM dates the change
 _CLIP_SE = 5.0
 _VARIANCE_MARGIN = 1.1
 #: A block is judged with this many requests in each slice, or after an hour with a few.
 _ENOUGH, _FEW, _WAIT_BLOCKS = 10, 3, 12
+#: No alarm needs more; what is beyond would only have to be outlived after a recovery.
+_ENOUGH_EVIDENCE = 30.0
 _KEPT = (N, W, W2, X)
 _n, _w, _w2, _x = range(4)
 
@@ -48,7 +51,7 @@ class Detector:
 
     Attributes:
         next_block: The block that is to be consumed next.
-        evidence: log M by watched mean and drop, (..., 3, 4); -inf at first.
+        evidence: log M by watched mean and drop, (..., 3, 3); -inf at first.
         carried: Sums of blocks too small to be judged alone, (..., 4, 2): n, w, w2, and w times the
             offset from the baseline.
         waited: Blocks in `carried`, (...).
@@ -91,19 +94,19 @@ class Detector:
             offset = self.run[..., _x, :] / self.run[..., _w, :]
         return -_watched(offset)
 
-    def errors(self, long_run: Floats) -> Floats:
-        """Standard errors of `drops`, same shape."""
+    def errors(self, noise: Floats) -> Floats:
+        """Standard error of each watched mean's own estimate, (..., 3): the diagonal of `drops`."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            variance = np.asarray(long_run)[..., None, :] * self.run[..., _w2, :] / self.run[..., _w, :] ** 2
-        return np.sqrt(_sums(variance))
+            by_slice = noise * self.run[..., _w2, :] / self.run[..., _w, :] ** 2
+        return np.asarray(np.sqrt(by_slice.sum(-1)))
 
-    def step(self, block: Floats, expected: Floats, long_run: Floats) -> Self:
+    def step(self, block: Floats, expected: Floats, noise: Floats) -> Self:
         """Consumes the next block.
 
         Args:
             block: Its sums, (..., 6, 2).
             expected: Baseline means at that hour, (..., 2).
-            long_run: Baseline variance by request, (..., 2).
+            noise: Variance that one request adds to what is watched, (..., 3, 2): `Reference.noise`.
         """
         taken = block[..., _KEPT, :].copy()
         taken[..., _x, :] -= taken[..., _w, :] * expected
@@ -111,9 +114,9 @@ class Detector:
         n = carried[..., _n, :].min(-1)
         ready = (n >= _ENOUGH) | ((waited >= _WAIT_BLOCKS) & (n >= _FEW))
         with np.errstate(invalid="ignore", divide="ignore"):
-            gain = _log_ratios(carried, long_run)
-            evidence = np.logaddexp(0, self.evidence) + gain
-        cusum = np.maximum(self.cusum, 0) + gain[..., _CUSUM]
+            gain = _log_ratios(carried, noise)
+            evidence = np.minimum(np.logaddexp(0, self.evidence) + gain, _ENOUGH_EVIDENCE)
+        cusum = np.minimum(np.maximum(self.cusum, 0) + gain[..., _CUSUM], _ENOUGH_EVIDENCE)
         risen = cusum > 0
         run = np.where(risen[..., None, None], self.run + carried[..., None, :, :], 0.0)
         first = np.where(self.cusum > 0, self.since, self.next_block - waited[..., None] + 1)
@@ -129,20 +132,42 @@ class Detector:
             run=np.where(two[..., None], run, self.run),
         )
 
-    def consume(self, first: int, sums: Floats, expected: Floats, long_run: Floats) -> Self:
+    def consume(self, first: int, sums: Floats, expected: Floats, noise: Floats) -> Self:
         """Steps through those blocks of `sums` that were not consumed yet, in order, each once.
 
         Args:
             first: Number of the first block in `sums`.
-            sums: Shape (6, 2, T).    expected: (2, T).    long_run: (2,).
+            sums: Shape (6, 2, T).    expected: (2, T).    noise: (3, 2).
         """
         state = self
         for number in range(max(self.next_block, first), first + sums.shape[-1]):
             at = number - first
             if state.next_block < number:  # these are gone for good
                 state = type(self).from_json({**state.to_json(), "next_block": number})
-            state = state.step(sums[..., at], expected[..., at], long_run)
+            state = state.step(sums[..., at], expected[..., at], noise)
         return state
+
+    def pick(self, series: int) -> Self:
+        """One of many series."""
+        arrays = {name: getattr(self, name)[series] for name in ("evidence", *_ARRAYS)}
+        return replace(self, **arrays)
+
+    def without(self, rows: Sequence[int]) -> Self:
+        """The same with the evidence of some watched means at nothing: their incident is over."""
+        fresh, kept = type(self).fresh(self.next_block, self.waited.shape), {}
+        for name in ("evidence", "cusum", "since", "run"):
+            kept[name] = getattr(self, name).copy()
+            index = (*[slice(None)] * self.waited.ndim, list(rows))
+            kept[name][index] = getattr(fresh, name)[index]
+        return replace(self, **kept)
+
+    def without_of(self, series: int, rows: Sequence[int]) -> Self:
+        """As `without`, for one of many series."""
+        one, kept = self.pick(series).without(rows), {}
+        for name in ("evidence", "cusum", "since", "run"):
+            kept[name] = getattr(self, name).copy()
+            kept[name][series] = getattr(one, name)
+        return replace(self, **kept)
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; -inf as None."""
@@ -169,11 +194,11 @@ _ARRAYS: dict[str, Any] = {
 }
 
 
-def _log_ratios(carried: Floats, long_run: Floats) -> Floats:
-    """log L by watched mean and drop, (..., 3, 4)."""
+def _log_ratios(carried: Floats, noise: Floats) -> Floats:
+    """log L by watched mean and drop, (..., 3, 3)."""
     offset = carried[..., _x, :] / carried[..., _w, :]
     kish = carried[..., _w, :] ** 2 / carried[..., _w2, :]
-    variance = _sums(_VARIANCE_MARGIN * np.asarray(long_run) / kish)
+    variance = _VARIANCE_MARGIN * (noise / kish[..., None, :]).sum(-1)
     below = np.minimum(-_watched(offset), _CLIP_SE * np.sqrt(variance))
     return np.asarray(DROPS / variance[..., None] * (below[..., None] - DROPS / 2))
 
@@ -182,9 +207,3 @@ def _watched(by_slice: Floats) -> Floats:
     """(..., 2) -> (..., 3): delta, OOD, ID."""
     ood, inside = by_slice[..., OOD], by_slice[..., ID]
     return np.stack([ood - inside, ood, inside], axis=-1)
-
-
-def _sums(by_slice: Floats) -> Floats:
-    """As `_watched`, of variances of independent slices."""
-    ood, inside = by_slice[..., OOD], by_slice[..., ID]
-    return np.stack([ood + inside, ood, inside], axis=-1)

@@ -54,7 +54,7 @@ class JudgeSettings:
     learn_requests_min: int = 3_000
     recovered_min: int = 30
     firing_min: int = 30
-    closed_after_min: int = 5
+    closed_after_min: int = 3
     canary_ticket: float = 0.001
     canary_page: float = 0.01
     divergence_ticket: float = 0.05

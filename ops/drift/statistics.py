@@ -22,6 +22,8 @@ BLOCKS_PER_DAY = 24 * 60 // BLOCK_MIN
 PREDICTIONS, N, W, W2, X, XX = range(6)
 #: Axis -2.
 OOD, ID = 0, 1
+#: Which slices are in the delta, in mean OOD and in mean ID.
+_WATCHED_SLICES = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
 #: Bandwidth of the long-run variance, in blocks: one hour.
 LAGS = 12
 
@@ -35,13 +37,16 @@ class Means:
         variance: Of the means, shape (..., 2).
         delta_variance: Of mean OOD - mean ID; the slices may move together.
         n: Effective number of requests by Kish, (sum w)**2 / sum w**2, shape (..., 2).
-        inflation: Variance over that of independent requests, shape (..., 2); 1 at least.
+        spread: Variance of one request's cosine, shape (..., 2).
+        inflation: Variance of the delta, of mean OOD and of mean ID over those of independent
+            requests, shape (..., 3); 1 at least.
     """
 
     mean: Floats
     variance: Floats
     delta_variance: Floats
     n: Floats
+    spread: Floats
     inflation: Floats
 
     @property
@@ -49,10 +54,14 @@ class Means:
         """Mean OOD minus mean ID."""
         return np.asarray(self.mean[..., OOD] - self.mean[..., ID])
 
-    @property
-    def long_run(self) -> Floats:
-        """Variance that one request contributes, neighbours included, shape (..., 2)."""
-        return self.variance * self.n
+
+def noise(spread: Floats, inflation: Floats) -> Floats:
+    """Variance that one request of a slice adds to (delta, mean OOD, mean ID), (..., 3, 2).
+
+    Neighbours are included. What moves both slices alike (a weekend) is in the means' and not in the
+    delta's.
+    """
+    return np.asarray(inflation[..., None] * _WATCHED_SLICES * spread[..., None, :])
 
 
 def means(sums: Floats, expected: Floats | None = None, lags: int = LAGS) -> Means:
@@ -78,16 +87,19 @@ def means(sums: Floats, expected: Floats | None = None, lags: int = LAGS) -> Mea
         mean = x.sum(-1) / total
         phi = (x - mean[..., None] * w) / total[..., None]
         kish = total**2 / sums[..., W2, :, :].sum(-1)
-        spread = sums[..., XX, :, :].sum(-1) / total - (raw.sum(-1) / total) ** 2
-        independent = np.maximum(spread, 0) / kish
+        spread = np.maximum(sums[..., XX, :, :].sum(-1) / total - (raw.sum(-1) / total) ** 2, 0)
+        independent = spread / kish
         variance = np.maximum(long_run_sum(phi, lags), independent)
-        both = long_run_sum(phi[..., OOD, :] - phi[..., ID, :], lags)
-        inflation = np.where(independent > 0, variance / independent, 1.0)
+        both = np.maximum(long_run_sum(phi[..., OOD, :] - phi[..., ID, :], lags), independent.sum(-1))
+        found = np.concatenate([both[..., None], variance], axis=-1)
+        plain = np.concatenate([independent.sum(-1)[..., None], independent], axis=-1)
+        inflation = np.where(plain > 0, found / plain, 1.0)
     return Means(
         mean=mean,
         variance=variance,
-        delta_variance=np.maximum(both, independent.sum(-1)),
+        delta_variance=both,
         n=np.nan_to_num(kish),
+        spread=spread,
         inflation=inflation,
     )
 
@@ -137,7 +149,7 @@ class Recent:
         return np.asarray(self.offset[..., ID] - self.offset[..., OOD])
 
 
-def recent(sums: Floats, expected: Floats, long_run: Floats, error_max: float, least: int = 12) -> Recent:
+def recent(sums: Floats, expected: Floats, noise: Floats, error_max: float, least: int = 12) -> Recent:
     """The shortest window up to now, `least` blocks or more, whose delta is known to `error_max`.
 
     Busy traffic tells after an hour whether a drop is still there; thin traffic takes longer, at
@@ -146,7 +158,7 @@ def recent(sums: Floats, expected: Floats, long_run: Floats, error_max: float, l
     Args:
         sums: Shape (..., 6, 2, T), the last block being the newest.
         expected: Shape (..., 2, T).
-        long_run: Variance by request, shape (..., 2): `Means.long_run` of the reference.
+        noise: Of the reference, (..., 3, 2): see `noise`.
         error_max: Standard error of the delta that is good enough.
         least: Fewest blocks.
     """
@@ -154,7 +166,7 @@ def recent(sums: Floats, expected: Floats, long_run: Floats, error_max: float, l
     w, w2 = back[..., W, :, :].cumsum(-1), back[..., W2, :, :].cumsum(-1)
     x = (back[..., X, :, :] - back[..., W, :, :] * expected[..., ::-1]).cumsum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        variance = (np.asarray(long_run)[..., None] * w2 / w**2).sum(-2)
+        variance = (noise[..., 0, :, None] * w2 / w**2).sum(-2)
         good = np.nan_to_num(variance, nan=np.inf) <= error_max**2
         good[..., : min(least, good.shape[-1]) - 1] = False
         good[..., -1] = True

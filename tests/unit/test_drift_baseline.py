@@ -40,8 +40,9 @@ def test_without_a_rhythm_there_is_none() -> None:
 def test_a_mean_is_known_as_well_as_its_requests_allow() -> None:
     found = learn(traffic(2), 0)
     assert found.n == pytest.approx([2 * 288 * 60] * 2, rel=0.05)
-    assert found.variance == pytest.approx(found.long_run / found.n)
-    assert found.long_run == pytest.approx([0.0225, 0.0225], rel=0.4)
+    assert found.spread == pytest.approx([0.0225, 0.0225], rel=0.05)
+    assert found.variance == pytest.approx(found.spread * found.inflation[1:] / found.n)
+    assert found.inflation == pytest.approx([1, 1, 1], abs=0.4)
 
 
 def test_days_that_wander_are_remembered() -> None:

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ops.drift.detector import Detector, evidence_needed
+from ops.drift.statistics import noise
 
 Floats = NDArray[np.float64]
-LONG_RUN = np.array([0.0225, 0.0225])
+NOISE = noise(np.array([0.0225, 0.0225]), np.ones(3))
 BASE = np.array([0.6, 0.5])
 
 
@@ -30,7 +31,7 @@ def blocks(random: np.random.Generator, t: int, n: tuple[int, int] = (30, 30), d
 
 
 def consumed(state: Detector, sums: Floats, first: int = 0) -> Detector:
-    return state.consume(first, sums, np.broadcast_to(BASE[:, None], (2, sums.shape[-1])), LONG_RUN)
+    return state.consume(first, sums, np.broadcast_to(BASE[:, None], (2, sums.shape[-1])), NOISE)
 
 
 def test_the_mean_run_length_is_at_least_what_is_promised() -> None:
@@ -40,7 +41,7 @@ def test_the_mean_run_length_is_at_least_what_is_promised() -> None:
     state, alarm = Detector.fresh(0, (series,)), np.full(series, 3000)
     for t in range(3000):
         sums = np.stack([blocks(random, 1)[..., 0] for _ in range(series)])
-        state = state.step(sums, BASE, LONG_RUN)
+        state = state.step(sums, BASE, NOISE)
         now = (state.log_evidence[:, 0] >= needed) & (alarm == 3000)
         alarm[now] = t
     assert alarm.mean() >= 300
@@ -67,9 +68,9 @@ def test_the_estimate_and_the_point_of_change_are_those_of_the_drop() -> None:
     state = consumed(Detector.fresh(0), blocks(random, 300, (300, 300)))
     state = consumed(state, blocks(random, 40, (300, 300), drop=0.06), 300)
     assert abs(int(state.since[0]) - 300) <= 3
-    drops, errors = state.drops(), state.errors(LONG_RUN)
+    drops, errors = state.drops(), state.errors(NOISE)
     assert drops[0] == pytest.approx([0.06, 0.06, 0.0], abs=0.006)
-    assert errors[0, 0] == pytest.approx(math.sqrt(2 * 0.0225 / (40 * 300)), rel=0.1)
+    assert errors[0] == pytest.approx(math.sqrt(2 * 0.0225 / (40 * 300)), rel=0.1)
 
 
 def test_half_of_the_least_drop_gathers_no_evidence() -> None:

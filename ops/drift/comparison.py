@@ -1,0 +1,187 @@
+"""One series against its reference: everything that the rules look at, in numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ops.drift.baseline import Reference
+from ops.drift.settings import JudgeSettings
+from ops.drift.statistics import ID, OOD, PREDICTIONS, Floats, N, W, X, means, recent
+
+#: A lane takes part in the standardised delta with this many requests.
+_STRATUM_MIN = 30
+#: Share of the baseline's traffic that those lanes must have had.
+_STRATA_COVERED = 0.8
+#: Two-sided 99 % of a normal distribution.
+Z_99 = 2.576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """How far one mean lies below its reference; positive is worse.
+
+    Attributes:
+        value: In cosine.    error: Standard error, reference and day-to-day wander included.
+        recent: The same drop over the last hours only.
+        standardised: What it would be with the baseline's mixture of lanes; NaN when unknown.
+    """
+
+    value: float
+    error: float
+    recent: float
+    standardised: float = math.nan
+
+    @property
+    def z(self) -> float:
+        """In standard errors."""
+        return self.value / self.error if self.error > 0 else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """99 % confidence interval."""
+        return self.value - Z_99 * self.error, self.value + Z_99 * self.error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """24 h of one series against a reference.
+
+    Attributes:
+        reference: What with.
+        mean_ood, mean_id: Of the 24 h.    expected_ood, expected_id: By the reference.
+        delta, ood, inside: The drops.
+        recent_blocks: Length of the recent window.
+        n_ood, n_id: Effective requests.
+        coverage: Least share of sampled requests with a truth, by slice.
+        minutes: Share of the window's minutes with data.
+        inflation: Greater of the slices' variance inflations.
+        lacks: Why the rules may not speak, or "".
+    """
+
+    reference: Reference
+    mean_ood: float
+    mean_id: float
+    expected_ood: float
+    expected_id: float
+    delta: Drop
+    ood: Drop
+    inside: Drop
+    recent_blocks: int
+    n_ood: float
+    n_id: float
+    coverage: float
+    minutes: float
+    inflation: float
+    lacks: str
+
+    @property
+    def delta_now(self) -> float:
+        """Mean OOD minus mean ID of the 24 h."""
+        return self.mean_ood - self.mean_id
+
+    @property
+    def delta_expected(self) -> float:
+        """The same by the reference."""
+        return self.expected_ood - self.expected_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A day of one series.
+
+    Attributes:
+        first_block: Number of its first block.
+        sums: Shape (6, 2, T).
+        lanes: The same by lane, when `sums` is all of them; else empty.
+        minutes: Share of its minutes with data.
+    """
+
+    first_block: int
+    sums: Floats
+    lanes: Mapping[str, Floats]
+    minutes: float = 1.0
+
+
+def compare(window: Window, reference: Reference, settings: JudgeSettings) -> Comparison:
+    """The drops of a window against a reference, and whether there is enough to judge them."""
+    sums, blocks = window.sums, window.sums.shape[-1]
+    expected = reference.expected(window.first_block, blocks)
+    now = means(sums, expected)
+    raw = means(sums).mean
+    last = recent(sums, expected, reference.noise, settings.recent_error)
+    fixed = standardised(window.lanes, reference)
+    wander = 2 * reference.tau**2
+    variance = now.variance + reference.variance + wander
+    both = float(now.delta_variance) + reference.delta_variance + wander
+    by_slice = [
+        Drop(
+            value=-float(now.mean[s]),
+            error=math.sqrt(variance[s]),
+            recent=-float(last.offset[s]),
+            standardised=float(fixed[s]),
+        )
+        for s in (OOD, ID)
+    ]
+    delta = Drop(
+        value=-float(now.delta),
+        error=math.sqrt(both),
+        recent=float(last.delta_drop),
+        standardised=float(fixed[OOD] - fixed[ID]),
+    )
+    coverage = _coverage(sums)
+    return Comparison(
+        reference=reference,
+        mean_ood=float(raw[OOD]),
+        mean_id=float(raw[ID]),
+        expected_ood=float(raw[OOD] - now.mean[OOD]),
+        expected_id=float(raw[ID] - now.mean[ID]),
+        delta=delta,
+        ood=by_slice[OOD],
+        inside=by_slice[ID],
+        recent_blocks=int(last.blocks),
+        n_ood=float(now.n[OOD]),
+        n_id=float(now.n[ID]),
+        coverage=coverage,
+        minutes=window.minutes,
+        inflation=float(np.nanmax(now.inflation, initial=1.0)),
+        lacks=_lacks(now.n, coverage, window.minutes, settings),
+    )
+
+
+def standardised(lanes: Mapping[str, Floats], reference: Reference) -> Floats:
+    """Drops by slice with the baseline's mixture of lanes, (2,); NaN where too little is known.
+
+    When the pooled mean falls and every lane's does not, only the mixture has changed.
+    """
+    drops, weights = np.zeros(2), np.zeros(2)
+    for lane, (*shares, mean_ood, mean_id) in reference.strata.items():
+        if lane not in lanes:
+            continue
+        n, w, x = (lanes[lane][stat].sum(-1) for stat in (N, W, X))
+        for s, base in ((OOD, mean_ood), (ID, mean_id)):
+            if n[s] >= _STRATUM_MIN:
+                drops[s] += shares[s] * (base - x[s] / w[s])
+                weights[s] += shares[s]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weights >= _STRATA_COVERED, drops / weights, np.nan)
+
+
+def _coverage(sums: Floats) -> float:
+    """The lesser slice's share of sampled requests that met their truth."""
+    sampled, met = sums[PREDICTIONS].sum(-1), sums[N].sum(-1)
+    return float(min((met[s] / sampled[s] for s in (OOD, ID) if sampled[s]), default=0.0))
+
+
+def _lacks(n: Floats, coverage: float, minutes: float, settings: JudgeSettings) -> str:
+    if n.min() < settings.requests_min:
+        name = ("OOD", "ID")[int(n.argmin())]
+        return f"{n.min():,.0f} effective {name} requests in 24 h, {settings.requests_min:,} are needed"
+    if coverage < settings.coverage_min:
+        return f"truths came for {coverage:.0%} of the samples, {settings.coverage_min:.0%} are needed"
+    if minutes < settings.minutes_min:
+        return f"{minutes:.0%} of the minutes have data, {settings.minutes_min:.0%} are needed"
+    return ""

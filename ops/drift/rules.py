@@ -1,0 +1,198 @@
+"""The drift rules, as conditions over one comparison; each returns how loudly it fires."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ops.drift.baseline import Reference
+from ops.drift.comparison import Comparison, Drop, standardised
+from ops.drift.detector import Detector, evidence_needed
+from ops.drift.settings import JudgeSettings
+from ops.drift.statistics import ID, OOD, Floats, threshold
+
+PAGE, TICKET, REST = "page", "ticket", ""
+#: How the rules share the false pages of a year; `level` spends half of its own on each of its ways.
+_SHARES = {"fast_drop": 1 / 2, "ood_delta": 1 / 4, "level": 1 / 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """What each rule must pass, so that all of them together keep to the false pages of a year.
+
+    Attributes:
+        delta_se, level_se: Standard errors, for the 24 h rules.
+        fast_delta, fast_level: log A, for the fast detector on the delta and on a mean.
+    """
+
+    delta_se: float
+    level_se: float
+    fast_delta: float
+    fast_level: float
+
+
+def bars(pages_per_year: float, series: int, detectors: int, *, previous_window: bool = False) -> Bars:
+    """The bars for so many judged series (lanes, and all of them) and series with a detector."""
+    share = {rule: pages_per_year * part for rule, part in _SHARES.items()}
+    each = share["level"] / 2
+    return Bars(
+        delta_se=threshold(share["ood_delta"], series, previous_window=previous_window),
+        level_se=threshold(each, 2 * series, previous_window=previous_window),
+        fast_delta=evidence_needed(share["fast_drop"], detectors),
+        fast_level=evidence_needed(each, 2 * detectors),
+    )
+
+
+def delta_fires(seen: Comparison, u: float, settings: JudgeSettings) -> str:
+    """`ood_delta`: the card's rule on 24 h, with what keeps it from crying wolf.
+
+    A page needs the drop, its size in standard errors, that it lasts, that the mean out of
+    distribution fell (a better mean in distribution is no alarm), and that it is no mere change of
+    the mixture of lanes. A drop that lacks one of the last three, or is less sure, is a ticket.
+    """
+    drop = seen.delta
+    if seen.lacks or drop.value < settings.drop_page or not _lasting(drop, settings.drop_page, settings):
+        return REST
+    fell = seen.ood.value >= settings.share_lasting * settings.drop_page
+    if drop.z >= u and fell and not _mixture(drop):
+        return PAGE
+    return TICKET if drop.z >= settings.ticket_se else REST
+
+
+def level_fires(seen: Comparison, u: float, settings: JudgeSettings) -> str:
+    """`level`: a mean itself fell over 24 h, whatever the delta did."""
+    if seen.lacks:
+        return REST
+    loudest = REST
+    for drop, least in ((seen.inside, settings.drop_page), (seen.ood, settings.level_ood_page)):
+        if drop.value < least or drop.z < settings.ticket_se or not _lasting(drop, least, settings):
+            continue
+        if drop.z >= u and not _mixture(drop):
+            return PAGE
+        loudest = TICKET
+    return loudest
+
+
+def level_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
+    """Whether either mean is still low in the last hours."""
+    return _lasting(seen.inside, settings.drop_page, settings) or _lasting(
+        seen.ood, settings.level_ood_page, settings
+    )
+
+
+def delta_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
+    """Whether the delta is still low in the last hours."""
+    return _lasting(seen.delta, settings.drop_page, settings)
+
+
+def card_fires(delta: float, delta_before: float, settings: JudgeSettings) -> str:
+    """The card's sentence and nothing else: more than 0.03 below the 24 h before."""
+    return PAGE if delta_before - delta > settings.drop_page else REST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What the fast detector says of one watched mean.
+
+    Attributes:
+        evidence: log M.    needed: log A.
+        block: Where the change began, as estimated.
+        delta, ood, inside: Estimated drops since then.
+        error: Standard error of the watched one.
+        standardised: Drops with the baseline's mixture of lanes, (OOD, ID); NaN when unknown.
+    """
+
+    evidence: float
+    needed: float
+    block: int
+    delta: float
+    ood: float
+    inside: float
+    error: float
+    standardised: Floats
+
+    @property
+    def alarms(self) -> bool:
+        """Whether the evidence is enough."""
+        return self.evidence >= self.needed
+
+
+def changes(
+    detector: Detector,
+    reference: Reference,
+    bar: Bars,
+    lanes: Mapping[str, Floats],
+    first_block: int,
+) -> dict[str, Change]:
+    """By watched mean. `lanes` are sums (6, 2, T) from `first_block` on, or empty."""
+    drops, errors = detector.drops(), detector.errors(reference.noise)
+    found = {}
+    for i, name in enumerate(("delta", "ood", "id")):
+        since = int(detector.since[i])
+        at = max(since - first_block, 0)
+        part = {lane: sums[..., at:] for lane, sums in lanes.items()}
+        found[name] = Change(
+            evidence=float(detector.log_evidence[i]),
+            needed=bar.fast_delta if name == "delta" else bar.fast_level,
+            block=since,
+            delta=float(drops[i, 0]),
+            ood=float(drops[i, 1]),
+            inside=float(drops[i, 2]),
+            error=float(errors[i]),
+            standardised=standardised(part, reference) if part else np.full(2, np.nan),
+        )
+    return found
+
+
+def fast_fires(change: Change, settings: JudgeSettings) -> str:
+    """`fast_drop`: the detector's alarm on the delta.
+
+    The run length keeps false alarms rare; here only the size is asked for. A drop that may well be
+    0.03, by two standard errors, is a page; one that is surely less is a ticket.
+    """
+    if not change.alarms:
+        return REST
+    fell = change.ood >= settings.share_lasting * settings.drop_page
+    fixed = change.standardised[OOD] - change.standardised[ID]
+    if (
+        _at_most(change.delta, change.error) >= settings.drop_page
+        and fell
+        and not _only_mixture(fixed, change.delta)
+    ):
+        return PAGE
+    return TICKET
+
+
+def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> str:
+    """`level`, by the detector's alarms on the two means."""
+    inside, ood = found["id"], found["ood"]
+    if (
+        ood.alarms
+        and _at_most(ood.ood, ood.error) >= settings.level_ood_page
+        and not _only_mixture(ood.standardised[OOD], ood.ood)
+    ):
+        return PAGE
+    if not inside.alarms:
+        return REST
+    mixture = _only_mixture(inside.standardised[ID], inside.inside)
+    return PAGE if _at_most(inside.inside, inside.error) >= settings.drop_page and not mixture else TICKET
+
+
+def _at_most(drop: float, error: float) -> float:
+    return drop + 2 * error
+
+
+def _lasting(drop: Drop, least: float, settings: JudgeSettings) -> bool:
+    return drop.recent >= settings.share_lasting * least
+
+
+def _mixture(drop: Drop) -> bool:
+    return _only_mixture(drop.standardised, drop.value)
+
+
+def _only_mixture(fixed: float, value: float) -> bool:
+    """Whether less than two thirds of the drop is left once the mixture of lanes is held fixed."""
+    return not math.isnan(fixed) and fixed < value * 2 / 3

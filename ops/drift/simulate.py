@@ -1,0 +1,179 @@
+"""How often the rules cry wolf, and how soon they see a drop: years of made-up traffic in seconds.
+
+The judging code is the judge's own. What is left out: the guard against a changed mixture of lanes,
+which can only turn pages into tickets, so that the false pages counted here are an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.drift import rules
+from ops.drift.baseline import Reference, learn
+from ops.drift.comparison import Window, compare
+from ops.drift.detector import Detector
+from ops.drift.settings import JudgeSettings
+from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY, ID, OOD, Floats, W, X
+from ops.drift.synthetic import Scenario, sums
+
+_LEARN_DAYS = 7
+#: Evaluations in a row, each of a new block here, that a 24 h rule must fire.
+_IN_A_ROW = 3
+#: Crossings less than this apart are one episode of the naive rule: an hour of hysteresis.
+_ONE_EPISODE = 12
+_RULES = ("fast_drop", "ood_delta", "level", "naive")
+#: Drops that are timed, at least, and for how long each is waited for.
+_DROPS_MIN, _HORIZON_DAYS = 40, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What came out.
+
+    Attributes:
+        years: Simulated, learning apart.
+        false_pages: By rule, per year; "naive" is the 24 h mean against the 24 h before, bare.
+        delays_h: By rule ("any" of ours, "naive"), hours from the drop to the page, NaN for never.
+        horizon_h: How long was waited for.
+    """
+
+    years: float
+    false_pages: dict[str, float]
+    delays_h: dict[str, NDArray[np.float64]]
+    horizon_h: float
+
+
+def run(
+    scenario: Scenario, *, drop: float, days: int, repeats: int, seed: int = 0, settings: JudgeSettings
+) -> Result:
+    """Simulates `repeats` deployments: `days` in health, and a drop of the OOD mean in each."""
+    random = np.random.default_rng(seed)
+    healthy = np.stack([sums(scenario, _LEARN_DAYS + days, random).sum(0) for _ in range(repeats)])
+    years = repeats * days / 365
+    counts = dict.fromkeys(_RULES, 0)
+    for pages in watch(healthy, settings):
+        for rule, _ in pages:
+            counts[rule] += 1
+    return Result(
+        years=years,
+        false_pages={rule: count / years for rule, count in counts.items()},
+        delays_h=_delays(scenario, drop, max(repeats, _DROPS_MIN), random, settings),
+        horizon_h=24.0 * _HORIZON_DAYS,
+    )
+
+
+def _delays(
+    scenario: Scenario, drop: float, repeats: int, random: np.random.Generator, settings: JudgeSettings
+) -> dict[str, NDArray[np.float64]]:
+    """Hours until a page, by rule, in `repeats` deployments that drop at a random hour of day 8."""
+    starts = (_LEARN_DAYS + 1) * BLOCKS_PER_DAY + random.integers(0, BLOCKS_PER_DAY, repeats)
+    days = _LEARN_DAYS + 2 + _HORIZON_DAYS
+    series = np.stack([sums(scenario, days, random, (drop, 0.0), int(b)).sum(0) for b in starts])
+    found = {rule: np.full(repeats, np.nan) for rule in (*_RULES, "any")}
+    for i, (pages, start) in enumerate(zip(watch(series, settings), starts.tolist(), strict=True)):
+        for rule, block in pages:
+            if block < start:
+                continue  # a false page, which is counted in health
+            # A block is judged `closed_after_min` after its end.
+            hours = ((block - start + 1) * BLOCK_MIN + settings.closed_after_min) / 60
+            if hours <= 24 * _HORIZON_DAYS:
+                for name in (rule, *([] if rule == "naive" else ["any"])):
+                    found[name][i] = np.fmin(found[name][i], hours)
+    return found
+
+
+def watch(series: Floats, settings: JudgeSettings) -> Iterator[list[tuple[str, int]]]:
+    """Rule and block of the pages of each deployment, (R, 6, 2, T), from its second week on."""
+    first = _LEARN_DAYS * BLOCKS_PER_DAY
+    references = [learn(one[..., :first], 0) for one in series]
+    expected = np.stack([r.expected(0, series.shape[-1]) for r in references])
+    bars = rules.bars(settings.pages_per_year, 1, 1)
+    fast = list(_fast(series, expected, references, bars, settings))
+    for i, (one, its, reference) in enumerate(zip(series, expected, references, strict=True)):
+        found = [(rule, block) for at, rule, block in fast if at == i]
+        found += _slow(one, its, reference, bars, settings)
+        yield found + [("naive", block) for block in _naive(one, settings)]
+
+
+def _fast(
+    series: Floats, expected: Floats, references: list[Reference], bars: rules.Bars, settings: JudgeSettings
+) -> Iterator[tuple[int, str, int]]:
+    """Pages of the fast detector on all deployments at once; after each, it begins anew."""
+    first, needed = _LEARN_DAYS * BLOCKS_PER_DAY, min(bars.fast_delta, bars.fast_level)
+    noise = np.stack([reference.noise for reference in references])
+    state = Detector.fresh(first, (len(series),))
+    for block in range(first, series.shape[-1]):
+        state = state.step(series[..., block], expected[..., block], noise)
+        for i in np.flatnonzero((state.log_evidence >= needed).any(-1)):
+            found = rules.changes(state.pick(int(i)), references[i], bars, {}, 0)
+            rest = []
+            if rules.fast_fires(found["delta"], settings) == rules.PAGE:
+                yield int(i), "fast_drop", block
+                rest = [0]
+            if rules.fast_level_fires(found, settings) == rules.PAGE:
+                yield int(i), "level", block
+                rest += [1, 2]
+            if rest:
+                state = state.without_of(int(i), rest)
+
+
+def _slow(
+    one: Floats, expected: Floats, reference: Reference, bars: rules.Bars, settings: JudgeSettings
+) -> Iterator[tuple[str, int]]:
+    """Pages of the 24 h rules on one deployment.
+
+    Only where the drop itself is large enough is there anything to judge, which is rare.
+    """
+    offset = _sliding(one, expected)
+    day = BLOCKS_PER_DAY
+    low = {
+        "ood_delta": offset[ID] - offset[OOD] >= settings.drop_page,
+        "level": (-offset[ID] >= settings.drop_page) | (-offset[OOD] >= settings.level_ood_page),
+    }
+    judge = {
+        "ood_delta": (rules.delta_fires, rules.delta_lasts, bars.delta_se),
+        "level": (rules.level_fires, rules.level_lasts, bars.level_se),
+    }
+    for rule, (fires, lasts, u) in judge.items():
+        row, firing = 0, False
+        for at in low[rule].nonzero()[0]:
+            end = int(at) + day
+            if end <= _LEARN_DAYS * day:
+                continue
+            window = Window(first_block=end - day, sums=one[..., end - day : end], lanes={})
+            seen = compare(window, reference, settings)
+            if firing:
+                firing = lasts(seen, settings)
+                continue
+            fired = fires(seen, u, settings) == rules.PAGE
+            row = row + 1 if fired and (row == 0 or low[rule][at - 1]) else int(fired)
+            if row == _IN_A_ROW:
+                yield rule, end - 1
+                row, firing = 0, True
+
+
+def _sliding(one: Floats, expected: Floats) -> Floats:
+    """Offset from the baseline of every 24 h, (2, T - 287)."""
+    w, x = one[W], one[X] - one[W] * expected
+    return np.asarray(_day_sums(x) / np.maximum(_day_sums(w), 1e-9))
+
+
+def _day_sums(rows: Floats) -> Floats:
+    total = np.concatenate([np.zeros((len(rows), 1)), rows.cumsum(-1)], axis=-1)
+    return np.asarray(total[:, BLOCKS_PER_DAY:] - total[:, :-BLOCKS_PER_DAY])
+
+
+def _naive(one: Floats, settings: JudgeSettings) -> list[int]:
+    """Starts of the episodes in which the card's sentence holds, judged after every block."""
+    means = _day_sums(one[X]) / np.maximum(_day_sums(one[W]), 1e-9)
+    delta = means[OOD] - means[ID]
+    low = delta[:-BLOCKS_PER_DAY] - delta[BLOCKS_PER_DAY:] > settings.drop_page
+    ends = low.nonzero()[0] + 2 * BLOCKS_PER_DAY - 1
+    ends = ends[ends >= _LEARN_DAYS * BLOCKS_PER_DAY]
+    if not len(ends):
+        return []
+    return [int(end) for end in ends[np.concatenate([[True], np.diff(ends) > _ONE_EPISODE])]]

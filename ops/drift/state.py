@@ -1,0 +1,93 @@
+"""What the judge remembers from one evaluation to the next; plain values, written under the fence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ops.drift.baseline import Reference
+from ops.drift.detector import Detector
+from ops.drift.latch import Latch
+
+VERSION = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class ModelState:
+    """One model version.
+
+    Attributes:
+        first_block: Learning uses nothing before it.
+        learned_block: When the baselines were last taken; 0 before the first time.
+        frozen: Whether they are final.
+        baselines: By lane, "" for all.
+        histograms: By name, counts by bin while the model was well.
+        shares: By slice, sampled requests while the model was well.
+        detectors: By lane.
+        latches: By rule and lane, as "rule|lane".
+        silent_since_ms: Since when there was too little data to judge; 0 when there is enough.
+        last_block: Newest block with traffic.
+    """
+
+    first_block: int
+    learned_block: int = 0
+    frozen: bool = False
+    baselines: dict[str, Reference] = field(default_factory=dict)
+    histograms: dict[str, list[int]] = field(default_factory=dict)
+    shares: dict[str, int] = field(default_factory=dict)
+    detectors: dict[str, Detector] = field(default_factory=dict)
+    latches: dict[str, Latch] = field(default_factory=dict)
+    silent_since_ms: int = 0
+    last_block: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name not in _NESTED}
+        nested = {name: {key: one.to_json() for key, one in getattr(self, name).items()} for name in _NESTED}
+        return {**plain, **nested}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        plain = {name: value for name, value in stored.items() if name not in _NESTED}
+        nested = {
+            name: {key: kind.from_json(one) for key, one in stored[name].items()}
+            for name, kind in _NESTED.items()
+        }
+        return cls(**{**plain, **nested})
+
+
+_NESTED: dict[str, Any] = {"baselines": Reference, "detectors": Detector, "latches": Latch}
+
+
+@dataclass(slots=True, kw_only=True)
+class JudgeState:
+    """All models, and the rules about the whole service.
+
+    Attributes:
+        models: By model id.
+        since_ms: By name, since when something is as it should not be; for rules that wait.
+    """
+
+    models: dict[str, ModelState] = field(default_factory=dict)
+    since_ms: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        models = {model: one.to_json() for model, one in self.models.items()}
+        return {"version": VERSION, "models": models, "since_ms": self.since_ms}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError: Written by another version.
+        """
+        if stored.get("version") != VERSION:
+            raise ValueError(
+                f"the judge's state has version {stored.get('version')!r}; this program knows {VERSION}"
+            )
+        models = {model: ModelState.from_json(one) for model, one in stored["models"].items()}
+        return cls(models=models, since_ms=dict(stored["since_ms"]))
