@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -12,31 +13,46 @@ import redis.asyncio
 from redis import exceptions as driver
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
 
+from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
 from producer.errors import (
     AuthenticationFailed,
-    InvalidSettings,
     QueueError,
     ServerError,
     ServerOutOfMemory,
     ServerUnavailable,
+    TlsFailed,
 )
 from producer.packing import Packer
+from producer.routes import (
+    ELSEWHERE,
+    AsyncTcpConnection,
+    AsyncTlsConnection,
+    TcpConnection,
+    TlsConnection,
+    cluster_route,
+    sentinel_route,
+)
 from producer.settings import ProducerSettings, masked
 
 #: How a server says that it cannot work now, but may soon.
 _PASSING = ("LOADING", "READONLY", "MASTERDOWN", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 #: A batch is megabytes: the driver reads 64 KiB at a time.
 _SOCKET_READ_BYTES = 1024 * 1024
-_BUSY = (driver.ReadOnlyError, driver.BusyLoadingError)
+#: A script of several keys meets these while the slot is on its way to another node.
+_MOVING = "Script attempted to access a non local key"
+_BUSY = (*ELSEWHERE, driver.BusyLoadingError, driver.TryAgainError)
 _LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+#: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
+_BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
 def options(settings: ProducerSettings, block_ms: int = 0) -> dict[str, Any]:
     """Driver options: the socket's timeout always outlasts a blocking read."""
-    driver_options: dict[str, Any] = {
+    return {
         "socket_connect_timeout": settings.connect_timeout_ms / 1000,
         "socket_timeout": (settings.command_timeout_ms + block_ms) / 1000,
         "socket_read_size": _SOCKET_READ_BYTES,
@@ -44,46 +60,77 @@ def options(settings: ProducerSettings, block_ms: int = 0) -> dict[str, Any]:
         "protocol": 2,
         "decode_responses": False,
     }
-    if not settings.url.startswith("unix://"):  # a unix socket has no keepalive, and its class no such option
-        driver_options["socket_keepalive"] = True
-    return driver_options
 
 
 def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.Redis:
-    """A synchronous client. Nothing is sent yet.
+    """A synchronous client of the node that serves the queue. Nothing is sent yet.
 
     Args:
         block_ms: Longest blocking read that this client will make.
         retries: How often the driver repeats a command by itself. None by default: who calls knows
             better how long a repeat is worth it, and logs it once.
-
-    Raises:
-        InvalidSettings: The URL is not one that the driver understands.
     """
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    with _url_errors(settings):
-        return redis.Redis.from_url(
-            settings.url, retry=retry, command_packer=Packer(), **options(settings, block_ms)
-        )
+    classes = (redis.UnixDomainSocketConnection, TcpConnection, TlsConnection)
+    driver_options = _pool_options(settings, options(settings, block_ms), classes)
+    return open_client({**driver_options, "retry": retry, "command_packer": Packer()})
 
 
 def connect_async(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.asyncio.Redis:
     """The asyncio client of `connect`."""
     retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    with _url_errors(settings):
-        return redis.asyncio.Redis.from_url(settings.url, retry=retry, **options(settings, block_ms))
+    classes = (redis.asyncio.UnixDomainSocketConnection, AsyncTcpConnection, AsyncTlsConnection)
+    driver_options = _pool_options(settings, options(settings, block_ms), classes)
+    return open_async_client({**driver_options, "retry": retry})
 
 
-@contextmanager
-def _url_errors(settings: ProducerSettings) -> Iterator[None]:
-    try:
-        yield
-    except ValueError:
-        # Not the driver's own text, and no chain: it may quote a part of the password.
-        raise InvalidSettings(
-            f"server URL {masked(settings.url)!r} cannot be read; write redis://user:password@host:port/0 "
-            "with special characters percent-encoded, or unix:///path/to/socket"
-        ) from None
+def open_client(pool_options: dict[str, Any]) -> redis.Redis:
+    """The driver's client. Tests put a fake in this one's place, and in the next one's."""
+    return redis.Redis.from_pool(redis.ConnectionPool(**pool_options))
+
+
+def open_async_client(pool_options: dict[str, Any]) -> redis.asyncio.Redis:
+    """The driver's asyncio client."""
+    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**pool_options))
+
+
+def _pool_options(
+    settings: ProducerSettings, common: dict[str, Any], classes: tuple[type, type, type]
+) -> dict[str, Any]:
+    """Options of the driver's pool for this address; `classes` are the unix, TCP and TLS connections."""
+    address = parse_address(settings.url)
+    login = {"username": address.username or None, "password": address.password or None}
+    if address.kind == UNIX:
+        return {**common, **login, "connection_class": classes[0], "path": address.path, "db": address.db}
+    common = {**common, "socket_keepalive": True, **_tls_options(settings, address)}
+    found = {**common, **login, "connection_class": classes[2 if address.tls else 1], "db": address.db}
+    if address.kind == TCP:
+        return {**found, "host": address.hosts[0][0], "port": address.hosts[0][1]}
+    if address.kind == SENTINEL:
+        route = sentinel_route(address.hosts, address.service)
+        login = {
+            "username": address.sentinel_username or None,
+            "password": address.sentinel_password or None,
+        }
+    else:
+        route = cluster_route(address.hosts, key_slot(settings.queue.encode()))
+    # Who only tells the way answers at once, or is not well.
+    ask = {**common, **login, "socket_timeout": settings.connect_timeout_ms / 1000}
+    return {**found, "route": route, "ask": ask}
+
+
+def _tls_options(settings: ProducerSettings, address: Address) -> dict[str, Any]:
+    """What the URL says comes before what the settings say."""
+    if not address.tls:
+        return {}
+    named, check = settings.tls, address.check_hostname
+    return {
+        "ssl_ca_certs": address.ca or named.ca or None,
+        "ssl_certfile": address.certificate or named.certificate or None,
+        "ssl_keyfile": address.key or named.key or None,
+        "ssl_check_hostname": named.check_hostname if check is None else check,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }
 
 
 def script_text(package: str, name: str) -> str:
@@ -102,13 +149,34 @@ def translated(error: Exception, url: str) -> QueueError:
         return ServerOutOfMemory(
             f"the server at {where} is out of memory ({text}); raise maxmemory or drain the queue"
         )
-    if isinstance(error, _BUSY) or text.startswith(_PASSING):
+    if isinstance(error, driver.AskError):
+        return ServerError(
+            f"the server at {where} belongs to a cluster, and another node serves this queue; "
+            "write redis+cluster://host:port"
+        )
+    if isinstance(error, _BUSY) or text.startswith(_PASSING) or _MOVING in text:
         return ServerUnavailable(f"the server at {where} cannot serve this now ({text}); try again soon")
+    if (refusal := _tls_refusal(error)) is not None:
+        return TlsFailed(
+            f"no TLS connection to {where} ({refusal}); check ssl_ca_certs (or REDIS_TLS_CA), the host name, "
+            "and that the port is a TLS port that takes this client's certificate"
+        )
+    if isinstance(error, driver.InvalidResponse):
+        return ServerError(f"what listens at {where} does not speak the Redis protocol; is it a TLS port?")
     if isinstance(error, _LOST):
         return ServerUnavailable(
             f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
         )
     return ServerError(f"the server at {where} answered {text!r}")
+
+
+def _tls_refusal(error: BaseException | None) -> str | None:
+    """What TLS says of the other side, behind whatever the driver made of it."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and not isinstance(error, _BROKEN_OFF):
+            return getattr(error, "verify_message", "") or error.reason or str(error)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager
@@ -118,6 +186,7 @@ def driver_errors(url: str) -> Iterator[None]:
     Raises:
         ServerUnavailable: Connection refused, lost, timed out, loading or read-only.
         AuthenticationFailed: Wrong credentials, or a command that the user may not run.
+        TlsFailed: The two sides do not trust or understand each other.
         ServerOutOfMemory: maxmemory reached.
         ServerError: Anything else that the server answered.
     """

@@ -23,7 +23,8 @@ QueueError
 └── ServerError
     ├── ServerUnavailable     server_unavailable    retryable
     ├── ServerOutOfMemory     server_out_of_memory  retryable
-    └── AuthenticationFailed  authentication_failed
+    ├── AuthenticationFailed  authentication_failed
+    └── TlsFailed             tls_failed
 """
 
 from __future__ import annotations
@@ -197,6 +198,12 @@ class AuthenticationFailed(ServerError):
     """Wrong user or password, or the user may not run this command."""
 
     code = "authentication_failed"
+
+
+class TlsFailed(ServerError):
+    """No encrypted connection: the certificate, its name, or a side that does not speak TLS."""
+
+    code = "tls_failed"
 
 
 def _leaves(cls: type[QueueError]) -> list[type[QueueError]]:

@@ -34,7 +34,8 @@ class Session:
         self, url: str | None, settings: ProducerSettings | None, make_future: Callable[[], FutureLike]
     ) -> None:
         self.settings = settings or ProducerSettings.from_environment(url=url)
-        self.client_id = new_id()
+        name = self.settings.client
+        self.client_id = f"{name}.{new_id()}" if name else new_id()
         self.keys = Keys(self.settings.queue)
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
         self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)

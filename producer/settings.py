@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
+from producer.address import parse_address
 from producer.errors import InvalidSettings
 from producer.keys import Keys
 from producer.messages import DEFAULT_ENCODER, LANES
 from producer.sampling import DEFAULT_SALT
 
-SCHEMES = ("redis://", "rediss://", "unix://")
 _POSITIVE = (
     "entries_max",
     "bytes_max",
@@ -22,6 +22,8 @@ _POSITIVE = (
     "connect_timeout_ms",
     "command_timeout_ms",
 )
+_VARIABLES = {"url": "REDIS_URL", "queue": "AMN_QUEUE", "client": "AMN_CLIENT"}
+_TLS_VARIABLES = {"ca": "REDIS_TLS_CA", "certificate": "REDIS_TLS_CERT", "key": "REDIS_TLS_KEY"}
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 
@@ -32,7 +34,27 @@ def masked(url: str) -> str:
     does not leak either.
     """
     url = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
-    return re.sub(r"(?i)([?&]password=)[^&]*", r"\1***", url)
+    return re.sub(r"(?i)([?&]\w*password=)[^&]*", r"\1***", url)
+
+
+#: A dot ends it within the client id, so that no name is the beginning of another one's.
+_CLIENT = re.compile(r"[A-Za-z0-9_-]{0,32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files for `rediss://`; what the URL's parameters say comes before it.
+
+    Attributes:
+        ca: Certificates of the CAs to trust; "" for the system's.
+        certificate, key: This client's own, for a server that asks for them.
+        check_hostname: Whether the server's certificate must bear the name of the URL.
+    """
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    check_hostname: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +62,11 @@ class ProducerSettings:
     """How a producer connects, and its limits.
 
     Attributes:
-        url: `redis://`, `rediss://` or `unix://` address of the server.
+        url: Address of the server, the sentinels or the cluster (producer/address.py).
         queue: Name of the queue.
+        tls: Files for TLS.
+        client: First part of the client id, up to the dot. An ACL that allows a user the reply
+            streams of one such name keeps it from those of others.
         encoder: Encoder id stamped on each request.
         lanes: Lanes that may be asked for.
         entries_max: Entries that may wait in the queue before `QueueFull`.
@@ -58,6 +83,8 @@ class ProducerSettings:
 
     url: str = DEFAULT_URL
     queue: str = "main"
+    tls: Tls = Tls()
+    client: str = ""
     encoder: str = DEFAULT_ENCODER
     lanes: tuple[str, ...] = LANES
     entries_max: int = 100_000
@@ -75,9 +102,18 @@ class ProducerSettings:
             Keys(self.queue)
         except ValueError as error:
             raise InvalidSettings(str(error)) from None
-        if not self.url.startswith(SCHEMES):
+        try:
+            parse_address(self.url)
+        except ValueError as error:
+            # No chain: the driver's own texts, and Python's, may quote a part of the password.
             raise InvalidSettings(
-                f"server URL {masked(self.url)!r} is not usable; it begins with {', '.join(SCHEMES)}"
+                f"server URL {masked(self.url)!r} cannot be used: {error}; write "
+                "redis://user:password@host:port/0 with special characters percent-encoded, or "
+                "unix:///path/to/socket"
+            ) from None
+        if not _CLIENT.fullmatch(self.client):
+            raise InvalidSettings(
+                f"client {self.client!r} is not valid; use at most 32 letters, digits, '_' or '-'"
             )
         for name in _POSITIVE:
             if getattr(self, name) < 1:
@@ -85,11 +121,16 @@ class ProducerSettings:
 
     @classmethod
     def from_environment(cls, **overrides: object) -> Self:
-        """Explicit value > environment (`REDIS_URL`, `AMN_QUEUE`) > default; None is no value."""
-        values: dict[str, object] = {}
-        for name, variable in (("url", "REDIS_URL"), ("queue", "AMN_QUEUE")):
-            if os.environ.get(variable):
-                values[name] = os.environ[variable]
+        """Explicit value > environment > default; None is no value.
+
+        The environment: `REDIS_URL`, `AMN_QUEUE`, `AMN_CLIENT`, and for TLS `REDIS_TLS_CA`,
+        `REDIS_TLS_CERT` and `REDIS_TLS_KEY`.
+        """
+        found = {name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()}
+        files = {name: os.environ.get(variable, "") for name, variable in _TLS_VARIABLES.items()}
+        values: dict[str, object] = {name: value for name, value in found.items() if value}
+        if any(files.values()):
+            values["tls"] = Tls(ca=files["ca"], certificate=files["certificate"], key=files["key"])
         values.update({name: value for name, value in overrides.items() if value is not None})
         return cls(**values)  # type: ignore[arg-type]
 

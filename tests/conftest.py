@@ -10,10 +10,11 @@ import fakeredis
 import numpy as np
 import pytest
 import redis
-import redis.asyncio
 import structlog
 from numpy.typing import NDArray
 from servers import Server, binary
+
+import producer.connection
 
 REAL_SERVERS = ["valkey"] + (["redis"] if binary("redis") else [])
 
@@ -129,14 +130,14 @@ def make_server() -> Iterator[Callable[..., Server]]:
 def _fake(monkeypatch: pytest.MonkeyPatch) -> Target:
     backend = fakeredis.FakeServer()
 
-    def connect(url: str, **options: Any) -> Any:
+    def connect(options: dict[str, Any]) -> Any:
         return fakeredis.FakeRedis(server=backend, retry=options.get("retry"), protocol=2)
 
-    def connect_async(url: str, **options: Any) -> Any:
+    def connect_async(options: dict[str, Any]) -> Any:
         return fakeredis.FakeAsyncRedis(server=backend)
 
-    monkeypatch.setattr(redis.Redis, "from_url", connect)
-    monkeypatch.setattr(redis.asyncio.Redis, "from_url", connect_async)
+    monkeypatch.setattr(producer.connection, "open_client", connect)
+    monkeypatch.setattr(producer.connection, "open_async_client", connect_async)
     return Target("fake", "redis://fake:1/0", fakeredis.FakeRedis(server=backend))
 
 

@@ -15,7 +15,7 @@ from redis.connection import Encoder, PythonRespSerializer
 
 import producer
 from producer import Options, Producer, ProducerSettings, errors, packing, wire
-from producer.connection import connect, translated
+from producer.connection import translated
 from producer.inflight import Inflight
 from producer.keys import Keys
 from producer.messages import Failure, Reply
@@ -204,8 +204,10 @@ def test_an_error_that_no_repeat_can_mend_is_raised_at_once(context):
         "redis://:pw-x@host:1/0",
         "redis://user:pw-x@host/0",
         "rediss://user:pw-x@@host/0",
-        "redis://user:pw-x/y:z@host/0",
+        "redis://user:pw-x%2Fy:z@host/0",
         "redis://host/0?username=u&password=pw-x",
+        "redis+sentinel://user:pw-x@a:1,b:2/mymaster?sentinel_password=pw-x",
+        "rediss+cluster://user:pw-x@a:1,b:2",
         "unix://user:pw-x@/run/s?db=1",
     ],
 )
@@ -227,9 +229,10 @@ def test_an_address_of_another_kind_is_refused_by_the_settings(url):
     assert caught.value.code == "invalid_settings"
 
 
-def test_an_address_that_cannot_be_read_does_not_show_its_parts():
+@pytest.mark.parametrize("url", ["redis://user:pw/x@host:port/0", "redis://user:pw/y:z@host/0"])
+def test_an_address_that_cannot_be_read_does_not_show_its_parts(url):
     with pytest.raises(errors.InvalidSettings, match="percent-encoded") as caught:
-        connect(ProducerSettings(url="redis://user:pw/x@host:port/0"))
+        ProducerSettings(url=url)
     assert "pw" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -256,7 +259,7 @@ def test_codes_are_stable():
         "deadline_exceeded", "duplicate_request", "inference_failed", "invalid_request",
         "invalid_settings", "not_finite", "payload_too_large", "producer_closed", "queue_error",
         "queue_full", "result_timeout", "server_error", "server_out_of_memory",
-        "server_unavailable", "undecodable", "unknown_encoder", "unknown_lane",
+        "server_unavailable", "tls_failed", "undecodable", "unknown_encoder", "unknown_lane",
         "unsupported_version", "wire_error",
     ]  # fmt: skip
 

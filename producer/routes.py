@@ -1,0 +1,195 @@
+"""Finds the node to talk to, where the URL names sentinels or a cluster.
+
+A queue's keys share one slot, so that one node serves all of them, behind sentinels as in a cluster:
+a client is an ordinary one whose connections ask where to go each time they are opened, and close
+when the node says that it is the wrong one (any more). Who called tries again, as after any broken
+connection, and the next connection asks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis import exceptions as driver
+
+Node = tuple[str, int]
+#: An answer of a node that was asked, and that node: who serves, if anybody, and whom else to ask.
+Reading = Callable[[Any, Node], tuple[Node | None, list[Node]]]
+
+#: How a node says that another one serves this: after a failover, or when a slot has moved.
+ELSEWHERE = (
+    driver.ReadOnlyError,
+    driver.MovedError,
+    driver.AskError,
+    driver.ClusterDownError,
+    driver.MasterDownError,
+)
+_ASKED_MAX = 64
+
+
+class Elsewhere(driver.ConnectionError):
+    """The node at the other end does not serve this queue now; the connection was closed."""
+
+
+class Route:
+    """Whom to ask, what, and how to read the answer; one for all connections of a client.
+
+    Args:
+        nodes: Whom to ask, in this order.
+        question: A command.
+        read: Reads its answer.
+        what: For messages: what is looked for.
+    """
+
+    def __init__(self, nodes: Sequence[Node], question: tuple[str, ...], read: Reading, what: str) -> None:
+        self.question = question
+        self.nodes = list(nodes)
+        self._first = list(nodes)
+        self._read = read
+        self._what = what
+
+    def heard(self, node: Node, answer: Any) -> Node | None:
+        """Reads an answer. Who gave it is asked last the next time: its view may have been old."""
+        found, known = self._read(answer, node)
+        others = [other for other in dict.fromkeys([*self._first, *known]) if other != node]
+        self.nodes = [*others[:_ASKED_MAX], node]
+        return found
+
+    def nobody(self, last: Exception | None) -> driver.ConnectionError:
+        """What to raise when nobody named a node."""
+        why = f"the last error: {last}" if last else f"{len(self.nodes)} were asked, and none knows"
+        return driver.ConnectionError(f"no node serves {self._what} now: {why}")
+
+
+def sentinel_route(nodes: Sequence[Node], service: str) -> Route:
+    """The way to the master of `service`."""
+
+    def read(answer: Any, _: Node) -> tuple[Node | None, list[Node]]:
+        return ((_text(answer[0]), int(answer[1])) if answer else None), []
+
+    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+    return Route(nodes, question, read, f"as master of {service!r}")
+
+
+def cluster_route(nodes: Sequence[Node], slot: int) -> Route:
+    """The way to the node that owns `slot`."""
+
+    def read(answer: Any, asked: Node) -> tuple[Node | None, list[Node]]:
+        found, known = None, []
+        for first, last, *serving in answer:
+            # A node that does not know its own address leaves it out: it is the one that was asked.
+            addresses = [(_text(host) or asked[0], int(port)) for host, port, *_ in serving]
+            known += addresses
+            if first <= slot <= last and addresses:
+                found = addresses[0]  # the owner; its replicas follow
+        return found, known
+
+    return Route(nodes, ("CLUSTER", "SLOTS"), read, f"slot {slot}")
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
+
+
+class _Routed:
+    """Mixin of the driver's synchronous connections."""
+
+    def __init__(
+        self, *, route: Route | None = None, ask: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._route = route
+        self._ask = ask or {}
+
+    def _connect(self) -> Any:
+        if self._route is not None:
+            self.host, self.port = self._find(self._route)
+        return super()._connect()  # type: ignore[misc]
+
+    def _find(self, route: Route) -> Node:
+        last: Exception | None = None
+        for node in list(route.nodes):
+            connection: Any = type(self)(host=node[0], port=node[1], **self._ask)
+            try:
+                connection.send_command(*route.question)
+                found = route.heard(node, connection.read_response())
+            except (driver.RedisError, OSError) as error:
+                last = error
+                continue
+            finally:
+                connection.disconnect()
+            if found:
+                return found
+        raise route.nobody(last) from last
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """As the driver's; leaves a node that is not the right one."""
+        try:
+            return super().read_response(*arguments, **options)  # type: ignore[misc]
+        except ELSEWHERE as error:
+            if self._route is None and isinstance(error, driver.AskError):
+                raise  # a cluster behind a URL that names one server: that is not going to pass
+            self.disconnect()  # type: ignore[attr-defined]
+            raise Elsewhere(str(error)) from error
+
+
+class _AsyncRouted:
+    """The same for the asyncio connections."""
+
+    def __init__(
+        self, *, route: Route | None = None, ask: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self._route = route
+        self._ask = ask or {}
+
+    async def _connect(self) -> None:
+        if self._route is not None:
+            self.host, self.port = await self._find(self._route)
+        await super()._connect()  # type: ignore[misc]
+
+    async def _find(self, route: Route) -> Node:
+        last: Exception | None = None
+        for node in list(route.nodes):
+            connection: Any = type(self)(host=node[0], port=node[1], **self._ask)
+            try:
+                await connection.connect()
+                await connection.send_command(*route.question)
+                found = route.heard(node, await connection.read_response())
+            except (driver.RedisError, OSError) as error:
+                last = error
+                continue
+            finally:
+                await connection.disconnect()
+            if found:
+                return found
+        raise route.nobody(last) from last
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """As the driver's; leaves a node that is not the right one."""
+        try:
+            return await super().read_response(*arguments, **options)  # type: ignore[misc]
+        except ELSEWHERE as error:
+            if self._route is None and isinstance(error, driver.AskError):
+                raise
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise Elsewhere(str(error)) from error
+
+
+class TcpConnection(_Routed, redis.Connection):
+    """One TCP connection."""
+
+
+class TlsConnection(_Routed, redis.SSLConnection):
+    """One encrypted connection."""
+
+
+class AsyncTcpConnection(_AsyncRouted, redis.asyncio.Connection):
+    """One TCP connection of an event loop."""
+
+
+class AsyncTlsConnection(_AsyncRouted, redis.asyncio.SSLConnection):
+    """One encrypted connection of an event loop."""
