@@ -52,7 +52,7 @@ class Stack:
         self.url = settings.url or ""
 
     def __enter__(self) -> Self:
-        configure_logs("warning")  # what the pool says belongs on standard error
+        configure_logs(self.settings.log_level)  # what the pool says belongs on standard error
         try:
             if not self.url:
                 self.server = Server(self.settings.server)
@@ -81,6 +81,11 @@ class Stack:
         """Lets the workers finish what they hold, and ends them. Idempotent."""
         if self.pool is not None:
             self.pool.drain(_DRAIN_S_MAX)
+
+    def restart_workers(self) -> None:
+        """Replaces every worker, one at a time, each when its successor is ready."""
+        if self.pool is not None:
+            self.pool.restart()
 
     def _check_server(self) -> None:
         """Says at once what every worker would say ten seconds later, each for itself."""

@@ -21,6 +21,7 @@ _BATCH_MAX = {"amn": 256, "fallback": 64, "shadow": 64}
 #: A slow model costs a third per request in a batch of eight, and takes less of the memory's
 #: bandwidth from the fast path. Who waits for a fallback waits for a slower model anyway.
 _LINGER_MS = {"fallback": 25, "shadow": 250}
+_LIMITS = ("fallback_entries_max", "fallback_bytes_max")
 _OPTIONS = [
     click.option("--url", envvar="REDIS_URL", help="Server address. [env: REDIS_URL]"),
     click.option("--queue", envvar="AMN_QUEUE", default="main", show_default=True, help="Queue name."),
@@ -33,6 +34,8 @@ _OPTIONS = [
     click.option("--model", type=click.Path(path_type=Path), help="Checkpoint folder instead of the link."),
     click.option("--batch-max", type=int, help="Requests taken in one read. [default: amn 256, others 64]"),
     click.option("--lease-ms", default=3000, show_default=True, help="Lease of a batch."),
+    click.option("--fallback-entries-max", type=int, help="Entries that may wait for a fallback."),
+    click.option("--fallback-bytes-max", type=int, help="Payload bytes that may wait for a fallback."),
     click.option("--parent", "parent_pid", default=0, hidden=True, help="Stop when this process ends."),
     click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
     click.option("--log-json/--log-text", default=False, help="Logs as JSON lines."),
@@ -86,6 +89,7 @@ def _run(kind: str, common: dict[str, Any], *, policy: str = "budgeted", sample_
                 batch_max=common["batch_max"] or _BATCH_MAX[kind],
                 lease_ms=common["lease_ms"],
                 linger_ms=_LINGER_MS.get(kind, 0),
+                **{name: common[name] for name in _LIMITS if common[name] is not None},
             ),
             sample_rate=sample_rate,
             parent_pid=common["parent_pid"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, cast
 
 import structlog
@@ -21,13 +22,19 @@ class Keeper:
     """A side thread with a connection of its own.
 
     Every third of the lease it renews what is leased, if anything is, and refreshes the worker's
-    presence hash (kind, pid, entries finished, time), which expires after three leases. A worker
-    whose process lives but whose loop is stuck shows a `finished` that does not move. A worker
-    whose pool was killed is told to stop.
+    presence hash, which expires after three leases. A worker whose process lives but whose loop is
+    stuck shows a `progress_at_ms` that does not move. A worker whose pool was killed is told to stop.
+
+    Args:
+        loop: The worker's.
+        serves: What it answers with: `model`, and `bank` when it has one.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, serves: Mapping[str, str]) -> None:
         self._loop = loop
+        self._serves = dict(serves)
+        self._progress_at_ms = int(time.time() * 1000)
+        self._finished = 0
         self._settings = loop.queue.settings
         self._client = connect(self._settings.producer, retries=0)
         self._extend = self._client.register_script(script_text("workers", "extend"))
@@ -72,14 +79,24 @@ class Keeper:
         queue = self._loop.queue
         if self._loop.busy.is_set():
             self._extend(keys=list(queue.streams), args=[GROUP, queue.name])
-        presence = {
-            "kind": self._settings.kind,
-            "pid": os.getpid(),
-            "finished": self._loop.finished,
-            "started_at_ms": self._started_at_ms,
-            "seen_at_ms": int(time.time() * 1000),
-        }
+        presence = self._presence()
         with self._client.pipeline(transaction=False) as pipe:
             pipe.hset(self._key, mapping=cast(Any, presence))
             pipe.pexpire(self._key, 3 * self._settings.queue.lease_ms)
             pipe.execute()
+
+    def _presence(self) -> dict[str, object]:
+        """Who, what, since when, and when it last ended something or had nothing to end."""
+        now_ms, finished = int(time.time() * 1000), self._loop.finished
+        if finished != self._finished or not self._loop.busy.is_set():
+            self._finished, self._progress_at_ms = finished, now_ms
+        return {
+            "kind": self._settings.kind,
+            "pid": os.getpid(),
+            "finished": finished,
+            "started_at_ms": self._started_at_ms,
+            "seen_at_ms": now_ms,
+            "progress_at_ms": self._progress_at_ms,
+            "lease_ms": self._settings.queue.lease_ms,
+            **self._serves,
+        }

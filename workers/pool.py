@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 import structlog
 
+from workers.child import WorkerProcess
 from workers.errors import NotReady
+from workers.rollout import Rollout, Slot, Version
+from workers.served import Served, look, pin
 from workers.settings import artifacts_root
 
 _LOG = structlog.get_logger("amn.pool")
 #: A child that dies sooner than this after its start did not start well: wait longer each time.
 _STEADY_S = 5.0
 _PAUSE_S_MAX = 10.0
+#: How often the links are looked at.
+_LOOK_S = 1.0
+#: A worker that was replaced finishes its batch within this, or its lease does the rest.
+_LEAVE_S_MAX = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,7 @@ class PoolSettings:
         queue: Queue name.    policy: Escalation policy of the AMN workers.
         artifacts: Folder of models and banks.
         lease_ms, sample_rate: As in `workers.settings`.
+        fallback_entries_max, fallback_bytes_max: The same; None for the defaults there.
         log_level: Of the children.    log_file: Where their logs go; None for standard error.
     """
 
@@ -43,18 +49,23 @@ class PoolSettings:
     artifacts: Path = field(default_factory=artifacts_root)
     lease_ms: int = 3_000
     sample_rate: float = 0.05
+    fallback_entries_max: int | None = None
+    fallback_bytes_max: int | None = None
     log_level: str = "warning"
     log_file: Path | None = None
 
-    def command(self, kind: str) -> list[str]:
+    def command(self, kind: str, artifacts: Path) -> list[str]:
         """The child's command line."""
         words = [sys.executable, "-m", "workers", kind, "--queue", self.queue]
-        words += ["--artifacts", str(self.artifacts), "--log-level", self.log_level]
+        words += ["--artifacts", str(artifacts), "--log-level", self.log_level]
         # Workers of a pool that was killed stop by themselves.
         words += ["--parent", str(os.getpid())]
         words += ["--lease-ms", str(self.lease_ms)]
         if kind == "amn":
             words += ["--policy", self.policy, "--sample-rate", str(self.sample_rate)]
+            for name in ("fallback_entries_max", "fallback_bytes_max"):
+                limit = getattr(self, name)
+                words += [] if limit is None else [f"--{name.replace('_', '-')}", str(limit)]
         return words
 
     def environment(self) -> dict[str, str]:
@@ -63,16 +74,8 @@ class PoolSettings:
         return {**os.environ, **one_thread, "REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}
 
 
-@dataclass(slots=True)
-class _Child:
-    kind: str
-    process: subprocess.Popen[bytes]
-    started_at_s: float
-    ready: threading.Event
-
-
 class Pool:
-    """A fixed number of workers of each kind.
+    """A fixed number of workers of each kind: replaced when they die, and when a link moves.
 
     Attributes:
         restarts: Children that were started again after they died.
@@ -82,21 +85,28 @@ class Pool:
         self.restarts = 0
         self._counts = dict(counts)
         self._settings = settings
-        self._children: list[_Child] = []
+        self._slots: list[Slot] = []
+        self._leaving: list[WorkerProcess] = []
+        self._rollout = Rollout(self._slots, self._spawn, self._dismiss)
+        self._wanted = Version(Served())
+        self._looked_at_s = 0.0
         self._pause_s: dict[str, float] = {}
         self._draining = False
         self._log: IO[bytes] | None = None
-        self._watcher: threading.Thread | None = None
+        self._pins: tempfile.TemporaryDirectory[str] | None = None
+        self._pinned: dict[Served, Path] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Spawns every child; returns before they are ready."""
         if self._settings.log_file is not None:
             self._log = self._settings.log_file.open("ab")
+        self._pins = tempfile.TemporaryDirectory(prefix="amn-pool-", ignore_cleanup_errors=True)
+        self._wanted = Version(look(self._settings.artifacts))
         with self._lock:
             for kind, count in self._counts.items():
                 for _ in range(count):
-                    self._children.append(self._spawn(kind))
+                    self._slots.append(Slot(kind, self._spawn(kind, self._wanted), self._wanted))
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
         """Returns when every child has loaded, checked and warmed its model.
@@ -105,11 +115,11 @@ class Pool:
             NotReady: A child ended instead, or the time is over.
         """
         give_up_at_s = time.monotonic() + timeout_s
-        for child in list(self._children):
+        for child in [slot.child for slot in self._slots]:
             while not child.ready.wait(0.02):
-                if child.process.poll() is not None:
+                if not child.alive:
                     raise NotReady(
-                        f"the {child.kind} worker ended with code {child.process.returncode} before it was "
+                        f"the {child.kind} worker ended with code {child.code} before it was "
                         f"ready; its message is above{self._where()}"
                     )
                 if time.monotonic() > give_up_at_s:
@@ -118,33 +128,42 @@ class Pool:
                     )
 
     def pids(self) -> dict[str, list[int]]:
-        """Process ids of the living children by kind."""
+        """Process ids of the living children by kind, those that come and go included."""
         found: dict[str, list[int]] = {kind: [] for kind in self._counts}
-        for child in self._children:
-            if child.process.poll() is None:
-                found[child.kind].append(child.process.pid)
+        for child in self._children():
+            if child.alive:
+                found[child.kind].append(child.pid)
         return found
 
+    def restart(self) -> None:
+        """Asks for a rolling restart: `poll` replaces every worker, one at a time."""
+        with self._lock:
+            self._wanted = replace(self._wanted, restart=self._wanted.restart + 1)
+
+    @property
+    def swaps(self) -> int:
+        """Workers that were replaced while they ran."""
+        return self._rollout.swaps
+
+    @property
+    def settled(self) -> bool:
+        """Whether every worker serves what the links name, and none is being replaced."""
+        with self._lock:
+            return self._rollout.settled(self._wanted) and not self._leaving
+
     def poll(self) -> None:
-        """Starts dead children again, with a growing pause for those that die young."""
+        """Starts dead children again, and goes on with a replacement that is due."""
         with self._lock:
             if self._draining:
                 return
-            for i, child in enumerate(self._children):
-                if child.process.poll() is None:
-                    continue
-                age_s = time.monotonic() - child.started_at_s
-                pause_s = self._pause_s.get(child.kind, 0.0)
-                if age_s < pause_s:
-                    continue
-                steady = age_s > _STEADY_S
-                self._pause_s[child.kind] = 0.0 if steady else min(2 * pause_s + 0.5, _PAUSE_S_MAX)
-                _LOG.warning(
-                    "worker_died", kind=child.kind, pid=child.process.pid, code=child.process.returncode
-                )
-                _close_output(child)
-                self._children[i] = self._spawn(child.kind)
-                self.restarts += 1
+            for slot in self._slots:
+                if not slot.child.alive and not self._rollout.replaces(slot):
+                    self._revive(slot)
+            self._see_off()
+            if time.monotonic() - self._looked_at_s > _LOOK_S:
+                self._looked_at_s = time.monotonic()
+                self._wanted = replace(self._wanted, served=look(self._settings.artifacts))
+            self._rollout.turn(self._wanted)
 
     def watch(self) -> None:
         """Polls in a thread until `drain`."""
@@ -154,55 +173,68 @@ class Pool:
                 self.poll()
                 time.sleep(0.2)
 
-        self._watcher = threading.Thread(target=run, name="amn-pool", daemon=True)
-        self._watcher.start()
+        threading.Thread(target=run, name="amn-pool", daemon=True).start()
 
     def drain(self, deadline_s: float = 10.0) -> None:
         """SIGTERM to all, waits, then SIGKILL to who is left. Idempotent."""
         with self._lock:
             self._draining = True
-        for child in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                child.process.send_signal(signal.SIGTERM)
+        children = self._children()
+        for child in children:
+            child.leave()
         give_up_at_s = time.monotonic() + deadline_s
-        for child in self._children:
-            try:
-                child.process.wait(max(give_up_at_s - time.monotonic(), 0.01))
-            except subprocess.TimeoutExpired:
-                _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.process.pid)
-                child.process.kill()
-                child.process.wait()
-            _close_output(child)
+        for child in children:
+            if not child.wait(give_up_at_s - time.monotonic()):
+                _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.pid)
+                child.kill()
+            child.close()
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self._pins is not None:
+            self._pins.cleanup()
+            self._pins = None
 
-    def _spawn(self, kind: str) -> _Child:
-        process = subprocess.Popen(
-            self._settings.command(kind),
-            env=self._settings.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            process_group=0,  # Ctrl-C goes to the parent, which drains; the session stays one, since
-            # Linux weighs nice values only within a session
-        )
-        ready = threading.Event()
-        threading.Thread(target=_wait_for_ready, args=(process, ready), daemon=True).start()
-        return _Child(kind, process, time.monotonic(), ready)
+    def _children(self) -> list[WorkerProcess]:
+        coming = [] if self._rollout.successor is None else [self._rollout.successor]
+        return [*(slot.child for slot in self._slots), *coming, *self._leaving]
+
+    def _revive(self, slot: Slot) -> None:
+        """Starts a dead worker again, with a growing pause for those that die young.
+
+        It serves what it served before: whether that which is wanted now holds is not known yet.
+        """
+        old, kind = slot.child, slot.kind
+        pause_s = self._pause_s.get(kind, 0.0)
+        if old.age_s < pause_s:
+            return
+        self._pause_s[kind] = 0.0 if old.age_s > _STEADY_S else min(2 * pause_s + 0.5, _PAUSE_S_MAX)
+        _LOG.warning("worker_died", kind=kind, pid=old.pid, code=old.code)
+        old.close()
+        slot.child = self._spawn(kind, slot.version)
+        self.restarts += 1
+
+    def _dismiss(self, child: WorkerProcess) -> None:
+        child.leave()
+        self._leaving.append(child)
+
+    def _see_off(self) -> None:
+        for child in list(self._leaving):
+            if child.leaving_s > _LEAVE_S_MAX:
+                _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.pid)
+                child.kill()
+            if not child.alive:
+                child.close()
+                self._leaving.remove(child)
+
+    def _spawn(self, kind: str, version: Version) -> WorkerProcess:
+        settings, served = self._settings, version.served
+        if served not in self._pinned:
+            assert self._pins is not None
+            folder = Path(self._pins.name) / str(len(self._pinned))
+            self._pinned[served] = pin(served, settings.artifacts, folder)
+        command = settings.command(kind, self._pinned[served])
+        return WorkerProcess(kind, command, settings.environment(), self._log)
 
     def _where(self) -> str:
         return f" (log: {self._settings.log_file})" if self._settings.log_file else ""
-
-
-def _close_output(child: _Child) -> None:
-    if child.process.stdout is not None:
-        child.process.stdout.close()
-
-
-def _wait_for_ready(process: subprocess.Popen[bytes], ready: threading.Event) -> None:
-    assert process.stdout is not None
-    with contextlib.suppress(ValueError, OSError):  # closed by drain
-        for line in process.stdout:
-            if line.strip() == b"ready":
-                ready.set()

@@ -19,6 +19,7 @@ from workers.errors import NotReady
 from workers.keeper import Keeper
 from workers.loop import Loop
 from workers.queue import LeasedQueue
+from workers.served import served_by
 from workers.settings import WorkerSettings, worker_name
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
         _yield_to_others()
     loop = build_loop(settings, artifacts)
     queue = loop.queue
-    keeper = Keeper(loop)
+    keeper = Keeper(loop, served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None))
     _stop_on_signals(loop)
     try:
         queue.ensure_group()

@@ -86,7 +86,10 @@ def up(
     """Run the service on this machine until Ctrl-C or SIGTERM; then drain and stop.
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
-    AMN workers, fallbacks, a shadow worker and a worker for `amn jobs`. Dead workers are replaced.
+    AMN workers, fallbacks, a shadow worker and a worker for `amn jobs`. Dead workers are replaced;
+    a promoted model or bank is taken up by new workers, one at a time, and SIGHUP restarts them all
+    in the same way, without losing a request.
+
     While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves.
 
     \b
@@ -94,8 +97,8 @@ def up(
       amn up
       amn up --workers 4 --port 6379 --data /srv/amn
     """
-    stopping = threading.Event()
-    _stop_on_signals(stopping)
+    stopping, again = threading.Event(), threading.Event()
+    _stop_on_signals(stopping, again)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = data / "workers.log"
     stack = Stack(
@@ -121,6 +124,10 @@ def up(
         _greet(stack, log, port)
         while not stopping.wait(_LOOK_S):
             jobs.poll()
+            if again.is_set():
+                again.clear()
+                stack.restart_workers()
+                click.echo("rolling restart of the workers", err=True)
             if stack.server is not None and not stack.server.alive():
                 raise ServerFailed(f"the embedded server ended by itself; see {stack.server.log_path}")
         click.echo("draining", err=True)
@@ -145,11 +152,25 @@ def _greet(stack: Stack, log: Path, port: int) -> None:
     out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.", markup=False)
 
 
-def _stop_on_signals(stopping: threading.Event) -> None:
+def _stop_on_signals(stopping: threading.Event, again: threading.Event) -> None:
+    """SIGTERM and SIGINT stop. SIGHUP asks for a rolling restart, unless our terminal was closed."""
+    had_terminal = _has_terminal()
+
     def on_signal(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP and _has_terminal() == had_terminal:
+            again.set()
+            return
         if stopping.is_set():  # a second signal does not wait for the drain
             raise SystemExit(128 + number)
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

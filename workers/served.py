@@ -1,0 +1,90 @@
+"""What the artifacts folder names at the moment: a worker that starts now would serve it.
+
+Models, banks and calibrations are reached by links (`production_model`, `fallback_accuracy`, ...).
+A promotion moves a link while workers run; what they loaded stays what they serve.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+#: Links that a pool looks for, also when they are missing: then the worker says so.
+STANDARD = ("production_model", "reference_bank", "fallback_accuracy", "fallback_secondary")
+_FALLBACKS = frozenset({"fallback_accuracy", "fallback_secondary"})
+#: Links that a kind does not read. All others concern it, also ones that are not known here.
+_FOREIGN = {
+    "amn": _FALLBACKS,
+    "fallback": frozenset({"production_model", "reference_bank", "fallback_secondary"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Name, target and time of each link.
+
+    Attributes:
+        links: (name, where it leads, when its manifest was written, in ns), by name.
+    """
+
+    links: tuple[tuple[str, str, int], ...] = ()
+
+    def of(self, kind: str) -> tuple[tuple[str, str, int], ...]:
+        """The links that concern workers of one kind."""
+        foreign = _FOREIGN.get(kind, frozenset())
+        return tuple(link for link in self.links if link[0] not in foreign)
+
+
+def look(root: Path) -> Served:
+    """What `root` names now."""
+    try:
+        names = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        names = []
+    links = []
+    for name in names:
+        target = os.path.realpath(root / name)
+        written_ns = _written_ns(root / name)
+        if written_ns:  # else a folder of many models, a history, or a link to nothing
+            links.append((name, target, written_ns))
+    return Served(tuple(links))
+
+
+def pin(served: Served, root: Path, folder: Path) -> Path:
+    """Makes `folder` a copy of `root` whose links do not move; returns it."""
+    folder.mkdir(parents=True)
+    targets = {name: os.path.realpath(root / name) for name in STANDARD}
+    targets |= {name: target for name, target, _ in served.links}
+    for name, target in targets.items():
+        (folder / name).symlink_to(target)
+    return folder
+
+
+def identity(folder: Path) -> str:
+    """What a model or bank folder is called in answers: `name@sha256[:12]`, or the bank's id.
+
+    Raises:
+        OSError, ValueError, KeyError: It has no manifest that says so.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if "bank_id" in manifest:
+        return str(manifest["bank_id"])
+    return f"{manifest['name']}@{manifest['sha256'][:12]}"
+
+
+def served_by(model: Path, bank: Path | None) -> dict[str, str]:
+    """What a worker that has loaded these says that it serves."""
+    return {"model": identity(model)} | ({"bank": identity(bank)} if bank else {})
+
+
+def _written_ns(name: Path) -> int:
+    """When the artifact of this name was written; 0 when there is none."""
+    try:
+        if name.is_dir():
+            return (name / MANIFEST).stat().st_mtime_ns
+        return name.stat().st_mtime_ns if name.is_symlink() else 0
+    except OSError:
+        return 0
