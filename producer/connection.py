@@ -159,15 +159,22 @@ def translated(error: Exception, url: str) -> QueueError:
     if (refusal := _tls_refusal(error)) is not None:
         return TlsFailed(
             f"no TLS connection to {where} ({refusal}); check ssl_ca_certs (or REDIS_TLS_CA), the host name, "
-            "and that the port is a TLS port that takes this client's certificate"
+            "that the port is a TLS port, and whether it asks for a client's certificate (ssl_certfile)"
         )
     if isinstance(error, driver.InvalidResponse):
         return ServerError(f"what listens at {where} does not speak the Redis protocol; is it a TLS port?")
     if isinstance(error, _LOST):
         return ServerUnavailable(
-            f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
+            f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL{_hint(url)}"
         )
     return ServerError(f"the server at {where} answered {text!r}")
+
+
+def _hint(url: str) -> str:
+    """A server that is spoken to in the wrong way hangs up without a word, or waits for more."""
+    if url.startswith("rediss"):
+        return "; is it a TLS port, and does it ask for a client's certificate (ssl_certfile)?"
+    return "" if url.startswith("unix") else "; a TLS port wants rediss://"
 
 
 def _tls_refusal(error: BaseException | None) -> str | None:

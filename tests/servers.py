@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,19 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 import redis
+
+
+def need(kind: str) -> str:
+    """The server program; a test that needs one and has none fails, so that no run skips it unseen."""
+    program = binary(kind)
+    if program is None:
+        text = f"no {kind} server program; install redis-server, or set AMN_TESTS_SKIP_MISSING_SERVERS=1"
+        if os.environ.get("AMN_TESTS_SKIP_MISSING_SERVERS"):
+            pytest.skip(text)
+        pytest.fail(text)
+    return program
 
 
 def binary(kind: str) -> str | None:

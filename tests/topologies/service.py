@@ -1,0 +1,65 @@
+"""The service in a thread: the real loop on the real queue, with a handler that echoes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Self
+
+import numpy as np
+
+from producer import wire
+from producer.keys import Keys
+from producer.messages import Reply
+from producer.settings import ProducerSettings
+from workers.batch import Batch
+from workers.loop import Loop
+from workers.queue import LeasedQueue, Outcome
+from workers.settings import QueueSettings, WorkerSettings
+
+
+class Echo:
+    """Answers each context with its last vector.
+
+    Attributes:
+        seen: Request ids, each time that one was handled.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        self.seen += [request.id for request in batch.requests]
+        return [
+            Outcome(
+                entry=entry,
+                op="reply",
+                reply_to=request.reply_to,
+                payload=wire.encode_reply(
+                    Reply(id=request.id, vector=np.array(context[-1]), confidence=0.9, margin=0.1)
+                ),
+                counters="answered",
+            )
+            for entry, request, context in zip(batch.entries, batch.requests, batch.contexts, strict=True)
+        ]
+
+
+class Service:
+    """One AMN worker of a queue, but for its model. A context manager."""
+
+    def __init__(self, settings: ProducerSettings, name: str = "echo") -> None:
+        queue = QueueSettings(block_ms=50, batch_max=64, lease_ms=1_000)
+        worker = WorkerSettings(kind="amn", producer=settings, queue=queue, sample_rate=0)
+        self.echo = Echo()
+        leased = LeasedQueue(worker, Keys(settings.queue).requests, f"{name}-{settings.queue}")
+        self.loop = Loop(leased, self.echo)
+        self._thread = threading.Thread(target=self.loop.run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.stop()
+        self._thread.join(20)
+        self.loop.queue.close()
+        assert not self._thread.is_alive()
