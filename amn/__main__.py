@@ -13,7 +13,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import card, evaluate, importing, leaveout, promotion, reproduce, run, sample
+    from amn import calibrate, card, evaluate, importing, leaveout, promotion, reproduce, run, sample
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -41,6 +41,12 @@ def parser_of_commands() -> argparse.ArgumentParser:
         "Train every model and print the table of docs/models.md.",
         reproduce.add_arguments,
         reproduce.run_reproduce,
+    )
+    add(
+        "calibrate",
+        "Fit the gate's score and blend on held-out articles, and show what they are worth.",
+        calibrate.add_arguments,
+        calibrate.run_calibrate,
     )
     add(
         "card",

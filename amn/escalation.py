@@ -1,85 +1,46 @@
-"""Who answers: the card's four rules, and the budget beside them. Pure: no clock, no I/O.
+"""Who answers: the policy's rules, and what the budget leaves of them. Pure: no clock, no I/O.
 
-The rules are the card's, with its thresholds. Read literally they escalate most real requests
-(`amn run --policy card` counts them), while the card allows 20 %. So the default policy keeps the
-rules and caps what the two soft ones may spend; `card` is the same without the cap.
+A request is flagged by hard rules (lane, length) or by soft ones (scores). Every flagged request is
+escalated or shed, and an answer says which: `reasons` names the rules, `shed` why they were overruled.
+
+    hard rule ─────────────────────────┬─ in time? ─ fallback up? ──────────────────────────┬─ escalate
+    soft rule ─ gain above the least? ─┘                           └ best within the budget? ┘
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+import math
 from typing import NamedTuple
 
-from amn.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
 
-#: How the two scores of the soft rules are defined; stamped on every answer.
-CONFIDENCE_METHOD = "top1"
-MARGIN_METHOD = "distinct"
+from amn.policy import ENFORCE, EscalationPolicy
 
-LOW_CONFIDENCE = "low_confidence"
-THIN_MARGIN = "thin_margin"
 HIGH_STAKES_LANE = "high_stakes_lane"
 LONG_CONTEXT = "long_context"
-REASONS = (HIGH_STAKES_LANE, LONG_CONTEXT, LOW_CONFIDENCE, THIN_MARGIN)
+LOW_CONFIDENCE = "low_confidence"
+THIN_MARGIN = "thin_margin"
+WORTH_ESCALATING = "worth_escalating"
+REASONS = (HIGH_STAKES_LANE, LONG_CONTEXT, LOW_CONFIDENCE, THIN_MARGIN, WORTH_ESCALATING)
 
+#: Why a flagged request is answered by AMN all the same.
 SHED_BUDGET = "budget"
-CARD_LANES = frozenset({"sci-fact", "math-derivation", "med-guideline", "policy/procedure"})
+SHED_NO_GAIN = "no_gain"
+SHED_LAG = "fallback_lag"
+SHED_DEADLINE = "deadline"
+SHED_DOWN = "fallback_down"
+
+#: Candidates that the threshold is taken from; a power of two.
+RECENT = 2048
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EscalationPolicy:
-    """Rules and budget.
+class Scores(NamedTuple):
+    """What the soft rules look at; a score that the policy does not ask for stays as it is here."""
 
-    Attributes:
-        name: Of the preset.
-        confidence_min: Below this best cosine the answer is flagged `low_confidence`.
-        margin_min: Below this difference of the two best cosines it is flagged `thin_margin`.
-        tokens_max: Above this token count the request is flagged `long_context`.
-        lanes: Lanes that are always escalated (`high_stakes_lane`).
-        budget: Share of all requests that may be escalated; None for no cap. Lane and length
-            rules are hard: never shed, though they use the budget up. The default stays half a
-            point below the card's 20 %, which pays for a burst.
-        burst: Escalations that may be saved up while few are needed.
-    """
-
-    name: str = "budgeted"
-    confidence_min: float = 0.70
-    margin_min: float = 0.02
-    tokens_max: int = 384
-    lanes: frozenset[str] = CARD_LANES
-    budget: float | None = 0.195
-    burst: float = 5.0
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        if self.budget is not None and not 0 <= self.budget <= 1:
-            raise ConfigError(f"budget is {self.budget}; use a share from 0 to 1, or none")
-
-    @property
-    def policy_id(self) -> str:
-        """Name and hash of every value, stamped on each answer."""
-        values = asdict(self) | {"lanes": sorted(self.lanes)}
-        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-        return f"{self.name}@{digest[:12]}"
-
-
-PRESETS = {
-    "budgeted": EscalationPolicy(),
-    "card": EscalationPolicy(name="card", budget=None),
-}
-
-
-def preset(name: str) -> EscalationPolicy:
-    """The named policy.
-
-    Raises:
-        ConfigError: No such preset.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"policy {name!r} is not known; use one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    confidence: float = 0.0
+    margin: float = 0.0
+    gain: float = 0.0
 
 
 class Decision(NamedTuple):
@@ -87,86 +48,147 @@ class Decision(NamedTuple):
 
     Attributes:
         escalate: Whether a fallback answers.
-        reasons: The rules that fired, hard ones first.
+        reasons: The rules that fired, in the order of `REASONS`.
         shed: Why the rules were overruled, or "".
+        beyond: Escalated although the budget is spent: a hard rule, or a budget that only observes.
     """
 
     escalate: bool
     reasons: tuple[str, ...] = ()
     shed: str = ""
+    beyond: bool = False
 
 
 ANSWER = Decision(False)
 
 
-class Budget:
-    """A token bucket counted in requests, not in time: each request earns `rate` escalations.
+class Allowance:
+    """What one worker may escalate, and what it did. One thread decides and counts, another one
+    settles the counts with the shared budget; each writes only its own fields, so neither waits.
 
-    Over any n requests at most `rate * n + burst` soft escalations happen. Hard ones go through
-    always and leave a debt, which soft ones pay back first.
+    Attributes:
+        seen, hard, soft: Requests decided, and of them escalated by hard rules and by soft ones.
+        wanted: Soft candidates: flagged, in time, with a gain above the policy's least.
+        recent: Gains of the last candidates, a ring of `RECENT`.
+        granted: Soft escalations that the budget has granted so far.
+        threshold: Candidates below this gain are shed.
+        lagging: Whether the threshold is above what the budget asks, because the fallback is behind.
+        doors: Escalations that the circuit breaker lets through.
     """
 
-    __slots__ = ("burst", "rate", "tokens")
+    __slots__ = ("doors", "granted", "hard", "lagging", "recent", "seen", "soft", "threshold", "wanted")
 
-    def __init__(self, rate: float, burst: float, tokens: float = 0.0) -> None:
-        self.rate = rate
-        self.burst = burst
-        self.tokens = tokens
+    def __init__(self, granted: float = 0.0) -> None:
+        self.seen = self.hard = self.soft = self.wanted = 0
+        self.recent = np.zeros(RECENT)
+        self.granted = granted
+        self.threshold = -math.inf
+        self.lagging = False
+        self.doors = math.inf
 
-    def earn(self) -> None:
-        """One request came by."""
-        self.tokens = min(self.burst, self.tokens + self.rate)
+    @classmethod
+    def unlimited(cls) -> Allowance:
+        """Without a budget."""
+        return cls(granted=math.inf)
 
-    def affords(self) -> bool:
-        """Whether a soft escalation is within the budget."""
-        return self.tokens >= 1.0
+    @property
+    def left(self) -> float:
+        """Soft escalations that are granted and not used."""
+        return self.granted - self.soft
 
-    def spend(self) -> None:
-        """One escalation; a hard one may leave a debt."""
-        self.tokens -= 1.0
+    def want(self, gain: float) -> None:
+        """One more candidate."""
+        self.recent[self.wanted & (RECENT - 1)] = gain
+        self.wanted += 1
+
+    def candidates(self) -> NDArray[np.float64]:
+        """Gains of the last candidates."""
+        return self.recent[: min(self.wanted, RECENT)]
 
 
-def fired(
-    policy: EscalationPolicy, confidence: float, margin: float, lane: str, tokens: int
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The hard and the soft rules that fire, each in the order of `REASONS`."""
-    hard: tuple[str, ...] = ()
-    soft: tuple[str, ...] = ()
-    if lane in policy.lanes:
-        hard += (HIGH_STAKES_LANE,)
-    if tokens > policy.tokens_max:
-        hard += (LONG_CONTEXT,)
-    if confidence < policy.confidence_min:
-        soft += (LOW_CONFIDENCE,)
-    if margin < policy.margin_min:
-        soft += (THIN_MARGIN,)
-    return hard, soft
+def hard_rules(policy: EscalationPolicy, lane: str, tokens: int) -> tuple[str, ...]:
+    """The hard rules that fire; they need no score, so they are asked first."""
+    reasons: tuple[str, ...] = ()
+    if lane in policy.hard.lanes:
+        reasons += (HIGH_STAKES_LANE,)
+    if tokens > policy.hard.tokens_max:
+        reasons += (LONG_CONTEXT,)
+    return reasons
+
+
+def soft_rules(policy: EscalationPolicy, scores: Scores) -> tuple[str, ...]:
+    """The soft rules that fire."""
+    reasons: tuple[str, ...] = ()
+    if policy.confidence is not None and scores.confidence < policy.confidence.below:
+        reasons += (LOW_CONFIDENCE,)
+    if policy.margin is not None and scores.margin < policy.margin.below:
+        reasons += (THIN_MARGIN,)
+    if policy.gain is not None and policy.gain.rule and scores.gain > policy.gain.min:
+        reasons += (WORTH_ESCALATING,)
+    return reasons
 
 
 def decide(
     policy: EscalationPolicy,
-    budget: Budget | None,
+    allowance: Allowance,
+    hard: tuple[str, ...],
+    scores: Scores,
     *,
-    confidence: float,
-    margin: float,
-    lane: str,
-    tokens: int,
+    in_time: bool = True,
 ) -> Decision:
-    """Applies the policy to one scored request.
+    """Decides one request, and counts it.
 
     Args:
-        budget: The state of the cap; None when the policy has none.
-        confidence: Best cosine to the bank, -1..1.
-        margin: Best minus second best, 0..2.
-        tokens: Token equivalent of the context; 0 when unknown.
+        hard: The hard rules that fired.
+        scores: Looked at when `hard` is empty.
+        in_time: Whether a fallback's answer could still meet the deadline. What could not is shed
+            before the budget is asked: it spends nothing.
     """
-    hard, soft = fired(policy, confidence, margin, lane, tokens)
-    if budget is not None:
-        budget.earn()
-    if not hard and not soft:
+    allowance.seen += 1
+    reasons = hard or soft_rules(policy, scores)
+    if not reasons:
         return ANSWER
-    if budget is None or hard or budget.affords():
-        if budget is not None:
-            budget.spend()
-        return Decision(True, hard + soft)
-    return Decision(False, soft, SHED_BUDGET)
+    if not hard and policy.gain is not None and not scores.gain > policy.gain.min:
+        return Decision(False, reasons, SHED_NO_GAIN)
+    if not in_time:
+        return Decision(False, reasons, SHED_DEADLINE)
+    if allowance.doors < 1:
+        return Decision(False, reasons, SHED_DOWN)
+    if hard:
+        return _escalate_hard(allowance, reasons)
+    return _escalate_soft(policy, allowance, reasons, scores.gain)
+
+
+def _escalate_hard(allowance: Allowance, reasons: tuple[str, ...]) -> Decision:
+    allowance.hard += 1
+    allowance.doors -= 1
+    return Decision(True, reasons, beyond=allowance.left < 1)
+
+
+def _escalate_soft(
+    policy: EscalationPolicy, allowance: Allowance, reasons: tuple[str, ...], gain: float
+) -> Decision:
+    allowance.want(gain)
+    if policy.budget.mode == ENFORCE:
+        if gain < allowance.threshold:
+            return Decision(False, reasons, SHED_LAG if allowance.lagging else SHED_BUDGET)
+        if allowance.left < 1:
+            return Decision(False, reasons, SHED_BUDGET)
+    beyond = allowance.left < 1
+    allowance.soft += 1
+    allowance.doors -= 1
+    return Decision(True, reasons, beyond=beyond)
+
+
+def threshold_for(gains: NDArray[np.float64], share: float) -> float:
+    """The gain that `share` of the candidates reach: equal ones are all let through.
+
+    Args:
+        gains: Of recent candidates; empty when there were none.
+        share: Of the candidates that can be escalated, 0 or more.
+    """
+    if share >= 1 or not len(gains):
+        return -math.inf
+    if share <= 0:
+        return math.inf
+    return float(np.quantile(gains, 1 - share, method="lower"))

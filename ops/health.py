@@ -278,7 +278,7 @@ def _artifacts(root: Path) -> dict[str, str]:
         "model": _model_id(root / "production_model"),
         "fallback": _model_id(root / "fallback_accuracy"),
         "bank": _manifest(root / "reference_bank", "bank_id"),
-        "policy": _policy_id(),
+        "policy": _policy_id(root),
     }
 
 
@@ -294,7 +294,12 @@ def _manifest(folder: Path, key: str) -> str:
         return f"missing: {folder} ({type(error).__name__})"
 
 
-def _policy_id() -> str:
-    from amn.escalation import preset
+def _policy_id(artifacts: Path) -> str:
+    from amn.errors import AmnError
+    from amn.gain import load_calibration
+    from amn.policy import DEFAULT, load_policy
 
-    return preset("budgeted").policy_id
+    try:
+        return load_policy(DEFAULT).policy_id(load_calibration(artifacts / "gate_calibration").calibration_id)
+    except AmnError as error:
+        return f"missing: {error}"

@@ -8,14 +8,25 @@ from typing import Any
 
 import click
 
+from amn.policy import DEFAULT
 from producer.errors import QueueError
+from producer.sampling import RATE_MAX
 from producer.settings import ProducerSettings
 from workers.errors import WorkerError
 from workers.logs import configure_logs
 from workers.runtime import Artifacts, run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
 
-_DEFAULT_MODELS = {"amn": "production_model", "fallback": "fallback_accuracy", "shadow": "fallback_accuracy"}
+_DEFAULT_MODELS = {
+    "amn": "production_model",
+    "shadow": "fallback_accuracy",
+    "accuracy": "fallback_accuracy",
+    "secondary": "fallback_secondary",
+}
+_LOG_HELP = "Append the sampled requests' scores and decisions, as JSON lines (`amn policy replay`)."
+_policy = click.option(
+    "--policy", default=DEFAULT, show_default=True, help="A preset (`amn policy list`), or a TOML file."
+)
 #: A matrix product per request is cheapest from 256 rows on; a slow model is to finish within a lease.
 _BATCH_MAX = {"amn": 256, "fallback": 64, "shadow": 64}
 #: A slow model costs a third per request in a batch of eight, and takes less of the memory's
@@ -55,20 +66,27 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 
 @worker.command()
 @_with_options
-@click.option(
-    "--policy", default="budgeted", show_default=True, help="budgeted, or card (the rules to the letter)."
-)
+@_policy
+@click.option("--decision-log", type=click.Path(path_type=Path, dir_okay=False), help=_LOG_HELP)
 @click.option("--sample-rate", default=0.05, show_default=True, help="Share for the shadow, 0.01-0.05.")
-def amn(policy: str, sample_rate: float, **common: Any) -> None:
+def amn(policy: str, decision_log: Path | None, sample_rate: float, **common: Any) -> None:
     """Answer requests with the AMN model, and escalate what the policy flags."""
-    _run("amn", common, policy=policy, sample_rate=sample_rate)
+    _run("amn", common, {"policy": policy, "decision_log": decision_log}, sample_rate)
 
 
 @worker.command()
 @_with_options
-def fallback(**common: Any) -> None:
+@_policy
+@click.option(
+    "--tier",
+    type=click.Choice(["accuracy", "secondary"]),
+    default="accuracy",
+    show_default=True,
+    help="Place in the chain; each has its own queue and model link.",
+)
+def fallback(policy: str, tier: str, **common: Any) -> None:
     """Answer escalated requests with the slower model."""
-    _run("fallback", common)
+    _run("fallback", common, {"policy": policy, "tier": tier})
 
 
 @worker.command()
@@ -78,7 +96,9 @@ def shadow(**common: Any) -> None:
     _run("shadow", common)
 
 
-def _run(kind: str, common: dict[str, Any], *, policy: str = "budgeted", sample_rate: float = 0.05) -> None:
+def _run(
+    kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None, sample_rate: float = RATE_MAX
+) -> None:
     try:
         configure_logs(common["log_level"], as_json=common["log_json"])
         root = common["artifacts"] or artifacts_root()
@@ -96,7 +116,10 @@ def _run(kind: str, common: dict[str, Any], *, policy: str = "budgeted", sample_
             background=kind != "amn",
         )
         artifacts = Artifacts(
-            model=common["model"] or root / _DEFAULT_MODELS[kind], bank=root / "reference_bank", policy=policy
+            model=common["model"] or root / _DEFAULT_MODELS[(gate or {}).get("tier", kind)],
+            bank=root / "reference_bank",
+            calibration=root / "gate_calibration",
+            **(gate or {}),
         )
         run_worker(settings, artifacts)
     except (QueueError, WorkerError, ValueError) as error:

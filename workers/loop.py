@@ -165,7 +165,11 @@ def _served_fast(outcome: Outcome) -> Outcome:
     """The best answer so far, of an escalation that found no room in the next stream."""
     reply = wire.decode_reply(outcome.payload)
     assert isinstance(reply, Reply)
-    counters = outcome.counters.replace("escalated", f"answered,answered:{reply.served_by}", 1)
+    moved, *others = outcome.counters.split(",")
+    counters = ",".join(["answered", f"answered:{reply.served_by}", *others])
+    if moved != "escalated":  # a fallback's answer, which the next tier could not better
+        payload = wire.encode_reply(replace(reply, provisional=False))
+        return replace(outcome, op="reply", payload=payload, counters=counters)
     return replace(
         outcome,
         op="reply",

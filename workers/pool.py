@@ -14,6 +14,7 @@ from typing import IO
 
 import structlog
 
+from amn.policy import DEFAULT
 from workers.child import WorkerProcess
 from workers.errors import NotReady
 from workers.rollout import Rollout, Slot, Version
@@ -45,7 +46,7 @@ class PoolSettings:
 
     url: str
     queue: str = "main"
-    policy: str = "budgeted"
+    policy: str = DEFAULT
     artifacts: Path = field(default_factory=artifacts_root)
     lease_ms: int = 3_000
     sample_rate: float = 0.05
@@ -61,8 +62,10 @@ class PoolSettings:
         # Workers of a pool that was killed stop by themselves.
         words += ["--parent", str(os.getpid())]
         words += ["--lease-ms", str(self.lease_ms)]
+        if kind != "shadow":
+            words += ["--policy", self.policy]
         if kind == "amn":
-            words += ["--policy", self.policy, "--sample-rate", str(self.sample_rate)]
+            words += ["--sample-rate", str(self.sample_rate)]
             for name in ("fallback_entries_max", "fallback_bytes_max"):
                 limit = getattr(self, name)
                 words += [] if limit is None else [f"--{name.replace('_', '-')}", str(limit)]

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -23,6 +23,8 @@ from workers.served import served_by
 from workers.settings import WorkerSettings, worker_name
 
 if TYPE_CHECKING:
+    from amn.gain import Calibration
+    from amn.policy import EscalationPolicy
     from amn.predictor import Predictor
 
 _LOG = structlog.get_logger("amn.worker")
@@ -35,12 +37,43 @@ class Artifacts:
     Attributes:
         model: Checkpoint folder.
         bank: Reference bank folder; only the AMN worker reads it.
-        policy: Name of the escalation policy.
+        calibration: Of the gate and the blend; read when the policy asks for it.
+        policy: Escalation policy: name of a preset, or a file.
+        tier: Of a fallback worker: `accuracy` or `secondary`.
+        decision_log: Where a sample of the AMN worker's decisions goes; None for nowhere.
     """
 
     model: Path
     bank: Path
-    policy: str = "budgeted"
+    calibration: Path = Path("gate_calibration")
+    policy: str = "calibrated"
+    tier: str = "accuracy"
+    decision_log: Path | None = None
+
+
+class Side(Protocol):
+    """A side thread of a worker."""
+
+    def start(self) -> None:
+        """Starts it."""
+        ...
+
+    def stop(self) -> None:
+        """Ends it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A worker, put together.
+
+    Attributes:
+        loop: Its loop, the model loaded, checked and warmed up.
+        sides: What runs beside it.
+    """
+
+    loop: Loop
+    sides: tuple[Side, ...] = ()
 
 
 def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
@@ -54,9 +87,10 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     """
     if settings.background:
         _yield_to_others()
-    loop = build_loop(settings, artifacts)
-    queue = loop.queue
-    keeper = Keeper(loop, served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None))
+    parts = build(settings, artifacts)
+    loop, queue = parts.loop, parts.loop.queue
+    served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
+    sides = (Keeper(loop, served), *parts.sides)
     _stop_on_signals(loop)
     try:
         queue.ensure_group()
@@ -68,49 +102,108 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000)  # a batch makes thousands of objects and no cycles
-    keeper.start()
+    for side in sides:
+        side.start()
     _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
     print("ready", flush=True)  # what the pool waits for
     try:
         loop.run()
     finally:
-        keeper.stop()
+        for side in sides:
+            side.stop()
         _hand_back(queue)
         _LOG.info("worker_stopped", worker=queue.name, finished=loop.finished)
 
 
-def build_loop(settings: WorkerSettings, artifacts: Artifacts) -> Loop:
-    """The loop of `settings.kind`, its model loaded, checked and warmed up.
+def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
+    """A worker of `settings.kind`, not started.
 
     Raises:
-        NotReady: Model, bank or policy do not hold.
+        NotReady: Model, bank, policy or calibration do not hold.
     """
     # Heavy imports belong to the process that serves, not to whoever imports this module.
     import torch
     from threadpoolctl import threadpool_limits
 
     from amn.errors import AmnError
-    from amn.escalation import preset
-    from workers.amn_worker import AmnHandler
-    from workers.fallback_worker import FallbackHandler
-    from workers.shadow_queue import ShadowQueue
-    from workers.shadow_worker import ShadowHandler
 
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     threadpool_limits(settings.threads)  # NumPy's library has threads of its own
-    keys, name = Keys(settings.producer.queue), worker_name(settings.kind)
+    kinds = {"amn": _amn, "fallback": _fallback, "shadow": _shadow}
     try:
         predictor = open_predictor(settings, artifacts)
-        if settings.kind == "amn":
-            handler = AmnHandler(predictor, preset(artifacts.policy), settings)
-            return Loop(LeasedQueue(settings, keys.requests, name), handler)
+        return kinds[settings.kind](settings, artifacts, predictor)
     except AmnError as error:
         raise NotReady(str(error)) from error
-    if settings.kind == "fallback":
-        return Loop(LeasedQueue(settings, keys.fallback, name), FallbackHandler(predictor))
+
+
+def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    from amn.escalation import Allowance
+    from workers.amn_worker import AmnHandler, Gate
+    from workers.decisions import DecisionLog
+    from workers.gate import GateThread
+
+    policy, calibration = _policy(artifacts)
+    if calibration is not None and calibration.amn != predictor.model_id:
+        _LOG.warning("calibration_of_another_model", calibrated=calibration.amn, serves=predictor.model_id)
+    log = None
+    if artifacts.decision_log is not None:
+        log = DecisionLog(artifacts.decision_log, policy, settings.sample_rate, settings.sample_salt)
+    allowance = Allowance()
+    gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
+    queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
+    return Parts(
+        loop=Loop(queue, AmnHandler(predictor, gate, settings)),
+        sides=(GateThread(settings, policy, allowance),),
+    )
+
+
+def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    from amn.policy import ACCURACY, BLEND
+    from workers.fallback_worker import FallbackHandler, Tally, Tier
+    from workers.tiers import TierThread
+
+    policy, calibration = _policy(artifacts)
+    blends = policy.answer.rule == BLEND and artifacts.tier == ACCURACY
+    if calibration is not None and blends and calibration.fallback != predictor.model_id:
+        _LOG.warning(
+            "calibration_of_another_model", calibrated=calibration.fallback, serves=predictor.model_id
+        )
+    tally = Tally()
+    side = TierThread(settings, artifacts.tier, tally)
+    tier = Tier(
+        name=artifacts.tier,
+        policy=policy,
+        calibration=calibration,
+        next_is_up=lambda: side.next_is_up,
+        tally=tally,
+    )
+    keys = Keys(settings.producer.queue)
+    stream = keys.fallback if artifacts.tier == ACCURACY else keys.secondary
+    queue = LeasedQueue(settings, stream, worker_name("fallback"))
+    return Parts(loop=Loop(queue, FallbackHandler(predictor, tier)), sides=(side,))
+
+
+def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    from workers.shadow_queue import ShadowQueue
+    from workers.shadow_worker import ShadowHandler
+
     shadow = ShadowHandler(fallback=predictor)
-    return Loop(ShadowQueue(settings, name), shadow, shadow.assemble)
+    return Parts(loop=Loop(ShadowQueue(settings, worker_name("shadow")), shadow, shadow.assemble))
+
+
+def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]:
+    """The policy, and the calibration if it asks for one.
+
+    Raises:
+        AmnError: One of them does not hold.
+    """
+    from amn.gain import load_calibration
+    from amn.policy import load_policy
+
+    policy = load_policy(artifacts.policy)
+    return policy, load_calibration(artifacts.calibration) if policy.needs_calibration else None
 
 
 def open_predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from amn.policy import DEFAULT
 from producer.sampling import RATE_MAX, RATE_MIN
 
 url = click.option(
@@ -25,10 +26,10 @@ artifacts = click.option(
 )
 policy = click.option(
     "--policy",
-    type=click.Choice(["budgeted", "card"]),
-    default="budgeted",
+    metavar="NAME|FILE",
+    default=DEFAULT,
     show_default=True,
-    help="budgeted: at most 20 % escalated; card: the card's rules to the letter.",
+    help="A preset (`amn policy list`), such as card: its rules to the letter; or a TOML file.",
 )
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else."

@@ -75,14 +75,25 @@ class Audit:
         self._finals[n] += 1
 
     def _check(self, n: int, reply: Reply) -> None:
-        rows = self._expected.get(reply.model)
-        if rows is None or not reply.model.startswith(f"{reply.served_by}@"):
-            self._wrong[n] = f"served by {reply.served_by!r} with the unknown model {reply.model!r}"
+        weights = {model: weight for model, (_, weight) in reply.tiers.items() if weight} or {
+            reply.model: 1.0
+        }
+        unknown = weights.keys() - self._expected.keys()
+        if unknown or not reply.model.startswith(f"{reply.served_by}@"):
+            self._wrong[n] = (
+                f"served by {reply.served_by!r} with the models {sorted({reply.model, *weights})}"
+            )
             return
-        apart = float(np.abs(rows[n % len(rows)] - reply.vector).max())
+        parts = [weight * self._row(model, n) for model, weight in weights.items()]
+        mixed = np.sum(parts, axis=0)
+        apart = float(np.abs(mixed / np.linalg.norm(mixed) - reply.vector).max())
         self.counts["vectors_checked"] += 1
         if not apart <= TOLERANCE:
             self._wrong[n] = f"{reply.model} answered {apart:.2g} away from the direct prediction"
+
+    def _row(self, model: str, n: int) -> NDArray[np.float32]:
+        rows = self._expected[model]
+        return rows[n % len(rows)]
 
     # -- the handles --------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ops.sample import Sample
 
 #: Links that a worker follows, and what they are to this run.
-LINKS = ("production_model", "fallback_accuracy", "reference_bank")
+LINKS = ("production_model", "fallback_accuracy", "reference_bank", "gate_calibration")
 _BATCH = 64
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from amn.escalation import preset
+from amn.policy import load_policy
 from producer import wire
 from producer.answers import AnswerEncoder
 from producer.messages import Reply, Request, Timings
-from workers.amn_worker import FALLBACK_MS_MIN, AmnHandler
+from workers.amn_worker import FALLBACK_MS_MIN, AmnHandler, Gate
 from workers.batch import assemble
 from workers.loop import Loop
 from workers.queue import Entry
@@ -134,7 +134,7 @@ class Unsound:
 
 
 def test_an_answer_that_is_no_unit_vector_is_a_failure_and_not_an_answer():
-    handler = AmnHandler(Unsound(), preset("card"), SETTINGS)
+    handler = AmnHandler(Unsound(), Gate(policy=load_policy("card")), SETTINGS)
     outcomes = handler.handle(assemble([good(1), good(2), good(3)], SETTINGS, NOW_MS, 0.0))
     messages = [wire.decode_reply(outcome.payload) for outcome in outcomes]
     assert [type(m) is Reply for m in messages] == [True, False, True]
@@ -142,7 +142,7 @@ def test_an_answer_that_is_no_unit_vector_is_a_failure_and_not_an_answer():
 
 
 def test_an_escalation_that_cannot_make_its_deadline_is_not_sent():
-    handler = AmnHandler(Unsound(), preset("card"), SETTINGS)
+    handler = AmnHandler(Unsound(), Gate(policy=load_policy("card")), SETTINGS)
     late = good(1, lane="sci-fact", expires_at_ms=NOW_MS + FALLBACK_MS_MIN - 1)
     calm = good(2)
     early = good(3, lane="sci-fact", expires_at_ms=NOW_MS + FALLBACK_MS_MIN + 1)

@@ -1,0 +1,146 @@
+"""`python -m amn calibrate`: fit the gate's score and blend, and show what they are worth.
+
+Writes to `--out`: `manifest.json` (what a worker loads), `report.md` and `report.json`, one plot a
+judged slice, `suggested_policy.toml` and `decisions.jsonl` (every judged window with its scores and
+cosines, for `amn policy replay`). Nothing that is live changes: a person promotes a calibration by
+moving the link `gate_calibration`, and a policy by naming it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amn import calibration_report as shown
+from amn import checkpoint
+from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
+from amn.calibration_fit import SCORES, as_model, choose, fit_model, fit_weights, out_of_fold
+from amn.folded import fold
+from amn.gain import FEATURES, FORMAT, load_calibration, save_calibration
+from amn.metrics import Cosines
+from amn.policy import DEFAULT, PRESETS_FOLDER
+from amn.readers import read_vectors
+from amn.reference import load_bank
+from amn.vectors import VectorSet
+
+RATE = 0.20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the calibrate command."""
+    parser.add_argument("amn", type=Path, help="checkpoint folder or link of AMN")
+    parser.add_argument("fallback", type=Path, help="of the fallback")
+    parser.add_argument("--bank", type=Path, required=True, help="reference bank folder")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the artifact and the report")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the windows")
+
+
+def run_calibrate(options: argparse.Namespace) -> int:
+    """Fit, write, print the report."""
+    torch.set_num_threads(options.threads)
+    data = read_vectors(options.data)
+    fast, slow = checkpoint.load(options.amn), checkpoint.load(options.fallback)
+    bank = load_bank(options.bank)
+    every = 10 if options.quick else 1
+    slices = {s.name: s for s in score_slices(data, fold(fast.model), fold(slow.model), bank, every)}
+    models = {"amn": fast.manifest.model_id, "fallback": slow.manifest.model_id, "bank": bank.bank_id}
+    report = calibrate(slices, models, data, options.out)
+    (options.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    (options.out / "report.md").write_text(shown.text(report), "utf-8")
+    for side in JUDGED:
+        (options.out / f"{side}.svg").write_text(shown.plot(report, side), "utf-8")
+    sys.stdout.write(shown.text(report) + f"\n{options.out}\n")
+    return 0
+
+
+def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet, out: Path) -> dict[str, Any]:
+    """Fits on the fitted slices, writes the artifact, and judges it on the others."""
+    fitted = join([slices[name] for name in FITTED])
+    edges, weights = fit_weights(fitted)
+    # Where the fallback has no weight there is no gain, and nothing to rank.
+    weighted = fitted.part(weight_of(fitted, edges, weights) > 0)
+    gain = final_gain(weighted, edges, weights)
+    predicted = {name: out_of_fold(*SCORES[name], weighted, gain) for name in SCORES}
+    score = choose(predicted, weighted, gain, RATE)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        **models,
+        "data": {"source": data.source, "sha256": data.sha256()},
+        "score": score,
+        "with_bank": SCORES[score][1] > len(FEATURES),
+        "model": fit_model(*SCORES[score], weighted.rows, gain),
+        "expected": [
+            fit_model("linear", len(FEATURES), fitted.rows, target) for target in (fitted.fast, fitted.slow)
+        ],
+        "weight_edges": edges,
+        "weights": weights,
+    }
+    save_calibration(content, out)
+    calibration = load_calibration(out)
+    every_score = {
+        name: replace(calibration, model=as_model(fit_model(*SCORES[name], weighted.rows, gain)))
+        for name in SCORES
+    }
+    report: dict[str, Any] = {"calibration_id": calibration.calibration_id, **models, "score": score}
+    report |= {"weight_edges": edges, "weights": weights, "curves": {}, "firing": {}, "n": {}}
+    lines: list[str] = []
+    for side in JUDGED:
+        judged = slices[side]
+        reached = final_gain(judged, edges, weights)
+        ranked = {name: one.gain(judged.rows) for name, one in every_score.items()}
+        report["n"][side] = len(judged)
+        report["curves"][side] = shown.curves(judged, shown.rankings(judged, ranked, reached), reached)
+        own = calibration.gain(judged.rows)
+        report["firing"][side] = shown.firing(judged, own)
+        lines += decisions(judged, own, reached)
+    validation = slices["validation"]
+    report["rate_bound"] = shown.rate_bound(validation, calibration.gain(validation.rows), RATE)
+    (out / "decisions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    suggested = (PRESETS_FOLDER / f"{DEFAULT}.toml").read_text("utf-8")
+    suggested = suggested.replace("min = 0.0", f"min = {max(report['rate_bound']['threshold'], 0.0):.8f}")
+    (out / "suggested_policy.toml").write_text(
+        suggested.replace(f'name = "{DEFAULT}"', 'name = "suggested"'), "utf-8"
+    )
+    return report
+
+
+def weight_of(data: Slice, edges: list[float], weights: list[float]) -> NDArray[np.float64]:
+    """The fallback's weight for each window, as `Calibration.weight`."""
+    place = np.searchsorted(edges, data.rows[:, 0], side="right")
+    made: NDArray[np.float64] = np.concatenate(([0.0], weights))[place]
+    return made
+
+
+def final_gain(data: Slice, edges: list[float], weights: list[float]) -> Cosines:
+    """What escalating a window brings: cosine of the blended answer minus AMN's."""
+    return data.final(weight_of(data, edges, weights)) - data.fast
+
+
+def decisions(data: Slice, predicted: Cosines, gain: Cosines) -> Iterator[str]:
+    """One line a window, in the format of a worker's decision log, with the truth."""
+    for b in range(len(data)):
+        row = data.rows[b]
+        yield json.dumps(
+            {
+                "domain": data.name,
+                "lane": "general",
+                "tokens": 0,
+                "article": int(data.articles[b]),
+                "confidence": {"top1": round(row[5], 6), "mean_top_50": round(float(data.mean_top[b]), 6)},
+                "margin": {"distinct": round(row[6], 6)},
+                "gain": round(float(predicted[b]), 8),
+                "amn_cosine": round(float(data.fast[b]), 6),
+                "final_cosine": round(float(data.fast[b] + gain[b]), 6),
+            }
+        )

@@ -1,0 +1,74 @@
+"""The scores of the two soft rules, by the method that the policy names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amn.errors import ConfigError
+from amn.policy import MEAN_TOP_K, RAW, ConfidenceRule, EscalationPolicy
+
+Cosines = NDArray[np.float32]
+
+
+class Bank(Protocol):
+    """What the scores need of a reference bank: `amn.reference.ReferenceBank` is one.
+
+    Attributes:
+        vectors: Shape (N, 768), unit norm.
+    """
+
+    @property
+    def vectors(self) -> NDArray[np.floating]:
+        """As above."""
+        ...
+
+    def top2(self, predictions: torch.Tensor) -> Any:
+        """(B, 768) -> `amn.reference.Neighbours`."""
+        ...
+
+
+class GateScores:
+    """Confidence and margin of predictions, (B, 768) -> (B,) and (B,)."""
+
+    def __init__(self, policy: EscalationPolicy, bank: Bank) -> None:
+        self._bank = bank
+        rule = policy.confidence
+        self._mean: Callable[[torch.Tensor], Cosines] | None = None
+        if rule is not None and rule.method == MEAN_TOP_K:
+            self._mean = mean_top_k(bank.vectors, rule)
+        self._multiplicity: NDArray[np.integer] | None = None
+        if policy.margin is not None and policy.margin.method == RAW:
+            self._multiplicity = getattr(bank, "multiplicity", None)
+            if self._multiplicity is None:
+                raise ConfigError(
+                    "margin.method is 'raw', and the bank kept no multiplicities; use 'distinct'"
+                )
+
+    def __call__(self, predictions: torch.Tensor) -> tuple[Cosines, Cosines]:
+        """Scores a batch; cosines of unit vectors in float32."""
+        best, second, ids, *_ = self._bank.top2(predictions)
+        margins = best - second
+        if self._multiplicity is not None:
+            margins = np.where(self._multiplicity[ids] > 1, np.float32(0), margins)
+        return (best if self._mean is None else self._mean(predictions)), margins
+
+
+def mean_top_k(vectors: NDArray[np.floating], rule: ConfidenceRule) -> Callable[[torch.Tensor], Cosines]:
+    """Mean cosine of the `k` best in a seeded sample without replacement; all of a smaller bank."""
+    if len(vectors) < rule.k:
+        raise ConfigError(f"confidence.k is {rule.k}, and the bank has {len(vectors)} vectors; use fewer")
+    count = min(rule.sample_count, len(vectors))
+    rows = np.sort(np.random.default_rng(rule.seed).choice(len(vectors), size=count, replace=False))
+    sample = torch.from_numpy(np.ascontiguousarray(vectors[rows], dtype=np.float32))  # (count, 768)
+
+    def score(predictions: torch.Tensor) -> Cosines:
+        cosines = predictions @ sample.T  # (B, count)
+        means: Cosines = cosines.topk(rule.k, dim=1, sorted=False).values.mean(1).numpy()
+        return means
+
+    return score

@@ -1,0 +1,219 @@
+"""What a fallback is worth: a calibrated score of a request, and the weight of a fallback's answer.
+
+`python -m amn calibrate` fits both on held-out articles and writes one hashed JSON file of plain
+arrays; a worker evaluates it with NumPy. The features are a few dot products of the prediction and
+its context, so a score costs no search in the bank (docs/escalation.md tells what ranked how well).
+
+novelty              share of the prediction's energy outside the span of its context: what the model
+                     adds beyond a mixture of the five vectors; near 0 where the text is unfamiliar
+to_mean, to_last     cosine of the prediction to the context mean, and to the newest vector
+coherence            mean cosine of neighbours in the context
+length               length of the context mean: 1 when all five agree
+confidence, margin   the bank's scores; used only by a model that was fitted with them
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.errors import CheckpointError
+
+FORMAT = 1
+#: As every artifact: what a pool looks for to tell that a link leads to one.
+FILE = "manifest.json"
+FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
+BANK_FEATURES = ("confidence", "margin")
+#: Keeps the system of five nearly equal context vectors solvable; unit vectors make it relative.
+_RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
+_ONES = np.ones(5, dtype=np.float32)
+#: Of the flat 5 x 5 matrix: the sum of all, and the mean of the four cosines of neighbours.
+_SUMS = np.stack([np.ones((5, 5)), np.eye(5, k=1) / 4], -1).reshape(25, 2).astype(np.float32)
+
+Values = NDArray[np.float64]
+
+
+def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) -> Values:
+    """(B, 5, 768) contexts and (B, 768) unit predictions -> (B, 5) in the order of `FEATURES`."""
+    gram = np.vecdot(contexts[:, :, None], contexts[:, None])  # (B, 5, 5)
+    along = np.vecdot(contexts, predictions[:, None])  # (B, 5)
+    solved = np.linalg.solve(gram + _RIDGE, along[..., None])[..., 0]
+    sums = gram.reshape(-1, 25) @ _SUMS
+    total = np.sqrt(sums[:, 0])
+    made = np.empty((len(gram), len(FEATURES)))
+    made[:, 0] = 1 - np.vecdot(solved, along)
+    made[:, 1] = (along @ _ONES) / total
+    made[:, 2] = along[:, 4]
+    made[:, 3] = sums[:, 1]
+    made[:, 4] = total / 5
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A monotone curve over one feature, by interpolation between its knots."""
+
+    feature: int
+    x: Values
+    y: Values
+
+    def predict(self, rows: Values) -> Values:
+        """(B, F) -> (B,)."""
+        return np.interp(rows[:, self.feature], self.x, self.y)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """A linear model of the first features."""
+
+    coefficients: Values
+    intercept: float
+
+    def predict(self, rows: Values) -> Values:
+        """(B, F) -> (B,)."""
+        made: Values = rows[:, : len(self.coefficients)] @ self.coefficients + self.intercept
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """A sum of regression trees, (T, nodes) arrays; a leaf points at itself."""
+
+    feature: NDArray[np.intp]
+    threshold: Values
+    left: NDArray[np.intp]
+    right: NDArray[np.intp]
+    value: Values
+    depth: int
+    intercept: float
+
+    def predict(self, rows: Values) -> Values:
+        """(B, F) -> (B,)."""
+        tree = np.arange(len(self.feature))[None, :]
+        node = np.zeros((len(rows), len(self.feature)), dtype=np.intp)
+        at = np.arange(len(rows))[:, None]
+        for _ in range(self.depth):
+            below = rows[at, self.feature[tree, node]] <= self.threshold[tree, node]
+            node = np.where(below, self.left[tree, node], self.right[tree, node])
+        made: Values = self.value[tree, node].sum(1) + self.intercept
+        return made
+
+
+Model = Curve | Linear | Trees
+_KINDS: dict[str, type[Curve] | type[Linear] | type[Trees]] = {
+    "curve": Curve,
+    "linear": Linear,
+    "trees": Trees,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The fitted score and blend.
+
+    Attributes:
+        calibration_id: `gain@` and the first 12 hex digits of the content's hash.
+        amn, fallback: Ids of the two models it was fitted for.
+        score: Name of the score that was chosen, for people.
+        with_bank: Whether the score looks at confidence and margin too.
+        model: Of the gain of escalating, where the fallback has a weight at all.
+        expected: Expected cosine with the true next vector, of AMN and of the fallback.
+        weight_edges, weights: The fallback's weight in the final answer by novelty: `weights[i]`
+            from `weight_edges[i]` on; 0 below the first edge.
+    """
+
+    calibration_id: str
+    amn: str
+    fallback: str
+    score: str
+    with_bank: bool
+    model: Model
+    expected: tuple[Model, Model]
+    weight_edges: Values
+    weights: Values
+
+    def fits(self, amn: str, fallback: str) -> bool:
+        """Whether it was fitted for these two models."""
+        return (self.amn, self.fallback) == (amn, fallback)
+
+    def gain(self, rows: Values) -> Values:
+        """Features (B, F) -> predicted gain of escalating, (B,): expected cosine of the final answer
+        minus AMN's. 0 where the fallback has no weight: asking it would not change the answer."""
+        return np.where(self.weight(rows) > 0, self.model.predict(rows), 0.0)
+
+    def weight(self, rows: Values) -> Values:
+        """Features (B, F) -> weight of the fallback's answer, (B,) in 0..1."""
+        place = np.searchsorted(self.weight_edges, rows[:, 0], side="right")
+        return np.concatenate(([0.0], self.weights))[place]
+
+
+def blend(
+    fast: NDArray[np.float32], slow: NDArray[np.float32], weight: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """normalise((1 - w) fast + w slow): (B, 768) unit vectors, weights (B,). Weight 0 is `fast`."""
+    w = weight.astype(np.float32)[:, None]
+    mixed = fast + w * (slow - fast)
+    mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+    return np.asarray(np.where(w > 0, mixed, fast), dtype=np.float32)
+
+
+def load_calibration(folder: Path) -> Calibration:
+    """Loads a calibration and checks its hash.
+
+    Raises:
+        CheckpointError: It is missing, altered or of another format.
+    """
+    try:
+        stored = json.loads((folder / FILE).read_text("utf-8"))
+        content, sha256 = stored["content"], stored["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"calibration {folder} cannot be read: {error}; run `python -m amn calibrate`, or use a policy "
+            "without [gain] and blend, such as card"
+        ) from error
+    if content_hash(content) != sha256 or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"calibration {folder} is of another format, or was changed after it was fitted; fit it again"
+        )
+    return Calibration(
+        calibration_id=f"gain@{sha256[:12]}",
+        amn=content["amn"],
+        fallback=content["fallback"],
+        score=content["score"],
+        with_bank=content["with_bank"],
+        model=model_of(content["model"]),
+        expected=(model_of(content["expected"][0]), model_of(content["expected"][1])),
+        weight_edges=np.array(content["weight_edges"], dtype=np.float64),
+        weights=np.array(content["weights"], dtype=np.float64),
+    )
+
+
+def save_calibration(content: Mapping[str, Any], folder: Path) -> str:
+    """Writes a calibration; returns its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = content_hash(content)
+    text = json.dumps({"sha256": digest, "content": content}, indent=1)
+    (folder / FILE).write_text(text + "\n", "utf-8")
+    return digest
+
+
+def content_hash(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def model_of(stored: Mapping[str, Any]) -> Model:
+    """A model of its stored arrays."""
+    arrays: dict[str, Any] = {
+        name: np.array(value) if isinstance(value, list) else value
+        for name, value in stored.items()
+        if name != "kind"
+    }
+    return _KINDS[stored["kind"]](**arrays)

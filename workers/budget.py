@@ -1,0 +1,162 @@
+"""The budget that all AMN workers of a queue share, without a round trip a request.
+
+Keys, both below `gate_prefix`, both gone two windows after the last settlement:
+
+    amn:{main}:gate:window   hash   `<bucket>:<stat>`, lua/budget.lua says what they hold
+    amn:{main}:gate:budget   hash   tokens, and sums of the window for whoever looks
+
+About once a second a side thread (workers/gate.py) settles what the worker decided since, and is
+granted soft escalations for the next second. What can go wrong, and how far:
+
+- Soft escalations never exceed what was granted, and what is granted is paid for at once: over any
+  stretch of n requests they are at most (rate - reserve) * n, plus five seconds' earnings.
+- Hard escalations are told up to a second late. They are never shed; soft ones then pay for them.
+- A worker that is killed takes its last second with it: up to a second of its hard escalations is
+  never counted, and its unused grants are lost, which errs to the safe side.
+- While the server is away nothing is granted; what was granted before is used up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+import structlog
+
+from amn.escalation import Allowance, threshold_for
+from amn.policy import ENFORCE, EscalationPolicy
+from producer.keys import Keys
+from producer.link import Link
+from workers.breaker import TierFacts
+from workers.queue import load
+
+_LOG = structlog.get_logger("amn.gate")
+#: A little more than a second's need, so that a late settlement does not leave the worker dry.
+_AHEAD = 1.5
+#: The threshold lets through a little more than the budget, which then has the last word: what a
+#: threshold keeps back can not be spent later.
+_EAGER = 1.1
+_FADE = 0.97
+
+
+def window_key(keys: Keys) -> str:
+    """Counts by bucket."""
+    return f"{keys.gate_prefix}window"
+
+
+def budget_key(keys: Keys) -> str:
+    """The state of the budget."""
+    return f"{keys.gate_prefix}budget"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadLimits:
+    """When a lagging fallback makes the gate choosier.
+
+    Attributes:
+        lag_ms_fine: Up to this age of the oldest waiting entry nothing changes.
+        lag_ms_max: From here on no soft rule escalates. In between the best candidates still do.
+        full_share: The same from this share of the stream's limit of entries on.
+    """
+
+    lag_ms_fine: int = 2_000
+    lag_ms_max: int = 10_000
+    full_share: float = 0.9
+
+    def room(self, facts: TierFacts, entries_max: int) -> float:
+        """Share of the usual soft escalations that the tier can take, 0 to 1."""
+        if facts.waiting >= self.full_share * entries_max:
+            return 0.0
+        late = (facts.lag_ms - self.lag_ms_fine) / (self.lag_ms_max - self.lag_ms_fine)
+        return 1.0 - min(max(late, 0.0), 1.0)
+
+
+class SharedBudget:
+    """One worker's end of the shared budget: settles its `Allowance`."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, policy: EscalationPolicy, allowance: Allowance
+    ) -> None:
+        self._link, self._settle = Link(client), load("budget")
+        self._keys = [window_key(keys), budget_key(keys)]
+        self._policy = policy
+        self._allowance = allowance
+        self._told = (0, 0, 0, 0)
+        #: Requests, hard escalations and candidates of about the last half minute, fading.
+        self._lately = (0.0, 0.0, 0.0)
+        self._share = 1.0
+        self.infeasible = False
+
+    def settle(self, room: float = 1.0, now_ms: int = 0) -> None:
+        """Tells what was decided, takes new grants, and sets the threshold.
+
+        Args:
+            room: Share of the usual soft escalations that the fallback can take, 0 to 1.
+            now_ms: Epoch ms; 0 for the server's clock.
+
+        Raises:
+            RedisError: Nothing was settled, or it is not known whether; the counts go with the next.
+        """
+        allowance, budget = self._allowance, self._policy.budget
+        counts = (allowance.seen, allowance.hard, allowance.soft, allowance.wanted)
+        since = [now - then for now, then in zip(counts, self._told, strict=True)]
+        observe = budget.mode != ENFORCE
+        recent = (since[0], since[1], since[3])
+        self._lately = _faded(self._lately, recent)
+        wanted = 0 if observe else self._wanted(since[3], room)
+        if wanted < 0:
+            allowance.granted += wanted  # handed back before it is told, never used twice
+        # After a call whose end is not known, what earns is never told again and what costs is: the
+        # error is to the safe side.
+        self._told = (counts[0], *self._told[1:3], counts[3])
+        arguments = [now_ms, budget.window_s * 1000, budget.rate, budget.reserve, *since, wanted]
+        granted, *window = self._link.run(self._settle, self._keys, [*arguments, int(observe)])
+        self._told = counts
+        allowance.granted = (
+            _observed(allowance, budget.rate, window) if observe else allowance.granted + granted
+        )
+        self._said(*window[:2])
+        self._aim(room)
+
+    def _wanted(self, candidates: int, room: float) -> int:
+        """Grants to ask for; below 0, to hand back. Follows what the threshold lets through."""
+        pace = max(candidates, (1 - _FADE) * self._lately[2])
+        need = _AHEAD * pace * min(1.0, self._share) * room + (room > 0)
+        return round(need - self._allowance.left)
+
+    def _aim(self, room: float) -> None:
+        """The threshold that spends what hard rules leave of the budget on the best candidates."""
+        n, hard, candidates = self._lately
+        budget, allowance = self._policy.budget, self._allowance
+        if budget.mode != ENFORCE or not n:
+            return
+        left = max(0.0, budget.rate - budget.reserve - hard / n)
+        self._share = _EAGER * left * n / candidates if candidates else 1.0
+        allowance.lagging = room < 1.0
+        allowance.threshold = threshold_for(allowance.candidates(), self._share * room)
+
+    def _said(self, n: int, hard: int) -> None:
+        """Says loudly, once, that hard rules alone break the budget, and when they stop."""
+        infeasible = n >= 100 and hard > self._policy.budget.rate * n
+        if infeasible != self.infeasible:
+            self.infeasible = infeasible
+            event = "budget_infeasible" if infeasible else "budget_feasible_again"
+            _LOG.warning(event, hard_share=round(hard / n, 4) if n else 0, rate=self._policy.budget.rate)
+
+
+def _faded(past: tuple[float, float, float], now: tuple[int, int, int]) -> tuple[float, float, float]:
+    n, hard, candidates = (_FADE * p + x for p, x in zip(past, now, strict=True))
+    return n, hard, candidates
+
+
+def _observed(allowance: Allowance, rate: float, window: list[int]) -> float:
+    """Under `observe`: grants only mark what is beyond the budget, and stop nothing."""
+    n, hard, soft, _ = window
+    return allowance.soft + max(0.0, rate * n - hard - soft)
+
+
+def read_budget(client: redis.Redis, keys: Keys) -> dict[str, float]:
+    """What the budget says of the last window; empty when no AMN worker settled in two windows."""
+    found = cast("dict[bytes, bytes]", client.hgetall(budget_key(keys)))
+    return {name.decode(): float(value) for name, value in found.items()}

@@ -1,0 +1,93 @@
+"""The decision log: a sample of what the gate decided, as JSON lines, for `amn policy replay`.
+
+A line of kind `decision` has what the rules looked at and what came of it. When the next context of
+the same sequence passes, a line of kind `truth` tells how well AMN's answer was: its newest vector is
+what really came next. Only requests that the shadow sample holds are logged, so that workers agree
+which those are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.escalation import Decision, Scores
+from amn.policy import EscalationPolicy
+from producer.messages import Request
+from producer.sampling import sample_key, sampled
+
+#: Predictions that wait for their truth; the oldest are forgotten.
+_WAITING_MAX = 1_000
+
+
+class DecisionLog:
+    """Appends to one file; lines are written whole, so that several workers may share it."""
+
+    def __init__(self, path: Path, policy: EscalationPolicy, rate: float, salt: str) -> None:
+        self._file = path.open("a", encoding="utf-8", buffering=1)  # a line at a time
+        self._policy = policy
+        self._rate = rate
+        self._salt = salt
+        self._waiting: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+
+    def note(
+        self, request: Request, scores: Scores, decision: Decision, vector: NDArray[np.float32], now_ms: float
+    ) -> None:
+        """Logs a decision of the sample, and the truth that a request brings for an earlier one."""
+        self._truth(request)
+        key = sample_key(request.id, request.sequence, request.position)
+        if not sampled(key, self._rate, self._salt):
+            return
+        self._write(
+            {
+                "kind": "decision",
+                "at_ms": round(now_ms),
+                "key": key,
+                "lane": request.lane,
+                "tokens": request.tokens,
+                "domain": request.domain,
+                **self._scores(scores, decision),
+                "escalate": decision.escalate,
+                "reasons": decision.reasons,
+                "shed": decision.shed,
+                "policy": self._policy.name,
+            }
+        )
+        if request.sequence:
+            self._waiting[key] = vector.copy()
+            if len(self._waiting) > _WAITING_MAX:
+                self._waiting.popitem(last=False)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _scores(self, scores: Scores, decision: Decision) -> dict[str, Any]:
+        """The scores under their methods' names; none of a request that a hard rule decided."""
+        policy = self._policy
+        if any(reason in ("high_stakes_lane", "long_context") for reason in decision.reasons):
+            return {}
+        found: dict[str, Any] = {}
+        if policy.needs_bank:
+            found["confidence"] = {policy.confidence_method: round(scores.confidence, 6)}
+            found["margin"] = {policy.margin_method: round(scores.margin, 6)}
+        if policy.gain is not None:
+            found["gain"] = round(scores.gain, 8)
+        return found
+
+    def _truth(self, request: Request) -> None:
+        if not request.sequence or request.position < 1:
+            return
+        key = sample_key(request.id, request.sequence, request.position - 1)
+        vector = self._waiting.pop(key, None)
+        if vector is not None:
+            truth = np.asarray(request.context[-1], dtype=np.float32)
+            self._write({"kind": "truth", "key": key, "amn_cosine": round(float(vector @ truth), 6)})
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        self._file.write(json.dumps(fields) + "\n")

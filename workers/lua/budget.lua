@@ -1,0 +1,64 @@
+-- Settles what one AMN worker decided with the shared budget, and grants what it may escalate next.
+--
+-- KEYS[1] window hash: fields "<bucket>:<stat>", stat one of n (requests decided), h and s (escalated
+--         by hard and by soft rules), w (soft candidates); buckets are sixtieths of the window
+-- KEYS[2] state hash: tokens, since_ms, and for people: n, h, s, w of the window, rate, at_ms, over, infeasible
+-- ARGV[1] now_ms (0: the server's clock)  [2] window_ms  [3] rate  [4] reserve
+-- ARGV[5] n  [6] h  [7] s  [8] w since the last call  [9] grants wanted (below 0: handed back)
+-- ARGV[10] 1 when soft escalations are not limited by grants (a budget that only observes)
+-- Returns granted, and of the window n, h, s, w.
+--
+-- A token bucket counted in requests: each request earns rate - reserve, each escalation costs one. A
+-- grant is paid for when it is made, so a worker that dies with grants in its hands has spent them.
+-- Hard escalations are paid for afterwards and may leave a debt, which soft ones then wait for; a debt
+-- older than a window is forgiven. What is not granted at once the bucket keeps, up to five seconds of
+-- mean traffic's earnings: over any stretch of n requests soft rules spend at most (rate - reserve) * n
+-- plus that.
+local window_ms, rate, reserve = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local now_ms = tonumber(ARGV[1])
+if now_ms == 0 then
+  local time = redis.call('TIME')
+  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+end
+local bucket = math.floor(now_ms / (window_ms / 60))
+local names = {'n', 'h', 's', 'w'}
+for i, name in ipairs(names) do
+  if tonumber(ARGV[4 + i]) > 0 then
+    redis.call('HINCRBY', KEYS[1], bucket .. ':' .. name, ARGV[4 + i])
+  end
+end
+
+local sums, old = {n = 0, h = 0, s = 0, w = 0}, {}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  local at, name = string.match(fields[i], '^(%d+):(%a)$')
+  if at and tonumber(at) > bucket - 60 then
+    sums[name] = sums[name] + tonumber(fields[i + 1])
+  else
+    old[#old + 1] = fields[i]
+  end
+end
+if #old > 0 then redis.call('HDEL', KEYS[1], unpack(old)) end
+
+local earned = (rate - reserve) * tonumber(ARGV[5])
+local tokens = tonumber(redis.call('HGET', KEYS[2], 'tokens') or '0')
+tokens = tokens + earned - tonumber(ARGV[6])
+if ARGV[10] == '1' then tokens = tokens - tonumber(ARGV[7]) end
+local wanted = tonumber(ARGV[9])
+if wanted < 0 then tokens = tokens - wanted end
+local granted = 0
+if wanted > 0 and ARGV[10] ~= '1' then granted = math.max(0, math.floor(math.min(wanted, tokens))) end
+redis.call('HSETNX', KEYS[2], 'since_ms', string.format('%.0f', now_ms))
+local spell_ms = math.min(window_ms, math.max(1, now_ms - tonumber(redis.call('HGET', KEYS[2], 'since_ms'))))
+local most = math.max(5, (rate - reserve) * sums.n * 5000 / spell_ms)
+tokens = math.max(math.min(tokens - granted, most), -rate * sums.n)
+
+local over = sums.h + sums.s > rate * sums.n and sums.n > 0
+local infeasible = sums.n >= 100 and sums.h > rate * sums.n
+redis.call('HSET', KEYS[2], 'tokens', string.format('%.3f', tokens), 'n', sums.n, 'h', sums.h, 's', sums.s,
+  'w', sums.w, 'rate', ARGV[3], 'at_ms', string.format('%.0f', now_ms), 'over', over and 1 or 0,
+  'infeasible', infeasible and 1 or 0)
+if over then redis.call('HINCRBY', KEYS[2], 'over_total', 1) end
+redis.call('PEXPIRE', KEYS[1], 2 * window_ms)
+redis.call('PEXPIRE', KEYS[2], 2 * window_ms)
+return {granted, sums.n, sums.h, sums.s, sums.w}
