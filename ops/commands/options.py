@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from amn.policy import DEFAULT
+from amn.errors import ConfigError
+from amn.policy import DEFAULT, load_policy
 from producer.sampling import RATE_MAX, RATE_MIN
 
 url = click.option(
@@ -24,10 +25,21 @@ artifacts = click.option(
     envvar="AMN_ARTIFACTS",
     help="Folder with production_model, fallback_accuracy, reference_bank. [default: artifacts/lvm]",
 )
+
+
+def _known_policy(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        load_policy(value)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
 policy = click.option(
     "--policy",
     metavar="NAME|FILE",
     default=DEFAULT,
+    callback=_known_policy,
     show_default=True,
     help="A preset (`amn policy list`), such as card: its rules to the letter; or a TOML file.",
 )
