@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from ops.drift.comparison import Window
-from ops.drift.statistics import BLOCK_MIN, Floats
+from ops.drift.statistics import BLOCK_MIN, W2, Floats, N, W
 from workers.shadow_scores import MILLION, TIER_TRUE, Labels
 
 #: Stored sums in the order of `ops.drift.statistics`, and what one unit of each is.
@@ -82,6 +82,12 @@ def _add(block: Block, labels: Labels, stat: str, amount: int) -> None:
         named[stat[1:]] = named.get(stat[1:], 0) + amount
 
 
+def _unweighted(sums: Floats) -> None:
+    """Where nobody stored weights, each request weighs one."""
+    for stat in (W2, W):  # W last: it tells for both
+        sums[stat] = np.where(sums[W] > 0, sums[stat], sums[N])
+
+
 @lru_cache(maxsize=65_536)
 def _parsed(name: str) -> tuple[Labels | None, str]:
     """Fields repeat from minute to minute, so most are known."""
@@ -127,6 +133,8 @@ class Traffic:
             for model, count in block.minutes.items():
                 minutes.setdefault(model, np.zeros(len(blocks)))[t] = count
         for each in series.values():
+            for part in each.values():
+                _unweighted(part)
             each[ALL] = np.sum(list(each.values()), axis=0)
         return cls(first_block=first_block, series=series, minutes=minutes, blocks=blocks)
 

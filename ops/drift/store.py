@@ -27,7 +27,13 @@ def read_minutes(
         hours: Length of the window; minutes are kept for 50 hours.
     """
     last = now_ms // 60_000
-    first = last - 60 * hours + 1
+    return minutes_between(client, keys, last - 60 * hours + 1, last)
+
+
+def minutes_between(
+    client: redis.Redis, keys: Keys, first: int, last: int
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """As `read_minutes`, for the minutes `first` to `last`, both included."""
     found = [
         int(minute) for minute in cast("list[bytes]", client.zrangebyscore(keys.drift_minutes, first, last))
     ]

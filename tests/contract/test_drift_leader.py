@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import Target
+from typing import Any
 
 from ops.drift.leader import Leadership, leader_key
 from ops.drift.store import server_now_ms
@@ -11,11 +11,11 @@ from producer.keys import Keys
 KEYS = Keys("main")
 
 
-def two(server: Target, lease_ms: int = 60_000) -> tuple[Leadership, Leadership]:
+def two(server: Any, lease_ms: int = 60_000) -> tuple[Leadership, Leadership]:
     return Leadership(server.admin, KEYS, lease_ms), Leadership(server.admin, KEYS, lease_ms)
 
 
-def test_the_first_leads_the_second_does_not_and_the_first_renews(server: Target) -> None:
+def test_the_first_leads_the_second_does_not_and_the_first_renews(server: Any) -> None:
     first, second = two(server)
     fence = first.lead()
     assert fence > 0
@@ -25,7 +25,7 @@ def test_the_first_leads_the_second_does_not_and_the_first_renews(server: Target
     assert 0 < server.admin.pttl(leader_key(KEYS)) <= 60_000
 
 
-def test_each_leader_has_a_higher_fence_than_the_last(server: Target) -> None:
+def test_each_leader_has_a_higher_fence_than_the_last(server: Any) -> None:
     first, second = two(server)
     old = first.lead()
     server.admin.delete(leader_key(KEYS))  # its lease ran out
@@ -33,7 +33,7 @@ def test_each_leader_has_a_higher_fence_than_the_last(server: Target) -> None:
     assert first.lead() == 0
 
 
-def test_a_resigned_leader_makes_room_and_a_former_one_cannot_resign_for_another(server: Target) -> None:
+def test_a_resigned_leader_makes_room_and_a_former_one_cannot_resign_for_another(server: Any) -> None:
     first, second = two(server)
     first.lead()
     first.resign()
@@ -43,7 +43,7 @@ def test_a_resigned_leader_makes_room_and_a_former_one_cannot_resign_for_another
     assert second.lead() == second.fence
 
 
-def test_the_fence_grows_also_when_the_server_forgot_everything(server: Target) -> None:
+def test_the_fence_grows_also_when_the_server_forgot_everything(server: Any) -> None:
     first, second = two(server)
     old = first.lead()
     server.admin.flushall()

@@ -1,0 +1,195 @@
+"""The judge at work: reads, judges, writes under its fence, tells the alerts; once a minute."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+import structlog
+
+from ops.drift.blocks import Traffic
+from ops.drift.findings import Finding
+from ops.drift.judge import Evaluation, evaluate
+from ops.drift.leader import Leadership
+from ops.drift.memory import BLOCKS_KEPT, Commit, Memory, Order
+from ops.drift.service_rules import Service, input_drift, monitor_health, objectives
+from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
+from ops.drift.statistics import BLOCK_MIN
+from ops.drift.store import server_now_ms
+from producer.connection import driver_errors
+from producer.errors import ServerError
+from producer.keys import Keys
+
+_LOG = structlog.get_logger("amn.judge")
+#: A judge that dies is replaced within three quarters of a minute.
+LEASE_MS, _RENEW_S, _EVERY_MS = 45_000, 10.0, 60_000
+_BLOCKS_PER_HOUR = 60 // BLOCK_MIN
+
+#: Takes a full list of findings: `apply(findings, now_ms, fence)`.
+Alert = Callable[[Sequence[Finding], int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One evaluation, before it is written.
+
+    Attributes:
+        traffic: What was judged.    evaluation: What the drift rules say.
+        commit: What is to be written; its findings are those of all rules.
+    """
+
+    traffic: Traffic
+    evaluation: Evaluation
+    commit: Commit
+
+
+def look(
+    client: redis.Redis, keys: Keys, memory: Memory, settings: JudgeSettings, now_ms: int | None = None
+) -> Look:
+    """Evaluates every rule now; writes nothing.
+
+    Args:
+        now_ms: Server's clock when None.
+    """
+    now_ms = server_now_ms(client) if now_ms is None else now_ms
+    open_block = now_ms // 60_000 // BLOCK_MIN
+    end = (now_ms // 60_000 - settings.closed_after_min) // BLOCK_MIN
+    traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
+    orders, state = memory.orders(), memory.state()
+    audit = [_obey(state, order, end) for order in orders]
+    state, evaluation = evaluate(traffic, state, now_ms, settings)
+    audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
+    counts, counters = memory.counts(open_block), memory.counters()
+    service = Service(
+        now_ms=now_ms, counters=counters, counts=counts, shadow_age_ms=_shadow_age_ms(client, keys, now_ms)
+    )
+    findings = list(evaluation.findings)
+    findings += [input_drift(model, state.models[model], traffic, settings) for model in _current(evaluation)]
+    findings += objectives(service, open_block, settings)
+    findings.append(monitor_health(state, traffic, service, settings))
+    commit = Commit(
+        state=state,
+        findings=findings,
+        now_ms=now_ms,
+        blocks=memory.unstored(),
+        counts={} if open_block - 1 in counts else {open_block - 1: counters},
+        audit=audit,
+        orders=len(orders),
+    )
+    return Look(traffic=traffic, evaluation=evaluation, commit=commit)
+
+
+class Judge:
+    """The process: leads if nobody else does, evaluates once a minute, renews between.
+
+    Attributes:
+        leads: Whether it led at the last look.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        settings: JudgeSettings,
+        alert: Alert | None = None,
+        url: str = "",
+    ) -> None:
+        self.leads = False
+        self._client, self._keys, self._settings, self._url = client, keys, settings, url
+        self._alert = alert
+        self._memory = Memory(client, keys)
+        self._leadership = Leadership(client, keys, LEASE_MS)
+        self._evaluated_at_ms = 0
+
+    def turn(self, now_ms: int | None = None) -> Look | None:
+        """One look at the leadership and, when a minute is over, one evaluation.
+
+        The alerts get the findings before the state is written: a judge that dies between the two
+        says the same again, which the alerts know already; the other way round a page could be lost.
+
+        Returns:
+            What was evaluated and written; None when it was not time, or another judge leads.
+        """
+        fence = self._leadership.lead()
+        if self.leads != bool(fence):
+            self.leads = bool(fence)
+            _LOG.info("judge_leads" if fence else "judge_follows", fence=fence)
+            self._memory = Memory(self._client, self._keys)  # another judge may have written since
+        clock_ms = server_now_ms(self._client) if now_ms is None else now_ms
+        if not fence or clock_ms - self._evaluated_at_ms < _EVERY_MS:
+            return None
+        found = look(self._client, self._keys, self._memory, self._settings, clock_ms)
+        if self._alert is not None:
+            self._alert(found.commit.findings, clock_ms, fence)
+        if not self._memory.commit(fence, found.commit):
+            _LOG.warning("judge_was_replaced", fence=fence)
+            return None
+        self._evaluated_at_ms = clock_ms
+        return found
+
+    def run(self, stopping: threading.Event) -> None:
+        """Turns until told to stop; waits for the server when it is away."""
+        down = False
+        while not stopping.is_set():
+            try:
+                with driver_errors(self._url):
+                    found = self.turn()
+                if found is not None:
+                    _log(found)
+                down = False
+            except ServerError as error:
+                if not down:
+                    _LOG.warning("judge_waits_for_server", error=str(error))
+                down = True
+            stopping.wait(_RENEW_S)
+        try:
+            with driver_errors(self._url):
+                self._leadership.resign()
+        except ServerError:
+            pass  # the lease runs out by itself
+
+
+def _log(found: Look) -> None:
+    firing = [f"{one.rule}/{one.lane or 'all'}" for one in found.commit.findings if one.state == "firing"]
+    _LOG.info("judged", findings=len(found.commit.findings), firing=firing)
+    for entry in found.commit.audit:
+        _LOG.info("drift_audit", **entry)
+
+
+def _current(evaluation: Evaluation) -> list[str]:
+    return sorted({finding.model for finding in evaluation.findings})
+
+
+def _obey(state: JudgeState, order: Order, end_block: int) -> dict[str, Any]:
+    """Forgets a model's baseline; the last hours that the order names are the new one's beginning."""
+    entry = {"what": "rebaseline", "model": order.model, "hours": order.hours, "who": order.who}
+    entry |= {"why": order.why, "at_ms": order.at_ms}
+    old = state.models.get(order.model)
+    if old is None:
+        return {**entry, "what": "rebaseline_refused", "because": "the judge knows no such model"}
+    delta = old.baselines[""].delta if "" in old.baselines else None
+    first = max(old.first_block, end_block - order.hours * _BLOCKS_PER_HOUR)
+    state.models[order.model] = ModelState(first_block=first, last_block=old.last_block)
+    return {**entry, "delta_before": None if delta is None else round(delta, 5)}
+
+
+def _learned(model: str, known: ModelState, now_ms: int) -> dict[str, Any]:
+    base = known.baselines[""]
+    days = round(base.blocks * BLOCK_MIN / 1440, 2)
+    return {
+        "what": "frozen" if known.frozen else "learned",
+        "model": model,
+        "at_ms": now_ms,
+        "who": "judge",
+        "days": days,
+        "delta": round(base.delta, 5),
+    }
+
+
+def _shadow_age_ms(client: redis.Redis, keys: Keys, now_ms: int) -> int | None:
+    oldest = cast("list[tuple[bytes, Any]]", client.xrange(keys.shadow, count=1))
+    return max(now_ms - int(oldest[0][0].partition(b"-")[0]), 0) if oldest else None

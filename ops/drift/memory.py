@@ -1,0 +1,208 @@
+"""What the judge keeps on the server, below `amn:{main}:drift:`.
+
+    judge               hash    `state` (JSON of JudgeState), `findings` (JSON, the last evaluation's),
+                                `evaluated_at_ms` (the heartbeat), `fence`; kept 90 days
+    block:<number>      string  five minutes, added up (JSON of Block); kept 9 days. The number is the
+                                epoch minute divided by five
+    counts:<number>     string  the queue's counters at the end of that block (JSON); kept 4 days
+    orders              list    what operators asked for and the judge has not taken up; capped
+    audit               list    who re-baselined what, when and why, and what was learned; newest
+                                first, capped
+    leader, fence       strings see ops/drift/leader.py
+
+Everything but `orders` is written by lua/commit.lua, under the leader's fence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import redis
+
+from ops.drift.blocks import Block, block_of
+from ops.drift.findings import Finding
+from ops.drift.leader import leader_key
+from ops.drift.state import JudgeState
+from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY
+from ops.drift.store import minutes_between
+from producer.connection import script_text
+from producer.keys import Keys
+
+#: Blocks that are looked at: what a baseline may take in, and a day to judge.
+BLOCKS_KEPT = 8 * BLOCKS_PER_DAY
+#: Truths come for two hours; a block older than this does not change any more.
+_FINAL_AFTER_BLOCKS = 36
+#: Minutes of the shadow worker are there for fifty hours.
+_MINUTES_BLOCKS = 49 * 60 // BLOCK_MIN
+_BLOCK_TTL_S, _COUNTS_TTL_S, _JUDGE_TTL_S = 9 * 86_400, 4 * 86_400, 90 * 86_400
+_AUDIT_MAX, _ORDERS_MAX = 200, 100
+_MGET = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A person's wish: take the last `hours` of a model as its measure of health.
+
+    Attributes:
+        model: Model id.    hours: 0 for "from now on".
+        who, why: For the audit.    at_ms: When it was given.
+    """
+
+    model: str
+    hours: int
+    who: str
+    why: str
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """What one evaluation leaves.
+
+    Attributes:
+        blocks: That became final.    counts: Of blocks that ended.
+        audit: Entries, oldest first.    orders: How many orders were taken up.
+    """
+
+    state: JudgeState
+    findings: Sequence[Finding]
+    now_ms: int
+    blocks: Mapping[int, Block] = field(default_factory=dict)
+    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    audit: Sequence[Mapping[str, Any]] = ()
+    orders: int = 0
+
+
+class Memory:
+    """Reads and writes the keys above; remembers final blocks, so that a minute costs little."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self._client, self._keys = client, keys
+        self._final: dict[int, Block] = {}
+        self._stored: set[int] = set()
+        self._counts: dict[int, dict[str, int]] = {}
+        self._read_from = 0
+        self._commit = client.register_script(script_text("ops.drift", "commit"))
+
+    def state(self) -> JudgeState:
+        """The stored state; a fresh one when there is none.
+
+        Raises:
+            ValueError: It was written by another version.
+        """
+        stored = cast("bytes | None", self._client.hget(self._key("judge"), "state"))
+        return JudgeState.from_json(json.loads(stored)) if stored else JudgeState()
+
+    def evaluated_at_ms(self) -> int:
+        """When the judge last finished an evaluation, by the server's clock; 0 for never."""
+        stored = cast("bytes | None", self._client.hget(self._key("judge"), "evaluated_at_ms"))
+        return int(stored or 0)
+
+    def findings(self) -> list[Finding]:
+        """Of the last evaluation."""
+        stored = cast("bytes | None", self._client.hget(self._key("judge"), "findings"))
+        return [Finding(**one) for one in json.loads(stored or b"[]")]
+
+    def blocks(self, end_block: int) -> list[Block]:
+        """The blocks before `end_block`, oldest first; empty ones where nothing was sampled."""
+        first = end_block - BLOCKS_KEPT
+        if self._read_from == 0:
+            self._load(first, end_block)
+        settled = end_block - _FINAL_AFTER_BLOCKS
+        since = max(self._read_from, first)
+        fresh = self._from_minutes(since, end_block)
+        self._read_from = settled
+        for number in range(since, settled):
+            if number not in self._stored:
+                self._final[number] = fresh.get(number, Block())
+        for number in [number for number in self._final if number < first]:
+            del self._final[number]
+        known = {**fresh, **self._final}
+        return [known.get(number) or Block() for number in range(first, end_block)]
+
+    def unstored(self) -> dict[int, Block]:
+        """Final blocks with traffic that no commit has written yet."""
+        return {n: b for n, b in self._final.items() if n not in self._stored and b.minutes}
+
+    def counts(self, end_block: int) -> dict[int, dict[str, int]]:
+        """The queue's counters at the ends of the blocks of the last three days, where known."""
+        first = end_block - 3 * BLOCKS_PER_DAY - 1
+        wanted = [n for n in range(first, end_block) if n not in self._counts]
+        for number, text in self._strings("counts", wanted if not self._counts else wanted[-12:]):
+            self._counts[number] = json.loads(text)
+        self._counts = {n: counts for n, counts in self._counts.items() if n >= first}
+        return self._counts
+
+    def counters(self) -> dict[str, int]:
+        """The queue's counters now."""
+        found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.stats))
+        return {name.decode(): int(value) for name, value in found.items()}
+
+    def orders(self) -> list[Order]:
+        """What operators asked for, oldest first."""
+        found = cast("list[bytes]", self._client.lrange(self._key("orders"), 0, -1))
+        return [Order(**json.loads(text)) for text in found]
+
+    def order(self, order: Order) -> None:
+        """Leaves an order for the judge."""
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.rpush(self._key("orders"), json.dumps(asdict(order)))
+            pipe.ltrim(self._key("orders"), -_ORDERS_MAX, -1)
+            pipe.expire(self._key("orders"), _JUDGE_TTL_S)
+            pipe.execute()
+
+    def audit(self) -> list[dict[str, Any]]:
+        """Newest first."""
+        found = cast("list[bytes]", self._client.lrange(self._key("audit"), 0, -1))
+        return [json.loads(text) for text in found]
+
+    def commit(self, fence: int, commit: Commit) -> bool:
+        """Writes it under the fence; False when another judge leads by now."""
+        fields = {
+            "state": json.dumps(commit.state.to_json(), separators=(",", ":")),
+            "findings": json.dumps([asdict(one) for one in commit.findings], separators=(",", ":")),
+            "evaluated_at_ms": str(commit.now_ms),
+        }
+        arguments: list[Any] = [str(fence), commit.orders, _AUDIT_MAX, _JUDGE_TTL_S, len(fields)]
+        arguments += [word for pair in fields.items() for word in pair]
+        arguments += [len(commit.audit), *(json.dumps(entry) for entry in commit.audit)]
+        arguments.append(len(commit.blocks) + len(commit.counts))
+        for number, block in commit.blocks.items():
+            arguments += [self._key(f"block:{number}"), block.to_json(), _BLOCK_TTL_S]
+        for number, counts in commit.counts.items():
+            arguments += [self._key(f"counts:{number}"), json.dumps(counts), _COUNTS_TTL_S]
+        names = [leader_key(self._keys), *(self._key(name) for name in ("judge", "orders", "audit"))]
+        written = bool(self._commit(keys=names, args=arguments))
+        if written:
+            self._stored.update(commit.blocks)
+            self._counts.update({n: dict(counts) for n, counts in commit.counts.items()})
+        return written
+
+    def _load(self, first: int, end_block: int) -> None:
+        """What earlier judges stored, after a start."""
+        for number, text in self._strings("block", range(first, end_block)):
+            self._final[number] = Block.from_json(text)
+            self._stored.add(number)
+        self._read_from = end_block - _MINUTES_BLOCKS
+
+    def _from_minutes(self, since: int, end_block: int) -> dict[int, Block]:
+        minutes: dict[int, list[dict[str, int]]] = {}
+        for minute, sums in minutes_between(
+            self._client, self._keys, since * BLOCK_MIN, end_block * BLOCK_MIN - 1
+        ):
+            minutes.setdefault(minute // BLOCK_MIN, []).append(sums)
+        return {n: block_of(found) for n, found in minutes.items() if n not in self._stored}
+
+    def _strings(self, kind: str, numbers: Sequence[int]) -> list[tuple[int, bytes]]:
+        found = []
+        for at in range(0, len(numbers), _MGET):
+            some = numbers[at : at + _MGET]
+            texts = cast("list[bytes | None]", self._client.mget([self._key(f"{kind}:{n}") for n in some]))
+            found += [(n, text) for n, text in zip(some, texts, strict=True) if text]
+        return found
+
+    def _key(self, name: str) -> str:
+        return self._keys.drift_prefix + name

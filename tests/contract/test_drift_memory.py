@@ -1,0 +1,162 @@
+"""The judge on every server: what it stores, under which fence, and what a restart finds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ops.drift.leader import leader_key
+from ops.drift.loop import Judge, look
+from ops.drift.memory import Commit, Memory, Order
+from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
+from ops.drift.store import server_now_ms
+from producer.keys import Keys
+from workers.shadow_scores import MILLION, Labels
+
+KEYS = Keys("main")
+SETTINGS = JudgeSettings(learn_requests_min=1000, learn_max_h=24)
+MODEL = "amn@1"
+
+
+def put(server: Any, minute: int, n: int = 30, ood: float = 0.6, inside: float = 0.5) -> None:
+    """One minute's sums, as the shadow worker writes them."""
+    fields = {}
+    for name, mean in (("ood", ood), ("id", inside)):
+        labels = Labels(MODEL, "general", name)
+        total = round(n * mean * MILLION)
+        squares = round(n * (mean**2 + 0.0225) * MILLION)
+        stats = {"predictions": n, "n": n, "amn.sum": total, "amn.squares": squares, "h160": n}
+        fields |= {labels.field(stat): amount for stat, amount in stats.items()}
+    server.admin.hset(f"{KEYS.drift_minute_prefix}{minute}", mapping=fields)
+    server.admin.zadd(KEYS.drift_minutes, {str(minute): minute})
+
+
+def a_day(server: Any, hours: int = 26) -> int:
+    """Fills the hours before now; returns now, ms."""
+    now_ms = server_now_ms(server.admin)
+    for minute in range(now_ms // 60_000 - 60 * hours, now_ms // 60_000 + 1):
+        put(server, minute)
+    return now_ms
+
+
+def stored(server: Any, name: str) -> bytes | None:
+    return server.admin.get(KEYS.drift_prefix + name)
+
+
+def test_a_judge_learns_a_baseline_and_stores_what_it_needs_after_a_restart(server: Any) -> None:
+    now_ms = a_day(server)
+    judge = Judge(server.admin, KEYS, SETTINGS)
+    found = judge.turn(now_ms)
+    assert found is not None
+    assert found.evaluation.learned == [MODEL]
+    again = Memory(server.admin, KEYS)
+    assert again.state().to_json() == found.commit.state.to_json()
+    assert again.evaluated_at_ms() == now_ms
+    assert [f.rule for f in again.findings()] == [f.rule for f in found.commit.findings]
+    assert again.audit()[0]["what"] == "frozen"
+    # The minutes expire after two days; the blocks carry on.
+    for key in server.admin.keys("amn:{main}:drift:minute*"):
+        server.admin.delete(key)
+    later = look(server.admin, KEYS, again, SETTINGS, now_ms + 60_000)
+    settled = found.traffic.series[MODEL][""][1, :, :-37]
+    assert (later.traffic.series[MODEL][""][1, :, : settled.shape[-1]] == settled).all()
+
+
+def test_every_key_of_the_judge_expires(server: Any) -> None:
+    Judge(server.admin, KEYS, SETTINGS).turn(a_day(server))
+    Memory(server.admin, KEYS).order(Order(model=MODEL, hours=1, who="me", why="new encoder", at_ms=1))
+    keys = [k for k in server.admin.keys("amn:{main}:drift:*") if b"minute" not in k]
+    assert {k.decode().split(":")[3] for k in keys} == {
+        "judge", "block", "counts", "audit", "leader", "fence", "orders"
+    }  # fmt: skip
+    assert all(server.admin.ttl(k) > 0 for k in keys)
+
+
+def test_two_judges_take_turns_and_only_the_leader_writes(server: Any) -> None:
+    now_ms = a_day(server)
+    first, second = Judge(server.admin, KEYS, SETTINGS), Judge(server.admin, KEYS, SETTINGS)
+    assert first.turn(now_ms) is not None
+    assert second.turn(now_ms) is None
+    assert first.turn(now_ms + 59_000) is None  # its minute is not over
+    assert first.turn(now_ms + 61_000) is not None
+    server.admin.delete(leader_key(KEYS))  # the first one is stopped for longer than its lease
+    assert second.turn(now_ms + 122_000) is not None
+    assert first.turn(now_ms + 183_000) is None
+
+
+def test_a_judge_that_slept_through_its_lease_writes_nothing(server: Any) -> None:
+    memory = Memory(server.admin, KEYS)
+    server.admin.set(leader_key(KEYS), "7")
+    commit = Commit(state=JudgeState(models={"m": ModelState(first_block=1)}), findings=[], now_ms=5)
+    assert memory.commit(7, commit)
+    stale = Commit(state=JudgeState(), findings=[], now_ms=9, audit=[{"what": "x"}], counts={1: {"a": 1}})
+    assert not memory.commit(6, stale)
+    assert memory.evaluated_at_ms() == 5
+    assert "m" in memory.state().models
+    assert memory.audit() == []
+    assert stored(server, "counts:1") is None
+
+
+def test_the_alerts_are_told_before_the_state_is_written(server: Any) -> None:
+    now_ms = a_day(server)
+
+    def dies(findings: object, at_ms: int, fence: int) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        Judge(server.admin, KEYS, SETTINGS, dies).turn(now_ms)
+    assert Memory(server.admin, KEYS).evaluated_at_ms() == 0
+    server.admin.delete(leader_key(KEYS))
+    told: list[tuple[int, int, int]] = []
+    judge = Judge(server.admin, KEYS, SETTINGS, lambda f, at, fence: told.append((len(list(f)), at, fence)))
+    assert judge.turn(now_ms) is not None
+    assert told == [(len(Memory(server.admin, KEYS).findings()), now_ms, told[0][2])]
+    assert told[0][2] == int(server.admin.get(leader_key(KEYS)))
+
+
+def test_an_operator_rebaselines_and_the_audit_says_who_when_and_why(server: Any) -> None:
+    now_ms = a_day(server)
+    judge = Judge(server.admin, KEYS, SETTINGS)
+    judge.turn(now_ms)
+    memory = Memory(server.admin, KEYS)
+    memory.order(Order(model=MODEL, hours=24, who="ada", why="new encoder since noon", at_ms=now_ms))
+    memory.order(Order(model="nobody", hours=0, who="ada", why="a typing error", at_ms=now_ms))
+    found = judge.turn(now_ms + 61_000)
+    assert found is not None
+    assert memory.orders() == []
+    entries = {entry["what"]: entry for entry in memory.audit()}
+    assert entries["rebaseline"] | {"delta_before": 0} == {
+        "what": "rebaseline", "model": MODEL, "hours": 24, "who": "ada", "at_ms": now_ms,
+        "why": "new encoder since noon", "delta_before": 0,
+    }  # fmt: skip
+    assert entries["rebaseline"]["delta_before"] == pytest.approx(0.1, abs=1e-3)
+    assert entries["rebaseline_refused"]["model"] == "nobody"
+
+
+def test_an_order_given_while_the_judge_looked_is_not_lost(server: Any) -> None:
+    now_ms = a_day(server)
+    memory = Memory(server.admin, KEYS)
+    server.admin.set(leader_key(KEYS), "7")
+    found = look(server.admin, KEYS, memory, SETTINGS, now_ms)
+    memory.order(Order(model=MODEL, hours=0, who="ada", why="late", at_ms=now_ms))
+    assert memory.commit(7, found.commit)
+    assert [order.why for order in memory.orders()] == ["late"]
+
+
+def test_late_truths_change_the_day_until_their_block_is_settled(server: Any) -> None:
+    now_ms = a_day(server)
+    memory = Memory(server.admin, KEYS)
+    first = look(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
+    put(server, now_ms // 60_000 - 60, n=40)
+    put(server, now_ms // 60_000 - 600, n=40)
+    later = look(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
+    assert later - first == 20
+
+
+def test_an_empty_server_is_judged_without_complaint(server: Any) -> None:
+    found = look(server.admin, KEYS, Memory(server.admin, KEYS), SETTINGS)
+    assert {f.state for f in found.commit.findings} == {"insufficient"}
+    json.dumps([f.summary for f in found.commit.findings])
