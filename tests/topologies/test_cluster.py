@@ -1,0 +1,103 @@
+"""Redis Cluster: three masters; the slot moves and its node dies under load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from redis.crc import key_slot
+from service import Service
+from topology import Cluster, plain, wait_until
+from traffic import Traffic, patient
+
+from producer import AsyncProducer, Producer
+from producer.errors import ServerError
+from producer.keys import Keys
+
+QUEUE = "main"
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    nodes = Cluster(request.param, key_slot(QUEUE.encode()))
+    yield nodes
+    nodes.close()
+
+
+def all_answered(traffic: Traffic) -> None:
+    assert not traffic.failures
+    for name, handle in traffic.accepted.items():
+        assert np.array_equal(handle.result(20_000).vector, traffic.context_of(name)[-1])
+
+
+def test_producers_and_workers_find_the_node_of_their_slot(
+    cluster: Cluster, context: Any, run: Callable[[Any], Any]
+) -> None:
+    settings = patient(cluster.url)
+
+    async def ask() -> Any:
+        async with AsyncProducer(settings=settings) as producer:
+            return (await producer.predict(context)).vector
+
+    with Service(settings), Producer(settings=settings) as producer:
+        assert np.array_equal(producer.predict(context).vector, context[-1])
+        assert np.array_equal(run(ask()), context[-1])
+    with plain(cluster.owner.port) as owner:
+        assert owner.hget(Keys().stats, "answered") == b"2"
+
+
+def test_doctor_finds_the_node_of_the_slot(cluster: Cluster, amn: Any) -> None:
+    ended = amn("doctor", "--json", REDIS_URL=cluster.url)
+    assert '"server":' in ended.stdout, ended.stderr
+
+
+def test_an_address_of_one_node_says_that_it_is_a_cluster(cluster: Cluster, context: Any) -> None:
+    other = next(node for node in cluster.nodes if node is not cluster.owner)
+    with (
+        Producer(f"redis://127.0.0.1:{other.port}") as producer,
+        pytest.raises(ServerError, match=r"redis\+cluster://") as caught,
+    ):
+        producer.submit(context)
+    assert not caught.value.retryable
+
+
+def test_a_slot_that_moves_under_load_loses_nothing(cluster: Cluster, contexts: Any) -> None:
+    settings = patient(cluster.url)
+    target = next(node for node in cluster.nodes if node is not cluster.owner)
+    with (
+        Service(settings) as service,
+        Producer(settings=settings) as producer,
+        Traffic(producer, contexts(64)) as traffic,
+    ):
+        wait_until(lambda: len(traffic.accepted) > 200, "traffic")
+        cluster.migrate(target)
+        before = len(traffic.accepted)
+        wait_until(lambda: len(traffic.accepted) > before + 200, "traffic after the move")
+        traffic.__exit__()
+        all_answered(traffic)
+        assert set(service.echo.seen) >= set(traffic.accepted)
+    with plain(target.port) as owner:
+        assert owner.exists(Keys().stats)
+        wait_until(lambda: owner.xlen(Keys().requests) == 0, "an empty queue")
+
+
+def test_a_node_that_dies_under_load_is_followed_by_its_replica(cluster: Cluster, contexts: Any) -> None:
+    cluster.migrate(cluster.owner)  # back to the node that has a replica
+    settings = patient(cluster.url)
+    with (
+        Service(settings),
+        Producer(settings=settings) as producer,
+        Traffic(producer, contexts(64)) as traffic,
+    ):
+        wait_until(lambda: len(traffic.accepted) > 200, "traffic")
+        cluster.owner.kill()
+        before = len(traffic.accepted)
+        wait_until(lambda: len(traffic.accepted) > before + 200, "traffic after the failover")
+        traffic.__exit__()
+        with plain(cluster.replica.port) as now:
+            kept = {name for name in traffic.accepted if now.exists(Keys().seen(name))}
+        assert len(traffic.accepted) - len(kept) < 64, "more than the old node's last milliseconds"
+        traffic.accepted = {name: traffic.accepted[name] for name in kept}
+        all_answered(traffic)

@@ -1,0 +1,67 @@
+"""Requests under way while servers die: who was accepted, and what came back."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from producer import Options, Producer, ProducerSettings
+from producer.errors import QueueError
+from producer.handle import Handle
+
+
+class Traffic:
+    """Submits eight named requests at a time until it is told to stop. A context manager.
+
+    Attributes:
+        producer: Its producer.
+        accepted: Handles by request id.
+        failures: What a submit raised; empty when waiting was enough.
+    """
+
+    def __init__(self, producer: Producer, contexts: NDArray[np.float32]) -> None:
+        self.producer = producer
+        self.accepted: dict[str, Handle] = {}
+        self.failures: list[QueueError] = []
+        self._contexts = contexts
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(40)
+        assert not self._thread.is_alive()
+
+    def context_of(self, request_id: str) -> NDArray[np.float32]:
+        """What was sent under this id."""
+        row: NDArray[np.float32] = self._contexts[int(request_id.rpartition("-")[2]) % len(self._contexts)]
+        return row
+
+    def _run(self) -> None:
+        number, run = 0, uuid.uuid4().hex[:8]
+        while not self._stop.is_set():
+            ids = [f"{run}-{number + i}" for i in range(8)]
+            number += 8
+            options = [Options(request_id=name, deadline_ms=30_000) for name in ids]
+            try:
+                handles = self.producer.submit_many(
+                    [self.context_of(name) for name in ids], block=True, options=options
+                )
+            except QueueError as error:
+                self.failures.append(error)
+                continue
+            self.accepted.update(zip(ids, handles, strict=True))
+            self._stop.wait(0.002)
+
+
+def patient(url: str, **fields: Any) -> ProducerSettings:
+    """Settings of a producer that sits a failover out."""
+    return ProducerSettings(url=url, connect_timeout_ms=500, command_timeout_ms=1_000, **fields)
