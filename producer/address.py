@@ -87,6 +87,8 @@ def parse_address(url: str) -> Address:
         raise ValueError("host or password holds characters that must be percent-encoded") from None
     if parts.fragment or "#" in url:
         raise ValueError("`#` must be percent-encoded as %23")
+    if "@" in parts.query:  # it may be the rest of a password, and must not be quoted below
+        raise ValueError("`?` and `@` must be percent-encoded as %3F and %40")
     given = _parameters(parts.query)
     if scheme == "unix":
         username, password, _ = _split_login(parts.netloc)
@@ -97,6 +99,8 @@ def parse_address(url: str) -> Address:
         )
     kind = _KINDS[scheme.partition("+")[2]]
     username, password, hosts = _split_login(parts.netloc)
+    if kind == TCP and "," in hosts:
+        raise ValueError("one host only; several go with redis+sentinel:// or redis+cluster://")
     place = {"username": username, "password": password, **_place(kind, parts.path)}
     return Address(
         kind=kind, tls=scheme.startswith("rediss"), hosts=_hosts(hosts, _PORTS[kind]), **_merged(place, given)
