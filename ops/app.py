@@ -13,7 +13,10 @@ import click
 from ops.commands.bank import bank
 from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
+from ops.commands.drift import drift
+from ops.commands.explain import explain
 from ops.commands.jobs import jobs
+from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
@@ -42,7 +45,7 @@ def app(debug: bool) -> None:
     """
 
 
-for command in (run_command, up, predict, doctor, dlq, jobs, bank):
+for command in (run_command, up, predict, doctor, dlq, jobs, bank, policy, explain, drift):
     app.add_command(command)
 
 

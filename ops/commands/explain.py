@@ -1,0 +1,64 @@
+"""`amn explain`: why a request was, or would be, escalated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from ops import console
+from ops.commands import options
+from ops.errors import FileRefused
+from ops.settings import artifacts_folder
+from producer import wire
+from producer.errors import WireError
+
+
+@click.command(short_help="Why a request is escalated, rule by rule.")
+@click.argument("request_file", metavar="REQUEST.msgpack", type=click.Path(path_type=Path, dir_okay=False))
+@options.policy
+@options.artifacts
+@options.as_json
+def explain(request_file: Path, policy: str, artifacts: Path | None, as_json: bool) -> None:
+    """Show every rule's value for one request, and by which model, bank and policy.
+
+    REQUEST.msgpack holds one request as it is on the wire: `amn dlq show` saves one, and so does
+    `producer.wire.encode_request`. The budget is left aside: it depends on the others.
+
+    \b
+    Examples:
+      amn explain request.msgpack
+      amn explain request.msgpack --policy card --json
+    """
+    from ops.gate.explain import explain as explained
+
+    try:
+        request = wire.decode_request(request_file.read_bytes())
+    except (OSError, WireError) as error:
+        raise FileRefused(f"{request_file} cannot be read as a request: {error}") from error
+    found = explained(request, policy, artifacts_folder(artifacts))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    out = console.out()
+    table = Table("rule", "method", "value", "fires", "fired", box=None, title=f"request {found['id']}")
+    for row in found["rules"]:
+        table.add_row(
+            *(str(row[name]) for name in ("rule", "method", "value", "fires")), "yes" if row["fired"] else ""
+        )
+    out.print(table)
+    verdict = "escalate" if found["escalate"] else "answered by AMN"
+    shed = f", shed: {found['shed']}" if found["shed"] else ""
+    out.print(f"\n{verdict}{shed} ({', '.join(found['reasons']) or 'no rule fired'}), within the budget")
+    for name in ("budget", "answer", "chain", "weight", "expected", "features"):
+        if name in found:
+            out.print(f"{name:12} {found[name]}")
+    for name in ("model", "bank", "policy", "calibration"):
+        out.print(f"{name:12} {found[name] or 'none'}")

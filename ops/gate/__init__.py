@@ -1,0 +1,1 @@
+"""Looking at the escalation gate: explain a request, replay a policy, simulate a day."""

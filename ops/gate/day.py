@@ -1,0 +1,177 @@
+"""A simulated day of the gate: the real decisions and the real budget, on a clock that is told.
+
+Traffic goes from in-distribution to fully out of it and back, with bursts of the hard lanes. Requests
+are drawn from scored windows (the shipped sample, or a decision log), several workers decide them, and
+each settles with the server once a simulated second, as in service.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from amn.escalation import HIGH_STAKES_LANE, Allowance, decide
+from amn.metrics import estimate
+from amn.policy import EscalationPolicy
+from ops.errors import FileRefused
+from ops.gate.log import Logged
+from producer.keys import Keys
+from workers.budget import SharedBudget
+
+_START_MS = 1_800_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaySettings:
+    """The traffic.
+
+    Attributes:
+        hours: Length.    rate: Mean requests a second, Poisson.    workers: AMN workers.
+        hard_share: Of the requests, on a hard lane, always.
+        bursts: (start as a share of the day, seconds, share of hard lanes meanwhile).
+        crash_every_s: A worker dies and starts again this often, forgetting its last second; 0 never.
+    """
+
+    hours: float = 24.0
+    rate: float = 20.0
+    workers: int = 4
+    hard_share: float = 0.03
+    bursts: tuple[tuple[float, float, float], ...] = ((0.2, 180, 0.25), (0.45, 180, 0.25), (0.7, 45, 0.5))
+    crash_every_s: int = 1800
+    seed: int = 0
+
+    def unseen(self, share: float) -> float:
+        """Share of out-of-distribution requests at a share of the day: 0, up to 1, and back to 0."""
+        return float(np.interp(share, [0.0, 0.3, 0.45, 0.55, 0.7, 1.0], [0, 0, 1, 1, 0, 0]))
+
+    def hard(self, second: int) -> float:
+        """Share of hard lanes in a second."""
+        for start, length_s, share in self.bursts:
+            begun = start * self.hours * 3600
+            if begun <= second < begun + length_s:
+                return share
+        return self.hard_share
+
+
+@dataclass(slots=True, kw_only=True)
+class Day:
+    """What happened, by second: requests, escalated, and what could have been."""
+
+    requests: NDArray[np.int64]
+    escalated: NDArray[np.int64]
+    demand: NDArray[np.int64]
+    shed: Counter[str] = field(default_factory=Counter)
+    flagged: int = 0
+    #: By request: row of the pool, and whether it was escalated by a soft rule.
+    rows: list[int] = field(default_factory=list)
+    taken: list[bool] = field(default_factory=list)
+
+
+def simulate(
+    client: redis.Redis,
+    policy: EscalationPolicy,
+    pool: Sequence[Logged],
+    settings: DaySettings,
+    on_second: Callable[[int], None] = lambda second: None,
+) -> Day:
+    """Runs the day. The server's keys of the queue `simulated` are used.
+
+    Raises:
+        FileRefused: The pool lacks scores, or one of the two kinds of text.
+    """
+    draw = np.random.default_rng(settings.seed)
+    scores = [line.scores(policy) for line in pool]
+    kinds = [
+        np.flatnonzero([(line.domain == "unseen") == unseen for line in pool]) for unseen in (False, True)
+    ]
+    if None in scores or not all(map(len, kinds)):
+        raise FileRefused("the log lacks a score of the policy, or has no text of one kind (domain unseen)")
+    seconds = int(settings.hours * 3600)
+    none = np.zeros(seconds, np.int64)
+    day = Day(requests=none, escalated=none.copy(), demand=none.copy())
+    workers = [_worker(client, policy) for _ in range(settings.workers)]
+    for second in range(seconds):
+        arrivals = int(draw.poisson(settings.rate))
+        unseen = draw.random(arrivals) < settings.unseen(second / seconds)
+        hard = (draw.random(arrivals) < settings.hard(second)).tolist()
+        for i in range(arrivals):
+            row = int(draw.choice(kinds[int(unseen[i])]))
+            allowance = workers[i % len(workers)][0]
+            before = allowance.wanted
+            reasons = (HIGH_STAKES_LANE,) if hard[i] else ()
+            decision = decide(policy, allowance, reasons, scores[row])  # type: ignore[arg-type]
+            day.requests[second] += 1
+            day.escalated[second] += decision.escalate
+            day.demand[second] += hard[i] or allowance.wanted > before
+            day.flagged += bool(decision.reasons)
+            day.shed[decision.shed] += bool(decision.shed)
+            day.rows.append(row)
+            day.taken.append(decision.escalate and not hard[i])
+        for _, budget in workers:
+            budget.settle(now_ms=_START_MS + second * 1000 + 999)
+        if settings.crash_every_s and second % settings.crash_every_s == settings.crash_every_s - 1:
+            workers[(second // settings.crash_every_s) % len(workers)] = _worker(client, policy)
+        on_second(second)
+    return day
+
+
+def _worker(client: redis.Redis, policy: EscalationPolicy) -> tuple[Allowance, SharedBudget]:
+    allowance = Allowance()
+    return allowance, SharedBudget(client, Keys("simulated"), policy, allowance)
+
+
+def report(day: Day, pool: Sequence[Logged], window_s: int, rate: float) -> dict[str, Any]:
+    """Rates over every window, and what the escalations gained."""
+    n, escalated, demand = (_windows(x, window_s) for x in (day.requests, day.escalated, day.demand))
+    rates = escalated / np.maximum(n, 1)
+    wanted = demand >= rate * n
+    made: dict[str, Any] = {
+        "requests": int(day.requests.sum()),
+        "flagged": day.flagged,
+        "escalated": int(day.escalated.sum()),
+        "shed": {name: count for name, count in day.shed.items() if name},
+        "windows": len(rates),
+        "rate_max": round(float(rates.max()), 5),
+        "windows_with_demand": int(wanted.sum()),
+        "rate_min_with_demand": round(float(rates[wanted].min()), 5) if wanted.any() else None,
+        "rate_mean": round(float(day.escalated.sum() / max(day.requests.sum(), 1)), 5),
+    }
+    return made | {"gain": _gains(day, pool)}
+
+
+def _windows(by_second: NDArray[np.int64], window_s: int) -> NDArray[np.int64]:
+    """Sums of every window that begins at a second, the whole day long."""
+    total = np.concatenate(([0], np.cumsum(by_second)))
+    length = min(window_s, len(by_second))
+    made: NDArray[np.int64] = total[length:] - total[:-length]
+    return made
+
+
+def _gains(day: Day, pool: Sequence[Logged]) -> dict[str, Any]:
+    """Cosine of all final answers over AMN alone, and over as many escalations drawn at random.
+
+    Hard escalations are left out on both sides: no policy may choose about them.
+    """
+    if any(line.amn_cosine is None or line.final_cosine is None for line in pool):
+        return {}
+    each = np.array([(line.final_cosine or 0.0) - (line.amn_cosine or 0.0) for line in pool])
+    rows, taken = np.array(day.rows), np.array(day.taken, dtype=np.float64)
+    articles = np.array([line.article for line in pool])[rows]
+    unseen = np.array([line.domain == "unseen" for line in pool])[rows]
+    gain = each[rows]
+    made = {}
+    for name, keep in (("all", np.ones(len(rows), bool)), ("known", ~unseen), ("unseen", unseen)):
+        over_random = (taken - taken.mean()) * gain
+        made[name] = {
+            "n": int(keep.sum()),
+            "escalated": round(float(taken[keep].mean()), 4),
+            "over_amn": estimate((taken * gain)[keep], articles[keep]).to_dict(),
+            "over_random": estimate(over_random[keep], articles[keep]).to_dict(),
+        }
+    return made

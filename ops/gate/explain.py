@@ -1,0 +1,96 @@
+"""Explains one request: every rule with its value, what came of it, and by which artifacts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from amn.errors import ConfigError
+from amn.escalation import (
+    HIGH_STAKES_LANE,
+    LONG_CONTEXT,
+    LOW_CONFIDENCE,
+    THIN_MARGIN,
+    WORTH_ESCALATING,
+    Allowance,
+    Scores,
+    decide,
+    hard_rules,
+    soft_rules,
+)
+from amn.gain import FEATURES, Calibration, features, load_calibration
+from amn.policy import EscalationPolicy, load_policy
+from producer.messages import Request
+
+
+def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, Any]:
+    """What the gate says of a request, the budget left aside.
+
+    Raises:
+        AmnError: The policy or an artifact does not hold.
+    """
+    from amn.predictor import Predictor
+    from workers.amn_worker import Gate, GateScorer
+
+    policy = load_policy(policy_name)
+    calibration = load_calibration(artifacts / "gate_calibration") if policy.needs_calibration else None
+    gate = Gate(policy=policy, calibration=calibration)
+    predictor = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
+    if predictor.bank is None:
+        raise ConfigError("no reference bank was loaded")
+    context = np.asarray(request.context, dtype=np.float32)[None]
+    vectors = predictor.forward(context)
+    scores = GateScorer(predictor, gate)(context, vectors)[0]
+    hard = hard_rules(policy, request.lane, request.tokens)
+    decision = decide(policy, Allowance.unlimited(), hard, scores)
+    made = {
+        "id": request.id,
+        "rules": _rules(policy, request, scores),
+        "escalate": decision.escalate,
+        "reasons": list(decision.reasons),
+        "shed": decision.shed,
+        "budget": f"{policy.budget.mode}, {policy.budget.rate:g} over {policy.budget.window_s} s",
+        "answer": policy.answer.rule,
+        "chain": list(policy.chain.tiers),
+        "model": predictor.model_id,
+        "bank": predictor.bank.bank_id,
+        "policy": gate.policy_id,
+        "calibration": calibration.calibration_id if calibration else "",
+    }
+    return made | (_calibrated(calibration, features(context, vectors.numpy())) if calibration else {})
+
+
+def _rules(policy: EscalationPolicy, request: Request, scores: Scores) -> list[dict[str, Any]]:
+    """One row a rule of the policy. All are shown, also soft ones that a hard rule makes moot."""
+    fired = (*hard_rules(policy, request.lane, request.tokens), *soft_rules(policy, scores))
+    lanes = ", ".join(policy.hard.lanes) or "none"
+    rows: list[tuple[str, str, object, object]] = [
+        (HIGH_STAKES_LANE, "hard", request.lane, f"one of {lanes}"),
+        (LONG_CONTEXT, "hard", request.tokens, f"above {policy.hard.tokens_max}"),
+    ]
+    if policy.confidence is not None:
+        limit = f"below {policy.confidence.below:g}"
+        rows.append((LOW_CONFIDENCE, policy.confidence_method, round(scores.confidence, 6), limit))
+    if policy.margin is not None:
+        limit = f"below {policy.margin.below:g}"
+        rows.append((THIN_MARGIN, policy.margin_method, round(scores.margin, 6), limit))
+    if policy.gain is not None:
+        name = WORTH_ESCALATING if policy.gain.rule else "least gain"
+        rows.append((name, "calibrated", round(scores.gain, 8), f"above {policy.gain.min:g}"))
+    return [
+        {"rule": name, "method": method, "value": value, "fires": limit, "fired": name in fired}
+        for name, method, value, limit in rows
+    ]
+
+
+def _calibrated(calibration: Calibration, rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+    return {
+        "features": {name: round(float(value), 6) for name, value in zip(FEATURES, rows[0], strict=True)},
+        "weight": float(calibration.weight(rows)[0]),
+        "expected": {
+            calibration.amn: round(float(calibration.expected[0].predict(rows)[0]), 4),
+            calibration.fallback: round(float(calibration.expected[1].predict(rows)[0]), 4),
+        },
+    }

@@ -1,0 +1,50 @@
+"""The shipped sample as a decision log: both models' answers to every window, scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from amn.gain import blend, features, load_calibration
+from amn.policy import load_policy
+from ops.gate.log import Logged
+from ops.sample import Sample
+
+_BATCH = 64
+
+
+def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
+    """One line a window; `domain` is "unseen" or "known"."""
+    from amn.predictor import Predictor
+    from workers.amn_worker import Gate, GateScorer
+
+    policy = load_policy("calibrated")
+    calibration = load_calibration(artifacts / "gate_calibration")
+    amn = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
+    fallback = Predictor.open(artifacts / "fallback_accuracy")
+    scorer = GateScorer(amn, Gate(policy=policy, calibration=calibration))
+    lines = []
+    for first in range(0, len(sample), _BATCH):
+        rows = range(first, min(first + _BATCH, len(sample)))
+        contexts = np.stack([sample.context(i) for i in rows])
+        truth = np.stack([sample.truth(i) for i in rows])
+        vectors = amn.forward(contexts)
+        fast, slow = vectors.numpy(), fallback.predict(contexts)
+        final = blend(fast, slow, calibration.weight(features(contexts, fast)))
+        cosines = np.vecdot(fast, truth).tolist(), np.vecdot(final, truth).tolist()
+        for b, scores in enumerate(scorer(contexts, vectors)):
+            lines.append(
+                Logged(
+                    lane="general",
+                    tokens=0,
+                    domain="unseen" if sample.ood[first + b] else "known",
+                    confidence={"top1": scores.confidence},
+                    margin={"distinct": scores.margin},
+                    gain=scores.gain,
+                    article=int(sample.article[first + b]),
+                    amn_cosine=cosines[0][b],
+                    final_cosine=cosines[1][b],
+                )
+            )
+    return lines
