@@ -11,6 +11,7 @@ from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, 
 from producer.funnel import Funnel
 from producer.handle import AsyncHandle
 from producer.inflight import Pending
+from producer.link import Script
 from producer.messages import Reply
 from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
@@ -37,8 +38,8 @@ class AsyncProducer:
         self._session = Session(url, settings, lambda: asyncio.get_running_loop().create_future())
         self._commands = connect_async(self.settings)
         self._reader = ReplyTask(self._session)
-        self._submit = self._commands.register_script(script_text("producer", "submit"))
-        self._cancel = self._commands.register_script(script_text("producer", "cancel"))
+        self._submit = Script(script_text("producer", "submit")).on_async(self._commands)
+        self._cancel = Script(script_text("producer", "cancel")).on_async(self._commands)
         self._funnel = Funnel(self._send)
         self._start_lock = asyncio.Lock()
         self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
@@ -155,7 +156,7 @@ class AsyncProducer:
         """As `Producer.cancel`."""
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
-        if not await self._call_twice(lambda: self._cancel(keys=keys, args=arguments)):
+        if not await self._call_twice(lambda: self._cancel(keys, arguments)):
             return False
         self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
         return True
@@ -198,7 +199,7 @@ class AsyncProducer:
 
     async def _send(self, batch: Sequence[Outgoing]) -> list[int]:
         keys, arguments = self._session.submit_call(batch)
-        return cast("list[int]", await self._call(self._submit(keys=keys, args=arguments)))
+        return cast("list[int]", await self._call(self._submit(keys, arguments)))
 
     def _handle(self, item: Outgoing, pending: Pending) -> AsyncHandle:
         return AsyncHandle(pending, self._session.wait_ms(item), self.cancel)

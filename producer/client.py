@@ -37,9 +37,9 @@ class Producer:
         self._commands = connect(self.settings)
         self._reader = ReplyThread(self._session)
         self._submit_script = Script(script_text("producer", "submit"))
-        self._submit = self._commands.register_script(self._submit_script.text)
+        self._submit = self._submit_script.on(self._commands)
         self._link, self._link_lock = Link(self._commands), threading.Lock()
-        self._cancel = self._commands.register_script(script_text("producer", "cancel"))
+        self._cancel = Script(script_text("producer", "cancel")).on(self._commands)
         self._closed = False
         self._start_lock = threading.Lock()
 
@@ -187,7 +187,7 @@ class Producer:
         """
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
-        if not self._call_twice(lambda: self._cancel(keys=keys, args=arguments)):
+        if not self._call_twice(lambda: self._cancel(keys, arguments)):
             return False
         self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
         return True
@@ -249,7 +249,7 @@ class Producer:
             finally:
                 self._link_lock.release()
         # Another thread is using the link: take a connection of the pool.
-        return cast("list[int]", self._call(lambda: self._submit(keys=keys, args=arguments)))
+        return cast("list[int]", self._call(lambda: self._submit(keys, arguments)))
 
     def _handle(self, item: Outgoing, pending: Pending) -> Handle:
         return Handle(pending, self._session.wait_ms(item), self.cancel)

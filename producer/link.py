@@ -9,11 +9,13 @@ the protocol.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError, ResponseError
+import redis.asyncio
+from redis.exceptions import ConnectionError as DriverConnectionError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 Words = str | int | float | bytes | memoryview
 
@@ -71,7 +73,15 @@ class Link:
         try:
             return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
         except NoScriptError:
+            pass
+        try:
             return self.call("EVAL", script.text, len(keys), *keys, *arguments)
+        except NoPermissionError:
+            raise ScriptMissing from None
+
+    def load(self, script: Script) -> None:
+        """Makes the script known to the server, for users who may only run what it knows."""
+        self.call("SCRIPT", "LOAD", script.text)
 
     def close(self) -> None:
         """Gives the connection back to the pool, closed."""
@@ -79,6 +89,16 @@ class Link:
             self._connection.disconnect()
             self._pool.release(self._connection)
             self._connection = None
+
+
+class ScriptMissing(DriverConnectionError):
+    """The server restarted and does not know the script; this user may not send its text.
+
+    It passes: workers load the scripts of their queue whenever they connect.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the script is not loaded; a worker does that when it connects")
 
 
 class Script:
@@ -94,3 +114,37 @@ class Script:
         self.text = text
         # Redis names scripts by SHA-1; nothing here depends on its strength.
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    def on(self, client: redis.Redis) -> Callable[[list[str], list[Any]], Any]:
+        """The script as a function of keys and arguments, on a connection of the client's pool."""
+
+        execute: Any = client.execute_command
+
+        def run(keys: list[str], args: list[Any]) -> Any:
+            try:
+                return execute("EVALSHA", self.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                pass
+            try:
+                return execute("EVAL", self.text, len(keys), *keys, *args)
+            except NoPermissionError:
+                raise ScriptMissing from None
+
+        return run
+
+    def on_async(self, client: redis.asyncio.Redis) -> Callable[[list[str], list[Any]], Awaitable[Any]]:
+        """The same for the asyncio client."""
+
+        execute: Any = client.execute_command
+
+        async def run(keys: list[str], args: list[Any]) -> Any:
+            try:
+                return await execute("EVALSHA", self.sha, len(keys), *keys, *args)
+            except NoScriptError:
+                pass
+            try:
+                return await execute("EVAL", self.text, len(keys), *keys, *args)
+            except NoPermissionError:
+                raise ScriptMissing from None
+
+        return run

@@ -97,6 +97,7 @@ class LeasedQueue:
         self._reads, self._writes = Link(self.client), Link(self.client)
         self._finish, self._reclaim = load("finish"), load("reclaim")
         self._release, self._prune = load("release"), load("prune")
+        self._submit, self._cancel = (Script(script_text("producer", name)) for name in ("submit", "cancel"))
         self._reclaim_at = 0.0
         self._reclaim_from: list[bytes] = []
 
@@ -110,6 +111,8 @@ class LeasedQueue:
                     if "BUSYGROUP" not in str(error):
                         raise
             self._reads.run(self._prune, list(self.streams), [GROUP, _GONE_MS])
+            for script in self._submit, self._cancel:  # producers may be allowed no text of their own
+                self._reads.load(script)
 
     def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
