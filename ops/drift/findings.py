@@ -25,6 +25,8 @@ class Finding:
         values: What the rule looked at, by name with the unit last. Never part of the identity.
         runbook: Heading of docs/runbook.md that says what to do.
         evaluations: How many evaluations in a row must fire before somebody is told.
+        beside: Rule (and lane) whose page tells the same story already, as "rule" or "rule/lane";
+            this finding is shown, and nobody is told by it.
     """
 
     rule: str
@@ -36,6 +38,7 @@ class Finding:
     values: Mapping[str, float | int | str] = field(default_factory=dict)
     runbook: str = ""
     evaluations: int = 3
+    beside: str = ""
 
     @property
     def identity(self) -> tuple[str, str, str]:

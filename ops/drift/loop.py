@@ -131,6 +131,10 @@ class Judge:
         self._evaluated_at_ms = clock_ms
         return found
 
+    def resign(self) -> None:
+        """Lets another judge lead at once. Idempotent."""
+        self._leadership.resign()
+
     def run(self, stopping: threading.Event) -> None:
         """Turns until told to stop; waits for the server when it is away."""
         down = False
@@ -148,7 +152,7 @@ class Judge:
             stopping.wait(_RENEW_S)
         try:
             with driver_errors(self._url):
-                self._leadership.resign()
+                self.resign()
         except ServerError:
             pass  # the lease runs out by itself
 

@@ -120,6 +120,7 @@ class Memory:
                 self._final[number] = fresh.get(number, Block())
         for number in [number for number in self._final if number < first]:
             del self._final[number]
+            self._stored.discard(number)
         known = {**fresh, **self._final}
         return [known.get(number) or Block() for number in range(first, end_block)]
 

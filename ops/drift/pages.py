@@ -5,40 +5,43 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ops.drift.blocks import ALL
-from ops.drift.findings import Finding, Severity
+from ops.drift.findings import Finding
 from ops.drift.latch import Latch
 from ops.drift.state import ModelState
 
 
 def one_page_each(findings: list[Finding], known: ModelState) -> list[Finding]:
-    """Of the pages that tell one story, keeps the first; the others become tickets beside it.
+    """Of what tells one story, leaves the first page alone; everything else stands beside it.
 
-    A page about all lanes covers each of them. One that stands beside another stays so until it
-    rests: nobody is woken again because the first one ended a minute earlier.
+    A page about all lanes covers each of them. What stands beside another stays so until it rests:
+    nobody is woken again because the first one ended a minute earlier.
     """
     out = []
     for finding in findings:
         name = f"{finding.rule}|{finding.lane}"
         latch = known.latches.get(name)
-        if finding.state == "firing" and latch is not None and finding.severity == "page":
+        if finding.state == "firing" and latch is not None:
             beside = latch.beside or _covering(name, latch, known)
             known.latches[name] = replace(latch, beside=beside)
             if beside:
-                ticket: Severity = "ticket"
-                finding = replace(finding, severity=ticket, values={**finding.values, "beside": beside})
+                finding = replace(finding, severity="ticket", beside=beside)
         out.append(finding)
     return out
 
 
 def _covering(name: str, latch: Latch, known: ModelState) -> str:
-    """An older page, or one of this minute with a stronger claim, on the same lane or on all."""
+    """An older page, or one of this minute with a stronger claim, on the same lane or on all.
+
+    Returns:
+        "rule" or "rule/lane"; "" when there is none.
+    """
     lane = name.partition("|")[2]
     for other, its in sorted(known.latches.items(), key=_claim):
         if other == name:
             return ""
         covers = its.severity == "page" and not its.beside and other.partition("|")[2] in (lane, ALL)
         if covers and its.since_ms <= latch.since_ms:
-            return other
+            return other.replace("|", "/").rstrip("/")
     return ""
 
 

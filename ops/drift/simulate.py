@@ -6,11 +6,12 @@ which can only turn pages into tickets, so that the false pages counted here are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ops.drift import rules
 from ops.drift.baseline import Reference, learn
@@ -28,53 +29,102 @@ _ONE_EPISODE = 12
 _RULES = ("fast_drop", "ood_delta", "level", "naive")
 #: Drops that are timed, at least, and for how long each is waited for.
 _DROPS_MIN, _HORIZON_DAYS = 40, 3
+#: Deployments in memory at a time.
+_AT_ONCE = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Healthy:
+    """How much health is watched.
+
+    Attributes:
+        days: Of one deployment, after the week that it learns in.
+        repeats: Deployments; as many drops are timed, forty at least.
+        seed: Of all draws.
+    """
+
+    days: int = 90
+    repeats: int = 20
+    seed: int = 0
+
+    @property
+    def years(self) -> float:
+        """All deployments together."""
+        return self.repeats * self.days / 365
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came out.
+    """What came out for one drop.
 
     Attributes:
-        years: Simulated, learning apart.
-        false_pages: By rule, per year; "naive" is the 24 h mean against the 24 h before, bare.
+        scenario: The traffic.    healthy: How much was watched.    drop: Of the OOD mean.
+        false_pages: By rule, in all healthy years; "naive" is the 24 h mean against the 24 h before.
         delays_h: By rule ("any" of ours, "naive"), hours from the drop to the page, NaN for never.
-        horizon_h: How long was waited for.
     """
 
-    years: float
-    false_pages: dict[str, float]
-    delays_h: dict[str, NDArray[np.float64]]
-    horizon_h: float
+    scenario: Scenario
+    healthy: Healthy
+    drop: float
+    false_pages: Mapping[str, int]
+    delays_h: Mapping[str, Floats]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures of a row of the table."""
+        ours = sum(count for rule, count in self.false_pages.items() if rule != "naive")
+        return {
+            "rate_per_s": self.scenario.rate_per_s,
+            "sample": self.scenario.sample,
+            "ood_share": self.scenario.ood_share,
+            "drop": self.drop,
+            "years": round(self.healthy.years, 2),
+            "horizon_h": 24 * _HORIZON_DAYS,
+            "false_pages_per_year": round(ours / self.healthy.years, 3),
+            "false_pages_per_year_naive": round(self.false_pages["naive"] / self.healthy.years, 3),
+            "false_pages": dict(self.false_pages),
+            **_delay_figures(self.delays_h["any"], ""),
+            **_delay_figures(self.delays_h["naive"], "_naive"),
+        }
+
+
+def _delay_figures(delays_h: Floats, suffix: str) -> dict[str, float | None]:
+    """Median and 90th percentile of all drops, a missed one being the longest; share of those."""
+    waited = np.sort(np.where(np.isnan(delays_h), np.inf, delays_h))
+    figures: dict[str, float | None] = {f"missed{suffix}": round(float(np.isinf(waited).mean()), 4)}
+    for name, share in (("median", 0.5), ("p90", 0.9)):
+        at = float(waited[min(int(share * len(waited)), len(waited) - 1)])
+        figures[f"delay_h_{name}{suffix}"] = round(at, 3) if math.isfinite(at) else None
+    return figures
 
 
 def run(
-    scenario: Scenario, *, drop: float, days: int, repeats: int, seed: int = 0, settings: JudgeSettings
-) -> Result:
-    """Simulates `repeats` deployments: `days` in health, and a drop of the OOD mean in each."""
-    random = np.random.default_rng(seed)
-    healthy = np.stack([sums(scenario, _LEARN_DAYS + days, random).sum(0) for _ in range(repeats)])
-    years = repeats * days / 365
+    scenario: Scenario, drops: Sequence[float], healthy: Healthy, settings: JudgeSettings
+) -> Iterator[Result]:
+    """Simulates deployments in health, once, and then ones whose OOD mean drops, for each drop."""
+    random = np.random.default_rng(healthy.seed)
     counts = dict.fromkeys(_RULES, 0)
-    for pages in watch(healthy, settings):
-        for rule, _ in pages:
-            counts[rule] += 1
-    return Result(
-        years=years,
-        false_pages={rule: count / years for rule, count in counts.items()},
-        delays_h=_delays(scenario, drop, max(repeats, _DROPS_MIN), random, settings),
-        horizon_h=24.0 * _HORIZON_DAYS,
-    )
+    days = _LEARN_DAYS + healthy.days
+    for first in range(0, healthy.repeats, _AT_ONCE):
+        some = range(first, min(first + _AT_ONCE, healthy.repeats))
+        series = np.stack([sums(scenario, days, random).sum(0) for _ in some])
+        for pages in watch(series, settings):
+            for rule, _ in pages:
+                counts[rule] += 1
+    for drop in drops:
+        delays_h = _delays(scenario, drop, max(healthy.repeats, _DROPS_MIN), random, settings)
+        yield Result(scenario=scenario, healthy=healthy, drop=drop, false_pages=counts, delays_h=delays_h)
 
 
 def _delays(
     scenario: Scenario, drop: float, repeats: int, random: np.random.Generator, settings: JudgeSettings
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[str, Floats]:
     """Hours until a page, by rule, in `repeats` deployments that drop at a random hour of day 8."""
     starts = (_LEARN_DAYS + 1) * BLOCKS_PER_DAY + random.integers(0, BLOCKS_PER_DAY, repeats)
     days = _LEARN_DAYS + 2 + _HORIZON_DAYS
     series = np.stack([sums(scenario, days, random, (drop, 0.0), int(b)).sum(0) for b in starts])
     found = {rule: np.full(repeats, np.nan) for rule in (*_RULES, "any")}
-    for i, (pages, start) in enumerate(zip(watch(series, settings), starts.tolist(), strict=True)):
+    timed = watch(series, settings, once_after=starts.tolist())
+    for i, (pages, start) in enumerate(zip(timed, starts.tolist(), strict=True)):
         for rule, block in pages:
             if block < start:
                 continue  # a false page, which is counted in health
@@ -86,8 +136,17 @@ def _delays(
     return found
 
 
-def watch(series: Floats, settings: JudgeSettings) -> Iterator[list[tuple[str, int]]]:
-    """Rule and block of the pages of each deployment, (R, 6, 2, T), from its second week on."""
+def watch(
+    series: Floats, settings: JudgeSettings, once_after: Sequence[int] | None = None
+) -> Iterator[list[tuple[str, int]]]:
+    """Rule and block of the pages of each deployment, (R, 6, 2, T), from its second week on.
+
+    Args:
+        series: The traffic.
+        settings: The judge's.
+        once_after: A block for each deployment: of a 24 h rule, only the first page from there on
+            is of interest. Saves most of the time.
+    """
     first = _LEARN_DAYS * BLOCKS_PER_DAY
     references = [learn(one[..., :first], 0) for one in series]
     expected = np.stack([r.expected(0, series.shape[-1]) for r in references])
@@ -95,7 +154,8 @@ def watch(series: Floats, settings: JudgeSettings) -> Iterator[list[tuple[str, i
     fast = list(_fast(series, expected, references, bars, settings))
     for i, (one, its, reference) in enumerate(zip(series, expected, references, strict=True)):
         found = [(rule, block) for at, rule, block in fast if at == i]
-        found += _slow(one, its, reference, bars, settings)
+        least = None if once_after is None else once_after[i]
+        found += _slow(one, its, reference, bars, settings, least)
         yield found + [("naive", block) for block in _naive(one, settings)]
 
 
@@ -122,7 +182,12 @@ def _fast(
 
 
 def _slow(
-    one: Floats, expected: Floats, reference: Reference, bars: rules.Bars, settings: JudgeSettings
+    one: Floats,
+    expected: Floats,
+    reference: Reference,
+    bars: rules.Bars,
+    settings: JudgeSettings,
+    once_after: int | None,
 ) -> Iterator[tuple[str, int]]:
     """Pages of the 24 h rules on one deployment.
 
@@ -154,6 +219,8 @@ def _slow(
             if row == _IN_A_ROW:
                 yield rule, end - 1
                 row, firing = 0, True
+                if once_after is not None and end - 1 >= once_after:
+                    break
 
 
 def _sliding(one: Floats, expected: Floats) -> Floats:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ops.drift.comparison import Comparison
+from ops.drift.findings import Finding
 from ops.drift.rules import Change
 from ops.drift.statistics import BLOCK_MIN
 
@@ -132,3 +133,21 @@ def _finite(values: Mapping[str, float | int | str]) -> Values:
         else:
             known[name] = value
     return known
+
+
+def verdict(findings: Sequence[Finding], seen: Comparison | None) -> str:
+    """One line about everything: the loudest first, and the delta with its interval."""
+    firing = [one for one in findings if one.state == "firing" and not one.beside]
+    for severity in ("page", "ticket"):
+        loud = [one for one in firing if one.severity == severity]
+        if loud:
+            more = f" (and {len(firing) - 1} more)" if len(firing) > 1 else ""
+            return f"{severity.upper()} {loud[0].rule}{_where(loud[0])}: {loud[0].summary}{more}"
+    if seen is None:
+        return f"CANNOT JUDGE YET: {delta_text(None)}"
+    return f"{'CANNOT JUDGE' if seen.lacks else 'OK'}: {delta_text(seen)}"
+
+
+def _where(finding: Finding) -> str:
+    lane = f" in lane {finding.lane}" if finding.lane else ""
+    return f" of {finding.model}{lane}" if finding.model else ""

@@ -1,0 +1,160 @@
+"""What `amn drift` prints: tables for a person, plain values for a program."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ops.drift.blocks import ALL
+from ops.drift.comparison import Comparison
+from ops.drift.loop import Look
+from ops.drift.wording import comparison_values, verdict
+
+#: A judge that has not finished an evaluation for this long is not at work.
+SILENT_MS = 180_000
+_VERDICTS = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
+_STYLES = {"page": "bold red", "ticket": "yellow", "ok": "green", "insufficient": "dim"}
+
+
+def main_model(found: Look) -> str | None:
+    """The model that most of the last day's samples were of."""
+    sizes = {model: lanes[ALL][1, :, -288:].sum() for model, lanes in found.traffic.series.items()}
+    return max(sizes, key=lambda model: sizes[model]) if sizes else None
+
+
+def one_line(found: Look) -> str:
+    """The verdict."""
+    model = main_model(found)
+    seen = found.evaluation.comparisons.get((model, ALL)) if model else None
+    return verdict(found.commit.findings, seen)
+
+
+def status_json(found: Look, evaluated_at_ms: int) -> dict[str, Any]:
+    """Plain values: `amn drift status --json`."""
+    now_ms = found.commit.now_ms
+    return {
+        "verdict": one_line(found),
+        "evaluated_at_ms": evaluated_at_ms,
+        "judge_at_work": now_ms - evaluated_at_ms <= SILENT_MS,
+        "now_ms": now_ms,
+        "findings": [asdict(one) for one in found.commit.findings],
+        "series": [
+            {"model": model, "lane": lane, **comparison_values(seen)}
+            for (model, lane), seen in found.evaluation.comparisons.items()
+        ],
+        "models": {
+            model: {
+                "baseline": "frozen" if known.frozen else ("learning" if known.baselines else "none"),
+                "since_block": known.first_block,
+                "delta": round(known.baselines[ALL].delta, 6) if ALL in known.baselines else None,
+            }
+            for model, known in found.commit.state.models.items()
+        },
+    }
+
+
+def show(out: Console, found: Look, evaluated_at_ms: int) -> None:
+    """Tables of the series and of the rules, and the verdict last."""
+    for table in (_series(found), _rules(found)):
+        if table.row_count:
+            out.print(table, "")
+    silent_ms = found.commit.now_ms - evaluated_at_ms
+    if silent_ms > SILENT_MS:
+        since = "has never looked" if not evaluated_at_ms else f"looked {silent_ms / 60_000:.0f} min ago"
+        out.print(f"[yellow]judge[/]: {since}; `amn up` runs one, or `amn drift judge`\n")
+    line = one_line(found)
+    style = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}.get(
+        line.split(":")[0].split()[0], "bold"
+    )
+    out.print(line, style=style, markup=False, soft_wrap=True)
+
+
+def _series(found: Look) -> Table:
+    table = Table("last 24 h", box=None, pad_edge=False)
+    for column in ("m_OOD", "m_ID", "D", "reference D", "drop", "99 % CI", "z", "n OOD", "n ID", "truths"):
+        table.add_column(column, justify="right")
+    for (model, lane), seen in found.evaluation.comparisons.items():
+        table.add_row(lane or f"{model}, all lanes", *_cells(seen))
+    return table
+
+
+def _cells(seen: Comparison) -> list[str]:
+    low, high = seen.delta.interval
+    return [
+        *(_number(value) for value in (seen.mean_ood, seen.mean_id)),
+        *(_number(value, "+.4f") for value in (seen.delta_now, seen.delta_expected, seen.delta.value)),
+        f"{low:+.4f} {high:+.4f}",
+        _number(seen.delta.z, ".1f"),
+        f"{seen.n_ood:,.0f}",
+        f"{seen.n_id:,.0f}",
+        f"{seen.coverage:.0%}",
+    ]
+
+
+def _number(value: float, form: str = ".4f") -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def _rules(found: Look) -> Table:
+    table = Table("rule", "lane", "says", "what", box=None, pad_edge=False)
+    for one in found.commit.findings:
+        says = one.severity if one.state == "firing" else one.state
+        table.add_row(
+            one.rule, one.lane or "all", f"[{_STYLES[says]}]{says}[/]", one.summary.replace("[", "\\[")
+        )
+    return table
+
+
+def show_audit(out: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+    """One line an entry."""
+    table = Table("when (UTC)", "what", "model", "who", "", box=None, pad_edge=False)
+    for entry in entries:
+        at = datetime.datetime.fromtimestamp(entry["at_ms"] / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+        rest = {k: v for k, v in entry.items() if k not in ("at_ms", "what", "model", "who")}
+        text = ", ".join(f"{name} {value}" for name, value in rest.items())
+        table.add_row(at, entry["what"], entry["model"], entry["who"], text)
+    out.print(table)
+
+
+def show_simulation(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """False pages and delays, beside those of the card's bare rule."""
+    table = Table("requests/s", box=None, pad_edge=False)
+    for column in (
+        "drop",
+        "false pages/year",
+        "bare rule's",
+        "page after (median)",
+        "90 %",
+        "never",
+        "bare rule's",
+    ):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            f"{row['rate_per_s']:g}",
+            f"{row['drop']:g}",
+            f"{row['false_pages_per_year']:.2f}",
+            f"{row['false_pages_per_year_naive']:.2f}",
+            hours(row["delay_h_median"]),
+            hours(row["delay_h_p90"]),
+            f"{row['missed']:.0%}",
+            f"{hours(row['delay_h_median_naive'])}, never {row['missed_naive']:.0%}",
+        )
+    out.print(table)
+    if rows:
+        out.print(
+            f"\n{rows[0]['years']:.1f} healthy years a rate; drops are waited for {rows[0]['horizon_h']:g} h"
+        )
+
+
+def hours(value: float | None) -> str:
+    """Hours, or minutes below one."""
+    if value is None:
+        return "-"
+    return f"{value * 60:.0f} min" if value < 1 else f"{value:.1f} h"
