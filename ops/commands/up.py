@@ -86,9 +86,9 @@ def up(
     """Run the service on this machine until Ctrl-C or SIGTERM; then drain and stop.
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
-    AMN workers, fallbacks, a shadow worker and a worker for `amn jobs`. Dead workers are replaced;
-    a promoted model or bank is taken up by new workers, one at a time, and SIGHUP restarts them all
-    in the same way, without losing a request.
+    AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`. Dead workers
+    are replaced; a promoted model or bank is taken up by new workers, one at a time, and SIGHUP
+    restarts them all in the same way, without losing a request.
 
     While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves.
 
@@ -116,14 +116,18 @@ def up(
     )
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
-        jobs = _jobs_worker(stack, log, log_level)
-        undo.callback(jobs.stop)
+        beside = [_beside(stack, log, log_level, "jobs", "worker")]
+        if sample_rate:
+            beside.append(_beside(stack, log, log_level, "drift", "judge"))
+        for child in beside:
+            undo.callback(child.stop)
         if stack.server is not None:
             (data / URL_FILE).write_text(stack.url + "\n", "utf-8")
             undo.callback((data / URL_FILE).unlink, missing_ok=True)
         _greet(stack, log, port)
         while not stopping.wait(_LOOK_S):
-            jobs.poll()
+            for child in beside:
+                child.poll()
             if again.is_set():
                 again.clear()
                 stack.restart_workers()
@@ -134,8 +138,9 @@ def up(
     click.echo("stopped", err=True)
 
 
-def _jobs_worker(stack: Stack, log: Path, log_level: str) -> Child:
-    command = [sys.executable, "-m", "ops.cli", "jobs", "worker", "--log-level", log_level]
+def _beside(stack: Stack, log: Path, log_level: str, *words: str) -> Child:
+    """A command of ours that runs beside the workers."""
+    command = [sys.executable, "-m", "ops.cli", *words, "--log-level", log_level]
     command += ["--queue", stack.settings.queue]
     child = Child(command, {**os.environ, "REDIS_URL": stack.url}, log)
     child.start()
@@ -145,7 +150,8 @@ def _jobs_worker(stack: Stack, log: Path, log_level: str) -> Child:
 def _greet(stack: Stack, log: Path, port: int) -> None:
     settings, out = stack.settings, console.out()
     kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
-    out.print(f"[bold green]ready[/]: {kinds}, 1 jobs worker, on queue {settings.queue}; logs in {log}\n")
+    others = "1 jobs worker, 1 judge" if settings.sample_rate else "1 jobs worker"
+    out.print(f"[bold green]ready[/]: {kinds}, {others}, on queue {settings.queue}; logs in {log}\n")
     out.print(f"export REDIS_URL='{masked(stack.url)}'", soft_wrap=True)
     if port and stack.server is not None:
         out.print(f"export REDIS_URL='redis://127.0.0.1:{port}/0'   # the same over loopback TCP")
