@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only these faults")
     parser.add_argument("--producers", type=int, default=default.producers)
     parser.add_argument("--amn", type=int, default=default.amn, help="AMN workers")
+    parser.add_argument("--entries-max", type=int, default=default.entries_max, help="limit of the queue")
     parser.add_argument("--lease-ms", type=int, default=default.lease_ms)
     parser.add_argument("--fsync", choices=("always", "everysec"), default=default.fsync)
     parser.add_argument("--folder", type=Path, help="where the server's files go")
@@ -36,7 +37,8 @@ def main() -> int:
         seed=given.seed, requests=given.requests, faults=given.faults, seconds=given.seconds,
         rate=given.rate, fault_every_s=given.every, kinds=tuple(given.kinds),
         producers=given.producers, amn=given.amn,
-        lease_ms=given.lease_ms, fsync=given.fsync, folder=given.folder, keep_logs=given.logs,
+        lease_ms=given.lease_ms, entries_max=given.entries_max,
+        fsync=given.fsync, folder=given.folder, keep_logs=given.logs,
     )  # fmt: skip
     report = Harness(settings, (lambda _: None) if given.quiet else _say).run()
     found = checks(report)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ class Audit:
         cancelled: Requests that were taken back; cancel_doubtful: whose cancel was not acknowledged.
     """
 
-    def __init__(self, prefix: str, expected: dict[str, NDArray[np.float32]]) -> None:
+    def __init__(self, prefix: str, expected: dict[str, NDArray[np.float32]], requests: int) -> None:
         self.prefix = prefix
         self.accepted: dict[int, Any] = {}
         self.doubtful: set[int] = set()
@@ -38,6 +40,10 @@ class Audit:
         self.latencies_ms: list[float] = []
         self._expected = expected
         self._finals: Counter[int] = Counter()
+        self._ended_at_s = array("d", bytes(8 * requests))  # of the first final
+        self._again_at_s: dict[int, float] = {}
+        self._flushed: set[int] = set()
+        self._flushes_s: list[float] = []
         self._open: set[int] = set()
         self._unheard: dict[int, str] = {}
         self._wrong: dict[int, str] = {}
@@ -73,6 +79,10 @@ class Audit:
         else:
             self.counts[f"failed:{message.code}"] += 1
         self._finals[n] += 1
+        if self._finals[n] == 1:
+            self._ended_at_s[n] = time.time()
+        else:
+            self._again_at_s[n] = time.time()
 
     def _check(self, n: int, reply: Reply) -> None:
         weights = {model: weight for model, (_, weight) in reply.tiers.items() if weight} or {
@@ -95,6 +105,11 @@ class Audit:
         rows = self._expected[model]
         return rows[n % len(rows)]
 
+    def flushed(self, at_s: float, names: Sequence[str]) -> None:
+        """A flush took these requests, or answers to them; whoever had none will get none."""
+        self._flushes_s.append(at_s)
+        self._flushed.update(int(name.rpartition("-")[2]) for name in names)
+
     # -- the handles --------------------------------------------------------------------------
 
     def accept(self, n: int, handle: Any) -> None:
@@ -108,8 +123,13 @@ class Audit:
 
     @property
     def open(self) -> int:
-        """Accepted requests whose handle has no outcome yet."""
-        return len(self._open)
+        """Accepted requests whose handle has no outcome yet, and should have one."""
+        return len(self._open) - len(self._open & self._flushed)
+
+    @property
+    def awaited(self) -> set[int]:
+        """The same, as numbers."""
+        return self._open - self._flushed
 
     def collect(self) -> int:
         """Takes the outcomes that are there; returns how many."""
@@ -131,13 +151,21 @@ class Audit:
             if error.code in ("duplicate_request", "producer_closed", "server_unavailable", "queue_full"):
                 self._unheard[n] = error.code
 
+    def _between(self, n: int, again_s: float) -> bool:
+        """Whether a flush came between two ends: it made the server forget the id, and the submit
+        that was repeated over it was a new one."""
+        return any(self._ended_at_s[n] < at_s < again_s for at_s in self._flushes_s)
+
     # -- the end ------------------------------------------------------------------------------
 
     def result(self) -> dict[str, Any]:
         """Everything that the verdict needs, as plain values."""
         quiet = self.cancelled | self.cancel_doubtful
-        lost = [n for n in self.accepted if not self._finals[n] and n not in quiet]
-        doubled = [n for n, times in self._finals.items() if times > 1]
+        flushed = {n for n in self._flushed if n in self.accepted and not self._finals[n]}
+        unanswered = quiet | flushed
+        lost = [n for n in self.accepted if not self._finals[n] and n not in unanswered]
+        over_a_flush = {n for n, again_s in self._again_at_s.items() if self._between(n, again_s)}
+        doubled = [n for n, times in self._finals.items() if times > 1 and n not in over_a_flush]
         after_cancel = [n for n in self.cancelled if self._finals[n]]
         known = self.accepted.keys() | self.doubtful
         unknown = [n for n in self._finals if n not in known]
@@ -154,6 +182,8 @@ class Audit:
             "cancel_doubtful_ended": sum(1 for n in self.cancel_doubtful if self._finals[n]),
             "finals": sum(self._finals.values()),
             "counts": dict(self.counts),
+            "flushed": len(flushed),
+            "doubled_over_a_flush": len(over_a_flush),
             "lost": len(lost),
             "doubled": len(doubled),
             "answered_after_cancel": len(after_cancel),

@@ -17,6 +17,7 @@ class _Handle:
         self._handle = handle
         self._bridge = bridge
         self._pending = handle._pending
+        self.id: str = handle.id
 
     @property
     def latency_ms(self) -> float | None:

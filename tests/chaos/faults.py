@@ -3,199 +3,118 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable
 
 import redis
 
-from producer.keys import Keys
-from workers.pool import Pool
-
 from .poison import Poison
-from .recovery import Kill, Recoveries, held_by
-from .server import ChaosServer
-from .settings import ChaosSettings, Fault
+from .recovery import Recoveries
+from .server_faults import Proxy, ServerFaults
+from .settings import KINDS, Fault
+from .victims import Victims
+from .worker_faults import WorkerFaults
 
-_BURST = (1_000, 2_000)
-_HOLDING_TRIES = 8
+#: A burst is so many times what the queue takes.
+_BURST = (1.7, 3.4)
+#: After these, an open recovery measures two faults.
+_OF_THE_SERVER = frozenset(
+    {"kill_server", "stall_server", "freeze_server", "drop_clients", "cut_replies", "out_of_memory", "flush"}
+)
+
+
+class Agenda:
+    """What is to be done later, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[float, Callable[[], None]]] = []
+
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        """Notes something."""
+        self._items.append((time.monotonic() + seconds, do))
+
+    def run(self, *, everything: bool = False) -> None:
+        """Does what is due, the earliest first; or all of it."""
+        now_s = time.monotonic()
+        for item in sorted(self._items, key=lambda item: item[0]):
+            if everything or item[0] <= now_s:
+                self._items.remove(item)
+                item[1]()
 
 
 class Injector:
     """Injects faults, and takes back the ones that last for a time.
 
     Attributes:
-        counts: Faults by kind. A worker fault that found nobody to harm counts as "nobody".
-        restarts_s: How long the server took to answer after each restart.
+        counts: Faults by kind. A fault that found nobody to harm counts as "nobody".
     """
 
     def __init__(
         self,
-        settings: ChaosSettings,
-        server: ChaosServer,
-        pool: Pool,
+        workers: WorkerFaults,
+        server: ServerFaults,
+        proxy: Proxy,
+        victims: Victims,
         poison: Poison,
         burst: Callable[[float, int], None],
+        entries_max: int,
+        recoveries: Recoveries,
+        agenda: Agenda,
+        client: redis.Redis,
     ) -> None:
         self.counts: Counter[str] = Counter()
-        self.restarts_s: list[float] = []
-        self.recoveries = Recoveries()
-        self.client = server.client()
-        self._settings = settings
+        self.recoveries = recoveries
+        self._workers = workers
         self._server = server
-        self._pool = pool
+        self._victims = victims
         self._poisons = poison
         self._burst = burst
-        self._server_is_down = False
-        self._stalled: set[int] = set()
-        self._later: list[tuple[float, Callable[[], None]]] = []
-        keys = Keys()
-        self._streams = {"amn": keys.requests, "fallback": keys.fallback, "shadow": keys.shadow}
+        self._entries_max = entries_max
+        self._agenda = agenda
+        self._client = client
+        owners = (workers, server, proxy, self)
+        self._ways: dict[str, Callable[[Fault], str]] = {
+            kind: next(getattr(owner, kind) for owner in owners if hasattr(owner, kind)) for kind in KINDS
+        }
 
     def inject(self, fault: Fault) -> str:
         """Does one; returns a line for the log."""
-        if fault.kind in ("kill_server", "stall_server", "drop_clients"):
+        if fault.kind in _OF_THE_SERVER:
             self.recoveries.disturb()
-        done: str = getattr(self, f"_{fault.kind}")(fault)
+        done = self._ways[fault.kind](fault)
+        if fault.kind == "flush" and done:
+            self.recoveries.forget()
         self.counts[fault.kind if done else "nobody"] += 1
         return f"{fault.number} {fault.kind} {done or 'nobody'}"
 
     def tick(self) -> None:
         """What is due, and a look at recoveries; call it every few hundredths of a second."""
-        now_s = time.monotonic()
-        for item in [item for item in self._later if item[0] <= now_s]:
-            self._later.remove(item)
-            item[1]()
-        if self._server_is_down:
+        self._agenda.run()
+        if self._server.down:
             return
         with contextlib.suppress(redis.RedisError, OSError):
-            self._poisons.send(self.client)
-            self.recoveries.look(self.client)
+            self._poisons.send(self._client)
+            self.recoveries.look(self._client)
 
     def heal(self) -> None:
         """Takes everything back at once."""
-        while self._later:
-            self._later.sort(key=lambda item: item[0])
-            self._later.pop(0)[1]()
-        for pids in self._pool.pids().values():
-            for pid in pids:
-                _signal(pid, signal.SIGCONT)
+        self._agenda.run(everything=True)
+        self._workers.resume_all()
+        self._victims.close()
         self.tick()
 
-    # -- workers ------------------------------------------------------------------------------
+    def kill_producer(self, _: Fault) -> str:
+        """SIGKILL to a producer with requests under way."""
+        return self._victims.kill()
 
-    def _victim(self, choice: float) -> tuple[str, int] | None:
-        alive = [(kind, pid) for kind, pids in sorted(self._pool.pids().items()) for pid in pids]
-        return alive[int(choice * len(alive))] if alive else None
-
-    def _kill_worker(self, fault: Fault) -> str:
-        victim = self._victim(fault.choice)
-        if victim is None:
-            return ""
-        kind, pid = victim
-        ids = self._caught_holding(kind, pid)
-        _signal(pid, signal.SIGKILL)
-        self.recoveries.disturb(kind)
-        helped = self._peer_works(kind, pid)
-        self.recoveries.add(Kill(kind, self._streams[kind], ids, time.monotonic(), clean=helped))
-        return f"{kind} {pid}, which held {len(ids)}"
-
-    def _peer_works(self, kind: str, pid: int) -> bool:
-        """Whether another worker of the kind is ready to take over: loaded, and not stopped."""
-        with contextlib.suppress(redis.RedisError, OSError):
-            alive = set(self._pool.pids()[kind]) - self._stalled - {pid}
-            prefix = Keys().worker(f"{kind}-")
-            ready = {
-                int(key.split(b"-")[-2]) for key in self.client.scan_iter(match=prefix + "*", count=5000)
-            }
-            return bool(alive & ready)
-        return False
-
-    def _caught_holding(self, kind: str, pid: int) -> list[bytes]:
-        """Stops the worker at a moment when it holds entries, if there is one soon."""
-        for _ in range(_HOLDING_TRIES):
-            _signal(pid, signal.SIGSTOP)
-            ids: list[bytes] = []
-            with contextlib.suppress(redis.RedisError, OSError):
-                ids = held_by(self.client, self._streams[kind], pid)
-            if ids:
-                return ids
-            _signal(pid, signal.SIGCONT)
-            time.sleep(0.007)
-        return []
-
-    def _term_worker(self, fault: Fault) -> str:
-        victim = self._victim(fault.choice)
-        if victim is None:
-            return ""
-        self.recoveries.disturb(victim[0])
-        _signal(victim[1], signal.SIGTERM)
-        return f"{victim[0]} {victim[1]}"
-
-    def _stall_worker(self, fault: Fault) -> str:
-        victim = self._victim(fault.choice)
-        if victim is None:
-            return ""
-        lasts_s = self._settings.lease_ms / 1000 * (1.2 + 1.8 * fault.extent)
-        self.recoveries.disturb(victim[0])
-        self._stall(victim[1])
-        self._after(lasts_s, lambda: self._resume(victim[1]))
-        return f"{victim[0]} {victim[1]} for {lasts_s:.2f} s"
-
-    def _stall(self, pid: int) -> None:
-        self._stalled.add(pid)
-        _signal(pid, signal.SIGSTOP)
-
-    def _resume(self, pid: int) -> None:
-        self._stalled.discard(pid)
-        _signal(pid, signal.SIGCONT)
-
-    # -- the server ---------------------------------------------------------------------------
-
-    def _kill_server(self, fault: Fault) -> str:
-        if self._server_is_down:
-            return ""
-        self._server.kill()
-        self._server_is_down = True
-        self._after(fault.extent, self._restart_server)
-        return f"for {fault.extent:.2f} s"
-
-    def _restart_server(self) -> None:
-        self.restarts_s.append(self._server.start())
-        self._server_is_down = False
-
-    def _stall_server(self, fault: Fault) -> str:
-        if self._server_is_down:
-            return ""
-        lasts_s = self._settings.lease_ms / 1000 * (0.5 + 1.5 * fault.extent)
-        self._server.send(signal.SIGSTOP)
-        time.sleep(lasts_s)  # nothing else can be done meanwhile anyway
-        self._server.send(signal.SIGCONT)
-        return f"for {lasts_s:.2f} s"
-
-    def _drop_clients(self, _: Fault) -> str:
-        with contextlib.suppress(redis.RedisError, OSError):
-            dropped = self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            return f"{dropped} connections"
-        return ""
-
-    # -- what is sent -------------------------------------------------------------------------
-
-    def _poison(self, fault: Fault) -> str:
+    def poison(self, fault: Fault) -> str:
+        """A message that no client of ours would send."""
         return self._poisons.make(fault.number, fault.choice)
 
-    def _fill_queue(self, fault: Fault) -> str:
+    def fill_queue(self, fault: Fault) -> str:
+        """More requests at once than the queue takes."""
         low, high = _BURST
-        count = int(low + (high - low) * fault.extent)
+        count = int(self._entries_max * (low + (high - low) * fault.extent))
         self._burst(fault.choice, count)
         return f"with {count}"
-
-    def _after(self, seconds: float, do: Callable[[], None]) -> None:
-        self._later.append((time.monotonic() + seconds, do))
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+import redis
 
 from ops.sample import Sample
 from producer import Options, Producer
@@ -22,14 +23,19 @@ from producer.settings import ProducerSettings
 from workers.logs import configure_logs
 from workers.pool import Pool, PoolSettings
 
+from .books import Books, Flushed
 from .expected import freeze_artifacts, write_expected
-from .faults import Injector
+from .faults import Agenda, Injector
 from .memory import await_empty, leftovers, snapshot
 from .poison import CLIENT, Poison
 from .processes import Reaper
 from .producers import ProducerProcess
+from .recovery import Recoveries
 from .server import ChaosServer
+from .server_faults import Proxy, ServerFaults
 from .settings import ChaosSettings, Fault, schedule
+from .victims import Victims
+from .worker_faults import WorkerFaults
 
 _READY_S_MAX = 120.0
 _ANSWERS_S_MAX = 60.0
@@ -44,6 +50,7 @@ class Harness:
         self._settings = settings
         self._say = say
         self._keys = Keys()
+        self._books = Books(self._keys)
         self._producers: list[ProducerProcess] = []
         self._pooled_s = 0.0
 
@@ -76,7 +83,9 @@ class Harness:
         server = ChaosServer(folder, settings.fsync)
         stack.callback(server.close)
         server.start()
-        pool = self._pool(server.url, artifacts, folder / "workers.log")
+        proxy = Proxy(server.socket, folder / "proxy.log")
+        stack.callback(proxy.close)
+        pool = self._pool(proxy.url, artifacts, folder / "workers.log")
         stack.callback(pool.drain, 15.0)
         pool.start()
         self._say("computing the direct predictions while the workers load")
@@ -86,16 +95,18 @@ class Harness:
         self._warm_up(server.url)
         before = snapshot(client)
         ready_s = time.monotonic() - began_s
-        injector = self._injector(server, pool)
+        self._victims = Victims(self._doomed_config(proxy.url), folder / "producers.log")
+        stack.callback(self._victims.close)
+        injector = self._injector(server, proxy, pool, client)
         stack.callback(lambda: [producer.close() for producer in self._producers])
-        self._start_producers(server.url, folder)
+        self._start_producers(server.url, proxy.url, folder)
         stack.callback(injector.heal)  # runs first: a stopped process cannot be drained
         self._say(f"ready after {ready_s:.1f} s; injecting")
         chaos_s = self._chaos(injector, pool)
         injector.heal()
         self._settle(injector, pool)
         report = self._after(client, injector, before)
-        report["worker_restarts"] = pool.restarts
+        report |= {"worker_restarts": pool.restarts, "worker_swaps": pool.swaps}
         return report | {"ready_s": ready_s, "chaos_s": chaos_s, "run_s": time.monotonic() - began_s}
 
     # -- parts --------------------------------------------------------------------------------
@@ -109,7 +120,13 @@ class Harness:
         counts = {"amn": settings.amn, "fallback": settings.fallback, "shadow": settings.shadow}
         return Pool(
             {kind: count for kind, count in counts.items() if count},
-            PoolSettings(url=url, artifacts=artifacts, lease_ms=settings.lease_ms, log_file=log),
+            PoolSettings(
+                url=url,
+                artifacts=artifacts,
+                lease_ms=settings.lease_ms,
+                fallback_entries_max=settings.fallback_entries_max,
+                log_file=log,
+            ),
         )
 
     def _warm_up(self, url: str) -> None:
@@ -121,21 +138,44 @@ class Harness:
             for _, answer in producer.predict_many(contexts, options=Options(lane="general")):
                 if isinstance(answer, Exception):
                     raise RuntimeError(f"the service does not work without any fault: {answer}")
-        self._warm = _WARM_UP
 
-    def _injector(self, server: ChaosServer, pool: Pool) -> Injector:
+    def _injector(self, server: ChaosServer, proxy: Proxy, pool: Pool, client: redis.Redis) -> Injector:
+        settings, agenda, recoveries = self._settings, Agenda(), Recoveries()
         context = np.full((5, 768), 768**-0.5, dtype=np.float32)
-        self._poison = Poison(self._keys, context, self._settings.seen_window_ms)
-        return Injector(self._settings, server, pool, self._poison, self._burst)
+        self._poison = Poison(self._keys, context, settings.seen_window_ms)
+        workers = WorkerFaults(pool, client, recoveries, agenda.after, settings.lease_ms)
+        self._server = ServerFaults(
+            server, client, agenda.after, settings.lease_ms, lambda: self._flush(client)
+        )
+        return Injector(
+            workers, self._server, proxy, self._victims, self._poison, self._burst, settings.entries_max,
+            recoveries, agenda, client,
+        )  # fmt: skip
+
+    def _flush(self, client: redis.Redis) -> Flushed:
+        """FLUSHALL, and everybody is told what they need not wait for."""
+        clients = [one.status["client"] for one in self._producers if "client" in one.status]
+        taken = self._books.flush(client, [*clients, CLIENT])
+        at_s = time.time()
+        for one in self._producers:
+            mine = [name for name in taken.ids if name.startswith(f"{one.prefix}-")]
+            one.tell(f"flushed {at_s} {' '.join(mine)}")
+        self._poison.flushed(taken)
+        return taken
+
+    def _doomed_config(self, url: str) -> dict[str, Any]:
+        return {"url": url, "sample": str(self._sample_path), "entries_max": self._settings.entries_max}
 
     def _burst(self, choice: float, count: int) -> None:
         self._producers[int(choice * len(self._producers))].tell(f"burst {count}")
 
-    def _start_producers(self, url: str, folder: Path) -> None:
+    def _start_producers(self, direct: str, through_proxy: str, folder: Path) -> None:
         settings = self._settings
+        if "kill_producer" in settings.kinds:
+            self._victims.start()
         for i in range(settings.producers):
             config = {
-                "url": url,
+                "url": direct if i % 2 else through_proxy,
                 "prefix": f"p{i}",
                 "seed": settings.seed * 1000 + i,
                 "asyncio": i % 2 == 1,
@@ -214,21 +254,23 @@ class Harness:
         while leftovers(client, self._keys) and time.monotonic() < give_up_s:
             injector.tick()
             time.sleep(0.1)
+        self._books.end(client)
         poison = self._poison.verdict(client) | {"unsent": self._poison.waiting}
+        victims = self._victims.verdict(client, self._keys)
         client.delete(self._keys.replies(CLIENT))
         left = await_empty(client, self._keys, self._settings.seen_window_ms / 1000 + 60)
-        stats = {name.decode(): int(count) for name, count in client.hgetall(self._keys.stats).items()}
         client.execute_command("MEMORY", "PURGE")
         return {
             "settings": _plain(self._settings),
             "faults": dict(sorted(injector.counts.items())),
-            "server_restarts_s": injector.restarts_s,
+            "server_restarts_s": self._server.restarts_s,
             "recovery": injector.recoveries.result(),
             "producers": [one.result for one in self._producers],
             "poison": poison,
+            "victims": victims,
+            "books": {"wrong": self._books.wrong, "flushed": self._books.flushed},
             "left_over": left,
-            "stats": stats,
-            "warm_up": self._warm,
+            "stats": dict(sorted(self._books.stats.items())),
             "memory": {"before": before, "after": snapshot(client)},
         }
 
@@ -242,7 +284,15 @@ class Harness:
 
 def _plain(settings: ChaosSettings) -> dict[str, Any]:
     names = ("seed", "kinds", "rate", "fault_every_s", "producers", "amn", "fallback", "shadow", "lease_ms")
-    names += ("entries_max", "seen_window_ms", "fsync", "seconds", "requests", "faults")
+    names += (
+        "fallback_entries_max",
+        "entries_max",
+        "seen_window_ms",
+        "fsync",
+        "seconds",
+        "requests",
+        "faults",
+    )
     return {name: getattr(settings, name) for name in names}
 
 

@@ -14,6 +14,7 @@ from producer.keys import GROUP, Keys
 KEPT = {
     "dead": "dead letters, capped in number",
     "stats": "counters, one field a name",
+    "gate": "the budget that all workers share, and the state of each fallback",
     "drift:half": "sampled predictions that wait for their truth, capped, 2 h",
     "drift:minute": "sums by the minute, 50 h",
     "drift:minutes": "index of those",
@@ -25,12 +26,13 @@ PASSING = ("seen", "replies", "workers")
 def leftovers(client: redis.Redis, keys: Keys) -> dict[str, int]:
     """Entries, leases and bytes that are still waiting; empty when the queue is."""
     found: dict[str, int] = {}
-    for name, stream in (("requests", keys.requests), ("fallback", keys.fallback), ("shadow", keys.shadow)):
+    for stream in (*keys.places, keys.shadow):
+        name = stream.partition("}:")[2]
         found[f"{name} entries"] = int(cast(int, client.xlen(stream)))
         with contextlib.suppress(redis.ResponseError):  # no stream, no group
             found[f"{name} leases"] = client.xpending(stream, GROUP)["pending"]
-    for name, key in (("requests", keys.requests_bytes), ("fallback", keys.fallback_bytes)):
-        found[f"{name} bytes"] = int(cast(Any, client.get(key)) or 0)
+    for counter in keys.counters:
+        found[counter.partition("}:")[2]] = int(cast(Any, client.get(counter)) or 0)
     return {name: count for name, count in found.items() if count}
 
 

@@ -16,12 +16,14 @@ class ProducerProcess:
     """One of them.
 
     Attributes:
+        prefix: Of its request ids.
         status: The last one it sent.
         result: Its audit, when it is through.
     """
 
     def __init__(self, config: dict[str, Any], log: Path) -> None:
-        self.status: dict[str, int] = {}
+        self.prefix: str = config["prefix"]
+        self.status: dict[str, Any] = {}
         self.result: dict[str, Any] | None = None
         with log.open("ab") as file:
             self._process = subprocess.Popen(

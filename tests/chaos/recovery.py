@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import redis
@@ -10,6 +11,10 @@ import redis
 from producer.keys import GROUP
 
 _GIVE_UP_S = 60.0
+
+
+#: A leased entry: its stream and its id.
+Held = tuple[str, bytes]
 
 
 @dataclass(slots=True)
@@ -23,22 +28,23 @@ class Kill:
     """
 
     kind: str
-    stream: str
-    ids: list[bytes]
+    held: list[Held]
     killed_at_s: float
     clean: bool = True
     first_s: float | None = None
     all_s: float | None = None
 
 
-def held_by(client: redis.Redis, stream: str, pid: int) -> list[bytes]:
+def held_by(client: redis.Redis, streams: Sequence[str], pid: int) -> list[Held]:
     """Entries leased to the worker with this process id; its consumer's name contains it."""
-    for consumer in client.xinfo_consumers(stream, GROUP):
-        name = consumer["name"]
-        if consumer["pending"] and name.split(b"-")[-2] == str(pid).encode():
-            rows = client.xpending_range(stream, GROUP, "-", "+", 1000, consumername=name)
-            return [row["message_id"] for row in rows]
-    return []
+    held: list[Held] = []
+    for stream in streams:
+        for consumer in client.xinfo_consumers(stream, GROUP):
+            name = consumer["name"]
+            if consumer["pending"] and name.split(b"-")[-2:-1] == [str(pid).encode()]:
+                rows = client.xpending_range(stream, GROUP, "-", "+", 1000, consumername=name)
+                held += [(stream, row["message_id"]) for row in rows]
+    return held
 
 
 class Recoveries:
@@ -50,7 +56,7 @@ class Recoveries:
 
     def add(self, kill: Kill) -> None:
         """Begins to watch."""
-        if kill.ids:
+        if kill.held:
             self._open.append(kill)
 
     @property
@@ -63,23 +69,27 @@ class Recoveries:
         for kill in self._open:
             kill.clean &= kind not in ("", kill.kind)
 
+    def forget(self) -> None:
+        """The server was flushed: there is nothing left to watch."""
+        self._open.clear()
+
     def look(self, client: redis.Redis) -> None:
         """One round trip for all that is open; a server that is away is no news."""
         if not self._open:
             return
         with client.pipeline(transaction=False) as pipe:
             for kill in self._open:
-                for entry in kill.ids:
-                    pipe.xpending_range(kill.stream, GROUP, entry, entry, 1)
+                for stream, entry in kill.held:
+                    pipe.xpending_range(stream, GROUP, entry, entry, 1)
             rows = iter(pipe.execute())
         now_s = time.monotonic()
         for kill in list(self._open):
-            left = [entry for entry in kill.ids if next(rows)]
-            if len(left) < len(kill.ids) and kill.first_s is None:
+            left = [held for held in kill.held if next(rows)]
+            if len(left) < len(kill.held) and kill.first_s is None:
                 kill.first_s = now_s - kill.killed_at_s
             if not left:
                 kill.all_s = now_s - kill.killed_at_s
-            kill.ids = left
+            kill.held = left
             if not left or now_s - kill.killed_at_s > _GIVE_UP_S:
                 self._open.remove(kill)
                 self.done.append(kill)

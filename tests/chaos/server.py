@@ -39,6 +39,7 @@ class ChaosServer:
             "appendonly": "yes",
             "appendfsync": self._fsync,
             "maxmemory-policy": "noeviction",
+            "auto-aof-rewrite-min-size": "128mb",
         }
         words = [word for name, value in values.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(

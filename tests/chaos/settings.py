@@ -9,16 +9,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Kinds of fault, and how many of each are in a deck of 40.
+#: Kinds of fault, and how many of each are in a deck of 60.
 WEIGHTS = {
-    "kill_worker": 4,
-    "term_worker": 1,
-    "stall_worker": 7,
+    "kill_worker": 5,
+    "term_worker": 2,
+    "stall_worker": 8,
+    "rolling_restart": 1,
+    "kill_producer": 6,
     "kill_server": 4,
-    "stall_server": 3,
-    "drop_clients": 7,
-    "poison": 9,
-    "fill_queue": 5,
+    "stall_server": 4,
+    "freeze_server": 1,
+    "drop_clients": 6,
+    "cut_replies": 6,
+    "out_of_memory": 4,
+    "flush": 1,
+    "poison": 7,
+    "fill_queue": 3,
+    "fill_fallback": 2,
 }
 KINDS = tuple(WEIGHTS)
 
@@ -39,6 +46,7 @@ class ChaosSettings:
         producers: Producer processes; every second one is the asyncio producer.
         amn, fallback, shadow: Workers of each kind.
         lease_ms: Of every worker.
+        fallback_entries_max: Escalations that may wait; small, so that a stopped fallback meets it.
         entries_max: Entries that may wait before QueueFull; small, so that a burst meets it.
         seen_window_ms: How long an id is remembered; a submit is repeated for half of it.
         fsync: "always": what was acknowledged survives a killed server, and the checks are exact.
@@ -61,6 +69,7 @@ class ChaosSettings:
     fallback: int = 1
     shadow: int = 1
     lease_ms: int = 800
+    fallback_entries_max: int = 60
     entries_max: int = 600
     seen_window_ms: int = 10_000
     fsync: str = "always"

@@ -1,7 +1,7 @@
 """One producer process: sends sample contexts through any fault, and audits what comes back.
 
-Takes a JSON object as its only argument and commands on standard input ("burst N", "stop"); prints
-one JSON object a line: status, and at the end the result.
+Takes a JSON object as its only argument and commands on standard input ("burst N", "flushed
+EPOCH ID ...", "stop"); prints one JSON object a line: status, and at the end the result.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _DEADLINE_MS = 1_500.0
 _STATUS_S = 0.5
 #: One request in so many is taken back as soon as it is in.
 _CANCEL_EVERY = 53
+#: By the last digit of a request's number; the others are of the normal level.
+_PRIORITIES = {0: "high", 4: "low", 7: "low"}
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Traffic:
         self._config = config
         self._rng = random.Random(config["seed"])
         self._sample = Sample.load(Path(config["sample"]))
-        self._audit = Audit(config["prefix"], read_expected(Path(config["expected"])))
+        self._audit = Audit(config["prefix"], read_expected(Path(config["expected"])), config["requests"])
         settings = ProducerSettings(
             url=config["url"],
             entries_max=config["entries_max"],
@@ -166,7 +168,12 @@ class Traffic:
 
     def _options(self, n: int, chunk: Chunk) -> Options:
         options = self._sample.options(n, self._audit.prefix)
-        return replace(options, request_id=f"{self._audit.prefix}-{n}", deadline_ms=chunk.deadline_ms)
+        return replace(
+            options,
+            request_id=f"{self._audit.prefix}-{n}",
+            deadline_ms=chunk.deadline_ms,
+            priority=_PRIORITIES.get(n % 10, "normal"),
+        )
 
     def _cancel(self, n: int, handle: Any) -> None:
         try:
@@ -185,8 +192,7 @@ class Traffic:
         while time.monotonic() < give_up_s:
             audit.collect()
             self._status()
-            waiting = [n for n, handle in audit.accepted.items() if handle is not None]
-            if all(n in audit.cancel_doubtful for n in waiting):
+            if audit.awaited <= audit.cancel_doubtful:
                 return
             time.sleep(0.02)
 
@@ -195,6 +201,8 @@ class Traffic:
             words = line.split()
             if words[:1] == ["burst"]:
                 self._burst += int(words[1])
+            elif words[:1] == ["flushed"]:
+                self._audit.flushed(float(words[1]), words[2:])
             elif words == ["stop"]:
                 break
         self._stopping.set()  # also when the harness is gone
@@ -205,7 +213,8 @@ class Traffic:
             return
         self._status_s = now_s + _STATUS_S
         audit = self._audit
-        say({"accepted": len(audit.accepted), "open": audit.open, "sent": self._next})
+        client = self._producer._session.client_id
+        say({"accepted": len(audit.accepted), "open": audit.open, "sent": self._next, "client": client})
 
 
 def say(message: dict[str, Any]) -> None:

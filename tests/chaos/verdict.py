@@ -59,7 +59,16 @@ def checks(report: dict[str, Any]) -> list[Check]:
             text=f"{poison['sent']} sent, {len(poison['wrong'])} did not end as they must",
         )
     )
-    found.append(_counters(report, exact))
+    books, victims = report["books"], report["victims"]
+    text = f"in = out + waiting, at {len(books['wrong'])} moments not: {books['wrong']}"
+    text = (
+        text
+        if books["wrong"]
+        else "in = out + waiting by the server's own counters, at each flush and at the end"
+    )
+    found.append(Check(name="books balance", held=not books["wrong"], text=text))
+    text = f"{victims['unread_finals']} unread answers of {victims['killed']} killed producers, each once"
+    found.append(Check(name="killed producers", held=not victims["doubled"], text=text))
     left = report["left_over"]
     found.append(Check(name="empty", held=not left, text=f"left over: {left or 'nothing'}"))
     start, end = memory["before"]["flat"], memory["after"]["flat"]
@@ -68,17 +77,6 @@ def checks(report: dict[str, Any]) -> list[Check]:
     found.append(Check(name="memory flat", held=end - start <= slack, text=text))
     found.append(Check(name="orphans", held=not report["orphans"], text=f"{report['orphans']} processes"))
     return found
-
-
-def _counters(report: dict[str, Any], exact: bool) -> Check:
-    """The server's counters, held against what producers and poison saw end."""
-    stats = report["stats"]
-    server = sum(stats.get(name, 0) for name in ("answered", "failed", "dead"))
-    seen = report["warm_up"] + total(report, "finals")
-    # Dead letters of poison tell nobody, but the ones with a client were seen on its own stream.
-    poison = report["poison"]["ended"]
-    text = f"the server counted {server} ends, clients and poison {seen + poison}"
-    return Check(name="counters agree", held=server == seen + poison or not exact, text=text)
 
 
 def table(report: dict[str, Any], found: list[Check]) -> str:
@@ -96,7 +94,7 @@ def table(report: dict[str, Any], found: list[Check]) -> str:
                       f"lease {settings['lease_ms']} ms, appendfsync {settings['fsync']}"),
         ("faults", f"{sum(faults.get(kind, 0) for kind in KINDS)}"),
         *((f"  {kind}", f"{faults.get(kind, 0)}") for kind in KINDS),
-        ("worker restarts", f"{report['worker_restarts']}"),
+        ("worker restarts", f"{report['worker_restarts']} after a death, {report['worker_swaps']} in turn"),
         ("requests accepted", f"{total(report, 'accepted')}"),
         ("  answered", _list(counted(report, "answered:"))),
         ("  failed", _list(counted(report, "failed:"))),
@@ -104,6 +102,11 @@ def table(report: dict[str, Any], found: list[Check]) -> str:
         ("  degraded", _list(counted(report, "degraded:"))),
         ("submits refused", _list(counted(report, "submit:"))),
         ("never acknowledged", f"{doubtful}, of which {ended} ended all the same"),
+        ("taken by a flush", f"{total(report, 'flushed')} without an answer, of "
+                             f"{report['books']['flushed']} that waited; "
+                             f"{total(report, 'doubled_over_a_flush')} sent again over one and ended twice"),
+        ("of killed producers", f"{report['victims']['accepted']} requests"),
+        ("shed, fallback full", f"{report['stats'].get('shed:fallback_full', 0)}"),
         ("cancels in doubt", f"{total(report, 'cancel_doubtful')}"),
         ("vectors checked", f"{sum(counted(report, 'vectors_checked').values())}"),
         ("poison", f"{report['poison']['sent']}"),
@@ -120,6 +123,8 @@ def table(report: dict[str, Any], found: list[Check]) -> str:
                                     f"{recovery['undisturbed']} kills; "
                                     f"{_list(recovery['by_kind_undisturbed_s'])}"),
         ("slowest server restart", f"{max(report['server_restarts_s'], default=0.0):.2f} s"),
+        ("memory", f"{report['memory']['before']['used'] / 1e6:.2f} MB before, "
+                   f"{report['memory']['after']['used'] / 1e6:.2f} MB after"),
         ("memory kept on purpose", _list({name: f"{size / 1e6:.2f} MB"
                                           for name, size in memory["families"].items()
                                           if name in ("dead", "drift:half", "drift:minute", "stats")})),

@@ -3,7 +3,8 @@
 --
 -- KEYS streams   ARGV[1] group  [2] idle_ms
 for _, stream in ipairs(KEYS) do
-  for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
+  -- A flush may have taken the group just now; an error's table has no rows.
+  for _, row in ipairs(redis.pcall('XINFO', 'CONSUMERS', stream, ARGV[1])) do
     local fields = {}
     for i = 1, #row, 2 do fields[row[i]] = row[i + 1] end
     if tonumber(fields.pending) == 0 and tonumber(fields.idle) > tonumber(ARGV[2]) then

@@ -1,0 +1,136 @@
+"""Faults of the server and of the way to it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+
+from .books import Flushed
+from .server import ChaosServer
+from .settings import ROOT, Fault
+
+_FREEZE_S = 5.0
+After = Callable[[float, Callable[[], None]], None]
+
+
+class ServerFaults:
+    """Each method injects one fault, and says what it did; "" when it could not.
+
+    Attributes:
+        down: Whether the server was killed and not started again yet.
+        restarts_s: How long it took to answer after each restart.
+    """
+
+    def __init__(
+        self,
+        server: ChaosServer,
+        client: redis.Redis,
+        after: After,
+        lease_ms: int,
+        flush: Callable[[], Flushed],
+    ) -> None:
+        self.down = False
+        self.restarts_s: list[float] = []
+        self._server = server
+        self._client = client
+        self._after = after
+        self._lease_s = lease_ms / 1000
+        self._flush = flush
+
+    def kill_server(self, fault: Fault) -> str:
+        """SIGKILL; a while later it starts again on its append-only file."""
+        if self.down:
+            return ""
+        self._server.kill()
+        self.down = True
+        self._after(fault.extent, self._restart)
+        return f"for {fault.extent:.2f} s"
+
+    def stall_server(self, fault: Fault) -> str:
+        """Stopped, with its connections open: about as long as a lease."""
+        return self._stop_for(self._lease_s * (0.5 + 1.5 * fault.extent))
+
+    def freeze_server(self, _: Fault) -> str:
+        """The same for five seconds: longer than any client's patience."""
+        return self._stop_for(_FREEZE_S)
+
+    def drop_clients(self, _: Fault) -> str:
+        """The server closes every connection."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            dropped = self._client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            return f"{dropped} connections"
+        return ""
+
+    def out_of_memory(self, fault: Fault) -> str:
+        """The limit below what is in use, under noeviction; then no limit again."""
+        lasts_s = 0.2 + 0.8 * fault.extent
+        with contextlib.suppress(redis.RedisError, OSError):
+            used = int(self._client.info("memory")["used_memory"])
+            self._client.config_set("maxmemory", int(used * 0.9))
+            self._after(lasts_s, self._enough_memory)
+            return f"for {lasts_s:.2f} s"
+        return ""
+
+    def flush(self, _: Fault) -> str:
+        """FLUSHALL: requests, answers, groups, ids and counters are gone."""
+        with contextlib.suppress(redis.RedisError, OSError):
+            return f"with {len(self._flush().payloads)} requests waiting"
+        return ""
+
+    def _restart(self) -> None:
+        self.restarts_s.append(self._server.start())
+        self.down = False
+
+    def _stop_for(self, lasts_s: float) -> str:
+        if self.down:
+            return ""
+        self._server.send(signal.SIGSTOP)
+        time.sleep(lasts_s)  # nothing else can be done meanwhile anyway
+        self._server.send(signal.SIGCONT)
+        return f"for {lasts_s:.2f} s"
+
+    def _enough_memory(self) -> None:
+        if self.down:
+            return  # it starts again without a limit
+        with contextlib.suppress(redis.RedisError, OSError):
+            self._client.config_set("maxmemory", 0)
+
+
+class Proxy:
+    """The proxy process.
+
+    Attributes:
+        url: Where clients find the server through it.
+    """
+
+    def __init__(self, socket: Path, log: Path) -> None:
+        with log.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"{__package__}.proxy", str(socket)],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                start_new_session=True,
+            )
+        assert self._process.stdout is not None
+        self.url = f"redis://127.0.0.1:{int(self._process.stdout.readline())}/0"
+
+    def cut_replies(self, _: Fault) -> str:
+        """Each connection's next reply comes by half, and then the connection is reset."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(b"cut\n")
+        self._process.stdin.flush()
+        return "at the next reply of each connection"
+
+    def close(self) -> None:
+        """Ends it. Idempotent."""
+        self._process.kill()
+        self._process.wait()
