@@ -33,6 +33,8 @@ from amn.reference import load_bank
 from amn.vectors import VectorSet
 
 RATE = 0.20
+#: With a weight above 0; fewer say nothing about others.
+ARTICLES_MIN = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +73,12 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     # Where the fallback has no weight there is no gain, and nothing to rank.
     weighted = fitted.part(weight_of(fitted, edges, weights) > 0)
     gain = final_gain(weighted, edges, weights)
-    predicted = {name: out_of_fold(*SCORES[name], weighted, gain) for name in SCORES}
-    score = choose(predicted, weighted, gain, RATE)
+    # A fallback that never certainly helps leaves next to nothing to fit on: then nothing ranks.
+    names = list(SCORES) if len(np.unique(weighted.articles)) >= ARTICLES_MIN else ["constant"]
+    score = names[0]
+    if len(names) > 1:
+        predicted = {name: out_of_fold(*SCORES[name], weighted, gain) for name in names}
+        score = choose(predicted, weighted, gain, RATE)
     content: dict[str, Any] = {
         "format": FORMAT,
         **models,
@@ -90,7 +96,7 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     calibration = load_calibration(out)
     every_score = {
         name: replace(calibration, model=as_model(fit_model(*SCORES[name], weighted.rows, gain)))
-        for name in SCORES
+        for name in names
     }
     report: dict[str, Any] = {"calibration_id": calibration.calibration_id, **models, "score": score}
     report |= {"weight_edges": edges, "weights": weights, "curves": {}, "firing": {}, "n": {}}
@@ -141,6 +147,7 @@ def decisions(data: Slice, predicted: Cosines, gain: Cosines) -> Iterator[str]:
                 "margin": {"distinct": round(row[6], 6)},
                 "gain": round(float(predicted[b]), 8),
                 "amn_cosine": round(float(data.fast[b]), 6),
+                "fallback_cosine": round(float(data.slow[b]), 6),
                 "final_cosine": round(float(data.fast[b] + gain[b]), 6),
             }
         )

@@ -38,7 +38,11 @@ SCORES = {
 def fit_model(kind: str, count: int, rows: NDArray[np.float64], target: Cosines) -> dict[str, Any]:
     """A model of the first `count` features, as it is stored."""
     if kind == "constant":
-        return {"kind": "linear", "coefficients": [], "intercept": float(target.mean())}
+        return {
+            "kind": "linear",
+            "coefficients": [],
+            "intercept": float(target.mean()) if len(target) else 0.0,
+        }
     if kind == "curve":
         # Which way the gain goes is the data's to say.
         rising = bool(np.corrcoef(rows[:, 0], target)[0, 1] >= 0)

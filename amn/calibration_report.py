@@ -104,6 +104,8 @@ def text(report: dict[str, Any]) -> str:
     lines += [
         f"| {e:.5f} | {w:.2f} |" for e, w in zip(report["weight_edges"], report["weights"], strict=True)
     ]
+    if not any(report["weights"]):
+        lines += ["", "No weight of this fallback certainly helps: no soft rule will escalate to it."]
     for side in JUDGED:
         lines += ["", f"## Gain over AMN alone, {side} (n = {report['n'][side]}), in 1e-5", ""]
         lines += [f"| score | {' | '.join(f'{r:.0%}' for r in RATES)} | over random at 20 % |"]

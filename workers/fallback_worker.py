@@ -80,7 +80,11 @@ class FallbackHandler:
     def handle(self, batch: Batch) -> list[Outcome]:
         """One model call for the batch; one outcome per request, in order."""
         started_s = time.perf_counter()
-        rows = self._predictor.predict(batch.contexts)  # (B, 768)
+        try:
+            rows = self._predictor.predict(batch.contexts)  # (B, 768)
+        except Exception:
+            self._tier.tally.failed += len(batch) == 1  # the loop halves a batch until one is to blame
+            raise
         fast = [fast_answer(entry) for entry in batch.entries]
         best, weight, expected = self._best(batch.contexts, fast, rows)
         compute_ms = (time.perf_counter() - started_s) * 1000

@@ -160,7 +160,7 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
 
         day = run_day(client, chosen, pool, settings, on_second)
         client.close()
-    found = report(day, pool, chosen.budget.window_s, chosen.budget.rate)
+    found = report(day, pool, chosen)
     click.echo(json.dumps(found, indent=None if as_json else 2))
 
 

@@ -17,13 +17,14 @@ import redis
 from numpy.typing import NDArray
 
 from amn.escalation import HIGH_STAKES_LANE, Allowance, decide
-from amn.metrics import estimate
+from amn.metrics import Estimate, estimate
 from amn.policy import EscalationPolicy
 from ops.errors import FileRefused
 from ops.gate.log import Logged
 from producer.keys import Keys
 from workers.budget import SharedBudget
 
+_MINUTE_S = 60
 _START_MS = 1_800_000_000_000
 
 
@@ -126,11 +127,14 @@ def _worker(client: redis.Redis, policy: EscalationPolicy) -> tuple[Allowance, S
     return allowance, SharedBudget(client, Keys("simulated"), policy, allowance)
 
 
-def report(day: Day, pool: Sequence[Logged], window_s: int, rate: float) -> dict[str, Any]:
+def report(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[str, Any]:
     """Rates over every window, and what the escalations gained."""
-    n, escalated, demand = (_windows(x, window_s) for x in (day.requests, day.escalated, day.demand))
+    window_s, rate = policy.budget.window_s, policy.budget.rate
+    n, escalated = (_windows(x, window_s) for x in (day.requests, day.escalated))
     rates = escalated / np.maximum(n, 1)
-    wanted = demand >= rate * n
+    # What was wanted in one minute cannot be spent in another: demand is there when each minute has it.
+    short = _windows(day.demand, _MINUTE_S) < rate * _windows(day.requests, _MINUTE_S)
+    wanted = _windows(short.astype(np.int64), len(short) - len(rates) + 1) == 0
     made: dict[str, Any] = {
         "requests": int(day.requests.sum()),
         "flagged": day.flagged,
@@ -142,7 +146,7 @@ def report(day: Day, pool: Sequence[Logged], window_s: int, rate: float) -> dict
         "rate_min_with_demand": round(float(rates[wanted].min()), 5) if wanted.any() else None,
         "rate_mean": round(float(day.escalated.sum() / max(day.requests.sum(), 1)), 5),
     }
-    return made | {"gain": _gains(day, pool)}
+    return made | {"gain": _gains(day, pool, policy)}
 
 
 def _windows(by_second: NDArray[np.int64], window_s: int) -> NDArray[np.int64]:
@@ -153,14 +157,20 @@ def _windows(by_second: NDArray[np.int64], window_s: int) -> NDArray[np.int64]:
     return made
 
 
-def _gains(day: Day, pool: Sequence[Logged]) -> dict[str, Any]:
+def _shown(found: Estimate) -> dict[str, float]:
+    """Mean and 95 % interval over resampled articles, in cosine."""
+    return {name: round(getattr(found, name), 7) for name in ("mean", "low", "high")}
+
+
+def _gains(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[str, Any]:
     """Cosine of all final answers over AMN alone, and over as many escalations drawn at random.
 
     Hard escalations are left out on both sides: no policy may choose about them.
     """
-    if any(line.amn_cosine is None or line.final_cosine is None for line in pool):
+    after = [line.after(policy) for line in pool]
+    if None in after or any(line.amn_cosine is None for line in pool):
         return {}
-    each = np.array([(line.final_cosine or 0.0) - (line.amn_cosine or 0.0) for line in pool])
+    each = np.array(after, dtype=np.float64) - np.array([line.amn_cosine for line in pool], dtype=np.float64)
     rows, taken = np.array(day.rows), np.array(day.taken, dtype=np.float64)
     articles = np.array([line.article for line in pool])[rows]
     unseen = np.array([line.domain == "unseen" for line in pool])[rows]
@@ -171,7 +181,7 @@ def _gains(day: Day, pool: Sequence[Logged]) -> dict[str, Any]:
         made[name] = {
             "n": int(keep.sum()),
             "escalated": round(float(taken[keep].mean()), 4),
-            "over_amn": estimate((taken * gain)[keep], articles[keep]).to_dict(),
-            "over_random": estimate(over_random[keep], articles[keep]).to_dict(),
+            "over_amn": _shown(estimate((taken * gain)[keep], articles[keep])),
+            "over_random": _shown(estimate(over_random[keep], articles[keep])),
         }
     return made

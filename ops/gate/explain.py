@@ -24,6 +24,9 @@ from amn.gain import FEATURES, Calibration, features, load_calibration
 from amn.policy import EscalationPolicy, load_policy
 from producer.messages import Request
 
+#: Not a rule: what a soft rule needs beside itself.
+_LEAST_GAIN = "least gain"
+
 
 def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, Any]:
     """What the gate says of a request, the budget left aside.
@@ -40,7 +43,7 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
     predictor = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
     if predictor.bank is None:
         raise ConfigError("no reference bank was loaded")
-    context = np.asarray(request.context, dtype=np.float32)[None]
+    context = np.array(request.context, dtype=np.float32)[None]  # decoded ones are read-only
     vectors = predictor.forward(context)
     scores = GateScorer(predictor, gate)(context, vectors)[0]
     hard = hard_rules(policy, request.lane, request.tokens)
@@ -65,6 +68,8 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
 def _rules(policy: EscalationPolicy, request: Request, scores: Scores) -> list[dict[str, Any]]:
     """One row a rule of the policy. All are shown, also soft ones that a hard rule makes moot."""
     fired = (*hard_rules(policy, request.lane, request.tokens), *soft_rules(policy, scores))
+    if policy.gain is not None and scores.gain > policy.gain.min:
+        fired += (_LEAST_GAIN,)
     lanes = ", ".join(policy.hard.lanes) or "none"
     rows: list[tuple[str, str, object, object]] = [
         (HIGH_STAKES_LANE, "hard", request.lane, f"one of {lanes}"),
@@ -77,7 +82,7 @@ def _rules(policy: EscalationPolicy, request: Request, scores: Scores) -> list[d
         limit = f"below {policy.margin.below:g}"
         rows.append((THIN_MARGIN, policy.margin_method, round(scores.margin, 6), limit))
     if policy.gain is not None:
-        name = WORTH_ESCALATING if policy.gain.rule else "least gain"
+        name = WORTH_ESCALATING if policy.gain.rule else _LEAST_GAIN
         rows.append((name, "calibrated", round(scores.gain, 8), f"above {policy.gain.min:g}"))
     return [
         {"rule": name, "method": method, "value": value, "fires": limit, "fired": name in fired}

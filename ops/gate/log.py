@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from amn.escalation import Scores
-from amn.policy import EscalationPolicy
+from amn.policy import BLEND, EscalationPolicy
 from ops.errors import FileRefused
 
 
@@ -22,8 +22,8 @@ class Logged:
         confidence, margin: By method.    gain: Predicted; None when it was not asked for.
         escalated: Whether it was, at the time.
         article: Of the text, for intervals; -1 when the log does not say.
-        amn_cosine, final_cosine: With the truth, where it is known: of AMN's answer, and of the
-            final one after a fallback.
+        amn_cosine, fallback_cosine, final_cosine: With the truth, where it is known: of AMN's answer,
+            of the fallback's, and of the two blended.
     """
 
     lane: str
@@ -36,7 +36,12 @@ class Logged:
     escalated: bool = False
     article: int = -1
     amn_cosine: float | None = None
+    fallback_cosine: float | None = None
     final_cosine: float | None = None
+
+    def after(self, policy: EscalationPolicy) -> float | None:
+        """Cosine of the final answer of an escalation, by the policy's answer rule."""
+        return self.final_cosine if policy.answer.rule == BLEND else self.fallback_cosine
 
     def scores(self, policy: EscalationPolicy) -> Scores | None:
         """What the policy would have seen; None when the log lacks a score that it asks for."""
@@ -94,5 +99,6 @@ def _logged(line: dict[str, Any], truths: dict[str, float]) -> Logged:
         escalated=line.get("escalate", False),
         article=line.get("article", -1),
         amn_cosine=line.get("amn_cosine", truths.get(line.get("key", ""))),
+        fallback_cosine=line.get("fallback_cosine"),
         final_cosine=line.get("final_cosine"),
     )

@@ -122,11 +122,11 @@ def replay(lines: Sequence[Logged], policy: EscalationPolicy) -> Replay:
             continue
         decision = decide(policy, allowance, hard, scores)
         budget.earn()
-        _note(made, line, decision)
+        _note(made, line, decision, line.after(policy))
     return made
 
 
-def _note(made: Replay, line: Logged, decision: Decision) -> None:
+def _note(made: Replay, line: Logged, decision: Decision, after: float | None) -> None:
     made.total.add(decision)
     made.lanes[line.lane].add(decision)
     made.domains[line.domain or "none"].add(decision)
@@ -136,7 +136,7 @@ def _note(made: Replay, line: Logged, decision: Decision) -> None:
     made.rules.update(decision.reasons)
     if decision.shed:
         made.shed[decision.shed] += 1
-    if line.amn_cosine is not None and (line.final_cosine is not None or not decision.escalate):
+    final = after if decision.escalate else line.amn_cosine
+    if line.amn_cosine is not None and final is not None:
         made.amn.append(line.amn_cosine)
-        final = line.final_cosine if decision.escalate else line.amn_cosine
-        made.final.append(line.amn_cosine if final is None else final)
+        made.final.append(final)

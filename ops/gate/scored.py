@@ -32,7 +32,7 @@ def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
         vectors = amn.forward(contexts)
         fast, slow = vectors.numpy(), fallback.predict(contexts)
         final = blend(fast, slow, calibration.weight(features(contexts, fast)))
-        cosines = np.vecdot(fast, truth).tolist(), np.vecdot(final, truth).tolist()
+        cosines = [np.vecdot(made, truth).tolist() for made in (fast, slow, final)]
         for b, scores in enumerate(scorer(contexts, vectors)):
             lines.append(
                 Logged(
@@ -44,7 +44,8 @@ def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
                     gain=scores.gain,
                     article=int(sample.article[first + b]),
                     amn_cosine=cosines[0][b],
-                    final_cosine=cosines[1][b],
+                    fallback_cosine=cosines[1][b],
+                    final_cosine=cosines[2][b],
                 )
             )
     return lines
