@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +15,13 @@ from amn.policy import BudgetRule, load_policy
 from ops.gate.day import DaySettings, report, simulate
 from ops.gate.log import Logged
 from producer.keys import Keys
+from producer.settings import ProducerSettings
 from workers.breaker import TierFacts
 from workers.budget import LoadLimits, SharedBudget, budget_key, read_budget, window_key
+from workers.fallback_worker import Tally
+from workers.gate import GateThread
+from workers.settings import WorkerSettings
+from workers.tiers import TierThread, read_tier, tier_key
 
 KEYS = Keys()
 CALIBRATED = load_policy("calibrated")
@@ -224,3 +230,47 @@ def test_every_window_of_a_simulated_day_is_within_the_budget_and_spent_when_wan
     assert found["flagged"] == found["escalated"] + sum(found["shed"].values())
     assert found["gain"]["all"]["over_random"]["low"] > 0
     assert found["gain"]["unseen"]["over_amn"]["mean"] == 0
+
+
+def test_a_tier_is_known_to_live_while_a_worker_of_it_says_so(server: Any) -> None:
+    settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=server.url))
+    allowance, tally = Allowance(), Tally()
+    gate, tier = GateThread(settings, CALIBRATED, allowance), TierThread(settings, "accuracy", tally)
+    gate.look(0.0)
+    assert allowance.doors == 0  # nobody would answer
+    tally.ok, tally.blended, tally.gain = 3, 2, 0.0012
+    tier.tell(0.0)
+    tier.tell(1.0)  # what was told is not told again
+    gate.look(1.0)
+    assert allowance.doors == math.inf
+    found = read_tier(server.admin, KEYS, "accuracy")
+    assert (found["ok"], found["blended"], found["gain_millionths"]) == (3, 2, 1200)
+    assert 0 < server.admin.pttl(tier_key(KEYS, "accuracy")) <= 3000
+    server.admin.delete(tier_key(KEYS, "accuracy"))
+    gate.look(2.0)
+    assert allowance.doors == 0
+
+
+def test_a_tier_that_fails_opens_the_breaker(server: Any) -> None:
+    settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=server.url))
+    allowance, tally = Allowance(), Tally()
+    gate, tier = GateThread(settings, CALIBRATED, allowance), TierThread(settings, "accuracy", tally)
+    doors = []
+    for second, (ok, failed) in enumerate(
+        [(0, 0), (0, 6), (0, 6), (0, 6), (0, 6), (0, 6), (0, 6), (1, 6), (1, 6)]
+    ):
+        tally.ok, tally.failed = ok, failed
+        tier.tell(float(second))
+        gate.look(float(second))
+        doors.append(allowance.doors)
+    assert doors == [math.inf, 0, 0, 0, 0, 0, 1, math.inf, math.inf]
+
+
+def test_the_accuracy_tier_sees_whether_the_secondary_lives(server: Any) -> None:
+    settings = WorkerSettings(kind="fallback", producer=ProducerSettings(url=server.url))
+    accuracy = TierThread(settings, "accuracy", Tally())
+    accuracy.tell(0.0)
+    assert not accuracy.next_is_up
+    TierThread(settings, "secondary", Tally()).tell(0.0)
+    accuracy.tell(1.0)
+    assert accuracy.next_is_up
