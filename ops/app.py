@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from ops.commands.acl import acl
 from ops.commands.bank import bank
 from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
@@ -45,7 +46,7 @@ def app(debug: bool) -> None:
     """
 
 
-for command in (run_command, up, predict, doctor, dlq, jobs, bank, policy, explain, drift):
+for command in (run_command, up, predict, doctor, dlq, jobs, bank, policy, explain, drift, acl):
     app.add_command(command)
 
 

@@ -86,7 +86,8 @@ class Producer:
             if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
-                self._call(self._commands.ping)
+                # One read of what is to be read from now on: says more than that somebody is there.
+                self._call(lambda: self._commands.xread({self._session.cursor.stream: "0-0"}))
                 self._reader.start()
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ _SOCKET_READ_BYTES = 1024 * 1024
 _MOVING = "Script attempted to access a non local key"
 _BUSY = (*ELSEWHERE, driver.BusyLoadingError, driver.TryAgainError)
 _LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
-_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM")
+_DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "The user executing the script can't", "ACL failure in script")
 #: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
 _BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
@@ -143,7 +143,8 @@ def translated(error: Exception, url: str) -> QueueError:
     where, text = masked(url), str(error).split("\n")[0]
     if isinstance(error, driver.AuthenticationError | driver.NoPermissionError) or text.startswith(_DENIED):
         return AuthenticationFailed(
-            f"the server at {where} refused the credentials ({text}); check user and password in REDIS_URL"
+            f"the server at {where} refused the credentials, or this command ({text}); check user and "
+            "password in REDIS_URL, AMN_CLIENT and the user's ACL"
         )
     if isinstance(error, driver.OutOfMemoryError) or text.startswith("OOM"):
         return ServerOutOfMemory(

@@ -1,0 +1,275 @@
+"""ACL: the service under the least rights that we ship, and what these keep a producer from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from servers import Server, need
+from topology import wait_until
+
+from ops.acl import acl_line
+from ops.errors import AclRefused
+from producer import AsyncProducer, Options, Producer, ProducerSettings
+from producer.errors import AuthenticationFailed, ServerUnavailable
+from producer.keys import GROUP, Keys
+
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = Keys()
+PASSWORD = "sixteen-or-more-letters"
+USERS = {
+    "team-a": ("producer", "team-a"),
+    "team-b": ("producer", "team-b"),
+    "trusted": ("canceller", "trusted"),
+    "worker": ("worker", ""),
+    "ops": ("ops", ""),
+}
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A server with an ACL file, without a default user."""
+
+    server: Server
+
+    def url(self, user: str) -> str:
+        return f"redis://{user}:{PASSWORD}@127.0.0.1:{self.server.port}/0"
+
+    def settings(self, user: str, **fields: Any) -> ProducerSettings:
+        return ProducerSettings(url=self.url(user), client=USERS.get(user, ("", ""))[1], **fields)
+
+    def client(self, user: str) -> redis.Redis:
+        return redis.Redis(port=self.server.port, username=user, password=PASSWORD, protocol=2)
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    need(request.param)
+    lines = [
+        acl_line(role, queue="main", user=user, password=PASSWORD, client=client)
+        for user, (role, client) in USERS.items()
+    ]
+    file = tmp_path_factory.mktemp("acl") / "users.acl"
+    # The administrator is the tests'; the default user is off, as docs/deploy.md has it.
+    file.write_text("\n".join(["user default off", f"user admin on >{PASSWORD} ~* &* +@all", *lines]) + "\n")
+    server = Server(request.param, tcp=True, arguments=("--aclfile", str(file))).start()
+    yield Guarded(server)
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def workers(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A real worker of each kind, as the user of its role."""
+    logs = tmp_path_factory.mktemp("workers")
+    environment = {**os.environ, "REDIS_URL": guarded.url("worker"), "OMP_NUM_THREADS": "1"}
+    with ExitStack() as undo:
+        for kind in ("amn", "fallback", "shadow"):
+            log = undo.enter_context((logs / kind).open("wb"))
+            command = [sys.executable, "-m", "workers", kind, "--artifacts", f"{ROOT}/artifacts/lvm"]
+            command += ["--policy", "card"] if kind == "amn" else []  # it escalates much
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+            undo.callback(process.wait)
+            undo.callback(process.terminate)
+        with guarded.client("admin") as admin:
+            wait_until(lambda: len(list(admin.scan_iter(KEYS.workers_prefix + "*"))) == 3, "three workers")
+        yield
+
+
+@pytest.fixture
+def denials(guarded: Guarded) -> Iterator[Callable[[], list[str]]]:
+    """What was refused in this test; CLIENT SETINFO, which only names the driver, left out."""
+    with guarded.client("admin") as admin:
+        admin.acl_log_reset()
+
+        def refused() -> list[str]:
+            found = [
+                {str(k): v for k, v in zip(row[::2], row[1::2], strict=True)}
+                if isinstance(row, list)
+                else row
+                for row in admin.acl_log(count=100)
+            ]
+            return [str(row) for row in found if "setinfo" not in str(row)]
+
+        yield refused
+
+
+def sample(n: int) -> tuple[Any, list[Options]]:
+    """Real contexts of one document, each the truth of the one before."""
+    vectors = np.load(ROOT / "artifacts" / "sample" / "sequences.npz")["vectors"].astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    contexts = [vectors[i : i + 5] for i in range(n)]
+    return contexts, [Options(sequence="document", position=i + 4, normalize=True) for i in range(n)]
+
+
+def test_the_whole_service_runs_with_the_least_rights(
+    guarded: Guarded, workers: None, denials: Callable[[], list[str]], run: Callable[[Any], Any], amn: Any
+) -> None:
+    contexts, options = sample(300)
+    with Producer(settings=guarded.settings("team-a")) as producer:
+        assert producer.client_id.startswith("team-a.")
+        handles = producer.submit_many(contexts, options=options)
+        tiers = {handle.result(60_000).served_by for handle in handles}
+        assert len(tiers) > 1, "the fallback's answers too"
+        for handle, context in zip(handles, contexts, strict=True):
+            producer.report_truth(handle, context[-1])
+
+    async def ask() -> Any:
+        async with AsyncProducer(settings=guarded.settings("team-b")) as other:
+            return await other.predict(contexts[0], normalize=True)
+
+    assert run(ask()).vector.shape == (768,)
+    with Producer(settings=guarded.settings("trusted")) as producer:
+        assert producer.cancel("nothing-of-that-name") is False
+    doctor = amn("doctor", "--json", REDIS_URL=guarded.url("ops"))
+    assert '"server":' in doctor.stdout, doctor.stderr
+    assert amn("dlq", "list", "--json", REDIS_URL=guarded.url("ops")).returncode == 0
+    assert amn("jobs", "list", REDIS_URL=guarded.url("ops")).returncode == 0
+    with guarded.client("admin") as admin:
+        wait_until(lambda: admin.xlen(KEYS.shadow) == 0 and admin.zcard(KEYS.drift_minutes), "shadow sums")
+    assert denials() == []
+
+
+def test_ops_brings_a_dead_letter_back(
+    guarded: Guarded, workers: None, denials: Callable[[], list[str]], amn: Any
+) -> None:
+    with guarded.client("admin") as admin:
+        admin.xadd(KEYS.requests, {"request": b"not a request", "id": b"x"})
+        wait_until(lambda: admin.xlen(KEYS.dead) == 1, "a dead letter")
+        url = guarded.url("ops")
+        assert "undecodable" in amn("dlq", "list", REDIS_URL=url).stdout
+        amn("dlq", "replay", "--all", REDIS_URL=url)
+        wait_until(lambda: admin.xlen(KEYS.dead) == 1, "the same letter again")
+        purged = amn("dlq", "purge", "--all", "--yes", REDIS_URL=url)
+        assert admin.xlen(KEYS.dead) == 0, purged.stderr
+    assert denials() == []
+
+
+FORBIDDEN = {
+    "read requests": ("XRANGE", KEYS.requests, "-", "+"),
+    "read requests as a stream": ("XREAD", "STREAMS", KEYS.requests, "0"),
+    "lease": ("XREADGROUP", "GROUP", GROUP, "me", "STREAMS", KEYS.requests, ">"),
+    "ack": ("XACK", KEYS.requests, GROUP, "1-1"),
+    "reclaim": ("XAUTOCLAIM", KEYS.requests, GROUP, "me", "0", "0-0"),
+    "claim": ("XCLAIM", KEYS.requests, GROUP, "me", "0", "1-1"),
+    "delete an entry": ("XDEL", KEYS.requests, "1-1"),
+    "trim": ("XTRIM", KEYS.requests, "MAXLEN", "0"),
+    "delete the queue": ("DEL", KEYS.requests),
+    "unlink the queue": ("UNLINK", KEYS.requests),
+    "expire the queue": ("PEXPIRE", KEYS.requests, "1"),
+    "rename the queue": ("RENAME", KEYS.requests, KEYS.replies("team-a.x")),
+    "copy the queue": ("COPY", KEYS.requests, KEYS.replies("team-a.x")),
+    "destroy the group": ("XGROUP", "DESTROY", KEYS.requests, GROUP),
+    "escalate": ("XADD", KEYS.fallback, "*", "request", "x"),
+    "read the fallback": ("XRANGE", KEYS.fallback, "-", "+"),
+    "read the shadow": ("XRANGE", KEYS.shadow, "-", "+"),
+    "read the dead letters": ("XRANGE", KEYS.dead, "-", "+"),
+    "read another's replies": ("XREAD", "STREAMS", KEYS.replies("team-b.x"), "0"),
+    "read another's replies as a range": ("XRANGE", KEYS.replies("team-b.x"), "-", "+"),
+    "read replies of a longer name": ("XREAD", "STREAMS", KEYS.replies("team-a-b.x"), "0"),
+    "read replies without a name": ("XREAD", "STREAMS", KEYS.replies("x"), "0"),
+    "write another's replies": ("XADD", KEYS.replies("team-b.x"), "*", "reply", "x"),
+    "delete another's replies": ("DEL", KEYS.replies("team-b.x")),
+    "read the counters": ("HGETALL", KEYS.stats),
+    "pretend to be a worker": ("HSET", KEYS.worker("amn-x"), "kind", "amn"),
+    "read another queue": ("XLEN", "amn:{other}:requests"),
+    "write another queue": ("XADD", "amn:{other}:requests", "*", "request", "x"),
+    "list keys": ("KEYS", "*"),
+    "walk keys": ("SCAN", "0"),
+    "flush": ("FLUSHALL",),
+    "configure": ("CONFIG", "SET", "maxmemory", "1"),
+    "read the configuration": ("CONFIG", "GET", "*"),
+    "run Lua": ("EVAL", "return 1", "0"),
+    "load Lua": ("SCRIPT", "LOAD", "return 1"),
+    "flush scripts": ("SCRIPT", "FLUSH"),
+    "load a function": ("FUNCTION", "LOAD", "x"),
+    "watch everybody": ("MONITOR",),
+    "kill others": ("CLIENT", "KILL", "TYPE", "normal"),
+    "list others": ("CLIENT", "LIST"),
+    "stall everybody": ("CLIENT", "PAUSE", "1000"),
+    "change users": ("ACL", "SETUSER", "team-a", "+@all"),
+    "list users": ("ACL", "LIST"),
+    "stop the server": ("SHUTDOWN", "NOSAVE"),
+    "replicate elsewhere": ("REPLICAOF", "127.0.0.1", "1"),
+    "info": ("INFO",),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_a_producer_cannot(what: str, guarded: Guarded) -> None:
+    with guarded.client("team-a") as client, pytest.raises(redis.exceptions.NoPermissionError):
+        client.execute_command(*FORBIDDEN[what])
+
+
+def test_a_worker_s_script_does_nothing_in_a_producer_s_hands(guarded: Guarded, workers: None) -> None:
+    from workers.queue import load
+
+    with guarded.client("team-a") as client, guarded.client("admin") as admin:
+        for name, arguments in {
+            "release": (1, KEYS.requests, GROUP, "amn", "me"),
+            "reclaim": (1, KEYS.requests, GROUP, "me", 0, 10, "0-0"),
+        }.items():
+            admin.script_load(load(name).text)
+            with pytest.raises(redis.exceptions.ResponseError, match=r"can't run|ACL failure"):
+                client.execute_command("EVALSHA", load(name).sha, *arguments)
+
+
+def test_a_producer_takes_nothing_back_and_hears_why(guarded: Guarded) -> None:
+    with Producer(settings=guarded.settings("team-a")) as producer:
+        guarded.client("admin").xtrim(KEYS.requests, maxlen=0)
+        handle = producer.submit(np.eye(5, 768, dtype=np.float32))
+        with pytest.raises(AuthenticationFailed, match="this command"):
+            producer.cancel(handle)
+
+
+def test_a_client_name_of_another_team_gets_no_replies(guarded: Guarded) -> None:
+    settings = ProducerSettings(url=guarded.url("team-a"), client="team-b")
+    with pytest.raises(AuthenticationFailed, match="AMN_CLIENT"):
+        Producer(settings=settings).start()
+
+
+def test_after_a_restart_a_producer_waits_for_the_first_worker(guarded: Guarded) -> None:
+    with (
+        guarded.client("admin") as admin,
+        Producer(settings=guarded.settings("team-a", retry_ms=100)) as producer,
+    ):
+        admin.script_flush()
+        with pytest.raises(ServerUnavailable, match="a worker does that"):
+            producer.submit(np.eye(5, 768, dtype=np.float32))
+
+
+def test_an_acl_cannot_keep_a_producer_from_trimming(guarded: Guarded) -> None:
+    """The limit that docs/deploy.md names: who may append to a stream may also trim it."""
+    with guarded.client("team-a") as client, client.pipeline() as pipe:
+        for _ in range(3):
+            pipe.xadd(KEYS.requests, {"request": b"x"})
+        pipe.xlen(KEYS.requests)
+        pipe.xadd(KEYS.requests, {"request": b"x"}, maxlen=1, approximate=False)
+        pipe.xlen(KEYS.requests)
+        *_, before, _, after = pipe.execute()
+    assert before >= 3
+    assert after == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"password": "short"}, {"user": "a b"}, {"queue": "a}b"}, {"client": "a.b"}, {"client": "a*"}],
+    ids=str,
+)
+def test_what_would_widen_a_rule_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(AclRefused):
+        acl_line("producer", **{"queue": "main", "user": "u", "password": PASSWORD} | wrong)
+
+
+def test_the_command_prints_the_line_and_not_the_password(amn: Any) -> None:
+    ended = amn("acl", "producer", "--user", "team-a", AMN_ACL_PASSWORD=PASSWORD)
+    assert ended.stdout == acl_line("producer", queue="main", user="team-a", password=PASSWORD) + "\n"
+    assert PASSWORD not in ended.stdout + ended.stderr
