@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import click
@@ -13,8 +14,10 @@ from ops import console
 from ops.commands import options
 from ops.drift.window import Delta
 from ops.errors import Unhealthy
-from ops.health import FAILURE, OK, Facts, Report, alive_here, gather, judge
+from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
 from ops.settings import artifacts_folder, producer_settings
+from producer.errors import ServerError
+from producer.settings import ProducerSettings
 
 _STYLE = {OK: "green", FAILURE: "bold red"}
 
@@ -25,46 +28,78 @@ _STYLE = {OK: "green", FAILURE: "bold red"}
     type=click.Choice(["amn", "fallback", "shadow"]),
     help="Only ask whether a worker of this kind on this host is alive (for container health checks).",
 )
+@click.option("--strict", is_flag=True, help="Warnings fail too.")
+@click.option(
+    "--watch", "watch_s", type=click.FloatRange(0.5), metavar="SECONDS", help="Look again and again."
+)
 @options.artifacts
 @options.url
 @options.queue
 @options.as_json
 def doctor(
-    alive: str | None, artifacts: Path | None, url: str | None, queue: str | None, as_json: bool
+    alive: str | None,
+    strict: bool,
+    watch_s: float | None,
+    artifacts: Path | None,
+    url: str | None,
+    queue: str | None,
+    as_json: bool,
 ) -> None:
     """Look at server, queue, workers, dead letters, counters and the shadow's OOD delta.
 
-    Changes nothing. Exit code 1 when a check fails; warnings alone leave it 0.
+    Changes nothing. Exit code 1 when a check fails or the server cannot be asked; warnings alone
+    leave it 0, unless --strict. A worker is well when it ends what it holds: a process that merely
+    lives is not enough.
 
     \b
     Examples:
       amn doctor
       amn doctor --json | jq .findings
+      amn doctor --watch 2
       amn doctor --alive amn
     """
+    settings, root = producer_settings(url, queue), artifacts_folder(artifacts)
     if alive is not None:
-        name = alive_here(producer_settings(url, queue), alive)
+        name = alive_here(settings, alive)
         click.echo(json.dumps({"alive": name}) if as_json else f"{name} is alive")
         return
-    facts = gather(producer_settings(url, queue), artifacts_folder(artifacts))
-    report = Report(facts=facts, findings=judge(facts))
-    if as_json:
-        click.echo(json.dumps(report.to_json()))
-    else:
-        _draw(report)
-    failures = [finding for finding in report.findings if finding.level == FAILURE]
+    while watch_s is not None:
+        _show(_examined(settings, root), as_json, clear=not as_json)
+        time.sleep(watch_s)
+    report = _examined(settings, root)
+    _show(report, as_json)
+    bad = (FAILURE, WARNING) if strict else (FAILURE,)
+    failures = [finding for finding in report.findings if finding.level in bad]
     if failures:
         texts = "; ".join(f"{finding.check}: {finding.text}" for finding in failures)
         raise Unhealthy(f"{len(failures)} of {len(report.findings)} checks failed: {texts}")
 
 
-def _draw(report: Report) -> None:
-    facts, out = report.facts, console.out()
-    server = facts.server
+def _examined(settings: ProducerSettings, root: Path) -> Report:
+    try:
+        facts = gather(settings, root)
+    except ServerError as error:
+        return Report(facts=None, findings=[Finding(FAILURE, "server", str(error))])
+    return Report(facts=facts, findings=judge(facts))
+
+
+def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:
+    if clear:
+        click.clear()
+    if as_json:
+        click.echo(json.dumps(report.to_json()))
+    elif report.facts is not None:
+        _draw(report, report.facts)
+    elif clear:  # else the error's line says it
+        click.echo(report.findings[0].text)
+
+
+def _draw(report: Report, facts: Facts) -> None:
+    out, server = console.out(), facts.server
     out.print(
-        f"[bold]{facts.url}[/], queue [bold]{facts.queue}[/]: {server['name']} {server['version']}, up "
-        f"{server['uptime_s']:,} s, {server['used_memory_bytes'] / 1024**2:,.1f} MiB used, "
-        f"{server['clients']} connections\n"
+        f"[bold]{facts.url}[/], queue [bold]{facts.queue}[/]: {server.name} {server.version}, up "
+        f"{server.uptime_s:,} s, {server.used_memory_bytes / 1024**2:,.1f} MiB used, "
+        f"{server.clients} connections\n"
     )
     checks = Table("check", "", "", box=None, pad_edge=False)
     for finding in report.findings:
@@ -90,8 +125,10 @@ def _workers(facts: Facts) -> Table:
     table = Table("worker", box=None, pad_edge=False)
     for column in ("pid", "finished", "seen (ms ago)"):
         table.add_column(column, justify="right")
+    table.add_column("serves")
     for worker in facts.workers:
-        table.add_row(worker.name, str(worker.pid), f"{worker.finished:,}", f"{worker.seen_ms_ago:,}")
+        numbers = (str(worker.pid), f"{worker.finished:,}", f"{worker.seen_ms_ago:,}")
+        table.add_row(worker.name, *numbers, ", ".join(filter(None, (worker.model, worker.bank))))
     return table
 
 

@@ -11,41 +11,42 @@ import pytest
 
 from ops.drift.store import read_window
 from ops.drift.window import summary
-from ops.health import FAILURE, OK, WARNING, Facts, Report, StreamFacts, WorkerFacts, judge
+from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge
+from ops.health.letters import LetterFacts
+from ops.health.server import ServerFacts
+from ops.health.streams import StreamFacts
+from ops.health.workers import WorkerFacts
 from producer.keys import Keys
 
 EMPTY = StreamFacts(entries=0, leased=0, payload_bytes=0, oldest_age_ms=None)
+MODELS = {"amn": "amn@0123", "fallback": "gru@89ab", "shadow": "gru@89ab"}
 
 
-def facts(**changes: Any) -> Facts:
-    workers = [
-        WorkerFacts(name=f"{kind}-host-1-a", kind=kind, pid=1, finished=5, seen_ms_ago=10)
-        for kind in ("amn", "fallback", "shadow")
-    ]
-    server = {
-        "maxmemory_policy": "noeviction",
-        "maxmemory_bytes": 0,
-        "append_only": True,
-        "append_only_status": "ok",
-    }
-    well = Facts(
-        url="redis://127.0.0.1",
-        queue="main",
-        server=server,
-        streams=dict.fromkeys(("requests", "fallback", "shadow"), EMPTY),
-        workers=workers,
-        dead={},
-        dead_entries=0,
-        counters={},
-        drift={},
-        artifacts={"model": "amn@0123", "policy": "budgeted@4567"},
+def worker(kind: str, **changes: Any) -> WorkerFacts:
+    well = WorkerFacts(
+        name=f"{kind}-host-1-a", kind=kind, pid=1, finished=5, seen_ms_ago=10, model=MODELS[kind]
     )
-    changes["server"] = server | changes.get("server", {})
     return replace(well, **changes)
 
 
-def levels(found: Facts) -> dict[str, str]:
-    return {finding.check: finding.level for finding in judge(found)}
+def facts(**changes: Any) -> Facts:
+    well = Facts(
+        url="redis://127.0.0.1",
+        queue="main",
+        server=ServerFacts(),
+        streams=dict.fromkeys(("requests", "fallback", "shadow"), EMPTY),
+        workers=[worker(kind) for kind in MODELS],
+        letters=LetterFacts(),
+        counters={},
+        drift={},
+        artifacts={"model": "amn@0123", "fallback": "gru@89ab", "policy": "budgeted@4567"},
+    )
+    return replace(well, **changes)
+
+
+def found(check: str, **changes: Any) -> Finding:
+    (finding,) = [one for one in judge(facts(**changes)) if one.check == check]
+    return finding
 
 
 def test_a_service_that_is_well_has_only_good_findings() -> None:
@@ -56,34 +57,89 @@ def test_a_service_that_is_well_has_only_good_findings() -> None:
 
 @pytest.mark.parametrize(("maxmemory", "level"), [(0, WARNING), (1 << 30, FAILURE)])
 def test_eviction_fails_when_memory_is_limited_and_warns_else(maxmemory: int, level: str) -> None:
-    server = {"maxmemory_policy": "allkeys-lru", "maxmemory_bytes": maxmemory}
-    assert levels(facts(server=server))["eviction"] == level
+    server = ServerFacts(maxmemory_policy="allkeys-lru", maxmemory_bytes=maxmemory)
+    assert found("eviction", server=server).level == level
 
 
 def test_missing_persistence_is_a_warning_and_a_failed_write_a_failure() -> None:
-    assert levels(facts(server={"append_only": False}))["persistence"] == WARNING
-    assert levels(facts(server={"append_only_status": "err"}))["persistence"] == FAILURE
+    assert found("persistence", server=ServerFacts(append_only=False)).level == WARNING
+    assert found("persistence", server=ServerFacts(append_only_status="err")).level == FAILURE
+
+
+@pytest.mark.parametrize(
+    ("version", "level"), [("6.2.14", FAILURE), ("7.0.15", OK), ("7.2.4", OK), ("10.0.0", OK)]
+)
+def test_a_server_older_than_its_commands_fails(version: str, level: str) -> None:
+    assert found("version", server=ServerFacts(compatible=version, version=version)).level == level
+
+
+@pytest.mark.parametrize(
+    ("limit", "total", "level"),
+    [(1000, 0, OK), (600, 0, WARNING), (520, 0, FAILURE), (0, 1000, OK), (0, 520, FAILURE), (0, 0, OK)],
+)
+def test_memory_near_its_limit_is_said_before_writes_are_refused(limit: int, total: int, level: str) -> None:
+    server = ServerFacts(used_memory_bytes=500, maxmemory_bytes=limit, total_memory_bytes=total)
+    assert found("memory", server=server).level == level
+
+
+@pytest.mark.parametrize(("skew_ms", "level"), [(40, OK), (-400, WARNING), (2_500, FAILURE)])
+def test_clocks_that_differ_are_said_since_deadlines_are_absolute(skew_ms: float, level: str) -> None:
+    assert found("clock", server=ServerFacts(skew_ms=skew_ms)).level == level
 
 
 @pytest.mark.parametrize(("kind", "level"), [("amn", FAILURE), ("fallback", FAILURE), ("shadow", WARNING)])
 def test_a_missing_worker_kind_is_found(kind: str, level: str) -> None:
-    found = facts()
-    workers = [worker for worker in found.workers if worker.kind != kind]
-    assert levels(facts(workers=workers))[f"{kind} workers"] == level
+    others = [one for one in facts().workers if one.kind != kind]
+    assert found(f"{kind} workers", workers=others).level == level
+
+
+def test_a_worker_that_lives_and_ends_nothing_is_a_failure() -> None:
+    stuck = found("progress", workers=[worker("amn", stuck_ms=40_000), worker("fallback"), worker("shadow")])
+    assert stuck.level == FAILURE
+    assert "amn-host-1-a for 40 s" in stuck.text
+
+
+def test_workers_that_do_not_serve_what_the_links_name_are_a_warning() -> None:
+    old = found("models", artifacts=facts().artifacts | {"model": "amn@4567"})
+    assert old.level == WARNING
+    assert "serves amn@0123, the link names amn@4567" in old.text
+    assert found("models", artifacts={"model": "missing: x"}).level == OK  # a machine without models
 
 
 def test_an_old_entry_means_that_nobody_serves_it() -> None:
     old = StreamFacts(entries=7, leased=7, payload_bytes=1, oldest_age_ms=60_000)
     streams = facts().streams | {"requests": old, "shadow": old}
-    found = levels(facts(streams=streams))
-    assert found["requests stream"] == FAILURE
-    assert found["shadow stream"] == OK  # slow by design
+    assert found("requests stream", streams=streams).level == FAILURE
+    assert found("shadow stream", streams=streams).level == OK  # slow by design
 
 
-def test_dead_letters_and_missing_artifacts_are_warnings() -> None:
-    found = levels(facts(dead={"undecodable": 2}, dead_entries=2, artifacts={"bank": "missing: x"}))
-    assert found["dead letters"] == WARNING
-    assert found["bank"] == WARNING
+def test_leases_that_nobody_renews_or_takes_over_are_a_failure() -> None:
+    stale = StreamFacts(entries=7, leased=7, payload_bytes=1, oldest_age_ms=5, stale=3)
+    leases = found("leases", streams=facts().streams | {"fallback": stale})
+    assert leases.level == FAILURE
+    assert "3 on fallback" in leases.text
+
+
+def test_dead_letters_are_a_warning_and_a_growing_number_a_failure() -> None:
+    few = LetterFacts(entries=2, reasons={"undecodable": 2}, recent=2)
+    assert found("dead letters", letters=few).level == WARNING
+    growing = found("dead letters", letters=replace(few, entries=150, recent=100))
+    assert growing.level == FAILURE
+    assert growing.text.startswith("100 or more new in 10 minutes")
+    assert "the oldest are dropped" in found("dead letters", letters=replace(few, entries=9_500)).text
+
+
+def test_missing_artifacts_are_a_warning_and_altered_ones_a_failure() -> None:
+    assert found("bank", artifacts={"bank": "missing: x"}).level == WARNING
+    assert found("model", artifacts={"model": "altered: x"}).level == FAILURE
+
+
+def test_without_a_server_the_report_says_so_in_json_too() -> None:
+    report = Report(facts=None, findings=[Finding(FAILURE, "server", "no usable server")])
+    assert report.to_json() == {
+        "healthy": False,
+        "findings": [{"level": FAILURE, "check": "server", "text": "no usable server"}],
+    }
 
 
 SUMS = {

@@ -1,0 +1,104 @@
+"""Everything that `amn doctor` looks at: `gather` asks the server, `judge` is pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from ops.drift.store import read_window
+from ops.drift.window import ModelSummary, summary
+from ops.health import artifacts, letters, server, streams, workers
+from ops.health.findings import FAILURE, Finding
+from producer.connection import connect, driver_errors
+from producer.keys import Keys
+from producer.settings import ProducerSettings, masked
+
+_DRIFT_HOURS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """All that was found.
+
+    Attributes:
+        drift: What the shadow measured in the last 24 h, by model id.
+        artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
+    """
+
+    url: str
+    queue: str
+    server: server.ServerFacts
+    streams: dict[str, streams.StreamFacts]
+    workers: list[workers.WorkerFacts]
+    letters: letters.LetterFacts
+    counters: dict[str, int]
+    drift: Mapping[str, ModelSummary]
+    artifacts: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Facts and findings; without facts when the server could not be asked."""
+
+    facts: Facts | None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no check failed; warnings do not count."""
+        return all(finding.level != FAILURE for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: `amn doctor --json`; what cannot be told (NaN) is None."""
+        facts: dict[str, Any] = _plain(asdict(self.facts)) if self.facts else {}
+        return {"healthy": self.healthy, **facts, "findings": [asdict(f) for f in self.findings]}
+
+
+def gather(settings: ProducerSettings, root: Path) -> Facts:
+    """Asks the server; nothing is changed.
+
+    Raises:
+        ServerUnavailable, AuthenticationFailed: It cannot be asked.
+    """
+    keys = Keys(settings.queue)
+    client = connect(settings, retries=0)
+    try:
+        with driver_errors(settings.url):
+            about, now_ms = server.look(client)
+            counters = cast("dict[bytes, bytes]", client.hgetall(keys.stats))
+            return Facts(
+                url=masked(settings.url),
+                queue=settings.queue,
+                server=about,
+                streams=streams.look(client, keys, now_ms),
+                workers=workers.look(client, keys),
+                letters=letters.look(client, keys, now_ms),
+                counters={name.decode(): int(value) for name, value in sorted(counters.items())},
+                drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
+                artifacts=artifacts.look(root),
+            )
+    finally:
+        client.close()
+
+
+def judge(facts: Facts) -> list[Finding]:
+    """One finding per check."""
+    return [
+        *server.judge(facts.server),
+        *workers.judge(facts.workers, facts.streams, facts.artifacts),
+        *streams.judge(facts.streams),
+        *letters.judge(facts.letters),
+        *artifacts.judge(facts.artifacts),
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """The same with None for NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,128 @@
+"""The server: version, eviction, persistence, memory, clock."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import redis
+
+from ops.health.findings import FAILURE, OK, WARNING, Finding
+
+VERSION_MIN = (7, 0)
+#: Of the limit. Above the second share a burst ends in refused writes.
+MEMORY_WARNING, MEMORY_FAILURE = 0.75, 0.9
+#: Deadlines are absolute: a host whose clock is off by a deadline expires everything, or nothing.
+SKEW_MS_WARNING, SKEW_MS_FAILURE = 250, 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFacts:
+    """One server.
+
+    Attributes:
+        name, version: As it calls itself.
+        compatible: Version of Redis whose commands it speaks.
+        uptime_s: Since its start.
+        used_memory_bytes, maxmemory_bytes: In use, and allowed; 0 for no limit.
+        total_memory_bytes: Of its machine; 0 when it does not say.
+        maxmemory_policy: What it drops when the limit is reached.
+        append_only, append_only_status: Whether it keeps an append-only file, and how the last write went.
+        clients: Connections.
+        skew_ms: Its clock minus this host's, half of the question's round trip left out.
+    """
+
+    name: str = "redis"
+    version: str = "7.0.0"
+    compatible: str = "7.0.0"
+    uptime_s: int = 0
+    used_memory_bytes: int = 0
+    maxmemory_bytes: int = 0
+    total_memory_bytes: int = 0
+    maxmemory_policy: str = "noeviction"
+    append_only: bool = True
+    append_only_status: str = "ok"
+    clients: int = 0
+    skew_ms: float = 0.0
+
+
+def look(client: redis.Redis) -> tuple[ServerFacts, int]:
+    """The facts, and the server's clock in epoch ms."""
+    began_s = time.time()
+    seconds, micros = client.time()
+    ended_s = time.time()
+    at_s = seconds + micros / 1e6
+    info = client.info()
+    return ServerFacts(
+        name=info.get("server_name", "redis"),
+        version=info.get("valkey_version") or info["redis_version"],
+        compatible=info["redis_version"],
+        uptime_s=info["uptime_in_seconds"],
+        used_memory_bytes=info["used_memory"],
+        maxmemory_bytes=info["maxmemory"],
+        total_memory_bytes=info.get("total_system_memory", 0),
+        maxmemory_policy=info["maxmemory_policy"],
+        append_only=bool(info["aof_enabled"]),
+        append_only_status=info.get("aof_last_write_status", "ok"),
+        clients=info["connected_clients"],
+        skew_ms=round((at_s - (began_s + ended_s) / 2) * 1000, 1),
+    ), int(at_s * 1000)
+
+
+def judge(server: ServerFacts) -> list[Finding]:
+    """One finding per check."""
+    return [_version(server), _eviction(server), _persistence(server), _memory(server), _clock(server)]
+
+
+def _version(server: ServerFacts) -> Finding:
+    parts = server.compatible.split(".")
+    found = tuple(int(part) if part.isdigit() else 0 for part in parts[:2])
+    if found >= VERSION_MIN:
+        return Finding(OK, "version", f"{server.name} {server.version}")
+    text = f"{server.name} {server.version} is older than 7.0, whose commands are used; upgrade the server"
+    return Finding(FAILURE, "version", text)
+
+
+def _eviction(server: ServerFacts) -> Finding:
+    policy = server.maxmemory_policy
+    if policy == "noeviction":
+        return Finding(OK, "eviction", "noeviction")
+    level = FAILURE if server.maxmemory_bytes else WARNING
+    text = f"maxmemory-policy is {policy}: the server may drop accepted requests; set noeviction"
+    return Finding(level, "eviction", text)
+
+
+def _persistence(server: ServerFacts) -> Finding:
+    if server.append_only:
+        if server.append_only_status != "ok":
+            return Finding(FAILURE, "persistence", "the last append-only write failed; look at its disk")
+        return Finding(OK, "persistence", "append-only file")
+    text = "no append-only file: a restart of the server loses waiting requests; set appendonly yes"
+    return Finding(WARNING, "persistence", text)
+
+
+def _memory(server: ServerFacts) -> Finding:
+    used, limit = server.used_memory_bytes, server.maxmemory_bytes
+    whose = "maxmemory"
+    if not limit:
+        limit, whose = server.total_memory_bytes, "the machine's memory"
+    if not limit:
+        return Finding(OK, "memory", f"{used / 1024**2:,.0f} MiB, no limit known")
+    share = used / limit
+    text = f"{used / 1024**2:,.0f} MiB, {share:.0%} of {whose} ({limit / 1024**2:,.0f} MiB)"
+    if share < MEMORY_WARNING:
+        return Finding(OK, "memory", text)
+    level = FAILURE if share >= MEMORY_FAILURE else WARNING
+    return Finding(level, "memory", f"{text}; raise it, add workers, or lower the queue's bytes_max")
+
+
+def _clock(server: ServerFacts) -> Finding:
+    off_ms = abs(server.skew_ms)
+    if off_ms < SKEW_MS_WARNING:
+        return Finding(OK, "clock", f"{server.skew_ms:+.0f} ms from this host's")
+    level = FAILURE if off_ms >= SKEW_MS_FAILURE else WARNING
+    text = (
+        f"the server's clock is {server.skew_ms:+.0f} ms from this host's: deadlines are absolute; "
+        "run NTP on both"
+    )
+    return Finding(level, "clock", text)

@@ -1,0 +1,147 @@
+"""The workers: who is there, whether it makes progress, and what it serves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import redis
+
+from ops.errors import Unhealthy
+from ops.health.findings import FAILURE, OK, WARNING, Finding
+from ops.health.streams import StreamFacts
+from producer.connection import connect, driver_errors
+from producer.keys import Keys
+from producer.settings import ProducerSettings
+from workers.settings import worker_name
+
+#: A worker that holds entries and ends none of them for this long is stuck.
+STUCK_MS = 15_000
+#: A swap takes some seconds a worker; later, the workers refuse what the links name.
+SWAP_MS = 60_000
+_STREAMS = {"amn": "requests", "fallback": "fallback", "shadow": "shadow"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFacts:
+    """One worker's presence.
+
+    Attributes:
+        finished: Entries that it ended.
+        seen_ms_ago: Since it last said so, by this host's clock.
+        stuck_ms: For how long it has held entries without ending one, by its own clock.
+        model, bank: What it serves.
+    """
+
+    name: str
+    kind: str
+    pid: int
+    finished: int
+    seen_ms_ago: int
+    stuck_ms: int = 0
+    model: str = ""
+    bank: str = ""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it lives and does nothing."""
+        return self.stuck_ms > STUCK_MS
+
+
+def look(client: redis.Redis, keys: Keys) -> list[WorkerFacts]:
+    """Every worker that was seen within three leases."""
+    found, now_ms = [], time.time() * 1000
+    for key in client.scan_iter(match=keys.workers_prefix.replace("{", "\\{") + "*", count=1000):
+        fields = cast("dict[bytes, bytes]", client.hgetall(key))
+        if fields:  # else it expired just now
+            stored = {name.decode(): value.decode() for name, value in fields.items()}
+            found.append(_worker(key.decode().removeprefix(keys.workers_prefix), stored, now_ms))
+    return sorted(found, key=lambda worker: (worker.kind, worker.name))
+
+
+def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
+    seen_at_ms = int(stored.get("seen_at_ms", 0))
+    return WorkerFacts(
+        name=name,
+        kind=stored.get("kind", "?"),
+        pid=int(stored.get("pid", 0)),
+        finished=int(stored.get("finished", 0)),
+        seen_ms_ago=int(max(now_ms - seen_at_ms, 0)),
+        stuck_ms=seen_at_ms - int(stored.get("progress_at_ms", seen_at_ms)),
+        model=stored.get("model", ""),
+        bank=stored.get("bank", ""),
+    )
+
+
+def alive_here(settings: ProducerSettings, kind: str) -> str:
+    """The name of a worker of this kind on this host that lives and makes progress.
+
+    Raises:
+        Unhealthy: There is none.
+        ServerUnavailable, AuthenticationFailed: The server cannot be asked.
+    """
+    host = worker_name(kind).rsplit("-", 2)[0]  # without process id and random part
+    client = connect(settings, retries=0)
+    try:
+        with driver_errors(settings.url):
+            here = [one for one in look(client, Keys(settings.queue)) if one.name.startswith(f"{host}-")]
+    finally:
+        client.close()
+    found = [worker for worker in here if worker.kind == kind]
+    for worker in found:
+        if not worker.stuck:
+            return worker.name
+    if found:
+        name, for_s = found[0].name, found[0].stuck_ms / 1000
+        raise Unhealthy(f"{name} lives, and has ended nothing of what it holds for {for_s:.0f} s")
+    raise Unhealthy(f"no {kind} worker of this host ({host}-...) was seen lately on queue {settings.queue}")
+
+
+def judge(
+    workers: list[WorkerFacts], streams: Mapping[str, StreamFacts], artifacts: Mapping[str, str]
+) -> list[Finding]:
+    """One finding per kind, one for progress, one for what is served."""
+    findings = [_present(workers, streams, kind, stream) for kind, stream in _STREAMS.items()]
+    return [*findings, _progress(workers), _served(workers, artifacts)]
+
+
+def _present(
+    workers: list[WorkerFacts], streams: Mapping[str, StreamFacts], kind: str, stream: str
+) -> Finding:
+    count = sum(worker.kind == kind for worker in workers)
+    if count:
+        return Finding(OK, f"{kind} workers", f"{count} alive")
+    level = WARNING if kind == "shadow" else FAILURE
+    waiting = streams[stream].entries
+    return Finding(
+        level, f"{kind} workers", f"none alive ({waiting} waiting); start one: `amn worker {kind}`"
+    )
+
+
+def _progress(workers: list[WorkerFacts]) -> Finding:
+    stuck = [worker for worker in workers if worker.stuck]
+    if not stuck:
+        return Finding(OK, "progress", f"{sum(worker.finished for worker in workers):,} entries ended")
+    names = ", ".join(f"{worker.name} for {worker.stuck_ms / 1000:.0f} s" for worker in stuck)
+    text = f"alive, holding entries, and ending none: {names}; see their logs, then kill them"
+    return Finding(FAILURE, "progress", text)
+
+
+def _served(workers: list[WorkerFacts], artifacts: Mapping[str, str]) -> Finding:
+    """Whether workers serve what the links on this machine name: a refused swap shows here."""
+    wanted = {"amn": artifacts.get("model", ""), "fallback": artifacts.get("fallback", "")}
+    others = [
+        f"{worker.name} serves {worker.model}, the link names {wanted[worker.kind]}"
+        for worker in workers
+        if worker.model and "@" in wanted.get(worker.kind, "") and worker.model != wanted[worker.kind]
+    ]
+    if not others:
+        models = sorted({worker.model for worker in workers if worker.model})
+        return Finding(OK, "models", ", ".join(models) or "nobody says what it serves")
+    text = (
+        f"{'; '.join(others)}; within {SWAP_MS // 1000} s of a promotion that is the swap, later the new one "
+        "was refused: see the pool's log (swap_refused)"
+    )
+    return Finding(WARNING, "models", text)

@@ -1,0 +1,157 @@
+"""What the doctor reads from a server, in the states that it must tell apart.
+
+Real servers only: the fake one has no INFO.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ops.app import run
+from ops.errors import Unhealthy
+from ops.health import FAILURE, OK, WARNING, alive_here
+from producer import wire
+from producer.keys import GROUP, Keys
+from producer.messages import Request
+from producer.settings import ProducerSettings
+from workers.settings import worker_name
+
+KEYS = Keys()
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts" / "lvm"
+Examine = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def examine(real_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Examine:
+    """Runs `amn doctor --json`; its findings by check, and the exit code as `code`."""
+    monkeypatch.setenv("REDIS_URL", real_server.url)
+
+    def examine(*words: str, artifacts: Path = ARTIFACTS) -> dict[str, Any]:
+        code = run(["doctor", "--json", "--artifacts", str(artifacts), *words])
+        report = json.loads(capsys.readouterr().out)
+        return {"code": code, "report": report} | {one["check"]: one for one in report["findings"]}
+
+    return examine
+
+
+def present(admin: Any, kind: str, **changes: Any) -> str:
+    """A worker's presence, as its keeper writes it."""
+    now_ms, name = int(time.time() * 1000), worker_name(kind)
+    fields = {"kind": kind, "pid": 1, "finished": 3, "seen_at_ms": now_ms, "progress_at_ms": now_ms}
+    admin.hset(KEYS.worker(name), mapping=fields | changes)
+    return name
+
+
+def test_a_queue_with_its_workers_is_well(real_server: Any, examine: Examine) -> None:
+    for kind in ("amn", "fallback", "shadow"):
+        present(real_server.admin, kind)
+    found = examine()
+    bad = {name: one for name, one in found.items() if isinstance(one, dict) and one.get("level") == FAILURE}
+    assert not bad
+    assert found["code"] == 0
+    assert found["report"]["healthy"]
+    # The test's server keeps no append-only file: a warning, which fails when one asks for it.
+    assert found["persistence"]["level"] == WARNING
+    assert examine("--strict")["code"] == 1
+
+
+def test_a_living_worker_without_progress_is_not_alive(real_server: Any, examine: Examine) -> None:
+    stuck = present(real_server.admin, "amn", progress_at_ms=int(time.time() * 1000) - 60_000)
+    found = examine()
+    assert found["progress"]["level"] == FAILURE
+    assert stuck in found["progress"]["text"]
+    settings = ProducerSettings(url=real_server.url)
+    with pytest.raises(Unhealthy, match="ended nothing"):
+        alive_here(settings, "amn")
+    well = present(real_server.admin, "amn")
+    assert alive_here(settings, "amn") == well
+
+
+def test_stale_leases_and_old_entries_are_found(
+    real_server: Any, examine: Examine, contexts: Callable[..., NDArray[np.float32]]
+) -> None:
+    payload = wire.encode_request(Request(id="a", reply_to="client", context=contexts(1)[0]))
+    entry = real_server.admin.xadd(KEYS.requests, {"request": payload}, id="1000-0")
+    real_server.admin.xgroup_create(KEYS.requests, GROUP, id="0")
+    real_server.admin.xreadgroup(GROUP, "gone", {KEYS.requests: ">"})
+    assert examine()["leases"]["level"] == OK  # leased just now
+    real_server.admin.xclaim(KEYS.requests, GROUP, "gone", 0, [entry], idle=60_000, justid=True)
+    found = examine()
+    assert found["leases"]["level"] == FAILURE
+    assert "1 on requests" in found["leases"]["text"]
+    assert found["requests stream"]["level"] == FAILURE
+    assert found["code"] == 1
+
+
+def test_dead_letters_that_grow_are_told_from_old_ones(real_server: Any, examine: Examine) -> None:
+    for i in range(30):
+        real_server.admin.xadd(KEYS.dead, {"reason": "undecodable"}, id=f"{1000 + i}-0")
+    assert examine()["dead letters"]["level"] == WARNING
+    for _ in range(30):
+        real_server.admin.xadd(KEYS.dead, {"reason": "over_delivered"})
+    found = examine()["dead letters"]
+    assert found["level"] == FAILURE
+    assert found["text"].startswith("30 new in 10 minutes")
+
+
+def test_altered_weights_are_found_before_a_worker_meets_them(
+    real_server: Any, examine: Examine, tmp_path: Path
+) -> None:
+    root = tmp_path / "lvm"
+    shutil.copytree(ARTIFACTS / "production_model", root / "production_model")
+    weights = root / "production_model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    found = examine(artifacts=root)
+    assert found["model"]["level"] == FAILURE
+    assert "not what its manifest describes" in found["model"]["text"]
+    assert found["bank"]["level"] == WARNING
+
+
+def test_without_a_server_the_json_still_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"unix://{tmp_path}/nothing")
+    assert run(["doctor", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["healthy"]
+    assert [one["check"] for one in report["findings"]] == ["server"]
+
+
+def test_a_limited_server_that_evicts_and_is_nearly_full_fails(
+    make_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = make_server(arguments=("--maxmemory-policy", "allkeys-lru", "--appendonly", "yes"))
+    with server.client() as admin:
+        admin.config_set("maxmemory", int(admin.info("memory")["used_memory"] * 1.05))
+    monkeypatch.setenv("REDIS_URL", server.url)
+    assert run(["doctor", "--json", "--artifacts", str(ARTIFACTS)]) == 1
+    levels = {one["check"]: one["level"] for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert (levels["eviction"], levels["memory"]) == (FAILURE, FAILURE)
+    assert (levels["persistence"], levels["version"], levels["clock"]) == (OK, OK, OK)
+
+
+def test_a_watch_goes_on_until_it_is_interrupted(
+    real_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_URL", real_server.url)
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("ops.commands.doctor.time.sleep", sleep)
+    assert run(["doctor", "--watch", "2", "--json", "--artifacts", str(ARTIFACTS)]) == 130
+    assert looks == [2.0] * 3
+    assert len(capsys.readouterr().out.splitlines()) == 3
