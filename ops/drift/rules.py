@@ -147,42 +147,45 @@ def changes(
     return found
 
 
+def delta_change(found: Mapping[str, Change]) -> Change:
+    """The change that speaks for the delta: its own, or the OOD mean's when that fell alone.
+
+    The OOD mean is less noisy than the difference, and alarms sooner.
+    """
+    delta, ood = found["delta"], found["ood"]
+    return ood if not delta.alarms and ood.alarms and _alone(ood) else delta
+
+
 def fast_fires(change: Change, settings: JudgeSettings) -> str:
-    """`fast_drop`: the detector's alarm on the delta.
+    """`fast_drop`: the detector's alarm, by `delta_change`.
 
     The run length keeps false alarms rare; here only the size is asked for. A drop that may well be
     0.03, by two standard errors, is a page; one that is surely less is a ticket.
     """
     if not change.alarms:
         return REST
-    fell = change.ood >= settings.share_lasting * settings.drop_page
     fixed = change.standardised[OOD] - change.standardised[ID]
-    if (
-        _at_most(change.delta, change.error) >= settings.drop_page
-        and fell
-        and not _only_mixture(fixed, change.delta)
-    ):
-        return PAGE
-    return TICKET
+    large = change.delta + 2 * change.error >= settings.drop_page
+    fell = change.ood >= settings.share_lasting * settings.drop_page
+    return PAGE if large and fell and not _only_mixture(fixed, change.delta) else TICKET
 
 
 def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> str:
-    """`level`, by the detector's alarms on the two means."""
+    """`level`, by the detector's alarms on the two means; an OOD mean that fell alone is the delta's."""
     inside, ood = found["id"], found["ood"]
-    if (
-        ood.alarms
-        and _at_most(ood.ood, ood.error) >= settings.level_ood_page
-        and not _only_mixture(ood.standardised[OOD], ood.ood)
-    ):
+    large = ood.ood + 2 * ood.error >= settings.level_ood_page
+    mixture = _only_mixture(ood.standardised[OOD], ood.ood)
+    if ood.alarms and large and not mixture and not _alone(ood):
         return PAGE
     if not inside.alarms:
         return REST
-    mixture = _only_mixture(inside.standardised[ID], inside.inside)
-    return PAGE if _at_most(inside.inside, inside.error) >= settings.drop_page and not mixture else TICKET
+    large = inside.inside + 2 * inside.error >= settings.drop_page
+    return PAGE if large and not _only_mixture(inside.standardised[ID], inside.inside) else TICKET
 
 
-def _at_most(drop: float, error: float) -> float:
-    return drop + 2 * error
+def _alone(ood: Change) -> bool:
+    """Whether the mean in distribution fell less than half as much."""
+    return ood.inside < ood.ood / 2
 
 
 def _lasting(drop: Drop, least: float, settings: JudgeSettings) -> bool:
