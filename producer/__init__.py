@@ -21,15 +21,18 @@ if TYPE_CHECKING:
     from producer.aio import AsyncProducer
     from producer.client import Producer
     from producer.handle import AsyncHandle, Handle
+    from producer.partitioned import AsyncPartitionedProducer, PartitionedProducer
 
 __all__ = [
     "LANES",
     "AsyncHandle",
+    "AsyncPartitionedProducer",
     "AsyncProducer",
     "DuplicateRequest",
     "Failure",
     "Handle",
     "Options",
+    "PartitionedProducer",
     "Producer",
     "ProducerSettings",
     "QueueError",
@@ -43,8 +46,10 @@ __all__ = [
 #: knows the messages and errors does not need it.
 _LAZY = {
     "AsyncHandle": "producer.handle",
+    "AsyncPartitionedProducer": "producer.partitioned",
     "AsyncProducer": "producer.aio",
     "Handle": "producer.handle",
+    "PartitionedProducer": "producer.partitioned",
     "Producer": "producer.client",
 }
 

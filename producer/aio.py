@@ -13,9 +13,10 @@ from producer.handle import AsyncHandle
 from producer.inflight import Pending
 from producer.link import Script
 from producer.messages import Reply
+from producer.pump import pumped_async
 from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
-from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, each_of, id_of, watch
+from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 
 #: Connections for commands; the rest waits its turn.
@@ -136,21 +137,10 @@ class AsyncProducer:
     ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
         """As `Producer.predict_many`; the contexts may come from an asynchronous iterable."""
         await self.start()
-        done: asyncio.Queue[tuple[int, Reply | QueueError]] = asyncio.Queue()
-        source, index, waiting, exhausted = each_of(contexts), 0, 0, False
-        while waiting or not exhausted:
-            if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
-                chunk = [(index + i, context) for i, context in enumerate(await _take(source, CHUNK))]
-                exhausted = len(chunk) < CHUNK
-                index += len(chunk)
-                waiting += len(chunk)
-                await self._submit_chunk(chunk, options, done)
-            elif waiting:
-                yield await done.get()
-                waiting -= 1
-            while not done.empty():
-                yield done.get_nowait()
-                waiting -= 1
+        async for answer in pumped_async(
+            contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put)
+        ):
+            yield answer
 
     async def cancel(self, request: AsyncHandle | str) -> bool:
         """As `Producer.cancel`."""
@@ -204,30 +194,18 @@ class AsyncProducer:
     def _handle(self, item: Outgoing, pending: Pending) -> AsyncHandle:
         return AsyncHandle(pending, self._session.wait_ms(item), self.cancel)
 
-    async def _submit_chunk(
-        self,
-        chunk: Sequence[tuple[int, Any]],
-        options: Options,
-        done: asyncio.Queue[tuple[int, Reply | QueueError]],
+    async def submit_chunk(
+        self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]
     ) -> None:
+        """As `Producer.submit_chunk`."""
         indices, outgoing, refused = self._session.prepare_each(chunk, options)
         for item in refused:
-            done.put_nowait(item)
+            put(item)
         try:
             accepted = list(enumerate(await self._deliver(outgoing, block=True)))
         except QueueError as error:
             accepted = list(error.accepted)
             for i in set(range(len(indices))) - {i for i, _ in accepted}:
-                done.put_nowait((indices[i], error))
+                put((indices[i], error))
         for i, answer in accepted:
-            watch(answer, indices[i], done.put_nowait)
-
-
-async def _take(source: AsyncIterator[Any], count: int) -> list[Any]:
-    taken: list[Any] = []
-    while len(taken) < count:
-        try:
-            taken.append(await anext(source))
-        except StopAsyncIteration:
-            break
-    return taken
+            watch(answer, indices[i], put)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from itertools import islice
 from typing import Any, Self, cast
 
 from producer.connection import connect, driver_errors, script_text
@@ -16,9 +14,10 @@ from producer.handle import Handle
 from producer.inflight import Pending
 from producer.link import Link, Script
 from producer.messages import Reply
+from producer.pump import pumped
 from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
-from producer.session import CHUNK, SHADOW_ENTRIES_MAX, Session, id_of, watch
+from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 
 
@@ -160,20 +159,7 @@ class Producer:
         `in_flight` requests wait at once, so that the iterable may be longer than memory.
         """
         self.start()
-        done: queue.SimpleQueue[tuple[int, Reply | QueueError]] = queue.SimpleQueue()
-        numbered, waiting, exhausted = enumerate(contexts), 0, False
-        while waiting or not exhausted:
-            if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
-                chunk = list(islice(numbered, CHUNK))
-                exhausted = len(chunk) < CHUNK
-                waiting += len(chunk)
-                self._submit_chunk(chunk, options, done.put)
-            elif waiting:
-                yield done.get()
-                waiting -= 1
-            while not done.empty():
-                yield done.get()
-                waiting -= 1
+        return pumped(contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put))
 
     def cancel(self, request: Handle | str) -> bool:
         """Takes a request back that no worker has at the moment, wherever it waits.
@@ -255,10 +241,10 @@ class Producer:
     def _handle(self, item: Outgoing, pending: Pending) -> Handle:
         return Handle(pending, self._session.wait_ms(item), self.cancel)
 
-    def _submit_chunk(
+    def submit_chunk(
         self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]
     ) -> None:
-        """Sends a chunk of `predict_many`; each index is put once, now or when its answer comes."""
+        """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
         indices, outgoing, refused = self._session.prepare_each(chunk, options)
         for item in refused:
             put(item)

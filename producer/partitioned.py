@@ -1,0 +1,254 @@
+"""Producers of a queue of several partitions: one ordinary producer for each, behind the same verbs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
+from typing import Any, Self
+
+from producer.aio import AsyncProducer
+from producer.client import Producer
+from producer.errors import InvalidRequest, QueueError
+from producer.handle import AsyncHandle, Handle
+from producer.messages import Reply
+from producer.partitions import Spread, partition_queues
+from producer.pump import pumped, pumped_async
+from producer.requests import DEFAULT_OPTIONS, Options
+from producer.session import id_of
+from producer.settings import ProducerSettings
+
+
+class _Partitioned:
+    """What both have."""
+
+    def __init__(self, url: str | None, partitions: int, settings: ProducerSettings | None) -> None:
+        self.settings = settings or ProducerSettings.from_environment(url=url)
+        queues = partition_queues(self.settings.queue, partitions)
+        self._each = [replace(self.settings, queue=queue) for queue in queues]
+        self._spread = Spread(partitions)
+
+    def _groups(self, count: int, options: Sequence[Options] | Options) -> list[_Group]:
+        """The requests of each partition, with their options."""
+        each = [options] * count if isinstance(options, Options) else list(options)
+        if len(each) != count:
+            raise InvalidRequest(f"{count} contexts, but {len(each)} options; send one for each")
+        groups = self._spread.groups(each)
+        return [(part, indices, [each[i] for i in indices]) for part, indices in groups.items()]
+
+
+_Group = tuple[int, list[int], list[Options]]
+
+
+class PartitionedProducer(_Partitioned):
+    """`Producer` for a queue of several partitions: the same verbs, with the same arguments.
+
+    Limits, such as `entries_max` and `in_flight_max`, are each partition's own. A partition whose
+    node is away fails its own requests only; none is sent to another one, where it might run twice.
+
+    Example:
+        with PartitionedProducer("redis+cluster://a:6379,b:6379", partitions=6) as producer:
+            reply = producer.predict(context)
+
+    Attributes:
+        settings: What it was told; `queue` is the name without the partition.
+        parts: The producers of the partitions, in order.
+    """
+
+    def __init__(
+        self, url: str | None = None, *, partitions: int, settings: ProducerSettings | None = None
+    ) -> None:
+        super().__init__(url, partitions, settings)
+        self.parts = [Producer(settings=one) for one in self._each]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without their final answer."""
+        return sum(part.in_flight for part in self.parts)
+
+    @property
+    def stray_replies(self) -> int:
+        """Final answers that nobody waited for; 0 in a healthy system."""
+        return sum(part.stray_replies for part in self.parts)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """As `Producer.start`, for every partition."""
+        for part in self.parts:
+            part.start()
+
+    def close(self) -> None:
+        """As `Producer.close`."""
+        with ExitStack() as undo:
+            for part in self.parts:
+                undo.callback(part.close)
+
+    def submit(
+        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> Handle:
+        """As `Producer.submit`."""
+        return self.submit_many([context], block=block, options=options or Options(**fields))[0]
+
+    def submit_many(
+        self,
+        contexts: Sequence[Any],
+        *,
+        block: bool = False,
+        options: Sequence[Options] | Options = DEFAULT_OPTIONS,
+    ) -> list[Handle]:
+        """As `Producer.submit_many`, one partition after another; `accepted` comes in that order."""
+        found: dict[int, Handle] = {}
+        for part, indices, chosen in self._groups(len(contexts), options):
+            sent = [contexts[i] for i in indices]
+            try:
+                handles = self.parts[part].submit_many(sent, block=block, options=chosen)
+            except QueueError as error:
+                self._spread.placed((handle.id for handle in error.accepted), part)
+                error.accepted = [found[i] for i in sorted(found)] + list(error.accepted)
+                raise
+            self._spread.placed((handle.id for handle in handles), part)
+            found.update(zip(indices, handles, strict=True))
+        return [found[i] for i in range(len(contexts))]
+
+    def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
+        """As `Producer.predict`."""
+        return self.submit(context, **fields).result(timeout_ms)
+
+    def predict_many(
+        self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
+    ) -> Iterator[tuple[int, Reply | QueueError]]:
+        """As `Producer.predict_many`; partitions take turns."""
+        self.start()
+
+        def submit_chunk(chunk: list[tuple[int, Any]], put: Callable[[Any], None]) -> None:
+            self.parts[self._spread.of(options)].submit_chunk(chunk, options, put)
+
+        return pumped(contexts, in_flight, submit_chunk)
+
+    def cancel(self, request: Handle | str) -> bool:
+        """As `Producer.cancel`."""
+        return self.parts[self._spread.where(id_of(request))].cancel(request)
+
+    def report_truth(self, request: Handle | str, vector: Any) -> bool:
+        """As `Producer.report_truth`."""
+        return self.parts[self._spread.where(id_of(request))].report_truth(request, vector)
+
+
+class AsyncPartitionedProducer(_Partitioned):
+    """`AsyncProducer` for a queue of several partitions; see `PartitionedProducer`."""
+
+    def __init__(
+        self, url: str | None = None, *, partitions: int, settings: ProducerSettings | None = None
+    ) -> None:
+        super().__init__(url, partitions, settings)
+        self.parts = [AsyncProducer(settings=one) for one in self._each]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without their final answer."""
+        return sum(part.in_flight for part in self.parts)
+
+    @property
+    def stray_replies(self) -> int:
+        """Final answers that nobody waited for; 0 in a healthy system."""
+        return sum(part.stray_replies for part in self.parts)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """As `Producer.start`, for every partition."""
+        await asyncio.gather(*(part.start() for part in self.parts))
+
+    async def close(self) -> None:
+        """As `Producer.close`."""
+        async with AsyncExitStack() as undo:
+            for part in self.parts:
+                undo.push_async_callback(part.close)
+
+    async def submit(
+        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> AsyncHandle:
+        """As `Producer.submit`."""
+        handles = await self.submit_many([context], block=block, options=options or Options(**fields))
+        return handles[0]
+
+    async def submit_many(
+        self,
+        contexts: Sequence[Any],
+        *,
+        block: bool = False,
+        options: Sequence[Options] | Options = DEFAULT_OPTIONS,
+    ) -> list[AsyncHandle]:
+        """As `Producer.submit_many`, all partitions at once; `accepted` has the whole ones first."""
+        groups = self._groups(len(contexts), options)
+        calls = [
+            self.parts[part].submit_many([contexts[i] for i in indices], block=block, options=chosen)
+            for part, indices, chosen in groups
+        ]
+        found: dict[int, AsyncHandle] = {}
+        failed: list[BaseException] = []
+        accepted: list[AsyncHandle] = []
+        for (part, indices, _), sent in zip(
+            groups, await asyncio.gather(*calls, return_exceptions=True), strict=True
+        ):
+            handles = getattr(sent, "accepted", ()) if isinstance(sent, BaseException) else sent
+            self._spread.placed((handle.id for handle in handles), part)
+            if isinstance(sent, BaseException):
+                failed.append(sent)
+                accepted += handles
+            else:
+                found.update(zip(indices, handles, strict=True))
+        if not failed:
+            return [found[i] for i in range(len(contexts))]
+        if isinstance(failed[0], QueueError):
+            failed[0].accepted = [found[i] for i in sorted(found)] + accepted
+        raise failed[0]
+
+    async def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
+        """As `Producer.predict`."""
+        handle = await self.submit(context, **fields)
+        return await handle.result(timeout_ms)
+
+    async def predict_many(
+        self,
+        contexts: Iterable[Any] | AsyncIterable[Any],
+        *,
+        in_flight: int = 1024,
+        options: Options = DEFAULT_OPTIONS,
+    ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
+        """As `AsyncProducer.predict_many`; partitions take turns."""
+        await self.start()
+
+        async def submit_chunk(chunk: list[tuple[int, Any]], put: Callable[[Any], None]) -> None:
+            await self.parts[self._spread.of(options)].submit_chunk(chunk, options, put)
+
+        async for answer in pumped_async(contexts, in_flight, submit_chunk):
+            yield answer
+
+    async def cancel(self, request: AsyncHandle | str) -> bool:
+        """As `Producer.cancel`."""
+        return await self.parts[self._spread.where(id_of(request))].cancel(request)
+
+    async def report_truth(self, request: AsyncHandle | str, vector: Any) -> bool:
+        """As `Producer.report_truth`."""
+        return await self.parts[self._spread.where(id_of(request))].report_truth(request, vector)
