@@ -78,9 +78,8 @@ def test_many_answers_come_from_all_partitions(server: Any, contexts: Any, run: 
         async with AsyncPartitionedProducer(server.url, partitions=N) as producer:
             assert (await producer.predict(rows[0], sequence="d", position=4)).vector.shape == (768,)
             handles = await producer.submit_many(list(rows[:7]))
-            assert [np.array_equal((await h.result()).vector, r[-1]) for h, r in zip(handles, rows)] == [
-                True
-            ] * 7
+            for handle, row in zip(handles, rows[:7], strict=True):
+                assert np.array_equal((await handle.result()).vector, row[-1])
             return {i: answer async for i, answer in producer.predict_many(thousand)}
 
     with Everything(server.url) as all_of_it:
