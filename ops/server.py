@@ -5,7 +5,8 @@
                                            it sends SIGTERM to the server, and the guard ends
 
 So the server goes when we go, also by SIGKILL, on Linux and macOS alike. It listens on a unix
-socket in a folder of mode 700, and on loopback TCP only when a port is asked for.
+socket in a folder of mode 700, and on loopback TCP only when a port is asked for. The rest of its
+configuration is ops/deploy/redis.conf, the file that we ship for servers of your own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import IO, Self
 
@@ -181,20 +183,16 @@ class Server:
             self._socket = stable
 
     def _spawn(self, program: Path) -> None:
+        conf = resources.files("ops").joinpath("deploy", "redis.conf")
         values = {
+            "include": str(conf),  # and not as the server's own file, which it may be told to rewrite
             "port": str(self.settings.port),
-            "bind": "127.0.0.1",
-            "protected-mode": "yes",
             "unixsocket": str(self._socket),
             "unixsocketperm": "700",
             "dir": str(self._data),
             "logfile": str(self.log_path),
             "daemonize": "no",
-            "save": "",
             "appendonly": "yes" if self.settings.append_only else "no",
-            "appendfsync": "everysec",
-            # A queue must refuse new work when memory is short, and never drop accepted work.
-            "maxmemory-policy": "noeviction",
         }
         words = [word for name, value in values.items() for word in (f"--{name}", value)]
         self._guard = subprocess.Popen(
