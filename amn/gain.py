@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,32 @@ _ONES = np.ones(5, dtype=np.float32)
 _SUMS = np.stack([np.ones((5, 5)), np.eye(5, k=1) / 4], -1).reshape(25, 2).astype(np.float32)
 
 Values = NDArray[np.float64]
+Vectors = NDArray[np.float32]
 
 
 def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) -> Values:
     """(B, 5, 768) contexts and (B, 768) unit predictions -> (B, 5) in the order of `FEATURES`."""
-    gram = np.vecdot(contexts[:, :, None], contexts[:, None])  # (B, 5, 5)
-    along = np.vecdot(contexts, predictions[:, None])  # (B, 5)
-    solved = np.linalg.solve(gram + _RIDGE, along[..., None])[..., 0]
+    gram, along = _products(contexts, predictions)
     sums = gram.reshape(-1, 25) @ _SUMS
     total = np.sqrt(sums[:, 0])
     made = np.empty((len(gram), len(FEATURES)))
-    made[:, 0] = 1 - np.vecdot(solved, along)
+    made[:, 0] = _novelty(gram, along)
     made[:, 1] = (along @ _ONES) / total
     made[:, 2] = along[:, 4]
     made[:, 3] = sums[:, 1]
     made[:, 4] = total / 5
+    return made
+
+
+def _products(contexts: Vectors, predictions: Vectors) -> tuple[Vectors, Vectors]:
+    """Dot products of the five vectors among themselves, (B, 5, 5), and with the prediction, (B, 5)."""
+    return np.vecdot(contexts[:, :, None], contexts[:, None]), np.vecdot(contexts, predictions[:, None])
+
+
+def _novelty(gram: Vectors, along: Vectors) -> Vectors:
+    """1 - the energy of the projection on the span of the context, (B,)."""
+    solved = np.linalg.solve(gram + _RIDGE, along[..., None])[..., 0]
+    made: Vectors = 1 - np.vecdot(solved, along)
     return made
 
 
@@ -138,10 +149,23 @@ class Calibration:
     expected: tuple[Model, Model]
     weight_edges: Values
     weights: Values
+    _steps: Values = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
 
     def fits(self, amn: str, fallback: str) -> bool:
         """Whether it was fitted for these two models."""
         return (self.amn, self.fallback) == (amn, fallback)
+
+    def predict(self, contexts: Vectors, predictions: Vectors, bank: Sequence[Vectors] = ()) -> Values:
+        """Predicted gain of each request of a batch, (B,), from as few products as it takes."""
+        if isinstance(self.model, Linear) and not len(self.model.coefficients):
+            by_bin = np.where(self._steps > 0, self.model.intercept, 0.0)
+            found: Values = by_bin[self._place(_novelty(*_products(contexts, predictions)))]
+            return found
+        rows = features(contexts, predictions)
+        return self.gain(np.column_stack([rows, *bank]) if self.with_bank else rows)
 
     def gain(self, rows: Values) -> Values:
         """Features (B, F) -> predicted gain of escalating, (B,): expected cosine of the final answer
@@ -150,8 +174,11 @@ class Calibration:
 
     def weight(self, rows: Values) -> Values:
         """Features (B, F) -> weight of the fallback's answer, (B,) in 0..1."""
-        place = np.searchsorted(self.weight_edges, rows[:, 0], side="right")
-        return np.concatenate(([0.0], self.weights))[place]
+        found: Values = self._steps[self._place(rows[:, 0])]
+        return found
+
+    def _place(self, novelty: NDArray[np.floating]) -> NDArray[np.intp]:
+        return np.searchsorted(self.weight_edges, novelty, side="right")
 
 
 def blend(

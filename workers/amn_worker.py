@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from amn.escalation import SHED_DOWN, Allowance, Decision, Scores, decide, hard_rules
 from amn.escalation_scores import GateScores
-from amn.gain import Calibration, features
+from amn.gain import Calibration
 from amn.policy import EscalationPolicy
 from producer import wire
 from producer.answers import AnswerEncoder
@@ -82,10 +82,7 @@ class GateScorer:
             banked = self._bank(vectors)
             confidences, margins = (scores.tolist() for scores in banked)
         if self._calibration is not None:
-            rows = features(contexts, vectors.numpy())
-            if self._calibration.with_bank:
-                rows = np.column_stack([rows, *banked])
-            gains = self._calibration.gain(rows).tolist()
+            gains = self._calibration.predict(contexts, vectors.numpy(), banked).tolist()
         return list(map(Scores, confidences, margins, gains))
 
 

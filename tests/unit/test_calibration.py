@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from amn.calibration_data import FITTED, JUDGED, Scorer, Slice
 from amn.calibration_fit import SCORES, as_model, chosen, fit_model, fit_weights
 from amn.calibration_report import text
 from amn.errors import CheckpointError
-from amn.gain import FEATURES, FILE, blend, features, load_calibration, save_calibration
+from amn.gain import FEATURES, FILE, Linear, blend, features, load_calibration, save_calibration
 from amn.metrics import Predict, context_mean, last_vector
 from amn.policy import load_policy
 from amn.reference import Neighbours
@@ -161,6 +162,19 @@ def test_where_the_fallback_has_no_weight_no_gain_is_predicted(run):
     rows = np.random.default_rng(0).uniform(0, 1, size=(200, len(FEATURES)))
     weights = calibration.weight(rows)
     assert (calibration.gain(rows)[weights == 0] == 0).all()
+
+
+def test_a_worker_scores_a_batch_as_the_features_do(run):
+    x = contexts(50).numpy()
+    answers = x[:, 3]
+    constant = replace(load_calibration(run[0]), model=Linear(coefficients=np.zeros(0), intercept=0.5))
+    trees = as_model(fit_model("trees", 5, features(x, answers).repeat(8, 0), np.arange(400.0)))
+    for calibration in (load_calibration(run[0]), constant, replace(constant, model=trees)):
+        np.testing.assert_allclose(calibration.predict(x, answers), calibration.gain(features(x, answers)))
+    with_bank = replace(constant, with_bank=True, model=Linear(coefficients=np.ones(7), intercept=0.0))
+    bank = [answers[:, 0], answers[:, 1]]
+    rows = np.column_stack([features(x, answers), *bank])
+    np.testing.assert_allclose(with_bank.predict(x, answers, bank), with_bank.gain(rows))
 
 
 def test_every_score_is_held_against_random_and_the_oracle(run):
