@@ -7,6 +7,7 @@ OpsError
 ├── RowsFailed        rows_failed         some rows of a file got no answer
 ├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
 ├── LettersLeft       letters_left        some dead letters did not go back, or ended badly again
+├── JobsUnavailable   jobs_unavailable    a server that RQ cannot use
 ├── AclRefused        acl_refused         a name or password that cannot go into an ACL
 └── Unhealthy         unhealthy           `amn doctor` found something wrong
 """
@@ -72,3 +73,9 @@ class AclRefused(OpsError):
     """A name, or a password, that cannot go into a server's ACL."""
 
     code = "acl_refused"
+
+
+class JobsUnavailable(OpsError):
+    """A server that the jobs cannot use."""
+
+    code = "jobs_unavailable"

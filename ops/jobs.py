@@ -17,8 +17,10 @@ from rq import Queue, Worker, get_current_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from ops.errors import JobsUnavailable
 from ops.files import FileOptions, check_output, open_contexts, predict_through_queue
 from producer import Producer
+from producer.address import CLUSTER, parse_address
 from producer.connection import connect
 from producer.settings import ProducerSettings
 
@@ -36,8 +38,22 @@ def jobs_queue(connection: redis.Redis) -> Queue:
     return Queue(JOBS, connection=connection, serializer=JSONSerializer)
 
 
+def jobs_possible(url: str) -> bool:
+    """Whether RQ can use this server."""
+    return parse_address(url).kind != CLUSTER
+
+
 def rq_connection(settings: ProducerSettings) -> redis.Redis:
-    """A connection for RQ; its blocking reads outlast the ordinary socket timeout."""
+    """A connection for RQ; its blocking reads outlast the ordinary socket timeout.
+
+    Raises:
+        JobsUnavailable: The server is a cluster, where RQ's keys lie on different nodes.
+    """
+    if not jobs_possible(settings.url):
+        raise JobsUnavailable(
+            "RQ, which runs the jobs, does not know Redis Cluster; give the jobs a server of their own "
+            "with --url, or use `amn predict`"
+        )
     return connect(settings, block_ms=(_WORKER_TTL_S + 30) * 1000)
 
 

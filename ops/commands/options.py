@@ -13,7 +13,8 @@ from producer.sampling import RATE_MAX, RATE_MIN
 url = click.option(
     "--url",
     metavar="URL",
-    help="Server address (redis://, rediss:// or unix://). [env: REDIS_URL; else an `amn up` in this folder]",
+    help="Server: redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// (docs/deploy.md). "
+    "[env: REDIS_URL; else an `amn up` in this folder]",
 )
 url_or_own = click.option(
     "--url", metavar="URL", help="Server to use. [env: REDIS_URL; else an embedded one is started]"

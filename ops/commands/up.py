@@ -16,6 +16,7 @@ from ops import console
 from ops.child import Child
 from ops.commands import options
 from ops.errors import ServerFailed
+from ops.jobs import jobs_possible
 from ops.server import ServerSettings
 from ops.settings import (
     DATA_DEFAULT,
@@ -116,7 +117,7 @@ def up(
     )
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
-        beside = [_beside(stack, log, log_level, "jobs", "worker")]
+        beside = [_beside(stack, log, log_level, "jobs", "worker")] if jobs_possible(stack.url) else []
         if sample_rate:
             beside.append(_beside(stack, log, log_level, "drift", "judge"))
         for child in beside:
@@ -150,8 +151,10 @@ def _beside(stack: Stack, log: Path, log_level: str, *words: str) -> Child:
 def _greet(stack: Stack, log: Path, port: int) -> None:
     settings, out = stack.settings, console.out()
     kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
-    others = "1 jobs worker, 1 judge" if settings.sample_rate else "1 jobs worker"
-    out.print(f"[bold green]ready[/]: {kinds}, {others}, on queue {settings.queue}; logs in {log}\n")
+    beside = ["1 jobs worker"] * jobs_possible(stack.url) + ["1 judge"] * bool(settings.sample_rate)
+    out.print(
+        f"[bold green]ready[/]: {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
+    )
     out.print(f"export REDIS_URL='{masked(stack.url)}'", soft_wrap=True)
     if port and stack.server is not None:
         out.print(f"export REDIS_URL='redis://127.0.0.1:{port}/0'   # the same over loopback TCP")
