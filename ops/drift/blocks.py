@@ -7,6 +7,7 @@ small: six sums a slice and lane, and the histograms that the rules compare.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,12 @@ from workers.shadow_scores import MILLION, TIER_TRUE, Labels
 _STATS = ("predictions", "n", "w", "w2", "amn.sum", "amn.squares")
 _UNITS = np.array([1, 1, 1, 1, MILLION, MILLION], dtype=np.float64)
 _SLICES = ("ood", "id")
+#: Histograms by the first letter of their stats: AMN's cosines by slice; of all inputs together, the
+#: nearest of the model's cluster centres, and the OOD score.
+_HISTOGRAMS = {"h": "cosine.{}", "c": "cells", "s": "score"}
+#: Sums of the frozen set that is replayed through the live path have a tier of their own.
+TIER_CANARY = "canary"
+_CANARY = ("n", "amn.sum")
 ALL = ""
 
 
@@ -32,14 +39,16 @@ class Block:
     Attributes:
         sums: By model and lane, six numbers for OOD and six for ID.
         minutes: By model, minutes in which something was sampled.
-        histograms: By model and name, counts by bin: "cosine.ood", "cosine.id".
+        histograms: By model and name, counts by bin: "cosine.ood", "cosine.id", "cells", "score".
         shares: By model, sampled requests by slice, "unknown" included.
+        canary: By model and slice, scored requests of the frozen set and the sum of their cosines.
     """
 
     sums: dict[str, dict[str, list[list[int]]]] = field(default_factory=dict)
     minutes: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     shares: dict[str, dict[str, int]] = field(default_factory=dict)
+    canary: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""
@@ -58,6 +67,9 @@ def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
         models = set()
         for name, amount in sums.items():
             labels, stat = _parsed(name)
+            if labels is not None and labels.tier == TIER_CANARY and stat in _CANARY:
+                row = block.canary.setdefault(labels.model, {}).setdefault(labels.slice, [0, 0])
+                row[_CANARY.index(stat)] += amount
             if labels is None or labels.tier != TIER_TRUE:
                 continue
             models.add(labels.model)
@@ -71,15 +83,15 @@ def _add(block: Block, labels: Labels, stat: str, amount: int) -> None:
     if stat == "predictions":
         shares = block.shares.setdefault(labels.model, {})
         shares[labels.slice] = shares.get(labels.slice, 0) + amount
-    if labels.slice not in _SLICES:
-        return
-    if stat in _STATS:
+    kind, bin_ = stat[:1], stat[1:]
+    if kind in _HISTOGRAMS and bin_.isdigit():
+        named = block.histograms.setdefault(labels.model, {})
+        bins = named.setdefault(_HISTOGRAMS[kind].format(labels.slice), {})
+        bins[bin_] = bins.get(bin_, 0) + amount
+    elif stat in _STATS and labels.slice in _SLICES:
         lanes = block.sums.setdefault(labels.model, {})
         rows = lanes.setdefault(labels.lane, [[0] * len(_STATS), [0] * len(_STATS)])
         rows[_SLICES.index(labels.slice)][_STATS.index(stat)] += amount
-    elif stat[:1] == "h" and stat[1:].isdigit():
-        named = block.histograms.setdefault(labels.model, {}).setdefault(f"cosine.{labels.slice}", {})
-        named[stat[1:]] = named.get(stat[1:], 0) + amount
 
 
 def _unweighted(sums: Floats) -> None:
@@ -173,6 +185,12 @@ class Traffic:
             for name, count in block.shares.get(model, {}).items():
                 found[name] = found.get(name, 0) + count
         return found
+
+    def canary(self, model: str, slice_: str, end_block: int, blocks: int) -> tuple[int, float]:
+        """Requests of the frozen set in a window, and their mean cosine (NaN without any)."""
+        rows = [block.canary.get(model, {}).get(slice_, [0, 0]) for block in self._cut(end_block, blocks)]
+        n, total = (sum(column) for column in zip(*rows, strict=True)) if rows else (0, 0)
+        return n, total / MILLION / n if n else math.nan
 
     def _cut(self, end_block: int, blocks: int) -> list[Block]:
         end = end_block - self.first_block

@@ -15,7 +15,7 @@ from ops.drift.findings import Finding
 from ops.drift.judge import Evaluation, evaluate
 from ops.drift.leader import Leadership
 from ops.drift.memory import BLOCKS_KEPT, Commit, Memory, Order
-from ops.drift.service_rules import Service, input_drift, monitor_health, objectives
+from ops.drift.service_rules import Service, canary, input_drift, monitor_health, objectives
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
@@ -68,7 +68,10 @@ def look(
         now_ms=now_ms, counters=counters, counts=counts, shadow_age_ms=_shadow_age_ms(client, keys, now_ms)
     )
     findings = list(evaluation.findings)
-    findings += [input_drift(model, state.models[model], traffic, settings) for model in _current(evaluation)]
+    for model in _current(evaluation):
+        known = state.models[model]
+        findings.append(canary(model, known, traffic, settings))
+        findings.append(input_drift(model, known, traffic, settings))
     findings += objectives(service, open_block, settings)
     findings.append(monitor_health(state, traffic, service, settings))
     commit = Commit(

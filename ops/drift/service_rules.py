@@ -26,6 +26,8 @@ from ops.drift.statistics import (
 _HOUR = 60 // BLOCK_MIN
 #: Sampled requests without which a coverage is no number.
 _COVERAGE_OF = 100
+#: The frozen set is replayed hourly; its last replay is what counts.
+_CANARY_BLOCKS = 15
 #: Draws scatter: this much beyond the card's range is still within it.
 _RATE_SLACK = 0.1
 #: Histograms of the inputs, the most telling first.
@@ -167,6 +169,29 @@ def _objective(one: Objective, service: Service, end_block: int, settings: Judge
     return _finding(
         one.rule, "page", "insufficient", f"fewer than {settings.events_min} requests in a window"
     )
+
+
+def canary(model: str, known: ModelState, traffic: Traffic, settings: JudgeSettings) -> Finding:
+    """`canary`: the same frozen sequences, replayed through the live path, score differently.
+
+    Nothing of that is chance: the model, its code or its numbers changed, and not the traffic.
+    """
+    values: dict[str, float | int | str] = {}
+    worst = 0.0
+    for name, base in known.canary.items():
+        n, mean = traffic.canary(model, name, traffic.end_block, _CANARY_BLOCKS)
+        if n:
+            values[f"change_{name}"] = round(mean - base, 6)
+            worst = max(worst, abs(mean - base))
+    if not values:
+        return _finding("canary", "ticket", "insufficient", "no frozen set was replayed lately", model=model)
+    text = ", ".join(f"{name.removeprefix('change_')} {change:+.5f}" for name, change in values.items())
+    text = f"the frozen set's mean cosines against the baseline: {text}"
+    if worst > settings.canary_page:
+        return _finding("canary", "page", "firing", text, values, model=model)
+    if worst > settings.canary_ticket:
+        return _finding("canary", "ticket", "firing", text, values, model=model)
+    return _finding("canary", "page", "ok", text, values, model=model)
 
 
 def input_drift(model: str, known: ModelState, traffic: Traffic, settings: JudgeSettings) -> Finding:

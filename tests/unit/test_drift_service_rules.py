@@ -1,0 +1,195 @@
+"""Objectives, canary, inputs and the monitoring itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ops.drift.baseline import learn
+from ops.drift.blocks import ALL, Block, Traffic, block_of
+from ops.drift.findings import Finding
+from ops.drift.service_rules import Service, canary, input_drift, monitor_health, objectives
+from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
+from ops.drift.statistics import BLOCK_MIN
+from workers.shadow_scores import MILLION, Labels
+
+SETTINGS = JudgeSettings()
+NOW = 5_000_000  # a block
+MODEL = "m"
+
+
+def service(rate: float = 10.0, **bad: float) -> Service:
+    """Counters that grew evenly for three days; `bad` are shares of the requests."""
+
+    def at(block: int) -> dict[str, int]:
+        seconds = (block - (NOW - 2000)) * BLOCK_MIN * 60
+        total = round(rate * seconds)
+        counters = {"answered": total, "answered:amn": total}
+        for name, share in bad.items():
+            counters[name] = round(share * total)
+        return counters
+
+    counts = {n: at(n + 1) for n in range(NOW - 900, NOW)}
+    return Service(now_ms=NOW * BLOCK_MIN * 60_000, counters=at(NOW), counts=counts)
+
+
+def finding(found: list[Finding], rule: str) -> Finding:
+    return next(one for one in found if one.rule == rule)
+
+
+@pytest.mark.parametrize(
+    ("share", "state", "severity"),
+    [(0.195, "ok", "page"), (0.25, "firing", "ticket"), (0.35, "firing", "page"), (0.9, "firing", "page")],
+)
+def test_the_fallback_budget_burns_in_multiples_that_it_can_reach(
+    share: float, state: str, severity: str
+) -> None:
+    found = finding(objectives(service(escalated=share), NOW, SETTINGS), "slo_fallback")
+    assert (found.state, found.severity) == (state, severity)
+    assert found.values["share_1h"] == pytest.approx(share, abs=0.001)
+
+
+def test_slow_answers_page_by_burn_rate_and_are_unknown_when_nobody_counts() -> None:
+    assert finding(objectives(service(), NOW, SETTINGS), "slo_latency").state == "insufficient"
+    fast = finding(objectives(service(slow=0.04), NOW, SETTINGS), "slo_latency")
+    assert fast.state == "ok"
+    slow = finding(objectives(service(slow=0.5), NOW, SETTINGS), "slo_latency")
+    assert (slow.state, slow.severity) == ("firing", "page")
+    some = finding(objectives(service(slow=0.1), NOW, SETTINGS), "slo_latency")
+    assert (some.state, some.severity) == ("firing", "ticket")
+
+
+def test_an_alert_ends_soon_after_the_trouble_by_its_short_window() -> None:
+    ill = service(failed=0.2)
+    counts = dict(ill.counts)
+    for block in range(NOW - 7, NOW):  # the last half hour was well
+        counts[block] = {**counts[block], "failed": ill.counters["failed"]}
+    well = Service(now_ms=ill.now_ms, counters=ill.counters, counts=counts)
+    assert finding(objectives(ill, NOW, SETTINGS), "slo_error").severity == "page"
+    after = finding(objectives(well, NOW, SETTINGS), "slo_error")
+    assert after.severity == "ticket" or after.state == "ok"
+
+
+def test_few_requests_burn_nothing() -> None:
+    found = objectives(service(rate=0.01, escalated=0.9), NOW, SETTINGS)
+    assert {one.state for one in found} == {"insufficient"}
+
+
+def test_counters_that_began_anew_do_not_count_backwards() -> None:
+    whole = service(escalated=0.1)
+    emptied = Service(now_ms=whole.now_ms, counters={"answered": 50, "escalated": 5}, counts=whole.counts)
+    assert emptied.since(NOW, 12, ("answered",)) == 50
+
+
+def blocks(n: int, *, ood: int = 5, inside: int = 15, canary_ood: float | None = None) -> list[Block]:
+    """Even traffic, with a replay of the frozen set in every twelfth block."""
+    found = []
+    for t in range(n):
+        sums: dict[str, int] = {}
+        for name, count, mean in (("ood", ood, 0.6), ("id", inside, 0.5)):
+            labels = Labels(MODEL, "general", name)
+            stats = {"predictions": count, "n": count, "amn.sum": round(count * mean * MILLION)}
+            stats["amn.squares"] = round(count * (mean**2 + 0.02) * MILLION)
+            sums |= {labels.field(stat): amount for stat, amount in stats.items()}
+        if canary_ood is not None and t % 12 == 0:
+            labels = Labels(MODEL, "general", "ood", "canary")
+            sums |= {labels.field("n"): 500, labels.field("amn.sum"): round(500 * canary_ood * MILLION)}
+        found.append(block_of([sums]))
+    return found
+
+
+def traffic(blocks: list[Block]) -> Traffic:
+    return Traffic.of(NOW - len(blocks), blocks)
+
+
+def known(**more: Any) -> ModelState:
+    whole = traffic(blocks(288))
+    baselines = {ALL: learn(whole.series[MODEL][ALL], whole.first_block)}
+    return ModelState(first_block=NOW - 600, last_block=NOW - 1, baselines=baselines, **more)
+
+
+@pytest.mark.parametrize(
+    ("mean", "state", "severity"),
+    [(0.6004, "ok", "page"), (0.598, "firing", "ticket"), (0.62, "firing", "page")],
+)
+def test_the_canary_knows_numerics_from_another_model(mean: float, state: str, severity: str) -> None:
+    found = canary(MODEL, known(canary={"ood": 0.6}), traffic(blocks(288, canary_ood=mean)), SETTINGS)
+    assert (found.state, found.severity) == (state, severity)
+
+
+def test_a_canary_that_is_not_replayed_says_nothing() -> None:
+    assert canary(MODEL, known(canary={"ood": 0.6}), traffic(blocks(288)), SETTINGS).state == "insufficient"
+
+
+def test_the_canary_is_no_traffic() -> None:
+    with_it, without = (traffic(blocks(24, canary_ood=c)) for c in (0.9, None))
+    assert (with_it.series[MODEL][ALL] == without.series[MODEL][ALL]).all()
+
+
+def test_twice_the_ood_share_is_a_ticket() -> None:
+    base = known(shares={"ood": 250, "id": 750})
+    assert input_drift(MODEL, base, traffic(blocks(288)), SETTINGS).state == "ok"
+    found = input_drift(MODEL, base, traffic(blocks(288, ood=30, inside=20)), SETTINGS)
+    assert (found.state, found.severity) == ("firing", "ticket")
+    assert "60.0% of the samples are OOD" in found.summary
+
+
+def test_other_cells_of_the_inputs_are_a_ticket_and_chance_is_not() -> None:
+    random = np.random.default_rng(0)
+    shares = random.dirichlet(np.ones(64))
+    cells = {"cells": random.multinomial(9000, shares).tolist()}
+    base = known(shares={"ood": 250, "id": 750}, histograms=cells)
+    for other, state in ((shares, "ok"), (random.dirichlet(np.ones(64)), "firing")):
+        some = blocks(288)
+        label = Labels(MODEL, "general", "unknown")
+        counts = {label.field(f"c{cell}"): int(n) for cell, n in enumerate(random.multinomial(3000, other))}
+        some[100].histograms = block_of([counts]).histograms
+        assert input_drift(MODEL, base, traffic(some), SETTINGS).state == state
+
+
+def health(counters: Service | None = None, state: ModelState | None = None, **sizes: int) -> Finding:
+    some = traffic(blocks(288, **sizes))
+    judge = JudgeState(models={MODEL: state or known()})
+    return monitor_health(judge, some, counters or service(shadowed=0.02), SETTINGS)
+
+
+def test_monitoring_that_works_is_ok() -> None:
+    assert health().state == "ok"
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.2])
+def test_a_sampling_rate_outside_of_the_card_is_a_ticket(share: float) -> None:
+    found = health(service(shadowed=share))
+    assert (found.state, found.severity) == ("firing", "ticket")
+    assert "are sampled" in found.summary
+
+
+def test_a_shadow_stream_that_lags_is_a_ticket() -> None:
+    base = service(shadowed=0.02)
+    late = Service(now_ms=base.now_ms, counters=base.counters, counts=base.counts, shadow_age_ms=90_000)
+    assert "90 s" in health(late).summary
+
+
+def test_truths_that_do_not_come_are_a_ticket() -> None:
+    some = blocks(288)
+    for block in some:
+        for rows in block.sums[MODEL]["general"]:
+            rows[0] *= 2
+    found = monitor_health(JudgeState(models={MODEL: known()}), traffic(some), service(), SETTINGS)
+    assert "truths came for 50%" in found.summary
+
+
+def test_a_day_in_which_nothing_can_be_judged_is_a_ticket_and_a_new_model_has_time_to_learn() -> None:
+    minute_ms = BLOCK_MIN * 60_000
+    silent = known(silent_since_ms=(NOW - 300) * minute_ms)
+    assert "too little data" in health(state=silent).summary
+    silent.first_block = NOW - 300
+    assert health(state=silent).state == "ok"
+
+
+def test_nothing_sampled_is_neither_ok_nor_an_alarm() -> None:
+    found = monitor_health(JudgeState(), Traffic.of(NOW, []), service(), SETTINGS)
+    assert found.state == "insufficient"
