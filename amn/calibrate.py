@@ -110,15 +110,23 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
         own = calibration.gain(judged.rows)
         report["firing"][side] = shown.firing(judged, own)
         lines += decisions(judged, own, reached)
+    report["whole"] = {name: shown.whole(one, weight_of(one, edges, weights)) for name, one in slices.items()}
     validation = slices["validation"]
     report["rate_bound"] = shown.rate_bound(validation, calibration.gain(validation.rows), RATE)
     (out / "decisions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    suggested = (PRESETS_FOLDER / f"{DEFAULT}.toml").read_text("utf-8")
-    suggested = suggested.replace("min = 0.0", f"min = {max(report['rate_bound']['threshold'], 0.0):.8f}")
-    (out / "suggested_policy.toml").write_text(
-        suggested.replace(f'name = "{DEFAULT}"', 'name = "suggested"'), "utf-8"
-    )
+    (out / "suggested_policy.toml").write_text(suggested_policy(report["rate_bound"]), "utf-8")
     return report
+
+
+def suggested_policy(bound: dict[str, float]) -> str:
+    """The default policy with the threshold that holds the rate, for a person to promote.
+
+    Where equal gains make a threshold take next to nothing, it stays as it is: the budget chooses.
+    """
+    text = (PRESETS_FOLDER / f"{DEFAULT}.toml").read_text("utf-8")
+    if bound["rate"] >= RATE / 2:
+        text = text.replace("min = 0.0", f"min = {max(bound['threshold'], 0.0):.8f}")
+    return text.replace(f'name = "{DEFAULT}"', 'name = "suggested"')
 
 
 def weight_of(data: Slice, edges: list[float], weights: list[float]) -> NDArray[np.float64]:

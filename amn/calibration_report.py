@@ -45,6 +45,12 @@ def curves(data: Slice, ranked: dict[str, Cosines], gain: Cosines) -> dict[str, 
     return made
 
 
+def whole(data: Slice, weight: NDArray[np.float64]) -> dict[str, Any]:
+    """Gain over AMN alone if everything were escalated: blended, with a fifth everywhere, and `last`."""
+    ways = {"blend": weight, "a fifth": np.full(len(data), 0.2), "last": np.ones(len(data))}
+    return {name: estimate(data.final(w) - data.fast, data.articles).to_dict() for name, w in ways.items()}
+
+
 def firing(data: Slice, predicted: Cosines) -> dict[str, dict[str, float]]:
     """Share of the windows on which each soft rule of each preset fires, and what is left of them.
 
@@ -106,18 +112,23 @@ def text(report: dict[str, Any]) -> str:
     ]
     if not any(report["weights"]):
         lines += ["", "No weight of this fallback certainly helps: no soft rule will escalate to it."]
+    lines += ["", "## Gain over AMN alone if everything were escalated, in 1e-5", ""]
+    lines += ["| slice | blend | a fifth everywhere | last |", "|---|---:|---:|---:|"]
+    for side, ways in report["whole"].items():
+        lines.append(f"| {side} | {' | '.join(_cell(ways[name]) for name in ('blend', 'a fifth', 'last'))} |")
     for side in JUDGED:
         lines += ["", f"## Gain over AMN alone, {side} (n = {report['n'][side]}), in 1e-5", ""]
         lines += [f"| score | {' | '.join(f'{r:.0%}' for r in RATES)} | over random at 20 % |"]
         lines += ["|---|" + "---:|" * (len(RATES) + 1)]
         for name, row in report["curves"][side].items():
-            cells = [
-                f"{c['mean'] * 1e5:+.0f} [{c['low'] * 1e5:+.0f}, {c['high'] * 1e5:+.0f}]"
-                for c in row.values()
-            ]
+            cells = [_cell(cell) for cell in row.values()]
             mean, low, high = (x * 1e5 for x in row["0.2"]["over_random"])
             lines.append(f"| {name} | {' | '.join(cells)} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] |")
     return "\n".join([*lines, "", *_firing_text(report)])
+
+
+def _cell(found: dict[str, float]) -> str:
+    return f"{found['mean'] * 1e5:+.0f} [{found['low'] * 1e5:+.0f}, {found['high'] * 1e5:+.0f}]"
 
 
 def _firing_text(report: dict[str, Any]) -> list[str]:
@@ -131,8 +142,9 @@ def _firing_text(report: dict[str, Any]) -> list[str]:
     bound = report["rate_bound"]
     lines += [
         "",
-        f"A gain above {bound['threshold']:.6f} takes {bound['rate']:.1%} of the validation windows, and at "
-        f"most {bound['rate_upper_95']:.1%} with 95 % confidence.",
+        f"The least threshold that holds the rate: a gain above {bound['threshold']:.6f} takes "
+        f"{bound['rate']:.1%} of the validation windows, and at most {bound['rate_upper_95']:.1%} with 95 % "
+        "confidence, one-sided. Equal gains are taken together or not at all; then the budget chooses.",
         "",
     ]
     return lines

@@ -13,14 +13,14 @@ import torch
 from amn_helpers import articles, contexts, vector_set
 from sklearn.ensemble import GradientBoostingRegressor
 
-from amn.calibrate import calibrate
+from amn.calibrate import calibrate, suggested_policy
 from amn.calibration_data import FITTED, JUDGED, Scorer, Slice
 from amn.calibration_fit import SCORES, as_model, chosen, fit_model, fit_weights
 from amn.calibration_report import text
 from amn.errors import CheckpointError
 from amn.gain import FEATURES, FILE, Linear, blend, features, load_calibration, save_calibration
 from amn.metrics import Predict, context_mean, last_vector
-from amn.policy import load_policy
+from amn.policy import load_policy, parse_policy
 from amn.reference import Neighbours
 
 
@@ -193,6 +193,13 @@ def test_a_changed_calibration_is_refused(run, tmp_path):
         load_calibration(tmp_path)
     with pytest.raises(CheckpointError, match="such as card"):
         load_calibration(tmp_path / "nowhere")
+
+
+def test_a_threshold_is_suggested_only_when_it_takes_something():
+    taken = suggested_policy({"threshold": 0.002, "rate": 0.17, "rate_upper_95": 0.2})
+    nothing = suggested_policy({"threshold": 0.002, "rate": 0.0, "rate_upper_95": 0.0})
+    assert parse_policy(taken, "x").gain.min == 0.002
+    assert parse_policy(nothing, "x").gain.min == 0
 
 
 def test_another_format_is_refused(tmp_path):
