@@ -10,6 +10,7 @@ import click
 from ops.acl import CLIENT_ROLES, ROLES, acl_line
 from ops.commands import options
 from ops.errors import AclRefused
+from producer.partitions import partition_queues
 
 _VARIABLE = "AMN_ACL_PASSWORD"
 
@@ -23,8 +24,14 @@ _VARIABLE = "AMN_ACL_PASSWORD"
     metavar="NAME",
     help="Of a producer: its AMN_CLIENT, whose replies it may read. [default: the user's name]",
 )
+@click.option(
+    "--partitions",
+    type=int,
+    metavar="N",
+    help="The queue is NAME.p0 to NAME.p<N-1>. [default: one queue]",
+)
 @options.queue
-def acl(role: str, user: str, client: str, queue: str | None) -> None:
+def acl(role: str, user: str, client: str, partitions: int | None, queue: str | None) -> None:
     """Print the `user` line of ROLE, for the file that the server's `aclfile` names.
 
     The password is read from AMN_ACL_PASSWORD, else from standard input, and is in the line only as
@@ -37,7 +44,9 @@ def acl(role: str, user: str, client: str, queue: str | None) -> None:
     """
     if client and role not in CLIENT_ROLES:
         raise AclRefused(f"a {role} has no client name; --client goes with {' or '.join(CLIENT_ROLES)}")
-    click.echo(acl_line(role, queue=queue or "main", user=user, password=_password(user), client=client))
+    name = queue or "main"
+    queues = (name,) if partitions is None else partition_queues(name, partitions)
+    click.echo(acl_line(role, queues=queues, user=user, password=_password(user), client=client))
 
 
 def _password(user: str) -> str:

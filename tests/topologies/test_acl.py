@@ -55,7 +55,7 @@ class Guarded:
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     need(request.param)
     lines = [
-        acl_line(role, queue="main", user=user, password=PASSWORD, client=client)
+        acl_line(role, queues=["main"], user=user, password=PASSWORD, client=client)
         for user, (role, client) in USERS.items()
     ]
     file = tmp_path_factory.mktemp("acl") / "users.acl"
@@ -261,15 +261,44 @@ def test_an_acl_cannot_keep_a_producer_from_trimming(guarded: Guarded) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"password": "short"}, {"user": "a b"}, {"queue": "a}b"}, {"client": "a.b"}, {"client": "a*"}],
+    [
+        {"password": "short"},
+        {"user": "a b"},
+        {"queues": ["main", "a}b"]},
+        {"client": "a.b"},
+        {"client": "a*"},
+    ],
     ids=str,
 )
-def test_what_would_widen_a_rule_is_refused(wrong: dict[str, str]) -> None:
+def test_what_would_widen_a_rule_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(AclRefused):
-        acl_line("producer", **{"queue": "main", "user": "u", "password": PASSWORD} | wrong)
+        acl_line("producer", **{"queues": ["main"], "user": "u", "password": PASSWORD} | wrong)
 
 
 def test_the_command_prints_the_line_and_not_the_password(amn: Any) -> None:
     ended = amn("acl", "producer", "--user", "team-a", AMN_ACL_PASSWORD=PASSWORD)
-    assert ended.stdout == acl_line("producer", queue="main", user="team-a", password=PASSWORD) + "\n"
+    assert ended.stdout == acl_line("producer", queues=["main"], user="team-a", password=PASSWORD) + "\n"
     assert PASSWORD not in ended.stdout + ended.stderr
+
+
+def test_partitions_are_named_one_by_one(guarded: Guarded) -> None:
+    line = acl_line("producer", queues=["main.p0", "main.p1"], user="u", password=PASSWORD, client="c")
+    name = "u"
+    with guarded.client("admin") as admin:
+        admin.execute_command("ACL", "SETUSER", name, *_words(line))
+        for queue, may in (("main.p0", True), ("main.p1", True), ("main.p2", False), ("main", False)):
+            answer = admin.execute_command("ACL", "DRYRUN", name, "XADD", Keys(queue).requests, "*", "a", "b")
+            assert (answer == b"OK") is may
+        admin.execute_command("ACL", "DELUSER", name)
+
+
+def _words(line: str) -> list[str]:
+    """The rules of a line as the arguments of ACL SETUSER: a selector is one."""
+    words = line.split()[2:]
+    found: list[str] = []
+    for word in words:
+        if found and found[-1].startswith("(") and not found[-1].endswith(")"):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
