@@ -16,9 +16,11 @@ _MISSING, _ALTERED = "missing: ", "altered: "
 
 def look(root: Path) -> dict[str, str]:
     """Ids by role; or what is wrong, after `missing: ` or `altered: `."""
+    secondary = root / "fallback_secondary"
     return {
         "model": _identity(root / "production_model"),
         "fallback": _identity(root / "fallback_accuracy"),
+        **({"secondary": _identity(secondary)} if secondary.exists() else {}),
         "bank": _identity(root / "reference_bank"),
         "policy": _policy(root),
     }

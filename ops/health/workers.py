@@ -131,11 +131,16 @@ def _progress(workers: list[WorkerFacts]) -> Finding:
 
 def _served(workers: list[WorkerFacts], artifacts: Mapping[str, str]) -> Finding:
     """Whether workers serve what the links on this machine name: a refused swap shows here."""
-    wanted = {"amn": artifacts.get("model", ""), "fallback": artifacts.get("fallback", "")}
+    # A fallback worker serves the first or the second place of the chain.
+    roles = {"amn": ("model",), "fallback": ("fallback", "secondary")}
+    wanted = {
+        kind: [artifacts[name] for name in names if "@" in artifacts.get(name, "")]
+        for kind, names in roles.items()
+    }
     others = [
-        f"{worker.name} serves {worker.model}, the link names {wanted[worker.kind]}"
+        f"{worker.name} serves {worker.model}, the link names {' or '.join(wanted[worker.kind])}"
         for worker in workers
-        if worker.model and "@" in wanted.get(worker.kind, "") and worker.model != wanted[worker.kind]
+        if worker.model and wanted.get(worker.kind) and worker.model not in wanted[worker.kind]
     ]
     if not others:
         models = sorted({worker.model for worker in workers if worker.model})

@@ -106,6 +106,13 @@ def test_workers_that_do_not_serve_what_the_links_name_are_a_warning() -> None:
     assert found("models", artifacts={"model": "missing: x"}).level == OK  # a machine without models
 
 
+def test_a_worker_of_the_second_place_serves_the_second_fallback() -> None:
+    workers = [*facts().workers, worker("fallback", model="transformer@1")]
+    assert found("models", workers=workers).level == WARNING
+    both = facts().artifacts | {"secondary": "transformer@1"}
+    assert found("models", workers=workers, artifacts=both).level == OK
+
+
 def test_an_old_entry_means_that_nobody_serves_it() -> None:
     old = StreamFacts(entries=7, leased=7, payload_bytes=1, oldest_age_ms=60_000)
     streams = facts().streams | {"requests": old, "shadow": old}

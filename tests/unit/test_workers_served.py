@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from amn.promotion import move
+from workers.commands import worker
+from workers.pool import PoolSettings
 from workers.served import identity, look, pin, served_by
 
 
@@ -77,3 +79,11 @@ def test_models_and_banks_say_who_they_are(root: Path, tmp_path: Path) -> None:
         "model": "amn@0123456789ab",
         "bank": "bank_1",
     }
+
+
+def test_a_pool_tells_its_workers_their_limits(tmp_path: Path) -> None:
+    settings = PoolSettings(url="redis://127.0.0.1", fallback_entries_max=7, fallback_bytes_max=9)
+    command = settings.command("amn", tmp_path)
+    parsed = worker.commands["amn"].make_context("amn", command[command.index("amn") + 1 :])
+    assert (parsed.params["fallback_entries_max"], parsed.params["fallback_bytes_max"]) == (7, 9)
+    assert "--fallback-entries-max" not in PoolSettings(url="redis://127.0.0.1").command("amn", tmp_path)
