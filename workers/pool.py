@@ -232,11 +232,10 @@ class Pool:
 
     def _spawn(self, kind: str, version: Version) -> WorkerProcess:
         settings, served = self._settings, version.served
-        if served not in self._pinned:
-            assert self._pins is not None
-            folder = Path(self._pins.name) / str(len(self._pinned))
-            self._pinned[served] = pin(served, settings.artifacts, folder)
-        command = settings.command(kind, self._pinned[served])
+        assert self._pins is not None
+        folder = self._pinned.setdefault(served, Path(self._pins.name) / str(len(self._pinned)))
+        # Each time anew: whoever tidies up temporary folders may have been there since.
+        command = settings.command(kind, pin(served, settings.artifacts, folder))
         return WorkerProcess(kind, command, settings.environment(), self._log)
 
     def _where(self) -> str:

@@ -54,12 +54,13 @@ def look(root: Path) -> Served:
 
 
 def pin(served: Served, root: Path, folder: Path) -> Path:
-    """Makes `folder` a copy of `root` whose links do not move; returns it."""
-    folder.mkdir(parents=True)
+    """Makes `folder` a copy of `root` whose links do not move; returns it. Idempotent."""
+    folder.mkdir(parents=True, exist_ok=True)
     targets = {name: os.path.realpath(root / name) for name in STANDARD}
     targets |= {name: target for name, target, _ in served.links}
     for name, target in targets.items():
-        (folder / name).symlink_to(target)
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(target)
     return folder
 
 

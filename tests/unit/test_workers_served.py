@@ -11,7 +11,7 @@ import pytest
 from amn.promotion import move
 from workers.commands import worker
 from workers.pool import PoolSettings
-from workers.served import identity, look, pin, served_by
+from workers.served import Served, identity, look, pin, served_by
 
 
 def model(folder: Path, digest: str = "0123456789abcdef") -> Path:
@@ -63,6 +63,9 @@ def test_a_pinned_copy_stays_when_the_links_move(root: Path, tmp_path: Path) -> 
     pinned = pin(look(root), root, tmp_path / "pins" / "0")
     move(root / "production_model", root / "models" / "b")
     assert (pinned / "production_model").resolve() == root / "models" / "a"
+    (pinned / "production_model").unlink()
+    pin(Served(look(root).links), root, pinned)  # somebody tidied up: it is made again
+    assert (pinned / "production_model").resolve() == root / "models" / "b"
     # What is missing leads to where it should be, so that a worker's message names that place.
     assert os.path.realpath(pinned / "reference_bank") == str(root / "reference_bank")
 
