@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import compare, drain
+from bench import compare, drain, latency, micro
 
 
 @click.group()
@@ -12,7 +12,7 @@ def main() -> None:
     """Measure this machine."""
 
 
-for _command in (drain.command, compare.command):
+for _command in (drain.command, compare.command, latency.command, micro.command):
     main.add_command(_command)
 
 if __name__ == "__main__":

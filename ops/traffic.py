@@ -1,6 +1,6 @@
 """Sends a sample through the queue at an open-loop rate, and collects what comes back.
 
-Open loop: request i is due at start + i / rate, whatever happened to the ones before it, so a slow
+Open loop: request i is due at its time, whatever happened to the ones before it, so a slow
 system cannot slow its own measurement down. How late requests left is reported beside the latency.
 """
 
@@ -30,14 +30,24 @@ class TrafficSettings:
 
     Attributes:
         requests: How many.    rate: Per second; 0 for as fast as `in_flight_max` allows.
+        poisson: Whether the times between requests are random (exponential) instead of equal.
         in_flight_max: Requests that may wait for their answer at once.
         run_id: Starts the sequence ids, so that two runs never mix.
     """
 
     requests: int
     rate: float
+    poisson: bool = False
     in_flight_max: int = 1024
     run_id: str = "run"
+
+    def due_s(self) -> NDArray[np.float64]:
+        """Shape (N,): when each request is due, seconds after the start; all at once without a rate."""
+        if not self.rate:
+            return np.zeros(self.requests)
+        if not self.poisson:
+            return np.arange(self.requests) / self.rate
+        return np.cumsum(np.random.default_rng(0).exponential(1 / self.rate, self.requests))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +72,7 @@ class Traffic:
         self._settings = settings
         self._waiting: deque[tuple[int, Handle]] = deque()
         self._slow: list[tuple[int, Handle]] = []
+        self._due_s = settings.due_s()
         self._send_lag_ms = np.zeros(settings.requests, dtype=np.float32)
         self.tally = Tally(sample, settings.requests)
         self.sent = 0
@@ -106,17 +117,14 @@ class Traffic:
     def _send_due(self, started_s: float) -> int:
         settings = self._settings
         elapsed_s = time.perf_counter() - started_s
-        due = settings.requests
-        if settings.rate:
-            due = min(due, int(elapsed_s * settings.rate) + 1)
+        due = int(np.searchsorted(self._due_s, elapsed_s, side="right"))
         count = min(due - self.sent, _CHUNK, settings.in_flight_max - self._producer.in_flight)
         if count <= 0:
             return 0
         numbers = range(self.sent, self.sent + count)
         if settings.rate:
-            self._send_lag_ms[self.sent : self.sent + count] = [
-                (elapsed_s - i / settings.rate) * 1000 for i in numbers
-            ]
+            late_s = elapsed_s - self._due_s[self.sent : self.sent + count]
+            self._send_lag_ms[self.sent : self.sent + count] = late_s * 1000
         handles = self._producer.submit_many(
             [self._sample.context(i) for i in numbers],
             options=[self._sample.options(i, settings.run_id) for i in numbers],
@@ -148,7 +156,7 @@ class Traffic:
         """Sleeps until the next request is due; without a rate, or at the end, a moment."""
         settings, wait_s = self._settings, 0.0005
         if settings.rate and self.sent < settings.requests:
-            wait_s = started_s + self.sent / settings.rate - time.perf_counter()
+            wait_s = started_s + float(self._due_s[self.sent]) - time.perf_counter()
             if self._producer.in_flight >= settings.in_flight_max:
                 wait_s = max(wait_s, 0.0005)
         elif not settings.rate and self._producer.in_flight + _CHUNK <= settings.in_flight_max:

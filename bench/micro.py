@@ -1,0 +1,161 @@
+"""python -m bench micro: the parts of a request's time, one thread, microseconds a context.
+
+model   by engine, dtype and batch: torch as written, torch folded (what workers run), the same under
+        torch.compile-free ONNX Runtime where it is installed, bf16 and int8 weights
+gate    exact search on the shipped bank by batch
+wire    encode and decode of a request, encode of an answer
+finish  the script that ends a batch, on a real server, by batch
+Engines are called in turns and the median of many rounds is kept, so that a busy moment hits all.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from amn.folded import fold
+from amn.predictor import Predictor
+from bench.engines import engines
+from bench.machine import environment
+from ops.sample import Sample
+from ops.server import Server, ServerSettings
+from producer import Options, ProducerSettings
+from producer.requests import prepare
+from producer.wire import decode_request, encode_reply
+from workers.outcomes import answered
+from workers.queue import LeasedQueue
+from workers.settings import WorkerSettings
+
+BATCHES = (1, 8, 32, 64, 128, 256)
+ROUNDS = 60
+
+
+@click.command("micro")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(out: Path) -> None:
+    """Engines, gate, wire and finish step; writes micro.json and micro.md."""
+    torch.set_num_threads(1)
+    root = Path("artifacts/lvm")
+    predictor = Predictor.open(root / "production_model", root / "reference_bank")
+    sample = Sample.load(Path("artifacts/sample/sequences.npz"))
+    contexts = np.stack([sample.context(i) for i in range(max(BATCHES))]).astype(np.float32)
+    with threadpool_limits(1):
+        report = {
+            "environment": environment(),
+            "us_per_context": {**_models(predictor, contexts), "gate, exact": _gate(predictor, contexts)},
+            "us": {**_wire(contexts), **_finish(contexts)},
+        }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "micro.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    text = table(report)
+    (out / "micro.md").write_text(text, "utf-8")
+    click.echo(text)
+
+
+def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns."""
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            started_s = time.perf_counter()
+            call()
+            took[name].append(time.perf_counter() - started_s)
+    return {name: statistics.median(values[rounds // 6 :]) for name, values in took.items()}
+
+
+def _models(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[int, float]]:
+    model = predictor.checkpoint.model
+    named = engines(model, fold(model))
+    rows: dict[str, dict[int, float]] = {f"model, {name}": {} for name in named}
+    for size in BATCHES:
+        batch = np.ascontiguousarray(contexts[:size])
+        took = in_turns({name: lambda e=engine, b=batch: e(b) for name, engine in named.items()})
+        for name, seconds in took.items():
+            rows[f"model, {name}"][size] = round(seconds / size * 1e6, 1)
+    return rows
+
+
+def _gate(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[int, float]:
+    bank = predictor.bank
+    assert bank is not None
+    vectors = predictor.forward(contexts)
+    calls = {str(size): lambda s=size: bank.top2(vectors[:s]) for size in BATCHES}
+    return {int(size): round(s / int(size) * 1e6, 1) for size, s in in_turns(calls).items()}
+
+
+def _wire(contexts: NDArray[np.float32]) -> dict[str, float]:
+    settings = ProducerSettings()
+    raw = prepare(contexts[0], Options(), "client", settings).payload
+    reply = _reply(contexts)
+    calls: dict[str, Callable[[], object]] = {
+        "check and encode a request": lambda: prepare(contexts[0], Options(), "client", settings),
+        "decode a request": lambda: decode_request(raw),
+        "encode an answer": lambda: encode_reply(reply),
+    }
+    return {name: round(s * 1e6, 1) for name, s in in_turns(calls, 600).items()}
+
+
+def _reply(contexts: NDArray[np.float32]) -> object:
+    from producer.messages import Reply
+
+    return Reply(
+        id="r",
+        vector=contexts[0, 0],
+        confidence=0.7,
+        margin=0.1,
+        served_by="amn",
+        model="m",
+        bank="b",
+        policy="p",
+        confidence_method="top1",
+        margin_method="distinct",
+    )
+
+
+def _finish(contexts: NDArray[np.float32]) -> dict[str, float]:
+    """Milliseconds are the server's too: a round trip with the script, per request of the batch."""
+    from producer import Producer
+
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
+        settings = ProducerSettings(url=server.url)
+        queue = LeasedQueue(WorkerSettings(kind="amn", producer=settings), "amn:{main}:requests", "micro")
+        queue.ensure_group()
+        reply = _reply(contexts)
+        with Producer(settings=settings) as producer:
+            for size in (1, 32, 256):
+                took = []
+                for _ in range(20):
+                    producer.submit_many(list(contexts[:size]))
+                    entries = []
+                    while len(entries) < size:
+                        entries += queue.lease()
+                    outcomes = [answered(entry, producer.client_id, reply) for entry in entries]  # type: ignore[arg-type]
+                    started_s = time.perf_counter()
+                    queue.finish(outcomes)
+                    took.append(time.perf_counter() - started_s)
+                found[f"finish, a request of {size}"] = round(statistics.median(took) / size * 1e6, 1)
+        queue.close()
+    return found
+
+
+def table(report: Mapping[str, object]) -> str:
+    """Markdown."""
+    lines = ["Microseconds a context, one thread, by batch size:", ""]
+    lines += ["| | " + " | ".join(str(size) for size in BATCHES) + " |", "|---|" + "---:|" * len(BATCHES)]
+    for name, row in report["us_per_context"].items():  # type: ignore[attr-defined]
+        lines.append(f"| {name} | " + " | ".join(f"{row[size]:,.1f}" for size in BATCHES) + " |")
+    lines += ["", "| step | us |", "|---|---:|"]
+    lines += [f"| {name} | {value:,.1f} |" for name, value in report["us"].items()]  # type: ignore[attr-defined]
+    facts = ", ".join(f"{name} {value}" for name, value in report["environment"].items())  # type: ignore[attr-defined]
+    return "\n".join([*lines, "", f"{facts}.", ""])
