@@ -162,11 +162,13 @@ class LeasedQueue:
 
     def _reclaimed(self) -> list[Entry]:
         queue = self.settings.queue
-        start = self._reclaim_from or [b"0-0"] * len(self.streams)
+        beginning = [b"0-0"] * len(self.streams)
+        start = self._reclaim_from or beginning
         arguments = [GROUP, self.name, queue.lease_ms, queue.batch_max, *start]
         self._reclaim_from, rows = self._reads.run(self._reclaim, list(self.streams), arguments)
-        if len(rows) < queue.batch_max and set(self._reclaim_from) == {b"0-0"}:
-            self._reclaim_at = time.monotonic() + queue.lease_ms / 4000  # else there may be more
+        if len(rows) < queue.batch_max and start == self._reclaim_from == beginning:
+            # All of them were looked at in one go; else the next read goes on.
+            self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
         first = self._first_place
         return [Entry(entry, _fields(flat), n, first + i - 1) for i, entry, n, flat in rows]
 

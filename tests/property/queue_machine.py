@@ -149,7 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def repeat_a_submit_however_late(self, data: Any) -> None:
-        client, outgoing = data.draw(st.sampled_from(self.sent))
+        client, outgoing = self.sent[data.draw(st.integers(0, len(self.sent) - 1))]
         known = self.model.seen.get(outgoing.id)
         if known is not None and (known.outgoing is outgoing or not known.cancelled):
             assert self._send(client, outgoing) == (1 if known.client == client else 0)
@@ -179,7 +179,8 @@ class QueueMachine(RuleBasedStateMachine):
         queue, mine = self.queues[worker], self._reads(worker)
         over = [work for place in mine for work in self.model.places[place] if work.expired]
         free = {p: [work for work in self.model.places[p] if not work.holder] for p in mine}
-        queue._reclaim_at = 0.0  # looks for expired leases each time, and not each quarter of a lease
+        # Looks for expired leases each time, and at all of them: not each quarter of a lease, in turns.
+        queue._reclaim_at, queue._reclaim_from = 0.0, []
         # A server ends a wait of a millisecond after up to a hundred: only where there is something.
         entries = queue.lease(block=block and any(free.values()))
         assert len(entries) <= BATCH_MAX

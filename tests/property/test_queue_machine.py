@@ -7,7 +7,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from queue_machine import QueueMachine
 
 #: fakeredis is asked more often: a step takes less there than a round trip.
-EXAMPLES = {"fake": 80, "valkey": 40, "redis": 40}
+EXAMPLES = {"fake": 50, "valkey": 25, "redis": 25}
 
 
 def test_the_queue_does_what_its_model_does(server):
