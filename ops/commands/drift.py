@@ -220,6 +220,41 @@ def simulate(
         show_simulation(console.out(), rows)
 
 
+@drift.command()
+@click.option(
+    "--exemplars",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="An .npz with contexts (N, 5, 768), truths (N, 768), and perhaps lanes and slices. "
+    "[default: the shipped sample]",
+)
+@click.option("--model", type=click.Path(path_type=Path), help="Folder. [default: the production model]")
+@click.option("--against", type=click.Path(path_type=Path), help="Folder. [default: the fallback]")
+@options.as_json
+@options.artifacts
+def replay(
+    exemplars: Path | None, model: Path | None, against: Path | None, as_json: bool, artifacts: Path | None
+) -> None:
+    """Score the same sequences with two models, and compare pair by pair.
+
+    Because the items are the same, a difference of 0.01 shows in a few hundred of them.
+    """
+    from amn.predictor import Predictor
+    from ops.drift.replay import Exemplars, cosines, differences
+    from ops.drift.views import replay_json, show_replay
+    from ops.sample import Sample
+    from ops.settings import artifacts_folder, sample_path
+
+    root = artifacts_folder(artifacts)
+    chosen = Exemplars.load(exemplars) if exemplars else Exemplars.of_sample(Sample.load(sample_path(None)))
+    one = Predictor.open(model or root / "production_model")
+    other = Predictor.open(against or root / "fallback_accuracy")
+    found = differences(cosines(one, chosen), cosines(other, chosen), chosen)
+    if as_json:
+        click.echo(json.dumps(replay_json(one.model_id, other.model_id, found), indent=2))
+    else:
+        show_replay(console.out(), one.model_id, other.model_id, found)
+
+
 class _Looking:
     """A client and the judge's memory, for the length of a command."""
 

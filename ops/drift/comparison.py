@@ -111,7 +111,8 @@ def compare(window: Window, reference: Reference, settings: JudgeSettings) -> Co
     sums, blocks = window.sums, window.sums.shape[-1]
     expected = reference.expected(window.first_block, blocks)
     now = means(sums, expected)
-    raw = means(sums).mean
+    with np.errstate(invalid="ignore", divide="ignore"):
+        raw = sums[X].sum(-1) / sums[W].sum(-1)
     last = recent(sums, expected, reference.noise, settings.recent_error)
     fixed = standardised(window.lanes, reference)
     wander = 2 * reference.tau**2

@@ -22,8 +22,8 @@ from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY, ID, OOD, Floats, W, 
 from ops.drift.synthetic import Scenario, sums
 
 _LEARN_DAYS = 7
-#: Evaluations in a row, each of a new block here, that a 24 h rule must fire.
-_IN_A_ROW = 3
+#: The 24 h rules are looked at every so many blocks; a day's mean moves little in a quarter of an hour.
+_EVERY = 3
 #: Crossings less than this apart are one episode of the naive rule: an hour of hysteresis.
 _ONE_EPISODE = 12
 _RULES = ("fast_drop", "ood_delta", "level", "naive")
@@ -194,7 +194,7 @@ def _slow(
     Only where the drop itself is large enough is there anything to judge, which is rare.
     """
     offset = _sliding(one, expected)
-    day = BLOCKS_PER_DAY
+    enough = _day_sums(one[W]).min(0) >= settings.requests_min
     low = {
         "ood_delta": offset[ID] - offset[OOD] >= settings.drop_page,
         "level": (-offset[ID] >= settings.drop_page) | (-offset[OOD] >= settings.level_ood_page),
@@ -204,21 +204,19 @@ def _slow(
         "level": (rules.level_fires, rules.level_lasts, bars.level_se),
     }
     for rule, (fires, lasts, u) in judge.items():
-        row, firing = 0, False
-        for at in low[rule].nonzero()[0]:
-            end = int(at) + day
-            if end <= _LEARN_DAYS * day:
+        firing = False
+        for at in np.flatnonzero(low[rule] & enough):
+            end = int(at) + BLOCKS_PER_DAY
+            if end <= _LEARN_DAYS * BLOCKS_PER_DAY or end % _EVERY:
                 continue
-            window = Window(first_block=end - day, sums=one[..., end - day : end], lanes={})
+            sums_24h = one[..., end - BLOCKS_PER_DAY : end]
+            window = Window(first_block=end - BLOCKS_PER_DAY, sums=sums_24h, lanes={})
             seen = compare(window, reference, settings)
             if firing:
                 firing = lasts(seen, settings)
-                continue
-            fired = fires(seen, u, settings) == rules.PAGE
-            row = row + 1 if fired and (row == 0 or low[rule][at - 1]) else int(fired)
-            if row == _IN_A_ROW:
+            elif fires(seen, u, settings) == rules.PAGE:
                 yield rule, end - 1
-                row, firing = 0, True
+                firing = True
                 if once_after is not None and end - 1 >= once_after:
                     break
 

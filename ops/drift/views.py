@@ -14,6 +14,7 @@ from rich.table import Table
 from ops.drift.blocks import ALL
 from ops.drift.comparison import Comparison
 from ops.drift.loop import Look
+from ops.drift.replay import Difference
 from ops.drift.wording import comparison_values, verdict
 
 #: A judge that has not finished an evaluation for this long is not at work.
@@ -151,6 +152,30 @@ def show_simulation(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
         out.print(
             f"\n{rows[0]['years']:.1f} healthy years a rate; drops are waited for {rows[0]['horizon_h']:g} h"
         )
+
+
+def replay_json(one: str, other: str, found: Sequence[Difference]) -> dict[str, Any]:
+    """Plain values: `amn drift replay --json`."""
+    groups = []
+    for row in found:
+        low, high = (None if math.isnan(value) else round(value, 6) for value in row.interval)
+        figures = {"mean": round(row.mean_one, 6), "against": round(row.mean_other, 6)}
+        figures |= {"difference": round(row.difference, 6)}
+        groups.append({"group": row.group, "n": row.n, **figures, "low_99": low, "high_99": high})
+    return {"model": one, "against": other, "groups": groups}
+
+
+def show_replay(out: Console, one: str, other: str, found: Sequence[Difference]) -> None:
+    """Mean cosines of both models and their paired difference."""
+    table = Table("sequences", box=None, pad_edge=False)
+    for column in ("n", one, other, "difference", "99 % CI"):
+        table.add_column(column, justify="right")
+    for row in found:
+        low, high = row.interval
+        interval = "-" if math.isnan(low) else f"{low:+.4f} {high:+.4f}"
+        means = (f"{row.mean_one:.4f}", f"{row.mean_other:.4f}", f"{row.difference:+.4f}")
+        table.add_row(row.group, f"{row.n:,}", *means, interval)
+    out.print(table)
 
 
 def hours(value: float | None) -> str:
