@@ -1,0 +1,120 @@
+"""One alert as it is stored and told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Self
+
+from ops.drift.findings import Finding, Severity
+
+#: "ok" is an alert that was never told, or was resolved.
+Phase = Literal["ok", "pending", "firing", "recovering"]
+#: What a message tells. "" is no message.
+Kind = Literal["", "trigger", "raised", "reminder", "resolve"]
+#: Ascending.
+SEVERITIES: tuple[Severity, ...] = ("ticket", "page")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """One rule on one series, from its first firing evaluation until some time after its end.
+
+    Times are epoch milliseconds; 0 is never.
+
+    Attributes:
+        id: Fingerprint: the same for every incident of this rule on this series.
+        rule, severity, model, lane, values, runbook, beside: As `Finding`; the severity is the
+            incident's worst so far.
+        summary: What the rule said when it last fired.    latest: What it said last.
+        source: Who evaluates it: "judge" or "sender".
+        phase: Where it stands.
+        count: Firing evaluations in a row, while pending.    counted_ms: When it last grew.
+        seen_ms: Last evaluation of any outcome.
+        since_ms: First evaluation of this incident that fired.
+        fired_ms: When it was sure.    rests_since_ms: Since when it recovers.
+        resolved_ms: When it ended.
+        told_ms: Last message of this incident.    told_severity: Its severity; "" before the first.
+        silence: Id of the silence that holds its messages back.
+    """
+
+    id: str
+    rule: str
+    model: str = ""
+    lane: str = ""
+    severity: Severity = "ticket"
+    summary: str = ""
+    latest: str = ""
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+    runbook: str = ""
+    beside: str = ""
+    source: str = "judge"
+    phase: Phase = "ok"
+    count: int = 0
+    counted_ms: int = 0
+    seen_ms: int = 0
+    since_ms: int = 0
+    fired_ms: int = 0
+    rests_since_ms: int = 0
+    resolved_ms: int = 0
+    told_ms: int = 0
+    told_severity: str = ""
+    silence: str = ""
+
+    @classmethod
+    def of(cls, finding: Finding, environment: str, source: str) -> Self:
+        """The resting alert of a finding."""
+        rule, model, lane = finding.identity
+        name = fingerprint(environment, rule, model, lane)
+        return cls(id=name, rule=rule, model=model, lane=lane, source=source)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "values": dict(self.values)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`; what a later version added is left out."""
+        return cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """What is told about an alert.
+
+    Attributes:
+        id: The same at every attempt and at every sink; given by the outbox.
+        kind: What happened.    at_ms: When.
+        alert: As it was then.
+    """
+
+    id: str
+    kind: Kind
+    at_ms: int
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """What one evaluation changed.
+
+    Attributes:
+        alert: As it is now.    before: The phase that it was in.
+        kind: The message in the outbox, or "".
+    """
+
+    alert: Alert
+    before: Phase
+    kind: Kind
+
+
+def fingerprint(environment: str, rule: str, model: str, lane: str) -> str:
+    """32 hexadecimal digits that name an alert for ever; no number and no time is part of it."""
+    return hashlib.sha256("|".join((environment, rule, model, lane)).encode()).hexdigest()[:32]
+
+
+def louder(one: str, other: str) -> bool:
+    """Whether severity `one` is above `other`; "" is below all."""
+    order = ("", *SEVERITIES)
+    return order.index(one) > order.index(other)

@@ -1,0 +1,91 @@
+"""Silences: what is evaluated and shown, and not told, for a while."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, cast
+
+import redis
+
+from ops.alerts.alert import Alert
+from producer.connection import script_text
+from producer.keys import Keys
+
+#: More than this nobody keeps in view.
+SILENCES_MAX = 200
+#: Nothing is silenced for good: what should never be told should not be a rule.
+SILENCE_MS_MAX = 30 * 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """Which alerts are held back, until when, why and by whom.
+
+    Attributes:
+        id: Name.    until_ms, made_ms: Epoch milliseconds.
+        alert: Id of one alert; else "", and the next three say which.
+        rule, model, lane: What must be equal; "" is anything.
+    """
+
+    id: str
+    until_ms: int
+    made_ms: int
+    reason: str
+    author: str
+    alert: str = ""
+    rule: str = ""
+    model: str = ""
+    lane: str = ""
+
+    @classmethod
+    def new(cls, **values: Any) -> Self:
+        """With an id of its own."""
+        return cls(id=secrets.token_hex(4), **values)
+
+    def matches(self, alert: Alert, now_ms: int) -> bool:
+        """Whether it holds this alert back now."""
+        if now_ms >= self.until_ms:
+            return False
+        if self.alert:
+            return self.alert == alert.id
+        wanted = ((self.rule, alert.rule), (self.model, alert.model), (self.lane, alert.lane))
+        return all(one in ("", other) for one, other in wanted)
+
+
+def silence_of(alert: Alert, silences: Iterable[Silence], now_ms: int) -> str:
+    """Id of the silence that holds longest, or ""."""
+    found = [one for one in silences if one.matches(alert, now_ms)]
+    return max(found, key=lambda one: one.until_ms).id if found else ""
+
+
+def parse_silences(stored: Mapping[bytes, bytes]) -> list[Silence]:
+    """Of the stored hash; the one that ends first comes first."""
+    found = [Silence(**json.loads(text)) for text in stored.values()]
+    return sorted(found, key=lambda one: one.until_ms)
+
+
+def silences(client: redis.Redis, keys: Keys, now_ms: int) -> list[Silence]:
+    """Those in force."""
+    stored = cast("dict[bytes, bytes]", client.hgetall(silences_key(keys)))
+    return [one for one in parse_silences(stored) if one.until_ms > now_ms]
+
+
+def add_silence(client: redis.Redis, keys: Keys, silence: Silence) -> bool:
+    """Stores it; False when `SILENCES_MAX` are in force."""
+    add = client.register_script(script_text("ops.alerts", "silence"))
+    text = json.dumps(asdict(silence))
+    args: list[str | int] = [silence.id, text, silence.made_ms, SILENCES_MAX, SILENCE_MS_MAX]
+    return bool(add(keys=[silences_key(keys)], args=args))
+
+
+def end_silence(client: redis.Redis, keys: Keys, name: str) -> bool:
+    """Ends it; False when there is none of this id."""
+    return bool(client.hdel(silences_key(keys), name))
+
+
+def silences_key(keys: Keys) -> str:
+    """Where they are."""
+    return keys.alerts_prefix + "silences"
