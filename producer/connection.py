@@ -27,23 +27,25 @@ from producer.errors import (
 )
 from producer.packing import Packer
 from producer.routes import (
-    ELSEWHERE,
     AsyncTcpConnection,
     AsyncTlsConnection,
+    Elsewhere,
     TcpConnection,
     TlsConnection,
     cluster_route,
+    failed_over,
+    other_node,
     sentinel_route,
 )
 from producer.settings import ProducerSettings, masked
 
 #: How a server says that it cannot work now, but may soon.
-_PASSING = ("LOADING", "READONLY", "MASTERDOWN", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY ")
+_PASSING = ("LOADING", "READONLY", "MISCONF", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 #: A batch is megabytes: the driver reads 64 KiB at a time.
 _SOCKET_READ_BYTES = 1024 * 1024
 #: A script of several keys meets these while the slot is on its way to another node.
 _MOVING = "Script attempted to access a non local key"
-_BUSY = (*ELSEWHERE, driver.BusyLoadingError, driver.TryAgainError)
+_BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
 _LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "The user executing the script can't", "ACL failure in script")
 #: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
@@ -150,13 +152,13 @@ def translated(error: Exception, url: str) -> QueueError:
         return ServerOutOfMemory(
             f"the server at {where} is out of memory ({text}); raise maxmemory or drain the queue"
         )
-    if isinstance(error, driver.AskError):
+    if isinstance(error, _BUSY) or failed_over(error) or text.startswith(_PASSING) or _MOVING in text:
+        return ServerUnavailable(f"the server at {where} cannot serve this now ({text}); try again soon")
+    if other_node(error):
         return ServerError(
             f"the server at {where} belongs to a cluster, and another node serves this queue; "
             "write redis+cluster://host:port"
         )
-    if isinstance(error, _BUSY) or text.startswith(_PASSING) or _MOVING in text:
-        return ServerUnavailable(f"the server at {where} cannot serve this now ({text}); try again soon")
     if (refusal := _tls_refusal(error)) is not None:
         return TlsFailed(
             f"no TLS connection to {where} ({refusal}); check ssl_ca_certs (or REDIS_TLS_CA), the host name, "

@@ -19,19 +19,24 @@ Node = tuple[str, int]
 #: An answer of a node that was asked, and that node: who serves, if anybody, and whom else to ask.
 Reading = Callable[[Any, Node], tuple[Node | None, list[Node]]]
 
-#: How a node says that another one serves this: after a failover, or when a slot has moved.
-ELSEWHERE = (
-    driver.ReadOnlyError,
-    driver.MovedError,
-    driver.AskError,
-    driver.ClusterDownError,
-    driver.MasterDownError,
-)
+_FAILED_OVER = (driver.ReadOnlyError, driver.ClusterDownError, driver.MasterDownError)
+#: The same as text: before version 6 the driver knew these only within its own cluster client.
+_OTHER_NODE, _DOWN = ("MOVED ", "ASK "), ("CLUSTERDOWN", "MASTERDOWN")
 _ASKED_MAX = 64
 
 
 class Elsewhere(driver.ConnectionError):
     """The node at the other end does not serve this queue now; the connection was closed."""
+
+
+def other_node(error: Exception) -> bool:
+    """Whether a node of a cluster says that another one has the slot, now or for a while."""
+    return isinstance(error, driver.AskError) or str(error).startswith(_OTHER_NODE)
+
+
+def failed_over(error: Exception) -> bool:
+    """Whether a node says that it may not, or cannot, serve what it served."""
+    return isinstance(error, _FAILED_OVER) or str(error).startswith(_DOWN)
 
 
 class Route:
@@ -58,8 +63,10 @@ class Route:
         self.nodes = [*others[:_ASKED_MAX], node]
         return found
 
-    def nobody(self, last: Exception | None) -> driver.ConnectionError:
-        """What to raise when nobody named a node."""
+    def nobody(self, last: Exception | None) -> Exception:
+        """What to raise when nobody named a node: that they do not let us ask, or that none knows."""
+        if isinstance(last, driver.AuthenticationError | driver.NoPermissionError):
+            return last
         why = f"the last error: {last}" if last else f"{len(self.nodes)} were asked, and none knows"
         return driver.ConnectionError(f"no node serves {self._what} now: {why}")
 
@@ -123,15 +130,16 @@ class _Routed:
                 connection.disconnect()
             if found:
                 return found
-        raise route.nobody(last) from last
+        raise route.nobody(last)
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         """As the driver's; leaves a node that is not the right one."""
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
-        except ELSEWHERE as error:
-            if self._route is None and isinstance(error, driver.AskError):
-                raise  # a cluster behind a URL that names one server: that is not going to pass
+        except driver.ResponseError as error:
+            # A cluster behind a URL that names one server: that is not going to pass.
+            if not (failed_over(error) or (other_node(error) and self._route is not None)):
+                raise
             self.disconnect()  # type: ignore[attr-defined]
             raise Elsewhere(str(error)) from error
 
@@ -166,14 +174,14 @@ class _AsyncRouted:
                 await connection.disconnect()
             if found:
                 return found
-        raise route.nobody(last) from last
+        raise route.nobody(last)
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         """As the driver's; leaves a node that is not the right one."""
         try:
             return await super().read_response(*arguments, **options)  # type: ignore[misc]
-        except ELSEWHERE as error:
-            if self._route is None and isinstance(error, driver.AskError):
+        except driver.ResponseError as error:
+            if not (failed_over(error) or (other_node(error) and self._route is not None)):
                 raise
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise Elsewhere(str(error)) from error

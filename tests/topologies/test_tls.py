@@ -86,7 +86,7 @@ def test_the_commands_speak_tls(amn: Any, trusted: str) -> None:
         ended = amn("doctor", "--json", REDIS_URL=trusted)
     assert '"redis"' in ended.stdout, ended.stderr
     assert "7.0" in ended.stdout
-    refused = amn("worker", "amn", REDIS_URL=trusted.replace("127.0.0.1", "localhost"))
+    refused = amn("dlq", "list", REDIS_URL=trusted.replace("127.0.0.1", "localhost"))
     assert refused.returncode == 1
     assert "no TLS connection" in refused.stderr
 

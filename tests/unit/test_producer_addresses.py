@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis import exceptions as driver
 
 from producer import ProducerSettings
 from producer.address import Address, parse_address
-from producer.connection import connect, connect_async, options
-from producer.errors import InvalidSettings
-from producer.routes import cluster_route, sentinel_route
+from producer.connection import connect, connect_async, options, translated
+from producer.errors import AuthenticationFailed, InvalidSettings, ServerError, ServerUnavailable, TlsFailed
+from producer.routes import Elsewhere, cluster_route, sentinel_route
 from producer.settings import Tls
 
 SEEDS = (("a", 1), ("b", 2))
@@ -103,7 +105,7 @@ def test_every_socket_waits_longer_than_its_longest_blocking_read(block_ms):
 def test_the_driver_repeats_nothing_by_itself(url):
     for client in (connect(ProducerSettings(url=url)), connect_async(ProducerSettings(url=url))):
         retry = client.connection_pool.connection_kwargs["retry"]
-        assert retry.get_retries() == 0
+        assert retry._retries == 0
         assert client.connection_pool.connection_kwargs["protocol"] == 2
 
 
@@ -148,3 +150,45 @@ def test_whoever_answered_is_asked_last_the_next_time_and_new_nodes_are_asked_to
     for _ in range(3):
         route.heard(route.nodes[0], [[0, 9, [b"y", 2, b"id"]]])
     assert sorted(route.nodes) == [("a", 1), ("b", 2), ("y", 2)]
+
+
+def test_a_route_that_may_not_ask_says_so_and_one_that_finds_nobody_names_what_it_looked_for():
+    route = sentinel_route(SEEDS, "m")
+    refused = driver.AuthenticationError("WRONGPASS")
+    assert route.nobody(refused) is refused
+    assert "as master of 'm'" in str(route.nobody(None))
+    assert "refused" in str(route.nobody(OSError("refused")))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (driver.ResponseError("CLUSTERDOWN The cluster is down"), ServerUnavailable),
+        (driver.ClusterDownError("The cluster is down"), ServerUnavailable),
+        (driver.MasterDownError("Link with MASTER is down"), ServerUnavailable),
+        (driver.TryAgainError("Multiple keys request during rehashing of slot"), ServerUnavailable),
+        (driver.ResponseError("TRYAGAIN Multiple keys"), ServerUnavailable),
+        (driver.ResponseError("NOREPLICAS Not enough good replicas to write."), ServerUnavailable),
+        (
+            driver.ResponseError("Script attempted to access a non local key in a cluster node"),
+            ServerUnavailable,
+        ),
+        (Elsewhere("MOVED 1 a:1"), ServerUnavailable),
+        (driver.MovedError("1 a:1"), ServerError),
+        (driver.ResponseError("MOVED 1 a:1"), ServerError),
+        (driver.ResponseError("The user executing the script can't run this command"), AuthenticationFailed),
+        (driver.ResponseError("ACL failure in script: User u has no permissions"), AuthenticationFailed),
+        (driver.InvalidResponse("Protocol Error"), ServerError),
+    ],
+    ids=str,
+)
+def test_what_topologies_say_has_a_name(raised, expected):
+    assert type(translated(raised, "redis://h")) is expected
+
+
+def test_only_a_refusal_is_a_failure_of_tls():
+    pairs = ((ssl.SSLCertVerificationError("x"), TlsFailed), (ssl.SSLEOFError("x"), ServerUnavailable))
+    for inner, expected in pairs:
+        error = driver.ConnectionError("connecting")
+        error.__context__ = inner
+        assert type(translated(error, "rediss://h")) is expected
