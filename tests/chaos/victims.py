@@ -53,6 +53,10 @@ class Victims:
 
     def kill(self) -> str:
         """SIGKILL to the living one; the next takes its place. Nothing when it had sent nothing yet."""
+        if self._process is not None and self._process.poll() is not None:  # it found no server
+            self.close()
+            self.start()
+            return ""
         if self._process is None or not self.clients or not self.clients[-1].startswith(self._name()):
             return ""
         client = self.clients[-1]
