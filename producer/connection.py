@@ -186,7 +186,7 @@ def _tls_refusal(error: BaseException | None) -> str | None:
     """What TLS says of the other side, behind whatever the driver made of it."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and not isinstance(error, _BROKEN_OFF):
-            return getattr(error, "verify_message", "") or error.reason or str(error)
+            return getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)
         error = error.__cause__ or error.__context__
     return None
 

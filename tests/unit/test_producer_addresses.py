@@ -170,7 +170,7 @@ def test_a_route_that_may_not_ask_says_so_and_one_that_finds_nobody_names_what_i
         (driver.ResponseError("TRYAGAIN Multiple keys"), ServerUnavailable),
         (driver.ResponseError("NOREPLICAS Not enough good replicas to write."), ServerUnavailable),
         (
-            driver.ResponseError("Script attempted to access a non local key in a cluster node"),
+            driver.ResponseError("Script attempted to access a non local key in a"),
             ServerUnavailable,
         ),
         (Elsewhere("MOVED 1 a:1"), ServerUnavailable),
