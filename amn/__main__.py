@@ -13,7 +13,18 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import calibrate, card, evaluate, importing, leaveout, promotion, reproduce, run, sample
+    from amn import (
+        calibrate,
+        card,
+        evaluate,
+        importing,
+        leaveout,
+        promotion,
+        reproduce,
+        run,
+        sample,
+        slices_fit,
+    )
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
@@ -77,6 +88,12 @@ def parser_of_commands() -> argparse.ArgumentParser:
         "Write the small file of held-out sequences that ships.",
         sample.add_arguments,
         sample.run_sample,
+    )
+    add(
+        "slices",
+        "Fit the OOD score's references and thresholds, and judge them.",
+        slices_fit.add_arguments,
+        slices_fit.run_slices,
     )
     add(
         "training-vectors",

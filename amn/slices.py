@@ -1,0 +1,150 @@
+"""In distribution or out of it: a score of a context's input, and the thresholds that go with it.
+
+The score is one minus the mean of the k best cosines between the context's mean vector and reference
+means of the training side; it looks at the input alone, never at a prediction or a truth. Below the
+lower threshold a context is in distribution, above the upper one it is out of it, and between them
+it is neither: a slice made by a score is only worth comparing when it is clean. Docs/drift-slices.md
+says what the alternatives measured.
+
+An artifact is a folder: `references.npy` (N, 768) and `centroids.npy` (C, 768), float16 unit vectors,
+and `manifest.json` with the thresholds, the figures of the fit and the files' hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.errors import CheckpointError
+
+FORMAT = 1
+CELLS_MAX = 256
+INSIDE, UNSURE, OUTSIDE = "id", "unsure", "ood"
+FILES = ("references.npy", "centroids.npy")
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlicesManifest:
+    """What the artifact says of itself.
+
+    Attributes:
+        slices_id: `slices@` and the first 12 hex digits of `sha256`.
+        neighbours: k.
+        inside_max: Highest score of a context in distribution.
+        outside_min: Lowest score of one out of it.
+        encoder_id: Recipe of the vectors.    source: Where they came from.
+        sha256: Of the two arrays' files, in the order of `FILES`.
+        measured: What the fit measured, by name.
+    """
+
+    slices_id: str
+    neighbours: int
+    inside_max: float
+    outside_min: float
+    encoder_id: str
+    source: str
+    sha256: str
+    measured: dict[str, float] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+class Place(NamedTuple):
+    """Where a context lies.
+
+    Attributes:
+        score: 0 (among the references) to 2; typically .2 to .8.
+        cell: Nearest centroid.
+    """
+
+    score: float
+    cell: int
+
+
+class Slicer:
+    """Scores contexts.
+
+    Attributes:
+        manifest: The artifact's own description.
+    """
+
+    def __init__(self, references: Vectors, centroids: Vectors, manifest: SlicesManifest) -> None:
+        self.manifest = manifest
+        self._references, self._centroids = references, centroids
+
+    @property
+    def cells(self) -> int:
+        """How many centroids there are."""
+        return len(self._centroids)
+
+    def place(self, context: NDArray[np.floating]) -> Place:
+        """Score and cell of one context (5, 768).
+
+        One at a time, so that a context's score does not depend on what else is in its batch.
+        """
+        mean = unit_mean(context)
+        score = nearest_distance(self._references @ mean, self.manifest.neighbours)
+        return Place(score, int((self._centroids @ mean).argmax()))
+
+    def slice_of(self, score: float) -> str:
+        """`INSIDE`, `UNSURE` or `OUTSIDE`."""
+        if score <= self.manifest.inside_max:
+            return INSIDE
+        return OUTSIDE if score > self.manifest.outside_min else UNSURE
+
+
+def unit_mean(context: NDArray[np.floating]) -> Vectors:
+    """(..., 5, 768) -> (..., 768), the mean's direction; zero where the mean is zero."""
+    mean = context.astype(np.float32).mean(axis=-2)
+    norm = np.linalg.norm(mean, axis=-1, keepdims=True)
+    return np.asarray(np.divide(mean, norm, out=np.zeros_like(mean), where=norm > 0), dtype=np.float32)
+
+
+def nearest_distance(cosines: Vectors, neighbours: int) -> float:
+    """One minus the mean of the `neighbours` largest of (N,) cosines."""
+    best = np.partition(cosines, len(cosines) - neighbours)[-neighbours:]
+    return 1.0 - float(best.astype(np.float64).mean())
+
+
+def load_slices(folder: Path) -> Slicer:
+    """Loads the artifact and checks it.
+
+    Raises:
+        CheckpointError: A file is missing, the hash differs, or what is in it does not fit.
+    """
+    try:
+        manifest = SlicesManifest(**json.loads((folder / "manifest.json").read_text("utf-8")))
+        digest = files_hash(folder)
+        references, centroids = (np.load(folder / name, allow_pickle=False) for name in FILES)
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"slices {folder} cannot be read: {error}; fit them again") from error
+    if digest != manifest.sha256:
+        raise CheckpointError(
+            f"slices {folder} have sha256 {digest[:12]}, the manifest says {manifest.sha256[:12]}; "
+            "restore the files or fit them again"
+        )
+    fits = manifest.format == FORMAT and manifest.inside_max <= manifest.outside_min
+    fits = fits and 1 <= manifest.neighbours <= len(references) and 1 <= len(centroids) <= CELLS_MAX
+    if not fits or references.shape[1:] != (768,) or centroids.shape[1:] != (768,):
+        raise CheckpointError(
+            f"slices {folder}: format {manifest.format}, references {references.shape}, centroids "
+            f"{centroids.shape}, k {manifest.neighbours}, thresholds {manifest.inside_max} and "
+            f"{manifest.outside_min} do not fit together; fit them again"
+        )
+    rows = [np.ascontiguousarray(array.astype(np.float32)) for array in (references, centroids)]
+    return Slicer(rows[0], rows[1], manifest)
+
+
+def files_hash(folder: Path) -> str:
+    """Hash of the arrays' files."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()

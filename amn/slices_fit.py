@@ -1,0 +1,189 @@
+"""`python -m amn slices`: fit the OOD score's references, cells and thresholds, and judge them.
+
+References are context means of the training side, drawn at random. Thresholds are the 90th and 99th
+percentile of the validation side: one context in a hundred in distribution is taken for OOD. The
+test side and the unseen domain only judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from amn.config import CONTEXT_LENGTH, ENCODER_ID
+from amn.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.errors import DataError
+from amn.readers import read_vectors
+from amn.slices import CELLS_MAX, FILES, SlicesManifest, Vectors, files_hash, unit_mean
+from amn.vectors import Index, VectorSet, chunks
+
+REFERENCES, NEIGHBOURS, CELLS = 1024, 10, 64
+INSIDE_QUANTILE, OUTSIDE_QUANTILE = 0.90, 0.99
+_KMEANS_ROUNDS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """What is stored, and what it is worth."""
+
+    references: Vectors
+    centroids: Vectors
+    inside_max: float
+    outside_min: float
+    measured: dict[str, float]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--data", required=True, type=Path, help="the vector file")
+    parser.add_argument("--out", type=Path, help="the new folder; without it, only judge")
+    parser.add_argument("--unseen-domain", default=UNSEEN_DOMAIN, help="kept out, and judged as OOD")
+    parser.add_argument("--encoder", default=ENCODER_ID, help="recipe of the vectors")
+    parser.add_argument("--references", type=int, default=REFERENCES)
+    parser.add_argument("--neighbours", type=int, default=NEIGHBOURS)
+    parser.add_argument("--cells", type=int, default=CELLS, help=f"at most {CELLS_MAX}")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run_slices(options: argparse.Namespace) -> int:
+    """Fit, print what was measured, and write.
+
+    Raises:
+        DataError: The folder exists, or the data is too small.
+    """
+    if options.out is not None and options.out.exists():
+        raise DataError(f"{options.out} exists already; name a new folder")
+    data = read_vectors(options.data)
+    found = fit(data, options)
+    for name, value in found.measured.items():
+        sys.stdout.write(f"{name:24} {value:.4f}\n")
+    if options.out is not None:
+        manifest = write(found, options, data.source)
+        sys.stdout.write(f"{manifest.slices_id} in {options.out}\n")
+    return 0
+
+
+def fit(data: VectorSet, options: argparse.Namespace) -> Fit:
+    """References, cells and thresholds from the training and validation sides.
+
+    Raises:
+        DataError: The data is too small for what was asked.
+    """
+    split = split_by_article(data, unseen_domain=options.unseen_domain)
+    means = means_of(data, split.train)
+    if not options.neighbours <= options.references <= len(means) or not 1 <= options.cells <= CELLS_MAX:
+        raise DataError(
+            f"{options.references} references, {options.neighbours} neighbours and {options.cells} cells do "
+            f"not fit {len(means)} contexts; use neighbours <= references <= contexts, cells <= {CELLS_MAX}"
+        )
+    draw = np.random.default_rng(options.seed)
+    references = stored(means[draw.permutation(len(means))[: options.references]])
+    centroids = stored(centres(means, options.cells, draw))
+    sides = {name: means_of(data, getattr(split, name)) for name in ("validation", "test", "unseen")}
+    scores = {name: distances(side, references, options.neighbours) for name, side in sides.items()}
+    low, high = (float(np.quantile(scores["validation"], q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
+    measured = judged(scores["test"], scores["unseen"], low, high) | familiarity(means, sides)
+    return Fit(
+        references=references,
+        centroids=centroids,
+        inside_max=low,
+        outside_min=high,
+        measured={name: round(value, 5) for name, value in measured.items()},
+    )
+
+
+def write(found: Fit, options: argparse.Namespace, source: str) -> SlicesManifest:
+    """Writes the artifact, atomically: the folder appears when it is whole."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".slices-", dir=options.out.parent))
+    try:
+        for name, array in zip(FILES, (found.references, found.centroids), strict=True):
+            np.save(work / name, array.astype(np.float16), allow_pickle=False)
+        digest = files_hash(work)
+        manifest = SlicesManifest(
+            slices_id=f"slices@{digest[:12]}",
+            neighbours=options.neighbours,
+            inside_max=round(found.inside_max, 6),
+            outside_min=round(found.outside_min, 6),
+            encoder_id=options.encoder,
+            source=source,
+            sha256=digest,
+            measured=found.measured,
+        )
+        (work / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
+        work.chmod(0o755)
+        os.rename(work, options.out)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return manifest
+
+
+def means_of(data: VectorSet, starts: Index) -> Vectors:
+    """Context means of windows, (N, 768)."""
+    offsets = np.arange(CONTEXT_LENGTH)
+    found = [unit_mean(data.rows(starts[at][:, None] + offsets)) for at in chunks(len(starts), 4096)]
+    return np.concatenate(found) if found else np.empty((0, 768), dtype=np.float32)
+
+
+def distances(means: Vectors, references: Vectors, neighbours: int) -> Vectors:
+    """The score of many contexts at once, (N,)."""
+    found = np.empty(len(means), dtype=np.float32)
+    for at in chunks(len(means), 1024):
+        cosines = means[at] @ references.T
+        found[at] = 1 - np.partition(cosines, -neighbours, axis=1)[:, -neighbours:].mean(axis=1)
+    return found
+
+
+def centres(means: Vectors, cells: int, draw: np.random.Generator) -> Vectors:
+    """Spherical k-means, (cells, 768); a cell that nothing is nearest to stays where it was."""
+    found = means[draw.permutation(len(means))[:cells]].copy()
+    for _ in range(_KMEANS_ROUNDS):
+        nearest = np.concatenate([(means[at] @ found.T).argmax(axis=1) for at in chunks(len(means), 4096)])
+        moved = np.zeros_like(found)
+        np.add.at(moved, nearest, means)
+        norms = np.linalg.norm(moved, axis=1, keepdims=True)
+        found = np.where(norms > 0, moved / np.maximum(norms, 1e-12), found)
+    return found
+
+
+def judged(inside: Vectors, outside: Vectors, low: float, high: float) -> dict[str, float]:
+    """How well two sides are told apart."""
+    return {
+        "auc": area(inside, outside),
+        "true_ood": float((outside > high).mean()),
+        "false_ood": float((inside > high).mean()),
+        "ood_taken_for_id": float((outside <= low).mean()),
+        "unsure_id": float(((inside > low) & (inside <= high)).mean()),
+        "unsure_ood": float(((outside > low) & (outside <= high)).mean()),
+    }
+
+
+def familiarity(train: Vectors, sides: dict[str, Vectors], directions: int = 90) -> dict[str, float]:
+    """The same of what the bounded network computes anyway: energy outside the strongest directions."""
+    _, axes = np.linalg.eigh((train.T @ train).astype(np.float64))
+    basis = axes[:, -directions:].astype(np.float32)
+    scores = {name: 1 - np.square(side @ basis).sum(axis=1) for name, side in sides.items()}
+    low, high = (float(np.quantile(scores["validation"], q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
+    found = judged(scores["test"], scores["unseen"], low, high)
+    return {f"familiarity_{name}": found[name] for name in ("auc", "true_ood", "false_ood")}
+
+
+def area(inside: Vectors, outside: Vectors) -> float:
+    """Chance that a context out of distribution scores higher than one in it (ties count half)."""
+    ordered = np.sort(inside)
+    below = np.searchsorted(ordered, outside, side="left") + np.searchsorted(ordered, outside, side="right")
+    return float(below.mean() / 2 / len(inside))
+
+
+def stored(rows: Vectors) -> Vectors:
+    """As they will be read back."""
+    return rows.astype(np.float16).astype(np.float32)
