@@ -25,8 +25,8 @@ from producer.errors import WireError
 def explain(request_file: Path, policy: str, artifacts: Path | None, as_json: bool) -> None:
     """Show every rule's value for one request, and by which model, bank and policy.
 
-    REQUEST.msgpack holds one request as it is on the wire: `amn dlq show` saves one, and so does
-    `producer.wire.encode_request`. The budget is left aside: it depends on the others.
+    REQUEST.msgpack holds one request as it is on the wire: the field `request` of a stream entry, or
+    what `producer.wire.encode_request` gives. The budget is left aside: it depends on the others.
 
     \b
     Examples:
