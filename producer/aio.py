@@ -84,7 +84,7 @@ class AsyncProducer:
             if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
-                await self._call(self._commands.xread({self._session.cursor.stream: "0-0"}))
+                await self._call(self._commands.xread({self._session.cursor.stream: "0-0"}, count=1))
                 self._reader.start()
 
     async def close(self) -> None:

@@ -86,7 +86,7 @@ class Producer:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
                 # One read of what is to be read from now on: says more than that somebody is there.
-                self._call(lambda: self._commands.xread({self._session.cursor.stream: "0-0"}))
+                self._call(lambda: self._commands.xread({self._session.cursor.stream: "0-0"}, count=1))
                 self._reader.start()
 
     def close(self) -> None:

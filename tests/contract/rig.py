@@ -22,6 +22,7 @@ class Rig:
     """Queues of several workers on one server."""
 
     def __init__(self, target: Any, contexts: NDArray[np.float32]) -> None:
+        self.kind = target.kind
         self.admin = target.admin
         self.url = target.url
         self.contexts = contexts
