@@ -10,7 +10,7 @@ import pytest
 from redis.crc import key_slot
 from service import Service
 from topology import Cluster, plain, wait_until
-from traffic import Traffic, patient
+from traffic import AsyncTraffic, Traffic, patient
 
 from producer import AsyncProducer, Producer
 from producer.errors import ServerError
@@ -72,11 +72,13 @@ def test_a_slot_that_moves_under_load_loses_nothing(cluster: Cluster, contexts: 
         Service(settings) as service,
         Producer(settings=settings) as producer,
         Traffic(producer, contexts(64)) as traffic,
+        AsyncTraffic(settings, contexts(1)[0]) as asynchronous,
     ):
         wait_until(lambda: len(traffic.accepted) > 200, "traffic")
         cluster.migrate(target)
-        before = len(traffic.accepted)
+        before, answered = len(traffic.accepted), asynchronous.answered
         wait_until(lambda: len(traffic.accepted) > before + 200, "traffic after the move")
+        wait_until(lambda: asynchronous.answered > answered + 10, "asyncio's too")
         traffic.__exit__()
         all_answered(traffic)
         assert set(service.echo.seen) >= set(traffic.accepted)
@@ -92,11 +94,13 @@ def test_a_node_that_dies_under_load_is_followed_by_its_replica(cluster: Cluster
         Service(settings),
         Producer(settings=settings) as producer,
         Traffic(producer, contexts(64)) as traffic,
+        AsyncTraffic(settings, contexts(1)[0]) as asynchronous,
     ):
         wait_until(lambda: len(traffic.accepted) > 200, "traffic")
         cluster.owner.kill()
-        before = len(traffic.accepted)
+        before, answered = len(traffic.accepted), asynchronous.answered
         wait_until(lambda: len(traffic.accepted) > before + 200, "traffic after the failover")
+        wait_until(lambda: asynchronous.answered > answered + 10, "asyncio's too")
         traffic.__exit__()
         with plain(cluster.replica.port) as now:
             kept = {name for name in traffic.accepted if now.exists(Keys().seen(name))}

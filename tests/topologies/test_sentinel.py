@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from service import Service
 from topology import Watched, plain, wait_in_step, wait_until
-from traffic import Traffic, patient
+from traffic import AsyncTraffic, Traffic, patient
 
 from producer import AsyncProducer, Producer
 from producer.errors import ServerUnavailable
@@ -79,12 +79,14 @@ def test_what_was_accepted_and_replicated_survives_the_master(watched: Watched, 
         Service(settings, "second") as second,
         Producer(settings=settings) as producer,
         Traffic(producer, contexts(64)) as traffic,
+        AsyncTraffic(settings, contexts(1)[0]) as asynchronous,
     ):
         wait_until(lambda: len(traffic.accepted) > 200, "traffic")
         watched.master.kill()
-        before = len(traffic.accepted)
+        before, answered = len(traffic.accepted), asynchronous.answered
         wait_until(watched.promoted, "a failover")
         wait_until(lambda: len(traffic.accepted) > before + 200, "traffic after the failover")
+        wait_until(lambda: asynchronous.answered > answered + 10, "asyncio's too")
         traffic.__exit__()
         with plain(watched.replica.port) as now:
             kept = {name for name in traffic.accepted if now.exists(Keys().seen(name))}
@@ -100,4 +102,5 @@ def test_what_was_accepted_and_replicated_survives_the_master(watched: Watched, 
                 assert np.array_equal(answer.vector, traffic.context_of(name)[-1])
         assert set(first.echo.seen) | set(second.echo.seen) >= kept
         with plain(watched.replica.port) as now:
+            asynchronous.__exit__()
             wait_until(lambda: now.xlen(Keys().requests) == 0, "an empty queue")

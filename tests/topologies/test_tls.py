@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from servers import Server, free_port, need
 from service import Service
-from topology import Certificates
+from topology import Certificates, wait_until
 
 from producer import AsyncProducer, Producer, ProducerSettings
+from producer.connection import connect
 from producer.errors import ServerError, TlsFailed
 from producer.settings import Tls
 
@@ -28,13 +31,25 @@ class TlsServer:
         self.place = f"127.0.0.1:{port}/0"
 
 
+def tls_words(certificates: Certificates, port: int) -> tuple[str, ...]:
+    """A server's options: TLS at this port, for clients with a certificate."""
+    files = ("--tls-cert-file", certificates.server, "--tls-key-file", certificates.server_key)
+    return (
+        "--tls-port",
+        str(port),
+        *files,
+        "--tls-ca-cert-file",
+        certificates.ca,
+        "--tls-auth-clients",
+        "yes",
+    )
+
+
 @pytest.fixture(scope="module")
 def tls_server(certificates: Certificates) -> Iterator[TlsServer]:
     need("redis")  # the wheel's Valkey is built without TLS
     port = free_port()
-    files = ("--tls-cert-file", certificates.server, "--tls-key-file", certificates.server_key)
-    words = ("--tls-port", str(port), *files, "--tls-ca-cert-file", certificates.ca)
-    server = Server("redis", tcp=True, arguments=(*words, "--tls-auth-clients", "yes")).start()
+    server = Server("redis", tcp=True, arguments=tls_words(certificates, port)).start()
     yield TlsServer(server, port)
     server.close()
 
@@ -144,3 +159,55 @@ def test_speaking_plainly_to_a_tls_port_is_unavailable_with_a_hint(
 ) -> None:
     with pytest.raises(ServerError, match="a TLS port wants rediss://"):
         started(kind, f"redis://{tls_server.place}", run)
+
+
+def files_of(certificates: Certificates) -> str:
+    return (
+        f"ssl_ca_certs={certificates.ca}&ssl_certfile={certificates.client}"
+        f"&ssl_keyfile={certificates.client_key}"
+    )
+
+
+def echoed(url: str, context: Any, run: Callable[[Any], Any]) -> None:
+    """An answer each for both producers, from a worker at the same address."""
+    settings = ProducerSettings(url=url)
+
+    async def ask() -> Any:
+        async with AsyncProducer(settings=settings) as producer:
+            return (await producer.predict(context)).vector
+
+    with Service(settings), Producer(settings=settings) as producer:
+        assert np.array_equal(producer.predict(context).vector, context[-1])
+        assert np.array_equal(run(ask()), context[-1])
+
+
+def test_a_cluster_is_found_over_tls(certificates: Certificates, context: Any, run: Any) -> None:
+    need("redis")
+    port, bus = free_port(), free_port()
+    words = (*tls_words(certificates, port), "--tls-cluster", "yes", "--cluster-enabled", "yes")
+    server = Server("redis", arguments=(*words, "--cluster-port", str(bus))).start()
+    try:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+            wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok", "a cluster")
+        echoed(f"rediss+cluster://127.0.0.1:{port}?{files_of(certificates)}", context, run)
+    finally:
+        server.close()
+
+
+def test_sentinels_are_asked_over_tls(
+    tls_server: TlsServer, certificates: Certificates, context: Any, run: Any, tmp_path: Path
+) -> None:
+    port = free_port()
+    (tmp_path / "conf").write_text(f"sentinel monitor mymaster 127.0.0.1 {tls_server.port} 1\n")
+    words = [*tls_words(certificates, port), "--tls-replication", "yes", "--port", "0"]
+    command = [need("redis"), str(tmp_path / "conf"), "--sentinel", *words, "--dir", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        url = f"rediss+sentinel://127.0.0.1:{port}/mymaster/0?{files_of(certificates)}"
+        settings = ProducerSettings(url=url)
+        wait_until(lambda: connect(settings).ping(), "a sentinel")
+        echoed(url, context, run)
+    finally:
+        process.kill()
+        process.wait()

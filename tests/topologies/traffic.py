@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import uuid
 from typing import Any, Self
@@ -9,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import Options, Producer, ProducerSettings
-from producer.errors import QueueError
+from producer import AsyncProducer, Options, Producer, ProducerSettings
+from producer.errors import QueueError, ResultTimeout
 from producer.handle import Handle
 
 
@@ -60,6 +61,50 @@ class Traffic:
                 continue
             self.accepted.update(zip(ids, handles, strict=True))
             self._stop.wait(0.002)
+
+
+class AsyncTraffic:
+    """One asyncio producer, from before the fault until after it. A context manager.
+
+    Attributes:
+        answered: Answers that were right.
+    """
+
+    def __init__(self, settings: ProducerSettings, context: NDArray[np.float32]) -> None:
+        self.answered = 0
+        self._settings, self._context = settings, context
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(40)
+        assert not self._thread.is_alive()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._ask())
+        except BaseException as error:
+            self._error = error
+
+    async def _ask(self) -> None:
+        async with AsyncProducer(settings=self._settings) as producer:
+            while not self._stop.is_set():
+                handle = await producer.submit(self._context, block=True)
+                try:
+                    reply = await handle.result(5_000)
+                except ResultTimeout:
+                    continue  # accepted in the old master's last milliseconds
+                assert np.array_equal(reply.vector, self._context[-1])
+                self.answered += 1
+                await asyncio.sleep(0.005)
 
 
 def patient(url: str, **fields: Any) -> ProducerSettings:
