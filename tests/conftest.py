@@ -114,6 +114,26 @@ def real_server(
 
 
 @pytest.fixture
+def rig(server: Target, contexts: Callable[..., NDArray[np.float32]]) -> Iterator[Any]:
+    """Several workers' queues on one server (tests/contract/rig.py)."""
+    yield from _rig(server, contexts)
+
+
+@pytest.fixture
+def real_rig(real_server: Target, contexts: Callable[..., NDArray[np.float32]]) -> Iterator[Any]:
+    """As `rig`, on real servers only."""
+    yield from _rig(real_server, contexts)
+
+
+def _rig(target: Target, contexts: Callable[..., NDArray[np.float32]]) -> Iterator[Any]:
+    from rig import Rig  # beside the contract tests, which are the only ones to ask for it
+
+    rig = Rig(target, contexts(8))
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
 def make_server() -> Iterator[Callable[..., Server]]:
     """Starts servers of the test's own, which it may kill and start again: `make_server(kind, ...)`."""
     made: list[Server] = []
