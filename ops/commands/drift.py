@@ -6,9 +6,10 @@ import getpass
 import json
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,10 @@ from ops.settings import producer_settings
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+
+if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
+    from ops.drift.findings import Finding
+    from ops.drift.loop import Alert, Look
 
 strict = click.option(
     "--card-strict", is_flag=True, help="The card's sentence alone: drop over 0.03 in 24 h, no safeguards."
@@ -275,10 +280,17 @@ class _Looking:
         self.client.close()
         self._errors.__exit__(*error)
 
-    def look(self) -> Any:
+    def look(self) -> Look:
+        """Evaluates without writing."""
         from ops.drift.loop import look
 
         return look(self.client, self.keys, self.memory, self._judging)
 
-    def alert(self) -> Any:
-        return None
+    def alert(self) -> Alert:
+        """Hands findings to the alerts, under the judge's fence."""
+        from ops.alerts import apply
+
+        def tell(findings: Sequence[Finding], now_ms: int, fence: int) -> None:
+            apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)
+
+        return tell

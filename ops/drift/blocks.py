@@ -7,7 +7,6 @@ small: six sums a slice and lane, and the histograms that the rules compare.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,19 +15,17 @@ from typing import Self
 import numpy as np
 
 from ops.drift.comparison import Window
-from ops.drift.statistics import BLOCK_MIN, W2, Floats, N, W
+from ops.drift.statistics import BLOCK_MIN, Floats
 from workers.shadow_scores import MILLION, TIER_TRUE, Labels
 
-#: Stored sums in the order of `ops.drift.statistics`, and what one unit of each is.
-_STATS = ("predictions", "n", "w", "w2", "amn.sum", "amn.squares")
-_UNITS = np.array([1, 1, 1, 1, MILLION, MILLION], dtype=np.float64)
+#: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.
+_STATS = ("predictions", "n", "w.sum", "w.squares", "amn.wsum", "amn.wsquares", "amn.sum", "amn.squares")
+_UNITS = np.array([1, 1, 1, 1, MILLION, MILLION, MILLION, MILLION], dtype=np.float64)
 _SLICES = ("ood", "id")
-#: Histograms by the first letter of their stats: AMN's cosines by slice; of all inputs together, the
-#: nearest of the model's cluster centres, and the OOD score.
-_HISTOGRAMS = {"h": "cosine.{}", "c": "cells", "s": "score"}
-#: Sums of the frozen set that is replayed through the live path have a tier of their own.
-TIER_CANARY = "canary"
-_CANARY = ("n", "amn.sum")
+_TIER_INPUT = "input"
+#: Stats of the inputs by their first letter: nearest of the model's centroids, OOD score; and their
+#: number.
+_INPUTS = {"c": "cells", "s": "score"}
 ALL = ""
 
 
@@ -37,18 +34,17 @@ class Block:
     """Five minutes, added up.
 
     Attributes:
-        sums: By model and lane, six numbers for OOD and six for ID.
+        sums: By model and lane, eight numbers for OOD and eight for ID.
         minutes: By model, minutes in which something was sampled.
-        histograms: By model and name, counts by bin: "cosine.ood", "cosine.id", "cells", "score".
-        shares: By model, sampled requests by slice, "unknown" included.
-        canary: By model and slice, scored requests of the frozen set and the sum of their cosines.
+        histograms: By model and name, counts by bin: "cosine.ood", "cosine.id"; of all inputs, by
+            weight, "cells" and "score"; "inputs" has their number in bin 0.
+        shares: By model and slice, sampled requests and their weight.
     """
 
     sums: dict[str, dict[str, list[list[int]]]] = field(default_factory=dict)
     minutes: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    shares: dict[str, dict[str, int]] = field(default_factory=dict)
-    canary: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    shares: dict[str, dict[str, list[int]]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""
@@ -61,43 +57,56 @@ class Block:
 
 
 def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
-    """The block of these minutes. Fields of another tier or a later version are passed over."""
+    """The block of these minutes. Fields of other tiers or of a later version are passed over."""
     block = Block()
     for sums in minutes:
         models = set()
         for name, amount in sums.items():
             labels, stat = _parsed(name)
-            if labels is not None and labels.tier == TIER_CANARY and stat in _CANARY:
-                row = block.canary.setdefault(labels.model, {}).setdefault(labels.slice, [0, 0])
-                row[_CANARY.index(stat)] += amount
-            if labels is None or labels.tier != TIER_TRUE:
+            if labels is None:
                 continue
-            models.add(labels.model)
-            _add(block, labels, stat, amount)
+            if labels.tier == _TIER_INPUT:
+                _add_input(block, labels.model, stat, amount)
+            elif labels.tier == TIER_TRUE:
+                models.add(labels.model)
+                _add(block, labels, stat, amount)
         for model in models:
             block.minutes[model] = block.minutes.get(model, 0) + 1
     return block
 
 
 def _add(block: Block, labels: Labels, stat: str, amount: int) -> None:
-    if stat == "predictions":
-        shares = block.shares.setdefault(labels.model, {})
-        shares[labels.slice] = shares.get(labels.slice, 0) + amount
-    kind, bin_ = stat[:1], stat[1:]
-    if kind in _HISTOGRAMS and bin_.isdigit():
-        named = block.histograms.setdefault(labels.model, {})
-        bins = named.setdefault(_HISTOGRAMS[kind].format(labels.slice), {})
-        bins[bin_] = bins.get(bin_, 0) + amount
-    elif stat in _STATS and labels.slice in _SLICES:
+    if stat in ("predictions", "predictions.wsum"):
+        row = block.shares.setdefault(labels.model, {}).setdefault(labels.slice, [0, 0])
+        row[stat != "predictions"] += amount
+    if labels.slice not in _SLICES:
+        return
+    if stat[:1] == "h" and stat[1:].isdigit():
+        _add_bin(block, labels.model, f"cosine.{labels.slice}", stat[1:], amount)
+    elif stat in _STATS:
         lanes = block.sums.setdefault(labels.model, {})
         rows = lanes.setdefault(labels.lane, [[0] * len(_STATS), [0] * len(_STATS)])
         rows[_SLICES.index(labels.slice)][_STATS.index(stat)] += amount
 
 
-def _unweighted(sums: Floats) -> None:
-    """Where nobody stored weights, each request weighs one."""
-    for stat in (W2, W):  # W last: it tells for both
-        sums[stat] = np.where(sums[W] > 0, sums[stat], sums[N])
+def _add_input(block: Block, model: str, stat: str, amount: int) -> None:
+    if stat == "n":
+        _add_bin(block, model, "inputs", "0", amount)
+    elif stat[:1] in _INPUTS and stat[1:].isdigit():
+        _add_bin(block, model, _INPUTS[stat[:1]], stat[1:], amount)
+
+
+def _add_bin(block: Block, model: str, name: str, bin_: str, amount: int) -> None:
+    bins = block.histograms.setdefault(model, {}).setdefault(name, {})
+    bins[bin_] = bins.get(bin_, 0) + amount
+
+
+def _arrays(rows: list[list[int]]) -> Floats:
+    """The six sums of `ops.drift.statistics`, (6, 2); without weights each request weighs one."""
+    predictions, n, w, w2, x, xx, plain_x, plain_xx = np.array(rows, dtype=np.float64).T / _UNITS[:, None]
+    has = w > 0
+    weighted = [np.where(has, a, b) for a, b in ((w, n), (w2, n), (x, plain_x), (xx, plain_xx))]
+    return np.stack([predictions, n, *weighted])
 
 
 @lru_cache(maxsize=65_536)
@@ -140,13 +149,11 @@ class Traffic:
                 known = series.setdefault(model, {})
                 for lane, rows in lanes.items():
                     if lane not in known:
-                        known[lane] = np.zeros((len(_STATS), 2, len(blocks)))
-                    known[lane][:, :, t] = np.array(rows, dtype=np.float64).T / _UNITS[:, None]
+                        known[lane] = np.zeros((6, 2, len(blocks)))
+                    known[lane][:, :, t] = _arrays(rows)
             for model, count in block.minutes.items():
                 minutes.setdefault(model, np.zeros(len(blocks)))[t] = count
         for each in series.values():
-            for part in each.values():
-                _unweighted(part)
             each[ALL] = np.sum(list(each.values()), axis=0)
         return cls(first_block=first_block, series=series, minutes=minutes, blocks=blocks)
 
@@ -177,20 +184,13 @@ class Traffic:
         return found
 
     def shares(self, model: str, end_block: int, blocks: int) -> dict[str, int]:
-        """Sampled requests by slice over a window, "unknown" included."""
-        found: dict[str, int] = {}
-        for block in self.blocks[
-            max(end_block - blocks - self.first_block, 0) : end_block - self.first_block
-        ]:
-            for name, count in block.shares.get(model, {}).items():
-                found[name] = found.get(name, 0) + count
-        return found
-
-    def canary(self, model: str, slice_: str, end_block: int, blocks: int) -> tuple[int, float]:
-        """Requests of the frozen set in a window, and their mean cosine (NaN without any)."""
-        rows = [block.canary.get(model, {}).get(slice_, [0, 0]) for block in self._cut(end_block, blocks)]
-        n, total = (sum(column) for column in zip(*rows, strict=True)) if rows else (0, 0)
-        return n, total / MILLION / n if n else math.nan
+        """Sampled requests by slice over a window, by weight where there are weights."""
+        rows: dict[str, list[int]] = {}
+        for block in self._cut(end_block, blocks):
+            for name, row in block.shares.get(model, {}).items():
+                rows[name] = [a + b for a, b in zip(rows.get(name, [0, 0]), row, strict=True)]
+        weighted = any(weight for _, weight in rows.values())
+        return {name: row[weighted] for name, row in rows.items()}
 
     def _cut(self, end_block: int, blocks: int) -> list[Block]:
         end = end_block - self.first_block

@@ -31,10 +31,11 @@ class Leadership:
         fence: Positive while this process led at the last look, else 0.
     """
 
-    def __init__(self, client: redis.Redis, keys: Keys, lease_ms: int) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, lease_ms: int, prefix: str = "") -> None:
+        prefix = prefix or keys.drift_prefix  # another room's, for an election of its own
         self.fence = 0
         self._lease_ms = lease_ms
-        self._names = [leader_key(keys), keys.drift_prefix + "fence"]
+        self._names = [prefix + "leader", prefix + "fence"]
         self._lead = client.register_script(script_text("ops.drift", "lead"))
         self._resign = client.register_script(script_text("ops.drift", "resign"))
 

@@ -13,7 +13,7 @@ from workers.shadow_scores import BINS
 
 _BLOCKS_PER_HOUR = BLOCKS_PER_DAY // 24
 #: Histograms that are kept with a baseline, and their bins.
-HISTOGRAMS = {"cosine.ood": BINS, "cosine.id": BINS, "cells": 256, "score": 200}
+HISTOGRAMS = {"cosine.ood": BINS, "cosine.id": BINS, "cells": 256, "score": 100, "inputs": 1}
 
 
 def update(state: ModelState, model: str, traffic: Traffic, settings: JudgeSettings) -> bool:
@@ -39,12 +39,6 @@ def update(state: ModelState, model: str, traffic: Traffic, settings: JudgeSetti
     }
     state.histograms = {n: counts.astype(int).tolist() for n, counts in histograms.items() if counts.any()}
     state.shares = traffic.shares(model, end, end - first)
-    state.canary = {
-        name: mean
-        for name in ("ood", "id")
-        for n, mean in [traffic.canary(model, name, end, end - first)]
-        if n
-    }
     state.learned_block = end
     state.frozen = age >= settings.learn_max_h * _BLOCKS_PER_HOUR
     # A detector goes on with the evidence it has: that was gathered against the baseline of its day.

@@ -65,13 +65,16 @@ def look(
     audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
     counts, counters = memory.counts(open_block), memory.counters()
     service = Service(
-        now_ms=now_ms, counters=counters, counts=counts, shadow_age_ms=_shadow_age_ms(client, keys, now_ms)
+        now_ms=now_ms,
+        counters=counters,
+        counts=counts,
+        shadow_age_ms=_shadow_age_ms(client, keys, now_ms),
+        canary=memory.canary(),
     )
     findings = list(evaluation.findings)
     for model in _current(evaluation):
-        known = state.models[model]
-        findings.append(canary(model, known, traffic, settings))
-        findings.append(input_drift(model, known, traffic, settings))
+        findings.append(canary(model, service, settings))
+        findings.append(input_drift(model, state.models[model], traffic, settings))
     findings += objectives(service, open_block, settings)
     findings.append(monitor_health(state, traffic, service, settings))
     commit = Commit(

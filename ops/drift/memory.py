@@ -142,6 +142,11 @@ class Memory:
         found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.stats))
         return {name.decode(): int(value) for name, value in found.items()}
 
+    def canary(self) -> dict[str, dict[str, Any]]:
+        """The frozen set's last results by model, as the shadow measuring leaves them."""
+        found = cast("dict[bytes, bytes]", self._client.hgetall(self._key("canary")))
+        return {model.decode(): json.loads(text) for model, text in found.items()}
+
     def orders(self) -> list[Order]:
         """What operators asked for, oldest first."""
         found = cast("list[bytes]", self._client.lrange(self._key("orders"), 0, -1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,8 +26,8 @@ from ops.drift.statistics import (
 _HOUR = 60 // BLOCK_MIN
 #: Sampled requests without which a coverage is no number.
 _COVERAGE_OF = 100
-#: The frozen set is replayed hourly; its last replay is what counts.
-_CANARY_BLOCKS = 15
+#: The frozen set is replayed hourly; a result older than this says nothing about now, minutes.
+_CANARY_MIN = 150
 #: Draws scatter: this much beyond the card's range is still within it.
 _RATE_SLACK = 0.1
 #: Histograms of the inputs, the most telling first.
@@ -118,12 +118,14 @@ class Service:
         counters: Since the first request.
         counts: The same at the ends of past blocks.
         shadow_age_ms: Age of the oldest shadow entry; None when there is none.
+        canary: By model, the last result of the frozen set (docs/drift-data.md).
     """
 
     now_ms: int
     counters: Mapping[str, int]
     counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     shadow_age_ms: int | None = None
+    canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def since(self, end_block: int, blocks: int, names: Sequence[str]) -> int | None:
         """How much these counters grew since `blocks` before `end_block`; None when not known."""
@@ -171,26 +173,21 @@ def _objective(one: Objective, service: Service, end_block: int, settings: Judge
     )
 
 
-def canary(model: str, known: ModelState, traffic: Traffic, settings: JudgeSettings) -> Finding:
-    """`canary`: the same frozen sequences, replayed through the live path, score differently.
+def canary(model: str, service: Service, settings: JudgeSettings) -> Finding:
+    """`canary`: an item of the frozen set, replayed through the live path, scores differently.
 
     Nothing of that is chance: the model, its code or its numbers changed, and not the traffic.
     """
-    values: dict[str, float | int | str] = {}
-    worst = 0.0
-    for name, base in known.canary.items():
-        n, mean = traffic.canary(model, name, traffic.end_block, _CANARY_BLOCKS)
-        if n:
-            values[f"change_{name}"] = round(mean - base, 6)
-            worst = max(worst, abs(mean - base))
-    if not values:
+    run = service.canary.get(model, {})
+    age_min = service.now_ms // 60_000 - int(run.get("minute", 0))
+    if not run.get("n") or not run.get("golden") or age_min > _CANARY_MIN:
         return _finding("canary", "ticket", "insufficient", "no frozen set was replayed lately", model=model)
-    text = ", ".join(f"{name.removeprefix('change_')} {change:+.5f}" for name, change in values.items())
-    text = f"the frozen set's mean cosines against the baseline: {text}"
-    if worst > settings.canary_page:
-        return _finding("canary", "page", "firing", text, values, model=model)
-    if worst > settings.canary_ticket:
-        return _finding("canary", "ticket", "firing", text, values, model=model)
+    change = float(run["max_change"])
+    values = {"max_change": round(change, 6), "n": int(run["n"])}
+    text = f"of {run['n']} frozen items the cosine of one changed by {change:.5f}, of the others by less"
+    if change > settings.canary_ticket:
+        severity = "page" if change > settings.canary_page else "ticket"
+        return _finding("canary", severity, "firing", text, values, model=model)
     return _finding("canary", "page", "ok", text, values, model=model)
 
 
@@ -200,7 +197,8 @@ def input_drift(model: str, known: ModelState, traffic: Traffic, settings: Judge
         return _finding("input_drift", "ticket", "insufficient", "no baseline yet", model=model)
     reasons, values = [], {}
     shares = traffic.shares(model, traffic.end_block, BLOCKS_PER_DAY)
-    enough = sum(shares.values()) >= settings.requests_min
+    sums = traffic.series[model][ALL][PREDICTIONS, :, -BLOCKS_PER_DAY:]
+    enough = sums.sum() >= settings.requests_min
     if enough:
         now, base = _share(shares), _share(known.shares)
         values = {"ood_share": round(now, 4), "ood_share_baseline": round(base, 4)}
@@ -211,7 +209,8 @@ def input_drift(model: str, known: ModelState, traffic: Traffic, settings: Judge
             counts = traffic.histogram(
                 model, name, traffic.end_block, BLOCKS_PER_DAY, len(known.histograms[name])
             )
-            found, beyond = _diverged(known, name, counts, settings)
+            inputs = traffic.histogram(model, "inputs", traffic.end_block, BLOCKS_PER_DAY, 1).sum()
+            found, beyond = _diverged(known, name, counts, inputs, settings)
             values["divergence_bits"] = round(found, 4)
             if beyond:
                 reasons.append(f"the histogram of {name} diverged by {found:.3f} bits")
@@ -225,13 +224,18 @@ def _share(shares: Mapping[str, int]) -> float:
     return shares.get("ood", 0) / total if total else math.nan
 
 
-def _diverged(known: ModelState, name: str, counts: Floats, settings: JudgeSettings) -> tuple[float, bool]:
+def _diverged(
+    known: ModelState, name: str, counts: Floats, inputs: float, settings: JudgeSettings
+) -> tuple[float, bool]:
     """Divergence from the baseline, and whether it is both large and more than chance."""
     base = np.array(known.histograms[name], dtype=np.float64)
     found = divergence(base, counts)
     if not found > settings.divergence_ticket:
         return found, False
     inflation = float(known.baselines[ALL].inflation.max())
+    sizes = [max(known.histograms["inputs"][0], 1), max(int(inputs), 1)]
+    # The counts are weights: a request that was sampled at 1 % counts for a hundred.
+    base, counts = base * (sizes[0] / base.sum()), counts * (sizes[1] / counts.sum())
     return found, found > divergence_by_chance(base, counts, inflation)
 
 

@@ -24,7 +24,6 @@ class ModelState:
         baselines: By lane, "" for all.
         histograms: By name, counts by bin while the model was well.
         shares: By slice, sampled requests while the model was well.
-        canary: By slice, mean cosine of the frozen set while the model was well.
         detectors: By lane.
         latches: By rule and lane, as "rule|lane".
         silent_since_ms: Since when there was too little data to judge; 0 when there is enough.
@@ -37,7 +36,6 @@ class ModelState:
     baselines: dict[str, Reference] = field(default_factory=dict)
     histograms: dict[str, list[int]] = field(default_factory=dict)
     shares: dict[str, int] = field(default_factory=dict)
-    canary: dict[str, float] = field(default_factory=dict)
     detectors: dict[str, Detector] = field(default_factory=dict)
     latches: dict[str, Latch] = field(default_factory=dict)
     silent_since_ms: int = 0

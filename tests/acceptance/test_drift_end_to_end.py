@@ -7,6 +7,7 @@ three hours and is put right again.
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SAMPLE, artifacts
 from numpy.typing import NDArray
 
 from amn.predictor import Predictor
+from ops.alerts import apply
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
 from ops.drift.loop import Judge
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.timeout(300)
 
 Vectors = NDArray[np.float32]
 Increments = list[tuple[str, int]]
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 KEYS = Keys("main")
 MODEL = "amn@sample"
 #: Requests a minute that were sampled and met their truth.
@@ -56,7 +58,7 @@ class Sample:
     """The shipped sequences."""
 
     def __init__(self) -> None:
-        with np.load(SAMPLE, allow_pickle=False) as stored:
+        with np.load(ARTIFACTS / "sample" / "sequences.npz", allow_pickle=False) as stored:
             rows = stored["vectors"].astype(np.float32)
             self._article, slices = stored["article"], stored["article_slice"]
         self._rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -81,7 +83,7 @@ def sample() -> Sample:
 
 @pytest.fixture(scope="module")
 def predict() -> Callable[[Vectors], Vectors]:
-    root = Path(artifacts())
+    root = Path(os.environ.get("AMN_ARTIFACTS") or ARTIFACTS / "lvm")
     predictor = Predictor.open(root / "production_model", root / "reference_bank")
     return lambda contexts: np.asarray(predictor.forward(np.ascontiguousarray(contexts)))
 
@@ -113,7 +115,6 @@ class Service:
         self.minute = START_MIN
         self.draw = random.Random(5)
         self.judge = self.new_judge()
-        self.told: set[tuple[str, str]] = set()
         self.begun: list[tuple[str, str]] = []
         self.ended: list[tuple[str, str]] = []
         self.values: dict[str, Any] = {}
@@ -123,13 +124,17 @@ class Service:
         return Judge(self.admin, KEYS, JudgeSettings(learn_max_h=24), self.alert)
 
     def alert(self, findings: Sequence[Finding], now_ms: int, fence: int) -> None:
+        """Tells the real alerts; notes what they put into the outbox about pages."""
         self.findings = list(findings)
-        paging = [f for f in findings if f.state == "firing" and f.severity == "page" and not f.beside]
-        now = {(f.rule, f.lane) for f in paging}
-        self.begun += sorted(now - self.told)
-        self.ended += sorted(self.told - now)
-        self.values |= {f.rule: f.values for f in paging}
-        self.told = now
+        for change in apply(self.admin, KEYS, findings, now_ms=now_ms, fence=fence):
+            if change.alert.severity != "page":
+                continue
+            name = (change.alert.rule, change.alert.lane)
+            if change.kind == "trigger":
+                self.begun.append(name)
+                self.values[change.alert.rule] = change.alert.values
+            elif change.kind == "resolve":
+                self.ended.append(name)
 
     def live(
         self, hours: float, ood: list[Increments], inside: list[Increments], *, judged: bool = True

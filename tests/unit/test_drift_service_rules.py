@@ -84,21 +84,19 @@ def test_counters_that_began_anew_do_not_count_backwards() -> None:
     assert emptied.since(NOW, 12, ("answered",)) == 50
 
 
-def blocks(n: int, *, ood: int = 5, inside: int = 15, canary_ood: float | None = None) -> list[Block]:
-    """Even traffic, with a replay of the frozen set in every twelfth block."""
-    found = []
-    for t in range(n):
-        sums: dict[str, int] = {}
-        for name, count, mean in (("ood", ood, 0.6), ("id", inside, 0.5)):
-            labels = Labels(MODEL, "general", name)
-            stats = {"predictions": count, "n": count, "amn.sum": round(count * mean * MILLION)}
-            stats["amn.squares"] = round(count * (mean**2 + 0.02) * MILLION)
-            sums |= {labels.field(stat): amount for stat, amount in stats.items()}
-        if canary_ood is not None and t % 12 == 0:
-            labels = Labels(MODEL, "general", "ood", "canary")
-            sums |= {labels.field("n"): 500, labels.field("amn.sum"): round(500 * canary_ood * MILLION)}
-        found.append(block_of([sums]))
-    return found
+def blocks(n: int, *, ood: int = 5, inside: int = 15, weight: int = 0) -> list[Block]:
+    """Even traffic."""
+    sums: dict[str, int] = {}
+    for name, count, mean in (("ood", ood, 0.6), ("id", inside, 0.5)):
+        labels = Labels(MODEL, "general", name)
+        stats = {"predictions": count, "n": count, "amn.sum": round(count * mean * MILLION)}
+        stats["amn.squares"] = round(count * (mean**2 + 0.02) * MILLION)
+        if weight:
+            stats |= {"predictions.wsum": weight * count, "w.sum": weight * count}
+            stats |= {"w.squares": weight**2 * count, "amn.wsum": weight * stats["amn.sum"]}
+            stats["amn.wsquares"] = weight * stats["amn.squares"]
+        sums |= {labels.field(stat): amount for stat, amount in stats.items()}
+    return [block_of([sums]) for _ in range(n)]
 
 
 def traffic(blocks: list[Block]) -> Traffic:
@@ -111,22 +109,40 @@ def known(**more: Any) -> ModelState:
     return ModelState(first_block=NOW - 600, last_block=NOW - 1, baselines=baselines, **more)
 
 
+def replayed(**run: Any) -> Service:
+    base = service()
+    result = {"minute": NOW * BLOCK_MIN - 30, "n": 900, "golden": True, "max_change": 0.0} | run
+    return Service(now_ms=base.now_ms, counters={}, canary={MODEL: result})
+
+
 @pytest.mark.parametrize(
-    ("mean", "state", "severity"),
-    [(0.6004, "ok", "page"), (0.598, "firing", "ticket"), (0.62, "firing", "page")],
+    ("change", "state", "severity"),
+    [(1e-5, "ok", "page"), (0.002, "firing", "ticket"), (0.02, "firing", "page")],
 )
-def test_the_canary_knows_numerics_from_another_model(mean: float, state: str, severity: str) -> None:
-    found = canary(MODEL, known(canary={"ood": 0.6}), traffic(blocks(288, canary_ood=mean)), SETTINGS)
+def test_the_canary_knows_numerics_from_another_model(change: float, state: str, severity: str) -> None:
+    found = canary(MODEL, replayed(max_change=change), SETTINGS)
     assert (found.state, found.severity) == (state, severity)
 
 
-def test_a_canary_that_is_not_replayed_says_nothing() -> None:
-    assert canary(MODEL, known(canary={"ood": 0.6}), traffic(blocks(288)), SETTINGS).state == "insufficient"
+@pytest.mark.parametrize("run", [{"minute": NOW * BLOCK_MIN - 200}, {"n": 0}, {"golden": False}])
+def test_a_canary_that_cannot_be_compared_says_nothing(run: dict[str, Any]) -> None:
+    assert canary(MODEL, replayed(**run), SETTINGS).state == "insufficient"
+    assert canary("other", replayed(), SETTINGS).state == "insufficient"
 
 
-def test_the_canary_is_no_traffic() -> None:
-    with_it, without = (traffic(blocks(24, canary_ood=c)) for c in (0.9, None))
-    assert (with_it.series[MODEL][ALL] == without.series[MODEL][ALL]).all()
+def test_the_canary_is_no_traffic_and_other_tiers_neither() -> None:
+    plain = blocks(1)[0]
+    sums = {Labels(MODEL, "general", "ood", tier).field("n"): 5 for tier in ("canary", "model", "reference")}
+    assert block_of([sums]).sums == {}
+    assert plain.sums[MODEL]["general"][0][1] == 5
+
+
+def test_weights_count_where_they_are_stored_and_each_request_is_one_where_not() -> None:
+    plain, weighted = (traffic(blocks(3, weight=w)).series[MODEL][ALL] for w in (0, 20))
+    assert (plain[2] == plain[1]).all()
+    assert (weighted[2] == 20 * plain[1]).all()
+    assert (weighted[2] ** 2 / weighted[3] == plain[1]).all()
+    assert weighted[4] / weighted[2] == pytest.approx(plain[4] / plain[2])
 
 
 def test_twice_the_ood_share_is_a_ticket() -> None:
@@ -140,13 +156,14 @@ def test_twice_the_ood_share_is_a_ticket() -> None:
 def test_other_cells_of_the_inputs_are_a_ticket_and_chance_is_not() -> None:
     random = np.random.default_rng(0)
     shares = random.dirichlet(np.ones(64))
-    cells = {"cells": random.multinomial(9000, shares).tolist()}
+    cells = {"cells": (20 * random.multinomial(9000, shares)).tolist(), "inputs": [9000]}
     base = known(shares={"ood": 250, "id": 750}, histograms=cells)
     for other, state in ((shares, "ok"), (random.dirichlet(np.ones(64)), "firing")):
         some = blocks(288)
-        label = Labels(MODEL, "general", "unknown")
-        counts = {label.field(f"c{cell}"): int(n) for cell, n in enumerate(random.multinomial(3000, other))}
-        some[100].histograms = block_of([counts]).histograms
+        label = Labels(MODEL, "all", "all", "input")
+        drawn = random.multinomial(3000, other)
+        counts = {label.field(f"c{cell}"): 50 * int(n) for cell, n in enumerate(drawn)}
+        some[100].histograms = block_of([counts | {label.field("n"): 3000}]).histograms
         assert input_drift(MODEL, base, traffic(some), SETTINGS).state == state
 
 
