@@ -14,9 +14,15 @@ from producer.errors import QueueError
 from producer.messages import Failure, Reply, Request
 from producer.sampling import sample_hash, sampled
 
-FOLDER = Path(__file__).parents[1] / "golden" / "v1"
-FIXTURES = json.loads((FOLDER / "fixtures.json").read_text("utf-8"))["fixtures"]
-SAMPLING = json.loads((FOLDER / "sampling.json").read_text("utf-8"))
+GOLDEN = Path(__file__).parents[1] / "golden"
+#: Version 1 as it was first, and with the field that came later.
+FOLDERS = ("v1", "v1_level")
+FIXTURES = [
+    fixture | {"path": GOLDEN / folder / fixture["file"]}
+    for folder in FOLDERS
+    for fixture in json.loads((GOLDEN / folder / "fixtures.json").read_text("utf-8"))["fixtures"]
+]
+SAMPLING = json.loads((GOLDEN / "v1" / "sampling.json").read_text("utf-8"))
 DEFAULTS = {
     "request": {
         "lane": "general",
@@ -62,18 +68,21 @@ def encoded(message) -> bytes:
 
 def test_no_fixture_was_edited():
     for fixture in FIXTURES:
-        data = (FOLDER / fixture["file"]).read_bytes()
+        data = fixture["path"].read_bytes()
         assert hashlib.sha256(data).hexdigest() == fixture["sha256"], fixture["name"]
-    assert {f["file"] for f in FIXTURES} == {path.name for path in FOLDER.glob("*.msgpack")}
+    there = {path for folder in FOLDERS for path in (GOLDEN / folder).glob("*.msgpack")}
+    assert {fixture["path"] for fixture in FIXTURES} == there
 
 
 @pytest.mark.parametrize("fixture", named("request") + named("reply") + named("failure"))
 def test_every_field_is_read_as_described(fixture):
     decode = wire.decode_request if fixture["kind"] == "request" else wire.decode_reply
-    message = decode((FOLDER / fixture["file"]).read_bytes())
+    message = decode(fixture["path"].read_bytes())
     assert type(message) is KINDS[fixture["kind"]]
     known = {name: value for name, value in fixture["fields"].items() if name not in UNKNOWN}
     expected = DEFAULTS[fixture["kind"]] | known
+    if "level" in expected:
+        expected["priority"] = expected.pop("level")
     assert set(expected) - FRAME == set(type(message).__slots__)
     for name in set(expected) - FRAME:
         got, want = getattr(message, name), expected[name]
@@ -93,7 +102,7 @@ def test_every_field_is_read_as_described(fixture):
 
 @pytest.mark.parametrize("fixture", [pytest.param(f, id=f["name"]) for f in FIXTURES if f.get("reencodes")])
 def test_what_is_read_is_written_to_the_same_bytes(fixture):
-    data = (FOLDER / fixture["file"]).read_bytes()
+    data = fixture["path"].read_bytes()
     decode = wire.decode_request if fixture["kind"] == "request" else wire.decode_reply
     assert encoded(decode(data)) == data
 
@@ -101,7 +110,7 @@ def test_what_is_read_is_written_to_the_same_bytes(fixture):
 @pytest.mark.parametrize("fixture", named("invalid request"))
 def test_what_breaks_the_format_is_a_typed_error(fixture):
     with pytest.raises(QueueError) as caught:
-        wire.decode_request((FOLDER / fixture["file"]).read_bytes())
+        wire.decode_request(fixture["path"].read_bytes())
     assert caught.value.code == fixture["error"]
 
 
