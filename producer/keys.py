@@ -9,7 +9,8 @@ script may touch several of them. For the queue `main`:
     amn:{main}:fallback          stream   escalated work, group `workers`; `request`, `answer`,
                                           `id`
     amn:{main}:fallback:secondary  stream  what the fallback escalates further; the same fields
-    amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `request`, `answer`
+    amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `one_in`,
+                                          `request`, `answer`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
                                           `entry`, `sha1`, `source`, `told`, `request`
     amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
@@ -22,7 +23,8 @@ script may touch several of them. For the queue `main`:
     amn:{main}:drift:minute:<m>  hash     integer sums of the shadow worker, expires
     amn:{main}:drift:half:<key>  hash     a prediction or truth that waits for its other half, or the
                                           mark that both met; expires
-    amn:{main}:drift:half:index  zset     waiting halves by age, to cap their number
+    amn:{main}:drift:half:index  zset     waiting predictions by age, to cap their number
+    amn:{main}:drift:half:truths  zset    waiting truths by age, likewise
     amn:{main}:drift:minutes     zset     minutes that have sums, trimmed with them
     amn:{main}:workers:<name>    hash     what a worker is and when it last made progress, expires
 
@@ -30,8 +32,8 @@ A *place* is the number of a stream that holds requests: 1 `requests:high`, 2 `r
 3 `requests:low`, 4 `fallback`, 5 `fallback:secondary`.
 
 Three rooms keep more of their own, below a prefix; each says in its module what it holds:
-`amn:{main}:drift:` (the judge, in ops/drift), `amn:{main}:alerts:` (ops/alerts), `amn:{main}:gate:`
-(the shared budget and the circuit breakers, in workers/).
+`amn:{main}:drift:` (docs/drift-data.md; the judge, in ops/drift), `amn:{main}:alerts:` (ops/alerts),
+`amn:{main}:gate:` (the shared budget and the circuit breakers, in workers/).
 """
 
 from __future__ import annotations

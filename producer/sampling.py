@@ -6,6 +6,8 @@ from hashlib import blake2b
 
 #: The card's range; a truth outside the ceiling can belong to no sampled request.
 RATE_MIN, RATE_MAX = 0.01, 0.05
+#: The same as the "one in k" that adapts: a whole number, so that a sample's weight is one too.
+ONE_IN_MIN, ONE_IN_MAX = 20, 100
 DEFAULT_SALT = "amn"
 _BITS = 56
 
@@ -27,3 +29,13 @@ def sample_hash(key: str, salt: str = DEFAULT_SALT) -> int:
 def sampled(key: str, rate: float, salt: str = DEFAULT_SALT) -> bool:
     """Whether `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
     return sample_hash(key, salt) < int(rate * (1 << _BITS))
+
+
+def one_in(rate: float) -> int:
+    """The k of 1/k that is nearest to a rate."""
+    return round(1 / rate)
+
+
+def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
+    """Whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
+    return sample_hash(key, salt) < (1 << _BITS) // k

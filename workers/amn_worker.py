@@ -18,12 +18,14 @@ from producer import wire
 from producer.answers import AnswerEncoder
 from producer.errors import InferenceFailed
 from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request
-from producer.sampling import sample_key, sampled
+from producer.sampling import sample_key, sampled, sampled_one_in
 from workers.batch import Batch
 from workers.decisions import DecisionLog
 from workers.outcomes import failure
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
+from workers.shadow_rates import Sampler
+from workers.shadow_settings import SLOW_MS
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
     import torch
@@ -89,10 +91,13 @@ class GateScorer:
 class AmnHandler:
     """Answers batches with the AMN model, and flags what a fallback should answer."""
 
-    def __init__(self, predictor: Predictor, gate: Gate, settings: WorkerSettings) -> None:
+    def __init__(
+        self, predictor: Predictor, gate: Gate, settings: WorkerSettings, sampler: Sampler | None = None
+    ) -> None:
         self._predictor = predictor
         self._gate = gate
         self._settings = settings
+        self._sampler = sampler or Sampler(settings.sample_rate)
         self._scorer = GateScorer(predictor, gate)
         self._encoders = _encoders(predictor, gate, banked=self._scorer.banked)
 
@@ -116,14 +121,19 @@ class AmnHandler:
             decision = self._decide(request, hard[b], scores[b], batch.leased_at_ms)
             if self._gate.log is not None:
                 self._gate.log.note(request, scores[b], decision, rows[b], batch.leased_at_ms)
+            queue_ms = batch.leased_at_ms - request.submitted_at_ms
             payload = self._encoders[not hard[b], decision.shed == SHED_DOWN].encode(
                 request.id,
                 rows[b],
                 scores[b],
                 (decision.reasons, decision.shed, decision.escalate),
-                {"queue_ms": batch.leased_at_ms - request.submitted_at_ms, **shared},
+                {"queue_ms": queue_ms, **shared},
             )
-            outcomes.append(self._outcome(entry, request, payload, decision))
+            outcome = self._outcome(entry, request, payload, decision)
+            if not decision.escalate and queue_ms + batch_ms + compute_ms > SLOW_MS:
+                outcome.counters += ",slow"
+            self._sample(outcome, request, int(batch.leased_at_ms) // 60_000)
+            outcomes.append(outcome)
         return outcomes
 
     def _scores(
@@ -144,24 +154,26 @@ class AmnHandler:
         return decide(self._gate.policy, self._gate.allowance, hard, scores, in_time=not late)
 
     def _outcome(self, entry: Entry, request: Request, payload: bytes, decision: Decision) -> Outcome:
-        outcome = Outcome(
+        return Outcome(
             entry=entry,
             op=("both" if request.provisional else "escalate") if decision.escalate else "reply",
             reply_to=request.reply_to,
             payload=payload,
             counters=counters_of(decision),
         )
-        self._sample(outcome, request)
-        return outcome
 
-    def _sample(self, outcome: Outcome, request: Request) -> None:
-        """Marks what the shadow stream gets: this request, and the truth it reveals of the last one."""
+    def _sample(self, outcome: Outcome, request: Request, minute: int) -> None:
+        """Marks what the shadow stream gets: this request, and the truth it reveals of the last one.
+
+        The last one may have been of another lane or minute: its truth goes at the highest rate.
+        """
         settings = self._settings
         if not settings.sample_rate:
             return
         key = sample_key(request.id, request.sequence, request.position)
-        if sampled(key, settings.sample_rate, settings.sample_salt):
-            outcome.sample_key = key
+        k = self._sampler.one_in(request.lane, minute)
+        if sampled_one_in(key, k, settings.sample_salt):
+            outcome.sample_key = f"{k} {key}"
         if request.sequence and request.position > 0:
             previous = sample_key(request.id, request.sequence, request.position - 1)
             if sampled(previous, settings.sample_rate, settings.sample_salt):

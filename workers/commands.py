@@ -119,6 +119,7 @@ def _run(
             model=common["model"] or root / _DEFAULT_MODELS[(gate or {}).get("tier", kind)],
             bank=root / "reference_bank",
             calibration=root / "gate_calibration",
+            slices=root / "ood_slices",
             **(gate or {}),
         )
         run_worker(settings, artifacts)

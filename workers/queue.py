@@ -56,7 +56,7 @@ class Outcome:
         reply_to: Client id, or "" when nobody can be told.
         payload: Reply bytes for the client; of an escalated request, the best answer so far.
         counters: Names to count, comma-separated.
-        sample_key: Set when the request goes to the shadow stream.
+        sample_key: Set when the request goes to the shadow stream: "k key", taken at the rate 1/k.
         truth_key, truth: Set when this request reveals the truth of a sampled predecessor.
         reason, message: Of a dead letter.
     """

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from amn.gain import Calibration
     from amn.policy import EscalationPolicy
     from amn.predictor import Predictor
+    from amn.slices import Slicer
 
 _LOG = structlog.get_logger("amn.worker")
 
@@ -41,6 +42,7 @@ class Artifacts:
         policy: Escalation policy: name of a preset, or a file.
         tier: Of a fallback worker: `accuracy` or `secondary`.
         decision_log: Where a sample of the AMN worker's decisions goes; None for nowhere.
+        slices: Of the shadow worker: places requests that name no domain; may be missing.
     """
 
     model: Path
@@ -49,6 +51,7 @@ class Artifacts:
     policy: str = "calibrated"
     tier: str = "accuracy"
     decision_log: Path | None = None
+    slices: Path = Path("ood_slices")
 
 
 class Side(Protocol):
@@ -143,6 +146,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     from workers.amn_worker import AmnHandler, Gate
     from workers.decisions import DecisionLog
     from workers.gate import GateThread
+    from workers.shadow_rates import Sampler, SamplerThread
 
     policy, calibration = _policy(artifacts)
     if calibration is not None and calibration.amn != predictor.model_id:
@@ -153,9 +157,10 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     allowance = Allowance()
     gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
     queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
+    sampler = Sampler(settings.sample_rate)
     return Parts(
-        loop=Loop(queue, AmnHandler(predictor, gate, settings)),
-        sides=(GateThread(settings, policy, allowance),),
+        loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)),
+        sides=(GateThread(settings, policy, allowance), SamplerThread(settings, sampler)),
     )
 
 
@@ -187,10 +192,32 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
 
 def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from workers.shadow_queue import ShadowQueue
+    from workers.shadow_settings import ShadowSettings
+    from workers.shadow_turns import ShadowTurns
     from workers.shadow_worker import ShadowHandler
 
-    shadow = ShadowHandler(fallback=predictor)
-    return Parts(loop=Loop(ShadowQueue(settings, worker_name("shadow")), shadow, shadow.assemble))
+    shadow = ShadowSettings()
+    handler = ShadowHandler(shadow, predictor, _slicer(settings, artifacts))
+    queue = ShadowQueue(settings, worker_name("shadow"), shadow)
+    return Parts(loop=Loop(queue, handler, handler.assemble), sides=(ShadowTurns(settings, shadow),))
+
+
+def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
+    """The OOD score, if these artifacts have one for this encoder.
+
+    Raises:
+        AmnError: It is there, and does not hold.
+    """
+    from amn.slices import load_slices
+
+    if not artifacts.slices.is_dir():
+        _LOG.warning("slices_missing", slices=str(artifacts.slices))
+        return None
+    slicer = load_slices(artifacts.slices)
+    if slicer.manifest.encoder_id != settings.encoder:
+        _LOG.warning("slices_of_another_encoder", fitted=slicer.manifest.encoder_id, serves=settings.encoder)
+        return None
+    return slicer
 
 
 def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]:

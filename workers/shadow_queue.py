@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from producer.connection import driver_errors
 from producer.keys import GROUP, Keys
 from workers.queue import LeasedQueue, Outcome, load
 from workers.settings import WorkerSettings
-from workers.shadow_scores import Half, increments
+from workers.shadow_scores import Half, Pairs, increments
 from workers.shadow_settings import ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
@@ -25,9 +25,14 @@ _TRIES = 8
 
 @dataclass(slots=True, kw_only=True)
 class HalfOutcome(Outcome):
-    """How a usable shadow entry ends: it meets its other half, or waits for it."""
+    """How a usable shadow entry ends: it meets its other half, or waits for it.
+
+    Attributes:
+        pairs: What a prediction adds to its minute when it comes, with or without its truth.
+    """
 
     half: Half
+    pairs: Pairs = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +71,13 @@ class ShadowQueue(LeasedQueue):
     def _joined(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         shadow, keys = self.shadow, self.keys
         arguments: list[Any] = [GROUP, self.name, keys.drift_half_prefix, keys.drift_minute_prefix]
-        arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.scored_ttl_ms, shadow.minute_ttl_s]
+        arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.truth_ttl_ms, shadow.truths_max]
+        arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.ahead_min_max, shadow.age_min_max]
         waiting = self._waiting({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
         for outcome in outcomes:
             arguments += _arguments(outcome, waiting)
-        names = [self.stream, keys.stats, keys.drift_minutes, keys.drift_half_prefix + "index"]
+        halves = keys.drift_half_prefix
+        names = [self.stream, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
         return cast("list[bytes]", self._writes.run(self._score, names, arguments))
 
     def _waiting(self, hashes: set[str]) -> dict[str, Waiting]:
@@ -114,7 +121,7 @@ def _arguments(outcome: Outcome, waiting: dict[str, Waiting]) -> list[Any]:
     there = waiting.get(name)
     if there is not None and there.entry and there.half is None:
         return _drop(entry_id, "unreadable")
-    pairs = [(f"{half.labels}|predictions", 1)] if half.kind == "prediction" else []
+    pairs = list(outcome.pairs)
     op, partner, minute, head, data = "store", b"", half.minute, half.head, half.data
     if there is None:
         waiting[name] = Waiting(entry_id, half)

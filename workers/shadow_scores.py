@@ -5,21 +5,14 @@ whatever comes first and whoever computes it. The products of two float16 number
 multiples of 2**-48, so a 768-term dot product of unit vectors fits the 53 bits of float64 exactly:
 the order of the additions cannot matter. Rounding to float16 moves one cosine by about 1e-5.
 
-A field is `<model>|<lane>|<slice>|<tier>|<stat>`, and its value an integer:
-
-    predictions                   sampled requests of that minute (coverage = n / predictions)
-    n                             of those, the ones that met their truth
-    fallback.n                    of those, the ones that a fallback was run on too
-    <score>.sum, <score>.squares  sums of score and score**2, in millionths
-    h<bin>                        AMN cosines in bin 0..199; bin b is [-1 + b/100, -1 + (b+1)/100)
-
-where <score> is amn, mean (of the context), last (vector of it) or fallback: cosines to the truth;
-or coherence, the mean cosine of neighbours in the context.
+A field is `<model>|<lane>|<slice>|<tier>|<stat>`, and its value an integer; docs/drift-data.md lists
+them. Some are added when a prediction arrives (`arrivals`), the others when it meets its truth
+(`increments`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -27,13 +20,23 @@ from numpy.typing import NDArray
 
 MILLION = 1_000_000
 BINS = 200
-#: Scores against the truth, in the order of a prediction half's rows.
+#: Scores against the truth, in the order of `_against`.
 COSINES = ("amn", "mean", "last", "fallback")
 SCORES = (*COSINES, "coherence")
-TIER_TRUE = "true"
+#: What stands for the truth: the true vector, a stronger model's answer, the nearest reference. The
+#: fourth is none: sums over the inputs alone.
+TIER_TRUE, TIER_MODEL, TIER_REFERENCE, TIER_INPUT = "true", "model", "reference", "input"
+#: Lane and slice of histograms that are kept over all of them.
+ALL = "all"
+SCORE_BINS = 100
 
 _ROW = np.dtype("<f2")
 _ROW_BYTES = 768 * 2
+#: Rows of a prediction half: five of the context, the prediction, and perhaps the fallback's.
+_CONTEXT, _AMN, _FALLBACK = 5, 5, 6
+
+Pairs = list[tuple[str, int]]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,13 @@ class Half:
 
     Attributes:
         kind: "prediction" or "truth".
-        data: Float16 rows of 768: the truth; or AMN's prediction, context mean, last vector and,
-            when a fallback was run, its prediction.
+        data: Float16 rows of 768: the truth; or the context, AMN's prediction and, when a fallback
+            was run, its prediction.
         labels: Of a prediction, the text of its `Labels`.
         coherence: Of a prediction, in millionths.
         minute: Of a prediction, the epoch minute of its stream entry: the event's time.
+        weight: Of a prediction, k of the rate 1/k at which it was sampled.
+        ood: Of a prediction, its OOD score in millionths; -1 without one.
     """
 
     kind: str
@@ -83,11 +88,18 @@ class Half:
     labels: str = ""
     coherence: int = 0
     minute: int = 0
+    weight: int = 1
+    ood: int = -1
 
     @property
     def head(self) -> str:
         """Everything but `kind` and `data`, as text for the waiting hash."""
-        return f"{self.minute}|{self.coherence}|{self.labels}"
+        return f"{self.minute}|{self.coherence}|{self.weight}|{self.ood}|{self.labels}"
+
+    @property
+    def rows(self) -> NDArray[np.float16]:
+        """`data` as (N, 768)."""
+        return np.frombuffer(self.data, dtype=_ROW).reshape(-1, 768)
 
     @classmethod
     def parse(cls, kind: str, head: str, data: bytes) -> Self:
@@ -96,11 +108,37 @@ class Half:
         Raises:
             ValueError: Stored by something else.
         """
-        minute, coherence, labels = head.split("|", 2)
-        rows = (1,) if kind == "truth" else (3, 4)
+        minute, coherence, weight, ood, labels = head.split("|", 4)
+        rows = (1,) if kind == "truth" else (_AMN + 1, _FALLBACK + 1)
         if kind not in ("truth", "prediction") or len(data) not in [n * _ROW_BYTES for n in rows]:
             raise ValueError(f"waiting half of kind {kind!r} with {len(data)} bytes is not one of ours")
-        return cls(kind=kind, data=data, labels=labels, coherence=int(coherence), minute=int(minute))
+        return cls(
+            kind=kind,
+            data=data,
+            labels=labels,
+            coherence=int(coherence),
+            minute=int(minute),
+            weight=int(weight),
+            ood=int(ood),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """What is known of a sampled request without its truth.
+
+    Attributes:
+        weight: k of the rate 1/k at which it was sampled.
+        slow: Whether AMN missed its latency objective.
+        reference: Cosine of the prediction to the nearest reference; None when the bank was not asked.
+        ood: OOD score of the input; None without a scorer.    cell: Its nearest centroid.
+    """
+
+    weight: int = 1
+    slow: bool = False
+    reference: float | None = None
+    ood: float | None = None
+    cell: int = 0
 
 
 def minute_of(entry_id: bytes) -> int:
@@ -119,6 +157,7 @@ def prediction_half(
     context: NDArray[np.float32],
     amn: NDArray[np.float32],
     fallback: NDArray[np.float32] | None,
+    arrival: Arrival | None = None,
 ) -> Half:
     """The half that a sampled request makes.
 
@@ -128,42 +167,106 @@ def prediction_half(
         context: Shape (5, 768), oldest first.
         amn: Shape (768,), the prediction that was served.
         fallback: Shape (768,), the fallback's, when one was run.
+        arrival: Weight and OOD score are kept for when the truth comes.
     """
-    rows = [amn, context.mean(axis=0), context[-1], *([] if fallback is None else [fallback])]
-    neighbours = context.astype(_ROW).astype(np.float64)
+    arrival = arrival or Arrival()
+    rows = np.asarray([*context, amn, *([] if fallback is None else [fallback])], dtype=_ROW)
+    neighbours = rows[:_CONTEXT].astype(np.float64)
     return Half(
         kind="prediction",
-        data=np.asarray(rows, dtype=_ROW).tobytes(),
+        data=rows.tobytes(),
         labels=str(labels),
-        coherence=_millionths(float(cosines(neighbours[:-1], neighbours[1:]).mean())),
+        coherence=millionths(float(cosines(neighbours[:-1], neighbours[1:]).mean())),
         minute=minute_of(entry_id),
+        weight=arrival.weight,
+        ood=-1 if arrival.ood is None else millionths(arrival.ood),
     )
 
 
-def increments(prediction: Half, truth: Half) -> list[tuple[str, int]]:
-    """Fields and amounts that one matched pair adds to its minute (`predictions` apart)."""
-    rows = np.frombuffer(prediction.data, dtype=_ROW).reshape(-1, 768).astype(np.float64)
-    target = np.frombuffer(truth.data, dtype=_ROW).astype(np.float64)
-    values = [_millionths(value) for value in cosines(rows, target[None]).tolist()]
-    scores = {**dict(zip(COSINES, values, strict=False)), "coherence": prediction.coherence}
-    stats = [("n", 1), (f"h{min((scores['amn'] + MILLION) // (2 * MILLION // BINS), BINS - 1)}", 1)]
-    if "fallback" in scores:
+def arrivals(half: Half, labels: Labels, arrival: Arrival) -> Pairs:
+    """Fields and amounts that a prediction adds to its minute, whether or not its truth comes."""
+    weight = arrival.weight
+    pairs = _of(labels, [("predictions", 1), ("predictions.wsum", weight)])
+    if arrival.slow:
+        pairs += _of(labels, [("slow", 1)])
+    rows = half.rows.astype(np.float64)
+    if len(rows) > _FALLBACK:
+        value = millionths(cosines(rows[_AMN : _AMN + 1], rows[_FALLBACK:])[0])
+        pairs += _of(replace(labels, tier=TIER_MODEL), judged(value, weight))
+    if arrival.reference is not None:
+        pairs += _of(
+            replace(labels, tier=TIER_REFERENCE), judged(millionths(min(arrival.reference, 1.0)), weight)
+        )
+    if arrival.ood is not None:
+        stats = [("n", 1), ("w.sum", weight), *_moments("ood", half.ood)]
+        pairs += _of(replace(labels, tier=TIER_INPUT), stats)
+        bin_ = min(max(half.ood, 0) * SCORE_BINS // MILLION, SCORE_BINS - 1)
+        everywhere = Labels(labels.model, ALL, ALL, TIER_INPUT)
+        pairs += _of(everywhere, [(f"c{arrival.cell}", weight), (f"s{bin_}", weight)])
+    return pairs
+
+
+def increments(prediction: Half, truth: Half) -> Pairs:
+    """Fields and amounts that one matched pair adds to its minute (`arrivals` apart)."""
+    values = dict(zip(COSINES, against(prediction, truth), strict=False))
+    stats = judged(values["amn"], prediction.weight)
+    if "fallback" in values:
         stats.append(("fallback.n", 1))
-    for name, value in scores.items():
-        stats += [(f"{name}.sum", value), (f"{name}.squares", (value * value + MILLION // 2) // MILLION)]
+    for name in (*COSINES[1:], "coherence"):
+        value = prediction.coherence if name == "coherence" else values.get(name)
+        if value is not None:
+            stats += _moments(name, value)
     return [(f"{prediction.labels}|{stat}", amount) for stat, amount in stats]
 
 
-def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def against(prediction: Half, truth: Half) -> list[int]:
+    """Cosines of a pair in the order of `COSINES`, in millionths; the last one only with a fallback."""
+    rows = prediction.rows.astype(np.float64)
+    context = rows[:_CONTEXT]
+    # The sum stands for the mean: it is exact, and the cosine is the same.
+    scored = np.stack([rows[_AMN], context.sum(axis=0), context[-1], *rows[_FALLBACK:]])
+    return [millionths(value) for value in cosines(scored, truth.rows.astype(np.float64)).tolist()]
+
+
+def judged(value: int, weight: int) -> Pairs:
+    """What one cosine of AMN adds, weighted and not."""
+    square = _square(value)
+    return [
+        ("n", 1),
+        ("w.sum", weight),
+        ("w.squares", weight * weight),
+        ("amn.sum", value),
+        ("amn.squares", square),
+        ("amn.wsum", weight * value),
+        ("amn.wsquares", weight * square),
+        (f"h{min((value + MILLION) // (2 * MILLION // BINS), BINS - 1)}", 1),
+    ]
+
+
+def cosines(a: Doubles, b: Doubles) -> Doubles:
     """Row-wise cosines, (N, 768) with (N or 1, 768) -> (N,); 0 where a row is zero."""
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     dots = (a * b).sum(axis=1)
-    values: NDArray[np.float64] = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    values: Doubles = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
     return values.clip(-1, 1)
 
 
-def _millionths(value: float) -> int:
+def millionths(value: float) -> int:
+    """Fixed point, six places."""
     return round(value * MILLION)
+
+
+def _moments(name: str, value: int) -> Pairs:
+    return [(f"{name}.sum", value), (f"{name}.squares", _square(value))]
+
+
+def _square(value: int) -> int:
+    return (value * value + MILLION // 2) // MILLION
+
+
+def _of(labels: Labels, stats: Pairs) -> Pairs:
+    text = str(labels)
+    return [(f"{text}|{stat}", amount) for stat, amount in stats]
 
 
 def _escaped(part: str) -> str:

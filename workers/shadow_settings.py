@@ -4,34 +4,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: AMN's latency objective, from the producer's submit to the end of the model's and the gate's work.
+SLOW_MS = 1.2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowSettings:
-    """Slices, the truth join and the retention of the sums.
+    """Slices, the truth join, sampling rates and the retention of the sums.
 
     Attributes:
         ood_domains: Explicit domains that the model was not trained on; any other named domain is
-            in distribution, and a request without one is in neither slice.
-        half_ttl_ms: How long a prediction waits for its truth, or a truth for its prediction.
-        halves_max: Cap on waiting halves; the one that has waited longest makes room.
+            in distribution, and a request without one is placed by the OOD score, if there is one.
+        half_ttl_ms: How long a prediction waits for its truth.
+        halves_max: Cap on waiting predictions; the one that has waited longest makes room.
+        truth_ttl_ms: How long a truth waits for its prediction, which is nearly always there first.
+        truths_max: Cap on waiting truths. Truths come for all that could have been sampled, so that
+            at a low rate most of these wait for nothing: they have a room of their own.
         scored_ttl_ms: How long a scored key is remembered, so that a truth reported twice, or a
             request sent again, is not scored twice.
         minute_ttl_s: How long a minute's sums are kept, from the minute itself.
+        ahead_min_max, age_min_max: Predictions further in the future, or older, are refused.
+        samples_per_s: Samples that each lane aims at.
+        half_life_min: Of the smoothed traffic that the rates follow.
+        hysteresis: Least relative change of a rate.
+        lag_ms_max: A shadow stream whose oldest entry is older sheds: every lane at the lowest rate.
     """
 
     ood_domains: frozenset[str] = frozenset({"anarchism"})
     half_ttl_ms: int = 2 * 3600 * 1000
-    halves_max: int = 20_000
+    halves_max: int = 10_000
+    truth_ttl_ms: int = 600_000
+    truths_max: int = 5_000
     scored_ttl_ms: int = 600_000
     minute_ttl_s: int = 50 * 3600
+    ahead_min_max: int = 5
+    age_min_max: int = 26 * 60
+    samples_per_s: float = 0.5
+    half_life_min: float = 10.0
+    hysteresis: float = 0.2
+    lag_ms_max: int = 60_000
 
     def __post_init__(self) -> None:
-        for name in ("half_ttl_ms", "halves_max", "scored_ttl_ms", "minute_ttl_s"):
+        limits = ("half_ttl_ms", "halves_max", "truth_ttl_ms", "truths_max", "scored_ttl_ms")
+        for name in (*limits, "minute_ttl_s", "age_min_max", "lag_ms_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("samples_per_s", "half_life_min"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
 
     def slice_of(self, domain: str) -> str:
-        """ "ood", "id", or "unknown" for a request that names no domain."""
+        """ "ood" or "id" by an explicit domain; "unknown" for a request that names none."""
         if not domain:
             return "unknown"
         return "ood" if domain in self.ood_domains else "id"

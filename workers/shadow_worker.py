@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from producer import wire
 from producer.errors import Undecodable, WireError
-from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Reply
-from producer.sampling import sampled
+from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
+from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
 from workers.batch import Batch
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome
-from workers.shadow_scores import Labels, prediction_half, truth_half
-from workers.shadow_settings import ShadowSettings
+from workers.shadow_scores import Arrival, Labels, arrivals, prediction_half, truth_half
+from workers.shadow_settings import SLOW_MS, ShadowSettings
 
 
 class Fallback(Protocol):
@@ -33,12 +33,53 @@ class Fallback(Protocol):
         ...
 
 
-class ShadowHandler:
-    """Makes halves of shadow entries. Use its `assemble` as the loop's."""
+class Place(Protocol):
+    """Where a context lies: `amn.slices.Place` is one."""
 
-    def __init__(self, shadow: ShadowSettings | None = None, fallback: Fallback | None = None) -> None:
+    @property
+    def score(self) -> float:
+        """OOD score."""
+        ...
+
+    @property
+    def cell(self) -> int:
+        """Nearest centroid."""
+        ...
+
+
+class Slicer(Protocol):
+    """The OOD score: `amn.slices.Slicer` is one."""
+
+    def place(self, context: NDArray[np.floating]) -> Place:
+        """(5, 768) -> score and cell."""
+        ...
+
+    def slice_of(self, score: float) -> str:
+        """Name of the slice."""
+        ...
+
+
+class ShadowHandler:
+    """Makes halves of shadow entries. Use its `assemble` as the loop's.
+
+    Args:
+        shadow: Settings.
+        fallback: Run on every sampled request.
+        slicer: Places requests that name no domain; without one they are in slice "unknown".
+        default_weight: Of an entry that does not say at which rate it was taken.
+    """
+
+    def __init__(
+        self,
+        shadow: ShadowSettings | None = None,
+        fallback: Fallback | None = None,
+        slicer: Slicer | None = None,
+        default_weight: int = ONE_IN_MIN,
+    ) -> None:
         self._shadow = shadow or ShadowSettings()
         self._fallback = fallback
+        self._slicer = slicer
+        self._default_weight = default_weight
 
     def assemble(
         self, entries: Sequence[Entry], settings: WorkerSettings, leased_at_ms: float, leased_at_s: float
@@ -79,7 +120,7 @@ class ShadowHandler:
     ) -> Outcome:
         request = batch.requests[b]
         try:
-            key = _key(entry)
+            key, weight = _key(entry), self._weight(entry)
             reply = wire.decode_reply(entry.fields.get(b"answer", b""))
         except WireError as error:
             return dropped(entry, error.code)
@@ -87,9 +128,34 @@ class ShadowHandler:
             return dropped(entry, "unanswered")
         if not (_unit(batch.contexts[b]) and _unit(reply.vector)):
             return dropped(entry, "bad_norm")
-        labels = Labels(reply.model, request.lane, self._shadow.slice_of(request.domain))
-        half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, fallback)
-        return HalfOutcome(entry=entry, op="prediction", sample_key=key, half=half)
+        arrival, slice_ = self._arrival(weight, request, reply)
+        labels = Labels(reply.model, request.lane, slice_)
+        half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, fallback, arrival)
+        pairs = arrivals(half, labels, arrival)
+        return HalfOutcome(entry=entry, op="prediction", sample_key=key, half=half, pairs=pairs)
+
+    def _weight(self, entry: Entry) -> int:
+        """k of the rate 1/k at which it was taken."""
+        text = entry.fields.get(b"one_in", b"0")
+        if not text.isdigit() or int(text) > ONE_IN_MAX:
+            raise Undecodable(f"shadow entry with one_in {text!r}; expected 1 to {ONE_IN_MAX}")
+        return int(text) or self._default_weight
+
+    def _arrival(self, weight: int, request: Request, reply: Reply) -> tuple[Arrival, str]:
+        """What is known at once, and the slice: the explicit domain's, else the score's."""
+        slice_ = self._shadow.slice_of(request.domain)
+        place = None if self._slicer is None else self._slicer.place(request.context)
+        if place is not None and not request.domain and self._slicer is not None:
+            slice_ = self._slicer.slice_of(place.score)
+        took = reply.timings
+        arrival = Arrival(
+            weight=weight,
+            slow=took.queue_ms + took.batch_ms + took.compute_ms > SLOW_MS,
+            reference=reply.confidence if reply.bank and reply.confidence_method != "none" else None,
+            ood=None if place is None else place.score,
+            cell=0 if place is None else place.cell,
+        )
+        return arrival, slice_
 
 
 def dropped(entry: Entry, reason: str) -> Outcome:

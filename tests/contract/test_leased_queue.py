@@ -249,12 +249,13 @@ def test_a_sampled_request_and_the_truth_that_it_reveals_go_to_the_shadow_stream
     rig.put("a")
     queue = rig.queue("w")
     (entry,) = queue.lease()
-    outcome = answer(entry, sample_key="s#1", truth_key="s#0", truth=b"truth")
+    outcome = answer(entry, sample_key="50 s#1", truth_key="s#0", truth=b"truth")
     assert queue.finish([outcome]) == [b"ok"]
     prediction, truth = [fields for _, fields in rig.admin.xrange(KEYS.shadow)]
     assert prediction == {
         b"kind": b"prediction",
         b"key": b"s#1",
+        b"one_in": b"50",
         b"request": entry.fields[b"request"],
         b"answer": outcome.payload,
     }

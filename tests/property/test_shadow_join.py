@@ -123,7 +123,7 @@ def expected(events: list[tuple[str, int]]) -> dict[bytes, dict[bytes, bytes]]:
     for outcome in rig.handler.handle(batch) if len(batch) else []:
         half: Half = outcome.half  # type: ignore[attr-defined]
         sums = minutes.setdefault(half.minute, Counter())
-        sums[f"{half.labels}|predictions"] += 1
+        sums.update(dict(outcome.pairs))  # type: ignore[attr-defined]
         if outcome.sample_key in truths:
             sums.update(dict(increments(half, truths[outcome.sample_key])))
     return {

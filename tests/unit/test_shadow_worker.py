@@ -65,7 +65,7 @@ def test_the_fallback_is_run_once_on_the_whole_batch(
     fallback = LastVector()
     outcomes = work(ShadowHandler(fallback=fallback), *(prediction(c, n) for n, c in enumerate(contexts(5))))
     assert fallback.batches == [5]
-    assert [len(o.half.data) for o in outcomes if isinstance(o, HalfOutcome)] == [4 * 1536] * 5
+    assert [len(o.half.data) for o in outcomes if isinstance(o, HalfOutcome)] == [7 * 1536] * 5
 
 
 def test_a_fallback_that_gives_no_unit_vector_is_left_out_of_that_row_alone(
@@ -74,7 +74,7 @@ def test_a_fallback_that_gives_no_unit_vector_is_left_out_of_that_row_alone(
     handler = ShadowHandler(fallback=LastVector(bad_rows=(1,)))
     outcomes = work(handler, *(prediction(c, n) for n, c in enumerate(contexts(3))))
     sizes = [len(o.half.data) // 1536 for o in outcomes if isinstance(o, HalfOutcome)]
-    assert sizes == [4, 3, 4]
+    assert sizes == [7, 6, 7]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@
 -- ARGV[6], [7] most entries and bytes of the fallback stream   [8], [9] of the secondary one
 -- ARGV[10] prefix of the seen keys   [11] the places that occur below, one digit each
 -- ARGV[12..] per entry ten values:
---   place, id, op, reply number (0: nobody to answer), reply bytes, counters ("a,b"), sample key,
---   truth key, truth bytes, payload size
+--   place, id, op, reply number (0: nobody to answer), reply bytes, counters ("a,b"), sample ("k key":
+--   taken at the rate 1/k), truth key, truth bytes, payload size
 --   op: "reply"     ends here with these bytes
 --       "escalate"  goes to the next stream, bytes attached as the best answer so far
 --       "both"      escalates, and the bytes go to the client as a provisional answer
@@ -103,8 +103,9 @@ while i <= #ARGV do
   end
   if status == 'ok' then
     if sample ~= '' and request then
-      redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction', 'key', sample,
-        'request', request, 'answer', bytes)
+      local one_in, key = string.match(sample, '^(%d+) (.*)$')
+      redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction', 'key', key or sample,
+        'one_in', one_in or '0', 'request', request, 'answer', bytes)
       count('shadowed')
     end
     if truth_key ~= '' then

@@ -2,21 +2,24 @@
 -- one step. Whatever is redelivered, by whomever, an entry has its effect once.
 --
 -- KEYS[1] shadow stream   KEYS[2] stats hash
--- KEYS[3] minutes (zset: epoch minute)   KEYS[4] waiting halves (zset: hash of the key -> expiry, ms)
+-- KEYS[3] minutes (zset: epoch minute)
+-- KEYS[4] waiting predictions   KEYS[5] waiting truths (zsets: hash of the key -> expiry, ms)
 -- ARGV[1] group  [2] consumer  [3] prefix of half keys  [4] prefix of minute keys
--- ARGV[5] half_ttl_ms  [6] halves_max  [7] scored_ttl_ms  [8] minute_ttl_s
--- ARGV[9..] per entry:
+-- ARGV[5] half_ttl_ms  [6] halves_max  [7] truth_ttl_ms  [8] truths_max  [9] scored_ttl_ms
+-- ARGV[10] minute_ttl_s  [11] ahead_min_max  [12] age_min_max
+-- ARGV[13..] per entry:
 --   id, op, hash of the key, kind, head, data, partner, minute, number of pairs n, then n times
 --   field, amount
 --   op: "store"  wait for the other half; the pairs count this half
 --       "score"  the other half is the one of entry `partner`; the pairs are the scores
 --       "drop"   of no use; counted by `kind`
+--   minute: of the prediction; 0 for a truth that waits, whose time does not matter
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
 -- "again" (the other half came or went meanwhile: nothing was done; look again and decide anew).
 local stream, group, consumer, prefix = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
-local half_ttl_ms, minute_ttl_s = tonumber(ARGV[5]), tonumber(ARGV[8])
+local minute_ttl_s = tonumber(ARGV[10])
 local clock = redis.call('TIME')
-local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now_ms, now_min = clock[1] * 1000 + math.floor(clock[2] / 1000), math.floor(clock[1] / 60)
 local held = {}
 local pending = redis.pcall('XPENDING', stream, group, '-', '+', 100000, consumer)
 -- A server that was flushed has no group, and nobody holds anything; other errors are errors.
@@ -33,35 +36,51 @@ local function add(minute, first, last)
     sums[minute][ARGV[i]] = (sums[minute][ARGV[i]] or 0) + tonumber(ARGV[i + 1])
   end
 end
+-- The room of a kind: its zset, how long a half waits in it, and how many may.
+local function room(kind)
+  if kind == 'truth' then return KEYS[5], tonumber(ARGV[7]), tonumber(ARGV[8]) end
+  return KEYS[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+end
+-- 'future', 'stale' or nil: sums of a clock that jumped would spoil a window.
+local function misdated(minute)
+  if minute == 0 then return nil end
+  if minute > now_min + tonumber(ARGV[11]) then return 'future' end
+  if minute < now_min - tonumber(ARGV[12]) then return 'stale' end
+end
 local function store(hash, kind, id, head, data)
-  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now_ms)
-  if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[6]) then
-    redis.call('DEL', prefix .. redis.call('ZPOPMIN', KEYS[4])[1])
-    count('shadow:evicted')
+  local waiting, ttl_ms, most = room(kind)
+  local expired = redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now_ms)
+  if kind == 'prediction' and expired > 0 then tally['shadow:expired'] = (tally['shadow:expired'] or 0) + expired end
+  if redis.call('ZCARD', waiting) >= most then
+    redis.call('DEL', prefix .. redis.call('ZPOPMIN', waiting)[1])
+    if kind == 'prediction' then count('shadow:evicted') end
   end
   redis.call('HSET', prefix .. hash, 'kind', kind, 'entry', id, 'head', head, 'data', data)
-  redis.call('PEXPIRE', prefix .. hash, half_ttl_ms)
-  redis.call('ZADD', KEYS[4], now_ms + half_ttl_ms, hash)
-  redis.call('PEXPIRE', KEYS[4], half_ttl_ms)
+  redis.call('PEXPIRE', prefix .. hash, ttl_ms)
+  redis.call('ZADD', waiting, now_ms + ttl_ms, hash)
+  redis.call('PEXPIRE', waiting, 2 * ttl_ms) -- those that expired last are still counted
 end
-local function scored(hash)
+local function scored(hash, kind)
   redis.call('DEL', prefix .. hash)
   redis.call('HSET', prefix .. hash, 'kind', 'scored')
-  redis.call('PEXPIRE', prefix .. hash, ARGV[7])
-  redis.call('ZREM', KEYS[4], hash)
+  redis.call('PEXPIRE', prefix .. hash, ARGV[9])
+  redis.call('ZREM', room(kind), hash)
 end
 
-local i = 9
+local i = 13
 while i <= #ARGV do
   local id, op, hash, kind, partner = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
   local first = i + 9
   local last = first + 2 * tonumber(ARGV[i + 8]) - 1
   local status, there = 'ok', redis.call('HMGET', prefix .. hash, 'kind', 'entry')
+  local wrong = misdated(tonumber(ARGV[i + 7]))
   if not held[id] then
     status = 'lost'
     count('lost')
   elseif op == 'drop' then
     count('shadow:' .. kind)
+  elseif wrong then
+    count('shadow:' .. wrong)
   elseif there[1] == kind or there[1] == 'scored' then
     count('shadow:duplicate')
   elseif op == 'store' and not there[1] then
@@ -69,7 +88,7 @@ while i <= #ARGV do
     add(ARGV[i + 7], first, last)
     count('shadow:waiting')
   elseif op == 'score' and there[2] == partner then
-    scored(hash)
+    scored(hash, there[1])
     add(ARGV[i + 7], first, last)
     count('shadow:scored')
   else
@@ -94,7 +113,7 @@ for minute, fields in pairs(sums) do
   -- By the minute itself, not by the last change: data that comes after that is gone at once.
   redis.call('EXPIREAT', key, minute * 60 + minute_ttl_s)
   redis.call('ZADD', KEYS[3], minute, minute)
-  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', math.floor((clock[1] - minute_ttl_s) / 60))
+  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_min - math.floor(minute_ttl_s / 60))
   redis.call('EXPIRE', KEYS[3], minute_ttl_s)
 end
 for name, n in pairs(tally) do redis.call('HINCRBY', KEYS[2], name, n) end
