@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.errors import FileRefused
-from producer import Handle, Producer
+from producer import Handle, PartitionedProducer, Producer
 from producer.checks import checked_context
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
 from producer.messages import CONTEXT_SHAPE, DIMENSIONS
@@ -132,7 +132,11 @@ def _output(path: Path, rows: int) -> Iterator[NDArray[np.float32]]:
 
 
 def predict_through_queue(
-    source: Path, target: Path, producer: Producer, options: FileOptions, on_progress: Progress
+    source: Path,
+    target: Path,
+    producer: Producer | PartitionedProducer,
+    options: FileOptions,
+    on_progress: Progress,
 ) -> FileResult:
     """Sends every row through the queue, in order, with a bounded number in flight.
 

@@ -24,12 +24,7 @@ _VARIABLE = "AMN_ACL_PASSWORD"
     metavar="NAME",
     help="Of a producer: its AMN_CLIENT, whose replies it may read. [default: the user's name]",
 )
-@click.option(
-    "--partitions",
-    type=int,
-    metavar="N",
-    help="The queue is NAME.p0 to NAME.p<N-1>. [default: one queue]",
-)
+@options.partitions
 @options.queue
 def acl(role: str, user: str, client: str, partitions: int | None, queue: str | None) -> None:
     """Print the `user` line of ROLE, for the file that the server's `aclfile` names.

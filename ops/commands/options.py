@@ -8,6 +8,7 @@ import click
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
+from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
 
 url = click.option(
@@ -20,6 +21,12 @@ url_or_own = click.option(
     "--url", metavar="URL", help="Server to use. [env: REDIS_URL; else an embedded one is started]"
 )
 queue = click.option("--queue", envvar="AMN_QUEUE", metavar="NAME", help="Queue name. [default: main]")
+partitions = click.option(
+    "--partitions",
+    type=click.IntRange(1, PARTITIONS_MAX),
+    metavar="N",
+    help="The queue is NAME.p0 to NAME.p<N-1>. [default: one queue]",
+)
 artifacts = click.option(
     "--artifacts",
     type=click.Path(path_type=Path, file_okay=False),

@@ -14,14 +14,13 @@ from ops.errors import RowsFailed
 from ops.files import (
     FileOptions,
     FileResult,
-    Progress,
     check_output,
     open_contexts,
     predict_directly,
     predict_through_queue,
 )
 from ops.settings import artifacts_folder, producer_settings
-from producer import Producer
+from producer import PartitionedProducer, Producer
 from producer.messages import LANES
 
 _REDRAW_S = 0.2
@@ -47,6 +46,7 @@ _REDRAW_S = 0.2
 @options.artifacts
 @options.url
 @options.queue
+@options.partitions
 @options.as_json
 def predict(
     source: Path,
@@ -55,6 +55,7 @@ def predict(
     artifacts: Path | None,
     url: str | None,
     queue: str | None,
+    partitions: int | None,
     as_json: bool,
     **how: object,
 ) -> None:
@@ -94,21 +95,17 @@ def predict(
                 source, target.resolve(), model, normalize=settings.normalize, on_progress=on_progress
             )
         else:
-            result = _through_queue(source, target.resolve(), url, queue, settings, on_progress)
+            with _producer(url, queue, partitions) as producer:
+                result = predict_through_queue(source, target.resolve(), producer, settings, on_progress)
     elapsed_s = time.perf_counter() - started_s
     _report(result, target, elapsed_s, as_json)
 
 
-def _through_queue(
-    source: Path,
-    target: Path,
-    url: str | None,
-    queue: str | None,
-    settings: FileOptions,
-    on_progress: Progress,
-) -> FileResult:
-    with Producer(settings=producer_settings(url, queue)) as producer:
-        return predict_through_queue(source, target, producer, settings, on_progress)
+def _producer(url: str | None, queue: str | None, partitions: int | None) -> Producer | PartitionedProducer:
+    settings = producer_settings(url, queue)
+    if partitions is None:
+        return Producer(settings=settings)
+    return PartitionedProducer(partitions=partitions, settings=settings)
 
 
 def _report(result: FileResult, target: Path, elapsed_s: float, as_json: bool) -> None:

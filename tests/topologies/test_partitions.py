@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -136,6 +137,19 @@ def test_a_full_partition_says_so_and_what_was_accepted_is_in_the_error(
             error = caught.value
             assert len(error.accepted) == 2
             assert producer.cancel(error.accepted[0])
+
+
+def test_a_file_goes_through_all_partitions(
+    real_server: Any, contexts: Any, amn: Any, tmp_path: Path
+) -> None:
+    rows = contexts(200)
+    np.save(tmp_path / "in.npy", rows)
+    with Everything(real_server.url) as all_of_it:
+        words = ("predict", str(tmp_path / "in.npy"), str(tmp_path / "out.npy"), "--partitions", str(N))
+        ended = amn(*words, REDIS_URL=real_server.url)
+        assert ended.returncode == 0, ended.stderr
+        assert min(len(worker.echo.seen) for worker in all_of_it.workers) > 50
+    assert np.array_equal(np.load(tmp_path / "out.npy"), rows[:, -1])
 
 
 def test_options_that_do_not_fit_are_refused(server: Any, contexts: Any) -> None:
