@@ -11,6 +11,7 @@ from types import FrameType
 import click
 
 from ops.commands.acl import acl
+from ops.commands.alerts import alerts
 from ops.commands.bank import bank
 from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
@@ -46,7 +47,7 @@ def app(debug: bool) -> None:
     """
 
 
-for command in (run_command, up, predict, doctor, dlq, jobs, bank, policy, explain, drift, acl):
+for command in (run_command, up, predict, doctor, dlq, jobs, bank, policy, explain, drift, alerts, acl):
     app.add_command(command)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 
-_EXTRA = {"click": "ops", "rich": "ops", "rq": "ops", "structlog": "ops"}
+_EXTRA = {"click": "ops", "rich": "ops", "rq": "ops", "structlog": "ops", "httpx": "ops"}
 
 
 def main() -> None:

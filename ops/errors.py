@@ -8,6 +8,8 @@ OpsError
 ├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
 ├── LettersLeft       letters_left        some dead letters did not go back, or ended badly again
 ├── JobsUnavailable   jobs_unavailable    a server that RQ cannot use
+├── SinksRefused      sinks_refused       sinks that cannot be used as they are described
+├── AlertRefused      alert_refused       an alert or silence that is not there; a sink that refuses
 ├── AclRefused        acl_refused         a name or password that cannot go into an ACL
 └── Unhealthy         unhealthy           `amn doctor` found something wrong
 """
@@ -67,6 +69,18 @@ class LettersLeft(OpsError):
     """A replay did not bring every letter to an answer."""
 
     code = "letters_left"
+
+
+class SinksRefused(OpsError):
+    """A file of sinks, or a variable, that cannot be used."""
+
+    code = "sinks_refused"
+
+
+class AlertRefused(OpsError):
+    """What was asked for an alert, a silence or a sink cannot be done."""
+
+    code = "alert_refused"
 
 
 class AclRefused(OpsError):

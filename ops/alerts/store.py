@@ -3,16 +3,16 @@
     states             hash    alert id -> JSON of Alert; those resolved are forgotten after a day
     silences           hash    id -> JSON of Silence; ended ones go with the next one that is made
     outbox             stream  messages that no sender has taken up: `message`; capped
-    message:<id>       hash    a message that is being delivered: `body`, `accepted`; expires
+    message:<id>       hash    a message that is being delivered: `body`, `taken_ms`; expires
     line:<sink>|<id>   list    messages for one sink about one alert, in order; expires
     due                zset    lines that have something to deliver, by the time of the next attempt
-    tries:<sink>|<id>  hash    of the first message of a line: `attempt`, `since_ms`, `error`; expires
-    pace               hash    sink -> time before which it is left alone
-    waiting            zset    messages that no primary sink has accepted, by when that is too late
-    secondary:<id>     set     secondary sinks that were told of an alert; expires
+    tries:<sink>|<id>  hash    of the first message of a line: `attempt`, `error`; expires
+    pace               hash    sink -> time before which it is left alone; expires
+    waiting            zset    alerts that no primary sink has accepted, by when that is too late
+    incident:<id>      hash    `message` that is awaited, and each secondary sink that was told; expires
     dead               stream  what could not be delivered; capped, expires
     sent               stream  what was accepted, by whom and when; capped, expires
-    sender             string  see ops/drift/leader.py: who delivers; expires
+    leader, fence      strings who delivers, as in ops/drift/leader.py; expire
     looked_ms          string  when the sender last looked; expires
 
 An <id> in a key is an alert's id, but for `message:`. Scripts in lua/ write all of it.
@@ -123,6 +123,12 @@ def alerts(client: redis.Redis, keys: Keys) -> list[Alert]:
         found.values(),
         key=lambda one: (phases.index(one.phase), one.severity != "page", one.since_ms, one.id),
     )
+
+
+def alert_of(client: redis.Redis, keys: Keys, alert_id: str) -> Alert | None:
+    """As it is now; None when it is at rest."""
+    stored = cast("bytes | None", client.hget(states_key(keys), alert_id))
+    return Alert.from_json(json.loads(stored)) if stored else None
 
 
 def _read(client: redis.Redis, keys: Keys) -> tuple[dict[str, Alert], list[Silence]]:

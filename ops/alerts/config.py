@@ -1,0 +1,186 @@
+"""Which sinks there are: a TOML file, environment variables, or both. Read anew by every job.
+
+    environment = "production"                    # all three are optional
+    runbook_url = "https://wiki.example.com/amn-runbook"
+
+    [sinks.pager]
+    type = "pagerduty"
+    routing_key = { env = "PAGERDUTY_KEY" }       # or { file = "/run/secrets/pagerduty" }
+    severities = ["page"]                         # default: ["ticket", "page"]
+    secondary = false
+
+A secret is never written into the file. Without a file, each of these variables makes a sink, and each
+can end in `_FILE` to name a file that holds the value: AMN_ALERTS_PAGERDUTY_KEY, AMN_ALERTS_SLACK_URL,
+AMN_ALERTS_ALERTMANAGER_URL, AMN_ALERTS_APPRISE_URL, and AMN_ALERTS_WEBHOOK_URL with
+AMN_ALERTS_WEBHOOK_KEY.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ops.alerts.alert import SEVERITIES
+from ops.alerts.secret import Secret, plain, resolve
+from ops.alerts.settings import AlertSettings
+from ops.alerts.sinks.alertmanager import Alertmanager
+from ops.alerts.sinks.apprise import Apprise
+from ops.alerts.sinks.base import Sink
+from ops.alerts.sinks.pagerduty import PagerDuty
+from ops.alerts.sinks.slack import Slack
+from ops.alerts.sinks.webhook import Webhook
+from ops.errors import SinksRefused
+
+FILE_VARIABLE = "AMN_ALERTS_FILE"
+TYPES: Mapping[str, type[Any]] = {
+    "pagerduty": PagerDuty,
+    "slack": Slack,
+    "alertmanager": Alertmanager,
+    "webhook": Webhook,
+    "apprise": Apprise,
+}
+#: Settings that a file may hold beside the sinks.
+_TOP = ("environment", "runbook_url")
+_NAME = re.compile(r"[a-z0-9_-]{1,32}")
+#: Variables of a sink made of the environment alone: sink type, field, variable.
+_VARIABLES = (
+    ("pagerduty", "routing_key", "AMN_ALERTS_PAGERDUTY_KEY"),
+    ("slack", "url", "AMN_ALERTS_SLACK_URL"),
+    ("alertmanager", "url", "AMN_ALERTS_ALERTMANAGER_URL"),
+    ("apprise", "url", "AMN_ALERTS_APPRISE_URL"),
+    ("webhook", "url", "AMN_ALERTS_WEBHOOK_URL"),
+    ("webhook", "keys", "AMN_ALERTS_WEBHOOK_KEY"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertsConfig:
+    """What a sender goes by.
+
+    Attributes:
+        settings: Times, name, links.    sinks: By name.
+    """
+
+    settings: AlertSettings
+    sinks: Mapping[str, Sink]
+
+    def sink(self, name: str) -> Sink:
+        """By its name.
+
+        Raises:
+            SinksRefused: There is none of this name.
+        """
+        found = self.sinks.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.sinks)) or "none; see docs/alerts.md"
+            raise SinksRefused(f"no sink is called {name!r}; configured: {known}")
+        return found
+
+
+def configured(path: Path | None = None) -> bool:
+    """Whether anything names a sink."""
+    names = (FILE_VARIABLE, *(variable for _, _, variable in _VARIABLES))
+    return path is not None or any(os.environ.get(n) or os.environ.get(f"{n}_FILE") for n in names)
+
+
+def load(path: Path | None = None) -> AlertsConfig:
+    """Flag > AMN_ALERTS_FILE for the file; the sinks of the environment beside it.
+
+    Raises:
+        SinksRefused: What cannot be used, by file, sink and field.
+    """
+    named = os.environ.get(FILE_VARIABLE, "")
+    file = path or (Path(named) if named else None)
+    stored = _read(file) if file else {}
+    unknown = set(stored) - {*_TOP, "sinks"}
+    if unknown or not isinstance(stored.get("sinks", {}), dict):
+        raise SinksRefused(
+            f"{file}: {', '.join(sorted(unknown)) or 'sinks'} is not known here; write "
+            "[sinks.NAME] tables, and beside them environment and runbook_url"
+        )
+    settings = AlertSettings.from_environment(**{name: stored.get(name) for name in _TOP})
+    sinks = {name: _sink(name, table) for name, table in stored.get("sinks", {}).items()}
+    for kind, table in _from_environment().items():
+        if kind not in sinks:
+            sinks[kind] = _sink(kind, {"type": kind, **table})
+    if sinks and all(sink.secondary for sink in sinks.values()):
+        raise SinksRefused("every sink is secondary; at least one must be told first")
+    return AlertsConfig(settings=settings, sinks=sinks)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SinksRefused(f"cannot read the sinks of {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SinksRefused(f"{path} is not TOML: {error}") from None
+
+
+def _from_environment() -> dict[str, dict[str, Any]]:
+    """By type; every value is a reference, so that what is secret is treated so."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind, field, variable in _VARIABLES:
+        reference = {"env": variable} if os.environ.get(variable) else None
+        if os.environ.get(f"{variable}_FILE"):
+            reference = {"file": os.environ[f"{variable}_FILE"]}
+        if reference is not None:
+            found.setdefault(kind, {})[field] = [reference] if field == "keys" else reference
+    return found
+
+
+def _sink(name: str, table: Any) -> Sink:
+    where = f"sink {name}"
+    if not _NAME.fullmatch(name):
+        raise SinksRefused(f"{where}: a name has 1-32 of a-z, 0-9, '_' and '-'")
+    if not isinstance(table, dict) or table.get("type") not in TYPES:
+        raise SinksRefused(f"{where}: type must be one of {', '.join(TYPES)}")
+    kind = TYPES[table["type"]]
+    known = {field.name: field for field in fields(kind) if field.name != "name"}
+    values = {}
+    for field, value in table.items():
+        if field == "type":
+            continue
+        if field not in known:
+            raise SinksRefused(f"{where}: {field} is not known; it may have {', '.join(known)}")
+        values[field] = _value(f"{where}: {field}", field, value, kind)
+    missing = [n for n, one in known.items() if n not in values and one.default is MISSING]
+    if missing:
+        raise SinksRefused(f"{where}: {', '.join(missing)} is missing")
+    sink: Sink = kind(name=name, **values)
+    return sink
+
+
+def _value(what: str, field: str, value: Any, kind: type[Any]) -> Any:
+    if field == "severities":
+        if not isinstance(value, list) or not value or not set(value) <= set(SEVERITIES):
+            raise SinksRefused(f"{what} must be a list of {', '.join(SEVERITIES)}")
+        return tuple(value)
+    if field == "secondary":
+        if not isinstance(value, bool):
+            raise SinksRefused(f"{what} must be true or false")
+        return value
+    if field == "keys":
+        return tuple(resolve(one, what) for one in (value if isinstance(value, list) else [value]))
+    if field in kind.secrets or isinstance(value, dict):
+        value = resolve(value, what)
+    if field == "url" and kind is not Apprise:
+        _check_url(what, value)
+    return value
+
+
+def _check_url(what: str, value: Any) -> None:
+    said = "what it names" if isinstance(value, Secret) else repr(value)
+    try:
+        url = httpx.URL(plain(value))
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError
+    except (TypeError, ValueError, httpx.InvalidURL):
+        raise SinksRefused(f"{what}: {said} is no http or https address") from None

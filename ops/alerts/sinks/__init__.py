@@ -1,0 +1,1 @@
+"""Where alerts go: one module a protocol, and what they have in common."""

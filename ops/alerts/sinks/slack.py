@@ -1,0 +1,39 @@
+"""Slack, incoming webhook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import httpx
+
+from ops.alerts.alert import Kind
+from ops.alerts.secret import Secret
+from ops.alerts.sinks.answer import Answer, attempt
+from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.wording import text, title
+
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slack(Sink):
+    """Says when an incident begins, becomes a page and ends.
+
+    Such a webhook cannot edit what it wrote, so reminders would only pile up; and it takes about one
+    message a second.
+
+    Attributes:
+        url: Whoever knows it may write, so it is a secret.
+    """
+
+    kinds: ClassVar[tuple[Kind, ...]] = ("trigger", "raised", "resolve")
+    pace_ms: ClassVar[int] = 1_000
+    secrets: ClassVar[tuple[str, ...]] = ("url",)
+
+    url: Secret
+
+    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
+        """One message."""
+        said = f"*{title(envelope.message)}*\n{text(envelope.message, envelope.runbook)}"
+        return attempt(lambda: http.post(self.url.reveal(), json={"text": said.translate(_ESCAPES)}))

@@ -1,0 +1,75 @@
+"""What the sender itself watches: the judge's heartbeat, and its own deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import redis
+
+from ops.alerts.outbox import Outbox, Undelivered
+from ops.alerts.settings import AlertSettings
+from ops.alerts.wording import span
+from ops.drift.findings import Finding
+from ops.drift.memory import Memory
+from producer.keys import Keys
+
+#: A message that was given up is an alert for this long.
+_DEAD_FOR_MS = 6 * 3_600_000
+RULES = ("judge_dead", "delivery_failed")
+
+
+def watch(
+    client: redis.Redis, keys: Keys, outbox: Outbox, now_ms: int, settings: AlertSettings
+) -> list[Finding]:
+    """The findings of now."""
+    heard_ms = Memory(client, keys).evaluated_at_ms()
+    dead = outbox.log("dead", now_ms - _DEAD_FOR_MS)
+    return [
+        judge_dead(heard_ms, now_ms, settings),
+        delivery_failed(outbox.undelivered(), dead, now_ms, settings),
+    ]
+
+
+def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
+    """`judge_dead`: no evaluation is finished any more, so that nothing else can fire."""
+    silent_ms = now_ms - heard_ms
+    if heard_ms == 0:
+        return _finding("judge_dead", "insufficient", "no judge has ever evaluated here")
+    if silent_ms <= settings.judge_silent_ms:
+        return _finding("judge_dead", "ok", f"the judge was heard {span(silent_ms)} ago")
+    text = f"the judge was last heard {span(silent_ms)} ago; nothing is judged"
+    return _finding("judge_dead", "firing", text, silent_s=silent_ms // 1000)
+
+
+def delivery_failed(
+    undelivered: Sequence[Undelivered], dead: Sequence[dict[str, str]], now_ms: int, settings: AlertSettings
+) -> Finding:
+    """`delivery_failed`: a sink does not take its messages.
+
+    Messages about this very alert are left out: the sink that is broken cannot take those either.
+    """
+    late = [
+        one
+        for one in undelivered
+        if now_ms - one.taken_ms > settings.late_ms and one.rule != "delivery_failed"
+    ]
+    gone = [one for one in dead if one["rule"] != "delivery_failed"]
+    if not late and not gone:
+        return _finding("delivery_failed", "ok", "every message was accepted, or is on its way")
+    sinks = sorted({one.line.partition("|")[0] for one in late} | {one["sink"] for one in gone})
+    errors = [one.error for one in late] + [one["detail"] for one in gone]
+    text = f"{len(late)} messages are late and {len(gone)} were given up; sinks: {', '.join(sinks)}"
+    text += f"; last error: {errors[-1]}" if errors[-1] else ""
+    return _finding("delivery_failed", "firing", text, late=len(late), dead=len(gone))
+
+
+def _finding(rule: str, state: str, summary: str, **values: int) -> Finding:
+    return Finding(
+        rule=rule,
+        severity="ticket",
+        state=state,  # type: ignore[arg-type]
+        summary=summary,
+        values=values,
+        runbook=rule,
+        evaluations=1,
+    )

@@ -1,0 +1,362 @@
+"""From the outbox to a receiver: order, repeats, back-off, silence of a sink, second sinks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from receiver import Receiver, running
+
+from ops.alerts import AlertSettings, apply
+from ops.alerts.config import AlertsConfig
+from ops.alerts.delivery import Delivery
+from ops.alerts.outbox import LEASE_MS, Outbox
+from ops.alerts.secret import Secret
+from ops.alerts.sender import Sender
+from ops.alerts.sinks.alertmanager import Alertmanager
+from ops.alerts.sinks.base import Sink
+from ops.alerts.sinks.pagerduty import PagerDuty
+from ops.alerts.sinks.slack import Slack
+from ops.alerts.store import alerts
+from ops.drift.findings import Finding
+from ops.drift.leader import leader_key
+from producer.keys import Keys
+
+MIN = 60_000
+START = 1_800_000_000_000
+KEYS = Keys("main")
+
+
+class Rig:
+    """A judge and a sender on one injected clock, and attempts that run at once.
+
+    Attributes:
+        now_ms: The clock.    crash: Attempts that die before they begin.
+    """
+
+    def __init__(self, client: Any, sinks: list[Sink]) -> None:
+        self.client = client
+        self.now_ms = START
+        self.crash = 0
+        self.config = AlertsConfig(settings=AlertSettings(), sinks={sink.name: sink for sink in sinks})
+        self.delivery = Delivery(client, KEYS, self.config, clock=lambda: self.now_ms)
+        self.outbox = Outbox(client, KEYS)
+        client.set(leader_key(KEYS), "1")
+        self.restart()
+
+    def restart(self) -> None:
+        """A new sender in the place of the old one, which died."""
+        self.client.delete(KEYS.alerts_prefix + "leader")
+        self.sender = Sender(self.client, KEYS, self.config, self._deliver, self.delivery.repeat_state)
+
+    def _deliver(self, attempt: Any) -> None:
+        if self.crash:
+            self.crash -= 1
+            return
+        self.delivery.deliver(attempt)
+
+    def judge(self, *findings: Finding) -> None:
+        self.client.hset(KEYS.drift_prefix + "judge", "evaluated_at_ms", self.now_ms)
+        apply(self.client, KEYS, findings, now_ms=self.now_ms, fence=1, settings=self.config.settings)
+
+    def minutes(self, count: float, *findings: Finding, step_ms: int = 10_000) -> None:
+        """Lets time pass: the judge looks each minute, the sender every `step_ms`."""
+        end_ms = self.now_ms + int(count * MIN)
+        while self.now_ms < end_ms:
+            if (self.now_ms - START) % MIN == 0 and findings:
+                self.judge(*findings)
+            self.sender.tick(self.now_ms)
+            self.now_ms += step_ms
+
+    def incident(self) -> None:
+        """One whole incident, of an hour."""
+        self.minutes(35, level())
+        self.minutes(15, level(state="ok"))
+
+
+def level(**values: Any) -> Finding:
+    return Finding(**{"rule": "level", "severity": "page", "state": "firing", "model": "m", **values})
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def rig(server: Any) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(*sinks: Sink) -> Rig:
+        made.append(Rig(server.admin, list(sinks)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.delivery.http.close()
+
+
+def pager(receiver: Receiver, name: str = "pager", **values: Any) -> PagerDuty:
+    return PagerDuty(name=name, routing_key=Secret("k" * 32), url=receiver.url + "/v2/enqueue", **values)
+
+
+def actions(receiver: Receiver) -> list[tuple[str, str]]:
+    return [(call.json["event_action"], call.json["dedup_key"]) for call in receiver.accepted()]
+
+
+def left(rig: Rig) -> list[str]:
+    """Keys of deliveries that are not done."""
+    assert rig.outbox.waits() == 0
+    names = ("due", "waiting", "line:", "tries:", "incident:")
+    return [
+        key.decode()
+        for key in rig.client.keys(KEYS.alerts_prefix + "*")
+        if key.decode().removeprefix(KEYS.alerts_prefix).startswith(names)
+    ]
+
+
+def test_an_incident_is_one_trigger_and_one_resolve(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.incident()
+    [(first, key), (last, same)] = actions(receiver)
+    assert (first, last) == ("trigger", "resolve")
+    assert key == same
+    assert left(on) == []
+    assert on.outbox.log("dead") == []
+    assert [one["kind"] for one in on.outbox.log("sent")] == ["resolve", "trigger"]
+
+
+def test_overload_errors_and_hang_ups_are_repeated_with_the_same_key(rig: Any, receiver: Receiver) -> None:
+    receiver.answers = [(429, {"Retry-After": "120"}), 500, 0, 503, 202, 502]
+    on = rig(pager(receiver))
+    on.incident()
+    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+    assert len({call.json["dedup_key"] for call in receiver.calls}) == 1
+    assert len(receiver.calls) == 7
+
+
+def test_retry_after_leaves_the_whole_sink_alone(rig: Any, receiver: Receiver) -> None:
+    receiver.answers = [(429, {"Retry-After": "600"})]
+    on = rig(pager(receiver))
+    on.minutes(3, level())
+    assert [call.status for call in receiver.calls] == [429]
+    on.minutes(9, level(), level(lane="a", evaluations=1))
+    assert [call.status for call in receiver.calls] == [429]
+    on.minutes(3, level(), level(lane="a", evaluations=1))
+    assert len(actions(receiver)) == 2
+
+
+def test_a_message_that_is_refused_is_given_up_at_once_and_raises_an_alert(
+    rig: Any, receiver: Receiver
+) -> None:
+    receiver.answers = [400]
+    on = rig(pager(receiver))
+    on.minutes(5, level())
+    [dead] = on.outbox.log("dead")
+    assert (dead["rule"], dead["kind"], dead["detail"][:3]) == ("level", "trigger", "400")
+    assert "delivery_failed" in {alert.rule for alert in alerts(on.client, KEYS) if alert.phase == "firing"}
+    assert [call.json["payload"]["class"] for call in receiver.accepted()] == ["delivery_failed"]
+
+
+def test_a_resolve_waits_for_its_trigger(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    receiver.stop()
+    on.incident()
+    receiver.start()
+    on.minutes(6)
+    kinds = [kind for kind, key in actions(receiver) if key == alerts(on.client, KEYS)[-1].id]
+    assert kinds == ["trigger", "resolve"]
+
+
+def test_after_a_day_a_message_is_given_up_and_its_own_alert_is_told_elsewhere(
+    rig: Any, receiver: Receiver
+) -> None:
+    with running() as broken:
+        broken.answers = [500] * 10_000
+        on = rig(pager(broken), pager(receiver, name="other"))
+        on.minutes(3, level(), step_ms=10_000)
+        on.minutes(24 * 60 + 10, step_ms=300_000)
+        assert {one["sink"] for one in on.outbox.log("dead")} == {"pager"}
+        assert len(broken.calls) > 200
+    rules = [call.json["payload"]["class"] for call in receiver.accepted()]
+    assert rules[0] == "level"
+    assert "delivery_failed" in rules
+
+
+def test_a_sender_that_dies_anywhere_loses_nothing(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    for minute in range(60):
+        on.judge(level() if minute < 40 else level(state="ok"))
+        on.crash = 1
+        on.sender.tick(on.now_ms)
+        on.restart()
+        on.now_ms += MIN
+        on.sender.tick(on.now_ms)
+    on.crash = 0
+    on.minutes(3)
+    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+    assert left(on) == []
+
+
+def test_an_attempt_that_lost_its_lease_is_not_made(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.minutes(2, level())
+    on.judge(level())
+    on.outbox.fan_out(on.config, on.now_ms)
+    [stale] = on.outbox.lease(on.config, on.now_ms)
+    assert on.outbox.lease(on.config, on.now_ms + LEASE_MS - 1) == []
+    on.now_ms += LEASE_MS
+    [taken] = on.outbox.lease(on.config, on.now_ms)
+    assert (stale.number, taken.number) == (1, 2)
+    assert on.delivery.deliver(stale) == "skipped"
+    assert on.delivery.deliver(taken) == "accepted"
+    assert on.delivery.deliver(taken) == "skipped"
+    assert len(receiver.calls) == 1
+
+
+def test_taking_from_the_outbox_twice_gives_a_message_once(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.minutes(2, level())
+    on.judge(level())
+    entries = on.client.xrange(KEYS.alerts_prefix + "outbox")
+    on.outbox.fan_out(on.config, on.now_ms)
+    for entry, _ in entries:
+        stored = json.loads(entries[0][1][b"message"])
+        on.outbox._fan_out(entry.decode(), stored, on.config, on.now_ms)
+    [line] = on.outbox.undelivered()
+    assert on.client.llen(f"{KEYS.alerts_prefix}line:{line.line}") == 1
+
+
+def test_secondary_sinks_hear_what_no_primary_accepts_and_its_end(rig: Any, receiver: Receiver) -> None:
+    with running() as primary:
+        primary.answers = [500] * 10_000
+        on = rig(pager(primary), pager(receiver, name="second", secondary=True))
+        on.minutes(6, level())
+        assert actions(receiver) == []
+        on.minutes(3, level())
+        assert [kind for kind, _ in actions(receiver)] == ["trigger"]
+        primary.answers = []
+        on.minutes(30, level())
+        on.minutes(20, level(state="ok"))
+        level_id = next(alert.id for alert in alerts(on.client, KEYS) if alert.rule == "level")
+        assert [kind for kind, key in actions(receiver) if key == level_id] == ["trigger", "resolve"]
+        assert [kind for kind, key in actions(primary) if key == level_id] == ["trigger", "resolve"]
+
+
+def test_secondary_sinks_hear_nothing_of_what_is_accepted(rig: Any, receiver: Receiver) -> None:
+    with running() as second:
+        on = rig(pager(receiver), pager(second, name="second", secondary=True))
+        on.incident()
+        assert second.calls == []
+    assert len(actions(receiver)) == 2
+
+
+def test_a_sink_of_pages_hears_of_a_ticket_once_it_is_a_page(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver, severities=("page",)))
+    on.minutes(5, level(severity="ticket"))
+    assert receiver.calls == []
+    on.minutes(5, level())
+    on.minutes(45, level(state="ok"))
+    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+
+
+def test_slack_gets_one_message_a_second(rig: Any, receiver: Receiver) -> None:
+    on = rig(Slack(name="chat", url=Secret(receiver.url + "/services/T/B/X")))
+    lanes = [level(lane=str(n), evaluations=1) for n in range(5)]
+    on.judge(*lanes)
+    for expected in (1, 1, 2, 2, 3):
+        on.sender.tick(on.now_ms)
+        assert len(receiver.calls) == expected
+        on.now_ms += 500
+    assert len(on.client.zrange(KEYS.alerts_prefix + "due", 0, -1)) == 2
+
+
+def test_alertmanager_is_told_every_minute_and_of_the_end_for_a_quarter_of_an_hour(
+    rig: Any, receiver: Receiver
+) -> None:
+    on = rig(Alertmanager(name="am", url=receiver.url))
+    on.minutes(10, level())
+    firing = [call.json[0] for call in receiver.accepted()]
+    assert 8 <= len(firing) <= 9  # the trigger, and the repeats of seven or eight minutes
+    assert len({str(sorted(alert["labels"].items())) for alert in firing}) == 1
+    assert firing[0]["labels"]["alertname"] == "amn_level"
+    assert all(alert["endsAt"] > alert["startsAt"] for alert in firing)
+    assert len({alert["endsAt"] for alert in firing}) >= 7
+    on.minutes(30, level())
+    on.minutes(10, level(state="ok"))
+    before = len(receiver.calls)
+    on.minutes(30, level(state="ok"))
+    ended = [call.json[0] for call in receiver.accepted()[before:]]
+    assert len({alert["endsAt"] for alert in ended[1:]}) == 1
+    assert 14 <= len(ended) <= 17
+
+
+def test_a_late_trigger_does_not_fire_again_at_alertmanager(rig: Any, receiver: Receiver) -> None:
+    on = rig(Alertmanager(name="am", url=receiver.url))
+    receiver.stop()
+    on.incident()
+    receiver.start()
+    on.minutes(6)
+    told = [alert for call in receiver.accepted() for alert in call.json]
+    ends = {alert["endsAt"] for alert in told if alert["labels"]["alertname"] == "amn_level"}
+    assert len(ends) == 1
+
+
+def test_the_sender_tells_that_the_judge_is_dead_and_that_it_is_back(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.minutes(5, level(state="ok"))
+    on.minutes(40)
+    [trigger] = receiver.accepted()
+    assert trigger.json["payload"]["class"] == "judge_dead"
+    assert trigger.json["payload"]["severity"] == "warning"
+    on.minutes(15, level(state="ok"))
+    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+
+
+def test_a_place_where_nobody_ever_judged_is_no_alarm(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.minutes(30)
+    assert receiver.calls == []
+
+
+def test_a_judge_of_the_same_rules_does_not_end_what_the_sender_found(rig: Any, receiver: Receiver) -> None:
+    receiver.answers = [400]
+    on = rig(pager(receiver))
+    on.minutes(120, level())
+    found = {alert.rule: alert.phase for alert in alerts(on.client, KEYS)}
+    assert found == {"level": "firing", "delivery_failed": "firing"}
+
+
+def test_what_is_for_a_sink_that_is_gone_is_dropped(rig: Any, receiver: Receiver) -> None:
+    with running() as gone:
+        gone.answers = [500] * 100
+        on = rig(pager(gone))
+        on.minutes(4, level())
+    on.config = AlertsConfig(settings=AlertSettings(), sinks={"other": pager(receiver, name="other")})
+    on.restart()
+    on.minutes(5, level())
+    assert on.outbox.undelivered() == []
+
+
+def test_only_one_sender_schedules(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    other = Sender(on.client, KEYS, on.config, on.delivery.deliver, on.delivery.repeat_state)
+    assert on.sender.tick(on.now_ms) == 0
+    on.minutes(2, level())
+    on.judge(level())
+    assert other.tick(on.now_ms) == 0
+    on.sender.resign()
+    assert other.tick(on.now_ms) == 1
+
+
+def test_everything_the_alerts_keep_expires(rig: Any, receiver: Receiver) -> None:
+    receiver.answers = [202, 400, 500, 500]
+    on = rig(pager(receiver))
+    on.minutes(5, level(), level(lane="a"), level(lane="b"))
+    keys = on.client.keys(KEYS.alerts_prefix + "*")
+    lasting = [key for key in keys if on.client.ttl(key) < 0]
+    assert {key.decode().removeprefix(KEYS.alerts_prefix) for key in lasting} <= {"due", "waiting"}
+    assert len(keys) > 8
