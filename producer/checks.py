@@ -65,7 +65,7 @@ def checked_lane(lane: str, lanes: tuple[str, ...]) -> str:
         UnknownLane: It is not one of `lanes`.
     """
     if lane not in lanes:
-        raise UnknownLane(f"lane {lane!r} is not known; use one of {', '.join(lanes)}")
+        raise UnknownLane(f"lane {lane!r:.80} is not known; use one of {', '.join(lanes)}")
     return lane
 
 

@@ -60,14 +60,14 @@ class Options:
             _check_text(name, getattr(self, name))
         for name in ("provisional", "normalize"):
             if type(getattr(self, name)) is not bool:
-                raise InvalidRequest(f"{name} is {getattr(self, name)!r}; send True or False")
+                raise InvalidRequest(f"{name} is {getattr(self, name)!r:.80}; send True or False")
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
-            raise InvalidRequest(f"tokens is {self.tokens!r}; send the token count as an integer >= 0")
+            raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send the token count as an integer >= 0")
         if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
-            raise InvalidRequest(f"position is {self.position!r}; send an integer >= 0, or -1 for none")
+            raise InvalidRequest(f"position is {self.position!r:.80}; send an integer >= 0, or -1 for none")
         if self.request_id and not valid_id(self.request_id):
             raise InvalidRequest(
-                f"request_id {self.request_id!r} is not valid; use 1-64 letters, digits, '_', '.', ':' or '-'"
+                f"request_id {self.request_id!r:.80} is not valid; use 1-64 letters, digits and '_.:-'"
             )
         if self.priority not in PRIORITIES:
             raise InvalidRequest(f"priority is {self.priority!r:.80}; send one of {', '.join(PRIORITIES)}")
@@ -88,7 +88,7 @@ def _check_text(name: str, value: object) -> None:
 
 def _check_deadline(deadline_ms: object) -> None:
     if isinstance(deadline_ms, bool) or not isinstance(deadline_ms, int | float):
-        raise InvalidRequest(f"deadline_ms is {deadline_ms!r}; send a number of milliseconds from now")
+        raise InvalidRequest(f"deadline_ms is {deadline_ms!r:.80}; send a number of milliseconds from now")
     if not deadline_ms < DEADLINE_MS_MAX:
         raise InvalidRequest(f"deadline_ms is {deadline_ms}; send less than a year, or None for no deadline")
     if deadline_ms <= 0:

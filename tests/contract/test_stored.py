@@ -122,3 +122,19 @@ def test_the_present_version_still_writes_what_the_latest_fixture_holds(rig: Rig
     ((_, fields),) = rig.admin.xrange(KEYS.fallback)
     assert set(fields) == {name.encode() for name in latest[KEYS.fallback]["stream"][0][1]}
     assert rig.admin.get(KEYS.seen("a")).decode().count(" ") == 3
+
+
+def test_a_newer_wire_version_is_dead_lettered_and_its_batch_is_answered(rig: Rig) -> None:
+    rig.put("before")
+    newer = (GOLDEN / "v1" / "bad_version_2.msgpack").read_bytes()
+    rig.put_bytes(newer)
+    rig.put("after")
+    queue = rig.queue("w")
+    entries = queue.lease()
+    batch = assemble(entries, queue.settings, 0.0, 0.0)
+    outcomes = [*batch.refused, *map(answer, batch.entries)]
+    assert queue.finish(outcomes) == [b"ok"] * 3
+    ((_, letter),) = rig.admin.xrange(KEYS.dead)
+    assert (letter[b"reason"], letter[b"request"]) == (b"unsupported_version", newer)
+    assert letter[b"sha1"].decode() == hashlib.sha1(newer, usedforsecurity=False).hexdigest()
+    assert [reply.id for reply in rig.replies()] == ["before", "after"]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 from concurrent.futures import Future
 
+import fuzz
 import msgpack
 import numpy as np
+from fuzz import FULL_REPLY, FULL_REQUEST, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from producer import wire
-from producer.errors import QueueFull, ServerUnavailable, WireError
+from producer.errors import QueueFull, ServerUnavailable
 from producer.inflight import Inflight
 from producer.messages import Failure, Reply, Request, Timings
 from producer.outage import Outage
@@ -44,6 +45,7 @@ requests = st.builds(
     domain=text,
     provisional=st.booleans(),
     traceparent=text,
+    priority=text,
 )
 replies = st.builds(
     Reply,
@@ -94,15 +96,6 @@ def test_a_failure_comes_out_as_it_went_in(failure):
     assert same(wire.decode_reply(wire.encode_failure(failure)), failure)
 
 
-def read(decode, data: bytes) -> object:
-    """A message, or None for a typed error; anything else is a bug and passes through."""
-    try:
-        return decode(data)
-    except WireError as error:
-        assert error.code in {"undecodable", "unsupported_version"}  # noqa: PT017
-        return None
-
-
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_a_typed_error(data):
     read(wire.decode_request, data)
@@ -119,12 +112,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=6,
 )
-FULL_REQUEST = msgpack.unpackb(
-    wire.encode_request(Request(id="a", reply_to="c", context=np.zeros((5, 768), np.float32)))
-)
-FULL_REPLY = msgpack.unpackb(
-    wire.encode_reply(Reply(id="a", vector=np.zeros(768, np.float32), confidence=0.5, margin=0.1))
-)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(set(FULL_REQUEST) | set(FULL_REPLY))), values, max_size=3))
@@ -137,41 +124,12 @@ def test_any_value_in_any_field_is_a_message_or_a_typed_error(changes):
         assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id
 
 
-def mutated(source: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data)
-    for _ in range(source.randint(1, 4)):
-        place = source.randrange(len(changed)) if source.random() < 0.3 else source.randrange(400)
-        what = source.randrange(5)
-        if what == 0:
-            changed[place % len(changed)] = source.randrange(256)
-        elif what == 1:
-            del changed[place % len(changed) :]
-        elif what == 2:
-            changed[place:place] = source.randbytes(source.randint(1, 9))
-        elif what == 3:
-            del changed[place : place + source.randint(1, 9)]
-        else:
-            changed[-(place % len(changed)) :] = source.randbytes(source.randint(0, 30))
-        if not changed:
-            break
-    return bytes(changed)
-
-
-def fuzz(count: int, seed: int) -> int:
-    """Decodes `count` damaged messages; returns how many were read all the same."""
-    source = random.Random(seed)
-    sources = [msgpack.packb(FULL_REQUEST), msgpack.packb(FULL_REPLY)]
-    passed = 0
-    for turn in range(count):
-        kind = turn % 2
-        damaged = mutated(source, sources[kind])
-        passed += read((wire.decode_request, wire.decode_reply)[kind], damaged) is not None
-    return passed
-
-
 def test_ten_thousand_damaged_messages_are_read_or_refused_by_type():
-    passed = fuzz(10_000, seed=20261124)
-    assert 0 < passed < 10_000
+    assert 0 < fuzz.decoder(10_000) < 10_000
+
+
+def test_ten_thousand_odd_calls_send_something_sound_or_are_refused_by_type():
+    assert 0 < fuzz.calls(10_000) < 10_000
 
 
 def outgoing(name: str, level: int) -> Outgoing:
