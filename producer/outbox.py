@@ -75,8 +75,9 @@ class Delivery:
         given_up = [i for i in range(len(self.pending)) if i in self._own and i not in self._landed]
         for index in given_up:
             # Settled, not only forgotten: another call may share this pending answer.
-            self._inflight.settle(self.pending[index].id, reason)
-        lost = {self.pending[index] for index in given_up}
+            if not self._inflight.settle(self.pending[index].id, reason):
+                self._landed.add(index)  # it has its answer: that came while the call still tried
+        lost = {self.pending[index] for index in given_up if index not in self._landed}
         reason.accepted = [(i, p) for i, p in enumerate(self.pending) if i in self._landed and p not in lost]
 
     @property

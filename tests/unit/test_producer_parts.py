@@ -188,6 +188,18 @@ def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
     assert len(inflight) == 0
 
 
+def test_an_answer_that_comes_while_the_submit_still_tries_is_accepted_when_it_gives_up(context):
+    """Else nobody holds the answer, and a repeat of the id is told that it was given."""
+    made, inflight = delivery([outgoing(context, request_id=name) for name in ("a", "b")])
+    made.batch()  # the server has both, and its word was lost on the way
+    inflight.settle("a", errors.InferenceFailed("as an answer"))
+    with pytest.raises(errors.AuthenticationFailed) as raised, made:
+        made.failed(errors.AuthenticationFailed("no"))
+    ((index, pending),) = raised.value.accepted
+    assert (index, pending.id) == (0, "a")
+    assert isinstance(pending.final.exception(), errors.InferenceFailed)
+
+
 def test_an_error_that_no_repeat_can_mend_is_raised_at_once(context):
     made, _ = delivery([outgoing(context)], block=True)
     made.batch()
