@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import redis
 from servers import Server, need
+from service import Service
 from topology import wait_until
 
 from ops.acl import acl_line
@@ -51,19 +52,23 @@ class Guarded:
         return redis.Redis(port=self.server.port, username=user, password=PASSWORD, protocol=2)
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
-def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    need(request.param)
+def started(kind: str, folder: Path) -> Guarded:
+    need(kind)
     lines = [
         acl_line(role, queues=["main"], user=user, password=PASSWORD, client=client)
         for user, (role, client) in USERS.items()
     ]
-    file = tmp_path_factory.mktemp("acl") / "users.acl"
     # The administrator is the tests'; the default user is off, as docs/deploy.md has it.
-    file.write_text("\n".join(["user default off", f"user admin on >{PASSWORD} ~* &* +@all", *lines]) + "\n")
-    server = Server(request.param, tcp=True, arguments=("--aclfile", str(file))).start()
-    yield Guarded(server)
-    server.close()
+    lines += ["user default off", f"user admin on >{PASSWORD} ~* &* +@all"]
+    (folder / "users.acl").write_text("\n".join(lines) + "\n")
+    return Guarded(Server(kind, tcp=True, arguments=("--aclfile", str(folder / "users.acl"))).start())
+
+
+@pytest.fixture(scope="module", params=["valkey", "redis"])
+def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    one = started(request.param, tmp_path_factory.mktemp("acl"))
+    yield one
+    one.server.close()
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +138,7 @@ def test_the_whole_service_runs_with_the_least_rights(
     assert '"server":' in doctor.stdout, doctor.stderr
     assert amn("dlq", "list", "--json", REDIS_URL=guarded.url("ops")).returncode == 0
     assert amn("jobs", "list", REDIS_URL=guarded.url("ops")).returncode == 0
+    assert amn("drift", "status", "--json", REDIS_URL=guarded.url("ops")).stdout.startswith("{")
     with guarded.client("admin") as admin:
         wait_until(lambda: admin.xlen(KEYS.shadow) == 0 and admin.zcard(KEYS.drift_minutes), "shadow sums")
     assert denials() == []
@@ -236,14 +242,32 @@ def test_a_client_name_of_another_team_gets_no_replies(guarded: Guarded) -> None
         Producer(settings=settings).start()
 
 
-def test_after_a_restart_a_producer_waits_for_the_first_worker(guarded: Guarded) -> None:
-    with (
-        guarded.client("admin") as admin,
-        Producer(settings=guarded.settings("team-a", retry_ms=100)) as producer,
-    ):
-        admin.script_flush()
-        with pytest.raises(ServerUnavailable, match="a worker does that"):
-            producer.submit(np.eye(5, 768, dtype=np.float32))
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("how", ["sync", "asyncio"])
+def test_a_producer_waits_for_the_worker_that_loads_its_script(
+    kind: str, how: str, tmp_path: Path, run: Callable[[Any], Any]
+) -> None:
+    guarded, context = started(kind, tmp_path), np.eye(5, 768, dtype=np.float32)
+    settings = guarded.settings("team-a", retry_ms=100)
+
+    async def ask() -> Any:
+        async with AsyncProducer(settings=settings) as producer:
+            with pytest.raises(ServerUnavailable, match="a worker does that"):
+                await producer.submit(context)
+            with Service(guarded.settings("worker")):
+                return await (await producer.submit(context, block=True)).result()
+
+    try:
+        if how == "asyncio":
+            assert run(ask()).vector.shape == (768,)
+            return
+        with Producer(settings=settings) as producer:
+            with pytest.raises(ServerUnavailable, match="a worker does that"):
+                producer.submit(context)
+            with Service(guarded.settings("worker")):
+                assert producer.submit(context, block=True).result().vector.shape == (768,)
+    finally:
+        guarded.server.close()
 
 
 def test_an_acl_cannot_keep_a_producer_from_trimming(guarded: Guarded) -> None:
