@@ -11,6 +11,7 @@ from rig import KEYS, Rig
 from producer import Options, Producer
 from producer.connection import script_text
 from producer.keys import GROUP
+from producer.link import Link
 from producer.messages import PRIORITIES
 from workers.queue import Entry, LeasedQueue, Outcome
 
@@ -140,3 +141,18 @@ def test_a_look_for_expired_leases_stays_short_however_many_are_leased(rig: Rig)
     if rig.kind != "fake":  # which looks at all of them at once
         # The server looks at ten times the batch in one go, so that a look has a most.
         assert turns >= leased // (10 * batch_max)
+
+
+def test_a_batch_is_two_round_trips_whatever_its_levels(rig: Rig, monkeypatch: Any) -> None:
+    queue = rig.queue("w", batch_max=12)
+    fill(rig, 30)
+    end_of_look = queue.lease()  # the look for expired leases, once a quarter of a lease, is over
+    assert queue.finish(ended(end_of_look, "reply")) == [b"ok"] * len(end_of_look)
+    sent: list[int] = []
+    each = Link.each
+    monkeypatch.setattr(Link, "each", lambda link, commands: sent.append(1) or each(link, commands))
+    for block in (True, False, False):
+        sent.clear()
+        entries = queue.lease(block=block)
+        queue.finish(ended(entries, "reply"))
+        assert (len(sent), len(entries)) == (2, 12)
