@@ -95,10 +95,13 @@ class Detector:
         return -_watched(offset)
 
     def errors(self, noise: Floats) -> Floats:
-        """Standard error of each watched mean's own estimate, (..., 3): the diagonal of `drops`."""
+        """Standard errors of `drops`, same shape; `noise` as for `step`."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            by_slice = noise * self.run[..., _w2, :] / self.run[..., _w, :] ** 2
-        return np.asarray(np.sqrt(by_slice.sum(-1)))
+            kish = self.run[..., _w, :] ** 2 / self.run[..., _w2, :]
+            by_slice = noise[..., None, :, :] / kish[..., None, :]
+        # A slice that an estimate does not use may be empty.
+        used = np.where(noise[..., None, :, :] > 0, by_slice, 0)
+        return np.asarray(np.sqrt(used.sum(-1)))
 
     def step(self, block: Floats, expected: Floats, noise: Floats) -> Self:
         """Consumes the next block.

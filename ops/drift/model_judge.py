@@ -130,7 +130,7 @@ class ModelJudge:
 
     def fast(self, lane: str, seen: Comparison | None, changes: Mapping[str, rules.Change]) -> Finding:
         """`fast_drop`."""
-        change = rules.delta_change(changes)
+        change = changes["delta"]
         fires = rules.fast_fires(change, self.settings)
         lasting = self.after_change("fast_drop", lane, seen, rules.delta_lasts)
         report = Seen(fires=fires, lasting=lasting, change_block=change.block)
@@ -210,4 +210,4 @@ class ModelJudge:
 
 
 #: Rows of the detector's watched means that a rule goes by.
-_ROWS = {"fast_drop": (0, 1), "level": (1, 2)}
+_ROWS = {"fast_drop": (0,), "level": (1, 2)}

@@ -56,7 +56,7 @@ def delta_fires(seen: Comparison, u: float, settings: JudgeSettings) -> str:
     drop = seen.delta
     if seen.lacks or drop.value < settings.drop_page or not _lasting(drop, settings.drop_page, settings):
         return REST
-    fell = seen.ood.value >= settings.share_lasting * settings.drop_page
+    fell = _fell(seen.ood.value, drop.value, settings)
     if drop.z >= u and fell and not _mixture(drop):
         return PAGE
     return TICKET if drop.z >= settings.ticket_se else REST
@@ -101,7 +101,7 @@ class Change:
         evidence: log M.    needed: log A.
         block: Where the change began, as estimated.
         delta, ood, inside: Estimated drops since then.
-        error: Standard error of the watched one.
+        error: Standard error of the watched one.    ood_error: Of m_OOD.
         standardised: Drops with the baseline's mixture of lanes, (OOD, ID); NaN when unknown.
     """
 
@@ -112,6 +112,7 @@ class Change:
     ood: float
     inside: float
     error: float
+    ood_error: float
     standardised: Floats
 
     @property
@@ -141,23 +142,15 @@ def changes(
             delta=float(drops[i, 0]),
             ood=float(drops[i, 1]),
             inside=float(drops[i, 2]),
-            error=float(errors[i]),
+            error=float(errors[i, i]),
+            ood_error=float(errors[i, 1]),
             standardised=standardised(part, reference) if part else np.full(2, np.nan),
         )
     return found
 
 
-def delta_change(found: Mapping[str, Change]) -> Change:
-    """The change that speaks for the delta: its own, or the OOD mean's when that fell alone.
-
-    The OOD mean is less noisy than the difference, and alarms sooner.
-    """
-    delta, ood = found["delta"], found["ood"]
-    return ood if not delta.alarms and ood.alarms and _alone(ood) else delta
-
-
 def fast_fires(change: Change, settings: JudgeSettings) -> str:
-    """`fast_drop`: the detector's alarm, by `delta_change`.
+    """`fast_drop`: the detector's alarm on the delta.
 
     The run length keeps false alarms rare; here only the size is asked for. A drop that may well be
     0.03, by two standard errors, is a page; one that is surely less is a ticket.
@@ -166,7 +159,8 @@ def fast_fires(change: Change, settings: JudgeSettings) -> str:
         return REST
     fixed = change.standardised[OOD] - change.standardised[ID]
     large = change.delta + 2 * change.error >= settings.drop_page
-    fell = change.ood >= settings.share_lasting * settings.drop_page
+    # After a few blocks m_OOD may seem to have fallen when it was m_ID that rose.
+    fell = _fell(change.ood, change.delta, settings) and change.ood >= 3 * change.ood_error
     return PAGE if large and fell and not _only_mixture(fixed, change.delta) else TICKET
 
 
@@ -186,6 +180,11 @@ def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> st
 def _alone(ood: Change) -> bool:
     """Whether the mean in distribution fell less than half as much."""
     return ood.inside < ood.ood / 2
+
+
+def _fell(ood: float, delta: float, settings: JudgeSettings) -> bool:
+    """Whether it is m_OOD that fell: enough, and at least half of what the delta did."""
+    return ood >= max(settings.share_lasting * settings.drop_page, delta / 2)
 
 
 def _lasting(drop: Drop, least: float, settings: JudgeSettings) -> bool:

@@ -171,9 +171,9 @@ def _fast(
         for i in np.flatnonzero((state.log_evidence >= needed).any(-1)):
             found = rules.changes(state.pick(int(i)), references[i], bars, {}, 0)
             rest = []
-            if rules.fast_fires(rules.delta_change(found), settings) == rules.PAGE:
+            if rules.fast_fires(found["delta"], settings) == rules.PAGE:
                 yield int(i), "fast_drop", block
-                rest = [0, 1]
+                rest = [0]
             if rules.fast_level_fires(found, settings) == rules.PAGE:
                 yield int(i), "level", block
                 rest += [1, 2]

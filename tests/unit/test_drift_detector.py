@@ -70,7 +70,7 @@ def test_the_estimate_and_the_point_of_change_are_those_of_the_drop() -> None:
     assert abs(int(state.since[0]) - 300) <= 3
     drops, errors = state.drops(), state.errors(NOISE)
     assert drops[0] == pytest.approx([0.06, 0.06, 0.0], abs=0.006)
-    assert errors[0] == pytest.approx(math.sqrt(2 * 0.0225 / (40 * 300)), rel=0.1)
+    assert errors[0, 0] == pytest.approx(math.sqrt(2 * 0.0225 / (40 * 300)), rel=0.1)
 
 
 def test_half_of_the_least_drop_gathers_no_evidence() -> None:
