@@ -11,6 +11,7 @@ import structlog
 
 from producer.connection import driver_errors
 from producer.keys import GROUP, Keys
+from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.queue import LeasedQueue, Outcome, load
 from workers.settings import WorkerSettings
 from workers.shadow_scores import Half, Pairs, increments
@@ -50,6 +51,7 @@ class ShadowQueue(LeasedQueue):
         super().__init__(settings, Keys(settings.producer.queue).shadow, name)
         self.shadow = shadow or ShadowSettings()
         self._score = load("score")
+        self._exemplars = Exemplars(self.client, self.keys)
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or, after many tries, `b"again"` for each.
@@ -74,11 +76,15 @@ class ShadowQueue(LeasedQueue):
         arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.truth_ttl_ms, shadow.truths_max]
         arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.ahead_min_max, shadow.age_min_max]
         waiting = self._waiting({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
+        met: list[list[Exemplar]] = []
         for outcome in outcomes:
-            arguments += _arguments(outcome, waiting)
+            arguments += _arguments(outcome, waiting, met)
         halves = keys.drift_half_prefix
         names = [self.stream, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
-        return cast("list[bytes]", self._writes.run(self._score, names, arguments))
+        statuses = cast("list[bytes]", self._writes.run(self._score, names, arguments))
+        kept = (one for status, found in zip(statuses, met, strict=True) if status == b"ok" for one in found)
+        self._exemplars.offer(kept)
+        return statuses
 
     def _waiting(self, hashes: set[str]) -> dict[str, Waiting]:
         """What waits for these keys, in one round trip."""
@@ -112,9 +118,13 @@ def _parsed(kind: bytes, entry: bytes | None, head: bytes | None, data: bytes | 
         return Waiting(entry, None)
 
 
-def _arguments(outcome: Outcome, waiting: dict[str, Waiting]) -> list[Any]:
-    """One entry's part of score.lua's arguments; remembers what the script will have stored."""
+def _arguments(outcome: Outcome, waiting: dict[str, Waiting], met: list[list[Exemplar]]) -> list[Any]:
+    """One entry's part of score.lua's arguments; remembers what the script will have stored.
+
+    Appends to `met` the exemplars that a pair makes; none where the entry only waits or goes.
+    """
     entry_id = outcome.entry.id
+    met.append([])
     if not isinstance(outcome, HalfOutcome):
         return _drop(entry_id, outcome.reason)
     half, name = outcome.half, key_hash(outcome.sample_key)
@@ -129,6 +139,7 @@ def _arguments(outcome: Outcome, waiting: dict[str, Waiting]) -> list[Any]:
         prediction, truth = (half, there.half) if half.kind == "prediction" else (there.half, half)
         op, partner, minute, head, data = "score", there.entry, prediction.minute, "", b""
         pairs += increments(prediction, truth)
+        met[-1] = of_pair(outcome.sample_key, name, prediction, truth)
         waiting[name] = Waiting(b"", None)
     flat = [item for pair in pairs for item in pair]
     return [entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]
