@@ -68,6 +68,11 @@ _EXAMPLE = """\
 )
 @options.policy
 @options.sample_rate
+@click.option(
+    "--alerts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="TOML file that says where alerts are sent (docs/alerts.md). [env: AMN_ALERTS_FILE]",
+)
 @click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
 @options.artifacts
 @options.url_or_own
@@ -79,6 +84,7 @@ def up(
     data: Path,
     policy: str,
     sample_rate: float,
+    alerts: Path | None,
     log_level: str,
     artifacts: Path | None,
     url: str | None,
@@ -87,7 +93,8 @@ def up(
     """Run the service on this machine until Ctrl-C or SIGTERM; then drain and stop.
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
-    AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`. Dead workers
+    AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`; and, when it
+    is told where alerts go (docs/alerts.md), what sends them. Dead workers
     are replaced; a promoted model or bank is taken up by new workers, one at a time, and SIGHUP
     restarts them all in the same way, without losing a request.
 
@@ -98,34 +105,23 @@ def up(
       amn up
       amn up --workers 4 --port 6379 --data /srv/amn
     """
-    stopping, again = threading.Event(), threading.Event()
-    _stop_on_signals(stopping, again)
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    log = data / "workers.log"
-    stack = Stack(
-        StackSettings(
-            url=external_url(url),
-            server=ServerSettings(data=data, port=port, append_only=True),
-            counts={"amn": workers, "fallback": fallbacks, "shadow": 1 if sample_rate else 0},
-            queue=queue or "main",
-            policy=policy,
-            artifacts=artifacts_folder(artifacts),
-            sample_rate=sample_rate,
-            log_level=log_level,
-            worker_log=log,
-        )
-    )
+    # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
+    from ops.alerts.config import configured, load
+
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
         beside = [_beside(stack, log, log_level, "jobs", "worker")] if jobs_possible(stack.url) else []
         if sample_rate:
             beside.append(_beside(stack, log, log_level, "drift", "judge"))
+        if sends:
+            config = ["--config", str(alerts)] if alerts else []
+            beside.append(_beside(stack, log, log_level, "alerts", "run", *config))
         for child in beside:
             undo.callback(child.stop)
         if stack.server is not None:
             (data / URL_FILE).write_text(stack.url + "\n", "utf-8")
             undo.callback((data / URL_FILE).unlink, missing_ok=True)
-        _greet(stack, log, port)
+        _greet(stack, log, port, sends)
         while not stopping.wait(_LOOK_S):
             for child in beside:
                 child.poll()
@@ -148,10 +144,11 @@ def _beside(stack: Stack, log: Path, log_level: str, *words: str) -> Child:
     return child
 
 
-def _greet(stack: Stack, log: Path, port: int) -> None:
+def _greet(stack: Stack, log: Path, port: int, sends: bool) -> None:
     settings, out = stack.settings, console.out()
     kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
     beside = ["1 jobs worker"] * jobs_possible(stack.url) + ["1 judge"] * bool(settings.sample_rate)
+    beside += ["1 sender of alerts"] * sends
     out.print(
         f"[bold green]ready[/]: {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
     )

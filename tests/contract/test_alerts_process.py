@@ -1,0 +1,195 @@
+"""Real senders on real servers: killed at any moment, with receivers that fail and come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from receiver import Receiver, running
+
+from ops.alerts import AlertSettings, apply
+from ops.alerts.outbox import Outbox
+from ops.drift.findings import Finding
+from ops.drift.leader import leader_key
+from ops.drift.store import server_now_ms
+from producer.keys import Keys
+
+MIN = 60_000
+KEYS = Keys("main")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def senders(tmp_path: Path, receiver: Receiver) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts `amn alerts run`; kills what is left."""
+    config = tmp_path / "alerts.toml"
+    config.write_text(
+        f"""
+        [sinks.pager]
+        type = "pagerduty"
+        routing_key = {{ env = "TEST_KEY" }}
+        url = "{receiver.url}/v2/enqueue"
+        """,
+        "utf-8",
+    )
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(url: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"sender-{len(started)}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ops.cli", "alerts", "run", "--config", str(config), "--url", url],
+            env={**os.environ, "TEST_KEY": "R" * 32},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        log.close()
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def judge(client: Any, minute: int, state: Any, began_ms: int) -> None:
+    """One evaluation of a judge that leads, `minute` minutes after `began_ms`."""
+    client.set(leader_key(KEYS), "1")
+    found = Finding(rule="level", severity="page", state=state, model="m")
+    now_ms = began_ms + minute * MIN
+    apply(client, KEYS, [found], now_ms=now_ms, fence=1, settings=AlertSettings())
+
+
+def wait(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def actions(receiver: Receiver) -> list[str]:
+    return [call.json["event_action"] for call in receiver.accepted()]
+
+
+def test_an_incident_reaches_the_receiver_once_while_senders_are_killed(
+    real_server: Any, receiver: Receiver, senders: Any
+) -> None:
+    """Every sender is killed soon; a call that was under way may be made twice, with one key."""
+    client, began_ms = real_server.admin, server_now_ms(real_server.admin)
+    outbox = Outbox(client, KEYS)
+    receiver.answers = [500, (429, {"Retry-After": "1"}), 0]
+    for minute in range(3):
+        judge(client, minute, "firing", began_ms)
+    choose = random.Random(7)
+    for _ in range(4):
+        process = senders(real_server.url)
+        wait(lambda: bool(client.exists(KEYS.alerts_prefix + "leader")))
+        time.sleep(choose.uniform(0.0, 1.5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        client.delete(KEYS.alerts_prefix + "leader")
+    for minute in (34, *range(35, 50)):
+        judge(client, minute, "firing" if minute == 34 else "ok", began_ms)
+    senders(real_server.url)
+    wait(lambda: len(outbox.log("sent")) == 2, 150)
+    assert [one["kind"] for one in outbox.log("sent")] == ["resolve", "trigger"]
+    told = actions(receiver)
+    assert sorted(set(told), reverse=True) == list(dict.fromkeys(told)) == ["trigger", "resolve"]
+    assert len({call.json["dedup_key"] for call in receiver.calls}) == 1
+    assert outbox.undelivered() == []
+
+
+def test_a_receiver_that_hangs_or_is_away_gets_it_when_it_is_back(
+    real_server: Any, receiver: Receiver, senders: Any
+) -> None:
+    client, began_ms = real_server.admin, server_now_ms(real_server.admin)
+    receiver.stop()
+    for minute in range(3):
+        judge(client, minute, "firing", began_ms)
+    process = senders(real_server.url)
+    outbox = Outbox(client, KEYS)
+    wait(lambda: any(one.error for one in outbox.undelivered()))
+    receiver.start()
+    wait(lambda: actions(receiver) == ["trigger"])
+    process.terminate()
+    assert process.wait(30) == 0
+    assert actions(receiver) == ["trigger"]
+    assert not client.exists(KEYS.alerts_prefix + "leader")
+
+
+def test_a_sender_outlives_its_server(make_server: Any, receiver: Receiver, senders: Any) -> None:
+    server = make_server("valkey", arguments=("--appendonly", "yes", "--appendfsync", "always"))
+    senders(server.url)
+    client = server.client()
+    wait(lambda: bool(client.exists(KEYS.alerts_prefix + "leader")))
+    began_ms = server_now_ms(client)
+    for minute in range(2):
+        judge(client, minute, "firing", began_ms)
+    client.close()
+    server.kill()
+    time.sleep(1.5)
+    server.start()
+    client = server.client()
+    judge(client, 2, "firing", began_ms)
+    wait(lambda: actions(receiver) == ["trigger"], 90)
+    client.close()
+
+
+_JUDGE = """
+import sys
+import redis
+from ops.alerts import AlertSettings, apply
+from ops.drift.findings import Finding
+from ops.drift.leader import Leadership
+from producer.keys import Keys
+
+client, keys = redis.Redis(unix_socket_path=sys.argv[1]), Keys("main")
+leadership = Leadership(client, keys, 300)
+while (minute := int(client.get("minute") or 0)) < 500:
+    if fence := leadership.lead():
+        state = "firing" if minute % 100 < 60 else "ok"
+        common = dict(rule="level", severity="page", state=state, model="m")
+        found = [Finding(**common, lane=str(n)) for n in range(3)]
+        now_ms = 1_800_000_000_000 + minute * 60_000
+        apply(client, keys, found, now_ms=now_ms, fence=fence, settings=AlertSettings())
+        client.set("minute", minute + 1)
+"""
+
+
+def test_judges_that_are_killed_lose_no_message_and_double_none(real_server: Any) -> None:
+    """A judge that dies after `apply` and before it wrote its own state judges the same minute again."""
+    client, path = real_server.admin, real_server.url.removeprefix("unix://")
+    choose, deaths = random.Random(3), 0
+    while int(client.get("minute") or 0) < 500:
+        assert deaths < 200
+        process = subprocess.Popen([sys.executable, "-c", _JUDGE, path], stderr=subprocess.PIPE)
+        before = int(client.get("minute") or 0)
+        wait(lambda before=before: int(client.get("minute") or 0) > before)  # type: ignore[misc]
+        try:
+            process.wait(choose.uniform(0.05, 0.4))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            deaths += 1
+        _, said = process.communicate()
+        assert said == b""
+    told = [json.loads(fields[b"message"]) for _, fields in client.xrange(KEYS.alerts_prefix + "outbox")]
+    for lane in "012":
+        kinds = [one["kind"] for one in told if one["alert"]["lane"] == lane]
+        assert kinds == ["trigger", "resolve"] * 5
+    assert deaths > 3
