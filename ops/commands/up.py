@@ -94,8 +94,7 @@ def up(
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
     AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`; and, when it
-    is told where alerts go (docs/alerts.md), what sends them. Dead workers
-    are replaced; a promoted model or bank is taken up by new workers, one at a time, and SIGHUP
+    is told where alerts go (docs/alerts.md), what sends them. Dead workers are replaced; a promoted model or bank is taken up by new workers, one at a time, and SIGHUP
     restarts them all in the same way, without losing a request.
 
     While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves.
@@ -108,6 +107,24 @@ def up(
     # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
     from ops.alerts.config import configured, load
 
+    sends = configured(alerts) and bool(load(alerts).sinks)  # refuses now what it could not send later
+    stopping, again = threading.Event(), threading.Event()
+    _stop_on_signals(stopping, again)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = data / "workers.log"
+    stack = Stack(
+        StackSettings(
+            url=external_url(url),
+            server=ServerSettings(data=data, port=port, append_only=True),
+            counts={"amn": workers, "fallback": fallbacks, "shadow": 1 if sample_rate else 0},
+            queue=queue or "main",
+            policy=policy,
+            artifacts=artifacts_folder(artifacts),
+            sample_rate=sample_rate,
+            log_level=log_level,
+            worker_log=log,
+        )
+    )
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
         beside = [_beside(stack, log, log_level, "jobs", "worker")] if jobs_possible(stack.url) else []
