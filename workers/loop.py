@@ -50,6 +50,7 @@ class Loop:
         self._stopping = threading.Event()
         self._side = ThreadPoolExecutor(1, thread_name_prefix="amn-finish")
         self._finishing: Future[None] | None = None
+        self._away = False
 
     def stop(self) -> None:
         """Asks the loop to end after the batch at hand. Safe in a signal handler."""
@@ -83,10 +84,11 @@ class Loop:
             except ServerError as error:
                 # Also NOGROUP after a flush: the group is made again on the next turn.
                 ready = False
-                _LOG.warning("worker_waits_for_server", worker=self.queue.name, error=str(error))
+                self._note_outage(error)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
                 continue
+            self._note_return()
             pause_s = 0.05
             if lingering and linger_s:
                 self._stopping.wait(linger_s)
@@ -114,6 +116,17 @@ class Loop:
         if self._finishing is not None:
             self._finishing.result()
             self._finishing = None
+
+    def _note_outage(self, error: ServerError) -> None:
+        """One line when the server goes away, however often it is tried again, and one when it is back."""
+        if not self._away:
+            self._away = True
+            _LOG.warning("worker_waits_for_server", worker=self.queue.name, error=str(error))
+
+    def _note_return(self) -> None:
+        if self._away:
+            self._away = False
+            _LOG.warning("worker_resumed", worker=self.queue.name)
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         batch = self._assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())
@@ -149,7 +162,7 @@ class Loop:
                 statuses = self.queue.finish(outcomes)
                 break
             except ServerError as error:
-                _LOG.warning("finish_waits_for_server", worker=self.queue.name, error=str(error))
+                self._note_outage(error)
                 if not error.retryable or self._stopping.wait(pause_s):
                     return  # the lease brings them back, to us or to another worker
                 pause_s = min(2 * pause_s, 2.0)

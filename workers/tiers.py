@@ -69,6 +69,7 @@ class TierThread:
         self._client = connect(settings.producer, retries=0)
         self._next = TierWatch(self._client, self._keys, SECONDARY) if tier == ACCURACY else None
         self._told = (0, 0, 0, 0, 0)
+        self._away = False
         self.next_is_up = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-tier", daemon=True)
@@ -106,8 +107,11 @@ class TierThread:
     def _try(self) -> None:
         try:
             self.tell(time.monotonic())
+            self._away = False
         except ServerError as error:
-            _LOG.warning("tier_waits_for_server", error=str(error))
+            if not self._away:
+                _LOG.warning("tier_waits_for_server", error=str(error))
+            self._away = True
 
     def _run(self) -> None:
         while not self._stopping.wait(PERIOD_S):
