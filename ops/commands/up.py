@@ -94,8 +94,9 @@ def up(
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
     AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`; and, when it
-    is told where alerts go (docs/alerts.md), what sends them. Dead workers are replaced; a promoted model or bank is taken up by new workers, one at a time, and SIGHUP
-    restarts them all in the same way, without losing a request.
+    is told where alerts go (docs/alerts.md), what sends them. Dead workers are replaced; a promoted
+    model or bank is taken up by new workers, one at a time, and SIGHUP restarts them all in the same
+    way, without losing a request.
 
     While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves.
 
