@@ -36,7 +36,8 @@ class Session:
         self.settings = settings or ProducerSettings.from_environment(url=url)
         name = self.settings.client
         self.client_id = f"{name}.{new_id()}" if name else new_id()
-        self.keys = Keys(self.settings.queue)
+        self.keys = keys = Keys(self.settings.queue)
+        self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
         self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)
         self._make_future = make_future
@@ -91,8 +92,7 @@ class Session:
     def submit_call(self, batch: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/submit.lua."""
         arguments = submit_arguments(batch, self.keys, self.settings, self.client_id)
-        keys = self.keys
-        return [*keys.levels, *keys.counters[:3], keys.stats], list(arguments)
+        return self._submit_keys, list(arguments)
 
     def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/cancel.lua."""

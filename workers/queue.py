@@ -91,7 +91,14 @@ class LeasedQueue:
         self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
         self._shares = Shares(settings.queue.batch_max, len(self.streams))
         self.more = False
-        block_ms = settings.queue.block_ms
+        limits, keys, block_ms = settings.queue, self.keys, settings.queue.block_ms
+        # The words that every call begins with.
+        self._read_words = ("XREADGROUP", "GROUP", GROUP, name, "COUNT")
+        self._finish_keys = [*places, *keys.counters, keys.shadow, keys.dead, keys.stats]
+        self._finish_words: list[Any] = [GROUP, name, limits.reply_ttl_ms]
+        self._finish_words += (limits.shadow_entries_max, limits.dead_entries_max)
+        self._finish_words += (limits.fallback_entries_max, limits.fallback_bytes_max)
+        self._finish_words += (limits.secondary_entries_max, limits.secondary_bytes_max, keys.seen_prefix)
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
         # Two connections: a batch may be finished while the next one is read.
         self._reads, self._writes = Link(self.client), Link(self.client)
@@ -130,13 +137,8 @@ class LeasedQueue:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
         if not outcomes:
             return []
-        queue, keys = self.settings.queue, self.keys
         clients: dict[str, int] = {}
-        arguments: list[Any] = [GROUP, self.name, queue.reply_ttl_ms]
-        arguments += (queue.shadow_entries_max, queue.dead_entries_max)
-        arguments += (queue.fallback_entries_max, queue.fallback_bytes_max)
-        arguments += (queue.secondary_entries_max, queue.secondary_bytes_max)
-        arguments += (keys.seen_prefix, "".join(map(str, {o.entry.place for o in outcomes})))
+        arguments = [*self._finish_words, "".join(map(str, {o.entry.place for o in outcomes}))]
         for o in outcomes:
             number = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
             payload = o.entry.fields.get(REQUEST, b"")
@@ -144,8 +146,7 @@ class LeasedQueue:
             arguments += (o.truth_key, o.truth, len(payload))
             if o.op == "dead":
                 arguments += (o.reason, o.message, sha1(payload, usedforsecurity=False).hexdigest())
-        names = [*keys.places, *keys.counters, keys.shadow, keys.dead, keys.stats]
-        names += [keys.replies(client) for client in clients]
+        names = self._finish_keys + [self.keys.replies(client) for client in clients]
         with driver_errors(self.settings.producer.url):
             return cast("list[bytes]", self._writes.run(self._finish, names, arguments))
 
@@ -174,26 +175,16 @@ class LeasedQueue:
 
     def _waited(self) -> list[Entry]:
         """What is there, or what comes first within `block_ms`."""
-        count = self._shares.waiting
-        command = (
-            "XREADGROUP",
-            "GROUP",
-            GROUP,
-            self.name,
-            "COUNT",
-            count,
-            "BLOCK",
-            self.settings.queue.block_ms,
-        )
-        found = self._reads.call(*command, "STREAMS", *self.streams, *(">" for _ in self.streams))
-        return self._entries(found or (), [count] * len(self.streams))
+        count, levels = self._shares.waiting, len(self.streams)
+        wait = ("BLOCK", self.settings.queue.block_ms, "STREAMS", *self.streams, *(">",) * levels)
+        found = self._reads.call(*self._read_words, count, *wait)
+        return self._entries(found or (), [count] * levels)
 
     def _taken(self) -> list[Entry]:
         """What is there, level by level, in one round trip."""
         counts = self._shares.counts()
-        command = ("XREADGROUP", "GROUP", GROUP, self.name, "COUNT")
-        pairs = zip(counts, self.streams, strict=True)
-        answers = self._reads.each([(*command, count, "STREAMS", stream, ">") for count, stream in pairs])
+        pairs, words = zip(counts, self.streams, strict=True), self._read_words
+        answers = self._reads.each([(*words, count, "STREAMS", stream, ">") for count, stream in pairs])
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
