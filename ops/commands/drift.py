@@ -15,7 +15,7 @@ import click
 
 from ops import console
 from ops.child import follow_parent
-from ops.commands import options
+from ops.commands import canary, options
 from ops.drift.settings import JudgeSettings
 from ops.settings import producer_settings
 from producer.connection import connect, driver_errors
@@ -25,6 +25,7 @@ from producer.settings import ProducerSettings
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     from ops.drift.findings import Finding
     from ops.drift.loop import Alert, Look
+    from workers.exemplars import Exemplar
 
 strict = click.option(
     "--card-strict", is_flag=True, help="The card's sentence alone: drop over 0.03 in 24 h, no safeguards."
@@ -179,7 +180,7 @@ def report(out: Path, model: str | None, url: str | None, queue: str | None) -> 
 
     settings = producer_settings(url, queue)
     with _Looking(settings, JudgeSettings()) as looking:
-        text = page(looking.keys, looking.memory, looking.look(), model)
+        text = page(looking.keys, looking.memory, looking.look(), looking.worst(), model)
     out.write_text(text, "utf-8")
     click.echo(str(out))
 
@@ -226,6 +227,7 @@ def simulate(
 
 
 @drift.command()
+@click.option("--alert", "alert_id", help="Id of an alert whose exemplars were kept (`amn alerts list`).")
 @click.option(
     "--exemplars",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -236,21 +238,38 @@ def simulate(
 @click.option("--against", type=click.Path(path_type=Path), help="Folder. [default: the fallback]")
 @options.as_json
 @options.artifacts
+@options.url
+@options.queue
 def replay(
-    exemplars: Path | None, model: Path | None, against: Path | None, as_json: bool, artifacts: Path | None
+    alert_id: str | None,
+    exemplars: Path | None,
+    model: Path | None,
+    against: Path | None,
+    as_json: bool,
+    artifacts: Path | None,
+    url: str | None,
+    queue: str | None,
 ) -> None:
     """Score the same sequences with two models, and compare pair by pair.
 
     Because the items are the same, a difference of 0.01 shows in a few hundred of them.
     """
     from amn.predictor import Predictor
-    from ops.drift.replay import Exemplars, cosines, differences
+    from ops.drift.replay import Sequences, cosines, differences
     from ops.drift.views import replay_json, show_replay
     from ops.sample import Sample
     from ops.settings import artifacts_folder, sample_path
 
     root = artifacts_folder(artifacts)
-    chosen = Exemplars.load(exemplars) if exemplars else Exemplars.of_sample(Sample.load(sample_path(None)))
+    if alert_id:
+        from ops.drift.kept import sequences_of
+
+        with _Looking(producer_settings(url, queue), JudgeSettings()) as looking:
+            chosen = sequences_of(looking.client, looking.keys, alert_id)
+    elif exemplars:
+        chosen = Sequences.load(exemplars)
+    else:
+        chosen = Sequences.of_sample(Sample.load(sample_path(None)))
     one = Predictor.open(model or root / "production_model")
     other = Predictor.open(against or root / "fallback_accuracy")
     found = differences(cosines(one, chosen), cosines(other, chosen), chosen)
@@ -258,6 +277,10 @@ def replay(
         click.echo(json.dumps(replay_json(one.model_id, other.model_id, found), indent=2))
     else:
         show_replay(console.out(), one.model_id, other.model_id, found)
+
+
+drift.add_command(canary.canary)
+drift.add_command(canary.exemplars)
 
 
 class _Looking:
@@ -286,11 +309,20 @@ class _Looking:
 
         return look(self.client, self.keys, self.memory, self._judging)
 
+    def worst(self) -> list[Exemplar]:
+        """The exemplars of the last 24 h."""
+        from ops.drift.kept import of_last_day
+        from ops.drift.store import server_now_ms
+
+        return of_last_day(self.client, self.keys, server_now_ms(self.client))
+
     def alert(self) -> Alert:
         """Hands findings to the alerts, under the judge's fence."""
         from ops.alerts import apply
+        from ops.drift.kept import keep
 
         def tell(findings: Sequence[Finding], now_ms: int, fence: int) -> None:
-            apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)
+            changes = apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)
+            keep(self.client, self.keys, changes, now_ms)
 
         return tell

@@ -1,0 +1,121 @@
+"""`amn drift canary` and `amn drift exemplars`: what the shadow worker keeps for a person."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.table import Table
+
+from ops import console
+from ops.commands import options
+from ops.settings import producer_settings, sample_path
+from producer.connection import connect, driver_errors
+from producer.keys import Keys
+
+#: Rows of the table; the worst come first.
+_SHOWN = 20
+
+
+@click.command()
+@options.as_json
+@options.url
+@options.queue
+def canary(as_json: bool, url: str | None, queue: str | None) -> None:
+    """Replay the frozen set through the live path now; the shadow worker does so hourly.
+
+    Answers are compared with those of the model's first run. Exit code 1 when nobody answered.
+    """
+    from workers.canary import Canary, FrozenSet
+
+    settings = producer_settings(url, queue)
+    client = connect(settings)
+    try:
+        with driver_errors(settings.url):
+            result = Canary(client, settings, FrozenSet.load(sample_path(None))).run()
+    finally:
+        client.close()
+    if result is None:
+        raise click.ClickException(
+            "no AMN worker answered in time; start one (`amn up`), or look at `amn doctor`"
+        )
+    if as_json:
+        click.echo(json.dumps(asdict(result), indent=2))
+        return
+    compared = (
+        "with its first run" if result.golden else "this is its first run: later ones are compared with it"
+    )
+    click.echo(f"{result.model}: {result.n} of {result.asked} items, {compared}")
+    click.echo(f"mean cosine: in distribution {result.mean_id:.5f}, out of it {result.mean_ood:.5f}")
+    if result.golden:
+        click.echo(
+            f"largest change of a cosine {result.max_change:.6f}, of an answer {result.max_distance:.6f}"
+        )
+    if result.other or result.failed:
+        click.echo(f"not compared: {result.other} answered by another model, {result.failed} not at all")
+
+
+@click.command()
+@click.option("--lane", default="", help="Only this lane.")
+@click.option("--slice", "slice_", default="", help="Only this slice: id, ood, unsure or unknown.")
+@click.option("--hours", type=click.IntRange(1, 48), default=24, show_default=True, help="How far back.")
+@click.option("--alert", default="", help="The copies that were kept for this alert, instead.")
+@click.option("--freeze", default="", metavar="ALERT", help="Keep copies under this name for 14 days.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="An .npz for `amn drift replay`."
+)
+@options.as_json
+@options.url
+@options.queue
+def exemplars(
+    lane: str,
+    slice_: str,
+    hours: int,
+    alert: str,
+    freeze: str,
+    out: Path | None,
+    as_json: bool,
+    url: str | None,
+    queue: str | None,
+) -> None:
+    """The requests that were kept whole: ten worst and ten random of each lane, slice and hour."""
+    from workers.exemplars import Exemplars, as_arrays
+
+    settings = producer_settings(url, queue)
+    client = connect(settings)
+    try:
+        with driver_errors(settings.url):
+            kept = Exemplars(client, Keys(settings.queue))
+            seconds, _ = client.time()
+            if alert:
+                found = [
+                    one for one in kept.frozen(alert) if lane in ("", one.lane) and slice_ in ("", one.slice)
+                ]
+            else:
+                found = kept.read(seconds // 3600 - hours + 1, seconds // 3600, lane, slice_)
+            if freeze:
+                click.echo(
+                    f"{kept.freeze(freeze, found, seconds * 1000)} copies are kept as {freeze}", err=True
+                )
+    finally:
+        client.close()
+    if out is not None:
+        np.savez_compressed(out, **as_arrays(found))  # type: ignore[arg-type]
+        click.echo(f"{len({one.key for one in found})} requests in {out}", err=True)
+    if as_json:
+        names = ("kind", "lane", "slice", "minute", "cosine", "fallback", "ood", "model", "key")
+        click.echo(
+            json.dumps([{name: getattr(one, name) for name in names} for one in found[:_SHOWN]], indent=2)
+        )
+        return
+    table = Table("time", "lane", "slice", "kept as", "AMN", "fallback", "OOD score", "key", box=None)
+    for one in found[:_SHOWN]:
+        at = time.strftime("%m-%d %H:%M", time.gmtime(one.minute * 60))
+        scores = ("" if value is None else f"{value:.4f}" for value in (one.cosine, one.fallback, one.ood))
+        table.add_row(at, one.lane, one.slice, one.kind, *scores, one.key)
+    console.out().print(table)
+    click.echo(f"{len(found)} kept")
