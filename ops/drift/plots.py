@@ -159,5 +159,6 @@ def histograms_plot(pairs: Sequence[tuple[str, Floats, Floats, str]], low: float
         if len(used):
             ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
         ax.set_title(title)
-        ax.legend(loc="upper left")
+        if now.sum() or base.sum():
+            ax.legend(loc="upper left")
     return _svg(figure, "histograms")

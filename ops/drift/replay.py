@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ Vectors = NDArray[np.float32]
 _Z_99, _PAIRS_MIN = 2.576, 5
 
 
+_ARRAYS = ("contexts", "truths", "lanes", "slices")
+
+
 class Model(Protocol):
     """What scores; `amn.predictor.Predictor` is one."""
 
@@ -28,7 +32,7 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exemplars:
+class Sequences:
     """Frozen sequences.
 
     Attributes:
@@ -42,7 +46,7 @@ class Exemplars:
     slices: NDArray[np.str_]
 
     @classmethod
-    def load(cls, path: Path) -> Exemplars:
+    def load(cls, path: Path) -> Sequences:
         """Reads an .npz with `contexts` and `truths`, and perhaps `lanes` and `slices`.
 
         Raises:
@@ -50,23 +54,31 @@ class Exemplars:
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
-                contexts, truths = (_unit(stored[name]) for name in ("contexts", "truths"))
-                n = len(contexts)
-                lanes, slices = (
-                    stored[name] if name in stored else np.full(n, "all") for name in ("lanes", "slices")
-                )
+                return cls.of_arrays({name: stored[name] for name in _ARRAYS if name in stored}, str(path))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise FileRefused(f"{path} holds no exemplars ({error}); it needs contexts and truths") from error
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Sequences:
+        """Of `contexts`, `truths` and perhaps `lanes` and `slices`; `name` is for the error.
+
+        Raises:
+            FileRefused: The shapes do not fit.
+            KeyError: One is missing.
+        """
+        contexts, truths = (_unit(arrays[key]) for key in ("contexts", "truths"))
+        n = len(contexts)
+        lanes, slices = (arrays.get(key, np.full(n, "all")) for key in ("lanes", "slices"))
         fits = contexts.shape[1:] == (5, 768) and truths.shape == (n, 768) and len(lanes) == len(slices) == n
         if not fits or not n:
             raise FileRefused(
-                f"{path}: contexts {contexts.shape} and truths {truths.shape} do not fit; "
+                f"{name}: contexts {contexts.shape} and truths {truths.shape} do not fit; "
                 "(N, 5, 768) and (N, 768) are needed"
             )
         return cls(contexts=contexts, truths=truths, lanes=lanes, slices=slices)
 
     @classmethod
-    def of_sample(cls, sample: Sample) -> Exemplars:
+    def of_sample(cls, sample: Sample) -> Sequences:
         """Every window of the shipped sample; its domain stands for the lane."""
         at = sample.start
         domains = np.array(sample.domains)[sample.article]
@@ -105,7 +117,7 @@ class Difference:
         return self.difference - _Z_99 * self.error, self.difference + _Z_99 * self.error
 
 
-def cosines(model: Model, exemplars: Exemplars, batch: int = 256) -> NDArray[np.float64]:
+def cosines(model: Model, exemplars: Sequences, batch: int = 256) -> NDArray[np.float64]:
     """Cosine of each prediction with its truth, (N,)."""
     found = []
     for at in range(0, len(exemplars.contexts), batch):
@@ -116,7 +128,7 @@ def cosines(model: Model, exemplars: Exemplars, batch: int = 256) -> NDArray[np.
 
 
 def differences(
-    one: NDArray[np.float64], other: NDArray[np.float64], exemplars: Exemplars
+    one: NDArray[np.float64], other: NDArray[np.float64], exemplars: Sequences
 ) -> list[Difference]:
     """Paired differences, all together and by slice and lane; the items are the same for both."""
     groups = np.char.add(np.char.add(exemplars.slices.astype(str), " / "), exemplars.lanes.astype(str))

@@ -21,6 +21,7 @@ from ops.drift.state import ModelState
 from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.views import main_model, one_line
 from producer.keys import Keys
+from workers.exemplars import RANDOM, WORST, Exemplar
 from workers.shadow_scores import BINS
 
 _CSS = """
@@ -49,6 +50,8 @@ details { margin: 1rem 0 } summary { cursor: pointer; color: var(--soft) }
 }
 .ok { color: #2a9d6f } .insufficient { color: var(--soft) }
 """
+#: Rows of each slice and kind.
+_EXEMPLARS = 10
 _MARKS = {"PAGE": "#d64545", "TICKET": "#c58a12", "OK": "#2a9d6f"}
 
 
@@ -56,6 +59,7 @@ def page(
     keys: Keys,
     memory: Memory,
     found: Look,
+    exemplars: Sequence[Exemplar] = (),
     model: str | None = None,
     settings: JudgeSettings | None = None,
 ) -> str:
@@ -65,6 +69,7 @@ def page(
         keys: Of the queue.
         memory: The judge's.
         found: An evaluation.
+        exemplars: Of the last 24 h, the worst first.
         model: Whose; the one that most samples are of, when None.
         settings: The judge's.
 
@@ -83,6 +88,7 @@ def page(
         raise ValueError(f"nothing was sampled of model {model!r} in the last eight days")
     else:
         body += _pictures(found, memory, model, settings)
+        body.append(_exemplars([one for one in exemplars if one.model == model]))
     body.append(_audit(memory))
     inner = "\n".join(body)
     return (
@@ -188,6 +194,25 @@ def _lanes(lanes: Mapping[str, Comparison]) -> str:
         inner = "".join(f"<td class=n>{cell}</td>" for cell in cells)
         rows.append(f"<tr><td>{_text(lane or 'all')}</td>{inner}</tr>")
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+
+
+def _exemplars(found: Sequence[Exemplar]) -> str:
+    """The worst and the most typical of each slice."""
+    names = ("when (UTC)", "request", "lane", "slice", "kind", "cosine", "fallback's", "OOD score")
+    rows = []
+    for slice_, kind in ((s, k) for s in ("ood", "id") for k in (WORST, RANDOM)):
+        for one in [e for e in found if (e.slice, e.kind) == (slice_, kind)][:_EXEMPLARS]:
+            at = datetime.datetime.fromtimestamp(one.minute * 60, datetime.UTC)
+            words = (f"{at:%m-%d %H:%M}", one.key, one.lane, slice_, kind)
+            figures = (one.cosine, one.fallback, one.ood)
+            cells = "".join(f"<td>{_text(word)}</td>" for word in words)
+            cells += "".join(f"<td class=n>{'-' if f is None else f'{f:.4f}'}</td>" for f in figures)
+            rows.append(f"<tr>{cells}</tr>")
+    if not rows:
+        return ""
+    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
+    table = f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+    return f"<h2>Requests, the worst and some at random</h2>{table}"
 
 
 def _audit(memory: Memory) -> str:

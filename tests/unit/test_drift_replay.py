@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ops.app import app
-from ops.drift.replay import Exemplars, Vectors, cosines, differences
+from ops.drift.replay import Sequences, Vectors, cosines, differences
 from ops.errors import FileRefused
 
 
@@ -38,7 +38,7 @@ def saved(path: Path, n: int = 200) -> Path:
 
 
 def test_a_small_difference_shows_because_the_items_are_the_same(tmp_path: Path) -> None:
-    exemplars = Exemplars.load(saved(tmp_path / "e.npz"))
+    exemplars = Sequences.load(saved(tmp_path / "e.npz"))
     one, other = (cosines(Mean(worse), exemplars) for worse in (0.0, 0.2))
     everything, *by_lane = differences(one, other, exemplars)
     assert everything.n == 200
@@ -51,13 +51,13 @@ def test_a_small_difference_shows_because_the_items_are_the_same(tmp_path: Path)
 
 
 def test_a_model_against_itself_does_not_differ(tmp_path: Path) -> None:
-    exemplars = Exemplars.load(saved(tmp_path / "e.npz"))
+    exemplars = Sequences.load(saved(tmp_path / "e.npz"))
     same = cosines(Mean(), exemplars)
     assert differences(same, same, exemplars)[0].interval == (0.0, 0.0)
 
 
 def test_too_few_pairs_have_no_interval(tmp_path: Path) -> None:
-    exemplars = Exemplars.load(saved(tmp_path / "e.npz", n=3))
+    exemplars = Sequences.load(saved(tmp_path / "e.npz", n=3))
     same = cosines(Mean(), exemplars)
     assert np.isnan(differences(same, same, exemplars)[0].error)
 
@@ -70,7 +70,7 @@ def test_a_file_that_holds_no_exemplars_is_refused_with_its_name(tmp_path: Path,
     elif what == "shape":
         np.savez(path, contexts=np.ones((2, 4, 768), "f4"), truths=np.ones((2, 768), "f4"))
     with pytest.raises(FileRefused, match=r"e\.npz"):
-        Exemplars.load(path)
+        Sequences.load(path)
 
 
 def test_the_command_compares_the_shipped_models_on_the_shipped_sample() -> None:
