@@ -14,6 +14,7 @@ Keys are described in docs/drift-data.md.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +42,8 @@ PER_SLICE = 64
 #: Requests in flight, and how often one that failed is sent again.
 _CHUNK, _TRIES = 16, 3
 _DEADLINE_MS = 0.9 * FALLBACK_MS_MIN
+#: A late one gets a named failure, which may be late itself.
+_WAIT_S = 1.0
 _RESULTS_TTL_S, _GOLDEN_TTL_S, _RUNS_MAX = 14 * 86_400, 90 * 86_400, 200
 
 Vectors = NDArray[np.float32]
@@ -200,9 +203,10 @@ def replay(producer: Producer, items: FrozenSet) -> list[Reply | None]:
             some = missing[at : at + _CHUNK]
             options = [_options(producer.settings.sample_salt) for _ in some]
             handles = producer.submit_many([items.contexts[i] for i in some], options=options)
+            until_s = time.monotonic() + _WAIT_S
             for i, handle in zip(some, handles, strict=True):
                 try:
-                    answers[i] = handle.result()
+                    answers[i] = handle.result(max(until_s - time.monotonic(), 0.001) * 1000)
                 except QueueError:
                     continue
             if not any(answers):

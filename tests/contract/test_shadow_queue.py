@@ -19,6 +19,7 @@ from producer.requests import Options
 from producer.sampling import RATE_MAX, sample_key, sampled
 from producer.settings import ProducerSettings
 from workers.batch import Batch
+from workers.exemplars import Exemplars
 from workers.loop import Loop
 from workers.queue import LeasedQueue, Outcome
 from workers.settings import QueueSettings, WorkerSettings
@@ -238,6 +239,92 @@ def test_what_is_older_than_the_retention_leaves_no_sums(rig: Rig) -> None:
     assert rig.work(queue) == [b"ok"]
     assert rig.admin.keys(KEYS.drift_minute_prefix + "*") == []
     assert rig.admin.zcard(KEYS.drift_minutes) == 0
+
+
+def test_a_prediction_that_expires_counts_against_the_coverage_of_its_own_minute(rig: Rig) -> None:
+    now_ms = server_now_ms(rig.admin)
+    queue = rig.queue("w", ShadowSettings(half_ttl_ms=100))
+    rig.predict(0, at_ms=now_ms - 7_200_000)
+    rig.work(queue)
+    rig.admin.zadd(KEYS.drift_half_prefix + "index", {key_hash(rig.key(0)): 1})  # as when time has passed
+    rig.admin.delete(KEYS.drift_half_prefix + key_hash(rig.key(0)))
+    rig.predict(1, at_ms=now_ms - 3_600_000)
+    rig.reveal(1)
+    rig.work(queue)
+    rig.predict(2)
+    rig.work(queue)
+    assert rig.stats()["shadow:expired"] == 1
+    minutes = {
+        minute: summary(sums)[MODEL].slices["ood"] for minute, sums in read_minutes(rig.admin, KEYS, now_ms)
+    }
+    early, late = (minutes[(now_ms - ms) // 60_000] for ms in (7_200_000, 3_600_000))
+    assert (early.predictions, early.n, early.coverage) == (1, 0, 0.0)
+    assert (late.predictions, late.n, late.coverage) == (1, 1, 1.0)
+
+
+def test_late_truths_land_in_the_minute_of_their_prediction(rig: Rig) -> None:
+    now_ms = server_now_ms(rig.admin)
+    queue = rig.queue("w")
+    rig.predict(0, at_ms=now_ms - 25 * 3_600_000)
+    rig.work(queue)
+    rig.reveal(0)
+    assert rig.work(queue) == [b"ok"]
+    (found,) = [
+        summary(sums)[MODEL].slices["ood"] for _, sums in read_minutes(rig.admin, KEYS, now_ms, hours=26)
+    ]
+    assert (found.predictions, found.n) == (1, 1)
+
+
+@pytest.mark.parametrize(("hours", "name"), [(-26.1, "stale"), (0.2, "future")])
+def test_what_is_misdated_is_refused_and_counted(rig: Rig, hours: float, name: str) -> None:
+    queue = rig.queue("w")
+    rig.predict(0, at_ms=server_now_ms(rig.admin) + int(hours * 3_600_000))
+    rig.predict(1, at_ms=server_now_ms(rig.admin) + int(hours * 3_600_000) + 1)
+    rig.reveal(0)
+    assert rig.work(queue) == [b"ok"] * 3
+    assert rig.stats()[f"shadow:{name}"] == 2
+    assert rig.admin.keys(KEYS.drift_minute_prefix + "*") == []
+    assert rig.halves() == 0
+    assert rig.admin.xlen(KEYS.shadow) == 0
+
+
+def test_truths_that_wait_for_nothing_do_not_push_predictions_out(rig: Rig) -> None:
+    queue = rig.queue("w", ShadowSettings(halves_max=2, truths_max=2))
+    rig.predict(0)
+    rig.work(queue)
+    for n in range(1, 7):
+        rig.reveal(n)
+        rig.work(queue)
+    assert rig.admin.zcard(KEYS.drift_half_prefix + "truths") == 2
+    assert "shadow:evicted" not in rig.stats()
+    rig.reveal(0)
+    rig.work(queue)
+    assert rig.slice().n == 1
+
+
+def test_a_truth_waits_for_minutes_and_a_prediction_for_hours(rig: Rig) -> None:
+    queue = rig.queue("w")
+    rig.predict(0)
+    rig.reveal(1)
+    rig.work(queue)
+    for n, most_ms in ((0, 7_200_000), (1, 600_000)):
+        ttl_ms = rig.admin.pttl(KEYS.drift_half_prefix + key_hash(rig.key(n)))
+        assert most_ms - 60_000 < ttl_ms <= most_ms
+
+
+def test_a_matched_pair_is_kept_as_an_exemplar(rig: Rig) -> None:
+    queue = rig.queue("w")
+    rig.predict(0)
+    rig.reveal(0)
+    rig.work(queue)
+    hour = server_now_ms(rig.admin) // 3_600_000
+    found = Exemplars(rig.admin, KEYS).read(hour - 1, hour)
+    assert [(one.kind, one.key, one.slice) for one in found] == [
+        ("random", rig.key(0), "ood"),
+        ("worst", rig.key(0), "ood"),
+    ]
+    assert found[0].cosine == pytest.approx(1, abs=2e-6)
+    np.testing.assert_allclose(found[0].context, rig.contexts[0], atol=1e-3)
 
 
 def test_what_cannot_be_used_is_dropped_and_counted(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import fakeredis
@@ -11,14 +12,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amn.slices import load_slices
 from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply, Request
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
+from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.queue import Outcome
 from workers.settings import QueueSettings, WorkerSettings
-from workers.shadow_queue import ShadowQueue
+from workers.shadow_queue import ShadowQueue, key_hash
 from workers.shadow_scores import Half, increments
 from workers.shadow_worker import ShadowHandler
 
@@ -35,6 +38,9 @@ def units(*shape: int) -> np.ndarray:
 #: Places in a sequence that the sample holds at the rate in force.
 SAMPLED = [key for key in (f"s#{position}" for position in range(1000)) if sampled(key, RATE_MAX)][:6]
 CONTEXTS, ANSWERS, TRUTHS = units(6, 5), units(6), units(6)
+
+
+SLICER = load_slices(Path("artifacts/lvm/ood_slices"))
 
 
 class Oldest:
@@ -55,7 +61,7 @@ class Rig:
             producer=ProducerSettings(),
             queue=QueueSettings(batch_max=batch_max, block_ms=1, lease_ms=60_000),
         )
-        self.handler = ShadowHandler(fallback=Oldest())
+        self.handler = ShadowHandler(fallback=Oldest(), slicer=SLICER)
         self.queues = [self.queue(f"shadow-{i}") for i in range(3)]
         self.leased: list[list[Outcome]] = [[], [], []]
         self.late: list[tuple[ShadowQueue, list[Outcome]]] = []
@@ -69,7 +75,7 @@ class Rig:
 
     def append(self, events: list[tuple[str, int]]) -> None:
         for i, (kind, k) in enumerate(events):
-            fields: dict[str, str | bytes] = {"kind": kind, "key": SAMPLED[k]}
+            fields: dict[str, str | bytes] = {"kind": kind, "key": SAMPLED[k], "one_in": str(20 + 13 * k)}
             if kind == "prediction":
                 request = Request(
                     id=f"r{k}", reply_to="c", context=CONTEXTS[k], domain=("", "anarchism", "autism")[k % 3]
@@ -110,6 +116,25 @@ class Rig:
             self.finish(0, 0, 1000)
         assert self.client.xlen(KEYS.shadow) == 0
         return {key: self.client.hgetall(key) for key in self.client.keys(KEYS.drift_minute_prefix + "*")}
+
+    def exemplars(self) -> list[Exemplar]:
+        hours = {int(time.time()) // 3600 - back for back in (0, 1)}
+        return Exemplars(self.client, KEYS).read(min(hours), max(hours))
+
+
+def kept(events: list[tuple[str, int]]) -> list[Exemplar]:
+    """Exemplars of all pairs, straight from the halves: there are fewer than are kept of an hour."""
+    rig = Rig(64)
+    rig.append(events)
+    entries = rig.queues[0].lease()
+    batch = rig.handler.assemble(entries, rig.settings, 0.0, 0.0)
+    truths = {o.sample_key: o.half for o in batch.refused if hasattr(o, "half")}
+    found = []
+    for outcome in rig.handler.handle(batch) if len(batch) else []:
+        key = outcome.sample_key
+        if key in truths:
+            found += of_pair(key, key_hash(key), outcome.half, truths[key])  # type: ignore[attr-defined]
+    return sorted(found, key=lambda one: (one.cosine, one.key, one.kind))
 
 
 def expected(events: list[tuple[str, int]]) -> dict[bytes, dict[bytes, bytes]]:
@@ -159,6 +184,7 @@ def test_any_order_redelivery_and_restart_gives_the_same_integers(
         getattr(rig, str(name))(*arguments)
     sums = expected(events)
     assert rig.settle() == sums
+    assert rig.exemplars() == kept(events)
     pairs = {k for kind, k in events if kind == "prediction"} & {k for kind, k in events if kind == "truth"}
     fields = [(field, n) for minute in sums.values() for field, n in minute.items()]
     assert sum(int(n) for field, n in fields if field.endswith(b"|true|n")) == len(pairs)
