@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import compare, drain, latency, micro
+from bench import compare, drain, latency, micro, shadow
 
 
 @click.group()
@@ -12,7 +12,7 @@ def main() -> None:
     """Measure this machine."""
 
 
-for _command in (drain.command, compare.command, latency.command, micro.command):
+for _command in (drain.command, compare.command, latency.command, micro.command, shadow.command):
     main.add_command(_command)
 
 if __name__ == "__main__":
