@@ -174,13 +174,14 @@ class Exemplars:
     def freeze(self, alert: str, found: Sequence[Exemplar], now_ms: int) -> int:
         """Copies them for an alert, at most 200, for 14 days; returns how many it has.
 
-        An alert that has some keeps those: they show what it was like when it began.
+        They take the place of what an earlier incident of the same alert left.
         """
         key = f"{self._prefix}frozen:{alert}"
         some = _thinned(found, _FROZEN_RECORDS)
-        if some and not self._client.exists(key):
+        if some:
             fields: Mapping[Any, Any] = {f"{one.hour}|{one.group}|{one.id}": one.pack() for one in some}
             with self._client.pipeline(transaction=True) as pipe:
+                pipe.delete(key)
                 pipe.hset(key, mapping=dict(fields))
                 pipe.expire(key, _FROZEN_TTL_S)
                 pipe.zadd(self._prefix + "frozen", {alert: now_ms})
