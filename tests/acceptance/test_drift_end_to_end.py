@@ -2,17 +2,21 @@
 
 Two days of traffic are drawn from the shipped sample and scored by the shadow worker's own
 functions; the judge looks every five minutes of that time. In each scenario something changes for
-three hours and is put right again.
+three hours and is put right again. Alerts, their sender and the receiver are real too.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,12 @@ import pytest
 from numpy.typing import NDArray
 
 from amn.predictor import Predictor
-from ops.alerts import apply
+from ops.alerts import AlertSettings, apply
+from ops.alerts.config import AlertsConfig
+from ops.alerts.delivery import Delivery
+from ops.alerts.secret import Secret
+from ops.alerts.sender import Sender
+from ops.alerts.sinks.webhook import Webhook
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
 from ops.drift.loop import Judge
@@ -109,11 +118,69 @@ def scored(windows: Windows, served: Vectors, slice_: str) -> list[Increments]:
     return found
 
 
+class Receiver:
+    """A webhook's other side on a loopback port, which can be ill, die and come back.
+
+    Attributes:
+        answers: Statuses of the next requests; 200 once they are used up.
+        refused: How many were not accepted.    accepted: Bodies, as they came.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.refused = 0
+        self.accepted: list[dict[str, Any]] = []
+        self._server: ThreadingHTTPServer | None = None
+        self._port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}/"
+
+    def start(self) -> None:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status = receiver.answers.pop(0) if receiver.answers else 200
+                if status == 200:
+                    receiver.accepted.append(json.loads(body))
+                else:
+                    receiver.refused += 1
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        self._port = self._server.server_address[1]
+        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.shutdown()
+        self._server.server_close()
+
+    def pages(self) -> list[tuple[str, str]]:
+        """Beginnings and ends of pages that were accepted; reminders, which come after 4 h, apart."""
+        data = [event["data"] for event in self.accepted if event["data"]["kind"] != "reminder"]
+        return [(one["kind"], one["rule"]) for one in data if one["severity"] == "page"]
+
+
 class Service:
-    """Minutes of traffic, and a judge that is told the time."""
+    """Minutes of traffic, a judge and a sender that are told the time, and who is told by them."""
 
     def __init__(self, admin: Any) -> None:
         self.admin = admin
+        self.receiver = Receiver()
+        key = Secret(base64.b64encode(bytes(32)).decode())
+        sink = Webhook(name="hook", url=self.receiver.url, keys=(key,), severities=("page",))
+        self.config = AlertsConfig(settings=AlertSettings(), sinks={"hook": sink})
+        self.delivery = Delivery(admin, KEYS, self.config, lambda: self.minute * 60_000)
+        self.sender = self.new_sender()
         self.minute = START_MIN
         self.draw = random.Random(5)
         self.judge = self.new_judge()
@@ -124,6 +191,14 @@ class Service:
 
     def new_judge(self) -> Judge:
         return Judge(self.admin, KEYS, JudgeSettings(learn_max_h=24), self.alert)
+
+    def new_sender(self) -> Sender:
+        return Sender(self.admin, KEYS, self.config, self.delivery.deliver, self.delivery.repeat_state)
+
+    def kill_judge_and_sender(self) -> None:
+        """As when both are killed, and their leases run out."""
+        self.admin.delete(leader_key(KEYS), KEYS.alerts_prefix + "leader")
+        self.judge, self.sender = self.new_judge(), self.new_sender()
 
     def alert(self, findings: Sequence[Finding], now_ms: int, fence: int) -> None:
         """Tells the real alerts; notes what they put into the outbox about pages."""
@@ -151,6 +226,7 @@ class Service:
             self.minute += 1
             if judged and self.minute % 5 == 0:
                 self.judge.turn(self.minute * 60_000)
+                self.sender.tick(self.minute * 60_000)
 
     def drawn(self, ood: list[Increments], inside: list[Increments]) -> dict[str, int]:
         """The sums of one minute of requests drawn at random."""
@@ -186,6 +262,8 @@ def service(_session_servers: Any, pools: dict[str, list[Increments]]) -> Iterat
     assert service.begun == []
     assert service.one("ood_delta").state == "ok"
     yield service
+    service.delivery.http.close()
+    service.receiver.stop()
     admin.close()
 
 
@@ -248,27 +326,34 @@ def test_a_changed_domain_pages_by_the_delta_and_blames_the_ood_mean(
     assert abs(int(values["changed_at_min"]) - (service.minute - 180)) <= 30
     service.live(5, pools["ood"], pools["id"])
     assert service.ended == [("fast_drop", "")]
+    assert service.receiver.pages() == [("trigger", "fast_drop"), ("resolve", "fast_drop")]
 
 
-def test_a_degraded_model_pages_once_though_the_judge_is_killed_and_replaced(
+def test_a_degraded_model_is_one_page_though_judge_sender_and_receiver_die_or_are_ill(
     service: Service, sample: Sample, pools: dict[str, list[Increments]]
 ) -> None:
-    """The model repeats the last vector: both means fall, and the baselines beside it do not."""
+    """The model repeats the last vector: both means fall. The receiver gets one trigger, one resolve."""
     changed = {}
     for name in ("ood", "id"):
         windows = sample.windows(name)
         changed[name] = scored(windows, windows.contexts[:, -1], name)
-    for hours in (0.4, 0.4, 2.2):
+    service.receiver.answers = [500, 429, 503]
+    for hours in (0.4, 0.4, 1.2):
         service.live(hours, changed["ood"], changed["id"])
-        service.admin.delete(leader_key(KEYS))  # as when a judge is killed and its lease runs out
-        service.judge = service.new_judge()
+        service.kill_judge_and_sender()
     assert service.begun == [("level", "")]
+    assert service.receiver.refused == 3
+    assert service.receiver.pages() == [("trigger", "level")]
+    service.receiver.stop()  # and is away while the incident ends
     service.live(2, pools["ood"], pools["id"])
-    service.admin.delete(leader_key(KEYS))
-    service.judge = service.new_judge()
-    service.live(3, pools["ood"], pools["id"])
-    assert service.begun == [("level", "")]
+    service.kill_judge_and_sender()
+    service.live(2, pools["ood"], pools["id"])
     assert service.ended == [("level", "")]
+    assert service.receiver.pages() == [("trigger", "level")]
+    service.receiver.start()
+    service.live(2, pools["ood"], pools["id"])
+    assert service.receiver.pages() == [("trigger", "level"), ("resolve", "level")]
+    assert service.begun == [("level", "")]
 
 
 def test_a_better_model_is_no_alarm(
