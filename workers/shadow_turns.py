@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import structlog
 
@@ -17,6 +18,8 @@ from workers.shadow_settings import ShadowSettings
 _LOG = structlog.get_logger("amn.worker")
 _PERIOD_S = 10.0
 _CANARY_MS, _CANARY_AGAIN_MS = 3_600_000, 300_000
+#: A service that has just started has other things to do, and short runs have no canary.
+_CANARY_AFTER_S = 300.0
 
 
 class ShadowTurns:
@@ -31,6 +34,7 @@ class ShadowTurns:
             self._canary = Canary(self._client, settings.producer, FrozenSet.load(sample_file()))
         else:
             _LOG.warning("canary_missing", sample=str(sample_file()))
+        self._canary_from_s = time.monotonic() + _CANARY_AFTER_S
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-shadow-turns", daemon=True)
 
@@ -44,15 +48,18 @@ class ShadowTurns:
         self._thread.join(timeout=2)
         self._client.close()
 
-    def turn(self) -> None:
+    def turn(self, now_s: float) -> None:
         """One look.
+
+        Args:
+            now_s: Monotonic clock.
 
         Raises:
             QueueError: The server is away, or too full for a canary.
         """
         with driver_errors(self._url):
             self._steering.turn()
-            if self._canary is None or not self._canary.claim(_CANARY_MS):
+            if self._canary is None or now_s < self._canary_from_s or not self._canary.claim(_CANARY_MS):
                 return
             result = None
             try:
@@ -67,10 +74,9 @@ class ShadowTurns:
 
     def _run(self) -> None:
         down = False
-        # The first look waits: workers that start together are all there by then.
         while not self._stopping.wait(_PERIOD_S):
             try:
-                self.turn()
+                self.turn(time.monotonic())
                 down = False
             except QueueError as error:
                 if not down or not isinstance(error, ServerError):

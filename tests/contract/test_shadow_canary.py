@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -147,8 +148,10 @@ def test_a_shadow_workers_turn_replays_the_shipped_set_and_steers(server: Any) -
     settings = WorkerSettings(kind="shadow", producer=ProducerSettings(url=server.url))
     turns = ShadowTurns(settings, ShadowSettings())
     with EchoWorker(server.url, answering()):
-        turns.turn()
-        turns.turn()  # not due again
+        turns.turn(time.monotonic())  # too early
+        assert not server.admin.exists(KEYS.drift_prefix + "canary:turn")
+        turns.turn(time.monotonic() + 600)
+        turns.turn(time.monotonic() + 601)  # not due again
     runs = server.admin.lrange(KEYS.drift_prefix + "canary:runs", 0, -1)
     assert len(runs) == 1
     assert json.loads(runs[0])["n"] == 128

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ops.drift.replay import Exemplars as ReplayFile
+from ops.drift.replay import Sequences
 from ops.drift.store import server_now_ms
 from producer.keys import Keys
 from workers.exemplars import KEPT, RANDOM, WORST, Exemplar, Exemplars, as_arrays, of_pair
@@ -128,6 +128,6 @@ def test_copies_for_an_alert_outlive_the_hours_until_it_begins_again(server: Any
 def test_they_can_be_replayed(server: Any, minute: int, tmp_path: Path) -> None:
     offered = [one for n in range(5) for one in pair(n, minute)]
     np.savez(tmp_path / "e.npz", **as_arrays(offered))
-    read = ReplayFile.load(tmp_path / "e.npz")
+    read = Sequences.load(tmp_path / "e.npz")
     assert read.contexts.shape == (5, 5, 768)
     assert set(read.slices) == {"ood"}
