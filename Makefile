@@ -14,7 +14,7 @@ ARGS =
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test chaos bench reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test chaos fuzz bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -22,8 +22,9 @@ help:
 	@echo "make doctor     look at a running service"
 	@echo "make test       all tests, with a real server        [ARGS='-k name']"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
-	@echo "make bench      one worker on one core drains a queue [ARGS='--repeats 3']"
+	@echo "make bench      this queue and nine others, latency, parts (an hour); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
+	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
 	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
@@ -36,8 +37,16 @@ run: $(VENV)/.ops
 up: $(VENV)/.ops
 	@$(BIN)/amn up $(ARGS)
 
-bench: $(VENV)/.ops
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench drain
+	$(BIN)/python -m bench compare
+	$(BIN)/python -m bench latency
+	$(BIN)/python -m bench micro
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m bench drain --repeats 1
+	$(BIN)/python -m bench latency --rates 100,500,1000 --seconds 5
+	$(BIN)/python -m bench micro
 
 reproduce: $(VENV)/.dev
 	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce
@@ -55,6 +64,9 @@ test: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/property/fuzz.py $(ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,12 +82,17 @@ clean:
 	find amn producer workers ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-bench
 
 # A stamp per kind of installation; each is made again when pyproject.toml changes.
 $(VENV)/.ops: pyproject.toml $(VENV)/.torch
 	@echo "installing amn-queue[ops]"
 	@$(PIP) -e '.[ops]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.torch
+	@echo "installing amn-queue[bench]"
+	@$(PIP) -e '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
