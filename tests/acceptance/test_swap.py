@@ -76,8 +76,9 @@ def artifacts(tmp_path: Path) -> Path:
     """Links to the shipped models, which a test may move."""
     root = tmp_path / "lvm"
     root.mkdir()
-    for name in ("production_model", "fallback_accuracy", "reference_bank"):
-        (root / name).symlink_to((ARTIFACTS / name).resolve())
+    for link in ARTIFACTS.iterdir():
+        if link.is_symlink():
+            (root / link.name).symlink_to(link.resolve())
     return root
 
 
