@@ -18,6 +18,7 @@ from ops.commands.doctor import doctor
 from ops.commands.drift import drift
 from ops.commands.explain import explain
 from ops.commands.jobs import jobs
+from ops.commands.metrics import metrics
 from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
@@ -47,7 +48,21 @@ def app(debug: bool) -> None:
     """
 
 
-for command in (run_command, up, predict, doctor, dlq, jobs, bank, policy, explain, drift, alerts, acl):
+for command in (
+    run_command,
+    up,
+    predict,
+    doctor,
+    dlq,
+    jobs,
+    bank,
+    policy,
+    explain,
+    drift,
+    alerts,
+    metrics,
+    acl,
+):
     app.add_command(command)
 
 

@@ -65,6 +65,11 @@ class Undelivered:
     due_ms: int
     rule: str
 
+    @property
+    def sink(self) -> str:
+        """Name of the sink."""
+        return self.line.partition("|")[0]
+
 
 class Outbox:
     """The steps of a delivery; each is one script, safe to repeat."""

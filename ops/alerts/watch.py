@@ -23,11 +23,21 @@ def watch(
 ) -> list[Finding]:
     """The findings of now."""
     heard_ms = Memory(client, keys).evaluated_at_ms()
-    dead = outbox.log("dead", now_ms - _DEAD_FOR_MS)
     return [
         judge_dead(heard_ms, now_ms, settings),
-        delivery_failed(outbox.undelivered(), dead, now_ms, settings),
+        delivery_failed(counted(outbox.undelivered()), given_up(outbox, now_ms), now_ms, settings),
     ]
+
+
+def counted(undelivered: Sequence[Undelivered]) -> list[Undelivered]:
+    """Without messages about failed deliveries: the sink that is broken cannot take those either."""
+    return [one for one in undelivered if one.rule != "delivery_failed"]
+
+
+def given_up(outbox: Outbox, now_ms: int) -> list[dict[str, str]]:
+    """What was given up lately; again without messages about that."""
+    dead = outbox.log("dead", now_ms - _DEAD_FOR_MS)
+    return [one for one in dead if one["rule"] != "delivery_failed"]
 
 
 def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
@@ -42,21 +52,13 @@ def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
 
 
 def delivery_failed(
-    undelivered: Sequence[Undelivered], dead: Sequence[dict[str, str]], now_ms: int, settings: AlertSettings
+    undelivered: Sequence[Undelivered], gone: Sequence[dict[str, str]], now_ms: int, settings: AlertSettings
 ) -> Finding:
-    """`delivery_failed`: a sink does not take its messages.
-
-    Messages about this very alert are left out: the sink that is broken cannot take those either.
-    """
-    late = [
-        one
-        for one in undelivered
-        if now_ms - one.taken_ms > settings.late_ms and one.rule != "delivery_failed"
-    ]
-    gone = [one for one in dead if one["rule"] != "delivery_failed"]
+    """`delivery_failed`: a sink does not take its messages. Arguments as `counted` and `given_up`."""
+    late = [one for one in undelivered if now_ms - one.taken_ms > settings.late_ms]
     if not late and not gone:
         return _finding("delivery_failed", "ok", "every message was accepted, or is on its way")
-    sinks = sorted({one.line.partition("|")[0] for one in late} | {one["sink"] for one in gone})
+    sinks = sorted({one.sink for one in late} | {one["sink"] for one in gone})
     errors = [one.error for one in late] + [one["detail"] for one in gone]
     text = f"{len(late)} messages are late and {len(gone)} were given up; sinks: {', '.join(sinks)}"
     text += f"; last error: {errors[-1]}" if errors[-1] else ""

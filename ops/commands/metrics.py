@@ -1,0 +1,55 @@
+"""`amn metrics`: what Prometheus scrapes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import click
+
+from ops.child import follow_parent
+from ops.commands import options
+from ops.errors import ServerFailed
+from ops.settings import producer_settings
+
+
+@click.command(short_help="Metrics for Prometheus.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", "-p", type=click.IntRange(0, 65_535), default=9464, show_default=True)
+@click.option("--once", is_flag=True, help="Print them once instead.")
+@options.url
+@options.queue
+def metrics(host: str, port: int, once: bool, url: str | None, queue: str | None) -> None:
+    """Answer scrapes at http://HOST:PORT/metrics until Ctrl-C or SIGTERM.
+
+    Every scrape reads the server, and nothing is counted in between: any number of these may run.
+    docs/alerts.md lists the metrics; ops/deploy/prometheus holds the alert rules on them.
+    """
+    from prometheus_client import generate_latest
+
+    from ops.metrics import registry, serve
+
+    settings = producer_settings(url, queue)
+    if once:
+        click.echo(generate_latest(registry(settings)), nl=False)
+        return
+    follow_parent()
+    stopping = threading.Event()
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        server, thread = serve(settings, host, port)
+    except OSError as error:
+        raise ServerFailed(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+        ) from error
+    click.echo(f"http://{host}:{server.server_port}/metrics", err=True)
+    stopping.wait()
+    server.shutdown()
+    server.server_close()
+    thread.join()
