@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 #: The card's range; a truth outside the ceiling can belong to no sampled request.
@@ -23,12 +24,12 @@ def sample_key(request_id: str, sequence: str, position: int) -> str:
 
 def sample_hash(key: str, salt: str = DEFAULT_SALT) -> int:
     """56 bits of BLAKE2b(key), keyed with the salt; uniform also for sequential ids."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=_BITS // 8, key=salt.encode()).digest())
+    return int.from_bytes(_digest(key, salt))
 
 
 def sampled(key: str, rate: float, salt: str = DEFAULT_SALT) -> bool:
     """Whether `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
-    return sample_hash(key, salt) < int(rate * (1 << _BITS))
+    return _digest(key, salt) < _threshold(rate)
 
 
 def one_in(rate: float) -> int:
@@ -38,4 +39,34 @@ def one_in(rate: float) -> int:
 
 def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
     """Whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
-    return sample_hash(key, salt) < (1 << _BITS) // k
+    return _digest(key, salt) < _threshold_one_in(k)
+
+
+# Every request is hashed once or twice, so what can be made ready is: a keyed hash to copy, and
+# thresholds as bytes, which compare as the numbers do.
+
+
+def _digest(key: str, salt: str) -> bytes:
+    hashed = _keyed(salt).copy()
+    hashed.update(key.encode())
+    return hashed.digest()
+
+
+@lru_cache(maxsize=16)
+def _keyed(salt: str) -> blake2b:
+    return blake2b(digest_size=_BITS // 8, key=salt.encode())
+
+
+@lru_cache(maxsize=256)
+def _threshold(rate: float) -> bytes:
+    return _as_bytes(int(rate * (1 << _BITS)))
+
+
+@lru_cache(maxsize=256)
+def _threshold_one_in(k: int) -> bytes:
+    return _as_bytes((1 << _BITS) // k)
+
+
+def _as_bytes(threshold: int) -> bytes:
+    """A threshold above all hashes is longer than they are, and so comes after all of them."""
+    return b"\xff" * (_BITS // 8 + 1) if threshold >> _BITS else threshold.to_bytes(_BITS // 8)
