@@ -60,7 +60,7 @@ def test_a_judge_learns_a_baseline_and_stores_what_it_needs_after_a_restart(serv
     # The minutes expire after two days; the blocks carry on.
     for key in server.admin.keys("amn:{main}:drift:minute*"):
         server.admin.delete(key)
-    later = look(server.admin, KEYS, again, SETTINGS, now_ms + 60_000)
+    later = look(server.admin, KEYS, again, SETTINGS, now_ms)
     settled = found.traffic.series[MODEL][""][1, :, :-37]
     assert (later.traffic.series[MODEL][""][1, :, : settled.shape[-1]] == settled).all()
 
