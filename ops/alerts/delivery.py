@@ -59,7 +59,7 @@ class Delivery:
         if sink is None or begun is None:
             return "skipped"
         message, taken_ms = begun
-        answer = sink.send(self.http, self._envelope(message, sink))
+        answer = self._send(sink, message)
         now_ms, next_ms = self._clock(), 0
         if answer.outcome == "again":
             settings = self._config.settings
@@ -84,6 +84,14 @@ class Delivery:
         if answer.outcome != "accepted":
             _LOG.warning("state_not_repeated", sink=name, detail=answer.detail)
         return answer.outcome
+
+    def _send(self, sink: Sink, message: Message) -> Answer:
+        """One attempt; a fault of ours, or of a library, ends it like any other failure."""
+        try:
+            return sink.send(self.http, self._envelope(message, sink))
+        except Exception as error:
+            _LOG.exception("sink_failed", sink=sink.name, message=message.id)
+            return Answer(outcome="again", detail=f"{type(error).__name__}; see the sender's log")
 
     def _envelope(self, message: Message, sink: Sink) -> Envelope:
         if sink.repeats_state and message.id:

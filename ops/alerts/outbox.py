@@ -93,12 +93,10 @@ class Outbox:
     def _fan_out(self, entry: str, stored: Mapping[str, Any], config: AlertsConfig, now_ms: int) -> None:
         alert, kind = stored["alert"], stored["kind"]
         message_id = f"{alert['id'][:8]}-{entry}"
-        sinks = [
-            sink.name
-            for sink in config.sinks.values()
-            if not sink.secondary and sink.wants(kind, alert["severity"])
-        ]
-        awaited = bool(sinks) and kind in ("trigger", "raised")
+        wanted = [sink for sink in config.sinks.values() if sink.wants(kind, alert["severity"])]
+        sinks = [sink.name for sink in wanted if not sink.secondary]
+        seconds = [sink.name for sink in wanted if sink.secondary]
+        awaited = bool(sinks and seconds) and kind in ("trigger", "raised")
         too_late_ms = now_ms + config.settings.second_after_ms if awaited else 0
         self._scripts["fan_out"](
             keys=[outbox_key(self._keys), self._key("due"), self._key("waiting")],
@@ -112,17 +110,17 @@ class Outbox:
                 now_ms,
                 _KEPT_S,
                 too_late_ms,
+                ",".join(seconds),
                 *sinks,
             ],
         )
 
-    def second(self, config: AlertsConfig, now_ms: int) -> list[str]:
+    def second(self, now_ms: int) -> list[str]:
         """Tells the secondary sinks what no primary one accepted in time; returns the alerts."""
-        sinks = [sink.name for sink in config.sinks.values() if sink.secondary]
         late = self._scripts["second"](
-            keys=[self._key("waiting"), self._key("due")], args=[self._prefix, now_ms, _KEPT_S, *sinks]
+            keys=[self._key("waiting"), self._key("due")], args=[self._prefix, now_ms, _KEPT_S]
         )
-        return [alert.decode() for alert in cast("list[bytes]", late)] if sinks else []
+        return [alert.decode() for alert in cast("list[bytes]", late)]
 
     def lease(self, config: AlertsConfig, now_ms: int) -> list[Attempt]:
         """Attempts to make now."""

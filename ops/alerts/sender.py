@@ -67,7 +67,7 @@ class Sender:
             self._look(fence, now_ms)
             self._looked_at_ms = now_ms
         self._outbox.fan_out(self._config, now_ms)
-        for alert in self._outbox.second(self._config, now_ms):
+        for alert in self._outbox.second(now_ms):
             _LOG.warning("alert_goes_to_secondary_sinks", alert=alert)
         attempts = self._outbox.lease(self._config, now_ms)
         for attempt in attempts:
@@ -131,6 +131,7 @@ def run(settings: ProducerSettings, config: Path | None, log_level: str) -> None
         return
     jobs = _Jobs(rq_connection(settings), settings.queue, config)
     sender = Sender(client, keys, loaded, jobs.deliver, jobs.repeat)
+    quieter = "WARNING" if log_level == "info" else log_level.upper()  # the deliveries are logged by us
     failures: list[BaseException] = []
 
     def schedule() -> None:
@@ -144,7 +145,7 @@ def run(settings: ProducerSettings, config: Path | None, log_level: str) -> None
     thread.start()
     try:
         while not stopping.is_set():
-            _Worker(jobs.queue, stopping).work(logging_level=log_level.upper())
+            _Worker(jobs.queue, stopping).work(logging_level=quieter)
             stopping.wait(_TICK_S)
     finally:
         stopping.set()

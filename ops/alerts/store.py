@@ -9,7 +9,8 @@
     tries:<sink>|<id>  hash    of the first message of a line: `attempt`, `error`; expires
     pace               hash    sink -> time before which it is left alone; expires
     waiting            zset    alerts that no primary sink has accepted, by when that is too late
-    incident:<id>      hash    `message` that is awaited, and each secondary sink that was told; expires
+    incident:<id>      hash    `message` that is awaited, `second`: who is told without an acceptance, and
+                               `told:<sink>` for each secondary sink that was; expires
     dead               stream  what could not be delivered; capped, expires
     sent               stream  what was accepted, by whom and when; capped, expires
     leader, fence      strings who delivers, as in ops/drift/leader.py; expire

@@ -64,6 +64,13 @@ class _Looking:
 
         return server_now_ms(self.client)
 
+    def rules(self) -> list[str]:
+        """Names of the rules that were judged last, and of the sender's own."""
+        from ops.alerts.watch import RULES
+        from ops.drift.memory import Memory
+
+        return sorted({one.rule for one in Memory(self.client, self.keys).findings()} | set(RULES))
+
     def alert(self, name: str) -> Alert:
         """By its id, or by a beginning of it that is not another's.
 
@@ -161,6 +168,8 @@ def silence(
     if not reason.strip():
         raise click.BadParameter("it is empty.", param_hint="'--reason'")
     with _Looking(url, queue) as looking:
+        if rule and rule not in (known := looking.rules()):
+            click.echo(f"note: no rule {rule!r} was judged here yet; known: {', '.join(known)}", err=True)
         now_ms = looking.now_ms()
         made = Silence.new(
             until_ms=now_ms + length_ms,

@@ -246,6 +246,33 @@ def test_secondary_sinks_hear_what_no_primary_accepts_and_its_end(rig: Any, rece
         assert [kind for kind, key in actions(primary) if key == level_id] == ["trigger", "resolve"]
 
 
+def test_a_secondary_sink_of_pages_hears_of_no_ticket(rig: Any, receiver: Receiver) -> None:
+    with running() as primary:
+        primary.answers = [500] * 10_000
+        on = rig(pager(primary), pager(receiver, name="second", secondary=True, severities=("page",)))
+        on.minutes(12, level(severity="ticket"))
+        assert receiver.calls == []
+        on.minutes(8, level())
+        assert [call.json["payload"]["severity"] for call in receiver.accepted()] == ["critical"]
+
+
+def test_a_fault_in_a_sink_is_tried_again_and_says_nothing_secret(
+    rig: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on = rig(pager(receiver))
+
+    def fail(*_: Any) -> Any:
+        raise ValueError("k" * 32)
+
+    monkeypatch.setattr(PagerDuty, "event", fail)
+    on.minutes(3, level())
+    [line] = on.outbox.undelivered()
+    assert line.error == "ValueError; see the sender's log"
+    monkeypatch.undo()
+    on.minutes(3, level())
+    assert [kind for kind, _ in actions(receiver)] == ["trigger"]
+
+
 def test_secondary_sinks_hear_nothing_of_what_is_accepted(rig: Any, receiver: Receiver) -> None:
     with running() as second:
         on = rig(pager(receiver), pager(second, name="second", secondary=True))

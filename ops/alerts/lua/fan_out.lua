@@ -3,21 +3,22 @@
 -- KEYS[1] outbox   [2] due (zset: line -> time)   [3] waiting (zset: alert id -> when it is too late)
 -- ARGV[1] key prefix  [2] outbox entry id  [3] message id  [4] body  [5] alert id  [6] kind
 -- ARGV[7] now_ms  [8] how long a message is kept, s  [9] when no acceptance is too late, ms; 0: never
--- then the sinks
+-- ARGV[10] the secondary sinks that are told then, with commas   then the primary sinks
 -- Keys made of the prefix: message:<id> (hash), line:<sink>|<alert> (list), incident:<alert> (hash)
 -- Returns 1, or 0 when it was taken before.
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
 local prefix, id, alert, kind, keep = ARGV[1], ARGV[3], ARGV[5], ARGV[6], ARGV[8]
 local sinks, chosen = {}, {}
-for i = 10, #ARGV do
+for i = 11, #ARGV do
   sinks[#sinks + 1] = ARGV[i]
   chosen[ARGV[i]] = true
 end
 local incident = prefix .. 'incident:' .. alert
 if kind == 'resolve' then
   -- Secondary sinks hear of the end of what they were told, and of nothing else any more.
-  for _, sink in ipairs(redis.call('HKEYS', incident)) do
-    if sink ~= 'message' and not chosen[sink] then sinks[#sinks + 1] = sink end
+  for _, field in ipairs(redis.call('HKEYS', incident)) do
+    local sink = string.match(field, '^told:(.+)$')
+    if sink and not chosen[sink] then sinks[#sinks + 1] = sink end
   end
   redis.call('DEL', incident)
   redis.call('ZREM', KEYS[3], alert)
@@ -32,7 +33,7 @@ for _, sink in ipairs(sinks) do
   redis.call('ZADD', KEYS[2], 'NX', ARGV[7], line)
 end
 if ARGV[9] ~= '0' then
-  redis.call('HSET', incident, 'message', id)
+  redis.call('HSET', incident, 'message', id, 'second', ARGV[10])
   redis.call('EXPIRE', incident, keep)
   redis.call('ZADD', KEYS[3], ARGV[9], alert)
 end
