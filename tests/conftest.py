@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import fakeredis
+import hypothesis
 import numpy as np
 import pytest
 import redis
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from servers import Server, binary
 
 import producer.connection
+
+# A loaded machine takes long for an example now and then; that says nothing about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 REAL_SERVERS = ["valkey"] + (["redis"] if binary("redis") else [])
 
