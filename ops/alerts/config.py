@@ -1,8 +1,5 @@
 """Which sinks there are: a TOML file, environment variables, or both. Read anew by every job.
 
-    environment = "production"                    # all three are optional
-    runbook_url = "https://wiki.example.com/amn-runbook"
-
     [sinks.pager]
     type = "pagerduty"
     routing_key = { env = "PAGERDUTY_KEY" }       # or { file = "/run/secrets/pagerduty" }
@@ -46,8 +43,6 @@ TYPES: Mapping[str, type[Any]] = {
     "webhook": Webhook,
     "apprise": Apprise,
 }
-#: Settings that a file may hold beside the sinks.
-_TOP = ("environment", "runbook_url")
 _NAME = re.compile(r"[a-z0-9_-]{1,32}")
 #: Variables of a sink made of the environment alone: sink type, field, variable.
 _VARIABLES = (
@@ -99,20 +94,16 @@ def load(path: Path | None = None) -> AlertsConfig:
     named = os.environ.get(FILE_VARIABLE, "")
     file = path or (Path(named) if named else None)
     stored = _read(file) if file else {}
-    unknown = set(stored) - {*_TOP, "sinks"}
+    unknown = ", ".join(sorted(set(stored) - {"sinks"}))
     if unknown or not isinstance(stored.get("sinks", {}), dict):
-        raise SinksRefused(
-            f"{file}: {', '.join(sorted(unknown)) or 'sinks'} is not known here; write "
-            "[sinks.NAME] tables, and beside them environment and runbook_url"
-        )
-    settings = AlertSettings.from_environment(**{name: stored.get(name) for name in _TOP})
+        raise SinksRefused(f"{file}: {unknown or 'sinks'} is not known here; write [sinks.NAME] tables")
     sinks = {name: _sink(name, table) for name, table in stored.get("sinks", {}).items()}
     for kind, table in _from_environment().items():
         if kind not in sinks:
             sinks[kind] = _sink(kind, {"type": kind, **table})
     if sinks and all(sink.secondary for sink in sinks.values()):
         raise SinksRefused("every sink is secondary; at least one must be told first")
-    return AlertsConfig(settings=settings, sinks=sinks)
+    return AlertsConfig(settings=AlertSettings.from_environment(), sinks=sinks)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from producer.settings import ProducerSettings
 KEYS = Keys("main")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "alerts.md"
 RULES = Path(__file__).parents[2] / "ops" / "deploy" / "prometheus" / "amn-rules.yml"
+DASHBOARD = RULES.with_name("amn-dashboard.json")
+METRIC = re.compile(r"amn[:_][a-z0-9_:]+")
 FINDINGS = [
     Finding(
         rule="ood_delta",
@@ -185,6 +187,17 @@ def test_the_rules_ask_for_metrics_that_exist(server: Any) -> None:
     asked = set(re.findall(r"(?<![:\w])amn_[a-z0-9_]+(?=[{\[\s)]| offset)", expressions))
     assert asked
     assert asked <= exported
+
+
+def test_the_dashboard_asks_for_metrics_and_ratios_that_exist(server: Any) -> None:
+    fill(server.admin)
+    text = generate_latest(registry(ProducerSettings(url=server.url))).decode()
+    exported = set(re.findall(r"^# TYPE (\S+)", text, re.M))
+    recorded = set(re.findall(r"record: (\S+)", RULES.read_text("utf-8")))
+    panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
+    asked = [name for panel in panels for one in panel["targets"] for name in METRIC.findall(one["expr"])]
+    assert len(asked) >= len(panels)
+    assert set(asked) <= exported | recorded
 
 
 def test_names_carry_their_unit(server: Any) -> None:

@@ -199,13 +199,13 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.filterwarnings("ignore:.imghdr:DeprecationWarning")  # apprise, on Python 3.11 and 3.12
 def test_a_file_of_every_kind_of_sink_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hook").write_text(KEY + "\n", "utf-8")
+    monkeypatch.setenv("AMN_ENVIRONMENT", "staging")
     monkeypatch.setenv("PD", "R" * 32)
     monkeypatch.setenv("HOOK", "https://hooks.example.com/s")
     monkeypatch.setenv("MAIL", "json://127.0.0.1:9/x")
     path = write(
         tmp_path,
         f"""
-        environment = "staging"
         [sinks.pager]
         type = "pagerduty"
         routing_key = {{ env = "PD" }}
