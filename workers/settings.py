@@ -66,7 +66,8 @@ class WorkerSettings:
         queue: Leases and limits.
         encoder: Encoder that the model expects; other vectors are refused.
         lanes: Lanes that are served.
-        sample_rate: Share of requests that the shadow worker sees, 0.01 to 0.05, or 0 for none.
+        sample_rate: Highest share of a lane's requests that the shadow worker sees, 0.01 to 0.05, or
+            0 for none; busy lanes are sampled at less (workers/shadow_rates.py).
         threads: Threads of the tensor library; one worker per core is the plan.
         parent_pid: Stop when this process is not the parent any more; 0 for a worker of its own.
         background: Run only when nothing else wants the core, so that a slow model never makes

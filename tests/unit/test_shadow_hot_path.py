@@ -1,0 +1,84 @@
+"""What an AMN worker does for the shadow evaluation: a mark on a few requests, and one counter."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from amn.escalation import Allowance
+from amn.policy import parse_policy
+from producer import wire
+from producer.messages import Request
+from producer.sampling import RATE_MAX, sampled, sampled_one_in
+from workers.amn_worker import AmnHandler, Gate
+from workers.batch import assemble
+from workers.queue import Entry, Outcome
+from workers.settings import WorkerSettings
+from workers.shadow_rates import LaneRate, Rates, Sampler
+
+ROWS = np.random.default_rng(0).normal(size=(5, 768)).astype(np.float32)
+ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)
+QUIET = parse_policy('format = 1\nname = "quiet"\n', "quiet")
+NOW_MS = 60_000_000.0
+
+
+class Last:
+    """A model that repeats the newest vector."""
+
+    name, model_id, bank = "amn", "amn@0", None
+
+    def forward(self, contexts: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(contexts[:, -1]))
+
+
+def handled(
+    sampler: Sampler | None, count: int = 400, rate: float = RATE_MAX, **fields: object
+) -> list[Outcome]:
+    """Requests of one sequence, answered just after they were sent."""
+    settings = WorkerSettings(kind="amn", sample_rate=rate)
+    gate = Gate(policy=QUIET, allowance=Allowance.unlimited())
+    entries = []
+    for position in range(count):
+        request = Request(
+            id=f"r{position}",
+            reply_to="c",
+            context=ROWS,
+            sequence="s",
+            position=position,
+            **{"submitted_at_ms": NOW_MS, **fields},  # type: ignore[arg-type]
+        )
+        entries.append(Entry(f"{position}-1".encode(), {b"request": wire.encode_request(request)}))
+    batch = assemble(entries, settings, NOW_MS, time.perf_counter())
+    return AmnHandler(Last(), gate, settings, sampler).handle(batch)  # type: ignore[arg-type]
+
+
+def test_a_request_is_marked_with_the_rate_of_its_lane() -> None:
+    sampler = Sampler(RATE_MAX)
+    sampler.rates = Rates(minute=1, lanes={"narrative": LaneRate(k=50, since=0, before=20, traffic=1.0)})
+    for lane, k in (("narrative", 50), ("general", 20)):
+        marks = {o.sample_key for o in handled(sampler, lane=lane) if o.sample_key}
+        assert marks == {f"{k} s#{p}" for p in range(400) if sampled_one_in(f"s#{p}", k)}
+        assert marks
+
+
+def test_truths_go_at_the_highest_rate_whatever_the_lane_has_now() -> None:
+    """The request before may have been of another lane, or of a time with another rate."""
+    sampler = Sampler(RATE_MAX)
+    sampler.rates = Rates(minute=1, shed=True)
+    found = {o.truth_key for o in handled(sampler) if o.truth_key}
+    assert found == {f"s#{p}" for p in range(399) if sampled(f"s#{p}", RATE_MAX)}
+    assert found
+
+
+def test_without_sampling_nothing_is_marked() -> None:
+    assert not [o for o in handled(None, rate=0.0) if o.sample_key or o.truth_key]
+
+
+@pytest.mark.parametrize(("age_ms", "slow"), [(5.0, True), (-60_000.0, False)])
+def test_an_answer_over_the_objective_is_counted(age_ms: float, slow: bool) -> None:
+    """A producer's clock that is a minute ahead makes the other case certain."""
+    for outcome in handled(None, count=2, submitted_at_ms=NOW_MS - age_ms):
+        assert outcome.counters.split(",").count("slow") == int(slow)
