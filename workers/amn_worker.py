@@ -18,7 +18,7 @@ from producer import wire
 from producer.answers import AnswerEncoder
 from producer.errors import InferenceFailed
 from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request
-from producer.sampling import sample_key, sampled, sampled_one_in
+from producer.sampling import sample_key, sampled_one_in
 from workers.batch import Batch
 from workers.decisions import DecisionLog
 from workers.outcomes import failure
@@ -167,16 +167,17 @@ class AmnHandler:
 
         The last one may have been of another lane or minute: its truth goes at the highest rate.
         """
-        settings = self._settings
-        if not settings.sample_rate:
+        salt, least = self._settings.sample_salt, self._sampler.least
+        if not self._settings.sample_rate:
             return
         key = sample_key(request.id, request.sequence, request.position)
-        k = self._sampler.one_in(request.lane, minute)
-        if sampled_one_in(key, k, settings.sample_salt):
-            outcome.sample_key = f"{k} {key}"
+        if sampled_one_in(key, least, salt):  # most are not, and need no look at their lane
+            k = self._sampler.one_in(request.lane, minute)
+            if k == least or sampled_one_in(key, k, salt):
+                outcome.sample_key = f"{k} {key}"
         if request.sequence and request.position > 0:
             previous = sample_key(request.id, request.sequence, request.position - 1)
-            if sampled(previous, settings.sample_rate, settings.sample_salt):
+            if sampled_one_in(previous, least, salt):
                 outcome.truth_key = previous
                 outcome.truth = wire.encode_vector(request.context[-1])
 

@@ -113,11 +113,15 @@ class Sampler:
 
     Args:
         rate_max: The highest rate, of lanes that nothing is known of too.
+
+    Attributes:
+        rates: As they were last looked up.
+        least: k of the highest rate.
     """
 
     def __init__(self, rate_max: float) -> None:
         self.rates = Rates()
-        self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
+        self.least = one_in(rate_max) if rate_max else ONE_IN_MAX
 
     def one_in(self, lane: str, minute: int) -> int:
         """k of the rate 1/k."""
@@ -125,7 +129,7 @@ class Sampler:
         if rates.shed:
             return ONE_IN_MAX
         known = rates.lanes.get(lane)
-        return self._least if known is None else max(known.at(minute), self._least)
+        return self.least if known is None else max(known.at(minute), self.least)
 
 
 class SamplerThread:
