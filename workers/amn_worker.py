@@ -18,7 +18,6 @@ from producer import wire
 from producer.answers import AnswerEncoder
 from producer.errors import InferenceFailed
 from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request
-from producer.sampling import sample_key, sampled_one_in
 from workers.batch import Batch
 from workers.decisions import DecisionLog
 from workers.outcomes import failure
@@ -96,8 +95,7 @@ class AmnHandler:
     ) -> None:
         self._predictor = predictor
         self._gate = gate
-        self._settings = settings
-        self._sampler = sampler or Sampler(settings.sample_rate)
+        self._sampler = sampler or Sampler(settings.sample_rate, settings.sample_salt)
         self._scorer = GateScorer(predictor, gate)
         self._encoders = _encoders(predictor, gate, banked=self._scorer.banked)
 
@@ -110,6 +108,7 @@ class AmnHandler:
         compute_ms = (time.perf_counter() - started_s) * 1000
         rows = vectors.numpy()
         sound = (np.abs(np.vecdot(rows, rows) - 1) <= 2 * NORM_TOLERANCE).tolist()  # of squares
+        minute = int(batch.leased_at_ms) // 60_000
         batch_ms = (started_s - batch.leased_at_s) * 1000
         shared = {"batch_ms": batch_ms, "compute_ms": compute_ms, "batch_size": len(batch)}
         outcomes = []
@@ -132,7 +131,9 @@ class AmnHandler:
             outcome = self._outcome(entry, request, payload, decision)
             if not decision.escalate and queue_ms + batch_ms + compute_ms > SLOW_MS:
                 outcome.counters += ",slow"
-            self._sample(outcome, request, int(batch.leased_at_ms) // 60_000)
+            outcome.sample_key, outcome.truth_key = self._sampler.marks(request, minute)
+            if outcome.truth_key:
+                outcome.truth = wire.encode_vector(request.context[-1])
             outcomes.append(outcome)
         return outcomes
 
@@ -161,25 +162,6 @@ class AmnHandler:
             payload=payload,
             counters=counters_of(decision),
         )
-
-    def _sample(self, outcome: Outcome, request: Request, minute: int) -> None:
-        """Marks what the shadow stream gets: this request, and the truth it reveals of the last one.
-
-        The last one may have been of another lane or minute: its truth goes at the highest rate.
-        """
-        salt, least = self._settings.sample_salt, self._sampler.least
-        if not self._settings.sample_rate:
-            return
-        key = sample_key(request.id, request.sequence, request.position)
-        if sampled_one_in(key, least, salt):  # most are not, and need no look at their lane
-            k = self._sampler.one_in(request.lane, minute)
-            if k == least or sampled_one_in(key, k, salt):
-                outcome.sample_key = f"{k} {key}"
-        if request.sequence and request.position > 0:
-            previous = sample_key(request.id, request.sequence, request.position - 1)
-            if sampled_one_in(previous, least, salt):
-                outcome.truth_key = previous
-                outcome.truth = wire.encode_vector(request.context[-1])
 
 
 def counters_of(decision: Decision) -> str:

@@ -157,7 +157,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     allowance = Allowance()
     gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
     queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
-    sampler = Sampler(settings.sample_rate)
+    sampler = Sampler(settings.sample_rate, settings.sample_salt)
     return Parts(
         loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)),
         sides=(GateThread(settings, policy, allowance), SamplerThread(settings, sampler)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -82,3 +83,20 @@ def test_an_answer_over_the_objective_is_counted(age_ms: float, slow: bool) -> N
     """A producer's clock that is a minute ahead makes the other case certain."""
     for outcome in handled(None, count=2, submitted_at_ms=NOW_MS - age_ms):
         assert outcome.counters.split(",").count("slow") == int(slow)
+
+
+@pytest.mark.parametrize("places", [range(400), range(0, 400, 2), range(399, -1, -1), [5, 5, 6, 6, 4, 5]])
+def test_what_a_worker_saw_before_does_not_change_which_truths_it_sends(places: Iterable[int]) -> None:
+    sampler = Sampler(RATE_MAX)
+    for place in places:
+        request = Request(id="r", reply_to="c", context=ROWS, sequence="s", position=place)
+        _, truth = sampler.marks(request, 0)
+        expected = place > 0 and sampled(f"s#{place - 1}", RATE_MAX)
+        assert truth == (f"s#{place - 1}" if expected else "")
+
+
+def test_many_sequences_are_not_remembered_for_ever() -> None:
+    sampler = Sampler(RATE_MAX)
+    for n in range(5000):
+        sampler.marks(Request(id="r", reply_to="c", context=ROWS, sequence=f"s{n}", position=0), 0)
+    assert len(sampler._places) <= 4096
