@@ -227,7 +227,7 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 @options.queue
 def run(config: Path | None, log_level: str, url: str | None, queue: str | None) -> None:
     """Send alerts until Ctrl-C or SIGTERM. Of several of these one schedules, and all deliver."""
-    from ops.alerts.sender import run as send
+    from ops.alerts.process import run as send
     from workers.logs import configure_logs
 
     settings = producer_settings(url, queue)

@@ -76,11 +76,11 @@ def judge(client: Any, minute: int, state: Any, began_ms: int) -> None:
     apply(client, KEYS, [found], now_ms=now_ms, fence=1, settings=AlertSettings())
 
 
-def wait(true: Callable[[], bool], seconds: float = 60) -> None:
+def wait(true: Callable[[], bool], seconds: float = 60, every_s: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def actions(receiver: Receiver) -> list[str]:
@@ -146,6 +146,7 @@ def test_a_sender_outlives_its_server(make_server: Any, receiver: Receiver, send
     time.sleep(1.5)
     server.start()
     client = server.client()
+    wait(lambda: client.get(leader_key(KEYS)) is not None)
     judge(client, 2, "firing", began_ms)
     wait(lambda: actions(receiver) == ["trigger"], 90)
     client.close()
@@ -176,20 +177,16 @@ def test_judges_that_are_killed_lose_no_message_and_double_none(real_server: Any
     """A judge that dies after `apply` and before it wrote its own state judges the same minute again."""
     client, path = real_server.admin, real_server.url.removeprefix("unix://")
     choose, deaths = random.Random(3), 0
-    while int(client.get("minute") or 0) < 500:
-        assert deaths < 200
+    while (before := int(client.get("minute") or 0)) < 500:
         process = subprocess.Popen([sys.executable, "-c", _JUDGE, path], stderr=subprocess.PIPE)
-        before = int(client.get("minute") or 0)
-        wait(lambda before=before: int(client.get("minute") or 0) > before)  # type: ignore[misc]
-        try:
-            process.wait(choose.uniform(0.05, 0.4))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            deaths += 1
+        wanted = min(before + choose.randint(1, 60), 500)
+        wait(lambda wanted=wanted: int(client.get("minute") or 0) >= wanted, every_s=0.001)  # type: ignore[misc]
+        process.kill()
+        deaths += process.wait() == -signal.SIGKILL
         _, said = process.communicate()
         assert said == b""
     told = [json.loads(fields[b"message"]) for _, fields in client.xrange(KEYS.alerts_prefix + "outbox")]
     for lane in "012":
         kinds = [one["kind"] for one in told if one["alert"]["lane"] == lane]
         assert kinds == ["trigger", "resolve"] * 5
-    assert deaths > 3
+    assert deaths >= 1
