@@ -1,7 +1,7 @@
 """python -m bench micro: the parts of a request's time, one thread, microseconds a context.
 
 model   by engine, dtype and batch: torch as written, torch folded (what workers run), the same under
-        torch.compile-free ONNX Runtime where it is installed, bf16 and int8 weights
+        ONNX Runtime where it is installed, bf16
 gate    exact search on the shipped bank by batch
 wire    encode and decode of a request, encode of an answer
 finish  the script that ends a batch, on a real server, by batch

@@ -15,7 +15,7 @@ from dramatiq.results.backends import RedisBackend
 from bench.peers.work import URL, answer, predictor
 
 REQUIREMENTS = ("dramatiq[redis]", "msgpack")
-NOTE = "one process, four threads (the best of 1, 4 and 8), msgpack encoder, results stored"
+NOTE = "one process, four threads, msgpack encoder, results stored"
 COMMAND = ("-m", "dramatiq", "bench.peers.dramatiq_threads", "--processes", "1", "--threads", "4")
 
 

@@ -14,7 +14,7 @@ from huey.serializer import Serializer
 from bench.peers.work import URL, answer, predictor
 
 REQUIREMENTS = ("huey", "redis", "msgpack")
-NOTE = "one thread (the best of 1, 2 and 4), blocking reads"
+NOTE = "one thread, blocking reads"
 COMMAND = ("-m", "huey.bin.huey_consumer", "bench.peers.huey_thread.huey", "-k", "thread", "-w", "1", "-q")
 
 
