@@ -8,11 +8,10 @@ import secrets
 import struct
 import subprocess
 from pathlib import Path
-from shutil import which
 
 import msgpack
-import pytest
 from echo import EchoWorker
+from servers import need
 
 from producer import errors
 from producer.keys import Keys
@@ -60,8 +59,8 @@ def test_a_client_written_from_the_document_alone_gets_its_answer(server):
     assert reply["vector"] == UNIT
 
 
-@pytest.mark.skipif(which("redis-cli") is None, reason="redis-cli is not installed")
 def test_the_example_for_the_command_line_works(real_server, tmp_path):
+    need("redis")  # redis-cli comes with it
     message = request() | {"id": "my-id-1", "reply_to": "me"}
     (tmp_path / "request.bin").write_bytes(msgpack.packb(message))
     example = re.search(r"    q='amn.*\n    redis-cli -x EVAL.*\\\n.*\\\n.*request\.bin", TEXT).group()
