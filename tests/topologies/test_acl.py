@@ -121,9 +121,16 @@ def test_the_whole_service_runs_with_the_least_rights(
     contexts, options = sample(300)
     with Producer(settings=guarded.settings("team-a")) as producer:
         assert producer.client_id.startswith("team-a.")
-        handles = producer.submit_many(contexts, options=options)
-        tiers = {handle.result(60_000).served_by for handle in handles}
-        assert len(tiers) > 1, "the fallback's answers too"
+        handles: list[Any] = []
+        served: set[str] = set()
+
+        def both_models_answer() -> bool:
+            # A worker that has just started was granted no escalations yet.
+            handles[:] = producer.submit_many(contexts, options=options)
+            served.update(handle.result(60_000).served_by for handle in handles)
+            return len(served) > 1
+
+        wait_until(both_models_answer, "the fallback's answers too")
         for handle, context in zip(handles, contexts, strict=True):
             producer.report_truth(handle, context[-1])
 
