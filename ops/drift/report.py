@@ -83,7 +83,10 @@ def page(
     body.append(f'<p class="soft">{at:%Y-%m-%d %H:%M} UTC, model {_text(model or "none")}</p>')
     body.append(_rules(found.commit.findings))
     if model is None:
-        body.append("<p>Nothing was sampled in the last eight days, so there is nothing to draw.</p>")
+        body.append(
+            "<p>Nothing was sampled in the last eight days, or only in the last minutes, which are not "
+            "judged yet: there is nothing to draw.</p>"
+        )
     elif model not in found.traffic.series:
         raise ValueError(f"nothing was sampled of model {model!r} in the last eight days")
     else:

@@ -256,7 +256,7 @@ def monitor_health(state: JudgeState, traffic: Traffic, service: Service, settin
     if reasons:
         return _finding("monitor_health", "ticket", "firing", "; ".join(reasons), values)
     if not traffic.series:
-        return _finding("monitor_health", "ticket", "insufficient", "nothing was sampled in 8 days")
+        return _finding("monitor_health", "ticket", "insufficient", "no sample of 8 days is judged yet")
     return _finding(
         "monitor_health", "ticket", "ok", "sampling, truths and lag are as they should be", values
     )
