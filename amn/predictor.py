@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from amn.checkpoint import Checkpoint, load
 from amn.errors import ShapeError
 from amn.folded import fold
-from amn.reference import ReferenceBank, load_bank
+from amn.reference import Bank, load_bank
 
 
 class Predictor:
@@ -23,7 +23,7 @@ class Predictor:
         bank: Reference bank, or None when answers carry no scores.
     """
 
-    def __init__(self, checkpoint: Checkpoint, bank: ReferenceBank | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, bank: Bank | None = None) -> None:
         self.checkpoint = checkpoint
         self.name = checkpoint.manifest.name
         self.model_id = checkpoint.manifest.model_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import compare, drain, latency, micro, shadow
+from bench import compare, drain, gate, latency, micro, shadow
 
 
 @click.group()
@@ -12,7 +12,14 @@ def main() -> None:
     """Measure this machine."""
 
 
-for _command in (drain.command, compare.command, latency.command, micro.command, shadow.command):
+for _command in (
+    drain.command,
+    compare.command,
+    latency.command,
+    micro.command,
+    gate.command,
+    shadow.command,
+):
     main.add_command(_command)
 
 if __name__ == "__main__":

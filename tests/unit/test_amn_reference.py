@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from amn.errors import CheckpointError, DataError
-from amn.reference import build_bank, load_bank, merge_duplicates
+from amn.reference import exact_top2, load_bank
+from amn.reference_build import BankSettings, build_bank
+from amn.reference_merge import merge_duplicates
 
-ENCODER = "all-mpnet-base-v2/mean/l2"
+SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test")
 
 
 def unit_rows(count: int, seed: int = 0) -> np.ndarray:
@@ -21,7 +23,7 @@ def unit_rows(count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture
 def bank(tmp_path):
-    build_bank(unit_rows(300), tmp_path / "bank", encoder_id=ENCODER, source="a test")
+    build_bank(unit_rows(300), tmp_path / "bank", SETTINGS)
     return load_bank(tmp_path / "bank")
 
 
@@ -40,7 +42,7 @@ def test_near_duplicates_become_one_with_a_count(tmp_path):
     rows = unit_rows(20)
     near = rows[3] + 0.01 * rows[4]
     doubled = np.vstack([rows, rows[:2], near[None] / np.linalg.norm(near)])
-    manifest = build_bank(doubled, tmp_path / "bank", encoder_id=ENCODER, source="a test")
+    manifest = build_bank(doubled, tmp_path / "bank", SETTINGS)
     assert (manifest.count, manifest.merged) == (20, 3)
     kept, multiplicity = merge_duplicates(doubled, 0.98)
     assert kept.tolist() == list(range(20))
@@ -60,13 +62,22 @@ def test_near_duplicates_become_one_with_a_count(tmp_path):
 )
 def test_vectors_that_are_no_unit_vectors_are_refused(tmp_path, spoil, text):
     with pytest.raises(DataError, match=text):
-        build_bank(spoil(unit_rows(9)), tmp_path / "bank", encoder_id=ENCODER, source="a test")
+        build_bank(spoil(unit_rows(9)), tmp_path / "bank", SETTINGS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pass_in_slices_finds_what_one_product_finds(bank, monkeypatch):
+    monkeypatch.setattr("amn.reference._SLICE_ROWS", 7)
+    queries = unit_rows(9, seed=2)
+    for one, other in zip(
+        exact_top2(bank.vectors, queries), bank.top2(torch.from_numpy(queries)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_a_folder_that_exists_is_not_overwritten(tmp_path, bank):
     with pytest.raises(DataError, match="exists already"):
-        build_bank(unit_rows(9), tmp_path / "bank", encoder_id=ENCODER, source="a test")
+        build_bank(unit_rows(9), tmp_path / "bank", SETTINGS)
 
 
 def test_a_tampered_or_incomplete_bank_is_refused(tmp_path, bank):

@@ -1,0 +1,213 @@
+"""The index of a large bank: half a million references within 0.1 ms.
+
+Every reference is filed under two of K cells. A batch of predictions (B, 768) is searched in passes:
+
+    q @ projection -> (B, d)   @ centroids -> (B, K)     the cells, best first
+    the first `probes` cells:   4-bit codes, 48 bytes a reference  -> the `rerank` best by estimate
+    those:                      exact cosines with the mapped vectors -> best, second, id
+    where the two rules would keep the answer, or nearly: the cells up to `probes_wide` too
+
+Escalating is the safe side, and a reference that was missed can only lie in a cell that looks less
+alike. So the second pass goes where a miss would do harm: a second best that was not found makes a
+margin look wide. What is left is measured by `python -m bench.gate` (docs/bank.md).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amn.errors import CheckpointError
+from amn.index_cells import Cells
+from amn.reference import Neighbours
+from amn.reference_files import CELLS, CODES, BankManifest, Multiplicity
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Rows = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSettings:
+    """How a bank is indexed and searched; stands in its manifest.
+
+    Attributes:
+        cells: K.    dimensions: d, of the projection.    groups: 4-bit codes a reference.
+        probes, rerank: Cells of the first pass, and candidates of it whose cosine is computed.
+        within: Cells that score this much less than the nearest one are passed over.
+        probes_wide, rerank_wide: The same after both passes, and of the second one.
+        seed: Of the samples that the index is fitted on.
+    """
+
+    cells: int = 1024
+    dimensions: int = 192
+    groups: int = 96
+    probes: int = 14
+    probes_wide: int = 40
+    rerank: int = 64
+    rerank_wide: int = 96
+    within: float = 0.13
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """The rules that a search must not get wrong.
+
+    Attributes:
+        confidence, margin: An answer is kept from these cosines on.
+        reach: Best cosines this little below `confidence` are looked at twice.
+        doubt: After the second pass, scores this near to a threshold are not certain.
+    """
+
+    confidence: float = 0.70
+    margin: float = 0.02
+    reach: float = 0.01
+    doubt: float = 0.002
+
+    def keeps(self, best: Vectors, second: Vectors) -> Rows:
+        """Where no rule fires, (B,)."""
+        kept: Rows = (best >= self.confidence) & (best - second >= self.margin)
+        return kept
+
+    def undecided(self, best: Vectors, second: Vectors) -> Rows:
+        """Where a miss would matter, (B,)."""
+        near = (best >= self.confidence - self.reach) & (best < self.confidence)
+        return near | self.keeps(best, second)
+
+    def doubtful(self, best: Vectors, second: Vectors) -> Rows:
+        """Where another reference would easily change the decision, (B,)."""
+        thin = (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)
+        doubtful: Rows = thin | (np.abs(best - self.confidence) < self.doubt)
+        return doubtful
+
+
+class CellBank:
+    """A mapped bank with an index; attributes as `amn.reference.Bank`. One thread searches it.
+
+    Attributes:
+        guard: The thresholds in force.
+        observer: Called with each batch of predictions and its answer; must be quick.
+    """
+
+    def __init__(
+        self, vectors: Vectors, multiplicity: Multiplicity, manifest: BankManifest, cells: Cells, codes: Any
+    ) -> None:
+        import faiss
+
+        self.manifest, self.vectors, self.multiplicity = manifest, vectors, multiplicity
+        self.settings = IndexSettings(**(manifest.index or {}))
+        self.guard = Guard()
+        self.observer: Callable[[Vectors, Neighbours], None] | None = None
+        self._faiss: Any = faiss
+        self._cells, self._codes = cells, codes
+        self._address = faiss.cast_integer_to_float_ptr(vectors.ctypes.data)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def bank_id(self) -> str:
+        """Stamped on every answer."""
+        return self.manifest.bank_id
+
+    def top2(self, predictions: torch.Tensor) -> Neighbours:
+        """The two best cosines found for each prediction.
+
+        Args:
+            predictions: Shape (B, 768), float32, unit norm.
+        """
+        self._faiss.omp_set_num_threads(1)  # the number is the calling thread's own
+        settings, guard = self.settings, self.guard
+        queries = np.ascontiguousarray(predictions.numpy())
+        flat, nearness = self._cells.score(queries)
+        points = self._cells.spread(flat)
+        candidates = self._scan(points, nearness, (0, settings.probes), settings.rerank)
+        scores, ids = self._refine(queries, candidates)
+        certain = np.ones(len(queries), dtype=np.bool_)
+        again = np.flatnonzero(guard.undecided(scores[:, 0], scores[:, 1]))
+        if len(again):
+            rest = settings.probes, settings.probes_wide
+            more = self._scan(points[again], nearness[again], rest, settings.rerank_wide)
+            scores[again], ids[again] = self._refine(queries[again], np.hstack([ids[again], more]))
+            certain[again] = ~guard.doubtful(scores[again, 0], scores[again, 1])
+        found = Neighbours(scores[:, 0], scores[:, 1], ids[:, 0], certain)
+        if self.observer is not None:
+            self.observer(queries, found)
+        return found
+
+    def _scan(self, points: Vectors, nearness: Vectors, places: tuple[int, int], count: int) -> Ids:
+        """The `count` best by their codes, (B, count), in the cells of these places; -1 where there are
+        fewer."""
+        cells, inner = self._cells.nearest(nearness, *places, self.settings.within)
+        self._codes.nprobe = cells.shape[1]
+        _, ids = self._codes.search_preassigned(points, count, cells, inner)
+        found: Ids = ids
+        return found
+
+    def _refine(self, queries: Vectors, ids: Ids) -> tuple[Vectors, Ids]:
+        """Exact cosines of candidates: the two best (B, 2), and which ones, (B, 2)."""
+        ids.sort(axis=1)  # in the order of the file; what was filed twice stands together
+        scores = np.empty(ids.shape, dtype=np.float32)
+        pointer = self._faiss.swig_ptr
+        # An id of -1 scores minus infinity.
+        self._faiss.fvec_inner_products_by_idx(
+            pointer(scores), pointer(queries), self._address, pointer(ids), 768, *ids.shape
+        )
+        scores[:, 1:][ids[:, 1:] == ids[:, :-1]] = -2
+        rows = np.arange(len(ids))
+        top = np.empty((2, len(ids)), dtype=np.intp)
+        found = np.empty((len(ids), 2), dtype=np.float32)
+        for i in (0, 1):
+            top[i] = scores.argmax(axis=1)
+            found[:, i] = scores[rows, top[i]]
+            scores[rows, top[i]] = -2
+        return found, np.take_along_axis(ids, top.T, axis=1)
+
+
+def open_index(
+    folder: Path, manifest: BankManifest, stored: NDArray[np.floating], multiplicity: Multiplicity
+) -> CellBank:
+    """A bank whose files hold, ready to search. The vectors stay in the file: all workers share them.
+
+    Raises:
+        CheckpointError: faiss is not installed, or the index is of another version.
+    """
+    faiss = require_faiss(f"reference bank {folder}")
+    if stored.dtype != np.float32:
+        raise CheckpointError(f"reference bank {folder}: an indexed bank holds float32, not {stored.dtype}")
+    if isinstance(stored, np.memmap) and hasattr(mmap, "MADV_WILLNEED"):
+        stored._mmap.madvise(mmap.MADV_WILLNEED)  # type: ignore[attr-defined]
+    try:
+        with np.load(folder / CELLS, allow_pickle=False) as arrays:
+            cells = Cells(**arrays)
+        codes = faiss.read_index(str(folder / CODES))
+        return CellBank(np.asarray(stored), multiplicity, manifest, cells, codes)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"reference bank {folder}: its index cannot be read: {error}; build it again"
+        ) from error
+
+
+def require_faiss(what: str) -> Any:
+    """The package faiss, with one thread.
+
+    Raises:
+        CheckpointError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise CheckpointError(
+            f"{what} has an approximate index, which needs faiss: pip install 'amn-queue[bank]', or build "
+            "the bank with --index exact"
+        ) from error
+    faiss.omp_set_num_threads(1)
+    return faiss

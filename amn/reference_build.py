@@ -1,0 +1,176 @@
+"""Building a bank: checked, merged, indexed when it is large, and atomic."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+
+from amn.errors import DataError
+from amn.index import IndexSettings
+from amn.index_build import Filing, write_index
+from amn.reference_files import (
+    CELLS,
+    CODES,
+    MULTIPLICITY,
+    PIECE_BYTES,
+    VECTORS,
+    BankManifest,
+    hash_file,
+    write_manifest,
+)
+from amn.reference_merge import ALL_PAIRS_MAX, merge_duplicates
+from amn.vectors import chunks
+
+#: Exact search of more vectors costs more than the cells do.
+EXACT_MAX = 16_384
+_WORK = "unit.npy"
+
+#: Step, rows done of it, rows of it in all.
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankSettings:
+    """How a bank is made.
+
+    Attributes:
+        encoder_id: Recipe of the vectors.    source: Where they come from.
+        epsilon: Cosine above which two vectors count as one.
+        indexed: Whether it gets an index; None: when it has more than `EXACT_MAX` vectors.
+        index: Parameters of the index.
+    """
+
+    encoder_id: str
+    source: str
+    epsilon: float = 0.98
+    indexed: bool | None = None
+    index: IndexSettings = field(default_factory=IndexSettings)
+
+
+def build_bank(
+    vectors: NDArray[np.floating],
+    folder: Path,
+    settings: BankSettings,
+    on_progress: OnProgress = lambda step, done, total: None,
+) -> BankManifest:
+    """Builds a bank from unit vectors, atomically: the folder appears when it is whole.
+
+    Args:
+        vectors: Shape (N, 768), unit norm within 1e-3; may be mapped.
+
+    Raises:
+        DataError: Wrong shape, not finite or not unit-norm, or `folder` exists already.
+        CheckpointError: An index is wanted, and faiss is not installed.
+    """
+    if folder.exists():
+        raise DataError(f"{folder} exists already; name a new folder")
+    if vectors.ndim != 2 or vectors.shape[1] != 768 or len(vectors) < 2:
+        raise DataError(f"vectors have shape {vectors.shape}; expected (N >= 2, 768)")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".bank-", dir=folder.parent))
+    try:
+        manifest = _build_in(work, vectors, settings, on_progress)
+        work.chmod(0o755)
+        os.rename(work, folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return manifest
+
+
+def _build_in(
+    work: Path, vectors: NDArray[np.floating], settings: BankSettings, on_progress: OnProgress
+) -> BankManifest:
+    unit = _checked(work / _WORK, vectors, on_progress)
+    count = len(unit)
+    indexed = count > EXACT_MAX if settings.indexed is None else settings.indexed
+    filing = None
+    if indexed or count > ALL_PAIRS_MAX:
+        filing = Filing(unit, settings.index, lambda done: on_progress("finding cells", done, count))
+    compared = 0
+
+    def on_compared(rows: int) -> None:
+        nonlocal compared
+        compared += rows
+        on_progress("merging near-duplicates", min(compared // (1 if filing is None else 2), count), count)
+
+    kept, multiplicity = merge_duplicates(unit, settings.epsilon, filing, on_compared)
+    if len(kept) < 2:
+        raise DataError(
+            f"all {count} vectors are one within a cosine of {settings.epsilon}; a bank needs two"
+        )
+    if indexed and filing is not None:
+        # In the order of the cells, what is compared lies side by side in the file.
+        order = np.argsort(filing.cells[kept, 0], kind="stable")
+        kept, multiplicity = kept[order], multiplicity[order]
+    _write(work / VECTORS, unit, kept, np.float32 if indexed else np.float16, on_progress)
+    np.save(work / MULTIPLICITY, multiplicity, allow_pickle=False)
+    index = None
+    if indexed and filing is not None:
+        filing.take(kept)
+        index = write_index(work, filing, lambda done: on_progress("coding", done, len(kept)))
+    (work / _WORK).unlink()
+    manifest = _manifest(work, settings, (len(kept), count - len(kept)), index)
+    write_manifest(work, manifest)
+    return manifest
+
+
+def _checked(path: Path, vectors: NDArray[np.floating], on_progress: OnProgress) -> NDArray[np.float32]:
+    """Unit vectors, in a file of their own: half a million of them need not fit into memory."""
+    unit = open_memmap(path, mode="w+", dtype=np.float32, shape=vectors.shape)
+    for rows in chunks(len(vectors)):
+        part = np.asarray(vectors[rows], dtype=np.float32)
+        norms = np.linalg.norm(part, axis=1)
+        bad = np.flatnonzero(~(np.abs(norms - 1) <= 1e-3))
+        if len(bad):
+            raise DataError(
+                f"vector {rows.start + bad[0]} has norm {norms[bad[0]]:.6g} ({len(bad)} such near it); "
+                "expected unit norm within 1e-3"
+            )
+        unit[rows] = part / norms[:, None]
+        on_progress("checking", rows.stop, len(vectors))
+    return unit
+
+
+def _write(
+    path: Path, unit: NDArray[np.float32], kept: NDArray[np.intp], dtype: type, on_progress: OnProgress
+) -> None:
+    stored = open_memmap(path, mode="w+", dtype=dtype, shape=(len(kept), 768))
+    for rows in chunks(len(kept)):
+        stored[rows] = unit[kept[rows]]
+        on_progress("writing", rows.stop, len(kept))
+    stored.flush()
+
+
+def _manifest(
+    work: Path, settings: BankSettings, counts: tuple[int, int], index: dict[str, Any] | None
+) -> BankManifest:
+    pieces: list[str] = []
+    digest = hash_file(work / VECTORS, pieces.append)
+    names = [MULTIPLICITY] if index is None else [MULTIPLICITY, CELLS, CODES]
+    files = {name: hash_file(work / name) for name in names}
+    identity = digest
+    if index is not None:
+        identity = hashlib.sha256(f"{digest} {files[CELLS]} {files[CODES]}".encode()).hexdigest()
+    return BankManifest(
+        bank_id=f"bank@{identity[:12]}",
+        count=counts[0],
+        merged=counts[1],
+        epsilon=settings.epsilon,
+        encoder_id=settings.encoder_id,
+        source=settings.source,
+        sha256=digest,
+        pieces=tuple(pieces) if (work / VECTORS).stat().st_size > 4 * PIECE_BYTES else (),
+        files=files,
+        index=index,
+    )

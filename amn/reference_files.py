@@ -1,0 +1,149 @@
+"""The files of a reference bank: what is in the folder, how it is hashed, what is checked when.
+
+vectors.npy       (N, 768) unit vectors: float16, or float32 where they are searched in place
+multiplicity.npy  (N,) int32: how many source vectors each one stands for
+manifest.json     `BankManifest`: counts, hashes, and how the index was made
+cells.npz, codes.faiss   the index of a large bank (amn/index_build.py)
+
+At a start everything but a large `vectors.npy` is hashed; of that one the size and a random sample of
+its pieces, another one at each start. `amn bank check` hashes all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.errors import CheckpointError
+
+FORMAT = 1
+VECTORS, MULTIPLICITY, MANIFEST = "vectors.npy", "multiplicity.npy", "manifest.json"
+CELLS, CODES = "cells.npz", "codes.faiss"
+#: What is hashed by itself: a sample of 4 costs 50 ms where the file is in memory.
+PIECE_BYTES = 1 << 24
+_SAMPLED = 4
+
+Multiplicity = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BankManifest:
+    """What a bank says of itself.
+
+    Attributes:
+        bank_id: `bank@` and 12 hex digits of the hash of the vectors, and of the index if there is one.
+        count: Vectors after merging.    merged: Source vectors merged into another.
+        epsilon: Cosine above which two vectors count as one.
+        encoder_id: Recipe of the vectors.    source: Where they came from.
+        sha256: Of `vectors.npy`.
+        pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
+        files: SHA-256 of every other file but this one; empty in banks made before there was one.
+        index: Parameters of the index (`amn.index.IndexSettings`), or None for an exact search.
+    """
+
+    bank_id: str
+    count: int
+    merged: int
+    epsilon: float
+    encoder_id: str
+    source: str
+    sha256: str
+    format: int = FORMAT
+    pieces: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    index: dict[str, Any] | None = None
+
+
+def read_manifest(folder: Path) -> BankManifest:
+    """Reads the manifest.
+
+    Raises:
+        CheckpointError: There is none, or it is of another version.
+    """
+    try:
+        stored = json.loads((folder / MANIFEST).read_text("utf-8"))
+        return BankManifest(**{**stored, "pieces": tuple(stored.get("pieces", ()))})
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; build it again") from error
+
+
+def write_manifest(folder: Path, manifest: BankManifest) -> None:
+    """Writes the manifest; the fields that say nothing are left out."""
+    content = {name: value for name, value in asdict(manifest).items() if value not in ((), {}, None)}
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def hash_file(path: Path, on_piece: Callable[[str], None] = lambda digest: None) -> str:
+    """SHA-256 of a file; `on_piece` gets that of each 16 MiB."""
+    whole = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            whole.update(piece)
+            on_piece(hashlib.sha256(piece).hexdigest())
+    return whole.hexdigest()
+
+
+def check_files(folder: Path, manifest: BankManifest, *, whole: bool = False) -> None:
+    """Compares the files with the manifest's hashes.
+
+    Args:
+        whole: All of a large `vectors.npy` rather than a random sample of its pieces.
+
+    Raises:
+        CheckpointError: One is missing, cut or altered.
+    """
+    try:
+        for name, expected in manifest.files.items():
+            _same(folder, name, hash_file(folder / name), expected)
+        if whole or not manifest.pieces:
+            _same(folder, VECTORS, hash_file(folder / VECTORS), manifest.sha256)
+            return
+        for number, digest in _sampled_pieces(folder, len(manifest.pieces)):
+            _same(folder, f"{VECTORS}, piece {number}", digest, manifest.pieces[number])
+    except OSError as error:
+        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; build it again") from error
+
+
+def _sampled_pieces(folder: Path, count: int) -> Iterator[tuple[int, str]]:
+    """The first piece, which holds the array's header, the last one, and others at random."""
+    # Without a seed: other workers, and other starts, look at other pieces.
+    drawn = np.random.default_rng().choice(count, size=min(_SAMPLED, count), replace=False)
+    with (folder / VECTORS).open("rb") as file:
+        for number in sorted({0, count - 1, *drawn.tolist()}):
+            file.seek(number * PIECE_BYTES)
+            yield number, hashlib.sha256(file.read(PIECE_BYTES)).hexdigest()
+
+
+def _same(folder: Path, name: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise CheckpointError(
+            f"reference bank {folder}: {name} has sha256 {found[:12]}, the manifest says {expected[:12]}; "
+            "restore the file or build the bank again"
+        )
+
+
+def map_arrays(folder: Path, manifest: BankManifest) -> tuple[NDArray[np.floating], Multiplicity]:
+    """Vectors, mapped, and multiplicities.
+
+    Raises:
+        CheckpointError: They are cut, or not what the manifest says.
+    """
+    try:
+        stored = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        multiplicity = np.load(folder / MULTIPLICITY, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; build it again") from error
+    if stored.shape != (manifest.count, 768) or manifest.count < 2:
+        raise CheckpointError(
+            f"reference bank {folder} has shape {stored.shape}; expected ({manifest.count} >= 2, 768)"
+        )
+    if multiplicity.shape != (manifest.count,):
+        raise CheckpointError(f"reference bank {folder}: {MULTIPLICITY} has shape {multiplicity.shape}")
+    return stored, multiplicity

@@ -1,0 +1,213 @@
+"""python -m bench gate: the reference bank's index against an exact search, cost against agreement.
+
+The queries are predictions of a model for held-out articles and for the unseen domain, in reading order.
+One thread, one core. `cost` is processor time a request, so that another process on the core does not
+count; `alone` is wall time a request that comes by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from amn.dataset import split_by_article
+from amn.index import CellBank, IndexSettings
+from amn.predictor import Predictor
+from amn.readers import read_vectors
+from amn.reference import Bank, Neighbours, exact_top2, load_bank
+from bench.machine import environment, pinned
+
+SIDES = {"test": "held-out articles", "unseen": "unseen domain"}
+BATCHES = (1, 8, 32, 128)
+_CHUNK = 256
+
+#: (probes, rerank, probes_wide, rerank_wide); equal probes are a single pass.
+SWEEP = (
+    (8, 48, 8, 48),
+    (16, 96, 16, 96),
+    (32, 192, 32, 192),
+    (64, 256, 64, 256),
+    (8, 64, 32, 96),
+    (10, 64, 32, 96),
+    (12, 64, 40, 96),
+    (14, 64, 40, 128),
+    (16, 96, 48, 128),
+)
+#: Cells that score this much less than the nearest are passed over; 2 is none.
+WITHIN = (2.0, 0.13)
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """Predictions (n, 768) of one side, and what the exact search says of them."""
+
+    vectors: NDArray[np.float32]
+    exact: Neighbours
+
+
+@click.command("gate")
+@click.option("--bank", "folder", required=True, type=click.Path(path_type=Path), help="Bank with an index.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Vectors by article.")
+@click.option("--model", default="artifacts/lvm/production_model", type=click.Path(path_type=Path))
+@click.option("--queries", default=5000, show_default=True, help="Of each side, at most.")
+@click.option("--truth", type=click.Path(path_type=Path), help="Keeps the exact answers for the next run.")
+@click.option("--sweep", is_flag=True, help="Other settings too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def command(**options: Any) -> None:
+    """Cost and agreement of a bank's index."""
+    torch.set_num_threads(1)
+    bank = load_bank(options["folder"])
+    if not isinstance(bank, CellBank):
+        raise click.UsageError(f"{options['folder']} has no index: its search is exact")
+    sides = _queries(bank, options)
+    own = bank.settings
+    rows = []
+    with pinned({0}):
+        for settings in [own, *_sweep(own)] if options["sweep"] else [own]:
+            bank.settings = settings
+            row = {"settings": _named(settings), **_cost(bank, sides)}
+            row |= {side: agreement(bank, queries) for side, queries in sides.items()}
+            rows.append(row)
+            click.echo(_line(row), err=True)
+    report = {
+        "environment": environment(),
+        "bank": bank.bank_id,
+        "count": len(bank),
+        "n": {side: len(queries.vectors) for side, queries in sides.items()},
+        "private_mb": private_mb(),
+        "rows": rows,
+    }
+    click.echo(json.dumps(report) if options["as_json"] else _table(report))
+
+
+def _sweep(own: IndexSettings) -> list[IndexSettings]:
+    return [
+        replace(own, probes=probes, rerank=rerank, probes_wide=wide, rerank_wide=more, within=within)
+        for within in WITHIN
+        for probes, rerank, wide, more in SWEEP
+    ]
+
+
+def _queries(bank: Bank, options: dict[str, Any]) -> dict[str, Queries]:
+    """Predictions by side with their exact neighbours."""
+    data, model = read_vectors(options["data"]), Predictor.open(options["model"])
+    split = split_by_article(data)
+    kept = _kept(options["truth"], f"{bank.bank_id} {model.model_id} {options['queries']}")
+    sides = {}
+    for side in SIDES:
+        starts = getattr(split, side)
+        # Evenly spaced, so that all articles have a part.
+        starts = starts[np.linspace(0, len(starts) - 1, min(options["queries"], len(starts))).astype(int)]
+        parts = [starts[i : i + _CHUNK] for i in range(0, len(starts), _CHUNK)]
+        vectors = np.concatenate([model.predict(data.windows(part)[:, :5]) for part in parts])
+        if side not in kept:
+            click.echo(f"exact search of {len(vectors)} queries, {SIDES[side]}", err=True)
+            exact = exact_top2(bank.vectors, vectors)
+            kept[side] = np.stack([exact.best, exact.second, exact.ids.astype(np.float64)])
+        best, second, ids = kept[side]
+        exact = Neighbours(
+            best.astype(np.float32), second.astype(np.float32), ids.astype(np.intp), np.ones(len(ids), bool)
+        )
+        sides[side] = Queries(vectors, exact)
+    if options["truth"]:
+        np.savez(options["truth"], **kept)
+    return sides
+
+
+def _kept(path: Path | None, key: str) -> dict[str, Any]:
+    if path is not None and path.exists():
+        with np.load(path, allow_pickle=False) as stored:
+            if str(stored["key"]) == key:
+                return dict(stored)
+    return {"key": np.array(key)}
+
+
+def agreement(bank: CellBank, queries: Queries) -> dict[str, float]:
+    """Decisions of the two rules against the exact search's; shares of the queries."""
+    found = _all(bank, queries.vectors)
+    exact, guard = queries.exact, bank.guard
+    ours, true = guard.keeps(found.best, found.second), guard.keeps(exact.best, exact.second)
+    right = (np.abs(found.best - exact.best) < 1e-4) & (np.abs(found.second - exact.second) < 1e-4)
+    certain = found.certain
+    return {
+        "agree": float((ours == true).mean()),
+        "unsafe": float((ours & ~true).mean()),
+        "bias": float(true.mean() - ours.mean()),
+        "both_right": float(right.mean()),
+        "certain": float(certain.mean()),
+        "agree_certain": float((ours == true)[certain].mean()) if certain.any() else 1.0,
+        "kept": float(true.mean()),
+    }
+
+
+def _all(bank: CellBank, vectors: NDArray[np.float32]) -> Neighbours:
+    parts = [bank.top2(torch.from_numpy(vectors[i : i + 32])) for i in range(0, len(vectors), 32)]
+    return Neighbours(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _cost(bank: CellBank, sides: dict[str, Queries]) -> dict[str, Any]:
+    """Microseconds a request: processor time by batch size, and wall time alone."""
+    cost = {}
+    for side, queries in sides.items():
+        vectors = torch.from_numpy(queries.vectors[:2048])
+        _timed(bank, vectors, 32)
+        cost[side] = {str(size): round(float(np.median(_timed(bank, vectors, size))), 1) for size in BATCHES}
+        wall = _timed(bank, vectors, 1, time.perf_counter)
+        cost[side] |= {"alone_p50": round(float(np.median(wall)), 1)}
+        cost[side] |= {"alone_p95": round(float(np.quantile(wall, 0.95)), 1)}
+    return {"cost_us": cost}
+
+
+def _timed(bank: CellBank, vectors: torch.Tensor, size: int, clock: Any = time.thread_time) -> list[float]:
+    found = []
+    for start in range(0, len(vectors) - size + 1, size):
+        part = vectors[start : start + size]
+        began = clock()
+        bank.top2(part)
+        found.append((clock() - began) / size * 1e6)
+    return found
+
+
+def private_mb() -> float:
+    """Memory of this process alone: what it has written, not what it maps from files."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    private = [int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")]
+    return round(sum(private) / 1024, 1)
+
+
+def _named(settings: IndexSettings) -> str:
+    named = f"{settings.probes}/{settings.rerank}"
+    if settings.probes < settings.probes_wide:
+        named += f" + {settings.probes_wide}/{settings.rerank_wide}"
+    return named if settings.within >= 1 else f"{named}, within {settings.within}"
+
+
+def _line(row: dict[str, Any]) -> str:
+    cost, test, unseen = row["cost_us"]["test"], row["test"], row["unseen"]
+    return (
+        f"| {row['settings']} | {cost['8']:.0f} | {cost['32']:.0f} | {cost['128']:.0f} "
+        f"| {cost['alone_p50']:.0f} / {cost['alone_p95']:.0f} | {row['cost_us']['unseen']['32']:.0f} "
+        f"| {test['agree']:.2%} | {test['unsafe']:.2%} | {test['bias']:+.2%} | {test['both_right']:.1%} "
+        f"| {unseen['agree']:.2%} | {unseen['unsafe']:.2%} |"
+    )
+
+
+def _table(report: dict[str, Any]) -> str:
+    head = (
+        f"bank {report['bank']}, {report['count']} vectors; queries {report['n']}; private "
+        f"{report['private_mb']:.0f} MB; load before {report['environment']['load_before']}\n\n"
+        "| cells/candidates | us, batch 8 | 32 | 128 | alone, p50 / p95 | unseen, 32 | agree | unsafe keeps "
+        "| bias | both right | unseen: agree | unsafe |\n" + "|---" + "|---:" * 11 + "|"
+    )
+    return "\n".join([head, *map(_line, report["rows"])])

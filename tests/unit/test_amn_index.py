@@ -1,0 +1,253 @@
+"""The index of a large bank: how often it agrees with an exact search, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amn.errors import CheckpointError
+from amn.index import CellBank, Guard, IndexSettings
+from amn.reference import exact_top2, load_bank
+from amn.reference_build import BankSettings, build_bank
+from amn.reference_files import check_files, read_manifest
+from amn.reference_recheck import Recheck
+
+pytest.importorskip("faiss")
+
+COUNT = 30_000
+INDEX = IndexSettings(cells=128, probes=16, probes_wide=40, within=0.3)
+SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test", indexed=True, index=INDEX)
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def clustered(count: int, seed: int) -> np.ndarray:
+    """Texts of 300 articles: directions that fall off, an article in common, noise of their own."""
+    fall = 1 / np.sqrt(1 + np.arange(768) / 8)
+    article = np.random.default_rng(0).normal(size=(300, 768)) * fall
+    random = np.random.default_rng(seed)
+    return unit(article[random.integers(300, size=count)] + random.normal(size=(count, 768)) * fall)
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    return clustered(COUNT, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, vectors):
+    place = tmp_path_factory.mktemp("banks") / "bank"
+    build_bank(vectors, place, SETTINGS)
+    return place
+
+
+@pytest.fixture(scope="module")
+def queries(vectors):
+    """Between two texts and something new: cosines and margins on both sides of the thresholds."""
+    random = np.random.default_rng(2)
+    one, other = vectors[random.integers(COUNT, size=(2, 2000))]
+    share = random.uniform(0.5, 1, size=(2, 2000, 1))
+    return unit(share[0] * one + share[0] * share[1] * other + 0.4 * clustered(2000, 3))
+
+
+@pytest.fixture
+def bank(folder):
+    return load_bank(folder)
+
+
+def search(bank, queries, size=32):
+    parts = [bank.top2(torch.from_numpy(queries[i : i + size])) for i in range(0, len(queries), size)]
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def test_decisions_agree_with_an_exact_search(bank, queries):
+    best, second, _, certain = search(bank, queries)
+    exact = exact_top2(bank.vectors, queries)
+    ours, true = bank.guard.keeps(best, second), bank.guard.keeps(exact.best, exact.second)
+    assert 0.1 < true.mean() < 0.9
+    assert (ours == true).mean() > 0.995
+    assert (ours & ~true).mean() < 0.003
+    assert (ours == true)[certain].mean() > 0.995
+    # What is kept has had both passes; a second best far below the first may still be another.
+    kept = certain & ours
+    assert (np.abs(best - exact.best) < 1e-3)[kept].mean() > 0.999
+    assert (np.abs(second - exact.second) < 1e-3)[kept].mean() > 0.95
+
+
+def test_a_cosine_found_is_never_above_the_true_one_and_is_that_of_its_id(bank, queries):
+    best, second, ids, _ = search(bank, queries)
+    exact = exact_top2(bank.vectors, queries)
+    assert (best <= exact.best + 1e-5).all()
+    assert (second <= exact.second + 1e-5).all()
+    assert (best >= second).all()
+    np.testing.assert_allclose(np.vecdot(bank.vectors[ids], queries), best, atol=1e-5)
+
+
+def test_a_search_of_every_cell_and_every_code_is_exact(bank, queries):
+    bank.settings = replace(INDEX, probes=128, probes_wide=128, rerank=2000, within=4)
+    bank.guard = Guard(confidence=2.0)  # one pass
+    best, second, ids, certain = search(bank, queries[:64])
+    exact = exact_top2(bank.vectors, queries[:64])
+    np.testing.assert_allclose(best, exact.best, atol=1e-5)
+    np.testing.assert_allclose(second, exact.second, atol=1e-5)
+    np.testing.assert_array_equal(ids, exact.ids)
+    assert certain.all()
+
+
+def test_one_request_gets_the_same_answer_alone_and_in_a_batch(bank, queries):
+    together = search(bank, queries[:96])
+    alone = search(bank, queries[:96], size=1)
+    for one, other in zip(together[:3], alone[:3], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_second_pass_looks_where_an_answer_would_be_kept(bank, queries):
+    bank.settings = replace(INDEX, probes=1, rerank=8)
+    wide = search(bank, queries)
+    bank.guard = Guard(confidence=2.0)
+    cheap = search(bank, queries)
+    exact = exact_top2(bank.vectors, queries)
+    guard = Guard()
+    true = guard.keeps(exact.best, exact.second)
+    unsafe = [(guard.keeps(best, second) & ~true).mean() for best, second, *_ in (cheap, wide)]
+    assert unsafe[0] > 0.002
+    assert unsafe[1] < unsafe[0] / 4
+
+
+def test_a_wide_margin_is_certain_and_a_score_at_a_threshold_is_not():
+    best = np.array([0.9, 0.9, 0.9, 0.7005, 0.6, 0.695], np.float32)
+    second = np.array([0.8, 0.8795, 0.899, 0.6, 0.59, 0.6], np.float32)
+    guard = Guard()
+    assert guard.keeps(best, second).tolist() == [True, True, False, True, False, False]
+    assert guard.undecided(best, second).tolist() == [True, True, False, True, False, True]
+    assert guard.doubtful(best, second).tolist() == [False, True, False, True, False, False]
+
+
+def test_multiplicities_stay_with_their_vectors(tmp_path, vectors):
+    doubled = np.vstack([vectors[:500], vectors[:40], vectors[:7]])
+    settings = replace(SETTINGS, index=replace(INDEX, cells=8, probes=8, probes_wide=8))
+    build_bank(doubled, tmp_path / "bank", settings)
+    bank = load_bank(tmp_path / "bank")
+    assert len(bank) == 500
+    _, _, ids, _ = bank.top2(torch.from_numpy(vectors[:50]))
+    assert bank.multiplicity[ids].tolist() == [3] * 7 + [2] * 33 + [1] * 10
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "multiplicity.npy", "cells.npz", "codes.faiss"])
+@pytest.mark.parametrize("spoil", ["flip", "cut", "remove"])
+def test_a_file_that_is_altered_cut_or_missing_is_refused(tmp_path, folder, name, spoil):
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    raw = bytearray((folder / name).read_bytes())
+    (tmp_path / name).unlink()
+    if spoil == "flip":
+        raw[-3] ^= 1
+    if spoil != "remove":
+        (tmp_path / name).write_bytes(raw[:-100] if spoil == "cut" else raw)
+    with pytest.raises(CheckpointError):
+        load_bank(tmp_path)
+
+
+def test_a_start_looks_at_a_sample_and_a_check_at_every_byte(tmp_path, folder):
+    manifest = read_manifest(folder)
+    assert len(manifest.pieces) == 6  # of 16 MiB, for 92 MB
+    for file in folder.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    raw = bytearray((folder / "vectors.npy").read_bytes())
+    raw[40_000_000] ^= 1
+    (tmp_path / "vectors.npy").unlink()
+    (tmp_path / "vectors.npy").write_bytes(raw)
+    with pytest.raises(CheckpointError, match="sha256"):
+        check_files(tmp_path, manifest, whole=True)
+    check_files(folder, manifest, whole=True)
+
+
+def test_without_faiss_an_indexed_bank_says_what_to_install(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(CheckpointError, match=r"amn-queue\[bank\]"):
+        load_bank(folder)
+
+
+def test_the_model_room_loads_no_faiss_by_itself():
+    code = "import sys, amn.predictor, amn.index, amn.reference_build; assert 'faiss' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+MAPPER = """
+import sys, torch
+from pathlib import Path
+from amn.reference import load_bank
+bank = load_bank(Path(sys.argv[1]))
+assert float(bank.vectors.sum()) != 0  # every page is in memory
+rollup = Path("/proc/self/smaps").read_text().split("vectors.npy\\n")[1:]
+lines = [line for area in rollup for line in area.splitlines()[:25]]
+private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+resident = sum(int(line.split()[1]) for line in lines if line.startswith("Rss"))
+print(private, resident, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is shared")
+def test_two_workers_share_the_vectors(folder):
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", MAPPER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    try:
+        for worker in workers:
+            private_kb, resident_kb = map(int, worker.stdout.readline().split())
+            assert resident_kb > 80_000
+            assert private_kb == 0
+    finally:
+        for worker in workers:
+            worker.communicate(timeout=30)
+
+
+def test_a_build_that_is_killed_leaves_no_bank(tmp_path, vectors):
+    np.save(tmp_path / "vectors.npy", vectors)
+    arguments = ["bank", "build", str(tmp_path / "vectors.npy"), "--out", str(tmp_path / "out" / "bank")]
+    build = subprocess.Popen([sys.executable, "-m", "ops.cli", *arguments], stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while not list((tmp_path / "out").glob(".bank-*/unit.npy")):
+            assert time.monotonic() < until
+            assert build.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.kill(build.pid, signal.SIGKILL)
+        build.wait()
+    assert [path.name[:6] for path in (tmp_path / "out").iterdir()] == [".bank-"]
+
+
+def test_rechecks_draw_evenly_and_count_what_differs(bank, queries):
+    recheck = Recheck(bank, capacity=500, seed=0)
+    bank.observer = recheck.offer
+    best, second, *_ = search(bank, queries)
+    found = recheck.turn()
+    assert found.checked == 500
+    assert found.agreed >= 495
+    assert recheck.turn().checked == 0
+    # Wrong answers are noticed: all kept, whatever the truth.
+    wrong = bank.top2(torch.from_numpy(queries[:100]))._replace(
+        best=np.ones(100, np.float32), second=np.zeros(100, np.float32)
+    )
+    recheck.turn()
+    recheck.offer(queries[:100], wrong)
+    true = bank.guard.keeps(best, second)[:100].sum()
+    found = recheck.turn()
+    assert (found.checked, found.agreed, found.unsafe) == (100, true, 100 - true)
+    assert isinstance(bank, CellBank)

@@ -1,0 +1,67 @@
+"""Merging among cells, against the comparison of all pairs; sets made larger."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from amn.errors import DataError
+from amn.index import IndexSettings
+from amn.index_build import Filing
+from amn.reference_enlarge import enlarge
+from amn.reference_merge import merge_duplicates
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def repeated():
+    """6,000 texts, 1,500 of them near another one, at cosines on both sides of .98, and 200 copies."""
+    random = np.random.default_rng(0)
+    fall = 1 / np.sqrt(1 + np.arange(768) / 8)
+    texts = unit(random.normal(size=(4300, 768)) * fall)
+    noise = unit(random.normal(size=(1500, 768))) * random.uniform(0.05, 0.3, size=(1500, 1))
+    near = unit(texts[random.integers(4300, size=1500)] + noise)
+    rows = np.vstack([texts, near, texts[random.integers(4300, size=200)]])
+    return rows[random.permutation(len(rows))]
+
+
+def test_cells_merge_nearly_all_that_all_pairs_merge_and_nothing_else(repeated):
+    every, _ = merge_duplicates(repeated, 0.98)
+    filing = Filing(repeated, IndexSettings(cells=64, dimensions=96))
+    kept, multiplicity = merge_duplicates(repeated, 0.98, filing)
+    assert 4300 < len(every) < 5700
+    assert multiplicity.sum() == len(repeated)
+    merged, all_merged = (np.setdiff1d(np.arange(6000), rows) for rows in (kept, every))
+    assert np.isin(merged, all_merged).mean() > 0.99
+    assert np.isin(all_merged, merged).mean() > 0.99
+
+
+def test_what_is_kept_is_distinct_and_what_is_merged_is_near_something_kept(repeated):
+    kept, _ = merge_duplicates(repeated, 0.98)
+    among = repeated[kept] @ repeated[kept].T
+    np.fill_diagonal(among, 0)
+    assert among.max() <= 0.98 + 1e-6
+    gone = np.setdiff1d(np.arange(len(repeated)), kept)
+    assert (repeated[gone] @ repeated[kept].T).max(axis=1).min() > 0.98 - 1e-6
+
+
+def test_a_text_that_stands_everywhere_costs_no_pairs():
+    rows = np.vstack([np.repeat(np.eye(768, dtype=np.float32)[:1], 9000, axis=0), np.eye(768)[1:9]])
+    kept, multiplicity = merge_duplicates(rows.astype(np.float32), 0.98)
+    assert kept.tolist() == [0, *range(9000, 9008)]
+    assert multiplicity.tolist() == [9000, *[1] * 8]
+
+
+def test_an_enlarged_set_begins_with_the_real_one_and_is_the_same_each_time(tmp_path, repeated):
+    article = np.repeat(np.arange(60), 100)
+    for name in ("a.npy", "b.npy"):
+        enlarge(repeated, article, tmp_path / name, count=9000, seed=4)
+    made = np.load(tmp_path / "a.npy").astype(np.float32)
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), made.astype(np.float16))
+    np.testing.assert_allclose(made[:6000], repeated, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-3)
+    with pytest.raises(DataError, match="ask for more"):
+        enlarge(repeated, article, tmp_path / "c.npy", count=100)
