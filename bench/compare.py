@@ -1,211 +1,190 @@
 """python -m bench compare: this queue beside others, the same job, server, model and machine.
 
-Every run has an empty server and fresh workers. One worker: it has a core of its own, server and
-producer share the other one. Two workers: nothing is pinned. The order of the systems changes from
-repeat to repeat, and the headline is the ratio of medians.
+Every run has an empty server and fresh workers (bench/systems.py). The systems take turns, in another
+order in each repeat, and the headline is the ratio of medians; its spread is that of the repeats' own
+ratios. Each run is a line of compare.jsonl: called again, the command goes on where it broke off.
 """
 
 from __future__ import annotations
 
-import ast
-import json
-import os
-import subprocess
-import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
-import numpy as np
 from rich.progress import Progress
 
-from bench.environments import interpreter, package
-from bench.machine import environment, free_port, pinned, spread
+from bench.machine import environment, spread
+from bench.report import OTHER_COLOUR, OURS_COLOUR, draw, facts, markdown, shown, write
+from bench.rows import Rows
+from bench.systems import OURS, REQUESTS, Run, System, contexts_file, run_one
 from ops.console import err
-from ops.sample import Sample
-from ops.server import Server, ServerSettings
 
-#: Ours first; the requests of a run, so that each takes some seconds.
-SYSTEMS = {
-    "amn_queue": 20_000,
-    "huey_thread": 3_000,
-    "dramatiq_threads": 3_000,
-    "taskiq_stream": 3_000,
-    "streaq_loop": 3_000,
-    "saq_loop": 3_000,
-    "arq_loop": 3_000,
-    "celery_solo": 3_000,
-    "rq_simple": 1_500,
-    "rq_forked": 300,
-}
-OURS = "amn_queue"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is run.
-
-    Attributes:
-        systems: Names and requests.    workers: Counts to try.
-        repeats: Of each.    out: Folder of the report.
-    """
-
-    systems: Mapping[str, int]
-    workers: Sequence[int]
-    repeats: int
-    out: Path
-
-
-def compare(plan: Plan) -> dict[str, object]:
-    """Runs everything; returns what the report is made of."""
-    peers = Path(__file__).parent / "peers"
-    constants = {name: _constants(peers / f"{name}.py") for name in plan.systems}
-    pythons = {name: interpreter(_requirements(constants[name])) for name in plan.systems}
-    rows: dict[tuple[str, int], list[dict[str, float]]] = {}
-    failures: dict[str, str] = {}
-    runs = [
-        (r, w, name) for r in range(plan.repeats) for w in plan.workers for name in _turned(plan.systems, r)
-    ]
-    with tempfile.TemporaryDirectory() as folder, Progress(console=err()) as progress:
-        contexts = _contexts(Path(folder))
-        task = progress.add_task("", total=len(runs))
-        for repeat, workers, name in runs:
-            progress.update(task, description=f"{name}, {workers} worker(s), run {repeat + 1}")
-            try:
-                row = run_one(pythons[name], name, contexts, plan.systems[name], workers)
-                rows.setdefault((name, workers), []).append(row)
-            except RuntimeError as error:
-                failures[f"{name}, {workers}"] = str(error)
-            progress.advance(task)
-    results = [_summary(name, workers, runs) for (name, workers), runs in rows.items()]
-    notes = {name: str(constants[name].get("NOTE", "")) for name in plan.systems}
-    return {
-        "environment": environment(),
-        "systems": results,
-        "notes": notes,
-        "failures": failures,
-        "versions": {name: _version(pythons[name], _requirements(constants[name])) for name in plan.systems},
-    }
-
-
-def run_one(python: Path, name: str, contexts: Path, requests: int, workers: int) -> dict[str, float]:
-    """One run with a server of its own, on loopback TCP, which all systems speak.
-
-    Raises:
-        RuntimeError: It did not come to its end; the text is the last of its output.
-    """
-    port = free_port()
-    # One worker: it goes to core 0 by itself (BENCH_CORE), all else stays on core 1.
-    apart = pinned({1}) if workers == 1 else nullcontext()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        apart,
-        Server(ServerSettings(data=Path(folder), port=port)),
-    ):
-        log = Path(folder) / "workers.log"
-        command = [str(python), "-m", "bench.peers.runner", name, "--contexts", str(contexts)]
-        command += ["--requests", str(requests), "--workers", str(workers), "--log", str(log)]
-        surroundings = {"BENCH_URL": f"redis://127.0.0.1:{port}/0", "BENCH_CORE": "0" if workers == 1 else ""}
-        done = subprocess.run(command, env={**os.environ, **surroundings}, capture_output=True, text=True)
-        if done.returncode:
-            tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            more = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.is_file() else []
-            raise RuntimeError(" | ".join([tail, *more]))
-        row: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-        return row
-
-
-def _turned(systems: Mapping[str, int], by: int) -> list[str]:
-    names = list(systems)
-    return names[by % len(names) :] + names[: by % len(names)]
-
-
-def _contexts(folder: Path) -> Path:
-    sample = Sample.load(Path("artifacts/sample/sequences.npz"))
-    path = folder / "contexts.f4"
-    np.stack([sample.context(i) for i in range(512)]).astype("<f4").tofile(path)
-    return path
-
-
-def _constants(path: Path) -> dict[str, object]:
-    """The literal constants of a peer's module, which cannot be imported here."""
-    tree = ast.parse(path.read_text("utf-8"))
-    found: dict[str, object] = {}
-    for node in tree.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        value = getattr(node, "value", None)
-        if isinstance(target, ast.Name) and isinstance(value, ast.Constant | ast.Tuple):
-            try:
-                found[target.id] = ast.literal_eval(value)
-            except ValueError:
-                continue
-    return found
-
-
-def _requirements(constants: Mapping[str, object]) -> tuple[str, ...]:
-    value = constants.get("REQUIREMENTS", ("rq", "msgpack", "redis"))
-    assert isinstance(value, tuple)
-    return value
-
-
-def _version(python: Path, requirements: tuple[str, ...]) -> str:
-    if not requirements:
-        return "this checkout"
-    name = package(requirements)
-    code = f"import importlib.metadata as m; print(m.version({name!r}))"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    return f"{name} {done.stdout.strip()}"
-
-
-def _summary(name: str, workers: int, runs: Sequence[Mapping[str, float]]) -> dict[str, object]:
-    return {
-        "system": name,
-        "workers": workers,
-        "repeats": len(runs),
-        "requests": runs[0]["requests"],
-        "enqueue_per_s": spread([run["enqueue_per_s"] for run in runs]),
-        "drain_per_s": spread([run["drain_per_s"] for run in runs]),
-    }
-
-
-def ratios(report: Mapping[str, object]) -> dict[str, float]:
-    """Ours over the best other system, by medians, for one worker.
-
-    Raises:
-        ValueError: Ours or every other system is missing.
-    """
-    systems = [s for s in report["systems"] if s["workers"] == 1]  # type: ignore[attr-defined]
-    ours = [s for s in systems if s["system"] == OURS]
-    others = [s for s in systems if s["system"] != OURS]
-    if not ours or not others:
-        raise ValueError("ratios need our system and another one")
-    return {
-        name: ours[0][name]["median"] / max(s[name]["median"] for s in others)
-        for name in ("drain_per_s", "enqueue_per_s")
-    }
+FIGURES = ("drain_per_s", "enqueue_per_s")
+_SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 
 
 @click.command("compare")
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--workers", default="1,2", show_default=True, help="Worker processes, comma-separated.")
+@click.option("--workers", default="1", show_default=True, help="Worker processes, comma-separated.")
 @click.option("--only", default="", help="Systems, comma-separated; all by default.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiplies the requests of a run.")
+@click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
-def command(repeats: int, workers: str, only: str, scale: float, out: Path) -> None:
-    """Compare with other queues; writes compare.json, compare.md and plots."""
-    from bench.report import write_comparison
-
-    names = only.split(",") if only else list(SYSTEMS)
-    unknown = set(names) - set(SYSTEMS)
-    if unknown:
-        raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(SYSTEMS)}")
-    plan = Plan(
-        systems={name: max(int(SYSTEMS[name] * scale), 100) for name in names},
-        workers=[int(n) for n in workers.split(",")],
-        repeats=repeats,
-        out=out,
+def command(repeats: int, workers: str, only: str, scale: float, minutes: float, out: Path) -> None:
+    """Compare with other queues; writes compare.jsonl, compare.json, compare.md and plots."""
+    names = only.split(",") if only else list(REQUESTS)
+    if unknown := set(names) - set(REQUESTS):
+        raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
+    systems = [System.load(name) for name in names]
+    surroundings, rows, failures = environment(), Rows(out / "compare.jsonl"), {}
+    plan = [
+        (repeat, int(count), system)
+        for repeat in range(repeats)
+        for count in workers.split(",")
+        for system in turned(systems, repeat)
+    ]
+    plan = [p for p in plan if not rows.has(repeat=p[0], workers=p[1], system=p[2].name)]
+    over_s = time.monotonic() + minutes * 60
+    with contexts_file() as contexts, Progress(console=err()) as progress:
+        task = progress.add_task("", total=len(plan))
+        for repeat, count, system in plan:
+            if time.monotonic() > over_s:
+                failures["time"] = f"{minutes:g} minutes were over before all repeats"
+                break
+            progress.update(task, description=f"{system.name}, {count} worker(s), run {repeat + 1}")
+            words = ("--requests", str(max(int(REQUESTS[system.name] * scale), 100)))
+            try:
+                row = run_one(Run(system=system, contexts=contexts, workers=count, words=words))
+                rows.add({"system": system.name, "workers": count, "repeat": repeat, **row})
+            except RuntimeError as error:
+                failures[f"{system.name}, {count}"] = str(error)
+            progress.advance(task)
+    report = summary(rows, {s.name: (s.version, s.note) for s in systems}, failures)
+    write(
+        out,
+        "compare",
+        {"environment": surroundings, **report},
+        table({"environment": surroundings, **report}),
     )
-    report = compare(plan)
-    write_comparison(report, out)
+    bars(report, out / "compare.svg")
+
+
+def turned(systems: Sequence[System], by: int) -> list[System]:
+    """The same, beginning with another one."""
+    first = by % len(systems)
+    return [*systems[first:], *systems[:first]]
+
+
+def summary(
+    rows: Iterable[Mapping[str, Any]], about: Mapping[str, tuple[str, str]], failures: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the report is made of: medians and spreads by system and workers, and our ratios."""
+    runs: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        runs.setdefault((row["system"], row["workers"]), []).append(row)
+    systems = [
+        {
+            "system": name,
+            "workers": workers,
+            "repeats": len(some),
+            "requests": some[0]["requests"],
+            "version": about.get(name, ("", ""))[0],
+            "note": about.get(name, ("", ""))[1],
+            **{figure: spread([run[figure] for run in some]) for figure in FIGURES},
+        }
+        for (name, workers), some in runs.items()
+    ]
+    counts = sorted({workers for _, workers in runs})
+    found = {str(count): ratios(runs, count) for count in counts}
+    return {"systems": systems, "ratios": found, "failures": dict(failures)}
+
+
+def ratios(runs: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], workers: int) -> dict[str, Any]:
+    """Ours over the best other one: of medians, and by repeat; {} when one of them is missing."""
+    ours = runs.get((OURS, workers))
+    others = {name: some for (name, count), some in runs.items() if count == workers and name != OURS}
+    if not ours or not others:
+        return {}
+    found: dict[str, Any] = {}
+    for figure in FIGURES:
+        median = {name: statistics.median(run[figure] for run in some) for name, some in others.items()}
+        best = max(median, key=median.__getitem__)
+        theirs = {run["repeat"]: run[figure] for run in others[best]}
+        each = [run[figure] / theirs[run["repeat"]] for run in ours if run["repeat"] in theirs]
+        found[figure] = {
+            "best": best,
+            "of_medians": round(statistics.median(run[figure] for run in ours) / median[best], 2),
+            "least": round(min(each), 2) if each else None,
+            "most": round(max(each), 2) if each else None,
+            "repeats": len(each),
+        }
+    return found
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Markdown, the fastest first."""
+    lines = []
+    for workers, found in report["ratios"].items():
+        for figure, ratio in found.items():
+            lines.append(
+                f"- {workers} worker process(es), {_SHOWN[figure]}: **{ratio['of_medians']:.1f} x** the best "
+                f"of the others ({label(ratio['best'])}); by repeat {ratio['least']} to {ratio['most']}, "
+                f"n = {ratio['repeats']}"
+            )
+    heads = ("system", "workers", "answered/s, median (min, max)", "enqueued/s, median (min, max)", "n")
+    order = sorted(report["systems"], key=lambda s: (s["workers"], -s["drain_per_s"]["median"]))
+    rows = [
+        (
+            label(s["system"]),
+            str(s["workers"]),
+            shown(s["drain_per_s"]),
+            shown(s["enqueue_per_s"]),
+            str(s["repeats"]),
+        )
+        for s in order
+    ]
+    lines += ["", *markdown(heads, rows), ""]
+    lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in order if s["workers"] == 1]
+    lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
+    lines += [
+        "",
+        f"15,360-byte contexts, model and gate for each, answers stored, loopback TCP. {facts(report)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def bars(report: Mapping[str, Any], path: Path) -> None:
+    """Throughput with one worker, logarithmic, ours in another colour."""
+    systems = sorted(
+        (s for s in report["systems"] if s["workers"] == 1), key=lambda s: s["drain_per_s"]["median"]
+    )
+    if not systems:
+        return
+
+    def plot(axes: Any) -> None:
+        for axis, figure in zip(axes, FIGURES, strict=True):
+            _bars(axis, systems, figure)
+            axis.set_title(f"{_SHOWN[figure]}, one worker" if figure == "drain_per_s" else _SHOWN[figure])
+        axes[1].set_yticklabels([])
+
+    draw(path, (10, 0.4 * len(systems) + 1.4), plot, columns=2)
+
+
+def _bars(axis: Any, systems: Sequence[Mapping[str, Any]], figure: str) -> None:
+    medians = [s[figure]["median"] for s in systems]
+    low = [m - s[figure]["min"] for m, s in zip(medians, systems, strict=True)]
+    high = [s[figure]["max"] - m for m, s in zip(medians, systems, strict=True)]
+    colours = [OURS_COLOUR if s["system"] == OURS else OTHER_COLOUR for s in systems]
+    axis.barh([label(s["system"]) for s in systems], medians, xerr=[low, high], color=colours)
+    axis.set_xscale("log")
+    axis.set_xlim(min(medians) / 3, max(medians) * 4)
+    for i, s in enumerate(systems):
+        axis.text(s[figure]["max"] * 1.1, i, f"{s[figure]['median']:,.0f}", va="center", fontsize=8)
+
+
+def label(system: str) -> str:
+    """As people read it."""
+    return system.replace("_", " ") if system != OURS else "amn-queue"

@@ -1,98 +1,67 @@
-"""python -m bench drain: how fast one AMN worker on one core drains a queue.
+"""python -m bench drain: how fast AMN workers drain a queue, and what 1, 2 and 4 of them make of two cores.
 
-A Valkey server and this process share one core, the worker has the other one (Linux; elsewhere
-nothing is pinned). The worker is stopped while the queue is filled with single-context requests of
-the shipped sample (15,360-byte contexts), then drains it: model, gate on the shipped bank, policy,
-answers stored. Enqueueing is timed apart. Beside it, in the same process of measuring, the model and
-the gate alone at the worker's batch size: the share that the queue costs is what is left.
+The workers are stopped while the queue is filled with single-context requests of the shipped sample
+(15,360-byte contexts), then drain it: model, gate on the shipped bank, policy, answers stored.
+Enqueueing is timed apart. One worker has a core of its own; server and producer share the other one
+(bench/service.py). Beside it the model and the gate alone at the worker's batch size, in this process:
+what is left of a worker's CPU is the queue's.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import statistics
-import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.machine import cpu_seconds, environment, pin, spread
-from ops.sample import Sample
-from ops.server import Server, ServerSettings
-from producer import Producer, ProducerSettings
-from producer.connection import connect
-from producer.keys import Keys
-from workers.pool import Pool, PoolSettings
+from bench.machine import environment, spread
+from bench.report import facts, markdown, shown, write
+from bench.service import Service, sample_contexts
+from workers.settings import artifacts_root
 
-SUBMIT_COUNT = 64
 BATCH = 256
+FIGURES = ("enqueue_per_s", "drain_per_s", "worker_cpu_us", "server_cpu_us")
 
 
 @click.command("drain")
 @click.option("--requests", default=20_000, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
-def command(requests: int, repeats: int) -> None:
-    """Measure, and print one JSON object."""
-    sample = Sample.load(Path("artifacts/sample/sequences.npz"))
-    contexts = np.stack([sample.context(i) for i in range(len(sample))])
-    runs = []
+@click.option("--workers", default="1,2,4", show_default=True, help="Counts of AMN workers.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(requests: int, repeats: int, workers: str, out: Path) -> None:
+    """Measure; writes drain.json and drain.md."""
+    counts = [int(count) for count in workers.split(",")]
+    runs: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    surroundings = environment()
     for repeat in range(repeats):
-        click.echo(f"run {repeat + 1} of {repeats}", err=True)
-        runs.append(drain(contexts, requests))
-    names = ("enqueue_per_s", "drain_per_s", "worker_cpu_us")
-    summary = {name: spread([run[name] for run in runs]) for name in names}
-    alone = model_alone(contexts)
-    click.echo(json.dumps({"requests": requests, **summary, **alone, "environment": environment()}, indent=2))
-
-
-def drain(contexts: NDArray[np.float32], requests: int) -> dict[str, float]:
-    """One run with processes of its own."""
-    with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
-        pool = Pool({"amn": 1}, PoolSettings(url=server.url))
-        settings = ProducerSettings(url=server.url, in_flight_max=requests + SUBMIT_COUNT)
-        pool.start()
-        try:
-            pool.wait_ready()
-            worker = pool.pids()["amn"][0]
-            pin(worker, {0})
-            pin(os.getpid(), {1})
-            return fill_and_drain(settings, worker, contexts, requests)
-        finally:
-            pin(os.getpid(), {0, 1})
-            pool.drain()
-
-
-def fill_and_drain(
-    settings: ProducerSettings, worker: int, contexts: NDArray[np.float32], requests: int
-) -> dict[str, float]:
-    """Fills the queue while the worker is stopped, then lets it go."""
-    os.kill(worker, signal.SIGSTOP)
-    total = -(-requests // SUBMIT_COUNT) * SUBMIT_COUNT
-    with Producer(settings=settings) as producer:
-        started_s = time.perf_counter()
-        for first in range(0, total, SUBMIT_COUNT):
-            producer.submit_many([contexts[(first + i) % len(contexts)] for i in range(SUBMIT_COUNT)])
-        enqueue_s = time.perf_counter() - started_s
-    client, stats = connect(settings), Keys(settings.queue).stats
-    cpu_s, started_s = cpu_seconds(worker), time.perf_counter()
-    os.kill(worker, signal.SIGCONT)
-    while sum(int(n or 0) for n in client.hmget(stats, ["answered", "escalated"])) < total:  # type: ignore[union-attr]
-        time.sleep(0.01)
-    drain_s = time.perf_counter() - started_s
-    client.close()
-    return {
-        "enqueue_per_s": total / enqueue_s,
-        "drain_per_s": total / drain_s,
-        "worker_cpu_us": (cpu_seconds(worker) - cpu_s) / total * 1e6,
+        for count in counts:
+            click.echo(f"run {repeat + 1} of {repeats}, {count} worker(s)", err=True)
+            runs[count].append(drain(requests, count))
+    report = {
+        "environment": surroundings,
+        "requests": requests,
+        "repeats": repeats,
+        "workers": {
+            str(count): {name: spread([run[name] for run in runs[count]]) for name in FIGURES}
+            for count in counts
+        },
+        "alone": model_alone(),
     }
+    write(out, "drain", report, table(report))
 
 
-def model_alone(contexts: NDArray[np.float32]) -> dict[str, float]:
+def drain(requests: int, workers: int) -> dict[str, float]:
+    """One run with processes of its own."""
+    with Service(workers) as service:
+        total, enqueue_s = service.fill(requests)
+        return {"enqueue_per_s": total / enqueue_s, **service.drain(total).figures()}
+
+
+def model_alone(rounds: int = 100) -> dict[str, float]:
     """Microseconds a context for the model and for the gate, in the worker's batches, one thread."""
     import torch
     from threadpoolctl import threadpool_limits
@@ -100,13 +69,13 @@ def model_alone(contexts: NDArray[np.float32]) -> dict[str, float]:
     from amn.predictor import Predictor
 
     torch.set_num_threads(1)
-    root = Path("artifacts/lvm")
+    root = artifacts_root()
     predictor = Predictor.open(root / "production_model", root / "reference_bank")
     assert predictor.bank is not None
-    batch = np.ascontiguousarray(contexts[:BATCH])
+    batch = np.ascontiguousarray(sample_contexts()[:BATCH])
     model_s, gate_s = [], []
     with threadpool_limits(1):
-        for _ in range(100):
+        for _ in range(rounds):
             started_s = time.perf_counter()
             vectors = predictor.forward(batch)
             computed_s = time.perf_counter()
@@ -117,3 +86,35 @@ def model_alone(contexts: NDArray[np.float32]) -> dict[str, float]:
         "model_us": round(statistics.median(model_s) / BATCH * 1e6, 1),
         "gate_us": round(statistics.median(gate_s) / BATCH * 1e6, 1),
     }
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Markdown."""
+    rows, alone = report["workers"], report["alone"]
+    first, cores = next(iter(rows.values())), int(report["environment"]["cores"])
+    heads = ("AMN workers", "drained/s, median (min, max)", "against one worker", "efficiency")
+    heads += ("enqueued/s", "worker CPU, us a request", "server CPU, us a request")
+    lines = markdown(heads, (_row(count, row, first, cores) for count, row in rows.items()))
+    both, spent = alone["model_us"] + alone["gate_us"], first["worker_cpu_us"]["median"]
+    lines += [
+        "",
+        f"Efficiency: drained/s over that of one worker times the cores in use ({cores} here). Model alone "
+        f"{alone['model_us']:.1f} us and gate alone {alone['gate_us']:.1f} us a context, in batches of {BATCH} "
+        f"on one thread: {both / spent:.0%} of the CPU that one worker spends on a request.",
+        "",
+        f"{report['requests']:,} requests, {report['repeats']} repeats, unix socket. {facts(report)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(count: str, row: Mapping[str, Any], first: Mapping[str, Any], cores: int) -> tuple[str, ...]:
+    gain = row["drain_per_s"]["median"] / first["drain_per_s"]["median"]
+    return (
+        count,
+        shown(row["drain_per_s"]),
+        f"{gain:.2f} x",
+        f"{gain / min(int(count), cores):.0%}",
+        shown(row["enqueue_per_s"]),
+        f"{row['worker_cpu_us']['median']:.1f}",
+        f"{row['server_cpu_us']['median']:.1f}",
+    )

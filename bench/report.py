@@ -1,101 +1,54 @@
-"""Tables and plots of the comparison."""
+"""What every step writes: NAME.json for programs, NAME.md for people, NAME*.svg beside them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.compare import OURS, ratios
+#: Ours, and the others in the order in which they are drawn.
+OURS_COLOUR, OTHER_COLOUR = "#c2410c", "#64748b"
+COLOURS = ("#c2410c", "#0f766e", "#7c3aed", "#2563eb", "#64748b", "#a16207")
 
 
-def write_comparison(report: Mapping[str, Any], out: Path) -> None:
-    """Writes compare.json, compare.md and compare.svg, and prints the table."""
+def write(out: Path, name: str, report: Mapping[str, Any], text: str) -> None:
+    """Writes NAME.md and NAME.json, and prints the text. The JSON comes last: it says that all is there."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "compare.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    text = table(report)
-    (out / "compare.md").write_text(text, "utf-8")
-    bars(report, out / "compare.svg")
+    (out / f"{name}.md").write_text(text, "utf-8")
+    (out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     click.echo(text)
-    click.echo(f"written: {out}/compare.json, compare.md, compare.svg", err=True)
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown, the fastest first."""
-    lines = []
-    try:
-        found = ratios(report)
-        lines += [
-            f"One worker on one core drains **{found['drain_per_s']:.1f} times** as many requests a second "
-            f"as the best of the others; one producer enqueues **{found['enqueue_per_s']:.1f} times** as "
-            "many.",
-            "",
-        ]
-    except ValueError:
-        pass  # a run of some systems only
-    lines += [
-        "| system | version | workers | drained/s, median (min, max) | enqueued/s, median (min, max) | how |",
-        "|---|---|---:|---:|---:|---|",
-    ]
-    order = sorted(report["systems"], key=lambda s: (s["workers"], -s["drain_per_s"]["median"]))
-    for s in order:
-        lines.append(
-            f"| {_shown(s['system'])} | {report['versions'][s['system']]} | {s['workers']} | "
-            f"{_spread(s['drain_per_s'])} | {_spread(s['enqueue_per_s'])} | {report['notes'][s['system']]} |"
-        )
-    lines += [f"\nfailed: {name}: {why}" for name, why in report["failures"].items()]
-    facts = ", ".join(f"{name} {value}" for name, value in report["environment"].items())
-    repeats = min((s["repeats"] for s in report["systems"]), default=0)
-    lines += [
-        "",
-        f"15,360-byte contexts, model and gate for each, answers stored; {repeats} runs or more. {facts}.",
-    ]
-    return "\n".join(lines) + "\n"
+def facts(report: Mapping[str, Any]) -> str:
+    """The environment in a sentence."""
+    return ", ".join(f"{name} {value}" for name, value in report["environment"].items()) + "."
 
 
-def bars(report: Mapping[str, Any], path: Path) -> None:
-    """Throughput of one worker, logarithmic, ours in another colour."""
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table; the first column is text, the others are numbers."""
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def shown(values: Mapping[str, float], digits: int = 0) -> str:
+    """Median, and in brackets least and most."""
+    return f"{values['median']:,.{digits}f} ({values['min']:,.{digits}f}, {values['max']:,.{digits}f})"
+
+
+def draw(path: Path, size: tuple[float, float], plot: Callable[[Any], None], columns: int = 1) -> None:
+    """Lets `plot` draw on one axis (or on an array of several), and saves the figure as SVG."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    systems = sorted(
-        (s for s in report["systems"] if s["workers"] == 1), key=lambda s: s["drain_per_s"]["median"]
-    )
-    if not systems:
-        return
-    figure, axes = plt.subplots(1, 2, figsize=(10, 0.45 * len(systems) + 1.4), sharey=True)
-    for axis, name, title in zip(
-        axes, ("drain_per_s", "enqueue_per_s"), ("answered/s, one worker", "enqueued/s"), strict=True
-    ):
-        _bars(axis, systems, name)
-        axis.set_title(title)
-    figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
-
-
-def _bars(axis: Any, systems: Sequence[Mapping[str, Any]], name: str) -> None:
-    medians = [s[name]["median"] for s in systems]
-    low = [m - s[name]["min"] for m, s in zip(medians, systems, strict=True)]
-    high = [s[name]["max"] - m for m, s in zip(medians, systems, strict=True)]
-    colours = ["#c2410c" if s["system"] == OURS else "#64748b" for s in systems]
-    labels = [_shown(s["system"]) for s in systems]
-    axis.barh(labels, medians, xerr=[low, high], color=colours, error_kw={"elinewidth": 1})
-    axis.set_xscale("log")
-    axis.spines[["top", "right"]].set_visible(False)
-    for i, median in enumerate(medians):
-        axis.text(median * 1.15, i, f"{median:,.0f}", va="center", fontsize=8)
-    axis.set_xlim(right=max(medians) * 4)
-
-
-def _shown(system: str) -> str:
-    return system.replace("_", " ") if system != OURS else "amn-queue"
-
-
-def _spread(figures: Mapping[str, float]) -> str:
-    return f"{figures['median']:,.0f} ({figures['min']:,.0f}, {figures['max']:,.0f})"
+    with plt.rc_context({"svg.hashsalt": "amn-queue", "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(1, columns, figsize=size)
+        plot(axes)
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+        plt.close(figure)

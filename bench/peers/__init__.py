@@ -1,7 +1,8 @@
-"""The same job on other Python queues: one small module each, with the same five names.
+"""The same job on other Python queues: one small module each, with the same names.
 
     REQUIREMENTS  what pip installs for it
-    NOTE          how it was tuned, in its favour
+    NOTE          how it was set up, in its favour; {choice} is what the sweep chose
+    CHOICES       what the sweep (`python -m bench tune`) tries; none where there is nothing to choose
     COMMAND       the worker's command line, after the interpreter
     submit        sends contexts in the fastest way that the library documents; returns handles
     finished      how many jobs have their answer stored, by one cheap command; or `waiting`, how many

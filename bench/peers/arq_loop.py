@@ -12,10 +12,11 @@ from arq import create_pool
 from arq.connections import RedisSettings
 from arq.jobs import Job
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
 REQUIREMENTS = ("arq", "msgpack")
-NOTE = "64 jobs at once, poll every 10 ms, msgpack, no per-job log; enqueue 64 at once"
+CHOICES = ("1", "16", "64", "256")
+NOTE = "{choice} job(s) at once, poll every 10 ms, msgpack, no per-job log; enqueue 64 at once"
 COMMAND = (
     *("-m", "arq", "bench.peers.arq_loop.WorkerSettings"),
     *("--custom-log-dict", "bench.peers.arq_loop.QUIET"),
@@ -26,7 +27,7 @@ CHUNK = 64
 
 async def work(_: dict[str, Any], context: bytes) -> bytes:
     """The job."""
-    return answer(context)
+    return work_of(context)
 
 
 async def load(_: dict[str, Any]) -> None:
@@ -42,7 +43,7 @@ class WorkerSettings:
     job_serializer = staticmethod(msgpack.packb)
     job_deserializer = staticmethod(msgpack.unpackb)
     on_startup = load
-    max_jobs = 64
+    max_jobs = int(chosen("arq_loop"))
     poll_delay = 0.01
     queue_read_limit = 512
 

@@ -1,4 +1,4 @@
-"""Celery with the solo pool."""
+"""Celery."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from celery import Celery
 from celery.result import AsyncResult
 from celery.signals import worker_init
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
+POOL, COUNT = chosen("celery_solo").split()
 REQUIREMENTS = ("celery[redis,msgpack]>=5.5",)
-NOTE = "solo pool, prefetch 64, msgpack, no gossip, mingle, heartbeat or events; one producer connection"
+CHOICES = ("solo 1", "prefork 1", "threads 1", "threads 4", "threads 16")
+NOTE = "pool {choice}, prefetch 64, msgpack, no gossip, mingle, heartbeat or events; one producer connection"
 COMMAND = (
-    *("-m", "celery", "-A", "bench.peers.celery_solo", "worker", "--pool", "solo", "--loglevel", "ERROR"),
+    *("-m", "celery", "-A", "bench.peers.celery_solo", "worker", "--pool", POOL, "--concurrency", COUNT),
+    *("--loglevel", "ERROR"),
     *("--without-gossip", "--without-mingle", "--without-heartbeat", "--prefetch-multiplier", "64"),
 )
 
@@ -38,7 +41,7 @@ def load(**_: Any) -> None:
 @app.task(name="answer")
 def work(context: bytes) -> bytes:
     """The job."""
-    return answer(context)
+    return work_of(context)
 
 
 def submit(contexts: Sequence[bytes]) -> list[AsyncResult]:

@@ -1,4 +1,4 @@
-"""Dramatiq with four threads."""
+"""Dramatiq with threads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
+THREADS = chosen("dramatiq_threads")
 REQUIREMENTS = ("dramatiq[redis]", "msgpack")
-NOTE = "one process, four threads, msgpack encoder, results stored"
-COMMAND = ("-m", "dramatiq", "bench.peers.dramatiq_threads", "--processes", "1", "--threads", "4")
+CHOICES = ("1", "2", "4", "8", "16")
+NOTE = "one process, {choice} thread(s), msgpack encoder, results stored"
+COMMAND = ("-m", "dramatiq", "bench.peers.dramatiq_threads", "--processes", "1", "--threads", THREADS)
 
 
 class Msgpack(dramatiq.Encoder):
@@ -40,7 +42,7 @@ dramatiq.set_broker(broker)
 @dramatiq.actor(store_results=True)
 def work(context: bytes) -> bytes:
     """The job."""
-    return answer(context)
+    return work_of(context)
 
 
 class Load(dramatiq.Middleware):

@@ -1,4 +1,4 @@
-"""huey with one thread."""
+"""huey with threads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from huey import RedisHuey
 from huey.registry import Message
 from huey.serializer import Serializer
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
+TUNED = ("-w", chosen("huey_thread"), "-q")
 REQUIREMENTS = ("huey", "redis", "msgpack")
-NOTE = "one thread, blocking reads"
-COMMAND = ("-m", "huey.bin.huey_consumer", "bench.peers.huey_thread.huey", "-k", "thread", "-w", "1", "-q")
+CHOICES = ("1", "2", "4", "8")
+NOTE = "{choice} thread(s), blocking reads, msgpack"
+COMMAND = ("-m", "huey.bin.huey_consumer", "bench.peers.huey_thread.huey", "-k", "thread", *TUNED)
 
 
 class Msgpack(Serializer):
@@ -41,7 +43,7 @@ def load() -> None:
 @huey.task()
 def work(context: bytes) -> bytes:
     """The job."""
-    return answer(context)
+    return work_of(context)
 
 
 def submit(contexts: Sequence[bytes]) -> list[Any]:

@@ -10,7 +10,7 @@ import redis
 from rq import Queue, SimpleWorker
 from rq.job import Job
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, predictor, work_of
 
 REQUIREMENTS = ("rq", "msgpack", "redis")
 NOTE = "SimpleWorker, enqueue_many in one pipeline, msgpack serializer, logging at WARNING"
@@ -32,7 +32,7 @@ def queue() -> Queue:
 
 def submit(contexts: Sequence[bytes]) -> list[Job]:
     """All in one call."""
-    return queue().enqueue_many([Queue.prepare_data(answer, [context]) for context in contexts])
+    return queue().enqueue_many([Queue.prepare_data(work_of, [context]) for context in contexts])
 
 
 def finished(client: redis.Redis) -> int:

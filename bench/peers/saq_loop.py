@@ -10,10 +10,11 @@ import msgpack
 import redis
 from saq import Queue
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
 REQUIREMENTS = ("saq[redis,hiredis]", "msgpack")
-NOTE = "16 jobs at once, msgpack; enqueue 64 at once"
+CHOICES = ("1", "4", "16", "64")
+NOTE = "{choice} job(s) at once, msgpack; enqueue 64 at once"
 COMMAND = ("-m", "saq", "bench.peers.saq_loop.settings", "--quiet")
 CHUNK = 64
 
@@ -24,7 +25,7 @@ def _queue() -> Any:
 
 async def work(_: dict[str, Any], *, context: bytes) -> bytes:
     """The job."""
-    return answer(context)
+    return work_of(context)
 
 
 async def load(_: dict[str, Any]) -> None:
@@ -33,7 +34,7 @@ async def load(_: dict[str, Any]) -> None:
 
 
 queue = _queue()
-settings = {"queue": queue, "functions": [work], "concurrency": 16, "startup": load}
+settings = {"queue": queue, "functions": [work], "concurrency": int(chosen("saq_loop")), "startup": load}
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:

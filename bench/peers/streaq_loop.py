@@ -12,10 +12,11 @@ import msgpack
 import redis
 from streaq import Worker
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
 REQUIREMENTS = ("streaq", "msgpack")
-NOTE = "16 tasks at once, prefetch as shipped, msgpack, logging at WARNING; enqueue_many 64 at once"
+CHOICES = ("1", "4", "16", "64")
+NOTE = "{choice} task(s) at once, prefetch as shipped, msgpack, logging at WARNING; enqueue_many 64 at once"
 COMMAND = ("-m", "streaq", "run", "bench.peers.streaq_loop:worker")
 CHUNK = 64
 
@@ -30,7 +31,7 @@ async def load() -> AsyncGenerator[None]:
 
 worker: Any = Worker(
     redis_url=URL,
-    concurrency=16,
+    concurrency=int(chosen("streaq_loop")),
     lifespan=load,
     serializer=msgpack.packb,
     deserializer=msgpack.unpackb,
@@ -41,7 +42,7 @@ worker: Any = Worker(
 @worker.task(ttl=3600)
 async def work(context: bytes) -> bytes:
     """The job."""
-    return answer(context)
+    return work_of(context)
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:

@@ -12,13 +12,15 @@ from taskiq import TaskiqEvents, TaskiqState
 from taskiq.serializers import MSGPackSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-from bench.peers.work import URL, answer, predictor
+from bench.peers.work import URL, chosen, predictor, work_of
 
+TASKS = chosen("taskiq_stream")
 REQUIREMENTS = ("taskiq[msgpack]", "taskiq-redis", "msgpack")
-NOTE = "stream broker, one process, 64 tasks at once, prefetch 64, msgpack; enqueue 64 at once"
+CHOICES = ("1", "16", "64", "256")
+NOTE = "stream broker, one process, {choice} task(s) at once, prefetch as many, msgpack; enqueue 64 at once"
 COMMAND = (
     *("-m", "taskiq", "worker", "bench.peers.taskiq_stream:broker", "--workers", "1", "--log-level", "ERROR"),
-    *("--max-async-tasks", "64", "--max-prefetch", "64"),
+    *("--max-async-tasks", TASKS, "--max-prefetch", TASKS),
 )
 CHUNK = 64
 
@@ -38,7 +40,7 @@ async def load(_: TaskiqState) -> None:
 @broker.task(task_name="answer")
 async def work(context: str) -> str:
     """The job. taskiq turns messages into JSON's types before any serializer, so bytes go as base64."""
-    return b64encode(answer(b64decode(context))).decode()
+    return b64encode(work_of(b64decode(context))).decode()
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,6 +16,9 @@ from amn.predictor import Predictor
 
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 CONTEXT_BYTES = 5 * 768 * 4
+TUNED = Path(__file__).parent / "tuned.json"
+#: With this in the environment each answer ends with the time at which it was computed.
+STAMPED = bool(os.environ.get("BENCH_STAMP"))
 ROOT = Path(__file__).resolve().parents[2] / "artifacts" / "lvm"
 
 
@@ -24,6 +29,22 @@ def predictor() -> Predictor:
     loaded = Predictor.open(ROOT / "production_model", ROOT / "reference_bank")
     loaded.warm_up(1)
     return loaded
+
+
+def chosen(system: str) -> str:
+    """The concurrency that the sweep found best for a system; during the sweep, the one to try."""
+    told = os.environ.get("BENCH_CHOICE")
+    return told or str(json.loads(TUNED.read_text("utf-8"))["systems"][system]["choice"])
+
+
+def work_of(context: bytes) -> bytes:
+    """The job of every system: `answer`, with its time when latency is measured.
+
+    Raises:
+        ValueError: The context has another size.
+    """
+    found = answer(context)
+    return found + struct.pack("<d", time.time()) if STAMPED else found
 
 
 def answer(context: bytes) -> bytes:

@@ -1,0 +1,182 @@
+"""A server and AMN workers of our own, filled while the workers are stopped, then let go.
+
+One worker: it has core 0, server and producer share core 1 (Linux). More workers: nothing is pinned.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+
+from bench.machine import cpu_seconds, pin
+from ops.sample import Sample
+from ops.server import Server, ServerSettings
+from producer import Producer, ProducerSettings
+from producer.connection import connect
+from producer.keys import Keys
+from workers.pool import Pool, PoolSettings
+from workers.settings import artifacts_root
+
+SUBMIT_COUNT = 64
+WARM_UP = 512
+_CORES = frozenset({0, 1})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drained:
+    """One drain.
+
+    Attributes:
+        requests: Answered.    seconds: From go to the last answer.
+        worker_cpu_s, server_cpu_s: Spent by all workers, and by the server.
+    """
+
+    requests: int
+    seconds: float
+    worker_cpu_s: float
+    server_cpu_s: float
+
+    def figures(self) -> dict[str, float]:
+        """Per second and per request."""
+        return {
+            "drain_per_s": self.requests / self.seconds,
+            "worker_cpu_us": self.worker_cpu_s / self.requests * 1e6,
+            "server_cpu_us": self.server_cpu_s / self.requests * 1e6,
+        }
+
+
+class Service:
+    """A context manager; in it, everything runs and is warm.
+
+    Attributes:
+        url: Of the server, a unix socket.    ready_s: What the workers took to start, or to be ready.
+    """
+
+    def __init__(self, workers: int = 1, *, queue: str = "main", artifacts: Path | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._server = Server(ServerSettings(data=Path(self._folder.name)))
+        self._workers, self._queue = workers, queue
+        self._artifacts = artifacts or artifacts_root()
+        self.url, self.ready_s = "", 0.0
+        self._pool: Pool | None = None
+        self._contexts = sample_contexts()
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        self.url = self._server.url
+        self.settings = ProducerSettings(
+            url=self.url,
+            queue=self._queue,
+            in_flight_max=2_000_000,
+            entries_max=2_000_000,
+            bytes_max=18 * 1024**3,
+            seen_window_ms=30_000,
+        )
+        self.client: redis.Redis = connect(self.settings)
+        started_s = time.perf_counter()
+        self._pool = Pool(
+            {"amn": self._workers},
+            PoolSettings(url=self.url, queue=self._queue, artifacts=self._artifacts),
+        )
+        self._pool.start()
+        self._pool.wait_ready()
+        self.ready_s = time.perf_counter() - started_s
+        self.pids = self._pool.pids()["amn"]
+        self.server_pid = int(self.client.info("server")["process_id"])
+        if self._workers == 1:
+            pin(self.pids[0], {0})
+            pin(self.server_pid, {1})
+            pin(os.getpid(), {1})
+        self.drain(self.fill(WARM_UP)[0])
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        pin(os.getpid(), set(_CORES))
+        self.client.close()
+        if self._pool is not None:
+            self.go()
+            self._pool.drain()
+        self._server.stop()
+        self._folder.cleanup()
+
+    def stop(self) -> None:
+        """Stops the workers where they are."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGSTOP)
+
+    def go(self) -> None:
+        """Lets them go on."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGCONT)
+
+    def fill(self, count: int) -> tuple[int, float]:
+        """Stops the workers and submits `count` requests, rounded up to whole calls.
+
+        Returns:
+            How many they are, and how many seconds it took.
+        """
+        self.stop()
+        total, contexts = -(-count // SUBMIT_COUNT) * SUBMIT_COUNT, self._contexts
+        with Producer(settings=self.settings) as producer:
+            started_s = time.perf_counter()
+            for first in range(0, total, SUBMIT_COUNT):
+                producer.submit_many([contexts[(first + i) % len(contexts)] for i in range(SUBMIT_COUNT)])
+            return total, time.perf_counter() - started_s
+
+    def drain(self, count: int) -> Drained:
+        """Lets the workers go until `count` more requests have ended; they go on afterwards."""
+        wanted, read = self.ended() + count, self.meter()
+        self.go()
+        while (ended := self.ended()) < wanted:
+            time.sleep(0.005)
+        elapsed_s, worker_s, server_s = read()
+        done = count + ended - wanted
+        return Drained(requests=done, seconds=elapsed_s, worker_cpu_s=worker_s, server_cpu_s=server_s)
+
+    def meter(self) -> Callable[[], tuple[float, float, float]]:
+        """A function that reads seconds since now: on the clock, of the workers' CPU, of the server's."""
+        started_s, worker_s, server_s = (
+            time.perf_counter(),
+            self._worker_cpu_s(),
+            cpu_seconds(self.server_pid),
+        )
+        return lambda: (
+            time.perf_counter() - started_s,
+            self._worker_cpu_s() - worker_s,
+            cpu_seconds(self.server_pid) - server_s,
+        )
+
+    def ended(self) -> int:
+        """Requests answered or handed on since the queue began."""
+        values: list[Any] = self.client.hmget(Keys(self._queue).stats, ["answered", "escalated"])  # type: ignore[assignment]
+        return sum(int(value or 0) for value in values)
+
+    def forget(self) -> None:
+        """Removes the answers nobody fetched."""
+        for key in self.client.scan_iter(Keys(self._queue).replies("*"), count=1000):
+            self.client.unlink(key)
+
+    def _worker_cpu_s(self) -> float:
+        return sum(cpu_seconds(pid) for pid in self.pids)
+
+
+def sample_contexts() -> NDArray[np.float32]:
+    """The windows of the shipped sample, shape (N, 5, 768)."""
+    sample = Sample.load(Path("artifacts/sample/sequences.npz"))
+    return np.stack([sample.context(i) for i in range(min(len(sample), 4096))]).astype(np.float32)

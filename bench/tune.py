@@ -1,0 +1,64 @@
+"""python -m bench tune: which concurrency suits each of the other systems best.
+
+Each choice of each system drains a queue with one worker process, in turns; the one with the highest
+median goes to bench/peers/tuned.json, with all figures, and `compare` uses it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.progress import Progress
+
+from bench.machine import environment, spread
+from bench.rows import Rows
+from bench.systems import OURS, REQUESTS, TUNED, Run, System, contexts_file, run_one
+from ops.console import err
+
+
+@click.command("tune")
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--requests", default=1_000, show_default=True)
+@click.option("--only", default="", help="Systems, comma-separated; all with a choice by default.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(repeats: int, requests: int, only: str, out: Path) -> None:
+    """Sweep the concurrency of the others; writes tune.jsonl, and bench/peers/tuned.json."""
+    names = only.split(",") if only else [name for name in REQUESTS if name != OURS]
+    systems = [system for system in map(System.load, names) if system.choices]
+    surroundings, rows = environment(), Rows(out / "tune.jsonl")
+    plan = [(r, s, choice) for r in range(repeats) for s in systems for choice in s.choices]
+    plan = [p for p in plan if not rows.has(repeat=p[0], system=p[1].name, choice=p[2])]
+    with contexts_file() as contexts, Progress(console=err()) as progress:
+        task = progress.add_task("", total=len(plan))
+        for repeat, system, choice in plan:
+            progress.update(task, description=f"{system.name}, {choice}, run {repeat + 1}")
+            run = Run(
+                system=system,
+                contexts=contexts,
+                words=("--requests", str(requests)),
+                surroundings={"BENCH_CHOICE": choice},
+            )
+            try:
+                row = run_one(run)
+            except RuntimeError as error:
+                click.echo(f"{system.name}, {choice}: {error}", err=True)
+                row = {"drain_per_s": 0.0}
+            rows.add({"system": system.name, "choice": choice, "repeat": repeat, **row})
+            progress.advance(task)
+    store(rows, surroundings)
+
+
+def store(rows: Rows, surroundings: dict[str, object]) -> None:
+    """Writes the choices of the systems that were swept; the others keep theirs."""
+    tuned = json.loads(TUNED.read_text("utf-8"))
+    runs: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        runs.setdefault(row["system"], {}).setdefault(row["choice"], []).append(row["drain_per_s"])
+    for name, tried in sorted(runs.items()):
+        figures = {choice: {**spread(rates), "n": len(rates)} for choice, rates in tried.items()}
+        choice = max(figures, key=lambda c: figures[c]["median"])
+        tuned["systems"][name] = {"choice": choice, "drain_per_s": figures, "environment": surroundings}
+        click.echo(f"{name}: {choice}   {figures}")
+    TUNED.write_text(json.dumps(tuned, indent=1) + "\n", "utf-8")
