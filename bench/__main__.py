@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import compare, drain, gate, latency, micro, shadow
+from bench import compare, drain, gate, latency, micro, shadow, tune
 
 
 @click.group()
@@ -12,15 +12,16 @@ def main() -> None:
     """Measure this machine."""
 
 
-for _command in (
-    drain.command,
-    compare.command,
-    latency.command,
-    micro.command,
-    gate.command,
-    shadow.command,
+for _module in (
+    drain,
+    compare,
+    tune,
+    latency,
+    micro,
+    gate,
+    shadow,
 ):
-    main.add_command(_command)
+    main.add_command(_module.command)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")

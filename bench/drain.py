@@ -99,8 +99,8 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Efficiency: drained/s over that of one worker times the cores in use ({cores} here). Model alone "
-        f"{alone['model_us']:.1f} us and gate alone {alone['gate_us']:.1f} us a context, in batches of {BATCH} "
-        f"on one thread: {both / spent:.0%} of the CPU that one worker spends on a request.",
+        f"{alone['model_us']:.1f} us and gate alone {alone['gate_us']:.1f} us a context, in batches of "
+        f"{BATCH} on one thread: {both / spent:.0%} of the CPU that one worker spends on a request.",
         "",
         f"{report['requests']:,} requests, {report['repeats']} repeats, unix socket. {facts(report)}",
     ]
