@@ -25,11 +25,11 @@ class Step:
 
 STEPS = (
     Step(name="amn", model="amn", preset="robust"),
+    Step(name="gru-card", model="gru-card", preset="robust"),
     Step(name="amn-card", model="amn-card", preset="card"),
     Step(name="amn-published", model="amn-published", preset="card", options=("--patience-epochs", "2")),
-    Step(name="gru", model="gru", preset="robust", options=("--storage", "float16")),
-    Step(name="gru-card", model="gru-card", preset="robust"),
     Step(name="transformer", model="transformer", preset="robust"),
+    Step(name="gru", model="gru", preset="robust", options=("--storage", "float16")),
 )
 QUICK = {"amn", "amn-card", "amn-published"}
 
