@@ -25,7 +25,7 @@ from producer import wire
 from producer.connection import script_text
 from producer.errors import WireError
 from producer.keys import REPLY, Keys
-from producer.messages import PRIORITIES, Failure, Reply, Request
+from producer.messages import PRIORITIES, Answer, Failure, Request
 from producer.settings import ProducerSettings
 
 #: Letters read, replayed or deleted in one round trip: a few megabytes at most.
@@ -123,10 +123,10 @@ class DeadLetters:
                 waiting = []
         return done + self._put_back(waiting)
 
-    def answers(self, client_id: str, awaited: set[str], timeout_s: float) -> dict[str, Reply | Failure]:
+    def answers(self, client_id: str, awaited: set[str], timeout_s: float) -> dict[str, Answer | Failure]:
         """Final answers to replayed requests, as many as came within the time; forgets the stream."""
         stream, last = self._keys.replies(client_id), b"0-0"
-        found: dict[str, Reply | Failure] = {}
+        found: dict[str, Answer | Failure] = {}
         give_up_at_s = time.monotonic() + timeout_s
         while awaited - found.keys():
             left_ms = int((give_up_at_s - time.monotonic()) * 1000)
@@ -188,7 +188,7 @@ def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     payload = fields.get(b"request", b"")
     request, unreadable = None, ""
     try:
-        request = wire.decode_request(payload)
+        request = wire.decode_request(payload, batches=True)
     except WireError as error:
         unreadable = str(error)
     return DeadLetter(

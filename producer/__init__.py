@@ -13,21 +13,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from producer.errors import DuplicateRequest, QueueError, QueueFull
-from producer.messages import LANES, Failure, Reply, Request
+from producer.messages import LANES, BatchReply, Failure, Reply, Request
 from producer.requests import Options
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
     from producer.aio import AsyncProducer
     from producer.client import Producer
-    from producer.handle import AsyncHandle, Handle
+    from producer.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
     from producer.partitioned import AsyncPartitionedProducer, PartitionedProducer
 
 __all__ = [
     "LANES",
+    "AsyncBatchHandle",
     "AsyncHandle",
     "AsyncPartitionedProducer",
     "AsyncProducer",
+    "BatchHandle",
+    "BatchReply",
     "DuplicateRequest",
     "Failure",
     "Handle",
@@ -45,9 +48,11 @@ __all__ = [
 #: Loaded when first asked for: the Redis driver takes half of the import's time, and code that only
 #: knows the messages and errors does not need it.
 _LAZY = {
+    "AsyncBatchHandle": "producer.handle",
     "AsyncHandle": "producer.handle",
     "AsyncPartitionedProducer": "producer.partitioned",
     "AsyncProducer": "producer.aio",
+    "BatchHandle": "producer.handle",
     "Handle": "producer.handle",
     "PartitionedProducer": "producer.partitioned",
     "Producer": "producer.client",

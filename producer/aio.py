@@ -9,10 +9,10 @@ from typing import Any, Self, TypeVar, cast
 from producer.connection import connect_async, driver_errors, script_text
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.funnel import Funnel
-from producer.handle import AsyncHandle
+from producer.handle import AsyncBatchHandle, AsyncHandle
 from producer.inflight import Pending
 from producer.link import Script
-from producer.messages import Reply
+from producer.messages import BatchReply, Reply
 from producer.pump import pumped_async
 from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
@@ -142,7 +142,23 @@ class AsyncProducer:
         ):
             yield answer
 
-    async def cancel(self, request: AsyncHandle | str) -> bool:
+    async def submit_batch(
+        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> AsyncBatchHandle:
+        """As `Producer.submit_batch`."""
+        await self.start()
+        item = self._session.prepare_batch(contexts, options or Options(**fields))
+        [pending] = await self._deliver([item], block=block)
+        return AsyncBatchHandle(pending, self._session.wait_ms(item), self.cancel)
+
+    async def predict_batch(
+        self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any
+    ) -> BatchReply:
+        """As `Producer.predict_batch`."""
+        handle = await self.submit_batch(contexts, **fields)
+        return await handle.result(timeout_ms)
+
+    async def cancel(self, request: AsyncHandle | AsyncBatchHandle | str) -> bool:
         """As `Producer.cancel`."""
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)

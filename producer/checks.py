@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.errors import BadNorm, BadShape, NotFinite, UnknownLane
-from producer.messages import CONTEXT_SHAPE, DIMENSIONS, NORM_TOLERANCE
+from producer.errors import BadNorm, BadShape, InvalidRequest, NotFinite, PayloadTooLarge, UnknownLane
+from producer.messages import BATCH_CONTEXTS_MAX, CONTEXT_SHAPE, DIMENSIONS, NORM_TOLERANCE
 
 #: float16 and float32 are sent as they are.
 _FLOATS = "ef"
@@ -55,6 +55,35 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
     if not norms.all():
         raise BadNorm(f"context vector {int(np.argmin(norms))} is all zeros; it has no direction")
     scaled: NDArray[np.float32] = rows / norms[:, None]
+    return scaled
+
+
+def checked_contexts(
+    contexts: Any, *, normalize: bool = False, limit: int = BATCH_CONTEXTS_MAX
+) -> NDArray[np.floating]:
+    """As `checked_context`, of many at once: shape (n, 5, 768), n from 1 to `limit`.
+
+    Raises:
+        PayloadTooLarge: More than `limit`.
+        BadShape, NotFinite, BadNorm: As there; of a context, the text begins with its number.
+    """
+    array = _numbers(contexts, "contexts")
+    if array.ndim != 3 or array.shape[1:] != CONTEXT_SHAPE or not len(array):
+        raise BadShape(f"contexts have shape {array.shape}; send (n, 5, 768) with n >= 1")
+    if len(array) > limit:
+        raise PayloadTooLarge(f"{len(array)} contexts in one message, the limit is {limit}; send several")
+    rows: NDArray[np.float32] = array.astype(np.float32, copy=False)
+    with np.errstate(all="ignore"):
+        squares = np.vecdot(rows, rows)  # (n, 5)
+    bad = np.flatnonzero(~((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1))
+    if not len(bad):
+        return array
+    scaled = rows.copy() if normalize else rows
+    for row in bad.tolist():
+        try:
+            scaled[row] = checked_context(rows[row], normalize=normalize)
+        except InvalidRequest as error:
+            raise type(error)(f"contexts[{row}]: {error}") from None
     return scaled
 
 

@@ -10,10 +10,10 @@ from typing import Any, Self, cast
 
 from producer.connection import connect, driver_errors, script_text
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
-from producer.handle import Handle
+from producer.handle import BatchHandle, Handle
 from producer.inflight import Pending
 from producer.link import Link, Script
-from producer.messages import Reply
+from producer.messages import BatchReply, Reply
 from producer.pump import pumped
 from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
@@ -161,7 +161,31 @@ class Producer:
         self.start()
         return pumped(contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put))
 
-    def cancel(self, request: Handle | str) -> bool:
+    def submit_batch(
+        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> BatchHandle:
+        """Sends many contexts as one request, for jobs that want throughput (docs/wire.md, Batches).
+
+        It has one id and one answer. Escalation rules that look at the lane or the tokens hold for all
+        of it; what other rules flag is told row by row, and not escalated: send those rows singly.
+
+        Args:
+            contexts: Shape (n, 5, 768), n from 1 to `settings.batch_contexts_max`.
+            block, options: As `submit`; without `sequence` and `position`.
+
+        Raises:
+            As `submit`; the text of an InvalidRequest begins with the number of the context.
+        """
+        self.start()
+        item = self._session.prepare_batch(contexts, options or Options(**fields))
+        [pending] = self._deliver([item], block=block)
+        return BatchHandle(pending, self._session.wait_ms(item), self.cancel)
+
+    def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
+        """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""
+        return self.submit_batch(contexts, **fields).result(timeout_ms)
+
+    def cancel(self, request: Handle | BatchHandle | str) -> bool:
         """Takes a request back that no worker has at the moment, wherever it waits.
 
         Also one that was escalated and waits for a fallback. One that a worker has leased is not

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from producer.errors import ProducerClosed
-from producer.outbox import SEND_COUNT_MAX
+from producer.outbox import SEND_BYTES_MAX, SEND_COUNT_MAX
 from producer.requests import Outgoing
 
 Send = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
@@ -61,10 +61,11 @@ class Funnel:
     def _next(self) -> list[tuple[Sequence[Outgoing], asyncio.Future[list[int]]]]:
         # Whose task was cancelled before it was sent, is not sent.
         self._waiting = [item for item in self._waiting if not item[1].done()]
-        count = size = 0
+        count = size = size_bytes = 0
         for batch, _ in self._waiting:
             size += len(batch)
-            if count and size > SEND_COUNT_MAX:
+            size_bytes += sum(len(item.payload) for item in batch)
+            if count and (size > SEND_COUNT_MAX or size_bytes > SEND_BYTES_MAX):
                 break
             count += 1
         some, self._waiting = self._waiting[:count], self._waiting[count:]

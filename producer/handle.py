@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from producer.errors import ResultTimeout
 from producer.inflight import Pending
-from producer.messages import Reply
+from producer.messages import BatchReply, Reply
 
 
 class BaseHandle:
@@ -54,7 +54,21 @@ class BaseHandle:
         )
 
 
-class Handle(BaseHandle):
+class _Blocking(BaseHandle):
+    __slots__ = ()
+
+    def cancel(self) -> bool:
+        """Takes the request back, as `Producer.cancel`."""
+        return bool(self._cancel(self.id))
+
+    def _wait(self, future: Any, timeout_ms: float | None) -> Any:
+        try:
+            return cast("Future[Any]", future).result(self._limit_ms(timeout_ms) / 1000)
+        except FutureTimeout:
+            raise self._timed_out(timeout_ms) from None
+
+
+class Handle(_Blocking):
     """A request of a `Producer`; its methods block the calling thread."""
 
     __slots__ = ()
@@ -70,45 +84,67 @@ class Handle(BaseHandle):
             ResultTimeout: Nothing came in time.
             QueueError: The failure that the worker named, or DuplicateRequest.
         """
-        return self._wait(self._pending.final, timeout_ms)
+        return cast(Reply, self._wait(self._pending.final, timeout_ms))
 
     def first(self, timeout_ms: float | None = None) -> Reply:
         """Waits for the first answer: the provisional one if it was asked for, else the final."""
-        return self._wait(self._pending.first, timeout_ms)
-
-    def cancel(self) -> bool:
-        """Takes the request back, as `Producer.cancel`."""
-        return bool(self._cancel(self.id))
-
-    def _wait(self, future: Any, timeout_ms: float | None) -> Reply:
-        try:
-            return cast("Future[Reply]", future).result(self._limit_ms(timeout_ms) / 1000)
-        except FutureTimeout:
-            raise self._timed_out(timeout_ms) from None
+        return cast(Reply, self._wait(self._pending.first, timeout_ms))
 
 
-class AsyncHandle(BaseHandle):
-    """A request of an `AsyncProducer`; the same methods, to be awaited."""
+class BatchHandle(_Blocking):
+    """As `Handle`, of a batch."""
 
     __slots__ = ()
 
-    async def result(self, timeout_ms: float | None = None) -> Reply:
-        """As `Handle.result`. Cancelling the waiting task leaves the request in flight."""
-        return await self._wait(self._pending.final, timeout_ms)
+    def result(self, timeout_ms: float | None = None) -> BatchReply:
+        """As `Handle.result`."""
+        return cast(BatchReply, self._wait(self._pending.final, timeout_ms))
 
-    async def first(self, timeout_ms: float | None = None) -> Reply:
+    def first(self, timeout_ms: float | None = None) -> BatchReply:
         """As `Handle.first`."""
-        return await self._wait(self._pending.first, timeout_ms)
+        return cast(BatchReply, self._wait(self._pending.first, timeout_ms))
+
+
+class _Awaited(BaseHandle):
+    __slots__ = ()
 
     async def cancel(self) -> bool:
         """As `Handle.cancel`."""
         return await cast("Awaitable[bool]", self._cancel(self.id))
 
-    async def _wait(self, future: Any, timeout_ms: float | None) -> Reply:
-        waiter = cast("asyncio.Future[Reply]", future)
+    async def _wait(self, future: Any, timeout_ms: float | None) -> Any:
+        waiter = cast("asyncio.Future[Any]", future)
         if not waiter.done():
             # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
             await asyncio.wait((waiter,), timeout=self._limit_ms(timeout_ms) / 1000)
         if not waiter.done():
             raise self._timed_out(timeout_ms)
         return waiter.result()
+
+
+class AsyncHandle(_Awaited):
+    """A request of an `AsyncProducer`; the same methods, to be awaited."""
+
+    __slots__ = ()
+
+    async def result(self, timeout_ms: float | None = None) -> Reply:
+        """As `Handle.result`. Cancelling the waiting task leaves the request in flight."""
+        return cast(Reply, await self._wait(self._pending.final, timeout_ms))
+
+    async def first(self, timeout_ms: float | None = None) -> Reply:
+        """As `Handle.first`."""
+        return cast(Reply, await self._wait(self._pending.first, timeout_ms))
+
+
+class AsyncBatchHandle(_Awaited):
+    """As `AsyncHandle`, of a batch."""
+
+    __slots__ = ()
+
+    async def result(self, timeout_ms: float | None = None) -> BatchReply:
+        """As `Handle.result`."""
+        return cast(BatchReply, await self._wait(self._pending.final, timeout_ms))
+
+    async def first(self, timeout_ms: float | None = None) -> BatchReply:
+        """As `Handle.first`."""
+        return cast(BatchReply, await self._wait(self._pending.first, timeout_ms))

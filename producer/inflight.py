@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from producer import wire
 from producer.errors import Cancelled, DuplicateRequest, QueueError, QueueFull, error_from_code
-from producer.messages import Failure, Reply
+from producer.messages import Answer, Failure
 from producer.requests import Outgoing
 
 #: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.
@@ -48,6 +48,7 @@ class Pending:
     """
 
     __slots__ = (
+        "count",
         "final",
         "first",
         "first_latency_ms",
@@ -60,6 +61,7 @@ class Pending:
 
     def __init__(self, outgoing: Outgoing, make_future: Callable[[], FutureLike]) -> None:
         self.id = outgoing.id
+        self.count = outgoing.count
         self.named = outgoing.named
         self.sample_key = outgoing.sample_key
         self.final = make_future()
@@ -68,21 +70,21 @@ class Pending:
         self.first_latency_ms: float | None = None
         self.latency_ms: float | None = None
 
-    def settle(self, outcome: Reply | QueueError) -> None:
+    def settle(self, outcome: Answer | QueueError) -> None:
         """Resolves the futures that this outcome answers."""
         waited_ms = (time.perf_counter() - self.started_at_s) * 1000
         if self.first_latency_ms is None:
             self.first_latency_ms = waited_ms
         _resolve(self.first, outcome)
-        if not (isinstance(outcome, Reply) and outcome.provisional):
+        if isinstance(outcome, QueueError) or not outcome.provisional:
             self.latency_ms = waited_ms
             _resolve(self.final, outcome)
 
 
-def _resolve(future: FutureLike, outcome: Reply | QueueError) -> None:
+def _resolve(future: FutureLike, outcome: Answer | QueueError) -> None:
     if future.done():
         return
-    if isinstance(outcome, Reply):
+    if not isinstance(outcome, QueueError):
         future.set_result(outcome)
     else:
         future.set_exception(outcome)
@@ -105,9 +107,10 @@ class Inflight:
         self._window_s = window_ms / 1000
         self._clock_s = clock_s
         self._pending: dict[str, Pending] = {}
+        self._contexts = 0
         self._answered: OrderedDict[str, float] = OrderedDict()
         self._given_up: OrderedDict[str, None] = OrderedDict()
-        self._kept: OrderedDict[str, Reply | QueueError] = OrderedDict()
+        self._kept: OrderedDict[str, Answer | QueueError] = OrderedDict()
         self._lock = threading.Lock()
         self.stray = 0
 
@@ -128,13 +131,15 @@ class Inflight:
             pending = self._pending.get(outgoing.id)
             if pending is not None:
                 return pending, False
-            if len(self._pending) >= self._limit:
+            # One batch may go a little beyond: else a small limit would never let it in.
+            if self._contexts >= self._limit:
                 raise QueueFull(
-                    f"{self._limit} requests of this producer are in flight, its limit "
+                    f"{self._limit} contexts of this producer are in flight, its limit "
                     "(in_flight_max); collect some answers first",
                     retry_after_ms=10,
                 )
             pending = self._pending[outgoing.id] = Pending(outgoing, make_future)
+            self._contexts += pending.count
             return pending, True
 
     def answered(self, request_id: str) -> bool:
@@ -146,7 +151,7 @@ class Inflight:
         at_s = self._answered.get(request_id)
         return at_s is not None and self._clock_s() - at_s < self._window_s
 
-    def kept(self, request_id: str) -> Reply | QueueError | None:
+    def kept(self, request_id: str) -> Answer | QueueError | None:
         """The answer that came to a request after its submit was given up; handed out once.
 
         A submit that raised for want of the server's word may be repeated with its id; the answer
@@ -155,10 +160,10 @@ class Inflight:
         with self._lock:
             return self._kept.pop(request_id, None)
 
-    def settle(self, request_id: str, outcome: Reply | QueueError) -> bool:
+    def settle(self, request_id: str, outcome: Answer | QueueError) -> bool:
         """Ends a request on this side; False when it is not pending any more."""
         with self._lock:
-            pending = self._pending.pop(request_id, None)
+            pending = self._take(request_id)
             if pending is not None and pending.named and not isinstance(outcome, _FINAL):
                 _remember(self._given_up, request_id, None, KEPT_MAX)
         if pending is None:
@@ -173,14 +178,14 @@ class Inflight:
             WireError: Bytes that no worker of this version sends.
         """
         message = wire.decode_reply(payload)
-        if isinstance(message, Reply) and message.provisional:
+        if not isinstance(message, Failure) and message.provisional:
             # One that the final answer has overtaken is dropped: that is no second answer.
             early = self._pending.get(message.id)
             if early is not None:
                 early.settle(message)
             return
         with self._lock:
-            pending = self._pending.pop(message.id, None)
+            pending = self._take(message.id)
             if pending is None:
                 self.stray += 1
             if pending is None or pending.named:
@@ -192,10 +197,16 @@ class Inflight:
         if pending is not None:
             pending.settle(outcome_of(message))
 
+    def _take(self, request_id: str) -> Pending | None:
+        pending = self._pending.pop(request_id, None)
+        if pending is not None:
+            self._contexts -= pending.count
+        return pending
+
     def fail_all(self, make_error: Callable[[str], QueueError]) -> None:
         """Empties the table and tells each waiter."""
         with self._lock:
-            left, self._pending = list(self._pending.values()), {}
+            left, self._pending, self._contexts = list(self._pending.values()), {}, 0
         for pending in left:
             pending.settle(make_error(pending.id))
 
@@ -206,7 +217,7 @@ def _remember(table: OrderedDict[str, Any], request_id: str, value: object, limi
         table.popitem(last=False)
 
 
-def outcome_of(message: Reply | Failure) -> Reply | QueueError:
+def outcome_of(message: Answer | Failure) -> Answer | QueueError:
     """The error that a failure names, or the reply itself."""
     if isinstance(message, Failure):
         return error_from_code(message.code, message.message, retryable=message.retryable)

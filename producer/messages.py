@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 CONTEXT_VECTORS = 5
 DIMENSIONS = 768
 CONTEXT_SHAPE = (CONTEXT_VECTORS, DIMENSIONS)
+#: Contexts in one message.
+BATCH_CONTEXTS_MAX = 256
 NORM_TOLERANCE = 1e-3
 
 DEFAULT_ENCODER = "all-mpnet-base-v2/mean/l2"
@@ -33,12 +36,13 @@ DEFAULT_PRIORITY = "normal"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One context to be continued.
+    """One context to be continued, or a batch of them under one id.
 
     Attributes:
         id: Unique per request, at most 64 characters of `[A-Za-z0-9_.:-]`.
         reply_to: Client id; replies go to that client's reply stream.
-        context: Shape (5, 768), float32 or float16, unit-norm rows, oldest first.
+        context: Shape (5, 768), float32 or float16, unit-norm rows, oldest first; (n, 5, 768) of a
+            batch, whose other fields hold for all of it.
         lane: Kind of traffic; some lanes are always escalated.
         tokens: Token equivalent of the context (0: unknown).
         encoder: Recipe that made the vectors (model, pooling, norm).
@@ -66,6 +70,16 @@ class Request:
     provisional: bool = False
     traceparent: str = ""
     priority: str = DEFAULT_PRIORITY
+
+    @property
+    def batched(self) -> bool:
+        """Whether it is a batch, also one of a single context."""
+        return self.context.ndim == 3
+
+    @property
+    def count(self) -> int:
+        """Contexts in it."""
+        return len(self.context) if self.context.ndim == 3 else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +138,75 @@ class Reply:
     gain: float = 0.0
     tiers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     timings: Timings = field(default_factory=Timings)
+
+    def shed_for(self, why: str) -> Self:
+        """As the final answer of a request whose escalation was overruled."""
+        return replace(self, provisional=False, shed=why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchReply:
+    """The answer to a batch of n contexts; row r of each array belongs to context r.
+
+    What is not listed here is as in `Reply`, and said of all rows.
+
+    Attributes:
+        vectors: Shape (n, 768), float32, unit norm.
+        confidences, margins: Shape (n,), float32.
+        rules: Names of escalation rules.
+        fired: Shape (n,), uint8: bit i is set where `rules[i]` fired.
+        sheds: Why rows that a rule flagged were not escalated: "batch" (a soft rule: send the row by
+            itself to have it escalated), "no_gain", "deadline", "fallback_down", "fallback_full".
+        shed: Shape (n,), uint8: 0, or 1 + the index in `sheds`.
+        served_by: The fallback's name as soon as one row has any of its answer.
+        gains: Shape (n,), float32: predicted gains of asking a fallback; 0 where the policy does not.
+        tiers: Of every model that was asked, by model id: shape (n, 2), float32, expected cosine and
+            weight of each row. Empty when AMN alone answered.
+    """
+
+    id: str
+    vectors: NDArray[np.float32]
+    confidences: NDArray[np.float32]
+    margins: NDArray[np.float32]
+    rules: tuple[str, ...]
+    fired: NDArray[np.uint8]
+    sheds: tuple[str, ...]
+    shed: NDArray[np.uint8]
+    gains: NDArray[np.float32]
+    served_by: str = "amn"
+    provisional: bool = False
+    degraded: str = ""
+    model: str = ""
+    bank: str = ""
+    policy: str = ""
+    confidence_method: str = "top1"
+    margin_method: str = "distinct"
+    tiers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def fired_by(self, rule: str) -> NDArray[np.bool_]:
+        """Shape (n,): where this rule fired."""
+        bit = 1 << self.rules.index(rule) if rule in self.rules else 0
+        return np.asarray((self.fired & bit) != 0)
+
+    def shed_as(self, why: str) -> NDArray[np.bool_]:
+        """Shape (n,): which rows were flagged and not escalated for this reason."""
+        return np.asarray(self.shed == (1 + self.sheds.index(why) if why in self.sheds else 255))
+
+    def reasons(self, row: int) -> tuple[str, ...]:
+        """The rules that fired for one row, as `Reply.reasons`."""
+        return tuple(rule for bit, rule in enumerate(self.rules) if self.fired[row] >> bit & 1)
+
+    def shed_for(self, why: str) -> Self:
+        """As `Reply.shed_for`, of all rows."""
+        return replace(self, provisional=False, sheds=(why,), shed=np.ones(len(self), np.uint8))
+
+
+#: What a request gets when all goes well.
+Answer = Reply | BatchReply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ from producer.settings import ProducerSettings
 
 #: Requests in one call of submit.lua; a script holds up every other client while it runs.
 SEND_COUNT_MAX = 256
+#: The same in bytes; at least one request goes, however large.
+SEND_BYTES_MAX = 4 * 1024**2
 _FULL_PAUSE_MS = 20
 
 
@@ -88,8 +90,8 @@ class Delivery:
     def batch(self) -> list[Outgoing]:
         """Registers and returns what to send next; empty when there is nothing, or no room here."""
         self._sent, self._refusal = [], None
-        index = self._next
-        while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX:
+        index, left_bytes = self._next, SEND_BYTES_MAX
+        while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX and left_bytes > 0:
             if index == len(self.pending):
                 try:
                     self._register(index, self._outgoing[index])
@@ -98,6 +100,7 @@ class Delivery:
                     break
             if index not in self._landed:
                 self._sent.append(index)
+                left_bytes -= len(self._outgoing[index].payload)
             index += 1
         self._advance()
         return [self._outgoing[index] for index in self._sent]

@@ -11,8 +11,8 @@ from typing import Any, Self
 from producer.aio import AsyncProducer
 from producer.client import Producer
 from producer.errors import InvalidRequest, QueueError
-from producer.handle import AsyncHandle, Handle
-from producer.messages import Reply
+from producer.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
+from producer.messages import BatchReply, Reply
 from producer.partitions import Spread, partition_queues
 from producer.pump import pumped, pumped_async
 from producer.requests import DEFAULT_OPTIONS, Options
@@ -136,7 +136,21 @@ class PartitionedProducer(_Partitioned):
 
         return pumped(contexts, in_flight, submit_chunk)
 
-    def cancel(self, request: Handle | str) -> bool:
+    def submit_batch(
+        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> BatchHandle:
+        """As `Producer.submit_batch`; a batch goes to one partition, batches take turns."""
+        chosen = options or Options(**fields)
+        part = self._spread.of(chosen)
+        handle = self.parts[part].submit_batch(contexts, block=block, options=chosen)
+        self._spread.placed([handle.id], part)
+        return handle
+
+    def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
+        """As `Producer.predict_batch`."""
+        return self.submit_batch(contexts, **fields).result(timeout_ms)
+
+    def cancel(self, request: Handle | BatchHandle | str) -> bool:
         """As `Producer.cancel`."""
         return self.parts[self._spread.where(id_of(request))].cancel(request)
 
@@ -245,7 +259,24 @@ class AsyncPartitionedProducer(_Partitioned):
         async for answer in pumped_async(contexts, in_flight, submit_chunk):
             yield answer
 
-    async def cancel(self, request: AsyncHandle | str) -> bool:
+    async def submit_batch(
+        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> AsyncBatchHandle:
+        """As `PartitionedProducer.submit_batch`."""
+        chosen = options or Options(**fields)
+        part = self._spread.of(chosen)
+        handle = await self.parts[part].submit_batch(contexts, block=block, options=chosen)
+        self._spread.placed([handle.id], part)
+        return handle
+
+    async def predict_batch(
+        self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any
+    ) -> BatchReply:
+        """As `Producer.predict_batch`."""
+        handle = await self.submit_batch(contexts, **fields)
+        return await handle.result(timeout_ms)
+
+    async def cancel(self, request: AsyncHandle | AsyncBatchHandle | str) -> bool:
         """As `Producer.cancel`."""
         return await self.parts[self._spread.where(id_of(request))].cancel(request)
 

@@ -7,8 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from producer import wire
-from producer.checks import checked_context, checked_lane
+from producer.checks import checked_context, checked_contexts, checked_lane
 from producer.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge
 from producer.keys import valid_id
 from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, Request
@@ -104,6 +107,7 @@ class Outgoing:
 
     Attributes:
         deadline_ms: As asked for; 0 for none.
+        count: Contexts in it.
         named: Whether the caller chose the id; ours are random and never come twice.
         level: 1 for the first of `PRIORITIES`, and so on.
         call: A mark of this submit and its repeats alone; "-" where the id is one.
@@ -118,6 +122,7 @@ class Outgoing:
     named: bool
     level: int = 2
     call: str = "-"
+    count: int = 1
 
 
 def new_id() -> str:
@@ -139,7 +144,28 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
     Raises:
         InvalidRequest: One of its subclasses names what is wrong.
     """
-    array = checked_context(context, normalize=options.normalize)
+    return _encoded(checked_context(context, normalize=options.normalize), options, client, settings)
+
+
+def prepare_batch(contexts: Any, options: Options, client: str, settings: ProducerSettings) -> Outgoing:
+    """Checks and encodes a batch: one request of many contexts.
+
+    Args:
+        contexts: Shape (n, 5, 768), unit-norm rows, oldest first.
+
+    Raises:
+        InvalidRequest: One of its subclasses names what is wrong, and in which context.
+    """
+    if options.sequence or options.position >= 0:
+        raise InvalidRequest("sequence and position name one context; leave them out of a batch")
+    limit = settings.batch_contexts_max
+    array = checked_contexts(contexts, normalize=options.normalize, limit=limit)
+    return _encoded(array, options, client, settings)
+
+
+def _encoded(
+    array: NDArray[np.floating], options: Options, client: str, settings: ProducerSettings
+) -> Outgoing:
     submitted_at_ms = now_ms()
     expires_at_ms = submitted_at_ms + options.deadline_ms if options.deadline_ms else 0.0
     request = Request(
@@ -159,9 +185,10 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
         priority=options.priority,
     )
     payload = wire.encode_request(request)
-    if len(payload) > wire.PAYLOAD_BYTES_MAX:
+    bytes_max = wire.BATCH_BYTES_MAX if request.batched else wire.PAYLOAD_BYTES_MAX
+    if len(payload) > bytes_max:
         raise PayloadTooLarge(
-            f"the request has {len(payload)} bytes, the limit is {wire.PAYLOAD_BYTES_MAX}; "
+            f"the request has {len(payload)} bytes, the limit is {bytes_max}; "
             "shorten sequence, domain or traceparent"
         )
     return Outgoing(
@@ -174,4 +201,5 @@ def prepare(context: Any, options: Options, client: str, settings: ProducerSetti
         named=bool(options.request_id),
         level=1 + PRIORITIES.index(options.priority),
         call=new_id()[:11] if options.request_id else "-",
+        count=request.count,
     )

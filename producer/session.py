@@ -16,7 +16,7 @@ from producer.keys import GROUP, Keys
 from producer.outage import Outage
 from producer.outbox import Delivery, submit_arguments
 from producer.replies import ReplyCursor
-from producer.requests import Options, Outgoing, new_id, prepare
+from producer.requests import Options, Outgoing, new_id, prepare, prepare_batch
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
 
@@ -66,6 +66,10 @@ class Session:
             raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
         pairs = zip(contexts, options, strict=True)
         return [prepare(context, option, self.client_id, self.settings) for context, option in pairs]
+
+    def prepare_batch(self, contexts: Any, options: Options) -> Outgoing:
+        """Checks and encodes a batch; errors as `requests.prepare_batch`."""
+        return prepare_batch(contexts, options, self.client_id, self.settings)
 
     def prepare_each(
         self, numbered: Iterable[tuple[int, Any]], options: Options

@@ -10,13 +10,14 @@ from typing import Self
 from producer.address import parse_address
 from producer.errors import InvalidSettings
 from producer.keys import Keys
-from producer.messages import DEFAULT_ENCODER, LANES
+from producer.messages import BATCH_CONTEXTS_MAX, DEFAULT_ENCODER, LANES
 from producer.sampling import DEFAULT_SALT
 
 _POSITIVE = (
     "entries_max",
     "bytes_max",
     "in_flight_max",
+    "batch_contexts_max",
     "seen_window_ms",
     "result_timeout_ms",
     "connect_timeout_ms",
@@ -71,7 +72,8 @@ class ProducerSettings:
         lanes: Lanes that may be asked for.
         entries_max: Entries that may wait in the queue before `QueueFull`.
         bytes_max: Payload bytes that may wait in the queue before `QueueFull`.
-        in_flight_max: Requests of this producer without an answer yet.
+        in_flight_max: Contexts of this producer without an answer yet.
+        batch_contexts_max: Contexts in one message of `submit_batch`; at most 256.
         seen_window_ms: How long a request id is remembered, so that a repeated submit is one request.
         result_timeout_ms: How long `result()` waits by default.
         sample_salt: Salt of the shadow sampling; the workers' must be the same.
@@ -90,6 +92,7 @@ class ProducerSettings:
     entries_max: int = 100_000
     bytes_max: int = 2 * 1024**3
     in_flight_max: int = 16_384
+    batch_contexts_max: int = BATCH_CONTEXTS_MAX
     seen_window_ms: int = 60_000
     result_timeout_ms: int = 30_000
     sample_salt: str = DEFAULT_SALT
@@ -118,6 +121,10 @@ class ProducerSettings:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch_contexts_max > BATCH_CONTEXTS_MAX:
+            raise InvalidSettings(
+                f"batch_contexts_max is {self.batch_contexts_max}; a message holds {BATCH_CONTEXTS_MAX}"
+            )
 
     @classmethod
     def from_environment(cls, **overrides: object) -> Self:

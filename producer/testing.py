@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from producer import wire
 from producer.checks import checked_vector
 from producer.errors import QueueError
-from producer.handle import AsyncHandle, BaseHandle, Handle
+from producer.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
 from producer.inflight import Pending
-from producer.messages import Reply, Request
-from producer.requests import DEFAULT_OPTIONS, Options, prepare
+from producer.messages import BatchReply, Reply, Request
+from producer.requests import DEFAULT_OPTIONS, Options, prepare, prepare_batch
 from producer.session import each_of, id_of
 from producer.settings import ProducerSettings
 
@@ -94,6 +94,30 @@ class FakeProducer:
             except QueueError as error:
                 yield index, error
 
+    def submit_batch(
+        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+    ) -> BatchHandle:
+        """As `Producer.submit_batch`; each context is answered as a request of its own would be."""
+        outgoing = prepare_batch(contexts, options or Options(**fields), "fake", self.settings)
+        request = wire.decode_request(outgoing.payload, batches=True)
+        self.requests.append(request)
+        pending = Pending(outgoing, Future)
+        pending.settle(self._batch(request))
+        return BatchHandle(pending, 0, self.cancel)
+
+    def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
+        """As `Producer.predict_batch`."""
+        return self.submit_batch(contexts, **fields).result()
+
+    def _batch(self, request: Request) -> BatchReply | QueueError:
+        replies = []
+        for context in request.context:
+            outcome = _outcome(request, self._answer(replace(request, context=context)))
+            if isinstance(outcome, QueueError):
+                return outcome
+            replies.append(outcome)
+        return _joined(request.id, replies)
+
     def cancel(self, request: BaseHandle | str) -> bool:
         """Too late, always: the answer is there at once."""
         return False
@@ -143,6 +167,14 @@ class AsyncFakeProducer:
                 yield index, answer
             index += 1
 
+    async def submit_batch(self, contexts: Any, **how: Any) -> AsyncBatchHandle:
+        """As `AsyncProducer.submit_batch`."""
+        return AsyncBatchHandle(self.fake.submit_batch(contexts, **how)._pending, 0, self.cancel)
+
+    async def predict_batch(self, contexts: Any, **how: Any) -> BatchReply:
+        """As `AsyncProducer.predict_batch`."""
+        return self.fake.predict_batch(contexts, **how)
+
     async def cancel(self, request: BaseHandle | str) -> bool:
         """Too late, always: the answer is there at once."""
         return False
@@ -158,3 +190,26 @@ def _outcome(request: Request, answer: Reply | QueueError | NDArray[Any]) -> Rep
     if isinstance(answer, Reply):
         return replace(answer, id=request.id)
     return Reply(id=request.id, vector=checked_vector(answer), confidence=1.0, margin=1.0)
+
+
+def _joined(request_id: str, replies: Sequence[Reply]) -> BatchReply:
+    """What the rows' replies say, as the answer to their batch; nothing of a fallback's."""
+    rules = tuple(dict.fromkeys(rule for reply in replies for rule in reply.reasons))
+    sheds = tuple(dict.fromkeys(reply.shed for reply in replies if reply.shed))
+    bits = [sum(1 << rules.index(rule) for rule in reply.reasons) for reply in replies]
+    codes = [1 + sheds.index(reply.shed) if reply.shed else 0 for reply in replies]
+    return BatchReply(
+        id=request_id,
+        vectors=np.stack([reply.vector for reply in replies]),
+        confidences=np.array([reply.confidence for reply in replies], np.float32),
+        margins=np.array([reply.margin for reply in replies], np.float32),
+        gains=np.array([reply.gain for reply in replies], np.float32),
+        rules=rules,
+        fired=np.array(bits, np.uint8),
+        sheds=sheds,
+        shed=np.array(codes, np.uint8),
+        served_by=replies[0].served_by,
+        model=replies[0].model,
+        bank=replies[0].bank,
+        policy=replies[0].policy,
+    )

@@ -17,14 +17,18 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.batch_replies import fields_of, reply_of
 from producer.errors import Undecodable, UnsupportedVersion
 from producer.fields import REQUIRED, Fields, builder
 from producer.keys import valid_client, valid_id
 from producer.messages import (
+    BATCH_CONTEXTS_MAX,
     CONTEXT_SHAPE,
     DEFAULT_LANE,
     DEFAULT_PRIORITY,
     DIMENSIONS,
+    Answer,
+    BatchReply,
     Failure,
     Reply,
     Request,
@@ -33,6 +37,8 @@ from producer.messages import (
 
 WIRE_VERSION = 1
 PAYLOAD_BYTES_MAX = 64 * 1024
+#: Of a batch: 256 float32 contexts, and room for the other fields.
+BATCH_BYTES_MAX = 4 * 1024**2
 
 #: A text field longer than this is not a name any more.
 TEXT_LENGTH_MAX = 512
@@ -97,7 +103,7 @@ def encode_request(request: Request) -> bytes:
             "id": request.id,
             "reply_to": request.reply_to,
             "dtype": name,
-            "shape": CONTEXT_SHAPE,
+            "shape": request.context.shape,
             "context": np.ascontiguousarray(request.context, dtype=_DTYPES[name]).data,
             "lane": request.lane,
             "tokens": request.tokens,
@@ -114,24 +120,28 @@ def encode_request(request: Request) -> bytes:
     )
 
 
-def decode_request(payload: bytes) -> Request:
+def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     """Decodes a request. The context is a read-only view of the payload's bytes.
 
     Shape, dtype and byte length are checked here; norms and finiteness are the worker's, on the
     whole batch at once.
 
+    Args:
+        batches: Whether a batch of contexts is taken too.
+
     Raises:
         Undecodable: Not msgpack, truncated, too large, or a field missing or of a wrong type.
         UnsupportedVersion: A version other than `WIRE_VERSION`.
     """
-    message = _unpack(payload)
+    message = _unpack(payload, BATCH_BYTES_MAX if batches else PAYLOAD_BYTES_MAX)
     name, shape, data, *values = _REQUEST.values(message)
-    if shape != _SHAPE or len(data) != _CONTEXT_BYTES.get(name):
-        raise Undecodable(
-            f"context has shape {shape!r:.80}, dtype {name!r:.80} and {len(data)} bytes; "
-            f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes)"
-        )
-    values.insert(2, np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data))
+    if shape == _SHAPE and len(data) == _CONTEXT_BYTES.get(name) and len(payload) <= PAYLOAD_BYTES_MAX:
+        context = np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data)
+    elif batches:
+        context = _batch_of(name, shape, data)
+    else:
+        raise _misshapen(name, shape, data)
+    values.insert(2, context)
     level = message.get("level", DEFAULT_PRIORITY)
     if type(level) is not str:
         raise Undecodable(f"field 'level' is of type {type(level).__name__}, expected str")
@@ -143,9 +153,29 @@ def decode_request(payload: bytes) -> Request:
     return request
 
 
-def encode_reply(reply: Reply) -> bytes:
-    """Encodes an answer; the vector goes out as `f4`."""
-    timings = reply.timings
+def _batch_of(name: str, shape: list[Any], data: bytes) -> NDArray[np.floating]:
+    """The contexts of a batch, (n, 5, 768)."""
+    count = shape[0] if len(shape) == 3 and shape[1:] == _SHAPE else 0
+    if type(count) is not int or not 1 <= count <= BATCH_CONTEXTS_MAX:
+        raise _misshapen(name, shape, data)
+    if len(data) != count * _CONTEXT_BYTES.get(name, -1):
+        raise _misshapen(name, shape, data)
+    return np.ndarray((count, *CONTEXT_SHAPE), _DTYPES[name], data)
+
+
+def _misshapen(name: str, shape: object, data: bytes) -> Undecodable:
+    return Undecodable(
+        f"context has shape {shape!r:.80}, dtype {name!r:.80} and {len(data)} bytes; "
+        f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes), or a batch of 1 to "
+        f"{BATCH_CONTEXTS_MAX} of them as [n, 5, 768]"
+    )
+
+
+def encode_reply(reply: Answer) -> bytes:
+    """Encodes an answer; vectors go out as `f4`."""
+    if isinstance(reply, BatchReply):
+        head = {"version": WIRE_VERSION, "status": "answered"}
+        return pack(head | fields_of(reply) | {"timings": _timings(reply.timings)})
     # Left out when they say nothing, as for most answers.
     scored: dict[str, object] = {"gain": reply.gain} if reply.gain else {}
     if reply.tiers:
@@ -169,14 +199,22 @@ def encode_reply(reply: Reply) -> bytes:
             "confidence_method": reply.confidence_method,
             "margin_method": reply.margin_method,
             **scored,
-            "timings": {
-                "queue_ms": timings.queue_ms,
-                "batch_ms": timings.batch_ms,
-                "compute_ms": timings.compute_ms,
-                "batch_size": timings.batch_size,
-            },
+            "timings": _timings(reply.timings),
         }
     )
+
+
+def _timings_of(stored: dict[str, Any]) -> Timings:
+    return _build_timings(_TIMINGS.values(stored))
+
+
+def _timings(timings: Timings) -> dict[str, float]:
+    return {
+        "queue_ms": timings.queue_ms,
+        "batch_ms": timings.batch_ms,
+        "compute_ms": timings.compute_ms,
+        "batch_size": timings.batch_size,
+    }
 
 
 def encode_failure(failure: Failure) -> bytes:
@@ -193,26 +231,28 @@ def encode_failure(failure: Failure) -> bytes:
     )
 
 
-def decode_reply(payload: bytes) -> Reply | Failure:
+def decode_reply(payload: bytes) -> Answer | Failure:
     """Decodes what a worker sent back.
 
     Raises:
         Undecodable: Not a reply of this format.
         UnsupportedVersion: A version other than `WIRE_VERSION`.
     """
-    message = _unpack(payload)
+    message = _unpack(payload, BATCH_BYTES_MAX)
     status = message.get("status")
     if status == "failed":
         return _build_failure(_FAILURE.values(message))
     if status != "answered":
         raise Undecodable(f"reply status is {status!r:.80}, expected 'answered' or 'failed'")
+    if "vectors" in message:
+        return reply_of(message, _timings_of)
     values = list(_REPLY.values(message))
     values[1] = decode_vector(values[1])
     reasons = values[4] = tuple(values[4])
     if reasons and set(map(type, reasons)) != {str}:
         raise Undecodable("field 'reasons' holds something other than text")
     values[-2] = _tiers(values[-2])
-    values[-1] = _build_timings(_TIMINGS.values(values[-1]))
+    values[-1] = _timings_of(values[-1])
     return _build_reply(values)
 
 
@@ -248,9 +288,9 @@ def pack(fields: Mapping[str, object]) -> bytes:
     return cast(bytes, msgpack.packb(fields))
 
 
-def _unpack(payload: bytes) -> dict[str, Any]:
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise Undecodable(f"payload has {len(payload)} bytes, the limit is {PAYLOAD_BYTES_MAX}")
+def _unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
+    if len(payload) > bytes_max:
+        raise Undecodable(f"payload has {len(payload)} bytes, the limit is {bytes_max}")
     try:
         message = msgpack.unpackb(payload)
     except Exception as error:  # msgpack raises several unrelated types for bad bytes

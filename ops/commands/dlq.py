@@ -22,7 +22,7 @@ from ops.deadletters import DeadLetter, DeadLetters, Replayed
 from ops.errors import LettersLeft
 from ops.settings import producer_settings
 from producer.connection import connect, driver_errors
-from producer.messages import Failure, Reply
+from producer.messages import Answer, BatchReply, Failure, Reply
 
 _HEAD_BYTES = 128
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -238,9 +238,11 @@ def _found(letters: DeadLetters, letter_id: str) -> DeadLetter:
     return letter
 
 
-def _end(one: Replayed, answer: Reply | Failure | None) -> str:
+def _end(one: Replayed, answer: Answer | Failure | None) -> str:
     if isinstance(answer, Reply):
         return f"answered by {answer.model}, confidence {answer.confidence:.3f}"
+    if isinstance(answer, BatchReply):
+        return f"answered by {answer.model}, {len(answer)} contexts"
     if isinstance(answer, Failure):
         return f"failed with {answer.code}: {answer.message}"
     if one.status == "ok":
@@ -249,8 +251,8 @@ def _end(one: Replayed, answer: Reply | Failure | None) -> str:
     return f"left: {texts[one.status]}"
 
 
-def _went_well(one: Replayed, answers: dict[str, Reply | Failure]) -> bool:
-    return one.status == "ok" and (not one.awaited or isinstance(answers.get(one.awaited), Reply))
+def _went_well(one: Replayed, answers: dict[str, Answer | Failure]) -> bool:
+    return one.status == "ok" and (not one.awaited or isinstance(answers.get(one.awaited), Answer))
 
 
 def _plain(letter: DeadLetter, now_ms: int) -> dict[str, Any]:

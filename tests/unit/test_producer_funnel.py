@@ -8,7 +8,17 @@ import pytest
 
 from producer import errors
 from producer.funnel import Funnel
-from producer.outbox import SEND_COUNT_MAX
+from producer.outbox import SEND_BYTES_MAX, SEND_COUNT_MAX
+
+
+class Item(str):
+    """A request, as much of it as a funnel looks at."""
+
+    payload = b""
+
+
+class Large(Item):
+    payload = bytes(SEND_BYTES_MAX // 2)
 
 
 class Line:
@@ -36,9 +46,11 @@ def test_an_idle_funnel_sends_at_once_and_a_busy_one_together(run):
     async def main():
         line = Line()
         funnel = Funnel(line.send)
-        tasks = [asyncio.create_task(funnel.send(["r0"]))]
+        tasks = [asyncio.create_task(funnel.send([Item("r0")]))]
         await settle()
-        tasks += [asyncio.create_task(funnel.send(batch)) for batch in (["r1", "r2"], ["r3"])]
+        tasks += [
+            asyncio.create_task(funnel.send(batch)) for batch in ([Item("r1"), Item("r2")], [Item("r3")])
+        ]
         await settle()
         line.gate.set()
         assert await asyncio.gather(*tasks) == [[0], [1, 2], [3]]
@@ -52,10 +64,22 @@ def test_a_round_trip_is_bounded_and_order_holds(run):
         line = Line()
         line.gate.set()
         funnel = Funnel(line.send)
-        names = [[f"r{i}"] for i in range(2 * SEND_COUNT_MAX + 5)]
+        names = [[Item(f"r{i}")] for i in range(2 * SEND_COUNT_MAX + 5)]
         await asyncio.gather(*(funnel.send(batch) for batch in names))
         assert [len(batch) for batch in line.sent] == [SEND_COUNT_MAX, SEND_COUNT_MAX, 5]
         assert [item for batch in line.sent for item in batch] == [name for (name,) in names]
+
+    run(main())
+
+
+def test_a_round_trip_is_bounded_in_bytes_too(run):
+    async def main():
+        line = Line()
+        line.gate.set()
+        funnel = Funnel(line.send)
+        batches = [[Large(f"r{i}")] for i in range(3)] + [[Item("r3")]]
+        await asyncio.gather(*(funnel.send(batch) for batch in batches))
+        assert line.sent == [["r0", "r1"], ["r2", "r3"]]
 
     run(main())
 
@@ -64,9 +88,9 @@ def test_whose_task_was_cancelled_before_it_was_sent_is_not_sent(run):
     async def main():
         line = Line()
         funnel = Funnel(line.send)
-        first = asyncio.create_task(funnel.send(["r0"]))
+        first = asyncio.create_task(funnel.send([Item("r0")]))
         await settle()
-        kept, dropped = (asyncio.create_task(funnel.send([name])) for name in ("r1", "r2"))
+        kept, dropped = (asyncio.create_task(funnel.send([Item(name)])) for name in ("r1", "r2"))
         await settle()
         dropped.cancel()
         await settle()
@@ -82,14 +106,14 @@ def test_an_error_reaches_all_of_its_round_trip_and_nobody_else(run):
     async def main():
         line = Line()
         funnel = Funnel(line.send)
-        one = asyncio.create_task(funnel.send(["r1"]))
+        one = asyncio.create_task(funnel.send([Item("r1")]))
         await settle()
         line.error = errors.ServerUnavailable("gone")
         line.gate.set()
         with pytest.raises(errors.ServerUnavailable):
             await one
         line.error = None
-        assert await funnel.send(["r2"]) == [2]
+        assert await funnel.send([Item("r2")]) == [2]
 
     run(main())
 
@@ -98,9 +122,9 @@ def test_closing_tells_those_who_wait(run):
     async def main():
         line = Line()
         funnel = Funnel(line.send)
-        sent = asyncio.create_task(funnel.send(["r1"]))
+        sent = asyncio.create_task(funnel.send([Item("r1")]))
         await settle()
-        waiting = asyncio.create_task(funnel.send(["r2"]))
+        waiting = asyncio.create_task(funnel.send([Item("r2")]))
         await settle()
         await funnel.close()
         for task in (sent, waiting):
