@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import compare, drain, gate, latency, micro, shadow, tune
+from bench import compare, drain, gate, latency, micro, peer_latency, shadow, tune
 
 
 @click.group()
@@ -17,6 +17,7 @@ for _module in (
     compare,
     tune,
     latency,
+    peer_latency,
     micro,
     gate,
     shadow,

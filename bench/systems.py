@@ -127,7 +127,7 @@ def run_one(run: Run) -> dict[str, Any]:
         if done.returncode:
             tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
             more = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.is_file() else []
-            raise RuntimeError(" | ".join([tail, *more]))
+            raise RuntimeError(" | ".join(line[:300] for line in [tail, *more]))
         row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return row
 
