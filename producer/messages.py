@@ -90,7 +90,7 @@ class Timings:
         queue_ms: From the producer's clock at submit to the worker's clock at the read.
         batch_ms: From the read to the start of the model, decoding included.
         compute_ms: Model and gate, for the whole batch this request was in.
-        batch_size: Requests in that batch.
+        batch_size: Contexts in that batch.
     """
 
     queue_ms: float = 0.0

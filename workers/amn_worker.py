@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +16,9 @@ from amn.policy import EscalationPolicy
 from producer import wire
 from producer.answers import AnswerEncoder
 from producer.errors import InferenceFailed
-from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request
+from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request, Timings
 from workers.batch import Batch
+from workers.batch_rows import Columns, batch_reply, decide_batch
 from workers.decisions import DecisionLog
 from workers.outcomes import failure
 from workers.queue import Entry, Outcome
@@ -27,14 +27,13 @@ from workers.shadow_rates import Sampler
 from workers.shadow_settings import SLOW_MS
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
-    import torch
-
     from amn.predictor import Predictor
 
 #: An escalation that has less time left than this is not sent: 95 % of the fallback's answers take
 #: less on a machine that keeps up (`amn run`), and one that comes too late is no answer at all.
 FALLBACK_MS_MIN = 100.0
-_UNSCORED = Scores()
+#: Each further context of a batch takes a fallback about so much longer, on one core.
+FALLBACK_ROW_MS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +74,39 @@ class GateScorer:
         """Whether the reference bank is asked."""
         return self._bank is not None
 
-    def __call__(self, contexts: NDArray[np.float32], vectors: torch.Tensor) -> list[Scores]:
+    def __call__(self, contexts: NDArray[np.float32], vectors: NDArray[np.float32]) -> list[Scores]:
         """(B, 5, 768) and (B, 768) -> one `Scores` a row."""
-        confidences = margins = gains = [0.0] * len(contexts)
+        return self.columns(contexts, vectors).rows()
+
+    def columns(self, contexts: NDArray[np.float32], vectors: NDArray[np.float32]) -> Columns:
+        """The same as arrays (B,)."""
+        confidences, margins, gains = Columns.zeros(len(contexts))
         banked: tuple[NDArray[np.float32], ...] = ()
         if self._bank is not None:
-            banked = self._bank(vectors)
-            confidences, margins = (scores.tolist() for scores in banked)
+            banked = confidences, margins = self._bank(vectors)
         if self._calibration is not None:
-            gains = self._calibration.predict(contexts, vectors.numpy(), banked).tolist()
-        return list(map(Scores, confidences, margins, gains))
+            gains = self._calibration.predict(contexts, vectors, banked)
+        return Columns(confidences, margins, gains)
+
+
+class Made(NamedTuple):
+    """What was computed for a batch of B rows.
+
+    Attributes:
+        vectors: Shape (B, 768).
+        hard: The hard rules that fired, by request.
+        columns: Scores by row.
+        scores: The same as objects; empty when no single request is among them.
+        sound: By row: whether the vector has unit norm.
+        took: The fields of `Timings` that all share.
+    """
+
+    vectors: NDArray[np.float32]
+    hard: list[tuple[str, ...]]
+    columns: Columns
+    scores: list[Scores]
+    sound: list[bool]
+    took: dict[str, Any]
 
 
 class AmnHandler:
@@ -97,71 +119,113 @@ class AmnHandler:
         self._gate = gate
         self._sampler = sampler or Sampler(settings.sample_rate, settings.sample_salt)
         self._scorer = GateScorer(predictor, gate)
-        self._encoders = _encoders(predictor, gate, banked=self._scorer.banked)
+        self._shared = _shared(predictor, gate, banked=self._scorer.banked)
+        with_gain = gate.policy.gain is not None
+        self._encoders = {
+            kind: AnswerEncoder(shared, with_gain=kind[0] and with_gain)
+            for kind, shared in self._shared.items()
+        }
 
     def handle(self, batch: Batch) -> list[Outcome]:
         """One model call for the batch; one outcome per request, in order."""
         started_s = time.perf_counter()
         vectors = self._predictor.forward(batch.contexts)  # (B, 768)
         hard = [hard_rules(self._gate.policy, request.lane, request.tokens) for request in batch.requests]
-        scores = self._scores(batch.contexts, vectors, hard)
+        columns = self._scores(batch, vectors, hard)
         compute_ms = (time.perf_counter() - started_s) * 1000
-        rows = vectors.numpy()
-        sound = (np.abs(np.vecdot(rows, rows) - 1) <= 2 * NORM_TOLERANCE).tolist()  # of squares
-        minute = int(batch.leased_at_ms) // 60_000
+        sound = np.abs(np.vecdot(vectors, vectors) - 1) <= 2 * NORM_TOLERANCE  # of squares
         batch_ms = (started_s - batch.leased_at_s) * 1000
-        shared = {"batch_ms": batch_ms, "compute_ms": compute_ms, "batch_size": len(batch)}
-        outcomes = []
-        for b, request in enumerate(batch.requests):
-            entry = batch.entries[b]
-            if not sound[b]:
-                outcomes.append(failure(entry, request, InferenceFailed("the model gave no unit vector")))
-                continue
-            decision = self._decide(request, hard[b], scores[b], batch.leased_at_ms)
-            if self._gate.log is not None:
-                self._gate.log.note(request, scores[b], decision, rows[b], batch.leased_at_ms)
-            queue_ms = batch.leased_at_ms - request.submitted_at_ms
-            payload = self._encoders[not hard[b], decision.shed == SHED_DOWN].encode(
-                request.id,
-                rows[b],
-                scores[b],
-                (decision.reasons, decision.shed, decision.escalate),
-                {"queue_ms": queue_ms, **shared},
-            )
-            outcome = self._outcome(entry, request, payload, decision)
-            if not decision.escalate and queue_ms + batch_ms + compute_ms > SLOW_MS:
-                outcome.counters += ",slow"
-            outcome.sample_key, outcome.truth_key = self._sampler.marks(request, minute)
-            if outcome.truth_key:
-                outcome.truth = wire.encode_vector(request.context[-1])
-            outcomes.append(outcome)
-        return outcomes
+        took = {"batch_ms": batch_ms, "compute_ms": compute_ms, "batch_size": len(vectors)}
+        if not batch.starts:
+            made = Made(vectors, hard, columns, columns.rows(), sound.tolist(), took)
+            return [self._single(batch, i, i, made) for i in range(len(batch))]
+        lone = [
+            start for start, request in zip(batch.starts, batch.requests, strict=False) if not request.batched
+        ]
+        made = Made(vectors, hard, columns, columns.rows() if lone else [], sound.tolist(), took)
+        return [
+            self._batched(batch, i, made)
+            if request.batched
+            else self._single(batch, i, batch.starts[i], made)
+            for i, request in enumerate(batch.requests)
+        ]
 
-    def _scores(
-        self, contexts: NDArray[np.float32], vectors: torch.Tensor, hard: list[tuple[str, ...]]
-    ) -> Sequence[Scores]:
-        """Scores of the rows that no hard rule has decided: the others pay for no gate."""
-        if not any(hard):
-            return self._scorer(contexts, vectors)
-        scores = [_UNSCORED] * len(hard)
-        soft = [b for b, reasons in enumerate(hard) if not reasons]
-        if soft:
-            for b, one in zip(soft, self._scorer(contexts[soft], vectors[soft]), strict=True):
-                scores[b] = one
-        return scores
-
-    def _decide(self, request: Request, hard: tuple[str, ...], scores: Scores, now_ms: float) -> Decision:
-        late = request.expires_at_ms and request.expires_at_ms - now_ms < FALLBACK_MS_MIN
-        return decide(self._gate.policy, self._gate.allowance, hard, scores, in_time=not late)
-
-    def _outcome(self, entry: Entry, request: Request, payload: bytes, decision: Decision) -> Outcome:
-        return Outcome(
-            entry=entry,
-            op=("both" if request.provisional else "escalate") if decision.escalate else "reply",
-            reply_to=request.reply_to,
-            payload=payload,
-            counters=counters_of(decision),
+    def _single(self, batch: Batch, i: int, row: int, made: Made) -> Outcome:
+        """How request i ends, whose context is in this row."""
+        request, entry, hard, took = batch.requests[i], batch.entries[i], made.hard[i], made.took
+        if not made.sound[row]:
+            return failure(entry, request, InferenceFailed("the model gave no unit vector"))
+        vector, scores = made.vectors[row], made.scores[row]
+        in_time = self._in_time(request, batch.leased_at_ms)
+        decision = decide(self._gate.policy, self._gate.allowance, hard, scores, in_time=in_time)
+        if self._gate.log is not None:
+            self._gate.log.note(request, scores, decision, vector, batch.leased_at_ms)
+        queue_ms = batch.leased_at_ms - request.submitted_at_ms
+        payload = self._encoders[not hard, decision.shed == SHED_DOWN].encode(
+            request.id,
+            vector,
+            scores,
+            (decision.reasons, decision.shed, decision.escalate),
+            {"queue_ms": queue_ms, **took},
         )
+        outcome = _outcome(entry, request, payload, decision)
+        if not decision.escalate and queue_ms + took["batch_ms"] + took["compute_ms"] > SLOW_MS:
+            outcome.counters += ",slow"
+        outcome.sample_key, outcome.truth_key = self._sampler.marks(
+            request, int(batch.leased_at_ms) // 60_000
+        )
+        if outcome.truth_key:
+            outcome.truth = wire.encode_vector(request.context[-1])
+        return outcome
+
+    def _batched(self, batch: Batch, i: int, made: Made) -> Outcome:
+        """How request i ends, a batch: never sampled, logged or counted as slow."""
+        request, entry, hard, rows = batch.requests[i], batch.entries[i], made.hard[i], batch.rows(i)
+        if not all(made.sound[rows]):
+            where = made.sound.index(False, rows.start) - rows.start
+            return failure(
+                entry, request, InferenceFailed(f"contexts[{where}]: the model gave no unit vector")
+            )
+        columns, in_time = made.columns.part(rows), self._in_time(request, batch.leased_at_ms)
+        verdicts = decide_batch(self._gate.policy, self._gate.allowance, hard, columns, in_time=in_time)
+        decision = verdicts.decision
+        shared = self._shared[not hard, decision.shed == SHED_DOWN]
+        timings = Timings(queue_ms=batch.leased_at_ms - request.submitted_at_ms, **made.took)
+        reply = batch_reply(request.id, shared, made.vectors[rows], columns, verdicts, timings)
+        outcome = _outcome(entry, request, wire.encode_reply(reply), decision)
+        outcome.counters += "," + verdicts.counters()
+        return outcome
+
+    def _scores(self, batch: Batch, vectors: NDArray[np.float32], hard: list[tuple[str, ...]]) -> Columns:
+        """Scores of the rows that no hard rule has decided: the others pay for no gate."""
+        contexts = batch.contexts
+        if not any(hard):
+            return self._scorer.columns(contexts, vectors)
+        columns = Columns.zeros(len(vectors))
+        soft = np.ones(len(vectors), np.bool_)
+        for i, reasons in enumerate(hard):
+            if reasons:
+                soft[batch.rows(i)] = False
+        if soft.any():
+            for column, found in zip(
+                columns, self._scorer.columns(contexts[soft], vectors[soft]), strict=True
+            ):
+                column[soft] = found
+        return columns
+
+    def _in_time(self, request: Request, now_ms: float) -> bool:
+        left_ms = request.expires_at_ms - now_ms
+        return not request.expires_at_ms or left_ms >= FALLBACK_MS_MIN + FALLBACK_ROW_MS * (request.count - 1)
+
+
+def _outcome(entry: Entry, request: Request, payload: bytes, decision: Decision) -> Outcome:
+    return Outcome(
+        entry=entry,
+        op=("both" if request.provisional else "escalate") if decision.escalate else "reply",
+        reply_to=request.reply_to,
+        payload=payload,
+        counters=counters_of(decision),
+    )
 
 
 def counters_of(decision: Decision) -> str:
@@ -179,14 +243,14 @@ def counters_of(decision: Decision) -> str:
     return counters
 
 
-def _encoders(predictor: Predictor, gate: Gate, *, banked: bool) -> dict[tuple[bool, bool], AnswerEncoder]:
+def _shared(predictor: Predictor, gate: Gate, *, banked: bool) -> dict[tuple[bool, bool], Reply]:
     """By "was scored" and "the fallback is down": what the answers of each kind share."""
     policy = gate.policy
     made = {}
     for scored in (False, True):
         looked = scored and banked and predictor.bank is not None
         for down in (False, True):
-            shared = Reply(
+            made[scored, down] = Reply(
                 id="",
                 vector=np.zeros(DIMENSIONS, np.float32),
                 confidence=0.0,
@@ -199,5 +263,4 @@ def _encoders(predictor: Predictor, gate: Gate, *, banked: bool) -> dict[tuple[b
                 confidence_method=policy.confidence_method if looked else "none",
                 margin_method=policy.margin_method if looked else "none",
             )
-            made[scored, down] = AnswerEncoder(shared, with_gain=scored and policy.gain is not None)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from workers.outcomes import dead, failure
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
 
+#: Payload of one batch: 256 single float32 contexts, or one message that is full.
+PORTION_BYTES = 4 * 1024**2
+_NONE = np.empty((0, *CONTEXT_SHAPE), dtype=np.float32)
 _SQUARE_MIN, _SQUARE_MAX = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
 
@@ -23,11 +27,12 @@ class Batch:
     """Requests to be answered together.
 
     Attributes:
-        entries, requests: One each per row.
-        contexts: Shape (B, 5, 768), float32; row b belongs to `requests[b]`.
+        entries, requests: One each per request.
+        contexts: Shape (B, 5, 768), float32; `rows(i)` are those of `requests[i]`.
         leased_at_ms: Worker's UTC clock at the read.
         leased_at_s: Monotonic clock at the read.
         refused: Entries that ended before the model saw them.
+        starts: First row of each request, and B; empty when each has one row.
     """
 
     entries: list[Entry]
@@ -36,18 +41,26 @@ class Batch:
     leased_at_ms: float
     leased_at_s: float
     refused: list[Outcome] = field(default_factory=list)
+    starts: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.requests)
 
+    def rows(self, i: int) -> slice:
+        """Where the contexts of request i are."""
+        return slice(self.starts[i], self.starts[i + 1]) if self.starts else slice(i, i + 1)
+
     def part(self, start: int, stop: int) -> Batch:
-        """Rows start..stop, for bisecting; nothing refused goes along."""
+        """Requests start..stop, for bisecting; nothing refused goes along."""
+        starts = self.starts[start : stop + 1]
+        first, last = (starts[0], starts[-1]) if starts else (start, stop)
         return Batch(
             self.entries[start:stop],
             self.requests[start:stop],
-            self.contexts[start:stop],
+            self.contexts[first:last],
             self.leased_at_ms,
             self.leased_at_s,
+            starts=[row - first for row in starts],
         )
 
 
@@ -59,11 +72,10 @@ def assemble(
     Undecodable, wrong-version and over-delivered entries become dead letters; a wrong encoder,
     lane, norm or a passed deadline becomes a named failure. The others are not affected.
     """
-    buffer = np.empty((len(entries), *CONTEXT_SHAPE), dtype=np.float32)
-    batch = Batch([], [], buffer, leased_at_ms, leased_at_s)
+    batch = Batch([], [], _NONE, leased_at_ms, leased_at_s)
     for entry in entries:
         try:
-            request = wire.decode_request(entry.fields.get(b"request", b""))
+            request = wire.decode_request(entry.fields.get(b"request", b""), batches=True)
         except WireError as error:
             batch.refused.append(dead(entry, None, error.code, str(error)))
             continue
@@ -75,11 +87,46 @@ def assemble(
         if refused is not None:
             batch.refused.append(failure(entry, request, refused))
             continue
-        buffer[len(batch.requests)] = request.context  # the one copy, float16 widened on the way
         batch.entries.append(entry)
         batch.requests.append(request)
-    batch.contexts = buffer[: len(batch.requests)]
+    _fill(batch)
     return _without_bad_rows(batch)
+
+
+def portion(entries: Sequence[Entry]) -> int:
+    """How many of the first entries make one batch: up to `PORTION_BYTES`, at least one.
+
+    So what comes behind a large message does not wait for more than one or two of its kind, and
+    nothing is copied that does not fit.
+    """
+    left_bytes = PORTION_BYTES
+    for count, entry in enumerate(entries):
+        left_bytes -= len(entry.fields.get(b"request", b""))
+        if left_bytes < 0 and count:
+            return count
+    return len(entries)
+
+
+def _fill(batch: Batch) -> None:
+    """The one copy of the contexts, float16 widened on the way."""
+    requests = batch.requests
+    if any(request.batched for request in requests):
+        batch.starts = list(accumulate((request.count for request in requests), initial=0))
+    rows = batch.starts[-1] if batch.starts else len(requests)
+    batch.contexts = np.empty((rows, *CONTEXT_SHAPE), dtype=np.float32)
+    for i, request in enumerate(requests):
+        context = request.context
+        if context.dtype.itemsize == 2:
+            _widen(batch.contexts[batch.rows(i)], context.reshape(-1, *CONTEXT_SHAPE))
+        else:
+            batch.contexts[batch.rows(i)] = context
+
+
+def _widen(rows: NDArray[np.float32], context: NDArray[np.floating]) -> None:
+    """float16 -> float32 by torch: NumPy takes twenty times as long."""
+    import torch
+
+    torch.from_numpy(rows).copy_(torch.from_numpy(context.copy()))  # a copy, since torch wants to write
 
 
 def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueError | None:
@@ -103,19 +150,25 @@ def _without_bad_rows(batch: Batch) -> Batch:
     good = ((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1)
     if good.all():
         return batch
-    for row in np.flatnonzero(~good):
-        request = batch.requests[row]
-        problem: QueueError
-        if np.isfinite(squares[row]).all():
-            worst = float(np.sqrt(squares[row])[np.abs(np.sqrt(squares[row]) - 1).argmax()])
-            problem = errors.BadNorm(
-                f"a context vector has norm {worst:.6g}; it must be 1 +- {NORM_TOLERANCE:g}"
-            )
-        else:
-            problem = errors.NotFinite("the context holds NaN or infinity; check the encoder's output")
-        batch.refused.append(failure(batch.entries[row], request, problem))
-    keep = np.flatnonzero(good)
-    batch.entries = [batch.entries[i] for i in keep]
-    batch.requests = [batch.requests[i] for i in keep]
-    batch.contexts = np.ascontiguousarray(contexts[keep])
-    return batch
+    kept = Batch([], [], _NONE, batch.leased_at_ms, batch.leased_at_s, batch.refused)
+    for i, request in enumerate(batch.requests):
+        bad = np.flatnonzero(~good[batch.rows(i)])
+        if not len(bad):
+            kept.entries.append(batch.entries[i])
+            kept.requests.append(request)
+            continue
+        where = f"contexts[{bad[0]}]: " if request.batched else ""
+        kept.refused.append(
+            failure(batch.entries[i], request, _problem(squares[batch.rows(i)][bad[0]], where))
+        )
+    _fill(kept)
+    return kept
+
+
+def _problem(squares: NDArray[np.float32], where: str) -> QueueError:
+    """What is wrong with a context whose vectors have these squared norms (5,)."""
+    if not np.isfinite(squares).all():
+        return errors.NotFinite(f"{where}the context holds NaN or infinity; check the encoder's output")
+    norms = np.sqrt(squares)
+    worst = float(norms[np.abs(norms - 1).argmax()])
+    return errors.BadNorm(f"{where}a context vector has norm {worst:.6g}; it must be 1 +- {NORM_TOLERANCE:g}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from amn.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
 from producer import wire
-from producer.messages import NORM_TOLERANCE, Reply, Timings
+from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings
 from workers.batch import Batch
 from workers.outcomes import answered, dead, degraded, fast_answer
 from workers.queue import Outcome
@@ -70,6 +70,25 @@ class Tier:
     tally: Tally = field(default_factory=Tally)
 
 
+class Made(NamedTuple):
+    """What was computed for a batch of B rows.
+
+    Attributes:
+        rows, best: Shape (B, 768): this model's vectors, and the final ones.
+        weight: Shape (B,): this model's weight in the final ones.
+        expected: Shape (B, 2): expected cosines of AMN and of this model.
+        sound: Shape (B,): whether this model's vector has unit norm.
+        took: The fields of `Timings` that all share.
+    """
+
+    rows: NDArray[np.float32]
+    best: NDArray[np.float32]
+    weight: NDArray[np.floating]
+    expected: NDArray[np.floating]
+    sound: NDArray[np.bool_]
+    took: dict[str, Any]
+
+
 class FallbackHandler:
     """Answers escalated requests; each entry carries the best answer so far as `answer`."""
 
@@ -83,61 +102,89 @@ class FallbackHandler:
         try:
             rows = self._predictor.predict(batch.contexts)  # (B, 768)
         except Exception:
-            self._tier.tally.failed += len(batch) == 1  # the loop halves a batch until one is to blame
+            failed = len(batch) == 1  # the loop halves a batch until one is to blame
+            self._tier.tally.failed += batch.requests[0].count if failed else 0
             raise
-        fast = [fast_answer(entry) for entry in batch.entries]
-        best, weight, expected = self._best(batch.contexts, fast, rows)
-        compute_ms = (time.perf_counter() - started_s) * 1000
-        sound = np.abs(np.sqrt(np.vecdot(rows, rows)) - 1) <= NORM_TOLERANCE
-        outcomes = []
-        for b, request in enumerate(batch.requests):
-            entry, so_far = batch.entries[b], fast[b]
-            if so_far is None:
-                outcomes.append(dead(entry, request, "undecodable", "escalated without its AMN answer"))
-                continue
-            if not sound[b]:
-                self._tier.tally.failed += 1
-                outcomes.append(
-                    self._onward(batch, b, so_far) or degraded(entry, request.reply_to, so_far, FAILED)
-                )
-                continue
-            timings = Timings(
-                queue_ms=batch.leased_at_ms - request.submitted_at_ms,
-                batch_ms=(started_s - batch.leased_at_s) * 1000,
-                compute_ms=compute_ms,
-                batch_size=len(batch),
-            )
-            reply = self._reply(so_far, best[b], float(weight[b]), expected[b].tolist())
-            reply = replace(reply, provisional=False, timings=timings)
-            agree = float(rows[b] @ so_far.vector)
-            onward = self._onward(batch, b, reply) if agree < self._tier.policy.chain.agreement_min else None
-            outcomes.append(onward or answered(entry, request.reply_to, reply))
-        return outcomes
+        fast = [_so_far(batch, i) for i in range(len(batch))]
+        best, weight, expected = self._best(batch, fast, rows)
+        made = Made(
+            rows=rows,
+            best=best,
+            weight=weight,
+            expected=expected,
+            sound=np.abs(np.sqrt(np.vecdot(rows, rows)) - 1) <= NORM_TOLERANCE,
+            took={
+                "batch_ms": (started_s - batch.leased_at_s) * 1000,
+                "compute_ms": (time.perf_counter() - started_s) * 1000,
+                "batch_size": len(rows),
+            },
+        )
+        return [self._outcome(batch, i, fast[i], made) for i in range(len(batch))]
+
+    def _outcome(self, batch: Batch, i: int, so_far: Answer | None, made: Made) -> Outcome:
+        """How request i ends."""
+        entry, request, rows = batch.entries[i], batch.requests[i], batch.rows(i)
+        if so_far is None:
+            return dead(entry, request, "undecodable", "escalated without its AMN answer")
+        if not made.sound[rows].all():
+            self._tier.tally.failed += request.count
+            return self._onward(batch, i, so_far) or degraded(entry, request.reply_to, so_far, FAILED)
+        reply: Answer
+        if isinstance(so_far, Reply):
+            b = rows.start
+            reply = self._reply(so_far, made.best[b], float(made.weight[b]), made.expected[b].tolist())
+            agree = float(made.rows[b] @ so_far.vector)
+        else:
+            # One row of many that disagrees is no reason to ask the costliest model about all.
+            reply, agree = self._batch_reply(so_far, rows, made), 1.0
+        timings = Timings(queue_ms=batch.leased_at_ms - request.submitted_at_ms, **made.took)
+        reply = replace(reply, provisional=False, timings=timings)
+        onward = self._onward(batch, i, reply) if agree < self._tier.policy.chain.agreement_min else None
+        return onward or answered(entry, request.reply_to, reply)
 
     def _best(
-        self, contexts: NDArray[np.float32], fast: list[Reply | None], rows: NDArray[np.float32]
+        self, batch: Batch, fast: list[Answer | None], rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]:
         """Final vectors (B, 768), this model's weight in them (B,), expected cosines (B, 2)."""
         count = len(rows)
-        so_far = np.stack([rows[b] if reply is None else reply.vector for b, reply in enumerate(fast)])
+        so_far = np.concatenate(
+            [rows[batch.rows(i)] if reply is None else vectors_of(reply) for i, reply in enumerate(fast)]
+        )
         weight: NDArray[np.floating] = np.ones(count)
         expected = np.zeros((count, 2))
         calibration = self._tier.calibration
+        counts = [request.count for request in batch.requests]
         if self._tier.name == SECONDARY:
-            weight = np.array([0.5 if reply is not None and len(reply.tiers) > 1 else 1.0 for reply in fast])
+            halves = [0.5 if reply is not None and len(reply.tiers) > 1 else 1.0 for reply in fast]
+            weight = np.repeat(halves, counts)
         elif calibration is not None:
-            looked_at = features(contexts, so_far)
+            looked_at = features(batch.contexts, so_far)
             expected = np.stack([model.predict(looked_at) for model in calibration.expected], axis=1)
-            weight = self._calibrated(calibration, fast, calibration.weight(looked_at))
+            fits = np.repeat([self._fits(calibration, reply) for reply in fast], counts)
+            weight = np.where(fits, calibration.weight(looked_at), 1.0)
         return blend(so_far, rows, weight), weight, expected
 
-    def _calibrated(
-        self, calibration: Calibration, fast: list[Reply | None], weight: NDArray[np.floating]
-    ) -> NDArray[np.floating]:
-        if self._tier.policy.answer.rule != BLEND:
-            return np.ones(len(weight))
-        fits = [r is not None and calibration.fits(r.model, self._predictor.model_id) for r in fast]
-        return np.where(fits, weight, 1.0)
+    def _fits(self, calibration: Calibration, reply: Answer | None) -> bool:
+        if self._tier.policy.answer.rule != BLEND or reply is None:
+            return False
+        return calibration.fits(reply.model, self._predictor.model_id)
+
+    def _batch_reply(self, so_far: BatchReply, rows: slice, made: Made) -> BatchReply:
+        """As `_reply`, of all rows of a batch."""
+        tally, name = self._tier.tally, self._predictor.model_id
+        weight, expected = made.weight[rows], made.expected[rows]
+        tally.ok += len(weight)
+        tally.gain += float(so_far.gains.sum())
+        tally.blended += int(np.count_nonzero((weight > 0) & (weight < 1)))
+        tally.kept += int(np.count_nonzero(weight == 0))
+        earlier = so_far.tiers or {so_far.model: _pairs(expected[:, 0], np.ones(len(weight)))}
+        tiers = {
+            model: _pairs(pairs[:, 0], pairs[:, 1] * (1 - weight)) for model, pairs in earlier.items()
+        } | {name: _pairs(expected[:, 1], weight)}
+        if not weight.any():
+            return replace(so_far, tiers=tiers)
+        vectors, served_by = made.best[rows], self._predictor.name
+        return replace(so_far, vectors=vectors, served_by=served_by, model=name, tiers=tiers)
 
     def _reply(
         self, so_far: Reply, vector: NDArray[np.float32], weight: float, expected: list[float]
@@ -155,7 +202,7 @@ class FallbackHandler:
             return replace(so_far, tiers=tiers)
         return replace(so_far, vector=vector, served_by=self._predictor.name, model=name, tiers=tiers)
 
-    def _onward(self, batch: Batch, b: int, best: Reply) -> Outcome | None:
+    def _onward(self, batch: Batch, b: int, best: Answer) -> Outcome | None:
         """The entry on its way to the next tier with the best answer so far; None without one."""
         tiers = self._tier.policy.chain.tiers
         if self._tier.name != ACCURACY or SECONDARY not in tiers or not self._tier.next_is_up():
@@ -167,3 +214,20 @@ class FallbackHandler:
             payload=wire.encode_reply(replace(best, provisional=True)),
             counters="escalated:secondary",
         )
+
+
+def _so_far(batch: Batch, i: int) -> Answer | None:
+    """The best answer that request i carries, if it has as many vectors as the request has contexts."""
+    reply, request = fast_answer(batch.entries[i]), batch.requests[i]
+    if isinstance(reply, BatchReply):
+        return reply if request.batched and len(reply) == request.count else None
+    return None if request.batched else reply
+
+
+def vectors_of(reply: Answer) -> NDArray[np.float32]:
+    """(n, 768); n is 1 of an answer to a single request."""
+    return reply.vectors if isinstance(reply, BatchReply) else reply.vector[None]
+
+
+def _pairs(expected: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.stack([expected, weight], axis=1, dtype=np.float32)

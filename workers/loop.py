@@ -13,8 +13,8 @@ import structlog
 
 from producer import wire
 from producer.errors import ServerError
-from producer.messages import Reply
-from workers.batch import Batch, assemble
+from producer.messages import Failure
+from workers.batch import Batch, assemble, portion
 from workers.outcomes import dead, degraded, fast_answer
 from workers.queue import Entry, LeasedQueue, Outcome
 from workers.settings import WorkerSettings
@@ -100,15 +100,18 @@ class Loop:
 
         When the read left something waiting there is: the next one is read, and this one is finished
         in a side thread while that is computed. Otherwise somebody waits: no thread is in between.
+        Of large messages a read holds several batches: what does not go into this one is the next.
         """
+        count = portion(entries) if self.queue.heavy else len(entries)
+        now, later = entries[:count], list(entries[count:])
         more = self.queue.more
-        outcomes = self._outcomes(entries)
+        outcomes = self._outcomes(now)
         self._join()
-        if not more:
+        if not (more or later):
             self._finish(outcomes)
             return []
         try:
-            return self.queue.lease(block=False)
+            return later or self.queue.lease(block=False)
         finally:
             self._finishing = self._side.submit(self._finish, outcomes)
 
@@ -177,7 +180,7 @@ class Loop:
 def _served_fast(outcome: Outcome) -> Outcome:
     """The best answer so far, of an escalation that found no room in the next stream."""
     reply = wire.decode_reply(outcome.payload)
-    assert isinstance(reply, Reply)
+    assert not isinstance(reply, Failure)
     moved, *others = outcome.counters.split(",")
     counters = ",".join(["answered", f"answered:{reply.served_by}", *others])
     if moved != "escalated":  # a fallback's answer, which the next tier could not better
@@ -186,6 +189,6 @@ def _served_fast(outcome: Outcome) -> Outcome:
     return replace(
         outcome,
         op="reply",
-        payload=wire.encode_reply(replace(reply, provisional=False, shed="fallback_full")),
+        payload=wire.encode_reply(reply.shed_for("fallback_full")),
         counters=counters + ",shed,shed:fallback_full",
     )

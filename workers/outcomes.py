@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from producer import wire
 from producer.errors import QueueError, WireError
-from producer.messages import Failure, Reply, Request
+from producer.messages import Answer, Failure, Request
 from workers.queue import Entry, Outcome
 
 
@@ -40,23 +40,23 @@ def dead(entry: Entry, request: Request | None, reason: str, message: str) -> Ou
     )
 
 
-def fast_answer(entry: Entry) -> Reply | None:
+def fast_answer(entry: Entry) -> Answer | None:
     """The AMN answer that an escalated entry carries."""
     try:
         reply = wire.decode_reply(entry.fields.get(b"answer", b""))
     except WireError:
         return None
-    return reply if isinstance(reply, Reply) else None
+    return None if isinstance(reply, Failure) else reply
 
 
-def degraded(entry: Entry, reply_to: str, fast: Reply, why: str) -> Outcome:
+def degraded(entry: Entry, reply_to: str, fast: Answer, why: str) -> Outcome:
     """Ends an escalated entry with its AMN answer, marked with the reason."""
     outcome = answered(entry, reply_to, replace(fast, provisional=False, degraded=why))
     outcome.counters += f",degraded,degraded:{why}"
     return outcome
 
 
-def answered(entry: Entry, reply_to: str, reply: Reply) -> Outcome:
+def answered(entry: Entry, reply_to: str, reply: Answer) -> Outcome:
     """Ends an entry with its final answer."""
     return Outcome(
         entry=entry,

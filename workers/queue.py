@@ -21,10 +21,13 @@ import redis
 from producer.connection import connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
+from producer.wire import PAYLOAD_BYTES_MAX
 from workers.levels import Shares
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
+#: Payload that a read should not exceed by much, of each level. A full batch of contexts has a quarter.
+READ_BYTES_MAX = 16 * 1024**2
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
 _GONE_MS = 600_000
 
@@ -79,6 +82,7 @@ class LeasedQueue:
     Attributes:
         streams: What is read, the most urgent first.
         more: Whether the last lease may have left something waiting.
+        heavy: Whether it holds batches of contexts, so that it may be too much for one step.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
@@ -90,7 +94,9 @@ class LeasedQueue:
         places = self.keys.places
         self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
         self._shares = Shares(settings.queue.batch_max, len(self.streams))
-        self.more = False
+        self.more = self.heavy = False
+        self._room_max = self._room = settings.queue.batch_max
+        self._largest_bytes = 0
         limits, keys, block_ms = settings.queue, self.keys, settings.queue.block_ms
         # The words that every call begins with.
         self._read_words = ("XREADGROUP", "GROUP", GROUP, name, "COUNT")
@@ -120,6 +126,7 @@ class LeasedQueue:
             self._reads.run(self._prune, list(self.streams), [GROUP, _GONE_MS])
             for script in self._submit, self._cancel:  # producers may be allowed no text of their own
                 self._reads.load(script)
+            self._look_ahead()
 
     def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
@@ -128,10 +135,11 @@ class LeasedQueue:
         once without `block`. Without it, levels are strict (workers/levels.py).
         """
         with driver_errors(self.settings.producer.url):
+            room = self._room
             if time.monotonic() >= self._reclaim_at and (reclaimed := self._reclaimed()):
-                self.more = len(reclaimed) >= self.settings.queue.batch_max
-                return reclaimed
-            return self._waited() if block or len(self.streams) == 1 else self._taken()
+                self.more = len(reclaimed) >= room
+                return self._weighed(reclaimed)
+            return self._weighed(self._waited() if block or len(self.streams) == 1 else self._taken())
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
@@ -161,13 +169,39 @@ class LeasedQueue:
         self._writes.close()
         self.client.close()
 
+    def _look_ahead(self) -> None:
+        """What waits tells how large the first read's entries may be."""
+        if not self._first_place:
+            return
+        first = self._first_place - 1
+        counters = self.keys.counters[first : first + len(self.streams)]
+        with self.client.pipeline(transaction=False) as pipe:
+            for stream, counter in zip(self.streams, counters, strict=True):
+                pipe.xlen(stream)
+                pipe.get(counter)
+            found = [int(value or 0) for value in pipe.execute()]
+        pairs = zip(found[::2], found[1::2], strict=True)
+        self._make_room(max(size_bytes // max(1, count) for count, size_bytes in pairs))
+
+    def _weighed(self, entries: list[Entry]) -> list[Entry]:
+        largest_bytes = max((len(entry.fields.get(REQUEST, b"")) for entry in entries), default=0)
+        self.heavy = largest_bytes > PAYLOAD_BYTES_MAX
+        # Large ones seldom come alone: what was seen is forgotten over several reads.
+        self._make_room(max(largest_bytes, self._largest_bytes // 2))
+        return entries
+
+    def _make_room(self, largest_bytes: int) -> None:
+        self._largest_bytes = largest_bytes
+        fitting = READ_BYTES_MAX // largest_bytes if largest_bytes > PAYLOAD_BYTES_MAX else self._room_max
+        self._room = max(1, min(fitting, self._room_max))
+
     def _reclaimed(self) -> list[Entry]:
         queue = self.settings.queue
         beginning = [b"0-0"] * len(self.streams)
         start = self._reclaim_from or beginning
-        arguments = [GROUP, self.name, queue.lease_ms, queue.batch_max, *start]
+        arguments = [GROUP, self.name, queue.lease_ms, self._room, *start]
         self._reclaim_from, rows = self._reads.run(self._reclaim, list(self.streams), arguments)
-        if len(rows) < queue.batch_max and start == self._reclaim_from == beginning:
+        if len(rows) < self._room and start == self._reclaim_from == beginning:
             # All of them were looked at in one go; else the next read goes on.
             self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
         first = self._first_place
@@ -175,14 +209,14 @@ class LeasedQueue:
 
     def _waited(self) -> list[Entry]:
         """What is there, or what comes first within `block_ms`."""
-        count, levels = self._shares.waiting, len(self.streams)
+        count, levels = min(self._shares.waiting, self._room), len(self.streams)
         wait = ("BLOCK", self.settings.queue.block_ms, "STREAMS", *self.streams, *(">",) * levels)
         found = self._reads.call(*self._read_words, count, *wait)
         return self._entries(found or (), [count] * levels)
 
     def _taken(self) -> list[Entry]:
         """What is there, level by level, in one round trip."""
-        counts = self._shares.counts()
+        counts = [min(count, self._room) for count in self._shares.counts()]
         pairs, words = zip(counts, self.streams, strict=True), self._read_words
         answers = self._reads.each([(*words, count, "STREAMS", stream, ">") for count, stream in pairs])
         for answer in answers:

@@ -7,8 +7,8 @@
 -- ARGV[6], [7] most entries and bytes of the fallback stream   [8], [9] of the secondary one
 -- ARGV[10] prefix of the seen keys   [11] the places that occur below, one digit each
 -- ARGV[12..] per entry ten values:
---   place, id, op, reply number (0: nobody to answer), reply bytes, counters ("a,b"), sample ("k key":
---   taken at the rate 1/k), truth key, truth bytes, payload size
+--   place, id, op, reply number (0: nobody to answer), reply bytes, counters ("a,b=17": 1 and 17),
+--   sample ("k key": taken at the rate 1/k), truth key, truth bytes, payload size
 --   op: "reply"     ends here with these bytes
 --       "escalate"  goes to the next stream, bytes attached as the best answer so far
 --       "both"      escalates, and the bytes go to the client as a provisional answer
@@ -36,7 +36,7 @@ end
 redis.call('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
 
 local out, tally, touched, room = {}, {}, {}, {}
-local function count(name) tally[name] = (tally[name] or 0) + 1 end
+local function count(name, n) tally[name] = (tally[name] or 0) + (n or 1) end
 -- The payload and the id beside it, or false when somebody deleted the entry under its lease.
 local function request_of(stream, entry)
   local row = redis.call('XRANGE', stream, entry, entry)[1]
@@ -111,7 +111,7 @@ while i <= #ARGV do
     if truth_key ~= '' then
       redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'truth', 'key', truth_key, 'vector', truth)
     end
-    for name in string.gmatch(names, '[^,]+') do count(name) end
+    for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do count(name, tonumber(n)) end
     freed[place] = freed[place] + size
     done[place][#done[place] + 1] = entry
     held[place][entry] = nil

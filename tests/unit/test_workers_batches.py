@@ -1,0 +1,337 @@
+"""Batches of contexts in the workers: one outcome a message, rules a row, neighbours untouched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amn.escalation import REASONS, Allowance, Scores, soft_rules
+from amn.policy import load_policy, parse_policy
+from producer import wire
+from producer.messages import BatchReply, Failure, Reply, Request
+from workers.amn_worker import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
+from workers.batch import PORTION_BYTES, assemble, portion
+from workers.batch_rows import SHEDS, Columns, decide_batch
+from workers.fallback_worker import FAILED, FallbackHandler, Tally, Tier
+from workers.loop import Loop, _served_fast
+from workers.queue import Entry, Outcome
+from workers.settings import QueueSettings, WorkerSettings
+
+NOW_MS = 1_800_000_000_000.0
+SETTINGS = WorkerSettings(kind="amn", queue=QueueSettings(batch_max=8, deliveries_max=3))
+CARD = load_policy("card")
+GAIN = parse_policy(
+    'format = 1\nname = "g"\n[gain]\nmin = 0.25\nrule = true\n[confidence]\nbelow = 0.55\n', "g"
+)
+
+
+def rows(count: int, seed: int = 0) -> np.ndarray:
+    made = np.random.default_rng(seed).standard_normal((count, 5, 768), dtype=np.float32)
+    return made / np.linalg.norm(made, axis=2, keepdims=True)
+
+
+def request(name: str, contexts: np.ndarray, **fields: Any) -> Request:
+    return Request(id=name, reply_to="client", context=contexts, submitted_at_ms=NOW_MS, **fields)
+
+
+def entry(name: str, contexts: np.ndarray, answer: bytes = b"", **fields: Any) -> Entry:
+    stored = {b"request": wire.encode_request(request(name, contexts, **fields))}
+    return Entry(name.encode() + b"-1", stored | ({b"answer": answer} if answer else {}))
+
+
+class Bank:
+    """A prediction's confidence is the size of its first number; counts what it was asked about."""
+
+    bank_id = "bank@0"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def top2(self, vectors: np.ndarray) -> tuple[np.ndarray, ...]:
+        self.asked += len(vectors)
+        best = np.abs(vectors[:, 0])
+        return best, best / 2, np.zeros(len(best), np.intp)
+
+
+class Last:
+    """A model that repeats the newest vector; of contexts that begin with a negative number it makes
+    no unit vector."""
+
+    name, model_id = "amn", "amn@0"
+
+    def __init__(self, bank: Bank | None = None) -> None:
+        self.bank = bank or Bank()
+
+    def forward(self, contexts: np.ndarray) -> np.ndarray:
+        made = np.ascontiguousarray(contexts[:, -1])
+        made[contexts[:, 0, 0] == -1] *= 2
+        return made
+
+    predict = forward
+
+
+def handler(policy: Any = CARD, allowance: Allowance | None = None, bank: Bank | None = None) -> AmnHandler:
+    gate = Gate(policy=policy, allowance=allowance or Allowance.unlimited())
+    return AmnHandler(Last(bank), gate, SETTINGS)  # type: ignore[arg-type]
+
+
+def handled(of: Any, *entries: Entry) -> tuple[list[Outcome], list[Any]]:
+    outcomes = of.handle(assemble(list(entries), SETTINGS, NOW_MS, 0.0))
+    return outcomes, [wire.decode_reply(outcome.payload) for outcome in outcomes]
+
+
+def test_rows_of_every_request_lie_in_one_buffer():
+    one, many, half = rows(1)[0], rows(3, 1), rows(2, 2).astype(np.float16)
+    batch = assemble([entry("a", one), entry("b", many), entry("c", half)], SETTINGS, NOW_MS, 0.0)
+    assert [batch.rows(i) for i in range(3)] == [slice(0, 1), slice(1, 4), slice(4, 6)]
+    expected = np.concatenate([one[None], many, half.astype(np.float32)])
+    np.testing.assert_array_equal(batch.contexts, expected)
+    part = batch.part(1, 3)
+    assert [part.rows(i) for i in range(2)] == [slice(0, 3), slice(3, 5)]
+    np.testing.assert_array_equal(part.contexts, expected[1:])
+
+
+@pytest.mark.parametrize(("spoil", "code"), [(np.nan, "not_finite"), (3.0, "bad_norm")])
+def test_a_bad_row_fails_its_message_by_its_number_and_no_other(spoil, code):
+    bad = rows(4, 1)
+    bad[2, 3] *= spoil
+    batch = assemble([entry("a", rows(2)), entry("b", bad), entry("c", rows(1)[0])], SETTINGS, NOW_MS, 0.0)
+    assert [r.id for r in batch.requests] == ["a", "c"]
+    np.testing.assert_array_equal(batch.contexts, np.concatenate([rows(2), rows(1)]))
+    assert [batch.rows(i) for i in range(2)] == [slice(0, 2), slice(2, 3)]
+    [outcome] = batch.refused
+    failure = wire.decode_reply(outcome.payload)
+    assert isinstance(failure, Failure)
+    assert (failure.id, failure.code) == ("b", code)
+    assert failure.message.startswith("contexts[2]: ")
+
+
+def test_a_step_takes_small_messages_together_and_large_ones_apart():
+    small = entry("a", rows(1)[0])
+    assert portion([small] * 200) == 200
+    large = Entry(b"1-1", {b"request": bytes(PORTION_BYTES - 1000)})
+    assert portion([large, large]) == 1
+    assert portion([small, small, large]) == 2
+    assert portion([large]) == 1
+    assert portion([Entry(b"1-1", {b"request": bytes(PORTION_BYTES + 1)})]) == 1
+
+
+def test_a_batch_gets_the_answers_that_its_contexts_get_by_themselves():
+    contexts = rows(40)
+    allowance = Allowance.unlimited()
+    _, [reply] = handled(handler(allowance=allowance), entry("b", contexts))
+    _, singles = handled(handler(), *(entry(f"r{i}", context) for i, context in enumerate(contexts)))
+    assert isinstance(reply, BatchReply)
+    np.testing.assert_array_equal(reply.vectors, [single.vector for single in singles])
+    np.testing.assert_allclose(reply.confidences, [single.confidence for single in singles])
+    np.testing.assert_allclose(reply.margins, [single.margin for single in singles])
+    assert [reply.reasons(i) for i in range(40)] == [single.reasons for single in singles]
+    fired = reply.fired != 0
+    assert fired.any()
+    np.testing.assert_array_equal(reply.shed_as("batch"), fired)
+    assert (reply.model, reply.bank, reply.policy) == (singles[0].model, "bank@0", singles[0].policy)
+    # What may come again by itself is counted then.
+    assert (allowance.seen, allowance.soft, allowance.hard) == (40 - fired.sum(), 0, 0)
+
+
+def test_batches_and_single_requests_share_a_call_and_keep_their_order():
+    bank = Bank()
+    entries = [
+        entry("a", rows(1)[0]),
+        entry("b", rows(3, 1)),
+        entry("c", rows(1, 2)[0]),
+        entry("d", rows(2, 3)),
+    ]
+    outcomes, replies = handled(handler(bank=bank), *entries)
+    assert [outcome.entry.id for outcome in outcomes] == [b"a-1", b"b-1", b"c-1", b"d-1"]
+    assert [type(reply) for reply in replies] == [Reply, BatchReply, Reply, BatchReply]
+    np.testing.assert_array_equal(replies[3].vectors, rows(2, 3)[:, -1])
+    np.testing.assert_array_equal(replies[2].vector, rows(1, 2)[0, -1])
+    assert bank.asked == 7
+    assert {reply.timings.batch_size for reply in replies} == {7}
+
+
+def test_a_hard_rule_escalates_all_of_a_message_and_asks_for_no_score():
+    bank, allowance = Bank(), Allowance.unlimited()
+    allowance.doors = 100
+    outcomes, replies = handled(
+        handler(allowance=allowance, bank=bank),
+        entry("a", rows(6), lane="sci-fact"),
+        entry("b", rows(2), tokens=10_000, provisional=True),
+        entry("c", rows(1)),
+    )
+    assert [outcome.op for outcome in outcomes] == ["escalate", "both", "reply"]
+    assert bank.asked == 1
+    assert replies[0].provisional
+    assert replies[0].confidence_method == "none"
+    assert {replies[0].reasons(i) for i in range(6)} == {("high_stakes_lane",)}
+    assert replies[1].fired_by("long_context").all()
+    assert (allowance.hard, allowance.doors) == (8, 92)
+    names = outcomes[0].counters.split(",")
+    assert {"escalated", "reason:high_stakes_lane", "batch:contexts=6"} <= set(names)
+    assert "batch:reason:high_stakes_lane=6" in names
+
+
+@pytest.mark.parametrize(
+    ("left_ms", "doors", "shed"),
+    [(FALLBACK_MS_MIN + 5 * FALLBACK_ROW_MS - 1, 9, "deadline"), (1e6, 0, "fallback_down")],
+)
+def test_a_batch_that_cannot_be_escalated_is_answered_and_says_why(left_ms, doors, shed):
+    allowance = Allowance.unlimited()
+    allowance.doors = doors
+    outcomes, [reply] = handled(
+        handler(allowance=allowance), entry("a", rows(6), lane="sci-fact", expires_at_ms=NOW_MS + left_ms)
+    )
+    assert outcomes[0].op == "reply"
+    assert not reply.provisional
+    assert reply.shed_as(shed).all()
+    assert reply.degraded == ("fallback_down" if shed == "fallback_down" else "")
+    assert allowance.hard == 0
+
+
+def test_a_batch_is_never_sampled_nor_counted_as_slow():
+    settings = replace(SETTINGS, sample_rate=0.05)
+    of = AmnHandler(Last(), Gate(policy=CARD), settings)  # type: ignore[arg-type]
+    for i in range(200):
+        batch = assemble([entry(f"r{i}", rows(1), domain="d")], settings, NOW_MS + 1e4, 0.0)
+        [outcome] = of.handle(batch)
+        assert (outcome.sample_key, outcome.truth_key) == ("", "")
+        assert "slow" not in outcome.counters.split(",")
+
+
+def test_a_row_without_a_unit_vector_fails_its_message_alone():
+    unsound = rows(3)
+    unsound[1, 0] = 0
+    unsound[1, 0, 0] = -1
+    _, replies = handled(handler(), entry("a", unsound), entry("b", rows(2)))
+    assert isinstance(replies[0], Failure)
+    assert replies[0].code == "inference_failed"
+    assert replies[0].message.startswith("contexts[1]: ")
+    assert isinstance(replies[1], BatchReply)
+
+
+scores = st.one_of(
+    st.floats(0, 1), st.sampled_from([0.25, 0.55, float(np.float32(0.55)), 0.02, float(np.float32(0.02))])
+)
+
+
+@given(st.lists(st.tuples(scores, scores, scores), min_size=1, max_size=30), st.sampled_from([CARD, GAIN]))
+def test_rules_of_many_rows_are_those_of_each(found, policy):
+    columns = Columns(*(np.array(values, np.float32) for values in zip(*found, strict=True)))
+    allowance = Allowance.unlimited()
+    verdicts = decide_batch(policy, allowance, (), columns)
+    assert not verdicts.decision.escalate
+    again = 0
+    for row, one in enumerate(columns.rows()):
+        rules = soft_rules(policy, Scores(*one))
+        assert verdicts.fired[row] == sum(1 << REASONS.index(rule) for rule in rules)
+        worth = policy.gain is None or one.gain > policy.gain.min
+        expected = ("batch" if worth else "no_gain") if rules else ""
+        assert (("", *SHEDS)[verdicts.shed[row]]) == expected
+        again += expected == "batch"
+    assert allowance.seen == len(found) - again
+
+
+# -- fallbacks --------------------------------------------------------------------------------------
+
+
+def escalated(contexts: np.ndarray, **fields: Any) -> Entry:
+    outcome = handler().handle(
+        assemble([entry("e", contexts, lane="sci-fact", **fields)], SETTINGS, NOW_MS, 0.0)
+    )[0]
+    return outcome.entry._replace(fields={**outcome.entry.fields, b"answer": outcome.payload})
+
+
+class First(Last):
+    """A fallback that repeats the oldest vector."""
+
+    name, model_id = "gru", "gru@0"
+
+    def predict(self, contexts: np.ndarray) -> np.ndarray:
+        made = contexts[:, 0].copy()
+        made[contexts[:, 0, 0] == -1] *= 2
+        return made
+
+
+def test_a_fallback_answers_all_rows_of_a_batch_beside_single_requests():
+    tally = Tally()
+    one = escalated(rows(1, 5)[0])
+    outcomes, replies = handled(
+        FallbackHandler(First(), Tier(tally=tally)),  # type: ignore[arg-type]
+        one,
+        escalated(rows(4)),
+    )
+    assert [outcome.op for outcome in outcomes] == ["reply", "reply"]
+    np.testing.assert_allclose(replies[0].vector, rows(1, 5)[0, 0], atol=1e-7)
+    reply = replies[1]
+    np.testing.assert_allclose(reply.vectors, rows(4)[:, 0], atol=1e-7)
+    assert (reply.served_by, reply.model, reply.provisional) == ("gru", "gru@0", False)
+    assert reply.tiers["amn@0"][:, 1].tolist() == [0, 0, 0, 0]
+    assert reply.tiers["gru@0"][:, 1].tolist() == [1, 1, 1, 1]
+    assert reply.fired_by("high_stakes_lane").all()
+    assert tally.ok == 5
+
+
+def test_a_fallback_that_gives_no_unit_vector_for_a_row_leaves_amns_answer():
+    contexts = rows(3)
+    contexts[2, 0] = 0
+    contexts[2, 0, 0] = -1
+    stored = escalated(rows(3)).fields[b"answer"]
+    outcomes, [reply, other] = handled(
+        FallbackHandler(First()),  # type: ignore[arg-type]
+        entry("e", contexts, stored),
+        escalated(rows(2, 1)),
+    )
+    assert (reply.degraded, reply.served_by) == (FAILED, "amn")
+    assert f"degraded:{FAILED}" in outcomes[0].counters
+    assert other.served_by == "gru"
+
+
+def test_an_escalated_batch_with_another_number_of_answers_is_dead():
+    stored = escalated(rows(3)).fields[b"answer"]
+    outcomes, _ = handled(FallbackHandler(First()), entry("e", rows(4), stored))  # type: ignore[arg-type]
+    assert (outcomes[0].op, outcomes[0].reason) == ("dead", "undecodable")
+
+
+def test_a_batch_that_finds_the_fallback_full_says_so_for_all_rows():
+    outcome = handler().handle(assemble([entry("e", rows(3), lane="sci-fact")], SETTINGS, NOW_MS, 0.0))[0]
+    served = _served_fast(outcome)
+    reply = wire.decode_reply(served.payload)
+    assert isinstance(reply, BatchReply)
+    assert (served.op, reply.provisional) == ("reply", False)
+    assert reply.shed_as("fallback_full").all()
+    assert "answered:amn" in served.counters.split(",")
+
+
+class Poisoned(Last):
+    """Breaks on a context that begins with a two."""
+
+    def forward(self, contexts: np.ndarray) -> np.ndarray:
+        if (contexts[:, 1, 0] == 1).any():
+            raise RuntimeError("this context breaks the model")
+        return super().forward(contexts)
+
+
+class NoQueue:
+    settings = SETTINGS
+    name = "nobody"
+
+
+def test_a_batch_that_breaks_the_model_ends_alone():
+    bad = rows(3)
+    bad[1, 1] = 0
+    bad[1, 1, 0] = 1
+    loop = Loop(NoQueue(), AmnHandler(Poisoned(), Gate(policy=CARD), SETTINGS))  # type: ignore[arg-type]
+    entries = [entry("a", rows(2)), entry("b", bad), entry("c", rows(1)[0]), entry("d", rows(5, 1))]
+    outcomes = loop._handled(assemble(entries, SETTINGS, NOW_MS, 0.0))
+    assert [(o.entry.id, o.op == "dead") for o in outcomes] == [
+        (b"a-1", False),
+        (b"b-1", True),
+        (b"c-1", False),
+        (b"d-1", False),
+    ]
