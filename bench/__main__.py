@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import click
 
-from bench import compare, drain, gate, latency, micro, peer_latency, shadow, tune
+from bench import (
+    compare,
+    cost,
+    drain,
+    everything,
+    gate,
+    latency,
+    limits,
+    micro,
+    partitions,
+    peer_latency,
+    publish,
+    shadow,
+    shares,
+    tune,
+)
 
 
 @click.group()
@@ -18,9 +33,15 @@ for _module in (
     tune,
     latency,
     peer_latency,
+    limits,
+    shares,
+    cost,
+    partitions,
     micro,
     gate,
     shadow,
+    everything,
+    publish,
 ):
     main.add_command(_module.command)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
+from typing import Any
 
 import click
 import numpy as np
@@ -11,15 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-Engine = Callable[[NDArray[np.float32]], object]
+Engine = Callable[[NDArray[np.float32]], Any]
+#: Formats of half the width.
+HALVES = (torch.float16, torch.bfloat16)
 
 
-def engines(model: nn.Module, folded: Callable[[NDArray[np.float32]], torch.Tensor]) -> dict[str, Engine]:
+def engines(model: nn.Module, folded: Engine) -> dict[str, Engine]:
     """By name; an engine that is not installed here is left out, and said."""
     found: dict[str, Engine] = {
-        "torch as written": _eager(model),
+        "torch as written": eager(model),
         "folded (what workers run)": folded,
-        "torch as written, bf16": _eager(_copy(model).bfloat16(), torch.bfloat16),
+        **{f"torch as written, {str(dtype).removeprefix('torch.')}": eager(model, dtype) for dtype in HALVES},
     }
     try:
         found["ONNX Runtime"] = _onnx(model)
@@ -28,18 +32,15 @@ def engines(model: nn.Module, folded: Callable[[NDArray[np.float32]], torch.Tens
     return found
 
 
-def _eager(model: nn.Module, dtype: torch.dtype = torch.float32) -> Engine:
+def eager(model: nn.Module, dtype: torch.dtype = torch.float32) -> Engine:
+    """The modules as they are written, on a copy of the weights in `dtype`; the answer is float32."""
+    own = copy.deepcopy(model).to(dtype)
+
     @torch.inference_mode()
-    def run(batch: NDArray[np.float32]) -> object:
-        return model(torch.from_numpy(batch).to(dtype)).float()
+    def run(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        return own(torch.from_numpy(batch).to(dtype)).float().numpy()  # type: ignore[no-any-return]
 
     return run
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model)
 
 
 def _onnx(model: nn.Module) -> Engine:

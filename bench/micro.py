@@ -23,13 +23,18 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from amn.escalation_scores import GateScores
 from amn.folded import fold
+from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
-from bench.engines import engines
+from bench.engines import HALVES, eager, engines
 from bench.machine import environment
+from bench.report import facts
+from bench.service import sample_contexts
 from ops.sample import Sample
 from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
+from producer.messages import Reply
 from producer.requests import prepare
 from producer.wire import decode_request, encode_reply
 from workers.outcomes import answered
@@ -54,6 +59,7 @@ def command(out: Path) -> None:
             "environment": environment(),
             "us_per_context": {**_models(predictor, contexts), "gate, exact": _gate(predictor, contexts)},
             "us": {**_wire(contexts), **_finish(contexts)},
+            "half": half(predictor, sample_contexts()),
         }
     out.mkdir(parents=True, exist_ok=True)
     (out / "micro.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
@@ -85,6 +91,40 @@ def _models(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, di
     return rows
 
 
+def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[str, float]]:
+    """What 16-bit forms of the network change on the shipped sample.
+
+    Returns:
+        By dtype the least and the mean cosine with the float32 prediction, and the share of requests
+        for which a soft rule of the default policy fires in one of the two and not in the other.
+    """
+    policy, model, bank = load_policy(DEFAULT), predictor.checkpoint.model, predictor.bank
+    assert bank is not None
+    assert policy.confidence is not None
+    assert policy.margin is not None
+    scores = GateScores(policy, bank)
+
+    def flags(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+        confidences, margins = scores(vectors)
+        low = confidences < policy.confidence.below  # type: ignore[union-attr]
+        return low | (margins < policy.margin.below)  # type: ignore[union-attr,no-any-return]
+
+    exact = np.asarray(predictor.forward(contexts))
+    fired, found = flags(exact), {}
+    for dtype in HALVES:
+        run = eager(model, dtype)
+        vectors = np.concatenate([run(contexts[i : i + 256]) for i in range(0, len(contexts), 256)])
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        cosines = np.vecdot(vectors, exact)
+        found[str(dtype).removeprefix("torch.")] = {
+            "cosine_min": round(float(cosines.min()), 6),
+            "cosine_mean": round(float(cosines.mean()), 6),
+            "decisions_changed": round(float(np.mean(flags(vectors) != fired)), 5),
+            "requests": len(contexts),
+        }
+    return found
+
+
 def _gate(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[int, float]:
     bank = predictor.bank
     assert bank is not None
@@ -96,7 +136,7 @@ def _gate(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[int, floa
 def _wire(contexts: NDArray[np.float32]) -> dict[str, float]:
     settings = ProducerSettings()
     raw = prepare(contexts[0], Options(), "client", settings).payload
-    reply = _reply(contexts)
+    reply = example_reply(contexts)
     calls: dict[str, Callable[[], object]] = {
         "check and encode a request": lambda: prepare(contexts[0], Options(), "client", settings),
         "decode a request": lambda: decode_request(raw),
@@ -105,9 +145,8 @@ def _wire(contexts: NDArray[np.float32]) -> dict[str, float]:
     return {name: round(s * 1e6, 1) for name, s in in_turns(calls, 600).items()}
 
 
-def _reply(contexts: NDArray[np.float32]) -> object:
-    from producer.messages import Reply
-
+def example_reply(contexts: NDArray[np.float32]) -> Reply:
+    """An answer as AMN workers give it."""
     return Reply(
         id="r",
         vector=contexts[0, 0],
@@ -131,7 +170,7 @@ def _finish(contexts: NDArray[np.float32]) -> dict[str, float]:
         settings = ProducerSettings(url=server.url)
         queue = LeasedQueue(WorkerSettings(kind="amn", producer=settings), "amn:{main}:requests", "micro")
         queue.ensure_group()
-        reply = _reply(contexts)
+        reply = example_reply(contexts)
         with Producer(settings=settings) as producer:
             for size in (1, 32, 256):
                 took = []
@@ -157,5 +196,24 @@ def table(report: Mapping[str, object]) -> str:
         lines.append(f"| {name} | " + " | ".join(f"{row[size]:,.1f}" for size in BATCHES) + " |")
     lines += ["", "| step | us |", "|---|---:|"]
     lines += [f"| {name} | {value:,.1f} |" for name, value in report["us"].items()]  # type: ignore[attr-defined]
-    facts = ", ".join(f"{name} {value}" for name, value in report["environment"].items())  # type: ignore[attr-defined]
-    return "\n".join([*lines, "", f"{facts}.", ""])
+    lines += ["", "| 16-bit network | cosine with float32, least | mean | gate decisions changed |"]
+    lines += ["|---|---:|---:|---:|"]
+    for name, row in report["half"].items():  # type: ignore[attr-defined]
+        cosines = f"{row['cosine_min']:.6f} | {row['cosine_mean']:.6f}"
+        lines.append(f"| {name} | {cosines} | {row['decisions_changed']:.3%} of {row['requests']:,} |")
+    return "\n".join([*lines, "", abilities(), "", f"{facts(report)}", ""])
+
+
+def abilities() -> str:
+    """Which number formats this CPU multiplies by itself, and what follows."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    except (OSError, IndexError):
+        return "What this CPU multiplies in 16 bits is not known here."
+    has = sorted({"avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16"} & set(flags))
+    if {"avx512_bf16", "avx512_fp16", "amx_bf16"} & set(flags):
+        return f"This CPU has {', '.join(has)}: it multiplies 16-bit numbers by itself."
+    return (
+        f"This CPU has {', '.join(has)}, and nothing that multiplies 16-bit numbers: they are widened one by "
+        "one, so that 16 bits cost more time here than they save memory traffic. Float32 is what serves."
+    )

@@ -38,6 +38,19 @@ def shown(values: Mapping[str, float], digits: int = 0) -> str:
     return f"{values['median']:,.{digits}f} ({values['min']:,.{digits}f}, {values['max']:,.{digits}f})"
 
 
+def rows_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows of figures and spreads as a table, a column a name."""
+
+    def cell(value: Any) -> str:
+        if not isinstance(value, dict):
+            return str(value)
+        return shown(value, 0 if value["median"] >= 100 else 3 if value["median"] < 10 else 1)
+
+    return markdown(
+        [name.replace("_", " ") for name in rows[0]], [[cell(v) for v in row.values()] for row in rows]
+    )
+
+
 def draw(path: Path, size: tuple[float, float], plot: Callable[[Any], None], columns: int = 1) -> None:
     """Lets `plot` draw on one axis (or on an array of several), and saves the figure as SVG."""
     import matplotlib

@@ -1,6 +1,6 @@
 """A server and AMN workers of our own, filled while the workers are stopped, then let go.
 
-One worker: it has core 0, server and producer share core 1 (Linux). More workers: nothing is pinned.
+One worker has core 0; server and producer share core 1 (Linux). Of more workers nothing is pinned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from producer import Producer, ProducerSettings
 from producer.connection import connect
 from producer.keys import Keys
 from workers.pool import Pool, PoolSettings
-from workers.settings import artifacts_root
 
 SUBMIT_COUNT = 64
 WARM_UP = 512
@@ -60,14 +59,14 @@ class Service:
     """A context manager; in it, everything runs and is warm.
 
     Attributes:
-        url: Of the server, a unix socket.    ready_s: What the workers took to start, or to be ready.
+        url: Of the server, a unix socket.    ready_s: From the start of the workers to ready.
     """
 
-    def __init__(self, workers: int = 1, *, queue: str = "main", artifacts: Path | None = None) -> None:
+    def __init__(self, workers: int = 1, *, queue: str = "main", apart: bool = True) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._server = Server(ServerSettings(data=Path(self._folder.name)))
         self._workers, self._queue = workers, queue
-        self._artifacts = artifacts or artifacts_root()
+        self._apart = apart and workers == 1
         self.url, self.ready_s = "", 0.0
         self._pool: Pool | None = None
         self._contexts = sample_contexts()
@@ -87,14 +86,14 @@ class Service:
         started_s = time.perf_counter()
         self._pool = Pool(
             {"amn": self._workers},
-            PoolSettings(url=self.url, queue=self._queue, artifacts=self._artifacts),
+            PoolSettings(url=self.url, queue=self._queue),
         )
         self._pool.start()
         self._pool.wait_ready()
         self.ready_s = time.perf_counter() - started_s
         self.pids = self._pool.pids()["amn"]
         self.server_pid = int(self.client.info("server")["process_id"])
-        if self._workers == 1:
+        if self._apart:
             pin(self.pids[0], {0})
             pin(self.server_pid, {1})
             pin(os.getpid(), {1})
@@ -171,6 +170,10 @@ class Service:
         """Removes the answers nobody fetched."""
         for key in self.client.scan_iter(Keys(self._queue).replies("*"), count=1000):
             self.client.unlink(key)
+
+    def server_cpu_s(self) -> float:
+        """Spent by the server since its start."""
+        return cpu_seconds(self.server_pid)
 
     def _worker_cpu_s(self) -> float:
         return sum(cpu_seconds(pid) for pid in self.pids)

@@ -1,7 +1,7 @@
 """python -m bench tune: which concurrency suits each of the other systems best.
 
-Each choice of each system drains a queue with one worker process, in turns; the one with the highest
-median goes to bench/peers/tuned.json, with all figures, and `compare` uses it.
+Each choice of each system drains a queue with one worker process, in turns. The one with the best run,
+which other load disturbed least, goes to bench/peers/tuned.json, with all figures; `compare` uses it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def store(rows: Rows, surroundings: dict[str, object]) -> None:
         runs.setdefault(row["system"], {}).setdefault(row["choice"], []).append(row["drain_per_s"])
     for name, tried in sorted(runs.items()):
         figures = {choice: {**spread(rates), "n": len(rates)} for choice, rates in tried.items()}
-        choice = max(figures, key=lambda c: figures[c]["median"])
+        choice = max(figures, key=lambda c: figures[c]["max"])
         tuned["systems"][name] = {"choice": choice, "drain_per_s": figures, "environment": surroundings}
         click.echo(f"{name}: {choice}   {figures}")
     TUNED.write_text(json.dumps(tuned, indent=1) + "\n", "utf-8")

@@ -1,0 +1,147 @@
+"""python -m bench cost: what a request costs after a thousand and after a million, and with many waiting.
+
+served   one service, requests sent and read back with `predict_many`; figures of each decade alone
+waiting  few waiting: a closed loop of so many; many: a stopped queue is filled so far and some thousands
+         are drained. 15,360-byte contexts take 15.6 kB each in the server: 300,000 are 4.7 GB.
+A worker's cost falls with what waits until its batches are full (256), and then stays: that is a batch's
+effect, not the queue's length. start is from the start of the process to a warm, checked model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.machine import environment, resident_mb
+from bench.report import COLOURS, draw, facts, markdown, write
+from bench.service import Service, sample_contexts
+from producer import Options, Producer
+
+_FEW = (1, 16, 256)
+DRAINED = 6_000
+_IN_FLIGHT = 2_048
+
+
+@click.command("cost")
+@click.option("--served-max", default=1_000_000, show_default=True, help="Requests served, by decades.")
+@click.option("--waiting-max", default=300_000, show_default=True, help="Entries that wait at most.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(served_max: int, waiting_max: int, out: Path) -> None:
+    """Cost a request against requests served and waiting; writes cost.json, cost.md and cost.svg."""
+    surroundings = environment()
+    with Service(1) as service:
+        start_s = service.ready_s
+        by_waiting = waiting(service, waiting_max)
+    with Service(1) as service:
+        by_served = served(service, served_max)
+    report = {
+        "environment": surroundings,
+        "start_s": round(start_s, 2),
+        "served": by_served,
+        "waiting": by_waiting,
+    }
+    write(out, "cost", report, table(report))
+    plot(report, out / "cost.svg")
+
+
+def served(service: Service, most: int) -> list[dict[str, float]]:
+    """One row a decade: its requests, figures and the worker's memory at its end."""
+    rows, before = [], 0
+    with Producer(settings=service.settings) as producer:
+        for upto in decades(1_000, most):
+            click.echo(f"{upto:,} served", err=True)
+            rows.append({"requests": upto, **_loop(service, producer, upto - before, _IN_FLIGHT)})
+            before = upto
+    return rows
+
+
+def waiting(service: Service, most: int) -> list[dict[str, float]]:
+    """One row a length of the queue."""
+    rows = []
+    with Producer(settings=service.settings) as producer:
+        for length in _FEW:
+            count = min(200 * length, DRAINED)
+            rows.append({"waiting": length, **_loop(service, producer, count, length)})
+    left = 0
+    for length in decades(1_000, most):
+        click.echo(f"{length:,} waiting", err=True)
+        left += service.fill(length + DRAINED - left)[0]
+        drained = service.drain(DRAINED)
+        service.stop()
+        left -= drained.requests
+        used_mb = int(service.client.info("memory")["used_memory"]) / 1e6
+        figures = {name: round(value, 1) for name, value in drained.figures().items()}
+        rows.append({"waiting": length, **figures, "server_mb": round(used_mb, 1)})
+        service.forget()
+    return rows
+
+
+def decades(first: int, most: int) -> list[int]:
+    """Powers of ten from `first` on, and `most`."""
+    powers = itertools.takewhile(lambda n: n < most, (first * 10**k for k in range(12)))
+    return [*powers, most]
+
+
+def _loop(service: Service, producer: Producer, count: int, in_flight: int) -> dict[str, float]:
+    """Sends and reads back `count` requests, at most `in_flight` under way."""
+    read = service.meter()
+    answers = producer.predict_many(_endless(count), in_flight=in_flight, options=Options(provisional=True))
+    failed = sum(isinstance(answer, Exception) for _, answer in answers)
+    elapsed_s, worker_s, server_s = read()
+    if failed:
+        raise click.ClickException(f"{failed} of {count} requests failed")
+    return {
+        "drain_per_s": round(count / elapsed_s, 1),
+        "worker_cpu_us": round(worker_s / count * 1e6, 1),
+        "server_cpu_us": round(server_s / count * 1e6, 1),
+        "worker_mb": resident_mb(service.pids[0]),
+        "server_mb": round(int(service.client.info("memory")["used_memory"]) / 1e6, 1),
+    }
+
+
+def _endless(count: int) -> Iterator[NDArray[np.float32]]:
+    contexts = sample_contexts()
+    return (contexts[i % len(contexts)] for i in range(count))
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Markdown."""
+    heads = ("answered/s", "worker CPU, us a request", "server CPU, us a request", "server MB", "worker MB")
+    lines = [f"Start of a worker to ready: {report['start_s']:.2f} s.", ""]
+    for kind, name in (("served", "requests"), ("waiting", "waiting")):
+        rows = [
+            (
+                f"{row[name]:,}",
+                f"{row['drain_per_s']:,.0f}",
+                f"{row['worker_cpu_us']:.1f}",
+                f"{row['server_cpu_us']:.1f}",
+                f"{row['server_mb']:,.0f}",
+                f"{row['worker_mb']:,.0f}" if "worker_mb" in row else "",
+            )
+            for row in report[kind]
+        ]
+        lines += [*markdown((f"requests {kind}", *heads), rows), ""]
+    lines.append(f"Each row of the first table is that decade alone. {facts(report)}")
+    return "\n".join(lines) + "\n"
+
+
+def plot(report: Mapping[str, Any], path: Path) -> None:
+    """CPU a request against both."""
+
+    def draw_both(axes: Any) -> None:
+        for axis, kind, name in zip(axes, ("served", "waiting"), ("requests", "waiting"), strict=True):
+            counts = [row[name] for row in report[kind]]
+            for figure, colour in zip(("worker_cpu_us", "server_cpu_us"), COLOURS, strict=False):
+                values = [row[figure] for row in report[kind]]
+                axis.plot(counts, values, marker="o", markersize=3, color=colour, label=figure.split("_")[0])
+            axis.set(xscale="log", xlabel=f"requests {kind}", ylabel="CPU, us a request")
+            axis.set_ylim(bottom=0)
+            axis.legend(frameon=False)
+
+    draw(path, (10, 3.6), draw_both, columns=2)

@@ -1,0 +1,190 @@
+"""python -m bench all: every measurement in one folder, within a limit of minutes.
+
+Each step is a command of this group in a process of its own, the important ones first. What is done is
+noted in steps.json with its time and the machine's load: called again with the same folder, the command
+goes on with what is missing. A step that would not fit in the time that is left is left out, and noted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.machine import environment, stolen
+from bench.report import facts, rows_table
+
+#: A step that takes this much longer than it should is ended.
+_PATIENCE = 2.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One command.
+
+    Attributes:
+        name: In steps.json.    words: The command and its options.
+        minutes: What it takes on two quiet cores of 2021.
+        prints: "json" or "md" for a command that prints its report instead of writing it.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    minutes: float
+    prints: str = ""
+
+
+def steps(bank: Path | None, data: Path | None) -> list[Step]:
+    """All of `make bench`."""
+    found = [
+        Step(name="compare", words=("compare", "--repeats", "5", "--minutes", "9"), minutes=8),
+        Step(name="drain", words=("drain", "--requests", "15000", "--repeats", "5"), minutes=2),
+        Step(name="latency", words=("latency", "--seconds", "6", "--repeats", "3"), minutes=2.5),
+    ]
+    if bank:
+        words = ("latency", "--bank", str(bank), "--name", "latency-bank", "--seconds", "6", "--repeats", "3")
+        found.append(Step(name="latency-bank", words=words, minutes=2.5))
+    found += [
+        Step(name="limits", words=("limits",), minutes=0.6),
+        Step(name="shares", words=("shares",), minutes=0.8),
+        Step(name="micro", words=("micro",), minutes=1.5),
+        Step(name="batch", words=("batch", "--repeats", "3"), minutes=1.5, prints="json"),
+        Step(name="peer-latency", words=("peer-latency", "--seconds", "5", "--repeats", "2"), minutes=2.5),
+        Step(name="partitions", words=("partitions",), minutes=1.5),
+        Step(name="cost", words=("cost",), minutes=5),
+        Step(
+            name="compare, two workers",
+            words=("compare", "--workers", "2", "--repeats", "3", "--minutes", "5"),
+            minutes=5,
+        ),
+    ]
+    if bank and data:
+        words = ("gate", "--bank", str(bank), "--data", str(data), "--queries", "2000")
+        found.append(Step(name="gate", words=words, minutes=2, prints="md"))
+    return found
+
+
+QUICK = (
+    Step(
+        name="compare",
+        words=(
+            "compare",
+            "--repeats",
+            "1",
+            "--scale",
+            "0.3",
+            "--only",
+            "amn_queue,dramatiq_threads,huey_thread",
+        ),
+        minutes=0.5,
+    ),
+    Step(
+        name="drain", words=("drain", "--requests", "6000", "--repeats", "1", "--workers", "1,2"), minutes=0.3
+    ),
+    Step(name="latency", words=("latency", "--seconds", "2", "--repeats", "1"), minutes=0.5),
+    Step(name="shares", words=("shares", "--requests", "8000"), minutes=0.4),
+    Step(name="limits", words=("limits", "--repeats", "2"), minutes=0.3),
+    Step(name="cost", words=("cost", "--served-max", "10000", "--waiting-max", "10000"), minutes=0.4),
+)
+
+
+@click.command("all")
+@click.option("--quick", is_flag=True, help="The main figures in three minutes.")
+@click.option("--minutes", default=35.0, show_default=True, help="No step begins that would end later.")
+@click.option("--bank", type=click.Path(path_type=Path, exists=True), help="A large reference bank.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="Vectors, to judge its index.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, out: Path) -> None:
+    """Measure everything into one folder; called again, go on with what is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    plan, over_s = list(QUICK) if quick else steps(bank, data), time.monotonic() + minutes * 60
+    state = Steps(out / "steps.json")
+    for number, step in enumerate(plan, 1):
+        head = f"[{number}/{len(plan)}] {step.name}"
+        if state.done(step):
+            click.echo(f"{head}: done before", err=True)
+            continue
+        left = (over_s - time.monotonic()) / 60
+        if step.minutes > left:
+            click.echo(
+                f"{head}: left out, {left:.1f} minutes are left and it takes {step.minutes:g}", err=True
+            )
+            state.note(step, {"code": None, "left_out": True})
+            continue
+        click.echo(f"{head}: about {step.minutes:g} minutes, {left:.1f} are left", err=True)
+        state.note(step, _run(step, out))
+    (out / "report.md").write_text(joined(out, [step.name for step in plan]), "utf-8")
+    click.echo(f"written: {out}/report.md; to the documents: python -m bench publish {out}", err=True)
+    if state.failed(plan):
+        raise SystemExit(1)
+
+
+class Steps:
+    """What was done in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+    def done(self, step: Step) -> bool:
+        """Whether it ended well, with the same options."""
+        row = self._found.get(step.name, {})
+        return row.get("code") == 0 and row.get("words") == list(step.words)
+
+    def failed(self, plan: Sequence[Step]) -> bool:
+        """Whether one of them ended badly."""
+        return any(self._found.get(step.name, {}).get("code") not in (0, None) for step in plan)
+
+    def note(self, step: Step, row: dict[str, Any]) -> None:
+        """Writes it down at once."""
+        self._found[step.name] = {"words": list(step.words), **row}
+        self._path.write_text(json.dumps(self._found, indent=1) + "\n", "utf-8")
+
+
+def _run(step: Step, out: Path) -> dict[str, Any]:
+    """Runs a step; its messages go to the terminal and its files to `out`."""
+    before, load, started_s = stolen(), environment()["load_before"], time.monotonic()
+    command = [sys.executable, "-m", "bench", *step.words]
+    command += [] if step.prints else ["--out", str(out)]
+    printed, code = b"", -1
+    try:
+        done = subprocess.run(
+            command,
+            timeout=step.minutes * 60 * _PATIENCE,
+            stdout=subprocess.PIPE if step.prints else None,
+        )
+        printed, code = done.stdout or b"", done.returncode
+    except subprocess.TimeoutExpired:
+        click.echo(f"{step.name}: ended after {_PATIENCE:g} times what it should take", err=True)
+    if step.prints and code == 0:
+        _keep(step, printed.decode(), out)
+    seconds = time.monotonic() - started_s
+    click.echo(f"{step.name}: {seconds:.0f} s, code {code}", err=True)
+    return {"code": code, "seconds": round(seconds, 1), "load_before": load, "stolen": stolen(before)}
+
+
+def _keep(step: Step, printed: str, out: Path) -> None:
+    """Writes what a step printed; rows of JSON as a table too."""
+    (out / f"{step.name}.{step.prints}").write_text(printed, "utf-8")
+    if step.prints == "json":
+        report = json.loads(printed)
+        lines = [*rows_table(report["runs"]), "", f"{report['repeats']} repeats. {facts(report)}"]
+        (out / f"{step.name}.md").write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def joined(out: Path, names: Sequence[str]) -> str:
+    """The texts of all steps, one after the other."""
+    parts = []
+    for name in dict.fromkeys(names):
+        path = out / f"{name}.md"
+        if path.is_file():
+            plots = "".join(f"\n![{p.stem}]({p.name})\n" for p in sorted(out.glob(f"{name}*.svg")))
+            parts.append(f"## {name}\n\n{path.read_text('utf-8')}{plots}")
+    return "\n".join(parts)

@@ -1,0 +1,127 @@
+"""python -m bench shares: where a worker's CPU goes while it drains a full queue, with a flame graph.
+
+py-spy samples the worker (it must be allowed to: root, or a kernel.yama.ptrace_scope of 0). Each sample
+belongs to the innermost of its frames that a part below claims; frames of numpy or torch belong to
+whoever called them.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.machine import environment
+from bench.report import facts, markdown, write
+from bench.service import Service
+
+#: A part, and what the paths of its files begin with. The first that fits counts.
+PARTS = {
+    "model": ("amn/folded", "amn/tensors", "amn/predictor", "amn/network"),
+    "gate": ("amn/reference", "amn/index", "amn/escalation", "amn/gain", "amn/policy"),
+    "Redis": (
+        "redis/",
+        "hiredis/",
+        "producer/link",
+        "producer/connection",
+        "producer/routes",
+        "workers/queue",
+    ),
+    "wire": ("producer/", "workers/batch", "workers/outcomes", "msgpack/"),
+}
+#: The loop, the decisions, the threads, the interpreter.
+REST = "other Python"
+
+
+@click.command("shares")
+@click.option("--requests", default=40_000, show_default=True)
+@click.option("--rate", default=400, show_default=True, help="Samples a second.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(requests: int, rate: int, out: Path) -> None:
+    """Share of a worker's CPU by part; writes shares.json, shares.md and shares-flame.svg."""
+    surroundings = environment()
+    out.mkdir(parents=True, exist_ok=True)
+    with Service(1) as service:
+        stacks = record(service, requests, rate, "raw").decode().splitlines()
+        flame = record(service, requests, rate, "flamegraph").decode()
+    (out / "shares-flame.svg").write_text(flame.replace(f"{Path.cwd()}/", ""), "utf-8")
+    counts = classify(stacks)
+    total = sum(counts.values())
+    report = {
+        "environment": surroundings,
+        "samples": total,
+        "shares": {part: round(counts[part] / total, 4) for part in [*PARTS, REST]},
+    }
+    write(out, "shares", report, table(report))
+
+
+def record(service: Service, requests: int, rate: int, form: str) -> bytes:
+    """Samples one drain; what py-spy wrote.
+
+    Raises:
+        ClickException: It could not.
+    """
+    total, _ = service.fill(requests)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "samples"
+        program = Path(sys.executable).with_name("py-spy")
+        command = [
+            str(program),
+            "record",
+            "--pid",
+            str(service.pids[0]),
+            "--format",
+            form,
+            "--output",
+            str(file),
+        ]
+        command += ["--rate", str(rate), "--duration", "600"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as spy:
+            service.drain(total)
+            spy.send_signal(signal.SIGINT)
+            _, errors = spy.communicate(timeout=60)
+        service.forget()
+        if not file.is_file():
+            raise click.ClickException(f"py-spy recorded nothing: {errors.decode(errors='replace').strip()}")
+        return file.read_bytes()
+
+
+def classify(stacks: Iterable[str]) -> Counter[str]:
+    """Samples by part, of lines "outer (file:line);inner (file:line) count"."""
+    counts: Counter[str] = Counter()
+    for line in stacks:
+        stack, _, number = line.rpartition(" ")
+        if number.isdigit():
+            counts[part_of(stack)] += int(number)
+    return counts
+
+
+def part_of(stack: str) -> str:
+    """The part that the innermost known frame belongs to."""
+    for frame in reversed(stack.split(";")):
+        file = frame.rpartition("(")[2]
+        for part, beginnings in PARTS.items():
+            if any(file.startswith(b) or f"/{b}" in file for b in beginnings):
+                return part
+    return REST
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Markdown."""
+    shares = report["shares"]
+    rows = [(part, f"{share:.1%}") for part, share in shares.items()]
+    lines = markdown(("part", "share of the worker's CPU"), rows)
+    both = shares["model"] + shares["gate"]
+    lines += [
+        "",
+        f"Model and gate: **{both:.0%}**. {report['samples']:,} samples of a worker that drains a queue, "
+        f"batches of 256. {facts(report)}",
+    ]
+    return "\n".join(lines) + "\n"
