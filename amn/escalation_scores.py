@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from amn.errors import ConfigError
+from amn.index import CellBank, Guard
 from amn.policy import MEAN_TOP_K, RAW, ConfidenceRule, EscalationPolicy
 
 Cosines = NDArray[np.float32]
@@ -37,6 +38,8 @@ class GateScores:
 
     def __init__(self, policy: EscalationPolicy, bank: Bank) -> None:
         self._bank = bank
+        if isinstance(bank, CellBank):
+            bank.guard = Guard.of(policy)  # where it must not miss anything
         rule = policy.confidence
         self._mean: Callable[[torch.Tensor], Cosines] | None = None
         if rule is not None and rule.method == MEAN_TOP_K:

@@ -9,7 +9,7 @@ Every reference is filed under two of K cells. A batch of predictions (B, 768) i
 
 Escalating is the safe side, and a reference that was missed can only lie in a cell that looks less
 alike. So the second pass goes where a miss would do harm: a second best that was not found makes a
-margin look wide. What is left is measured by `python -m bench.gate` (docs/bank.md).
+margin look wide. How wide both passes are is chosen when the bank is built (amn/index_tune.py).
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from amn.errors import CheckpointError
 from amn.index_cells import Cells
+from amn.policy import TOP1, EscalationPolicy
 from amn.reference import Neighbours
 from amn.reference_files import CELLS, CODES, BankManifest, Multiplicity
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Rows = NDArray[np.bool_]
+
+#: No cosine is below the one, no margin below the other.
+NO_CONFIDENCE, NO_MARGIN = -2.0, 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,8 @@ class Guard:
     """The rules that a search must not get wrong.
 
     Attributes:
-        confidence, margin: An answer is kept from these cosines on.
+        confidence, margin: An answer is kept from these cosines on; `NO_CONFIDENCE` and `NO_MARGIN`
+            where there is no such rule.
         reach: Best cosines this little below `confidence` are looked at twice.
         doubt: After the second pass, scores this near to a threshold are not certain.
     """
@@ -72,6 +76,15 @@ class Guard:
     reach: float = 0.01
     doubt: float = 0.002
 
+    @classmethod
+    def of(cls, policy: EscalationPolicy) -> Self:
+        """The thresholds of a policy's rules, as far as they look at the two best cosines."""
+        rule = policy.confidence
+        return cls(
+            confidence=rule.below if rule is not None and rule.method == TOP1 else NO_CONFIDENCE,
+            margin=policy.margin.below if policy.margin is not None else NO_MARGIN,
+        )
+
     def keeps(self, best: Vectors, second: Vectors) -> Rows:
         """Where no rule fires, (B,)."""
         kept: Rows = (best >= self.confidence) & (best - second >= self.margin)
@@ -79,13 +92,16 @@ class Guard:
 
     def undecided(self, best: Vectors, second: Vectors) -> Rows:
         """Where a miss would matter, (B,)."""
-        near = (best >= self.confidence - self.reach) & (best < self.confidence)
+        near: Rows = (best >= self.confidence - self.reach) & (best < self.confidence)
+        if self.margin <= NO_MARGIN:
+            return near  # a best cosine that was found is proof enough
         return near | self.keeps(best, second)
 
     def doubtful(self, best: Vectors, second: Vectors) -> Rows:
         """Where another reference would easily change the decision, (B,)."""
-        thin = (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)
-        doubtful: Rows = thin | (np.abs(best - self.confidence) < self.doubt)
+        doubtful: Rows = np.abs(best - self.confidence) < self.doubt
+        if self.margin > NO_MARGIN:
+            doubtful |= (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)
         return doubtful
 
 
@@ -118,7 +134,7 @@ class CellBank:
         """Stamped on every answer."""
         return self.manifest.bank_id
 
-    def top2(self, predictions: torch.Tensor) -> Neighbours:
+    def top2(self, predictions: Vectors) -> Neighbours:
         """The two best cosines found for each prediction.
 
         Args:
@@ -126,7 +142,7 @@ class CellBank:
         """
         self._faiss.omp_set_num_threads(1)  # the number is the calling thread's own
         settings, guard = self.settings, self.guard
-        queries = np.ascontiguousarray(predictions.numpy())
+        queries = np.ascontiguousarray(predictions)
         flat, nearness = self._cells.score(queries)
         points = self._cells.spread(flat)
         candidates = self._scan(points, nearness, (0, settings.probes), settings.rerank)

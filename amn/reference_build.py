@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from amn.errors import DataError
-from amn.index import IndexSettings
+from amn.index import Guard, IndexSettings, open_index
 from amn.index_build import Filing, write_index
+from amn.index_tune import tune
 from amn.reference_files import (
     CELLS,
     CODES,
@@ -26,6 +28,7 @@ from amn.reference_files import (
     VECTORS,
     BankManifest,
     hash_file,
+    map_arrays,
     write_manifest,
 )
 from amn.reference_merge import ALL_PAIRS_MAX, merge_duplicates
@@ -47,7 +50,9 @@ class BankSettings:
         encoder_id: Recipe of the vectors.    source: Where they come from.
         epsilon: Cosine above which two vectors count as one.
         indexed: Whether it gets an index; None: when it has more than `EXACT_MAX` vectors.
-        index: Parameters of the index.
+        index: Parameters of the index; with `queries`, its widths are measured and not these.
+        queries: Shape (n, 768): predictions for texts that the bank does not hold.
+        guard: Thresholds that the widths are to hold for.
     """
 
     encoder_id: str
@@ -55,6 +60,8 @@ class BankSettings:
     epsilon: float = 0.98
     indexed: bool | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
+    queries: NDArray[np.float32] | None = field(default=None, repr=False)
+    guard: Guard = field(default_factory=Guard)
 
 
 def build_bank(
@@ -121,8 +128,26 @@ def _build_in(
         index = write_index(work, filing, lambda done: on_progress("coding", done, len(kept)))
     (work / _WORK).unlink()
     manifest = _manifest(work, settings, (len(kept), count - len(kept)), index)
+    if index is not None and settings.queries is not None:
+        manifest = _tuned(work, manifest, settings.queries, settings.guard, on_progress)
     write_manifest(work, manifest)
     return manifest
+
+
+def _tuned(
+    work: Path,
+    manifest: BankManifest,
+    queries: NDArray[np.float32],
+    guard: Guard,
+    on_progress: OnProgress,
+) -> BankManifest:
+    """The manifest with the widths that were measured to be enough."""
+    bank = open_index(work, manifest, *map_arrays(work, manifest))
+    count = len(queries)
+    widths, found = tune(bank, queries, guard, lambda done: on_progress("measuring agreement", done, count))
+    index = asdict(widths)
+    bank_id = _bank_id(manifest.sha256, manifest.files, index)
+    return replace(manifest, bank_id=bank_id, index=index, agreement=found.stored())
 
 
 def _checked(path: Path, vectors: NDArray[np.floating], on_progress: OnProgress) -> NDArray[np.float32]:
@@ -159,11 +184,8 @@ def _manifest(
     digest = hash_file(work / VECTORS, pieces.append)
     names = [MULTIPLICITY] if index is None else [MULTIPLICITY, CELLS, CODES]
     files = {name: hash_file(work / name) for name in names}
-    identity = digest
-    if index is not None:
-        identity = hashlib.sha256(f"{digest} {files[CELLS]} {files[CODES]}".encode()).hexdigest()
     return BankManifest(
-        bank_id=f"bank@{identity[:12]}",
+        bank_id=_bank_id(digest, files, index),
         count=counts[0],
         merged=counts[1],
         epsilon=settings.epsilon,
@@ -174,3 +196,11 @@ def _manifest(
         files=files,
         index=index,
     )
+
+
+def _bank_id(digest: str, files: dict[str, str], index: dict[str, Any] | None) -> str:
+    """Of all that an answer depends on; of a bank without an index, of the vectors alone."""
+    if index is not None:
+        parts = (digest, files[CELLS], files[CODES], json.dumps(index, sort_keys=True))
+        digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    return f"bank@{digest[:12]}"

@@ -38,7 +38,7 @@ class BankManifest:
     """What a bank says of itself.
 
     Attributes:
-        bank_id: `bank@` and 12 hex digits of the hash of the vectors, and of the index if there is one.
+        bank_id: `bank@` and 12 hex digits of the hash of the vectors, and of the index and its widths.
         count: Vectors after merging.    merged: Source vectors merged into another.
         epsilon: Cosine above which two vectors count as one.
         encoder_id: Recipe of the vectors.    source: Where they came from.
@@ -46,6 +46,8 @@ class BankManifest:
         pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
         files: SHA-256 of every other file but this one; empty in banks made before there was one.
         index: Parameters of the index (`amn.index.IndexSettings`), or None for an exact search.
+        agreement: How the index decided against an exact search when it was built
+            (`amn.index_tune.Agreement`), or None where nobody gave queries.
     """
 
     bank_id: str
@@ -59,6 +61,7 @@ class BankManifest:
     pieces: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     index: dict[str, Any] | None = None
+    agreement: dict[str, Any] | None = None
 
 
 def read_manifest(folder: Path) -> BankManifest:

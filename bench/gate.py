@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +20,18 @@ from numpy.typing import NDArray
 
 from amn.dataset import split_by_article
 from amn.index import CellBank, IndexSettings
+from amn.index_tune import WIDTHS, agreement, widened
 from amn.predictor import Predictor
 from amn.readers import read_vectors
 from amn.reference import Bank, Neighbours, exact_top2, load_bank
+from amn.reference_queries import predictions
 from bench.machine import environment, pinned
 
 SIDES = {"test": "held-out articles", "unseen": "unseen domain"}
 BATCHES = (1, 8, 32, 128)
-_CHUNK = 256
 
-#: (probes, rerank, probes_wide, rerank_wide); equal probes are a single pass.
-SWEEP = (
-    (8, 48, 8, 48),
-    (16, 96, 16, 96),
-    (32, 192, 32, 192),
-    (64, 256, 64, 256),
-    (8, 64, 32, 96),
-    (10, 64, 32, 96),
-    (12, 64, 40, 96),
-    (14, 64, 40, 128),
-    (16, 96, 48, 128),
-)
-#: Cells that score this much less than the nearest are passed over; 2 is none.
-WITHIN = (2.0, 0.13)
+#: A single pass, as wide as two; for comparison.
+SINGLE = ((8, 48, 8, 48, 0.13), (16, 96, 16, 96, 0.13), (32, 192, 32, 192, 0.13), (64, 256, 64, 256, 2.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +63,7 @@ def command(**options: Any) -> None:
         for settings in [own, *_sweep(own)] if options["sweep"] else [own]:
             bank.settings = settings
             row = {"settings": _named(settings), **_cost(bank, sides)}
-            row |= {side: agreement(bank, queries) for side, queries in sides.items()}
+            row |= {side: asdict(agreement(bank, q.vectors, q.exact)) for side, q in sides.items()}
             rows.append(row)
             click.echo(_line(row), err=True)
     report = {
@@ -89,11 +78,7 @@ def command(**options: Any) -> None:
 
 
 def _sweep(own: IndexSettings) -> list[IndexSettings]:
-    return [
-        replace(own, probes=probes, rerank=rerank, probes_wide=wide, rerank_wide=more, within=within)
-        for within in WITHIN
-        for probes, rerank, wide, more in SWEEP
-    ]
+    return [widened(own, widths) for widths in (*WIDTHS, *SINGLE)]
 
 
 def _queries(bank: Bank, options: dict[str, Any]) -> dict[str, Queries]:
@@ -103,11 +88,7 @@ def _queries(bank: Bank, options: dict[str, Any]) -> dict[str, Queries]:
     kept = _kept(options["truth"], f"{bank.bank_id} {model.model_id} {options['queries']}")
     sides = {}
     for side in SIDES:
-        starts = getattr(split, side)
-        # Evenly spaced, so that all articles have a part.
-        starts = starts[np.linspace(0, len(starts) - 1, min(options["queries"], len(starts))).astype(int)]
-        parts = [starts[i : i + _CHUNK] for i in range(0, len(starts), _CHUNK)]
-        vectors = np.concatenate([model.predict(data.windows(part)[:, :5]) for part in parts])
+        vectors = predictions(model, data, getattr(split, side), options["queries"])
         if side not in kept:
             click.echo(f"exact search of {len(vectors)} queries, {SIDES[side]}", err=True)
             exact = exact_top2(bank.vectors, vectors)
@@ -130,34 +111,11 @@ def _kept(path: Path | None, key: str) -> dict[str, Any]:
     return {"key": np.array(key)}
 
 
-def agreement(bank: CellBank, queries: Queries) -> dict[str, float]:
-    """Decisions of the two rules against the exact search's; shares of the queries."""
-    found = _all(bank, queries.vectors)
-    exact, guard = queries.exact, bank.guard
-    ours, true = guard.keeps(found.best, found.second), guard.keeps(exact.best, exact.second)
-    right = (np.abs(found.best - exact.best) < 1e-4) & (np.abs(found.second - exact.second) < 1e-4)
-    certain = found.certain
-    return {
-        "agree": float((ours == true).mean()),
-        "unsafe": float((ours & ~true).mean()),
-        "bias": float(true.mean() - ours.mean()),
-        "both_right": float(right.mean()),
-        "certain": float(certain.mean()),
-        "agree_certain": float((ours == true)[certain].mean()) if certain.any() else 1.0,
-        "kept": float(true.mean()),
-    }
-
-
-def _all(bank: CellBank, vectors: NDArray[np.float32]) -> Neighbours:
-    parts = [bank.top2(torch.from_numpy(vectors[i : i + 32])) for i in range(0, len(vectors), 32)]
-    return Neighbours(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-
 def _cost(bank: CellBank, sides: dict[str, Queries]) -> dict[str, Any]:
     """Microseconds a request: processor time by batch size, and wall time alone."""
     cost = {}
     for side, queries in sides.items():
-        vectors = torch.from_numpy(queries.vectors[:2048])
+        vectors = queries.vectors[:2048]
         _timed(bank, vectors, 32)
         cost[side] = {str(size): round(float(np.median(_timed(bank, vectors, size))), 1) for size in BATCHES}
         wall = _timed(bank, vectors, 1, time.perf_counter)
@@ -166,7 +124,9 @@ def _cost(bank: CellBank, sides: dict[str, Queries]) -> dict[str, Any]:
     return {"cost_us": cost}
 
 
-def _timed(bank: CellBank, vectors: torch.Tensor, size: int, clock: Any = time.thread_time) -> list[float]:
+def _timed(
+    bank: CellBank, vectors: NDArray[np.float32], size: int, clock: Any = time.thread_time
+) -> list[float]:
     found = []
     for start in range(0, len(vectors) - size + 1, size):
         part = vectors[start : start + size]

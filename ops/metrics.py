@@ -71,6 +71,8 @@ COUNTS = (
     Count(name="amn_requests_slow", help="AMN answers that took more than 1.2 ms.", field="slow"),
     Count(name="amn_requests_sampled", help="Requests given to the shadow worker.", field="shadowed"),
     Count(name="amn_leases_lost", help="Results that came after their lease.", field="lost"),
+    Count(name="amn_bank_rechecks", help="Answers searched again exactly.", field="rechecked"),
+    Count(name="amn_bank_rechecks_by", help="The same.", field="recheck", label="outcome"),
     Count(name="amn_shadow_entries_by", help="Shadow entries by outcome.", field="shadow", label="outcome"),
 )
 

@@ -69,9 +69,16 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 @_policy
 @click.option("--decision-log", type=click.Path(path_type=Path, dir_okay=False), help=_LOG_HELP)
 @click.option("--sample-rate", default=0.05, show_default=True, help="Share for the shadow, 0.01-0.05.")
-def amn(policy: str, decision_log: Path | None, sample_rate: float, **common: Any) -> None:
+@click.option(
+    "--recheck-one-in",
+    envvar="AMN_RECHECK_ONE_IN",
+    default=1000,
+    show_default=True,
+    help="Search one request in so many again exactly, where the bank is approximate; 0 for none.",
+)
+def amn(policy: str, decision_log: Path | None, **common: Any) -> None:
     """Answer requests with the AMN model, and escalate what the policy flags."""
-    _run("amn", common, {"policy": policy, "decision_log": decision_log}, sample_rate)
+    _run("amn", common, {"policy": policy, "decision_log": decision_log})
 
 
 @worker.command()
@@ -96,9 +103,7 @@ def shadow(**common: Any) -> None:
     _run("shadow", common)
 
 
-def _run(
-    kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None, sample_rate: float = RATE_MAX
-) -> None:
+def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) -> None:
     try:
         configure_logs(common["log_level"], as_json=common["log_json"])
         root = common["artifacts"] or artifacts_root()
@@ -111,7 +116,8 @@ def _run(
                 linger_ms=_LINGER_MS.get(kind, 0),
                 **{name: common[name] for name in _LIMITS if common[name] is not None},
             ),
-            sample_rate=sample_rate,
+            sample_rate=common.get("sample_rate", RATE_MAX),
+            recheck_one_in=common.get("recheck_one_in", 0),
             parent_pid=common["parent_pid"],
             background=kind != "amn",
         )

@@ -158,10 +158,21 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
     queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
     sampler = Sampler(settings.sample_rate, settings.sample_salt)
+    sides: tuple[Side, ...] = (GateThread(settings, policy, allowance), SamplerThread(settings, sampler))
     return Parts(
         loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)),
-        sides=(GateThread(settings, policy, allowance), SamplerThread(settings, sampler)),
+        sides=sides + _rechecks(settings, predictor),
     )
+
+
+def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...]:
+    """What compares an approximate bank with an exact search."""
+    from amn.index import CellBank
+    from workers.recheck import RecheckThread
+
+    if settings.recheck_one_in and isinstance(predictor.bank, CellBank):
+        return (RecheckThread(settings, predictor.bank),)
+    return ()
 
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:

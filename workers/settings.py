@@ -68,6 +68,8 @@ class WorkerSettings:
         lanes: Lanes that are served.
         sample_rate: Highest share of a lane's requests that the shadow worker sees, 0.01 to 0.05, or
             0 for none; busy lanes are sampled at less (workers/shadow_rates.py).
+        recheck_one_in: One request in so many is searched again exactly, where the bank is approximate;
+            0 for none (workers/recheck.py).
         threads: Threads of the tensor library; one worker per core is the plan.
         parent_pid: Stop when this process is not the parent any more; 0 for a worker of its own.
         background: Run only when nothing else wants the core, so that a slow model never makes
@@ -81,6 +83,7 @@ class WorkerSettings:
     lanes: tuple[str, ...] = LANES
     sample_rate: float = RATE_MAX
     sample_salt: str = DEFAULT_SALT
+    recheck_one_in: int = 1000
     threads: int = 1
     parent_pid: int = 0
     background: bool = False
@@ -90,6 +93,8 @@ class WorkerSettings:
             raise ValueError(
                 f"sample_rate is {self.sample_rate}; use {RATE_MIN} to {RATE_MAX}, or 0 to switch it off"
             )
+        if self.recheck_one_in < 0:
+            raise ValueError(f"recheck_one_in is {self.recheck_one_in}; use a count, or 0 to switch it off")
 
 
 def artifacts_root() -> Path:

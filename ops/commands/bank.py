@@ -7,21 +7,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.policy import DEFAULT
 from ops import console
 from ops.commands import options
 from ops.errors import FileRefused
-from ops.settings import artifacts_folder
+from ops.settings import artifacts_folder, server_url
+from producer.connection import connect, driver_errors
+from producer.keys import Keys
 from producer.messages import DEFAULT_ENCODER, DIMENSIONS
+from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
     from amn.reference_build import OnProgress
 
+#: Fields of the stats hash (workers/recheck.py).
+_RECHECKS = {
+    "rechecked": "checked",
+    "recheck:agreed": "agreed",
+    "recheck:unsafe": "unsafe",
+    "recheck:dropped": "dropped",
+}
 _folder = click.argument("folder", required=False, type=click.Path(path_type=Path))
 
 
@@ -34,6 +45,7 @@ def bank() -> None:
       amn bank build vectors.npy --out artifacts/lvm/banks/bank_new
       amn bank info
       amn bank check artifacts/lvm/banks/bank_new
+      amn bank status
     """
 
 
@@ -58,23 +70,37 @@ def bank() -> None:
 @click.option("--count", type=click.IntRange(2), help="Draw so many source vectors at random. [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of the draw, and of the index.")
 @click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, help="Recipe that made the vectors.")
-def build(vectors: Path, out: Path, **chosen: Any) -> None:
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path),
+    help="Held-out contexts (n, 5, 768), or vectors with articles: the index is made wide enough for them.",
+)
+@click.option("--model", type=click.Path(path_type=Path), help="That predicts them. [default: in production]")
+@click.option("--policy", default=DEFAULT, show_default=True, help="Whose thresholds the index is to meet.")
+@options.artifacts
+def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:
     """Build a bank from a file of unit vectors, shape (N, 768); an .npz needs the key `vectors`."""
-    from amn.index import IndexSettings
+    from amn.index import Guard, IndexSettings
+    from amn.policy import load_policy
     from amn.reference_build import BankSettings, build_bank
 
     rows = _chosen(_read(vectors), vectors, chosen["count"], chosen["seed"])
     index = IndexSettings(seed=chosen["seed"])
+    model = chosen["model"] or artifacts_folder(artifacts) / "production_model"
     settings = BankSettings(
         encoder_id=chosen["encoder"],
         source=f"{vectors.name}, {len(rows)} vectors, seed {chosen['seed']}",
         epsilon=chosen["epsilon"],
         indexed=None if chosen["index"] == "auto" else chosen["index"] == "cells",
         index=replace(index, cells=chosen["cells"]) if chosen["cells"] else index,
+        queries=_queries(chosen["queries"], model),
+        guard=Guard.of(load_policy(chosen["policy"])),
     )
     with _progress() as on_progress:
         manifest = build_bank(rows, out, settings, on_progress)
     click.echo(f"{out}: {manifest.bank_id}, {manifest.count} vectors, {manifest.merged} merged away")
+    if manifest.index is not None:
+        _say_agreement(manifest.agreement)
 
 
 @bank.command()
@@ -91,11 +117,13 @@ def info(folder: Path | None, artifacts: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(manifest))
         return
-    index = manifest.pop("index") or {}
+    index, measured = manifest.pop("index") or {}, manifest.pop("agreement")
     shown = {"folder": path.resolve(), **manifest, "index": "cells" if index else "exact", **index}
     for name, value in shown.items():
         if name not in ("files", "pieces"):
             click.echo(f"{name:12} {value}")
+    if index:
+        _say_agreement(measured)
 
 
 @bank.command()
@@ -109,6 +137,31 @@ def check(folder: Path | None, artifacts: Path | None) -> None:
     manifest = read_manifest(path)
     check_files(path, manifest, whole=True)
     click.echo(f"{path}: {manifest.bank_id} is whole, {manifest.count} vectors")
+
+
+@bank.command()
+@options.url
+@options.queue
+@options.as_json
+def status(url: str | None, queue: str | None, as_json: bool) -> None:
+    """How a running service's approximate bank decided live requests, against an exact search."""
+    settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
+    with driver_errors(settings.url):
+        client = connect(settings, retries=0)
+        values = cast("list[bytes | None]", client.hmget(Keys(settings.queue).stats, list(_RECHECKS)))
+        client.close()
+    found = {name: int(value or 0) for name, value in zip(_RECHECKS.values(), values, strict=True)}
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    checked = found["checked"]
+    if not checked:
+        click.echo("no answer was searched again; workers do so where the bank has an index, once a minute")
+        return
+    click.echo(
+        f"{checked} answers searched again exactly: {found['agreed'] / checked:.2%} decided the same, unsafe "
+        f"keeps {found['unsafe'] / checked:.2%}; {found['dropped']} more were drawn, and left out"
+    )
 
 
 @bank.command()
@@ -153,6 +206,33 @@ def _progress() -> Iterator[OnProgress]:
             bar.refresh()
 
         yield on_progress
+
+
+def _queries(path: Path | None, model: Path) -> NDArray[np.float32] | None:
+    if path is None:
+        return None
+    from amn.predictor import Predictor
+    from amn.reference_queries import held_out_predictions
+
+    return held_out_predictions(path, Predictor.open(model))
+
+
+def _say_agreement(measured: dict[str, Any] | None) -> None:
+    """How the index decided against an exact search; loudly where that is too little, or not known."""
+    if measured is None:
+        click.echo(
+            "WARNING: nobody measured how often this index decides as an exact search would;", err=True
+        )
+        click.echo("         build it with --queries", err=True)
+        return
+    click.echo(
+        f"agreement    {measured['agree']:.2%} of {measured['queries']} held-out queries, unsafe keeps "
+        f"{measured['unsafe']:.2%}, rate {measured['bias']:+.2%}; confidence {measured['confidence']}, "
+        f"margin {measured['margin']}"
+    )
+    if not measured["met"]:
+        click.echo("WARNING: that is less than a bank must meet: 99.7 %, unsafe 0.1 %, rate 0.2 %;", err=True)
+        click.echo("         use --index exact or more --cells", err=True)
 
 
 def _read(path: Path) -> NDArray[np.floating]:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from amn.errors import CheckpointError
+from amn.escalation_scores import GateScores
 from amn.index import CellBank, Guard, IndexSettings
+from amn.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
+from amn.policy import load_policy, parse_policy
 from amn.reference import exact_top2, load_bank
 from amn.reference_build import BankSettings, build_bank
 from amn.reference_files import check_files, read_manifest
-from amn.reference_recheck import Recheck
+from amn.reference_recheck import drawn, recheck
 
 pytest.importorskip("faiss")
 
@@ -67,7 +69,7 @@ def bank(folder):
 
 
 def search(bank, queries, size=32):
-    parts = [bank.top2(torch.from_numpy(queries[i : i + size])) for i in range(0, len(queries), size)]
+    parts = [bank.top2(queries[i : i + size]) for i in range(0, len(queries), size)]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -140,7 +142,7 @@ def test_multiplicities_stay_with_their_vectors(tmp_path, vectors):
     build_bank(doubled, tmp_path / "bank", settings)
     bank = load_bank(tmp_path / "bank")
     assert len(bank) == 500
-    _, _, ids, _ = bank.top2(torch.from_numpy(vectors[:50]))
+    _, _, ids, _ = bank.top2(vectors[:50])
     assert bank.multiplicity[ids].tolist() == [3] * 7 + [2] * 33 + [1] * 10
 
 
@@ -233,21 +235,125 @@ def test_a_build_that_is_killed_leaves_no_bank(tmp_path, vectors):
     assert [path.name[:6] for path in (tmp_path / "out").iterdir()] == [".bank-"]
 
 
-def test_rechecks_draw_evenly_and_count_what_differs(bank, queries):
-    recheck = Recheck(bank, capacity=500, seed=0)
-    bank.observer = recheck.offer
-    best, second, *_ = search(bank, queries)
-    found = recheck.turn()
+def test_widths_are_chosen_that_agree_on_the_queries_at_hand(bank, queries):
+    exact = exact_top2(bank.vectors, queries)
+    settings, found = tune(bank, queries, Guard())
+    assert found.met
+    assert found.agree >= 1 - (1 - AGREE_MIN) / 2
+    narrower = [widths for widths in WIDTHS if widened(settings, widths).probes < settings.probes]
+    bank.settings = settings
+    assert agreement(bank, queries, exact) == found
+    for widths in narrower:
+        bank.settings = widened(settings, widths)
+        assert not agreement(bank, queries, exact).within(0.5)
+
+
+def test_an_index_that_no_width_makes_good_enough_says_so(bank, queries, monkeypatch):
+    monkeypatch.setattr("amn.index_tune.WIDTHS", ((1, 2, 1, 2, 0.1), (1, 3, 1, 3, 0.1)))
+    settings, found = tune(bank, queries, Guard())
+    assert settings.rerank == 3
+    assert not found.met
+    assert found.agree < AGREE_MIN
+    assert found.stored()["met"] is False
+
+
+@pytest.mark.parametrize(
+    "errors", [{"agree": 0.9969}, {"unsafe": 0.0011}, {"bias": 0.0021}, {"bias": -0.0021}]
+)
+def test_each_of_three_errors_alone_is_too_many(errors):
+    good = {"agree": 0.9971, "unsafe": 0.0009, "bias": 0.0019, "both_right": 0.9}
+    fixed = {"queries": 1000, "confidence": 0.7, "margin": 0.02}
+    assert Agreement(**good, **fixed).met
+    assert not Agreement(**good | errors, **fixed).met
+
+
+def test_a_build_with_queries_keeps_what_it_measured_and_is_another_bank(tmp_path, vectors, queries):
+    small = replace(SETTINGS, index=IndexSettings(cells=16))
+    plain = build_bank(vectors[:2000], tmp_path / "plain", small)
+    guard = Guard(confidence=0.5, margin=0.01)
+    measured = build_bank(
+        vectors[:2000], tmp_path / "measured", replace(small, queries=queries[:300], guard=guard)
+    )
+    assert plain.agreement is None
+    assert measured.agreement["queries"] == 300
+    assert (measured.agreement["confidence"], measured.agreement["margin"]) == (0.5, 0.01)
+    assert measured.agreement["met"]
+    bank = load_bank(tmp_path / "measured")
+    assert bank.manifest == measured
+    # Same vectors, same codes, other widths: other answers, so another id.
+    assert measured.sha256 == plain.sha256
+    assert measured.bank_id != plain.bank_id
+
+
+@pytest.mark.parametrize(
+    ("rules", "confidence", "margin"),
+    [
+        ("", -2, 0),
+        ("[confidence]\nbelow = 0.61\n[margin]\nbelow = 0.03", 0.61, 0.03),
+        ("[confidence]\nbelow = 0.8", 0.8, 0),
+        ("[margin]\nbelow = 0.05\nmethod = 'raw'", -2, 0.05),
+        ("[confidence]\nbelow = 0.5\nmethod = 'mean_top_k'", -2, 0),
+    ],
+)
+def test_the_guard_has_the_thresholds_of_the_policy_in_force(rules, confidence, margin):
+    guard = Guard.of(parse_policy(f"format = 1\nname = 'own'\n{rules}", "a test"))
+    assert (guard.confidence, guard.margin) == (confidence, margin)
+
+
+def test_a_policy_of_ones_own_moves_what_is_searched_twice(bank, queries):
+    own = parse_policy(
+        "format = 1\nname = 'own'\n[confidence]\nbelow = 0.55\n[margin]\nbelow = 0.1", "a test"
+    )
+    for policy in (load_policy("card"), own):
+        bank.settings = replace(INDEX, probes=1, rerank=8)
+        confidence, margin = GateScores(policy, bank)(queries)
+        assert bank.guard == Guard.of(policy)
+        exact = exact_top2(bank.vectors, queries)
+        kept = (confidence >= policy.confidence.below) & (margin >= policy.margin.below)
+        true = bank.guard.keeps(exact.best, exact.second)
+        assert 0.05 < true.mean() < 0.95
+        # With thresholds of another policy, three times as many are kept wrongly.
+        assert (kept & ~true).mean() < 0.004
+
+
+def test_without_a_margin_rule_a_best_cosine_that_was_found_is_proof():
+    guard = Guard(margin=0)
+    best, second = np.array([0.9, 0.695, 0.6], np.float32), np.array([0.89, 0.6, 0.5], np.float32)
+    assert guard.undecided(best, second).tolist() == [False, True, False]
+
+
+def test_raw_margins_count_what_was_merged_in_an_indexed_bank_too(tmp_path, vectors):
+    doubled = np.vstack([vectors[:500], vectors[:40]])
+    settings = replace(SETTINGS, index=replace(INDEX, cells=8, probes=8, probes_wide=8))
+    build_bank(doubled, tmp_path / "bank", settings)
+    rule = "format = 1\nname = 'own'\n[margin]\nbelow = 0.02\nmethod = '{}'"
+    bank = load_bank(tmp_path / "bank")
+    margins = {
+        method: GateScores(parse_policy(rule.format(method), "a test"), bank)(vectors[:60])[1]
+        for method in ("raw", "distinct")
+    }
+    assert (margins["raw"][:40] == 0).all()
+    assert (margins["distinct"][:40] > 0.02).all()
+    np.testing.assert_array_equal(margins["raw"][40:], margins["distinct"][40:])
+
+
+def test_one_request_in_so_many_is_drawn_whatever_batch_it_is_in(queries):
+    rows = drawn(queries, 10)
+    assert 120 < len(rows) < 280
+    apart = [
+        row + start for start in range(0, len(queries), 7) for row in drawn(queries[start : start + 7], 10)
+    ]
+    assert rows.tolist() == apart
+    assert len(drawn(queries, 1)) == len(queries)
+
+
+def test_a_recheck_counts_what_an_exact_search_decides_otherwise(bank, queries):
+    best, second, *_ = search(bank, queries[:500])
+    found = recheck(bank, queries[:500], best, second)
     assert found.checked == 500
     assert found.agreed >= 495
-    assert recheck.turn().checked == 0
     # Wrong answers are noticed: all kept, whatever the truth.
-    wrong = bank.top2(torch.from_numpy(queries[:100]))._replace(
-        best=np.ones(100, np.float32), second=np.zeros(100, np.float32)
-    )
-    recheck.turn()
-    recheck.offer(queries[:100], wrong)
     true = bank.guard.keeps(best, second)[:100].sum()
-    found = recheck.turn()
-    assert (found.checked, found.agreed, found.unsafe) == (100, true, 100 - true)
+    ones = np.ones(100, np.float32)
+    assert recheck(bank, queries[:100], ones, 0 * ones) == (100, true, 100 - true)
     assert isinstance(bank, CellBank)

@@ -1,0 +1,137 @@
+"""How wide an index must search: measured on held-out queries when a bank is built.
+
+Two banks of one size can differ much in how often a search misses something. So each is measured: the
+exact answers to the queries are computed once, and the narrowest of `WIDTHS` is taken whose decisions
+agree often enough. What is demanded of the sample is `_SHARE` of what is allowed, because other
+queries differ from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.index import CellBank, Guard, IndexSettings
+from amn.reference import Neighbours, exact_top2
+
+Vectors = NDArray[np.float32]
+
+#: What a bank must meet: shares of the requests.
+AGREE_MIN, UNSAFE_MAX, BIAS_MAX = 0.997, 0.001, 0.002
+_SHARE = 0.5
+#: (probes, rerank, probes_wide, rerank_wide, within), the cheapest first.
+WIDTHS = (
+    (10, 64, 32, 96, 0.13),
+    (12, 64, 40, 96, 0.13),
+    (14, 64, 40, 128, 0.13),
+    (16, 80, 48, 128, 0.13),
+    (20, 96, 60, 160, 0.15),
+    (26, 128, 80, 192, 0.17),
+    (34, 160, 110, 256, 0.2),
+    (48, 256, 160, 384, 0.3),
+)
+#: Queries that are searched exactly; a slice of the bank takes a product of this many columns.
+_BLOCK = 1024
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How an index decided against an exact search; shares of the queries.
+
+    Attributes:
+        queries: How many.
+        agree: The same decision.    unsafe: Kept where an exact search would have escalated.
+        bias: Rate of escalations, the index's minus the exact one.
+        both_right: Both cosines were found.
+        confidence, margin: The thresholds of the decision.
+    """
+
+    queries: int
+    agree: float
+    unsafe: float
+    bias: float
+    both_right: float
+    confidence: float
+    margin: float
+
+    @property
+    def met(self) -> bool:
+        """Whether this is as good as a bank must be."""
+        return self.within(1.0)
+
+    def within(self, share: float) -> bool:
+        """Whether no more than this share of the errors that are allowed was made."""
+        return (
+            1 - self.agree <= share * (1 - AGREE_MIN) + 1e-12
+            and self.unsafe <= share * UNSAFE_MAX
+            and abs(self.bias) <= share * BIAS_MAX
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {name: round(value, 6) for name, value in asdict(self).items()} | {"met": self.met}
+
+
+def agreement(bank: CellBank, queries: Vectors, exact: Neighbours) -> Agreement:
+    """Compares the answers to queries (n, 768) with those of an exact search."""
+    parts = [bank.top2(queries[i : i + _BATCH]) for i in range(0, len(queries), _BATCH)]
+    best, second = (np.concatenate([getattr(part, name) for part in parts]) for name in ("best", "second"))
+    guard = bank.guard
+    ours, true = guard.keeps(best, second), guard.keeps(exact.best, exact.second)
+    right = (np.abs(best - exact.best) < 1e-4) & (np.abs(second - exact.second) < 1e-4)
+    return Agreement(
+        queries=len(queries),
+        agree=float((ours == true).mean()),
+        unsafe=float((ours & ~true).mean()),
+        bias=float(true.mean() - ours.mean()),
+        both_right=float(right.mean()),
+        confidence=guard.confidence,
+        margin=guard.margin,
+    )
+
+
+def tune(
+    bank: CellBank, queries: Vectors, guard: Guard, on_rows: Callable[[int], None] = lambda done: None
+) -> tuple[IndexSettings, Agreement]:
+    """The narrowest widths that are good enough, or the widest; and how well they did.
+
+    Args:
+        queries: Shape (n, 768), unit norm; predictions for texts that are not in the bank.
+        guard: The thresholds to decide by.
+        on_rows: Told how many queries were searched exactly.
+    """
+    exact = _exact(bank.vectors, queries, on_rows)
+    bank.guard = guard
+    for widths in WIDTHS:
+        bank.settings = widened(bank.settings, widths)
+        found = agreement(bank, queries, exact)
+        if found.within(_SHARE):
+            break
+    return bank.settings, found
+
+
+def widened(settings: IndexSettings, widths: tuple[int, int, int, int, float]) -> IndexSettings:
+    """Settings of one of `WIDTHS`, with no more cells than there are."""
+    probes, rerank, probes_wide, rerank_wide, within = widths
+    return replace(
+        settings,
+        probes=min(probes, settings.cells),
+        rerank=rerank,
+        probes_wide=min(probes_wide, settings.cells),
+        rerank_wide=rerank_wide,
+        within=within,
+    )
+
+
+def _exact(vectors: Vectors, queries: Vectors, on_rows: Callable[[int], None]) -> Neighbours:
+    parts = []
+    for start in range(0, len(queries), _BLOCK):
+        parts.append(exact_top2(vectors, queries[start : start + _BLOCK]))
+        on_rows(min(start + _BLOCK, len(queries)))
+    best, second, ids, certain = (np.concatenate([part[i] for part in parts]) for i in range(len(parts[0])))
+    return Neighbours(best, second, ids, certain)

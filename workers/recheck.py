@@ -1,0 +1,128 @@
+"""The side thread of an AMN worker that checks an approximate bank with live requests.
+
+About one request in `recheck_one_in` is searched again, exactly, some time after its answer went out.
+Fields of the stats hash that come of it, summed over all workers:
+
+    rechecked           requests searched again
+    recheck:agreed      of these, the rules decide the same        recheck:unsafe  kept, and should not be
+    recheck:dropped     drawn, and left out because too many waited
+
+A pass over half a million references reads 1.7 GB, so there is one a minute at most, for all that wait.
+NumPy's products let go of the interpreter; what holds it in between takes microseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from amn.reference_recheck import drawn, recheck
+from producer.connection import connect, driver_errors
+from producer.errors import ServerError
+from producer.keys import Keys
+from workers.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from amn.index import CellBank
+    from amn.reference import Neighbours
+
+_LOG = structlog.get_logger("amn.recheck")
+TURN_S = 60.0
+#: Of one turn; about a second of one core at half a million references.
+ROWS_MAX = 64
+_NICER = 10
+
+
+class RecheckThread:
+    """Draws, waits, searches again, counts."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        bank: CellBank,
+        *,
+        turn_s: float = TURN_S,
+        rows_max: int = ROWS_MAX,
+    ) -> None:
+        self._settings, self._bank = settings, bank
+        self._turn_s, self._rows_max = turn_s, rows_max
+        self._client = connect(settings.producer, retries=0)
+        self._key = Keys(settings.producer.queue).stats
+        self._waiting: deque[tuple[NDArray[np.float32], np.float32, np.float32]] = deque()
+        self._dropped = self._dropped_told = 0  # each written by one thread
+        self._untold: Counter[str] = Counter()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="amn-recheck", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread, and listens to the bank."""
+        self._bank.observer = self.offer
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends; what waits is left out."""
+        self._bank.observer = None
+        self._stopping.set()
+        self._thread.join(timeout=5)
+        self._client.close()
+
+    def offer(self, queries: NDArray[np.float32], found: Neighbours) -> None:
+        """Takes note of a batch (B, 768) and its answer; called by the thread that answers."""
+        for row in drawn(queries, self._settings.recheck_one_in):
+            if len(self._waiting) < self._rows_max:
+                self._waiting.append((queries[row].copy(), found.best[row], found.second[row]))
+            else:
+                self._dropped += 1
+
+    def turn(self) -> None:
+        """Searches what waits again, and tells the server.
+
+        Raises:
+            ServerError: The server is away; the counts go with the next turn.
+        """
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if taken:
+            columns = [np.array(column, dtype=np.float32) for column in zip(*taken, strict=True)]
+            found = recheck(self._bank, *columns)
+            self._untold["rechecked"] += found.checked
+            self._untold["recheck:agreed"] += found.agreed
+            self._untold["recheck:unsafe"] += found.unsafe
+        dropped = self._dropped
+        self._untold["recheck:dropped"] += dropped - self._dropped_told
+        self._dropped_told = dropped
+        self._tell()
+
+    def _tell(self) -> None:
+        told = {name: count for name, count in self._untold.items() if count}
+        if not told:
+            return
+        with driver_errors(self._settings.producer.url), self._client.pipeline() as pipe:
+            for name, count in told.items():
+                pipe.hincrby(self._key, name, count)
+            pipe.execute()
+        self._untold.clear()
+
+    def _run(self) -> None:
+        _be_nice()
+        down = False
+        while not self._stopping.wait(self._turn_s):
+            try:
+                self.turn()
+                down = False
+            except ServerError as error:
+                if not down:
+                    _LOG.warning("recheck_waits_for_server", error=str(error))
+                down = True
+
+
+def _be_nice() -> None:
+    """Linux: of this thread alone. Not idle: it may hold the interpreter, which others wait for."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICER)
