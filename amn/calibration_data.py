@@ -115,7 +115,7 @@ class Scorer:
             contexts = np.ascontiguousarray(self._data.windows(starts[part])[:, :-1])
             if turned:
                 contexts = contexts @ self._turn
-            predictions = torch.from_numpy(fast[part])
+            predictions = fast[part]
             best, second, *_ = self._bank.top2(predictions)
             bank = np.stack([best, best - second], axis=1)
             rows.append(np.concatenate([features(contexts, fast[part]), bank], axis=1))

@@ -28,7 +28,7 @@ class Bank(Protocol):
         """As above."""
         ...
 
-    def top2(self, predictions: torch.Tensor) -> Any:
+    def top2(self, predictions: Cosines) -> Any:
         """(B, 768) -> `amn.reference.Neighbours`."""
         ...
 
@@ -41,7 +41,7 @@ class GateScores:
         if isinstance(bank, CellBank):
             bank.guard = Guard.of(policy)  # where it must not miss anything
         rule = policy.confidence
-        self._mean: Callable[[torch.Tensor], Cosines] | None = None
+        self._mean: Callable[[Cosines], Cosines] | None = None
         if rule is not None and rule.method == MEAN_TOP_K:
             self._mean = mean_top_k(bank.vectors, rule)
         self._multiplicity: NDArray[np.integer] | None = None
@@ -52,7 +52,7 @@ class GateScores:
                     "margin.method is 'raw', and the bank kept no multiplicities; use 'distinct'"
                 )
 
-    def __call__(self, predictions: torch.Tensor) -> tuple[Cosines, Cosines]:
+    def __call__(self, predictions: Cosines) -> tuple[Cosines, Cosines]:
         """Scores a batch; cosines of unit vectors in float32."""
         best, second, ids, *_ = self._bank.top2(predictions)
         margins = best - second
@@ -61,17 +61,17 @@ class GateScores:
         return (best if self._mean is None else self._mean(predictions)), margins
 
 
-def mean_top_k(vectors: NDArray[np.floating], rule: ConfidenceRule) -> Callable[[torch.Tensor], Cosines]:
+def mean_top_k(vectors: NDArray[np.floating], rule: ConfidenceRule) -> Callable[[Cosines], Cosines]:
     """Mean cosine of the `k` best in a seeded sample without replacement; all of a smaller bank."""
     if len(vectors) < rule.k:
         raise ConfigError(f"confidence.k is {rule.k}, and the bank has {len(vectors)} vectors; use fewer")
     count = min(rule.sample_count, len(vectors))
     rows = np.sort(np.random.default_rng(rule.seed).choice(len(vectors), size=count, replace=False))
-    sample = torch.from_numpy(np.ascontiguousarray(vectors[rows], dtype=np.float32))  # (count, 768)
+    sample = np.ascontiguousarray(vectors[rows], dtype=np.float32)  # (count, 768)
 
-    def score(predictions: torch.Tensor) -> Cosines:
+    def score(predictions: Cosines) -> Cosines:
         cosines = predictions @ sample.T  # (B, count)
-        means: Cosines = cosines.topk(rule.k, dim=1, sorted=False).values.mean(1).numpy()
+        means: Cosines = torch.from_numpy(cosines).topk(rule.k, dim=1, sorted=False).values.mean(1).numpy()
         return means
 
     return score

@@ -18,7 +18,9 @@ it where the context lies outside the subspace that the training text spans.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,7 +42,7 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def check_contexts(x: Tensor) -> None:
+def check_contexts(x: Tensor | NDArray[np.float32]) -> None:
     """Refuse anything but (B, 5, 768): the networks know no other length.
 
     Raises:

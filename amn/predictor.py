@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from amn.checkpoint import Checkpoint, load
-from amn.errors import ShapeError
 from amn.folded import fold
 from amn.reference import Bank, load_bank
 
@@ -28,7 +26,7 @@ class Predictor:
         self.name = checkpoint.manifest.name
         self.model_id = checkpoint.manifest.model_id
         self.bank = bank
-        self._forward = fold(checkpoint.model)
+        self._folded = fold(checkpoint.model)
 
     @classmethod
     def open(cls, model: Path, bank: Path | None = None) -> Predictor:
@@ -49,16 +47,14 @@ class Predictor:
                     if self.bank is not None:
                         self.bank.top2(vectors)
 
-    def forward(self, contexts: NDArray[np.float32]) -> torch.Tensor:
-        """(B, 5, 768) float32 -> (B, 768) float32, unit norm."""
-        return self._forward(torch.from_numpy(contexts))
-
-    def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `forward`, on arrays.
+    def forward(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(B, 5, 768) float32 -> (B, 768) float32, unit norm.
 
         Raises:
-            ShapeError: Not (B, 5, 768).
+            ShapeError: Another shape.
         """
-        if contexts.ndim != 3 or contexts.shape[1:] != (5, 768):
-            raise ShapeError(f"contexts have shape {contexts.shape}; expected (B, 5, 768)")
-        return self.forward(np.ascontiguousarray(contexts, dtype=np.float32)).numpy()
+        return self._folded.arrays(contexts)
+
+    def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As `forward`, of contexts of any layout and type."""
+        return self.forward(np.ascontiguousarray(contexts, dtype=np.float32))

@@ -62,7 +62,7 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
         "policy": gate.policy_id,
         "calibration": calibration.calibration_id if calibration else "",
     }
-    return made | (_calibrated(calibration, features(context, vectors.numpy())) if calibration else {})
+    return made | (_calibrated(calibration, features(context, vectors)) if calibration else {})
 
 
 def _rules(policy: EscalationPolicy, request: Request, scores: Scores) -> list[dict[str, Any]]:

@@ -29,11 +29,10 @@ def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
         rows = range(first, min(first + _BATCH, len(sample)))
         contexts = np.stack([sample.context(i) for i in rows])
         truth = np.stack([sample.truth(i) for i in rows])
-        vectors = amn.forward(contexts)
-        fast, slow = vectors.numpy(), fallback.predict(contexts)
+        fast, slow = amn.forward(contexts), fallback.predict(contexts)
         final = blend(fast, slow, calibration.weight(features(contexts, fast)))
         cosines = [np.vecdot(made, truth).tolist() for made in (fast, slow, final)]
-        for b, scores in enumerate(scorer(contexts, vectors)):
+        for b, scores in enumerate(scorer(contexts, fast)):
             lines.append(
                 Logged(
                     lane="general",

@@ -46,7 +46,7 @@ def test_contexts_of_another_shape_are_refused(layout, shape):
 
 
 @pytest.mark.parametrize("layout", AMN_LAYOUTS)
-@pytest.mark.parametrize("batch", [1, 2, 7, 8, 33])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 7, 8, 33])
 def test_the_folded_form_answers_like_the_module(layout, batch):
     model = made(layout)
     x = contexts(batch, topic=2.0)
@@ -56,6 +56,27 @@ def test_the_folded_form_answers_like_the_module(layout, batch):
         expected = model(x)
     assert (fold(model)(x) - expected).abs().max() < 1e-5
     assert (fold(model)(x.numpy()) - expected).abs().max() < 1e-5
+    assert np.abs(fold(model).arrays(x.numpy()) - expected.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("batch", [1, 3, 12])
+def test_trusted_and_distrusted_contexts_of_one_batch_are_all_answered_like_the_module(batch):
+    model = made("bounded")
+    familiar, strange = contexts(batch, topic=2.0), contexts(batch, seed=99)
+    model.fit_familiar(familiar.flatten(0, 1))
+    for x, trusted in ((familiar, batch), (strange, 0), (torch.cat([strange, familiar]), batch)):
+        with torch.inference_mode():
+            expected, trust = model(x), model.trust(x.mean(1))
+        assert int((trust > 0).sum()) == trusted
+        assert np.abs(fold(model).arrays(x.numpy()) - expected.numpy()).max() < 1e-5
+        for row in range(len(x)):
+            assert np.abs(fold(model).arrays(x[row : row + 1].numpy()) - expected[row].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(5, 768), (1, 4, 768), (2, 5, 767)])
+def test_the_folded_form_refuses_other_shapes(shape):
+    with pytest.raises(ShapeError, match="give"):
+        fold(made("bounded")).arrays(np.zeros(shape, np.float32))
 
 
 def test_the_folded_form_of_a_fallback_is_the_module_itself():

@@ -126,11 +126,10 @@ class Unsound:
     bank = Bank()
 
     def forward(self, contexts):
-        import torch
 
         rows = contexts[:, -1].copy()
         rows[1] *= np.nan
-        return torch.from_numpy(rows)
+        return rows
 
 
 def test_an_answer_that_is_no_unit_vector_is_a_failure_and_not_an_answer():
