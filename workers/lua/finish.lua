@@ -94,7 +94,9 @@ while i <= #ARGV do
       status = 'full'
     end
   elseif op == 'dead' then
-    redis.call('XADD', dead, 'MAXLEN', '~', ARGV[5], '*', 'reason', ARGV[why], 'message', ARGV[why + 1],
+    -- A large one takes the room of several, so that the cap is one of bytes too.
+    local letters_max = math.max(1, math.floor(ARGV[5] / math.ceil(math.max(1, size) / 65536)))
+    redis.call('XADD', dead, 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[why], 'message', ARGV[why + 1],
       'deliveries', deliveries, 'source', KEYS[place], 'entry', entry, 'sha1', ARGV[why + 2],
       'told', number > 0 and 1 or 0, 'request', request)
     if number > 0 then reply(number, bytes) end

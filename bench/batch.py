@@ -1,0 +1,162 @@
+"""python -m bench batch: contexts a second of batch jobs, one worker on one core.
+
+Batches of contexts wait in the queue while the worker is stopped; then it drains them (a server and
+this process share the other core). Once with a policy without rules, which is the model alone, once
+by the calibrated score alone and once with the reference bank. Beside each run, on the worker's core
+and in as many rows a call: the same model and the same scores without a queue. The share of it that
+the queue keeps is the headline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.machine import cpu_seconds, environment, pin, pinned, spread
+from ops.sample import Sample
+from ops.server import Server, ServerSettings
+from producer import Producer, ProducerSettings
+from producer.connection import connect
+from producer.keys import Keys
+from workers.pool import Pool, PoolSettings
+
+NO_RULES = 'format = 1\nname = "none"\nversion = 1\n'
+ARTIFACTS = Path("artifacts/lvm")
+Contexts = NDArray[np.floating]
+
+
+@click.command("batch")
+@click.option("--contexts", default=20_480, show_default=True, help="In the queue, for each run.")
+@click.option("--size", "sizes", default=(256,), multiple=True, show_default=True, help="Contexts a message.")
+@click.option("--policy", "policies", default=("none", "bankless", "calibrated"), multiple=True)
+@click.option("--dtype", "dtypes", default=("float32",), multiple=True, help="float32 or float16.")
+@click.option("--repeats", default=5, show_default=True)
+def command(
+    contexts: int, sizes: tuple[int, ...], policies: tuple[str, ...], dtypes: tuple[str, ...], repeats: int
+) -> None:
+    """Measure, and print one JSON object."""
+    before = environment()
+    sample = Sample.load(Path("artifacts/sample/sequences.npz"))
+    rows = np.stack([sample.context(i) for i in range(len(sample))])
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        none = Path(folder) / "none.toml"
+        none.write_text(NO_RULES, "utf-8")
+        for policy in policies:
+            alone = Alone(str(none) if policy == "none" else policy)
+            for size in sizes:
+                for dtype in dtypes:
+                    click.echo(f"{policy}, {size} {dtype} contexts a message", err=True)
+                    batch = np.resize(rows, (size, 5, 768)).astype(dtype)
+                    runs = [one_run(alone, batch, contexts) for _ in range(repeats)]
+                    found.append({"policy": policy, "size": size, "dtype": dtype, **summary(runs)})
+    click.echo(
+        json.dumps({"contexts": contexts, "repeats": repeats, "runs": found, "environment": before}, indent=2)
+    )
+
+
+def summary(runs: list[dict[str, float]]) -> dict[str, object]:
+    """Spreads, and the ratio of each pair of runs."""
+    names = ("contexts_per_s", "alone_per_s", "enqueue_per_s", "worker_cpu_us")
+    found: dict[str, object] = {name: spread([run[name] for run in runs]) for name in names}
+    ratios = [run["contexts_per_s"] / run["alone_per_s"] for run in runs]
+    return found | {"share_of_alone": spread(ratios, 3)}
+
+
+def one_run(alone: Alone, batch: Contexts, contexts: int) -> dict[str, float]:
+    """A drain and, right behind it, the same work without a queue."""
+    return drain(alone.policy, batch, contexts) | {"alone_per_s": alone.per_s(batch)}
+
+
+class Alone:
+    """The worker's model and scores in this process."""
+
+    def __init__(self, policy: str) -> None:
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        from amn.gain import load_calibration
+        from amn.policy import load_policy
+        from amn.predictor import Predictor
+        from workers.amn_worker import Gate, GateScorer
+
+        torch.set_num_threads(1)
+        threadpool_limits(1)
+        self.policy = policy
+        loaded = load_policy(policy)
+        calibration = load_calibration(ARTIFACTS / "gate_calibration") if loaded.needs_calibration else None
+        self._predictor = Predictor.open(ARTIFACTS / "production_model", ARTIFACTS / "reference_bank")
+        self._scorer = GateScorer(self._predictor, Gate(policy=loaded, calibration=calibration))
+
+    def per_s(self, batch: Contexts, calls: int = 60) -> float:
+        """Contexts a second, in calls of one batch each; contexts of float32 from memory, not cache."""
+        batches = [batch.astype(np.float32) for _ in range(8)]
+        with pinned({0}):
+            for one in batches[:3]:
+                self._call(one)
+            started_s = time.perf_counter()
+            for i in range(calls):
+                self._call(batches[i % len(batches)])
+            return calls * len(batch) / (time.perf_counter() - started_s)
+
+    def _call(self, batch: NDArray[np.float32]) -> None:
+        self._scorer.columns(batch, self._predictor.forward(batch))
+
+
+@contextmanager
+def worker(policy: str) -> Iterator[tuple[ProducerSettings, int]]:
+    """A server and one AMN worker, each on a core of its own."""
+    with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
+        pool = Pool({"amn": 1}, PoolSettings(url=server.url, policy=policy))
+        pool.start()
+        try:
+            pool.wait_ready()
+            process = pool.pids()["amn"][0]
+            pin(process, {0})
+            with pinned({1}):
+                yield ProducerSettings(url=server.url, in_flight_max=10_000_000), process
+        finally:
+            pool.drain()
+
+
+def drain(policy: str, batch: Contexts, contexts: int) -> dict[str, float]:
+    """Fills the queue while the worker is stopped, then lets it go."""
+    messages = -(-contexts // len(batch))
+    with worker(policy) as (settings, process):
+        client, stats = connect(settings), Keys(settings.queue).stats
+
+        def wait_for(ended: int) -> None:
+            while sum(int(n or 0) for n in cast("list[bytes]", client.hmget(stats, ["answered"]))) < ended:
+                time.sleep(0.005)
+
+        with Producer(settings=settings) as producer:
+            for _ in range(3):
+                producer.predict_batch(batch)  # the first ones touch new memory
+            os.kill(process, signal.SIGSTOP)
+            started_s = time.perf_counter()
+            for _ in range(messages):
+                producer.submit_batch(batch)
+            enqueue_s = time.perf_counter() - started_s
+        cpu_s, started_s = cpu_seconds(process), time.perf_counter()
+        os.kill(process, signal.SIGCONT)
+        wait_for(3 + messages)
+        drain_s = time.perf_counter() - started_s
+        cpu_s = cpu_seconds(process) - cpu_s
+        client.close()
+    total = messages * len(batch)
+    return {
+        "contexts_per_s": total / drain_s,
+        "enqueue_per_s": total / enqueue_s,
+        "worker_cpu_us": cpu_s / total * 1e6,
+    }
