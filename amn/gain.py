@@ -150,9 +150,12 @@ class Calibration:
     weight_edges: Values
     weights: Values
     _steps: Values = field(init=False)
+    _constants: Values = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
+        constant = self.model.intercept if isinstance(self.model, Linear) else 0.0
+        object.__setattr__(self, "_constants", np.where(self._steps > 0, constant, 0.0))
 
     def fits(self, amn: str, fallback: str) -> bool:
         """Whether it was fitted for these two models."""
@@ -161,8 +164,7 @@ class Calibration:
     def predict(self, contexts: Vectors, predictions: Vectors, bank: Sequence[Vectors] = ()) -> Values:
         """Predicted gain of each request of a batch, (B,), from as few products as it takes."""
         if isinstance(self.model, Linear) and not len(self.model.coefficients):
-            by_bin = np.where(self._steps > 0, self.model.intercept, 0.0)
-            found: Values = by_bin[self._place(_novelty(*_products(contexts, predictions)))]
+            found: Values = self._constants[self._place(_novelty(*_products(contexts, predictions)))]
             return found
         rows = features(contexts, predictions)
         return self.gain(np.column_stack([rows, *bank]) if self.with_bank else rows)
