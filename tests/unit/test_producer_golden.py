@@ -11,12 +11,12 @@ import pytest
 
 from producer import wire
 from producer.errors import QueueError
-from producer.messages import Failure, Reply, Request
+from producer.messages import BatchReply, Failure, Reply, Request
 from producer.sampling import sample_hash, sampled
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-#: Version 1 as it was first, and with the field that came later.
-FOLDERS = ("v1", "v1_level")
+#: Version 1 as it was first, with the field that came later, and with batches of contexts.
+FOLDERS = ("v1", "v1_level", "v1_batch")
 FIXTURES = [
     fixture | {"path": GOLDEN / folder / fixture["file"]}
     for folder in FOLDERS
@@ -62,8 +62,15 @@ def dense(shape: tuple[int, ...], nonzero: list) -> np.ndarray:
 
 
 def encoded(message) -> bytes:
-    encoders = {Request: wire.encode_request, Reply: wire.encode_reply, Failure: wire.encode_failure}
-    return encoders[type(message)](message)
+    encoders = {Request: wire.encode_request, Failure: wire.encode_failure}
+    return encoders.get(type(message), wire.encode_reply)(message)
+
+
+def decoded(fixture):
+    data = fixture["path"].read_bytes()
+    if fixture["kind"] == "batch request":
+        return wire.decode_request(data, batches=True)
+    return wire.decode_request(data) if fixture["kind"] == "request" else wire.decode_reply(data)
 
 
 def test_no_fixture_was_edited():
@@ -76,8 +83,7 @@ def test_no_fixture_was_edited():
 
 @pytest.mark.parametrize("fixture", named("request") + named("reply") + named("failure"))
 def test_every_field_is_read_as_described(fixture):
-    decode = wire.decode_request if fixture["kind"] == "request" else wire.decode_reply
-    message = decode(fixture["path"].read_bytes())
+    message = decoded(fixture)
     assert type(message) is KINDS[fixture["kind"]]
     known = {name: value for name, value in fixture["fields"].items() if name not in UNKNOWN}
     expected = DEFAULTS[fixture["kind"]] | known
@@ -102,16 +108,47 @@ def test_every_field_is_read_as_described(fixture):
 
 @pytest.mark.parametrize("fixture", [pytest.param(f, id=f["name"]) for f in FIXTURES if f.get("reencodes")])
 def test_what_is_read_is_written_to_the_same_bytes(fixture):
-    data = fixture["path"].read_bytes()
-    decode = wire.decode_request if fixture["kind"] == "request" else wire.decode_reply
-    assert encoded(decode(data)) == data
+    assert encoded(decoded(fixture)) == fixture["path"].read_bytes()
+
+
+@pytest.mark.parametrize("fixture", named("batch request"))
+def test_a_batch_is_read_as_described(fixture):
+    request, fields = decoded(fixture), fixture["fields"]
+    assert request.batched
+    assert list(request.context.shape) == fields["shape"]
+    assert request.context.dtype == np.dtype("<" + fields["dtype"])
+    np.testing.assert_array_equal(request.context, dense(fields["shape"], fields["context"]["nonzero"]))
+    for name, default in DEFAULTS["request"].items():
+        assert getattr(request, name) == fields.get(name, default), name
+    assert (request.id, request.reply_to) == (fields["id"], fields["reply_to"])
+    with pytest.raises(QueueError, match="shape"):
+        wire.decode_request(fixture["path"].read_bytes())
+
+
+@pytest.mark.parametrize("fixture", named("batch reply"))
+def test_the_answer_to_a_batch_is_read_as_described(fixture):
+    reply, fields = decoded(fixture), fixture["fields"]
+    assert type(reply) is BatchReply
+    np.testing.assert_array_equal(reply.vectors, dense((2, 768), fields["vectors"]["nonzero"]))
+    for name in ("confidences", "margins", "fired", "shed", "gains"):
+        assert getattr(reply, name).tolist() == fields.get(name, [0, 0]), name
+    for name in ("rules", "sheds"):
+        assert getattr(reply, name) == tuple(fields[name])
+    assert {model: pairs.tolist() for model, pairs in reply.tiers.items()} == fields.get("tiers", {})
+    for name in ("id", "served_by", "provisional"):
+        assert getattr(reply, name) == fields[name]
+    for name in ("degraded", "model", "bank", "policy", "confidence_method", "margin_method"):
+        assert getattr(reply, name) == fields.get(name, "")
+    timings = DEFAULTS["reply"]["timings"] | fields.get("timings", {})
+    assert {name: getattr(reply.timings, name) for name in timings} == timings
 
 
 @pytest.mark.parametrize("fixture", named("invalid request"))
 def test_what_breaks_the_format_is_a_typed_error(fixture):
-    with pytest.raises(QueueError) as caught:
-        wire.decode_request(fixture["path"].read_bytes())
-    assert caught.value.code == fixture["error"]
+    for batches in (False, True):
+        with pytest.raises(QueueError) as caught:
+            wire.decode_request(fixture["path"].read_bytes(), batches=batches)
+        assert caught.value.code == fixture["error"]
 
 
 @pytest.mark.parametrize("row", SAMPLING["vectors"], ids=lambda row: row["key"])
