@@ -79,7 +79,7 @@ def reply_of(message: Mapping[str, Any], timings_of: Callable[[dict[str, Any]], 
     made["gains"] = _array("gains", made["gains"] or bytes(4 * count), (count,), _F4)
     made["rules"] = _names("rules", made["rules"], _RULES_MAX)
     made["sheds"] = _names("sheds", made["sheds"], _SHEDS_MAX)
-    if made["shed"].max() > len(made["sheds"]) or made["fired"].max() >> len(made["rules"]):
+    if int(made["shed"].max()) > len(made["sheds"]) or int(made["fired"].max()) >> len(made["rules"]):
         raise Undecodable("field 'shed' or 'fired' names something that 'sheds' or 'rules' does not have")
     made["tiers"] = {
         _text("tiers", model): _array("tiers", pairs, (count, 2), _F4)

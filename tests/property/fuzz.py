@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -18,7 +19,7 @@ import numpy as np
 
 from producer import wire
 from producer.errors import QueueError, WireError
-from producer.messages import PRIORITIES, Reply, Request
+from producer.messages import PRIORITIES, BatchReply, Reply, Request
 from producer.requests import Options, prepare
 from producer.settings import ProducerSettings
 
@@ -26,8 +27,21 @@ SEED = 20261124
 CONTEXT = np.eye(5, 768, dtype=np.float32)
 _REQUEST = Request(id="a", reply_to="c", context=np.zeros((5, 768), np.float32), priority="high")
 _REPLY = Reply(id="a", vector=np.zeros(768, np.float32), confidence=0.5, margin=0.1)
+_BATCH = Request(id="a", reply_to="c", context=np.zeros((2, 5, 768), np.float32))
+_BATCH_REPLY = BatchReply(
+    id="a",
+    vectors=np.zeros((2, 768), np.float32),
+    **dict.fromkeys(("confidences", "margins", "gains"), np.ones(2, np.float32)),
+    **dict.fromkeys(("fired", "shed"), np.ones(2, np.uint8)),
+    rules=("a rule",),
+    sheds=("a reason",),
+    tiers={"a model": np.ones((2, 2), np.float32)},
+)
 FULL_REQUEST = msgpack.unpackb(wire.encode_request(_REQUEST))
 FULL_REPLY = msgpack.unpackb(wire.encode_reply(_REPLY))
+FULL_BATCH = msgpack.unpackb(wire.encode_request(_BATCH))
+FULL_BATCH_REPLY = msgpack.unpackb(wire.encode_reply(_BATCH_REPLY))
+decode_batch = partial(wire.decode_request, batches=True)
 CODES = {"invalid_request", "unknown_lane", "deadline_exceeded", "bad_shape", "bad_norm", "not_finite"}
 
 
@@ -65,12 +79,16 @@ def damaged(source: random.Random, data: bytes) -> bytes:
 def decoder(count: int, seed: int = SEED) -> int:
     """Decodes `count` damaged messages; returns how many were read all the same."""
     source = random.Random(seed)
-    sources = [msgpack.packb(FULL_REQUEST), msgpack.packb(FULL_REPLY)]
+    kinds: list[tuple[Callable[[bytes], Any], bytes]] = [
+        (wire.decode_request, msgpack.packb(FULL_REQUEST)),
+        (wire.decode_reply, msgpack.packb(FULL_REPLY)),
+        (decode_batch, msgpack.packb(FULL_BATCH)),
+        (wire.decode_reply, msgpack.packb(FULL_BATCH_REPLY)),
+    ]
     passed = 0
     for turn in range(count):
-        kind = turn % 2
-        data = damaged(source, sources[kind])
-        passed += read((wire.decode_request, wire.decode_reply)[kind], data) is not None
+        decode, data = kinds[turn % len(kinds)]
+        passed += read(decode, damaged(source, data)) is not None
     return passed
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import fuzz
 import msgpack
 import numpy as np
-from fuzz import FULL_REPLY, FULL_REQUEST, read
+from fuzz import FULL_BATCH, FULL_BATCH_REPLY, FULL_REPLY, FULL_REQUEST, decode_batch, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from producer import wire
 from producer.errors import QueueFull, ServerUnavailable
 from producer.inflight import Inflight
-from producer.messages import Failure, Reply, Request, Timings
+from producer.messages import BatchReply, Failure, Reply, Request, Timings
 from producer.outage import Outage
 from producer.outbox import Delivery
 from producer.requests import Outgoing
@@ -121,6 +121,16 @@ def test_any_value_in_any_field_is_a_message_or_a_typed_error(changes):
         assert wire.decode_request(wire.encode_request(request)).id == request.id
     reply = read(wire.decode_reply, msgpack.packb(FULL_REPLY | changes))
     if isinstance(reply, Reply):
+        assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id
+
+
+@given(st.dictionaries(st.sampled_from(sorted({*FULL_BATCH, *FULL_BATCH_REPLY})), values, max_size=3))
+def test_any_value_in_any_field_of_a_batch_is_a_message_or_a_typed_error(changes):
+    request = read(decode_batch, msgpack.packb(FULL_BATCH | changes))
+    if request is not None:
+        assert decode_batch(wire.encode_request(request)).id == request.id
+    reply = read(wire.decode_reply, msgpack.packb(FULL_BATCH_REPLY | changes))
+    if isinstance(reply, BatchReply):
         assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id
 
 
