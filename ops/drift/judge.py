@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ops.drift import learning
 from ops.drift.blocks import ALL, Traffic
 from ops.drift.comparison import Comparison
 from ops.drift.findings import Finding
+from ops.drift.inputs import input_drift
 from ops.drift.model_judge import ModelJudge
 from ops.drift.pages import one_page_each
 from ops.drift.settings import JudgeSettings
@@ -18,6 +19,8 @@ from ops.drift.statistics import BLOCKS_PER_DAY
 
 #: A model without traffic for this long is forgotten.
 _FORGOTTEN_BLOCKS = 8 * BLOCKS_PER_DAY
+#: An alert fires for 30 minutes at least, and rests for 10 before it ends.
+_DECLARED_MS = 60 * 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +59,11 @@ def evaluate(
         for lane, seen in judged.compared().items():
             comparisons[model, lane] = seen
         found = judged.findings(comparisons)
+        found.append(input_drift(model, known, traffic, now_ms, settings))
         if learning.update(known, model, traffic, settings):
             learned.append(model)
         _mark_silence(known, comparisons.get((model, ALL)), now_ms)
-        findings += one_page_each(found, known)
+        findings += _declared(one_page_each(found, known), known, now_ms)
     for model in list(state.models):
         if state.models[model].last_block < traffic.end_block - _FORGOTTEN_BLOCKS:
             del state.models[model]
@@ -87,6 +91,16 @@ def _consume(known: ModelState, model: str, traffic: Traffic) -> None:
             reference.expected(window.first_block, window.sums.shape[-1]),
             reference.noise,
         )
+
+
+def _declared(found: list[Finding], known: ModelState, now_ms: int) -> list[Finding]:
+    """A person said that the present is health: for want of a baseline nothing can contradict.
+
+    Only for as long as the alerts need to end; then it is "insufficient" again until there is one.
+    """
+    if now_ms - known.declared_ms >= _DECLARED_MS:
+        return found
+    return [replace(one, state="ok") if one.state == "insufficient" else one for one in found]
 
 
 def _mark_silence(known: ModelState, seen: Comparison | None, now_ms: int) -> None:

@@ -6,6 +6,7 @@ from ops.drift.baseline import Reference, learn
 from ops.drift.blocks import ALL, Traffic
 from ops.drift.comparison import Window
 from ops.drift.detector import Detector
+from ops.drift.inputs import wander
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import ModelState
 from ops.drift.statistics import BLOCKS_PER_DAY, means
@@ -38,6 +39,7 @@ def update(state: ModelState, model: str, traffic: Traffic, settings: JudgeSetti
         name: traffic.histogram(model, name, end, end - first, bins) for name, bins in HISTOGRAMS.items()
     }
     state.histograms = {n: counts.astype(int).tolist() for n, counts in histograms.items() if counts.any()}
+    state.wander_bits = round(wander(model, traffic, first, settings), 4)
     state.shares = traffic.shares(model, end, end - first)
     state.learned_block = end
     state.frozen = age >= settings.learn_max_h * _BLOCKS_PER_HOUR

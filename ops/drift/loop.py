@@ -12,10 +12,11 @@ import structlog
 
 from ops.drift.blocks import Traffic
 from ops.drift.findings import Finding
+from ops.drift.health import monitor_health
 from ops.drift.judge import Evaluation, evaluate
 from ops.drift.leader import Leadership
 from ops.drift.memory import BLOCKS_KEPT, Commit, Memory, Order
-from ops.drift.service_rules import Service, canary, input_drift, monitor_health, objectives
+from ops.drift.service_rules import Service, canary, objectives
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
@@ -60,7 +61,7 @@ def look(
     end = (now_ms // 60_000 - settings.closed_after_min) // BLOCK_MIN
     traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
     orders, state = memory.orders(), memory.state()
-    audit = [_obey(state, order, end) for order in orders]
+    audit = [_obey(state, order, end, now_ms) for order in orders]
     state, evaluation = evaluate(traffic, state, now_ms, settings)
     audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
     counts, counters = memory.counts(open_block), memory.counters()
@@ -72,9 +73,7 @@ def look(
         canary=memory.canary(),
     )
     findings = list(evaluation.findings)
-    for model in _current(evaluation):
-        findings.append(canary(model, service, settings))
-        findings.append(input_drift(model, state.models[model], traffic, settings))
+    findings += [canary(model, service, settings) for model in _current(evaluation)]
     findings += objectives(service, open_block, settings)
     findings.append(monitor_health(state, traffic, service, settings))
     commit = Commit(
@@ -174,7 +173,7 @@ def _current(evaluation: Evaluation) -> list[str]:
     return sorted({finding.model for finding in evaluation.findings})
 
 
-def _obey(state: JudgeState, order: Order, end_block: int) -> dict[str, Any]:
+def _obey(state: JudgeState, order: Order, end_block: int, now_ms: int) -> dict[str, Any]:
     """Forgets a model's baseline; the last hours that the order names are the new one's beginning."""
     entry = {"what": "rebaseline", "model": order.model, "hours": order.hours, "who": order.who}
     entry |= {"why": order.why, "at_ms": order.at_ms}
@@ -183,7 +182,7 @@ def _obey(state: JudgeState, order: Order, end_block: int) -> dict[str, Any]:
         return {**entry, "what": "rebaseline_refused", "because": "the judge knows no such model"}
     delta = old.baselines[""].delta if "" in old.baselines else None
     first = max(old.first_block, end_block - order.hours * _BLOCKS_PER_HOUR)
-    state.models[order.model] = ModelState(first_block=first, last_block=old.last_block)
+    state.models[order.model] = ModelState(first_block=first, last_block=old.last_block, declared_ms=now_ms)
     return {**entry, "delta_before": None if delta is None else round(delta, 5)}
 
 

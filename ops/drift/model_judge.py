@@ -16,7 +16,14 @@ from ops.drift.latch import Latch, Seen, advance
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import ModelState
 from ops.drift.statistics import BLOCKS_PER_DAY, means
-from ops.drift.wording import change_values, comparison_values, delta_text, fast_text, level_text
+from ops.drift.wording import (
+    change_values,
+    comparison_values,
+    delta_text,
+    fast_text,
+    level_text,
+    level_values,
+)
 
 _Lasts = Callable[[Comparison, JudgeSettings], bool]
 
@@ -150,8 +157,8 @@ class ModelJudge:
         lasting = self.after_change("level", lane, seen, rules.level_lasts)
         block = max(changes[name].block for name in ("ood", "id")) if fast else 0
         latch = self.advance("level", lane, Seen(fires=fires, lasting=lasting, change_block=block), seen)
-        values = comparison_values(seen) | {"u_se": round(u, 2)} if seen else {}
-        return self.finding("level", lane, latch, seen, level_text(seen, changes), values)
+        text, values = level_text(seen, changes), level_values(seen, changes, u)
+        return self.finding("level", lane, latch, seen, text, values)
 
     def relatched(self, rule: str, lane: str, seen: Comparison | None) -> Comparison | None:
         """While a rule fires, its series is compared with what it was compared with at the start."""

@@ -30,7 +30,9 @@ class JudgeSettings:
         closed_after_min: A block is judged by the fast detector this long after its end, so that
             its truths can come; the 24 h rules count late ones whenever they come.
         canary_ticket, canary_page: Change of a canary mean: numerics, or a different model.
-        divergence_ticket: Jensen-Shannon divergence of the input histogram, bits.
+        divergence_ticket: Jensen-Shannon divergence of the input histogram over 24 h, bits.
+        divergence_page: The same of the OOD scores over minutes; 1 is "nowhere alike".
+        recent_inputs_min: Scored inputs that such minutes need.
         share_ratio_ticket: Factor by which the OOD share may grow.
         sample_min, sample_max: The card's range of the realised sampling rate.
         lag_ticket_ms: Age of the oldest shadow entry.
@@ -58,6 +60,8 @@ class JudgeSettings:
     canary_ticket: float = 0.001
     canary_page: float = 0.01
     divergence_ticket: float = 0.05
+    divergence_page: float = 0.5
+    recent_inputs_min: int = 300
     share_ratio_ticket: float = 2.0
     sample_min: float = 0.01
     sample_max: float = 0.05

@@ -25,6 +25,9 @@ class ModelState:
         histograms: By name, counts by bin while the model was well.
         shares: By slice, sampled requests while the model was well.
         detectors: By lane.
+        wander_bits: How far an hour's inputs went from those of the baseline while it was taken.
+        inputs_since_block: End of the last page about the inputs; what came before it is told.
+        declared_ms: When a person declared the present to be health; 0 for never.
         latches: By rule and lane, as "rule|lane".
         silent_since_ms: Since when there was too little data to judge; 0 when there is enough.
         last_block: Newest block with traffic.
@@ -36,6 +39,9 @@ class ModelState:
     baselines: dict[str, Reference] = field(default_factory=dict)
     histograms: dict[str, list[int]] = field(default_factory=dict)
     shares: dict[str, int] = field(default_factory=dict)
+    wander_bits: float = 0.0
+    inputs_since_block: int = 0
+    declared_ms: int = 0
     detectors: dict[str, Detector] = field(default_factory=dict)
     latches: dict[str, Latch] = field(default_factory=dict)
     silent_since_ms: int = 0

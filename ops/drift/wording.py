@@ -102,6 +102,17 @@ def change_values(change: Change) -> Values:
     )
 
 
+def level_values(seen: Comparison | None, changes: Mapping[str, Change], u: float) -> Values:
+    """Of the 24 h; and of both means since the change, where the fast detector knows of one."""
+    values = comparison_values(seen) | {"u_se": round(u, 2)} if seen else {}
+    alarming = [change for name, change, _ in _means(changes) if change.alarms]
+    if alarming:
+        newest = max(alarming, key=lambda change: change.block)
+        since = {"change_ood_since": -newest.ood, "change_id_since": -newest.inside}
+        values |= _finite({**since, "changed_at_min": newest.block * BLOCK_MIN})
+    return values
+
+
 def clock(block: int) -> str:
     """Start of a block, UTC."""
     minutes = block * BLOCK_MIN % (24 * 60)

@@ -10,7 +10,9 @@ import pytest
 from ops.drift.baseline import learn
 from ops.drift.blocks import ALL, Block, Traffic, block_of
 from ops.drift.findings import Finding
-from ops.drift.service_rules import Service, canary, input_drift, monitor_health, objectives
+from ops.drift.health import monitor_health
+from ops.drift.inputs import input_drift, wander
+from ops.drift.service_rules import Service, canary, objectives
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
@@ -109,6 +111,10 @@ def known(**more: Any) -> ModelState:
     return ModelState(first_block=NOW - 600, last_block=NOW - 1, baselines=baselines, **more)
 
 
+def judged_inputs(known: ModelState, seen: Traffic, now_min: int = NOW * BLOCK_MIN) -> Finding:
+    return input_drift(MODEL, known, seen, now_min * 60_000, SETTINGS)
+
+
 def replayed(**run: Any) -> Service:
     base = service()
     result = {"minute": NOW * BLOCK_MIN - 30, "n": 900, "golden": True, "max_change": 0.0} | run
@@ -147,8 +153,8 @@ def test_weights_count_where_they_are_stored_and_each_request_is_one_where_not()
 
 def test_twice_the_ood_share_is_a_ticket() -> None:
     base = known(shares={"ood": 250, "id": 750})
-    assert input_drift(MODEL, base, traffic(blocks(288)), SETTINGS).state == "ok"
-    found = input_drift(MODEL, base, traffic(blocks(288, ood=30, inside=20)), SETTINGS)
+    assert judged_inputs(base, traffic(blocks(288))).state == "ok"
+    found = judged_inputs(base, traffic(blocks(288, ood=30, inside=20)))
     assert (found.state, found.severity) == ("firing", "ticket")
     assert "60.0% of the samples are OOD" in found.summary
 
@@ -164,7 +170,69 @@ def test_other_cells_of_the_inputs_are_a_ticket_and_chance_is_not() -> None:
         drawn = random.multinomial(3000, other)
         counts = {label.field(f"c{cell}"): 50 * int(n) for cell, n in enumerate(drawn)}
         some[100].histograms = block_of([counts | {label.field("n"): 3000}]).histograms
-        assert input_drift(MODEL, base, traffic(some), SETTINGS).state == state
+        assert judged_inputs(base, traffic(some)).state == state
+
+
+def scored(n: int, first_bin: int, per_block: int = 200) -> list[Block]:
+    """Blocks whose OOD scores lie evenly in the 20 bins from this one on."""
+    some = blocks(n)
+    label = Labels(MODEL, "all", "all", "input")
+    counts = {label.field(f"s{first_bin + i}"): per_block // 20 for i in range(20)}
+    for block in some:
+        block.histograms = block_of([counts | {label.field("n"): per_block}]).histograms
+    return some
+
+
+def well(**more: Any) -> ModelState:
+    """A model whose inputs scored .30 to .50 while the baseline was taken."""
+    histograms = {"score": [0] * 30 + [2880] * 20 + [0] * 50, "inputs": [57_600]}
+    return known(shares={"ood": 250, "id": 750}, histograms=histograms, **more)
+
+
+def test_inputs_that_lie_where_none_lay_before_are_a_page_after_a_quarter_of_an_hour() -> None:
+    for changed, state in ((0, "ok"), (2, "ok"), (3, "firing")):
+        found = judged_inputs(well(), traffic(scored(288 - changed, 30) + scored(changed, 60)))
+        assert (found.state, found.severity) == (state, "page" if changed == 3 else "ticket")
+    assert found.values["recent_divergence_bits"] == pytest.approx(1.0)
+    assert found.values["change_id"] == pytest.approx(0.0, abs=1e-6)
+    assert "m_OOD +0.0000, m_ID +0.0000" in found.summary
+
+
+def test_a_page_about_the_inputs_ends_when_they_are_back_and_its_day_is_no_ticket() -> None:
+    base = well()
+    past = scored(200, 30) + scored(88, 60)
+    assert judged_inputs(base, traffic(past)).severity == "page"
+    assert "input_drift|" in base.latches
+    back = past + scored(3, 30)
+    for minutes, state in ((0, "firing"), (20, "firing"), (35, "ok")):
+        seen = Traffic.of(NOW - len(back), back)
+        found = judged_inputs(base, seen, NOW * BLOCK_MIN + minutes)
+        assert found.state == (state if state == "firing" else "insufficient")  # no sample since then yet
+    whole_day = traffic(back + scored(60, 30))
+    assert judged_inputs(base, whole_day).state != "firing"
+    assert "input_drift|" not in base.latches
+
+
+def test_a_few_inputs_are_no_page_and_a_longer_window_makes_them_enough() -> None:
+    thin = scored(285, 30, per_block=20) + scored(3, 60, per_block=20)
+    assert judged_inputs(well(), traffic(thin)).state == "ok"
+    thin = scored(252, 30, per_block=20) + scored(36, 60, per_block=20)
+    found = judged_inputs(well(), traffic(thin))
+    assert (found.state, found.severity, found.values["recent_min"]) == ("firing", "page", 180)
+
+
+def test_a_nightly_batch_that_the_baseline_knows_is_no_page() -> None:
+    days = (scored(264, 30) + scored(24, 60)) * 2
+    seen = traffic(days)
+    wandered = wander(MODEL, seen, seen.first_block, SETTINGS)
+    assert wandered > 0.5
+    score = seen.histogram(MODEL, "score", seen.end_block, 576, 100).astype(int).tolist()
+    base = known(shares={"ood": 250, "id": 750}, histograms={"score": score, "inputs": [115_200]})
+    assert judged_inputs(base, seen).severity == "page"
+    base.latches.clear()
+    base.wander_bits = wandered
+    found = judged_inputs(base, seen)
+    assert (found.state, found.values["recent_bar_bits"]) == ("ok", pytest.approx(wandered + 0.05, abs=1e-3))
 
 
 def health(counters: Service | None = None, state: ModelState | None = None, **sizes: int) -> Finding:

@@ -107,6 +107,7 @@ CASES: dict[str, tuple[Series, int, list[tuple[str, str]]]] = {
     "fast page": (fires("fast_drop", "page"), 61, [("AmnFastDrop", "page")]),
     "level page": (fires("level", "page"), 65, [("AmnLevel", "page")]),
     "input drift": (fires("input_drift", "ticket"), 65, [("AmnInputDrift", "ticket")]),
+    "another encoder": (fires("input_drift", "page"), 65, [("AmnInputDrift", "page")]),
     "canary page": (series("amn_canary_change_cosine", "0x60 0.02x200"), 65, [("AmnCanary", "page")]),
     "canary ticket": (series("amn_canary_change_cosine", "0x60 0.002x200"), 65, [("AmnCanary", "ticket")]),
     "sampling": (series("amn_shadow_sampling_ratio", "0.2x200"), 60, [("AmnMonitorHealth", "ticket")]),
