@@ -6,26 +6,17 @@ import getpass
 import json
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from ops import console
 from ops.child import follow_parent
-from ops.commands import canary, options
+from ops.commands import canary, drift_tools, options
+from ops.commands.looking import Looking
 from ops.drift.settings import JudgeSettings
 from ops.settings import producer_settings
-from producer.connection import connect, driver_errors
-from producer.keys import Keys
-from producer.settings import ProducerSettings
-
-if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
-    from ops.drift.findings import Finding
-    from ops.drift.loop import Alert, Look
-    from workers.exemplars import Exemplar
 
 strict = click.option(
     "--card-strict", is_flag=True, help="The card's sentence alone: drop over 0.03 in 24 h, no safeguards."
@@ -54,7 +45,7 @@ def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None)
     from ops.drift.views import show, status_json
 
     settings = producer_settings(url, queue)
-    with _Looking(settings, JudgeSettings(card_strict=card_strict)) as looking:
+    with Looking(settings, JudgeSettings(card_strict=card_strict)) as looking:
         found, evaluated_at_ms = looking.look(), looking.memory.evaluated_at_ms()
     if as_json:
         click.echo(json.dumps(status_json(found, evaluated_at_ms), indent=2))
@@ -76,7 +67,7 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
 
     settings = producer_settings(url, queue)
     chosen = JudgeSettings(card_strict=card_strict)
-    with _Looking(settings, chosen) as looking:
+    with Looking(settings, chosen) as looking:
         judge = Judge(looking.client, looking.keys, chosen, looking.alert())
         try:
             found = judge.turn()
@@ -111,7 +102,7 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
     chosen = JudgeSettings(card_strict=card_strict)
-    with _Looking(settings, chosen) as looking:
+    with Looking(settings, chosen) as looking:
         Judge(looking.client, looking.keys, chosen, looking.alert(), settings.url).run(stopping)
 
 
@@ -139,7 +130,7 @@ def rebaseline(
     from ops.drift.memory import Order
     from ops.drift.store import server_now_ms
 
-    with _Looking(producer_settings(url, queue), JudgeSettings()) as looking:
+    with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         models = sorted(looking.memory.state().models.items(), key=lambda item: item[1].last_block)
         chosen = model or (models[-1][0] if models else None)
         if chosen is None or chosen not in dict(models):
@@ -161,7 +152,7 @@ def audit(as_json: bool, url: str | None, queue: str | None) -> None:
     """Baselines learned, frozen and reset: when, by whom, why; newest first."""
     from ops.drift.views import show_audit
 
-    with _Looking(producer_settings(url, queue), JudgeSettings()) as looking:
+    with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         entries = looking.memory.audit()
     if as_json:
         click.echo(json.dumps(entries, indent=2))
@@ -179,150 +170,13 @@ def report(out: Path, model: str | None, url: str | None, queue: str | None) -> 
     from ops.drift.report import page
 
     settings = producer_settings(url, queue)
-    with _Looking(settings, JudgeSettings()) as looking:
+    with Looking(settings, JudgeSettings()) as looking:
         text = page(looking.keys, looking.memory, looking.look(), looking.worst(), model)
     out.write_text(text, "utf-8")
     click.echo(str(out))
 
 
-@drift.command()
-@click.option("--drop", "drops", type=float, multiple=True, default=(0.03,), show_default=True)
-@click.option("--rate", "rates", type=float, multiple=True, default=(100.0,), show_default=True)
-@click.option("--sample", type=click.FloatRange(0.0001, 1), default=0.01, show_default=True)
-@click.option("--ood-share", type=click.FloatRange(0.001, 0.999), default=0.1, show_default=True)
-@click.option(
-    "--days", type=click.IntRange(2), default=90, show_default=True, help="Healthy days a deployment."
-)
-@click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Deployments.")
-@click.option("--seed", default=0, show_default=True)
-@options.as_json
-def simulate(
-    drops: tuple[float, ...],
-    rates: tuple[float, ...],
-    sample: float,
-    ood_share: float,
-    days: int,
-    repeats: int,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """False pages a year and time to a page, on made-up traffic; the card's bare rule beside ours.
-
-    The traffic has neighbours that are alike, a daily rhythm, weekends, a slow wander of both means
-    and of the lanes' shares, and truths that never come. --drop and --rate can be repeated.
-    """
-    from ops.drift.simulate import Healthy, run
-    from ops.drift.synthetic import Scenario
-    from ops.drift.views import show_simulation
-
-    rows: list[dict[str, Any]] = []
-    for rate in rates:
-        scenario = Scenario(rate_per_s=rate, sample=sample, ood_share=ood_share)
-        healthy = Healthy(days=days, repeats=repeats, seed=seed)
-        rows += [one.to_json() for one in run(scenario, drops, healthy, JudgeSettings())]
-    if as_json:
-        click.echo(json.dumps(rows, indent=2))
-    else:
-        show_simulation(console.out(), rows)
-
-
-@drift.command()
-@click.option("--alert", "alert_id", help="Id of an alert whose exemplars were kept (`amn alerts list`).")
-@click.option(
-    "--exemplars",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="An .npz with contexts (N, 5, 768), truths (N, 768), and perhaps lanes and slices. "
-    "[default: the shipped sample]",
-)
-@click.option("--model", type=click.Path(path_type=Path), help="Folder. [default: the production model]")
-@click.option("--against", type=click.Path(path_type=Path), help="Folder. [default: the fallback]")
-@options.as_json
-@options.artifacts
-@options.url
-@options.queue
-def replay(
-    alert_id: str | None,
-    exemplars: Path | None,
-    model: Path | None,
-    against: Path | None,
-    as_json: bool,
-    artifacts: Path | None,
-    url: str | None,
-    queue: str | None,
-) -> None:
-    """Score the same sequences with two models, and compare pair by pair.
-
-    Because the items are the same, a difference of 0.01 shows in a few hundred of them.
-    """
-    from amn.predictor import Predictor
-    from ops.drift.replay import Sequences, cosines, differences
-    from ops.drift.views import replay_json, show_replay
-    from ops.sample import Sample
-    from ops.settings import artifacts_folder, sample_path
-
-    root = artifacts_folder(artifacts)
-    if alert_id:
-        from ops.drift.kept import sequences_of
-
-        with _Looking(producer_settings(url, queue), JudgeSettings()) as looking:
-            chosen = sequences_of(looking.client, looking.keys, alert_id)
-    elif exemplars:
-        chosen = Sequences.load(exemplars)
-    else:
-        chosen = Sequences.of_sample(Sample.load(sample_path(None)))
-    one = Predictor.open(model or root / "production_model")
-    other = Predictor.open(against or root / "fallback_accuracy")
-    found = differences(cosines(one, chosen), cosines(other, chosen), chosen)
-    if as_json:
-        click.echo(json.dumps(replay_json(one.model_id, other.model_id, found), indent=2))
-    else:
-        show_replay(console.out(), one.model_id, other.model_id, found)
-
-
+drift.add_command(drift_tools.simulate)
+drift.add_command(drift_tools.replay)
 drift.add_command(canary.canary)
 drift.add_command(canary.exemplars)
-
-
-class _Looking:
-    """A client and the judge's memory, for the length of a command."""
-
-    def __init__(self, settings: ProducerSettings, judging: JudgeSettings) -> None:
-        from ops.drift.memory import Memory
-
-        self.keys = Keys(settings.queue)
-        self.client = connect(settings)
-        self.memory = Memory(self.client, self.keys)
-        self._settings, self._judging = settings, judging
-        self._errors = driver_errors(settings.url)
-
-    def __enter__(self) -> _Looking:
-        self._errors.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.client.close()
-        self._errors.__exit__(*error)
-
-    def look(self) -> Look:
-        """Evaluates without writing."""
-        from ops.drift.loop import look
-
-        return look(self.client, self.keys, self.memory, self._judging)
-
-    def worst(self) -> list[Exemplar]:
-        """The exemplars of the last 24 h."""
-        from ops.drift.kept import of_last_day
-        from ops.drift.store import server_now_ms
-
-        return of_last_day(self.client, self.keys, server_now_ms(self.client))
-
-    def alert(self) -> Alert:
-        """Hands findings to the alerts, under the judge's fence."""
-        from ops.alerts import apply
-        from ops.drift.kept import keep
-
-        def tell(findings: Sequence[Finding], now_ms: int, fence: int) -> None:
-            changes = apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)
-            keep(self.client, self.keys, changes, now_ms)
-
-        return tell
