@@ -22,7 +22,7 @@ help:
 	@echo "make doctor     look at a running service"
 	@echo "make test       all tests, with a real server        [ARGS='-k name']"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
-	@echo "make bench      this queue and nine others, latency, parts (an hour); bench-quick: 3 minutes"
+	@echo "make bench      this queue and nine others, latency, limits (35 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make lint       ruff, mypy, import rules"
@@ -38,15 +38,10 @@ up: $(VENV)/.ops
 	@$(BIN)/amn up $(ARGS)
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m bench drain
-	$(BIN)/python -m bench compare
-	$(BIN)/python -m bench latency
-	$(BIN)/python -m bench micro
+	@$(BIN)/python -m bench all $(ARGS)
 
 bench-quick: $(VENV)/.bench
-	$(BIN)/python -m bench drain --repeats 1
-	$(BIN)/python -m bench latency --rates 100,500,1000 --seconds 5
-	$(BIN)/python -m bench micro
+	@$(BIN)/python -m bench all --quick --out var/bench-quick $(ARGS)
 
 reproduce: $(VENV)/.dev
 	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce

@@ -1,4 +1,4 @@
-"""Latency against load, drawn."""
+"""Latency against load: what was offered, what held, and the picture."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ from bench.report import COLOURS, draw
 
 OBJECTIVE_MS = 1.2
 _STYLES = {"ms_p50": ":", "ms_p95": "-", "ms_p99": "--"}
+
+
+def per_second(text: str, saturation_per_s: float) -> float:
+    """A rate, or a share of what saturates, to two digits."""
+    if not text.endswith("%"):
+        return float(text)
+    return float(f"{saturation_per_s * float(text[:-1]) / 100:.2g}")
+
+
+def fast_until(rates: Sequence[Mapping[str, Any]]) -> float:
+    """The highest rate measured whose p95, and that of all below, holds the objective; 0 for none."""
+    held = 0.0
+    for row in sorted(rates, key=lambda row: row["rate"]):
+        if row["ms_p95"]["median"] > OBJECTIVE_MS:
+            break
+        held = row["rate"]
+    return held
 
 
 def curve(

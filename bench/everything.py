@@ -7,22 +7,26 @@ goes on with what is missing. A step that would not fit in the time that is left
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from bench.machine import environment, stolen
 from bench.report import facts, rows_table
 
-#: A step that takes this much longer than it should is ended.
-_PATIENCE = 2.5
+#: A step that takes this much longer than it should is ended, but not within three minutes.
+_PATIENCE, _PATIENCE_S = 2.5, 180.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +62,11 @@ def steps(bank: Path | None, data: Path | None) -> list[Step]:
         Step(name="batch", words=("batch", "--repeats", "3"), minutes=1.5, prints="json"),
         Step(name="peer-latency", words=("peer-latency", "--seconds", "5", "--repeats", "2"), minutes=2.5),
         Step(name="partitions", words=("partitions",), minutes=1.5),
-        Step(name="cost", words=("cost",), minutes=5),
+        Step(name="cost", words=("cost",), minutes=4.5),
         Step(
             name="compare, two workers",
-            words=("compare", "--workers", "2", "--repeats", "3", "--minutes", "5"),
-            minutes=5,
+            words=("compare", "--workers", "2", "--repeats", "3", "--minutes", "4"),
+            minutes=4,
         ),
     ]
     if bank and data:
@@ -153,21 +157,32 @@ def _run(step: Step, out: Path) -> dict[str, Any]:
     before, load, started_s = stolen(), environment()["load_before"], time.monotonic()
     command = [sys.executable, "-m", "bench", *step.words]
     command += [] if step.prints else ["--out", str(out)]
-    printed, code = b"", -1
-    try:
-        done = subprocess.run(
-            command,
-            timeout=step.minutes * 60 * _PATIENCE,
-            stdout=subprocess.PIPE if step.prints else None,
-        )
-        printed, code = done.stdout or b"", done.returncode
-    except subprocess.TimeoutExpired:
-        click.echo(f"{step.name}: ended after {_PATIENCE:g} times what it should take", err=True)
+    patience_s = max(step.minutes * 60 * _PATIENCE, _PATIENCE_S)
+    with tempfile.TemporaryFile() as printed:
+        code = _wait(command, printed if step.prints else None, patience_s)
+        printed.seek(0)
+        text = printed.read().decode()
     if step.prints and code == 0:
-        _keep(step, printed.decode(), out)
+        _keep(step, text, out)
     seconds = time.monotonic() - started_s
     click.echo(f"{step.name}: {seconds:.0f} s, code {code}", err=True)
     return {"code": code, "seconds": round(seconds, 1), "load_before": load, "stolen": stolen(before)}
+
+
+def _wait(command: Sequence[str], to: IO[bytes] | None, patience_s: float) -> int:
+    """Its exit code; -1 when it is not done in time. Whatever it started ends with it."""
+    process = subprocess.Popen(command, stdout=to, process_group=0)
+    try:
+        return process.wait(patience_s)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
+        click.echo(f"ended: it is not done after {patience_s:.0f} s, or you asked for it", err=True)
+        os.killpg(process.pid, signal.SIGINT)  # it stops its servers and workers by itself
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return -1
 
 
 def _keep(step: Step, printed: str, out: Path) -> None:

@@ -20,7 +20,7 @@ import click
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from bench.curves import OBJECTIVE_MS, curve
+from bench.curves import OBJECTIVE_MS, curve, fast_until, per_second
 from bench.machine import environment, spread
 from bench.report import facts, markdown, shown, write
 from ops.sample import Sample
@@ -96,7 +96,8 @@ def measure(stack: Stack, load: Load) -> dict[str, Any]:
     _run(stack, sample, TrafficSettings(requests=2_000, rate=0, run_id="warm"))
     closed = closed_loop(stack, sample, load.closed)
     full = spread([saturated(stack, sample, 10_000) for _ in range(load.repeats)], 0)
-    rates = sorted({per_second(text, full["median"]) for text in load.rates})
+    asked = sorted({per_second(text, full["median"]) for text in load.rates})
+    rates = [rate for rate in asked if rate <= full["median"]] or asked[:1]
     runs: dict[float, list[dict[str, Any]]] = {rate: [] for rate in rates}
     for repeat in range(load.repeats):
         for rate in rates:
@@ -110,6 +111,7 @@ def measure(stack: Stack, load: Load) -> dict[str, Any]:
         "closed": closed,
         "saturation_per_s": full["median"],
         "saturation": full,
+        "left_out": [rate for rate in asked if rate not in rates],
         "rates": [summary(rate, some) for rate, some in runs.items()],
     }
 
@@ -158,13 +160,6 @@ def summary(rate: float, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def per_second(text: str, saturation_per_s: float) -> float:
-    """A rate, or a share of what saturates, to two digits."""
-    if not text.endswith("%"):
-        return float(text)
-    return float(f"{saturation_per_s * float(text[:-1]) / 100:.2g}")
-
-
 def with_bank(bank: Path, folder: Path) -> Path:
     """The artifacts, with another reference bank."""
     root = pin(look(artifacts_root()), artifacts_root(), folder / "artifacts")
@@ -210,16 +205,6 @@ def _run(stack: Stack, sample: Sample, settings: TrafficSettings) -> dict[str, A
     }
 
 
-def fast_until(rates: Sequence[Mapping[str, Any]]) -> float:
-    """The highest rate measured whose p95, and that of all below, holds the objective; 0 for none."""
-    held = 0.0
-    for row in sorted(rates, key=lambda row: row["rate"]):
-        if row["ms_p95"]["median"] > OBJECTIVE_MS:
-            break
-        held = row["rate"]
-    return held
-
-
 def table(report: Mapping[str, Any]) -> str:
     """Markdown."""
     saturation, held = report["saturation_per_s"], fast_until(report["rates"])
@@ -243,6 +228,11 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     lines += markdown(heads, rows)
     repeats = len(report["rates"][0]["histograms"])
+    if report["left_out"]:
+        lines += [
+            "",
+            f"Above saturation, not run: {', '.join(f'{rate:,.0f}' for rate in report['left_out'])}.",
+        ]
     lines += [
         "",
         f"Poisson arrivals, {repeats} runs of {report['seconds']:g} s of each rate in turns: median (min, "

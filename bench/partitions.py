@@ -185,7 +185,7 @@ def plot(demand: Demand, path: Path) -> None:
             axis.axhline(n / demand.server, color=COLOURS[1], linestyle=style, label=f"{n} server(s)")
             axis.axhline(n / demand.producer, color=COLOURS[2], linestyle=style, label=f"{n} producer(s)")
         axis.set(xlabel="AMN workers, a core each", ylabel="requests/s, at most (computed)")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 5 / demand.server)
         axis.legend(frameon=False, fontsize=8, ncols=2)
 
     draw(path, (7, 4), plot_bounds)

@@ -1,0 +1,166 @@
+"""What the benchmarks compute from their measurements; no test here measures anything."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.compare import ratios, turned
+from bench.cost import decades
+from bench.curves import fast_until, per_second
+from bench.everything import QUICK, Step, Steps, steps
+from bench.partitions import Demand, Plant, bounds
+from bench.publish import filled, steps_table
+from bench.rows import Rows
+from bench.shares import classify, titled
+from bench.systems import OURS, REQUESTS, TUNED
+
+PEERS = Path("bench/peers")
+
+
+def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rows.jsonl"
+    Rows(path).add({"system": "a", "repeat": 0})
+    with path.open("a") as file:
+        file.write('{"system": "a", "rep')
+    again = Rows(path)
+    again.add({"system": "a", "repeat": 1})
+    third = Rows(path)
+    assert [row["repeat"] for row in third] == [0, 1]
+    assert third.has(system="a", repeat=1)
+    assert not third.has(system="b")
+
+
+def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
+    stacks = [
+        "run (workers/loop.py:80);handle (workers/x.py:9);__call__ (amn/folded.py:3);addmm (x.py:1) 5",
+        "run (workers/loop.py:80);top2 (amn/reference.py:3);dot (numpy/_core.py:1) 4",
+        "run (workers/loop.py:80);lease (workers/queue.py:3);read (redis/connection.py:1) 3",
+        "run (workers/loop.py:80);assemble (workers/batch.py:3);decode (/home/me/amn/producer/wire.py:1) 2",
+        "run (workers/loop.py:80) 1",
+        "boot (threading.py:900);wait (threading.py:331) 50",
+        "not a line",
+    ]
+    assert classify(stacks) == {"model": 5, "gate": 4, "Redis": 3, "wire": 2, "other Python": 1}
+
+
+def test_a_flame_graph_names_no_folder_of_the_machine_that_drew_it() -> None:
+    flame = f'<text id="title" x="1">py-spy record --pid 1</text><title>{Path.cwd()}/amn/folded.py</title>'
+    assert titled(flame) == (
+        '<text id="title" x="1">An AMN worker that drains a full queue</text><title>amn/folded.py</title>'
+    )
+
+
+def test_the_least_bound_is_the_bottleneck_and_more_of_it_moves_the_bottleneck_on() -> None:
+    demand = Demand(producer=50e-6, server=25e-6, worker=100e-6)
+    one = bounds(demand, Plant(producers=1, partitions=1, workers=1))
+    assert one["workers"] == pytest.approx(10_000)
+    assert min(one, key=one.__getitem__) == "workers"
+    four = bounds(demand, Plant(producers=1, partitions=1, workers=4))
+    assert min(four, key=four.__getitem__) == "producers"
+
+
+def test_publishing_fills_the_sections_it_has_texts_for_and_leaves_the_others() -> None:
+    page = "a\n<!-- begin: drain -->\nold\n<!-- end: drain -->\n"
+    page += "b\n<!-- begin: cost -->\nkept\n<!-- end: cost -->\n"
+    once = filled(page, {"drain": "new \\1"}, {"drain": "img/d.svg", "cost": "img/c.svg"})
+    assert "old" not in once
+    assert "new \\1\n\n![drain](img/d.svg)\n<!-- end: drain -->" in once
+    assert "kept" in once
+    assert "img/c.svg" not in once
+    assert filled(once, {"drain": "new \\1"}, {"drain": "img/d.svg"}) == once
+
+
+def test_the_page_has_a_section_for_every_step() -> None:
+    page = Path("docs/benchmarks.md").read_text("utf-8")
+    for step in steps(Path("bank"), Path("data")):
+        name = step.name.partition(",")[0]
+        assert f"<!-- begin: {name} -->" in page
+        assert f"<!-- end: {name} -->" in page
+
+
+def test_a_full_run_is_planned_within_its_minutes_and_a_quick_one_within_three() -> None:
+    assert sum(step.minutes for step in steps(Path("bank"), Path("data"))) <= 35
+    assert sum(step.minutes for step in QUICK) <= 3
+
+
+def test_a_step_is_done_when_it_ended_well_with_the_same_options(tmp_path: Path) -> None:
+    path = tmp_path / "steps.json"
+    step = Step(name="drain", words=("drain", "--repeats", "5"), minutes=1)
+    state = Steps(path)
+    assert not state.done(step)
+    state.note(step, {"code": 1, "seconds": 2.0, "load_before": [0.5], "stolen": 0.01})
+    assert not Steps(path).done(step)
+    assert Steps(path).failed([step])
+    state.note(step, {"code": 0, "seconds": 2.0, "load_before": [0.5], "stolen": 0.01})
+    assert Steps(path).done(step)
+    assert not Steps(path).done(Step(name="drain", words=("drain",), minutes=1))
+    assert "| drain | `python -m bench drain --repeats 5` | 2 | 0.5 | 1.0% |" in steps_table(
+        json.loads(path.read_text("utf-8"))
+    )
+
+
+def test_ratios_are_those_of_medians_against_the_best_other_one() -> None:
+    def run(repeat: int, drain: float, enqueue: float) -> dict[str, float]:
+        return {"repeat": repeat, "drain_per_s": drain, "enqueue_per_s": enqueue}
+
+    runs = {
+        (OURS, 1): [run(0, 1000, 50), run(1, 1200, 60), run(2, 1100, 40)],
+        ("slow", 1): [run(0, 10, 100), run(1, 10, 100), run(2, 10, 100)],
+        ("good", 1): [run(0, 100, 10), run(1, 120, 10), run(2, 100, 10)],
+        ("good", 2): [run(0, 500, 10)],
+    }
+    found = ratios(runs, 1)
+    assert found["drain_per_s"] == {
+        "best": "good",
+        "of_medians": 11.0,
+        "least": 10.0,
+        "most": 11.0,
+        "repeats": 3,
+    }
+    assert found["enqueue_per_s"]["best"] == "slow"
+    assert found["enqueue_per_s"]["of_medians"] == 0.5
+    assert ratios(runs, 2) == {}
+
+
+def test_each_repeat_begins_with_another_system() -> None:
+    systems = ["a", "b", "c"]
+    assert [turned(systems, by)[0] for by in range(4)] == ["a", "b", "c", "a"]  # type: ignore[type-var,arg-type]
+    assert sorted(turned(systems, 2)) == systems  # type: ignore[type-var,arg-type]
+
+
+def test_a_rate_may_be_a_share_of_what_saturates() -> None:
+    assert per_second("500", 7_777) == 500
+    assert per_second("60%", 7_777) == 4_700
+
+
+def test_the_objective_holds_up_to_the_first_rate_that_breaks_it() -> None:
+    rows = [
+        {"rate": rate, "ms_p95": {"median": p95}}
+        for rate, p95 in ((500, 0.9), (100, 0.8), (900, 1.3), (2000, 1.1))
+    ]
+    assert fast_until(rows) == 500
+    assert fast_until(rows[2:3]) == 0
+
+
+def test_decades_end_with_what_was_asked_for() -> None:
+    assert decades(1_000, 300_000) == [1_000, 10_000, 100_000, 300_000]
+    assert decades(1_000, 500) == [500]
+
+
+def test_every_other_system_runs_with_a_concurrency_that_was_swept() -> None:
+    tuned = json.loads(TUNED.read_text("utf-8"))["systems"]
+    for name in set(REQUESTS) - {OURS}:
+        tree = ast.parse((PEERS / f"{name}.py").read_text("utf-8"))
+        constants = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        if "CHOICES" in constants:
+            choices = ast.literal_eval(constants["CHOICES"])
+            assert tuned[name]["choice"] in choices
+            assert set(tuned[name]["drain_per_s"]) == set(choices)
