@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from bench import (
+    batch,
     compare,
     cost,
     drain,
@@ -38,6 +39,7 @@ for _module in (
     cost,
     partitions,
     micro,
+    batch,
     gate,
     shadow,
     everything,
