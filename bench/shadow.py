@@ -1,10 +1,11 @@
 """python -m bench shadow: what the shadow evaluation costs the main path.
 
-One AMN worker drains a full queue of the shipped sample's sequences without sampling, at 1 %, at 5 %,
-and at 5 % while the shadow worker is stopped. The four take turns; each round's figures are compared
-with its own run without sampling: the median of the rounds, and the best run of each (what other
-load disturbs least). AMN workers have one
-core; server, shadow workers (idle class) and this process share the other one (Linux).
+One AMN worker drains a full queue of the shipped sample's sequences. Each variant is compared with a
+worker that does not sample, in the order A B B A, so that a machine that slows down favours neither.
+"off again" is such a worker too, a process of its own: what differs there is the noise of this
+measurement, and no smaller difference says anything. AMN workers have one core; server, shadow
+workers (idle class) and this process share the other one (Linux). Where the shadow worker runs, the
+throughput therefore holds its share of that core as well; the AMN worker's CPU time a request does not.
 """
 
 from __future__ import annotations
@@ -33,29 +34,32 @@ SUBMIT_COUNT = 64
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is switched on."""
+    """What is switched on, and on which queue: each has workers of its own."""
 
     name: str
+    queue: str
     rate: float
     stopped: bool = False
 
 
+OFF, AGAIN = Variant("off", "off", 0.0), Variant("off again", "off-again", 0.0)
 VARIANTS = (
-    Variant("off", 0.0),
-    Variant("1 %", 0.01),
-    Variant("5 %", 0.05),
-    Variant("5 %, shadow worker stopped", 0.05, stopped=True),
+    AGAIN,
+    Variant("1 %", "1", 0.01),
+    Variant("5 %", "5", 0.05),
+    Variant("5 %, shadow worker stopped", "5", 0.05, stopped=True),
 )
-FIGURES = ("drain_per_s", "worker_cpu_us", "server_cpu_us")
+FIGURES = ("drain_per_s", "worker_cpu_us", "server_cpu_us", "main_path_cpu_us")
+Run = dict[str, float]
 
 
 @click.command("shadow")
-@click.option("--requests", default=3_000, show_default=True)
-@click.option("--repeats", default=25, show_default=True)
+@click.option("--requests", default=3_000, show_default=True, help="Of one run.")
+@click.option("--repeats", default=12, show_default=True, help="A B B A of each variant.")
 def command(requests: int, repeats: int) -> None:
     """Measure, and print one JSON object."""
     sample = Sample.load(Path("artifacts/sample/sequences.npz"))
-    runs: dict[str, list[dict[str, float]]] = {variant.name: [] for variant in VARIANTS}
+    found: dict[str, list[tuple[Run, Run]]] = {variant.name: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
         service = Service(server)
         try:
@@ -64,42 +68,49 @@ def command(requests: int, repeats: int) -> None:
                 click.echo(f"round {repeat} of {repeats}", err=True)
                 at = repeat % len(VARIANTS)
                 for variant in (*VARIANTS[at:], *VARIANTS[:at]):
-                    run = service.drain(sample, variant, requests, f"bench{repeat}")
+                    order = (OFF, variant, variant, OFF)
+                    a, b, c, d = [service.drain(sample, one, requests, f"bench{repeat}") for one in order]
                     if repeat:  # the first round warms up
-                        runs[variant.name].append(run)
+                        found[variant.name].append((_mean(a, d), _mean(b, c)))
         finally:
             service.stop()
+    offs = [off for pairs in found.values() for off, _ in pairs]
     report: dict[str, object] = {"requests": requests, "repeats": repeats}
-    for variant in VARIANTS:
-        mine = runs[variant.name]
-        figures: dict[str, object] = {name: spread([run[name] for run in mine]) for name in FIGURES}
-        figures["sampled"] = statistics.median(run["sampled"] for run in mine)
-        for name in FIGURES:
-            pairs = zip(mine, runs["off"], strict=True)
-            ratio = statistics.median(run[name] / off[name] for run, off in pairs)
-            best = max if name == "drain_per_s" else min
-            least = best(run[name] for run in mine) / best(run[name] for run in runs["off"])
-            figures[f"{name}_against_off"] = {"median": f"{ratio - 1:+.1%}", "best": f"{least - 1:+.1%}"}
-        report[variant.name] = figures
+    report["off"] = {name: spread([run[name] for run in offs]) for name in FIGURES}
+    report |= {name: _compared(pairs) for name, pairs in found.items()}
     click.echo(json.dumps({**report, "environment": environment()}, indent=2))
 
 
+def _mean(one: Run, other: Run) -> Run:
+    return {name: (one[name] + other[name]) / 2 for name in one}
+
+
+def _compared(pairs: list[tuple[Run, Run]]) -> dict[str, object]:
+    """Change against the runs without sampling beside it: median and quartiles over the rounds."""
+    figures: dict[str, object] = {"sampled": statistics.median(on["sampled"] for _, on in pairs)}
+    for name in FIGURES:
+        changes = sorted(on[name] / off[name] - 1 for off, on in pairs)
+        low, _, high = statistics.quantiles(changes, n=4) if len(changes) > 1 else [changes[0]] * 3
+        figures[name] = {
+            "change": f"{statistics.median(changes):+.1%}",
+            "quartiles": f"{low:+.1%} to {high:+.1%}",
+        }
+    return figures
+
+
 class Service:
-    """One server, and for each rate a queue with an AMN worker and a shadow worker of its own."""
+    """One server, and for each queue an AMN worker and, where it samples, a shadow worker."""
 
     def __init__(self, server: Server) -> None:
-        self.pools: dict[float, Pool] = {}
+        self.pools: dict[str, Pool] = {}
         self.url = server.url
-        for rate in sorted({variant.rate for variant in VARIANTS}):
-            counts = {"amn": 1, "shadow": 1} if rate else {"amn": 1}
-            self.pools[rate] = Pool(
-                counts, PoolSettings(url=server.url, queue=self.queue(rate), sample_rate=rate)
-            )
-
-    @staticmethod
-    def queue(rate: float) -> str:
-        """Its name."""
-        return f"bench-{rate:g}"
+        for variant in (OFF, *VARIANTS):
+            if variant.queue not in self.pools:
+                counts = {"amn": 1, "shadow": 1} if variant.rate else {"amn": 1}
+                settings = PoolSettings(
+                    url=server.url, queue=f"bench-{variant.queue}", sample_rate=variant.rate
+                )
+                self.pools[variant.queue] = Pool(counts, settings)
 
     def start(self) -> None:
         """Starts everything, and gives it cores."""
@@ -110,7 +121,7 @@ class Service:
             for kind, processes in pool.pids().items():
                 for process in processes:
                     pin(process, {0} if kind == "amn" else {1})
-        self.server = server_process(self.settings(0.0, 1))
+        self.server = server_process(self.settings(OFF, 1))
         for process in (self.server, os.getpid()):
             pin(process, {1})
 
@@ -120,26 +131,26 @@ class Service:
         for pool in self.pools.values():
             pool.drain()
 
-    def settings(self, rate: float, requests: int) -> ProducerSettings:
-        """Of a producer for one rate's queue."""
+    def settings(self, variant: Variant, requests: int) -> ProducerSettings:
+        """Of a producer for the variant's queue."""
         limit = requests + SUBMIT_COUNT
-        return ProducerSettings(url=self.url, queue=self.queue(rate), in_flight_max=limit)
+        return ProducerSettings(url=self.url, queue=f"bench-{variant.queue}", in_flight_max=limit)
 
-    def drain(self, sample: Sample, variant: Variant, requests: int, run: str) -> dict[str, float]:
+    def drain(self, sample: Sample, variant: Variant, requests: int, run: str) -> Run:
         """Fills the variant's queue while its AMN worker is stopped, then lets it go."""
-        pids = self.pools[variant.rate].pids()
+        pids = self.pools[variant.queue].pids()
         stopped = pids["shadow"] if variant.stopped else []
         try:
             for process in (*stopped, pids["amn"][0]):
                 os.kill(process, signal.SIGSTOP)
-            settings = self.settings(variant.rate, requests)
+            settings = self.settings(variant, requests)
             fill(settings, sample, requests, run)
             return self._drained(settings, pids["amn"][0], requests)
         finally:
             for process in (*stopped, pids["amn"][0]):
                 os.kill(process, signal.SIGCONT)
 
-    def _drained(self, settings: ProducerSettings, worker: int, requests: int) -> dict[str, float]:
+    def _drained(self, settings: ProducerSettings, worker: int, requests: int) -> Run:
         client, keys = connect(settings), Keys(settings.queue)
         names = ["answered", "escalated", "shadowed"]
 
@@ -162,6 +173,7 @@ class Service:
             "drain_per_s": requests / took_s,
             "worker_cpu_us": used_s[0] / requests * 1e6,
             "server_cpu_us": used_s[1] / requests * 1e6,
+            "main_path_cpu_us": sum(used_s) / requests * 1e6,
             "sampled": sampled / requests,
         }
 
