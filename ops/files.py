@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.errors import FileRefused
-from producer import Handle, PartitionedProducer, Producer
-from producer.checks import checked_context
+from producer import BatchHandle, Handle, PartitionedProducer, Producer
+from producer.checks import checked_context, checked_contexts
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
 from producer.messages import CONTEXT_SHAPE, DIMENSIONS
 from producer.requests import Options
 
-_CHUNK = 64
+#: Rows of one batch.
+_CHUNK = 128
 _DIRECT_BATCH = 256
 _REPORTED_MAX = 100
 
@@ -140,57 +141,111 @@ def predict_through_queue(
 ) -> FileResult:
     """Sends every row through the queue, in order, with a bounded number in flight.
 
-    A bad row fails alone: its output row is NaN, and the result names it.
+    Rows go in batches. One that a soft rule flagged, and that a fallback may be worth, goes again by
+    itself, so that the answers are those of `predict`; with `fast`, AMN's stays. A bad row fails
+    alone: its output row is NaN, and the result names it.
 
     Raises:
         FileRefused: A file cannot be used.
         ServerError, ResultTimeout: The server or the workers went away; nothing is written.
     """
     contexts = open_contexts(source)
-    result = FileResult(len(contexts))
-    each = Options(
-        lane=options.lane, domain=options.domain, normalize=options.normalize, provisional=options.fast
-    )
-    waiting: deque[tuple[int, Handle]] = deque()
-    done = 0
     with _output(target, len(contexts)) as output:
-
-        def take(limit: int) -> None:
-            nonlocal done
-            while len(waiting) > limit:
-                row, handle = waiting.popleft()
-                output[row] = _answer(row, handle, result, fast=options.fast)
-                done += 1
-                if done % _CHUNK == 0:
-                    on_progress(done)
-
-        for first in range(0, len(contexts), _CHUNK):
-            good: list[tuple[int, NDArray[np.floating]]] = []
-            for row in range(first, min(first + _CHUNK, len(contexts))):
-                try:
-                    good.append((row, checked_context(contexts[row], normalize=options.normalize)))
-                except InvalidRequest as error:
-                    output[row] = np.nan
-                    result.fail(row, error)
-                    done += 1
-            take(max(options.in_flight - _CHUNK, 0))
-            handles = producer.submit_many([context for _, context in good], options=each, block=True)
-            waiting.extend((row, handle) for (row, _), handle in zip(good, handles, strict=True))
-        take(0)
-        on_progress(done)
-    return result
+        rows = _Rows(contexts, output, producer, options)
+        chunk = min(_CHUNK, options.in_flight)
+        for first in range(0, len(contexts), chunk):
+            rows.take(options.in_flight - chunk)
+            rows.send(range(first, min(first + chunk, len(contexts))))
+            on_progress(rows.done)
+        rows.take(0)
+        on_progress(rows.done)
+    return rows.result
 
 
-def _answer(row: int, handle: Handle, result: FileResult, *, fast: bool) -> NDArray[np.float32] | float:
-    try:
-        reply = handle.first() if fast else handle.result()
-    except (ServerError, ResultTimeout):
-        raise
-    except QueueError as error:
-        result.fail(row, error)
-        return np.nan
-    result.served[reply.served_by] += 1
-    return reply.vector
+class _Rows:
+    """The rows of a file on their way: sent as batches, and by themselves where that is not enough."""
+
+    def __init__(
+        self,
+        contexts: NDArray[np.floating],
+        output: NDArray[np.float32],
+        producer: Producer | PartitionedProducer,
+        options: FileOptions,
+    ) -> None:
+        self.result, self.done = FileResult(len(contexts)), 0
+        self._contexts, self._output, self._producer = contexts, output, producer
+        self._fast, self._normalize = options.fast, options.normalize
+        self._each = Options(lane=options.lane, domain=options.domain, provisional=options.fast)
+        self._batches: deque[tuple[list[int], NDArray[np.floating], BatchHandle]] = deque()
+        self._singles: deque[tuple[int, Handle]] = deque()
+        self._waiting = 0
+
+    def send(self, rows: range) -> None:
+        """Sends rows as one batch; what breaks the contract ends here."""
+        good, contexts = self._checked(rows)
+        if good:
+            handle = self._producer.submit_batch(contexts, options=self._each, block=True)
+            self._batches.append((good, contexts, handle))
+            self._waiting += len(good)
+
+    def take(self, limit: int) -> None:
+        """Takes answers until at most so many rows wait."""
+        while self._waiting > max(limit, 0):
+            if self._singles:
+                self._take_single(*self._singles.popleft())
+            else:
+                self._take_batch(*self._batches.popleft())
+
+    def _checked(self, rows: range) -> tuple[list[int], NDArray[np.floating]]:
+        """The rows that hold, and their contexts."""
+        block = self._contexts[rows.start : rows.stop]
+        try:
+            return list(rows), checked_contexts(block, normalize=self._normalize)
+        except InvalidRequest:
+            good, kept = [], []
+        for row, context in zip(rows, block, strict=True):
+            try:
+                kept.append(checked_context(context, normalize=self._normalize))
+                good.append(row)
+            except InvalidRequest as error:
+                self._fail(row, error)
+        return good, np.stack(kept) if kept else block[:0]
+
+    def _take_batch(self, rows: list[int], contexts: NDArray[np.floating], handle: BatchHandle) -> None:
+        try:
+            reply = handle.first() if self._fast else handle.result()
+        except (ServerError, ResultTimeout):
+            raise
+        except QueueError:
+            again = np.arange(len(rows))  # one of them is to blame: alone, it fails alone
+        else:
+            self._output[rows] = reply.vectors
+            again = np.flatnonzero(reply.shed_as("batch") & (not self._fast))
+            kept = len(rows) - len(again)
+            self.result.served[reply.served_by] += kept
+            self.done += kept
+            self._waiting -= kept
+        if len(again):
+            handles = self._producer.submit_many(list(contexts[again]), options=self._each, block=True)
+            self._singles.extend(zip([rows[i] for i in again], handles, strict=True))
+
+    def _take_single(self, row: int, handle: Handle) -> None:
+        self._waiting -= 1
+        try:
+            reply = handle.first() if self._fast else handle.result()
+        except (ServerError, ResultTimeout):
+            raise
+        except QueueError as error:
+            self._fail(row, error)
+            return
+        self._output[row] = reply.vector
+        self.result.served[reply.served_by] += 1
+        self.done += 1
+
+    def _fail(self, row: int, error: QueueError) -> None:
+        self._output[row] = np.nan
+        self.result.fail(row, error)
+        self.done += 1
 
 
 def predict_directly(

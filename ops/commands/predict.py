@@ -66,7 +66,8 @@ def predict(
     breaks the contract fails alone: its output row is NaN, it is named, and the exit code is 1.
 
     Escalated rows hold the fallback's answer, so they differ from --direct; with --fast every row
-    is AMN's.
+    is AMN's. Rows go through the queue in batches, which the shadow evaluation does not see; one that
+    a fallback may be worth goes again by itself.
 
     \b
     Examples:
