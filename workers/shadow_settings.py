@@ -27,6 +27,9 @@ class ShadowSettings:
         samples_per_s: Samples that each lane aims at.
         half_life_min: Of the smoothed traffic that the rates follow.
         hysteresis: Least relative change of a rate.
+        canary_ms: The frozen set is replayed so often, by one of the shadow workers.
+        canary_after_s: Not before a worker is this old: a service that has just started has other
+            things to do, and short runs have no canary.
         lag_ms_max: A shadow stream whose oldest entry is older sheds: every lane at the lowest rate.
     """
 
@@ -42,11 +45,13 @@ class ShadowSettings:
     samples_per_s: float = 0.5
     half_life_min: float = 10.0
     hysteresis: float = 0.2
+    canary_ms: int = 3_600_000
+    canary_after_s: float = 300.0
     lag_ms_max: int = 60_000
 
     def __post_init__(self) -> None:
         limits = ("half_ttl_ms", "halves_max", "truth_ttl_ms", "truths_max", "scored_ttl_ms")
-        for name in (*limits, "minute_ttl_s", "age_min_max", "lag_ms_max"):
+        for name in (*limits, "minute_ttl_s", "age_min_max", "canary_ms", "lag_ms_max"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("samples_per_s", "half_life_min"):

@@ -17,9 +17,8 @@ from workers.shadow_settings import ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
 _PERIOD_S = 10.0
-_CANARY_MS, _CANARY_AGAIN_MS = 3_600_000, 300_000
-#: A service that has just started has other things to do, and short runs have no canary.
-_CANARY_AFTER_S = 300.0
+#: After a canary that nobody answered.
+_CANARY_AGAIN_MS = 300_000
 
 
 class ShadowTurns:
@@ -30,11 +29,12 @@ class ShadowTurns:
         self._client = connect(settings.producer, retries=0)
         self._steering = Steering(self._client, Keys(settings.producer.queue), shadow)
         self._canary: Canary | None = None
+        self._canary_ms = shadow.canary_ms
         if sample_file().is_file():
             self._canary = Canary(self._client, settings.producer, FrozenSet.load(sample_file()))
         else:
             _LOG.warning("canary_missing", sample=str(sample_file()))
-        self._canary_from_s = time.monotonic() + _CANARY_AFTER_S
+        self._canary_from_s = time.monotonic() + shadow.canary_after_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-shadow-turns", daemon=True)
 
@@ -59,7 +59,7 @@ class ShadowTurns:
         """
         with driver_errors(self._url):
             self._steering.turn()
-            if self._canary is None or now_s < self._canary_from_s or not self._canary.claim(_CANARY_MS):
+            if self._canary is None or now_s < self._canary_from_s or not self._canary.claim(self._canary_ms):
                 return
             result = None
             try:
