@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +35,9 @@ Rows = NDArray[np.bool_]
 
 #: No cosine is below the one, no margin below the other.
 NO_CONFIDENCE, NO_MARGIN = -2.0, 0.0
+#: Vectors that a cell should have at least; only small banks come near it.
+_LEAST_A_CELL = 16
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,12 @@ class IndexSettings:
     rerank_wide: int = 96
     within: float = 0.13
     seed: int = 0
+
+    def fitted(self, count: int) -> Self:
+        """For a bank of so many vectors: no more cells than it can fill, and no more searched than are."""
+        cells = min(self.cells, max(1, count // _LEAST_A_CELL))
+        probes, probes_wide = min(self.probes, cells), min(self.probes_wide, cells)
+        return replace(self, cells=cells, probes=probes, probes_wide=probes_wide)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,47 +154,52 @@ class CellBank:
         queries = np.ascontiguousarray(predictions)
         flat, nearness = self._cells.score(queries)
         points = self._cells.spread(flat)
-        candidates = self._scan(points, nearness, (0, settings.probes), settings.rerank)
-        scores, ids = self._refine(queries, candidates)
+        probes, few = settings.probes, len(queries) <= _FEW
+        # A few rows are sorted once for both passes; of many, only those that need it a second time.
+        cells = self._cells.nearest(nearness, settings.probes_wide if few else probes, settings.within)
+        scores, ids = self._refine(queries, self._scan(points, cells, (0, probes), settings.rerank))
         certain = np.ones(len(queries), dtype=np.bool_)
         again = np.flatnonzero(guard.undecided(scores[:, 0], scores[:, 1]))
         if len(again):
-            rest = settings.probes, settings.probes_wide
-            more = self._scan(points[again], nearness[again], rest, settings.rerank_wide)
-            scores[again], ids[again] = self._refine(queries[again], np.hstack([ids[again], more]))
+            if probes < settings.probes_wide:
+                if few:
+                    cells = cells[0][again], cells[1][again]
+                else:
+                    cells = self._cells.nearest(nearness[again], settings.probes_wide, settings.within)
+                rest = probes, settings.probes_wide
+                more = self._scan(points[again], cells, rest, settings.rerank_wide)
+                scores[again], ids[again] = self._refine(queries[again], np.hstack([ids[again], more]))
             certain[again] = ~guard.doubtful(scores[again, 0], scores[again, 1])
         found = Neighbours(scores[:, 0], scores[:, 1], ids[:, 0], certain)
         if self.observer is not None:
             self.observer(queries, found)
         return found
 
-    def _scan(self, points: Vectors, nearness: Vectors, places: tuple[int, int], count: int) -> Ids:
+    def _scan(self, points: Vectors, cells: tuple[Ids, Vectors], places: tuple[int, int], count: int) -> Ids:
         """The `count` best by their codes, (B, count), in the cells of these places; -1 where there are
         fewer."""
-        cells, inner = self._cells.nearest(nearness, *places, self.settings.within)
-        self._codes.nprobe = cells.shape[1]
-        _, ids = self._codes.search_preassigned(points, count, cells, inner)
+        numbers, inner = (np.ascontiguousarray(part[:, slice(*places)]) for part in cells)
+        self._codes.nprobe = numbers.shape[1]
+        _, ids = self._codes.search_preassigned(points, count, numbers, inner)
         found: Ids = ids
         return found
 
     def _refine(self, queries: Vectors, ids: Ids) -> tuple[Vectors, Ids]:
         """Exact cosines of candidates: the two best (B, 2), and which ones, (B, 2)."""
-        ids.sort(axis=1)  # in the order of the file; what was filed twice stands together
         scores = np.empty(ids.shape, dtype=np.float32)
         pointer = self._faiss.swig_ptr
         # An id of -1 scores minus infinity.
         self._faiss.fvec_inner_products_by_idx(
             pointer(scores), pointer(queries), self._address, pointer(ids), 768, *ids.shape
         )
-        scores[:, 1:][ids[:, 1:] == ids[:, :-1]] = -2
         rows = np.arange(len(ids))
-        top = np.empty((2, len(ids)), dtype=np.intp)
-        found = np.empty((len(ids), 2), dtype=np.float32)
+        found, which = np.empty((len(ids), 2), np.float32), np.empty((len(ids), 2), np.int64)
         for i in (0, 1):
-            top[i] = scores.argmax(axis=1)
-            found[:, i] = scores[rows, top[i]]
-            scores[rows, top[i]] = -2
-        return found, np.take_along_axis(ids, top.T, axis=1)
+            place = scores.argmax(axis=1)
+            found[:, i], which[:, i] = scores[rows, place], ids[rows, place]
+            if i == 0:
+                scores[ids == which[:, :1]] = -2  # twice, where it is filed under two of the cells
+        return found, which
 
 
 def open_index(

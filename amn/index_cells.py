@@ -47,18 +47,17 @@ class Cells:
         scores -= self.half
         return flat, scores
 
-    def nearest(self, scores: Vectors, start: int, end: int, within: float) -> tuple[Ids, Vectors]:
-        """The cells from place `start` to `end` of (B, K) scores, and their dot products with the query.
+    def nearest(self, scores: Vectors, count: int, within: float) -> tuple[Ids, Vectors]:
+        """The best `count` cells of (B, K) scores, best first, and their dot products with the query.
 
         A cell whose score is more than `within` below the best one's is replaced by -1.
         """
-        # The order matters only where the first ones are left out.
-        found = torch.from_numpy(scores).topk(end, dim=1, sorted=start > 0)
+        found = torch.topk(torch.from_numpy(scores), count)
         near, cells = found.values.numpy(), found.indices.numpy()
-        least = near.max(axis=1, keepdims=True) - within
-        near, cells = near[:, start:], cells[:, start:]
-        inner: Vectors = near + self.half[cells]
-        return np.where(near < least, -1, cells), inner
+        far = near < near[:, :1] - within
+        inner: Vectors = near + self.half.take(cells)
+        cells[far] = -1
+        return cells, inner
 
     def spread(self, flat: Vectors) -> Vectors:
         """(B, d + 1) -> (B, 4 G), in the order of the codes."""

@@ -103,7 +103,9 @@ def _build_in(
     indexed = count > EXACT_MAX if settings.indexed is None else settings.indexed
     filing = None
     if indexed or count > ALL_PAIRS_MAX:
-        filing = Filing(unit, settings.index, lambda done: on_progress("finding cells", done, count))
+        filing = Filing(
+            unit, settings.index.fitted(count), lambda done: on_progress("finding cells", done, count)
+        )
     compared = 0
 
     def on_compared(rows: int) -> None:
@@ -122,13 +124,13 @@ def _build_in(
         kept, multiplicity = kept[order], multiplicity[order]
     _write(work / VECTORS, unit, kept, np.float32 if indexed else np.float16, on_progress)
     np.save(work / MULTIPLICITY, multiplicity, allow_pickle=False)
-    index = None
+    written = None
     if indexed and filing is not None:
         filing.take(kept)
-        index = write_index(work, filing, lambda done: on_progress("coding", done, len(kept)))
+        written = write_index(work, filing, lambda done: on_progress("coding", done, len(kept)))
     (work / _WORK).unlink()
-    manifest = _manifest(work, settings, (len(kept), count - len(kept)), index)
-    if index is not None and settings.queries is not None:
+    manifest = _manifest(work, settings, (len(kept), count - len(kept)), written)
+    if written is not None and settings.queries is not None:
         manifest = _tuned(work, manifest, settings.queries, settings.guard, on_progress)
     write_manifest(work, manifest)
     return manifest

@@ -18,9 +18,11 @@ import structlog
 from conftest import ROOT, Amn, wait_until
 
 from amn import checkpoint, promotion
+from amn.index import IndexSettings
+from amn.reference_build import BankSettings, build_bank
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys
-from producer.messages import Reply
+from producer.messages import DEFAULT_ENCODER, Reply
 from workers.pool import Pool, PoolSettings
 from workers.served import identity
 
@@ -215,3 +217,32 @@ def test_a_second_sigterm_leaves_at_once_and_the_lease_brings_the_work_to_anothe
         assert len({handle.result(60_000).id for handle in handles}) == len(handles)
         assert admin.xpending(Keys().requests, GROUP)["pending"] == 0
         assert producer.stray_replies == 0
+
+
+def test_an_indexed_bank_is_taken_up_under_load_without_a_restart_or_a_loss(
+    make_server: Any, artifacts: Path, pools: Any, real_contexts: np.ndarray, tmp_path: Path
+) -> None:
+    with np.load(ROOT / "artifacts" / "sample" / "sequences.npz") as sample:
+        vectors = sample["vectors"]
+    settings = BankSettings(
+        encoder_id=DEFAULT_ENCODER, source="a test", indexed=True, index=IndexSettings(cells=32)
+    )
+    indexed = build_bank(vectors, tmp_path / "banks" / "bank_indexed", settings)
+    before = identity(artifacts / "reference_bank")
+    server = make_server()
+    pool = pools(server.url, artifacts, amn=2)
+    with Load(server.url, real_contexts[:100]) as load:
+        load.wait_for_more()
+        (tmp_path / "next").symlink_to(tmp_path / "banks" / "bank_indexed")
+        os.replace(tmp_path / "next", artifacts / "reference_bank")
+        wait_until(lambda: pool.swaps == 2 and pool.settled)
+        settled_at = load.submitted
+        load.wait_for_more()
+    load.lost_nothing()
+    assert {r.bank for r in load.replies if r.bank} == {before, indexed.bank_id}
+    assert {r.bank for r in load.replies[settled_at + 100 :] if r.bank} == {indexed.bank_id}
+    scored = [r for r in load.replies if r.bank == indexed.bank_id]
+    # The sample's own texts are in this bank, so that none is far from all of it.
+    assert min(r.confidence for r in scored) > 0.3
+    assert all(r.margin >= 0 for r in scored)
+    assert pool.restarts == 0

@@ -285,6 +285,14 @@ def test_a_build_with_queries_keeps_what_it_measured_and_is_another_bank(tmp_pat
     assert measured.bank_id != plain.bank_id
 
 
+def test_a_small_bank_gets_no_more_cells_than_it_fills(tmp_path, vectors):
+    build_bank(vectors[:320], tmp_path / "bank", replace(SETTINGS, index=IndexSettings()))
+    bank = load_bank(tmp_path / "bank")
+    assert (bank.settings.cells, bank.settings.probes, bank.settings.probes_wide) == (20, 14, 20)
+    best, *_ = bank.top2(vectors[:320])
+    np.testing.assert_allclose(best, 1, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("rules", "confidence", "margin"),
     [
