@@ -23,6 +23,7 @@ from bench.systems import OURS, REQUESTS, Run, System, contexts_file, run_one
 from ops.console import err
 
 FIGURES = ("drain_per_s", "enqueue_per_s")
+CPU = "worker_cpu_us"
 _SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 
 
@@ -38,7 +39,7 @@ def command(repeats: int, workers: str, only: str, scale: float, minutes: float,
     names = only.split(",") if only else list(REQUESTS)
     if unknown := set(names) - set(REQUESTS):
         raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
-    systems = [System.load(name) for name in names]
+    systems = [System.load(name, out) for name in names]
     surroundings, rows, failures = environment(), Rows(out / "compare.jsonl"), {}
     plan = [
         (repeat, int(count), system)
@@ -93,7 +94,7 @@ def summary(
             "requests": some[0]["requests"],
             "version": about.get(name, ("", ""))[0],
             "note": about.get(name, ("", ""))[1],
-            **{figure: spread([run[figure] for run in some]) for figure in FIGURES},
+            **{figure: spread([run[figure] for run in some]) for figure in (*FIGURES, CPU)},
         }
         for (name, workers), some in runs.items()
     ]
@@ -134,7 +135,8 @@ def table(report: Mapping[str, Any]) -> str:
                 f"of the others ({label(ratio['best'])}); by repeat {ratio['least']} to {ratio['most']}, "
                 f"n = {ratio['repeats']}"
             )
-    heads = ("system", "workers", "answered/s, median (min, max)", "enqueued/s, median (min, max)", "n")
+    heads = ("system", "workers", "answered/s, median (min, max)", "enqueued/s, median (min, max)")
+    heads += ("worker CPU, us a request", "n")
     order = sorted(report["systems"], key=lambda s: (s["workers"], -s["drain_per_s"]["median"]))
     rows = [
         (
@@ -142,6 +144,7 @@ def table(report: Mapping[str, Any]) -> str:
             str(s["workers"]),
             shown(s["drain_per_s"]),
             shown(s["enqueue_per_s"]),
+            shown(s[CPU]),
             str(s["repeats"]),
         )
         for s in order

@@ -39,7 +39,7 @@ SHOWN = ("ms_p50", "ms_p95", "ms_p99")
 def command(only: str, rates: str, seconds: float, repeats: int, out: Path) -> None:
     """Latency of other queues against load; writes peer-latency.jsonl, .json, .md and .svg."""
     surroundings, rows = environment(), Rows(out / "peer-latency.jsonl")
-    systems = [System.load(name) for name in only.split(",")]
+    systems = [System.load(name, out) for name in only.split(",")]
     with contexts_file() as contexts:
         for repeat in range(repeats):
             for system in systems:

@@ -2,7 +2,7 @@
 
 Between `<!-- begin: NAME -->` and `<!-- end: NAME -->` of docs/benchmarks.md comes NAME.md of the folder,
 with its plots, which go to docs/img. Sections without a file keep what they have. All reports together are
-kept as one JSON file.
+kept as one JSON file, and the sweep of concurrency as the one to start from.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from bench.systems import TUNED
 
 _SECTION = re.compile(r"(<!-- begin: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
@@ -34,6 +36,8 @@ def command(folder: Path, page: Path, images: Path, kept: Path) -> None:
         sections["steps"] = steps_table(json.loads(steps.read_text("utf-8")))
     plots = copied(folder, images)
     page.write_text(filled(page.read_text("utf-8"), sections, plots), "utf-8")
+    if (folder / "tune.json").is_file():
+        shutil.copyfile(folder / "tune.json", TUNED)
     reports = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(reports, indent=1) + "\n", "utf-8")

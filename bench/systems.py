@@ -42,27 +42,31 @@ class System:
 
     Attributes:
         name: Of its module in bench/peers.
-        requirements: For pip; empty for ours.    choices: What the sweep tries.
+        requirements: For pip; empty for ours.
+        choices, choice: What the sweep tries, and what it found best.
         note: How it is set up.    python: Its interpreter.
     """
 
     name: str
     requirements: tuple[str, ...]
     choices: tuple[str, ...]
+    choice: str
     note: str
     python: Path
 
     @classmethod
-    def load(cls, name: str) -> System:
-        """Reads its constants, and installs what it needs."""
+    def load(cls, name: str, out: Path) -> System:
+        """Reads its constants, and installs what it needs; `out` may hold a sweep of this machine."""
         constants = _constants(PEERS / f"{name}.py")
         # rq_forked takes them from its sister.
         requirements = constants.get("REQUIREMENTS", ("rq", "msgpack", "redis"))
-        choice = json.loads(TUNED.read_text("utf-8"))["systems"].get(name, {}).get("choice", "")
+        swept = out / "tune.json" if (out / "tune.json").is_file() else TUNED
+        choice = str(json.loads(swept.read_text("utf-8"))["systems"].get(name, {}).get("choice", ""))
         return cls(
             name=name,
             requirements=requirements,
             choices=constants.get("CHOICES", ()),
+            choice=choice,
             note=str(constants.get("NOTE", "")).format(choice=choice),
             python=interpreter(requirements),
         )
@@ -120,7 +124,8 @@ def run_one(run: Run) -> dict[str, Any]:
             str(log),
             *run.words,
         ]
-        surroundings = {"BENCH_URL": f"redis://127.0.0.1:{port}/0", "BENCH_CORE": "0" if alone else ""}
+        surroundings = {"BENCH_CHOICE": run.system.choice} if run.system.choice else {}
+        surroundings |= {"BENCH_URL": f"redis://127.0.0.1:{port}/0", "BENCH_CORE": "0" if alone else ""}
         done = subprocess.run(
             command, env={**os.environ, **surroundings, **run.surroundings}, capture_output=True, text=True
         )

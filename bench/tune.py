@@ -1,20 +1,24 @@
 """python -m bench tune: which concurrency suits each of the other systems best.
 
 Each choice of each system drains a queue with one worker process, in turns. The one with the best run,
-which other load disturbed least, goes to bench/peers/tuned.json, with all figures; `compare` uses it.
+which other load disturbed least, is written to tune.json, with all figures. `compare` takes it from there
+when it has the same folder, else from bench/peers/tuned.json, where `publish` keeps it.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.progress import Progress
 
+from bench.compare import label
 from bench.machine import environment, spread
+from bench.report import facts, markdown, shown, write
 from bench.rows import Rows
-from bench.systems import OURS, REQUESTS, TUNED, Run, System, contexts_file, run_one
+from bench.systems import OURS, REQUESTS, Run, System, contexts_file, run_one
 from ops.console import err
 
 
@@ -24,9 +28,9 @@ from ops.console import err
 @click.option("--only", default="", help="Systems, comma-separated; all with a choice by default.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
 def command(repeats: int, requests: int, only: str, out: Path) -> None:
-    """Sweep the concurrency of the others; writes tune.jsonl, and bench/peers/tuned.json."""
+    """Sweep the concurrency of the others; writes tune.jsonl, tune.json and tune.md."""
     names = only.split(",") if only else [name for name in REQUESTS if name != OURS]
-    systems = [system for system in map(System.load, names) if system.choices]
+    systems = [system for system in (System.load(name, out) for name in names) if system.choices]
     surroundings, rows = environment(), Rows(out / "tune.jsonl")
     plan = [(r, s, choice) for r in range(repeats) for s in systems for choice in s.choices]
     plan = [p for p in plan if not rows.has(repeat=p[0], system=p[1].name, choice=p[2])]
@@ -47,18 +51,28 @@ def command(repeats: int, requests: int, only: str, out: Path) -> None:
                 row = {"drain_per_s": 0.0}
             rows.add({"system": system.name, "choice": choice, "repeat": repeat, **row})
             progress.advance(task)
-    store(rows, surroundings)
+    found = summary(rows)
+    write(out, "tune", {"environment": surroundings, "systems": found}, table(found, surroundings))
 
 
-def store(rows: Rows, surroundings: dict[str, object]) -> None:
-    """Writes the choices of the systems that were swept; the others keep theirs."""
-    tuned = json.loads(TUNED.read_text("utf-8"))
+def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """By system, its choice and the figures of all."""
     runs: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         runs.setdefault(row["system"], {}).setdefault(row["choice"], []).append(row["drain_per_s"])
+    found = {}
     for name, tried in sorted(runs.items()):
         figures = {choice: {**spread(rates), "n": len(rates)} for choice, rates in tried.items()}
         choice = max(figures, key=lambda c: figures[c]["max"])
-        tuned["systems"][name] = {"choice": choice, "drain_per_s": figures, "environment": surroundings}
-        click.echo(f"{name}: {choice}   {figures}")
-    TUNED.write_text(json.dumps(tuned, indent=1) + "\n", "utf-8")
+        found[name] = {"choice": choice, "drain_per_s": figures}
+    return found
+
+
+def table(found: Mapping[str, Any], surroundings: Mapping[str, object]) -> str:
+    """Markdown."""
+    rows = []
+    for name, system in found.items():
+        figures = ", ".join(f"{choice}: {shown(f)}" for choice, f in system["drain_per_s"].items())
+        rows.append((label(name), system["choice"], figures))
+    lines = markdown(("system", "chosen", "answered/s with one worker, median (min, max)"), rows)
+    return "\n".join([*lines, "", facts({"environment": surroundings})]) + "\n"

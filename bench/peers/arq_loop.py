@@ -43,7 +43,7 @@ class WorkerSettings:
     job_serializer = staticmethod(msgpack.packb)
     job_deserializer = staticmethod(msgpack.unpackb)
     on_startup = load
-    max_jobs = int(chosen("arq_loop"))
+    max_jobs = int(chosen())
     poll_delay = 0.01
     queue_read_limit = 512
 

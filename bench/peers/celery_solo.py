@@ -12,7 +12,7 @@ from celery.signals import worker_init
 
 from bench.peers.work import URL, chosen, predictor, work_of
 
-POOL, COUNT = chosen("celery_solo").split()
+POOL, _, COUNT = chosen().partition(" ")
 REQUIREMENTS = ("celery[redis,msgpack]>=5.5",)
 CHOICES = ("solo 1", "prefork 1", "threads 1", "threads 4", "threads 16")
 NOTE = "pool {choice}, prefetch 64, msgpack, no gossip, mingle, heartbeat or events; one producer connection"

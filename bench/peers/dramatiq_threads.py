@@ -14,7 +14,7 @@ from dramatiq.results.backends import RedisBackend
 
 from bench.peers.work import URL, chosen, predictor, work_of
 
-THREADS = chosen("dramatiq_threads")
+THREADS = chosen()
 REQUIREMENTS = ("dramatiq[redis]", "msgpack")
 CHOICES = ("1", "2", "4", "8", "16")
 NOTE = "one process, {choice} thread(s), msgpack encoder, results stored"

@@ -13,7 +13,7 @@ from huey.serializer import Serializer
 
 from bench.peers.work import URL, chosen, predictor, work_of
 
-TUNED = ("-w", chosen("huey_thread"), "-q")
+TUNED = ("-w", chosen(), "-q")
 REQUIREMENTS = ("huey", "redis", "msgpack")
 CHOICES = ("1", "2", "4", "8")
 NOTE = "{choice} thread(s), blocking reads, msgpack"

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,11 @@ def measure(
     started_s = time.perf_counter()
     jobs = peer.submit(contexts)
     enqueue_s = time.perf_counter() - started_s
-    started_s = time.perf_counter()
+    cpu_s, started_s = group_cpu_s(workers), time.perf_counter()
     signal_all(workers, signal.SIGCONT)
     wait(peer, client, began, count, workers)
     drain_s = time.perf_counter() - started_s
+    cpu_s = group_cpu_s(workers) - cpu_s
     step = max(count // CHECKED, 1)
     for i in range(0, count, step):
         check(peer.result(jobs[i]), answer(contexts[i]), i)
@@ -80,8 +82,20 @@ def measure(
         "requests": count,
         "enqueue_per_s": count / enqueue_s,
         "drain_per_s": count / drain_s,
+        "worker_cpu_us": cpu_s / count * 1e6,
         "checked": len(range(0, count, step)),
     }
+
+
+def group_cpu_s(workers: Sequence[subprocess.Popen[bytes]]) -> float:
+    """CPU seconds of the workers, of all that they started, and of what of it has ended."""
+    groups, ticks = {worker.pid for worker in workers}, 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended just now
+            fields = path.read_text().rsplit(") ", 1)[1].split()
+            if int(fields[2]) in groups:
+                ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def check(got: bytes, expected: bytes, index: int) -> None:

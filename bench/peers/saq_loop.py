@@ -34,7 +34,7 @@ async def load(_: dict[str, Any]) -> None:
 
 
 queue = _queue()
-settings = {"queue": queue, "functions": [work], "concurrency": int(chosen("saq_loop")), "startup": load}
+settings = {"queue": queue, "functions": [work], "concurrency": int(chosen()), "startup": load}
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:

@@ -31,7 +31,7 @@ async def load() -> AsyncGenerator[None]:
 
 worker: Any = Worker(
     redis_url=URL,
-    concurrency=int(chosen("streaq_loop")),
+    concurrency=int(chosen()),
     lifespan=load,
     serializer=msgpack.packb,
     deserializer=msgpack.unpackb,

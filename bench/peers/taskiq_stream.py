@@ -14,7 +14,7 @@ from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from bench.peers.work import URL, chosen, predictor, work_of
 
-TASKS = chosen("taskiq_stream")
+TASKS = chosen()
 REQUIREMENTS = ("taskiq[msgpack]", "taskiq-redis", "msgpack")
 CHOICES = ("1", "16", "64", "256")
 NOTE = "stream broker, one process, {choice} task(s) at once, prefetch as many, msgpack; enqueue 64 at once"

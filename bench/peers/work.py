@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import time
@@ -16,7 +15,6 @@ from amn.predictor import Predictor
 
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 CONTEXT_BYTES = 5 * 768 * 4
-TUNED = Path(__file__).parent / "tuned.json"
 #: With this in the environment each answer ends with the time at which it was computed.
 STAMPED = bool(os.environ.get("BENCH_STAMP"))
 ROOT = Path(__file__).resolve().parents[2] / "artifacts" / "lvm"
@@ -31,10 +29,9 @@ def predictor() -> Predictor:
     return loaded
 
 
-def chosen(system: str) -> str:
-    """The concurrency that the sweep found best for a system; during the sweep, the one to try."""
-    told = os.environ.get("BENCH_CHOICE")
-    return told or str(json.loads(TUNED.read_text("utf-8"))["systems"][system]["choice"])
+def chosen() -> str:
+    """The concurrency that the harness asks for (bench/systems.py)."""
+    return os.environ.get("BENCH_CHOICE", "1")
 
 
 def work_of(context: bytes) -> bytes:
