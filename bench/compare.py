@@ -189,5 +189,7 @@ def _bars(axis: Any, systems: Sequence[Mapping[str, Any]], figure: str) -> None:
 
 
 def label(system: str) -> str:
-    """As people read it."""
-    return system.replace("_", " ") if system != OURS else "amn-queue"
+    """As people read it: rq has two, and the others need no second word."""
+    if system == OURS:
+        return "amn-queue"
+    return system.replace("_", " ") if system.startswith("rq_") else system.partition("_")[0]

@@ -215,7 +215,7 @@ def table(report: Mapping[str, Any]) -> str:
         f"requests/s, {held / saturation:.0%} of it. One request at a time: {closed} ms.",
         "",
     ]
-    heads = ("offered/s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "escalated", "failed")
+    heads = ("offered/s", "ended/s", "p50 ms", "p95 ms", "p99 ms", "p99.9 ms", "escalated", "failed")
     rows = [
         (
             f"{row['rate']:,.0f}",
@@ -236,6 +236,7 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Poisson arrivals, {repeats} runs of {report['seconds']:g} s of each rate in turns: median (min, "
-        f"max) from due to received, AMN answers, unix socket. {facts(report)}",
+        f"max) from due to received, AMN answers, unix socket; `ended` is with the fallback's. "
+        f"{facts(report)}",
     ]
     return "\n".join(lines) + "\n"
