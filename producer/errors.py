@@ -162,7 +162,7 @@ class DeadLettered(QueueError):
 
 
 class ResultTimeout(QueueError):
-    """The caller's wait ended first; the answer may still arrive."""
+    """The caller's wait ended first, and the answer may still arrive; or it is long overdue, and lost."""
 
     code = "result_timeout"
     retryable = True

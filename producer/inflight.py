@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from producer import wire
-from producer.errors import Cancelled, DuplicateRequest, QueueError, QueueFull, error_from_code
+from producer.errors import Cancelled, DuplicateRequest, QueueError, QueueFull, ResultTimeout, error_from_code
 from producer.messages import Answer, Failure
 from producer.requests import Outgoing
 
@@ -17,6 +18,10 @@ from producer.requests import Outgoing
 REMEMBERED_MAX = 65_536
 #: Answers kept of requests that were given up: a submit call or two, and a few kilobytes each.
 KEPT_MAX = 1_024
+#: A request this long past its deadline was lost by the server: workers end late ones when they read them.
+LOST_S = 30.0
+#: How often lost ones are looked for.
+SWEEP_S = 5.0
 #: Ends that a repeat of the submit does not take back.
 _FINAL = (Cancelled, DuplicateRequest)
 
@@ -54,12 +59,16 @@ class Pending:
         "first_latency_ms",
         "id",
         "latency_ms",
+        "lost_at_s",
         "named",
         "sample_key",
         "started_at_s",
     )
 
-    def __init__(self, outgoing: Outgoing, make_future: Callable[[], FutureLike]) -> None:
+    def __init__(
+        self, outgoing: Outgoing, make_future: Callable[[], FutureLike], lost_at_s: float = math.inf
+    ) -> None:
+        self.lost_at_s = lost_at_s
         self.id = outgoing.id
         self.count = outgoing.count
         self.named = outgoing.named
@@ -98,6 +107,7 @@ class Inflight:
     Attributes:
         stray: Final replies whose request is not pending: a second answer, or one that came after
             the producer gave the request up. A healthy system shows 0.
+        swept: Requests that ended here because no answer came long after their deadline.
     """
 
     def __init__(
@@ -111,8 +121,10 @@ class Inflight:
         self._answered: OrderedDict[str, float] = OrderedDict()
         self._given_up: OrderedDict[str, None] = OrderedDict()
         self._kept: OrderedDict[str, Answer | QueueError] = OrderedDict()
+        self._late: OrderedDict[str, None] = OrderedDict()
+        self._sweep_at_s = clock_s() + SWEEP_S
         self._lock = threading.Lock()
-        self.stray = 0
+        self.stray = self.swept = 0
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -138,7 +150,9 @@ class Inflight:
                     "(in_flight_max); collect some answers first",
                     retry_after_ms=10,
                 )
-            pending = self._pending[outgoing.id] = Pending(outgoing, make_future)
+            deadline_s = outgoing.deadline_ms / 1000 or math.inf
+            lost_at_s = self._clock_s() + deadline_s + LOST_S
+            pending = self._pending[outgoing.id] = Pending(outgoing, make_future, lost_at_s)
             self._contexts += pending.count
             return pending, True
 
@@ -187,7 +201,7 @@ class Inflight:
         with self._lock:
             pending = self._take(message.id)
             if pending is None:
-                self.stray += 1
+                self.stray += message.id not in self._late
             if pending is None or pending.named:
                 # Only ids that a caller chose can come again; ours are random.
                 _remember(self._answered, message.id, self._clock_s(), REMEMBERED_MAX)
@@ -196,6 +210,32 @@ class Inflight:
                 _remember(self._kept, message.id, outcome_of(message), KEPT_MAX)
         if pending is not None:
             pending.settle(outcome_of(message))
+
+    def sweep(self) -> None:
+        """Ends what was lost by a failover or a flush, so that its slot is free and nobody waits on.
+
+        Only what has a deadline: without one, nothing tells a lost request from one that waits.
+        The reply readers call this again and again; it looks every `SWEEP_S`.
+        """
+        now_s = self._clock_s()
+        if now_s < self._sweep_at_s:
+            return
+        self._sweep_at_s = now_s + SWEEP_S
+        with self._lock:
+            lost = [pending for pending in self._pending.values() if pending.lost_at_s <= now_s]
+            for pending in lost:
+                self._take(pending.id)
+                _remember(self._late, pending.id, None, REMEMBERED_MAX)
+                if pending.named:
+                    _remember(self._given_up, pending.id, None, KEPT_MAX)
+        self.swept += len(lost)
+        for pending in lost:
+            pending.settle(
+                ResultTimeout(
+                    f"no answer to request {pending.id} came within {LOST_S:g} s of its deadline; the server "
+                    "may have lost it (a failover, a flush): send it again"
+                )
+            )
 
     def _take(self, request_id: str) -> Pending | None:
         pending = self._pending.pop(request_id, None)

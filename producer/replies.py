@@ -25,7 +25,11 @@ class ReplyCursor:
         self._last = "0-0"
 
     def commands(self) -> list[tuple[str | int, ...]]:
-        """One round trip: trims what was read, then blocks for more. The last one's answer counts."""
+        """One round trip: trims what was read, then blocks for more. The last one's answer counts.
+
+        Asked for again and again, also while the server is away: the time to look for lost requests.
+        """
+        self._inflight.sweep()
         read = ("XREAD", "COUNT", READ_COUNT, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
         if self._last == "0-0":
             return [read]

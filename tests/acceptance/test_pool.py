@@ -57,14 +57,17 @@ def test_a_killed_worker_is_replaced_and_every_request_is_answered_once(make_ser
         pool.wait_ready()
         pool.watch()
         with Producer(settings=ProducerSettings(url=url)) as producer:
-            handles = []
+            handles, batches = [], []
             for turn in range(20):
                 handles += producer.submit_many(list(contexts), block=True)
+                batches += [producer.submit_batch(contexts[:size], block=True) for size in (1, 40, 200)]
                 if turn == 8:
                     os.kill(pool.pids()["amn"][0], signal.SIGKILL)
             replies = [handle.result(30_000) for handle in handles]
+            answers = [handle.result(30_000) for handle in batches]
             assert producer.stray_replies == 0
-        assert len({reply.id for reply in replies}) == len(handles) == 4000
+        assert len({reply.id for reply in (*replies, *answers)}) == len(handles) + len(batches) == 4060
+        assert [len(answer) for answer in answers] == [1, 40, 200] * 20
         wait_for(lambda: pool.restarts == 1 and len(pool.pids()["amn"]) == 2)
     finally:
         pool.drain()

@@ -12,7 +12,8 @@ import pytest
 from echo import EchoWorker
 from servers import Server, free_port
 
-from producer import AsyncProducer, Producer, ProducerSettings, errors
+import producer.inflight
+from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
 
 KEYS = Keys("main")
@@ -270,3 +271,28 @@ def test_a_blocking_read_outlasts_the_command_timeout(real_server, context):
         time.sleep(0.7)  # longer than the reader's BLOCK, and than the timeout
         with EchoWorker(real_server.url):
             assert handle.result().id == handle.id
+
+
+def test_who_waits_for_what_a_flush_took_is_told_in_the_end(real_server, contexts, monkeypatch, run):
+    monkeypatch.setattr(producer.inflight, "LOST_S", 0.2)
+    monkeypatch.setattr(producer.inflight, "SWEEP_S", 0.1)
+    few = Options(deadline_ms=50.0)
+    with Producer(settings=settings(real_server.url)) as client:
+        answers = client.predict_many(iter(contexts(70)), options=few)
+        handle = client.submit_batch(contexts(3), options=few)
+        real_server.admin.flushall()
+        with pytest.raises(errors.ResultTimeout, match="lost"):
+            handle.result(20_000)
+        # The first 64 go when the first answer is asked for; nobody is there to answer.
+        assert {type(answer) for _, answer in answers} == {errors.ResultTimeout}
+        assert client.in_flight == 0
+
+    async def main() -> None:
+        async with AsyncProducer(settings=settings(real_server.url)) as client:
+            handle = await client.submit(contexts(1)[0], options=few)
+            real_server.admin.flushall()
+            with pytest.raises(errors.ResultTimeout, match="lost"):
+                await handle.result(20_000)
+            assert client.in_flight == 0
+
+    run(main())
