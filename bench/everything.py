@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import click
 
+from bench.goals import goals_table
 from bench.machine import environment, stolen
 from bench.report import facts, rows_table
 
@@ -125,7 +126,9 @@ def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, o
             continue
         click.echo(f"{head}: about {step.minutes:g} minutes, {left:.1f} are left", err=True)
         state.note(step, _run(step, out))
-    (out / "report.md").write_text(joined(out, [step.name for step in plan]), "utf-8")
+    reports = {path.stem: json.loads(path.read_text("utf-8")) for path in out.glob("*.json")}
+    text = f"{goals_table(reports)}\n\n{joined(out, [step.name for step in plan])}"
+    (out / "report.md").write_text(text, "utf-8")
     click.echo(f"written: {out}/report.md; to the documents: python -m bench publish {out}", err=True)
     if state.failed(plan):
         raise SystemExit(1)

@@ -81,7 +81,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) ->
 
 def _models(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[int, float]]:
     model = predictor.checkpoint.model
-    named = engines(model, fold(model))
+    named = engines(model, fold(model).arrays)
     rows: dict[str, dict[int, float]] = {f"model, {name}": {} for name in named}
     for size in BATCHES:
         batch = np.ascontiguousarray(contexts[:size])

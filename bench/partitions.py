@@ -115,9 +115,12 @@ def _fill(services: Sequence[Service], total: int) -> None:
     contexts = sample_contexts()
     producer = PartitionedProducer(services[0].url, partitions=len(services))
     producer.parts = [Producer(settings=service.settings) for service in services]
+    count = SUBMIT_COUNT * len(services)  # so many a call that each part gets its usual share
     with producer:
-        for first in range(0, total, SUBMIT_COUNT):
-            producer.submit_many([contexts[(first + i) % len(contexts)] for i in range(SUBMIT_COUNT)])
+        for first in range(0, total, count):
+            producer.submit_many(
+                [contexts[(first + i) % len(contexts)] for i in range(min(count, total - first))]
+            )
 
 
 def bounds(demand: Demand, plant: Plant) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from bench.goals import goals_table
 from bench.systems import TUNED
 
 _SECTION = re.compile(r"(<!-- begin: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -30,18 +31,25 @@ _SECTION = re.compile(r"(<!-- begin: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.
 )
 def command(folder: Path, page: Path, images: Path, kept: Path) -> None:
     """Fill docs/benchmarks.md from a run's folder."""
-    sections = {path.stem: path.read_text("utf-8").strip() for path in sorted(folder.glob("*.md"))}
-    steps = folder / "steps.json"
-    if steps.is_file():
-        sections["steps"] = steps_table(json.loads(steps.read_text("utf-8")))
+    reports = {
+        path.stem: json.loads(neutral(path.read_text("utf-8"))) for path in sorted(folder.glob("*.json"))
+    }
+    sections = {path.stem: neutral(path.read_text("utf-8")).strip() for path in sorted(folder.glob("*.md"))}
+    sections["goals"] = goals_table(reports)
+    if "steps" in reports:
+        sections["steps"] = steps_table(reports["steps"])
     plots = copied(folder, images)
     page.write_text(filled(page.read_text("utf-8"), sections, plots), "utf-8")
-    if (folder / "tune.json").is_file():
-        shutil.copyfile(folder / "tune.json", TUNED)
-    reports = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    if "tune" in reports:
+        TUNED.write_text(json.dumps(reports["tune"], indent=1) + "\n", "utf-8")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(reports, indent=1) + "\n", "utf-8")
     click.echo(f"written: {page}, {len(plots)} plots in {images}, {kept}", err=True)
+
+
+def neutral(text: str) -> str:
+    """Without the folders of the machine: of an absolute path only its last part stays."""
+    return re.sub(r"(?<![\w.:/])/(?:[\w.-]+/)+", "", text)
 
 
 def filled(text: str, sections: Mapping[str, str], plots: Mapping[str, str]) -> str:
@@ -71,7 +79,7 @@ def steps_table(steps: Mapping[str, Any]) -> str:
     """What was run, how long it took, and what else the machine did."""
     lines = ["| step | command | s | load before | taken by the host |", "|---|---|---:|---:|---:|"]
     for name, row in steps.items():
-        words = " ".join(Path(word).name if "/" in word else word for word in row["words"])
+        words = " ".join(row["words"])
         if row.get("code") is None:
             lines.append(f"| {name} | `python -m bench {words}` | left out | | |")
             continue

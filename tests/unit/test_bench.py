@@ -12,8 +12,9 @@ from bench.compare import ratios, turned
 from bench.cost import decades
 from bench.curves import fast_until, per_second
 from bench.everything import QUICK, Step, Steps, steps
+from bench.goals import GOALS, goals_table
 from bench.partitions import Demand, Plant, bounds
-from bench.publish import filled, steps_table
+from bench.publish import filled, neutral, steps_table
 from bench.rows import Rows
 from bench.shares import classify, titled
 from bench.systems import OURS, REQUESTS, TUNED
@@ -72,6 +73,24 @@ def test_publishing_fills_the_sections_it_has_texts_for_and_leaves_the_others() 
     assert "kept" in once
     assert "img/c.svg" not in once
     assert filled(once, {"drain": "new \\1"}, {"drain": "img/d.svg"}) == once
+
+
+def test_goals_say_what_held_what_did_not_and_what_was_not_measured() -> None:
+    rates = [
+        {"rate": rate, "ms_p95": {"median": p95}, "ms_p99": {"median": 3.0}}
+        for rate, p95 in ((1000, 1.0), (3000, 1.1))
+    ]
+    table = goals_table({"latency-bank": {"rates": rates, "saturation_per_s": 6000}}).splitlines()
+    assert len(table) == len(GOALS) + 2
+    assert "| p95 at 1,000/s, large bank | at most 1.2 ms | 1 ms | yes |" in table
+    assert "| p99 at 1,000/s, large bank | at most 2.5 ms | 3 ms | **no** |" in table
+    assert "| share of saturation up to which p95 holds, large bank | at least 0.6 | 0.5 | **no** |" in table
+    assert "| model, one context | at most 60 us | not run |  |" in table
+
+
+def test_what_is_published_names_no_folder_of_the_machine() -> None:
+    text = '"--bank", "/srv/data/bank", a/b/c, 5 / 6, redis://127.0.0.1:1/0, answered/s'
+    assert neutral(text) == '"--bank", "bank", a/b/c, 5 / 6, redis://127.0.0.1:1/0, answered/s'
 
 
 def test_the_page_has_a_section_for_every_step() -> None:
