@@ -26,8 +26,9 @@ from workers.levels import Shares
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
-#: Payload that a read should not exceed by much, of each level. A full batch of contexts has a quarter.
-READ_BYTES_MAX = 16 * 1024**2
+#: Payload that a read should not exceed by much, of each level: one full batch of contexts. A read of
+#: four of them takes three times as long for each (it leaves every cache), and saves nothing.
+READ_BYTES_MAX = 4 * 1024**2
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
 _GONE_MS = 600_000
 
