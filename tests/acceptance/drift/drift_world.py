@@ -37,6 +37,8 @@ KEYS = Keys("main")
 MODEL = "amn@sample"
 #: Requests a minute that were sampled and met their truth.
 OOD, ID = 14, 26
+#: At which rate all of it is sampled.
+ONE_IN = 20
 #: Different minutes; each is lived through several times.
 _MINUTES_DRAWN = 100
 START_MIN = 29_900_160  # midnight UTC
@@ -97,7 +99,7 @@ class Scorer:
         for context, vector, truth in zip(windows.contexts, answers, windows.truths, strict=True):
             place = self.slicer.place(context)
             labels = Labels(MODEL, "general", slice_ or self.slicer.slice_of(place.score))
-            arrival = Arrival(ood=place.score, cell=place.cell)
+            arrival = Arrival(weight=ONE_IN, ood=place.score, cell=place.cell)
             half = prediction_half(b"0-0", labels, context, vector, None, arrival)
             found.append([*arrivals(half, labels, arrival), *increments(half, truth_half(truth))])
         return found
@@ -158,7 +160,7 @@ class Receiver:
 class Service:
     """Minutes of traffic, a judge and a sender that are told the time, and who is told by them."""
 
-    def __init__(self, admin: Any) -> None:
+    def __init__(self, admin: Any, start_min: int = START_MIN) -> None:
         self.admin = admin
         self.receiver = Receiver()
         key = Secret(base64.b64encode(bytes(32)).decode())
@@ -166,7 +168,7 @@ class Service:
         self.config = AlertsConfig(settings=AlertSettings(), sinks={"hook": sink})
         self.delivery = Delivery(admin, KEYS, self.config, lambda: self.minute * 60_000)
         self.sender = self.new_sender()
-        self.minute = START_MIN
+        self.minute = start_min
         self.draw = random.Random(5)
         self.judge = self.new_judge()
         self.begun: list[tuple[str, str]] = []
@@ -211,8 +213,12 @@ class Service:
                 pipe.execute()
             self.minute += 1
             if judged and self.minute % 5 == 0:
-                self.judge.turn(self.minute * 60_000)
-                self.sender.tick(self.minute * 60_000)
+                self.look()
+
+    def look(self) -> None:
+        """Judge and sender take a turn."""
+        self.judge.turn(self.minute * 60_000)
+        self.sender.tick(self.minute * 60_000)
 
     def drawn(self, ood: list[Increments], inside: list[Increments]) -> dict[str, int]:
         """The sums of one minute of requests drawn at random."""
