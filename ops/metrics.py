@@ -69,6 +69,7 @@ COUNTS = (
     Count(name="amn_requests_degraded", help="AMN answers in place of a fallback's.", field="degraded"),
     Count(name="amn_requests_degraded_by", help="The same.", field="degraded", label="why"),
     Count(name="amn_requests_slow", help="AMN answers that took more than 1.2 ms.", field="slow"),
+    Count(name="amn_batch_contexts", help="Contexts decided in batches.", field="batch:contexts"),
     Count(name="amn_requests_sampled", help="Requests given to the shadow worker.", field="shadowed"),
     Count(name="amn_leases_lost", help="Results that came after their lease.", field="lost"),
     Count(name="amn_bank_rechecks", help="Answers searched again exactly.", field="rechecked"),
