@@ -44,11 +44,15 @@ def goals_table(reports: Reports) -> str:
             (
                 goal.text,
                 _limit(goal),
-                f"{value:,.{0 if value >= 100 else 4}{'f' if value >= 100 else 'g'}} {goal.unit}".strip(),
+                f"{_digits(value)} {goal.unit}".strip(),
                 held,
             )
         )
     return "\n".join(markdown(("goal", "limit", "measured", "held"), rows))
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
 
 
 def _limit(goal: Goal) -> str:
