@@ -16,13 +16,16 @@ import numpy as np
 
 from ops.drift.comparison import Window
 from ops.drift.statistics import BLOCK_MIN, Floats
-from workers.shadow_scores import MILLION, TIER_TRUE, Labels
+from workers.shadow_scores import MILLION, TIER_MODEL, TIER_REFERENCE, TIER_TRUE, Labels
 
 #: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.
 _STATS = ("predictions", "n", "w.sum", "w.squares", "amn.wsum", "amn.wsquares", "amn.sum", "amn.squares")
 _UNITS = np.array([1, 1, 1, 1, MILLION, MILLION, MILLION, MILLION], dtype=np.float64)
 _SLICES = ("ood", "id")
 _TIER_INPUT = "input"
+#: What stands in for the truth where none came, and the sums that are kept of it: shown, never judged.
+_STAND_INS = (TIER_MODEL, TIER_REFERENCE)
+_TIER_STATS = ("n", "w.sum", "amn.wsum")
 #: Stats of the inputs by their first letter: nearest of the model's centroids, OOD score; and their
 #: number.
 _INPUTS = {"c": "cells", "s": "score"}
@@ -39,12 +42,14 @@ class Block:
         histograms: By model and name, counts by bin: "cosine.ood", "cosine.id"; of all inputs, by
             weight, "cells" and "score"; "inputs" has their number in bin 0.
         shares: By model and slice, sampled requests and their weight.
+        tiers: By model, other tier and slice: requests, weight, weighted cosine in millionths.
     """
 
     sums: dict[str, dict[str, list[list[int]]]] = field(default_factory=dict)
     minutes: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     shares: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    tiers: dict[str, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line."""
@@ -67,6 +72,9 @@ def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
                 continue
             if labels.tier == _TIER_INPUT:
                 _add_input(block, labels.model, stat, amount)
+            elif labels.tier in _STAND_INS and stat in _TIER_STATS:
+                slices = block.tiers.setdefault(labels.model, {}).setdefault(labels.tier, {})
+                slices.setdefault(labels.slice, [0, 0, 0])[_TIER_STATS.index(stat)] += amount
             elif labels.tier == TIER_TRUE:
                 models.add(labels.model)
                 _add(block, labels, stat, amount)
@@ -116,6 +124,21 @@ def _parsed(name: str) -> tuple[Labels | None, str]:
         return Labels.parse(name)
     except ValueError:
         return None, ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIn:
+    """AMN against a stronger model's answer or the nearest reference: no truth, and not judged.
+
+    Attributes:
+        tier: "model" or "reference".    slice: Of the inputs.
+        n: Requests.    mean: Cosine, weighted.
+    """
+
+    tier: str
+    slice: str
+    n: int
+    mean: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +214,20 @@ class Traffic:
                 rows[name] = [a + b for a, b in zip(rows.get(name, [0, 0]), row, strict=True)]
         weighted = any(weight for _, weight in rows.values())
         return {name: row[weighted] for name, row in rows.items()}
+
+    def stand_ins(self, model: str, end_block: int, blocks: int) -> list[StandIn]:
+        """AMN's mean cosine to what stands in for the truth, by tier and slice, over a window."""
+        rows: dict[tuple[str, str], list[int]] = {}
+        for block in self._cut(end_block, blocks):
+            for tier, slices in block.tiers.get(model, {}).items():
+                for name, row in slices.items():
+                    old = rows.get((tier, name), [0, 0, 0])
+                    rows[tier, name] = [a + b for a, b in zip(old, row, strict=True)]
+        return [
+            StandIn(tier=tier, slice=name, n=n, mean=x / MILLION / w)
+            for (tier, name), (n, w, x) in sorted(rows.items())
+            if w
+        ]
 
     def _cut(self, end_block: int, blocks: int) -> list[Block]:
         end = end_block - self.first_block

@@ -55,6 +55,23 @@ def hours_of(sums: Floats, first_block: int, reference: Reference | None) -> Hou
     return Hours(ago=ago, mean=np.stack([*mean, mean[OOD] - mean[ID]]), error=error, expected=expected)
 
 
+def week_before(sums: Floats) -> Floats:
+    """Mean OOD, ID and delta of the same hours a week ago, (3, H), as far as `hours_of` goes.
+
+    Blocks are kept for eight days, so that there is one for the last 24 h only; NaN elsewhere.
+    """
+    h = min(SHOWN_HOURS, sums.shape[-1] // HOUR)
+    found = np.full((3, h), np.nan)
+    past = sums[..., : max(sums.shape[-1] - 7 * BLOCKS_PER_DAY, 0)]
+    known = min(h, past.shape[-1] // HOUR)
+    if known:
+        by_hour = past[..., past.shape[-1] - known * HOUR :].reshape(6, 2, known, HOUR).sum(-1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = by_hour[X] / by_hour[W]
+        found[:, h - known :] = np.stack([*mean, mean[OOD] - mean[ID]])
+    return found
+
+
 def evidence_course(sums: Floats, first_block: int, reference: Reference) -> tuple[Floats, Floats]:
     """Hours ago and log M of (delta, OOD, ID), (3, T), had the detector begun 48 h ago."""
     t = min(SHOWN_HOURS * HOUR, sums.shape[-1])

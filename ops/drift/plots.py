@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
@@ -40,6 +40,17 @@ _STYLE: Any = {
 P = ParamSpec("P")
 
 
+class Panel(NamedTuple):
+    """One histogram: counts by bin now and in the baseline, between `low` and `high`."""
+
+    title: str
+    now: Floats
+    base: Floats
+    colour: str
+    low: float
+    high: float
+
+
 def _styled(plot: Callable[P, str]) -> Callable[P, str]:
     """Draws with our style and leaves matplotlib's as it was."""
 
@@ -71,8 +82,8 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 @_styled
-def means_plot(hours: Hours, drop_page: float) -> str:
-    """m_OOD, m_ID and D of 48 h with two standard errors, the baseline, and D's limit."""
+def means_plot(hours: Hours, week_before: Floats, drop_page: float) -> str:
+    """m_OOD, m_ID and D of 48 h with two standard errors, the baseline, last week, and D's limit."""
     figure, axes = _figure(3, 6.2)
     titles = ("mean cosine, OOD", "mean cosine, ID", "D = OOD - ID")
     for row, (title, colour) in enumerate(zip(titles, (OOD_COLOUR, ID_COLOUR, DELTA_COLOUR), strict=True)):
@@ -82,11 +93,13 @@ def means_plot(hours: Hours, drop_page: float) -> str:
         ax.plot(hours.ago, mean, color=colour, linewidth=1.6, label="by hour, with 2 standard errors")
         base = {"color": BASE_COLOUR, "linewidth": 1.2}
         ax.plot(hours.ago, hours.expected[row], linestyle="--", label="baseline", **base)
+        if np.isfinite(week_before[row]).any():
+            ax.plot(hours.ago, week_before[row], color=_INK, alpha=0.5, linewidth=1, label="a week ago")
         if row == 2:
             limit = hours.expected[row] - drop_page
             ax.plot(hours.ago, limit, linestyle=":", label=f"baseline - {drop_page:g}", **base)
         ax.set_title(title)
-        ax.legend(loc="best", ncols=3)
+        ax.legend(loc="best", ncols=4)
     axes[2][0].set_xlabel("hours before now")
     return _svg(figure, "means")
 
@@ -145,10 +158,10 @@ def lanes_plot(lanes: Mapping[str, Comparison], drop_page: float) -> str:
 
 
 @_styled
-def histograms_plot(pairs: Sequence[tuple[str, Floats, Floats, str]], low: float, high: float) -> str:
-    """Shares by bin now (filled) and in the baseline (line): panels of (title, now, base, colour)."""
-    figure, axes = _figure(1, 2.7, columns=max(len(pairs), 1))
-    for column, (title, now, base, colour) in enumerate(pairs):
+def histograms_plot(panels: Sequence[Panel], name: str) -> str:
+    """Shares by bin now (filled) and in the baseline (line)."""
+    figure, axes = _figure(1, 2.7, columns=max(len(panels), 1))
+    for column, (title, now, base, colour, low, high) in enumerate(panels):
         ax = axes[0][column]
         edges = np.linspace(low, high, len(now) + 1)
         used = np.flatnonzero(now + (base if len(base) == len(now) else 0))
@@ -161,4 +174,4 @@ def histograms_plot(pairs: Sequence[tuple[str, Floats, Floats, str]], low: float
         ax.set_title(title)
         if now.sum() or base.sum():
             ax.legend(loc="upper left")
-    return _svg(figure, "histograms")
+    return _svg(figure, name)

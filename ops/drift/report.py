@@ -6,9 +6,7 @@ import datetime
 import html
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from ops.drift import hourly, plots
+from ops.drift import hourly, pictures, plots
 from ops.drift.blocks import ALL
 from ops.drift.comparison import Comparison
 from ops.drift.findings import Finding
@@ -17,12 +15,10 @@ from ops.drift.memory import Memory
 from ops.drift.rules import bars
 from ops.drift.service_rules import OBJECTIVES
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import ModelState
-from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.views import main_model, one_line
+from ops.drift.statistics import BLOCK_MIN
+from ops.drift.views import STAND_INS, main_model, one_line, stand_ins
 from producer.keys import Keys
 from workers.exemplars import RANDOM, WORST, Exemplar
-from workers.shadow_scores import BINS
 
 _CSS = """
 :root { color-scheme: light dark;
@@ -108,7 +104,7 @@ def _pictures(found: Look, memory: Memory, model: str, settings: JudgeSettings) 
     lanes = {lane: seen for (name, lane), seen in found.evaluation.comparisons.items() if name == model}
     parts = [
         "<h2>Mean cosines and the OOD delta, 48 h</h2>",
-        _wide(plots.means_plot(hours, settings.drop_page)),
+        _wide(plots.means_plot(hours, hourly.week_before(sums), settings.drop_page)),
     ]
     if reference is not None:
         bar = bars(settings.pages_per_year, len(lanes) or 1, len(known.detectors) or 1)
@@ -119,21 +115,25 @@ def _pictures(found: Look, memory: Memory, model: str, settings: JudgeSettings) 
         parts.append("<p>There is no baseline yet, so the fast detector does not run.</p>")
     if lanes:
         parts += ["<h2>Where</h2>", _wide(plots.lanes_plot(lanes, settings.drop_page)), _lanes(lanes)]
-    parts += ["<h2>What the scores look like</h2>", _wide(_histograms(found, known, model))]
+    parts += ["<h2>What the scores look like</h2>", _wide(pictures.cosines(found, known, model))]
+    parts += pictures.inputs(found, known, model)
+    parts += [_stand_ins(found, model)]
     parts += ["<h2>What else moved</h2>", _wide(_strips(found, memory, model, hours, settings))]
     return parts
 
 
-def _histograms(found: Look, known: ModelState, model: str) -> str:
-    pairs = []
-    for name, title, colour in (
-        ("cosine.ood", "cosine to the truth, OOD", plots.OOD_COLOUR),
-        ("cosine.id", "cosine to the truth, ID", plots.ID_COLOUR),
-    ):
-        now = found.traffic.histogram(model, name, found.traffic.end_block, BLOCKS_PER_DAY, BINS)
-        base = np.array(known.histograms.get(name, [0] * BINS), dtype=np.float64)
-        pairs.append((title, now, base, colour))
-    return plots.histograms_plot(pairs, -1.0, 1.0)
+def _stand_ins(found: Look, model: str) -> str:
+    """The tiers that are not judged."""
+    rows = [
+        f"<tr><td>{STAND_INS[one.tier]}</td><td>{_text(one.slice)}</td>"
+        f"<td class=n>{one.mean:.4f}</td><td class=n>{one.n:,}</td></tr>"
+        for one in stand_ins(found, model)
+    ]
+    if not rows:
+        return ""
+    head = "<tr><th>AMN against</th><th>slice</th><th>mean cosine, 24 h</th><th>n</th></tr>"
+    note = '<p class="soft">No truth, and never averaged with it: for comparison, not judged.</p>'
+    return f"<h2>Against what stands in for the truth</h2>{note}<table>{head}{''.join(rows)}</table>"
 
 
 def _strips(found: Look, memory: Memory, model: str, hours: hourly.Hours, settings: JudgeSettings) -> str:

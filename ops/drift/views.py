@@ -11,14 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ops.drift.blocks import ALL
+from ops.drift.blocks import ALL, StandIn
 from ops.drift.comparison import Comparison
 from ops.drift.loop import Look
 from ops.drift.replay import Difference
+from ops.drift.statistics import BLOCKS_PER_DAY
 from ops.drift.wording import comparison_values, verdict
 
 #: A judge that has not finished an evaluation for this long is not at work.
 SILENT_MS = 180_000
+#: What stands in for the truth, for a person.
+STAND_INS = {"model": "the fallback's answer", "reference": "the nearest reference"}
 _VERDICTS = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
 _STYLES = {"page": "bold red", "ticket": "yellow", "ok": "green", "insufficient": "dim"}
 
@@ -57,12 +60,22 @@ def status_json(found: Look, evaluated_at_ms: int) -> dict[str, Any]:
             }
             for model, known in found.commit.state.models.items()
         },
+        "not_judged": [
+            {"model": model, **asdict(one)}
+            for model in found.traffic.series
+            for one in stand_ins(found, model)
+        ],
     }
+
+
+def stand_ins(found: Look, model: str) -> list[StandIn]:
+    """The tiers beside the true vector, of the last 24 h."""
+    return found.traffic.stand_ins(model, found.traffic.end_block, BLOCKS_PER_DAY)
 
 
 def show(out: Console, found: Look, evaluated_at_ms: int) -> None:
     """Tables of the series and of the rules, and the verdict last."""
-    for table in (_series(found), _rules(found)):
+    for table in (_series(found), _tiers(found), _rules(found)):
         if table.row_count:
             out.print(table, "")
     silent_ms = found.commit.now_ms - evaluated_at_ms
@@ -82,6 +95,16 @@ def _series(found: Look) -> Table:
         table.add_column(column, justify="right")
     for (model, lane), seen in found.evaluation.comparisons.items():
         table.add_row(lane or f"{model}, all lanes", *_cells(seen))
+    return table
+
+
+def _tiers(found: Look) -> Table:
+    table = Table("not judged: no truth, but", "slice", box=None, pad_edge=False)
+    for column in ("cosine", "n"):
+        table.add_column(column, justify="right")
+    for model in found.traffic.series:
+        for one in stand_ins(found, model):
+            table.add_row(f"{model}, {STAND_INS[one.tier]}", one.slice, _number(one.mean), f"{one.n:,}")
     return table
 
 

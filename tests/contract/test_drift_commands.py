@@ -60,7 +60,24 @@ def fields(block: Any) -> dict[str, int]:
                 "h155": n - n // 2,
             }
             found |= {label.field(stat): amount for stat, amount in stats.items()}
+    return found | stand_ins() | inputs()
+
+
+def stand_ins() -> dict[str, int]:
+    """AMN against the fallback and against the nearest reference, in three requests of weight 20."""
+    found = {}
+    for tier, mean in (("model", 0.7), ("reference", 0.4)):
+        label = Labels(MODEL, LANES[0], "id", tier)
+        stats = {"n": 3, "w.sum": 60, "amn.wsum": round(60 * mean * MILLION), "amn.sum": 1, "h170": 3}
+        found |= {label.field(stat): amount for stat, amount in stats.items()}
     return found
+
+
+def inputs() -> dict[str, int]:
+    """Ten scored inputs in two cells."""
+    label = Labels(MODEL, "all", "all", "input")
+    stats = {"n": 10, "s40": 160, "s70": 40, "c3": 160, "c17": 40}
+    return {label.field(stat): amount for stat, amount in stats.items()}
 
 
 @pytest.fixture
@@ -94,6 +111,9 @@ def test_status_says_it_in_one_line_and_in_json(real_server: Any, amn: Amn) -> N
     assert firing == ["fast_drop"]
     assert {(s["model"], s["lane"]) for s in plain["series"]} == {(MODEL, lane) for lane in ("", *LANES)}
     assert plain["judge_at_work"]
+    shown_apart = {(one["tier"], one["slice"]): one["mean"] for one in plain["not_judged"]}
+    assert shown_apart == {("model", "id"): pytest.approx(0.7), ("reference", "id"): pytest.approx(0.4)}
+    assert "not judged: no truth" in shown.output
 
 
 def test_status_of_health_names_the_drop_and_its_interval(real_server: Any, amn: Amn) -> None:
@@ -171,11 +191,13 @@ def test_the_report_is_one_page_that_loads_nothing(real_server: Any, amn: Amn, t
     assert amn("report", "--out", str(out)).exit_code == 0
     text = out.read_text("utf-8")
     page = Page(text)
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert page.loads == []
     assert "script" not in page.tags
     assert len(page.ids) == len(set(page.ids))
     assert "PAGE fast_drop" in text
+    assert "Cells that grew most: none" in text
+    assert "<td>the nearest reference</td><td>id</td><td class=n>0.4000</td>" in text
     assert "currentColor" in text
     assert "prefers-color-scheme: dark" in text
     assert "#010203" not in text
