@@ -25,6 +25,7 @@ import click
 from bench.goals import goals_table
 from bench.machine import environment, stolen
 from bench.report import facts, rows_table
+from bench.systems import REQUESTS, System
 
 #: A step that takes this much longer than it should is ended, but not within three minutes.
 _PATIENCE, _PATIENCE_S = 2.5, 180.0
@@ -110,6 +111,9 @@ QUICK = (
 def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, out: Path) -> None:
     """Measure everything into one folder; called again, go on with what is missing."""
     out.mkdir(parents=True, exist_ok=True)
+    if not quick:
+        for name in REQUESTS:  # what pip has to do once is not in the minutes
+            System.load(name, out)
     plan, over_s = list(QUICK) if quick else steps(bank, data), time.monotonic() + minutes * 60
     state = Steps(out / "steps.json")
     for number, step in enumerate(plan, 1):

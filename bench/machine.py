@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import statistics
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ops.server import find_program
 
 
 def pin(process: int, cores: set[int]) -> None:
@@ -60,7 +65,7 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, object]:
-    """Machine, versions and the load before the first run."""
+    """Machine, versions, what was measured and when, and the load before the first run."""
     import torch
 
     load = [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else []
@@ -72,8 +77,21 @@ def environment() -> dict[str, object]:
         "python": sys.version.split()[0],
         "numpy": np.__version__,
         "torch": torch.__version__,
+        "server": _said([str(find_program()), "--version"], r"v=(\S+)"),
+        "commit": _said(["git", "rev-parse", "--short", "HEAD"], r"(\w+)"),
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "load_before": load,
     }
+
+
+def _said(command: Sequence[str], pattern: str) -> str:
+    """A word of what a program prints; "unknown" when there is none."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    found = re.search(pattern, done.stdout)
+    return found.group(1) if found else "unknown"
 
 
 def _processor() -> str:

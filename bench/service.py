@@ -29,7 +29,6 @@ from workers.pool import Pool, PoolSettings
 
 SUBMIT_COUNT = 64
 WARM_UP = 512
-_CORES = frozenset({0, 1})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,7 @@ class Service:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        pin(os.getpid(), set(_CORES))
+        pin(os.getpid(), set(range(os.cpu_count() or 1)))
         self.client.close()
         if self._pool is not None:
             self.go()

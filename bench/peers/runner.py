@@ -116,7 +116,8 @@ def start(peer: Any, count: int, log: str) -> list[subprocess.Popen[bytes]]:
             )
             for _ in range(count)
         ]
-    if core := os.environ.get("BENCH_CORE"):
+    core = os.environ.get("BENCH_CORE")
+    if core and hasattr(os, "sched_setaffinity"):
         for worker in workers:  # what it starts later inherits this
             os.sched_setaffinity(worker.pid, {int(core)})
     return workers
