@@ -23,7 +23,7 @@ from workers.decisions import DecisionLog
 from workers.outcomes import failure
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
-from workers.shadow_rates import Sampler
+from workers.shadow_sampler import Sampler
 from workers.shadow_settings import SLOW_MS
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor

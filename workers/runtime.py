@@ -146,7 +146,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     from workers.amn_worker import AmnHandler, Gate
     from workers.decisions import DecisionLog
     from workers.gate import GateThread
-    from workers.shadow_rates import Sampler, SamplerThread
+    from workers.shadow_sampler import Sampler, SamplerThread
 
     policy, calibration = _policy(artifacts)
     if calibration is not None and calibration.amn != predictor.model_id:

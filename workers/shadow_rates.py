@@ -3,8 +3,9 @@
 A rate is 1/k with a whole k, so that a sample's weight is exact. The traffic of a lane is what the
 samples of a minute stand for (the sum of their weights): nothing is counted on the hot path. Once a
 minute one of the shadow workers, whichever comes first, smooths it and sets each lane's k towards
-`samples_per_s`; AMN workers look every half minute. A worker that looked late samples at the old
-rate, and says so with each sample: nothing depends on everybody changing at the same time.
+`samples_per_s`; AMN workers look every half minute (shadow_sampler.py). A worker that looked late
+samples at the old rate, and says so with each sample: nothing depends on everybody changing at the
+same time.
 
 When the shadow stream lags, every lane is sampled at the lowest rate until it has caught up: what is
 left out is a uniform part, never the newest or the slowest.
@@ -14,8 +15,6 @@ The hash `rates` is described in docs/drift-data.md; lua/rates.lua writes it.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,14 +23,10 @@ from typing import Any, Self, cast
 import redis
 import structlog
 
-from producer.connection import connect, driver_errors
-from producer.errors import ServerError
 from producer.keys import Keys
 from producer.link import Script
-from producer.messages import Request
-from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, ONE_IN_MIN, one_in, sample_key, sampled_one_in
+from producer.sampling import ONE_IN_MAX, ONE_IN_MIN
 from workers.queue import load
-from workers.settings import WorkerSettings
 from workers.shadow_scores import TIER_TRUE, Labels
 from workers.shadow_settings import ShadowSettings
 
@@ -44,9 +39,6 @@ _CATCH_UP_MIN = 10
 #: Below this many requests a minute, a lane at the highest rate need not be remembered.
 _FORGOTTEN = 0.01
 _TTL_S = 24 * 3600
-_LOOK_S = 30.0
-#: Sequences whose last place an AMN worker remembers.
-_PLACES_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,103 +101,6 @@ class Rates:
         """For the hash."""
         lanes = {_LANE + name: str(rate) for name, rate in self.lanes.items()}
         return {"minute": str(self.minute), "shed": str(int(self.shed)), **lanes}
-
-
-class Sampler:
-    """What an AMN worker asks of each request; made to cost little.
-
-    Args:
-        rate_max: The highest rate, of lanes that nothing is known of too; 0 for no sampling.
-        salt: Of the hash.
-
-    Attributes:
-        rates: As they were last looked up.
-    """
-
-    def __init__(self, rate_max: float, salt: str = DEFAULT_SALT) -> None:
-        self.rates = Rates()
-        self._on = rate_max > 0
-        self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
-        self._salt = salt
-        self._places: dict[str, tuple[int, bool]] = {}
-
-    def one_in(self, lane: str, minute: int) -> int:
-        """k of the rate 1/k."""
-        rates = self.rates
-        if rates.shed:
-            return ONE_IN_MAX
-        known = rates.lanes.get(lane)
-        return self._least if known is None else max(known.at(minute), self._least)
-
-    def marks(self, request: Request, minute: int) -> tuple[str, str]:
-        """What the shadow stream gets of a request.
-
-        Returns:
-            "k key" when it is sampled, at the rate 1/k, and the key whose truth it reveals when that
-            may have been: the request before can have been of another lane, or of a time with
-            another rate, so that its truth goes at the highest one. Else "".
-        """
-        if not self._on:
-            return "", ""
-        sequence, position = request.sequence, request.position
-        key, least, salt = sample_key(request.id, sequence, position), self._least, self._salt
-        mark = truth = ""
-        eligible = sampled_one_in(key, least, salt)
-        if eligible:  # most are not, and need no look at their lane
-            k = self.one_in(request.lane, minute)
-            if k == least or sampled_one_in(key, k, salt):
-                mark = f"{k} {key}"
-        if sequence and position >= 0:
-            # Where this worker saw the place before, as a lone worker mostly does, it is hashed already.
-            seen, before = self._places.get(sequence, (-1, False))
-            if position and (before if seen == position - 1 else self._eligible(sequence, position - 1)):
-                truth = sample_key(request.id, sequence, position - 1)
-            if len(self._places) >= _PLACES_MAX:
-                self._places.clear()
-            self._places[sequence] = position, eligible
-        return mark, truth
-
-    def _eligible(self, sequence: str, position: int) -> bool:
-        return sampled_one_in(sample_key("", sequence, position), self._least, self._salt)
-
-
-class SamplerThread:
-    """Side thread of an AMN worker: looks up the rates twice a minute."""
-
-    def __init__(self, settings: WorkerSettings, sampler: Sampler) -> None:
-        self._url = settings.producer.url
-        self._sampler = sampler
-        self._key = rates_key(Keys(settings.producer.queue))
-        self._client = connect(settings.producer, retries=0)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-sampler", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends it."""
-        self._stopping.set()
-        self._thread.join(timeout=5)
-        self._client.close()
-
-    def look(self) -> None:
-        """One look.
-
-        Raises:
-            ServerError: The server is away.
-        """
-        with driver_errors(self._url):
-            self._sampler.rates = read_rates(self._client, self._key)
-
-    def _run(self) -> None:
-        while True:
-            # Without a server the rates known so far hold; the keeper says that it is away.
-            with contextlib.suppress(ServerError):
-                self.look()
-            if self._stopping.wait(_LOOK_S):
-                return
 
 
 class Steering:

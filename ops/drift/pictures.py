@@ -33,8 +33,10 @@ def inputs(found: Look, known: ModelState, model: str) -> list[str]:
     # A cell's number says nothing: the baseline's most frequent one comes first.
     order = np.argsort(-cells_base, kind="stable")
     used = order[(cells + cells_base)[order] > 0]
+    end, bins = found.traffic.end_block, HISTOGRAMS["score"]
+    recent = found.traffic.histogram(model, "score", end, BLOCKS_PER_DAY // 24, bins)
     panels = [
-        Panel("OOD score of the inputs", score, score_base, plots.DELTA_COLOUR, 0.0, 1.0),
+        Panel("OOD score of the inputs", score, score_base, plots.DELTA_COLOUR, 0.0, 1.0, recent),
         Panel(
             "nearest centroid, by the baseline's share",
             cells[used],

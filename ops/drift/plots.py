@@ -41,7 +41,10 @@ P = ParamSpec("P")
 
 
 class Panel(NamedTuple):
-    """One histogram: counts by bin now and in the baseline, between `low` and `high`."""
+    """One histogram: counts by bin of 24 h and of the baseline, between `low` and `high`.
+
+    `recent` are those of the last hour, where they matter.
+    """
 
     title: str
     now: Floats
@@ -49,6 +52,7 @@ class Panel(NamedTuple):
     colour: str
     low: float
     high: float
+    recent: Floats | None = None
 
 
 def _styled(plot: Callable[P, str]) -> Callable[P, str]:
@@ -161,7 +165,7 @@ def lanes_plot(lanes: Mapping[str, Comparison], drop_page: float) -> str:
 def histograms_plot(panels: Sequence[Panel], name: str) -> str:
     """Shares by bin now (filled) and in the baseline (line)."""
     figure, axes = _figure(1, 2.7, columns=max(len(panels), 1))
-    for column, (title, now, base, colour, low, high) in enumerate(panels):
+    for column, (title, now, base, colour, low, high, recent) in enumerate(panels):
         ax = axes[0][column]
         edges = np.linspace(low, high, len(now) + 1)
         used = np.flatnonzero(now + (base if len(base) == len(now) else 0))
@@ -169,6 +173,9 @@ def histograms_plot(panels: Sequence[Panel], name: str) -> str:
             ax.stairs(now / now.sum(), edges, fill=True, color=colour, alpha=0.45, label="last 24 h")
         if base.sum():
             ax.stairs(base / base.sum(), edges, color=BASE_COLOUR, linewidth=1.3, label="baseline")
+        if recent is not None and recent.sum():
+            ax.stairs(recent / recent.sum(), edges, color=_INK, linewidth=1, alpha=0.8, label="last hour")
+            used = np.union1d(used, np.flatnonzero(recent))
         if len(used):
             ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
         ax.set_title(title)

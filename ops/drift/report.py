@@ -37,7 +37,7 @@ h1 { font-size: 1.3rem; margin: .5rem 0 } h2 { font-size: 1.05rem; margin: 2rem 
 table { border-collapse: collapse; width: 100%; font-size: .88rem }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top }
-td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .page { color: #d64545; font-weight: 600 } .ticket { color: #c58a12; font-weight: 600 }
 details { margin: 1rem 0 } summary { cursor: pointer; color: var(--soft) }
 @media (max-width: 40rem) {
@@ -131,7 +131,7 @@ def _stand_ins(found: Look, model: str) -> str:
     ]
     if not rows:
         return ""
-    head = "<tr><th>AMN against</th><th>slice</th><th>mean cosine, 24 h</th><th>n</th></tr>"
+    head = "<tr><th>AMN against</th><th>slice</th><th class=n>cosine, 24 h</th><th class=n>n</th></tr>"
     note = '<p class="soft">No truth, and never averaged with it: for comparison, not judged.</p>'
     return f"<h2>Against what stands in for the truth</h2>{note}<table>{head}{''.join(rows)}</table>"
 

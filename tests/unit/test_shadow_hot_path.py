@@ -17,7 +17,8 @@ from workers.amn_worker import AmnHandler, Gate
 from workers.batch import assemble
 from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
-from workers.shadow_rates import LaneRate, Rates, Sampler
+from workers.shadow_rates import LaneRate, Rates
+from workers.shadow_sampler import Sampler
 
 ROWS = np.random.default_rng(0).normal(size=(5, 768)).astype(np.float32)
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, RATE_MAX, one_in, sample_hash, sampled, sampled_one_in
-from workers.shadow_rates import LaneRate, Rates, Sampler, step
+from workers.shadow_rates import LaneRate, Rates, step
+from workers.shadow_sampler import Sampler
 from workers.shadow_settings import ShadowSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "drift-data.md"
