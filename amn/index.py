@@ -3,13 +3,14 @@
 Every reference is filed under two of K cells. A batch of predictions (B, 768) is searched in passes:
 
     q @ projection -> (B, d)   @ centroids -> (B, K)     the cells, best first
-    the first `probes` cells:   4-bit codes, 48 bytes a reference  -> the `rerank` best by estimate
-    those:                      exact cosines with the mapped vectors -> best, second, id
-    where the two rules would keep the answer, or nearly: the cells up to `probes_wide` too
+    the first `probes` cells:   4-bit codes, 48 bytes a reference  -> candidates by estimate
+    the `rerank` best of them:  exact cosines with the mapped vectors -> best, second, id
+    where the two rules would keep the answer, or nearly: `rerank_wide` candidates more, and as many of
+    the cells up to `probes_wide`
 
-Escalating is the safe side, and a reference that was missed can only lie in a cell that looks less
-alike. So the second pass goes where a miss would do harm: a second best that was not found makes a
-margin look wide. How wide both passes are is chosen when the bank is built (amn/index_tune.py).
+Escalating is the safe side. So the second pass goes where a miss would do harm: a second best that was
+not found makes a margin look wide. How wide both passes are is chosen when the bank is built
+(amn/index_tune.py).
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ class IndexSettings:
 
     Attributes:
         cells: K.    dimensions: d, of the projection.    groups: 4-bit codes a reference.
-        probes, rerank: Cells of the first pass, and candidates of it whose cosine is computed.
+        probes, rerank: Cells of the first pass, and candidates whose cosine is computed for all.
+        probes_wide, rerank_wide: Cells after both passes, and candidates that the second one adds of
+            either's cells.
         within: Cells that score this much less than the nearest one are passed over.
-        probes_wide, rerank_wide: The same after both passes, and of the second one.
         seed: Of the samples that the index is fitted on.
     """
 
@@ -157,18 +159,20 @@ class CellBank:
         probes, few = settings.probes, len(queries) <= _FEW
         # A few rows are sorted once for both passes; of many, only those that need it a second time.
         cells = self._cells.nearest(nearness, settings.probes_wide if few else probes, settings.within)
-        scores, ids = self._refine(queries, self._scan(points, cells, (0, probes), settings.rerank))
+        candidates = self._scan(points, cells, (0, probes), settings.rerank + settings.rerank_wide)
+        scores, ids = self._refine(queries, candidates[:, : settings.rerank])
         certain = np.ones(len(queries), dtype=np.bool_)
         again = np.flatnonzero(guard.undecided(scores[:, 0], scores[:, 1]))
         if len(again):
+            parts = [ids[again], candidates[again, settings.rerank :]]
             if probes < settings.probes_wide:
                 if few:
                     cells = cells[0][again], cells[1][again]
                 else:
                     cells = self._cells.nearest(nearness[again], settings.probes_wide, settings.within)
                 rest = probes, settings.probes_wide
-                more = self._scan(points[again], cells, rest, settings.rerank_wide)
-                scores[again], ids[again] = self._refine(queries[again], np.hstack([ids[again], more]))
+                parts.append(self._scan(points[again], cells, rest, settings.rerank_wide))
+            scores[again], ids[again] = self._refine(queries[again], np.hstack(parts))
             certain[again] = ~guard.doubtful(scores[again, 0], scores[again, 1])
         found = Neighbours(scores[:, 0], scores[:, 1], ids[:, 0], certain)
         if self.observer is not None:
@@ -186,6 +190,7 @@ class CellBank:
 
     def _refine(self, queries: Vectors, ids: Ids) -> tuple[Vectors, Ids]:
         """Exact cosines of candidates: the two best (B, 2), and which ones, (B, 2)."""
+        ids = np.ascontiguousarray(ids)
         scores = np.empty(ids.shape, dtype=np.float32)
         pointer = self._faiss.swig_ptr
         # An id of -1 scores minus infinity.

@@ -2,8 +2,8 @@
 
 Two banks of one size can differ much in how often a search misses something. So each is measured: the
 exact answers to the queries are computed once, and the narrowest of `WIDTHS` is taken whose decisions
-agree often enough. What is demanded of the sample is `_SHARE` of what is allowed, because other
-queries differ from it.
+agree often enough. The sample may have `_SHARE` of the errors that are allowed, because other queries
+differ from it.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Vectors = NDArray[np.float32]
 
 #: What a bank must meet: shares of the requests.
 AGREE_MIN, UNSAFE_MAX, BIAS_MAX = 0.997, 0.001, 0.002
-_SHARE = 0.5
+_SHARE = 2 / 3
 #: (probes, rerank, probes_wide, rerank_wide, within), the cheapest first.
 WIDTHS = (
-    (10, 64, 32, 96, 0.13),
+    (10, 64, 32, 64, 0.13),
     (12, 64, 40, 96, 0.13),
-    (14, 64, 40, 128, 0.13),
-    (16, 80, 48, 128, 0.13),
-    (20, 96, 60, 160, 0.15),
-    (26, 128, 80, 192, 0.17),
-    (34, 160, 110, 256, 0.2),
-    (48, 256, 160, 384, 0.3),
+    (14, 64, 40, 96, 0.13),
+    (16, 64, 48, 128, 0.15),
+    (20, 80, 60, 160, 0.15),
+    (26, 96, 80, 192, 0.17),
+    (34, 128, 110, 256, 0.2),
+    (48, 192, 160, 384, 0.3),
 )
 #: Queries that are searched exactly; a slice of the bank takes a product of this many columns.
 _BLOCK = 1024

@@ -8,6 +8,8 @@ count; `alone` is wall time a request that comes by itself.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from amn.dataset import split_by_article
 from amn.index import CellBank, IndexSettings
@@ -56,10 +59,11 @@ def command(**options: Any) -> None:
     bank = load_bank(options["folder"])
     if not isinstance(bank, CellBank):
         raise click.UsageError(f"{options['folder']} has no index: its search is exact")
+    started = _started(options["folder"], options["model"])
     sides = _queries(bank, options)
     own = bank.settings
     rows = []
-    with pinned({0}):
+    with threadpool_limits(1), pinned({0}):
         for settings in [own, *_sweep(own)] if options["sweep"] else [own]:
             bank.settings = settings
             row = {"settings": _named(settings), **_cost(bank, sides)}
@@ -71,7 +75,8 @@ def command(**options: Any) -> None:
         "bank": bank.bank_id,
         "count": len(bank),
         "n": {side: len(queries.vectors) for side, queries in sides.items()},
-        "private_mb": private_mb(),
+        "agreement_when_built": bank.manifest.agreement,
+        "start": started,
         "rows": rows,
     }
     click.echo(json.dumps(report) if options["as_json"] else _table(report))
@@ -136,14 +141,13 @@ def _timed(
     return found
 
 
-def private_mb() -> float:
-    """Memory of this process alone: what it has written, not what it maps from files."""
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    private = [int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")]
-    return round(sum(private) / 1024, 1)
+def _started(bank: Path, model: Path) -> dict[str, float]:
+    """What a process that opens both takes: time, and memory of its own."""
+    began = time.perf_counter()
+    command = [sys.executable, "-m", "bench.gate_start", str(bank), str(model)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    found: dict[str, float] = json.loads(ended.stdout)
+    return found | {"process_s": round(time.perf_counter() - began, 2)}
 
 
 def _named(settings: IndexSettings) -> str:
@@ -164,9 +168,13 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any]) -> str:
+    start = report["start"]
     head = (
-        f"bank {report['bank']}, {report['count']} vectors; queries {report['n']}; private "
-        f"{report['private_mb']:.0f} MB; load before {report['environment']['load_before']}\n\n"
+        f"bank {report['bank']}, {report['count']} vectors; queries {report['n']}; "
+        f"load before {report['environment']['load_before']}\n"
+        f"opened and warmed up in {start['open_s']} s ({start['cpu_s']} s of processor with all imports); "
+        f"private memory {start['private_mb']:.0f} MB, after 2,000 requests "
+        f"{start['private_later_mb']:.0f} MB\n\n"
         "| cells/candidates | us, batch 8 | 32 | 128 | alone, p50 / p95 | unseen, 32 | agree | unsafe keeps "
         "| bias | both right | unseen: agree | unsafe |\n" + "|---" + "|---:" * 11 + "|"
     )
