@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -40,6 +41,18 @@ def one_in(rate: float) -> int:
 def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
     """Whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
     return _digest(key, salt) < _threshold_one_in(k)
+
+
+def sieve(k: int, salt: str = DEFAULT_SALT) -> Callable[[str], bool]:
+    """`sampled_one_in` at one rate, for who asks of every request: it looks nothing up."""
+    keyed, threshold = _keyed(salt), _threshold_one_in(k)
+
+    def holds(key: str) -> bool:
+        hashed = keyed.copy()
+        hashed.update(key.encode())
+        return hashed.digest() < threshold
+
+    return holds
 
 
 # Every request is hashed once or twice, so what can be made ready is: a keyed hash to copy, and

@@ -9,7 +9,7 @@ from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.messages import Request
-from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sample_key, sampled_one_in
+from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sample_key, sampled_one_in, sieve
 from workers.settings import WorkerSettings
 from workers.shadow_rates import Rates, rates_key, read_rates
 
@@ -34,6 +34,7 @@ class Sampler:
         self._on = rate_max > 0
         self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
         self._salt = salt
+        self._sieve = sieve(self._least, salt)
         self._places: dict[str, tuple[int, bool]] = {}
 
     def one_in(self, lane: str, minute: int) -> int:
@@ -55,12 +56,12 @@ class Sampler:
         if not self._on:
             return "", ""
         sequence, position = request.sequence, request.position
-        key, least, salt = sample_key(request.id, sequence, position), self._least, self._salt
+        key = sample_key(request.id, sequence, position)
         mark = truth = ""
-        eligible = sampled_one_in(key, least, salt)
+        eligible = self._sieve(key)
         if eligible:  # most are not, and need no look at their lane
             k = self.one_in(request.lane, minute)
-            if k == least or sampled_one_in(key, k, salt):
+            if k == self._least or sampled_one_in(key, k, self._salt):
                 mark = f"{k} {key}"
         if sequence and position >= 0:
             # Where this worker saw the place before, as a lone worker mostly does, it is hashed already.
@@ -73,7 +74,7 @@ class Sampler:
         return mark, truth
 
     def _eligible(self, sequence: str, position: int) -> bool:
-        return sampled_one_in(sample_key("", sequence, position), self._least, self._salt)
+        return self._sieve(sample_key("", sequence, position))
 
 
 class SamplerThread:

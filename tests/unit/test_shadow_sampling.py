@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, RATE_MAX, one_in, sample_hash, sampled, sampled_one_in
+from producer.sampling import (
+    ONE_IN_MAX,
+    ONE_IN_MIN,
+    RATE_MAX,
+    one_in,
+    sample_hash,
+    sampled,
+    sampled_one_in,
+    sieve,
+)
 from workers.shadow_rates import LaneRate, Rates, step
 from workers.shadow_sampler import Sampler
 from workers.shadow_settings import ShadowSettings
@@ -120,3 +129,10 @@ def test_a_sampler_knows_unknown_lanes_ceilings_and_shedding() -> None:
     fixed = Sampler(0.01)
     fixed.rates = Rates(minute=1, lanes={"general": LaneRate(k=20, since=0, before=20, traffic=1.0)})
     assert fixed.one_in("general", 5) == 100
+
+
+@pytest.mark.parametrize("k", [1, 20, 50, 100])
+def test_a_sieve_holds_what_is_sampled(k: int) -> None:
+    holds = sieve(k, "other")
+    keys = [f"doc-{n}#{n % 7}" for n in range(3000)]
+    assert [holds(key) for key in keys] == [sampled_one_in(key, k, "other") for key in keys]
