@@ -3,8 +3,9 @@
 Batches of contexts wait in the queue while the worker is stopped; then it drains them (a server and
 this process share the other core). Once with a policy without rules, which is the model alone, once
 by the calibrated score alone and once with the reference bank. Beside each run, on the worker's core
-and in as many rows a call (256: small messages are joined by the worker): the same model and the same scores without a queue. The share of it that
-the queue keeps is the headline. The CPU of both is told too: it says more on a machine that is not idle.
+and in as many rows a call (256: the worker joins small messages), the same model and the same scores
+without a queue. The share of it that the queue keeps is the headline. The CPU of both is told too: it
+says more on a machine that is not idle.
 """
 
 from __future__ import annotations
