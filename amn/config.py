@@ -16,12 +16,13 @@ VECTOR_DIM = 768
 CONTEXT_LENGTH = 5
 ENCODER_ID = "all-mpnet-base-v2/mean/l2"
 
-Layout = Literal["card", "bounded", "published", "gru", "gru-bounded", "transformer"]
+Layout = Literal["card", "bounded", "stacked", "published", "gru", "gru-bounded", "transformer"]
 
 #: Exact number of trainable parameters of each layout, asserted whenever a model is built.
 PARAMETERS: dict[str, int] = {
     "card": 1_472_768,
     "bounded": 1_472_768,
+    "stacked": 4_620_288,
     "published": 1_510_912,
     "gru": 7_095_552,
     "gru-bounded": 7_095_552,
@@ -31,6 +32,7 @@ PARAMETERS: dict[str, int] = {
 #: Short names used for folders and on the command line.
 MODEL_NAMES: dict[str, str] = {
     "amn": "bounded",
+    "stacked": "stacked",
     "amn-card": "card",
     "amn-published": "published",
     "gru": "gru-bounded",
@@ -55,6 +57,10 @@ class ModelConfig:
     distrust: float = 0.0
     #: Largest length of the bounded residual relative to the (unit-norm) mixture.
     residual_max: float = 0.5
+    #: Largest residual of the second stage of the stacked layout, which keeps its first stage's
+    #: own bound, and the share of it that counts in an answer.
+    stage_max: float = 0.7
+    residual_share: float = 1.0
     #: Familiarity at which the residual starts to count, and at which it counts in full.
     familiar_low: float = 0.45
     familiar_high: float = 0.65
@@ -65,8 +71,11 @@ class ModelConfig:
         for name in ("dropout", "distrust"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        if not 0.0 < self.residual_max <= 2.0:
-            raise ConfigError(f"residual_max is {self.residual_max}; it must be in (0, 2]")
+        for name in ("residual_max", "stage_max"):
+            if not 0.0 < getattr(self, name) <= 2.0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in (0, 2]")
+        if not 0.0 <= self.residual_share <= 1.0:
+            raise ConfigError(f"residual_share is {self.residual_share}; it must be in [0, 1]")
         if not 0.0 <= self.familiar_low < self.familiar_high <= 1.0:
             raise ConfigError(
                 f"familiar_low {self.familiar_low} and familiar_high {self.familiar_high} "
@@ -129,6 +138,10 @@ class TrainConfig:
     ema_decay: float = 0.0
     #: Which domain is kept out of training for the final verdict.
     unseen_domain: str = "anarchism"
+    #: Share of the training batches that are read backwards, as more text of the same kind.
+    reversed_share: float = 0.0
+    #: Model id of the finished first stage of the stacked layout.
+    first_stage: str = ""
     #: A further domain kept out of training and used to select the epoch ("" for none).
     selection_domain: str = ""
 
@@ -143,7 +156,7 @@ class TrainConfig:
         for name, value in positive.items():
             if not value > 0:
                 raise ConfigError(f"{name} is {value}; it must be above zero")
-        for name in ("ema_decay", "warmup_fraction"):
+        for name in ("ema_decay", "warmup_fraction", "reversed_share"):
             value = getattr(self, name)
             if not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is {value}; it must be in [0, 1]")

@@ -58,6 +58,12 @@ def answer(raw: Tensor, return_raw: bool) -> Tensor | tuple[Tensor, Tensor]:
     return (raw, out) if return_raw else out
 
 
+def limit(residual: Tensor, bound: float) -> Tensor:
+    """Keep the direction of `residual` (B, D), and its length below `bound`."""
+    length2 = residual.square().sum(-1, keepdim=True)
+    return residual * (bound * torch.rsqrt(length2 + bound * bound))
+
+
 def random_basis(rows: int) -> Tensor:
     """Orthonormal rows (rows, 768), a placeholder until training vectors are known."""
     basis: Tensor = torch.linalg.qr(torch.randn(D, rows))[0]
@@ -162,9 +168,7 @@ class Grounded(nn.Module):
 
     def limit(self, residual: Tensor) -> Tensor:
         """Keep the direction of `residual` (B, D), and its length below `residual_max`."""
-        bound = self.config.residual_max
-        length2 = residual.square().sum(-1, keepdim=True)
-        return residual * (bound * torch.rsqrt(length2 + bound * bound))
+        return limit(residual, self.config.residual_max)
 
 
 class BoundedAMN(Grounded):
@@ -259,11 +263,13 @@ def build(config: ModelConfig) -> nn.Module:
         ConfigError: the built network has another number of parameters than its layout.
     """
     from amn.fallbacks import BoundedGRU, GRUStack, TransformerPredictor
+    from amn.stacked import StackedAMN
 
     layouts: dict[str, type[nn.Module]] = {
         "card": CardAMN,
         "published": PublishedAMN,
         "bounded": BoundedAMN,
+        "stacked": StackedAMN,
         "gru": GRUStack,
         "gru-bounded": BoundedGRU,
         "transformer": TransformerPredictor,

@@ -45,6 +45,19 @@ def robust(layout: str) -> Recipe:
                 ema_decay=0.999,
             ),
         )
+    if layout == "stacked":
+        return Recipe(
+            model=ModelConfig(layout="stacked", dropout=0.6, residual_max=0.7, residual_share=0.35),
+            train=TrainConfig(
+                loss="cosine",
+                weight_decay=0.1,
+                batch_size=256,
+                epochs=4,
+                schedule="one-cycle",
+                ema_decay=0.998,
+                reversed_share=0.5,
+            ),
+        )
     transformer = layout == "transformer"
     return Recipe(
         model=ModelConfig(layout=layout, dropout=0.1 if transformer else 0.3),  # type: ignore[arg-type]

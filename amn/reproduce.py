@@ -25,13 +25,19 @@ class Step:
 
 STEPS = (
     Step(name="amn", model="amn", preset="robust"),
+    Step(
+        name="stacked",
+        model="stacked",
+        preset="robust",
+        options=("--storage", "float16", "--first-stage", "{out}/amn/checkpoint"),
+    ),
     Step(name="gru-card", model="gru-card", preset="robust"),
     Step(name="amn-card", model="amn-card", preset="card"),
     Step(name="amn-published", model="amn-published", preset="card", options=("--patience-epochs", "2")),
     Step(name="transformer", model="transformer", preset="robust"),
     Step(name="gru", model="gru", preset="robust", options=("--storage", "float16")),
 )
-QUICK = {"amn", "amn-card", "amn-published"}
+QUICK = {"amn", "stacked", "amn-card", "amn-published"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs")
     parser.add_argument("--quick", action="store_true", help="small networks, one epoch")
+
+
+def options_of(step: Step, out: Path) -> list[str]:
+    """The step's own options; `{out}` in one is the folder of the runs."""
+    return [option.replace("{out}", str(out)) for option in step.options]
 
 
 def run_reproduce(options: argparse.Namespace) -> int:
@@ -50,7 +61,15 @@ def run_reproduce(options: argparse.Namespace) -> int:
     for step, folder in zip(steps, folders, strict=True):
         if (Path(folder) / checkpoint.MANIFEST_FILE).is_file():
             continue
-        command = ["train", "--model", step.model, "--preset", step.preset, *step.options, "--resume"]
+        command = [
+            "train",
+            "--model",
+            step.model,
+            "--preset",
+            step.preset,
+            *options_of(step, options.out),
+            "--resume",
+        ]
         command += ["--data", str(options.data), "--out", str(options.out / step.name)]
         if code := main(command + (["--epochs", "1"] if options.quick else [])):
             return code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 from pathlib import Path
@@ -15,9 +16,10 @@ from torch import nn
 from amn import checkpoint, metrics, runlog
 from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
 from amn.dataset import Split, split_by_article
+from amn.errors import ConfigError
 from amn.readers import read_vectors
 from amn.recipes import PRESETS, Recipe, recipe
-from amn.train import pick_device, resume, start_run, train, write_config
+from amn.train import pick_device, resume, set_first_stage, start_run, train, write_config
 from amn.vectors import VectorSet
 
 console = Console(stderr=True)
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="card", choices=list(PRESETS))
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--threads", type=int, default=1, help="1 repeats bit for bit")
+    parser.add_argument("--first-stage", type=Path, help="finished AMN under the stacked layout")
     parser.add_argument("--resume", action="store_true", help="go on after a kill")
     parser.add_argument("--dropout", type=float)
     parser.add_argument("--distrust", type=float)
@@ -66,12 +69,38 @@ def chosen_recipe(options: argparse.Namespace) -> Recipe:
     )
 
 
+def with_first_stage(chosen: Recipe, first: checkpoint.Checkpoint | None) -> Recipe:
+    """The recipe with the id of its first stage, and with the first stage's own settings.
+
+    Raises:
+        ConfigError: the layout takes a first stage and got none, or the other way round, or the
+            first stage is of another layout than AMN's.
+    """
+    if (chosen.model.layout == "stacked") != (first is not None):
+        raise ConfigError(
+            f"layout {chosen.model.layout} and --first-stage do not fit; give a finished AMN's folder "
+            "to the stacked layout, and to no other"
+        )
+    if first is None:
+        return chosen
+    manifest = first.manifest
+    if manifest.layout != "bounded":
+        raise ConfigError(f"{manifest.model_id} has layout {manifest.layout}; the first stage is bounded")
+    own = {name: manifest.config[name] for name in ("residual_max", "familiar_low", "familiar_high")}
+    return Recipe(
+        model=dataclasses.replace(chosen.model, **own),
+        train=dataclasses.replace(chosen.train, first_stage=manifest.model_id),
+    )
+
+
 def run_train(options: argparse.Namespace) -> int:
     """Train, judge on every side, and write `<out>/checkpoint`."""
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     chosen = chosen_recipe(options)
+    first = checkpoint.load(options.first_stage) if options.first_stage else None
+    chosen = with_first_stage(chosen, first)
     data = read_vectors(options.data)
     split = split_by_article(
         data,
@@ -83,6 +112,8 @@ def run_train(options: argparse.Namespace) -> int:
     saved = {"model": chosen.model.to_dict(), "train": chosen.train.to_dict(), "data": data_hash}
     write_config(options.out, saved)
     run = start_run(chosen.model, chosen.train, pick_device(options.device))
+    if first is not None:
+        set_first_stage(run, first.model)
     if options.resume:
         resume(run, options.out)
     with runlog.RunLog(options.out, chosen.train.epochs, console) as log:

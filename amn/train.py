@@ -76,6 +76,12 @@ def start_run(model_config: ModelConfig, config: TrainConfig, device: torch.devi
     return Run(model=model, averaged=copy.deepcopy(model), best={}, optimizer=optimizer)
 
 
+def set_first_stage(run: Run, first: nn.Module) -> None:
+    """Give the stacked layout its finished first stage; training leaves it alone."""
+    for model in (run.model, run.averaged):
+        model.first.load_state_dict(first.state_dict())  # type: ignore[union-attr]
+
+
 def fit_familiar(model: nn.Module, data: VectorSet, train: Index) -> None:
     """Give a bounded layout the subspace of its training contexts."""
     if not isinstance(model, Grounded):
@@ -120,6 +126,8 @@ def train_epoch(run: Run, data: VectorSet, train: Index, config: TrainConfig, ti
     for number in range(batches):
         index = np.sort(order[number * config.batch_size : (number + 1) * config.batch_size])
         windows = torch.from_numpy(data.windows(index)).to(device)
+        if config.reversed_share and draw.random() < config.reversed_share:
+            windows = windows.flip(1)
         loss, cosine = train_step(run, windows, config, batches * config.epochs)
         total["loss"] += loss
         total["cosine"] += cosine

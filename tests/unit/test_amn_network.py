@@ -15,6 +15,7 @@ from amn.network import BoundedAMN, build, count_parameters
 COUNTS = {
     "card": 1_472_768,
     "bounded": 1_472_768,
+    "stacked": 4_620_288,
     "published": 1_510_912,
     "gru": 7_095_552,
     "gru-bounded": 7_095_552,
@@ -134,6 +135,36 @@ def test_a_familiar_context_is_trusted_and_its_residual_is_limited():
     assert model.limit(torch.randn(8, 768) * 100).norm(dim=1).max() <= 0.3 + 1e-6
 
 
+def test_a_stacked_answer_to_an_unfamiliar_context_is_its_first_stages():
+    model = made("stacked")
+    x = contexts(6)
+    assert model.first.trust(x.mean(1)).max() == 0
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x), model.first(x), atol=1e-6, rtol=0)
+
+
+def test_the_second_stage_corrects_familiar_contexts_by_its_share():
+    x = contexts(8, topic=4.0)
+    with torch.inference_mode():
+        answers = []
+        for share in (0.0, 0.5, 1.0):
+            model = made("stacked", residual_share=share)
+            model.first.fit_familiar(x.flatten(0, 1))
+            answers.append(model(x))
+        first = model.first(x)
+    torch.testing.assert_close(answers[0], first, atol=1e-6, rtol=0)
+    moved = [(answer - first).norm(dim=1) for answer in answers[1:]]
+    assert (moved[0] > 1e-3).all()
+    assert (moved[1] > moved[0]).all()
+
+
+def test_a_stacked_network_in_training_leaves_its_first_stage_alone():
+    model = made("stacked", dropout=0.5, distrust=0.5).train()
+    assert model.training
+    assert not model.first.training
+    assert not any(parameter.requires_grad for parameter in model.first.parameters())
+
+
 def test_fitting_the_familiar_subspace_gives_orthonormal_rows():
     model = build(ModelConfig(layout="bounded"))
     model.fit_familiar(contexts(100).flatten(0, 1))
@@ -146,6 +177,8 @@ def test_fitting_the_familiar_subspace_gives_orthonormal_rows():
         {"layout": "lstm"},
         {"layout": "card", "dropout": 1.0},
         {"layout": "bounded", "residual_max": 0.0},
+        {"layout": "stacked", "stage_max": 3.0},
+        {"layout": "stacked", "residual_share": 1.5},
         {"layout": "bounded", "familiar_low": 0.8},
     ],
 )

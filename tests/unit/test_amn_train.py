@@ -16,7 +16,7 @@ from amn.config import ModelConfig, TrainConfig
 from amn.dataset import split_by_article
 from amn.errors import ConfigError, DataError
 from amn.recipes import recipe
-from amn.train import Run, after_epoch, learning_rate, resume, start_run, train, write_config
+from amn.train import Run, after_epoch, learning_rate, resume, set_first_stage, start_run, train, write_config
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(loss="cosine", batch_size=32, epochs=3, schedule="one-cycle", ema_decay=0.9)
@@ -81,6 +81,58 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights_and_curve(docum
     resumed, again = run_to_end(documents, tmp_path / "cut")
     assert same_weights(whole, resumed)
     assert again.history == run.history
+
+
+def test_a_stacked_run_that_is_resumed_ends_with_the_same_weights_on_the_same_first_stage(
+    documents, tmp_path
+):
+    first, _ = run_to_end(documents, tmp_path / "first")
+    config = TrainConfig(batch_size=64, epochs=2, reversed_share=0.5, first_stage="amn@0")
+    stacked = ModelConfig(layout="stacked", dropout=0.5)
+
+    def go(folder, tick=None):
+        folder.mkdir(exist_ok=True)
+        run = start_run(stacked, config, CPU)
+        set_first_stage(run, first)
+        resume(run, folder)
+        more = {} if tick is None else {"tick": tick}
+        return train(run, *documents, config, folder=folder, **more)
+
+    def kill(epoch, batch, batches):
+        if epoch == 1:
+            raise Killed
+
+    whole = go(tmp_path / "whole")
+    with pytest.raises(Killed):
+        go(tmp_path / "cut", kill)
+    assert same_weights(whole, go(tmp_path / "cut"))
+    assert same_weights(whole.first, first)
+
+
+def test_batches_are_read_backwards_only_if_asked(documents, tmp_path):
+    card = ModelConfig(layout="card")
+    runs = [
+        run_to_end(documents, tmp_path / str(share), TrainConfig(epochs=1, reversed_share=share), card)[0]
+        for share in (0.0, 1.0)
+    ]
+    assert not same_weights(*runs)
+
+
+def test_the_command_stacks_on_a_finished_amn_and_says_which(tmp_path):
+    common = ["--data", str(write_npz(tmp_path)), "--preset", "robust", "--batch-size", "64", "--epochs", "1"]
+    first, out = tmp_path / "first", tmp_path / "stacked"
+    assert main(["train", "--model", "amn", "--out", str(first), *common]) == 0
+    options = ["--first-stage", str(first / "checkpoint"), "--storage", "float16", "--out", str(out)]
+    assert main(["train", "--model", "stacked", *options, *common]) == 0
+    manifest = load(out / "checkpoint").manifest
+    assert manifest.layout == "stacked"
+    assert manifest.training["first_stage"] == load(first / "checkpoint").manifest.model_id
+
+
+def test_a_stacked_run_without_a_first_stage_is_refused(tmp_path, capsys):
+    options = ["--data", str(write_npz(tmp_path)), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    assert main(["train", "--model", "stacked", "--preset", "robust", *options]) == 2
+    assert "--first-stage do not fit" in capsys.readouterr().err
 
 
 def test_training_beats_the_context_mean_on_held_out_articles(documents, tmp_path):
