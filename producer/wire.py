@@ -49,6 +49,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2"
 _F4 = _DTYPES["f4"]
 _CONTEXT_BYTES = {name: math.prod(CONTEXT_SHAPE) * dtype.itemsize for name, dtype in _DTYPES.items()}
 _SHAPE = list(CONTEXT_SHAPE)
+_OR_BATCH = f"or a batch of 1 to {BATCH_CONTEXTS_MAX} of them as [n, 5, 768]"
 
 _REQUEST = Fields(
     dtype=(str, REQUIRED),
@@ -140,7 +141,7 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     elif batches:
         context = _batch_of(name, shape, data)
     else:
-        raise _misshapen(name, shape, data)
+        raise _misshapen(name, shape, data, "a batch of contexts is not taken here")
     values.insert(2, context)
     level = message.get("level", DEFAULT_PRIORITY)
     if type(level) is not str:
@@ -157,17 +158,16 @@ def _batch_of(name: str, shape: list[Any], data: bytes) -> NDArray[np.floating]:
     """The contexts of a batch, (n, 5, 768)."""
     count = shape[0] if len(shape) == 3 and shape[1:] == _SHAPE else 0
     if type(count) is not int or not 1 <= count <= BATCH_CONTEXTS_MAX:
-        raise _misshapen(name, shape, data)
+        raise _misshapen(name, shape, data, _OR_BATCH)
     if len(data) != count * _CONTEXT_BYTES.get(name, -1):
-        raise _misshapen(name, shape, data)
+        raise _misshapen(name, shape, data, _OR_BATCH)
     return np.ndarray((count, *CONTEXT_SHAPE), _DTYPES[name], data)
 
 
-def _misshapen(name: str, shape: object, data: bytes) -> Undecodable:
+def _misshapen(name: str, shape: object, data: bytes, more: str) -> Undecodable:
     return Undecodable(
         f"context has shape {shape!r:.80}, dtype {name!r:.80} and {len(data)} bytes; "
-        f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes), or a batch of 1 to "
-        f"{BATCH_CONTEXTS_MAX} of them as [n, 5, 768]"
+        f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes); {more}"
     )
 
 
