@@ -239,13 +239,13 @@ def test_widths_are_chosen_that_agree_on_the_queries_at_hand(bank, queries):
     exact = exact_top2(bank.vectors, queries)
     settings, found = tune(bank, queries, Guard())
     assert found.met
-    assert found.agree >= 1 - (1 - AGREE_MIN) * 2 / 3
+    assert found.within()
     narrower = [widths for widths in WIDTHS if widened(settings, widths).probes < settings.probes]
     bank.settings = settings
     assert agreement(bank, queries, exact) == found
     for widths in narrower:
         bank.settings = widened(settings, widths)
-        assert not agreement(bank, queries, exact).within(2 / 3)
+        assert not agreement(bank, queries, exact).within()
 
 
 def test_an_index_that_no_width_makes_good_enough_says_so(bank, queries, monkeypatch):
