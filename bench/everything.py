@@ -50,7 +50,7 @@ class Step:
 def steps(bank: Path | None, data: Path | None) -> list[Step]:
     """All of `make bench`."""
     found = [
-        Step(name="tune", words=("tune", "--repeats", "1", "--requests", "600"), minutes=3),
+        Step(name="tune", words=("tune", "--repeats", "1", "--requests", "600", "--minutes", "4"), minutes=3),
         Step(name="compare", words=("compare", "--repeats", "5", "--minutes", "9"), minutes=7.5),
         Step(name="drain", words=("drain", "--requests", "15000", "--repeats", "5"), minutes=1.8),
         Step(name="latency", words=("latency", "--seconds", "6", "--repeats", "3"), minutes=2.4),
@@ -129,7 +129,7 @@ def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, o
             state.note(step, {"code": None, "left_out": True})
             continue
         click.echo(f"{head}: about {step.minutes:g} minutes, {left:.1f} are left", err=True)
-        state.note(step, _run(step, out))
+        state.note(step, _run(step, out, left * 60))
     reports = {path.stem: json.loads(path.read_text("utf-8")) for path in out.glob("*.json")}
     text = f"{goals_table(reports)}\n\n{joined(out, [step.name for step in plan])}"
     (out / "report.md").write_text(text, "utf-8")
@@ -160,12 +160,12 @@ class Steps:
         self._path.write_text(json.dumps(self._found, indent=1) + "\n", "utf-8")
 
 
-def _run(step: Step, out: Path) -> dict[str, Any]:
-    """Runs a step; its messages go to the terminal and its files to `out`."""
+def _run(step: Step, out: Path, left_s: float) -> dict[str, Any]:
+    """Runs a step, no longer than is left; its messages go to the terminal and its files to `out`."""
     before, load, started_s = stolen(), environment()["load_before"], time.monotonic()
     command = [sys.executable, "-m", "bench", *step.words]
     command += [] if step.prints else ["--out", str(out)]
-    patience_s = max(step.minutes * 60 * _PATIENCE, _PATIENCE_S)
+    patience_s = min(max(step.minutes * 60 * _PATIENCE, _PATIENCE_S), left_s)
     with tempfile.TemporaryFile() as printed:
         code = _wait(command, printed if step.prints else None, patience_s)
         printed.seek(0)

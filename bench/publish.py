@@ -41,7 +41,9 @@ def command(folder: Path, page: Path, images: Path, kept: Path) -> None:
     plots = copied(folder, images)
     page.write_text(filled(page.read_text("utf-8"), sections, plots), "utf-8")
     if "tune" in reports:
-        TUNED.write_text(json.dumps(reports["tune"], indent=1) + "\n", "utf-8")
+        kept_before = json.loads(TUNED.read_text("utf-8"))["systems"]
+        both = {**reports["tune"], "systems": kept_before | reports["tune"]["systems"]}
+        TUNED.write_text(json.dumps(both, indent=1) + "\n", "utf-8")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(reports, indent=1) + "\n", "utf-8")
     click.echo(f"written: {page}, {len(plots)} plots in {images}, {kept}", err=True)

@@ -60,8 +60,8 @@ class System:
         constants = _constants(PEERS / f"{name}.py")
         # rq_forked takes them from its sister.
         requirements = constants.get("REQUIREMENTS", ("rq", "msgpack", "redis"))
-        swept = out / "tune.json" if (out / "tune.json").is_file() else TUNED
-        choice = str(json.loads(swept.read_text("utf-8"))["systems"].get(name, {}).get("choice", ""))
+        swept = _swept(TUNED) | _swept(out / "tune.json")
+        choice = str(swept.get(name, {}).get("choice", ""))
         return cls(
             name=name,
             requirements=requirements,
@@ -144,6 +144,11 @@ def contexts_file() -> Iterator[Path]:
         path = Path(folder) / "contexts.f4"
         sample_contexts()[:512].astype("<f4").tofile(path)
         yield path
+
+
+def _swept(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))["systems"] if path.is_file() else {}
+    return found
 
 
 def _constants(path: Path) -> dict[str, Any]:

@@ -7,7 +7,8 @@ when it has the same folder, else from bench/peers/tuned.json, where `publish` k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,23 @@ from ops.console import err
 @click.command("tune")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--requests", default=1_000, show_default=True)
+@click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
 @click.option("--only", default="", help="Systems, comma-separated; all with a choice by default.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
-def command(repeats: int, requests: int, only: str, out: Path) -> None:
+def command(repeats: int, requests: int, minutes: float, only: str, out: Path) -> None:
     """Sweep the concurrency of the others; writes tune.jsonl, tune.json and tune.md."""
     names = only.split(",") if only else [name for name in REQUESTS if name != OURS]
     systems = [system for system in (System.load(name, out) for name in names) if system.choices]
     surroundings, rows = environment(), Rows(out / "tune.jsonl")
     plan = [(r, s, choice) for r in range(repeats) for s in systems for choice in s.choices]
     plan = [p for p in plan if not rows.has(repeat=p[0], system=p[1].name, choice=p[2])]
+    over_s = time.monotonic() + minutes * 60
     with contexts_file() as contexts, Progress(console=err()) as progress:
         task = progress.add_task("", total=len(plan))
         for repeat, system, choice in plan:
+            if time.monotonic() > over_s:
+                click.echo(f"{minutes:g} minutes are over: the others keep their choices", err=True)
+                break
             progress.update(task, description=f"{system.name}, {choice}, run {repeat + 1}")
             run = Run(
                 system=system,
@@ -51,17 +57,19 @@ def command(repeats: int, requests: int, only: str, out: Path) -> None:
                 row = {"drain_per_s": 0.0}
             rows.add({"system": system.name, "choice": choice, "repeat": repeat, **row})
             progress.advance(task)
-    found = summary(rows)
+    found = summary(rows, {system.name: system.choices for system in systems})
     write(out, "tune", {"environment": surroundings, "systems": found}, table(found, surroundings))
 
 
-def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """By system, its choice and the figures of all."""
+def summary(rows: Iterable[Mapping[str, Any]], choices: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """By system of which every choice was tried: the best one, and the figures of all."""
     runs: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         runs.setdefault(row["system"], {}).setdefault(row["choice"], []).append(row["drain_per_s"])
     found = {}
     for name, tried in sorted(runs.items()):
+        if set(tried) != set(choices.get(name, ())):
+            continue
         figures = {choice: {**spread(rates), "n": len(rates)} for choice, rates in tried.items()}
         choice = max(figures, key=lambda c: figures[c]["max"])
         found[name] = {"choice": choice, "drain_per_s": figures}

@@ -18,6 +18,7 @@ from bench.publish import filled, neutral, steps_table
 from bench.rows import Rows
 from bench.shares import classify, titled
 from bench.systems import OURS, REQUESTS, TUNED
+from bench.tune import summary
 
 PEERS = Path("bench/peers")
 
@@ -168,6 +169,17 @@ def test_the_objective_holds_up_to_the_first_rate_that_breaks_it() -> None:
 def test_decades_end_with_what_was_asked_for() -> None:
     assert decades(1_000, 300_000) == [1_000, 10_000, 100_000, 300_000]
     assert decades(1_000, 500) == [500]
+
+
+def test_a_sweep_takes_the_best_run_of_a_system_whose_choices_were_all_tried() -> None:
+    rows = [
+        {"system": name, "choice": choice, "drain_per_s": rate}
+        for name, choice, rate in (("a", "1", 90), ("a", "4", 80), ("a", "4", 100), ("b", "1", 10))
+    ]
+    found = summary(rows, {"a": ("1", "4"), "b": ("1", "2")})
+    assert list(found) == ["a"]
+    assert found["a"]["choice"] == "4"
+    assert found["a"]["drain_per_s"]["4"] == {"median": 90, "min": 80, "max": 100, "n": 2}
 
 
 def test_every_other_system_runs_with_a_concurrency_that_was_swept() -> None:
