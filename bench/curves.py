@@ -67,6 +67,6 @@ def curve(
                 va="top",
             )
         axis.set(xscale="log", yscale="log", xlabel="offered requests/s", ylabel="ms from due to answer")
-        axis.legend(frameon=False, fontsize=8)
+        axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    draw(path, (7.5, 4.5), plot)
+    draw(path, (9, 4.5), plot)

@@ -182,13 +182,13 @@ def plot(demand: Demand, path: Path) -> None:
     """The bounds of one server, and of more, against the number of workers."""
 
     def plot_bounds(axis: Any) -> None:
-        workers = list(range(1, 33))
+        workers = list(range(1, 17))
         axis.plot(workers, [w / demand.worker for w in workers], color=COLOURS[0], label="workers")
         for n, style in ((1, "-"), (2, "--"), (4, ":")):
             axis.axhline(n / demand.server, color=COLOURS[1], linestyle=style, label=f"{n} server(s)")
             axis.axhline(n / demand.producer, color=COLOURS[2], linestyle=style, label=f"{n} producer(s)")
         axis.set(xlabel="AMN workers, a core each", ylabel="requests/s, at most (computed)")
         axis.set_ylim(0, 5 / demand.server)
-        axis.legend(frameon=False, fontsize=8, ncols=2)
+        axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    draw(path, (7, 4), plot_bounds)
+    draw(path, (8.5, 4), plot_bounds)
