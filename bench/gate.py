@@ -165,7 +165,8 @@ def _line(row: dict[str, Any]) -> str:
         f"| {row['settings']} | {cost['8']:.0f} | {cost['32']:.0f} | {cost['128']:.0f} "
         f"| {cost['alone_p50']:.0f} / {cost['alone_p95']:.0f} "
         f"| {cost['alone_wall_p50']:.0f} / {cost['alone_wall_p95']:.0f} "
-        f"| {row['cost_us']['unseen']['32']:.0f} | {test['agree']:.2%} | {test['unsafe']:.2%} | {test['bias']:+.2%} | {test['both_right']:.1%} "
+        f"| {row['cost_us']['unseen']['32']:.0f} "
+        f"| {test['agree']:.2%} | {test['unsafe']:.2%} | {test['bias']:+.2%} | {test['both_right']:.1%} "
         f"| {unseen['agree']:.2%} | {unseen['unsafe']:.2%} |"
     )
 
