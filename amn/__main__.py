@@ -20,6 +20,7 @@ def parser_of_commands() -> argparse.ArgumentParser:
         importing,
         leaveout,
         promotion,
+        ratio,
         reproduce,
         run,
         sample,
@@ -40,6 +41,12 @@ def parser_of_commands() -> argparse.ArgumentParser:
         "Judge checkpoints and baselines on the same windows; JSON and one HTML page.",
         evaluate.add_arguments,
         evaluate.run_evaluate,
+    )
+    add(
+        "ratio",
+        "How many times longer the slower of two models takes, by calls in turn.",
+        ratio.add_arguments,
+        ratio.run_ratio,
     )
     add(
         "leave-out",

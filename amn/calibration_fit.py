@@ -19,7 +19,7 @@ from amn.gain import BANK_FEATURES, FEATURES, Model, model_of
 from amn.metrics import Cosines
 
 BINS = 6
-WEIGHT_GRID = np.arange(0.0, 0.51, 0.05)
+WEIGHT_GRID = np.arange(0.0, 1.01, 0.05)
 FOLDS = 5
 ROUNDS = 1000
 

@@ -218,3 +218,11 @@ def test_leaving_each_domain_out_judges_on_it(tmp_path):
     result = json.loads((tmp_path / "runs" / "leave_out.json").read_text())
     assert set(result) == {"alpha", "beta", "gamma"}
     assert result["beta"]["gain_over_context_mean"]["n"] == 140
+
+
+def test_the_ratio_of_two_models_names_both_sizes(capsys):
+    assert main(["ratio", "bounded", "transformer", "--rounds", "1"]) == 0
+    batch_1, batch_32, sizes = capsys.readouterr().out.splitlines()
+    assert batch_1.startswith("batch   1: ")
+    assert batch_32.startswith("batch  32: ")
+    assert sizes == "parameters: 1,472,768 and 17,867,520, 12.1 times"

@@ -1,0 +1,65 @@
+"""`python -m amn ratio FAST SLOW`: how many times longer the slower model takes, on this machine.
+
+Calls are taken in turn and the best of each is kept, so that other work on the machine, which only
+ever adds time, falls on both alike and does not count. A layout's name stands for a model with fresh
+weights: how long an answer takes does not depend on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from amn import checkpoint
+from amn.config import PARAMETERS, ModelConfig
+from amn.folded import Folded, fold
+from amn.network import build, count_parameters
+
+BATCH_SIZES = (1, 32)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the ratio command."""
+    parser.add_argument("fast", help="checkpoint folder, or a layout's name")
+    parser.add_argument("slow", help="checkpoint folder, or a layout's name, e.g. transformer")
+    parser.add_argument("--rounds", type=int, default=36)
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def run_ratio(options: argparse.Namespace) -> int:
+    """Time both, print one line a batch size and one of the sizes."""
+    torch.set_num_threads(options.threads)
+    models = [named(name) for name in (options.fast, options.slow)]
+    predict = [fold(model) for model in models]
+    for size in BATCH_SIZES:
+        fast, slow = best_in_turn(predict, size, options.rounds)
+        sys.stdout.write(
+            f"batch {size:>3}: {fast * 1e3:.3f} ms and {slow * 1e3:.3f} ms, {slow / fast:.1f} times\n"
+        )
+    few, many = (count_parameters(model) for model in models)
+    sys.stdout.write(f"parameters: {few:,} and {many:,}, {many / few:.1f} times\n")
+    return 0
+
+
+def named(name: str) -> torch.nn.Module:
+    """The model of a checkpoint folder, or a fresh one of a layout."""
+    return build(ModelConfig(layout=name)) if name in PARAMETERS else checkpoint.load(Path(name)).model  # type: ignore[arg-type]
+
+
+def best_in_turn(predict: list[Folded], size: int, rounds: int) -> list[float]:
+    """Seconds of the best call of each model on `size` contexts; the first round warms up."""
+    x = torch.randn(size, 5, 768, generator=torch.Generator().manual_seed(0))
+    x = torch.nn.functional.normalize(x, dim=-1)
+    best = [float("inf")] * len(predict)
+    for number in range(rounds + 1):
+        for index, model in enumerate(predict):
+            start = time.perf_counter()
+            model(x)
+            took = time.perf_counter() - start
+            if number:
+                best[index] = min(best[index], took)
+    return best
