@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from drift_world import ARTIFACTS, KEYS
 
+from amn import checkpoint
 from ops.alerts import AlertSettings, apply
 from ops.drift.findings import Finding
 from ops.drift.loop import Judge
@@ -60,12 +62,12 @@ class Hours:
         self.admin.hset(f"{KEYS.drift_minute_prefix}{minute}", mapping={labels.field("predictions"): 1})
         self.admin.zadd(KEYS.drift_minutes, {str(minute): minute})
 
-    def serve(self, folder: Path) -> None:
+    def serve(self, folder: Path, root: Path | None = None) -> None:
         """Another worker takes over; modules in `folder` come before all others."""
         self.stop()
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self.worker = subprocess.Popen(
-            [sys.executable, "-m", "workers", "amn", "--artifacts", str(artifacts())],
+            [sys.executable, "-m", "workers", "amn", "--artifacts", str(root or artifacts())],
             env={**os.environ, **one_thread, "REDIS_URL": self.server.url, "PYTHONPATH": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -100,6 +102,10 @@ class Hours:
             if change.kind:
                 self.told.append((change.kind, change.alert.rule, change.alert.severity))
 
+    def result(self, model: str) -> dict[str, Any]:
+        """The last replay that this model answered."""
+        return dict(json.loads(self.admin.hget(KEYS.drift_prefix + "canary", model)))
+
 
 def artifacts() -> Path:
     return Path(os.environ.get("AMN_ARTIFACTS") or ARTIFACTS / "lvm")
@@ -133,3 +139,26 @@ def test_code_that_answers_otherwise_under_the_same_model_is_one_page_until_it_i
     assert hours.hour(2) == ["ok page", "ok page"]
     told = [("trigger", "canary", "page"), ("resolve", "canary", "page")]
     assert [one for one in hours.told if one[1] == "canary"] == told
+
+
+def test_a_promoted_model_has_a_first_run_of_its_own_and_wakes_nobody(hours: Hours, tmp_path: Path) -> None:
+    """Whether it is worse is asked before it is promoted; the canary asks whether it stays the same."""
+    root, folder = tmp_path / "lvm", tmp_path / "amn_other"
+    root.mkdir()
+    original = checkpoint.load(artifacts() / "production_model")
+    weights = {name: value * 1.05 for name, value in original.model.state_dict().items()}
+    original.model.load_state_dict(weights)
+    records = {"metrics": original.manifest.metrics}
+    checkpoint.save(original.model, folder, name="amn", created_utc="2026-11-24T00:00:00Z", records=records)
+    for link in artifacts().iterdir():
+        (root / link.name).symlink_to(folder if link.name == "production_model" else link.resolve())
+    promoted = identity(root / "production_model")
+    hours.serve(tmp_path)
+    assert hours.hour(2) == ["insufficient ticket", "ok page"]
+    hours.serve(tmp_path, root)
+    hours.hour()
+    assert (hours.result(promoted)["golden"], hours.result(promoted)["n"]) == (False, 128)
+    hours.hour()
+    assert (hours.result(promoted)["golden"], hours.result(promoted)["max_change"]) == (True, 0.0)
+    assert hours.result(promoted)["mean_id"] != hours.result(hours.model)["mean_id"]
+    assert [one for one in hours.told if one[1] == "canary"] == []
