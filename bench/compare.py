@@ -32,19 +32,22 @@ _SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 @click.option("--workers", default="1", show_default=True, help="Worker processes, comma-separated.")
 @click.option("--only", default="", help="Systems, comma-separated; all by default.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiplies the requests of a run.")
+@click.option("--written", is_flag=True, help="Others run the network as it is written, not its fast form.")
 @click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
-def command(repeats: int, workers: str, only: str, scale: float, minutes: float, out: Path) -> None:
-    """Compare with other queues; writes compare.jsonl, compare.json, compare.md and plots."""
+def command(only: str, written: bool, out: Path, **options: Any) -> None:
+    """Compare with other queues; writes compare.jsonl, .json, .md and .svg, or compare-written.*."""
+    repeats, scale, minutes = options["repeats"], options["scale"], options["minutes"]
+    report_name = "compare-written" if written else "compare"
     names = only.split(",") if only else list(REQUESTS)
     if unknown := set(names) - set(REQUESTS):
         raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
     systems = [System.load(name, out) for name in names]
-    surroundings, rows, failures = environment(), Rows(out / "compare.jsonl"), {}
+    surroundings, rows, failures = environment(), Rows(out / f"{report_name}.jsonl"), {}
     plan = [
         (repeat, int(count), system)
         for repeat in range(repeats)
-        for count in workers.split(",")
+        for count in options["workers"].split(",")
         for system in turned(systems, repeat)
     ]
     plan = [p for p in plan if not rows.has(repeat=p[0], workers=p[1], system=p[2].name)]
@@ -58,19 +61,22 @@ def command(repeats: int, workers: str, only: str, scale: float, minutes: float,
             progress.update(task, description=f"{system.name}, {count} worker(s), run {repeat + 1}")
             words = ("--requests", str(max(int(REQUESTS[system.name] * scale), 100)))
             try:
-                row = run_one(Run(system=system, contexts=contexts, workers=count, words=words))
+                run = Run(
+                    system=system,
+                    contexts=contexts,
+                    workers=count,
+                    words=words,
+                    surroundings={"BENCH_WRITTEN": "1"} if written else {},
+                )
+                row = run_one(run)
                 rows.add({"system": system.name, "workers": count, "repeat": repeat, **row})
             except RuntimeError as error:
                 failures[f"{system.name}, {count}"] = str(error)
             progress.advance(task)
-    report = summary(rows, {s.name: (s.version, s.note) for s in systems}, failures)
-    write(
-        out,
-        "compare",
-        {"environment": surroundings, **report},
-        table({"environment": surroundings, **report}),
-    )
-    bars(report, out / "compare.svg")
+    about = {s.name: (s.version, s.note) for s in systems}
+    report = {"environment": surroundings, "written": written, **summary(rows, about, failures)}
+    write(out, report_name, report, table(report))
+    bars(report, out / f"{report_name}.svg")
 
 
 def turned(systems: Sequence[System], by: int) -> list[System]:

@@ -67,9 +67,14 @@ def steps(bank: Path | None, data: Path | None) -> list[Step]:
         Step(name="partitions", words=("partitions",), minutes=1.4),
         Step(name="cost", words=("cost",), minutes=4.2),
         Step(
+            name="compare-written",
+            words=("compare", "--written", "--only", _FASTEST, "--repeats", "3", "--minutes", "2"),
+            minutes=1.2,
+        ),
+        Step(
             name="compare, two workers",
             words=("compare", "--workers", "2", "--repeats", "3", "--minutes", "4"),
-            minutes=3.5,
+            minutes=3.3,
         ),
     ]
     if bank and data:
@@ -78,6 +83,7 @@ def steps(bank: Path | None, data: Path | None) -> list[Step]:
     return found
 
 
+_FASTEST = "amn_queue,dramatiq_threads,huey_thread"
 QUICK = (
     Step(
         name="compare",
@@ -208,6 +214,7 @@ def joined(out: Path, names: Sequence[str]) -> str:
     for name in dict.fromkeys(names):
         path = out / f"{name}.md"
         if path.is_file():
-            plots = "".join(f"\n![{p.stem}]({p.name})\n" for p in sorted(out.glob(f"{name}*.svg")))
+            images = (out / f"{name}.svg", out / f"{name}-flame.svg")
+            plots = "".join(f"\n![{p.stem}]({p.name})\n" for p in images if p.is_file())
             parts.append(f"## {name}\n\n{path.read_text('utf-8')}{plots}")
     return "\n".join(parts)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from amn.predictor import Predictor
 
@@ -17,6 +18,8 @@ URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379/0")
 CONTEXT_BYTES = 5 * 768 * 4
 #: With this in the environment each answer ends with the time at which it was computed.
 STAMPED = bool(os.environ.get("BENCH_STAMP"))
+#: With this one the others run the network as its modules are written, not its fast form.
+WRITTEN = bool(os.environ.get("BENCH_WRITTEN"))
 ROOT = Path(__file__).resolve().parents[2] / "artifacts" / "lvm"
 
 
@@ -44,6 +47,12 @@ def work_of(context: bytes) -> bytes:
     return found + struct.pack("<d", time.time()) if STAMPED else found
 
 
+@torch.inference_mode()
+def as_written(model: Predictor, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(1, 5, 768) -> (1, 768), by the modules themselves."""
+    return model.checkpoint.model(torch.from_numpy(rows)).numpy()  # type: ignore[no-any-return]
+
+
 def answer(context: bytes) -> bytes:
     """A (5, 768) float32 context -> the (768,) prediction and its two best cosines, float32.
 
@@ -55,6 +64,6 @@ def answer(context: bytes) -> bytes:
     model = predictor()
     assert model.bank is not None
     rows = np.frombuffer(context, dtype="<f4").reshape(1, 5, 768).copy()
-    vectors = model.forward(rows)
+    vectors = as_written(model, rows) if WRITTEN else model.forward(rows)
     near = model.bank.top2(vectors)
     return vectors.tobytes() + struct.pack("<2f", float(near.best[0]), float(near.second[0]))
