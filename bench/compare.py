@@ -157,10 +157,11 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     lines += ["", *markdown(heads, rows), ""]
     lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in order if s["workers"] == 1]
+    form = "as it is written" if report["written"] else "in its fast form"
     lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
     lines += [
         "",
-        f"15,360-byte contexts, model and gate for each, answers stored, loopback TCP. {facts(report)}",
+        f"15,360-byte contexts; the others run the network {form}, and the gate; loopback TCP. {facts(report)}",
     ]
     return "\n".join(lines) + "\n"
 
