@@ -161,7 +161,7 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
     lines += [
         "",
-        f"15,360-byte contexts; the others run the network {form}, and the gate; loopback TCP. {facts(report)}",
+        f"15,360-byte contexts; the others run the network {form}; loopback TCP. {facts(report)}",
     ]
     return "\n".join(lines) + "\n"
 
