@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drift_world import ARTIFACTS, Increments, Sample, Scorer, Service, Vectors
 
 from amn.predictor import Predictor
 from amn.slices import load_slices
+from drift.world import ARTIFACTS, Increments, Sample, Scorer, Service, Vectors
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drift_world import ARTIFACTS, KEYS
 
 from amn import checkpoint
+from drift.world import ARTIFACTS, KEYS
 from ops.alerts import AlertSettings, apply
 from ops.drift.findings import Finding
 from ops.drift.loop import Judge

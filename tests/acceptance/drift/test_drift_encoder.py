@@ -8,8 +8,8 @@ inputs give it away.
 from __future__ import annotations
 
 import pytest
-from drift_world import KEYS, MODEL, Increments, Sample, Scorer, Service, Vectors, Windows
 
+from drift.world import KEYS, MODEL, Increments, Sample, Scorer, Service, Vectors, Windows
 from ops.drift.memory import Memory, Order
 
 pytestmark = pytest.mark.timeout(300)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from drift_world import Increments, Sample, Scorer, Service
+
+from drift.world import Increments, Sample, Scorer, Service
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drift_world import ARTIFACTS, ID, KEYS, MODEL, ONE_IN, OOD, Increments, Sample, Scorer, Service, Windows
 
+from drift.world import ARTIFACTS, ID, KEYS, MODEL, ONE_IN, OOD, Increments, Sample, Scorer, Service, Windows
 from producer import wire
 from producer.messages import Reply, Request
 from producer.sampling import RATE_MAX, sampled

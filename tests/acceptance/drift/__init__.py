@@ -1,0 +1,1 @@
+"""The drift judgement end to end: real vectors, real scoring, a compressed clock."""
