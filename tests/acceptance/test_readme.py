@@ -24,4 +24,4 @@ def test_the_clients_five_lines_run_and_print_an_answer(service: Amn) -> None:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    assert re.match(r"\(768,\) (amn|gru) 0\.\d+ \(", ended.stdout)
+    assert re.match(r"\(768,\) (amn|stacked) 0\.\d+ \(", ended.stdout)
