@@ -22,7 +22,7 @@ Vectors = NDArray[np.float32]
 
 #: What a bank must meet: shares of the requests.
 AGREE_MIN, UNSAFE_MAX, BIAS_MAX = 0.997, 0.001, 0.002
-_SHARE, _UNSAFE_SHARE = 0.9, 0.5
+_SHARE, _UNSAFE_SHARE = 2 / 3, 0.5
 #: (probes, rerank, probes_wide, rerank_wide, within), the cheapest first.
 WIDTHS = (
     (10, 64, 32, 64, 0.13),

@@ -26,7 +26,7 @@ from amn.reference_recheck import drawn, recheck
 pytest.importorskip("faiss")
 
 COUNT = 30_000
-INDEX = IndexSettings(cells=128, probes=16, probes_wide=40, within=0.3)
+INDEX = IndexSettings(cells=128, probes=16, rerank=64, probes_wide=40, rerank_wide=96, within=0.3)
 SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test", indexed=True, index=INDEX)
 
 
@@ -288,7 +288,7 @@ def test_a_build_with_queries_keeps_what_it_measured_and_is_another_bank(tmp_pat
 def test_a_small_bank_gets_no_more_cells_than_it_fills(tmp_path, vectors):
     build_bank(vectors[:320], tmp_path / "bank", replace(SETTINGS, index=IndexSettings()))
     bank = load_bank(tmp_path / "bank")
-    assert (bank.settings.cells, bank.settings.probes, bank.settings.probes_wide) == (20, 14, 20)
+    assert (bank.settings.cells, bank.settings.probes, bank.settings.probes_wide) == (20, 20, 20)
     best, *_ = bank.top2(vectors[:320])
     np.testing.assert_allclose(best, 1, atol=1e-5)
 
