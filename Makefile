@@ -53,8 +53,9 @@ reproduce-quick: $(VENV)/.dev
 doctor: $(VENV)/.ops
 	@$(BIN)/amn doctor $(ARGS)
 
+# One thread for each process: the tests start many, and their products are small.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
