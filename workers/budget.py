@@ -36,7 +36,7 @@ _LOG = structlog.get_logger("amn.gate")
 _AHEAD = 1.5
 #: The threshold lets through a little more than the budget, which then has the last word: what a
 #: threshold keeps back can not be spent later.
-_EAGER = 1.1
+_EAGER = 1.25
 _FADE = 0.97
 
 
