@@ -139,9 +139,7 @@ class AmnHandler:
         if not batch.starts:
             made = Made(vectors, hard, columns, columns.rows(), sound.tolist(), took)
             return [self._single(batch, i, i, made) for i in range(len(batch))]
-        lone = [
-            start for start, request in zip(batch.starts, batch.requests, strict=False) if not request.batched
-        ]
+        lone = not all(request.batched for request in batch.requests)
         made = Made(vectors, hard, columns, columns.rows() if lone else [], sound.tolist(), took)
         return [
             self._batched(batch, i, made)
