@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amn.folded_bounded import ONE_BY_ONE, FoldedBounded
+from amn.folded_bounded import FEW, FoldedBounded
 from amn.network import SCORE_SCALE, BoundedAMN, CardAMN, PublishedAMN, check_contexts
 from amn.tensors import against, columns, join, normal, unit, weights_of
 
@@ -52,7 +52,7 @@ class Folded:
     def arrays(self, contexts: Array) -> Array:
         """The same from array to array; a few contexts never become tensors, which costs a fifth of
         the time of a single one."""
-        if self._few is not None and len(contexts) <= ONE_BY_ONE:
+        if self._few is not None and len(contexts) <= FEW:
             check_contexts(contexts)
             return self._few(contexts)
         return self(contexts).numpy()

@@ -7,9 +7,10 @@ Exact rewrites on top of those of `amn/folded.py`:
    index, and the baseline's length is its sum.
 3. Where trust is 0 the content scores and the residual are multiplied by it, so a context
    that the model does not trust pays for neither: an eighth of the weights is read.
-4. A few contexts take the same steps one by one in NumPy: calling thirty tensor operations on a
-   few numbers each costs more than the arithmetic, and up to three matrix-vector products
-   take less than one product of a matrix with three rows.
+4. A few contexts take the same steps in compiled loops (amn/kernel.py), which read half the bytes:
+   one context is limited by its memory. Where they were not built, up to three go one by one in
+   NumPy: calling thirty tensor operations on a few numbers each costs more than the arithmetic, and
+   three matrix-vector products take less than one product of a matrix with three rows.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amn import kernel
 from amn.config import CONTEXT_LENGTH
 from amn.network import SCORE_SCALE, BoundedAMN
 from amn.tensors import against, columns, unit, weights_of
 
 K = CONTEXT_LENGTH
 Array = NDArray[np.float32]
-#: Batches up to this size go one by one.
-ONE_BY_ONE = 3
+#: Batches up to this size are few: compiled loops win up to 32, NumPy one by one up to 3.
+FEW = 32 if kernel.READY else 3
 
 
 class FoldedBounded:
@@ -57,7 +59,7 @@ class FoldedBounded:
         self.detect = columns(w["detect.weight"] * model.SHARPNESS)  # (768, 656)
         self.detect_bias = w["detect.bias"] * model.SHARPNESS
         self.recall, self.recall_bias = columns(w["recall.weight"]), w["recall.bias"]  # (656, 768)
-        self._one = _One(self)
+        self.few = _Loops(self) if kernel.READY else _OneByOne(self)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Contexts (B, 5, 768) -> (B, 768)."""
@@ -81,13 +83,6 @@ class FoldedBounded:
         base[trusted] = unit(self._with_residual(base[trusted], gate))
         return base
 
-    def few(self, contexts: Array) -> Array:
-        """The same, of a few contexts."""
-        answers = np.empty((len(contexts), contexts.shape[2]), dtype=np.float32)
-        for context, answer in zip(contexts, answers, strict=True):
-            self._one(context, answer)
-        return answers
-
     def _content(self, x: Tensor, projected: Tensor, trust: Tensor) -> Tensor:
         """Content scores of trusted contexts, (T, K)."""
         turned = projected[:, self.familiar_dim :] @ self.key  # (T, D)
@@ -101,8 +96,37 @@ class FoldedBounded:
         return torch.addcmul(base, gate / torch.hypot(length, self.bound), residual, value=self.residual_max)
 
 
-class _One:
-    """The same steps for one context, in NumPy."""
+class _Loops:
+    """The same, of a few contexts, in compiled loops."""
+
+    def __init__(self, folded: FoldedBounded) -> None:
+        self._network = kernel.Network(
+            {
+                "both": _rows(folded.familiar_and_query),
+                "key": _rows(folded.key),
+                "detect": _rows(folded.detect),
+                "recall": _rows(folded.recall),
+            },
+            gram=folded.gram.numpy(),
+            gram_bias=folded.gram_bias.numpy(),
+            scores=_rows(folded.scores),
+            position=folded.position_score.numpy(),
+            detect_bias=folded.detect_bias.numpy(),
+            recall_bias=folded.recall_bias.numpy(),
+            familiar=folded.familiar_dim,
+            paired=folded.gram.shape[1] - 1,
+            trust_slope=folded.trust_slope,
+            trust_offset=folded.trust_offset,
+            residual_max=folded.residual_max,
+        )
+
+    def __call__(self, contexts: Array) -> Array:
+        """(B, 5, 768) -> (B, 768)."""
+        return self._network(contexts)
+
+
+class _OneByOne:
+    """The same, of a few contexts, in NumPy."""
 
     def __init__(self, folded: FoldedBounded) -> None:
         self.residual_max = folded.residual_max
@@ -116,7 +140,14 @@ class _One:
         self.detect, self.detect_bias = _rows(folded.detect), folded.detect_bias.numpy()
         self.recall, self.recall_bias = _rows(folded.recall), folded.recall_bias.numpy()
 
-    def __call__(self, x: Array, answer: Array) -> None:
+    def __call__(self, contexts: Array) -> Array:
+        """(B, 5, 768) -> (B, 768)."""
+        answers = np.empty((len(contexts), contexts.shape[2]), dtype=np.float32)
+        for context, answer in zip(contexts, answers, strict=True):
+            self._answer(context, answer)
+        return answers
+
+    def _answer(self, x: Array, answer: Array) -> None:
         """One context (5, 768) -> `answer` (768,)."""
         total = x.sum(0)  # (D,)
         gram = (x @ x.T).ravel()  # (25,)

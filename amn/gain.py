@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amn import kernel
 from amn.errors import CheckpointError
 
 FORMAT = 1
@@ -43,6 +44,8 @@ Vectors = NDArray[np.float32]
 
 def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) -> Values:
     """(B, 5, 768) contexts and (B, 768) unit predictions -> (B, 5) in the order of `FEATURES`."""
+    if kernel.READY:
+        return kernel.features(contexts, predictions)
     gram, along = _products(contexts, predictions)
     sums = gram.reshape(-1, 25) @ _SUMS
     total = np.sqrt(sums[:, 0])

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from amn import kernel
 from amn.errors import CheckpointError
 from amn.reference_files import BankManifest, Multiplicity, check_files, map_arrays, read_manifest
 
@@ -76,6 +77,7 @@ class ReferenceBank:
         self.manifest = manifest
         self.vectors = vectors
         self.multiplicity = multiplicity
+        self._loops = kernel.References(vectors) if kernel.READY else None
 
     def __len__(self) -> int:
         return int(self.vectors.shape[0])
@@ -94,6 +96,9 @@ class ReferenceBank:
         Returns:
             Exact neighbours.
         """
+        if self._loops is not None:
+            best, second, index = self._loops.top2(predictions)
+            return Neighbours(best, second, index, np.ones(len(index), dtype=np.bool_))
         if len(predictions) <= _ONE_BY_ONE:
             scores = np.stack([self.vectors @ prediction for prediction in predictions])
         else:
