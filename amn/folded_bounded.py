@@ -63,6 +63,10 @@ class FoldedBounded:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Contexts (B, 5, 768) -> (B, 768)."""
+        return self.trusted(x)[0]
+
+    def trusted(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts (B, 5, 768) -> answers (B, 768) and how far each is trusted, (B,)."""
         total = x.sum(1)  # (B, D), five times the baseline
         gram = torch.bmm(x, x.transpose(1, 2)).flatten(1)  # (B, 25)
         projected = total @ self.familiar_and_query  # (B, 90 + 256)
@@ -78,10 +82,10 @@ class FoldedBounded:
             scores[trusted] += self._content(x[trusted], projected[trusted], trust[trusted])
         base = unit(torch.bmm(scores.softmax(1).unsqueeze(1), x).squeeze(1))  # (B, D)
         if not count:
-            return base
+            return base, trust
         gate = (trust[trusted] * paired[trusted, -1].sigmoid()).unsqueeze(1)  # (T, 1)
         base[trusted] = unit(self._with_residual(base[trusted], gate))
-        return base
+        return base, trust
 
     def _content(self, x: Tensor, projected: Tensor, trust: Tensor) -> Tensor:
         """Content scores of trusted contexts, (T, K)."""
@@ -122,6 +126,10 @@ class _Loops:
 
     def __call__(self, contexts: Array) -> Array:
         """(B, 5, 768) -> (B, 768)."""
+        return self.trusted(contexts)[0]
+
+    def trusted(self, contexts: Array) -> tuple[Array, Array]:
+        """(B, 5, 768) -> answers (B, 768) and how far each is trusted, (B,)."""
         return self._network(contexts)
 
 

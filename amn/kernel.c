@@ -136,10 +136,21 @@ INLINE void mix(const float *x, const float *scores, float *out) {
     make_unit(out);
 }
 
-/* `count` contexts (5, 768), at most FEW -> unit vectors (768). */
-FAST void amn_forward(const network *n, const float *x, int64_t count, float *out) {
+/* (count, width) -> (count, rows): a layer of another network, for few rows. */
+FAST void amn_product(const matrix *m, const float *x, int64_t count, float *out) {
+    for (int64_t first = 0; first < count; first += FEW) {
+        const float *in[FEW];
+        float *to[FEW];
+        int some = count - first < FEW ? (int)(count - first) : FEW;
+        for (int c = 0; c < some; c++) in[c] = x + (first + c) * m->width, to[c] = out + (first + c) * m->rows;
+        product(m, in, to, some);
+    }
+}
+
+/* `count` contexts (5, 768), at most FEW -> unit vectors (768) and how far each was trusted. */
+FAST void amn_forward(const network *n, const float *x, int64_t count, float *out, float *trust) {
     _Alignas(32) float space[3][FEW][DIM]; /* every product is at most 768 long */
-    float gram[K * K], scores[FEW][K], gate[FEW], trust[FEW];
+    float gram[K * K], scores[FEW][K], gate[FEW];
     const float *in[FEW] = {0};
     float *to[FEW] = {0};
     int trusted[FEW], some = 0;

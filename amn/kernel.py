@@ -86,15 +86,30 @@ class Network:
         self._network.fill(**{name: _narrow(array) for name, array in matrices.items()}, **fields)
         self._address = ctypes.addressof(self._network)
 
-    def __call__(self, contexts: Array) -> Array:
-        """(B, 5, 768) -> (B, 768), float32."""
+    def __call__(self, contexts: Array) -> tuple[Array, Array]:
+        """(B, 5, 768) -> answers (B, 768) and how far each context is trusted, (B,), float32."""
         contexts = np.ascontiguousarray(contexts)
         count, _, width = contexts.shape
-        answers = np.empty((count, width), np.float32)
-        for first in range(0, count, FEW):
-            last = min(first + FEW, count)
-            _forward(self._address, _at(contexts[first:]), last - first, _at(answers[first:]))
-        return answers
+        answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
+        for i in range(0, count, FEW):
+            some = min(FEW, count - i)
+            _forward(self._address, _at(contexts[i:]), some, _at(answers[i:]), _at(trust[i:]))
+        return answers, trust
+
+
+class Layer:
+    """A matrix (out, in), float32, kept as int16."""
+
+    def __init__(self, weights: Array) -> None:
+        self._matrix = _narrow(weights)
+        self._address, self._rows = ctypes.addressof(self._matrix), len(weights)
+
+    def __call__(self, rows: Array) -> Array:
+        """(B, in) -> (B, out), float32."""
+        rows = np.ascontiguousarray(rows)
+        made = np.empty((len(rows), self._matrix.rows), np.float32)
+        _product(self._address, _at(rows), len(rows), _at(made))
+        return made[:, : self._rows]
 
 
 def _narrow(weights: Array) -> _Matrix:
@@ -156,6 +171,8 @@ def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
 
 if READY:
     _forward, _top2, _features = _LIBRARY.amn_forward, _LIBRARY.amn_top2, _LIBRARY.amn_features
-    _forward.argtypes, _forward.restype = (_P, _P, _I, _P), None
+    _product = _LIBRARY.amn_product
+    _forward.argtypes, _forward.restype = (_P, _P, _I, _P, _P), None
+    _product.argtypes, _product.restype = (_P, _P, _I, _P), None
     _top2.argtypes, _top2.restype = (_P, _P, _I, _P, _P, _P), ctypes.c_int
     _features.argtypes, _features.restype = (_P, _P, _I, _P), None
