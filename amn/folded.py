@@ -8,7 +8,7 @@ modules within 1e-5.
 2. LayerNorm gains and biases, the score scale and the sharpness go into the next matrix.
 3. Mean and mixture are one (2 x 5) product with the context.
 
-The layout that is shipped has a file of its own, `amn/folded_bounded.py`.
+The two layouts that are shipped have files of their own: `amn/folded_bounded.py`, `amn/folded_stacked.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amn.folded_bounded import FEW, FoldedBounded
+from amn.folded_stacked import FoldedStacked
 from amn.network import SCORE_SCALE, BoundedAMN, CardAMN, PublishedAMN, check_contexts
+from amn.stacked import StackedAMN
 from amn.tensors import against, columns, join, normal, unit, weights_of
 
 Contexts = NDArray[np.float32] | Tensor
@@ -69,6 +71,9 @@ def fold(model: nn.Module) -> Folded:
         if isinstance(model, BoundedAMN):
             bounded = FoldedBounded(model)
             return Folded(bounded, bounded.few)
+        if isinstance(model, StackedAMN):
+            stacked = FoldedStacked(model)
+            return Folded(stacked, stacked.few)
         if isinstance(model, CardAMN):
             return Folded(FoldedCard(model))
         return Folded(FoldedPublished(model) if isinstance(model, PublishedAMN) else model)

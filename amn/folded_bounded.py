@@ -16,6 +16,7 @@ Exact rewrites on top of those of `amn/folded.py`:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -59,7 +60,8 @@ class FoldedBounded:
         self.detect = columns(w["detect.weight"] * model.SHARPNESS)  # (768, 656)
         self.detect_bias = w["detect.bias"] * model.SHARPNESS
         self.recall, self.recall_bias = columns(w["recall.weight"]), w["recall.bias"]  # (656, 768)
-        self.few = _Loops(self) if kernel.READY else _OneByOne(self)
+        self.loops = _Loops(self) if kernel.READY else None
+        self.few: Callable[[Array], Array] = self.loops or _OneByOne(self)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Contexts (B, 5, 768) -> (B, 768)."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from amn_helpers import contexts, made, stir
 
+from amn import kernel
 from amn.config import PARAMETERS, ModelConfig, TrainConfig, model_config_from_dict
 from amn.errors import ConfigError, ShapeError
 from amn.folded import fold
@@ -58,6 +59,22 @@ def test_the_folded_form_answers_like_the_module(layout, batch):
     assert (fold(model)(x) - expected).abs().max() < 1e-5
     assert (fold(model)(x.numpy()) - expected).abs().max() < 1e-5
     assert np.abs(fold(model).arrays(x.numpy()) - expected.numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_a_stacked_network_is_folded_with_its_first_stage(loops, monkeypatch):
+    monkeypatch.setattr(kernel, "READY", loops and kernel.READY)
+    model = made("stacked", residual_share=0.5)
+    familiar, strange = contexts(6, topic=2.0), contexts(6, seed=99)
+    model.first.fit_familiar(familiar.flatten(0, 1))
+    x = torch.cat([strange, familiar])
+    with torch.inference_mode():
+        expected, first = model(x), model.first(x)
+    assert (expected - first)[6:].abs().max() > 1e-3  # the second stage has something to say
+    folded = fold(model)
+    assert (folded(x) - expected).abs().max() < 1e-5
+    for rows in (slice(0, 12), slice(0, 1), slice(6, 7), slice(4, 8)):
+        assert np.abs(folded.arrays(x[rows].numpy()) - expected[rows].numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize("batch", [1, 3, 12])
