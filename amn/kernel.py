@@ -1,8 +1,8 @@
 """The compiled loops of `amn/kernel.c`, from array to array; the callers have the same in NumPy.
 
 The file is built when the package is installed, if there is a C compiler (`pip install`, optional in
-setup.py). `READY` says whether it was, and whether this processor can run it. It is called through
-ctypes, which lets other threads run meanwhile.
+setup.py). `READY` says whether it was, and whether this processor can run it; `WHY`, what is in the way.
+It is called through ctypes, which lets other threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -18,22 +18,26 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 #: Contexts a call of `amn_forward`.
 FEW = 8
+#: As in amn/kernel.c: a library that was built before a structure or an argument changed is not called.
+_VERSION = 1
 _INT16_MAX, _BYTE_MAX, _MIDDLE = 32767, 127, 128
 
 
-def _load() -> Any:
-    """The library, or None where it was not built or this processor cannot run it."""
+def _load() -> tuple[Any, str]:
+    """The library, and nothing; or None, and why: what `amn doctor` explains."""
     found = importlib.util.find_spec("amn._kernel")
     if found is None or found.origin is None:
-        return None
+        return None, "not built"
     try:
         library = ctypes.CDLL(found.origin)
     except OSError:
-        return None
-    return library if library.amn_supported() else None
+        return None, "outdated"
+    if getattr(library, "amn_version", int)() != _VERSION:
+        return None, "outdated"
+    return (library, "") if library.amn_supported() else (None, "processor")
 
 
-_LIBRARY: Any = _load()
+_LIBRARY, WHY = _load()
 READY = _LIBRARY is not None
 
 
@@ -88,7 +92,7 @@ class Network:
 
     def __call__(self, contexts: Array) -> tuple[Array, Array]:
         """(B, 5, 768) -> answers (B, 768) and how far each context is trusted, (B,), float32."""
-        contexts = np.ascontiguousarray(contexts)
+        contexts = np.ascontiguousarray(contexts, np.float32)
         count, _, width = contexts.shape
         answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
         for i in range(0, count, FEW):
@@ -106,7 +110,7 @@ class Layer:
 
     def __call__(self, rows: Array) -> Array:
         """(B, in) -> (B, out), float32."""
-        rows = np.ascontiguousarray(rows)
+        rows = np.ascontiguousarray(rows, np.float32)
         made = np.empty((len(rows), self._matrix.rows), np.float32)
         _product(self._address, _at(rows), len(rows), _at(made))
         return made[:, : self._rows]
@@ -153,7 +157,7 @@ class References:
         Raises:
             MemoryError: There was none for four numbers a reference.
         """
-        predictions, count = np.ascontiguousarray(predictions), len(predictions)
+        predictions, count = np.ascontiguousarray(predictions, np.float32), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
         if _top2(self._address, _at(predictions), count, _at(best), _at(second), _at(ids)):
@@ -162,8 +166,9 @@ class References:
 
 
 def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
-    """As `amn.gain.features`, of float32 arrays."""
-    contexts, predictions = np.ascontiguousarray(contexts), np.ascontiguousarray(predictions)
+    """As `amn.gain.features`."""
+    contexts = np.ascontiguousarray(contexts, np.float32)
+    predictions = np.ascontiguousarray(predictions, np.float32)
     made = np.empty((len(contexts), 5))
     _features(_at(contexts), _at(predictions), len(contexts), _at(made))
     return made

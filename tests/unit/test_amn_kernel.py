@@ -1,0 +1,244 @@
+"""The compiled loops answer what NumPy, torch and the modules answer; without them NumPy serves."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from amn import gain, kernel
+from amn.predictor import Predictor
+from amn.reference import ReferenceBank, exact_top2
+
+ROOT = Path(__file__).parents[2]
+LVM = ROOT / "artifacts" / "lvm"
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.open(LVM / "production_model", LVM / "reference_bank")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """20 windows of the shipped sample and, in turns with them, 20 contexts of unrelated vectors."""
+    held = np.load(ROOT / "artifacts" / "sample" / "sequences.npz", allow_pickle=False)
+    starts = np.flatnonzero(held["article"][:-5] == held["article"][5:])
+    made = np.random.default_rng(0).normal(size=(40, 5, 768))
+    made[::2] = held["vectors"].astype(np.float64)[starts[:: len(starts) // 19, None][:20] + np.arange(5)]
+    return (made / np.linalg.norm(made, axis=2, keepdims=True)).astype(np.float32)
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+@torch.inference_mode()
+def by_modules(predictor, contexts):
+    return predictor.checkpoint.model(torch.from_numpy(np.ascontiguousarray(contexts))).numpy()
+
+
+def can_build():
+    """Linux on x86-64 with AVX2, FMA and a C compiler: there an install makes the loops."""
+    if sys.platform != "linux" or platform.machine() != "x86_64" or shutil.which("cc") is None:
+        return False
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    return {"avx2", "fma"} <= set(flags)
+
+
+@pytest.mark.skipif(not can_build(), reason="no compiler, or a processor without AVX2")
+def test_the_loops_are_in_use_wherever_an_install_can_build_them():
+    assert kernel.READY, f"{kernel.WHY}: run `pip install -e .` again"
+
+
+def test_the_sample_holds_contexts_that_the_model_trusts_and_such_that_it_does_not(predictor, sample):
+    with torch.inference_mode():
+        trust = predictor.checkpoint.model.trust(torch.from_numpy(sample).mean(1)).numpy()[:, 0]
+    assert (trust[1::2] == 0).all()
+    assert (trust[::2] > 0).sum() >= 10
+    assert (trust == 1).any()
+    assert ((trust > 0) & (trust < 1)).any()
+
+
+@pytest.mark.parametrize("count", range(1, 41))
+def test_any_number_of_contexts_is_answered_like_the_modules_do(predictor, sample, count):
+    answers = predictor.forward(sample[:count])
+    assert answers.shape == (count, 768)
+    np.testing.assert_allclose(answers, by_modules(predictor, sample[:count]), rtol=0, atol=1e-5)
+
+
+def test_a_context_has_the_same_answer_in_a_batch_of_any_size(predictor, sample):
+    alone = np.concatenate([predictor.forward(context[None]) for context in sample])
+    for size in range(2, 41):
+        parts = [predictor.forward(sample[i : i + size]) for i in range(0, len(sample), size)]
+        # Above 32, and without loops above 3, torch sums in another order. Measured: 2e-7.
+        np.testing.assert_allclose(np.concatenate(parts), alone, rtol=0, atol=2e-6)
+
+
+def test_no_context_at_all_has_no_answers(predictor):
+    assert predictor.forward(np.empty((0, 5, 768), np.float32)).shape == (0, 768)
+
+
+def test_contexts_of_any_layout_are_answered(predictor, sample):
+    wanted = predictor.forward(sample[:6])
+    spread = np.zeros((12, 5, 800), np.float32)
+    spread[::2, :, 7:775] = sample[:6]
+    shifted = np.frombuffer(b"x" + sample[:6].tobytes(), dtype="<f4", offset=1).reshape(6, 5, 768)
+    assert not shifted.flags.aligned
+    for view in (spread[::2, :, 7:775], np.asfortranarray(sample[:6]), shifted):
+        np.testing.assert_array_equal(predictor.forward(view), wanted)
+        np.testing.assert_array_equal(
+            gain.features(view, np.asfortranarray(wanted)), gain.features(sample[:6], wanted)
+        )
+        np.testing.assert_array_equal(
+            predictor.bank.top2(np.asfortranarray(wanted)).best, predictor.bank.top2(wanted).best
+        )
+
+
+def test_numbers_of_another_type_are_converted_and_not_misread(predictor, sample):
+    contexts, vectors = sample[:3], predictor.forward(sample[:3])
+    for dtype in (np.float64, np.float16):
+        near = predictor.bank.top2(vectors.astype(dtype))
+        np.testing.assert_allclose(near.best, predictor.bank.top2(vectors).best, atol=2e-3)
+        found = gain.features(contexts.astype(dtype), vectors.astype(dtype))
+        np.testing.assert_allclose(found, gain.features(contexts, vectors), atol=2e-3)
+    np.testing.assert_allclose(predictor.predict(contexts.astype(np.float64)), vectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_no_number_spoils_no_other_row_and_has_no_confidence(predictor, sample, value):
+    spoilt = sample[:9].copy()
+    spoilt[4, 2, 100], spoilt[7] = value, value
+    good = np.delete(np.arange(9), [4, 7])
+    with np.errstate(invalid="ignore"):
+        answers = predictor.forward(spoilt)
+        near, found = predictor.bank.top2(answers), gain.features(spoilt, answers)
+    wanted = predictor.forward(sample[:9])
+    np.testing.assert_allclose(answers[good], wanted[good], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(near.ids[good], predictor.bank.top2(wanted).ids[good])
+    np.testing.assert_allclose(near.best[good], predictor.bank.top2(wanted).best[good], atol=1e-6)
+    np.testing.assert_allclose(found[good], gain.features(sample[:9], wanted)[good], atol=1e-5)
+    assert not (near.best[[4, 7]] > 0).any()
+    assert ((near.ids >= 0) & (near.ids < len(predictor.bank))).all()
+
+
+def test_threads_that_compute_at_once_do_not_meet(predictor, sample):
+    wanted = [predictor.forward(sample[i : i + 3]) for i in range(20)]
+
+    def again(i):
+        vectors = predictor.forward(sample[i : i + 3])
+        return vectors, predictor.bank.top2(vectors).best
+
+    with ThreadPoolExecutor(4) as threads:
+        for i, (vectors, best) in enumerate(threads.map(again, [*range(20)] * 5)):
+            np.testing.assert_array_equal(vectors, wanted[i % 20])
+            np.testing.assert_array_equal(best, predictor.bank.top2(wanted[i % 20]).best)
+
+
+@st.composite
+def banks_and_queries(draw):
+    """Unit rows with duplicates, near-duplicates and one-hot rows among them, and queries near and far."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, batch = draw(st.sampled_from([1, 2, 3, 5, 17, 64, 257])), draw(st.integers(1, 9))
+    # Few directions make cosines that are large and near to each other; few large numbers, coarse bytes.
+    directions = draw(st.sampled_from([1, 2, 768]))
+    rows = rng.normal(size=(count, directions)) @ rng.normal(size=(directions, 768))
+    rows **= draw(st.sampled_from([1, 5]))
+    for kind in draw(st.lists(st.sampled_from(["copy", "near", "hot"]), max_size=4)):
+        one, other = rng.integers(count, size=2)
+        if kind == "hot":
+            rows[one] = np.eye(768)[rng.integers(768)] * rng.choice([-1, 1])
+        else:
+            rows[one] = rows[other] * (
+                1 + (kind == "near") * rng.normal(size=768) * 10.0 ** -rng.integers(2, 7)
+            )
+    vectors = unit(rows)
+    queries = unit(rng.normal(size=(batch, 768)))
+    for i, kind in enumerate(draw(st.lists(st.sampled_from(["row", "far", "hot", "next"]), max_size=batch))):
+        row = vectors[rng.integers(count)]
+        queries[i] = {
+            "row": row,
+            "far": -row,
+            "hot": np.eye(768, dtype=np.float32)[rng.integers(768)],
+            "next": unit(row + 1e-3 * rng.normal(size=768)),
+        }[kind]
+    return vectors, queries
+
+
+@settings(max_examples=200)
+@given(banks_and_queries())
+def test_the_two_best_are_those_of_an_exact_search_and_of_equal_rows_the_first(predictor, drawn):
+    vectors, queries = drawn
+    bank = ReferenceBank(vectors, np.ones(len(vectors), np.uint32), predictor.bank.manifest)
+    found, exact = bank.top2(queries), exact_top2(vectors, queries)
+    np.testing.assert_allclose(found.best, exact.best, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.second, exact.second, rtol=0, atol=1e-6)
+    assert found.certain.all()
+    clear = exact.best - exact.second > 1e-6  # else rounding decides which of the two comes first
+    np.testing.assert_array_equal(found.ids[clear], exact.ids[clear])
+    np.testing.assert_allclose(np.vecdot(vectors[found.ids], queries), exact.best, rtol=0, atol=1e-6)
+    if kernel.READY:  # a product of matrices may round equal rows differently
+        equal = (vectors[None] == vectors[found.ids][:, None]).all(axis=2)
+        np.testing.assert_array_equal(found.ids, equal.argmax(axis=1))
+
+
+def test_the_two_best_of_the_shipped_bank_are_those_of_an_exact_search(predictor, sample):
+    queries = np.concatenate([predictor.forward(sample), predictor.bank.vectors[::50]])
+    found, exact = predictor.bank.top2(queries), exact_top2(predictor.bank.vectors, queries)
+    np.testing.assert_array_equal(found.ids, exact.ids)
+    np.testing.assert_allclose(found.best, exact.best, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found.second, exact.second, rtol=0, atol=1e-6)
+
+
+def test_the_features_of_the_gain_are_those_of_numpy(predictor, sample, monkeypatch):
+    same, close = np.repeat(sample[:4, :1], 5, axis=1), sample[:4].copy()
+    close[:, 1:] = unit(close[:, :1] + 1e-3 * close[:, 1:])
+    contexts = np.concatenate([sample, same, close])
+    predictions = predictor.forward(contexts)
+    found = gain.features(contexts, predictions)
+    monkeypatch.setattr(kernel, "READY", False)
+    np.testing.assert_allclose(found, gain.features(contexts, predictions), rtol=0, atol=1e-5)
+
+
+#: Runs where the library cannot be found, as after an install without a compiler.
+WITHOUT = """
+import importlib.util, sys
+from pathlib import Path
+import numpy as np
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "amn._kernel" else find(name, *rest)
+from amn import folded_bounded, gain, kernel
+from amn.predictor import Predictor
+assert not kernel.READY and kernel.WHY == "not built" and folded_bounded.FEW == 3
+root, given, out = map(Path, sys.argv[1:])
+predictor = Predictor.open(root / "production_model", root / "reference_bank")
+contexts, found = np.load(given), {}
+for count in (1, 3, len(contexts)):
+    vectors = predictor.forward(contexts[:count])
+    near, features = predictor.bank.top2(vectors), gain.features(contexts[:count], vectors)
+    for name, value in (("vectors", vectors), ("features", features), *near._asdict().items()):
+        found[f"{name}-{count}"] = value
+np.savez(out, **found)
+"""
+
+
+def test_without_the_library_numpy_gives_the_same_answers(predictor, sample, tmp_path):
+    given, out = tmp_path / "contexts.npy", tmp_path / "found.npz"
+    np.save(given, sample)
+    command = [sys.executable, "-c", WITHOUT, str(LVM), str(given), str(out)]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=60)
+    found = np.load(out)
+    for count in (1, 3, len(sample)):
+        vectors = predictor.forward(sample[:count])
+        near, features = predictor.bank.top2(vectors), gain.features(sample[:count], vectors)
+        for name, value in (("vectors", vectors), ("features", features), *near._asdict().items()):
+            np.testing.assert_allclose(found[f"{name}-{count}"], value, rtol=0, atol=1e-5, err_msg=name)
