@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ops.drift.store import read_window
 from ops.drift.window import ModelSummary, summary
-from ops.health import artifacts, letters, server, streams, workers
+from ops.health import artifacts, letters, loops, server, streams, workers
 from ops.health.findings import FAILURE, Finding
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
@@ -26,6 +26,7 @@ class Facts:
     Attributes:
         drift: What the shadow measured in the last 24 h, by model id.
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
+        loops: What is in the way of the compiled loops on this machine; empty when they are in use.
     """
 
     url: str
@@ -37,6 +38,7 @@ class Facts:
     counters: dict[str, int]
     drift: Mapping[str, ModelSummary]
     artifacts: dict[str, str]
+    loops: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ def gather(settings: ProducerSettings, root: Path) -> Facts:
                 counters={name.decode(): int(value) for name, value in sorted(counters.items())},
                 drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
                 artifacts=artifacts.look(root),
+                loops=loops.look(),
             )
     finally:
         client.close()
@@ -92,6 +95,7 @@ def judge(facts: Facts) -> list[Finding]:
         *streams.judge(facts.streams),
         *letters.judge(facts.letters),
         *artifacts.judge(facts.artifacts),
+        loops.judge(facts.loops),
     ]
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import fakeredis
 import pytest
 
+from amn import kernel
 from ops.drift.store import read_window
 from ops.drift.window import summary
-from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge
+from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge, loops
 from ops.health.letters import LetterFacts
 from ops.health.server import ServerFacts
 from ops.health.streams import StreamFacts
@@ -198,3 +199,28 @@ def test_minutes_are_added_up_and_old_ones_left_out() -> None:
         client.zadd(keys.drift_minutes, {str(minute): minute})
         client.hset(keys.drift_minute_prefix + str(minute), "m|general|id|true|n", value)
     assert read_window(client, keys, 201 * 60_000, hours=1) == {"m|general|id|true|n": 6}
+
+
+def test_loops_that_are_in_use_are_good() -> None:
+    assert found("loops", loops="").level == OK
+
+
+@pytest.mark.parametrize(
+    ("why", "text"),
+    [
+        ("not built", "no C compiler when this package was installed; install gcc"),
+        ("outdated", "built from other sources"),
+        ("processor", "lacks AVX2 or FMA; run AMN workers on one that has both"),
+    ],
+)
+def test_loops_that_are_not_in_use_are_a_warning_that_says_what_to_do(why: str, text: str) -> None:
+    without = found("loops", loops=why)
+    assert without.level == WARNING
+    assert text in without.text
+    assert Report(facts=facts(), findings=[without]).healthy
+
+
+def test_the_doctor_reads_what_the_model_room_says_of_its_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loops.look() == kernel.WHY
+    monkeypatch.setattr(kernel, "WHY", "not built")
+    assert loops.look() == "not built"
