@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 #: Contexts a call of `amn_forward`.
 FEW = 8
-#: As in amn/kernel.c: a library that was built before a structure or an argument changed is not called.
+#: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
+#: was built before is not called then.
 _VERSION = 1
 _INT16_MAX, _BYTE_MAX, _MIDDLE = 32767, 127, 128
 
