@@ -16,37 +16,36 @@
 -- at half of it, a high one at five quarters. So a flood of one level leaves room for the one above.
 -- A seen key holds "<client id> <call> <place> <entry id>": who enqueued the request, in which call,
 -- and where it is; or "<client id> <call> cancelled", and then another call may use the id again.
-local NAMES, SHARES = {'high', 'normal', 'low'}, {1.25, 1, 0.5}
+local call, SHARES, NAMES = redis.call, {1.25, 1, 0.5}, {'high', 'normal', 'low'}
 local client, entries, bytes = ARGV[5] .. ' ', 0, 0
 for level = 1, 3 do
-  entries = entries + redis.call('XLEN', KEYS[level])
-  bytes = bytes + tonumber(redis.call('GET', KEYS[3 + level]) or '0')
+  -- Every append counts its bytes, and only an empty stream has its counter deleted.
+  local held = call('GET', KEYS[3 + level])
+  if held then entries, bytes = entries + call('XLEN', KEYS[level]), bytes + held end
 end
-local added, accepted, refused, out = {0, 0, 0}, {0, 0, 0}, {0, 0, 0}, {}
+local added, accepted, refused, out = {}, {}, {}, {}
 for i = 6, #ARGV, 4 do
-  local id, level, call, payload = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2], ARGV[i + 3]
-  local share = SHARES[level]
-  local seen = redis.call('GET', ARGV[4] .. id)
-  if seen == client .. call .. ' cancelled' then
-    out[#out + 1] = 1
-  elseif seen and string.sub(seen, -10) ~= ' cancelled' then
-    out[#out + 1] = string.sub(seen, 1, #client) == client and 1 or 0
-  elseif refused[level] > 0 or entries + 1 > math.ceil(ARGV[1] * share) or bytes + #payload > ARGV[2] * share then
-    refused[level] = refused[level] + 1
-    out[#out + 1] = -1
+  local id, level, payload, status = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3], 1
+  local mark = client .. ARGV[i + 2] .. ' '
+  local seen = call('GET', ARGV[4] .. id)
+  if seen and string.sub(seen, -10) == ' cancelled' and seen ~= mark .. 'cancelled' then seen = false end
+  if seen then
+    if string.sub(seen, 1, #client) ~= client then status = 0 end
+  elseif refused[level] or entries >= ARGV[1] * SHARES[level] or bytes + #payload > ARGV[2] * SHARES[level] then
+    refused[level], status = (refused[level] or 0) + 1, -1
   else
-    local entry = redis.call('XADD', KEYS[level], '*', 'request', payload, 'id', id)
-    redis.call('SET', ARGV[4] .. id, client .. call .. ' ' .. ARGV[i + 1] .. ' ' .. entry, 'PX', ARGV[3])
+    local entry = call('XADD', KEYS[level], '*', 'request', payload, 'id', id)
+    call('SET', ARGV[4] .. id, mark .. ARGV[i + 1] .. ' ' .. entry, 'PX', ARGV[3])
     entries, bytes = entries + 1, bytes + #payload
-    added[level], accepted[level] = added[level] + #payload, accepted[level] + 1
-    out[#out + 1] = 1
+    added[level], accepted[level] = (added[level] or 0) + #payload, (accepted[level] or 0) + 1
   end
+  out[#out + 1] = status
 end
 for level = 1, 3 do
-  if accepted[level] > 0 then
-    redis.call('INCRBY', KEYS[3 + level], added[level])
-    redis.call('HINCRBY', KEYS[7], 'accepted:' .. NAMES[level], accepted[level])
+  if accepted[level] then
+    call('INCRBY', KEYS[3 + level], added[level])
+    call('HINCRBY', KEYS[7], 'accepted:' .. NAMES[level], accepted[level])
   end
-  if refused[level] > 0 then redis.call('HINCRBY', KEYS[7], 'refused:' .. NAMES[level], refused[level]) end
+  if refused[level] then call('HINCRBY', KEYS[7], 'refused:' .. NAMES[level], refused[level]) end
 end
 return out
