@@ -1,4 +1,19 @@
 # One image for every worker kind; the command says which: `worker amn`, `worker fallback`, ...
+FROM python:3.11-slim AS build
+
+# The loops of amn/kernel.c need a compiler; the image takes the wheel, and no compiler. They ask the
+# processor what it can when they run, so the wheel fits any of the same architecture.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY amn amn
+COPY producer producer
+COPY workers workers
+COPY ops ops
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
 FROM python:3.11-slim
 
 # TORCH: on x86 the ordinary wheel brings CUDA along. For a small image let pip prefer a CPU build:
@@ -9,12 +24,10 @@ ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /app
 RUN useradd --system --uid 10001 --home-dir /app amn \
     && pip install --no-cache-dir "$TORCH"
-COPY pyproject.toml README.md LICENSE ./
-COPY amn amn
-COPY producer producer
-COPY workers workers
-COPY ops ops
-RUN pip install --no-cache-dir '.[ops]'
+COPY --from=build /wheels /wheels
+# An image without the loops would serve, slowly: it is not made.
+RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[ops]" \
+    && python -c 'from amn.kernel import WHY; assert WHY in ("", "processor"), WHY'
 
 # Weights come from outside, read-only, so that a new model needs no new image.
 VOLUME /app/artifacts
