@@ -32,7 +32,7 @@ _SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 @click.option("--workers", default="1", show_default=True, help="Worker processes, comma-separated.")
 @click.option("--only", default="", help="Systems, comma-separated; all by default.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiplies the requests of a run.")
-@click.option("--written", is_flag=True, help="Others run the network as it is written, not its fast form.")
+@click.option("--written", is_flag=True, help="Others run network and gate as one would write them.")
 @click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
 def command(only: str, written: bool, out: Path, **options: Any) -> None:
@@ -157,11 +157,11 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     lines += ["", *markdown(heads, rows), ""]
     lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in order if s["workers"] == 1]
-    form = "as it is written" if report["written"] else "in its fast form"
+    form = "as they are written" if report["written"] else "in their fast forms"
     lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
     lines += [
         "",
-        f"15,360-byte contexts; the others run the network {form}; loopback TCP. {facts(report)}",
+        f"15,360-byte contexts; the others run network and gate {form}; loopback TCP. {facts(report)}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import importlib.util
 import io
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import click
 import numpy as np
@@ -18,11 +23,12 @@ Engine = Callable[[NDArray[np.float32]], Any]
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def engines(model: nn.Module, folded: Engine) -> dict[str, Engine]:
+def engines(model: nn.Module, folded: Engine, plain: Engine) -> dict[str, Engine]:
     """By name; an engine that is not installed here is left out, and said."""
     found: dict[str, Engine] = {
         "torch as written": eager(model),
         "folded (what workers run)": folded,
+        "folded, NumPy and torch alone": plain,
         **{f"torch as written, {str(dtype).removeprefix('torch.')}": eager(model, dtype) for dtype in HALVES},
     }
     try:
@@ -30,6 +36,36 @@ def engines(model: nn.Module, folded: Engine) -> dict[str, Engine]:
     except (ImportError, RuntimeError, ValueError, torch.onnx.OnnxExporterError) as error:
         click.echo(f"left out: ONNX Runtime ({str(error).splitlines()[0]})", err=True)
     return found
+
+
+class WithoutLoops:
+    """What a machine runs where the compiled loops (amn/kernel.c) were not built, beside what this one runs.
+
+    The model room is imported a second time, as if there were no library.
+
+    Attributes:
+        predictor: An `amn.predictor.Predictor`.    features: `amn.gain.features`.
+    """
+
+    def __init__(self, model: Path, bank: Path) -> None:
+        ours, find = _without("amn"), importlib.util.find_spec
+
+        def found(name: str, *package: str) -> object:
+            return None if name == "amn._kernel" else find(name, *package)
+
+        try:
+            with mock.patch("importlib.util.find_spec", found):
+                self.predictor = importlib.import_module("amn.predictor").Predictor.open(model, bank)
+                self.features = importlib.import_module("amn.gain").features
+        finally:
+            _without("amn")
+            sys.modules.update(ours)
+
+
+def _without(room: str) -> dict[str, Any]:
+    """Forgets the modules of a room; gives them back by name."""
+    names = [name for name in sys.modules if name == room or name.startswith(f"{room}.")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def eager(model: nn.Module, dtype: torch.dtype = torch.float32) -> Engine:

@@ -1,10 +1,11 @@
 """python -m bench micro: the parts of a request's time, CPU microseconds of one thread.
 
-model   by engine, dtype and batch: torch as written, torch folded (what workers run), the same under
-        ONNX Runtime where it is installed, float16, bfloat16
-gate    exact search on the shipped bank by batch
-wire    encode and decode of a request, encode of an answer
-finish  the script that ends a batch, on a real server, by batch: time on the clock
+model     by engine, dtype and batch: torch as written, folded (what workers run), folded without the
+          compiled loops, ONNX Runtime where it is installed, float16, bfloat16
+gate      exact search on the shipped bank by batch, with and without the loops
+features  of the expected gain, by batch, with and without the loops
+wire      encode and decode of a request, encode of an answer
+finish    the script that ends a batch, on a real server, by batch: time on the clock
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from amn import kernel
 from amn.escalation_scores import GateScores
 from amn.folded import fold
+from amn.folded_bounded import FEW
+from amn.gain import features
 from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
-from bench.engines import HALVES, eager, engines
+from bench.engines import HALVES, WithoutLoops, eager, engines
 from bench.machine import environment
 from bench.report import facts
 from bench.service import sample_contexts
@@ -50,13 +54,14 @@ def command(out: Path) -> None:
     """Engines, gate, wire and finish step; writes micro.json and micro.md."""
     torch.set_num_threads(1)
     root = Path("artifacts/lvm")
-    predictor = Predictor.open(root / "production_model", root / "reference_bank")
+    folders = root / "production_model", root / "reference_bank"
+    predictor, plain = Predictor.open(*folders), WithoutLoops(*folders)
     sample = Sample.load(Path("artifacts/sample/sequences.npz"))
     contexts = np.stack([sample.context(i) for i in range(max(BATCHES))]).astype(np.float32)
     with threadpool_limits(1):
         report = {
             "environment": environment(),
-            "us_per_context": {**_models(predictor, contexts), "gate, exact": _gate(predictor, contexts)},
+            "us_per_context": _parts(predictor, plain, contexts),
             "us": {**_wire(contexts), **_finish(contexts)},
             "half": half(predictor, sample_contexts()),
         }
@@ -84,23 +89,41 @@ def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) ->
     return {name: statistics.median(values) for name, values in took.items()}
 
 
-def _models(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[int, float]]:
-    model = predictor.checkpoint.model
-    named = engines(model, fold(model).arrays)
-    rows: dict[str, dict[int, float]] = {f"model, {name}": {} for name in named}
-    for size in BATCHES:
-        batch = np.ascontiguousarray(contexts[:size])
-        took = in_turns({name: lambda e=engine, b=batch: e(b) for name, engine in named.items()})
-        for name, seconds in took.items():
-            rows[f"model, {name}"][size] = round(seconds / size * 1e6, 1)
+def _parts(
+    predictor: Predictor, plain: WithoutLoops, contexts: NDArray[np.float32]
+) -> dict[str, dict[int, float]]:
+    """Microseconds a context by part and batch size; the parts of a kind take turns."""
+    model, bank = predictor.checkpoint.model, predictor.bank
+    assert bank is not None
+    named = engines(model, fold(model).arrays, plain.predictor.forward)
+    answers = predictor.forward(contexts)
+    kinds: tuple[dict[str, Callable[[int], object]], ...] = (
+        {f"model, {name}": lambda n, run=run: run(contexts[:n]) for name, run in named.items()},
+        {
+            "gate, exact": lambda n: bank.top2(answers[:n]),
+            "gate, NumPy alone": lambda n: plain.predictor.bank.top2(answers[:n]),
+        },
+        {
+            "features of the gain": lambda n: features(contexts[:n], answers[:n]),
+            "features of the gain, NumPy alone": lambda n: plain.features(contexts[:n], answers[:n]),
+        },
+    )
+    rows: dict[str, dict[int, float]] = {name: {} for kind in kinds for name in kind}
+    for kind in kinds:
+        for size in BATCHES:
+            took = in_turns({name: lambda run=run, n=size: run(n) for name, run in kind.items()})
+            for name, seconds in took.items():
+                rows[name][size] = round(seconds / size * 1e6, 1)
     return rows
 
 
 def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[str, float]]:
     """What 16-bit forms of the network change on the shipped sample.
 
+    The one that serves is among them: a context alone goes through the loops, whose weights are int16.
+
     Returns:
-        By dtype the least and the mean cosine with the float32 prediction, and the share of requests
+        By format the least and the mean cosine with the float32 prediction, and the share of requests
         for which a soft rule of the default policy fires in one of the two and not in the other.
     """
     policy, model, bank = load_policy(DEFAULT), predictor.checkpoint.model, predictor.bank
@@ -114,28 +137,23 @@ def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[
         low = confidences < policy.confidence.below  # type: ignore[union-attr]
         return low | (margins < policy.margin.below)  # type: ignore[union-attr,no-any-return]
 
+    assert len(contexts) > FEW  # so that float32 answers
     exact = np.asarray(predictor.forward(contexts))
+    forms = {str(dtype).removeprefix("torch."): (eager(model, dtype), 256) for dtype in HALVES}
+    if kernel.READY:
+        forms["int16 weights, a scale a row (what serves few contexts)"] = predictor.forward, 1
     fired, found = flags(exact), {}
-    for dtype in HALVES:
-        run = eager(model, dtype)
-        vectors = np.concatenate([run(contexts[i : i + 256]) for i in range(0, len(contexts), 256)])
+    for name, (run, size) in forms.items():
+        vectors = np.concatenate([run(contexts[i : i + size]) for i in range(0, len(contexts), size)])
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        cosines = np.vecdot(vectors, exact)
-        found[str(dtype).removeprefix("torch.")] = {
+        cosines = np.vecdot(vectors.astype(np.float64), exact)
+        found[name] = {
             "cosine_min": round(float(cosines.min()), 6),
             "cosine_mean": round(float(cosines.mean()), 6),
             "decisions_changed": round(float(np.mean(flags(vectors) != fired)), 5),
             "requests": len(contexts),
         }
     return found
-
-
-def _gate(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[int, float]:
-    bank = predictor.bank
-    assert bank is not None
-    vectors = predictor.forward(contexts)
-    calls = {str(size): lambda s=size: bank.top2(vectors[:s]) for size in BATCHES}
-    return {int(size): round(s / int(size) * 1e6, 1) for size, s in in_turns(calls).items()}
 
 
 def _wire(contexts: NDArray[np.float32]) -> dict[str, float]:
@@ -210,15 +228,21 @@ def table(report: Mapping[str, object]) -> str:
 
 
 def abilities() -> str:
-    """Which number formats this CPU multiplies by itself, and what follows."""
+    """Which number formats this CPU multiplies by itself, and which serve."""
+    serves = "Float32 is what serves."
+    if kernel.READY:
+        serves = (
+            f"What serves: for up to {FEW} contexts int16 weights with a scale a row, which compiled loops "
+            "widen as they read them; for more, float32."
+        )
     try:
         flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     except (OSError, IndexError):
-        return "What this CPU multiplies in 16 bits is not known here."
+        return f"What this CPU multiplies in 16 bits is not known here. {serves}"
     has = sorted({"avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16"} & set(flags))
     if {"avx512_bf16", "avx512_fp16", "amx_bf16"} & set(flags):
-        return f"This CPU has {', '.join(has)}: it multiplies 16-bit numbers by itself."
+        return f"This CPU has {', '.join(has)}: it multiplies 16-bit numbers by itself. {serves}"
     return (
-        f"This CPU has {', '.join(has)}, and nothing that multiplies 16-bit numbers: they are widened one by "
-        "one, so that 16 bits cost more time here than they save memory traffic. Float32 is what serves."
+        f"This CPU has {', '.join(has)}, and nothing that multiplies 16-bit floating-point numbers: torch "
+        f"widens them one by one, and takes more time than in float32. {serves}"
     )

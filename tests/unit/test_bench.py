@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import ast
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from amn import kernel
+from amn.predictor import Predictor
+from amn.reference import ReferenceBank
 from bench.compare import ratios, turned
 from bench.cost import decades
 from bench.curves import fast_until, per_second
+from bench.engines import WithoutLoops
 from bench.everything import QUICK, Step, Steps, steps
 from bench.goals import GOALS, goals_table
+from bench.micro import abilities
 from bench.partitions import Demand, Plant, bounds
+from bench.peers import work
 from bench.publish import filled, neutral, steps_table
 from bench.rows import Rows
+from bench.service import sample_contexts
 from bench.shares import classify, titled
 from bench.systems import OURS, REQUESTS, TUNED
 from bench.tune import summary
 
 PEERS = Path("bench/peers")
+LVM = Path("artifacts/lvm")
 
 
 def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line(tmp_path: Path) -> None:
@@ -195,3 +205,33 @@ def test_every_other_system_runs_with_a_concurrency_that_was_swept() -> None:
             choices = ast.literal_eval(constants["CHOICES"])
             assert tuned[name]["choice"] in choices
             assert set(tuned[name]["drain_per_s"]) == set(choices)
+
+
+def test_without_loops_means_numpy_and_leaves_the_loops_to_everybody_else() -> None:
+    before = sys.modules["amn.kernel"]
+    plain = WithoutLoops(LVM / "production_model", LVM / "reference_bank")
+    assert sys.modules["amn.kernel"] is before
+    assert type(plain.predictor) is not Predictor
+    assert not plain.features.__globals__["kernel"].READY
+    ours = Predictor.open(LVM / "production_model", LVM / "reference_bank")
+    few = sample_contexts()[:2]
+    vectors = plain.predictor.forward(few)
+    np.testing.assert_allclose(vectors, ours.forward(few), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(plain.predictor.bank.top2(vectors).ids, ours.bank.top2(vectors).ids)
+
+
+def test_what_others_would_write_themselves_gives_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = sample_contexts()[0].astype("<f4").tobytes()
+    fast = np.frombuffer(work.answer(context), "<f4")
+    monkeypatch.setattr(work, "WRITTEN", True)
+    monkeypatch.setattr(ReferenceBank, "top2", None)  # not even asked
+    np.testing.assert_allclose(np.frombuffer(work.answer(context), "<f4"), fast, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("ready", "text"), [(True, "up to 32 contexts int16"), (False, "Float32 is what serves.")]
+)
+def test_the_formats_that_serve_are_named(monkeypatch: pytest.MonkeyPatch, ready: bool, text: str) -> None:
+    monkeypatch.setattr(kernel, "READY", ready)
+    monkeypatch.setattr("bench.micro.FEW", 32)
+    assert text in abilities()
