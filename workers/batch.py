@@ -146,10 +146,10 @@ def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueE
 def _without_bad_rows(batch: Batch) -> Batch:
     """Checks finiteness and norms of the whole buffer at once, and drops the rows that fail."""
     contexts = batch.contexts
-    squares = np.vecdot(contexts, contexts)  # (B, 5); NaN and infinity fail both comparisons
-    good = ((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1)
-    if good.all():
+    squares = np.vecdot(contexts, contexts)  # (B, 5); NaN fails both comparisons, as infinity one of them
+    if not len(squares) or (squares.min() >= _SQUARE_MIN and squares.max() <= _SQUARE_MAX):
         return batch
+    good = ((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1)
     kept = Batch([], [], _NONE, batch.leased_at_ms, batch.leased_at_s, batch.refused)
     for i, request in enumerate(batch.requests):
         bad = np.flatnonzero(~good[batch.rows(i)])
