@@ -48,6 +48,12 @@ def _at(array: NDArray[Any]) -> int:
     return address
 
 
+def _floats(array: NDArray[Any]) -> Array:
+    """As the loops read it: float32, row by row, each number at an address that is a multiple of four."""
+    made = np.ascontiguousarray(array, np.float32)
+    return made if made.flags.aligned else made.copy()
+
+
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -93,7 +99,7 @@ class Network:
 
     def __call__(self, contexts: Array) -> tuple[Array, Array]:
         """(B, 5, 768) -> answers (B, 768) and how far each context is trusted, (B,), float32."""
-        contexts = np.ascontiguousarray(contexts, np.float32)
+        contexts = _floats(contexts)
         count, _, width = contexts.shape
         answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
         for i in range(0, count, FEW):
@@ -111,7 +117,7 @@ class Layer:
 
     def __call__(self, rows: Array) -> Array:
         """(B, in) -> (B, out), float32."""
-        rows = np.ascontiguousarray(rows, np.float32)
+        rows = _floats(rows)
         made = np.empty((len(rows), self._matrix.rows), np.float32)
         _product(self._address, _at(rows), len(rows), _at(made))
         return made[:, : self._rows]
@@ -158,7 +164,7 @@ class References:
         Raises:
             MemoryError: There was none for four numbers a reference.
         """
-        predictions, count = np.ascontiguousarray(predictions, np.float32), len(predictions)
+        predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
         if _top2(self._address, _at(predictions), count, _at(best), _at(second), _at(ids)):
@@ -168,8 +174,7 @@ class References:
 
 def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
     """As `amn.gain.features`."""
-    contexts = np.ascontiguousarray(contexts, np.float32)
-    predictions = np.ascontiguousarray(predictions, np.float32)
+    contexts, predictions = _floats(contexts), _floats(predictions)
     made = np.empty((len(contexts), 5))
     _features(_at(contexts), _at(predictions), len(contexts), _at(made))
     return made
