@@ -17,103 +17,24 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amn import kernel
 from amn.errors import CheckpointError
+from amn.index_arrays import ArraySearch
 from amn.index_cells import Cells
-from amn.policy import TOP1, EscalationPolicy
+from amn.index_loops import LoopSearch
+from amn.index_settings import Guard, IndexSettings
 from amn.reference import Neighbours
 from amn.reference_files import CELLS, CODES, BankManifest, Multiplicity
 
+__all__ = ["CellBank", "Guard", "IndexSettings", "open_index", "require_faiss"]
+
 Vectors = NDArray[np.float32]
-Ids = NDArray[np.int64]
-Rows = NDArray[np.bool_]
-
-#: No cosine is below the one, no margin below the other.
-NO_CONFIDENCE, NO_MARGIN = -2.0, 0.0
-#: Vectors that a cell should have at least; only small banks come near it.
-_LEAST_A_CELL = 16
-_FEW = 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexSettings:
-    """How a bank is indexed and searched; stands in its manifest.
-
-    Attributes:
-        cells: K.    dimensions: d, of the projection.    groups: 4-bit codes a reference.
-        probes, rerank: Cells of the first pass, and candidates whose cosine is computed for all.
-        probes_wide, rerank_wide: Cells after both passes, and candidates that the second one adds of
-            either's cells.
-        within: Cells that score this much less than the nearest one are passed over.
-        seed: Of the samples that the index is fitted on.
-    """
-
-    cells: int = 1024
-    dimensions: int = 192
-    groups: int = 96
-    probes: int = 20
-    probes_wide: int = 60
-    rerank: int = 80
-    rerank_wide: int = 160
-    within: float = 0.15
-    seed: int = 0
-
-    def fitted(self, count: int) -> Self:
-        """For a bank of so many vectors: no more cells than it can fill, and no more searched than are."""
-        cells = min(self.cells, max(1, count // _LEAST_A_CELL))
-        probes, probes_wide = min(self.probes, cells), min(self.probes_wide, cells)
-        return replace(self, cells=cells, probes=probes, probes_wide=probes_wide)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """The rules that a search must not get wrong.
-
-    Attributes:
-        confidence, margin: An answer is kept from these cosines on; `NO_CONFIDENCE` and `NO_MARGIN`
-            where there is no such rule.
-        reach: Best cosines this little below `confidence` are looked at twice.
-        doubt: After the second pass, scores this near to a threshold are not certain.
-    """
-
-    confidence: float = 0.70
-    margin: float = 0.02
-    reach: float = 0.01
-    doubt: float = 0.002
-
-    @classmethod
-    def of(cls, policy: EscalationPolicy) -> Self:
-        """The thresholds of a policy's rules, as far as they look at the two best cosines."""
-        rule = policy.confidence
-        return cls(
-            confidence=rule.below if rule is not None and rule.method == TOP1 else NO_CONFIDENCE,
-            margin=policy.margin.below if policy.margin is not None else NO_MARGIN,
-        )
-
-    def keeps(self, best: Vectors, second: Vectors) -> Rows:
-        """Where no rule fires, (B,)."""
-        kept: Rows = (best >= self.confidence) & (best - second >= self.margin)
-        return kept
-
-    def undecided(self, best: Vectors, second: Vectors) -> Rows:
-        """Where a miss would matter, (B,)."""
-        near: Rows = (best >= self.confidence - self.reach) & (best < self.confidence)
-        if self.margin <= NO_MARGIN:
-            return near  # a best cosine that was found is proof enough
-        return near | self.keeps(best, second)
-
-    def doubtful(self, best: Vectors, second: Vectors) -> Rows:
-        """Where another reference would easily change the decision, (B,)."""
-        doubtful: Rows = np.abs(best - self.confidence) < self.doubt
-        if self.margin > NO_MARGIN:
-            doubtful |= (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)
-        return doubtful
 
 
 class CellBank:
@@ -125,17 +46,17 @@ class CellBank:
     """
 
     def __init__(
-        self, vectors: Vectors, multiplicity: Multiplicity, manifest: BankManifest, cells: Cells, codes: Any
+        self,
+        vectors: Vectors,
+        multiplicity: Multiplicity,
+        manifest: BankManifest,
+        search: ArraySearch | LoopSearch,
     ) -> None:
-        import faiss
-
         self.manifest, self.vectors, self.multiplicity = manifest, vectors, multiplicity
         self.settings = IndexSettings(**(manifest.index or {}))
         self.guard = Guard()
         self.observer: Callable[[Vectors, Neighbours], None] | None = None
-        self._faiss: Any = faiss
-        self._cells, self._codes = cells, codes
-        self._address = faiss.cast_integer_to_float_ptr(vectors.ctypes.data)
+        self._search = search
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -151,60 +72,12 @@ class CellBank:
         Args:
             predictions: Shape (B, 768), float32, unit norm.
         """
-        self._faiss.omp_set_num_threads(1)  # the number is the calling thread's own
-        settings, guard = self.settings, self.guard
         queries = np.ascontiguousarray(predictions)
-        flat, nearness = self._cells.score(queries)
-        points = self._cells.spread(flat)
-        probes, few = settings.probes, len(queries) <= _FEW
-        # A few rows are sorted once for both passes; of many, only those that need it a second time.
-        cells = self._cells.nearest(nearness, settings.probes_wide if few else probes, settings.within)
-        candidates = self._scan(points, cells, (0, probes), settings.rerank + settings.rerank_wide)
-        scores, ids = self._refine(queries, candidates[:, : settings.rerank])
-        certain = np.ones(len(queries), dtype=np.bool_)
-        again = np.flatnonzero(guard.undecided(scores[:, 0], scores[:, 1]))
-        if len(again):
-            parts = [ids[again], candidates[again, settings.rerank :]]
-            if probes < settings.probes_wide:
-                if few:
-                    cells = cells[0][again], cells[1][again]
-                else:
-                    cells = self._cells.nearest(nearness[again], settings.probes_wide, settings.within)
-                rest = probes, settings.probes_wide
-                parts.append(self._scan(points[again], cells, rest, settings.rerank_wide))
-            scores[again], ids[again] = self._refine(queries[again], np.hstack(parts))
-            certain[again] = ~guard.doubtful(scores[again, 0], scores[again, 1])
-        found = Neighbours(scores[:, 0], scores[:, 1], ids[:, 0], certain)
+        best, second, ids, twice = self._search.top2(queries, self.settings, self.guard)
+        found = Neighbours(best, second, ids, ~(twice & self.guard.doubtful(best, second)))
         if self.observer is not None:
             self.observer(queries, found)
         return found
-
-    def _scan(self, points: Vectors, cells: tuple[Ids, Vectors], places: tuple[int, int], count: int) -> Ids:
-        """The `count` best by their codes, (B, count), in the cells of these places; -1 where there are
-        fewer."""
-        numbers, inner = (np.ascontiguousarray(part[:, slice(*places)]) for part in cells)
-        self._codes.nprobe = numbers.shape[1]
-        _, ids = self._codes.search_preassigned(points, count, numbers, inner)
-        found: Ids = ids
-        return found
-
-    def _refine(self, queries: Vectors, ids: Ids) -> tuple[Vectors, Ids]:
-        """Exact cosines of candidates: the two best (B, 2), and which ones, (B, 2)."""
-        ids = np.ascontiguousarray(ids)
-        scores = np.empty(ids.shape, dtype=np.float32)
-        pointer = self._faiss.swig_ptr
-        # An id of -1 scores minus infinity.
-        self._faiss.fvec_inner_products_by_idx(
-            pointer(scores), pointer(queries), self._address, pointer(ids), 768, *ids.shape
-        )
-        rows = np.arange(len(ids))
-        found, which = np.empty((len(ids), 2), np.float32), np.empty((len(ids), 2), np.int64)
-        for i in (0, 1):
-            place = scores.argmax(axis=1)
-            found[:, i], which[:, i] = scores[rows, place], ids[rows, place]
-            if i == 0:
-                scores[ids == which[:, :1]] = -2  # twice, where it is filed under two of the cells
-        return found, which
 
 
 def open_index(
@@ -223,8 +96,9 @@ def open_index(
     try:
         with np.load(folder / CELLS, allow_pickle=False) as arrays:
             cells = Cells(**arrays)
-        codes = faiss.read_index(str(folder / CODES))
-        return CellBank(np.asarray(stored), multiplicity, manifest, cells, codes)
+        codes, vectors = faiss.read_index(str(folder / CODES)), np.asarray(stored)
+        search = (LoopSearch if kernel.READY else ArraySearch)(faiss, cells, codes, vectors)
+        return CellBank(vectors, multiplicity, manifest, search)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"reference bank {folder}: its index cannot be read: {error}; build it again"

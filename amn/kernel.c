@@ -17,7 +17,7 @@
 #define FEW 8 /* contexts a call of amn_forward */
 
 /* As in amn/kernel.py; counted up when a structure or an argument changes. */
-int amn_version(void) { return 1; }
+int amn_version(void) { return 2; }
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -45,6 +45,10 @@ typedef struct {
     int64_t familiar, paired;
     float trust_slope, trust_offset, residual_max;
 } network;
+
+/* fmaxf and fminf would be calls: they promise more about numbers that are none. */
+INLINE float larger(float a, float b) { return a > b ? a : b; }
+INLINE float smaller(float a, float b) { return a < b ? a : b; }
 
 INLINE float sum8(__m256 v) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -108,7 +112,7 @@ INLINE float gram_of(const float *x, float *gram) {
 
 /* vector *= 1 / its length */
 INLINE void make_unit(float *vector) {
-    float scale = 1.0f / fmaxf(sqrtf(dot(vector, vector, DIM)), 1e-12f);
+    float scale = 1.0f / larger(sqrtf(dot(vector, vector, DIM)), 1e-12f);
     for (int d = 0; d < DIM; d++) vector[d] *= scale;
 }
 
@@ -121,7 +125,7 @@ INLINE float pair_scores(const network *n, const float *gram, float *scores) {
         for (int64_t h = 0; h < count; h++) hidden[h] += gram[i] * n->gram[i * count + h];
     for (int i = 0; i < K; i++) {
         scores[i] = n->position[i];
-        for (int64_t h = 0; h < n->paired; h++) scores[i] += n->scores[i * n->paired + h] * fmaxf(hidden[h], 0.0f);
+        for (int64_t h = 0; h < n->paired; h++) scores[i] += n->scores[i * n->paired + h] * larger(hidden[h], 0.0f);
     }
     return hidden[n->paired];
 }
@@ -129,7 +133,7 @@ INLINE float pair_scores(const network *n, const float *gram, float *scores) {
 /* The mixture of the five vectors by softmax(scores), of unit length. */
 INLINE void mix(const float *x, const float *scores, float *out) {
     float weight[K], most = scores[0];
-    for (int i = 1; i < K; i++) most = fmaxf(most, scores[i]);
+    for (int i = 1; i < K; i++) most = larger(most, scores[i]);
     for (int i = 0; i < K; i++) weight[i] = expf(scores[i] - most);
     for (int d = 0; d < DIM; d++) {
         float sum = 0;
@@ -167,7 +171,7 @@ FAST void amn_forward(const network *n, const float *x, int64_t count, float *ou
         float inside = 0, *projected = space[1][b];
         float length = gram_of(x + b * K * DIM, gram);
         for (int64_t i = 0; i < n->familiar; i++) inside += projected[i] * projected[i];
-        trust[b] = fminf(fmaxf(n->trust_offset + n->trust_slope * inside / fmaxf(length, 1e-12f), 0.0f), 1.0f);
+        trust[b] = smaller(larger(n->trust_offset + n->trust_slope * inside / larger(length, 1e-12f), 0.0f), 1.0f);
         gate[b] = pair_scores(n, gram, scores[b]);
         if (trust[b] > 0) in[some] = projected + n->familiar, to[some] = space[2][some], trusted[some++] = b;
     }
@@ -179,7 +183,7 @@ FAST void amn_forward(const network *n, const float *x, int64_t count, float *ou
     for (int t = 0; t < some; t++) in[t] = out + trusted[t] * DIM, to[t] = space[0][t];
     product(&n->detect, in, to, some);
     for (int t = 0; t < some; t++) {
-        for (int64_t h = 0; h < n->detect.rows; h++) space[0][t][h] = fmaxf(space[0][t][h] + n->detect_bias[h], 0.0f);
+        for (int64_t h = 0; h < n->detect.rows; h++) space[0][t][h] = larger(space[0][t][h] + n->detect_bias[h], 0.0f);
         in[t] = space[0][t], to[t] = space[1][t];
     }
     product(&n->recall, in, to, some);
@@ -212,7 +216,7 @@ typedef struct {
 
 static FAST void encode_query(const float *q, query *to) {
     float most = 1e-12f, off = 0;
-    for (int d = 0; d < DIM; d++) most = fmaxf(most, fabsf(q[d]));
+    for (int d = 0; d < DIM; d++) most = larger(most, fabsf(q[d]));
     to->scale = most / 63, to->shift = 0;
     for (int d = 0; d < DIM; d++) {
         to->code[d] = (int8_t)lrintf(q[d] / to->scale);
@@ -313,6 +317,8 @@ FAST void amn_features(const float *x, const float *predictions, int64_t count, 
         out[4] = length / K;
     }
 }
+
+#include "kernel_cells.h"
 
 #else /* no loops for this processor yet: NumPy serves */
 int amn_supported(void) { return 0; }

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 FEW = 8
 #: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
-_VERSION = 1
+_VERSION = 2
 _INT16_MAX, _BYTE_MAX, _MIDDLE = 32767, 127, 128
 
 

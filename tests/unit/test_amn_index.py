@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amn import kernel
 from amn.errors import CheckpointError
 from amn.escalation_scores import GateScores
 from amn.index import CellBank, Guard, IndexSettings
@@ -63,8 +64,12 @@ def queries(vectors):
     return unit(share[0] * one + share[0] * share[1] * other + 0.4 * clustered(2000, 3))
 
 
-@pytest.fixture
-def bank(folder):
+@pytest.fixture(params=["loops", "arrays"])
+def bank(folder, request, monkeypatch):
+    if request.param == "arrays":
+        monkeypatch.setattr(kernel, "READY", False)
+    elif not kernel.READY:
+        pytest.skip("the loops were not built")
     return load_bank(folder)
 
 
@@ -112,6 +117,41 @@ def test_one_request_gets_the_same_answer_alone_and_in_a_batch(bank, queries):
     alone = search(bank, queries[:96], size=1)
     for one, other in zip(together[:3], alone[:3], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.skipif(not kernel.READY, reason="the loops were not built")
+@pytest.mark.parametrize("widths", [{}, {"probes": 3, "rerank": 10, "rerank_wide": 5}, {"probes_wide": 16}])
+@pytest.mark.parametrize("guard", [Guard(), Guard(confidence=0.5, margin=0.05), Guard(margin=0)])
+def test_the_compiled_loops_and_the_arrays_answer_alike(folder, monkeypatch, queries, widths, guard):
+    loops = load_bank(folder)
+    monkeypatch.setattr(kernel, "READY", False)
+    arrays = load_bank(folder)
+    for one in (loops, arrays):
+        one.settings, one.guard = replace(INDEX, **widths), guard
+    ours, others = search(loops, queries), search(arrays, queries)
+    # Estimates are rounded otherwise, so that now and then another candidate is the last one compared.
+    for one, other in zip(ours[:3], others[:3], strict=True):
+        assert (np.abs(one - other) < 1e-5).mean() > 0.985
+    assert (ours[3] == others[3]).mean() > 0.985
+    exact = exact_top2(loops.vectors, queries)
+    missed = [np.mean([exact.best - best, exact.second - second]) for best, second, *_ in (ours, others)]
+    assert missed[0] < 1.05 * missed[1] + 1e-5
+
+
+@pytest.mark.parametrize("references", [32, 64])
+def test_codes_that_are_packed_otherwise_than_the_loops_expect_are_refused(folder, monkeypatch, references):
+    import faiss
+
+    class Other:
+        nvec, code_size = references, 48
+
+        def unpack_all(self, block, held):
+            pass
+
+    monkeypatch.setattr(kernel, "READY", True)
+    monkeypatch.setattr(faiss.BlockInvertedLists, "packer", Other())
+    with pytest.raises(CheckpointError, match="packed"):
+        load_bank(folder)
 
 
 def test_the_second_pass_looks_where_an_answer_would_be_kept(bank, queries):

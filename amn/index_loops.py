@@ -1,0 +1,142 @@
+"""The search of a large bank in compiled loops (amn/kernel_cells.h), given what faiss has stored.
+
+One call makes both passes of a batch. It reads faiss's packed codes, from a copy that it makes: so the
+layout is compared with what faiss says is in it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.errors import CheckpointError
+from amn.index_cells import WIDTH, Cells
+from amn.index_settings import Guard, IndexSettings
+from amn.kernel import _F, _I, _LIBRARY, _P, _at, _Matrix, _narrow, _Structure
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int64]
+Rows = NDArray[np.bool_]
+
+#: References a block of codes, codes a group.
+_BLOCK, _CODES = 32, 16
+#: So that a sum of bytes stays below 2^15.
+_GROUPS_MAX = 128
+
+
+class _Index(_Structure):
+    _fields_ = (
+        ("projection", _Matrix),
+        ("centroids", _Matrix),
+        *((name, _P) for name in ("half", "columns", "codebook", "codes", "start", "size", "ids", "vectors")),
+        ("cells", _I),
+        ("groups", _I),
+    )
+
+
+class _Widths(ctypes.Structure):
+    _fields_ = (
+        *((name, _I) for name in ("probes", "probes_wide", "rerank", "rerank_wide")),
+        *((name, _F) for name in ("within", "confidence", "margin", "reach")),
+    )
+
+
+class LoopSearch:
+    """Both passes of a search.
+
+    Args:
+        faiss: The package.
+        codes: An `IndexIVFPQFastScan`; not needed afterwards.
+        vectors: Shape (N, 768), float32.
+
+    Raises:
+        CheckpointError: The codes are laid out otherwise than these loops expect.
+    """
+
+    def __init__(self, faiss: Any, cells: Cells, codes: Any, vectors: Vectors) -> None:
+        lists = faiss.downcast_InvertedLists(codes.invlists)
+        sizes = np.array([lists.list_size(cell) for cell in range(lists.nlist)])
+        start = np.concatenate([[0], np.cumsum(-(-sizes // _BLOCK))])
+        groups, d = codes.pq.M, cells.centroids.shape[1]
+        packed = np.empty((start[-1], _CODES * groups), np.uint8)
+        ids = np.zeros((start[-1], _BLOCK), np.int32)
+        for cell, size in enumerate(sizes):
+            blocks = packed[start[cell] : start[cell + 1]]
+            ctypes.memmove(_at(blocks), int(lists.get_codes(cell)), blocks.nbytes)
+            ids[start[cell] : start[cell + 1]].reshape(-1)[:size] = faiss.rev_swig_ptr(
+                lists.get_ids(cell), int(size)
+            )
+        if groups > _GROUPS_MAX or groups % 2 or not _as_expected(faiss, lists.packer, packed[0]):
+            raise CheckpointError(
+                f"an index of {groups} codes, packed as this faiss packs them, is not readable here"
+            )
+        padded = -d % 8  # whole steps of the loops
+        codebook = faiss.vector_to_array(codes.pq.centroids).reshape(groups, _CODES, WIDTH)
+        self._index = _Index()
+        self._index.fill(
+            projection=_narrow(np.pad(cells.projection[:, :d].T, ((0, padded), (0, 0)))),
+            centroids=_narrow(np.pad(cells.centroids, ((0, 0), (0, padded)))),
+            half=cells.half,
+            columns=np.where(cells.columns < d, cells.columns, -1).astype(np.int64),
+            codebook=np.ascontiguousarray(codebook.transpose(0, 2, 1)),
+            codes=packed,
+            start=start.astype(np.int64),
+            size=sizes.astype(np.int64),
+            ids=ids,
+            vectors=vectors,
+            cells=len(cells.centroids),
+            groups=groups,
+        )
+
+    def top2(
+        self, queries: Vectors, settings: IndexSettings, guard: Guard
+    ) -> tuple[Vectors, Vectors, Ids, Rows]:
+        """As `ArraySearch.top2`.
+
+        Raises:
+            MemoryError: There was none for the candidates.
+        """
+        best, second = np.empty((2, len(queries)), np.float32)
+        ids, twice = np.empty(len(queries), np.int64), np.empty(len(queries), np.bool_)
+        answers = (_at(array) for array in (best, second, ids, twice))
+        widths = self._widths(settings, guard)
+        if _search(
+            ctypes.addressof(self._index), ctypes.addressof(widths), _at(queries), len(queries), *answers
+        ):
+            raise MemoryError("no memory to search the reference bank")
+        return best, second, ids, twice
+
+    def _widths(self, settings: IndexSettings, guard: Guard) -> _Widths:
+        cells = int(self._index.cells)  # the loops look at no more than there are
+        wide = min(settings.probes_wide, cells)
+        return _Widths(
+            probes=min(settings.probes, wide),
+            probes_wide=wide,
+            rerank=settings.rerank,
+            rerank_wide=settings.rerank_wide,
+            within=settings.within,
+            confidence=guard.confidence,
+            margin=guard.margin,
+            reach=guard.reach,
+        )
+
+
+def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
+    """Whether a block holds what faiss reads from it, where the loops look for it."""
+    if packer.nvec != _BLOCK:
+        return False
+    held = np.empty((_BLOCK, packer.code_size), np.uint8)
+    packer.unpack_all(faiss.swig_ptr(block), faiss.swig_ptr(held))
+    pairs = np.stack([held & 15, held >> 4], axis=2)  # (32, G / 2, 2)
+    order = np.arange(_CODES).reshape(2, 8).T.ravel()  # 0, 8, 1, 9, ..
+    expected = pairs[order] | pairs[order + _CODES] << 4  # (16, G / 2, 2)
+    return bool((expected.transpose(1, 2, 0).ravel() == block).all())
+
+
+if _LIBRARY is not None:
+    _search = _LIBRARY.amn_search
+    _search.argtypes = (_P, _P, _P, _I, _P, _P, _P, _P)
+    _search.restype = ctypes.c_int

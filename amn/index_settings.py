@@ -1,0 +1,94 @@
+"""How an index is searched: what a manifest and a policy say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.policy import TOP1, EscalationPolicy
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.bool_]
+
+#: No cosine is below the one, no margin below the other.
+NO_CONFIDENCE, NO_MARGIN = -2.0, 0.0
+#: Vectors that a cell should have at least; only small banks come near it.
+_LEAST_A_CELL = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexSettings:
+    """How a bank is indexed and searched; stands in its manifest.
+
+    Attributes:
+        cells: K.    dimensions: d, of the projection.    groups: 4-bit codes a reference.
+        probes, rerank: Cells of the first pass, and candidates whose cosine is computed for all.
+        probes_wide, rerank_wide: Cells after both passes, and candidates that the second one adds of
+            either's cells.
+        within: Cells that score this much less than the nearest one are passed over.
+        seed: Of the samples that the index is fitted on.
+    """
+
+    cells: int = 1024
+    dimensions: int = 192
+    groups: int = 96
+    probes: int = 20
+    probes_wide: int = 60
+    rerank: int = 80
+    rerank_wide: int = 160
+    within: float = 0.15
+    seed: int = 0
+
+    def fitted(self, count: int) -> Self:
+        """For a bank of so many vectors: no more cells than it can fill, and no more searched than are."""
+        cells = min(self.cells, max(1, count // _LEAST_A_CELL))
+        probes, probes_wide = min(self.probes, cells), min(self.probes_wide, cells)
+        return replace(self, cells=cells, probes=probes, probes_wide=probes_wide)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """The rules that a search must not get wrong.
+
+    Attributes:
+        confidence, margin: An answer is kept from these cosines on; `NO_CONFIDENCE` and `NO_MARGIN`
+            where there is no such rule.
+        reach: Best cosines this little below `confidence` are looked at twice.
+        doubt: After the second pass, scores this near to a threshold are not certain.
+    """
+
+    confidence: float = 0.70
+    margin: float = 0.02
+    reach: float = 0.01
+    doubt: float = 0.002
+
+    @classmethod
+    def of(cls, policy: EscalationPolicy) -> Self:
+        """The thresholds of a policy's rules, as far as they look at the two best cosines."""
+        rule = policy.confidence
+        return cls(
+            confidence=rule.below if rule is not None and rule.method == TOP1 else NO_CONFIDENCE,
+            margin=policy.margin.below if policy.margin is not None else NO_MARGIN,
+        )
+
+    def keeps(self, best: Vectors, second: Vectors) -> Rows:
+        """Where no rule fires, (B,)."""
+        kept: Rows = (best >= self.confidence) & (best - second >= self.margin)
+        return kept
+
+    def undecided(self, best: Vectors, second: Vectors) -> Rows:
+        """Where a miss would matter, (B,)."""
+        near: Rows = (best >= self.confidence - self.reach) & (best < self.confidence)
+        if self.margin <= NO_MARGIN:
+            return near  # a best cosine that was found is proof enough
+        return near | self.keeps(best, second)
+
+    def doubtful(self, best: Vectors, second: Vectors) -> Rows:
+        """Where another reference would easily change the decision, (B,)."""
+        doubtful: Rows = np.abs(best - self.confidence) < self.doubt
+        if self.margin > NO_MARGIN:
+            doubtful |= (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)
+        return doubtful
