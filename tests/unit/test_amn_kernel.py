@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amn import gain, kernel
+from amn.folded_bounded import FEW
 from amn.predictor import Predictor
 from amn.reference import ReferenceBank, exact_top2
 
@@ -80,8 +82,10 @@ def test_a_context_has_the_same_answer_in_a_batch_of_any_size(predictor, sample)
     alone = np.concatenate([predictor.forward(context[None]) for context in sample])
     for size in range(2, 41):
         parts = [predictor.forward(sample[i : i + size]) for i in range(0, len(sample), size)]
-        # Above 32, and without loops above 3, torch sums in another order. Measured: 2e-7.
-        np.testing.assert_allclose(np.concatenate(parts), alone, rtol=0, atol=2e-6)
+        # Few contexts go through one form, many through another, whose weights are float32. Over the
+        # whole sample no number differs by more than 1.2e-6, and within the loops none at all.
+        same = kernel.READY and size <= FEW
+        np.testing.assert_allclose(np.concatenate(parts), alone, rtol=0, atol=1e-7 if same else 3e-6)
 
 
 def test_no_context_at_all_has_no_answers(predictor):
@@ -213,6 +217,7 @@ def test_the_features_of_the_gain_are_those_of_numpy(predictor, sample, monkeypa
 WITHOUT = """
 import importlib.util, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "amn._kernel" else find(name, *rest)
@@ -242,3 +247,19 @@ def test_without_the_library_numpy_gives_the_same_answers(predictor, sample, tmp
         near, features = predictor.bank.top2(vectors), gain.features(sample[:count], vectors)
         for name, value in (("vectors", vectors), ("features", features), *near._asdict().items()):
             np.testing.assert_allclose(found[f"{name}-{count}"], value, rtol=0, atol=1e-5, err_msg=name)
+
+
+def test_a_library_of_other_sources_or_for_another_processor_is_not_called(monkeypatch, tmp_path):
+    library = SimpleNamespace(amn_version=lambda: kernel._VERSION, amn_supported=lambda: 0)
+    broken = tmp_path / "x.so"
+    broken.write_bytes(b"of another system")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(broken)))
+    assert kernel._load() == (None, "outdated")
+    monkeypatch.setattr("ctypes.CDLL", lambda path: library)
+    assert kernel._load() == (None, "processor")
+    library.amn_version = lambda: kernel._VERSION - 1
+    assert kernel._load() == (None, "outdated")
+    del library.amn_version  # as before there was a number
+    assert kernel._load() == (None, "outdated")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert kernel._load() == (None, "not built")
