@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, cast
 
-from producer.connection import connect, driver_errors, script_text
+from producer.connection import DRIVER_ERRORS, connect, script_text, translated
 from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
 from producer.handle import BatchHandle, Handle
 from producer.inflight import Pending
@@ -79,6 +79,8 @@ class Producer:
             ProducerClosed: This producer was closed, or made before a fork.
         """
         self._session.check_process()
+        if self._reader.reading and not self._closed:
+            return
         with self._start_lock:
             if self._closed:
                 raise ProducerClosed("this producer is closed; make a new one")
@@ -227,16 +229,18 @@ class Producer:
 
     # -- I/O ----------------------------------------------------------------------------------
 
-    def _call(self, command: Callable[[], Any]) -> Any:
-        with driver_errors(self.settings.url):
-            return command()
+    def _call(self, command: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return command(*arguments)
+        except DRIVER_ERRORS as error:
+            raise translated(error, self.settings.url) from error
 
-    def _call_twice(self, command: Callable[[], Any]) -> Any:
+    def _call_twice(self, command: Callable[..., Any], *arguments: Any) -> Any:
         """A connection that broke while idle is noticed only by the next command on it."""
         try:
-            return self._call(command)
+            return self._call(command, *arguments)
         except ServerUnavailable:
-            return self._call(command)
+            return self._call(command, *arguments)
 
     def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         """Takes the requests into the queue; returns their pending answers."""
@@ -252,15 +256,14 @@ class Producer:
             return delivery.pending
 
     def _send(self, batch: Sequence[Outgoing]) -> list[int]:
-        keys, arguments = self._session.submit_call(batch)
         if self._link_lock.acquire(blocking=False):
             try:
-                run = self._link.run
-                return cast("list[int]", self._call_twice(lambda: run(self._submit_script, keys, arguments)))
+                run, words = self._link.run_written, self._session.submit_words(batch)
+                return cast("list[int]", self._call_twice(run, self._submit_script, *words))
             finally:
                 self._link_lock.release()
         # Another thread is using the link: take a connection of the pool.
-        return cast("list[int]", self._call(lambda: self._submit(keys, arguments)))
+        return cast("list[int]", self._call(self._submit, *self._session.submit_call(batch)))
 
     def _handle(self, item: Outgoing, pending: Pending) -> Handle:
         return Handle(pending, self._session.wait_ms(item), self.cancel)

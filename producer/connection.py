@@ -46,6 +46,8 @@ _SOCKET_READ_BYTES = 1024 * 1024
 #: A script of several keys meets these while the slot is on its way to another node.
 _MOVING = "Script attempted to access a non local key"
 _BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
+#: What the driver raises.
+DRIVER_ERRORS = (driver.RedisError, OSError)
 _LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "The user executing the script can't", "ACL failure in script")
 #: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
@@ -204,5 +206,5 @@ def driver_errors(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (driver.RedisError, OSError) as error:
+    except DRIVER_ERRORS as error:
         raise translated(error, url) from error

@@ -17,7 +17,9 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-Words = str | int | float | bytes | memoryview
+from producer.packing import Words, joined, written
+
+Word = str | int | float | bytes | memoryview
 
 
 class Link:
@@ -27,7 +29,7 @@ class Link:
         self._pool = client.connection_pool
         self._connection: Any = None
 
-    def call(self, *words: Words) -> Any:
+    def call(self, *words: Word) -> Any:
         """Sends one command and returns the server's raw answer.
 
         Raises:
@@ -35,7 +37,7 @@ class Link:
         """
         return self.together([words])
 
-    def together(self, commands: Sequence[tuple[Words, ...]]) -> Any:
+    def together(self, commands: Sequence[tuple[Word, ...]]) -> Any:
         """Sends several commands in one write; returns the last one's answer.
 
         Raises:
@@ -46,36 +48,39 @@ class Link:
             raise answer
         return answer
 
-    def each(self, commands: Sequence[tuple[Words, ...]]) -> list[Any]:
+    def each(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         """Sends several commands in one write; returns all answers, an error answer as one of them.
 
         Raises:
             RedisError: As `call`.
         """
-        if self._connection is None:
-            self._connection = self._pool.get_connection()
+        connection = self._connection = self._connection or self._pool.get_connection()
         answers: list[Any] = []
         try:
-            self._connection.send_packed_command(self._connection.pack_commands(commands))
+            connection.send_packed_command([b"".join(map(joined, commands))])
             for _ in commands:
                 try:
-                    answers.append(self._connection.read_response())
+                    answers.append(connection.read_response())
                 except ResponseError as error:  # an answer like any other: the connection is in order
                     answers.append(error)
         except BaseException:
             # Whatever interrupted this, an answer may still come: it must not meet the next call.
-            self._connection.disconnect()
+            connection.disconnect()
             raise
         return answers
 
-    def run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+    def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Runs a script by its hash, and sends its text when the server does not know it."""
+        return self.run_written(script, written(len(keys), *keys), arguments)
+
+    def run_written(self, script: Script, keys: Words, arguments: Sequence[Any]) -> Any:
+        """The same, where `keys` are their number and themselves, as they go out in each call."""
         try:
-            return self.call("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            return self.call(script.by_hash, keys, *arguments)
         except NoScriptError:
             pass
         try:
-            return self.call("EVAL", script.text, len(keys), *keys, *arguments)
+            return self.call("EVAL", script.text, keys, *arguments)
         except NoPermissionError:
             raise ScriptMissing from None
 
@@ -105,15 +110,16 @@ class Script:
     """A Lua script and its hash.
 
     Attributes:
-        text: The script.    sha: What the server calls it.
+        text: The script.    sha: What the server calls it.    by_hash: The words that run it.
     """
 
-    __slots__ = ("sha", "text")
+    __slots__ = ("by_hash", "sha", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         # Redis names scripts by SHA-1; nothing here depends on its strength.
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.by_hash = written("EVALSHA", self.sha)
 
     def on(self, client: redis.Redis) -> Callable[[list[str], list[Any]], Any]:
         """The script as a function of keys and arguments, on a connection of the client's pool."""

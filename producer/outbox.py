@@ -196,17 +196,15 @@ def _duplicate(request_id: str, who: str) -> DuplicateRequest:
     )
 
 
-def submit_arguments(
-    batch: Sequence[Outgoing], keys: Keys, settings: ProducerSettings, client: str
-) -> list[str | int | bytes]:
-    """The ARGV of lua/submit.lua for these requests."""
-    arguments: list[str | int | bytes] = [
-        settings.entries_max,
-        settings.bytes_max,
-        settings.seen_window_ms,
-        keys.seen_prefix,
-        client,
-    ]
+def limit_arguments(keys: Keys, settings: ProducerSettings, client: str) -> tuple[str | int, ...]:
+    """What the ARGV of lua/submit.lua begins with, the same in each call."""
+    limits = settings.entries_max, settings.bytes_max, settings.seen_window_ms
+    return *limits, keys.seen_prefix, client
+
+
+def request_arguments(batch: Sequence[Outgoing]) -> list[str | int | bytes]:
+    """The rest of it: these requests."""
+    arguments: list[str | int | bytes] = []
     for item in batch:
         arguments += (item.id, item.level, item.call, item.payload)
     return arguments

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from producer.connection import connect, connect_async, driver_errors
+from producer.connection import DRIVER_ERRORS, connect, connect_async, driver_errors, translated
 from producer.errors import ServerError
 from producer.keys import WAKE
 from producer.link import Link
@@ -42,6 +42,11 @@ class ReplyThread:
     def started(self) -> bool:
         """Whether `start` was called."""
         return self._thread.ident is not None
+
+    @property
+    def reading(self) -> bool:
+        """Whether it was started, and has not failed."""
+        return self.started and not self.failed
 
     def start(self) -> None:
         """Begins to read."""
@@ -88,8 +93,10 @@ class ReplyThread:
             self._session.fail_all(_BROKEN)
 
     def _round_trip(self) -> Any:
-        with driver_errors(self._session.settings.url):
+        try:
             return self._link.together(self._session.cursor.commands())
+        except DRIVER_ERRORS as error:
+            raise translated(error, self._session.settings.url) from error
 
 
 class ReplyTask:

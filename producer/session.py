@@ -14,7 +14,8 @@ from producer.handle import BaseHandle
 from producer.inflight import REMEMBERED_MAX, FutureLike, Inflight, Pending
 from producer.keys import GROUP, Keys
 from producer.outage import Outage
-from producer.outbox import Delivery, submit_arguments
+from producer.outbox import Delivery, limit_arguments, request_arguments
+from producer.packing import Words, written
 from producer.replies import ReplyCursor
 from producer.requests import Options, Outgoing, new_id, prepare, prepare_batch
 from producer.sampling import RATE_MAX, sampled
@@ -38,6 +39,9 @@ class Session:
         self.client_id = f"{name}.{new_id()}" if name else new_id()
         self.keys = keys = Keys(self.settings.queue)
         self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
+        # The same, as they go out in each call.
+        self._key_words = written(len(self._submit_keys), *self._submit_keys)
+        self._limit_words = written(*limit_arguments(keys, self.settings, self.client_id))
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
         self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)
         self._make_future = make_future
@@ -95,8 +99,12 @@ class Session:
 
     def submit_call(self, batch: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/submit.lua."""
-        arguments = submit_arguments(batch, self.keys, self.settings, self.client_id)
-        return self._submit_keys, list(arguments)
+        limits = limit_arguments(self.keys, self.settings, self.client_id)
+        return self._submit_keys, [*limits, *request_arguments(batch)]
+
+    def submit_words(self, batch: Sequence[Outgoing]) -> tuple[Words, list[Any]]:
+        """The same for `Link.run_written`."""
+        return self._key_words, [self._limit_words, *request_arguments(batch)]
 
     def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/cancel.lua."""

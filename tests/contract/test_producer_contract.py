@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from echo import EchoWorker, echo, failure
 
-from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors
+from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors, replies
 from producer.keys import Keys
 from producer.messages import Reply
 from producer.sampling import RATE_MAX, sampled
@@ -280,12 +281,12 @@ def test_a_very_late_repeat_of_a_cancelled_submit_is_not_appended_again(server, 
     with Producer(settings=settings(server)) as producer:
         for options in ({}, {"request_id": "a"}):
             late = []
-            sent = producer._session.submit_call
-            producer._session.submit_call = lambda batch, sent=sent, late=late: (
+            sent = producer._session.submit_words
+            producer._session.submit_words = lambda batch, sent=sent, late=late: (
                 late.append(batch) or sent(batch)
             )
             handle = producer.submit(context, **options)
-            producer._session.submit_call = sent
+            producer._session.submit_words = sent
             assert handle.cancel()
             # The first try was stuck in a stalled server's socket, and is carried out only now.
             assert producer._send(late[0]) == [1]
@@ -334,11 +335,22 @@ def test_closing_tells_those_who_wait_and_removes_the_reply_stream(server, conte
     assert server.admin.keys("*replies*") == []
 
 
-def test_read_replies_are_trimmed(server, contexts):
+def test_read_replies_are_trimmed(server, contexts, monkeypatch):
+    monkeypatch.setattr(replies, "TRIM_BYTES", 10_000)  # three of them
     with EchoWorker(server.url), Producer(settings=settings(server)) as producer:
-        for row in contexts(5):
+        for row in contexts(9):
             producer.predict(row)
-        assert server.admin.xlen(KEYS.replies(producer.client_id)) <= 1
+            assert server.admin.xlen(KEYS.replies(producer.client_id)) <= 5
+
+
+def test_read_replies_are_trimmed_when_no_more_come(server, context):
+    with EchoWorker(server.url), Producer(settings=settings(server)) as producer:
+        producer.predict(context)
+        stream = KEYS.replies(producer.client_id)
+        give_up_at_s = time.monotonic() + 20
+        while server.admin.xlen(stream):
+            assert time.monotonic() < give_up_at_s
+            time.sleep(0.02)
 
 
 def test_an_undecodable_reply_does_not_stop_the_reader(server, context, caplog):

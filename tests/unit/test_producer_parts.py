@@ -320,6 +320,11 @@ def test_large_commands_are_packed_as_the_driver_packs_small_ones(arguments):
     assert b"".join(packing.Packer().pack(*arguments)) == packing.joined(arguments)
 
 
+def test_words_written_once_go_out_as_they_would_singly():
+    words = packing.written("SET", "k", b"\x00\r\n", 5)
+    assert packing.joined((words, "PX", 7)) == packing.joined(("SET", "k", b"\x00\r\n", 5, "PX", 7))
+
+
 @pytest.mark.parametrize("wrong", [None, True, [1], {}])
 def test_an_argument_that_the_protocol_has_no_form_for_is_refused(wrong):
     with pytest.raises(driver.DataError):
