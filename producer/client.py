@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from typing import Any, Self, cast
 
 from producer.connection import DRIVER_ERRORS, connect, script_text, translated
@@ -19,6 +18,7 @@ from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
 from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
+from producer.waiting import Waiting
 
 
 class Producer:
@@ -32,7 +32,7 @@ class Producer:
     """
 
     def __init__(self, url: str | None = None, *, settings: ProducerSettings | None = None) -> None:
-        self._session = Session(url, settings, Future)
+        self._session = Session(url, settings, Waiting)
         self._commands = connect(self.settings)
         self._reader = ReplyThread(self._session)
         self._submit_script = Script(script_text("producer", "submit"))
@@ -121,7 +121,8 @@ class Producer:
             ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
                 server may have got the request; the same `request_id` again is safe.
         """
-        return self.submit_many([context], block=block, options=options or Options(**fields))[0]
+        options = options or (Options(**fields) if fields else DEFAULT_OPTIONS)
+        return self.submit_many([context], block=block, options=options)[0]
 
     def submit_many(
         self,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, cast
 
 from producer.errors import ResultTimeout
 from producer.inflight import Pending
 from producer.messages import BatchReply, Reply
+from producer.waiting import Waiting
 
 
 class BaseHandle:
@@ -63,8 +62,8 @@ class _Blocking(BaseHandle):
 
     def _wait(self, future: Any, timeout_ms: float | None) -> Any:
         try:
-            return cast("Future[Any]", future).result(self._limit_ms(timeout_ms) / 1000)
-        except FutureTimeout:
+            return cast(Waiting, future).result(self._limit_ms(timeout_ms) / 1000)
+        except TimeoutError:
             raise self._timed_out(timeout_ms) from None
 
 

@@ -60,7 +60,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("lane", "sequence", "domain", "traceparent", "request_id", "priority"):
-            _check_text(name, getattr(self, name))
+            value = getattr(self, name)
+            if type(value) is not str or len(value) > wire.TEXT_LENGTH_MAX or not value.isascii():
+                _check_text(name, value)
         for name in ("provisional", "normalize"):
             if type(getattr(self, name)) is not bool:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r:.80}; send True or False")
