@@ -72,7 +72,7 @@ class CellBank:
         Args:
             predictions: Shape (B, 768), float32, unit norm.
         """
-        queries = np.ascontiguousarray(predictions)
+        queries = np.ascontiguousarray(predictions, np.float32)
         best, second, ids, twice = self._search.top2(queries, self.settings, self.guard)
         found = Neighbours(best, second, ids, ~(twice & self.guard.doubtful(best, second)))
         if self.observer is not None:

@@ -138,6 +138,22 @@ def test_the_compiled_loops_and_the_arrays_answer_alike(folder, monkeypatch, que
     assert missed[0] < 1.05 * missed[1] + 1e-5
 
 
+def test_predictions_of_another_type_are_converted_and_not_misread(bank, queries):
+    wanted, found = bank.top2(queries[:9]), bank.top2(queries[:9].astype(np.float64))
+    np.testing.assert_array_equal(found.ids, wanted.ids)
+    np.testing.assert_allclose(found.best, wanted.best, atol=1e-6)
+
+
+def test_predictions_that_are_no_numbers_have_no_confidence_and_spoil_no_other_row(bank, queries):
+    spoilt = queries[:9].copy()
+    spoilt[4], spoilt[7, 3] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        found = bank.top2(spoilt)
+    good = np.delete(np.arange(9), [4, 7])
+    np.testing.assert_array_equal(found.ids[good], bank.top2(queries[:9]).ids[good])
+    assert not (found.best[[4, 7]] > 0).any()
+
+
 @pytest.mark.parametrize("references", [32, 64])
 def test_codes_that_are_packed_otherwise_than_the_loops_expect_are_refused(folder, monkeypatch, references):
     import faiss
