@@ -259,8 +259,8 @@ class Producer:
     def _send(self, batch: Sequence[Outgoing]) -> list[int]:
         if self._link_lock.acquire(blocking=False):
             try:
-                run, words = self._link.run_written, self._session.submit_words(batch)
-                return cast("list[int]", self._call_twice(run, self._submit_script, *words))
+                words = self._session.submit_words(batch)
+                return cast("list[int]", self._call_twice(self._link.run_words, self._submit_script, words))
             finally:
                 self._link_lock.release()
         # Another thread is using the link: take a connection of the pool.

@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-from producer.packing import Words, joined, written
+from producer.packing import joined, written
 
 Word = str | int | float | bytes | memoryview
 
@@ -71,16 +71,16 @@ class Link:
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Runs a script by its hash, and sends its text when the server does not know it."""
-        return self.run_written(script, written(len(keys), *keys), arguments)
+        return self.run_words(script, (len(keys), *keys, *arguments))
 
-    def run_written(self, script: Script, keys: Words, arguments: Sequence[Any]) -> Any:
-        """The same, where `keys` are their number and themselves, as they go out in each call."""
+    def run_words(self, script: Script, words: Sequence[Word]) -> Any:
+        """The same; `words` are the number of keys, the keys and the arguments, some of them `Words`."""
         try:
-            return self.call(script.by_hash, keys, *arguments)
+            return self.call(script.by_hash, *words)
         except NoScriptError:
             pass
         try:
-            return self.call("EVAL", script.text, keys, *arguments)
+            return self.call("EVAL", script.text, *words)
         except NoPermissionError:
             raise ScriptMissing from None
 

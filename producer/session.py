@@ -15,7 +15,7 @@ from producer.inflight import REMEMBERED_MAX, FutureLike, Inflight, Pending
 from producer.keys import GROUP, Keys
 from producer.outage import Outage
 from producer.outbox import Delivery, limit_arguments, request_arguments
-from producer.packing import Words, written
+from producer.packing import written
 from producer.replies import ReplyCursor
 from producer.requests import Options, Outgoing, new_id, prepare, prepare_batch
 from producer.sampling import RATE_MAX, sampled
@@ -40,8 +40,8 @@ class Session:
         self.keys = keys = Keys(self.settings.queue)
         self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
         # The same, as they go out in each call.
-        self._key_words = written(len(self._submit_keys), *self._submit_keys)
-        self._limit_words = written(*limit_arguments(keys, self.settings, self.client_id))
+        limits = limit_arguments(keys, self.settings, self.client_id)
+        self._submit_words = written(len(self._submit_keys), *self._submit_keys, *limits)
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
         self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)
         self._make_future = make_future
@@ -102,9 +102,9 @@ class Session:
         limits = limit_arguments(self.keys, self.settings, self.client_id)
         return self._submit_keys, [*limits, *request_arguments(batch)]
 
-    def submit_words(self, batch: Sequence[Outgoing]) -> tuple[Words, list[Any]]:
-        """The same for `Link.run_written`."""
-        return self._key_words, [self._limit_words, *request_arguments(batch)]
+    def submit_words(self, batch: Sequence[Outgoing]) -> list[Any]:
+        """The same for `Link.run_words`."""
+        return [self._submit_words, *request_arguments(batch)]
 
     def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/cancel.lua."""

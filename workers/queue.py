@@ -21,6 +21,7 @@ import redis
 from producer.connection import connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
+from producer.packing import written
 from producer.wire import PAYLOAD_BYTES_MAX
 from workers.levels import Shares
 from workers.settings import WorkerSettings
@@ -99,13 +100,18 @@ class LeasedQueue:
         self._room_max = self._room = settings.queue.batch_max
         self._largest_bytes = 0
         limits, keys, block_ms = settings.queue, self.keys, settings.queue.block_ms
-        # The words that every call begins with.
-        self._read_words = ("XREADGROUP", "GROUP", GROUP, name, "COUNT")
-        self._finish_keys = [*places, *keys.counters, keys.shadow, keys.dead, keys.stats]
-        self._finish_words: list[Any] = [GROUP, name, limits.reply_ttl_ms]
-        self._finish_words += (limits.shadow_entries_max, limits.dead_entries_max)
-        self._finish_words += (limits.fallback_entries_max, limits.fallback_bytes_max)
-        self._finish_words += (limits.secondary_entries_max, limits.secondary_bytes_max, keys.seen_prefix)
+        # The words that are the same in every call.
+        self._read_words = written("XREADGROUP", "GROUP", GROUP, name, "COUNT")
+        self._wait_words = written(
+            "BLOCK", limits.block_ms, "STREAMS", *self.streams, *(">" for _ in self.streams)
+        )
+        self._finish_keys = written(*places, *keys.counters, keys.shadow, keys.dead, keys.stats)
+        self._finish_words = written(
+            *(GROUP, name, limits.reply_ttl_ms),
+            *(limits.shadow_entries_max, limits.dead_entries_max),
+            *(limits.fallback_entries_max, limits.fallback_bytes_max),
+            *(limits.secondary_entries_max, limits.secondary_bytes_max, keys.seen_prefix),
+        )
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
         # Two connections: a batch may be finished while the next one is read.
         self._reads, self._writes = Link(self.client), Link(self.client)
@@ -147,7 +153,7 @@ class LeasedQueue:
         if not outcomes:
             return []
         clients: dict[str, int] = {}
-        arguments = [*self._finish_words, "".join(map(str, {o.entry.place for o in outcomes}))]
+        arguments: list[Any] = [self._finish_words, "".join(map(str, {o.entry.place for o in outcomes}))]
         for o in outcomes:
             number = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
             payload = o.entry.fields.get(REQUEST, b"")
@@ -155,9 +161,10 @@ class LeasedQueue:
             arguments += (o.truth_key, o.truth, len(payload))
             if o.op == "dead":
                 arguments += (o.reason, o.message, sha1(payload, usedforsecurity=False).hexdigest())
-        names = self._finish_keys + [self.keys.replies(client) for client in clients]
+        fixed = self._finish_keys
+        words = [fixed.number + len(clients), fixed, *map(self.keys.replies, clients), *arguments]
         with driver_errors(self.settings.producer.url):
-            return cast("list[bytes]", self._writes.run(self._finish, names, arguments))
+            return cast("list[bytes]", self._writes.run_words(self._finish, words))
 
     def release(self) -> int:
         """Hands everything still leased back at once; returns how many entries."""
@@ -211,15 +218,14 @@ class LeasedQueue:
     def _waited(self) -> list[Entry]:
         """What is there, or what comes first within `block_ms`."""
         count, levels = min(self._shares.waiting, self._room), len(self.streams)
-        wait = ("BLOCK", self.settings.queue.block_ms, "STREAMS", *self.streams, *(">",) * levels)
-        found = self._reads.call(*self._read_words, count, *wait)
+        found = self._reads.call(self._read_words, count, self._wait_words)
         return self._entries(found or (), [count] * levels)
 
     def _taken(self) -> list[Entry]:
         """What is there, level by level, in one round trip."""
         counts = [min(count, self._room) for count in self._shares.counts()]
         pairs, words = zip(counts, self.streams, strict=True), self._read_words
-        answers = self._reads.each([(*words, count, "STREAMS", stream, ">") for count, stream in pairs])
+        answers = self._reads.each([(words, count, "STREAMS", stream, ">") for count, stream in pairs])
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

@@ -19,8 +19,7 @@
 --
 -- The fence: only entries that this consumer still holds are touched. XPENDING by consumer walks
 -- that consumer's own list, so its cost is the size of the lease and not of the queue.
-local group, consumer, seen_prefix = ARGV[1], ARGV[2], ARGV[10]
-local shadow, dead = KEYS[11], KEYS[12]
+local call, group, consumer, seen_prefix = redis.call, ARGV[1], ARGV[2], ARGV[10]
 local held, done, freed = {}, {}, {}
 for digit in string.gmatch(ARGV[11], '%d') do
   local place = tonumber(digit)
@@ -33,29 +32,16 @@ end
 
 -- Out of memory, a server refuses a script whose first write needs memory, and lets one go on that
 -- began with another. This one frees more than it writes: a full queue must stay drainable.
-redis.call('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
+call('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
 
-local out, tally, touched, room = {}, {}, {}, {}
-local function count(name, n) tally[name] = (tally[name] or 0) + (n or 1) end
--- The payload and the id beside it, or false when somebody deleted the entry under its lease.
-local function request_of(stream, entry)
-  local row = redis.call('XRANGE', stream, entry, entry)[1]
-  if not row then return false end
-  local fields = {}
-  for i = 1, #row[2], 2 do fields[row[2][i]] = row[2][i + 1] end
-  return fields.request or '', fields.id
-end
-local function reply(number, bytes)
-  redis.call('XADD', KEYS[13 + number], '*', 'reply', bytes)
-  touched[13 + number] = true
-end
+local out, said, touched, room = {}, {}, {}, {}
 -- Whether the stream behind this place takes so much more; counts it when it does.
 local function has_room(place, size)
   if place == 5 then return false end
   local to = place < 4 and 4 or 5
   local next = room[to]
   if not next then
-    next = {entries = redis.call('XLEN', KEYS[to]), bytes = tonumber(redis.call('GET', KEYS[5 + to]) or '0')}
+    next = {entries = call('XLEN', KEYS[to]), bytes = tonumber(call('GET', KEYS[5 + to]) or '0')}
     next.added, room[to] = 0, next
   end
   local entries_max, bytes_max = tonumber(ARGV[2 * to - 2]), tonumber(ARGV[2 * to - 1])
@@ -65,12 +51,12 @@ local function has_room(place, size)
 end
 -- Moves an entry on. Its client finds it there by its id, to take it back.
 local function escalate(place, entry, request, id, bytes, to)
-  if not id then redis.call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes) return end
-  local new_entry = redis.call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes, 'id', id)
-  local seen, here = redis.call('GET', seen_prefix .. id), ' ' .. place .. ' ' .. entry
+  if not id then call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes) return end
+  local new_entry = call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes, 'id', id)
+  local seen, here = call('GET', seen_prefix .. id), ' ' .. place .. ' ' .. entry
   if seen and string.sub(seen, -#here) == here then
     local there = string.sub(seen, 1, -#here - 1) .. ' ' .. to .. ' ' .. new_entry
-    redis.call('SET', seen_prefix .. id, there, 'KEEPTTL')
+    call('SET', seen_prefix .. id, there, 'KEEPTTL')
   end
 end
 
@@ -78,64 +64,75 @@ local i = 12
 while i <= #ARGV do
   local place, entry, op = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
   local number, bytes, names = tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5]
-  local sample, truth_key, truth, size = ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], tonumber(ARGV[i + 9])
-  local why = i + 10
+  local sample, truth_key, size = ARGV[i + 6], ARGV[i + 7], tonumber(ARGV[i + 9])
+  local at, deliveries = i, held[place][entry]
+  local status, request, id = deliveries and 'ok' or 'lost', nil, nil
   i = i + (op == 'dead' and 13 or 10)
-  local status, deliveries, request, id = 'ok', held[place][entry], false, nil
-  if deliveries and (op ~= 'reply' or sample ~= '') then request, id = request_of(KEYS[place], entry) end
-  if not deliveries or not (request or op == 'reply') then
-    status = 'lost'
-  elseif op == 'escalate' or op == 'both' then
-    local to = has_room(place, size)
-    if to then
-      escalate(ARGV[why - 10], entry, request, id, bytes, to)
-      if op == 'both' then reply(number, bytes) end
-    else
-      status = 'full'
+  if deliveries and (op ~= 'reply' or sample ~= '') then
+    -- The payload and the id beside it, unless somebody deleted the entry under its lease.
+    local row = call('XRANGE', KEYS[place], entry, entry)[1]
+    if row then
+      local fields = {}
+      for f = 1, #row[2], 2 do fields[row[2][f]] = row[2][f + 1] end
+      request, id = fields.request or '', fields.id
+    elseif op ~= 'reply' then
+      status = 'lost'
     end
-  elseif op == 'dead' then
+  end
+  if status == 'ok' and (op == 'escalate' or op == 'both') then
+    local to = has_room(place, size)
+    if to then escalate(ARGV[at], entry, request, id, bytes, to) else status = 'full' end
+  elseif status == 'ok' and op == 'dead' then
     -- A large one takes the room of several, so that the cap is one of bytes too.
     local letters_max = math.max(1, math.floor(ARGV[5] / math.ceil(math.max(1, size) / 65536)))
-    redis.call('XADD', dead, 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[why], 'message', ARGV[why + 1],
-      'deliveries', deliveries, 'source', KEYS[place], 'entry', entry, 'sha1', ARGV[why + 2],
+    call('XADD', KEYS[12], 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[at + 10], 'message', ARGV[at + 11],
+      'deliveries', deliveries, 'source', KEYS[place], 'entry', entry, 'sha1', ARGV[at + 12],
       'told', number > 0 and 1 or 0, 'request', request)
-    if number > 0 then reply(number, bytes) end
-  elseif number > 0 then
-    reply(number, bytes)
   end
   if status == 'ok' then
+    if number > 0 and op ~= 'escalate' then
+      call('XADD', KEYS[13 + number], '*', 'reply', bytes)
+      touched[13 + number] = true
+    end
     if sample ~= '' and request then
       local one_in, key = string.match(sample, '^(%d+) (.*)$')
-      redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction', 'key', key or sample,
+      call('XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction', 'key', key or sample,
         'one_in', one_in or '0', 'request', request, 'answer', bytes)
-      count('shadowed')
+      names = names .. ',shadowed'
     end
     if truth_key ~= '' then
-      redis.call('XADD', shadow, 'MAXLEN', '~', ARGV[4], '*', 'kind', 'truth', 'key', truth_key, 'vector', truth)
+      call('XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'truth', 'key', truth_key, 'vector', ARGV[at + 8])
     end
-    for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do count(name, tonumber(n)) end
     freed[place] = freed[place] + size
     done[place][#done[place] + 1] = entry
     held[place][entry] = nil
   else
-    count(status)
+    names = status
   end
+  said[names] = (said[names] or 0) + 1
   out[#out + 1] = status
 end
 
 for place, entries in pairs(done) do
   for first = 1, #entries, 1000 do
-    local some = {unpack(entries, first, math.min(first + 999, #entries))}
-    redis.call('XACK', KEYS[place], group, unpack(some))
-    redis.call('XDEL', KEYS[place], unpack(some))
+    local last = math.min(first + 999, #entries)
+    call('XACK', KEYS[place], group, unpack(entries, first, last))
+    call('XDEL', KEYS[place], unpack(entries, first, last))
   end
   -- An empty stream holds no bytes: the counter heals itself if it ever went wrong.
-  if redis.call('XLEN', KEYS[place]) == 0 then redis.call('DEL', KEYS[5 + place])
-  elseif freed[place] > 0 then redis.call('DECRBY', KEYS[5 + place], freed[place]) end
+  if call('XLEN', KEYS[place]) == 0 then call('DEL', KEYS[5 + place])
+  elseif freed[place] > 0 then call('DECRBY', KEYS[5 + place], freed[place]) end
 end
 for to, next in pairs(room) do
-  if next.added > 0 then redis.call('INCRBY', KEYS[5 + to], next.added) end
+  if next.added > 0 then call('INCRBY', KEYS[5 + to], next.added) end
 end
-for key in pairs(touched) do redis.call('PEXPIRE', KEYS[key], ARGV[3]) end
-for name, n in pairs(tally) do redis.call('HINCRBY', KEYS[13], name, n) end
+for key in pairs(touched) do call('PEXPIRE', KEYS[key], ARGV[3]) end
+-- Most entries of a batch say the same, so that it is read once.
+local tally = {}
+for names, times in pairs(said) do
+  for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do
+    tally[name] = (tally[name] or 0) + times * (tonumber(n) or 1)
+  end
+end
+for name, n in pairs(tally) do call('HINCRBY', KEYS[13], name, n) end
 return out
