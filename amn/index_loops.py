@@ -69,7 +69,7 @@ class LoopSearch:
             ids[start[cell] : start[cell + 1]].reshape(-1)[:size] = faiss.rev_swig_ptr(
                 lists.get_ids(cell), int(size)
             )
-        if groups > _GROUPS_MAX or groups % 2 or not _as_expected(faiss, lists.packer, packed[0]):
+        if groups > _GROUPS_MAX or groups % 4 or not _as_expected(faiss, lists.packer, packed[0]):
             raise CheckpointError(
                 f"an index of {groups} codes, packed as this faiss packs them, is not readable here"
             )

@@ -4,6 +4,8 @@
  * of codes a cell, 3 KB a candidate. So each is read once, and ids are looked up of candidates alone.
  */
 
+#define AHEAD 3072 /* bytes of codes, two blocks, that are fetched before they are needed */
+
 /* What a build made. Cell c has `size[c]` references, in the 32-code blocks from `start[c]` on; a place
  * is 32 * block + number within. Codes are packed as faiss packs them: 32 bytes hold two groups, 16
  * each; a byte's low half is of reference 0, 8, 1, 9, .. 7, 15 and its high half of that one plus 16. */
@@ -16,7 +18,7 @@ typedef struct {
     const int64_t *start, *size;
     const int32_t *ids;
     const float *vectors;
-    int64_t cells, groups; /* at most 128 groups, an even number */
+    int64_t cells, groups; /* at most 128 groups, a multiple of 4 */
 } cell_index;
 
 /* How wide (IndexSettings), and where it is searched twice (Guard). */
@@ -25,10 +27,22 @@ typedef struct {
     float within, confidence, margin, reach;
 } widths;
 
-typedef struct {
+/* A score, as an integer that sorts alike, above the place that has it: one number to move and compare. */
+typedef int64_t candidate;
+
+INLINE candidate scored(float score, int64_t place) {
+    int32_t bits;
+    memcpy(&bits, &score, 4);
+    return (int64_t)(bits ^ (bits >> 31 & INT32_MAX)) * (1ll << 32) + place;
+}
+INLINE int32_t place_of(candidate one) { return (int32_t)one; }
+INLINE float score_of(candidate one) {
+    int32_t bits = (int32_t)(one >> 32);
     float score;
-    int32_t place;
-} candidate;
+    bits ^= bits >> 31 & INT32_MAX;
+    memcpy(&score, &bits, 4);
+    return score;
+}
 
 /* Candidates of which the `keep` best are wanted; none below `limit` is among them. */
 typedef struct {
@@ -49,22 +63,21 @@ typedef struct {
     uint64_t mask;
 } row_set;
 
-/* Puts the `keep` best first, in no order (quickselect). */
+/* Puts the `keep` best first, in no order: quickselect, whose only branches are those of its loops. */
 INLINE void best_first(candidate *all, int64_t count, int64_t keep) {
-    int64_t low = 0, high = count - 1;
-    while (low < high) {
-        float pivot = all[(low + high) / 2].score;
-        int64_t i = low, j = high;
-        while (i <= j) {
-            while (all[i].score > pivot) i++;
-            while (all[j].score < pivot) j--;
-            if (i > j) break;
-            candidate other = all[i];
-            all[i++] = all[j], all[j--] = other;
+    int64_t low = 0, high = count;
+    while (low < keep && keep < high) {
+        candidate pivot = all[(low + high) / 2];
+        int64_t above = low; /* those from `low` on that are better */
+        all[(low + high) / 2] = all[high - 1];
+        for (int64_t i = low; i < high - 1; i++) {
+            candidate one = all[i];
+            all[i] = all[above], all[above] = one;
+            above += one > pivot;
         }
-        if (keep <= j + 1) high = j;
-        else if (keep > i) low = i;
-        else return;
+        all[high - 1] = all[above], all[above] = pivot;
+        if (keep <= above) high = above;
+        else low = above + 1;
     }
 }
 
@@ -72,8 +85,9 @@ static FAST void shorten(shortlist *list) {
     if (list->count <= list->keep) return;
     best_first(list->all, list->count, list->keep);
     list->count = list->keep;
-    list->limit = list->all[0].score;
-    for (int64_t i = 1; i < list->keep; i++) list->limit = smaller(list->limit, list->all[i].score);
+    candidate least = list->all[0];
+    for (int64_t i = 1; i < list->keep; i++) least = list->all[i] < least ? list->all[i] : least;
+    list->limit = score_of(least);
 }
 
 /* Entry [g][k] stands for the product of the query with code k of group g, in steps of `scale`. */
@@ -94,7 +108,7 @@ static FAST void fill_lookup(const cell_index *index, const float *flat, lookup 
         for (int k = 0; k < 16; k++) products[g][k] -= low;
         to->base += low, most = larger(most, high - low);
     }
-    to->scale = most / 255;
+    to->scale = most / 127;
     for (int64_t i = 0; i < 16 * index->groups; i++) to->table[i] = (uint8_t)((&products[0][0])[i] / to->scale + 0.5f);
 }
 
@@ -103,12 +117,18 @@ INLINE void sum_block(const uint8_t *codes, const uint8_t *table, int64_t groups
     const __m256i half = _mm256_set1_epi8(15);
     __m256i both[2], odd[2]; /* sums of pairs of bytes as 16 bits, and of their upper bytes alone */
     for (int i = 0; i < 2; i++) both[i] = odd[i] = _mm256_setzero_si256();
-    for (int64_t g = 0; g < groups; g += 2, codes += 32, table += 32) {
-        __m256i code = _mm256_loadu_si256((const __m256i *)codes), entries = _mm256_loadu_si256((const __m256i *)table);
-        __m256i low = _mm256_shuffle_epi8(entries, _mm256_and_si256(code, half));
-        __m256i high = _mm256_shuffle_epi8(entries, _mm256_and_si256(_mm256_srli_epi16(code, 4), half));
-        both[0] = _mm256_add_epi16(both[0], low), odd[0] = _mm256_add_epi16(odd[0], _mm256_srli_epi16(low, 8));
-        both[1] = _mm256_add_epi16(both[1], high), odd[1] = _mm256_add_epi16(odd[1], _mm256_srli_epi16(high, 8));
+    for (int64_t g = 0; g < groups; g += 4, codes += 64, table += 64) {
+        __m256i entry[2][2]; /* two of at most 127 fit a byte */
+        for (int j = 0; j < 2; j++) {
+            __m256i code = _mm256_loadu_si256((const __m256i *)codes + j), entries = _mm256_loadu_si256((const __m256i *)table + j);
+            entry[0][j] = _mm256_shuffle_epi8(entries, _mm256_and_si256(code, half));
+            entry[1][j] = _mm256_shuffle_epi8(entries, _mm256_and_si256(_mm256_srli_epi16(code, 4), half));
+        }
+        for (int i = 0; i < 2; i++) {
+            __m256i pair = _mm256_add_epi8(entry[i][0], entry[i][1]);
+            both[i] = _mm256_add_epi16(both[i], pair), odd[i] = _mm256_add_epi16(odd[i], _mm256_srli_epi16(pair, 8));
+        }
+        _mm_prefetch((const char *)codes + AHEAD, _MM_HINT_T0);
     }
     for (int i = 0; i < 2; i++) {
         __m256i even = _mm256_sub_epi16(both[i], _mm256_slli_epi16(odd[i], 8));
@@ -134,7 +154,7 @@ static FAST void scan_cell(const cell_index *index, const lookup *query, int64_t
         _mm256_store_si256((__m256i *)sums, found[0]), _mm256_store_si256((__m256i *)(sums + 16), found[1]);
         for (; which; which &= which - 1) {
             int i = __builtin_ctz(which);
-            to->all[to->count++] = (candidate){base + query->scale * sums[i], (int32_t)(32 * block + i)};
+            to->all[to->count++] = scored(base + query->scale * sums[i], 32 * block + i);
         }
         if (to->count >= 2 * to->keep) shorten(to);
     }
@@ -144,7 +164,11 @@ static FAST void scan_cell(const cell_index *index, const lookup *query, int64_t
 static FAST void scan(const cell_index *index, const lookup *query, const candidate *cells, int64_t count, float least, shortlist *to) {
     to->count = 0, to->limit = -1e30f;
     for (int64_t i = 0; i < count; i++)
-        if (cells[i].score >= least) scan_cell(index, query, cells[i].place, cells[i].score + index->half[cells[i].place], to);
+        {
+        int32_t cell = place_of(cells[i]);
+        float nearness = score_of(cells[i]);
+        if (nearness >= least) scan_cell(index, query, cell, nearness + index->half[cell], to);
+    }
     shorten(to);
 }
 
@@ -159,12 +183,21 @@ INLINE int add_row(row_set *set, int32_t row) {
     return 1;
 }
 
+INLINE void prefetch_row(const float *row) {
+    for (int d = 0; d < DIM; d += 16) _mm_prefetch((const char *)(row + d), _MM_HINT_T0);
+}
+
 /* Compares candidates exactly; the two best, and which. */
-static FAST void refine(const cell_index *index, const float *query, const candidate *some, int64_t count, row_set *seen,
+static FAST void refine(const cell_index *index, const float *query, candidate *some, int64_t count, row_set *seen,
                         float *best, float *second, int64_t *which) {
+    int64_t rows = 0;
     for (int64_t i = 0; i < count; i++) {
-        int32_t row = index->ids[some[i].place];
-        if (add_row(seen, row)) keep(dot(query, index->vectors + (int64_t)row * DIM, DIM), row, best, second, which);
+        int32_t row = index->ids[place_of(some[i])];
+        if (add_row(seen, row)) some[rows++] = row;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        if (i + 1 < rows) prefetch_row(index->vectors + some[i + 1] * DIM);
+        keep(dot(query, index->vectors + some[i] * DIM, DIM), some[i], best, second, which);
     }
 }
 
@@ -176,13 +209,13 @@ INLINE int undecided(const widths *w, float best, float second) {
 
 /* Cells by nearness, those of the first pass first, the nearest of all in front. */
 INLINE void order_cells(const cell_index *index, const widths *w, const float *nearness, candidate *cells) {
-    for (int64_t c = 0; c < index->cells; c++) cells[c] = (candidate){nearness[c] - index->half[c], (int32_t)c};
+    for (int64_t c = 0; c < index->cells; c++) cells[c] = scored(nearness[c] - index->half[c], c);
     best_first(cells, index->cells, w->probes_wide);
     best_first(cells, w->probes_wide, w->probes);
     for (int64_t i = 1; i < w->probes; i++) { /* a limit found early spares many candidates */
         candidate one = cells[i];
         int64_t j = i;
-        for (; j && cells[j - 1].score < one.score; j--) cells[j] = cells[j - 1];
+        for (; j && cells[j - 1] < one; j--) cells[j] = cells[j - 1];
         cells[j] = one;
     }
 }
@@ -202,7 +235,7 @@ static FAST int search_one(search *s, const float *query, const float *flat, con
     lookup tables;
     fill_lookup(s->index, flat, &tables);
     order_cells(s->index, w, nearness, s->cells);
-    float least = s->cells[0].score - w->within;
+    float least = score_of(s->cells[0]) - w->within;
     *best = *second = -2, *which = 0;
     for (uint64_t i = 0; i <= s->seen.mask; i++) s->seen.slots[i] = -1;
     scan(s->index, &tables, s->cells, w->probes, least, &s->first);
