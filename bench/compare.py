@@ -157,7 +157,7 @@ def table(report: Mapping[str, Any]) -> str:
     ]
     lines += ["", *markdown(heads, rows), ""]
     lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in order if s["workers"] == 1]
-    form = "as they are written" if report["written"] else "in their fast forms"
+    form = "as one would write them" if report["written"] else "in their fast forms"
     lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
     lines += [
         "",
