@@ -49,12 +49,17 @@ def joined(arguments: tuple[Any, ...]) -> bytes:
         arguments = (*arguments[0].split(), *arguments[1:])
     count, pieces = len(arguments), [b""]
     for argument in arguments:
-        if type(argument) is bytes:
+        kind = type(argument)
+        if kind is bytes:
             data = argument
-        elif argument == "":  # half of what a finished batch says
-            pieces.append(_EMPTY)
-            continue
-        elif type(argument) is Words:
+        elif kind is str:
+            if not argument:  # half of what a finished batch says
+                pieces.append(_EMPTY)
+                continue
+            data = argument.encode()
+        elif kind is int:
+            data = b"%d" % argument
+        elif kind is Words:
             count += argument.number - 1
             pieces.append(argument)
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from producer.settings import ProducerSettings
 
 DEADLINE_MS_MAX = 365 * 24 * 3600 * 1000.0
 _INTEGER_MAX = 2**31
+_NO_CONTEXT = np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,15 +172,40 @@ def _encoded(
 ) -> Outgoing:
     submitted_at_ms = now_ms()
     expires_at_ms = submitted_at_ms + options.deadline_ms if options.deadline_ms else 0.0
-    request = Request(
-        id=options.request_id or new_id(),
-        reply_to=client,
-        context=array,
-        lane=checked_lane(options.lane, settings.lanes),
-        tokens=options.tokens,
-        encoder=settings.encoder,
-        submitted_at_ms=submitted_at_ms,
+    request_id = options.request_id or new_id()
+    checked_lane(options.lane, settings.lanes)
+    encoder = _encoder(options, client, settings.encoder)
+    payload = encoder.encode(request_id, array, submitted_at_ms, expires_at_ms)
+    batched = array.ndim == 3
+    bytes_max = wire.BATCH_BYTES_MAX if batched else wire.PAYLOAD_BYTES_MAX
+    if len(payload) > bytes_max:
+        raise PayloadTooLarge(
+            f"the request has {len(payload)} bytes, the limit is {bytes_max}; "
+            "shorten sequence, domain or traceparent"
+        )
+    return Outgoing(
+        id=request_id,
+        payload=payload,
+        sample_key=sample_key(request_id, options.sequence, options.position),
+        deadline_ms=options.deadline_ms or 0.0,
         expires_at_ms=expires_at_ms,
+        provisional=options.provisional,
+        named=bool(options.request_id),
+        level=1 + PRIORITIES.index(options.priority),
+        call=new_id()[:11] if options.request_id else "-",
+        count=len(array) if batched else 1,
+    )
+
+
+@lru_cache(maxsize=16)
+def _encoder(options: Options, client: str, encoder: str) -> wire.RequestEncoder:
+    shared = Request(
+        id="",
+        reply_to=client,
+        context=_NO_CONTEXT,
+        lane=options.lane,
+        tokens=options.tokens,
+        encoder=encoder,
         sequence=options.sequence,
         position=options.position,
         domain=options.domain,
@@ -186,22 +213,4 @@ def _encoded(
         traceparent=options.traceparent,
         priority=options.priority,
     )
-    payload = wire.encode_request(request)
-    bytes_max = wire.BATCH_BYTES_MAX if request.batched else wire.PAYLOAD_BYTES_MAX
-    if len(payload) > bytes_max:
-        raise PayloadTooLarge(
-            f"the request has {len(payload)} bytes, the limit is {bytes_max}; "
-            "shorten sequence, domain or traceparent"
-        )
-    return Outgoing(
-        id=request.id,
-        payload=payload,
-        sample_key=sample_key(request.id, request.sequence, request.position),
-        deadline_ms=options.deadline_ms or 0.0,
-        expires_at_ms=expires_at_ms,
-        provisional=options.provisional,
-        named=bool(options.request_id),
-        level=1 + PRIORITIES.index(options.priority),
-        call=new_id()[:11] if options.request_id else "-",
-        count=request.count,
-    )
+    return wire.RequestEncoder(shared)

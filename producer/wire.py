@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import msgpack
@@ -89,36 +90,67 @@ _REPLY = Fields(
 )
 _TIMINGS = Fields(queue_ms=(float, 0.0), batch_ms=(float, 0.0), compute_ms=(float, 0.0), batch_size=(int, 0))
 _FAILURE = Fields(id=(str, REQUIRED), code=(str, REQUIRED), message=(str, REQUIRED), retryable=(bool, False))
+#: Fields of every request.
+_REQUEST_FIELDS = 16
 _build_request, _build_reply = builder(Request), builder(Reply)
 _build_timings, _build_failure = builder(Timings), builder(Failure)
 
 
 def encode_request(request: Request) -> bytes:
     """Encodes a request; the context keeps its precision (float16 -> `f2`, else `f4`)."""
-    name = "f2" if request.context.dtype == np.float16 else "f4"
-    # Left out when it says nothing: most requests are of the normal level.
-    level = {} if request.priority == DEFAULT_PRIORITY else {"level": request.priority}
-    return pack(
-        {
-            "version": WIRE_VERSION,
-            "id": request.id,
-            "reply_to": request.reply_to,
-            "dtype": name,
-            "shape": request.context.shape,
-            "context": np.ascontiguousarray(request.context, dtype=_DTYPES[name]).data,
-            "lane": request.lane,
-            "tokens": request.tokens,
-            "encoder": request.encoder,
-            "submitted_at_ms": request.submitted_at_ms,
-            "expires_at_ms": request.expires_at_ms,
-            "sequence": request.sequence,
-            "position": request.position,
-            "domain": request.domain,
-            "provisional": request.provisional,
-            "traceparent": request.traceparent,
-            **level,
-        }
-    )
+    encoder = RequestEncoder(request)
+    times_ms = request.submitted_at_ms, request.expires_at_ms
+    return encoder.encode(request.id, request.context, *times_ms)
+
+
+class RequestEncoder:
+    """Encodes requests that differ only in what `encode` takes; the rest is packed once."""
+
+    def __init__(self, shared: Request) -> None:
+        # Left out when it says nothing: most requests are of the normal level.
+        level = {} if shared.priority == DEFAULT_PRIORITY else {"level": shared.priority}
+        # A map of up to 15 pairs has a head of one byte; ours has more.
+        count = _REQUEST_FIELDS + len(level)
+        self._head = b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
+        self._reply_to = _pairs({"reply_to": shared.reply_to})
+        self._kind = _pairs({"lane": shared.lane, "tokens": shared.tokens, "encoder": shared.encoder})
+        self._tail = _pairs(
+            {
+                "sequence": shared.sequence,
+                "position": shared.position,
+                "domain": shared.domain,
+                "provisional": shared.provisional,
+                "traceparent": shared.traceparent,
+                **level,
+            }
+        )
+
+    def encode(
+        self,
+        request_id: str,
+        context: NDArray[np.floating],
+        submitted_at_ms: float,
+        expires_at_ms: float,
+    ) -> bytes:
+        """One request; the arguments are fields of `Request`."""
+        name = "f2" if context.dtype == np.float16 else "f4"
+        times = _pairs({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})
+        data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
+        form, this = _form(name, context.shape), _pairs({"id": request_id})
+        return b"".join((self._head, this, self._reply_to, form, data, self._kind, times, self._tail))
+
+
+@lru_cache(maxsize=64)
+def _form(name: str, shape: tuple[int, ...]) -> bytes:
+    """The pairs that say what the context's bytes are, up to these bytes."""
+    size_bytes = math.prod(shape) * _DTYPES[name].itemsize
+    pairs = _pairs({"dtype": name, "shape": shape, "context": bytes(size_bytes)})
+    return pairs[: len(pairs) - size_bytes]
+
+
+def _pairs(fields: dict[str, object]) -> bytes:
+    """A small map without its head of one byte."""
+    return pack(fields)[1:]
 
 
 def decode_request(payload: bytes, *, batches: bool = False) -> Request:
