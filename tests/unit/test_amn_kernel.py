@@ -83,9 +83,10 @@ def test_a_context_has_the_same_answer_in_a_batch_of_any_size(predictor, sample)
     for size in range(2, 41):
         parts = [predictor.forward(sample[i : i + size]) for i in range(0, len(sample), size)]
         # Few contexts go through one form, many through another, whose weights are float32. Over the
-        # whole sample no number differs by more than 1.2e-6, and within the loops none at all.
+        # whole sample no number differs by more than 1.2e-6, and within the loops, which multiply a single
+        # context in integers, by more than 2e-7.
         same = kernel.READY and size <= FEW
-        np.testing.assert_allclose(np.concatenate(parts), alone, rtol=0, atol=1e-7 if same else 3e-6)
+        np.testing.assert_allclose(np.concatenate(parts), alone, rtol=0, atol=5e-7 if same else 3e-6)
 
 
 def test_no_context_at_all_has_no_answers(predictor):
