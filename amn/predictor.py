@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from amn.checkpoint import Checkpoint, load
+from amn.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load
+from amn.errors import CheckpointError
 from amn.folded import fold
 from amn.reference import Bank, load_bank
 
@@ -30,12 +32,37 @@ class Predictor:
 
     @classmethod
     def open(cls, model: Path, bank: Path | None = None) -> Predictor:
-        """Loads and checks a checkpoint folder (hash, parameter count, golden vectors) and a bank.
+        """Loads and checks a checkpoint folder (hash, parameter count, golden vectors), its fast form
+        and a bank.
 
         Raises:
             CheckpointError: Something does not hold; nothing is served then.
         """
-        return cls(load(model), load_bank(bank) if bank else None)
+        made = cls(load(model), load_bank(bank) if bank else None)
+        made.check_fast_form()
+        return made
+
+    def check_fast_form(self) -> None:
+        """Compares what serves with the network itself, whose golden vectors held: rewrites, weights as
+        int16, and a library that some compiler made.
+
+        Raises:
+            CheckpointError: They differ by more than `GOLDEN_TOLERANCE`.
+        """
+        model = self.checkpoint.model
+        # The golden inputs are unlike all text; five rows of a familiar subspace are trusted fully.
+        familiar = [weight[:5] for name, weight in model.state_dict().items() if name.endswith("familiar")]
+        x = torch.cat([golden_inputs(), *(rows.unsqueeze(0).float() for rows in familiar)])
+        with torch.inference_mode():
+            expected = model(x).numpy()
+        for count in (1, len(x)):
+            difference = float(np.abs(self.forward(x[-count:].numpy()) - expected[-count:]).max())
+            if not difference <= GOLDEN_TOLERANCE:
+                raise CheckpointError(
+                    f"{self.checkpoint.path}: the fast form of {self.model_id} answers {count} context(s) "
+                    f"otherwise than the network, by {difference:.2e} (allowed {GOLDEN_TOLERANCE}); install "
+                    "the package again, or report this"
+                )
 
     def warm_up(self, batch_max: int) -> None:
         """Runs every batch size that matters once, so that the first request is not the slow one."""

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amn import folded_bounded, kernel
 from amn.checkpoint import load
+from amn.errors import CheckpointError
 from amn.folded import fold
 from amn.metrics import cosine, estimate
+from amn.predictor import Predictor
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 LVM = ARTIFACTS / "lvm"
@@ -72,3 +75,13 @@ def test_models_and_sample_fit_the_budget():
     assert size((LVM / "fallback_accuracy").resolve()) < 9_500_000
     assert size(ARTIFACTS / "sample") < 4_000_000
     assert size(ARTIFACTS) < 40 * 1024 * 1024
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_fast_form_that_answers_otherwise_than_its_network_is_not_served(name, monkeypatch):
+    Predictor.open(LVM / name)
+    # Only contexts that the model trusts use the last layer: the check must have one.
+    monkeypatch.setattr(kernel, "_narrow", lambda weights, exact=kernel._narrow: exact(weights * 1.001))
+    monkeypatch.setattr(folded_bounded._OneByOne, "_answer", lambda self, x, answer: answer.fill(0))
+    with pytest.raises(CheckpointError, match="answers 1 context"):
+        Predictor.open(LVM / name)
