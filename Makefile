@@ -11,6 +11,9 @@ RATE = 500
 DATA = ../shared/data/text768.npz
 ARGS =
 
+# What an install is made from: when one of these changes, the next target installs again.
+SOURCES = pyproject.toml setup.py amn/kernel.c amn/kernel_cells.h
+
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -81,17 +84,17 @@ distclean: clean
 	rm -rf $(VENV) .venv-bench
 
 # A stamp per kind of installation; each is made again when pyproject.toml changes.
-$(VENV)/.ops: pyproject.toml $(VENV)/.torch
+$(VENV)/.ops: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[ops]"
 	@$(PIP) -e '.[ops]'
 	@touch $@
 
-$(VENV)/.bench: pyproject.toml $(VENV)/.torch
+$(VENV)/.bench: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[bench]"
 	@$(PIP) -e '.[bench]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+$(VENV)/.dev: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[dev]"
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.ops
