@@ -1,4 +1,4 @@
-"""The index of a large bank: half a million references in about a fifth of a millisecond (docs/bank.md).
+"""The index of a large bank: half a million references in about a tenth of a millisecond (docs/bank.md).
 
 Every reference is filed under two of K cells. A batch of predictions (B, 768) is searched in passes:
 
@@ -10,7 +10,8 @@ Every reference is filed under two of K cells. A batch of predictions (B, 768) i
 
 Escalating is the safe side. So the second pass goes where a miss would do harm: a second best that was
 not found makes a margin look wide. How wide both passes are is chosen when the bank is built
-(amn/index_tune.py).
+(amn/index_tune.py). A search is one call of compiled loops (amn/index_loops.py), or NumPy and faiss where
+they cannot run (amn/index_arrays.py).
 """
 
 from __future__ import annotations
