@@ -15,7 +15,7 @@ READ_COUNT = 512
 #: A blocking read returns at least this often, so that a stop is noticed without a server.
 BLOCK_MS = 500
 #: Read replies that may lie in the stream: its trimming is an answer to wait for, and to take, too.
-TRIM_BYTES = 256 * 1024
+TRIM_BYTES = 32 * 1024
 
 
 class ReplyCursor:
