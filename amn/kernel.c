@@ -1,6 +1,7 @@
 /* The inner loops of a worker: the network for a few contexts, the two nearest references (of a large
  * bank: kernel_cells.h), and the features of the gain. amn/kernel.py and amn/index_loops.py call them;
- * without this file NumPy does the same, slower (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
+ * without this file NumPy does the same, slower (DECISIONS.md says how much). Nothing here allocates
+ * more than scratch, keeps state or does I/O.
  *
  * A single context is limited by the memory that it reads: 5.9 MB of float32 weights and 6.3 MB of
  * references. So weights are kept as int16 with one scale a row (half the bytes, results within 1e-6
