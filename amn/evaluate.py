@@ -247,6 +247,6 @@ def describe(models: dict[str, Any], loaded: list[checkpoint.Checkpoint], with_l
         entry["weights_bytes"] = (item.path / checkpoint.WEIGHTS_FILE).stat().st_size
         entry["preset"] = manifest.training.get("preset", "unknown")
         if with_latency:
-            entry["latency"] = latency.measure(fold(item.model))
+            entry["latency"] = latency.measure(item.model)
     for name in BASELINES:
         models[name]["layout"], models[name]["parameters"] = "baseline", 0

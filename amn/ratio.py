@@ -1,7 +1,8 @@
 """`python -m amn ratio FAST SLOW`: how many times longer the slower model takes, on this machine.
 
 Calls are taken in turn and the best of each is kept, so that other work on the machine, which only
-ever adds time, falls on both alike and does not count. A layout's name stands for a model with fresh
+ever adds time, falls on both alike and does not count. Contexts are such as a model trusts, which cost the
+most. A layout's name stands for a model with fresh
 weights: how long an answer takes does not depend on them.
 """
 
@@ -16,7 +17,8 @@ import torch
 
 from amn import checkpoint
 from amn.config import PARAMETERS, ModelConfig
-from amn.folded import Folded, fold
+from amn.folded import fold
+from amn.latency import trusted_contexts
 from amn.network import build, count_parameters
 
 BATCH_SIZES = (1, 32)
@@ -34,9 +36,8 @@ def run_ratio(options: argparse.Namespace) -> int:
     """Time both, print one line a batch size and one of the sizes."""
     torch.set_num_threads(options.threads)
     models = [named(name) for name in (options.fast, options.slow)]
-    predict = [fold(model) for model in models]
     for size in BATCH_SIZES:
-        fast, slow = best_in_turn(predict, size, options.rounds)
+        fast, slow = best_in_turn(models, size, options.rounds)
         sys.stdout.write(
             f"batch {size:>3}: {fast * 1e3:.3f} ms and {slow * 1e3:.3f} ms, {slow / fast:.1f} times\n"
         )
@@ -50,15 +51,14 @@ def named(name: str) -> torch.nn.Module:
     return build(ModelConfig(layout=name)) if name in PARAMETERS else checkpoint.load(Path(name)).model  # type: ignore[arg-type]
 
 
-def best_in_turn(predict: list[Folded], size: int, rounds: int) -> list[float]:
-    """Seconds of the best call of each model on `size` contexts; the first round warms up."""
-    x = torch.randn(size, 5, 768, generator=torch.Generator().manual_seed(0))
-    x = torch.nn.functional.normalize(x, dim=-1)
-    best = [float("inf")] * len(predict)
+def best_in_turn(models: list[torch.nn.Module], size: int, rounds: int) -> list[float]:
+    """Seconds of the best call of each model on `size` contexts that it trusts; the first round warms up."""
+    calls = [(fold(model).arrays, trusted_contexts(model, size)) for model in models]
+    best = [float("inf")] * len(calls)
     for number in range(rounds + 1):
-        for index, model in enumerate(predict):
+        for index, (predict, x) in enumerate(calls):
             start = time.perf_counter()
-            model(x)
+            predict(x)
             took = time.perf_counter() - start
             if number:
                 best[index] = min(best[index], took)
