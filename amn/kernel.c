@@ -4,7 +4,7 @@
  * more than scratch, keeps state or does I/O.
  *
  * A single context is limited by the memory that it reads: 5.9 MB of float32 weights and 6.3 MB of
- * references. So weights are kept as int16 with one scale a row (half the bytes, results within 1e-6
+ * references. So weights are kept as int16 with one scale a row (half the bytes, results within 2e-6
  * of float32), and references as one byte a number: enough to rule nearly all of them out by a bound,
  * and the few that are left are compared exactly, in float32.
  *
