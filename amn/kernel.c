@@ -16,7 +16,7 @@
 
 #define DIM 768
 #define K 5
-#define FEW 8 /* contexts a call of amn_forward */
+#define CALL_MAX 8 /* contexts a call of amn_forward */
 
 /* As in amn/kernel.py; counted up when a structure or an argument changes. */
 int amn_version(void) { return 2; }
@@ -203,22 +203,22 @@ INLINE void mix(const float *x, const float *scores, float *out) {
 
 /* (count, width) -> (count, rows): a layer of another network, for few rows. */
 FAST void amn_product(const matrix *m, const float *x, int64_t count, float *out) {
-    for (int64_t first = 0; first < count; first += FEW) {
-        const float *in[FEW];
-        float *to[FEW];
-        int some = count - first < FEW ? (int)(count - first) : FEW;
+    for (int64_t first = 0; first < count; first += CALL_MAX) {
+        const float *in[CALL_MAX];
+        float *to[CALL_MAX];
+        int some = count - first < CALL_MAX ? (int)(count - first) : CALL_MAX;
         for (int c = 0; c < some; c++) in[c] = x + (first + c) * m->width, to[c] = out + (first + c) * m->rows;
         product(m, in, to, some);
     }
 }
 
-/* `count` contexts (5, 768), at most FEW -> unit vectors (768) and how far each was trusted. */
+/* `count` contexts (5, 768), at most CALL_MAX -> unit vectors (768) and how far each was trusted. */
 FAST void amn_forward(const network *n, const float *x, int64_t count, float *out, float *trust) {
-    _Alignas(32) float space[3][FEW][DIM]; /* every product is at most 768 long */
-    float gram[K * K], scores[FEW][K], gate[FEW];
-    const float *in[FEW] = {0};
-    float *to[FEW] = {0};
-    int trusted[FEW], some = 0;
+    _Alignas(32) float space[3][CALL_MAX][DIM]; /* every product is at most 768 long */
+    float gram[K * K], scores[CALL_MAX][K], gate[CALL_MAX];
+    const float *in[CALL_MAX] = {0};
+    float *to[CALL_MAX] = {0};
+    int trusted[CALL_MAX], some = 0;
     for (int b = 0; b < count; b++) {
         const float *c = x + b * K * DIM;
         for (int d = 0; d < DIM; d++) space[0][b][d] = c[d] + c[DIM + d] + c[2 * DIM + d] + c[3 * DIM + d] + c[4 * DIM + d];

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 #: Contexts a call of `amn_forward`.
-FEW = 8
+CALL_MAX = 8
 #: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
 _VERSION = 2
@@ -102,8 +102,8 @@ class Network:
         contexts = _floats(contexts)
         count, _, width = contexts.shape
         answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
-        for i in range(0, count, FEW):
-            some = min(FEW, count - i)
+        for i in range(0, count, CALL_MAX):
+            some = min(CALL_MAX, count - i)
             _forward(self._address, _at(contexts[i:]), some, _at(answers[i:]), _at(trust[i:]))
         return answers, trust
 

@@ -257,17 +257,17 @@ FAST int amn_search(const cell_index *index, const widths *w, const float *predi
     int64_t d = index->projection.rows, cells = index->centroids.rows;
     while (slots < 2 * most) slots *= 2;
     int64_t listed = index->cells + 2 * most + 64;
-    char *scratch = malloc(sizeof(candidate) * listed + sizeof(float) * FEW * (d + cells) + sizeof(int32_t) * slots);
+    char *scratch = malloc(sizeof(candidate) * listed + sizeof(float) * CALL_MAX * (d + cells) + sizeof(int32_t) * slots);
     if (!scratch) return 1;
     candidate *lists = (candidate *)scratch;
-    float *flat = (float *)(lists + listed), *nearness = flat + FEW * d;
+    float *flat = (float *)(lists + listed), *nearness = flat + CALL_MAX * d;
     search s = {index, w, lists, {lists + index->cells, 0, first, 0}, {lists + index->cells + 2 * first + 32, 0, w->rerank_wide, 0},
-                {(int32_t *)(nearness + FEW * cells), slots - 1}};
-    const float *in[FEW], *projected[FEW];
-    float *to[FEW], *near[FEW];
-    for (int i = 0; i < FEW; i++) projected[i] = to[i] = flat + i * d, near[i] = nearness + i * cells;
-    for (int64_t start = 0; start < count; start += FEW) {
-        int some = count - start < FEW ? (int)(count - start) : FEW;
+                {(int32_t *)(nearness + CALL_MAX * cells), slots - 1}};
+    const float *in[CALL_MAX], *projected[CALL_MAX];
+    float *to[CALL_MAX], *near[CALL_MAX];
+    for (int i = 0; i < CALL_MAX; i++) projected[i] = to[i] = flat + i * d, near[i] = nearness + i * cells;
+    for (int64_t start = 0; start < count; start += CALL_MAX) {
+        int some = count - start < CALL_MAX ? (int)(count - start) : CALL_MAX;
         for (int i = 0; i < some; i++) in[i] = predictions + (start + i) * DIM;
         product(&index->projection, in, to, some);
         product(&index->centroids, projected, near, some);
