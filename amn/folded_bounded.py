@@ -7,10 +7,11 @@ Exact rewrites on top of those of `amn/folded.py`:
    index, and the baseline's length is its sum.
 3. Where trust is 0 the content scores and the residual are multiplied by it, so a context
    that the model does not trust pays for neither: an eighth of the weights is read.
-4. A few contexts take the same steps in compiled loops (amn/kernel.py), which read half the bytes:
-   one context is limited by its memory. Where they were not built, up to three go one by one in
-   NumPy: calling thirty tensor operations on a few numbers each costs more than the arithmetic, and
-   three matrix-vector products take less than one product of a matrix with three rows.
+4. Compiled loops (amn/kernel.py) take the same steps with weights and vectors as int16: one
+   context is limited by the memory that it reads, many by multiplications, and int16 halves both.
+   Where they were not built, up to three contexts go one by one in NumPy: calling thirty tensor
+   operations on a few numbers each costs more than the arithmetic, and three matrix-vector products
+   take less than one product of a matrix with three rows. More are tensors.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from amn.tensors import against, columns, unit, weights_of
 
 K = CONTEXT_LENGTH
 Array = NDArray[np.float32]
-#: Batches up to this size are few: compiled loops win up to 32, NumPy one by one up to 3.
-FEW = 32 if kernel.READY else 3
+#: Batches up to this size never become tensors.
+FEW: float = math.inf if kernel.READY else 3
 
 
 class FoldedBounded:
@@ -103,7 +104,7 @@ class FoldedBounded:
 
 
 class _Loops:
-    """The same, of a few contexts, in compiled loops."""
+    """The same in compiled loops."""
 
     def __init__(self, folded: FoldedBounded) -> None:
         self._network = kernel.Network(

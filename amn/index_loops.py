@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from amn.errors import CheckpointError
 from amn.index_cells import WIDTH, Cells
 from amn.index_settings import Guard, IndexSettings
-from amn.kernel import _F, _I, _LIBRARY, _P, _at, _Matrix, _narrow, _Structure
+from amn.kernel import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -27,20 +27,21 @@ _BLOCK, _CODES = 32, 16
 _GROUPS_MAX = 128
 
 
-class _Index(_Structure):
+class _Index(Structure):
     _fields_ = (
-        ("projection", _Matrix),
-        ("centroids", _Matrix),
-        *((name, _P) for name in ("half", "columns", "codebook", "codes", "start", "size", "ids", "vectors")),
-        ("cells", _I),
-        ("groups", _I),
+        ("projection", Panels),
+        ("centroids", Panels),
+        *((name, POINTER) for name in ("half", "columns", "codebook", "codes")),
+        *((name, POINTER) for name in ("start", "size", "ids", "vectors")),
+        ("cells", INTEGER),
+        ("groups", INTEGER),
     )
 
 
 class _Widths(ctypes.Structure):
     _fields_ = (
-        *((name, _I) for name in ("probes", "probes_wide", "rerank", "rerank_wide")),
-        *((name, _F) for name in ("within", "confidence", "margin", "reach")),
+        *((name, INTEGER) for name in ("probes", "probes_wide", "rerank", "rerank_wide")),
+        *((name, REAL) for name in ("within", "confidence", "margin", "reach")),
     )
 
 
@@ -65,7 +66,7 @@ class LoopSearch:
         ids = np.zeros((start[-1], _BLOCK), np.int32)
         for cell, size in enumerate(sizes):
             blocks = packed[start[cell] : start[cell + 1]]
-            ctypes.memmove(_at(blocks), int(lists.get_codes(cell)), blocks.nbytes)
+            ctypes.memmove(address_of(blocks), int(lists.get_codes(cell)), blocks.nbytes)
             ids[start[cell] : start[cell + 1]].reshape(-1)[:size] = faiss.rev_swig_ptr(
                 lists.get_ids(cell), int(size)
             )
@@ -73,12 +74,11 @@ class LoopSearch:
             raise CheckpointError(
                 f"an index of {groups} codes, packed as this faiss packs them, is not readable here"
             )
-        padded = -d % 8  # whole steps of the loops
         codebook = faiss.vector_to_array(codes.pq.centroids).reshape(groups, _CODES, WIDTH)
         self._index = _Index()
         self._index.fill(
-            projection=_narrow(np.pad(cells.projection[:, :d].T, ((0, padded), (0, 0)))),
-            centroids=_narrow(np.pad(cells.centroids, ((0, 0), (0, padded)))),
+            projection=panels(cells.projection[:, :d].T),
+            centroids=panels(cells.centroids),
             half=cells.half,
             columns=np.where(cells.columns < d, cells.columns, -1).astype(np.int64),
             codebook=np.ascontiguousarray(codebook.transpose(0, 2, 1)),
@@ -101,11 +101,9 @@ class LoopSearch:
         """
         best, second = np.empty((2, len(queries)), np.float32)
         ids, twice = np.empty(len(queries), np.int64), np.empty(len(queries), np.bool_)
-        answers = (_at(array) for array in (best, second, ids, twice))
-        widths = self._widths(settings, guard)
-        if _search(
-            ctypes.addressof(self._index), ctypes.addressof(widths), _at(queries), len(queries), *answers
-        ):
+        answers = (address_of(array) for array in (best, second, ids, twice))
+        index, widths = ctypes.addressof(self._index), self._widths(settings, guard)
+        if _search(index, ctypes.addressof(widths), address_of(queries), len(queries), *answers):
             raise MemoryError("no memory to search the reference bank")
         return best, second, ids, twice
 
@@ -136,7 +134,7 @@ def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
     return bool((expected.transpose(1, 2, 0).ravel() == block).all())
 
 
-if _LIBRARY is not None:
-    _search = _LIBRARY.amn_search
-    _search.argtypes = (_P, _P, _P, _I, _P, _P, _P, _P)
+if LIBRARY is not None:
+    _search = LIBRARY.amn_search
+    _search.argtypes = (POINTER, POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER, POINTER)
     _search.restype = ctypes.c_int

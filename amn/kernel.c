@@ -1,12 +1,11 @@
-/* The inner loops of a worker: the network for a few contexts, the two nearest references (of a large
- * bank: kernel_cells.h), and the features of the gain. amn/kernel.py and amn/index_loops.py call them;
- * without this file NumPy does the same, slower (DECISIONS.md says how much). Nothing here allocates
- * more than scratch, keeps state or does I/O.
+/* The inner loops of a worker: the network (its matrix products: kernel_panels.h), the two nearest
+ * references (of a large bank: kernel_cells.h), and the features of the gain. amn/kernel.py and
+ * amn/index_loops.py call them; without this file NumPy does the same, slower (DECISIONS.md says how
+ * much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
  * A single context is limited by the memory that it reads: 5.9 MB of float32 weights and 6.3 MB of
- * references. So weights are kept as int16 with one scale a row (half the bytes, results within 2e-6
- * of float32), and references as one byte a number: enough to rule nearly all of them out by a bound,
- * and the few that are left are compared exactly, in float32.
+ * references. So weights are int16, and references one byte a number: enough to rule nearly all of them
+ * out by a bound, and the few that are left are compared exactly, in float32.
  *
  * Needs AVX2 and FMA, which the caller asks for first (amn_supported); others: see amn_supported.
  */
@@ -16,10 +15,9 @@
 
 #define DIM 768
 #define K 5
-#define CALL_MAX 8 /* contexts a call of amn_forward */
 
 /* As in amn/kernel.py; counted up when a structure or an argument changes. */
-int amn_version(void) { return 2; }
+int amn_version(void) { return 3; }
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -29,24 +27,6 @@ int amn_version(void) { return 2; }
 #define INLINE static inline __attribute__((always_inline)) FAST
 
 int amn_supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-/* rows x width numbers, row by row: weights[r][c] = scale[r] * codes[r][c]. `width` is a
- * multiple of 8 and `rows` of 4. */
-typedef struct {
-    const int16_t *codes;
-    const float *scale;
-    int64_t rows, width;
-} matrix;
-
-/* The bounded layout after the rewrites of amn/folded_bounded.py, whose names these are. */
-typedef struct {
-    matrix both, key, detect, recall; /* (familiar + query, 768), (768, query), (hidden, 768), (768, hidden) */
-    const float *gram, *gram_bias;    /* (25, paired + 1) and (paired + 1): the last one is the gate */
-    const float *scores, *position;   /* (5, paired) and (5) */
-    const float *detect_bias, *recall_bias;
-    int64_t familiar, paired;
-    float trust_slope, trust_offset, residual_max;
-} network;
 
 /* fmaxf and fminf would be calls: they promise more about numbers that are none. */
 INLINE float larger(float a, float b) { return a > b ? a : b; }
@@ -67,95 +47,20 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
     return sum8(_mm256_add_ps(s, t));
 }
 
-/* R rows of weights with C vectors; R and C are constants where this is inlined. */
-INLINE void tile(const matrix *m, int64_t row, const float *const *in, float *const *out, int R, int C) {
-    __m256 sum[R][C]; /* stays in registers */
-    const int16_t *w = m->codes + row * m->width;
-    for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) sum[r][c] = _mm256_setzero_ps();
-    for (int64_t i = 0; i < m->width; i += 8)
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            __m128i narrow = _mm_loadu_si128((const __m128i *)(w + r * m->width + i));
-            __m256 wide = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(narrow));
-#pragma GCC unroll 8
-            for (int c = 0; c < C; c++)
-                sum[r][c] = _mm256_fmadd_ps(wide, _mm256_loadu_ps(in[c] + i), sum[r][c]);
-        }
-    for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) out[c][row + r] = m->scale[row + r] * sum8(sum[r][c]);
-}
+#include "kernel_panels.h"
 
-#define WIDE 1024 /* an eighth of so many products of an int16 with 511 adds up to less than 2^31 */
+#define TOGETHER 24    /* contexts that a weight is read for once; a multiple of six */
+#define LAYER_MAX 2304 /* three vectors */
 
-/* A vector in steps of `scale`: 512 * high + low, within a 500,000th of its largest number. */
+/* The bounded layout after the rewrites of amn/folded_bounded.py, whose names these are. */
 typedef struct {
-    int16_t high[WIDE], low[WIDE];
-    float scale;
-} split;
-
-INLINE __m128i narrowed(__m256i v) { return _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)); }
-
-INLINE void split_vector(const float *x, int64_t width, split *to) {
-    __m256 most = _mm256_set1_ps(1e-30f);
-    float lanes[8];
-    for (int64_t i = 0; i < width; i += 8)
-        most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(x + i)));
-    _mm256_storeu_ps(lanes, most);
-    for (int i = 1; i < 8; i++) lanes[0] = larger(lanes[0], lanes[i]);
-    to->scale = lanes[0] / (511 * 512);
-    for (int64_t i = 0; i < width; i += 8) {
-        __m256 steps = _mm256_div_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(to->scale));
-        __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(steps, _mm256_set1_ps(1 / 512.0f)));
-        __m256i low = _mm256_cvtps_epi32(_mm256_fnmadd_ps(_mm256_cvtepi32_ps(high), _mm256_set1_ps(512), steps));
-        _mm_storeu_si128((__m128i *)(to->high + i), narrowed(high));
-        _mm_storeu_si128((__m128i *)(to->low + i), narrowed(low));
-    }
-}
-
-/* Four rows of weights with one vector: in integers, where twice as many fit a register; the next four
- * are fetched meanwhile. */
-INLINE void tile_of_one(const matrix *m, int64_t row, const split *x, float *out) {
-    __m256i high[4], low[4];
-    const int16_t *w = m->codes + row * m->width;
-    for (int r = 0; r < 4; r++) high[r] = low[r] = _mm256_setzero_si256();
-#pragma GCC unroll 2
-    for (int64_t i = 0; i < m->width; i += 16) {
-        __m256i h = _mm256_loadu_si256((const __m256i *)(x->high + i)), l = _mm256_loadu_si256((const __m256i *)(x->low + i));
-#pragma GCC unroll 4
-        for (int r = 0; r < 4; r++) {
-            const int16_t *at = w + r * m->width + i;
-            if (i % 32 == 0) _mm_prefetch((const char *)(at + 4 * m->width), _MM_HINT_T0);
-            __m256i codes = _mm256_loadu_si256((const __m256i *)at);
-            high[r] = _mm256_add_epi32(high[r], _mm256_madd_epi16(codes, h));
-            low[r] = _mm256_add_epi32(low[r], _mm256_madd_epi16(codes, l));
-        }
-    }
-    for (int r = 0; r < 4; r++) {
-        __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(high[r]), _mm256_set1_ps(512), _mm256_cvtepi32_ps(low[r]));
-        out[row + r] = m->scale[row + r] * x->scale * sum8(sum);
-    }
-}
-
-/* out[c] = m @ in[c] for `count` vectors; each weight is read once for up to four of them. */
-static FAST void product(const matrix *m, const float *const *in, float *const *out, int count) {
-    for (int c = 0; c < count;) {
-        int left = count - c;
-        int64_t row = 0;
-        if (left >= 4)
-            for (; row < m->rows; row += 2) tile(m, row, in + c, out + c, 2, 4);
-        else if (left >= 2)
-            for (; row < m->rows; row += 4) tile(m, row, in + c, out + c, 4, 2);
-        else if (m->width % 16 || m->width > WIDE)
-            for (; row < m->rows; row += 4) tile(m, row, in + c, out + c, 4, 1);
-        else {
-            split x;
-            split_vector(in[c], m->width, &x);
-            for (; row < m->rows; row += 4) tile_of_one(m, row, &x, out[c]);
-        }
-        c += left >= 4 ? 4 : left >= 2 ? 2 : 1;
-    }
-}
+    panels both, key, detect, recall; /* (familiar + query, 768), (768, query), (hidden, 768), (768, hidden) */
+    const float *gram, *gram_bias;    /* (25, paired + 1) and (paired + 1): the last one is the gate */
+    const float *scores, *position;   /* (5, paired) and (5) */
+    const float *detect_bias, *recall_bias;
+    int64_t familiar, paired;
+    float trust_slope, trust_offset, residual_max;
+} network;
 
 /* Dot products of the five vectors among themselves, (25,); returns their sum. */
 INLINE float gram_of(const float *x, float *gram) {
@@ -201,58 +106,65 @@ INLINE void mix(const float *x, const float *scores, float *out) {
     make_unit(out);
 }
 
-/* (count, width) -> (count, rows): a layer of another network, for few rows. */
-FAST void amn_product(const matrix *m, const float *x, int64_t count, float *out) {
-    for (int64_t first = 0; first < count; first += CALL_MAX) {
-        const float *in[CALL_MAX];
-        float *to[CALL_MAX];
-        int some = count - first < CALL_MAX ? (int)(count - first) : CALL_MAX;
-        for (int c = 0; c < some; c++) in[c] = x + (first + c) * m->width, to[c] = out + (first + c) * m->rows;
-        product(m, in, to, some);
+/* (count, width) -> (count, rows): a layer of another network, at most LAYER_MAX wide. */
+FAST void amn_layer(const panels *m, const float *x, int64_t count, float *out) {
+    int16_t codes[TOGETHER * LAYER_MAX];
+    float by[TOGETHER];
+    for (int64_t first = 0; first < count; first += TOGETHER) {
+        int some = count - first < TOGETHER ? (int)(count - first) : TOGETHER;
+        for (int c = 0; c < some; c++) by[c] = encode(x + (first + c) * m->width, m->width, codes + c * m->width);
+        multiply(m, codes, m->width, by, some, out + first * m->rows, m->rows);
     }
 }
 
-/* `count` contexts (5, 768), at most CALL_MAX -> unit vectors (768) and how far each was trusted. */
-FAST void amn_forward(const network *n, const float *x, int64_t count, float *out, float *trust) {
-    _Alignas(32) float space[3][CALL_MAX][DIM]; /* every product is at most 768 long */
-    float gram[K * K], scores[CALL_MAX][K], gate[CALL_MAX];
-    const float *in[CALL_MAX] = {0};
-    float *to[CALL_MAX] = {0};
-    int trusted[CALL_MAX], some = 0;
+/* At most TOGETHER of them. What is not trusted reads an eighth of the weights. */
+static FAST void forward_some(const network *n, const float *x, int count, float *out, float *trust) {
+    int16_t codes[TOGETHER * DIM];
+    float by[TOGETHER], gate[TOGETHER], scores[TOGETHER][K], gram[K * K];
+    _Alignas(32) float one[TOGETHER][DIM], other[TOGETHER][DIM]; /* every product is at most 768 long */
+    int trusted[TOGETHER], some = 0;
     for (int b = 0; b < count; b++) {
         const float *c = x + b * K * DIM;
-        for (int d = 0; d < DIM; d++) space[0][b][d] = c[d] + c[DIM + d] + c[2 * DIM + d] + c[3 * DIM + d] + c[4 * DIM + d];
-        in[b] = space[0][b], to[b] = space[1][b];
+        for (int d = 0; d < DIM; d++) other[0][d] = c[d] + c[DIM + d] + c[2 * DIM + d] + c[3 * DIM + d] + c[4 * DIM + d];
+        by[b] = encode(other[0], DIM, codes + b * DIM);
     }
-    product(&n->both, in, to, (int)count);
+    multiply(&n->both, codes, DIM, by, count, one[0], DIM);
     for (int b = 0; b < count; b++) {
-        float inside = 0, *projected = space[1][b];
+        float inside = 0, *projected = one[b];
         float length = gram_of(x + b * K * DIM, gram);
         for (int64_t i = 0; i < n->familiar; i++) inside += projected[i] * projected[i];
         trust[b] = smaller(larger(n->trust_offset + n->trust_slope * inside / larger(length, 1e-12f), 0.0f), 1.0f);
         gate[b] = pair_scores(n, gram, scores[b]);
-        if (trust[b] > 0) in[some] = projected + n->familiar, to[some] = space[2][some], trusted[some++] = b;
+        if (!(trust[b] > 0)) continue;
+        by[some] = encode(projected + n->familiar, n->key.width, codes + some * DIM);
+        trusted[some++] = b;
     }
-    product(&n->key, in, to, some); /* what is not trusted reads no more weights */
+    multiply(&n->key, codes, DIM, by, some, other[0], DIM);
     for (int t = 0; t < some; t++)
         for (int b = trusted[t], i = 0; i < K; i++)
-            scores[b][i] += trust[b] * dot(x + (b * K + i) * DIM, space[2][t], DIM);
+            scores[b][i] += trust[b] * dot(x + (b * K + i) * DIM, other[t], DIM);
     for (int b = 0; b < count; b++) mix(x + b * K * DIM, scores[b], out + b * DIM);
-    for (int t = 0; t < some; t++) in[t] = out + trusted[t] * DIM, to[t] = space[0][t];
-    product(&n->detect, in, to, some);
+    for (int t = 0; t < some; t++) by[t] = encode(out + trusted[t] * DIM, DIM, codes + t * DIM);
+    multiply(&n->detect, codes, DIM, by, some, one[0], DIM);
     for (int t = 0; t < some; t++) {
-        for (int64_t h = 0; h < n->detect.rows; h++) space[0][t][h] = larger(space[0][t][h] + n->detect_bias[h], 0.0f);
-        in[t] = space[0][t], to[t] = space[1][t];
+        for (int64_t h = 0; h < n->recall.width; h++) one[t][h] = larger(one[t][h] + n->detect_bias[h], 0.0f);
+        by[t] = encode(one[t], n->recall.width, codes + t * DIM);
     }
-    product(&n->recall, in, to, some);
+    multiply(&n->recall, codes, DIM, by, some, other[0], DIM);
     for (int t = 0; t < some; t++) {
-        float *residual = space[1][t], *answer = out + trusted[t] * DIM;
+        float *residual = other[t], *answer = out + trusted[t] * DIM;
         for (int d = 0; d < DIM; d++) residual[d] += n->recall_bias[d];
         float length = sqrtf(dot(residual, residual, DIM) + n->residual_max * n->residual_max);
         float share = trust[trusted[t]] / (1.0f + expf(-gate[trusted[t]])) * n->residual_max / length;
         for (int d = 0; d < DIM; d++) answer[d] += share * residual[d];
         make_unit(answer);
     }
+}
+
+/* Contexts (count, 5, 768) -> unit vectors (count, 768) and how far each was trusted (count). */
+FAST void amn_forward(const network *n, const float *x, int64_t count, float *out, float *trust) {
+    for (int64_t first = 0; first < count; first += TOGETHER)
+        forward_some(n, x + first * K * DIM, count - first < TOGETHER ? (int)(count - first) : TOGETHER, out + first * DIM, trust + first);
 }
 
 /* References (count, 768): exact, and as bytes: vector = scale * (code - 128), off by at most `error`

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-#: Contexts a call of `amn_forward`.
-CALL_MAX = 8
+#: Widest layer.
+LAYER_MAX = 2304
 #: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
-_VERSION = 2
-_INT16_MAX, _BYTE_MAX, _MIDDLE = 32767, 127, 128
+_VERSION = 3
+_BYTE_MAX, _MIDDLE = 127, 128
+#: As in amn/kernel_panels.h.
+_BLOCK, _ROWS, _LENGTH_MAX, _CODE_MAX = 128, 16, 46200.0, 32000.0
 
 
 def _load() -> tuple[Any, str]:
@@ -38,11 +40,11 @@ def _load() -> tuple[Any, str]:
     return (library, "") if library.amn_supported() else (None, "processor")
 
 
-_LIBRARY, WHY = _load()
-READY = _LIBRARY is not None
+LIBRARY, WHY = _load()
+READY = LIBRARY is not None
 
 
-def _at(array: NDArray[Any]) -> int:
+def address_of(array: NDArray[Any]) -> int:
     """Where the first number is; half the time of `array.ctypes.data`."""
     address: int = array.__array_interface__["data"][0]
     return address
@@ -54,38 +56,47 @@ def _floats(array: NDArray[Any]) -> Array:
     return made if made.flags.aligned else made.copy()
 
 
-_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
-class _Structure(ctypes.Structure):
+class Structure(ctypes.Structure):
     """Keeps the arrays alive whose addresses it holds."""
 
     def fill(self, **values: Any) -> None:
+        """Sets fields: numbers, structures, and the addresses of arrays."""
         self.kept = values
         for name, value in values.items():
-            setattr(self, name, _at(value) if isinstance(value, np.ndarray) else value)
+            setattr(self, name, address_of(value) if isinstance(value, np.ndarray) else value)
 
 
-class _Matrix(_Structure):
-    _fields_ = (("codes", _P), ("scale", _P), ("rows", _I), ("width", _I))
+class Panels(Structure):
+    """A matrix as kernel_panels.h reads it."""
+
+    _fields_ = (("codes", POINTER), ("scale", POINTER), ("rows", INTEGER), ("width", INTEGER))
 
 
-class _Network(_Structure):
+class _Network(Structure):
     _fields_ = (
-        *((name, _Matrix) for name in ("both", "key", "detect", "recall")),
-        *((name, _P) for name in ("gram", "gram_bias", "scores", "position")),
-        *((name, _P) for name in ("detect_bias", "recall_bias")),
-        *((name, _I) for name in ("familiar", "paired")),
-        *((name, _F) for name in ("trust_slope", "trust_offset", "residual_max")),
+        *((name, Panels) for name in ("both", "key", "detect", "recall")),
+        *((name, POINTER) for name in ("gram", "gram_bias", "scores", "position")),
+        *((name, POINTER) for name in ("detect_bias", "recall_bias")),
+        *((name, INTEGER) for name in ("familiar", "paired")),
+        *((name, REAL) for name in ("trust_slope", "trust_offset", "residual_max")),
     )
 
 
-class _References(_Structure):
-    _fields_ = (("vectors", _P), ("codes", _P), ("scale", _P), ("count", _I), ("error", _F))
+class _References(Structure):
+    _fields_ = (
+        ("vectors", POINTER),
+        ("codes", POINTER),
+        ("scale", POINTER),
+        ("count", INTEGER),
+        ("error", REAL),
+    )
 
 
 class Network:
-    """The bounded layout for few contexts, weights as int16.
+    """The bounded layout.
 
     Args:
         matrices: `both`, `key`, `detect`, `recall`, each (out, in), float32.
@@ -94,7 +105,7 @@ class Network:
 
     def __init__(self, matrices: Mapping[str, Array], **fields: Array | int | float) -> None:
         self._network = _Network()
-        self._network.fill(**{name: _narrow(array) for name, array in matrices.items()}, **fields)
+        self._network.fill(**{name: panels(array) for name, array in matrices.items()}, **fields)
         self._address = ctypes.addressof(self._network)
 
     def __call__(self, contexts: Array) -> tuple[Array, Array]:
@@ -102,39 +113,42 @@ class Network:
         contexts = _floats(contexts)
         count, _, width = contexts.shape
         answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
-        for i in range(0, count, CALL_MAX):
-            some = min(CALL_MAX, count - i)
-            _forward(self._address, _at(contexts[i:]), some, _at(answers[i:]), _at(trust[i:]))
+        _forward(self._address, address_of(contexts), count, address_of(answers), address_of(trust))
         return answers, trust
 
 
 class Layer:
-    """A matrix (out, in), float32, kept as int16."""
+    """A matrix (out, in), float32, kept as int16; `in` is a multiple of eight, at most `LAYER_MAX`."""
 
     def __init__(self, weights: Array) -> None:
-        self._matrix = _narrow(weights)
-        self._address, self._rows = ctypes.addressof(self._matrix), len(weights)
+        self._panels = panels(weights)
+        self._address, self._rows = ctypes.addressof(self._panels), len(weights)
 
     def __call__(self, rows: Array) -> Array:
         """(B, in) -> (B, out), float32."""
         rows = _floats(rows)
-        made = np.empty((len(rows), self._matrix.rows), np.float32)
-        _product(self._address, _at(rows), len(rows), _at(made))
+        made = np.empty((len(rows), self._panels.rows), np.float32)
+        _layer(self._address, address_of(rows), len(rows), address_of(made))
         return made[:, : self._rows]
 
 
-def _narrow(weights: Array) -> _Matrix:
-    """(out, in) as int16 with a scale for each row: off by at most a 65,534th of its largest number."""
-    weights = np.pad(weights, ((0, -len(weights) % 4), (0, 0)))  # whole tiles
-    scale = np.maximum(np.abs(weights).max(axis=1), np.float32(1e-30)) / np.float32(_INT16_MAX)
-    matrix = _Matrix()
-    matrix.fill(
-        codes=np.rint(weights / scale[:, None]).astype(np.int16),
+def panels(weights: Array) -> Panels:
+    """(out, in) as int16 with a scale for each row, in the order and the bounds of kernel_panels.h."""
+    rows, width = weights.shape
+    weights = np.pad(weights, ((0, -rows % _ROWS), (0, -width % 8)))
+    squares = np.add.reduceat(weights.astype(np.float64) ** 2, range(0, width, _BLOCK), axis=1)
+    longest = np.sqrt(squares.max(axis=1)) / _LENGTH_MAX
+    scale = np.maximum(np.maximum(np.abs(weights).max(axis=1) / _CODE_MAX, longest), 1e-30)
+    codes = np.rint(weights / scale[:, None]).astype(np.int16)
+    pairs = codes.reshape(len(codes) // _ROWS, _ROWS, -1, 2).swapaxes(1, 2)
+    made = Panels()
+    made.fill(
+        codes=np.ascontiguousarray(pairs),
         scale=scale.astype(np.float32),
-        rows=weights.shape[0],
-        width=weights.shape[1],
+        rows=codes.shape[0],
+        width=codes.shape[1],
     )
-    return matrix
+    return made
 
 
 class References:
@@ -167,7 +181,8 @@ class References:
         predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
-        if _top2(self._address, _at(predictions), count, _at(best), _at(second), _at(ids)):
+        answers = (address_of(array) for array in (best, second, ids))
+        if _top2(self._address, address_of(predictions), count, *answers):
             raise MemoryError("no memory to compare predictions with the reference bank")
         return best, second, ids
 
@@ -176,14 +191,14 @@ def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
     """As `amn.gain.features`."""
     contexts, predictions = _floats(contexts), _floats(predictions)
     made = np.empty((len(contexts), 5))
-    _features(_at(contexts), _at(predictions), len(contexts), _at(made))
+    _features(address_of(contexts), address_of(predictions), len(contexts), address_of(made))
     return made
 
 
 if READY:
-    _forward, _top2, _features = _LIBRARY.amn_forward, _LIBRARY.amn_top2, _LIBRARY.amn_features
-    _product = _LIBRARY.amn_product
-    _forward.argtypes, _forward.restype = (_P, _P, _I, _P, _P), None
-    _product.argtypes, _product.restype = (_P, _P, _I, _P), None
-    _top2.argtypes, _top2.restype = (_P, _P, _I, _P, _P, _P), ctypes.c_int
-    _features.argtypes, _features.restype = (_P, _P, _I, _P), None
+    _forward, _layer = LIBRARY.amn_forward, LIBRARY.amn_layer
+    _top2, _features = LIBRARY.amn_top2, LIBRARY.amn_features
+    _forward.argtypes, _forward.restype = (POINTER, POINTER, INTEGER, POINTER, POINTER), None
+    _layer.argtypes, _layer.restype = (POINTER, POINTER, INTEGER, POINTER), None
+    _top2.argtypes, _top2.restype = (POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER), ctypes.c_int
+    _features.argtypes, _features.restype = (POINTER, POINTER, INTEGER, POINTER), None

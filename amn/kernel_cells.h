@@ -4,13 +4,14 @@
  * of codes a cell, 3 KB a candidate. So each is read once, and ids are looked up of candidates alone.
  */
 
+#define AT_ONCE 12 /* predictions that projection and centroids are read for once */
 #define AHEAD 3072 /* bytes of codes, two blocks, that are fetched before they are needed */
 
 /* What a build made. Cell c has `size[c]` references, in the 32-code blocks from `start[c]` on; a place
  * is 32 * block + number within. Codes are packed as faiss packs them: 32 bytes hold two groups, 16
  * each; a byte's low half is of reference 0, 8, 1, 9, .. 7, 15 and its high half of that one plus 16. */
 typedef struct {
-    matrix projection, centroids; /* (d, 768) and (cells, d), both padded */
+    panels projection, centroids; /* (d, 768) and (cells, d), both padded */
     const float *half;            /* (cells): half of a centroid's squared length */
     const int64_t *columns;       /* (4 * groups): the direction in each place of the codes; -1 for none */
     const float *codebook;        /* (groups, 4, 16) */
@@ -163,8 +164,7 @@ static FAST void scan_cell(const cell_index *index, const lookup *query, int64_t
 /* The `count` cells from `first` on, as far as they are near enough; leaves the `keep` best references. */
 static FAST void scan(const cell_index *index, const lookup *query, const candidate *cells, int64_t count, float least, shortlist *to) {
     to->count = 0, to->limit = -1e30f;
-    for (int64_t i = 0; i < count; i++)
-        {
+    for (int64_t i = 0; i < count; i++) {
         int32_t cell = place_of(cells[i]);
         float nearness = score_of(cells[i]);
         if (nearness >= least) scan_cell(index, query, cell, nearness + index->half[cell], to);
@@ -257,22 +257,23 @@ FAST int amn_search(const cell_index *index, const widths *w, const float *predi
     int64_t d = index->projection.rows, cells = index->centroids.rows;
     while (slots < 2 * most) slots *= 2;
     int64_t listed = index->cells + 2 * most + 64;
-    char *scratch = malloc(sizeof(candidate) * listed + sizeof(float) * CALL_MAX * (d + cells) + sizeof(int32_t) * slots);
+    char *scratch = malloc(sizeof(candidate) * listed + sizeof(float) * AT_ONCE * (d + cells) + sizeof(int32_t) * slots);
     if (!scratch) return 1;
     candidate *lists = (candidate *)scratch;
-    float *flat = (float *)(lists + listed), *nearness = flat + CALL_MAX * d;
+    float *flat = (float *)(lists + listed), *nearness = flat + AT_ONCE * d, by[AT_ONCE];
+    int16_t codes[AT_ONCE * DIM];
     search s = {index, w, lists, {lists + index->cells, 0, first, 0}, {lists + index->cells + 2 * first + 32, 0, w->rerank_wide, 0},
-                {(int32_t *)(nearness + CALL_MAX * cells), slots - 1}};
-    const float *in[CALL_MAX], *projected[CALL_MAX];
-    float *to[CALL_MAX], *near[CALL_MAX];
-    for (int i = 0; i < CALL_MAX; i++) projected[i] = to[i] = flat + i * d, near[i] = nearness + i * cells;
-    for (int64_t start = 0; start < count; start += CALL_MAX) {
-        int some = count - start < CALL_MAX ? (int)(count - start) : CALL_MAX;
-        for (int i = 0; i < some; i++) in[i] = predictions + (start + i) * DIM;
-        product(&index->projection, in, to, some);
-        product(&index->centroids, projected, near, some);
+                {(int32_t *)(nearness + AT_ONCE * cells), slots - 1}};
+    for (int64_t start = 0; start < count; start += AT_ONCE) {
+        int some = count - start < AT_ONCE ? (int)(count - start) : AT_ONCE;
+        const float *queries = predictions + start * DIM;
+        for (int i = 0; i < some; i++) by[i] = encode(queries + i * DIM, DIM, codes + i * DIM);
+        multiply(&index->projection, codes, DIM, by, some, flat, d);
+        for (int i = 0; i < some; i++) by[i] = encode(flat + i * d, index->centroids.width, codes + i * DIM);
+        multiply(&index->centroids, codes, DIM, by, some, nearness, cells);
         for (int i = 0; i < some; i++)
-            twice[start + i] = search_one(&s, in[i], to[i], near[i], best + start + i, second + start + i, ids + start + i);
+            twice[start + i] = search_one(&s, queries + i * DIM, flat + i * d, nearness + i * cells, best + start + i,
+                                          second + start + i, ids + start + i);
     }
     free(scratch);
     return 0;

@@ -26,7 +26,6 @@ from threadpoolctl import threadpool_limits
 from amn import kernel
 from amn.escalation_scores import GateScores
 from amn.folded import fold
-from amn.folded_bounded import FEW
 from amn.gain import features
 from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
@@ -120,7 +119,7 @@ def _parts(
 def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[str, float]]:
     """What 16-bit forms of the network change on the shipped sample.
 
-    The one that serves is among them: a context alone goes through the loops, whose weights are int16.
+    The one that serves is among them: in the loops weights and vectors are int16.
 
     Returns:
         By format the least and the mean cosine with the float32 prediction, and the share of requests
@@ -137,11 +136,10 @@ def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[
         low = confidences < policy.confidence.below  # type: ignore[union-attr]
         return low | (margins < policy.margin.below)  # type: ignore[union-attr,no-any-return]
 
-    assert len(contexts) > FEW  # so that float32 answers
-    exact = np.asarray(predictor.forward(contexts))
+    exact = fold(model)(contexts).numpy()  # tensors, in float32
     forms = {str(dtype).removeprefix("torch."): (eager(model, dtype), 256) for dtype in HALVES}
     if kernel.READY:
-        forms["int16 weights, a scale a row (what serves few contexts)"] = predictor.forward, 1
+        forms["int16 in compiled loops (what serves)"] = predictor.forward, 256
     fired, found = flags(exact), {}
     for name, (run, size) in forms.items():
         vectors = np.concatenate([run(contexts[i : i + size]) for i in range(0, len(contexts), size)])
@@ -231,10 +229,7 @@ def abilities() -> str:
     """Which number formats this CPU multiplies by itself, and which serve."""
     serves = "Float32 is what serves."
     if kernel.READY:
-        serves = (
-            f"What serves: for up to {FEW} contexts int16 weights with a scale a row, which compiled loops "
-            "widen as they read them; for more, float32."
-        )
+        serves = "What serves are integers of 16 bits, with a scale for each row of weights and each vector."
     try:
         flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     except (OSError, IndexError):

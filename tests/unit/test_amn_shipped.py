@@ -81,7 +81,7 @@ def test_models_and_sample_fit_the_budget():
 def test_a_fast_form_that_answers_otherwise_than_its_network_is_not_served(name, monkeypatch):
     Predictor.open(LVM / name)
     # Only contexts that the model trusts use the last layer: the check must have one.
-    monkeypatch.setattr(kernel, "_narrow", lambda weights, exact=kernel._narrow: exact(weights * 1.001))
+    monkeypatch.setattr(kernel, "panels", lambda weights, exact=kernel.panels: exact(weights * 1.001))
     monkeypatch.setattr(folded_bounded._OneByOne, "_answer", lambda self, x, answer: answer.fill(0))
     with pytest.raises(CheckpointError, match="answers 1 context"):
         Predictor.open(LVM / name)

@@ -229,9 +229,8 @@ def test_what_others_would_write_themselves_gives_the_same_answer(monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("ready", "text"), [(True, "up to 32 contexts int16"), (False, "Float32 is what serves.")]
+    ("ready", "text"), [(True, "serves are integers of 16 bits"), (False, "Float32 is what serves.")]
 )
 def test_the_formats_that_serve_are_named(monkeypatch: pytest.MonkeyPatch, ready: bool, text: str) -> None:
     monkeypatch.setattr(kernel, "READY", ready)
-    monkeypatch.setattr("bench.micro.FEW", 32)
     assert text in abilities()

@@ -1,0 +1,121 @@
+/* Matrix products in 16-bit integers, where one instruction multiplies and adds sixteen pairs: twice as
+ * many as in float32, and half the memory. Part of kernel.c.
+ *
+ * Weights have a scale a row, vectors a scale each. A sum of products is exact as long as it fits 32 bits,
+ * and by Cauchy and Schwarz it does where the lengths of both, in codes, are at most `LENGTH_MAX`: over
+ * BLOCK numbers, since sums go to float32 after each block. So an answer does not depend on what else is
+ * in its batch, and differs from float32 by what the codes leave out: about 1e-6 (docs/benchmarks.md).
+ */
+
+#define BLOCK 128
+#define ROWS 16 /* a panel: two registers of eight rows */
+#define LENGTH_MAX 46200.0f /* its square is below 2^31 */
+#define CODE_MAX 32000.0f
+
+/* (rows, width) as panels: codes[panel][pair][row][2], weight = scale[row] * code. `rows` is a multiple
+ * of ROWS and `width` of 8. */
+typedef struct {
+    const int16_t *codes;
+    const float *scale;
+    int64_t rows, width;
+} panels;
+
+/* width numbers as codes; returns their scale. */
+static FAST float encode(const float *x, int64_t width, int16_t *codes) {
+    __m256 most = _mm256_setzero_ps();
+    float lanes[8], longest = 0, total = 0;
+    for (int64_t i = 0; i < width; i += BLOCK) {
+        __m256 square = _mm256_setzero_ps();
+        for (int64_t j = i; j < i + BLOCK && j < width; j += 8) {
+            __m256 v = _mm256_loadu_ps(x + j);
+            most = _mm256_max_ps(most, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v));
+            square = _mm256_fmadd_ps(v, v, square);
+        }
+        float length = sum8(square);
+        longest = larger(longest, length), total += length;
+    }
+    _mm256_storeu_ps(lanes, most);
+    for (int i = 1; i < 8; i++) lanes[0] = larger(lanes[0], lanes[i]);
+    float scale = larger(larger(lanes[0] / CODE_MAX, sqrtf(longest) / LENGTH_MAX), 1e-30f);
+    __m256 steps = _mm256_set1_ps(1 / scale);
+    for (int64_t i = 0; i < width; i += 8) {
+        __m256i code = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), steps));
+        __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+        _mm_storeu_si128((__m128i *)(codes + i), narrow);
+    }
+    return scale + (total - total); /* of what is not finite, no number: codes are always some */
+}
+
+/* Sixteen sums of one vector: of its first block they are stored, of a later one added; after the last
+ * one they are scaled. */
+INLINE void put(float *out, __m256i low, __m256i high, int first, const float *scale, float by) {
+    __m256 sums[2] = {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
+    for (int h = 0; h < 2; h++) {
+        __m256 sum = first ? sums[h] : _mm256_add_ps(sums[h], _mm256_loadu_ps(out + 8 * h));
+        if (scale) sum = _mm256_mul_ps(sum, _mm256_mul_ps(_mm256_loadu_ps(scale + 8 * h), _mm256_set1_ps(by)));
+        _mm256_storeu_ps(out + 8 * h, sum);
+    }
+}
+
+/* A block of one panel with C vectors. Macros, and not arrays and loops: gcc keeps arrays of so many
+ * registers in memory, which takes three times as long. The empty instruction says that both sums are
+ * needed now; otherwise all products are made first, and there is no room for them. */
+#define ZERO(c) __m256i low##c = _mm256_setzero_si256(), high##c = low##c;
+#define STEP(c)                                                                                                  \
+    {                                                                                                            \
+        int32_t pair;                                                                                            \
+        memcpy(&pair, x + c * from + 2 * p, 4);                                                                \
+        __m256i both = _mm256_set1_epi32(pair);                                                                  \
+        low##c = _mm256_add_epi32(low##c, _mm256_madd_epi16(first_rows, both));                                  \
+        high##c = _mm256_add_epi32(high##c, _mm256_madd_epi16(last_rows, both));                                 \
+        __asm__("" : "+x"(low##c), "+x"(high##c));                                                               \
+    }
+#define PUT(c) put(out + c * to, low##c, high##c, first, scale, by[c]);
+#define EACH1(DO) DO(0)
+#define EACH2(DO) EACH1(DO) DO(1)
+#define EACH3(DO) EACH2(DO) DO(2)
+#define EACH4(DO) EACH3(DO) DO(3)
+#define EACH5(DO) EACH4(DO) DO(4)
+#define EACH6(DO) EACH5(DO) DO(5)
+#define TILE(C)                                                                                                  \
+    INLINE void tile##C(const int16_t *panel, int64_t pairs, const int16_t *x, int64_t from, float *out, int64_t to,\
+                        int first, const float *scale, const float *by) {                                        \
+        EACH##C(ZERO) for (int64_t p = 0; p < pairs; p++) {                                                      \
+            __m256i first_rows = _mm256_loadu_si256((const __m256i *)(panel + 2 * ROWS * p));                    \
+            __m256i last_rows = _mm256_loadu_si256((const __m256i *)(panel + 2 * ROWS * p + ROWS));              \
+            EACH##C(STEP)                                                                                        \
+        }                                                                                                        \
+        EACH##C(PUT)                                                                                             \
+    }
+TILE(1)
+TILE(2)
+TILE(3)
+TILE(4)
+TILE(5)
+TILE(6)
+#undef ZERO
+#undef STEP
+#undef PUT
+#undef TILE
+
+/* out[c][row] = by[c] * sum over i of m[row][i] * x[c][i], for `count` vectors `from` codes apart; they
+ * land `to` numbers apart. */
+static FAST void multiply(const panels *m, const int16_t *x, int64_t from, const float *by, int count, float *out, int64_t to) {
+    for (int64_t row = 0; row < m->rows; row += ROWS)
+        for (int c = 0; c < count; c += 6)
+            for (int64_t i = 0; i < m->width; i += BLOCK) {
+                int first = i == 0, last = i + BLOCK >= m->width;
+                int64_t pairs = (last ? m->width - i : BLOCK) / 2;
+                const int16_t *panel = m->codes + row * m->width + ROWS * i, *codes = x + c * from + i;
+                const float *scale = last ? m->scale + row : 0, *scales = by + c;
+                float *sums = out + c * to + row;
+                switch (count - c) {
+                case 1: tile1(panel, pairs, codes, from, sums, to, first, scale, scales); break;
+                case 2: tile2(panel, pairs, codes, from, sums, to, first, scale, scales); break;
+                case 3: tile3(panel, pairs, codes, from, sums, to, first, scale, scales); break;
+                case 4: tile4(panel, pairs, codes, from, sums, to, first, scale, scales); break;
+                case 5: tile5(panel, pairs, codes, from, sums, to, first, scale, scales); break;
+                default: tile6(panel, pairs, codes, from, sums, to, first, scale, scales);
+                }
+            }
+}
