@@ -1,11 +1,10 @@
 /* The inner loops of a worker: the network (its matrix products: kernel_panels.h), the two nearest
- * references (of a large bank: kernel_cells.h), and the features of the gain. amn/kernel.py and
- * amn/index_loops.py call them; without this file NumPy does the same, slower (DECISIONS.md says how
- * much). Nothing here allocates more than scratch, keeps state or does I/O.
+ * references (kernel_references.h; of a large bank: kernel_cells.h), and the features of the gain.
+ * amn/kernel.py and amn/index_loops.py call them; without this file NumPy does the same, slower
+ * (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
- * A single context is limited by the memory that it reads: 5.9 MB of float32 weights and 6.3 MB of
- * references. So weights are int16, and references one byte a number: enough to rule nearly all of them
- * out by a bound, and the few that are left are compared exactly, in float32.
+ * A single context is limited by the memory that it reads, many by multiplications: products are of int16,
+ * which halves both.
  *
  * Needs AVX2 and FMA, which the caller asks for first (amn_supported); others: see amn_supported.
  */
@@ -17,7 +16,7 @@
 #define K 5
 
 /* As in amn/kernel.py; counted up when a structure or an argument changes. */
-int amn_version(void) { return 3; }
+int amn_version(void) { return 4; }
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -167,95 +166,6 @@ FAST void amn_forward(const network *n, const float *x, int64_t count, float *ou
         forward_some(n, x + first * K * DIM, count - first < TOGETHER ? (int)(count - first) : TOGETHER, out + first * DIM, trust + first);
 }
 
-/* References (count, 768): exact, and as bytes: vector = scale * (code - 128), off by at most `error`
- * in length, of any reference. */
-typedef struct {
-    const float *vectors;
-    const uint8_t *codes;
-    const float *scale;
-    int64_t count;
-    float error;
-} references;
-
-/* A query as seven bits and a sign, so that the sum of two products with a byte fits 16 bits. */
-typedef struct {
-    int8_t code[DIM];
-    float scale, error;
-    int32_t shift; /* what 128 in each byte of a reference adds to the sum */
-} query;
-
-static FAST void encode_query(const float *q, query *to) {
-    float most = 1e-12f, off = 0;
-    for (int d = 0; d < DIM; d++) most = larger(most, fabsf(q[d]));
-    to->scale = most / 63, to->shift = 0;
-    for (int d = 0; d < DIM; d++) {
-        to->code[d] = (int8_t)lrintf(q[d] / to->scale);
-        to->shift += 128 * to->code[d];
-        float left = q[d] - to->scale * to->code[d];
-        off += left * left;
-    }
-    to->error = sqrtf(off);
-}
-
-/* Estimated cosines of C queries with one reference. */
-INLINE void estimate(const references *refs, int64_t row, const query *queries, float *const *estimates, int C) {
-    __m256i sum[C], ones = _mm256_set1_epi16(1);
-    for (int c = 0; c < C; c++) sum[c] = _mm256_setzero_si256();
-    for (int d = 0; d < DIM; d += 32) {
-        __m256i code = _mm256_loadu_si256((const __m256i *)(refs->codes + row * DIM + d));
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-            __m256i with = _mm256_loadu_si256((const __m256i *)(queries[c].code + d));
-            sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(_mm256_maddubs_epi16(code, with), ones));
-        }
-    }
-    for (int c = 0; c < C; c++) {
-        __m128i s = _mm_add_epi32(_mm256_castsi256_si128(sum[c]), _mm256_extracti128_si256(sum[c], 1));
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
-        s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1));
-        estimates[c][row] = refs->scale[row] * queries[c].scale * (float)(_mm_cvtsi128_si32(s) - queries[c].shift);
-    }
-}
-
-/* Keeps the two best of what it is shown; of equal ones the first. */
-INLINE void keep(float cosine, int64_t row, float *best, float *second, int64_t *which) {
-    if (cosine > *best) *second = *best, *best = cosine, *which = row;
-    else if (cosine > *second) *second = cosine;
-}
-
-/* The two best of all references, exactly: |q.v - estimate| <= bound, so that whatever is more than
- * two bounds below the second best estimate is neither. */
-static FAST void choose(const references *refs, const float *q, const query *coded, const float *estimates,
-                        float *best, float *second, int64_t *which) {
-    float high = -2, next = -2, bound = refs->error + coded->error * (1 + refs->error) + 1e-5f;
-    for (int64_t i = 0; i < refs->count; i++) keep(estimates[i], i, &high, &next, which);
-    *best = *second = -2, *which = 0;
-    for (int64_t i = 0; i < refs->count; i++)
-        if (estimates[i] >= next - 2 * bound) keep(dot(q, refs->vectors + i * DIM, DIM), i, best, second, which);
-}
-
-/* Unit predictions (count, 768) -> best and second best cosine and the best one's row; 0, or 1 when
- * there was no memory for `4 * references` numbers. */
-FAST int amn_top2(const references *refs, const float *predictions, int64_t count, float *best, float *second, int64_t *ids) {
-    float *scratch = malloc(sizeof(float) * 4 * refs->count), *estimates[4];
-    query queries[4];
-    if (!scratch) return 1;
-    for (int c = 0; c < 4; c++) estimates[c] = scratch + c * refs->count;
-    for (int64_t first = 0; first < count; first += 4) {
-        int some = count - first < 4 ? (int)(count - first) : 4;
-        for (int c = 0; c < some; c++) encode_query(predictions + (first + c) * DIM, queries + c);
-        if (some == 4)
-            for (int64_t row = 0; row < refs->count; row++) estimate(refs, row, queries, estimates, 4);
-        else
-            for (int c = 0; c < some; c++)
-                for (int64_t row = 0; row < refs->count; row++) estimate(refs, row, queries + c, estimates + c, 1);
-        for (int c = 0; c < some; c++)
-            choose(refs, predictions + (first + c) * DIM, queries + c, estimates[c], best + first + c, second + first + c, ids + first + c);
-    }
-    free(scratch);
-    return 0;
-}
-
 /* The share of a prediction outside the span of its context: 1 - along' (gram + ridge)^-1 along. */
 INLINE double novelty(const float *gram, const float *along) {
     double lower[K][K], inside = 0, y[K];
@@ -288,6 +198,7 @@ FAST void amn_features(const float *x, const float *predictions, int64_t count, 
     }
 }
 
+#include "kernel_references.h"
 #include "kernel_cells.h"
 
 #else /* no loops for this processor yet: NumPy serves */

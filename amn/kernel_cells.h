@@ -4,7 +4,6 @@
  * of codes a cell, 3 KB a candidate. So each is read once, and ids are looked up of candidates alone.
  */
 
-#define AT_ONCE 12 /* predictions that projection and centroids are read for once */
 #define AHEAD 3072 /* bytes of codes, two blocks, that are fetched before they are needed */
 
 /* What a build made. Cell c has `size[c]` references, in the 32-code blocks from `start[c]` on; a place
