@@ -59,6 +59,7 @@ def steps(bank: Path | None, data: Path | None) -> list[Step]:
         words = ("latency", "--bank", str(bank), "--name", "latency-bank", "--seconds", "6", "--repeats", "3")
         found.append(Step(name="latency-bank", words=words, minutes=2.4))
     found += [
+        Step(name="floor", words=("floor",), minutes=0.8),
         Step(name="limits", words=("limits",), minutes=0.5),
         Step(name="shares", words=("shares",), minutes=0.7),
         Step(name="micro", words=("micro",), minutes=1.3),

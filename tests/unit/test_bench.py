@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -18,6 +20,9 @@ from bench.cost import decades
 from bench.curves import fast_until, per_second
 from bench.engines import WithoutLoops
 from bench.everything import QUICK, Step, Steps, steps
+from bench.floor import Worker
+from bench.floor import table as floor_table
+from bench.floor_worker import VARIANTS
 from bench.goals import GOALS, goals_table
 from bench.micro import abilities
 from bench.partitions import Demand, Plant, bounds
@@ -131,6 +136,40 @@ def test_a_step_is_done_when_it_ended_well_with_the_same_options(tmp_path: Path)
     assert "| drain | `python -m bench drain --repeats 5` | 2 | 0.5 | 1.0% |" in steps_table(
         json.loads(path.read_text("utf-8"))
     )
+
+
+def _ended_worker(folder: Path) -> Worker:
+    log = (folder / "log").open("wb+")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "raise SystemExit('no such bank')"], stdout=log, stderr=log
+    )
+    process.wait()
+    return Worker(variant="model", stream="bare:model", process=process, log=log)
+
+
+def test_a_bare_loop_whose_worker_died_says_what_the_worker_said(tmp_path: Path) -> None:
+    worker = _ended_worker(tmp_path)
+    with worker.log, pytest.raises(click.ClickException, match=r"'model' ended \(code 1\): no such bank"):
+        worker.check()
+
+
+def test_the_limit_of_latency_stands_beside_the_service_at_the_same_rates() -> None:
+    def row(rate: int, ms: float) -> dict[str, object]:
+        return {"rate": rate, **{f"ms_p{p}": {"median": ms, "min": ms, "max": ms} for p in (50, 95, 99)}}
+
+    report = {
+        "environment": {"commit": "abc"},
+        "references": 2047,
+        "seconds": 2.0,
+        "repeats": 1,
+        "variants": {variant: [row(100, 0.5)] for variant in VARIANTS},
+        "service": {"date": "2026-01-02 03:04", "rates": [row(100, 1.5), row(5000, 9.0)]},
+    }
+    text = floor_table(report)
+    assert "| the service | 100 | 1.50 (1.50, 1.50) |" in text
+    assert "| model and gate | 100 | 0.50 (0.50, 0.50) |" in text
+    assert "5,000" not in text
+    assert "of 2026-01-02 03:04" in text
 
 
 def test_ratios_are_those_of_medians_against_the_best_other_one() -> None:
