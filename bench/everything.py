@@ -53,16 +53,16 @@ def steps(bank: Path | None, data: Path | None) -> list[Step]:
         Step(name="tune", words=("tune", "--repeats", "1", "--requests", "600", "--minutes", "4"), minutes=3),
         Step(name="compare", words=("compare", "--repeats", "5", "--minutes", "9"), minutes=7.5),
         Step(name="drain", words=("drain", "--requests", "15000", "--repeats", "5"), minutes=1.8),
-        Step(name="latency", words=("latency", "--seconds", "6", "--repeats", "3"), minutes=2.4),
+        Step(name="latency", words=("latency", "--seconds", "6", "--repeats", "3"), minutes=2.2),
     ]
     if bank:
         words = ("latency", "--bank", str(bank), "--name", "latency-bank", "--seconds", "6", "--repeats", "3")
-        found.append(Step(name="latency-bank", words=words, minutes=2.4))
+        found.append(Step(name="latency-bank", words=words, minutes=2.2))
     found += [
         Step(name="floor", words=("floor",), minutes=0.8),
-        Step(name="limits", words=("limits",), minutes=0.5),
+        Step(name="limits", words=("limits",), minutes=0.3),
         Step(name="shares", words=("shares",), minutes=0.7),
-        Step(name="micro", words=("micro",), minutes=1.3),
+        Step(name="micro", words=("micro",), minutes=1.0),
         Step(name="batch", words=("batch", "--repeats", "3"), minutes=1.3, prints="json"),
         Step(name="peer-latency", words=("peer-latency", "--seconds", "5", "--repeats", "2"), minutes=2.3),
         Step(name="partitions", words=("partitions",), minutes=1.4),
