@@ -2,7 +2,8 @@
 
 Every run has an empty server and fresh workers (bench/systems.py). The systems take turns, in another
 order in each repeat, and the headline is the ratio of medians; its spread is that of the repeats' own
-ratios. Each run is a line of compare.jsonl: called again, the command goes on where it broke off.
+ratios. Each run is a line of compare.jsonl: called again, the command goes on where it broke off,
+and refuses rows of another machine or commit.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def command(only: str, written: bool, out: Path, **options: Any) -> None:
     if unknown := set(names) - set(REQUESTS):
         raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
     systems = [System.load(name, out) for name in names]
-    surroundings, rows, failures = environment(), Rows(out / f"{report_name}.jsonl"), {}
+    rows, failures = Rows(out / f"{report_name}.jsonl", environment()), {}
     plan = [
         (repeat, int(count), system)
         for repeat in range(repeats)
@@ -74,7 +75,7 @@ def command(only: str, written: bool, out: Path, **options: Any) -> None:
                 failures[f"{system.name}, {count}"] = str(error)
             progress.advance(task)
     about = {s.name: (s.version, s.note) for s in systems}
-    report = {"environment": surroundings, "written": written, **summary(rows, about, failures)}
+    report = {"environment": rows.surroundings, "written": written, **summary(rows, about, failures)}
     write(out, report_name, report, table(report))
     bars(report, out / f"{report_name}.svg")
 

@@ -38,7 +38,7 @@ SHOWN = ("ms_p50", "ms_p95", "ms_p99")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
 def command(only: str, rates: str, seconds: float, repeats: int, out: Path) -> None:
     """Latency of other queues against load; writes peer-latency.jsonl, .json, .md and .svg."""
-    surroundings, rows = environment(), Rows(out / "peer-latency.jsonl")
+    rows = Rows(out / "peer-latency.jsonl", environment())
     systems = [System.load(name, out) for name in only.split(",")]
     with contexts_file() as contexts:
         for repeat in range(repeats):
@@ -58,7 +58,7 @@ def command(only: str, rates: str, seconds: float, repeats: int, out: Path) -> N
                 except RuntimeError as error:
                     click.echo(f"{system.name}: {error}", err=True)
     found = {s.name: joined([row for row in rows if row["system"] == s.name]) for s in systems}
-    report = {"environment": surroundings, "seconds": seconds, "repeats": repeats, "systems": found}
+    report = {"environment": rows.surroundings, "seconds": seconds, "repeats": repeats, "systems": found}
     ours = out / "latency.json"
     ours_too = {"amn-queue": json.loads(ours.read_text("utf-8"))["rates"]} if ours.is_file() else {}
     write(out, "peer-latency", report, table(report))

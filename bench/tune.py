@@ -33,7 +33,7 @@ def command(repeats: int, requests: int, minutes: float, only: str, out: Path) -
     """Sweep the concurrency of the others; writes tune.jsonl, tune.json and tune.md."""
     names = only.split(",") if only else [name for name in REQUESTS if name != OURS]
     systems = [system for system in (System.load(name, out) for name in names) if system.choices]
-    surroundings, rows = environment(), Rows(out / "tune.jsonl")
+    rows = Rows(out / "tune.jsonl", environment())
     plan = [(r, s, choice) for r in range(repeats) for s in systems for choice in s.choices]
     plan = [p for p in plan if not rows.has(repeat=p[0], system=p[1].name, choice=p[2])]
     over_s = time.monotonic() + minutes * 60
@@ -58,6 +58,7 @@ def command(repeats: int, requests: int, minutes: float, only: str, out: Path) -
             rows.add({"system": system.name, "choice": choice, "repeat": repeat, **row})
             progress.advance(task)
     found = summary(rows, {system.name: system.choices for system in systems})
+    surroundings = rows.surroundings
     write(out, "tune", {"environment": surroundings, "systems": found}, table(found, surroundings))
 
 

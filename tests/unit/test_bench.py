@@ -36,16 +36,37 @@ from bench.tune import summary
 
 PEERS = Path("bench/peers")
 LVM = Path("artifacts/lvm")
+HERE = {"processor": "x", "commit": "abc", "date": "2026-01-02 03:04", "load_before": [0.1]}
+
+
+def test_rows_of_another_commit_or_of_nobody_knows_which_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    Rows(path, HERE).add({"system": "a"})
+    with pytest.raises(click.ClickException, match=r"rows with commit abc, and this is def.*--out"):
+        Rows(path, {**HERE, "commit": "def"})
+    path.write_text('{"system": "a"}\n')
+    with pytest.raises(click.ClickException, match="processor unknown"):
+        Rows(path, HERE)
+
+
+def test_a_run_that_went_on_later_shows_the_dates_of_its_rows(tmp_path: Path) -> None:
+    path, later = tmp_path / "rows.jsonl", {**HERE, "date": "2026-01-05 06:07", "load_before": [2.0]}
+    Rows(path, HERE).add({"system": "a"})
+    assert Rows(path, later).surroundings["date"] == "2026-01-02 03:04"  # nothing was measured later
+    again = Rows(path, later)
+    again.add({"system": "b"})
+    assert again.surroundings["date"] == "2026-01-02 03:04 to 2026-01-05 06:07"
+    assert Rows(tmp_path / "none", HERE).surroundings == HERE
 
 
 def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
-    Rows(path).add({"system": "a", "repeat": 0})
+    Rows(path, HERE).add({"system": "a", "repeat": 0})
     with path.open("a") as file:
         file.write('{"system": "a", "rep')
-    again = Rows(path)
+    again = Rows(path, HERE)
     again.add({"system": "a", "repeat": 1})
-    third = Rows(path)
+    third = Rows(path, HERE)
     assert [row["repeat"] for row in third] == [0, 1]
     assert third.has(system="a", repeat=1)
     assert not third.has(system="b")
