@@ -12,7 +12,7 @@ DATA = ../shared/data/text768.npz
 ARGS =
 
 # What an install is made from: when one of these changes, the next target installs again.
-SOURCES = pyproject.toml setup.py amn/kernel.c amn/kernel_cells.h
+SOURCES = pyproject.toml setup.py amn/kernel.c $(wildcard amn/*.h)
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
