@@ -57,7 +57,9 @@ class Link:
         connection = self._connection = self._connection or self._pool.get_connection()
         answers: list[Any] = []
         try:
-            connection.send_packed_command([b"".join(map(joined, commands))])
+            # One command is one piece already: no second copy of its megabyte.
+            sent = joined(commands[0]) if len(commands) == 1 else b"".join(map(joined, commands))
+            connection.send_packed_command([sent])
             for _ in commands:
                 try:
                     answers.append(connection.read_response())

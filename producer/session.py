@@ -17,7 +17,7 @@ from producer.outage import Outage
 from producer.outbox import Delivery, limit_arguments, request_arguments
 from producer.packing import written
 from producer.replies import ReplyCursor
-from producer.requests import Options, Outgoing, new_id, prepare, prepare_batch
+from producer.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
 
@@ -65,7 +65,7 @@ class Session:
             InvalidRequest, DeadlineExceeded: See `requests.prepare`.
         """
         if isinstance(options, Options):
-            return [prepare(context, options, self.client_id, self.settings) for context in contexts]
+            return prepare_all(contexts, options, self.client_id, self.settings)
         if len(options) != len(contexts):
             raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
         pairs = zip(contexts, options, strict=True)

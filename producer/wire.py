@@ -134,7 +134,7 @@ class RequestEncoder:
     ) -> bytes:
         """One request; the arguments are fields of `Request`."""
         name = "f2" if context.dtype == np.float16 else "f4"
-        times = _pairs({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})
+        times = _times(submitted_at_ms, expires_at_ms)
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
         form, this = _form(name, context.shape), _pairs({"id": request_id})
         return b"".join((self._head, this, self._reply_to, form, data, self._kind, times, self._tail))
@@ -146,6 +146,12 @@ def _form(name: str, shape: tuple[int, ...]) -> bytes:
     size_bytes = math.prod(shape) * _DTYPES[name].itemsize
     pairs = _pairs({"dtype": name, "shape": shape, "context": bytes(size_bytes)})
     return pairs[: len(pairs) - size_bytes]
+
+
+@lru_cache(maxsize=16)
+def _times(submitted_at_ms: float, expires_at_ms: float) -> bytes:
+    """The same for all that one call submits."""
+    return _pairs({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})
 
 
 def _pairs(fields: dict[str, object]) -> bytes:
