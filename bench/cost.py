@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.machine import environment, resident_mb
-from bench.report import COLOURS, draw, facts, markdown, write
+from bench.report import COLOURS, draw, facts, markdown, progress, write
 from bench.service import Service, sample_contexts
 from producer import Options, Producer
 
@@ -55,8 +55,8 @@ def served(service: Service, most: int) -> list[dict[str, float]]:
     rows, before = [], 0
     with Producer(settings=service.settings) as producer:
         for upto in decades(1_000, most):
-            click.echo(f"{upto:,} served", err=True)
-            rows.append({"requests": upto, **_loop(service, producer, upto - before, _IN_FLIGHT)})
+            figures = _loop(service, producer, upto - before, _IN_FLIGHT, f"{upto:,} served")
+            rows.append({"requests": upto, **figures})
             before = upto
     return rows
 
@@ -67,17 +67,17 @@ def waiting(service: Service, most: int) -> list[dict[str, float]]:
     with Producer(settings=service.settings) as producer:
         for length in _FEW:
             count = min(200 * length, DRAINED)
-            rows.append({"waiting": length, **_loop(service, producer, count, length)})
+            rows.append({"waiting": length, **_loop(service, producer, count, length, f"{length} waiting")})
     left = 0
     for length in decades(1_000, most):
-        click.echo(f"{length:,} waiting", err=True)
-        left += service.fill(length + DRAINED - left)[0]
+        left += service.fill(length + DRAINED - left, f"{length:,} waiting")[0]
         drained = service.drain(DRAINED)
         service.stop()
         left -= drained.requests
         used_mb = int(service.client.info("memory")["used_memory"]) / 1e6
         figures = {name: round(value, 1) for name, value in drained.figures().items()}
         rows.append({"waiting": length, **figures, "server_mb": round(used_mb, 1)})
+        click.echo(f"{length:,} waiting: {_said(rows[-1])}", err=True)
         service.forget()
     return rows
 
@@ -88,21 +88,28 @@ def decades(first: int, most: int) -> list[int]:
     return [*powers, most]
 
 
-def _loop(service: Service, producer: Producer, count: int, in_flight: int) -> dict[str, float]:
+def _loop(service: Service, producer: Producer, count: int, in_flight: int, name: str) -> dict[str, float]:
     """Sends and reads back `count` requests, at most `in_flight` under way."""
     read = service.meter()
     answers = producer.predict_many(_endless(count), in_flight=in_flight, options=Options(provisional=True))
-    failed = sum(isinstance(answer, Exception) for _, answer in answers)
+    failed = sum(isinstance(answer, Exception) for _, answer in progress(answers, name, count))
     elapsed_s, worker_s, server_s = read()
     if failed:
         raise click.ClickException(f"{failed} of {count} requests failed")
-    return {
+    figures = {
         "drain_per_s": round(count / elapsed_s, 1),
         "worker_cpu_us": round(worker_s / count * 1e6, 1),
         "server_cpu_us": round(server_s / count * 1e6, 1),
         "worker_mb": resident_mb(service.pids[0]),
         "server_mb": round(int(service.client.info("memory")["used_memory"]) / 1e6, 1),
     }
+    click.echo(f"{name}: {_said(figures)}", err=True)
+    return figures
+
+
+def _said(figures: Mapping[str, float]) -> str:
+    """Said at once, so that a long run that breaks off has told what it measured."""
+    return f"{figures['drain_per_s']:,.0f} answered/s, {figures['worker_cpu_us']:.1f} us of worker CPU each"
 
 
 def _endless(count: int) -> Iterator[NDArray[np.float32]]:

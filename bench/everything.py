@@ -122,7 +122,7 @@ def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, o
         for name in REQUESTS:  # what pip has to do once is not in the minutes
             System.load(name, out)
     plan, over_s = list(QUICK) if quick else steps(bank, data), time.monotonic() + minutes * 60
-    state = Steps(out / "steps.json")
+    state = Steps(out / "steps.json", str(environment()["commit"]))
     for number, step in enumerate(plan, 1):
         head = f"[{number}/{len(plan)}] {step.name}"
         if state.done(step):
@@ -146,11 +146,21 @@ def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, o
 
 
 class Steps:
-    """What was done in a folder."""
+    """What was done in a folder, all of it with one commit.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Raises:
+        ClickException: The folder holds steps of another commit.
+    """
+
+    def __init__(self, path: Path, commit: str) -> None:
+        self._path, self._commit = path, commit
         self._found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        for name, row in self._found.items():
+            if row.get("commit") != commit:
+                raise click.ClickException(
+                    f"{path}: {name} was measured with commit {row.get('commit', 'unknown')}, and this is "
+                    f"{commit}: they are not one run; give another folder with --out, or remove this one"
+                )
 
     def done(self, step: Step) -> bool:
         """Whether it ended well, with the same options."""
@@ -163,7 +173,7 @@ class Steps:
 
     def note(self, step: Step, row: dict[str, Any]) -> None:
         """Writes it down at once."""
-        self._found[step.name] = {"words": list(step.words), **row}
+        self._found[step.name] = {"words": list(step.words), "commit": self._commit, **row}
         self._path.write_text(json.dumps(self._found, indent=1) + "\n", "utf-8")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+
+_T = TypeVar("_T")
 
 #: Ours, and the others in the order in which they are drawn.
 OURS_COLOUR, OTHER_COLOUR = "#c2410c", "#64748b"
@@ -20,6 +22,14 @@ def write(out: Path, name: str, report: Mapping[str, Any], text: str) -> None:
     (out / f"{name}.md").write_text(text, "utf-8")
     (out / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     click.echo(text)
+
+
+def progress(items: Iterable[_T], name: str, count: int) -> Iterable[_T]:
+    """The items, with a bar and the time that is left on the terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, name, count, console=Console(stderr=True), transient=True, update_period=0.5)
 
 
 def facts(report: Mapping[str, Any]) -> str:

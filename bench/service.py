@@ -15,11 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import click
 import numpy as np
 import redis
 from numpy.typing import NDArray
 
 from bench.machine import cpu_seconds, pin
+from bench.report import progress
 from ops.sample import Sample
 from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
@@ -29,6 +31,7 @@ from workers.pool import Pool, PoolSettings
 
 SUBMIT_COUNT = 64
 WARM_UP = 512
+_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,25 +126,40 @@ class Service:
         for pid in self.pids:
             os.kill(pid, signal.SIGCONT)
 
-    def fill(self, count: int) -> tuple[int, float]:
+    def fill(self, count: int, name: str = "") -> tuple[int, float]:
         """Stops the workers and submits `count` requests, rounded up to whole calls.
+
+        Args:
+            name: With one, how far it is stands on the terminal.
 
         Returns:
             How many they are, and how many seconds it took.
         """
         self.stop()
         total, contexts = -(-count // SUBMIT_COUNT) * SUBMIT_COUNT, self._contexts
+        firsts = range(0, total, SUBMIT_COUNT)
         with Producer(settings=self.settings) as producer:
             started_s = time.perf_counter()
-            for first in range(0, total, SUBMIT_COUNT):
+            for first in progress(firsts, name, len(firsts)) if name else firsts:
                 producer.submit_many([contexts[(first + i) % len(contexts)] for i in range(SUBMIT_COUNT)])
             return total, time.perf_counter() - started_s
 
     def drain(self, count: int) -> Drained:
-        """Lets the workers go until `count` more requests have ended; they go on afterwards."""
-        wanted, read = self.ended() + count, self.meter()
+        """Lets the workers go until `count` more requests have ended; they go on afterwards.
+
+        Raises:
+            ClickException: None has ended for half a minute.
+        """
+        before = self.ended()
+        wanted, read = before + count, self.meter()
         self.go()
+        last_s = time.monotonic()
         while (ended := self.ended()) < wanted:
+            if ended > before:
+                before, last_s = ended, time.monotonic()
+            if time.monotonic() - last_s > _PATIENCE_S:
+                text = f"{wanted - ended} requests still wait, and for {_PATIENCE_S:.0f} s none was answered"
+                raise click.ClickException(f"{text}: has a worker ended?")
             time.sleep(0.005)
         elapsed_s, worker_s, server_s = read()
         done = count + ended - wanted

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -24,6 +26,7 @@ from bench.floor import Worker
 from bench.floor import table as floor_table
 from bench.floor_worker import VARIANTS
 from bench.goals import GOALS, goals_table
+from bench.machine import cpu_seconds
 from bench.micro import abilities
 from bench.partitions import Demand, Plant, bounds
 from bench.peers import work
@@ -119,10 +122,11 @@ def test_goals_say_what_held_what_did_not_and_what_was_not_measured() -> None:
     ]
     table = goals_table({"latency-bank": {"rates": rates, "saturation_per_s": 6000}}).splitlines()
     assert len(table) == len(GOALS) + 2
-    assert "| p95 at 1,000/s, large bank | at most 1.2 ms | 1 ms | yes |" in table
-    assert "| p99 at 1,000/s, large bank | at most 2.5 ms | 3 ms | **no** |" in table
-    assert "| share of saturation up to which p95 holds, large bank | at least 0.6 | 0.5 | **no** |" in table
-    assert "| model, one context | at most 60 us | not run |  |" in table
+    assert "| p95 at 1,000/s, large bank | at most 1.2 ms | 1 ms | yes | `latency --bank` |" in table
+    assert "| p99 at 1,000/s, large bank | at most 2.5 ms | 3 ms | **no** | `latency --bank` |" in table
+    share = "share of saturation up to which p95 holds, large bank"
+    assert f"| {share} | at least 0.6 | 0.5 | **no** | `latency --bank` |" in table
+    assert "| model, one context | at most 60 us | not run |  | `micro` |" in table
 
 
 def test_what_is_published_names_no_folder_of_the_machine() -> None:
@@ -146,17 +150,26 @@ def test_a_full_run_is_planned_within_its_minutes_and_a_quick_one_within_three()
 def test_a_step_is_done_when_it_ended_well_with_the_same_options(tmp_path: Path) -> None:
     path = tmp_path / "steps.json"
     step = Step(name="drain", words=("drain", "--repeats", "5"), minutes=1)
-    state = Steps(path)
+    state = Steps(path, "abc")
     assert not state.done(step)
     state.note(step, {"code": 1, "seconds": 2.0, "load_before": [0.5], "stolen": 0.01})
-    assert not Steps(path).done(step)
-    assert Steps(path).failed([step])
+    assert not Steps(path, "abc").done(step)
+    assert Steps(path, "abc").failed([step])
     state.note(step, {"code": 0, "seconds": 2.0, "load_before": [0.5], "stolen": 0.01})
-    assert Steps(path).done(step)
-    assert not Steps(path).done(Step(name="drain", words=("drain",), minutes=1))
+    assert Steps(path, "abc").done(step)
+    assert not Steps(path, "abc").done(Step(name="drain", words=("drain",), minutes=1))
     assert "| drain | `python -m bench drain --repeats 5` | 2 | 0.5 | 1.0% |" in steps_table(
         json.loads(path.read_text("utf-8"))
     )
+
+
+def test_steps_of_another_commit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "steps.json"
+    Steps(path, "abc").note(Step(name="drain", words=("drain",), minutes=1), {"code": 0})
+    with pytest.raises(
+        click.ClickException, match=r"drain was measured with commit abc, and this is def.*--out"
+    ):
+        Steps(path, "def")
 
 
 def _ended_worker(folder: Path) -> Worker:
@@ -234,6 +247,15 @@ def test_the_objective_holds_up_to_the_first_rate_that_breaks_it() -> None:
     ]
     assert fast_until(rows) == 500
     assert fast_until(rows[2:3]) == 0
+
+
+def test_a_process_is_asked_for_its_cpu_time_and_one_that_ended_has_none() -> None:
+    before_s = time.process_time()
+    asked_s = cpu_seconds(os.getpid())
+    assert before_s <= asked_s <= time.process_time()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert np.isnan(cpu_seconds(ended.pid))
 
 
 def test_decades_end_with_what_was_asked_for() -> None:
