@@ -25,7 +25,7 @@ from amn.folded_bounded import FEW, FoldedBounded
 from amn.folded_stacked import FoldedStacked
 from amn.network import SCORE_SCALE, BoundedAMN, CardAMN, PublishedAMN, check_contexts
 from amn.stacked import StackedAMN
-from amn.tensors import against, columns, join, normal, unit, weights_of
+from amn.tensors import against, columns, join, normal, shared, unit, weights_of
 
 Contexts = NDArray[np.float32] | Tensor
 Array = NDArray[np.float32]
@@ -46,7 +46,7 @@ class Folded:
         Raises:
             ShapeError: Another shape.
         """
-        x = torch.from_numpy(contexts) if isinstance(contexts, np.ndarray) else contexts
+        x = shared(contexts) if isinstance(contexts, np.ndarray) else contexts
         check_contexts(x)
         with torch.inference_mode():
             return self._forward(x)

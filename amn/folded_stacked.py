@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from amn import kernel
 from amn.folded_bounded import FoldedBounded
 from amn.stacked import StackedAMN
-from amn.tensors import columns, unit, weights_of
+from amn.tensors import columns, shared, unit, weights_of
 
 Array = NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class FoldedStacked:
     @torch.inference_mode()
     def few(self, contexts: Array) -> Array:
         """The same from array to array."""
-        x = torch.from_numpy(contexts)
+        x = shared(contexts)
         if self.first.loops is None:
             return self(x).numpy()
         answers, trust = map(torch.from_numpy, self.first.loops.trusted(contexts))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amn.config import CONTEXT_LENGTH
+
+
+def shared(array: NDArray[np.floating]) -> Tensor:
+    """A tensor in the array's memory; of a copy where that is read-only, which torch would warn of."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

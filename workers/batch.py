@@ -28,7 +28,7 @@ class Batch:
 
     Attributes:
         entries, requests: One each per request.
-        contexts: Shape (B, 5, 768), float32; `rows(i)` are those of `requests[i]`.
+        contexts: Shape (B, 5, 768), float32, perhaps read-only; `rows(i)` are those of `requests[i]`.
         leased_at_ms: Worker's UTC clock at the read.
         leased_at_s: Monotonic clock at the read.
         refused: Entries that ended before the model saw them.
@@ -108,10 +108,13 @@ def portion(entries: Sequence[Entry]) -> int:
 
 
 def _fill(batch: Batch) -> None:
-    """The one copy of the contexts, float16 widened on the way."""
+    """The one copy of the contexts, float16 widened on the way; a lone float32 message needs none."""
     requests = batch.requests
     if any(request.batched for request in requests):
         batch.starts = list(accumulate((request.count for request in requests), initial=0))
+    if len(requests) == 1 and requests[0].context.dtype == np.float32:
+        batch.contexts = requests[0].context.reshape(-1, *CONTEXT_SHAPE)
+        return
     rows = batch.starts[-1] if batch.starts else len(requests)
     batch.contexts = np.empty((rows, *CONTEXT_SHAPE), dtype=np.float32)
     for i, request in enumerate(requests):
@@ -126,7 +129,9 @@ def _widen(rows: NDArray[np.float32], context: NDArray[np.floating]) -> None:
     """float16 -> float32 by torch: NumPy takes twenty times as long."""
     import torch
 
-    torch.from_numpy(rows).copy_(torch.from_numpy(context.copy()))  # a copy, since torch wants to write
+    from amn.tensors import shared
+
+    torch.from_numpy(rows).copy_(shared(context))
 
 
 def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueError | None:

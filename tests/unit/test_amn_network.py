@@ -12,6 +12,7 @@ from amn.config import PARAMETERS, ModelConfig, TrainConfig, model_config_from_d
 from amn.errors import ConfigError, ShapeError
 from amn.folded import fold
 from amn.network import BoundedAMN, build, count_parameters
+from amn.tensors import shared
 
 COUNTS = {
     "card": 1_472_768,
@@ -89,6 +90,15 @@ def test_trusted_and_distrusted_contexts_of_one_batch_are_all_answered_like_the_
         assert np.abs(fold(model).arrays(x.numpy()) - expected.numpy()).max() < 1e-5
         for row in range(len(x)):
             assert np.abs(fold(model).arrays(x[row : row + 1].numpy()) - expected[row].numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize("writeable", [True, False])
+def test_a_tensor_shares_memory_only_with_an_array_that_may_be_written(writeable):
+    array = np.arange(6, dtype=np.float32)
+    array.flags.writeable = writeable
+    tensor = shared(array)
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    assert np.shares_memory(tensor.numpy(), array) is writeable
 
 
 @pytest.mark.parametrize("shape", [(5, 768), (1, 4, 768), (2, 5, 767)])

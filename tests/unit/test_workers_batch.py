@@ -79,6 +79,15 @@ def test_float16_contexts_are_widened_into_the_buffer():
     np.testing.assert_array_equal(batch.contexts[0], half.astype(np.float32))
 
 
+@pytest.mark.parametrize("shape", [(5, 768), (3, 5, 768)])
+def test_a_lone_float32_message_is_not_copied(shape):
+    context = np.ascontiguousarray(np.broadcast_to(request().context, shape))
+    batch = assemble([good(1, context=context)], SETTINGS, NOW_MS, 0.0)
+    assert np.shares_memory(batch.contexts, batch.requests[0].context)
+    assert not batch.contexts.flags.writeable
+    np.testing.assert_array_equal(batch.contexts, context.reshape(-1, 5, 768))
+
+
 class Poisoned:
     """A handler that cannot take one of the requests."""
 
