@@ -1,10 +1,9 @@
 """The bounded layout, folded: the fast form of what AMN workers serve.
 
-Exact rewrites on top of those of `amn/folded.py`:
+Exact rewrites on top of those of `amn/folded.py`, and from 4. on another number format:
 
 1. Query and familiar subspace read the same baseline: one matrix product for both.
-2. The ten cosines are picked from the flat 5 x 5 Gram matrix by zero weights, not by an
-   index, and the baseline's length is its sum.
+2. The ten cosines are picked from the flat 5 x 5 Gram matrix by zero weights, not by an index.
 3. Where trust is 0 the content scores and the residual are multiplied by it, so a context
    that the model does not trust pays for neither: an eighth of the weights is read.
 4. Compiled loops (amn/kernel.py) take the same steps with weights and vectors as int16: one
@@ -42,7 +41,7 @@ class FoldedBounded:
         w, config = weights_of(model), model.config
         self.residual_max = config.residual_max
         self.bound = torch.tensor(config.residual_max)
-        # (share - low) / (high - low), with the baseline's length as sum(gram) / 25.
+        # (share - low) / (high - low), with the baseline as a fifth of the sum.
         slope = 1.0 / (config.familiar_high - config.familiar_low)
         self.trust_slope = slope * K * K
         self.trust_offset = -config.familiar_low * slope
@@ -74,7 +73,8 @@ class FoldedBounded:
         gram = torch.bmm(x, x.transpose(1, 2)).flatten(1)  # (B, 25)
         projected = total @ self.familiar_and_query  # (B, 90 + 256)
         inside = projected[:, : self.familiar_dim].square().sum(1)
-        share = inside / gram.sum(1).clamp_min_(1e-12)
+        # And not the sum of `gram`, which is the same but for rounding: five vectors may nearly cancel.
+        share = inside / total.square().sum(1).clamp_min_(1e-12)
         trust = share.mul_(self.trust_slope).add_(self.trust_offset).clamp_(0.0, 1.0)  # (B,)
         paired = torch.addmm(self.gram_bias, gram, self.gram)  # (B, 86 + 1)
         scores = torch.addmm(self.position_score, paired[:, :-1].relu(), self.scores)  # (B, K)
@@ -163,7 +163,7 @@ class _OneByOne:
         total = x.sum(0)  # (D,)
         gram = (x @ x.T).ravel()  # (25,)
         inside = self.familiar @ total  # (90,)
-        share = float(inside @ inside) / max(float(gram.sum()), 1e-12)
+        share = float(inside @ inside) / max(float(total @ total), 1e-12)
         trust = min(max(self.trust_offset + self.trust_slope * share, 0.0), 1.0)
         paired = self.gram @ gram + self.gram_bias  # (86 + 1,)
         scores = self.scores @ np.maximum(paired[:-1], 0.0) + self.position_score  # (K,)

@@ -34,6 +34,8 @@ FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
 BANK_FEATURES = ("confidence", "margin")
 #: Keeps the system of five nearly equal context vectors solvable; unit vectors make it relative.
 _RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
+#: As in amn/kernel.c.
+_LEAST = 1e-6
 _ONES = np.ones(5, dtype=np.float32)
 #: Of the flat 5 x 5 matrix: the sum of all, and the mean of the four cosines of neighbours.
 _SUMS = np.stack([np.ones((5, 5)), np.eye(5, k=1) / 4], -1).reshape(25, 2).astype(np.float32)
@@ -48,10 +50,10 @@ def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) ->
         return kernel.features(contexts, predictions)
     gram, along = _products(contexts, predictions)
     sums = gram.reshape(-1, 25) @ _SUMS
-    total = np.sqrt(sums[:, 0])
+    total = np.sqrt(np.maximum(sums[:, 0], 0))  # five vectors may cancel
     made = np.empty((len(gram), len(FEATURES)))
     made[:, 0] = _novelty(gram, along)
-    made[:, 1] = (along @ _ONES) / total
+    made[:, 1] = (along @ _ONES) / np.maximum(total, _LEAST)
     made[:, 2] = along[:, 4]
     made[:, 3] = sums[:, 1]
     made[:, 4] = total / 5

@@ -30,6 +30,9 @@ class IndexSettings:
             either's cells.
         within: Cells that score this much less than the nearest one are passed over.
         seed: Of the samples that the index is fitted on.
+
+    Raises:
+        ValueError: A number of cells or candidates that no search can have.
     """
 
     cells: int = 1024
@@ -41,6 +44,13 @@ class IndexSettings:
     rerank_wide: int = 160
     within: float = 0.15
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"cells": 1, "dimensions": 1, "groups": 1, "probes": 1, "probes_wide": 1, "rerank": 1}
+        for name, at_least in {**least, "rerank_wide": 0}.items():
+            value = getattr(self, name)
+            if type(value) is not int or value < at_least:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
 
     def fitted(self, count: int) -> Self:
         """For a bank of so many vectors: no more cells than it can fill, and no more searched than are."""

@@ -119,20 +119,21 @@ FAST void amn_layer(const panels *m, const float *x, int64_t count, float *out) 
 /* At most TOGETHER of them. What is not trusted reads an eighth of the weights. */
 static FAST void forward_some(const network *n, const float *x, int count, float *out, float *trust) {
     int16_t codes[TOGETHER * DIM];
-    float by[TOGETHER], gate[TOGETHER], scores[TOGETHER][K], gram[K * K];
+    float by[TOGETHER], length[TOGETHER], gate[TOGETHER], scores[TOGETHER][K], gram[K * K];
     _Alignas(32) float one[TOGETHER][DIM], other[TOGETHER][DIM]; /* every product is at most 768 long */
     int trusted[TOGETHER], some = 0;
     for (int b = 0; b < count; b++) {
         const float *c = x + b * K * DIM;
         for (int d = 0; d < DIM; d++) other[0][d] = c[d] + c[DIM + d] + c[2 * DIM + d] + c[3 * DIM + d] + c[4 * DIM + d];
         by[b] = encode(other[0], DIM, codes + b * DIM);
+        length[b] = dot(other[0], other[0], DIM); /* and not the sum of `gram`: five may nearly cancel */
     }
     multiply(&n->both, codes, DIM, by, count, one[0], DIM);
     for (int b = 0; b < count; b++) {
         float inside = 0, *projected = one[b];
-        float length = gram_of(x + b * K * DIM, gram);
+        gram_of(x + b * K * DIM, gram);
         for (int64_t i = 0; i < n->familiar; i++) inside += projected[i] * projected[i];
-        trust[b] = smaller(larger(n->trust_offset + n->trust_slope * inside / larger(length, 1e-12f), 0.0f), 1.0f);
+        trust[b] = smaller(larger(n->trust_offset + n->trust_slope * inside / larger(length[b], 1e-12f), 0.0f), 1.0f);
         gate[b] = pair_scores(n, gram, scores[b]);
         if (!(trust[b] > 0)) continue;
         by[some] = encode(projected + n->familiar, n->key.width, codes + some * DIM);
@@ -183,15 +184,17 @@ INLINE double novelty(const float *gram, const float *along) {
     return 1 - inside;
 }
 
+#define LEAST 1e-6 /* five vectors may cancel */
+
 /* amn/gain.py FEATURES of contexts (count, 5, 768) and predictions (count, 768) -> (count, 5). */
 FAST void amn_features(const float *x, const float *predictions, int64_t count, double *out) {
     float gram[K * K], along[K];
     for (int64_t b = 0; b < count; b++, x += K * DIM, predictions += DIM, out += 5) {
-        double length = sqrt(gram_of(x, gram)), toward = 0, neighbours = 0;
+        double square = gram_of(x, gram), length = square < 0 ? 0 : sqrt(square), toward = 0, neighbours = 0;
         for (int i = 0; i < K; i++) toward += along[i] = dot(x + i * DIM, predictions, DIM);
         for (int i = 0; i < K - 1; i++) neighbours += gram[K * i + i + 1];
         out[0] = novelty(gram, along);
-        out[1] = toward / length;
+        out[1] = toward / (length < LEAST ? LEAST : length); /* what is no number stays none */
         out[2] = along[K - 1];
         out[3] = neighbours / (K - 1);
         out[4] = length / K;

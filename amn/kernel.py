@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-#: Widest layer.
-LAYER_MAX = 2304
+#: As in amn/kernel.c: the widest layer, and of a network the longest product and the most hidden scores.
+LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
 #: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
 _VERSION = 4
@@ -104,9 +104,17 @@ class Network:
     Args:
         matrices: `both`, `key`, `detect`, `recall`, each (out, in), float32.
         fields: The other fields of `network` in kernel.c.
+
+    Raises:
+        ValueError: It is larger than the loops have room for.
     """
 
     def __init__(self, matrices: Mapping[str, Array], **fields: Array | int | float) -> None:
+        longest = max(max(array.shape) for array in matrices.values())
+        if longest > _PRODUCT_MAX or fields["paired"] > _PAIRED_MAX or matrices["recall"].shape[1] % _ROWS:
+            raise ValueError(
+                f"the loops have room for products of {_PRODUCT_MAX}, this network has {longest}"
+            )
         self._network = _Network()
         self._network.fill(**{name: panels(array) for name, array in matrices.items()}, **fields)
         self._address = ctypes.addressof(self._network)
@@ -121,15 +129,23 @@ class Network:
 
 
 class Layer:
-    """A matrix (out, in), float32, kept as int16; `in` is a multiple of eight, at most `LAYER_MAX`."""
+    """A matrix (out, in), float32, kept as int16.
+
+    Raises:
+        ValueError: `in` is no multiple of eight, or more than `LAYER_MAX`.
+    """
 
     def __init__(self, weights: Array) -> None:
+        if weights.shape[1] % 8 or weights.shape[1] > LAYER_MAX:
+            raise ValueError(f"a layer of {weights.shape}: in must be a multiple of 8, up to {LAYER_MAX}")
         self._panels = panels(weights)
         self._address, self._rows = ctypes.addressof(self._panels), len(weights)
 
     def __call__(self, rows: Array) -> Array:
         """(B, in) -> (B, out), float32."""
         rows = _floats(rows)
+        if rows.ndim != 2 or rows.shape[1] != self._panels.width:
+            raise ValueError(f"rows of shape {rows.shape}, the layer takes (B, {self._panels.width})")
         made = np.empty((len(rows), self._panels.rows), np.float32)
         _layer(self._address, address_of(rows), len(rows), address_of(made))
         return made[:, : self._rows]
@@ -173,10 +189,11 @@ class References:
     """Exact search for the two nearest of some thousand vectors, most of them ruled out by a bound.
 
     Args:
-        vectors: Shape (N, 768), float32, unit norm, contiguous.
+        vectors: Shape (N, 768), unit norm.
     """
 
     def __init__(self, vectors: Array) -> None:
+        vectors = _floats(vectors)
         directions = _directions(vectors)
         flat = vectors @ directions.T  # (N, d)
         turn, turned = panels(directions), panels(flat)
@@ -196,7 +213,7 @@ class References:
         """(B, 768) unit, float32 -> best and second best cosine, and the best one's row.
 
         Raises:
-            MemoryError: There was none for four numbers a reference.
+            MemoryError: There was none for twelve numbers a reference.
         """
         predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)
@@ -210,6 +227,8 @@ class References:
 def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
     """As `amn.gain.features`."""
     contexts, predictions = _floats(contexts), _floats(predictions)
+    if contexts.shape[0] != predictions.shape[0]:
+        raise ValueError(f"{len(contexts)} contexts, but {len(predictions)} predictions")
     made = np.empty((len(contexts), 5))
     _features(address_of(contexts), address_of(predictions), len(contexts), address_of(made))
     return made

@@ -60,7 +60,7 @@ static FAST void choose(const references *refs, const float *query, const float 
 }
 
 /* Unit predictions (count, 768) -> best and second best cosine and the best one's row; 0, or 1 when
- * there was no memory for `13 * references` numbers. A prediction that is no number has -2 twice. */
+ * there was no memory for `12 * references` numbers. A prediction that is no number has -2 twice. */
 FAST int amn_top2(const references *refs, const float *predictions, int64_t count, float *best, float *second, int64_t *ids) {
     int64_t d = refs->turn.rows, padded = refs->turned.rows;
     float *estimates = malloc(sizeof(float) * AT_ONCE * padded), flat[AT_ONCE * DIM], by[AT_ONCE], share[AT_ONCE], slack[AT_ONCE];

@@ -99,7 +99,7 @@ class ReferenceBank:
         if self._loops is not None:
             best, second, index = self._loops.top2(predictions)
             return Neighbours(best, second, index, np.ones(len(index), dtype=np.bool_))
-        if len(predictions) <= _ONE_BY_ONE:
+        if 0 < len(predictions) <= _ONE_BY_ONE:
             scores = np.stack([self.vectors @ prediction for prediction in predictions])
         else:
             scores = predictions @ self.vectors.T  # (B, N)

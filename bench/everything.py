@@ -122,12 +122,15 @@ def command(quick: bool, minutes: float, bank: Path | None, data: Path | None, o
         for name in REQUESTS:  # what pip has to do once is not in the minutes
             System.load(name, out)
     plan, over_s = list(QUICK) if quick else steps(bank, data), time.monotonic() + minutes * 60
-    state = Steps(out / "steps.json", str(environment()["commit"]))
+    commit = str(environment()["commit"])
+    state = Steps(out / "steps.json", commit)
     for number, step in enumerate(plan, 1):
         head = f"[{number}/{len(plan)}] {step.name}"
         if state.done(step):
             click.echo(f"{head}: done before", err=True)
             continue
+        if (now := environment()["commit"]) != commit:
+            raise click.ClickException(f"this checkout moved from commit {commit} to {now} meanwhile")
         left = (over_s - time.monotonic()) / 60
         if step.minutes > left:
             click.echo(

@@ -1,4 +1,4 @@
-"""python -m bench floor: the latency of a bare loop, which no queue of this kind gets below.
+"""python -m bench floor: the latency of a bare loop in Python, to compare the service's with.
 
 A client sends each context with one XADD at Poisson times; a worker reads what is there, computes, and
 writes answers, XACK and XDEL at once (bench/floor_worker.py); a second thread of the client reads the

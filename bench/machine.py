@@ -46,7 +46,7 @@ def cpu_seconds(process: int) -> float:
     try:  # as `man 3 clock_getcpuclockid` has it; /proc counts in hundredths of a second
         if ctypes.CDLL(None).clock_getcpuclockid(process, ctypes.byref(clock)) == 0:
             return time.clock_gettime(clock.value)
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows
         pass
     return float("nan")
 
@@ -81,10 +81,17 @@ def environment() -> dict[str, object]:
         "numpy": np.__version__,
         "torch": torch.__version__,
         "server": _said([str(find_program()), "--version"], r"v=(\S+)"),
-        "commit": _said(["git", "rev-parse", "--short", "HEAD"], r"(\w+)"),
+        "commit": _commit(),
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
         "load_before": load,
     }
+
+
+def _commit() -> str:
+    """Of this checkout; marked where its code was changed since."""
+    commit = _said(["git", "rev-parse", "--short", "HEAD"], r"(\w+)")
+    changed = _said(["git", "diff", "--name-only", "HEAD", "--", "*.py", "*.c", "*.h", "*.lua"], r"(\S+)")
+    return commit if changed == "unknown" else f"{commit} with changes"
 
 
 def _said(command: Sequence[str], pattern: str) -> str:

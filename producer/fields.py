@@ -67,8 +67,13 @@ def builder(cls: type[_T]) -> Callable[[Sequence[Any]], _T]:
     The generated `__init__` of a frozen class goes through `object.__setattr__`, field by field. Here a
     sister with the same slots that is not frozen is filled, and then becomes one of `cls`: a quarter of the
     time. For decoders, whose values are checked.
+
+    Raises:
+        TypeError: The class has other slots than its fields.
     """
     sister = make_dataclass(cls.__name__, [field.name for field in fields(cls)], slots=True)  # type: ignore[arg-type]
+    if getattr(cls, "__slots__", None) != sister.__slots__:
+        raise TypeError(f"{cls.__name__} needs slots=True, and no slots of a base class")
 
     def build(values: Sequence[Any]) -> _T:
         made = sister(*values)

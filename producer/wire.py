@@ -148,7 +148,7 @@ def _form(name: str, shape: tuple[int, ...]) -> bytes:
     return pairs[: len(pairs) - size_bytes]
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=16, typed=True)
 def _times(submitted_at_ms: float, expires_at_ms: float) -> bytes:
     """The same for all that one call submits."""
     return _pairs({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})

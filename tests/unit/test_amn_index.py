@@ -421,3 +421,12 @@ def test_a_recheck_counts_what_an_exact_search_decides_otherwise(bank, queries):
     ones = np.ones(100, np.float32)
     assert recheck(bank, queries[:100], ones, 0 * ones) == (100, true, 100 - true)
     assert isinstance(bank, CellBank)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rerank", -300), ("rerank_wide", -1), ("probes", 0), ("cells", 1.5), ("groups", True)],
+)
+def test_widths_that_no_search_can_have_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be a whole number of at least"):
+        IndexSettings(**{name: value})

@@ -145,12 +145,81 @@ def test_threads_that_compute_at_once_do_not_meet(predictor, sample):
             np.testing.assert_array_equal(best, predictor.bank.top2(wanted[i % 20]).best)
 
 
+def nearly_cancelling(rows):
+    """(n, 768) -> contexts (n, 5, 768) whose five vectors nearly sum to nothing."""
+    angles = 2 * np.pi * np.arange(5) / 5
+    other = np.roll(rows, 1, axis=0)
+    other = unit(other - np.vecdot(other, rows)[:, None] * rows)
+    made = np.cos(angles)[:, None] * rows[:, None] + np.sin(angles)[:, None] * other[:, None]
+    made[:, 0] += 2e-4 * rows
+    return made.astype(np.float32)
+
+
+def test_five_vectors_that_nearly_cancel_are_trusted_as_far_as_the_modules_trust_them(predictor, sample):
+    contexts = nearly_cancelling(np.concatenate([sample[::2, 4], sample[1::2, 4]]))
+    assert np.linalg.norm(contexts.sum(1), axis=1).max() < 1e-3
+    wanted = by_modules(predictor, contexts)
+    np.testing.assert_allclose(predictor.forward(contexts), wanted, rtol=0, atol=1e-4)
+    one_by_one = np.concatenate([predictor.forward(context[None]) for context in contexts])
+    np.testing.assert_allclose(one_by_one, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_features_of_five_vectors_that_cancel_are_numbers(predictor, sample, loops, monkeypatch):
+    monkeypatch.setattr(kernel, "READY", loops and kernel.READY)
+    contexts = nearly_cancelling(sample[:, 4].astype(np.float64))
+    contexts[:, 0] -= (contexts.sum(1, dtype=np.float64)).astype(np.float32)
+    found = gain.features(contexts, sample[:, 0])
+    assert np.isfinite(found).all()
+    assert (found[:, 4] < 1e-3).all()
+
+
+@pytest.mark.skipif(not kernel.READY, reason="no loops")
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 24, 25, 49])
+def test_a_layer_multiplies_any_number_of_rows_and_each_by_itself(count):
+    random = np.random.default_rng(0)
+    weights = random.normal(size=(20, 2304)).astype(np.float32)  # 20: a panel and a part of one
+    rows = random.normal(size=(count, 2304)).astype(np.float32)
+    layer = kernel.Layer(weights)
+    found = layer(rows)
+    np.testing.assert_allclose(found, rows @ weights.T, rtol=0, atol=0.05)  # of sums of about 48
+    for row, wanted in zip(rows, found, strict=True):
+        np.testing.assert_array_equal(layer(row[None])[0], wanted)
+
+
+@pytest.mark.skipif(not kernel.READY, reason="no loops")
+def test_what_the_loops_have_no_room_for_is_refused():
+    for width in (12, 2312):
+        with pytest.raises(ValueError, match="multiple of 8, up to 2304"):
+            kernel.Layer(np.ones((16, width), np.float32))
+    with pytest.raises(ValueError, match=r"the layer takes \(B, 16\)"):
+        kernel.Layer(np.ones((16, 16), np.float32))(np.ones((2, 24), np.float32))
+    with pytest.raises(ValueError, match="has 1024"):
+        kernel.Network({name: np.ones((16, 1024), np.float32) for name in ("both", "recall")}, paired=86)
+    with pytest.raises(ValueError, match="2 contexts, but 1 predictions"):
+        gain.features(np.ones((2, 5, 768), np.float32), np.ones((1, 768), np.float32))
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_references_of_any_layout_and_type_are_searched(predictor, sample, loops, monkeypatch):
+    monkeypatch.setattr(kernel, "READY", loops and kernel.READY)
+    vectors, queries = predictor.bank.vectors[:100], sample[:3, 4]
+    counts, manifest = np.ones(50, np.uint32), predictor.bank.manifest
+    wanted = ReferenceBank(np.ascontiguousarray(vectors[::2]), counts, manifest).top2(queries)
+    for odd in (vectors[::2], np.asfortranarray(vectors[::2]), vectors[::2].astype(np.float64)):
+        found = ReferenceBank(odd, counts, manifest).top2(queries)
+        np.testing.assert_array_equal(found.ids, wanted.ids)
+        np.testing.assert_allclose(found.best, wanted.best, rtol=0, atol=1e-6)
+    assert ReferenceBank(vectors[::2], counts, manifest).top2(queries[:0]).best.shape == (0,)
+
+
 @st.composite
 def banks_and_queries(draw):
     """Unit rows with duplicates, near-duplicates and one-hot rows among them, and queries near and far."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    count, batch = draw(st.sampled_from([1, 2, 3, 5, 17, 64, 257])), draw(st.integers(1, 9))
-    # Few directions make cosines that are large and near to each other; few large numbers, coarse bytes.
+    counts = [1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 64, 257]
+    count, batch = draw(st.sampled_from(counts)), draw(st.sampled_from([*range(1, 10), 12, 13, 25]))
+    # Few directions make cosines that are large and near to each other; few large numbers, coarse codes.
     directions = draw(st.sampled_from([1, 2, 768]))
     rows = rng.normal(size=(count, directions)) @ rng.normal(size=(directions, 768))
     rows **= draw(st.sampled_from([1, 5]))
