@@ -16,16 +16,42 @@
 #define K 5
 
 /* As in amn/kernel.py; counted up when a structure or an argument changes. */
-int amn_version(void) { return 4; }
+int amn_version(void) { return 5; }
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <math.h>
 
 #define FAST __attribute__((target("avx2,fma")))
+#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define TILED_CODE __attribute__((target("avx2,fma,avx512f,amx-tile,amx-int8")))
+#define TILED static inline __attribute__((always_inline)) TILED_CODE
+#endif
+#define WIDEST __attribute__((target("avx2,fma,avx512f,avx512vnni")))
 #define INLINE static inline __attribute__((always_inline)) FAST
 
-int amn_supported(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+enum { WITHOUT, WITH_AVX2, WITH_VNNI, WITH_TILES };
+
+/* Whether the processor has tiles of bytes, and Linux lets this process use them: it has to be asked. */
+static int tiles_allowed(void) {
+#ifdef TILED
+    unsigned a, b, c, d, tile_and_int8 = 3u << 24;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tile_and_int8) != tile_and_int8) return 0;
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XFEATURE_XTILEDATA */) == 0;
+#else
+    return 0;
+#endif
+}
+
+/* What this processor can run; 0 when it can run nothing of this. */
+int amn_supported(void) {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return WITHOUT;
+    if (!__builtin_cpu_supports("avx512vnni")) return WITH_AVX2;
+    return tiles_allowed() ? WITH_TILES : WITH_VNNI;
+}
 
 /* fmaxf and fminf would be calls: they promise more about numbers that are none. */
 INLINE float larger(float a, float b) { return a > b ? a : b; }
@@ -48,7 +74,7 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
 
 #include "kernel_panels.h"
 
-#define TOGETHER 24    /* contexts that a weight is read for once; a multiple of six */
+#define TOGETHER 48    /* contexts that a weight is read for once; a multiple of 6, 12 and 16 */
 #define LAYER_MAX 2304 /* three vectors */
 
 /* The bounded layout after the rewrites of amn/folded_bounded.py, whose names these are. */

@@ -20,28 +20,30 @@ Array = NDArray[np.float32]
 LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
 #: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
-_VERSION = 4
+_VERSION = 5
 #: More of it leaves fewer references to be compared in full, and takes more time for each: measured.
 _ENERGY = 0.965
 #: As in amn/kernel_panels.h.
-_BLOCK, _ROWS, _LENGTH_MAX, _CODE_MAX = 128, 16, 46200.0, 32000.0
+_BLOCK, _ROWS, _LENGTH_MAX, _CODE_MAX, _WITH_TILES = 128, 16, 46200.0, 32000.0, 3
 
 
-def _load() -> tuple[Any, str]:
-    """The library, and nothing; or None, and why: what `amn doctor` explains."""
+def _load() -> tuple[Any, str, int]:
+    """The library, and nothing, and its level here; or None, and why: what `amn doctor` explains."""
     found = importlib.util.find_spec("amn._kernel")
     if found is None or found.origin is None:
-        return None, "not built"
+        return None, "not built", 0
     try:
         library = ctypes.CDLL(found.origin)
     except OSError:
-        return None, "outdated"
+        return None, "outdated", 0
     if getattr(library, "amn_version", int)() != _VERSION:
-        return None, "outdated"
-    return (library, "") if library.amn_supported() else (None, "processor")
+        return None, "outdated", 0
+    level = library.amn_supported()
+    return (library, "", level) if level else (None, "processor", 0)
 
 
-LIBRARY, WHY = _load()
+#: LEVEL: 1 with AVX2, 2 with AVX-512 VNNI too, 3 with tiles of bytes (AMX); all give the same bits.
+LIBRARY, WHY, LEVEL = _load()
 READY = LIBRARY is not None
 
 
@@ -73,7 +75,10 @@ class Structure(ctypes.Structure):
 class Panels(Structure):
     """A matrix as kernel_panels.h reads it."""
 
-    _fields_ = (("codes", POINTER), ("scale", POINTER), ("rows", INTEGER), ("width", INTEGER))
+    _fields_ = (
+        *((name, POINTER) for name in ("codes", "bytes", "scale")),
+        *((name, INTEGER) for name in ("rows", "width", "level")),
+    )
 
 
 class _Network(Structure):
@@ -163,11 +168,23 @@ def panels(weights: Array) -> Panels:
     made = Panels()
     made.fill(
         codes=np.ascontiguousarray(pairs),
+        bytes=_tiles(codes) if LEVEL >= _WITH_TILES and width <= _PRODUCT_MAX else None,
         scale=scale.astype(np.float32),
         rows=codes.shape[0],
         width=codes.shape[1],
+        level=LEVEL,
     )
     return made
+
+
+def _tiles(codes: NDArray[np.int16]) -> NDArray[np.int8]:
+    """Codes (rows, width) as bytes in the order that kernel_panels.h names."""
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 64)))
+    both = np.stack([(padded >> 8).astype(np.int8), (padded & 255).astype(np.uint8).view(np.int8)])
+    apart = both.reshape(
+        2, len(codes) // _ROWS, _ROWS, -1, 16, 4
+    )  # byte, panel, row, columns / 64, / 4, column
+    return np.ascontiguousarray(apart.transpose(1, 3, 0, 4, 2, 5))
 
 
 def unpacked(made: Panels, rows: int, width: int) -> Array:
@@ -213,7 +230,7 @@ class References:
         """(B, 768) unit, float32 -> best and second best cosine, and the best one's row.
 
         Raises:
-            MemoryError: There was none for twelve numbers a reference.
+            MemoryError: There was none for 48 numbers a reference.
         """
         predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)

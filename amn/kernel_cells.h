@@ -255,14 +255,14 @@ FAST int amn_search(const cell_index *index, const widths *w, const float *predi
     int64_t first = w->rerank + w->rerank_wide, most = first + w->rerank_wide, slots = 64;
     int64_t d = index->projection.rows, cells = index->centroids.rows;
     while (slots < 2 * most) slots *= 2;
-    int64_t listed = index->cells + 2 * most + 64;
-    char *scratch = malloc(sizeof(candidate) * listed + sizeof(float) * AT_ONCE * (d + cells) + sizeof(int32_t) * slots);
+    int64_t listed = index->cells + 2 * most + 64, rows = count < AT_ONCE ? count : AT_ONCE;
+    char *scratch = malloc(sizeof(candidate) * listed + sizeof(float) * rows * (d + cells) + sizeof(int32_t) * slots);
     if (!scratch) return 1;
     candidate *lists = (candidate *)scratch;
-    float *flat = (float *)(lists + listed), *nearness = flat + AT_ONCE * d, by[AT_ONCE];
+    float *flat = (float *)(lists + listed), *nearness = flat + rows * d, by[AT_ONCE];
     int16_t codes[AT_ONCE * DIM];
     search s = {index, w, lists, {lists + index->cells, 0, first, 0}, {lists + index->cells + 2 * first + 32, 0, w->rerank_wide, 0},
-                {(int32_t *)(nearness + AT_ONCE * cells), slots - 1}};
+                {(int32_t *)(nearness + rows * cells), slots - 1}};
     for (int64_t start = 0; start < count; start += AT_ONCE) {
         int some = count - start < AT_ONCE ? (int)(count - start) : AT_ONCE;
         const float *queries = predictions + start * DIM;

@@ -6,7 +6,7 @@
  * bank), and those are compared in float32, all 768 numbers of them.
  */
 
-#define AT_ONCE 12 /* predictions that references are read for once */
+#define AT_ONCE 48 /* predictions that references are read for once */
 
 /* References (count, 768): exact, and turned. */
 typedef struct {
@@ -60,10 +60,11 @@ static FAST void choose(const references *refs, const float *query, const float 
 }
 
 /* Unit predictions (count, 768) -> best and second best cosine and the best one's row; 0, or 1 when
- * there was no memory for `12 * references` numbers. A prediction that is no number has -2 twice. */
+ * there was no memory for `48 * references` numbers. A prediction that is no number has -2 twice. */
 FAST int amn_top2(const references *refs, const float *predictions, int64_t count, float *best, float *second, int64_t *ids) {
-    int64_t d = refs->turn.rows, padded = refs->turned.rows;
-    float *estimates = malloc(sizeof(float) * AT_ONCE * padded), flat[AT_ONCE * DIM], by[AT_ONCE], share[AT_ONCE], slack[AT_ONCE];
+    int64_t d = refs->turn.rows, padded = refs->turned.rows, most = count < AT_ONCE ? count : AT_ONCE;
+    if (count < 1) return 0;
+    float *estimates = malloc(sizeof(float) * most * padded), flat[AT_ONCE * DIM], by[AT_ONCE], share[AT_ONCE], slack[AT_ONCE];
     int16_t codes[AT_ONCE * DIM];
     if (!estimates) return 1;
     for (int64_t first = 0; first < count; first += AT_ONCE, predictions += AT_ONCE * DIM) {

@@ -72,7 +72,7 @@ def builder(cls: type[_T]) -> Callable[[Sequence[Any]], _T]:
         TypeError: The class has other slots than its fields.
     """
     sister = make_dataclass(cls.__name__, [field.name for field in fields(cls)], slots=True)  # type: ignore[arg-type]
-    if getattr(cls, "__slots__", None) != sister.__slots__:
+    if getattr(cls, "__slots__", None) != sister.__slots__:  # type: ignore[attr-defined]
         raise TypeError(f"{cls.__name__} needs slots=True, and no slots of a base class")
 
     def build(values: Sequence[Any]) -> _T:

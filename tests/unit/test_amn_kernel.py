@@ -174,17 +174,54 @@ def test_features_of_five_vectors_that_cancel_are_numbers(predictor, sample, loo
     assert (found[:, 4] < 1e-3).all()
 
 
+LEVELS = range(1, kernel.LEVEL + 1)
+
+
 @pytest.mark.skipif(not kernel.READY, reason="no loops")
-@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 24, 25, 49])
-def test_a_layer_multiplies_any_number_of_rows_and_each_by_itself(count):
+@pytest.mark.parametrize("shape", [(20, 768), (656, 656), (48, 8), (16, 136), (33, 2304)])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 11, 12, 16, 17, 48, 49, 100])
+def test_all_instructions_give_the_same_bits_for_any_number_of_rows(count, shape, monkeypatch):
     random = np.random.default_rng(0)
-    weights = random.normal(size=(20, 2304)).astype(np.float32)  # 20: a panel and a part of one
-    rows = random.normal(size=(count, 2304)).astype(np.float32)
-    layer = kernel.Layer(weights)
-    found = layer(rows)
-    np.testing.assert_allclose(found, rows @ weights.T, rtol=0, atol=0.05)  # of sums of about 48
-    for row, wanted in zip(rows, found, strict=True):
-        np.testing.assert_array_equal(layer(row[None])[0], wanted)
+    weights = random.normal(size=shape).astype(np.float32)
+    rows = (random.normal(size=(count, shape[1])) ** 3).astype(np.float32)
+    found = []
+    for level in LEVELS:
+        monkeypatch.setattr(kernel, "LEVEL", level)
+        layer = kernel.Layer(weights)
+        found.append(layer(rows))
+        for row, wanted in zip(rows, found[-1], strict=True):
+            np.testing.assert_array_equal(layer(row[None])[0], wanted)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    exact = rows.astype(np.float64) @ weights.T.astype(np.float64)
+    most = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(weights, axis=1)
+    assert (np.abs(found[0] - exact) <= 1e-4 * most + 1e-6).all()
+
+
+@pytest.mark.skipif(not kernel.READY, reason="no loops")
+def test_codes_at_the_limit_of_their_length_do_not_overflow(monkeypatch):
+    # One direction only: sums are as large as 128 products can be.
+    one = np.random.default_rng(0).choice([-1.0, 1.0], size=768)
+    weights = np.repeat((one * np.repeat([1.0, 0.3, 3.0], 256))[None], 16, axis=0).astype(np.float32)
+    weights[8:] *= -1
+    for level in LEVELS:
+        monkeypatch.setattr(kernel, "LEVEL", level)
+        for count in (1, 6, 12, 16):
+            found = kernel.Layer(weights)(np.repeat(weights[:1], count, axis=0))
+            np.testing.assert_allclose(found, np.repeat(weights[:1] @ weights.T, count, axis=0), rtol=1e-3)
+
+
+@pytest.mark.skipif(not kernel.READY, reason="no loops")
+@pytest.mark.parametrize("level", LEVELS)
+def test_network_and_references_are_the_same_with_any_instructions(predictor, sample, level, monkeypatch):
+    monkeypatch.setattr(kernel, "LEVEL", level)
+    other = Predictor.open(LVM / "production_model", LVM / "reference_bank")
+    contexts = np.concatenate([sample, sample[::-1], sample[:11]])  # more than are computed at once
+    for count in (1, 4, 12, 16, 48, 91):
+        vectors = predictor.forward(contexts[:count])
+        np.testing.assert_array_equal(other.forward(contexts[:count]), vectors)
+        for found, wanted in zip(other.bank.top2(vectors), predictor.bank.top2(vectors), strict=True):
+            np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.skipif(not kernel.READY, reason="no loops")
@@ -320,12 +357,12 @@ def test_a_library_of_other_sources_or_for_another_processor_is_not_called(monke
     broken = tmp_path / "x.so"
     broken.write_bytes(b"of another system")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace(origin=str(broken)))
-    assert kernel._load() == (None, "outdated")
+    assert kernel._load() == (None, "outdated", 0)
     monkeypatch.setattr("ctypes.CDLL", lambda path: library)
-    assert kernel._load() == (None, "processor")
+    assert kernel._load() == (None, "processor", 0)
     library.amn_version = lambda: kernel._VERSION - 1
-    assert kernel._load() == (None, "outdated")
+    assert kernel._load() == (None, "outdated", 0)
     del library.amn_version  # as before there was a number
-    assert kernel._load() == (None, "outdated")
+    assert kernel._load() == (None, "outdated", 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert kernel._load() == (None, "not built")
+    assert kernel._load() == (None, "not built", 0)
