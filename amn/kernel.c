@@ -30,6 +30,7 @@ int amn_version(void) { return 5; }
 #define TILED_CODE __attribute__((target("avx2,fma,avx512f,amx-tile,amx-int8")))
 #define TILED static inline __attribute__((always_inline)) TILED_CODE
 #endif
+/* gcc from 8 on, clang from 7 on, know it. */
 #define WIDEST __attribute__((target("avx2,fma,avx512f,avx512vnni")))
 #define INLINE static inline __attribute__((always_inline)) FAST
 
@@ -74,7 +75,7 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
 
 #include "kernel_panels.h"
 
-#define TOGETHER 48    /* contexts that a weight is read for once; a multiple of 6, 12 and 16 */
+#define TOGETHER 48    /* contexts that a matrix is read for once; a multiple of 6, 12 and 16 */
 #define LAYER_MAX 2304 /* three vectors */
 
 /* The bounded layout after the rewrites of amn/folded_bounded.py, whose names these are. */

@@ -147,12 +147,9 @@ INLINE int tile_of(int count, int wide, tile **chosen) {
 static FAST void multiply(const panels *m, const int16_t *x, int64_t from, const float *by, int count, float *out, int64_t to) {
     int some;
 #ifdef TILED
-    if (m->bytes && count >= TILED_LEAST) {
-        for (int c = 0; c < count; c += some) {
-            some = count - c <= TILE_ROWS ? count - c : TILE_ROWS;
-            multiply_tiles(m, x + c * from, from, by + c, some, out + c * to, to);
-        }
-        return;
+    for (; m->bytes && count >= TILED_LEAST; count -= some, x += some * from, by += some, out += some * to) {
+        some = count < TILE_ROWS ? count : TILE_ROWS;
+        multiply_tiles(m, x, from, by, some, out, to);
     }
 #endif
     for (int64_t row = 0; row < m->rows; row += ROWS)

@@ -24,6 +24,8 @@ TILED void shape_tiles(int vectors) {
         shapes.bytes[t] = TILE_COLUMNS;
         shapes.rows[t] = t < 5 ? (uint8_t)vectors : TILE_ROWS;
     }
+    /* gcc is told neither that the next instruction reads all of `shapes`, nor what later ones load. */
+    __asm__ volatile("" : : "m"(shapes) : "memory");
     _tile_loadconfig(&shapes);
 }
 
@@ -42,18 +44,19 @@ TILED void tile_block(const int8_t *high, const int8_t *low, const int8_t *weigh
     _tile_zero(1);
     _tile_zero(2);
     for (int64_t i = 0; i < columns; i += TILE_COLUMNS, weights += 2 * TILE_BYTES) {
-        _tile_loadd(3, high + i, DIM);
-        _tile_loadd(4, low + i, DIM);
+        _tile_loadd(3, &high[i], DIM);
+        _tile_loadd(4, &low[i], DIM);
         _tile_loadd(5, weights, TILE_COLUMNS);
-        _tile_loadd(6, weights + TILE_BYTES, TILE_COLUMNS);
+        _tile_loadd(6, &weights[TILE_BYTES], TILE_COLUMNS);
         _tile_dpbssd(0, 3, 5);
         _tile_dpbsud(1, 3, 6);
         _tile_dpbusd(1, 4, 5);
         _tile_dpbuud(2, 4, 6);
     }
     _tile_stored(0, sums, TILE_COLUMNS);
-    _tile_stored(1, sums + TILE_ROWS * ROWS, TILE_COLUMNS);
-    _tile_stored(2, sums + 2 * TILE_ROWS * ROWS, TILE_COLUMNS);
+    /* Not `sums + ...`: gcc 11's macro casts its argument without brackets. */
+    _tile_stored(1, &sums[TILE_ROWS * ROWS], TILE_COLUMNS);
+    _tile_stored(2, &sums[2 * TILE_ROWS * ROWS], TILE_COLUMNS);
 }
 
 /* As `multiply`, of at most TILE_ROWS vectors and DIM columns. */

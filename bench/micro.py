@@ -45,6 +45,9 @@ from workers.settings import WorkerSettings
 
 BATCHES = (1, 8, 32, 64, 128, 256)
 ROUNDS, TURN = 12, 4
+#: By `amn.kernel.LEVEL`.
+INSTRUCTIONS = ("", "AVX2", "AVX-512 VNNI", "AMX for five vectors and more, AVX-512 VNNI or AVX2 for fewer")
+HALF_FLAGS = {"avx512_bf16", "avx512_fp16", "amx_bf16"}
 
 
 @click.command("micro")
@@ -241,14 +244,19 @@ def abilities() -> str:
     """Which number formats this CPU multiplies by itself, and which serve."""
     serves = "Float32 is what serves."
     if kernel.READY:
-        serves = "What serves are integers of 16 bits, with a scale for each row of weights and each vector."
+        serves = (
+            "What serves are integers of 16 bits, with a scale for each row of weights and each vector, by "
+            f"{INSTRUCTIONS[kernel.LEVEL]}."
+        )
     try:
         flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
     except (OSError, IndexError):
         return f"What this CPU multiplies in 16 bits is not known here. {serves}"
-    has = sorted({"avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16"} & set(flags))
-    if {"avx512_bf16", "avx512_fp16", "amx_bf16"} & set(flags):
-        return f"This CPU has {', '.join(has)}: it multiplies 16-bit numbers by itself. {serves}"
+    has = sorted(({"avx2", "avx512f", "avx512_vnni", "amx_int8"} | HALF_FLAGS) & set(flags))
+    if HALF_FLAGS & set(flags):
+        return (
+            f"This CPU has {', '.join(has)}: it multiplies 16-bit floating-point numbers by itself. {serves}"
+        )
     return (
         f"This CPU has {', '.join(has)}, and nothing that multiplies 16-bit floating-point numbers: torch "
         f"widens them one by one, and takes more time than in float32. {serves}"

@@ -25,5 +25,5 @@ def judge(why: str) -> Finding:
     """NumPy gives the same answers: a warning, and no failure."""
     if not why:
         return Finding(OK, "loops", "compiled")
-    text = f"not in use, workers on this machine take more time for a few requests: {_WHY.get(why, why)}"
+    text = f"not in use, workers on this machine take more time: {_WHY.get(why, why)}"
     return Finding(WARNING, "loops", text)

@@ -78,6 +78,17 @@ def search(bank, queries, size=32):
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
+@pytest.mark.skipif(not kernel.READY, reason="the loops were not built")
+@pytest.mark.parametrize("level", range(1, kernel.LEVEL + 1))
+def test_a_search_finds_the_same_with_any_instructions_and_in_any_batch(folder, queries, level, monkeypatch):
+    wanted = search(load_bank(folder), queries[:200], 1)
+    monkeypatch.setattr(kernel, "LEVEL", level)
+    bank = load_bank(folder)
+    for size in (1, 7, 48, 100):
+        for found, one_by_one in zip(search(bank, queries[:200], size), wanted, strict=True):
+            np.testing.assert_array_equal(found, one_by_one)
+
+
 def test_decisions_agree_with_an_exact_search(bank, queries):
     best, second, _, certain = search(bank, queries)
     exact = exact_top2(bank.vectors, queries)
