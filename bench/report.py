@@ -29,7 +29,16 @@ def progress(items: Iterable[_T], name: str, count: int) -> Iterable[_T]:
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, name, count, console=Console(stderr=True), transient=True, update_period=0.5)
+    console = Console(stderr=True)
+    return track(
+        items,
+        name,
+        count,
+        console=console,
+        transient=True,
+        update_period=0.5,
+        disable=not console.is_terminal,
+    )
 
 
 def facts(report: Mapping[str, Any]) -> str:
