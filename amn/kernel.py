@@ -116,9 +116,11 @@ class Network:
 
     def __init__(self, matrices: Mapping[str, Array], **fields: Array | int | float) -> None:
         longest = max(max(array.shape) for array in matrices.values())
-        if longest > _PRODUCT_MAX or fields["paired"] > _PAIRED_MAX or matrices["recall"].shape[1] % _ROWS:
+        paired, hidden = fields["paired"], matrices["recall"].shape[1]
+        if longest > _PRODUCT_MAX or paired > _PAIRED_MAX or hidden % _ROWS:
             raise ValueError(
-                f"the loops have room for products of {_PRODUCT_MAX}, this network has {longest}"
+                f"the loops have room for products of {_PRODUCT_MAX}, {_PAIRED_MAX} paired scores and "
+                f"hidden ones by {_ROWS}; this network has {longest}, {paired} and {hidden}"
             )
         self._network = _Network()
         self._network.fill(**{name: panels(array) for name, array in matrices.items()}, **fields)
@@ -181,9 +183,8 @@ def _tiles(codes: NDArray[np.int16]) -> NDArray[np.int8]:
     """Codes (rows, width) as bytes in the order that kernel_panels.h names."""
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 64)))
     both = np.stack([(padded >> 8).astype(np.int8), (padded & 255).astype(np.uint8).view(np.int8)])
-    apart = both.reshape(
-        2, len(codes) // _ROWS, _ROWS, -1, 16, 4
-    )  # byte, panel, row, columns / 64, / 4, column
+    # Byte, panel, row, 64 columns, 4 of them, column.
+    apart = both.reshape(2, len(codes) // _ROWS, _ROWS, -1, 16, 4)
     return np.ascontiguousarray(apart.transpose(1, 3, 0, 4, 2, 5))
 
 
