@@ -159,7 +159,8 @@ class Producer:
         """Yields `(index, answer)` as the answers come, not in order; each index once.
 
         A request that fails yields its error in place of an answer; the others go on. At most
-        `in_flight` requests wait at once, so that the iterable may be longer than memory.
+        `in_flight` requests wait at once, so that the iterable may be longer than memory; they go out
+        in calls of half as many, and of at most 64.
         """
         self.start()
         return pumped(contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put))

@@ -8,13 +8,24 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from itertools import islice
 from typing import Any
 
-from producer.errors import QueueError
+from producer.errors import InvalidRequest, QueueError
 from producer.messages import Reply
 from producer.session import CHUNK, each_of
 
 Answer = tuple[int, Reply | QueueError]
 Chunk = list[tuple[int, Any]]
 Put = Callable[[Answer], None]
+
+
+def chunk_size(in_flight: int) -> int:
+    """How many requests go in one call: so many that another call can be under way meanwhile.
+
+    Raises:
+        InvalidRequest: `in_flight` is no number of requests.
+    """
+    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
+        raise InvalidRequest(f"in_flight is {in_flight!r:.80}; send an integer >= 1")
+    return min(CHUNK, -(-in_flight // 2))
 
 
 def pumped(
@@ -25,13 +36,16 @@ def pumped(
     Args:
         in_flight: Most requests that wait at once; the iterable may be longer than memory.
         submit_chunk: Sends numbered contexts, and puts each one's answer once.
+
+    Raises:
+        InvalidRequest: `in_flight` is below 1.
     """
     done: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-    numbered, waiting, exhausted = enumerate(contexts), 0, False
+    numbered, waiting, exhausted, size = enumerate(contexts), 0, False, chunk_size(in_flight)
     while waiting or not exhausted:
-        if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
-            chunk = list(islice(numbered, CHUNK))
-            exhausted = len(chunk) < CHUNK
+        if not exhausted and waiting + size <= in_flight:
+            chunk = list(islice(numbered, size))
+            exhausted = len(chunk) < size
             waiting += len(chunk)
             submit_chunk(chunk, done.put)
         elif waiting:
@@ -49,11 +63,11 @@ async def pumped_async(
 ) -> AsyncIterator[Answer]:
     """As `pumped`; the contexts may come from an asynchronous iterable."""
     done: asyncio.Queue[Answer] = asyncio.Queue()
-    source, index, waiting, exhausted = each_of(contexts), 0, 0, False
+    source, index, waiting, exhausted, size = each_of(contexts), 0, 0, False, chunk_size(in_flight)
     while waiting or not exhausted:
-        if not exhausted and (waiting + CHUNK <= in_flight or not waiting):
-            chunk = [(index + i, context) for i, context in enumerate(await _take(source, CHUNK))]
-            exhausted = len(chunk) < CHUNK
+        if not exhausted and waiting + size <= in_flight:
+            chunk = [(index + i, context) for i, context in enumerate(await _take(source, size))]
+            exhausted = len(chunk) < size
             index += len(chunk)
             waiting += len(chunk)
             await submit_chunk(chunk, done.put_nowait)

@@ -25,6 +25,7 @@ from producer.errors import QueueError
 from producer.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
 from producer.inflight import Pending
 from producer.messages import BatchReply, Reply, Request
+from producer.pump import chunk_size
 from producer.requests import DEFAULT_OPTIONS, Options, prepare, prepare_batch
 from producer.session import each_of, id_of
 from producer.settings import ProducerSettings
@@ -88,6 +89,7 @@ class FakeProducer:
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
     ) -> Iterator[tuple[int, Reply | QueueError]]:
         """As `Producer.predict_many`, in order."""
+        chunk_size(in_flight)  # refuses what the real one refuses
         for index, context in enumerate(contexts):
             try:
                 yield index, self.predict(context, options=options)

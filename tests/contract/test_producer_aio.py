@@ -70,6 +70,26 @@ def test_predict_many_takes_both_kinds_of_iterable(server, contexts, run, asynch
         np.testing.assert_array_equal(reply.vector, rows[index][-1])
 
 
+@pytest.mark.parametrize("in_flight", [1, 7])
+def test_predict_many_never_has_more_in_flight_than_it_was_told(server, contexts, run, in_flight):
+    rows, waiting, received = contexts(50), [], set()
+
+    def source():
+        for pulled, row in enumerate(rows, 1):
+            waiting.append(pulled - len(received))
+            yield row
+
+    async def main():
+        async with AsyncProducer(settings=settings(server)) as producer:
+            async for index, _ in producer.predict_many(source(), in_flight=in_flight):
+                received.add(index)
+
+    with EchoWorker(server.url):
+        run(main())
+    assert received == set(range(50))
+    assert max(waiting) <= in_flight
+
+
 def test_failures_timeouts_and_duplicates_are_typed(server, context, run):
     def refuse(request):
         return failure(request, errors.InferenceFailed("no unit vector"))

@@ -83,8 +83,33 @@ def test_predict_many_yields_answers_before_the_iterable_ends(server, contexts):
     with EchoWorker(server.url), Producer(settings=settings(server)) as producer:
         answers = producer.predict_many(source(), in_flight=64)
         next(answers)
-        assert len(pulled) <= 128
+        assert len(pulled) <= 64
         assert len(list(answers)) == 255
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 7, 100])
+def test_predict_many_never_has_more_in_flight_than_it_was_told(server, contexts, in_flight):
+    rows, waiting, received = contexts(250), [], set()
+
+    def source():
+        for pulled, row in enumerate(rows, 1):
+            waiting.append(pulled - len(received))
+            yield row
+
+    with EchoWorker(server.url), Producer(settings=settings(server)) as producer:
+        for index, _ in producer.predict_many(source(), in_flight=in_flight):
+            received.add(index)
+    assert received == set(range(250))
+    assert max(waiting) <= in_flight
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "64", None])
+def test_predict_many_refuses_what_is_no_number_of_requests(server, contexts, wrong):
+    with (
+        Producer(settings=settings(server)) as producer,
+        pytest.raises(errors.InvalidRequest, match="in_flight is .* integer >= 1"),
+    ):
+        list(producer.predict_many(contexts(1), in_flight=wrong))
 
 
 def test_a_named_failure_is_raised_as_its_own_type(server, context):
