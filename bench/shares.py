@@ -1,8 +1,10 @@
 """python -m bench shares: where a worker's CPU goes while it drains a full queue, with a flame graph.
 
-py-spy samples the worker (it must be allowed to: root, or a kernel.yama.ptrace_scope of 0). Each sample
-belongs to the innermost of its frames that a part below claims; frames of numpy or torch belong to
-whoever called them.
+py-spy samples the worker (it must be allowed to: root, or a kernel.yama.ptrace_scope of 0) without
+stopping it: a thread that is stopped while it waits for a socket can look as if it computed. What the
+samples add up to and what the worker's clock says stand in the table, so that it shows when they do not agree. Each
+sample belongs to the innermost of its frames that a part below claims; frames of numpy or torch belong
+to whoever called them.
 """
 
 from __future__ import annotations
@@ -51,21 +53,23 @@ def command(requests: int, rate: int, out: Path) -> None:
     surroundings = environment()
     out.mkdir(parents=True, exist_ok=True)
     with Service(1) as service:
-        stacks = record(service, requests, rate, "raw").decode().splitlines()
-        flame = record(service, requests, rate, "flamegraph").decode()
+        stacks, cpu_s = record(service, requests, rate, "raw")
+        flame, _ = record(service, requests, rate, "flamegraph")
     (out / "shares-flame.svg").write_text(titled(flame), "utf-8")
-    counts = classify(stacks)
+    counts = classify(stacks.splitlines())
     total = sum(counts.values())
     report = {
         "environment": surroundings,
         "samples": total,
+        "sampled_s": round(total / rate, 2),
+        "worker_cpu_s": round(cpu_s, 2),
         "shares": {part: round(counts[part] / total, 4) for part in [*PARTS, REST]},
     }
     write(out, "shares", report, table(report))
 
 
-def record(service: Service, requests: int, rate: int, form: str) -> bytes:
-    """Samples one drain; what py-spy wrote.
+def record(service: Service, requests: int, rate: int, form: str) -> tuple[str, float]:
+    """Samples one drain; what py-spy wrote, and the seconds of CPU that the worker spent.
 
     Raises:
         ClickException: It could not.
@@ -84,15 +88,15 @@ def record(service: Service, requests: int, rate: int, form: str) -> bytes:
             "--output",
             str(file),
         ]
-        command += ["--rate", str(rate), "--duration", "600"]
+        command += ["--rate", str(rate), "--duration", "600", "--nonblocking"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as spy:
-            service.drain(total)
+            drained = service.drain(total)
             spy.send_signal(signal.SIGINT)
             _, errors = spy.communicate(timeout=60)
         service.forget()
         if not file.is_file():
             raise click.ClickException(f"py-spy recorded nothing: {errors.decode(errors='replace').strip()}")
-        return file.read_bytes()
+        return file.read_text("utf-8"), drained.worker_cpu_s
 
 
 def titled(flame: str) -> str:
@@ -131,6 +135,7 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Model and gate: **{both:.0%}**. {report['samples']:,} samples of a worker that drains a queue, "
-        f"batches of 256. {facts(report)}",
+        f"batches of 256: {report['sampled_s']} s of sampled CPU, and {report['worker_cpu_s']} s by its clock. "
+        f"{facts(report)}",
     ]
     return "\n".join(lines) + "\n"
