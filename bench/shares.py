@@ -2,9 +2,9 @@
 
 py-spy samples the worker (it must be allowed to: root, or a kernel.yama.ptrace_scope of 0) without
 stopping it: a thread that is stopped while it waits for a socket can look as if it computed. What the
-samples add up to and what the worker's clock says stand in the table, so that it shows when they do not agree. Each
-sample belongs to the innermost of its frames that a part below claims; frames of numpy or torch belong
-to whoever called them.
+samples add up to stands beside what the worker's clock says, so that it shows when they do not agree.
+Each sample belongs to the innermost of its frames that a part below claims; frames of numpy or torch
+belong to whoever called them.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def table(report: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Model and gate: **{both:.0%}**. {report['samples']:,} samples of a worker that drains a queue, "
-        f"batches of 256: {report['sampled_s']} s of sampled CPU, and {report['worker_cpu_s']} s by its clock. "
-        f"{facts(report)}",
+        f"batches of 256: {report['sampled_s']} s of sampled CPU, and {report['worker_cpu_s']} s by its "
+        f"clock. {facts(report)}",
     ]
     return "\n".join(lines) + "\n"

@@ -107,7 +107,7 @@ def test_predict_many_never_has_more_in_flight_than_it_was_told(server, contexts
 def test_predict_many_refuses_what_is_no_number_of_requests(server, contexts, wrong):
     with (
         Producer(settings=settings(server)) as producer,
-        pytest.raises(errors.InvalidRequest, match="in_flight is .* integer >= 1"),
+        pytest.raises(errors.InvalidRequest, match=r"in_flight is .* integer >= 1"),
     ):
         list(producer.predict_many(contexts(1), in_flight=wrong))
 
