@@ -1,8 +1,9 @@
 """python -m bench cost: what a request costs after a thousand and after a million, and with many waiting.
 
 served   one service, requests sent and read back with `predict_many`; figures of each decade alone
-waiting  few waiting: a closed loop of so many; many: a stopped queue is filled so far and some thousands
-         are drained. 15,360-byte contexts take 15.6 kB each in the server: 300,000 are 4.7 GB.
+waiting  up to 256: a closed loop of so many, with all that submitting and reading costs the server;
+         from 1,000 on: a stopped queue is filled with so many and 6,000 more, and drained until so many
+         are left. 15,360-byte contexts take 15.6 kB each in the server: 300,000 are 4.7 GB.
 A worker's cost falls with what waits until its batches are full (256), and then stays: that is a batch's
 effect, not the queue's length. start is from the start of the process to a warm, checked model.
 Rows up to 10,000 are short, and one bad moment of the machine would change them: they are repeated with
@@ -157,7 +158,9 @@ def table(report: Mapping[str, Any]) -> str:
         ]
         lines += [*markdown((f"requests {kind}", *heads), rows), ""]
     lines.append(
-        f"Each row of the first table is that decade alone. Rows up to {_OFTEN:,}: medians of "
+        "Each row of the first table is that decade alone. Of the second, rows up to 256 are closed loops of "
+        f"so many, and the others a drain of {DRAINED:,} alone, which begins with so many more than are left. "
+        f"Rows up to {_OFTEN:,}: medians of "
         f"{report['repeats']} runs with new workers and an empty server. {facts(report)}"
     )
     return "\n".join(lines) + "\n"
