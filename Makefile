@@ -25,7 +25,7 @@ help:
 	@echo "make doctor     look at a running service"
 	@echo "make test       all tests, with a real server        [ARGS='-k name']"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
-	@echo "make bench      this queue and nine others, latency, limits (40 minutes); bench-quick: 3 minutes"
+	@echo "make bench      this queue and nine others, latency, limits (50 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make lint       ruff, mypy, import rules"

@@ -131,6 +131,8 @@ def worker(policy: str) -> Iterator[tuple[ProducerSettings, int]]:
             pool.wait_ready()
             process = pool.pids()["amn"][0]
             pin(process, {0})
+            with connect(ProducerSettings(url=server.url)) as client:
+                pin(int(client.info("server")["process_id"]), {1})  # type: ignore[index]
             with pinned({1}):
                 yield ProducerSettings(url=server.url, in_flight_max=10_000_000), process
         finally:

@@ -8,6 +8,7 @@ and refuses rows of another machine or commit.
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,8 +44,9 @@ def command(only: str, written: bool, out: Path, **options: Any) -> None:
     names = only.split(",") if only else list(REQUESTS)
     if unknown := set(names) - set(REQUESTS):
         raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
-    systems = [System.load(name, out) for name in names]
-    rows, failures = Rows(out / f"{report_name}.jsonl", environment()), {}
+    systems = [System.load(name, out, written=written) for name in names]
+    rows = Rows(out / f"{report_name}.jsonl", environment())
+    failures = failed_before(out / f"{report_name}.json", options["workers"])
     plan = [
         (repeat, int(count), system)
         for repeat in range(repeats)
@@ -57,7 +59,7 @@ def command(only: str, written: bool, out: Path, **options: Any) -> None:
         task = progress.add_task("", total=len(plan))
         for repeat, count, system in plan:
             if time.monotonic() > over_s:
-                failures["time"] = f"{minutes:g} minutes were over before all repeats"
+                failures[f"time, {count}"] = f"{minutes:g} minutes were over before all repeats"
                 break
             progress.update(task, description=f"{system.name}, {count} worker(s), run {repeat + 1}")
             words = ("--requests", str(max(int(REQUESTS[system.name] * scale), 100)))
@@ -78,6 +80,13 @@ def command(only: str, written: bool, out: Path, **options: Any) -> None:
     report = {"environment": rows.surroundings, "written": written, **summary(rows, about, failures)}
     write(out, report_name, report, table(report))
     bars(report, out / f"{report_name}.svg")
+
+
+def failed_before(path: Path, workers: str) -> dict[str, str]:
+    """What an earlier call in this folder noted, of other numbers of workers."""
+    found: dict[str, str] = json.loads(path.read_text("utf-8"))["failures"] if path.is_file() else {}
+    again = workers.split(",")
+    return {name: why for name, why in found.items() if name.rpartition(", ")[2] not in again}
 
 
 def turned(systems: Sequence[System], by: int) -> list[System]:

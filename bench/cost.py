@@ -159,9 +159,9 @@ def table(report: Mapping[str, Any]) -> str:
         lines += [*markdown((f"requests {kind}", *heads), rows), ""]
     lines.append(
         "Each row of the first table is that decade alone. Of the second, rows up to 256 are closed loops of "
-        f"so many, and the others a drain of {DRAINED:,} alone, which begins with so many more than are left. "
-        f"Rows up to {_OFTEN:,}: medians of "
-        f"{report['repeats']} runs with new workers and an empty server. {facts(report)}"
+        f"so many, and the others a drain of {DRAINED:,} alone, which begins with so many more than are "
+        f"left. Rows up to {_OFTEN:,}: medians of {report['repeats']} runs with new workers and an empty "
+        f"server. {facts(report)}"
     )
     return "\n".join(lines) + "\n"
 

@@ -29,9 +29,9 @@ from redis.exceptions import RedisError
 
 from bench.curves import curve
 from bench.floor_worker import ANSWERS, BLOCK_MS, VARIANTS, entries
-from bench.latency import percentiles, references
+from bench.latency import percentiles, references, told
 from bench.machine import environment, spread
-from bench.report import facts, markdown, shown, write
+from bench.report import facts, markdown, write
 from bench.service import sample_contexts
 from ops.server import Server, ServerSettings
 from producer import ProducerSettings
@@ -72,7 +72,7 @@ class Worker:
 
 @click.command("floor")
 @click.option("--rates", default="100,500,1000", show_default=True, help="Requests/s.")
-@click.option("--seconds", default=1.6, show_default=True, help="Of each rate.")
+@click.option("--seconds", default=5.0, show_default=True, help="Of each rate.")
 @click.option("--repeats", default=2, show_default=True, help="Of all variants and rates, in turns.")
 @click.option("--bank", type=click.Path(path_type=Path, exists=True), help="A reference bank of your own.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
@@ -268,7 +268,7 @@ def _curves(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def table(report: Mapping[str, Any]) -> str:
     """Markdown."""
     rows = [
-        (name, f"{row['rate']:,.0f}", *(shown(row[p], 2) for p in SHOWN))
+        (name, f"{row['rate']:,.0f}", *(told(row, p, row["rate"] * report["seconds"]) for p in (50, 95, 99)))
         for name, some in _curves(report).items()
         for row in some
     ]

@@ -109,7 +109,7 @@ GOALS = (
         _ratio("compare", "drain_per_s"),
     ),
     Goal(
-        "the same, the others without the fast forms of this project",
+        "the same, the three fastest others without the fast forms of this project",
         "compare --written",
         15,
         "x",

@@ -36,6 +36,8 @@ from workers.settings import artifacts_root
 RATES = "100,500,1000,2000,5000,60%"
 PERCENTILES = (50, 95, 99, 99.9)
 CHUNK = 64
+#: A percentile with fewer requests beyond it in a run says little.
+BEYOND = 5
 _HIGHEST_US = 60_000_000
 
 
@@ -91,20 +93,26 @@ def command(bank: Path | None, name: str, out: Path, **options: Any) -> None:
 
 
 def measure(stack: Stack, load: Load) -> dict[str, Any]:
-    """Warm-up, closed loop, saturation, then the rates in turns."""
+    """Warm-up, closed loop, saturation, then the rates in turns, up to the first beyond saturation."""
     sample = Sample.load(Path("artifacts/sample/sequences.npz"))
     _run(stack, sample, TrafficSettings(requests=2_000, rate=0, run_id="warm"))
     closed = closed_loop(stack, sample, load.closed)
     full = spread([saturated(stack, sample, 10_000) for _ in range(load.repeats)], 0)
     asked = sorted({per_second(text, full["median"]) for text in load.rates})
-    rates = [rate for rate in asked if rate <= full["median"]] or asked[:1]
+    below = sum(rate <= full["median"] for rate in asked)
+    rates = asked[: below + 1]  # and the first one that is too much
     runs: dict[float, list[dict[str, Any]]] = {rate: [] for rate in rates}
     for repeat in range(load.repeats):
         for rate in rates:
             click.echo(f"{rate:g} requests/s, run {repeat + 1}", err=True)
             requests = max(int(rate * load.seconds), 100)
             traffic = TrafficSettings(
-                requests=requests, rate=rate, poisson=True, run_id=f"r{rate:g}.{repeat}", in_flight_max=8192
+                requests=requests,
+                rate=rate,
+                poisson=True,
+                in_flight_max=8192,
+                run_id=f"r{rate:g}.{repeat}",
+                seed=repeat,
             )
             runs[rate].append(_run(stack, sample, traffic))
     return {
@@ -175,6 +183,12 @@ def references(bank: Path) -> int:
     return len(load_bank(bank))
 
 
+def told(row: Mapping[str, Any], percentile: float, count: float) -> str:
+    """A percentile of `count` requests a run, if there are enough of them."""
+    enough = count * (100 - percentile) / 100 >= BEYOND
+    return shown(row[f"ms_p{percentile:g}"], 2) if enough else "-"
+
+
 def percentiles(histogram: HdrHistogram) -> dict[str, float]:
     """Milliseconds, from microseconds."""
     return {f"ms_p{p:g}": histogram.get_value_at_percentile(p) / 1000 for p in PERCENTILES}
@@ -220,7 +234,7 @@ def table(report: Mapping[str, Any]) -> str:
         (
             f"{row['rate']:,.0f}",
             f"{row['answered_per_s']:,.0f}",
-            *(shown(row[f"ms_p{p:g}"], 2) for p in PERCENTILES),
+            *(told(row, p, row["rate"] * report["seconds"]) for p in PERCENTILES),
             f"{row['escalated_share']:.1%}",
             str(row["failed"]),
         )
@@ -231,12 +245,13 @@ def table(report: Mapping[str, Any]) -> str:
     if report["left_out"]:
         lines += [
             "",
-            f"Above saturation, not run: {', '.join(f'{rate:,.0f}' for rate in report['left_out'])}.",
+            f"Not run: {', '.join(f'{rate:,.0f}' for rate in report['left_out'])}.",
         ]
     lines += [
         "",
         f"Poisson arrivals, {repeats} runs of {report['seconds']:g} s of each rate in turns: median (min, "
-        f"max) from due to received, AMN answers, unix socket; `ended` is with the fallback's. "
+        f"max) from due to received, AMN answers, unix socket; `ended` is with the fallback's; `-` where a "
+        f"run has fewer than {BEYOND} slower ones. "
         f"{facts(report)}",
     ]
     return "\n".join(lines) + "\n"

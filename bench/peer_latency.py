@@ -24,7 +24,7 @@ from bench.report import facts, markdown, shown, write
 from bench.rows import Rows
 from bench.systems import Run, System, contexts_file, run_one
 
-#: The three that drain fastest, of those that send one request by one plain call.
+#: The three that drain fastest, of those with a synchronous call for one request.
 SYSTEMS = "dramatiq_threads,huey_thread,celery_solo"
 RATES = "100,500,1000,2000,5000"
 SHOWN = ("ms_p50", "ms_p95", "ms_p99")
@@ -50,7 +50,7 @@ def command(only: str, rates: str, seconds: float, repeats: int, out: Path) -> N
                     system=system,
                     contexts=contexts,
                     program="pace",
-                    words=("--rates", rates, "--seconds", str(seconds)),
+                    words=("--rates", rates, "--seconds", str(seconds), "--seed", str(repeat)),
                     surroundings={"BENCH_STAMP": "1"},
                 )
                 try:
@@ -91,6 +91,7 @@ def joined(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rates = [
         {
             "rate": rate,
+            "runs": len(some),
             "answered_per_s": float(np.median([row["answered_per_s"] for row in some])),
             **{name: spread([row[name] for row in some], 3) for name in SHOWN},
         }
@@ -111,11 +112,11 @@ def table(report: Mapping[str, Any]) -> str:
         lines.append(f"- {label(name)}, one request at a time: {closed} ms")
         for row in system["rates"]:
             rates = (f"{row['rate']:,.0f}", f"{row['answered_per_s']:,.0f}")
-            rows.append((label(name), *rates, *(shown(row[p], 2) for p in SHOWN)))
-    heads = ("system", "offered/s", "answered/s", "p50 ms", "p95 ms", "p99 ms")
+            rows.append((label(name), *rates, *(shown(row[p], 2) for p in SHOWN), str(row["runs"])))
+    heads = ("system", "offered/s", "answered/s", "p50 ms", "p95 ms", "p99 ms", "n")
     lines += ["", *markdown(heads, rows), ""]
     lines.append(
-        f"One worker, Poisson arrivals, {report['repeats']} runs of {report['seconds']:g} s a rate, from due "
-        f"to computed, loopback TCP. {facts(report)}"
+        f"One worker, Poisson arrivals, n runs of {report['seconds']:g} s a rate, from due to computed, "
+        f"loopback TCP. A run ends with the first rate that it cannot keep up with. {facts(report)}"
     )
     return "\n".join(lines) + "\n"

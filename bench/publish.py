@@ -42,7 +42,10 @@ def command(folder: Path, page: Path, images: Path, kept: Path) -> None:
     page.write_text(filled(page.read_text("utf-8"), sections, plots), "utf-8")
     if "tune" in reports:
         kept_before = json.loads(TUNED.read_text("utf-8"))["systems"]
-        both = {**reports["tune"], "systems": kept_before | reports["tune"]["systems"]}
+        swept = reports["tune"]
+        # A system that was not swept this time keeps its choice, and says when it was made.
+        made = {name: {**row, "environment": swept["environment"]} for name, row in swept["systems"].items()}
+        both = {"systems": kept_before | made}
         TUNED.write_text(json.dumps(both, indent=1) + "\n", "utf-8")
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(reports, indent=1) + "\n", "utf-8")

@@ -28,7 +28,8 @@ from bench.service import Service
 #: A part, and what the paths of its files begin with. The first that fits counts.
 PARTS = {
     "model": ("amn/folded", "amn/tensors", "amn/predictor", "amn/network"),
-    "gate": ("amn/reference", "amn/index", "amn/escalation", "amn/gain", "amn/policy"),
+    "gate": ("amn/reference", "amn/index", "amn/escalation_scores", "amn/gain"),
+    "decisions": ("amn/escalation", "amn/policy"),
     "Redis": (
         "redis/",
         "hiredis/",
@@ -39,7 +40,7 @@ PARTS = {
     ),
     "wire": ("producer/", "workers/batch", "workers/outcomes", "msgpack/"),
 }
-#: The loop, the decisions, the threads, the interpreter.
+#: The loop, the threads, the interpreter.
 REST = "other Python"
 _WAITS = re.compile(r"(threading|concurrent/futures/thread|selectors)\.py[^;]*$")
 

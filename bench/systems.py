@@ -55,12 +55,13 @@ class System:
     python: Path
 
     @classmethod
-    def load(cls, name: str, out: Path) -> System:
+    def load(cls, name: str, out: Path, *, written: bool = False) -> System:
         """Reads its constants, and installs what it needs; `out` may hold a sweep of this machine."""
         constants = _constants(PEERS / f"{name}.py")
         # rq_forked takes them from its sister.
         requirements = constants.get("REQUIREMENTS", ("rq", "msgpack", "redis"))
         swept = _swept(TUNED) | _swept(out / "tune.json")
+        swept |= _swept(out / "tune-written.json") if written else {}
         choice = str(swept.get(name, {}).get("choice", ""))
         return cls(
             name=name,

@@ -2,7 +2,8 @@
 
 Each choice of each system drains a queue with one worker process, in turns. The one with the best run,
 which other load disturbed least, is written to tune.json, with all figures. `compare` takes it from there
-when it has the same folder, else from bench/peers/tuned.json, where `publish` keeps it.
+when it has the same folder, else from bench/peers/tuned.json, where `publish` keeps it. The others'
+slower form has a sweep of its own (`--written`). One worker's choice is taken for two workers too.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from ops.console import err
 @click.option("--requests", default=1_000, show_default=True)
 @click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
 @click.option("--only", default="", help="Systems, comma-separated; all with a choice by default.")
+@click.option("--written", is_flag=True, help="For `compare --written`.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
-def command(repeats: int, requests: int, minutes: float, only: str, out: Path) -> None:
-    """Sweep the concurrency of the others; writes tune.jsonl, tune.json and tune.md."""
+def command(repeats: int, requests: int, minutes: float, only: str, written: bool, out: Path) -> None:
+    """Sweep the concurrency of the others; writes tune.jsonl, .json and .md, or tune-written.*."""
+    report_name = "tune-written" if written else "tune"
     names = only.split(",") if only else [name for name in REQUESTS if name != OURS]
     systems = [system for system in (System.load(name, out) for name in names) if system.choices]
-    rows = Rows(out / "tune.jsonl", environment())
+    rows = Rows(out / f"{report_name}.jsonl", environment())
     plan = [(r, s, choice) for r in range(repeats) for s in systems for choice in s.choices]
     plan = [p for p in plan if not rows.has(repeat=p[0], system=p[1].name, choice=p[2])]
     over_s = time.monotonic() + minutes * 60
@@ -48,7 +51,7 @@ def command(repeats: int, requests: int, minutes: float, only: str, out: Path) -
                 system=system,
                 contexts=contexts,
                 words=("--requests", str(requests)),
-                surroundings={"BENCH_CHOICE": choice},
+                surroundings={"BENCH_CHOICE": choice, **({"BENCH_WRITTEN": "1"} if written else {})},
             )
             try:
                 row = run_one(run)
@@ -59,7 +62,7 @@ def command(repeats: int, requests: int, minutes: float, only: str, out: Path) -
             progress.advance(task)
     found = summary(rows, {system.name: system.choices for system in systems})
     surroundings = rows.surroundings
-    write(out, "tune", {"environment": surroundings, "systems": found}, table(found, surroundings))
+    write(out, report_name, {"environment": surroundings, "systems": found}, table(found, surroundings))
 
 
 def summary(rows: Iterable[Mapping[str, Any]], choices: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -42,8 +42,9 @@ def app(debug: bool) -> None:
     amn doctor                       is it well?
     amn dlq list                     what nobody could answer
 
-    The server is --url, else REDIS_URL, else the `amn up` that runs in this folder. Each option
-    can also be set by environment: AMN_<COMMAND>_<OPTION>, for example AMN_RUN_RATE=250.
+    The server is --url, else REDIS_URL, else the `amn up` that runs in this folder (for `amn worker`:
+    else the default port). Each option can also be set by environment: AMN_<COMMAND>_<OPTION>, for
+    example AMN_RUN_RATE=250.
     Exit codes: 0 well, 1 failure, 2 wrong usage, 130 interrupted.
     """
 
@@ -76,11 +77,26 @@ def _add_worker() -> None:
 _add_worker()
 
 
+def _name_variables(group: click.Group, prefix: str) -> None:
+    """An option's variable has the option's name, and not that of the parameter behind it."""
+    for command in group.commands.values():
+        name = f"{prefix}_{command.name}"
+        for option in command.params:
+            if isinstance(option, click.Option) and option.envvar is None:
+                longest = max(option.opts, key=len).lstrip("-")
+                option.envvar = f"{name}_{longest}".upper().replace("-", "_")
+        if isinstance(command, click.Group):
+            _name_variables(command, name)
+
+
+_name_variables(app, "AMN")
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code. Errors end as one line on standard error."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, _terminated)
-    debug = "--debug" in arguments
+    debug = "--debug" in arguments or os.environ.get("AMN_DEBUG", "0") not in ("", "0")
     try:
         result = app.main(list(arguments), prog_name="amn", standalone_mode=False, auto_envvar_prefix="AMN")
         return result if isinstance(result, int) else 0

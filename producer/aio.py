@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from typing import Any, Self, TypeVar, cast
 
 from producer.connection import connect_async, driver_errors, script_text
@@ -15,7 +16,7 @@ from producer.link import Script
 from producer.messages import BatchReply, Reply
 from producer.pump import pumped_async
 from producer.readers import ReplyTask
-from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
+from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
 from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 
@@ -79,12 +80,12 @@ class AsyncProducer:
         """As `Producer.start`."""
         self._session.check_process()
         async with self._start_lock:
-            if self._closed:
-                raise ProducerClosed("this producer is closed; make a new one")
+            self._check_open()
             if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
                 await self._call(self._commands.xread({self._session.cursor.stream: "0-0"}, count=1))
+                self._check_open()
                 self._reader.start()
 
     async def close(self) -> None:
@@ -93,7 +94,7 @@ class AsyncProducer:
             return
         self._closed = True
         await self._reader.stop(self._commands)
-        self._session.fail_all("the producer was closed before the answer came")
+        self._session.close("the producer was closed before the answer came")
         await self._funnel.close()
         await self._commands.aclose()
 
@@ -103,7 +104,7 @@ class AsyncProducer:
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncHandle:
         """As `Producer.submit`."""
-        handles = await self.submit_many([context], block=block, options=options or Options(**fields))
+        handles = await self.submit_many([context], block=block, options=options_of(options, fields))
         return handles[0]
 
     async def submit_many(
@@ -114,7 +115,6 @@ class AsyncProducer:
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[AsyncHandle]:
         """As `Producer.submit_many`."""
-        await self.start()
         outgoing = self._session.prepare_all(contexts, options)
         try:
             pending = await self._deliver(outgoing, block=block)
@@ -135,21 +135,25 @@ class AsyncProducer:
         in_flight: int = 1024,
         options: Options = DEFAULT_OPTIONS,
     ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
-        """As `Producer.predict_many`; the contexts may come from an asynchronous iterable."""
+        """As `Producer.predict_many`; the contexts may come from an asynchronous iterable.
+
+        Answers are yielded while that one is waited for.
+        """
+        options = options_of_many(options)
         await self.start()
-        async for answer in pumped_async(
-            contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put)
-        ):
-            yield answer
+        stream = pumped_async(contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put))
+        async with aclosing(stream) as answers:
+            async for answer in answers:
+                yield answer
 
     async def submit_batch(
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncBatchHandle:
         """As `Producer.submit_batch`."""
-        await self.start()
-        item = self._session.prepare_batch(contexts, options or Options(**fields))
+        item = self._session.prepare_batch(contexts, options_of(options, fields))
         [pending] = await self._deliver([item], block=block)
-        return AsyncBatchHandle(pending, self._session.wait_ms(item), self.cancel)
+        timeout_ms = self.settings.result_timeout_ms
+        return AsyncBatchHandle(pending, timeout_ms, self.cancel, item.deadline_ms)
 
     async def predict_batch(
         self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any
@@ -186,16 +190,23 @@ class AsyncProducer:
                 return await command
 
     async def _call_twice(self, command: Callable[[], Awaitable[Any]]) -> Any:
+        self._check_open()
         try:
             return await self._call(command())
         except ServerUnavailable:
+            self._check_open()  # it may have been closed meanwhile
             return await self._call(command())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProducerClosed("this producer is closed; make a new one")
 
     async def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         with self._session.delivery(outgoing, block=block) as delivery:
             while not delivery.done:
-                batch = delivery.batch()
                 try:
+                    await self.start()
+                    batch = delivery.batch()
                     pause_ms = delivery.landed(await self._funnel.send(batch) if batch else [])
                 except ServerError as error:
                     pause_ms = delivery.failed(error)
@@ -208,7 +219,7 @@ class AsyncProducer:
         return cast("list[int]", await self._call(self._submit(keys, arguments)))
 
     def _handle(self, item: Outgoing, pending: Pending) -> AsyncHandle:
-        return AsyncHandle(pending, self._session.wait_ms(item), self.cancel)
+        return AsyncHandle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)
 
     async def submit_chunk(
         self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]

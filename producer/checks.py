@@ -128,7 +128,7 @@ def _numbers(value: Any, name: str) -> NDArray[Any]:
     """The value as an array of floats; only real numbers are taken, nothing is guessed from text."""
     try:
         array: NDArray[Any] = np.asarray(value)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever the type at hand raises: a tensor with a gradient, RuntimeError
         raise BadShape(f"{name} is not an array of numbers: {error!s:.200}") from error
     if array.dtype.char in _FLOATS:
         return array

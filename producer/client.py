@@ -15,7 +15,7 @@ from producer.link import Link, Script
 from producer.messages import BatchReply, Reply
 from producer.pump import pumped
 from producer.readers import ReplyThread
-from producer.requests import DEFAULT_OPTIONS, Options, Outgoing
+from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
 from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 from producer.waiting import Waiting
@@ -82,8 +82,7 @@ class Producer:
         if self._reader.reading and not self._closed:
             return
         with self._start_lock:
-            if self._closed:
-                raise ProducerClosed("this producer is closed; make a new one")
+            self._check_open()
             if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
@@ -98,7 +97,7 @@ class Producer:
                 return
             self._closed = True
         self._reader.stop(self._commands)
-        self._session.fail_all("the producer was closed before the answer came")
+        self._session.close("the producer was closed before the answer came")
         self._link.close()
         self._commands.close()
 
@@ -117,12 +116,13 @@ class Producer:
 
         Raises:
             InvalidRequest: The context or an option breaks the contract; nothing was sent.
+            DeadlineExceeded: The deadline is not in the future; nothing was sent.
             QueueFull: The queue, or this producer, is at its limit.
+            ProducerClosed: This producer was closed, or made before a fork.
             ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
                 server may have got the request; the same `request_id` again is safe.
         """
-        options = options or (Options(**fields) if fields else DEFAULT_OPTIONS)
-        return self.submit_many([context], block=block, options=options)[0]
+        return self.submit_many([context], block=block, options=options_of(options, fields))[0]
 
     def submit_many(
         self,
@@ -140,7 +140,6 @@ class Producer:
             As `submit`. On QueueFull some requests may have been accepted: their handles are
             in the error's `accepted`, in order.
         """
-        self.start()
         outgoing = self._session.prepare_all(contexts, options)
         try:
             pending = self._deliver(outgoing, block=block)
@@ -160,8 +159,19 @@ class Producer:
 
         A request that fails yields its error in place of an answer; the others go on. At most
         `in_flight` requests wait at once, so that the iterable may be longer than memory; they go out
-        in calls of half as many, and of at most 64.
+        in calls of half as many, and of at most 64, or fewer when the iterable is slow. It is asked for
+        more in this thread, and answers that come meanwhile are yielded after that. When it raises, so
+        does this, after the answers to what it gave.
+
+        Args:
+            contexts: Each as `submit` takes it.
+            options: Of all of them, so without `request_id` and `position`.
+
+        Raises:
+            InvalidRequest: `in_flight` is below 1, or the options name one context.
+            ServerUnavailable, AuthenticationFailed, ProducerClosed: As `start`.
         """
+        options = options_of_many(options)
         self.start()
         return pumped(contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put))
 
@@ -180,10 +190,9 @@ class Producer:
         Raises:
             As `submit`; the text of an InvalidRequest begins with the number of the context.
         """
-        self.start()
-        item = self._session.prepare_batch(contexts, options or Options(**fields))
+        item = self._session.prepare_batch(contexts, options_of(options, fields))
         [pending] = self._deliver([item], block=block)
-        return BatchHandle(pending, self._session.wait_ms(item), self.cancel)
+        return BatchHandle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)
 
     def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
         """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""
@@ -199,6 +208,9 @@ class Producer:
             True: no answer will be computed any more, and its handle's result is Cancelled.
             False: too late, sent longer ago than `settings.seen_window_ms`, or not this
             producer's; the answer comes as if nothing had been asked.
+
+        Raises:
+            ServerUnavailable, ProducerClosed: It may, or may not, have been taken back.
         """
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
@@ -239,17 +251,24 @@ class Producer:
 
     def _call_twice(self, command: Callable[..., Any], *arguments: Any) -> Any:
         """A connection that broke while idle is noticed only by the next command on it."""
+        self._check_open()
         try:
             return self._call(command, *arguments)
         except ServerUnavailable:
+            self._check_open()  # it may have been closed meanwhile
             return self._call(command, *arguments)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProducerClosed("this producer is closed; make a new one")
 
     def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         """Takes the requests into the queue; returns their pending answers."""
         with self._session.delivery(outgoing, block=block) as delivery:
             while not delivery.done:
-                batch = delivery.batch()
                 try:
+                    self.start()
+                    batch = delivery.batch()
                     pause_ms = delivery.landed(self._send(batch) if batch else [])
                 except ServerError as error:
                     pause_ms = delivery.failed(error)
@@ -268,7 +287,7 @@ class Producer:
         return cast("list[int]", self._call(self._submit, *self._session.submit_call(batch)))
 
     def _handle(self, item: Outgoing, pending: Pending) -> Handle:
-        return Handle(pending, self._session.wait_ms(item), self.cancel)
+        return Handle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)
 
     def submit_chunk(
         self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]

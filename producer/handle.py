@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
+from numbers import Real
 from typing import Any, cast
 
-from producer.errors import ResultTimeout
+from producer.errors import InvalidRequest, ResultTimeout
 from producer.inflight import Pending
 from producer.messages import BatchReply, Reply
 from producer.waiting import Waiting
+
+#: Added to a deadline when the caller waits for the named failure of a late request.
+GRACE_MS = 1_000.0
+#: A week; a lock does not wait for longer than some centuries.
+_WAIT_MS_MAX = 7 * 24 * 3600 * 1000.0
 
 
 class BaseHandle:
@@ -20,18 +28,26 @@ class BaseHandle:
         sample_key: What the shadow sampling hashes (see `producer.sampling`).
     """
 
-    __slots__ = ("_cancel", "_pending", "_wait_ms", "id", "sample_key")
+    __slots__ = ("_cancel", "_deadline_ms", "_pending", "_wait_ms", "id", "sample_key")
 
-    def __init__(self, pending: Pending, wait_ms: float, cancel: Callable[[str], Any]) -> None:
+    def __init__(
+        self, pending: Pending, wait_ms: float, cancel: Callable[[str], Any], deadline_ms: float = 0.0
+    ) -> None:
         self._pending = pending
         self._wait_ms = wait_ms
         self._cancel = cancel
+        self._deadline_ms = deadline_ms
         self.id = pending.id
         self.sample_key = pending.sample_key
 
     def done(self) -> bool:
         """Whether the final answer, or failure, is here."""
         return self._pending.final.done()
+
+    @property
+    def started_at_s(self) -> float:
+        """When it was checked and encoded, and was to be sent: `time.perf_counter`; latencies begin here."""
+        return self._pending.started_at_s
 
     @property
     def latency_ms(self) -> float | None:
@@ -44,12 +60,19 @@ class BaseHandle:
         return self._pending.first_latency_ms
 
     def _limit_ms(self, timeout_ms: float | None) -> float:
-        return self._wait_ms if timeout_ms is None else timeout_ms
+        if timeout_ms is None:
+            waited_ms = (time.perf_counter() - self._pending.started_at_s) * 1000
+            left_ms = self._deadline_ms + GRACE_MS - waited_ms if self._deadline_ms else self._wait_ms
+            return min(max(left_ms, 0.0), _WAIT_MS_MAX)
+        number = isinstance(timeout_ms, Real) and not isinstance(timeout_ms, bool)
+        limit_ms = float(min(max(timeout_ms, 0.0), _WAIT_MS_MAX)) if number else math.nan
+        if math.isnan(limit_ms):
+            raise InvalidRequest(f"timeout_ms is {timeout_ms!r:.80}; give a number of milliseconds")
+        return limit_ms
 
-    def _timed_out(self, timeout_ms: float | None) -> ResultTimeout:
+    def _timed_out(self, limit_ms: float) -> ResultTimeout:
         return ResultTimeout(
-            f"no answer to request {self.id} within {self._limit_ms(timeout_ms):g} ms; "
-            "is a worker running? (`amn doctor`)"
+            f"no answer to request {self.id} within {limit_ms:.6g} ms; is a worker running? (`amn doctor`)"
         )
 
 
@@ -61,10 +84,11 @@ class _Blocking(BaseHandle):
         return bool(self._cancel(self.id))
 
     def _wait(self, future: Any, timeout_ms: float | None) -> Any:
+        limit_ms = self._limit_ms(timeout_ms)
         try:
-            return cast(Waiting, future).result(self._limit_ms(timeout_ms) / 1000)
+            return cast(Waiting, future).result(limit_ms / 1000)
         except TimeoutError:
-            raise self._timed_out(timeout_ms) from None
+            raise self._timed_out(limit_ms) from None
 
 
 class Handle(_Blocking):
@@ -76,8 +100,8 @@ class Handle(_Blocking):
         """Waits for the final answer.
 
         Args:
-            timeout_ms: How long; by default the deadline and a second, or without a deadline
-                `settings.result_timeout_ms`.
+            timeout_ms: How long, a week at most; by default until a second after the deadline, or
+                without a deadline `settings.result_timeout_ms`.
 
         Raises:
             ResultTimeout: Nothing came in time.
@@ -112,12 +136,12 @@ class _Awaited(BaseHandle):
         return await cast("Awaitable[bool]", self._cancel(self.id))
 
     async def _wait(self, future: Any, timeout_ms: float | None) -> Any:
-        waiter = cast("asyncio.Future[Any]", future)
+        waiter, limit_ms = cast("asyncio.Future[Any]", future), self._limit_ms(timeout_ms)
         if not waiter.done():
             # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
-            await asyncio.wait((waiter,), timeout=self._limit_ms(timeout_ms) / 1000)
+            await asyncio.wait((waiter,), timeout=limit_ms / 1000)
         if not waiter.done():
-            raise self._timed_out(timeout_ms)
+            raise self._timed_out(limit_ms)
         return waiter.result()
 
 

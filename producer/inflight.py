@@ -124,6 +124,7 @@ class Inflight:
         self._late: OrderedDict[str, None] = OrderedDict()
         self._sweep_at_s = clock_s() + SWEEP_S
         self._lock = threading.Lock()
+        self._closed: Callable[[str], QueueError] | None = None
         self.stray = self.swept = 0
 
     def __len__(self) -> int:
@@ -138,8 +139,11 @@ class Inflight:
 
         Raises:
             QueueFull: This producer already waits for as many answers as it may.
+            ProducerClosed: `close` was called: no answer would be received.
         """
         with self._lock:
+            if self._closed is not None:
+                raise self._closed(outgoing.id)
             pending = self._pending.get(outgoing.id)
             if pending is not None:
                 return pending, False
@@ -243,9 +247,10 @@ class Inflight:
             self._contexts -= pending.count
         return pending
 
-    def fail_all(self, make_error: Callable[[str], QueueError]) -> None:
-        """Empties the table and tells each waiter."""
+    def close(self, make_error: Callable[[str], QueueError]) -> None:
+        """Empties the table, tells each waiter, and takes no more."""
         with self._lock:
+            self._closed = make_error
             left, self._pending, self._contexts = list(self._pending.values()), {}, 0
         for pending in left:
             pending.settle(make_error(pending.id))

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import replace
 from typing import Any, Self
 
 from producer.aio import AsyncProducer
 from producer.client import Producer
-from producer.errors import InvalidRequest, QueueError
+from producer.errors import InvalidRequest, QueueError, QueueFull, ServerError
 from producer.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 from producer.messages import BatchReply, Reply
 from producer.partitions import Spread, partition_queues
 from producer.pump import pumped, pumped_async
-from producer.requests import DEFAULT_OPTIONS, Options
+from producer.requests import DEFAULT_OPTIONS, Options, options_of, options_of_many
 from producer.session import id_of
-from producer.settings import ProducerSettings
+from producer.settings import ProducerSettings, settings_of
 
 
 class _Partitioned:
     """What both have."""
 
     def __init__(self, url: str | None, partitions: int, settings: ProducerSettings | None) -> None:
-        self.settings = settings or ProducerSettings.from_environment(url=url)
+        self.settings = settings_of(url, settings)
         queues = partition_queues(self.settings.queue, partitions)
         self._each = [replace(self.settings, queue=queue) for queue in queues]
         self._spread = Spread(partitions)
@@ -37,8 +37,41 @@ class _Partitioned:
         groups = self._spread.groups(each)
         return [(part, indices, [each[i] for i in indices]) for part, indices in groups.items()]
 
+    def _noted(self, part: int, put: Callable[[Any], None]) -> Callable[[Any], None]:
+        """`put`, after it is noted where the request went: a truth is reported by the answer's id."""
+
+        def noted(answer: tuple[int, Reply | QueueError]) -> None:
+            if isinstance(answer[1], Reply):
+                self._spread.streamed(answer[1].id, part)
+            put(answer)
+
+        return noted
+
 
 _Group = tuple[int, list[int], list[Options]]
+
+
+def _caught(start: Callable[[], None]) -> ServerError | None:
+    try:
+        start()
+    except ServerError as error:
+        return error
+    return None
+
+
+async def _caught_async(start: Callable[[], Awaitable[None]]) -> ServerError | None:
+    try:
+        await start()
+    except ServerError as error:
+        return error
+    return None
+
+
+def _unless_all(failed: Iterable[ServerError | None]) -> None:
+    """Raises the first error when there is no success."""
+    errors = list(failed)
+    if errors[0] is not None and all(errors):
+        raise errors[0]
 
 
 class PartitionedProducer(_Partitioned):
@@ -46,6 +79,7 @@ class PartitionedProducer(_Partitioned):
 
     Limits, such as `entries_max` and `in_flight_max`, are each partition's own. A partition whose
     node is away fails its own requests only; none is sent to another one, where it might run twice.
+    `predict_many` waits for such a node, as `submit` does with `block`, and the stream with it.
 
     Example:
         with PartitionedProducer("redis+cluster://a:6379,b:6379", partitions=6) as producer:
@@ -84,9 +118,12 @@ class PartitionedProducer(_Partitioned):
         self.close()
 
     def start(self) -> None:
-        """As `Producer.start`, for every partition."""
-        for part in self.parts:
-            part.start()
+        """As `Producer.start`, for every partition; one that is away is tried again when it is needed.
+
+        Raises:
+            ServerError: Of the first one, when none can be used.
+        """
+        _unless_all(_caught(part.start) for part in self.parts)
 
     def close(self) -> None:
         """As `Producer.close`."""
@@ -98,7 +135,7 @@ class PartitionedProducer(_Partitioned):
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> Handle:
         """As `Producer.submit`."""
-        return self.submit_many([context], block=block, options=options or Options(**fields))[0]
+        return self.submit_many([context], block=block, options=options_of(options, fields))[0]
 
     def submit_many(
         self,
@@ -107,18 +144,25 @@ class PartitionedProducer(_Partitioned):
         block: bool = False,
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[Handle]:
-        """As `Producer.submit_many`, one partition after another; `accepted` comes in that order."""
+        """As `Producer.submit_many`, one partition after another; `accepted` has the whole ones first."""
         found: dict[int, Handle] = {}
+        failed: list[QueueError] = []
         for part, indices, chosen in self._groups(len(contexts), options):
             sent = [contexts[i] for i in indices]
             try:
                 handles = self.parts[part].submit_many(sent, block=block, options=chosen)
             except QueueError as error:
+                failed.append(error)
                 self._spread.placed((handle.id for handle in error.accepted), part)
-                error.accepted = [found[i] for i in sorted(found)] + list(error.accepted)
-                raise
+                if not isinstance(error, ServerError | QueueFull):
+                    break  # the request is wrong, or this producer is closed: not one partition's matter
+                continue
             self._spread.placed((handle.id for handle in handles), part)
             found.update(zip(indices, handles, strict=True))
+        if failed:
+            partly = [handle for error in failed for handle in error.accepted]
+            failed[-1].accepted = [found[i] for i in sorted(found)] + partly
+            raise failed[-1]
         return [found[i] for i in range(len(contexts))]
 
     def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
@@ -129,10 +173,12 @@ class PartitionedProducer(_Partitioned):
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
     ) -> Iterator[tuple[int, Reply | QueueError]]:
         """As `Producer.predict_many`; partitions take turns."""
+        options = options_of_many(options)
         self.start()
 
         def submit_chunk(chunk: list[tuple[int, Any]], put: Callable[[Any], None]) -> None:
-            self.parts[self._spread.of(options)].submit_chunk(chunk, options, put)
+            part = self._spread.of(options)
+            self.parts[part].submit_chunk(chunk, options, self._noted(part, put))
 
         return pumped(contexts, in_flight, submit_chunk)
 
@@ -140,7 +186,7 @@ class PartitionedProducer(_Partitioned):
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> BatchHandle:
         """As `Producer.submit_batch`; a batch goes to one partition, batches take turns."""
-        chosen = options or Options(**fields)
+        chosen = options_of(options, fields)
         part = self._spread.of(chosen)
         handle = self.parts[part].submit_batch(contexts, block=block, options=chosen)
         self._spread.placed([handle.id], part)
@@ -190,8 +236,8 @@ class AsyncPartitionedProducer(_Partitioned):
         await self.close()
 
     async def start(self) -> None:
-        """As `Producer.start`, for every partition."""
-        await asyncio.gather(*(part.start() for part in self.parts))
+        """As `PartitionedProducer.start`."""
+        _unless_all(await asyncio.gather(*(_caught_async(part.start) for part in self.parts)))
 
     async def close(self) -> None:
         """As `Producer.close`."""
@@ -203,7 +249,7 @@ class AsyncPartitionedProducer(_Partitioned):
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncHandle:
         """As `Producer.submit`."""
-        handles = await self.submit_many([context], block=block, options=options or Options(**fields))
+        handles = await self.submit_many([context], block=block, options=options_of(options, fields))
         return handles[0]
 
     async def submit_many(
@@ -251,19 +297,22 @@ class AsyncPartitionedProducer(_Partitioned):
         options: Options = DEFAULT_OPTIONS,
     ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
         """As `AsyncProducer.predict_many`; partitions take turns."""
+        options = options_of_many(options)
         await self.start()
 
         async def submit_chunk(chunk: list[tuple[int, Any]], put: Callable[[Any], None]) -> None:
-            await self.parts[self._spread.of(options)].submit_chunk(chunk, options, put)
+            part = self._spread.of(options)
+            await self.parts[part].submit_chunk(chunk, options, self._noted(part, put))
 
-        async for answer in pumped_async(contexts, in_flight, submit_chunk):
-            yield answer
+        async with aclosing(pumped_async(contexts, in_flight, submit_chunk)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def submit_batch(
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncBatchHandle:
         """As `PartitionedProducer.submit_batch`."""
-        chosen = options or Options(**fields)
+        chosen = options_of(options, fields)
         part = self._spread.of(chosen)
         handle = await self.parts[part].submit_batch(contexts, block=block, options=chosen)
         self._spread.placed([handle.id], part)

@@ -24,8 +24,8 @@ def partition_queues(queue: str, partitions: int) -> tuple[str, ...]:
     Raises:
         InvalidSettings: There are none, or too many.
     """
-    if not 1 <= partitions <= PARTITIONS_MAX:
-        raise InvalidSettings(f"partitions is {partitions}; use 1 to {PARTITIONS_MAX}")
+    if type(partitions) is not int or not 1 <= partitions <= PARTITIONS_MAX:
+        raise InvalidSettings(f"partitions is {partitions!r:.80}; use 1 to {PARTITIONS_MAX}")
     return tuple(f"{queue}.p{number}" for number in range(partitions))
 
 
@@ -36,6 +36,7 @@ class Spread:
         self._count = partitions
         self._turns = itertools.cycle(range(partitions))
         self._placed: OrderedDict[str, int] = OrderedDict()
+        self._streamed: OrderedDict[str, int] = OrderedDict()
 
     def of(self, options: Options) -> int:
         """The partition of a request.
@@ -65,6 +66,13 @@ class Spread:
         while len(self._placed) > REMEMBERED_MAX:
             self._placed.popitem(last=False)
 
+    def streamed(self, request_id: str, partition: int) -> None:
+        """The same of one of `predict_many`: a long stream does not drive the others out."""
+        self._streamed[request_id] = partition
+        if len(self._streamed) > REMEMBERED_MAX:
+            self._streamed.popitem(last=False)
+
     def where(self, request_id: str) -> int:
         """Where a request went; for one that was not sent from here, where its id alone puts it."""
-        return self._placed.get(request_id, self.of_name(request_id))
+        found = self._placed.get(request_id, self._streamed.get(request_id))
+        return self.of_name(request_id) if found is None else found

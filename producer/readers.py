@@ -90,7 +90,7 @@ class ReplyThread:
         except Exception:
             _LOG.exception("reply_reader_failed")
             self.failed = True
-            self._session.fail_all(_BROKEN)
+            self._session.close(_BROKEN)
 
     def _round_trip(self) -> Any:
         try:
@@ -146,7 +146,7 @@ class ReplyTask:
         except Exception:
             _LOG.exception("reply_reader_failed")
             self.failed = True
-            self._session.fail_all(_BROKEN)
+            self._session.close(_BROKEN)
 
     async def _round_trip(self) -> Any:
         with driver_errors(self._session.settings.url):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -105,6 +105,32 @@ def _check_deadline(deadline_ms: object) -> None:
 
 
 DEFAULT_OPTIONS = Options()
+
+
+def options_of(options: Options | None, fields: Mapping[str, Any]) -> Options:
+    """What a call was given: an `Options`, or its fields.
+
+    Raises:
+        InvalidRequest: Both; one would be ignored.
+    """
+    if not fields:
+        return DEFAULT_OPTIONS if options is None else options
+    if options is not None:
+        raise InvalidRequest(
+            f"options, and {', '.join(fields)} too; put all into the one Options, or name all fields"
+        )
+    return Options(**fields)
+
+
+def options_of_many(options: Options) -> Options:
+    """The options of a stream of contexts.
+
+    Raises:
+        InvalidRequest: They name one context: each of the others would get its answer, or share its truth.
+    """
+    if options.request_id or options.position >= 0:
+        raise InvalidRequest("request_id and position name one context; leave them out of predict_many")
+    return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

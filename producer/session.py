@@ -19,13 +19,11 @@ from producer.packing import written
 from producer.replies import ReplyCursor
 from producer.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.sampling import RATE_MAX, sampled
-from producer.settings import ProducerSettings
+from producer.settings import ProducerSettings, settings_of
 
 SHADOW_ENTRIES_MAX = 20_000
 #: Requests that `predict_many` prepares and sends together.
 CHUNK = 64
-#: Added to a deadline when the caller waits for the named failure of a late request.
-GRACE_MS = 1_000.0
 
 
 class Session:
@@ -34,7 +32,7 @@ class Session:
     def __init__(
         self, url: str | None, settings: ProducerSettings | None, make_future: Callable[[], FutureLike]
     ) -> None:
-        self.settings = settings or ProducerSettings.from_environment(url=url)
+        self.settings = settings_of(url, settings)
         name = self.settings.client
         self.client_id = f"{name}.{new_id()}" if name else new_id()
         self.keys = keys = Keys(self.settings.queue)
@@ -127,15 +125,9 @@ class Session:
             return None
         return {b"kind": b"truth", b"key": key.encode(), b"vector": wire.encode_vector(array)}
 
-    def wait_ms(self, outgoing: Outgoing) -> float:
-        """How long a result is waited for when the caller names no time."""
-        if outgoing.deadline_ms:
-            return outgoing.deadline_ms + GRACE_MS
-        return float(self.settings.result_timeout_ms)
-
-    def fail_all(self, text: str) -> None:
-        """Tells every waiter that no answer will be received any more."""
-        self.inflight.fail_all(lambda request_id: ProducerClosed(f"request {request_id}: {text}"))
+    def close(self, text: str) -> None:
+        """Tells every waiter, and whoever sends from now on, that no answer will be received any more."""
+        self.inflight.close(lambda request_id: ProducerClosed(f"request {request_id}: {text}"))
 
 
 def id_of(request: BaseHandle | str) -> str:

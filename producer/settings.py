@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from producer.address import parse_address
@@ -13,16 +14,9 @@ from producer.keys import Keys
 from producer.messages import BATCH_CONTEXTS_MAX, DEFAULT_ENCODER, LANES
 from producer.sampling import DEFAULT_SALT
 
-_POSITIVE = (
-    "entries_max",
-    "bytes_max",
-    "in_flight_max",
-    "batch_contexts_max",
-    "seen_window_ms",
-    "result_timeout_ms",
-    "connect_timeout_ms",
-    "command_timeout_ms",
-)
+_COUNTS = ("entries_max", "bytes_max", "in_flight_max", "batch_contexts_max", "seen_window_ms")
+_TIMES_MS = {"result_timeout_ms": 1, "connect_timeout_ms": 1, "command_timeout_ms": 1, "retry_ms": 0}
+_TEXTS = ("url", "queue", "client", "encoder", "sample_salt")
 _VARIABLES = {"url": "REDIS_URL", "queue": "AMN_QUEUE", "client": "AMN_CLIENT"}
 _TLS_VARIABLES = {"ca": "REDIS_TLS_CA", "certificate": "REDIS_TLS_CERT", "key": "REDIS_TLS_KEY"}
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
@@ -70,17 +64,18 @@ class ProducerSettings:
             streams of one such name keeps it from those of others.
         encoder: Encoder id stamped on each request.
         lanes: Lanes that may be asked for.
-        entries_max: Entries that may wait in the queue before `QueueFull`.
-        bytes_max: Payload bytes that may wait in the queue before `QueueFull`.
+        entries_max: Entries that may wait in the queue before `QueueFull`; for high priority five
+            quarters of it, for low a half.
+        bytes_max: Payload bytes that may wait in the queue before `QueueFull`; likewise.
         in_flight_max: Contexts of this producer without an answer yet.
         batch_contexts_max: Contexts in one message of `submit_batch`; at most 256.
         seen_window_ms: How long a request id is remembered, so that a repeated submit is one request.
         result_timeout_ms: How long `result()` waits by default.
         sample_salt: Salt of the shadow sampling; the workers' must be the same.
-        retry_ms: How long a submit tries again by itself when the connection breaks (with
-            `block=True`: up to the deadline).
+        retry_ms: How long a submit tries again by itself after a first failure (with
+            `block=True`: up to the deadline). A try that is under way is waited for.
         connect_timeout_ms: For opening a connection.
-        command_timeout_ms: For one command's answer.
+        command_timeout_ms: For one command's answer; a try of a submit takes up to twice as long.
     """
 
     url: str = DEFAULT_URL
@@ -101,6 +96,7 @@ class ProducerSettings:
     command_timeout_ms: int = 5_000
 
     def __post_init__(self) -> None:
+        self._check_types()
         try:
             Keys(self.queue)
         except ValueError as error:
@@ -118,13 +114,25 @@ class ProducerSettings:
             raise InvalidSettings(
                 f"client {self.client!r} is not valid; use at most 32 letters, digits, '_' or '-'"
             )
-        for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise InvalidSettings(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch_contexts_max > BATCH_CONTEXTS_MAX:
             raise InvalidSettings(
                 f"batch_contexts_max is {self.batch_contexts_max}; a message holds {BATCH_CONTEXTS_MAX}"
             )
+
+    def _check_types(self) -> None:
+        for name in _TEXTS:
+            if not isinstance(value := getattr(self, name), str):
+                raise InvalidSettings(f"{name} is {value!r:.80}; it must be text")
+        if not isinstance(self.lanes, tuple | list) or not all(isinstance(lane, str) for lane in self.lanes):
+            raise InvalidSettings(f"lanes is {self.lanes!r:.80}; it must be a tuple of names")
+        for name in _COUNTS:
+            # The server's commands take whole numbers; one with a point would break them half-way.
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise InvalidSettings(f"{name} is {value!r:.80}; it must be an integer of at least 1")
+        for name, least in _TIMES_MS.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < math.inf:
+                raise InvalidSettings(f"{name} is {value!r:.80}; it must be a number of at least {least}")
 
     @classmethod
     def from_environment(cls, **overrides: object) -> Self:
@@ -143,3 +151,10 @@ class ProducerSettings:
 
     def __repr__(self) -> str:
         return f"ProducerSettings(url={masked(self.url)!r}, queue={self.queue!r})"
+
+
+def settings_of(url: str | None, settings: ProducerSettings | None) -> ProducerSettings:
+    """What a producer was told: the settings, with the URL where one is given; else the environment's."""
+    if settings is None:
+        return ProducerSettings.from_environment(url=url)
+    return settings if url is None else replace(settings, url=url)

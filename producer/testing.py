@@ -21,12 +21,20 @@ from numpy.typing import NDArray
 
 from producer import wire
 from producer.checks import checked_vector
-from producer.errors import QueueError
+from producer.errors import InvalidRequest, QueueError
 from producer.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
 from producer.inflight import Pending
 from producer.messages import BatchReply, Reply, Request
 from producer.pump import chunk_size
-from producer.requests import DEFAULT_OPTIONS, Options, prepare, prepare_batch
+from producer.requests import (
+    DEFAULT_OPTIONS,
+    Options,
+    Outgoing,
+    options_of,
+    options_of_many,
+    prepare,
+    prepare_batch,
+)
 from producer.session import each_of, id_of
 from producer.settings import ProducerSettings
 
@@ -45,7 +53,10 @@ class FakeProducer:
     Attributes:
         requests: Every request, in order.
         truths: Reported true vectors by request id.
+        client_id, in_flight, stray_replies: As of a `Producer` that has all its answers.
     """
+
+    client_id, in_flight, stray_replies = "fake", 0, 0
 
     def __init__(self, answer: Answer = last_vector, *, settings: ProducerSettings | None = None) -> None:
         self.settings = settings or ProducerSettings()
@@ -57,13 +68,21 @@ class FakeProducer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        self.close()
+
+    def start(self) -> None:
+        """Nothing to be done."""
+
+    def close(self) -> None:
+        """Nothing to be done."""
 
     def submit(
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> Handle:
         """As `Producer.submit`; the answer is there at once."""
-        outgoing = prepare(context, options or Options(**fields), "fake", self.settings)
+        return self._answered(prepare(context, options_of(options, fields), self.client_id, self.settings))
+
+    def _answered(self, outgoing: Outgoing) -> Handle:
         request = wire.decode_request(outgoing.payload)
         self.requests.append(request)
         pending = Pending(outgoing, Future)
@@ -79,7 +98,11 @@ class FakeProducer:
     ) -> list[Handle]:
         """As `Producer.submit_many`."""
         each = [options] * len(contexts) if isinstance(options, Options) else options
-        return [self.submit(context, options=option) for context, option in zip(contexts, each, strict=True)]
+        if len(each) != len(contexts):
+            raise InvalidRequest(f"{len(contexts)} contexts, but {len(each)} options; send one for each")
+        pairs = zip(contexts, each, strict=True)
+        outgoing = [prepare(context, option, self.client_id, self.settings) for context, option in pairs]
+        return [self._answered(item) for item in outgoing]
 
     def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
         """As `Producer.predict`."""
@@ -89,7 +112,8 @@ class FakeProducer:
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
     ) -> Iterator[tuple[int, Reply | QueueError]]:
         """As `Producer.predict_many`, in order."""
-        chunk_size(in_flight)  # refuses what the real one refuses
+        chunk_size(in_flight)  # these two refuse what the real one refuses
+        options = options_of_many(options)
         for index, context in enumerate(contexts):
             try:
                 yield index, self.predict(context, options=options)
@@ -100,7 +124,7 @@ class FakeProducer:
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> BatchHandle:
         """As `Producer.submit_batch`; each context is answered as a request of its own would be."""
-        outgoing = prepare_batch(contexts, options or Options(**fields), "fake", self.settings)
+        outgoing = prepare_batch(contexts, options_of(options, fields), self.client_id, self.settings)
         request = wire.decode_request(outgoing.payload, batches=True)
         self.requests.append(request)
         pending = Pending(outgoing, Future)
@@ -135,7 +159,10 @@ class AsyncFakeProducer:
 
     Attributes:
         fake: The synchronous one behind it, with `requests` and `truths`.
+        client_id, in_flight, stray_replies: As of an `AsyncProducer` that has all its answers.
     """
+
+    client_id, in_flight, stray_replies = FakeProducer.client_id, 0, 0
 
     def __init__(self, answer: Answer = last_vector, *, settings: ProducerSettings | None = None) -> None:
         self.fake = FakeProducer(answer, settings=settings)
@@ -144,7 +171,18 @@ class AsyncFakeProducer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        pass
+        await self.close()
+
+    @property
+    def settings(self) -> ProducerSettings:
+        """What it was told."""
+        return self.fake.settings
+
+    async def start(self) -> None:
+        """Nothing to be done."""
+
+    async def close(self) -> None:
+        """Nothing to be done."""
 
     async def submit(self, context: Any, **how: Any) -> AsyncHandle:
         """As `AsyncProducer.submit`; the answer is there at once."""

@@ -297,12 +297,16 @@ def decode_reply(payload: bytes) -> Answer | Failure:
 def _tiers(stored: dict[object, object]) -> dict[str, tuple[float, float]]:
     made = {}
     for model, pair in stored.items():
-        if type(model) is not str or type(pair) is not list or [type(x) for x in pair] != [float, float]:
+        if type(model) is not str or type(pair) is not list or [*map(_is_number, pair)] != [True, True]:
             raise Undecodable(
                 f"field 'tiers' holds {model!r:.80}: {pair!r:.80}, expected text: [float, float]"
             )
-        made[model] = (pair[0], pair[1])
+        made[model] = (float(pair[0]), float(pair[1]))
     return made
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def encode_vector(vector: NDArray[np.floating]) -> bytes:

@@ -111,7 +111,7 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             kind=kind,
             producer=ProducerSettings.from_environment(url=common["url"], queue=common["queue"]),
             queue=QueueSettings(
-                batch_max=common["batch_max"] or _BATCH_MAX[kind],
+                batch_max=_BATCH_MAX[kind] if common["batch_max"] is None else common["batch_max"],
                 lease_ms=common["lease_ms"],
                 linger_ms=_LINGER_MS.get(kind, 0),
                 **{name: common[name] for name in _LIMITS if common[name] is not None},

@@ -15,7 +15,7 @@ from bench.peers.work import URL, chosen, predictor, work_of
 POOL, _, COUNT = chosen().partition(" ")
 REQUIREMENTS = ("celery[redis,msgpack]>=5.5",)
 CHOICES = ("solo 1", "prefork 1", "threads 1", "threads 4", "threads 16")
-NOTE = "pool {choice}, prefetch 64, msgpack, no gossip, mingle, heartbeat or events; one producer connection"
+NOTE = "pool {choice}, prefetch 64 a thread, msgpack, no gossip, mingle, heartbeat or events; one connection"
 COMMAND = (
     *("-m", "celery", "-A", "bench.peers.celery_solo", "worker", "--pool", POOL, "--concurrency", COUNT),
     *("--loglevel", "ERROR"),

@@ -15,7 +15,7 @@ from bench.peers.work import URL, chosen, predictor, work_of
 
 TUNED = ("-w", chosen(), "-q")
 REQUIREMENTS = ("huey", "redis", "msgpack")
-CHOICES = ("1", "2", "4", "8")
+CHOICES = ("1", "2", "4", "8", "16")
 NOTE = "{choice} thread(s), blocking reads, msgpack"
 COMMAND = ("-m", "huey.bin.huey_consumer", "bench.peers.huey_thread.huey", "-k", "thread", *TUNED)
 
@@ -31,7 +31,7 @@ class Msgpack(Serializer):
         return Message(*value) if isinstance(value, list) else value
 
 
-huey = RedisHuey("bench", url=URL, blocking=True)
+huey = RedisHuey("bench", url=URL, blocking=True, serializer=Msgpack())
 
 
 @huey.on_startup()

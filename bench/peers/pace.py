@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rates", required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log", required=True)
     options = parser.parse_args()
     with open(options.contexts, "rb") as file:
@@ -48,7 +49,7 @@ def main() -> None:
         closed = [one(peer, context) for context in distinct[:CLOSED]]
         rows = []
         for rate in (float(text) for text in options.rates.split(",")):
-            rows.append(paced(peer, distinct, rate, options.seconds))
+            rows.append(paced(peer, distinct, rate, options.seconds, options.seed))
             if not rows[-1]["kept_up"]:
                 break
         sys.stdout.write(json.dumps({"closed_ms": closed, "rates": rows}) + "\n")
@@ -63,10 +64,10 @@ def one(peer: Any, context: bytes) -> float:
     return (fetched(peer, job) - started_s) * 1000
 
 
-def paced(peer: Any, distinct: Sequence[bytes], rate: float, seconds: float) -> dict[str, Any]:
+def paced(peer: Any, distinct: Sequence[bytes], rate: float, seconds: float, seed: int) -> dict[str, Any]:
     """One rate, open loop."""
     count = max(int(rate * seconds), 100)
-    due_s = np.cumsum(np.random.default_rng(0).exponential(1 / rate, count))
+    due_s = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
     jobs: list[Any] = []
     started_s = time.time()
     for i in range(count):

@@ -130,7 +130,7 @@ def show(letter_id: str, url: str | None, queue: str | None, as_json: bool) -> N
 @click.option("--all", "every", is_flag=True, help="All of them, or all with --reason.")
 @_reason
 @click.option(
-    "--wait", "wait_s", type=click.FloatRange(0), default=30.0, show_default=True,
+    "--wait", "wait_s", type=click.FloatRange(0, 86_400), default=30.0, show_default=True,
     help="Seconds to wait for the answers.",
 )  # fmt: skip
 @options.url
@@ -277,10 +277,10 @@ def _summary(letter: DeadLetter) -> dict[str, Any] | None:
         return None
     names = [field.name for field in fields(request) if field.name != "context"]
     found: dict[str, Any] = {name: getattr(request, name) for name in names}
-    context = request.context.astype(np.float32)
+    context = request.context.astype(np.float64)
     found["context"] = f"{request.context.dtype} {request.context.shape}"
     found["context_finite"] = bool(np.isfinite(context).all())
-    found["context_norms"] = [round(float(norm), 4) for norm in np.linalg.norm(context, axis=1)]
+    found["context_norms"] = np.linalg.norm(context, axis=-1).round(4).tolist()  # of a batch: five each
     return found
 
 

@@ -111,6 +111,8 @@ def run(as_json: bool, **choices: object) -> None:
       amn run --requests 20000 --rate 0 --kill-worker
       amn run --requests 2000 --rate 500 --json | jq .latency_ms.p95
     """
+    if choices["kill_worker"] and not choices["workers"]:
+        raise click.UsageError("--kill-worker kills a worker of this run, and --workers 0 starts none")
     summary = _run(_Choices(**choices))  # type: ignore[arg-type]
     if as_json:
         click.echo(json.dumps(summary.to_json()))

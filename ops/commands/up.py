@@ -98,7 +98,8 @@ def up(
     model or bank is taken up by new workers, one at a time, and SIGHUP restarts them all in the same
     way, without losing a request.
 
-    While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves.
+    While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves; with
+    another --data they want --url, or REDIS_URL.
 
     \b
     Examples:

@@ -246,3 +246,18 @@ def test_pages_cover_every_letter_once(rig: Any) -> None:
     assert len({one.id for one in letters.newest_first()}) == 450
     assert len(list(letters.newest_first("over_delivered"))) == 150
     assert letters.purge([one.id for one in letters.newest_first()]) == 450
+
+
+def test_a_letter_with_a_batch_is_shown(rig: Any, capsys: Any) -> None:
+    batch = Request(id="many", reply_to="client", context=np.stack([rig.contexts[0], rig.contexts[1]]))
+    rig.admin.xadd(KEYS.requests, {"request": wire.encode_request(batch), "id": "many"})
+    entries = rig.queue.lease()
+    request = wire.decode_request(entries[0].fields[b"request"], batches=True)
+    assert rig.queue.finish([dead(entries[0], request, "batch_breaking", "it cannot be")]) == [b"ok"]
+    code, out, err = amn(capsys, "list", "--json")
+    assert code == 0, err
+    [letter] = json.loads(out)["letters"]
+    assert letter["request"]["context_norms"] == [[1.0] * 5] * 2
+    code, out, err = amn(capsys, "show", letter["id"])
+    assert code == 0, err
+    assert "(2, 5, 768)" in out

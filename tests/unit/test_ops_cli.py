@@ -21,6 +21,29 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, captured.out, captured.err
 
 
+def test_an_option_is_set_by_the_variable_of_its_own_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMN_DLQ_REPLAY_WAIT", "for ever")
+    code, _, err = outcome(capsys, "dlq", "replay", "--all")
+    assert code == 2
+    assert "--wait" in err
+    monkeypatch.setenv("AMN_DEBUG", "1")
+    monkeypatch.setattr("ops.commands.policy.load_policy", _broken)
+    with pytest.raises(ZeroDivisionError):
+        run(["policy", "show", "card"])
+
+
+def _broken(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+def test_a_run_without_workers_of_its_own_kills_none(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = outcome(capsys, "run", "--workers", "0", "--kill-worker")
+    assert code == 2
+    assert "--workers 0 starts none" in err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself_with_an_example(
     command: str, capsys: pytest.CaptureFixture[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ class FakeHandle:
     def __init__(self, final: Reply | QueueError | None, first: Reply | None = None) -> None:
         self._final, self._first = final, first or final
         self.latency_ms, self.first_latency_ms = 2.0, 1.0
+        self.started_at_s = time.perf_counter()
 
     def done(self) -> bool:
         return self._final is not None

@@ -202,9 +202,10 @@ def test_contexts_in_flight_are_counted_and_not_messages():
         inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), Future)
     inflight.on_reply(wire.encode_reply(answer(id=first.id)))
     inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), Future)
-    inflight.fail_all(errors.ProducerClosed)
-    inflight.add(prepare_batch(batch(9), Options(), "client", SETTINGS), Future)
-    assert len(inflight) == 1
+    inflight.close(errors.ProducerClosed)
+    assert len(inflight) == 0
+    with pytest.raises(errors.ProducerClosed):
+        inflight.add(prepare_batch(batch(9), Options(), "client", SETTINGS), Future)
 
 
 def test_a_call_carries_few_large_messages():

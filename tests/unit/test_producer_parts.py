@@ -21,6 +21,7 @@ from producer.keys import Keys
 from producer.messages import Failure, Reply
 from producer.outage import PAUSE_MS_MAX, Backoff, Outage
 from producer.outbox import SEND_COUNT_MAX, Delivery
+from producer.partitions import partition_queues
 from producer.requests import prepare
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer
@@ -250,11 +251,36 @@ def test_an_address_that_cannot_be_read_does_not_show_its_parts(url):
 
 
 @pytest.mark.parametrize(
-    "change", [{"queue": "a b"}, {"entries_max": 0}, {"in_flight_max": 0}, {"command_timeout_ms": 0}], ids=str
+    "change",
+    [
+        {"queue": "a b"},
+        {"entries_max": 0},
+        {"in_flight_max": 0},
+        {"in_flight_max": "5"},
+        {"seen_window_ms": 60e3},
+        {"bytes_max": True},
+        {"command_timeout_ms": 0},
+        {"result_timeout_ms": float("nan")},
+        {"connect_timeout_ms": float("inf")},
+        {"retry_ms": -1},
+        {"retry_ms": "1000"},
+        {"client": None},
+        {"encoder": None},
+        {"lanes": "general"},
+        {"lanes": (1,)},
+        {"lanes": None},
+    ],
+    ids=str,
 )
 def test_a_setting_that_cannot_hold_is_refused(change):
-    with pytest.raises(errors.InvalidSettings):
+    with pytest.raises(errors.InvalidSettings, match=next(iter(change))):
         ProducerSettings(**change)
+
+
+@pytest.mark.parametrize("partitions", [0, -1, 2.5, "6", True, 1025])
+def test_partitions_that_are_no_number_of_them_are_refused(partitions):
+    with pytest.raises(errors.InvalidSettings, match="partitions is"):
+        partition_queues("main", partitions)
 
 
 def test_an_explicit_value_wins_over_the_environment(monkeypatch):
@@ -379,3 +405,21 @@ def test_the_asyncio_fake_has_the_same_verbs(context):
             return found
 
     assert asyncio.run(main()) == [0, 1, 2]
+
+
+def test_the_fake_refuses_what_the_real_one_refuses_and_keeps_nothing_of_it(contexts):
+    rows = contexts(3)
+    with FakeProducer() as fake:
+        fake.start()
+        for wrong in (
+            lambda: fake.submit_many([*rows, np.zeros((4, 768))]),
+            lambda: fake.submit_many(rows, options=[Options()]),
+            lambda: fake.submit(rows[0], options=Options(), tokens=1),
+            lambda: list(fake.predict_many(rows, options=Options(request_id="a"))),
+            lambda: list(fake.predict_many(rows, in_flight=0)),
+        ):
+            with pytest.raises(errors.InvalidRequest):
+                wrong()
+        assert fake.requests == []
+        assert (fake.client_id, fake.in_flight, fake.stray_replies) == ("fake", 0, 0)
+        assert [handle.result().id for handle in fake.submit_many(rows)] == [r.id for r in fake.requests]
