@@ -6,7 +6,7 @@ import asyncio
 import queue
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
 
@@ -82,7 +82,7 @@ async def pumped_async(
     contexts: Iterable[Any] | AsyncIterable[Any],
     in_flight: int,
     submit_chunk: Callable[[Chunk, Put], Awaitable[None]],
-) -> AsyncIterator[Answer]:
+) -> AsyncGenerator[Answer, None]:
     """As `pumped`; the contexts may come from an asynchronous iterable.
 
     One task walks the iterable and another sends what it gave, so that neither holds up the other, nor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from typing import Any
 
 from producer import wire
@@ -141,7 +141,7 @@ def watch(pending: Pending, index: int, put: Callable[[tuple[int, Any]], object]
     future.add_done_callback(lambda done: put((index, done.exception() or done.result())))
 
 
-async def each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     """Walks an iterable of either kind."""
     if isinstance(items, AsyncIterable):
         async for item in items:
