@@ -35,6 +35,9 @@ class FileOptions:
         lane, domain, normalize: As in `producer.requests.Options`.
         fast: Take the AMN answer of every row, and do not wait for fallbacks.
         in_flight: Rows that wait for their answer at once.
+
+    Raises:
+        ValueError: `in_flight` is below 1.
     """
 
     lane: str = "general"
@@ -42,6 +45,10 @@ class FileOptions:
     normalize: bool = False
     fast: bool = False
     in_flight: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise ValueError(f"in_flight is {self.in_flight}; use at least 1")
 
 
 @dataclass(slots=True)

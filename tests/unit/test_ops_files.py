@@ -196,3 +196,9 @@ def test_an_output_in_a_missing_folder_is_refused_before_the_work(tmp_path: Path
             lambda _: None,
         )
     assert producer.sent == 0
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_rows_that_may_not_wait_at_all_are_refused(wrong: int) -> None:
+    with pytest.raises(ValueError, match=r"in_flight is .*at least 1"):
+        FileOptions(in_flight=wrong)
