@@ -129,14 +129,13 @@ def test_a_full_partition_says_so_and_what_was_accepted_is_in_the_error(
 
     if kind == "asyncio":
         error = run(ask())
-        assert len(error.accepted) == 2 * N
     else:
         with PartitionedProducer(partitions=N, settings=settings) as producer:
             with pytest.raises(QueueFull) as caught:
                 producer.submit_many(list(contexts(9)))
             error = caught.value
-            assert len(error.accepted) == 2
             assert producer.cancel(error.accepted[0])
+    assert len(error.accepted) == 2 * N  # a full one keeps nothing from the others
 
 
 def test_a_file_goes_through_all_partitions(
