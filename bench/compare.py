@@ -200,6 +200,7 @@ def _bars(axis: Any, systems: Sequence[Mapping[str, Any]], figure: str) -> None:
     colours = [OURS_COLOUR if s["system"] == OURS else OTHER_COLOUR for s in systems]
     axis.barh([label(s["system"]) for s in systems], medians, xerr=[low, high], color=colours)
     axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter("")  # of a narrow range there would be one beside the other
     axis.set_xlim(min(medians) / 3, max(medians) * 4)
     for i, s in enumerate(systems):
         axis.text(s[figure]["max"] * 1.1, i, f"{s[figure]['median']:,.0f}", va="center", fontsize=8)
