@@ -188,7 +188,7 @@ def plot(demand: Demand, path: Path) -> None:
             axis.axhline(n / demand.server, color=COLOURS[1], linestyle=style, label=f"{n} server(s)")
             axis.axhline(n / demand.producer, color=COLOURS[2], linestyle=style, label=f"{n} producer(s)")
         axis.set(xlabel="AMN workers, a core each", ylabel="requests/s, at most (computed)")
-        axis.set_ylim(0, 5 / demand.server)
+        axis.set_ylim(0, 1.1 * 4 / min(demand.server, demand.producer))  # all lines are in it
         axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     draw(path, (8.5, 4), plot_bounds)
