@@ -39,7 +39,8 @@ class QueueError(Exception):
     Attributes:
         code: Stable name; the same on the wire, in logs and in counters.
         retryable: Whether the same call may succeed later, unchanged.
-        accepted: Raised by `submit_many`: the handles of the requests that did get in, in order.
+        accepted: Raised by `submit_many`: the handles of the requests that did get in, in order. In
+            another process, where a handle is of no use, their ids.
     """
 
     code = "queue_error"

@@ -40,6 +40,10 @@ class BaseHandle:
         self.id = pending.id
         self.sample_key = pending.sample_key
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """In another process it is its id, so that an error which names some can be sent there."""
+        return str, (self.id,)
+
     def done(self) -> bool:
         """Whether the final answer, or failure, is here."""
         return self._pending.final.done()

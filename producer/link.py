@@ -104,8 +104,8 @@ class ScriptMissing(DriverConnectionError):
     It passes: workers load the scripts of their queue whenever they connect.
     """
 
-    def __init__(self) -> None:
-        super().__init__("the script is not loaded; a worker does that when it connects")
+    def __init__(self, text: str = "the script is not loaded; a worker does that when it connects") -> None:
+        super().__init__(text)
 
 
 class Script:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import copy
+import importlib
+import pickle
+import pkgutil
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -13,7 +18,10 @@ import pytest
 from redis import exceptions as driver
 from redis.connection import Encoder, PythonRespSerializer
 
+import amn
+import ops
 import producer
+import workers
 from producer import Options, Producer, ProducerSettings, errors, packing, wire
 from producer.connection import translated
 from producer.inflight import Inflight
@@ -307,6 +315,42 @@ def test_a_code_of_a_later_version_is_kept():
     assert isinstance(error, errors.InferenceFailed)
     assert (error.code, error.retryable, str(error)) == ("too_hot", True, "the worker is too hot")
     assert errors.InferenceFailed.code == "inference_failed"
+
+
+def every_error() -> list[type[Exception]]:
+    """Every exception that a room of ours defines."""
+    for room in (producer, amn, workers, ops):
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            if not module.name.endswith("__main__"):
+                with contextlib.suppress(ImportError):  # what an extra brings
+                    importlib.import_module(module.name)
+    found, left = [], [Exception]
+    while left:
+        kind = left.pop()
+        left += kind.__subclasses__()
+        if kind.__module__.split(".")[0] in ("producer", "amn", "workers", "ops") and kind not in found:
+            found.append(kind)
+    return found
+
+
+def test_every_error_crosses_processes_with_all_that_it_says():
+    for kind in every_error():
+        error = kind("what")
+        error.code, error.retryable, error.retry_after_ms = "later", True, 7
+        for there in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert (type(there), str(there)) == (kind, "what")
+            assert (there.code, there.retryable, there.retry_after_ms) == ("later", True, 7), kind
+    assert {errors.QueueFull, errors.AuthenticationFailed} < set(every_error())
+
+
+def test_the_accepted_of_an_error_are_ids_in_another_process(context):
+    with FakeProducer() as fake:
+        handle = fake.submit(context)
+    error = errors.QueueFull("full", retry_after_ms=7)
+    error.accepted = [handle]
+    there = pickle.loads(pickle.dumps(error))
+    assert (str(there), there.retry_after_ms, there.accepted) == ("full", 7, [handle.id])
+    assert copy.copy(error).accepted == [handle]  # here it still is what it was
 
 
 @pytest.mark.parametrize(
