@@ -73,18 +73,21 @@ class Allowance:
         granted: Soft escalations that the budget has granted so far.
         threshold: Candidates below this gain are shed.
         lagging: Whether the threshold is above what the budget asks, because the fallback is behind.
-        doors: Escalations that the circuit breaker lets through.
+        passed, passed_max: Escalations so far, and up to how many the circuit breaker lets through.
     """
 
-    __slots__ = ("doors", "granted", "hard", "lagging", "recent", "seen", "soft", "threshold", "wanted")
+    __slots__ = (
+        *("granted", "hard", "lagging", "passed", "passed_max"),
+        *("recent", "seen", "soft", "threshold", "wanted"),
+    )
 
     def __init__(self, granted: float = 0.0) -> None:
-        self.seen = self.hard = self.soft = self.wanted = 0
+        self.seen = self.hard = self.soft = self.wanted = self.passed = 0
         self.recent = np.zeros(RECENT)
         self.granted = granted
         self.threshold = -math.inf
         self.lagging = False
-        self.doors = math.inf
+        self.passed_max = math.inf
 
     @classmethod
     def unlimited(cls) -> Allowance:
@@ -95,6 +98,15 @@ class Allowance:
     def left(self) -> float:
         """Soft escalations that are granted and not used."""
         return self.granted - self.soft
+
+    @property
+    def doors(self) -> float:
+        """Escalations that the circuit breaker still lets through; the settling thread sets it."""
+        return self.passed_max - self.passed
+
+    @doors.setter
+    def doors(self, count: float) -> None:
+        self.passed_max = self.passed + count
 
     def want(self, gain: float) -> None:
         """One more candidate."""
@@ -161,7 +173,7 @@ def decide(
 
 def _escalate_hard(allowance: Allowance, reasons: tuple[str, ...]) -> Decision:
     allowance.hard += 1
-    allowance.doors -= 1
+    allowance.passed += 1
     return Decision(True, reasons, beyond=allowance.left < 1)
 
 
@@ -176,7 +188,7 @@ def _escalate_soft(
             return Decision(False, reasons, SHED_BUDGET)
     beyond = allowance.left < 1
     allowance.soft += 1
-    allowance.doors -= 1
+    allowance.passed += 1
     return Decision(True, reasons, beyond=beyond)
 
 

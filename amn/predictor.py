@@ -36,9 +36,17 @@ class Predictor:
         and a bank.
 
         Raises:
-            CheckpointError: Something does not hold; nothing is served then.
+            CheckpointError: Something does not hold, or the bank's vectors are of another encoder than
+                the model was trained on; nothing is served then.
         """
         made = cls(load(model), load_bank(bank) if bank else None)
+        trained_on = made.checkpoint.manifest.encoder_id
+        if made.bank is not None and made.bank.manifest.encoder_id != trained_on:
+            raise CheckpointError(
+                f"bank {made.bank.bank_id} in {bank} holds vectors of encoder "
+                f"{made.bank.manifest.encoder_id!r}, model {made.model_id} was trained on {trained_on!r}; "
+                "build the bank from vectors of the model's encoder"
+            )
         made.check_fast_form()
         return made
 

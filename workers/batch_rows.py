@@ -43,8 +43,9 @@ class Columns(NamedTuple):
 
     @classmethod
     def zeros(cls, count: int) -> Columns:
-        """Of rows that no score was asked for."""
-        return cls(*(np.zeros(count, np.float32) for _ in cls._fields))
+        """Scores of rows that none was asked for, in the types of those that were: a gain is a float64,
+        and rounded it could fall on the other side of a threshold."""
+        return cls(np.zeros(count, np.float32), np.zeros(count, np.float32), np.zeros(count))
 
     def part(self, rows: slice) -> Columns:
         """Of some rows."""
@@ -106,7 +107,7 @@ def decide_batch(
     allowance.seen += count - 1
     if decision.escalate:
         allowance.hard += count - 1
-        allowance.doors -= count - 1
+        allowance.passed += count - 1
     bits = sum(_BITS[rule] for rule in hard)
     code = 1 + SHEDS.index(decision.shed) if decision.shed else 0
     return Verdicts(decision, np.full(count, bits, np.uint8), np.full(count, code, np.uint8))

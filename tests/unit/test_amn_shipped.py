@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +87,14 @@ def test_a_fast_form_that_answers_otherwise_than_its_network_is_not_served(name,
     monkeypatch.setattr(folded_bounded._OneByOne, "_answer", lambda self, x, answer: answer.fill(0))
     with pytest.raises(CheckpointError, match="answers 1 context"):
         Predictor.open(LVM / name)
+
+
+def test_a_bank_of_another_encoder_is_refused_by_name(tmp_path):
+    bank = tmp_path / "bank"
+    shutil.copytree(LVM / "reference_bank", bank)
+    manifest = json.loads((bank / "manifest.json").read_text())
+    (bank / "manifest.json").write_text(json.dumps(manifest | {"encoder_id": "another/mean/l2"}))
+    with pytest.raises(
+        CheckpointError, match=r"encoder 'another/mean/l2', model amn@.* was trained on 'all-"
+    ):
+        Predictor.open(LVM / "production_model", bank)

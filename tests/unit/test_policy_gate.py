@@ -110,6 +110,25 @@ def test_while_the_fallback_is_down_amn_answers_and_says_that_it_stands_in():
     assert reply.served_by == "amn"
 
 
+def test_a_breaker_that_opens_while_a_request_is_decided_stays_open():
+    class Meanwhile(Allowance):
+        """The settling thread closes the door between a decision's look and its count."""
+
+        @property
+        def passed(self) -> int:
+            return self.count
+
+        @passed.setter
+        def passed(self, count: int) -> None:
+            if count:
+                self.doors = 0
+            self.count = count
+
+    allowance = Meanwhile(granted=10)
+    handled(Gate(policy=CARD, allowance=allowance), Bank(), entry(1, "sci-fact"))
+    assert allowance.doors < 1
+
+
 def test_counters_add_up_flagged_is_escalated_plus_shed():
     allowance = Allowance(granted=2)
     policy = load_policy("calibrated")

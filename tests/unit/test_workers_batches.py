@@ -177,6 +177,27 @@ def test_a_hard_rule_escalates_all_of_a_message_and_asks_for_no_score():
     assert "batch:reason:high_stakes_lane=6" in names
 
 
+class Measured:
+    """A calibration whose gains need more digits than a float32 has."""
+
+    calibration_id, with_bank = "gain@0", False
+
+    def predict(self, contexts: np.ndarray, *_: Any) -> np.ndarray:
+        return 0.25 + 1e-9 * np.arange(1, len(contexts) + 1)
+
+
+def test_a_hard_request_in_the_batch_leaves_the_gains_of_the_others_as_they_are():
+    policy = parse_policy(
+        'format = 1\nname = "g"\n[gain]\nmin = 0.25\nrule = true\n[hard]\nlanes = ["sci-fact"]\n', "g"
+    )
+    gate = Gate(policy=policy, calibration=Measured())  # type: ignore[arg-type]
+    others = [entry("a", rows(1)[0]), entry("b", rows(1, 1)[0])]
+    of = AmnHandler(Last(), gate, SETTINGS)  # type: ignore[arg-type]
+    alone, _ = handled(of, *others)
+    beside, _ = handled(of, *others, entry("c", rows(1)[0], lane="sci-fact"))
+    assert [outcome.op for outcome in alone] == [outcome.op for outcome in beside[:2]] == ["escalate"] * 2
+
+
 @pytest.mark.parametrize(
     ("left_ms", "doors", "shed"),
     [(FALLBACK_MS_MIN + 5 * FALLBACK_ROW_MS - 1, 9, "deadline"), (1e6, 0, "fallback_down")],
