@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from amn import calibration_report as shown
 from amn import checkpoint
 from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
-from amn.calibration_fit import SCORES, as_model, choose, fit_model, fit_weights, out_of_fold
+from amn.calibration_fit import fit_constant, fit_linear, fit_weights
 from amn.folded import fold
 from amn.gain import FEATURES, FORMAT, load_calibration, save_calibration
 from amn.metrics import Cosines
@@ -74,40 +73,33 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     weighted = fitted.part(weight_of(fitted, edges, weights) > 0)
     gain = final_gain(weighted, edges, weights)
     # A fallback that never certainly helps leaves next to nothing to fit on: then nothing ranks.
-    names = list(SCORES) if len(np.unique(weighted.articles)) >= ARTICLES_MIN else ["constant"]
-    score = names[0]
-    if len(names) > 1:
-        predicted = {name: out_of_fold(*SCORES[name], weighted, gain) for name in names}
-        score = choose(predicted, weighted, gain, RATE)
+    enough = len(np.unique(weighted.articles)) >= ARTICLES_MIN
+    columns = slice(len(FEATURES))
     content: dict[str, Any] = {
         "format": FORMAT,
         **models,
         "data": {"source": data.source, "sha256": data.sha256()},
-        "score": score,
-        "with_bank": SCORES[score][1] > len(FEATURES),
-        "model": fit_model(*SCORES[score], weighted.rows, gain),
-        "expected": [
-            fit_model("linear", len(FEATURES), fitted.rows, target) for target in (fitted.fast, fitted.slow)
-        ],
+        "score": "linear" if enough else "constant",
+        "model": fit_linear(weighted.rows[:, columns], gain) if enough else fit_constant(gain),
+        "expected": [fit_linear(fitted.rows[:, columns], target) for target in (fitted.fast, fitted.slow)],
         "weight_edges": edges,
         "weights": weights,
     }
     save_calibration(content, out)
     calibration = load_calibration(out)
-    every_score = {
-        name: replace(calibration, model=as_model(fit_model(*SCORES[name], weighted.rows, gain)))
-        for name in names
+    report: dict[str, Any] = {
+        "calibration_id": calibration.calibration_id,
+        **models,
+        "score": content["score"],
     }
-    report: dict[str, Any] = {"calibration_id": calibration.calibration_id, **models, "score": score}
     report |= {"weight_edges": edges, "weights": weights, "curves": {}, "firing": {}, "n": {}}
     lines: list[str] = []
     for side in JUDGED:
         judged = slices[side]
         reached = final_gain(judged, edges, weights)
-        ranked = {name: one.gain(judged.rows) for name, one in every_score.items()}
-        report["n"][side] = len(judged)
-        report["curves"][side] = shown.curves(judged, shown.rankings(judged, ranked, reached), reached)
         own = calibration.gain(judged.rows)
+        report["n"][side] = len(judged)
+        report["curves"][side] = shown.curves(judged, shown.rankings(judged, own, reached), reached)
         report["firing"][side] = shown.firing(judged, own)
         lines += decisions(judged, own, reached)
     report["whole"] = {name: shown.whole(one, weight_of(one, edges, weights)) for name, one in slices.items()}

@@ -17,12 +17,12 @@ from amn.policy import MEAN_TOP_K, EscalationPolicy, load_policy, presets
 RATES = (0.05, 0.10, 0.20, 0.50, 1.00)
 
 
-def rankings(data: Slice, predicted: dict[str, Cosines], gain: Cosines) -> dict[str, Cosines]:
+def rankings(data: Slice, predicted: Cosines, gain: Cosines) -> dict[str, Cosines]:
     """Every score as "higher is escalated first"; `oracle` knows the truth, `random` nothing."""
     draw = np.random.default_rng(0)
     return {
         "oracle": gain,
-        **predicted,
+        "predicted gain": predicted,
         "low confidence": -data.rows[:, 5],
         "thin margin": -data.rows[:, 6],
         "low mean_top_50": -data.mean_top,

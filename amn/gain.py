@@ -9,14 +9,13 @@ novelty              share of the prediction's energy outside the span of its co
 to_mean, to_last     cosine of the prediction to the context mean, and to the newest vector
 coherence            mean cosine of neighbours in the context
 length               length of the context mean: 1 when all five agree
-confidence, margin   the bank's scores; used only by a model that was fitted with them
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ FORMAT = 1
 #: As every artifact: what a pool looks for to tell that a link leads to one.
 FILE = "manifest.json"
 FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
-BANK_FEATURES = ("confidence", "margin")
 #: Keeps the system of five nearly equal context vectors solvable; unit vectors make it relative.
 _RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
 #: As in amn/kernel.c.
@@ -73,61 +71,21 @@ def _novelty(gram: Vectors, along: Vectors) -> Vectors:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Curve:
-    """A monotone curve over one feature, by interpolation between its knots."""
-
-    feature: int
-    x: Values
-    y: Values
-
-    def predict(self, rows: Values) -> Values:
-        """(B, F) -> (B,)."""
-        return np.interp(rows[:, self.feature], self.x, self.y)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
-    """A linear model of the first features."""
+    """A linear model of the features; without coefficients a constant."""
 
     coefficients: Values
     intercept: float
 
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Linear:
+        """The model of its stored numbers."""
+        return cls(coefficients=np.array(stored["coefficients"]), intercept=stored["intercept"])
+
     def predict(self, rows: Values) -> Values:
-        """(B, F) -> (B,)."""
+        """(B, 5) -> (B,)."""
         made: Values = rows[:, : len(self.coefficients)] @ self.coefficients + self.intercept
         return made
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trees:
-    """A sum of regression trees, (T, nodes) arrays; a leaf points at itself."""
-
-    feature: NDArray[np.intp]
-    threshold: Values
-    left: NDArray[np.intp]
-    right: NDArray[np.intp]
-    value: Values
-    depth: int
-    intercept: float
-
-    def predict(self, rows: Values) -> Values:
-        """(B, F) -> (B,)."""
-        tree = np.arange(len(self.feature))[None, :]
-        node = np.zeros((len(rows), len(self.feature)), dtype=np.intp)
-        at = np.arange(len(rows))[:, None]
-        for _ in range(self.depth):
-            below = rows[at, self.feature[tree, node]] <= self.threshold[tree, node]
-            node = np.where(below, self.left[tree, node], self.right[tree, node])
-        made: Values = self.value[tree, node].sum(1) + self.intercept
-        return made
-
-
-Model = Curve | Linear | Trees
-_KINDS: dict[str, type[Curve] | type[Linear] | type[Trees]] = {
-    "curve": Curve,
-    "linear": Linear,
-    "trees": Trees,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +95,6 @@ class Calibration:
     Attributes:
         calibration_id: `gain@` and the first 12 hex digits of the content's hash.
         amn, fallback: Ids of the two models it was fitted for.
-        score: Name of the score that was chosen, for people.
-        with_bank: Whether the score looks at confidence and margin too.
         model: Of the gain of escalating, where the fallback has a weight at all.
         expected: Expected cosine with the true next vector, of AMN and of the fallback.
         weight_edges, weights: The fallback's weight in the final answer by novelty: `weights[i]`
@@ -148,10 +104,8 @@ class Calibration:
     calibration_id: str
     amn: str
     fallback: str
-    score: str
-    with_bank: bool
-    model: Model
-    expected: tuple[Model, Model]
+    model: Linear
+    expected: tuple[Linear, Linear]
     weight_edges: Values
     weights: Values
     _steps: Values = field(init=False)
@@ -159,28 +113,26 @@ class Calibration:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
-        constant = self.model.intercept if isinstance(self.model, Linear) else 0.0
-        object.__setattr__(self, "_constants", np.where(self._steps > 0, constant, 0.0))
+        object.__setattr__(self, "_constants", np.where(self._steps > 0, self.model.intercept, 0.0))
 
     def fits(self, amn: str, fallback: str) -> bool:
         """Whether it was fitted for these two models."""
         return (self.amn, self.fallback) == (amn, fallback)
 
-    def predict(self, contexts: Vectors, predictions: Vectors, bank: Sequence[Vectors] = ()) -> Values:
+    def predict(self, contexts: Vectors, predictions: Vectors) -> Values:
         """Predicted gain of each request of a batch, (B,), from as few products as it takes."""
-        if isinstance(self.model, Linear) and not len(self.model.coefficients):
-            found: Values = self._constants[self._place(_novelty(*_products(contexts, predictions)))]
-            return found
-        rows = features(contexts, predictions)
-        return self.gain(np.column_stack([rows, *bank]) if self.with_bank else rows)
+        if len(self.model.coefficients):
+            return self.gain(features(contexts, predictions))
+        found: Values = self._constants[self._place(_novelty(*_products(contexts, predictions)))]
+        return found
 
     def gain(self, rows: Values) -> Values:
-        """Features (B, F) -> predicted gain of escalating, (B,): expected cosine of the final answer
+        """Features (B, 5) -> predicted gain of escalating, (B,): expected cosine of the final answer
         minus AMN's. 0 where the fallback has no weight: asking it would not change the answer."""
         return np.where(self.weight(rows) > 0, self.model.predict(rows), 0.0)
 
     def weight(self, rows: Values) -> Values:
-        """Features (B, F) -> weight of the fallback's answer, (B,) in 0..1."""
+        """Features (B, 5) -> weight of the fallback's answer, (B,) in 0..1."""
         found: Values = self._steps[self._place(rows[:, 0])]
         return found
 
@@ -212,7 +164,8 @@ def load_calibration(folder: Path) -> Calibration:
             f"calibration {folder} cannot be read: {error}; run `python -m amn calibrate`, or use a policy "
             "without [gain] and blend, such as card"
         ) from error
-    if content_hash(content) != sha256 or content.get("format") != FORMAT:
+    known = content_hash(content) == sha256 and content.get("format") == FORMAT
+    if not known or content.get("with_bank") or content["model"]["kind"] != "linear":
         raise CheckpointError(
             f"calibration {folder} is of another format, or was changed after it was fitted; fit it again"
         )
@@ -220,10 +173,8 @@ def load_calibration(folder: Path) -> Calibration:
         calibration_id=f"gain@{sha256[:12]}",
         amn=content["amn"],
         fallback=content["fallback"],
-        score=content["score"],
-        with_bank=content["with_bank"],
-        model=model_of(content["model"]),
-        expected=(model_of(content["expected"][0]), model_of(content["expected"][1])),
+        model=Linear.of(content["model"]),
+        expected=(Linear.of(content["expected"][0]), Linear.of(content["expected"][1])),
         weight_edges=np.array(content["weight_edges"], dtype=np.float64),
         weights=np.array(content["weights"], dtype=np.float64),
     )
@@ -241,13 +192,3 @@ def save_calibration(content: Mapping[str, Any], folder: Path) -> str:
 def content_hash(content: Mapping[str, Any]) -> str:
     """SHA-256 of the content as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def model_of(stored: Mapping[str, Any]) -> Model:
-    """A model of its stored arrays."""
-    arrays: dict[str, Any] = {
-        name: np.array(value) if isinstance(value, list) else value
-        for name, value in stored.items()
-        if name != "kind"
-    }
-    return _KINDS[stored["kind"]](**arrays)

@@ -66,10 +66,9 @@ class GateScorer:
     def __init__(self, predictor: Predictor, gate: Gate) -> None:
         policy = gate.policy
         self._calibration = gate.calibration if policy.gain is not None else None
-        with_bank = policy.needs_bank or bool(self._calibration and self._calibration.with_bank)
-        if with_bank and predictor.bank is None:
+        if policy.needs_bank and predictor.bank is None:
             raise ValueError(f"policy {policy.name} needs a reference bank for its scores")
-        self._bank = GateScores(policy, predictor.bank) if with_bank and predictor.bank else None
+        self._bank = GateScores(policy, predictor.bank) if policy.needs_bank and predictor.bank else None
 
     @property
     def banked(self) -> bool:
@@ -83,11 +82,10 @@ class GateScorer:
     def columns(self, contexts: NDArray[np.float32], vectors: NDArray[np.float32]) -> Columns:
         """The same as arrays (B,)."""
         confidences, margins, gains = Columns.zeros(len(contexts))
-        banked: tuple[NDArray[np.float32], ...] = ()
         if self._bank is not None:
-            banked = confidences, margins = self._bank(vectors)
+            confidences, margins = self._bank(vectors)
         if self._calibration is not None:
-            gains = self._calibration.predict(contexts, vectors, banked)
+            gains = self._calibration.predict(contexts, vectors)
         return Columns(confidences, margins, gains)
 
 

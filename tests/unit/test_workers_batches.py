@@ -180,7 +180,7 @@ def test_a_hard_rule_escalates_all_of_a_message_and_asks_for_no_score():
 class Measured:
     """A calibration whose gains need more digits than a float32 has."""
 
-    calibration_id, with_bank = "gain@0", False
+    calibration_id = "gain@0"
 
     def predict(self, contexts: np.ndarray, *_: Any) -> np.ndarray:
         return 0.25 + 1e-9 * np.arange(1, len(contexts) + 1)
