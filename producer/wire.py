@@ -10,6 +10,7 @@ docs/wire.md is the description for other languages; tests/golden holds fixtures
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
@@ -40,6 +41,17 @@ WIRE_VERSION = 1
 PAYLOAD_BYTES_MAX = 64 * 1024
 #: Of a batch: 256 float32 contexts, and room for the other fields.
 BATCH_BYTES_MAX = 4 * 1024**2
+
+#: What a message may hold beside its arrays of bytes: every name at its longest, and room. One of this size
+#: or less is decoded at once; of a larger one, the lengths are looked at before anything is built.
+_BESIDE_BYTES_MAX = 16 * 1024
+#: The longest list has a row for each context, the largest map a few dozen fields. There are no extension
+#: types, not even for times.
+_LIST_MAX, _MAP_MAX = BATCH_CONTEXTS_MAX, 64
+_LIMITS = {"max_array_len": _LIST_MAX, "max_map_len": _MAP_MAX, "max_ext_len": 0}
+_BYTES_HEADS = (0xC4, 0xC5, 0xC6)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 #: A text field longer than this is not a name any more.
 TEXT_LENGTH_MAX = 512
@@ -204,7 +216,7 @@ def _batch_of(name: str, shape: list[Any], data: bytes) -> NDArray[np.floating]:
 
 def _misshapen(name: str, shape: object, data: bytes, more: str) -> Undecodable:
     return Undecodable(
-        f"context has shape {shape!r:.80}, dtype {name!r:.80} and {len(data)} bytes; "
+        f"context has shape {_shown(shape)}, dtype {name!r:.80} and {len(data)} bytes; "
         f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes); {more}"
     )
 
@@ -281,7 +293,7 @@ def decode_reply(payload: bytes) -> Answer | Failure:
     if status == "failed":
         return _build_failure(_FAILURE.values(message))
     if status != "answered":
-        raise Undecodable(f"reply status is {status!r:.80}, expected 'answered' or 'failed'")
+        raise Undecodable(f"reply status is {_shown(status)}, expected 'answered' or 'failed'")
     if "vectors" in message:
         return reply_of(message, _timings_of)
     values = list(_REPLY.values(message))
@@ -299,7 +311,7 @@ def _tiers(stored: dict[object, object]) -> dict[str, tuple[float, float]]:
     for model, pair in stored.items():
         if type(model) is not str or type(pair) is not list or [*map(_is_number, pair)] != [True, True]:
             raise Undecodable(
-                f"field 'tiers' holds {model!r:.80}: {pair!r:.80}, expected text: [float, float]"
+                f"field 'tiers' holds {_shown(model)}: {_shown(pair)}, expected text: [float, float]"
             )
         made[model] = (float(pair[0]), float(pair[1]))
     return made
@@ -334,17 +346,62 @@ def _unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
     if len(payload) > bytes_max:
         raise Undecodable(f"payload has {len(payload)} bytes, the limit is {bytes_max}")
     try:
-        message = msgpack.unpackb(payload)
+        if len(payload) > _BESIDE_BYTES_MAX:
+            _look(payload)
+        message = msgpack.unpackb(payload, **_LIMITS)
+    except Undecodable:
+        raise
     except Exception as error:  # msgpack raises several unrelated types for bad bytes
-        raise Undecodable(f"payload of {len(payload)} bytes is not msgpack: {error!r:.200}") from error
+        raise Undecodable(
+            f"payload of {len(payload)} bytes is not msgpack within its limits: "
+            f"{type(error).__name__} {error!s:.200}"
+        ) from None
     if type(message) is not dict:
         raise Undecodable(f"payload is a msgpack {type(message).__name__}, expected a map")
+    if len(message) != _field_count(payload):
+        raise Undecodable("payload has two fields of one name")
     version = message.get("version")
     if version != WIRE_VERSION or type(version) is not int:
         raise UnsupportedVersion(
-            f"wire version {version!r:.80} is not supported; this side reads {WIRE_VERSION}"
+            f"wire version {_shown(version)} is not supported; this side reads {WIRE_VERSION}"
         )
     return message
+
+
+def _look(payload: bytes) -> None:
+    """Refuses a message that would take far more memory than its own bytes; builds nothing.
+
+    A byte of msgpack can become an object of sixty, so what is not an array of bytes must be small.
+    """
+    count = _field_count(payload)
+    if count > _MAP_MAX:
+        raise Undecodable(f"payload is no map of at most {_MAP_MAX} fields")
+    unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
+    unpacker.feed(payload)
+    unpacker.read_map_header()
+    beside = 0
+    for _ in range(count):
+        unpacker.skip()
+        begin = unpacker.tell()
+        unpacker.skip()
+        if payload[begin] not in _BYTES_HEADS:
+            beside += unpacker.tell() - begin
+    if beside > _BESIDE_BYTES_MAX:
+        raise Undecodable(f"payload holds {beside} bytes beside its arrays, the limit is {_BESIDE_BYTES_MAX}")
+
+
+def _field_count(payload: bytes) -> int:
+    """Fields of the map that begins here; more than any message has where none does."""
+    head = payload[0]
+    if head & 0xF0 == 0x80:
+        return head & 0x0F
+    width = {0xDE: 2, 0xDF: 4}.get(head)
+    return int.from_bytes(payload[1 : 1 + width], "big") if width else _MAP_MAX + 1
+
+
+def _shown(value: object) -> str:
+    """For an error: short, and however deep and long the value is."""
+    return _SHORT.repr(value)[:80]
 
 
 def _check_names(request: Request) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import tracemalloc
 from concurrent.futures import Future
 
 import fuzz
 import msgpack
 import numpy as np
+import pytest
 from fuzz import FULL_BATCH, FULL_BATCH_REPLY, FULL_REPLY, FULL_REQUEST, decode_batch, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from producer import wire
-from producer.errors import QueueFull, ServerUnavailable
+from producer.errors import QueueFull, ServerUnavailable, Undecodable, WireError
 from producer.inflight import Inflight
 from producer.messages import BatchReply, Failure, Reply, Request, Timings
 from producer.outage import Outage
@@ -132,6 +135,77 @@ def test_any_value_in_any_field_of_a_batch_is_a_message_or_a_typed_error(changes
     reply = read(wire.decode_reply, msgpack.packb(FULL_BATCH_REPLY | changes))
     if isinstance(reply, BatchReply):
         assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id
+
+
+def nested(depth: int) -> bytes:
+    return b"\x91" * depth + b"\xc0"
+
+
+def padded(filling: bytes, count: int, size: int) -> bytes:
+    """A map of a version and a list of `count` times `filling`, as long as a message may be."""
+    head = b"\x82\xa7version\x01\xa4rest\xdd" + count.to_bytes(4, "big")
+    return (head + filling * count)[:size]
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        (b"\xdd" + (2**22 - 8).to_bytes(4, "big")) * 1000 + bytes(2**22 - 5000),
+        b"\xdf" + (2**19).to_bytes(4, "big") + b"".join(b"\xa5%05x\xc0" % i for i in range(2**19)),
+        padded(b"\x90", 2**22 - 32, 2**22),
+        padded(b"\xa2xy", 2**20, 2**22),
+        padded(b"\x80", 60_000, 2**16),
+        padded(b"\x9a" + b"\x90" * 10, 5_000, 2**16),
+        b"\x81\xa4rest\xdc\x00\xff" + (b"\xdc\x00\xff" + b"\x90" * 255) * 255,
+    ],
+    ids=["claims", "keys", "lists", "texts", "maps", "few", "square"],
+)
+@pytest.mark.parametrize("decode", [wire.decode_request, decode_batch, wire.decode_reply])
+def test_a_bomb_costs_no_more_than_its_own_bytes(decode, bomb):
+    gc.collect()
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError):
+            decode(bomb)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2 * len(bomb) + 2**20
+
+
+@pytest.mark.parametrize("field", ["version", "status", "shape", "tiers", "context", "rest"])
+@pytest.mark.parametrize("depth", [100, 511, 990, 1023, 15_000])
+def test_a_value_of_any_depth_is_refused_by_type(field, depth):
+    for full in (FULL_REQUEST, FULL_REPLY, FULL_BATCH_REPLY):
+        payload = msgpack.packb(full | {field: "HERE"}).replace(b"\xa4HERE", nested(depth))
+        for decode in (wire.decode_request, wire.decode_reply):
+            read(decode, payload)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        b"\x82\xa7version\x01\xa7version\x01",
+        msgpack.packb({**FULL_REQUEST, "rest": msgpack.Timestamp(5)}),
+        msgpack.packb({**FULL_REQUEST, "rest": msgpack.ExtType(7, b"x")}),
+        msgpack.packb({**FULL_REQUEST, "rest": [0] * 257}),
+        msgpack.packb({**FULL_REQUEST, "rest": dict.fromkeys(map(str, range(65)))}),
+        msgpack.packb({**FULL_REQUEST, "lane": "HERE"}).replace(b"\xa4HERE", b"\xa4\xff\xfe\xfd\xfc"),
+        msgpack.packb({**FULL_REQUEST, "submitted_at_ms": float("nan")}),
+        msgpack.packb({**FULL_REQUEST, "expires_at_ms": float("inf")}),
+    ],
+)
+def test_what_no_message_of_ours_holds_is_undecodable(stored):
+    with pytest.raises(Undecodable):
+        wire.decode_request(stored)
+
+
+def test_the_longest_names_fit_beside_a_context_and_a_batch():
+    names = dict.fromkeys(
+        ("lane", "encoder", "sequence", "domain", "traceparent", "level"), "\U0001f600" * 512
+    )
+    assert wire.decode_request(msgpack.packb(FULL_REQUEST | names)).lane == names["lane"]
+    assert decode_batch(msgpack.packb(FULL_BATCH | names)).domain == names["domain"]
 
 
 def test_ten_thousand_damaged_messages_are_read_or_refused_by_type():
