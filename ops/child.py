@@ -68,10 +68,11 @@ class Child:
 def follow_parent() -> None:
     """In the child: ends this process when the one that started it is gone, also by SIGKILL.
 
-    Does nothing in a process that no `Child` started.
+    Does nothing in a process that no `Child` started. A parent that died while this process was
+    loading is gone too.
     """
-    parent = os.environ.get(_FOLLOWED)
-    if parent is None or int(parent) != os.getppid():
+    parent = os.environ.pop(_FOLLOWED, None)  # for this process, and none that it starts
+    if parent is None:
         return
 
     def watch() -> None:

@@ -55,11 +55,12 @@ def test_a_child_that_ignores_the_stop_is_killed(tmp_path: Path, monkeypatch: py
     assert child.pid is None
 
 
-def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loads_s", [0, 3], ids=["at work", "while it was loading"])
+def test_a_child_ends_when_its_parent_is_killed(loads_s: int, tmp_path: Path) -> None:
     log = tmp_path / "log"
     inner = (
-        "import os, time; from ops.child import follow_parent; follow_parent()\n"
-        "print(os.getpid(), flush=True); time.sleep(60)"
+        f"import os, time; print(os.getpid(), flush=True); time.sleep({loads_s})\n"
+        "from ops.child import follow_parent; follow_parent(); time.sleep(60)"
     )
     outer = (
         "import os, sys, time; from pathlib import Path; from ops.child import Child\n"
