@@ -24,7 +24,8 @@ from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
 from ops.errors import OpsError
-from producer.errors import QueueError
+from ops.settings import server_url, with_origin
+from producer.errors import QueueError, ServerUnavailable
 
 _USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
 
@@ -42,9 +43,9 @@ def app(debug: bool) -> None:
     amn doctor                       is it well?
     amn dlq list                     what nobody could answer
 
-    The server is --url, else REDIS_URL, else the `amn up` that runs in this folder (for `amn worker`:
-    else the default port). Each option can also be set by environment: AMN_<COMMAND>_<OPTION>, for
-    example AMN_RUN_RATE=250.
+    The server is --url, else REDIS_URL, else the `amn up` that runs in this folder; never another
+    one. Each option can also be set by environment: AMN_<COMMAND>_<OPTION>, for example
+    AMN_RUN_RATE=250.
     Exit codes: 0 well, 1 failure, 2 wrong usage, 130 interrupted.
     """
 
@@ -71,6 +72,10 @@ def _add_worker() -> None:
     from workers.commands import worker
 
     worker.short_help = "One worker, for machines of your own."
+    for command in worker.commands.values():
+        for option in command.params:
+            if option.name == "url":
+                option.default = lambda: server_url(None)
     app.add_command(worker)
 
 
@@ -126,6 +131,8 @@ def _sentence(error: Exception) -> str:
     from amn.errors import AmnError
     from workers.errors import WorkerError
 
+    if isinstance(error, ServerUnavailable):
+        return with_origin(str(error))
     if isinstance(error, OpsError | QueueError | AmnError | WorkerError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):

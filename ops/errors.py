@@ -2,7 +2,8 @@
 
 OpsError
 ├── ServerMissing     server_missing      no server program is installed
-├── ServerFailed      server_failed       the embedded server did not start, or went away
+├── ServerFailed      server_failed       the embedded server did not start
+├── ServerUnknown     server_unknown      nobody said which server is meant
 ├── FileRefused       file_refused        a file that cannot be read, or is not what was asked for
 ├── RowsFailed        rows_failed         some rows of a file got no answer
 ├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
@@ -36,9 +37,15 @@ class ServerMissing(OpsError):
 
 
 class ServerFailed(OpsError):
-    """The embedded server did not start, or ended by itself."""
+    """The embedded server did not start."""
 
     code = "server_failed"
+
+
+class ServerUnknown(OpsError):
+    """A command needs a server, and nobody said which one is meant."""
+
+    code = "server_unknown"
 
 
 class FileRefused(OpsError):

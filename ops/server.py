@@ -33,6 +33,8 @@ _LOG = logging.getLogger("amn.server")
 _SOCKET_BYTES_MAX = 103
 _START_S_MAX = 20.0
 _STOP_S_MAX = 15.0
+#: A server that dies sooner than this after its start is left down for longer each time.
+_STEADY_S, _PAUSE_S_MAX = 10.0, 30.0
 _PROGRAMS = ("valkey-server", "redis-server")
 
 _GUARD = """
@@ -62,6 +64,15 @@ class ServerSettings:
     data: Path | None = None
     port: int = 0
     append_only: bool = False
+
+
+def _group_lives(pid: int) -> bool:
+    """Whether any process of the group that this process led is left."""
+    try:
+        os.killpg(pid, 0)
+    except (ProcessLookupError, PermissionError):  # of another user: the number was given away again
+        return False
+    return True
 
 
 def find_program() -> Path:
@@ -96,6 +107,7 @@ class Server:
         self._lock: IO[str] | None = None
         self._socket = Path()
         self._data = Path()
+        self._started_at_s = self._pause_s = 0.0
 
     def __enter__(self) -> Self:
         self.start()
@@ -133,6 +145,28 @@ class Server:
     def alive(self) -> bool:
         """Whether the program runs."""
         return self._guard is not None and self._guard.poll() is None
+
+    def poll(self) -> int | None:
+        """Starts a program that ended by itself again, on the same files and socket; does not wait for it.
+
+        Returns:
+            The code that it ended with, when it was started again just now.
+        """
+        guard = self._guard
+        if guard is None or guard.poll() is None:
+            return None
+        assert guard.stdin is not None
+        assert self._scratch is not None
+        guard.stdin.close()  # should the guard alone have died, its watcher now ends the program
+        age_s = time.monotonic() - self._started_at_s
+        if age_s < self._pause_s or _group_lives(guard.pid):
+            return None
+        self._pause_s = 0.0 if age_s > _STEADY_S else min(2 * self._pause_s + 1.0, _PAUSE_S_MAX)
+        self._scratch.mkdir(mode=0o700, exist_ok=True)  # the guard removed it
+        if self._scratch.stat().st_uid != os.getuid():
+            raise ServerFailed(f"somebody else has made {self._scratch}, where the server's socket was")
+        self._spawn(find_program())
+        return guard.returncode
 
     def stop(self) -> None:
         """SIGTERM, a grace time, then SIGKILL; removes what was temporary. Idempotent."""
@@ -195,6 +229,7 @@ class Server:
             "appendonly": "yes" if self.settings.append_only else "no",
         }
         words = [word for name, value in values.items() for word in (f"--{name}", value)]
+        self._started_at_s = time.monotonic()
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "amn-server-guard", str(program), *words],
             stdin=subprocess.PIPE,
@@ -214,6 +249,8 @@ class Server:
                 try:
                     client.ping()
                     return
+                except redis.exceptions.BusyLoadingError:
+                    time.sleep(0.1)  # it reads its files, which may take minutes
                 except (redis.RedisError, OSError) as error:
                     if time.monotonic() > give_up_at_s:
                         raise ServerFailed(

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from producer.settings import DEFAULT_URL, ProducerSettings
+from ops.errors import ServerUnknown
+from producer.settings import ProducerSettings, masked
 from workers.settings import artifacts_root
 
 #: Data folder of `amn up`, below the current folder.
 DATA_DEFAULT = Path("var") / "amn"
-#: Name of the file in the data folder that holds the address of a running `amn up`.
-URL_FILE = "url"
+#: Name of the file in the data folder that says what a running `amn up` serves.
+SERVICE_FILE = "service.json"
 #: Most AMN workers that `amn run` and `amn up` start.
 WORKERS_MAX = 64
 #: How help shows the default of `workers_default`.
 WORKERS_SHOWN = "cores - 1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service, as its `amn up` describes it to the commands in the same folder.
+
+    Attributes:
+        url: Address of its server, with the password where there is one; "" in no record.
+        queue: Name of its queue.
+        artifacts: Folder of models and banks that its workers read.
+        found: How the address became known: `--url`, `REDIS_URL`, or the file.
+    """
+
+    url: str
+    queue: str = ""
+    artifacts: str = ""
+    found: str = ""
+
+    def __repr__(self) -> str:
+        return f"Service(queue={self.queue!r}, found={self.found!r})"
+
+    def write(self, data: Path) -> Path:
+        """Leaves it in the data folder, for the user alone, whole or not at all; returns the file."""
+        file, aside = data / SERVICE_FILE, data / f"{SERVICE_FILE}.{os.getpid()}"
+        aside.unlink(missing_ok=True)
+        with open(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as written:
+            json.dump({name: text for name, text in asdict(self).items() if name != "found"}, written)
+        aside.replace(file)
+        return file
 
 
 def external_url(url: str | None) -> str | None:
@@ -23,20 +55,61 @@ def external_url(url: str | None) -> str | None:
     return url or os.environ.get("REDIS_URL") or None
 
 
-def server_url(url: str | None, data: Path = DATA_DEFAULT) -> str:
-    """The server to talk to: flag > REDIS_URL > an `amn up` in this folder > the default port."""
+def service(url: str | None = None, data: Path | None = None) -> Service:
+    """The service to talk to: flag > REDIS_URL > the `amn up` of this folder. Never a guess.
+
+    What the folder's file says of queue and artifacts holds when its server is the one that was named.
+
+    Args:
+        data: Data folder of `amn up`; None for AMN_UP_DATA, or the default one.
+
+    Raises:
+        ServerUnknown: Nobody named a server, and no `amn up` runs in this folder.
+    """
+    data = data or Path(os.environ.get("AMN_UP_DATA") or DATA_DEFAULT)
+    file, known = data / SERVICE_FILE, None
     named = external_url(url)
-    if named:
-        return named
     try:
-        return (data / URL_FILE).read_text("utf-8").strip() or DEFAULT_URL
-    except OSError:
-        return DEFAULT_URL
+        known = Service(**json.loads(file.read_text("utf-8")), found=str(file))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        if not named:
+            raise ServerUnknown(
+                f"{file} cannot be read ({error}); start `amn up` again, or give --url"
+            ) from None
+    if named:
+        known = known if known is not None and known.url == named else Service(url=named)
+        return replace(known, found="--url" if url else "REDIS_URL")
+    if known is None:
+        raise ServerUnknown(
+            f"no server is named, and no `amn up` runs here ({file} does not exist): give --url, set "
+            "REDIS_URL, or go to the folder in which `amn up` was started"
+        )
+    return known
+
+
+def with_origin(text: str) -> str:
+    """An error's text, and where the address in it comes from when the user has not named it."""
+    try:
+        found = service()
+    except ServerUnknown:
+        return text
+    if external_url(None) or masked(found.url) not in text:
+        return text
+    return f"{text} (so says {found.found}: does the `amn up` that wrote it still run?)"
+
+
+def server_url(url: str | None) -> str:
+    """The address of `service`."""
+    return service(url).url
 
 
 def producer_settings(url: str | None, queue: str | None) -> ProducerSettings:
-    """Settings of a client of the server that `server_url` finds."""
-    return ProducerSettings.from_environment(url=server_url(url), queue=queue)
+    """Settings of a client of that `service`; its queue is the one, unless the user names another."""
+    found = service(url)
+    queue = queue or os.environ.get("AMN_QUEUE") or found.queue or None
+    return ProducerSettings.from_environment(url=found.url, queue=queue)
 
 
 def artifacts_folder(artifacts: Path | None) -> Path:

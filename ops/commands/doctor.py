@@ -15,7 +15,7 @@ from ops.commands import options
 from ops.drift.window import Delta
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
-from ops.settings import artifacts_folder, producer_settings
+from ops.settings import artifacts_folder, producer_settings, service, with_origin
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 
@@ -58,15 +58,16 @@ def doctor(
       amn doctor --watch 2
       amn doctor --alive amn
     """
-    settings, root = producer_settings(url, queue), artifacts_folder(artifacts)
+    settings, found = producer_settings(url, queue), service(url)
+    root = artifacts_folder(artifacts or (Path(found.artifacts) if found.artifacts else None))
     if alive is not None:
         name = alive_here(settings, alive)
         click.echo(json.dumps({"alive": name}) if as_json else f"{name} is alive")
         return
     while watch_s is not None:
-        _show(_examined(settings, root), as_json, clear=not as_json)
+        _show(_examined(settings, root, found.found), as_json, clear=not as_json)
         time.sleep(watch_s)
-    report = _examined(settings, root)
+    report = _examined(settings, root, found.found)
     _show(report, as_json)
     bad = (FAILURE, WARNING) if strict else (FAILURE,)
     failures = [finding for finding in report.findings if finding.level in bad]
@@ -75,11 +76,11 @@ def doctor(
         raise Unhealthy(f"{len(failures)} of {len(report.findings)} checks failed: {texts}")
 
 
-def _examined(settings: ProducerSettings, root: Path) -> Report:
+def _examined(settings: ProducerSettings, root: Path, found: str) -> Report:
     try:
-        facts = gather(settings, root)
+        facts = gather(settings, root, found)
     except ServerError as error:
-        return Report(facts=None, findings=[Finding(FAILURE, "server", str(error))])
+        return Report(facts=None, findings=[Finding(FAILURE, "server", with_origin(str(error)))])
     return Report(facts=facts, findings=judge(facts))
 
 
@@ -97,8 +98,8 @@ def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:
 def _draw(report: Report, facts: Facts) -> None:
     out, server = console.out(), facts.server
     out.print(
-        f"[bold]{facts.url}[/], queue [bold]{facts.queue}[/]: {server.name} {server.version}, up "
-        f"{server.uptime_s:,} s, {server.used_memory_bytes / 1024**2:,.1f} MiB used, "
+        f"[bold]{facts.url}[/] (by {facts.found}), queue [bold]{facts.queue}[/]: {server.name} "
+        f"{server.version}, up {server.uptime_s:,} s, {server.used_memory_bytes / 1024**2:,.1f} MiB used, "
         f"{server.clients} connections\n"
     )
     checks = Table("check", "", "", box=None, pad_edge=False)

@@ -15,14 +15,13 @@ import click
 from ops import console
 from ops.child import Child
 from ops.commands import options
-from ops.errors import ServerFailed
 from ops.jobs import jobs_possible
 from ops.server import ServerSettings
 from ops.settings import (
     DATA_DEFAULT,
-    URL_FILE,
     WORKERS_MAX,
     WORKERS_SHOWN,
+    Service,
     artifacts_folder,
     external_url,
     workers_default,
@@ -94,12 +93,12 @@ def up(
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
     AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`; and, when it
-    is told where alerts go (docs/alerts.md), what sends them. Dead workers are replaced; a promoted
-    model or bank is taken up by new workers, one at a time, and SIGHUP restarts them all in the same
-    way, without losing a request.
+    is told where alerts go (docs/alerts.md), what sends them. What dies is started again, the server
+    with what it had stored; a promoted model or bank is taken up by new workers, one at a time, and
+    SIGHUP restarts them all in the same way, without losing a request.
 
-    While it runs, `amn predict`, `amn doctor` and `amn jobs` in this folder find it by themselves; with
-    another --data they want --url, or REDIS_URL.
+    While it runs, every command in this folder that needs a server finds it by itself; with another
+    --data they want AMN_UP_DATA, --url or REDIS_URL.
 
     \b
     Examples:
@@ -137,9 +136,10 @@ def up(
             beside.append(_beside(stack, log, log_level, "alerts", "run", *config))
         for child in beside:
             undo.callback(child.stop)
-        if stack.server is not None:
-            (data / URL_FILE).write_text(stack.url + "\n", "utf-8")
-            undo.callback((data / URL_FILE).unlink, missing_ok=True)
+        served = Service(
+            url=stack.url, queue=stack.settings.queue, artifacts=str(stack.settings.artifacts.resolve())
+        )
+        undo.callback(served.write(data).unlink, missing_ok=True)
         _greet(stack, log, port, sends)
         while not stopping.wait(_LOOK_S):
             for child in beside:
@@ -148,8 +148,9 @@ def up(
                 again.clear()
                 stack.restart_workers()
                 click.echo("rolling restart of the workers", err=True)
-            if stack.server is not None and not stack.server.alive():
-                raise ServerFailed(f"the embedded server ended by itself; see {stack.server.log_path}")
+            if stack.server is not None and (code := stack.server.poll()) is not None:
+                text = f"the embedded server ended by itself (code {code}) and was started again; see "
+                click.echo(text + str(stack.server.log_path), err=True)
         click.echo("draining", err=True)
     click.echo("stopped", err=True)
 

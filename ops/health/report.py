@@ -24,6 +24,7 @@ class Facts:
     """All that was found.
 
     Attributes:
+        found: Who named this server: `--url`, `REDIS_URL`, or the file of this folder's `amn up`.
         drift: What the shadow measured in the last 24 h, by model id.
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
         loops: What is in the way of the compiled loops on this machine; empty when they are in use.
@@ -39,6 +40,7 @@ class Facts:
     drift: Mapping[str, ModelSummary]
     artifacts: dict[str, str]
     loops: str = ""
+    found: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,8 @@ class Report:
         return {"healthy": self.healthy, **facts, "findings": [asdict(f) for f in self.findings]}
 
 
-def gather(settings: ProducerSettings, root: Path) -> Facts:
-    """Asks the server; nothing is changed.
+def gather(settings: ProducerSettings, root: Path, found: str = "") -> Facts:
+    """Asks the server, which `found` has named; nothing is changed.
 
     Raises:
         ServerUnavailable, AuthenticationFailed: It cannot be asked.
@@ -82,6 +84,7 @@ def gather(settings: ProducerSettings, root: Path) -> Facts:
                 drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
                 artifacts=artifacts.look(root),
                 loops=loops.look(),
+                found=found,
             )
     finally:
         client.close()

