@@ -23,6 +23,7 @@ QueueError
 └── ServerError
     ├── ServerUnavailable     server_unavailable    retryable
     ├── ServerOutOfMemory     server_out_of_memory  retryable
+    ├── StreamUnusable        stream_unusable       `amn doctor --repair` mends it
     ├── AuthenticationFailed  authentication_failed
     └── TlsFailed             tls_failed
 """
@@ -193,6 +194,12 @@ class ServerOutOfMemory(ServerError):
 
     code = "server_out_of_memory"
     retryable = True
+
+
+class StreamUnusable(ServerError):
+    """The queue's stream takes no entry any more: its last id is used up, or it is no stream."""
+
+    code = "stream_unusable"
 
 
 class AuthenticationFailed(ServerError):

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
-from producer.errors import DuplicateRequest, ProducerClosed, QueueError, QueueFull, ServerError
+from producer.errors import (
+    DuplicateRequest,
+    ProducerClosed,
+    QueueError,
+    QueueFull,
+    ServerError,
+    StreamUnusable,
+)
 from producer.inflight import FutureLike, Inflight, Pending
 from producer.keys import Keys
 from producer.outage import Backoff, Outage
@@ -18,6 +25,8 @@ SEND_COUNT_MAX = 256
 #: The same in bytes; at least one request goes, however large.
 SEND_BYTES_MAX = 4 * 1024**2
 _FULL_PAUSE_MS = 20
+#: Status of lua/submit.lua: the stream takes no entry any more.
+_UNUSABLE = -2
 
 
 class Delivery:
@@ -113,6 +122,7 @@ class Delivery:
 
         Raises:
             QueueFull: There is no room, and this call does not block, or has waited long enough.
+            StreamUnusable: A stream of the queue takes nothing, and somebody has to mend it.
         """
         self._outage.over()
         self._backoff.reset()
@@ -126,6 +136,8 @@ class Delivery:
                 item = self._outgoing[index]
                 self._inflight.settle(item.id, _duplicate(item.id, "another producer enqueued it"))
         self._advance()
+        if _UNUSABLE in statuses:
+            raise self._unusable()
         if refused:
             return self._full(self._queue_full())
         return 0.0 if self._refusal is None else self._full(self._refusal)
@@ -178,6 +190,12 @@ class Delivery:
         waiting = (self._outgoing[i] for i in range(self._next, len(self._outgoing)) if i not in self._landed)
         deadlines = [item.expires_at_ms for item in waiting if item.expires_at_ms]
         return min(deadlines, default=self._began_at_ms + self._settings.result_timeout_ms) - now_ms()
+
+    def _unusable(self) -> StreamUnusable:
+        return StreamUnusable(
+            f"a stream of queue {self._settings.queue!r} takes no entry any more (its last id is used up, or "
+            "something else has its name); whoever operates the queue mends it: `amn doctor --repair`"
+        )
 
     def _queue_full(self) -> QueueFull:
         settings = self._settings

@@ -247,7 +247,12 @@ def _end(one: Replayed, answer: Answer | Failure | None) -> str:
         return f"failed with {answer.code}: {answer.message}"
     if one.status == "ok":
         return "no answer yet" if one.awaited else "its client will be answered"
-    texts = {"gone": "not there any more", "full": "the queue is full", "unreadable": one.letter.unreadable}
+    texts = {
+        "gone": "not there any more",
+        "full": "the queue is full",
+        "refused": "the server takes no entry into this stream; `amn doctor` says why",
+        "unreadable": one.letter.unreadable,
+    }
     return f"left: {texts[one.status]}"
 
 

@@ -7,21 +7,21 @@
 -- Returns 1 when it was removed, now or by an earlier call whose reply was lost (no final answer will
 -- come; another submit may use its id again), else 0: a worker has it, it is answered, it was sent
 -- longer ago than the window, or it is another client's.
-local client = ARGV[1] .. ' '
-local seen = redis.call('GET', KEYS[11])
-if not seen or string.sub(seen, 1, #client) ~= client then return 0 end
+local client, try = ARGV[1] .. ' ', redis.pcall
+local seen = try('GET', KEYS[11])
+if type(seen) ~= 'string' or string.sub(seen, 1, #client) ~= client then return 0 end
 if string.sub(seen, -10) == ' cancelled' then return 1 end
-local call, place, id = string.match(seen, '^%S+ (%S+) (%d) (%S+)$')
+local call, place, id = string.match(seen, '^%S+ (%S+) ([1-5]) (%S+)$')
 -- The form of the first version: "<client id> <entry id>", always on the one stream there was.
-if not call then call, place, id = '-', '2', string.sub(seen, #client + 1) end
+if not call then call, place, id = '-', '2', string.match(seen, '(%S+)$') end
 local stream = KEYS[tonumber(place)]
-local row = redis.call('XRANGE', stream, id, id)[1]
-if not row then return 0 end
-local leased = redis.pcall('XPENDING', stream, ARGV[2], id, id, 1)
--- Without a group nothing was ever leased; the error table has no rows.
-if #leased > 0 then return 0 end
+-- What anybody else wrote under this id may be no entry's at all; without a group nothing is leased.
+-- An error's table has no rows.
+local row = try('XRANGE', stream, id or '', id or '')[1]
+if not row or #try('XPENDING', stream, ARGV[2], id, id, 1) > 0 then return 0 end
 redis.call('XDEL', stream, id)
-redis.call('DECRBY', KEYS[5 + place], #row[2][2])
-redis.call('SET', KEYS[11], client .. call .. ' cancelled', 'KEEPTTL')
-redis.call('HINCRBY', KEYS[12], 'cancelled', 1)
+-- Removed: nothing below may say otherwise.
+try('DECRBY', KEYS[5 + place], #row[2][2])
+try('SET', KEYS[11], client .. call .. ' cancelled', 'KEEPTTL')
+try('HINCRBY', KEYS[12], 'cancelled', 1)
 return 1

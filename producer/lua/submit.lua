@@ -11,41 +11,68 @@
 --    0  another client enqueued this id within the window; nothing was done
 --   -1  the queue is full. The first full one of a level ends the work for that level: all its later
 --       new ones are -1 too, so that a producer's order holds.
+--   -2  the level's stream takes nothing any more (its last id is used up, or it is no stream); nothing
+--       was done, nor for the level's later new ones.
 --
 -- The limits are of all three levels together: a normal request is refused at the limit, a low one
 -- at half of it, a high one at five quarters. So a flood of one level leaves room for the one above.
 -- A seen key holds "<client id> <call> <place> <entry id>": who enqueued the request, in which call,
 -- and where it is; or "<client id> <call> cancelled", and then another call may use the id again.
-local call, SHARES, NAMES = redis.call, {1.25, 1, 0.5}, {'high', 'normal', 'low'}
+-- Other producers may have written nonsense to any of these keys: nothing of it ends a call half-way.
+local try, SHARES, NAMES = redis.pcall, {1.25, 1, 0.5}, {'high', 'normal', 'low'}
 local client, entries, bytes = ARGV[5] .. ' ', 0, 0
 for level = 1, 3 do
   -- Every append counts its bytes, and only an empty stream has its counter deleted.
-  local held = call('GET', KEYS[3 + level])
-  if held then entries, bytes = entries + call('XLEN', KEYS[level]), bytes + held end
+  local held = try('GET', KEYS[3 + level])
+  if held then
+    local waiting = tonumber(try('XLEN', KEYS[level])) or 0
+    entries = entries + waiting
+    -- An empty stream holds no bytes, whatever its counter says.
+    if waiting > 0 then bytes = bytes + math.max(0, tonumber(held) or 0) end
+  end
 end
-local added, accepted, refused, out = {}, {}, {}, {}
+local added, accepted, refused, closed, out = {}, {}, {}, {}, {}
+-- Appends one; true, or the server's error.
+local function append(level, id, payload, mark)
+  local entry = try('XADD', KEYS[level], '*', 'request', payload, 'id', id)
+  if type(entry) == 'table' then return entry end
+  try('SET', ARGV[4] .. id, mark .. level .. ' ' .. entry, 'PX', ARGV[3])
+  entries, bytes = entries + 1, bytes + #payload
+  added[level], accepted[level] = (added[level] or 0) + #payload, (accepted[level] or 0) + 1
+  return true
+end
 for i = 6, #ARGV, 4 do
   local id, level, payload, status = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3], 1
   local mark = client .. ARGV[i + 2] .. ' '
-  local seen = call('GET', ARGV[4] .. id)
-  if seen and string.sub(seen, -10) == ' cancelled' and seen ~= mark .. 'cancelled' then seen = false end
+  local seen = try('GET', ARGV[4] .. id)
+  if type(seen) ~= 'string' or
+    string.sub(seen, -10) == ' cancelled' and seen ~= mark .. 'cancelled' then seen = false end
   if seen then
     if string.sub(seen, 1, #client) ~= client then status = 0 end
-  elseif refused[level] or entries >= ARGV[1] * SHARES[level] or bytes + #payload > ARGV[2] * SHARES[level] then
-    refused[level], status = (refused[level] or 0) + 1, -1
+  elseif closed[level] then
+    status = closed[level]
+  elseif entries >= ARGV[1] * SHARES[level] or bytes + #payload > ARGV[2] * SHARES[level] then
+    status = -1
   else
-    local entry = call('XADD', KEYS[level], '*', 'request', payload, 'id', id)
-    call('SET', ARGV[4] .. id, mark .. ARGV[i + 1] .. ' ' .. entry, 'PX', ARGV[3])
-    entries, bytes = entries + 1, bytes + #payload
-    added[level], accepted[level] = (added[level] or 0) + #payload, (accepted[level] or 0) + 1
+    local failed = append(level, id, payload, mark)
+    if failed ~= true then
+      local text = tostring(failed.err)
+      local unusable = string.find(text, 'exhausted') or string.find(text, 'WRONGTYPE')
+      -- Out of memory, read-only, no rights: said of the server and not of this stream, and at the
+      -- first write of a script only.
+      if not (unusable or next(accepted)) then return failed end
+      status = -2
+    end
   end
+  if status < 0 then closed[level] = status end
+  if status == -1 then refused[level] = (refused[level] or 0) + 1 end
   out[#out + 1] = status
 end
 for level = 1, 3 do
   if accepted[level] then
-    call('INCRBY', KEYS[3 + level], added[level])
-    call('HINCRBY', KEYS[7], 'accepted:' .. NAMES[level], accepted[level])
+    try('INCRBY', KEYS[3 + level], added[level])
+    try('HINCRBY', KEYS[7], 'accepted:' .. NAMES[level], accepted[level])
   end
-  if refused[level] then call('HINCRBY', KEYS[7], 'refused:' .. NAMES[level], refused[level]) end
+  if refused[level] then try('HINCRBY', KEYS[7], 'refused:' .. NAMES[level], refused[level]) end
 end
 return out

@@ -305,8 +305,8 @@ def test_codes_are_stable():
         "deadline_exceeded", "duplicate_request", "inference_failed", "invalid_request",
         "invalid_settings", "not_finite", "payload_too_large", "producer_closed", "queue_error",
         "queue_full", "result_timeout", "server_error", "server_out_of_memory",
-        "server_unavailable", "tls_failed", "undecodable", "unknown_encoder", "unknown_lane",
-        "unsupported_version", "wire_error",
+        "server_unavailable", "stream_unusable", "tls_failed", "undecodable", "unknown_encoder",
+        "unknown_lane", "unsupported_version", "wire_error",
     ]  # fmt: skip
 
 

@@ -17,47 +17,66 @@
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
 -- "full" (no room in the next stream, or none is next: nothing was done; finish it in another way).
 --
+-- Producers can write to some of these keys, and a script that fails half-way undoes nothing. So
+-- whatever is written to a stream or a counter stands on its own: what the server refuses is counted
+-- as "untold:<what>", and the entry ends all the same.
+--
 -- The fence: only entries that this consumer still holds are touched. XPENDING by consumer walks
 -- that consumer's own list, so its cost is the size of the lease and not of the queue.
-local call, group, consumer, seen_prefix = redis.call, ARGV[1], ARGV[2], ARGV[10]
-local held, done, freed = {}, {}, {}
+local call, try, group, consumer, seen_prefix = redis.call, redis.pcall, ARGV[1], ARGV[2], ARGV[10]
+local held, done, freed, tally = {}, {}, {}, {}
+local function count(name, n) tally[name] = (tally[name] or 0) + n end
+-- Runs one command; what it answered, or nil when the server refused it, counted under this name.
+local function attempt(what, ...)
+  local answer = try(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  count('untold:' .. what, 1)
+end
+-- The value of a string; nil when there is none, or something else is there.
+local function value(key)
+  local found = try('GET', key)
+  return type(found) == 'string' and found or nil
+end
 for digit in string.gmatch(ARGV[11], '%d') do
   local place = tonumber(digit)
-  local pending = redis.pcall('XPENDING', KEYS[place], group, '-', '+', 100000, consumer)
-  -- A server that was flushed has no group, and nobody holds anything; other errors are errors.
-  if pending.err and not string.find(tostring(pending.err), 'NOGROUP') then return pending end
+  local pending = try('XPENDING', KEYS[place], group, '-', '+', 100000, consumer)
+  -- Without a group, after a flush, or without a stream, nobody holds anything; other errors are errors.
+  if pending.err and not string.find(tostring(pending.err), 'NOGROUP') and
+    not string.find(tostring(pending.err), 'WRONGTYPE') then return pending end
   held[place], done[place], freed[place] = {}, {}, 0
   for _, row in ipairs(pending) do held[place][row[1]] = row[4] end
 end
 
 -- Out of memory, a server refuses a script whose first write needs memory, and lets one go on that
 -- began with another. This one frees more than it writes: a full queue must stay drainable.
-call('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
+try('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
 
 local out, said, touched, room = {}, {}, {}, {}
--- Whether the stream behind this place takes so much more; counts it when it does.
+-- The stream behind this place, if it takes so much more.
 local function has_room(place, size)
-  if place == 5 then return false end
+  if place == 5 then return nil end
   local to = place < 4 and 4 or 5
-  local next = room[to]
-  if not next then
-    next = {entries = call('XLEN', KEYS[to]), bytes = tonumber(call('GET', KEYS[5 + to]) or '0')}
-    next.added, room[to] = 0, next
+  if not room[to] then
+    local entries = try('XLEN', KEYS[to])
+    room[to] = {entries = tonumber(entries) or 0, bytes = tonumber(value(KEYS[5 + to])) or 0, added = 0}
   end
-  local entries_max, bytes_max = tonumber(ARGV[2 * to - 2]), tonumber(ARGV[2 * to - 1])
-  if next.entries + 1 > entries_max or next.bytes + next.added + size > bytes_max then return false end
-  next.entries, next.added = next.entries + 1, next.added + size
+  local next, entries_max, bytes_max = room[to], tonumber(ARGV[2 * to - 2]), tonumber(ARGV[2 * to - 1])
+  if next.entries + 1 > entries_max or next.bytes + next.added + size > bytes_max then return nil end
   return to
 end
--- Moves an entry on. Its client finds it there by its id, to take it back.
-local function escalate(place, entry, request, id, bytes, to)
-  if not id then call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes) return end
-  local new_entry = call('XADD', KEYS[to], '*', 'request', request, 'answer', bytes, 'id', id)
-  local seen, here = call('GET', seen_prefix .. id), ' ' .. place .. ' ' .. entry
+-- Moves an entry on; false when the next stream takes nothing. Its client finds it there by its id,
+-- to take it back.
+local function escalate(place, entry, request, id, bytes, to, size)
+  local fields = {'request', request, 'answer', bytes, id and 'id', id}
+  local new_entry = attempt('escalation', 'XADD', KEYS[to], '*', unpack(fields))
+  if not new_entry then return false end
+  room[to].entries, room[to].added = room[to].entries + 1, room[to].added + size
+  local seen, here = id and value(seen_prefix .. id), ' ' .. place .. ' ' .. entry
   if seen and string.sub(seen, -#here) == here then
     local there = string.sub(seen, 1, -#here - 1) .. ' ' .. to .. ' ' .. new_entry
-    call('SET', seen_prefix .. id, there, 'KEEPTTL')
+    try('SET', seen_prefix .. id, there, 'KEEPTTL')
   end
+  return true
 end
 
 local i = 12
@@ -81,27 +100,28 @@ while i <= #ARGV do
   end
   if status == 'ok' and (op == 'escalate' or op == 'both') then
     local to = has_room(place, size)
-    if to then escalate(ARGV[at], entry, request, id, bytes, to) else status = 'full' end
+    if not (to and escalate(ARGV[at], entry, request, id, bytes, to, size)) then status = 'full' end
   elseif status == 'ok' and op == 'dead' then
     -- A large one takes the room of several, so that the cap is one of bytes too.
     local letters_max = math.max(1, math.floor(ARGV[5] / math.ceil(math.max(1, size) / 65536)))
-    call('XADD', KEYS[12], 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[at + 10], 'message', ARGV[at + 11],
-      'deliveries', deliveries, 'source', KEYS[place], 'entry', entry, 'sha1', ARGV[at + 12],
-      'told', number > 0 and 1 or 0, 'request', request)
+    attempt('letter', 'XADD', KEYS[12], 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[at + 10],
+      'message', ARGV[at + 11], 'deliveries', deliveries, 'source', KEYS[place], 'entry', entry,
+      'sha1', ARGV[at + 12], 'told', number > 0 and 1 or 0, 'request', request)
   end
   if status == 'ok' then
     if number > 0 and op ~= 'escalate' then
-      call('XADD', KEYS[13 + number], '*', 'reply', bytes)
+      attempt('reply', 'XADD', KEYS[13 + number], '*', 'reply', bytes)
       touched[13 + number] = true
     end
     if sample ~= '' and request then
       local one_in, key = string.match(sample, '^(%d+) (.*)$')
-      call('XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction', 'key', key or sample,
-        'one_in', one_in or '0', 'request', request, 'answer', bytes)
-      names = names .. ',shadowed'
+      local taken = attempt('sample', 'XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction',
+        'key', key or sample, 'one_in', one_in or '0', 'request', request, 'answer', bytes)
+      if taken then names = names .. ',shadowed' end
     end
     if truth_key ~= '' then
-      call('XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'truth', 'key', truth_key, 'vector', ARGV[at + 8])
+      attempt('truth', 'XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'truth', 'key', truth_key,
+        'vector', ARGV[at + 8])
     end
     freed[place] = freed[place] + size
     done[place][#done[place] + 1] = entry
@@ -121,18 +141,20 @@ for place, entries in pairs(done) do
   end
   -- An empty stream holds no bytes: the counter heals itself if it ever went wrong.
   if call('XLEN', KEYS[place]) == 0 then call('DEL', KEYS[5 + place])
-  elseif freed[place] > 0 then call('DECRBY', KEYS[5 + place], freed[place]) end
-end
-for to, next in pairs(room) do
-  if next.added > 0 then call('INCRBY', KEYS[5 + to], next.added) end
-end
-for key in pairs(touched) do call('PEXPIRE', KEYS[key], ARGV[3]) end
--- Most entries of a batch say the same, so that it is read once.
-local tally = {}
-for names, times in pairs(said) do
-  for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do
-    tally[name] = (tally[name] or 0) + times * (tonumber(n) or 1)
+  elseif freed[place] > 0 then
+    local left = attempt('bytes', 'DECRBY', KEYS[5 + place], freed[place])
+    if not left or left < 0 then call('SET', KEYS[5 + place], 0) end
   end
 end
-for name, n in pairs(tally) do call('HINCRBY', KEYS[13], name, n) end
+for to, next in pairs(room) do
+  if next.added > 0 and not attempt('bytes', 'INCRBY', KEYS[5 + to], next.added) then
+    call('SET', KEYS[5 + to], next.added)
+  end
+end
+for key in pairs(touched) do try('PEXPIRE', KEYS[key], ARGV[3]) end
+-- Most entries of a batch say the same, so that it is read once.
+for names, times in pairs(said) do
+  for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do count(name, times * (tonumber(n) or 1)) end
+end
+for name, n in pairs(tally) do try('HINCRBY', KEYS[13], name, n) end
 return out

@@ -1,0 +1,178 @@
+"""Whatever somebody else wrote to the keys of a queue, a request ends once, and a call ends whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from rig import KEYS, REPLIES, Rig, answer
+
+from producer import Options, Producer, ProducerSettings, wire
+from producer.connection import script_text
+from producer.errors import StreamUnusable
+from producer.keys import GROUP
+from producer.messages import Failure
+from workers.loop import _served_fast
+from workers.queue import LeasedQueue, Outcome
+
+LAST_ID = "18446744073709551615-18446744073709551615"
+FAR_ID = "18446744073709551615-0"
+MOST, LEAST = 2**63 - 1, -(2**63)
+SIDES = (KEYS.shadow, KEYS.dead, KEYS.fallback, REPLIES)
+
+#: What a hostile party, or a mistake, leaves behind.
+DEEDS: dict[str, Callable[[redis.Redis], Any]] = {
+    **{f"{key} is used up": lambda r, key=key: r.xadd(key, {"x": "y"}, id=LAST_ID) for key in SIDES},
+    **{f"{key} is nearly used up": lambda r, key=key: r.xadd(key, {"x": "y"}, id=FAR_ID) for key in SIDES},
+    **{f"{key} is a string": lambda r, key=key: r.set(key, "x") for key in (*SIDES, KEYS.stats)},
+    **{
+        f"{key} holds {what}": lambda r, key=key, what=what: r.set(key, what)
+        for key in (KEYS.requests_bytes, KEYS.fallback_bytes)
+        for what in (MOST, LEAST, "words", "1e400", "nan")
+    },
+    **{
+        f"{key} is a hash": lambda r, key=key: [r.delete(key), r.hset(key, "a", "b")] for key in KEYS.counters
+    },
+    "stats overflow": lambda r: [
+        r.hset(KEYS.stats, name, MOST) for name in ("answered", "dead", "accepted:normal")
+    ],
+    "seen is a hash": lambda r: [r.delete(KEYS.seen("a")), r.hset(KEYS.seen("a"), "a", "b")],
+    "seen is nonsense": lambda r: r.set(KEYS.seen("a"), "client - 9 \0"),
+}
+OPS = ("escalate", "both", "reply", "reply", "reply", "dead")
+
+
+def ended(queue: LeasedQueue, entries: list[Any]) -> list[Outcome]:
+    """One outcome of each kind, as workers make them."""
+    extras: list[dict[str, Any]] = [
+        *({} for _ in range(3)),
+        {"sample_key": "20 key"},
+        {"truth_key": "key", "truth": b"truth"},
+        {"counters": "dead,dead:test", "reason": "test", "message": "a test"},
+    ]
+    pairs = zip(entries, OPS, extras, strict=True)
+    outcomes = [answer(entry, op, **extra) for entry, op, extra in pairs]
+    for outcome in outcomes[:2]:
+        outcome.payload = wire.encode_reply(replace(wire.decode_reply(outcome.payload), provisional=True))
+    return outcomes
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_whatever_was_written_elsewhere_a_request_ends_once(deed: str, real_rig: Rig) -> None:
+    rig, names = real_rig, list("abcdef")
+    queue = rig.queue("w")
+    for name in names:
+        rig.put(name)
+        rig.admin.set(
+            KEYS.seen(name), f"client - 2 {rig.admin.xrevrange(KEYS.requests, count=1)[0][0].decode()}"
+        )
+    entries = queue.lease()
+    while len(entries) < 6:
+        entries += queue.lease(block=False)
+    DEEDS[deed](rig.admin)
+    outcomes = ended(queue, entries)
+    statuses = queue.finish(outcomes)
+    assert set(statuses) <= {b"ok", b"full"}
+    full = [outcome for outcome, status in zip(outcomes, statuses, strict=True) if status == b"full"]
+    if full:  # what could not be moved on is answered
+        assert queue.finish([_served_fast(outcome) for outcome in full]) == [b"ok"] * len(full)
+    assert queue.finish(outcomes) == [b"lost"] * 6
+    assert rig.admin.xlen(KEYS.requests) == 0
+    assert rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0
+    assert not rig.admin.exists(KEYS.requests_bytes)
+    if deed in (f"{REPLIES} is used up", f"{REPLIES} is a string"):
+        assert rig.stats()["untold:reply"] == 5  # one moved on without a word
+        return
+    finals = Counter(reply.id for reply in told(rig) if isinstance(reply, Failure) or not reply.provisional)
+    moved = 0 if full else len([row for row in rig.admin.xrange(KEYS.fallback) if b"request" in row[1]])
+    assert sum(finals.values()) + moved == 6
+    assert set(finals.values()) == {1}
+
+
+def told(rig: Rig) -> list[Any]:
+    rows = rig.admin.xrange(REPLIES)
+    return [wire.decode_reply(fields[b"reply"]) for _, fields in rows if b"reply" in fields]
+
+
+@pytest.mark.parametrize("key", [KEYS.shadow, KEYS.dead, KEYS.fallback])
+@pytest.mark.parametrize("deed", ["is used up", "is a string"])
+def test_what_could_not_be_told_is_counted(key: str, deed: str, real_rig: Rig) -> None:
+    queue, names = real_rig.queue("w"), list("abcdef")
+    real_rig.put(*names)
+    entries = queue.lease()
+    while len(entries) < 6:
+        entries += queue.lease(block=False)
+    DEEDS[f"{key} {deed}"](real_rig.admin)
+    queue.finish(ended(queue, entries))
+    what = {KEYS.shadow: ("sample", "truth"), KEYS.dead: ("letter",), KEYS.fallback: ("escalation",)}[key]
+    untold = {name for name in real_rig.stats() if name.startswith("untold:")}
+    assert untold == {f"untold:{one}" for one in what}
+
+
+def test_a_counter_that_is_wrong_heals(real_rig: Rig) -> None:
+    queue = real_rig.queue("w", batch_max=1)
+    for wrong in (LEAST, "words"):
+        real_rig.put("a", "b")
+        real_rig.admin.set(KEYS.requests_bytes, wrong)
+        (entry,) = queue.lease()
+        assert queue.finish([answer(entry)]) == [b"ok"]
+        assert real_rig.admin.get(KEYS.requests_bytes) == b"0"
+        (entry,) = queue.lease()
+        assert queue.finish([answer(entry)]) == [b"ok"]
+        assert not real_rig.admin.exists(KEYS.requests_bytes)
+
+
+@pytest.mark.parametrize("deed", ["is used up", "is a string"])
+def test_a_call_that_is_refused_in_part_says_what_got_in(deed: str, real_server: Any, contexts: Any) -> None:
+    """Of a call to two levels, one of which takes nothing: the other's requests are in, and named."""
+    low = {
+        "is used up": lambda r: r.xadd(KEYS.low, {"x": "y"}, id=LAST_ID),
+        "is a string": lambda r: r.set(KEYS.low, "x"),
+    }
+    low[deed](real_server.admin)
+    with Producer(real_server.url) as producer:
+        options = [Options(priority=priority) for priority in ("normal", "low", "normal", "low", "high")]
+        with pytest.raises(StreamUnusable, match="doctor --repair") as caught:
+            producer.submit_many(contexts(5), options=options)
+        assert len(caught.value.accepted) == 3
+        assert producer.in_flight == 3
+        assert not caught.value.retryable
+    assert real_server.admin.xlen(KEYS.requests) == 2
+    assert real_server.admin.xlen(KEYS.high) == 1
+
+
+@pytest.mark.parametrize("wrong", [MOST, LEAST, "words"])
+def test_an_empty_queue_takes_work_whatever_its_counter_says(
+    wrong: Any, real_server: Any, context: Any
+) -> None:
+    real_server.admin.set(KEYS.requests_bytes, wrong)
+    real_server.admin.set(KEYS.stats, "no hash")
+    with Producer(settings=ProducerSettings(url=real_server.url, bytes_max=100_000)) as producer:
+        producer.submit(context)
+    assert real_server.admin.xlen(KEYS.requests) == 1
+
+
+def test_a_request_that_was_taken_back_is_gone_whatever_its_counter_says(
+    real_server: Any, context: Any
+) -> None:
+    with Producer(real_server.url) as producer:
+        handle = producer.submit(context)
+        real_server.admin.set(KEYS.requests_bytes, "words")
+        real_server.admin.set(KEYS.stats, "no hash")
+        assert handle.cancel() is True
+        assert real_server.admin.xlen(KEYS.requests) == 0
+        assert producer.cancel(handle.id) is True
+
+
+def test_a_letter_that_no_stream_takes_stays_a_letter(real_server: Any) -> None:
+    admin = real_server.admin
+    letter = admin.xadd(KEYS.dead, {"reason": "test"})
+    admin.xadd(KEYS.requests, {"x": "y"}, id=LAST_ID)
+    replay = admin.register_script(script_text("ops", "replay"))
+    names = [KEYS.dead, *KEYS.levels, *KEYS.counters[:3], KEYS.stats]
+    assert replay(keys=names, args=[10, 1000, letter, 2, "again", b"payload"]) == [b"refused"]
+    assert admin.xlen(KEYS.dead) == 1
