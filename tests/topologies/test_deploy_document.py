@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import click
@@ -16,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 from redis.crc import key_slot
-from servers import Server, binary, free_port, need
+from servers import KINDS, Server, free_port, need
 from service import Service
 from topology import Certificates, Cluster, plain, wait_until
 
@@ -90,9 +88,17 @@ def test_every_line_of_a_shell_snippet_is_looked_at() -> None:
     assert {line.split()[0] for line in lines_of("sh")} == {"amn", "export", "redis-cli"}
 
 
-@pytest.mark.parametrize("text", snippets("conf redis"), ids=lambda text: text.split()[0])
-def test_a_server_starts_with_every_configuration(text: str, files: Path, tmp_path: Path) -> None:
-    need("redis")
+#: Each on each kind of server, but for TLS, without which the wheel's Valkey is built.
+CONFIGURATIONS = [
+    pytest.param(text, *kind.values, marks=kind.marks, id=f"{text.split()[0]}-{kind.values[0]}")
+    for text in snippets("conf redis")
+    for kind in KINDS
+    if "tls-port" not in text or kind.marks
+]
+
+
+@pytest.mark.parametrize(("text", "kind"), CONFIGURATIONS)
+def test_a_server_starts_with_every_configuration(text: str, kind: str, files: Path, tmp_path: Path) -> None:
     text = text.replace("/etc/amn", str(files)).replace("/var/lib/redis", str(tmp_path))
     port, bus = free_port(), free_port()
     text = re.sub(r"port 6379", f"port {port}", text)
@@ -100,9 +106,7 @@ def test_a_server_starts_with_every_configuration(text: str, files: Path, tmp_pa
     words = ["--dir", str(tmp_path), "--unixsocket", str(tmp_path / "s"), "--cluster-port", str(bus)]
     words += ["--bind", "127.0.0.1"] + ([] if f"port {port}" in text else ["--port", "0"])
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(binary("redis")), str(tmp_path / "conf"), *words], stdout=log, stderr=log
-        )
+        process = subprocess.Popen([need(kind), str(tmp_path / "conf"), *words], stdout=log, stderr=log)
     try:
         with redis.Redis(unix_socket_path=str(tmp_path / "s")) as client:
             wait_until(lambda: process.poll() is not None or client.ping(), (tmp_path / "log").read_text())
@@ -119,7 +123,7 @@ def test_a_server_starts_with_every_configuration(text: str, files: Path, tmp_pa
         process.wait()
 
 
-@pytest.mark.parametrize("kind", ["valkey", "redis"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_shipped_configuration_is_understood(kind: str, make_server: Any) -> None:
     server = make_server(kind, arguments=("--include", str(ROOT / "ops" / "deploy" / "redis.conf")))
     with server.client() as client:
@@ -127,11 +131,12 @@ def test_the_shipped_configuration_is_understood(kind: str, make_server: Any) ->
         assert client.info("persistence")["aof_enabled"] == 1
 
 
-def test_a_sentinel_starts_with_its_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sentinel_starts_with_its_configuration(kind: str, tmp_path: Path) -> None:
     (text,) = snippets("conf sentinel")
     port = free_port()
     (tmp_path / "conf").write_text(text.replace("26379", str(port)))
-    words = [need("redis"), str(tmp_path / "conf"), "--sentinel", "--dir", str(tmp_path)]
+    words = [need(kind), str(tmp_path / "conf"), "--sentinel", "--dir", str(tmp_path)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with plain(port) as sentinel:
@@ -142,15 +147,17 @@ def test_a_sentinel_starts_with_its_configuration(tmp_path: Path) -> None:
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    nodes = Cluster("redis", key_slot(b"main.p0"))
-    yield nodes
-    nodes.close()
+def run_as_written(text: str) -> dict[str, Any]:
+    """What the snippet has made, by name."""
+    names: dict[str, Any] = {"context": np.eye(5, 768, dtype=np.float32)}
+    exec(text, names)
+    assert names["reply"].vector.shape == (768,)
+    return names
 
 
-def test_the_snippets_in_python_run(files: Path, certificates: Certificates, cluster: Cluster) -> None:
-    secure, clustered = snippets("python")
+@pytest.mark.needs("redis-server")  # for TLS
+def test_the_snippet_for_tls_runs(files: Path, certificates: Certificates) -> None:
+    secure, _ = snippets("python")
     port = free_port()
     words = ("--tls-port", str(port), "--tls-cert-file", certificates.server, "--tls-key-file")
     words += (certificates.server_key, "--tls-ca-cert-file", certificates.ca)
@@ -158,20 +165,25 @@ def test_the_snippets_in_python_run(files: Path, certificates: Certificates, clu
         server = Server("redis", arguments=words).start()
         undo.callback(server.close)
         undo.enter_context(Service(ProducerSettings(url=server.url)))
+        run_as_written(
+            secure.replace("/etc/amn", str(files)).replace("queue.internal:6379", f"127.0.0.1:{port}")
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_snippet_for_a_cluster_runs(kind: str) -> None:
+    _, clustered = snippets("python")
+    with ExitStack() as undo:
+        cluster = Cluster(kind, key_slot(b"main.p0"))
+        undo.callback(cluster.close)
         for queue in partition_queues("main", 6):
             undo.enter_context(Service(ProducerSettings(url=cluster.url, queue=queue)))
-        secure = secure.replace("/etc/amn", str(files)).replace("queue.internal:6379", f"127.0.0.1:{port}")
-        for text in (secure, clustered.replace(NODES, cluster.place)):
-            names: dict[str, Any] = {"context": np.eye(5, 768, dtype=np.float32)}
-            exec(text, names)
-            assert names["reply"].vector.shape == (768,)
-        assert len(names["replies"]) == 1
+        assert len(run_as_written(clustered.replace(NODES, cluster.place))["replies"]) == 1
 
 
+@pytest.mark.needs("redis-server")  # redis-cli comes with it
 def test_the_command_that_makes_a_cluster_makes_one() -> None:
     (line,) = [line for line in lines_of("sh") if line.startswith("redis-cli")]
-    assert which("redis-cli"), "redis-cli comes with redis-server"
-    need("redis")
     with ExitStack() as undo:
         ports = []
         for _ in range(3):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from servers import Server, free_port, need
+from servers import KINDS, Server, free_port
 from service import Service
 from topology import plain, wait_until
 
@@ -17,14 +17,13 @@ from producer import Producer, ProducerSettings
 from producer.errors import ServerUnavailable
 from producer.keys import Keys
 
-KINDS = pytest.mark.parametrize("kind", ["valkey", "redis"])
+EACH_KIND = pytest.mark.parametrize("kind", KINDS)
 
 
-@KINDS
+@EACH_KIND
 def test_a_server_that_loads_its_file_is_waited_for(
     kind: str, make_server: Callable[..., Server], contexts: Any
 ) -> None:
-    need(kind)
     server = make_server(kind, tcp=True, arguments=("--appendonly", "yes"))
     settings = ProducerSettings(url=server.tcp_url)
     rows = contexts(100)
@@ -55,12 +54,11 @@ def _loading(client: redis.Redis) -> bool:
     return False
 
 
-@KINDS
+@EACH_KIND
 def test_a_server_that_became_a_replica_is_left_and_asked_for_anew(
     kind: str, make_server: Callable[..., Server], context: Any
 ) -> None:
     """Behind one name, such as a load balancer's, the next connection may find the new master."""
-    need(kind)
     server = make_server(kind, tcp=True)
     settings = ProducerSettings(url=server.tcp_url, retry_ms=300)
     with plain(server.port) as admin, Service(settings), Producer(settings=settings) as producer:

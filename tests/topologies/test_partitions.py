@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 from redis.crc import key_slot
+from servers import KINDS
 from service import Service
 from topology import SLOTS, Cluster, plain
 from traffic import patient
@@ -170,9 +171,9 @@ def test_no_more_places_are_remembered_than_the_limit(monkeypatch: pytest.Monkey
     assert spread.where("r0") == spread.of_name("r0")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    nodes = Cluster("redis", key_slot(b"main.p0"))
+@pytest.fixture(scope="module", params=KINDS)
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    nodes = Cluster(request.param, key_slot(b"main.p0"))
     yield nodes
     nodes.close()
 

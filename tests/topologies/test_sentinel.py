@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from servers import KINDS
 from service import Service
 from topology import Watched, plain, wait_in_step, wait_until
 from traffic import AsyncTraffic, Traffic, patient
@@ -17,7 +18,7 @@ from producer.errors import ServerUnavailable
 from producer.keys import Keys
 
 
-@pytest.fixture(scope="module", params=["valkey", "redis"])
+@pytest.fixture(scope="module", params=KINDS)
 def watched(request: pytest.FixtureRequest) -> Iterator[Watched]:
     servers = Watched(request.param)
     yield servers

@@ -18,6 +18,8 @@ from producer.connection import connect
 from producer.errors import ServerError, TlsFailed
 from producer.settings import Tls
 
+pytestmark = pytest.mark.needs("redis-server")  # the wheel's Valkey is built without TLS
+
 
 class TlsServer:
     """A server that asks each client for a certificate, and the parts of its URL.
@@ -47,7 +49,6 @@ def tls_words(certificates: Certificates, port: int) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def tls_server(certificates: Certificates) -> Iterator[TlsServer]:
-    need("redis")  # the wheel's Valkey is built without TLS
     port = free_port()
     server = Server("redis", tcp=True, arguments=tls_words(certificates, port)).start()
     yield TlsServer(server, port)
@@ -182,7 +183,6 @@ def echoed(url: str, context: Any, run: Callable[[Any], Any]) -> None:
 
 
 def test_a_cluster_is_found_over_tls(certificates: Certificates, context: Any, run: Any) -> None:
-    need("redis")
     port, bus = free_port(), free_port()
     words = (*tls_words(certificates, port), "--tls-cluster", "yes", "--cluster-enabled", "yes")
     server = Server("redis", arguments=(*words, "--cluster-port", str(bus))).start()

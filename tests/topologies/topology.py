@@ -130,7 +130,6 @@ class Cluster:
     """
 
     def __init__(self, kind: str, slot: int) -> None:
-        need(kind)
         self._undo = ExitStack()
         self.slot = slot
         try:

@@ -25,6 +25,7 @@ from amn.reference_files import check_files, read_manifest
 from amn.reference_recheck import drawn, recheck
 
 pytest.importorskip("faiss")
+needs_loops = pytest.mark.needs("compiled loops")
 
 COUNT = 30_000
 INDEX = IndexSettings(cells=128, probes=16, rerank=64, probes_wide=40, rerank_wide=96, within=0.3)
@@ -64,12 +65,10 @@ def queries(vectors):
     return unit(share[0] * one + share[0] * share[1] * other + 0.4 * clustered(2000, 3))
 
 
-@pytest.fixture(params=["loops", "arrays"])
+@pytest.fixture(params=[pytest.param("loops", marks=needs_loops), "arrays"])
 def bank(folder, request, monkeypatch):
     if request.param == "arrays":
         monkeypatch.setattr(kernel, "READY", False)
-    elif not kernel.READY:
-        pytest.skip("the loops were not built")
     return load_bank(folder)
 
 
@@ -78,7 +77,7 @@ def search(bank, queries, size=32):
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
-@pytest.mark.skipif(not kernel.READY, reason="the loops were not built")
+@needs_loops
 @pytest.mark.parametrize("level", range(1, kernel.LEVEL + 1))
 def test_a_search_finds_the_same_with_any_instructions_and_in_any_batch(folder, queries, level, monkeypatch):
     wanted = search(load_bank(folder), queries[:200], 1)
@@ -130,7 +129,7 @@ def test_one_request_gets_the_same_answer_alone_and_in_a_batch(bank, queries):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.skipif(not kernel.READY, reason="the loops were not built")
+@needs_loops
 @pytest.mark.parametrize("widths", [{}, {"probes": 3, "rerank": 10, "rerank_wide": 5}, {"probes_wide": 16}])
 @pytest.mark.parametrize("guard", [Guard(), Guard(confidence=0.5, margin=0.05), Guard(margin=0)])
 def test_the_compiled_loops_and_the_arrays_answer_alike(folder, monkeypatch, queries, widths, guard):

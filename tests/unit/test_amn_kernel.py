@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from amn.reference import ReferenceBank, exact_top2
 
 ROOT = Path(__file__).parents[2]
 LVM = ROOT / "artifacts" / "lvm"
+needs_loops = pytest.mark.needs("compiled loops")
 
 
 @pytest.fixture(scope="module")
@@ -46,19 +45,6 @@ def unit(rows):
 @torch.inference_mode()
 def by_modules(predictor, contexts):
     return predictor.checkpoint.model(torch.from_numpy(np.ascontiguousarray(contexts))).numpy()
-
-
-def can_build():
-    """Linux on x86-64 with AVX2, FMA and a C compiler: there an install makes the loops."""
-    if sys.platform != "linux" or platform.machine() != "x86_64" or shutil.which("cc") is None:
-        return False
-    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
-    return {"avx2", "fma"} <= set(flags)
-
-
-@pytest.mark.skipif(not can_build(), reason="no compiler, or a processor without AVX2")
-def test_the_loops_are_in_use_wherever_an_install_can_build_them():
-    assert kernel.READY, f"{kernel.WHY}: run `pip install -e .` again"
 
 
 def test_the_sample_holds_contexts_that_the_model_trusts_and_such_that_it_does_not(predictor, sample):
@@ -177,7 +163,7 @@ def test_features_of_five_vectors_that_cancel_are_numbers(predictor, sample, loo
 LEVELS = range(1, kernel.LEVEL + 1)
 
 
-@pytest.mark.skipif(not kernel.READY, reason="no loops")
+@needs_loops
 @pytest.mark.parametrize("shape", [(20, 768), (656, 656), (48, 8), (16, 136), (33, 2304)])
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 5, 7, 8, 11, 12, 16, 17, 48, 49, 100])
 def test_all_instructions_give_the_same_bits_for_any_number_of_rows(count, shape, monkeypatch):
@@ -198,7 +184,7 @@ def test_all_instructions_give_the_same_bits_for_any_number_of_rows(count, shape
     assert (np.abs(found[0] - exact) <= 1e-4 * most + 1e-6).all()
 
 
-@pytest.mark.skipif(not kernel.READY, reason="no loops")
+@needs_loops
 def test_codes_at_the_limit_of_their_length_do_not_overflow(monkeypatch):
     # One direction only: sums are as large as 128 products can be.
     one = np.random.default_rng(0).choice([-1.0, 1.0], size=768)
@@ -211,7 +197,7 @@ def test_codes_at_the_limit_of_their_length_do_not_overflow(monkeypatch):
             np.testing.assert_allclose(found, np.repeat(weights[:1] @ weights.T, count, axis=0), rtol=1e-3)
 
 
-@pytest.mark.skipif(not kernel.READY, reason="no loops")
+@needs_loops
 @pytest.mark.parametrize("level", LEVELS)
 def test_network_and_references_are_the_same_with_any_instructions(predictor, sample, level, monkeypatch):
     monkeypatch.setattr(kernel, "LEVEL", level)
@@ -224,7 +210,7 @@ def test_network_and_references_are_the_same_with_any_instructions(predictor, sa
             np.testing.assert_array_equal(found, wanted)
 
 
-@pytest.mark.skipif(not kernel.READY, reason="no loops")
+@needs_loops
 def test_what_the_loops_have_no_room_for_is_refused():
     for width in (12, 2312):
         with pytest.raises(ValueError, match="multiple of 8, up to 2304"):

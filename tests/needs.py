@@ -1,0 +1,173 @@
+"""What some tests need beside what pip brings: named groups, left out and named where a program is missing.
+
+`@pytest.mark.needs("redis-server")` puts a test, or one of its parameters, into a group. A test that is in
+none finds these programs nowhere, also on a machine that has them: so every run shows what a machine
+without them would show. `--need-all` makes a missing program an error, as CI wants it; `--quick` leaves the
+group `slow` out as well.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from amn import kernel
+
+#: Where a process of pytest-xdist hands its count to the one that reports.
+_SENT = "left_out"
+_PATH = os.environ.get("PATH", os.defpath)
+_left_out = pytest.StashKey[Counter[str]]()
+_hidden = pytest.StashKey[str]()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Programs that tests need, and how Debian and Ubuntu install them.
+
+    Attributes:
+        programs: Their names on the PATH.
+        remedy: What a person types to have them.
+    """
+
+    programs: tuple[str, ...]
+    remedy: str
+
+    def here(self) -> bool:
+        return all(shutil.which(program, path=_PATH) for program in self.programs)
+
+
+class Loops(Group):
+    """A compiler is needed once, when the package is installed: what it made is what counts."""
+
+    def here(self) -> bool:
+        return kernel.READY
+
+
+GROUPS = {
+    "redis-server": Group(programs=("redis-server", "redis-cli"), remedy="apt-get install redis-server"),
+    "promtool": Group(programs=("promtool",), remedy="apt-get install prometheus"),
+    "faketime": Group(programs=("faketime",), remedy="apt-get install faketime"),
+    "compiled loops": Loops(
+        programs=("cc", "gcc"),
+        remedy="apt-get install gcc libc6-dev, then .venv/bin/python -m pip install --no-deps -e .",
+    ),
+}
+SLOW = "slow"
+_SLOW_REMEDY = "make test-all"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options = parser.getgroup("what tests need")
+    options.addoption("--quick", action="store_true", help="leave out the tests of more than ten seconds")
+    options.addoption("--need-all", action="store_true", help="a missing program is an error, as in CI")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_left_out] = Counter()
+    missing = [name for name, group in GROUPS.items() if not group.here()]
+    if config.getoption("need_all") and missing:
+        raise pytest.UsageError(f"--need-all was given, and these are missing: {_told(missing)}")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    names = list(_absent(config))
+    return f"left out here: {_told(names)}" if names else None
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m, so that what they drop is not counted
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    absent, kept, dropped = _absent(config), [], []
+    for item in items:
+        lacks = [name for name in _needed(item) if name in absent]
+        (dropped if lacks else kept).append(item)
+        config.stash[_left_out].update(lacks[:1])
+    items[:] = kept
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
+    os.environ["PATH"] = _PATH if set(_needed(item)) & set(GROUPS) else _hidden_path(item.config)
+    return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    config = session.config
+    if hasattr(config, "workeroutput"):
+        config.workeroutput[_SENT] = dict(config.stash[_left_out])
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and config.stash[_left_out]:
+        session.exitstatus = pytest.ExitCode.OK  # whatever was asked for is left out here
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A process of pytest-xdist has ended; each of them has collected everything."""
+    node.config.stash[_left_out] |= Counter(getattr(node, "workeroutput", {}).get(_SENT, {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if counts := config.stash[_left_out]:
+        terminalreporter.write_line(f"left out: {_told(counts)}", yellow=True)
+
+
+def stand_in(folder: Path, path: str = _PATH) -> str:
+    """A PATH without the programs of the groups: links to everything else, where a folder has one."""
+    programs = {program for group in GROUPS.values() for program in group.programs}
+    places = []
+    for number, place in enumerate(filter(os.path.isdir, path.split(os.pathsep))):
+        names = set(os.listdir(place))
+        if names & programs:
+            links = folder / str(number)
+            links.mkdir(parents=True)
+            for name in names - programs:
+                (links / name).symlink_to(Path(place).absolute() / name)
+            place = str(links)
+        places.append(place)
+    return os.pathsep.join(places)
+
+
+def _hidden_path(config: pytest.Config) -> str:
+    if _hidden not in config.stash:
+        folder = Path(tempfile.mkdtemp(prefix="amn-path-"))
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        config.stash[_hidden] = stand_in(folder)
+    return config.stash[_hidden]
+
+
+def _needed(item: pytest.Item) -> Iterator[str]:
+    for mark in item.iter_markers("needs"):
+        for name in mark.args:
+            if name not in GROUPS:
+                raise pytest.UsageError(f"{item.nodeid} needs {name!r}; known are {', '.join(GROUPS)}")
+            yield name
+    if item.get_closest_marker(SLOW):
+        yield SLOW
+
+
+def _absent(config: pytest.Config) -> list[str]:
+    absent = [name for name, group in GROUPS.items() if not group.here()]
+    return [*absent, SLOW] if config.getoption("quick") else absent
+
+
+def _told(names: list[str] | Counter[str]) -> str:
+    """Names, each with its number of tests, where it is known, and with what would bring it."""
+    counts = names if isinstance(names, Counter) else {}
+    return "; ".join(
+        f"{name}{f' {counts[name]} tests' if name in counts else ''}"
+        f" ({_SLOW_REMEDY if name == SLOW else GROUPS[name].remedy})"
+        for name in names
+    )
+
+
+if __name__ == "__main__":
+    print(stand_in(Path(sys.argv[1])))
