@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from amn.errors import AmnError
+from amn.output import drop_output, plain, ready_streams
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -114,11 +115,20 @@ def parser_of_commands() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; errors are one line that says what to do."""
     options = parser_of_commands().parse_args(arguments)
+    ready_streams()
     try:
-        return int(options.act(options))
+        code = int(options.act(options))
+        sys.stdout.flush()
     except AmnError as error:
-        sys.stderr.write(f"error [{error.code}]: {error}\n")
+        sys.stderr.write(f"error [{error.code}]: {plain(error)}\n")
         return 2
+    except BrokenPipeError:
+        drop_output()
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"error [{type(error).__name__}]: {plain(error)}\n")
+        return 1
+    return code
 
 
 if __name__ == "__main__":

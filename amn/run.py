@@ -22,7 +22,7 @@ from amn.recipes import PRESETS, Recipe, recipe
 from amn.train import pick_device, resume, set_first_stage, start_run, train, write_config
 from amn.vectors import VectorSet
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)
 
 #: Options that replace one value of the preset.
 OVERRIDES: dict[str, type] = {

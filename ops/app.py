@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
 import signal
-import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import click
 
+from amn.output import drop_output, flushed, ready_streams, without_surrogates
+from ops import console
 from ops.commands.acl import acl
 from ops.commands.alerts import alerts
 from ops.commands.bank import bank
@@ -28,6 +33,9 @@ from ops.settings import server_url, with_origin
 from producer.errors import QueueError, ServerUnavailable
 
 _USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+#: What Kubernetes and Docker put into AMN_UP_PORT for a service of theirs that is called amn-up.
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -82,49 +90,71 @@ def _add_worker() -> None:
 _add_worker()
 
 
-def _name_variables(group: click.Group, prefix: str) -> None:
+class _Text(click.types.StringParamType):
+    """Text that is stored and sent: bytes of another encoding become replacement characters here, so
+    that no later command meets what cannot be encoded. Paths keep them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return without_surrogates(super().convert(value, param, ctx))
+
+
+def _prepare(group: click.Group, prefix: str) -> None:
     """An option's variable has the option's name, and not that of the parameter behind it."""
     for command in group.commands.values():
         name = f"{prefix}_{command.name}"
         for option in command.params:
+            if type(option.type) is click.types.StringParamType:
+                option.type = _Text()
             if isinstance(option, click.Option) and option.envvar is None:
                 longest = max(option.opts, key=len).lstrip("-")
                 option.envvar = f"{name}_{longest}".upper().replace("-", "_")
         if isinstance(command, click.Group):
-            _name_variables(command, name)
+            _prepare(command, name)
 
 
-_name_variables(app, "AMN")
+_prepare(app, "AMN")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code. Errors end as one line on standard error."""
+    ready_streams()
+    _forget_service_links()
     for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        signal.signal(number, _terminated)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: what is ignored stays ignored
+            signal.signal(number, _terminated)
+    code, text = _ended(arguments)
+    lost = flushed()
+    if lost is not None:  # "": whoever read our output has gone, and need not hear of it
+        code, text = code or _FAILURE, f"standard output cannot be written: {lost}" if lost else text
+    if text:
+        with contextlib.suppress(OSError):
+            console.say(f"amn: {' '.join(text.split())}", err=True)
+    return code
+
+
+def _ended(arguments: Sequence[str]) -> tuple[int, str]:
+    """Exit code, and the line of the error."""
     debug = "--debug" in arguments or os.environ.get("AMN_DEBUG", "0") not in ("", "0")
     try:
         result = app.main(list(arguments), prog_name="amn", standalone_mode=False, auto_envvar_prefix="AMN")
-        return result if isinstance(result, int) else 0
+        return result if isinstance(result, int) else 0, ""
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "")
-        return _USAGE
+        return _USAGE, ""
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "amn"
-        return _failed(f"{error.format_message()} (see `{path} --help`)", _USAGE)
-    except click.exceptions.Abort:
-        return _failed("interrupted", _INTERRUPTED)
-    except KeyboardInterrupt:
-        return _failed("interrupted", _INTERRUPTED)
+        return _USAGE, f"{error.format_message()} (see `{path} --help`)"
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _INTERRUPTED, "interrupted"
     except click.ClickException as error:
-        return _failed(error.format_message(), error.exit_code)
+        return error.exit_code, error.format_message()
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FAILURE
+        drop_output()
+        return _FAILURE, ""
     except Exception as error:
         if debug:
             raise
-        return _failed(_sentence(error), getattr(error, "exit_code", _FAILURE))
+        return getattr(error, "exit_code", _FAILURE), _sentence(error)
 
 
 def _sentence(error: Exception) -> str:
@@ -137,14 +167,18 @@ def _sentence(error: Exception) -> str:
         return str(error)
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is missing; install it with: pip install 'amn-queue[ops]'"
+    if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
+        return f"standard output cannot be written: {error.strerror}"  # what we write by name is named
     if isinstance(error, ValueError | OSError):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (run `amn --debug ...` for the traceback)"
 
 
-def _failed(text: str, code: int) -> int:
-    click.echo(f"amn: {' '.join(text.split())}", err=True)
-    return code
+def _forget_service_links() -> None:
+    """A variable that only looks like one of ours is no value of an option, here and in our children."""
+    for name, value in list(os.environ.items()):
+        if name.startswith("AMN_") and _SERVICE_LINK.fullmatch(value):
+            del os.environ[name]
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

@@ -1,35 +1,92 @@
-"""What a person sees: progress and tables on standard error, results on standard output."""
+"""What a person sees: progress and notes on standard error, results on standard output.
+
+Whatever is printed goes through here, and here text is data: no string is read as markup, and none can
+give orders to the terminal. Only `styled` makes something bold or red.
+"""
 
 from __future__ import annotations
 
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Any
 
-from rich.console import Console
+import click
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from amn.output import plain, strict_json
 
 #: A pipe or a file has no width; tables must not be cut for it.
 _PIPED_WIDTH = 160
 
 
-def err() -> Console:
+class Screen(Console):
+    """A console to which every string is data."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As the base does, with controls as visible text: whoever made the renderable."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text, lines=True), segment.style)
+
+
+class DataTable(Table):
+    """A table without lines, whose cells are data and stay on one line each, unless they are too long."""
+
+    def __init__(self, *headers: str, **options: Any) -> None:
+        super().__init__(*map(plain, headers), **{"box": None, "pad_edge": False, **options})
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """A row; numbers and paths become text."""
+        super().add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in cells), **options)
+
+
+def err() -> Screen:
     """For progress and notes; made anew, so that tests and redirections see the current stream."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Screen(stderr=True, soft_wrap=True)
 
 
-def out(file: IO[str] | None = None) -> Console:
+def out(file: IO[str] | None = None) -> Screen:
     """For results that a person reads."""
-    console = Console(file=file, highlight=False)
-    if not console.is_terminal:
-        console.width = _PIPED_WIDTH
-    return console
+    screen = Screen(file=file)
+    if not screen.is_terminal:
+        screen.width = _PIPED_WIDTH
+    return screen
+
+
+def styled(text: object, style: str) -> Text:
+    """One line of data in a style of ours."""
+    return Text(plain(text), style=style)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """One line: what data in it says stays on it."""
+    click.echo(plain(text), err=err)
+
+
+def say_json(value: object, *, indent: int | None = None) -> None:
+    """The one object of `--json`."""
+    click.echo(strict_json(value, indent=indent))
+
+
+class _Data(TextColumn):
+    """A column of a bar that shows a field of its task as it is."""
+
+    def __init__(self, text_format: str) -> None:
+        super().__init__(text_format, markup=False)
 
 
 def progress(unit: str) -> Progress:
@@ -38,17 +95,15 @@ def progress(unit: str) -> Progress:
     It draws only when it is told to: a drawing thread would take the interpreter's lock from the
     thread that receives answers, and would show in the latencies.
     """
-    return Progress(
+    columns: tuple[ProgressColumn, ...] = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        _Data("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn(unit),
-        TextColumn("{task.fields[note]}"),
+        _Data(unit),
+        _Data("{task.fields[note]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        _Data("left"),
         TimeRemainingColumn(),
-        console=err(),
-        auto_refresh=False,
-        transient=True,
     )
+    return Progress(*columns, console=err(), auto_refresh=False, transient=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from ops.console import DataTable, styled
 from ops.summary import FALLBACK_RATE_MAX, LATENCY_MS_P95_MAX, RunSummary, shown
 
 
@@ -29,7 +29,7 @@ def _verdict(summary: RunSummary) -> Text:
     )
 
 
-def _answers(summary: RunSummary) -> Table:
+def _answers(summary: RunSummary) -> DataTable:
     table = _table("Answers", "requests", "share")
     total = summary.requests
 
@@ -53,7 +53,7 @@ def _answers(summary: RunSummary) -> Table:
     return table
 
 
-def _latency(summary: RunSummary) -> Table:
+def _latency(summary: RunSummary) -> DataTable:
     table = _table("Milliseconds from enqueue to received", "p50", "p95", "p99")
     for name, values, style in (
         ("AMN answers", summary.latency_ms, ""),
@@ -66,7 +66,7 @@ def _latency(summary: RunSummary) -> Table:
     return table
 
 
-def _cosines(summary: RunSummary) -> Table:
+def _cosines(summary: RunSummary) -> DataTable:
     table = _table("Cosine to the true next vector", "mean")
     names = {
         "amn": "AMN",
@@ -83,7 +83,7 @@ def _cosines(summary: RunSummary) -> Table:
     return table
 
 
-def _objectives(summary: RunSummary) -> Table:
+def _objectives(summary: RunSummary) -> DataTable:
     table = _table("Objectives", "measured", "at most", "")
     p95 = shown(summary.latency_ms["p95"])
     kept = summary.objectives
@@ -93,8 +93,8 @@ def _objectives(summary: RunSummary) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+def _table(title: str, *columns: str) -> DataTable:
+    table = DataTable(title=title, title_justify="left", title_style="bold")
     table.add_column("", min_width=36, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", min_width=9, no_wrap=True)
@@ -113,5 +113,5 @@ def _where(summary: RunSummary) -> Text:
     )
 
 
-def _kept(kept: bool) -> str:
-    return "[green]kept[/]" if kept else "[red]missed[/]"
+def _kept(kept: bool) -> Text:
+    return styled("kept", "green") if kept else styled("missed", "red")

@@ -8,7 +8,6 @@ which those are.
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.escalation import Decision, Scores
+from amn.output import strict_json
 from amn.policy import EscalationPolicy
 from producer.messages import Request
 from producer.sampling import sample_key, sampled
@@ -90,4 +90,4 @@ class DecisionLog:
             self._write({"kind": "truth", "key": key, "amn_cosine": round(float(vector @ truth), 6)})
 
     def _write(self, fields: dict[str, Any]) -> None:
-        self._file.write(json.dumps(fields) + "\n")
+        self._file.write(strict_json(fields) + "\n")

@@ -6,9 +6,8 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import redis
-from rich.console import Console
-from rich.table import Table
 
+from amn.output import plain
 from ops.alerts.alert import Alert
 from ops.alerts.outbox import Outbox
 from ops.alerts.sender import looked_key
@@ -16,6 +15,7 @@ from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import silences
 from ops.alerts.store import alerts
 from ops.alerts.wording import clock, span
+from ops.console import DataTable, Screen, styled
 from producer.keys import Keys
 
 _STYLES = {"page": "bold red", "ticket": "yellow"}
@@ -40,7 +40,7 @@ def listing(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, Any]:
     }
 
 
-def show_listing(out: Console, found: dict[str, Any]) -> None:
+def show_listing(out: Screen, found: dict[str, Any]) -> None:
     """As tables."""
     now_ms = found["now_ms"]
     if found["alerts"]:
@@ -56,13 +56,10 @@ def show_listing(out: Console, found: dict[str, Any]) -> None:
         sink, _, alert = one["line"].partition("|")
         out.print(
             f"  {sink}: {one['rule']} ({alert[:8]}) tried {one['attempts']} times, "
-            f"next in {span(one['due_ms'] - now_ms)}; {one['error']}",
-            markup=False,
+            f"next in {span(one['due_ms'] - now_ms)}; {plain(one['error'])}"
         )
     for one in found["dead"]:
-        out.print(
-            f"  {one['sink']} never took {one['rule']} ({one['alert'][:8]}): {one['detail']}", markup=False
-        )
+        out.print(f"  {one['sink']} never took {one['rule']} ({one['alert'][:8]}): {plain(one['detail'])}")
 
 
 def detail(
@@ -80,7 +77,7 @@ def detail(
     }
 
 
-def show_detail(out: Console, found: dict[str, Any]) -> None:
+def show_detail(out: Screen, found: dict[str, Any]) -> None:
     """As lines."""
     alert, now_ms = found["alert"], found["now_ms"]
     rows = {
@@ -96,28 +93,28 @@ def show_detail(out: Console, found: dict[str, Any]) -> None:
     }
     if alert["told_ms"]:
         rows["told"] = f"{clock(alert['told_ms'])}, as a {alert['told_severity']}"
-    table = Table.grid(padding=(0, 2))
+    table = DataTable(show_header=False)
     for name, value in rows.items():
-        table.add_row(f"[dim]{name}[/]", value)
+        table.add_row(styled(name, "dim"), value)
     for name, value in alert["values"].items():
-        table.add_row(f"[dim]  {name}[/]", str(value))
+        table.add_row(styled(f"  {name}", "dim"), value)
     for one in found["sent"]:
-        table.add_row("[dim]sent[/]", f"{clock(int(one['at_ms']))} {one['kind']} to {one['sink']}")
+        table.add_row(styled("sent", "dim"), f"{clock(int(one['at_ms']))} {one['kind']} to {one['sink']}")
     for one in found["undelivered"]:
-        table.add_row("[dim]not sent yet[/]", f"{one['line'].partition('|')[0]}: {one['error']}")
+        table.add_row(styled("not sent yet", "dim"), f"{one['line'].partition('|')[0]}: {one['error']}")
     for one in found["dead"]:
-        table.add_row("[dim]given up[/]", f"{clock(int(one['at_ms']))} {one['sink']}: {one['detail']}")
+        table.add_row(styled("given up", "dim"), f"{clock(int(one['at_ms']))} {one['sink']}: {one['detail']}")
     out.print(table)
 
 
-def _alerts_table(rows: list[dict[str, Any]], now_ms: int) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _alerts_table(rows: list[dict[str, Any]], now_ms: int) -> DataTable:
+    table = DataTable()
     for column in ("id", "severity", "rule", "model", "lane", "state", "what"):
         table.add_column(column)
     for row in rows:
         table.add_row(
             row["id"][:8],
-            f"[{_STYLES[row['severity']]}]{row['severity']}[/]",
+            styled(row["severity"], _STYLES[row["severity"]]),
             row["rule"],
             row["model"] or "all",
             row["lane"] or "all",
@@ -138,8 +135,8 @@ def _state(row: dict[str, Any], now_ms: int) -> str:
     return f"{phase} for {span(now_ms - row['fired_ms'])}{held}"
 
 
-def _silences_table(rows: list[dict[str, Any]], now_ms: int) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _silences_table(rows: list[dict[str, Any]], now_ms: int) -> DataTable:
+    table = DataTable()
     for column in ("silence", "of", "ends in", "by", "because"):
         table.add_column(column)
     for row in rows:

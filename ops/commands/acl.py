@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from ops import console
 from ops.acl import CLIENT_ROLES, ROLES, acl_line
 from ops.commands import options
 from ops.errors import AclRefused
@@ -41,7 +42,7 @@ def acl(role: str, user: str, client: str, partitions: int | None, queue: str | 
         raise AclRefused(f"a {role} has no client name; --client goes with {' or '.join(CLIENT_ROLES)}")
     name = queue or "main"
     queues = (name,) if partitions is None else partition_queues(name, partitions)
-    click.echo(acl_line(role, queues=queues, user=user, password=_password(user), client=client))
+    console.say(acl_line(role, queues=queues, user=user, password=_password(user), client=client))
 
 
 def _password(user: str) -> str:

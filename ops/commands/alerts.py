@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +96,7 @@ def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
     with _Looking(url, queue) as looking:
         found = listing(looking.client, looking.keys, looking.now_ms())
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        console.say_json(found, indent=2)
     else:
         show_listing(console.out(), found)
 
@@ -117,7 +116,7 @@ def show(alert_id: str, as_json: bool, url: str | None, queue: str | None) -> No
         settings = AlertSettings.from_environment()
         found = detail(looking.client, looking.keys, alert, settings, looking.now_ms())
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        console.say_json(found, indent=2)
     else:
         show_detail(console.out(), found)
 
@@ -169,7 +168,7 @@ def silence(
         raise click.BadParameter("it is empty.", param_hint="'--reason'")
     with _Looking(url, queue) as looking:
         if rule and rule not in (known := looking.rules()):
-            click.echo(f"note: no rule {rule!r} was judged here yet; known: {', '.join(known)}", err=True)
+            console.say(f"note: no rule {rule!r} was judged here yet; known: {', '.join(known)}", err=True)
         now_ms = looking.now_ms()
         made = Silence.new(
             until_ms=now_ms + length_ms,
@@ -183,7 +182,7 @@ def silence(
         )
         if not add_silence(looking.client, looking.keys, made):
             raise AlertRefused(f"{SILENCES_MAX} silences are in force; end some with `amn alerts unsilence`")
-    click.echo(made.id)
+    console.say(made.id)
 
 
 @alerts.command()
@@ -212,10 +211,10 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
     loaded = load(config)
     answers = send_trial(loaded.sink(sink), loaded.settings, queue or "main")
     if as_json:
-        click.echo(json.dumps({kind: asdict(answer) for kind, answer in answers.items()}))
+        console.say_json({kind: asdict(answer) for kind, answer in answers.items()})
     else:
         for kind, answer in answers.items():
-            click.echo(f"{kind}: {answer.outcome} {answer.detail}".strip())
+            console.say(f"{kind}: {answer.outcome} {answer.detail}".strip())
     if any(answer.outcome != "accepted" for answer in answers.values()):
         raise AlertRefused(f"{sink} did not accept the test")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -98,7 +97,7 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
     )
     with _progress() as on_progress:
         manifest = build_bank(rows, out, settings, on_progress)
-    click.echo(f"{out}: {manifest.bank_id}, {manifest.count} vectors, {manifest.merged} merged away")
+    console.say(f"{out}: {manifest.bank_id}, {manifest.count} vectors, {manifest.merged} merged away")
     if manifest.index is not None:
         _say_agreement(manifest.agreement)
 
@@ -115,13 +114,13 @@ def info(folder: Path | None, artifacts: Path | None, as_json: bool) -> None:
     manifest = asdict(load_bank(path).manifest)
     manifest["pieces"] = len(manifest["pieces"])
     if as_json:
-        click.echo(json.dumps(manifest))
+        console.say_json(manifest)
         return
     index, measured = manifest.pop("index") or {}, manifest.pop("agreement")
     shown = {"folder": path.resolve(), **manifest, "index": "cells" if index else "exact", **index}
     for name, value in shown.items():
         if name not in ("files", "pieces"):
-            click.echo(f"{name:12} {value}")
+            console.say(f"{name:12} {value}")
     if index:
         _say_agreement(measured)
 
@@ -136,7 +135,7 @@ def check(folder: Path | None, artifacts: Path | None) -> None:
     path = folder or artifacts_folder(artifacts) / "reference_bank"
     manifest = read_manifest(path)
     check_files(path, manifest, whole=True)
-    click.echo(f"{path}: {manifest.bank_id} is whole, {manifest.count} vectors")
+    console.say(f"{path}: {manifest.bank_id} is whole, {manifest.count} vectors")
 
 
 @bank.command()
@@ -152,13 +151,13 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
         client.close()
     found = {name: int(value or 0) for name, value in zip(_RECHECKS.values(), values, strict=True)}
     if as_json:
-        click.echo(json.dumps(found))
+        console.say_json(found)
         return
     checked = found["checked"]
     if not checked:
-        click.echo("no answer was searched again; workers do so where the bank has an index, once a minute")
+        console.say("no answer was searched again; workers do so where the bank has an index, once a minute")
         return
-    click.echo(
+    console.say(
         f"{checked} answers searched again exactly: {found['agreed'] / checked:.2%} decided the same, unsafe "
         f"keeps {found['unsafe'] / checked:.2%}; {found['dropped']} more were drawn, and left out"
     )
@@ -190,7 +189,7 @@ def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int) -> No
             seed=seed,
             on_rows=lambda done: on_progress("making vectors", done, count),
         )
-    click.echo(f"{out}: {count} vectors, the first {len(rows)} real")
+    console.say(f"{out}: {count} vectors, the first {len(rows)} real")
 
 
 @contextmanager
@@ -220,19 +219,21 @@ def _queries(path: Path | None, model: Path) -> NDArray[np.float32] | None:
 def _say_agreement(measured: dict[str, Any] | None) -> None:
     """How the index decided against an exact search; loudly where that is too little, or not known."""
     if measured is None:
-        click.echo(
+        console.say(
             "WARNING: nobody measured how often this index decides as an exact search would;", err=True
         )
-        click.echo("         build it with --queries", err=True)
+        console.say("         build it with --queries", err=True)
         return
-    click.echo(
+    console.say(
         f"agreement    {measured['agree']:.2%} of {measured['queries']} held-out queries, unsafe keeps "
         f"{measured['unsafe']:.2%}, rate {measured['bias']:+.2%}; confidence {measured['confidence']}, "
         f"margin {measured['margin']}"
     )
     if not measured["met"]:
-        click.echo("WARNING: that is less than a bank must meet: 99.7 %, unsafe 0.1 %, rate 0.2 %;", err=True)
-        click.echo("         use --index exact or more --cells", err=True)
+        console.say(
+            "WARNING: that is less than a bank must meet: 99.7 %, unsafe 0.1 %, rate 0.2 %;", err=True
+        )
+        console.say("         use --index exact or more --cells", err=True)
 
 
 def _read(path: Path) -> NDArray[np.floating]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 import numpy as np
-from rich.table import Table
 
 from ops import console
 from ops.commands import options
@@ -44,19 +42,19 @@ def canary(as_json: bool, url: str | None, queue: str | None) -> None:
             "no AMN worker answered in time; start one (`amn up`), or look at `amn doctor`"
         )
     if as_json:
-        click.echo(json.dumps(asdict(result), indent=2))
+        console.say_json(asdict(result), indent=2)
         return
     compared = (
         "with its first run" if result.golden else "this is its first run: later ones are compared with it"
     )
-    click.echo(f"{result.model}: {result.n} of {result.asked} items, {compared}")
-    click.echo(f"mean cosine: in distribution {result.mean_id:.5f}, out of it {result.mean_ood:.5f}")
+    console.say(f"{result.model}: {result.n} of {result.asked} items, {compared}")
+    console.say(f"mean cosine: in distribution {result.mean_id:.5f}, out of it {result.mean_ood:.5f}")
     if result.golden:
-        click.echo(
+        console.say(
             f"largest change of a cosine {result.max_change:.6f}, of an answer {result.max_distance:.6f}"
         )
     if result.other or result.failed:
-        click.echo(f"not compared: {result.other} answered by another model, {result.failed} not at all")
+        console.say(f"not compared: {result.other} answered by another model, {result.failed} not at all")
 
 
 @click.command()
@@ -98,24 +96,23 @@ def exemplars(
             else:
                 found = kept.read(seconds // 3600 - hours + 1, seconds // 3600, lane, slice_)
             if freeze:
-                click.echo(
+                console.say(
                     f"{kept.freeze(freeze, found, seconds * 1000)} copies are kept as {freeze}", err=True
                 )
     finally:
         client.close()
     if out is not None:
         np.savez_compressed(out, **as_arrays(found))  # type: ignore[arg-type]
-        click.echo(f"{len({one.key for one in found})} requests in {out}", err=True)
+        console.say(f"{len({one.key for one in found})} requests in {out}", err=True)
     if as_json:
         names = ("kind", "lane", "slice", "minute", "cosine", "fallback", "ood", "model", "key")
-        click.echo(
-            json.dumps([{name: getattr(one, name) for name in names} for one in found[:_SHOWN]], indent=2)
-        )
+        rows = [{name: getattr(one, name) for name in names} for one in found[:_SHOWN]]
+        console.say_json(rows, indent=2)
         return
-    table = Table("time", "lane", "slice", "kept as", "AMN", "fallback", "OOD score", "key", box=None)
+    table = console.DataTable("time", "lane", "slice", "kept as", "AMN", "fallback", "OOD score", "key")
     for one in found[:_SHOWN]:
         at = time.strftime("%m-%d %H:%M", time.gmtime(one.minute * 60))
         scores = ("" if value is None else f"{value:.4f}" for value in (one.cosine, one.fallback, one.ood))
         table.add_row(at, one.lane, one.slice, one.kind, *scores, one.key)
     console.out().print(table)
-    click.echo(f"{len(found)} kept")
+    console.say(f"{len(found)} kept")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import secrets
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.table import Table
 
 from ops import console
 from ops.commands import options
@@ -76,9 +74,9 @@ def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: 
         total = len(letters)
         found = list(itertools.islice(letters.newest_first(reason), limit))
     if as_json:
-        click.echo(json.dumps({"total": total, "letters": [_plain(one, now_ms) for one in found]}))
+        console.say_json({"total": total, "letters": [_plain(one, now_ms) for one in found]})
         return
-    table = Table(box=None, pad_edge=False)
+    table = console.DataTable()
     for column in ("id", "age", "reason", "deliveries", "sha1", "bytes", "told", "lane", "client"):
         table.add_column(column, justify="right" if column in ("age", "deliveries", "bytes") else "left")
     for one in found:
@@ -110,19 +108,19 @@ def show(letter_id: str, url: str | None, queue: str | None, as_json: bool) -> N
         letter = _found(letters, letter_id)
     if as_json:
         head = {"head_hex": letter.payload[:_HEAD_BYTES].hex()}
-        click.echo(json.dumps(_plain(letter, now_ms) | head))
+        console.say_json(_plain(letter, now_ms) | head)
         return
     out = console.out()
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = console.DataTable(show_header=False)
     for name, value in _plain(letter, now_ms).items():
         if name == "request" and isinstance(value, dict):
             for field, inner in value.items():
-                table.add_row(f"request.{field}", str(inner))
+                table.add_row(f"request.{field}", inner)
         else:
-            table.add_row(name, str(value))
+            table.add_row(name, value)
     out.print(table)
     out.print(f"\nfirst {min(_HEAD_BYTES, len(letter.payload))} of {len(letter.payload):,} payload bytes")
-    out.print(_hex(letter.payload[:_HEAD_BYTES]), markup=False)
+    out.print(_hex(letter.payload[:_HEAD_BYTES]))
 
 
 @dlq.command()
@@ -169,10 +167,10 @@ def replay(
             {"id": one.letter.id, "status": one.status, "replayed_as": one.awaited, "end": end}
             for one, end in ends
         ]
-        click.echo(json.dumps({"replayed": rows}))
+        console.say_json({"replayed": rows})
     else:
         for one, end in ends:
-            click.echo(f"{one.letter.id}  {one.status}  {end}")
+            console.say(f"{one.letter.id}  {one.status}  {end}")
     left = Counter(end.split(":")[0] for one, end in ends if not _went_well(one, answers))
     if left:
         texts = ", ".join(f"{count} {end}" for end, count in left.items())
@@ -212,7 +210,7 @@ def purge(
                 f"delete {len(chosen)} of {len(letters)} dead letters for good?", abort=True, err=True
             )
         purged = letters.purge(chosen)
-    click.echo(json.dumps({"purged": purged}) if as_json else f"{purged} deleted")
+    console.say_json({"purged": purged}) if as_json else console.say(f"{purged} deleted")
 
 
 @contextmanager

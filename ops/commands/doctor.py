@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from ops import console
 from ops.commands import options
@@ -62,7 +60,7 @@ def doctor(
     root = artifacts_folder(artifacts or (Path(found.artifacts) if found.artifacts else None))
     if alive is not None:
         name = alive_here(settings, alive)
-        click.echo(json.dumps({"alive": name}) if as_json else f"{name} is alive")
+        console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
         return
     while watch_s is not None:
         _show(_examined(settings, root, found.found), as_json, clear=not as_json)
@@ -88,31 +86,34 @@ def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:
     if clear:
         click.clear()
     if as_json:
-        click.echo(json.dumps(report.to_json()))
+        console.say_json(report.to_json())
     elif report.facts is not None:
         _draw(report, report.facts)
     elif clear:  # else the error's line says it
-        click.echo(report.findings[0].text)
+        console.say(report.findings[0].text)
 
 
 def _draw(report: Report, facts: Facts) -> None:
     out, server = console.out(), facts.server
     out.print(
-        f"[bold]{facts.url}[/] (by {facts.found}), queue [bold]{facts.queue}[/]: {server.name} "
-        f"{server.version}, up {server.uptime_s:,} s, {server.used_memory_bytes / 1024**2:,.1f} MiB used, "
-        f"{server.clients} connections\n"
+        console.styled(facts.url, "bold"),
+        f" (by {facts.found}), queue ",
+        console.styled(facts.queue, "bold"),
+        f": {server.name} {server.version}, up {server.uptime_s:,} s, "
+        f"{server.used_memory_bytes / 1024**2:,.1f} MiB used, {server.clients} connections\n",
+        sep="",
     )
-    checks = Table("check", "", "", box=None, pad_edge=False)
+    checks = console.DataTable("check", "", "")
     for finding in report.findings:
-        style = _STYLE.get(finding.level, "yellow")
-        checks.add_row(finding.check, f"[{style}]{finding.level}[/]", finding.text)
+        level = console.styled(finding.level, _STYLE.get(finding.level, "yellow"))
+        checks.add_row(finding.check, level, finding.text)
     for table in (checks, _streams(facts), _workers(facts), _counters(facts), _drift(facts), _ids(facts)):
         if table.row_count:
             out.print(table, "")
 
 
-def _streams(facts: Facts) -> Table:
-    table = Table("stream", box=None, pad_edge=False)
+def _streams(facts: Facts) -> console.DataTable:
+    table = console.DataTable("stream")
     for column in ("entries", "leased", "payload bytes", "oldest (ms)"):
         table.add_column(column, justify="right")
     for name, stream in facts.streams.items():
@@ -122,8 +123,8 @@ def _streams(facts: Facts) -> Table:
     return table
 
 
-def _workers(facts: Facts) -> Table:
-    table = Table("worker", box=None, pad_edge=False)
+def _workers(facts: Facts) -> console.DataTable:
+    table = console.DataTable("worker")
     for column in ("pid", "finished", "seen (ms ago)"):
         table.add_column(column, justify="right")
     table.add_column("serves")
@@ -133,16 +134,16 @@ def _workers(facts: Facts) -> Table:
     return table
 
 
-def _counters(facts: Facts) -> Table:
-    table = Table("counter", box=None, pad_edge=False)
+def _counters(facts: Facts) -> console.DataTable:
+    table = console.DataTable("counter")
     table.add_column("since the first request", justify="right")
     for name, count in facts.counters.items():
         table.add_row(name, f"{count:,}")
     return table
 
 
-def _drift(facts: Facts) -> Table:
-    table = Table("shadow, last 24 h", "", box=None, pad_edge=False)
+def _drift(facts: Facts) -> console.DataTable:
+    table = console.DataTable("shadow, last 24 h", "")
     for column in ("sampled", "with truth", "mean cosine"):
         table.add_column(column, justify="right")
     for model, found in sorted(facts.drift.items()):
@@ -160,8 +161,8 @@ def _delta(delta: Delta) -> str:
     return f"{delta.value:+.4f} +- {delta.standard_error:.4f}"
 
 
-def _ids(facts: Facts) -> Table:
-    table = Table("on this machine", "", box=None, pad_edge=False)
+def _ids(facts: Facts) -> console.DataTable:
+    table = console.DataTable("on this machine", "")
     for name, value in facts.artifacts.items():
         table.add_row(name, value)
     return table

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import signal
 import threading
 from pathlib import Path
@@ -48,7 +47,7 @@ def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None)
     with Looking(settings, JudgeSettings(card_strict=card_strict)) as looking:
         found, evaluated_at_ms = looking.look(), looking.memory.evaluated_at_ms()
     if as_json:
-        click.echo(json.dumps(status_json(found, evaluated_at_ms), indent=2))
+        console.say_json(status_json(found, evaluated_at_ms), indent=2)
     else:
         show(console.out(), found, evaluated_at_ms)
 
@@ -74,7 +73,7 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
         finally:
             judge.resign()
         if found is None:
-            click.echo("another judge leads; it writes, this only looks", err=True)
+            console.say("another judge leads; it writes, this only looks", err=True)
             found = looking.look()
     show(console.out(), found, found.commit.now_ms)
     if any(f.state == "firing" and f.severity == "page" for f in found.commit.findings):
@@ -139,9 +138,9 @@ def rebaseline(
         now_ms = server_now_ms(looking.client)
         looking.memory.order(Order(model=chosen, hours=hours, who=who, why=reason, at_ms=now_ms))
         waits = now_ms - looking.memory.evaluated_at_ms() > 180_000
-    click.echo(f"ordered: baseline of {chosen} from the last {hours} h")
+    console.say(f"ordered: baseline of {chosen} from the last {hours} h")
     if waits:
-        click.echo("no judge has looked for three minutes: start one (`amn drift judge`)", err=True)
+        console.say("no judge has looked for three minutes: start one (`amn drift judge`)", err=True)
 
 
 @drift.command()
@@ -155,7 +154,7 @@ def audit(as_json: bool, url: str | None, queue: str | None) -> None:
     with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         entries = looking.memory.audit()
     if as_json:
-        click.echo(json.dumps(entries, indent=2))
+        console.say_json(entries, indent=2)
     else:
         show_audit(console.out(), entries)
 
@@ -173,7 +172,7 @@ def report(out: Path, model: str | None, url: str | None, queue: str | None) -> 
     with Looking(settings, JudgeSettings()) as looking:
         text = page(looking.keys, looking.memory, looking.look(), looking.worst(), model)
     out.write_text(text, "utf-8")
-    click.echo(str(out))
+    console.say(str(out))
 
 
 drift.add_command(drift_tools.simulate)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def simulate(
         healthy = Healthy(days=days, repeats=repeats, seed=seed)
         rows += [one.to_json() for one in run(scenario, drops, healthy, JudgeSettings())]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        console.say_json(rows, indent=2)
     else:
         show_simulation(console.out(), rows)
 
@@ -112,6 +111,6 @@ def replay(
     other = Predictor.open(against or root / "fallback_accuracy")
     found = differences(cosines(one, chosen), cosines(other, chosen), chosen)
     if as_json:
-        click.echo(json.dumps(replay_json(one.model_id, other.model_id, found), indent=2))
+        console.say_json(replay_json(one.model_id, other.model_id, found), indent=2)
     else:
         show_replay(console.out(), one.model_id, other.model_id, found)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from ops import console
 from ops.commands import options
@@ -41,17 +39,17 @@ def explain(request_file: Path, policy: str, artifacts: Path | None, as_json: bo
         raise FileRefused(f"{request_file} cannot be read as a request: {error}") from error
     found = explained(request, policy, artifacts_folder(artifacts))
     if as_json:
-        click.echo(json.dumps(found))
+        console.say_json(found)
     else:
         _show(found)
 
 
 def _show(found: dict[str, Any]) -> None:
     out = console.out()
-    table = Table("rule", "method", "value", "fires", "fired", box=None, title=f"request {found['id']}")
+    table = console.DataTable("rule", "method", "value", "fires", "fired", title=f"request {found['id']}")
     for row in found["rules"]:
         table.add_row(
-            *(str(row[name]) for name in ("rule", "method", "value", "fires")), "yes" if row["fired"] else ""
+            *(row[name] for name in ("rule", "method", "value", "fires")), "yes" if row["fired"] else ""
         )
     out.print(table)
     verdict = "escalate" if found["escalate"] else "answered by AMN"

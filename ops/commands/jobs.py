@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from ops import console
 from ops.child import follow_parent
@@ -60,7 +58,7 @@ def predict_file(
     settings = producer_settings(url, queue)
     chosen = FileOptions(lane=lane, domain=domain, normalize=normalize, fast=fast)
     with driver_errors(settings.url):
-        click.echo(submit_predict_file(settings, source, target, chosen))
+        console.say(submit_predict_file(settings, source, target, chosen))
 
 
 @jobs.command()
@@ -92,12 +90,12 @@ def list_jobs(url: str | None, as_json: bool) -> None:
         rows = listed(connection)
         connection.close()
     if as_json:
-        click.echo(json.dumps(rows))
+        console.say_json(rows)
         return
     if not rows:
-        click.echo("no jobs; submit one with `amn jobs submit predict-file IN.npy OUT.npy`")
+        console.say("no jobs; submit one with `amn jobs submit predict-file IN.npy OUT.npy`")
         return
-    table = Table(box=None, pad_edge=False)
+    table = console.DataTable()
     for column in ("job", "status", "rows done", "enqueued (UTC)", "what"):
         table.add_column(column)
     for row in rows:

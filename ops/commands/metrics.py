@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from ops import console
 from ops.child import follow_parent
 from ops.commands import options
 from ops.errors import ServerFailed
@@ -48,7 +49,7 @@ def metrics(host: str, port: int, once: bool, url: str | None, queue: str | None
         raise ServerFailed(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
         ) from error
-    click.echo(f"http://{host}:{server.server_port}/metrics", err=True)
+    console.say(f"http://{host}:{server.server_port}/metrics", err=True)
     stopping.wait()
     server.shutdown()
     server.server_close()

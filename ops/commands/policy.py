@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from amn.policy import DEFAULT, PRESETS_FOLDER, load_policy, presets
 from ops import console
@@ -40,7 +38,7 @@ def list_() -> None:
         first = (PRESETS_FOLDER / f"{name}.toml").read_text("utf-8").splitlines()
         said = " ".join(line.lstrip("# ") for line in first if line.startswith("#"))
         mark = " (default)" if name == DEFAULT else ""
-        click.echo(f"{name}{mark}: {said.split('. ')[0].rstrip('.')}.")
+        console.say(f"{name}{mark}: {said.split('. ')[0].rstrip('.')}.")
 
 
 @policy.command()
@@ -63,7 +61,7 @@ def check(name: str, artifacts: Path | None) -> None:
     calibration = ""
     if checked.needs_calibration:
         calibration = load_calibration(artifacts_folder(artifacts) / "gate_calibration").calibration_id
-    click.echo(f"{name}: good, {checked.policy_id(calibration)}{f' with {calibration}' * bool(calibration)}")
+    console.say(f"{name}: good, {checked.policy_id(calibration)}{f' with {calibration}' * bool(calibration)}")
 
 
 @policy.command()
@@ -83,27 +81,28 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
         tiers = {tier: read_tier(client, keys, tier) for tier in ("accuracy", "secondary")}
         client.close()
     if as_json:
-        click.echo(json.dumps({"budget": budget, "tiers": tiers}))
+        console.say_json({"budget": budget, "tiers": tiers})
         return
-    click.echo(_budget_line(budget))
+    for line in _budget_lines(budget):
+        console.say(line)
     for tier, found in tiers.items():
         line = ", ".join(f"{name} {value}" for name, value in found.items()) if found else "no worker lives"
-        click.echo(f"{tier}: {line}")
+        console.say(f"{tier}: {line}")
 
 
-def _budget_line(budget: dict[str, float]) -> str:
+def _budget_lines(budget: dict[str, float]) -> list[str]:
     if not budget:
-        return "budget: nothing settled lately; no AMN worker runs on this queue"
+        return ["budget: nothing settled lately; no AMN worker runs on this queue"]
     n = max(budget["n"], 1)
     shares = {name: budget[name] / n for name in "hsw"}
-    line = (
+    lines = [
         f"budget: {shares['h'] + shares['s']:.2%} of {budget['n']:.0f} requests escalated in the window, "
         f"limit {budget['rate']:.0%} (hard {shares['h']:.2%}, soft {shares['s']:.2%}, "
         f"soft candidates {shares['w']:.2%}); {budget['tokens']:.1f} in the bucket"
-    )
+    ]
     if budget["infeasible"]:
-        line += "\nINFEASIBLE: hard rules alone exceed the budget; raise it, or send less to the hard lanes"
-    return line
+        lines.append("INFEASIBLE: hard rules alone exceed the budget; raise it, or send less to hard lanes")
+    return lines
 
 
 @policy.command()
@@ -120,7 +119,7 @@ def replay(log: Path, policy: str, as_json: bool) -> None:
 
     found = replayed(read_log(log), load_policy(policy)).to_json()
     if as_json:
-        click.echo(json.dumps(found))
+        console.say_json(found)
     else:
         _show_replay(found)
 
@@ -161,14 +160,14 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
         day = run_day(client, chosen, pool, settings, on_second)
         client.close()
     found = report(day, pool, chosen)
-    click.echo(json.dumps(found, indent=None if as_json else 2))
+    console.say_json(found, indent=None if as_json else 2)
 
 
 def _show_replay(found: dict[str, Any]) -> None:
     out = console.out()
     for title in ("rules", "shed"):
         out.print(f"{title}: " + (", ".join(f"{k} {v:.2%}" for k, v in found[title].items()) or "none"))
-    table = Table("", "requests", "flagged", "escalated", "shed", box=None, title=found["policy"])
+    table = console.DataTable("", "requests", "flagged", "escalated", "shed", title=found["policy"])
     rows = {"all": found} | {f"lane {k}": v for k, v in found["lanes"].items()}
     rows |= {f"domain {k}": v for k, v in found["domains"].items()}
     rows |= {f"hour {k}": v for k, v in found["hours"].items()}

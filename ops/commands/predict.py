@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -111,7 +110,7 @@ def _producer(url: str | None, queue: str | None, partitions: int | None) -> Pro
 
 def _report(result: FileResult, target: Path, elapsed_s: float, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(result.to_json() | {"elapsed_s": round(elapsed_s, 3)}))
+        console.say_json(result.to_json() | {"elapsed_s": round(elapsed_s, 3)})
     else:
         served = ", ".join(f"{count:,} by {name}" for name, count in result.served.most_common())
         console.err().print(
@@ -120,7 +119,7 @@ def _report(result: FileResult, target: Path, elapsed_s: float, as_json: bool) -
             f"{result.rows / elapsed_s:,.0f} rows per second"
         )
         for row, code, text in result.failures[1:]:
-            console.err().print(f"  row {row}: {code}: {text}", markup=False)
+            console.err().print(f"  row {row}: {code}: {text}")
     if result.failed:
         row, code, text = result.failures[0]
         raise RowsFailed(

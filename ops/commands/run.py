@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def run(as_json: bool, **choices: object) -> None:
         raise click.UsageError("--kill-worker kills a worker of this run, and --workers 0 starts none")
     summary = _run(_Choices(**choices))  # type: ignore[arg-type]
     if as_json:
-        click.echo(json.dumps(summary.to_json()))
+        console.say_json(summary.to_json())
     else:
         console.out().print(view(summary))
     if not summary.exactly_once:

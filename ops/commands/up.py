@@ -147,12 +147,12 @@ def up(
             if again.is_set():
                 again.clear()
                 stack.restart_workers()
-                click.echo("rolling restart of the workers", err=True)
+                console.say("rolling restart of the workers", err=True)
             if stack.server is not None and (code := stack.server.poll()) is not None:
                 text = f"the embedded server ended by itself (code {code}) and was started again; see "
-                click.echo(text + str(stack.server.log_path), err=True)
-        click.echo("draining", err=True)
-    click.echo("stopped", err=True)
+                console.say(text + str(stack.server.log_path), err=True)
+        console.say("draining", err=True)
+    console.say("stopped", err=True)
 
 
 def _beside(stack: Stack, log: Path, log_level: str, *words: str) -> Child:
@@ -169,13 +169,12 @@ def _greet(stack: Stack, log: Path, port: int, sends: bool) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
     beside = ["1 jobs worker"] * jobs_possible(stack.url) + ["1 judge"] * bool(settings.sample_rate)
     beside += ["1 sender of alerts"] * sends
-    out.print(
-        f"[bold green]ready[/]: {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
-    )
+    what = f": {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
+    out.print(console.styled("ready", "bold green"), what, sep="")
     out.print(f"export REDIS_URL='{masked(stack.url)}'", soft_wrap=True)
     if port and stack.server is not None:
         out.print(f"export REDIS_URL='redis://127.0.0.1:{port}/0'   # the same over loopback TCP")
-    out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.", markup=False)
+    out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.")
 
 
 def _stop_on_signals(stopping: threading.Event, again: threading.Event) -> None:

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from ops.console import DataTable, Screen, styled
 from ops.drift.blocks import ALL, StandIn
 from ops.drift.comparison import Comparison
 from ops.drift.loop import Look
@@ -73,7 +71,7 @@ def stand_ins(found: Look, model: str) -> list[StandIn]:
     return found.traffic.stand_ins(model, found.traffic.end_block, BLOCKS_PER_DAY)
 
 
-def show(out: Console, found: Look, evaluated_at_ms: int) -> None:
+def show(out: Screen, found: Look, evaluated_at_ms: int) -> None:
     """Tables of the series and of the rules, and the verdict last."""
     for table in (_series(found), _tiers(found), _rules(found)):
         if table.row_count:
@@ -81,16 +79,16 @@ def show(out: Console, found: Look, evaluated_at_ms: int) -> None:
     silent_ms = found.commit.now_ms - evaluated_at_ms
     if silent_ms > SILENT_MS:
         since = "has never looked" if not evaluated_at_ms else f"looked {silent_ms / 60_000:.0f} min ago"
-        out.print(f"[yellow]judge[/]: {since}; `amn up` runs one, or `amn drift judge`\n")
+        out.print(styled("judge", "yellow"), f": {since}; `amn up` runs one, or `amn drift judge`\n", sep="")
     line = one_line(found)
     style = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}.get(
         line.split(":")[0].split()[0], "bold"
     )
-    out.print(line, style=style, markup=False, soft_wrap=True)
+    out.print(styled(line, style), soft_wrap=True)
 
 
-def _series(found: Look) -> Table:
-    table = Table("last 24 h", box=None, pad_edge=False)
+def _series(found: Look) -> DataTable:
+    table = DataTable("last 24 h")
     for column in ("m_OOD", "m_ID", "D", "reference D", "drop", "99 % CI", "z", "n OOD", "n ID", "truths"):
         table.add_column(column, justify="right")
     for (model, lane), seen in found.evaluation.comparisons.items():
@@ -98,8 +96,8 @@ def _series(found: Look) -> Table:
     return table
 
 
-def _tiers(found: Look) -> Table:
-    table = Table("not judged: no truth, but", "slice", box=None, pad_edge=False)
+def _tiers(found: Look) -> DataTable:
+    table = DataTable("not judged: no truth, but", "slice")
     for column in ("cosine", "n"):
         table.add_column(column, justify="right")
     for model in found.traffic.series:
@@ -125,19 +123,17 @@ def _number(value: float, form: str = ".4f") -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def _rules(found: Look) -> Table:
-    table = Table("rule", "lane", "says", "what", box=None, pad_edge=False)
+def _rules(found: Look) -> DataTable:
+    table = DataTable("rule", "lane", "says", "what")
     for one in found.commit.findings:
         says = one.severity if one.state == "firing" else one.state
-        table.add_row(
-            one.rule, one.lane or "all", f"[{_STYLES[says]}]{says}[/]", one.summary.replace("[", "\\[")
-        )
+        table.add_row(one.rule, one.lane or "all", styled(says, _STYLES[says]), one.summary)
     return table
 
 
-def show_audit(out: Console, entries: Sequence[Mapping[str, Any]]) -> None:
+def show_audit(out: Screen, entries: Sequence[Mapping[str, Any]]) -> None:
     """One line an entry."""
-    table = Table("when (UTC)", "what", "model", "who", "", box=None, pad_edge=False)
+    table = DataTable("when (UTC)", "what", "model", "who", "")
     for entry in entries:
         at = datetime.datetime.fromtimestamp(entry["at_ms"] / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")
         rest = {k: v for k, v in entry.items() if k not in ("at_ms", "what", "model", "who")}
@@ -146,9 +142,9 @@ def show_audit(out: Console, entries: Sequence[Mapping[str, Any]]) -> None:
     out.print(table)
 
 
-def show_simulation(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+def show_simulation(out: Screen, rows: Sequence[Mapping[str, Any]]) -> None:
     """False pages and delays, beside those of the card's bare rule."""
-    table = Table("requests/s", box=None, pad_edge=False)
+    table = DataTable("requests/s")
     for column in (
         "drop",
         "false pages/year",
@@ -188,9 +184,9 @@ def replay_json(one: str, other: str, found: Sequence[Difference]) -> dict[str, 
     return {"model": one, "against": other, "groups": groups}
 
 
-def show_replay(out: Console, one: str, other: str, found: Sequence[Difference]) -> None:
+def show_replay(out: Screen, one: str, other: str, found: Sequence[Difference]) -> None:
     """Mean cosines of both models and their paired difference."""
-    table = Table("sequences", box=None, pad_edge=False)
+    table = DataTable("sequences")
     for column in ("n", one, other, "difference", "99 % CI"):
         table.add_column(column, justify="right")
     for row in found:

@@ -213,3 +213,26 @@ def test_a_bank_is_built_and_read_back(tmp_path: Path, capsys: pytest.CaptureFix
     code, _, err = outcome(capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder)
     assert code == 1
     assert "exists already" in err
+
+
+@pytest.mark.parametrize("name", ["AMN_UP_PORT", "AMN_METRICS_PORT", "AMN_WORKER_AMN_QUEUE_PORT"])
+def test_what_kubernetes_sets_for_a_service_of_its_own_is_no_option(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "tcp://10.96.3.7:9464")
+    code, _, err = outcome(capsys, "metrics", "--port", "nonsense")
+    assert (code, "tcp://" in err) == (2, False)
+    code, _, err = outcome(capsys, "up", "--workers", "0")
+    assert (code, "tcp://" in err) == (2, False)
+    monkeypatch.setenv("AMN_METRICS_PORT", "http")
+    assert "'http' is not a valid integer" in outcome(capsys, "metrics", "--once")[2]
+
+
+def test_bytes_of_another_encoding_are_replaced_where_text_comes_in_and_kept_in_paths(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr("ops.commands.predict.FileOptions", lambda **how: seen.append(how["domain"]))
+    monkeypatch.setattr("ops.commands.predict.open_contexts", lambda path: seen.append(path) or [0])
+    outcome(capsys, "predict", "caf\udce9.npy", str(tmp_path / "out"), "--domain", "d\udce9")
+    assert seen == ["d\ufffd", Path("caf\udce9.npy")]

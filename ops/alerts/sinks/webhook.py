@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
 
+from amn.output import strict_json
 from ops.alerts.secret import Secret, plain
 from ops.alerts.sinks.answer import Answer, attempt
 from ops.alerts.sinks.base import Envelope, Sink
@@ -53,7 +53,7 @@ class Webhook(Sink):
 
     def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
         """One event, signed for this attempt."""
-        body = json.dumps(self.event(envelope), separators=(",", ":")).encode()
+        body = strict_json(self.event(envelope), compact=True).encode()
         headers = signature_headers(self.keys, envelope.message.id, envelope.now_ms // 1000, body)
         headers["Content-Type"] = "application/cloudevents+json"
         return attempt(lambda: http.post(plain(self.url), content=body, headers=headers))
