@@ -6,7 +6,8 @@
 
 So the server goes when we go, also by SIGKILL, on Linux and macOS alike. It listens on a unix
 socket in a folder of mode 700, and on loopback TCP only when a port is asked for. The rest of its
-configuration is ops/deploy/redis.conf, the file that we ship for servers of your own.
+configuration is ops/deploy/redis.conf, the file that we ship for servers of your own. Its files are for
+this user alone, and its password is on no command line.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import IO, Self
+from urllib.parse import quote
 
 import redis
 
 from ops.errors import ServerFailed, ServerMissing
+from ops.private import private_file, private_folder
 
 _LOG = logging.getLogger("amn.server")
 
@@ -38,6 +41,7 @@ _STEADY_S, _PAUSE_S_MAX = 10.0, 30.0
 _PROGRAMS = ("valkey-server", "redis-server")
 
 _GUARD = """
+umask 077
 exec 3<&0
 "$@" </dev/null & server=$!
 ( trap '' INT; read -r _ <&3; kill "$server" 2>/dev/null ) & watcher=$!
@@ -59,11 +63,13 @@ class ServerSettings:
         port: Loopback TCP port beside the unix socket; 0 for none.
         append_only: Write every change to a file (fsync once a second), so that a restart loses
             at most a second.
+        password: Of its clients; "" for none, which the unix socket's folder makes good and a port does not.
     """
 
     data: Path | None = None
     port: int = 0
     append_only: bool = False
+    password: str = field(default="", repr=False)
 
 
 def _group_lives(pid: int) -> bool:
@@ -119,7 +125,16 @@ class Server:
     @property
     def url(self) -> str:
         """Address for clients on this machine, over the unix socket."""
-        return f"unix://{self._socket}"
+        return f"unix://{self._login}{quote(str(self._socket))}"
+
+    @property
+    def tcp_url(self) -> str:
+        """The same over the port."""
+        return f"redis://{self._login}127.0.0.1:{self.settings.port}/0"
+
+    @property
+    def _login(self) -> str:
+        return f":{quote(self.settings.password, safe='')}@" if self.settings.password else ""
 
     @property
     def log_path(self) -> Path:
@@ -134,8 +149,8 @@ class Server:
             ServerFailed: It does not start, or the data folder is in use by another one.
         """
         program = find_program()
-        self._prepare_folders()
         try:
+            self._prepare_folders()
             self._spawn(program)
             self._wait_until_it_answers()
         except BaseException:
@@ -198,16 +213,15 @@ class Server:
             return
         self._data = self.settings.data.resolve()
         try:
-            self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(self._data)
+            private_file(self._data / "lock")
             self._lock = (self._data / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.stop()
             raise ServerFailed(
                 f"the data folder {self._data} is in use by another server; stop that one, or give --data"
             ) from None
         except OSError as error:
-            self.stop()
             raise ServerFailed(
                 f"the data folder {self._data} cannot be used: {error}; give --data"
             ) from error
@@ -217,9 +231,8 @@ class Server:
             self._socket = stable
 
     def _spawn(self, program: Path) -> None:
-        conf = resources.files("ops").joinpath("deploy", "redis.conf")
+        assert self._scratch is not None
         values = {
-            "include": str(conf),  # and not as the server's own file, which it may be told to rewrite
             "port": str(self.settings.port),
             "unixsocket": str(self._socket),
             "unixsocketperm": "700",
@@ -227,11 +240,15 @@ class Server:
             "logfile": str(self.log_path),
             "daemonize": "no",
             "appendonly": "yes" if self.settings.append_only else "no",
+            "requirepass": self.settings.password,
         }
-        words = [word for name, value in values.items() for word in (f"--{name}", value)]
         self._started_at_s = time.monotonic()
+        shipped = resources.files("ops").joinpath("deploy", "redis.conf").read_text("utf-8")
+        config = self._scratch / "server.conf"
+        private_file(config)
+        config.write_text(shipped + "".join(f"{name} {_quoted(text)}\n" for name, text in values.items()))
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "amn-server-guard", str(program), *words],
+            ["/bin/sh", "-c", _GUARD, "amn-server-guard", str(program), str(config)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -241,7 +258,8 @@ class Server:
 
     def _wait_until_it_answers(self) -> None:
         give_up_at_s = time.monotonic() + _START_S_MAX
-        client = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=2)
+        password = self.settings.password or None
+        client = redis.Redis(unix_socket_path=str(self._socket), password=password, socket_timeout=2)
         try:
             while True:
                 if not self.alive():
@@ -267,3 +285,11 @@ class Server:
         except OSError:
             lines = []
         return f"{lines[-1] if lines else 'it wrote no log'} (log: {self.log_path})"
+
+
+def _quoted(text: str) -> str:
+    """A value of the server's configuration; whatever is no plain character is escaped."""
+    plain = (
+        chr(one) if 32 <= one < 127 and one not in b'"\\' else f"\\x{one:02x}" for one in os.fsencode(text)
+    )
+    return f'"{"".join(plain)}"'

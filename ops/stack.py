@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -31,7 +31,7 @@ class StackSettings:
         worker_log: Where the workers' logs go; None for standard error.
     """
 
-    url: str | None
+    url: str | None = field(repr=False)
     server: ServerSettings
     counts: dict[str, int]
     queue: str

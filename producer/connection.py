@@ -119,8 +119,15 @@ def _pool_options(
     else:
         route = cluster_route(address.hosts, key_slot(settings.queue.encode()))
     # Who only tells the way answers at once, or is not well.
-    ask = {**common, **login, "socket_timeout": settings.connect_timeout_ms / 1000}
+    ask = _Unshown({**common, **login, "socket_timeout": settings.connect_timeout_ms / 1000})
     return {**found, "route": route, "ask": ask}
+
+
+class _Unshown(dict[str, Any]):
+    """Options with a password, within others: the driver's `repr` of a pool shows what it does not know."""
+
+    def __repr__(self) -> str:
+        return "(...)"
 
 
 def _tls_options(settings: ProducerSettings, address: Address) -> dict[str, Any]:

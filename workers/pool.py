@@ -44,7 +44,7 @@ class PoolSettings:
         log_level: Of the children.    log_file: Where their logs go; None for standard error.
     """
 
-    url: str
+    url: str = field(repr=False)
     queue: str = "main"
     policy: str = DEFAULT
     artifacts: Path = field(default_factory=artifacts_root)

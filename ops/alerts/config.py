@@ -34,6 +34,7 @@ from ops.alerts.sinks.pagerduty import PagerDuty
 from ops.alerts.sinks.slack import Slack
 from ops.alerts.sinks.webhook import Webhook
 from ops.errors import SinksRefused
+from producer.settings import masked
 
 FILE_VARIABLE = "AMN_ALERTS_FILE"
 TYPES: Mapping[str, type[Any]] = {
@@ -168,7 +169,7 @@ def _value(what: str, field: str, value: Any, kind: type[Any]) -> Any:
 
 
 def _check_url(what: str, value: Any) -> None:
-    said = "what it names" if isinstance(value, Secret) else repr(value)
+    said = "what it names" if isinstance(value, Secret) else masked(repr(value))
     try:
         url = httpx.URL(plain(value))
         if url.scheme not in ("http", "https") or not url.host:

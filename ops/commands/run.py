@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -41,7 +41,7 @@ class _Choices:
     sample_rate: float
     sample: Path | None
     artifacts: Path | None
-    url: str | None
+    url: str | None = field(repr=False)
     queue: str | None
     in_flight: int
     warm_up: int

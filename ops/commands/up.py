@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -15,7 +16,9 @@ import click
 from ops import console
 from ops.child import Child
 from ops.commands import options
+from ops.errors import ServerFailed
 from ops.jobs import jobs_possible
+from ops.private import PASSWORD_FILE, password_of, private_file, private_folder
 from ops.server import ServerSettings
 from ops.settings import (
     DATA_DEFAULT,
@@ -56,7 +59,17 @@ _EXAMPLE = """\
     "-p",
     type=click.IntRange(0, 65_535),
     default=0,
-    help="Also listen on this loopback port. [default: unix socket only]",
+    help="Also listen on this loopback port, with a password. [default: unix socket only]",
+)
+@click.option(
+    "--password-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The server's password. [env: AMN_PASSWORD itself; with --port: drawn, kept with the data]",
+)
+@click.option(
+    "--no-password",
+    is_flag=True,
+    help="Let every user and program of this machine in over the port, to read and delete everything.",
 )
 @click.option(
     "--data",
@@ -80,6 +93,8 @@ def up(
     workers: int,
     fallbacks: int,
     port: int,
+    password_file: Path | None,
+    no_password: bool,
     data: Path,
     policy: str,
     sample_rate: float,
@@ -111,12 +126,19 @@ def up(
     sends = configured(alerts) and bool(load(alerts).sinks)  # refuses now what it could not send later
     stopping, again = threading.Event(), threading.Event()
     _stop_on_signals(stopping, again)
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = data / "workers.log"
+    try:
+        private_folder(data)
+        private_file(log)
+    except OSError as error:
+        raise ServerFailed(f"the data folder {data} cannot be used: {error}; give --data") from error
+    password, drawn = "", False
+    if not no_password:
+        password, drawn = password_of(data, password_file, needed=bool(port))
     stack = Stack(
         StackSettings(
             url=external_url(url),
-            server=ServerSettings(data=data, port=port, append_only=True),
+            server=ServerSettings(data=data, port=port, append_only=True, password=password),
             counts={"amn": workers, "fallback": fallbacks, "shadow": 1 if sample_rate else 0},
             queue=queue or "main",
             policy=policy,
@@ -140,7 +162,7 @@ def up(
             url=stack.url, queue=stack.settings.queue, artifacts=str(stack.settings.artifacts.resolve())
         )
         undo.callback(served.write(data).unlink, missing_ok=True)
-        _greet(stack, log, port, sends)
+        _greet(stack, log, drawn, sends)
         while not stopping.wait(_LOOK_S):
             for child in beside:
                 child.poll()
@@ -164,17 +186,29 @@ def _beside(stack: Stack, log: Path, log_level: str, *words: str) -> Child:
     return child
 
 
-def _greet(stack: Stack, log: Path, port: int, sends: bool) -> None:
+def _greet(stack: Stack, log: Path, drawn: bool, sends: bool) -> None:
     settings, out = stack.settings, console.out()
     kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
     beside = ["1 jobs worker"] * jobs_possible(stack.url) + ["1 judge"] * bool(settings.sample_rate)
     beside += ["1 sender of alerts"] * sends
     what = f": {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
     out.print(console.styled("ready", "bold green"), what, sep="")
-    out.print(f"export REDIS_URL='{masked(stack.url)}'", soft_wrap=True)
-    if port and stack.server is not None:
-        out.print(f"export REDIS_URL='redis://127.0.0.1:{port}/0'   # the same over loopback TCP")
+    out.print(f"export REDIS_URL={_pasted(stack.url, settings.server)}", soft_wrap=True)
+    if stack.server is not None and settings.server.port:
+        url = _pasted(stack.server.tcp_url, settings.server)
+        out.print(f"export REDIS_URL={url}   # the same over loopback TCP", soft_wrap=True)
+    if drawn:
+        said = f"The password, shown this once and kept in {log.with_name(PASSWORD_FILE)}: "
+        out.print(said + settings.server.password, soft_wrap=True)
     out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.")
+
+
+def _pasted(url: str, server: ServerSettings) -> str:
+    """An address for a shell, which reads the password where we keep it."""
+    if not server.password or server.data is None or server.password not in url:
+        return shlex.quote(masked(url))
+    before, after = url.split(server.password, 1)
+    return f"{before}$(cat {shlex.quote(str(server.data.resolve() / PASSWORD_FILE))}){after}"
 
 
 def _stop_on_signals(stopping: threading.Event, again: threading.Event) -> None:

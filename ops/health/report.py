@@ -30,7 +30,7 @@ class Facts:
         loops: What is in the way of the compiled loops on this machine; empty when they are in use.
     """
 
-    url: str
+    url: str = field(repr=False)
     queue: str
     server: server.ServerFacts
     streams: dict[str, streams.StreamFacts]

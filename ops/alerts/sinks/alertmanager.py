@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import httpx
@@ -32,7 +32,7 @@ class Alertmanager(Sink):
     repeats_state: ClassVar[bool] = True
     secrets: ClassVar[tuple[str, ...]] = ("token",)
 
-    url: str | Secret
+    url: str | Secret = field(repr=False)
     token: Secret | None = None
 
     def send(self, http: httpx.Client, envelope: Envelope) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import httpx
@@ -28,7 +28,7 @@ class PagerDuty(Sink):
     secrets: ClassVar[tuple[str, ...]] = ("routing_key",)
 
     routing_key: Secret
-    url: str | Secret = "https://events.pagerduty.com/v2/enqueue"
+    url: str | Secret = field(default="https://events.pagerduty.com/v2/enqueue", repr=False)
 
     def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
         """One event."""

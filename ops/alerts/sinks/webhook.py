@@ -9,7 +9,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import httpx
@@ -38,7 +38,7 @@ class Webhook(Sink):
 
     secrets: ClassVar[tuple[str, ...]] = ("keys",)
 
-    url: str | Secret
+    url: str | Secret = field(repr=False)
     keys: tuple[Secret, ...]
 
     def __post_init__(self) -> None:
