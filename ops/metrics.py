@@ -21,10 +21,11 @@ from ops.alerts.outbox import Outbox
 from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
+from ops.counters import read_counters
 from ops.drift.findings import Finding
 from ops.drift.memory import Memory
 from ops.drift.store import server_now_ms
-from ops.health import streams, workers
+from ops.health import letters, streams, workers
 from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
@@ -72,10 +73,14 @@ COUNTS = (
     Count(name="amn_batch_contexts", help="Contexts decided in batches.", field="batch:contexts"),
     Count(name="amn_requests_sampled", help="Requests given to the shadow worker.", field="shadowed"),
     Count(name="amn_leases_lost", help="Results that came after their lease.", field="lost"),
+    Count(name="amn_untold_by", help="Writes that the server refused.", field="untold", label="what"),
     Count(name="amn_bank_rechecks", help="Answers searched again exactly.", field="rechecked"),
     Count(name="amn_bank_rechecks_by", help="The same.", field="recheck", label="outcome"),
     Count(name="amn_shadow_entries_by", help="Shadow entries by outcome.", field="shadow", label="outcome"),
 )
+
+#: Of one family: a hash that somebody filled with names must not fill Prometheus.
+LABELS_MAX = 100
 
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
 VALUES = (
@@ -133,12 +138,9 @@ class QueueCollector(Collector):
     def _read(self) -> Iterator[Metric]:
         client, keys, queue = self._client, self._keys, self._keys.queue
         now_ms = server_now_ms(client)
-        stats = {
-            name.decode(): int(value)
-            for name, value in cast("dict[bytes, bytes]", client.hgetall(keys.stats)).items()
-        }
-        yield from counters(queue, stats)
-        yield from stream_metrics(queue, streams.look(client, keys, now_ms), client.xlen(keys.dead))
+        yield from counters(queue, read_counters(client, keys))
+        dead = letters.look(client, keys, now_ms).entries
+        yield from stream_metrics(queue, streams.look(client, keys, now_ms), dead)
         yield from worker_metrics(queue, workers.look(client, keys))
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())
@@ -152,10 +154,9 @@ def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
         family = CounterMetricFamily(count.name, count.help, labels=labels)
         if not count.label:
             family.add_metric((queue,), stats.get(count.field, 0))
-        for field, value in sorted(stats.items()):
-            head, colon, rest = field.partition(":")
-            if count.label and colon and head == count.field:
-                family.add_metric((queue, rest), value)
+        parts = [field for field in sorted(stats) if count.label and field.startswith(f"{count.field}:")]
+        for field in parts[:LABELS_MAX]:
+            family.add_metric((queue, field.partition(":")[2]), stats[field])
         yield family
 
 

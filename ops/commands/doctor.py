@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,7 +14,9 @@ from ops.commands import options
 from ops.drift.window import Delta
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
+from ops.repair import repair
 from ops.settings import artifacts_folder, producer_settings, service, with_origin
+from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 
@@ -27,6 +30,7 @@ _STYLE = {OK: "green", FAILURE: "bold red"}
     help="Only ask whether a worker of this kind on this host is alive (for container health checks).",
 )
 @click.option("--strict", is_flag=True, help="Warnings fail too.")
+@click.option("--repair", "mend", is_flag=True, help="First mend the keys that cannot be right.")
 @click.option(
     "--watch", "watch_s", type=click.FloatRange(0.5), metavar="SECONDS", help="Look again and again."
 )
@@ -37,6 +41,7 @@ _STYLE = {OK: "green", FAILURE: "bold red"}
 def doctor(
     alive: str | None,
     strict: bool,
+    mend: bool,
     watch_s: float | None,
     artifacts: Path | None,
     url: str | None,
@@ -45,15 +50,19 @@ def doctor(
 ) -> None:
     """Look at server, queue, workers, dead letters, counters and the shadow's OOD delta.
 
-    Changes nothing. Exit code 1 when a check fails or the server cannot be asked; warnings alone
-    leave it 0, unless --strict. A worker is well when it ends what it holds: a process that merely
-    lives is not enough.
+    Exit code 1 when a check fails or the server cannot be asked; warnings alone leave it 0, unless
+    --strict. A worker is well when it ends what it holds: a process that merely lives is not enough.
+
+    Changes nothing, unless with --repair: then streams whose ids are used up or far ahead of the
+    clock, keys of another type and wrong counters are mended first. What waits is kept, in order;
+    what is leased at that moment runs again, and is answered once.
 
     \b
     Examples:
       amn doctor
       amn doctor --json | jq .findings
       amn doctor --watch 2
+      amn doctor --repair
       amn doctor --alive amn
     """
     settings, found = producer_settings(url, queue), service(url)
@@ -62,16 +71,26 @@ def doctor(
         name = alive_here(settings, alive)
         console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
         return
+    repaired = _repaired(settings) if mend else []
     while watch_s is not None:
         _show(_examined(settings, root, found.found), as_json, clear=not as_json)
         time.sleep(watch_s)
-    report = _examined(settings, root, found.found)
+    report = replace(_examined(settings, root, found.found), repaired=repaired)
     _show(report, as_json)
     bad = (FAILURE, WARNING) if strict else (FAILURE,)
     failures = [finding for finding in report.findings if finding.level in bad]
     if failures:
         texts = "; ".join(f"{finding.check}: {finding.text}" for finding in failures)
         raise Unhealthy(f"{len(failures)} of {len(report.findings)} checks failed: {texts}")
+
+
+def _repaired(settings: ProducerSettings) -> list[str]:
+    client = connect(settings, retries=0)
+    try:
+        with driver_errors(settings.url):
+            return repair(client, settings)
+    finally:
+        client.close()
 
 
 def _examined(settings: ProducerSettings, root: Path, found: str) -> Report:
@@ -103,6 +122,8 @@ def _draw(report: Report, facts: Facts) -> None:
         f"{server.used_memory_bytes / 1024**2:,.1f} MiB used, {server.clients} connections\n",
         sep="",
     )
+    for line in report.repaired:
+        console.say(line)
     checks = console.DataTable("check", "", "")
     for finding in report.findings:
         level = console.styled(finding.level, _STYLE.get(finding.level, "yellow"))

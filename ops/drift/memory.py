@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import redis
 
+from ops.counters import read_counters
 from ops.drift.blocks import Block, block_of
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
@@ -139,8 +140,7 @@ class Memory:
 
     def counters(self) -> dict[str, int]:
         """The queue's counters now."""
-        found = cast("dict[bytes, bytes]", self._client.hgetall(self._keys.stats))
-        return {name.decode(): int(value) for name, value in found.items()}
+        return read_counters(self._client, self._keys)
 
     def canary(self) -> dict[str, dict[str, Any]]:
         """The frozen set's last results by model, as the shadow measuring leaves them."""

@@ -39,11 +39,16 @@ class LetterFacts:
 def look(client: redis.Redis, keys: Keys, now_ms: int) -> LetterFacts:
     """Counts, and the newest hundred."""
     reasons: dict[str, int] = {}
-    rows = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(keys.dead, count=_LOOKED_AT_MAX))
+    try:
+        rows = cast(
+            "list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(keys.dead, count=_LOOKED_AT_MAX)
+        )
+    except redis.ResponseError:  # something else has its name: integrity.py says so
+        return LetterFacts()
     for _, fields in rows:
-        reason = fields.get(b"reason", b"?").decode()
+        reason = fields.get(b"reason", b"?").decode("utf-8", "replace")
         reasons[reason] = reasons.get(reason, 0) + 1
-    recent = sum(now_ms - int(name.partition(b"-")[0]) < RECENT_MS for name, _ in rows)
+    recent = sum(0 <= now_ms - int(name.partition(b"-")[0]) < RECENT_MS for name, _ in rows)
     return LetterFacts(entries=cast(Any, client.xlen(keys.dead)), reasons=reasons, recent=recent)
 
 

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from ops.counters import read_counters
 from ops.drift.store import read_window
 from ops.drift.window import ModelSummary, summary
-from ops.health import artifacts, letters, loops, server, streams, workers
+from ops.health import artifacts, integrity, letters, loops, server, streams, workers
 from ops.health.findings import FAILURE, Finding
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
@@ -28,6 +29,7 @@ class Facts:
         drift: What the shadow measured in the last 24 h, by model id.
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
         loops: What is in the way of the compiled loops on this machine; empty when they are in use.
+        wrong: By key, what is not as the queue needs it.
     """
 
     url: str = field(repr=False)
@@ -41,14 +43,20 @@ class Facts:
     artifacts: dict[str, str]
     loops: str = ""
     found: str = ""
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Facts and findings; without facts when the server could not be asked."""
+    """Facts and findings; without facts when the server could not be asked.
+
+    Attributes:
+        repaired: What was mended before, a sentence each.
+    """
 
     facts: Facts | None
     findings: list[Finding] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -58,7 +66,8 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Plain values: `amn doctor --json`; what cannot be told (NaN) is None."""
         facts: dict[str, Any] = _plain(asdict(self.facts)) if self.facts else {}
-        return {"healthy": self.healthy, **facts, "findings": [asdict(f) for f in self.findings]}
+        findings = [asdict(finding) for finding in self.findings]
+        return {"healthy": self.healthy, **facts, "findings": findings, "repaired": self.repaired}
 
 
 def gather(settings: ProducerSettings, root: Path, found: str = "") -> Facts:
@@ -72,7 +81,6 @@ def gather(settings: ProducerSettings, root: Path, found: str = "") -> Facts:
     try:
         with driver_errors(settings.url):
             about, now_ms = server.look(client)
-            counters = cast("dict[bytes, bytes]", client.hgetall(keys.stats))
             return Facts(
                 url=masked(settings.url),
                 queue=settings.queue,
@@ -80,7 +88,8 @@ def gather(settings: ProducerSettings, root: Path, found: str = "") -> Facts:
                 streams=streams.look(client, keys, now_ms),
                 workers=workers.look(client, keys),
                 letters=letters.look(client, keys, now_ms),
-                counters={name.decode(): int(value) for name, value in sorted(counters.items())},
+                counters=read_counters(client, keys),
+                wrong=integrity.look(client, keys, now_ms),
                 drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
                 artifacts=artifacts.look(root),
                 loops=loops.look(),
@@ -97,6 +106,7 @@ def judge(facts: Facts) -> list[Finding]:
         *workers.judge(facts.workers, facts.streams, facts.artifacts),
         *streams.judge(facts.streams),
         *letters.judge(facts.letters),
+        *integrity.judge(facts.wrong),
         *artifacts.judge(facts.artifacts),
         loops.judge(facts.loops),
     ]

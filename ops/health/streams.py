@@ -51,7 +51,11 @@ def look(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, StreamFacts]
 
 
 def _look(client: redis.Redis, stream: str, counter: str | None, now_ms: int) -> StreamFacts:
-    oldest = cast("list[tuple[bytes, Any]]", client.xrange(stream, count=1))
+    try:
+        oldest = cast("list[tuple[bytes, Any]]", client.xrange(stream, count=1))
+        size = client.get(counter) if counter else None
+    except redis.ResponseError:  # something else has its name: ops/health/integrity.py says so
+        return StreamFacts(entries=0, leased=0, payload_bytes=None, oldest_age_ms=None)
     leased, stale = 0, 0
     try:
         leased = cast("dict[str, int]", client.xpending(stream, GROUP))["pending"]
@@ -63,10 +67,17 @@ def _look(client: redis.Redis, stream: str, counter: str | None, now_ms: int) ->
     return StreamFacts(
         entries=client.xlen(stream),
         leased=leased,
-        payload_bytes=int(cast(bytes, client.get(counter) or b"0")) if counter else None,
+        payload_bytes=_number(cast("bytes | None", size)) if counter else None,
         oldest_age_ms=max(now_ms - int(oldest[0][0].partition(b"-")[0]), 0) if oldest else None,
         stale=stale,
     )
+
+
+def _number(text: bytes | None) -> int | None:
+    try:
+        return int(text or b"0")
+    except ValueError:
+        return None
 
 
 def judge(streams: dict[str, StreamFacts]) -> list[Finding]:

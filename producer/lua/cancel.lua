@@ -15,9 +15,12 @@ local call, place, id = string.match(seen, '^%S+ (%S+) ([1-5]) (%S+)$')
 -- The form of the first version: "<client id> <entry id>", always on the one stream there was.
 if not call then call, place, id = '-', '2', string.match(seen, '(%S+)$') end
 local stream = KEYS[tonumber(place)]
--- What anybody else wrote under this id may be no entry's at all; without a group nothing is leased.
--- An error's table has no rows.
-local row = try('XRANGE', stream, id or '', id or '')[1]
+-- What anybody else wrote under this id may be no entry's at all. No rights are an error.
+local found = try('XRANGE', stream, id or '', id or '')
+local text = tostring(found.err)
+if found.err and not (string.find(text, 'WRONGTYPE') or string.find(text, 'stream ID')) then return found end
+local row = found[1]
+-- Without a group nothing was ever leased; an error's table has no rows.
 if not row or #try('XPENDING', stream, ARGV[2], id, id, 1) > 0 then return 0 end
 redis.call('XDEL', stream, id)
 -- Removed: nothing below may say otherwise.

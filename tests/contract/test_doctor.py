@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rig import answer
 
 from ops.app import run
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, alive_here
-from producer import wire
+from producer import Options, Producer, wire
 from producer.keys import GROUP, Keys
 from producer.messages import Request
 from producer.settings import ProducerSettings
@@ -155,3 +156,87 @@ def test_a_watch_goes_on_until_it_is_interrupted(
     assert run(["doctor", "--watch", "2", "--json", "--artifacts", str(ARTIFACTS)]) == 130
     assert looks == [2.0] * 3
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+LAST_ID = "18446744073709551615-18446744073709551615"
+
+
+def enqueue(producer: Producer, count: int, contexts: Any) -> list[Any]:
+    return producer.submit_many(contexts(count), options=[Options(request_id=f"r{n}") for n in range(count)])
+
+
+def used_up(admin: Any) -> None:
+    admin.xadd(KEYS.requests, {"x": "y"}, id=LAST_ID)
+
+
+def days_ahead(admin: Any) -> None:
+    admin.xadd(KEYS.requests, {"x": "y"}, id=f"{int(time.time() * 1000) + 3 * 86_400_000}-0")
+
+
+@pytest.mark.parametrize("deed", [used_up, days_ahead])
+def test_a_repair_keeps_what_waits_in_order_and_what_is_leased_ends_once(
+    deed: Callable[[Any], None], real_rig: Any, examine: Examine, contexts: Any
+) -> None:
+    rig, admin = real_rig, real_rig.admin
+    queue = rig.queue("w", batch_max=3)
+    with Producer(rig.url) as producer:
+        handles = enqueue(producer, 6, contexts)
+        (early, *_) = leased = queue.lease()
+        deed(admin)
+        found = examine()
+        assert found["code"] == 1
+        assert KEYS.requests in found["keys"]["text"]
+        mended = examine("--repair")
+        (line,) = mended["report"]["repaired"]
+        assert line.startswith(f"{KEYS.requests} has fresh ids: 7 entries")
+        assert mended["keys"]["level"] == OK
+        assert int(admin.get(KEYS.requests_bytes)) == sum(
+            len(fields.get(b"request", b"")) for _, fields in admin.xrange(KEYS.requests)
+        )
+        assert not list(admin.scan_iter("*:aside*"))
+        # Found by its id, wherever it is now; taken over by nobody, it waits again.
+        assert handles[5].cancel() is True
+        assert queue.finish([answer(early)]) == [b"lost"]
+        again = queue.lease()
+        while more := queue.lease(block=False):
+            again += more
+        assert [entry.fields.get(b"id") for entry in again] == [b"r0", b"r1", b"r2", b"r3", b"r4", None]
+        assert queue.finish([answer(entry) for entry in again[:5]]) == [b"ok"] * 5
+        assert producer.submit(contexts(1)[0]).id
+    assert len(leased) <= 3
+    assert examine("--repair")["report"]["repaired"] == []
+
+
+def test_keys_of_another_type_and_counters_that_cannot_be_are_named_and_mended(
+    real_server: Any, examine: Examine, contexts: Any
+) -> None:
+    admin = real_server.admin
+    with Producer(real_server.url) as producer:
+        enqueue(producer, 3, contexts)
+        for key in (KEYS.fallback, KEYS.shadow, KEYS.dead, KEYS.low_bytes):
+            admin.hset(key, "a", "b")
+        held = int(admin.get(KEYS.requests_bytes))
+        admin.set(KEYS.requests_bytes, -5)
+        admin.delete(KEYS.stats)
+        admin.set(KEYS.stats, "words")
+        named = [one["text"] for one in examine()["report"]["findings"] if one["check"] == "keys"]
+        assert len(named) == 6
+        assert len(examine("--repair")["report"]["repaired"]) == 6
+        assert examine()["keys"]["level"] == OK
+        assert int(admin.get(KEYS.requests_bytes)) == held
+        assert admin.xlen(KEYS.requests) == 3
+        assert admin.type(KEYS.fallback) == b"stream"
+
+
+def test_a_hash_that_somebody_filled_with_names_is_named_and_its_totals_are_kept(
+    real_server: Any, examine: Examine
+) -> None:
+    admin = real_server.admin
+    admin.hset(KEYS.stats, mapping={"answered": 7, b"\xff": 1, **{f"answered:{n}": 1 for n in range(1000)}})
+    found = examine()
+    assert "1,002 names" in found["keys"]["text"]
+    assert found["report"]["counters"] == {"answered": 7}
+    examine("--repair")
+    assert admin.hgetall(KEYS.stats) == {b"answered": b"7"}
+    admin.hset(KEYS.stats, b"\xff", 1)
+    assert examine()["report"]["counters"] == {"answered": 7}

@@ -176,3 +176,13 @@ def test_a_letter_that_no_stream_takes_stays_a_letter(real_server: Any) -> None:
     names = [KEYS.dead, *KEYS.levels, *KEYS.counters[:3], KEYS.stats]
     assert replay(keys=names, args=[10, 1000, letter, 2, "again", b"payload"]) == [b"refused"]
     assert admin.xlen(KEYS.dead) == 1
+
+
+@pytest.mark.parametrize("nonsense", ["{0} - 9 1-0", "{0} - 2 no-id", "{0} - 1 1-0", "{0}", "{0} \0 5 - -"])
+def test_nonsense_under_an_id_takes_nothing_back(nonsense: str, real_server: Any, context: Any) -> None:
+    real_server.admin.set(KEYS.high, "no stream")
+    with Producer(real_server.url) as producer:
+        handle = producer.submit(context)
+        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer.client_id))
+        assert handle.cancel() is False
+    assert real_server.admin.xlen(KEYS.requests) == 1

@@ -147,6 +147,7 @@ def test_without_a_server_the_report_says_so_in_json_too() -> None:
     assert report.to_json() == {
         "healthy": False,
         "findings": [{"level": FAILURE, "check": "server", "text": "no usable server"}],
+        "repaired": [],
     }
 
 
