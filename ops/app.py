@@ -15,6 +15,7 @@ import click
 
 from amn.output import drop_output, flushed, ready_streams, without_surrogates
 from ops import console
+from ops.child import unless_ignored
 from ops.commands.acl import acl
 from ops.commands.alerts import alerts
 from ops.commands.bank import bank
@@ -119,9 +120,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code. Errors end as one line on standard error."""
     ready_streams()
     _forget_service_links()
-    for number in (signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: what is ignored stays ignored
-            signal.signal(number, _terminated)
+    unless_ignored(_terminated, signal.SIGTERM, signal.SIGHUP)  # SIGHUP: the terminal was closed
     code, text = _ended(arguments)
     lost = flushed()
     if lost is not None:  # "": whoever read our output has gone, and need not hear of it

@@ -203,7 +203,7 @@ class Server:
     def _prepare_folders(self) -> None:
         # A short absolute path, mode 700: the socket's address must fit into 103 bytes.
         base = tempfile.gettempdir()
-        if len(base.encode()) > _SOCKET_BYTES_MAX - 30:
+        if len(os.fsencode(base)) > _SOCKET_BYTES_MAX - 30:
             base = "/tmp"  # noqa: S108 - mkdtemp makes a fresh folder of mode 700 in it
         self._scratch = Path(tempfile.mkdtemp(prefix="amn-", dir=base))
         self._socket = self._scratch / "redis.sock"
@@ -226,7 +226,7 @@ class Server:
                 f"the data folder {self._data} cannot be used: {error}; give --data"
             ) from error
         stable = self._data / "redis.sock"
-        if len(str(stable).encode()) <= _SOCKET_BYTES_MAX:
+        if len(os.fsencode(stable)) <= _SOCKET_BYTES_MAX and str(stable).isprintable():
             stable.unlink(missing_ok=True)  # left by a server that was killed; the lock is ours
             self._socket = stable
 
@@ -246,7 +246,8 @@ class Server:
         shipped = resources.files("ops").joinpath("deploy", "redis.conf").read_text("utf-8")
         config = self._scratch / "server.conf"
         private_file(config)
-        config.write_text(shipped + "".join(f"{name} {_quoted(text)}\n" for name, text in values.items()))
+        lines = [shipped, *(f"{name} {_quoted(text)}\n" for name, text in values.items())]
+        config.write_bytes(os.fsencode("".join(lines)))
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", _GUARD, "amn-server-guard", str(program), str(config)],
             stdin=subprocess.PIPE,

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO
+
+#: Where our packages lie.
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def our_python(module: str, *words: str) -> list[str]:
+    """The command line of a module of ours, whatever modules lie in the current folder."""
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def our_environment(**more: str) -> dict[str, str]:
+    """The environment of a child of ours: what it imports is what this process imported."""
+    found = {**os.environ, "PYTHONSAFEPATH": "1", **more}
+    if "site-packages" not in _ROOT.parts and "dist-packages" not in _ROOT.parts:
+        # A checkout, that this process may know by its current folder alone.
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return found
 
 
 class WorkerProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import IO
 import structlog
 
 from amn.policy import DEFAULT
-from workers.child import WorkerProcess
+from workers.child import WorkerProcess, our_environment, our_python
 from workers.errors import NotReady
 from workers.rollout import Rollout, Slot, Version
 from workers.served import Served, look, pin
@@ -57,7 +56,7 @@ class PoolSettings:
 
     def command(self, kind: str, artifacts: Path) -> list[str]:
         """The child's command line."""
-        words = [sys.executable, "-m", "workers", kind, "--queue", self.queue]
+        words = our_python("workers", kind, "--queue", self.queue)
         words += ["--artifacts", str(artifacts), "--log-level", self.log_level]
         # Workers of a pool that was killed stop by themselves.
         words += ["--parent", str(os.getpid())]
@@ -74,7 +73,7 @@ class PoolSettings:
     def environment(self) -> dict[str, str]:
         """The child's environment: one thread per numeric library, since a process has one core."""
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        return {**os.environ, **one_thread, "REDIS_URL": self.url, "PYTHONUNBUFFERED": "1"}
+        return our_environment(**one_thread, REDIS_URL=self.url, PYTHONUNBUFFERED="1")
 
 
 class Pool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ops import console
-from ops.child import follow_parent
+from ops.child import follow_parent, tell_ready
 from ops.commands import options
 from ops.errors import AlertRefused
 from ops.settings import producer_settings
@@ -233,4 +233,5 @@ def run(config: Path | None, log_level: str, url: str | None, queue: str | None)
     configure_logs(log_level)
     follow_parent()
     with driver_errors(settings.url):
+        tell_ready()
         send(settings, config, log_level)

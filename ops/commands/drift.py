@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from ops import console
-from ops.child import follow_parent
+from ops.child import follow_parent, tell_ready, unless_ignored
 from ops.commands import canary, drift_tools, options
 from ops.commands.looking import Looking
 from ops.drift.settings import JudgeSettings
@@ -98,10 +98,10 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
     def on_signal(number: int, _: FrameType | None) -> None:
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     chosen = JudgeSettings(card_strict=card_strict)
     with Looking(settings, chosen) as looking:
+        tell_ready()
         Judge(looking.client, looking.keys, chosen, looking.alert(), settings.url).run(stopping)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ops import console
-from ops.child import follow_parent
+from ops.child import follow_parent, tell_ready
 from ops.commands import options
 from ops.files import FileOptions
 from ops.settings import producer_settings
@@ -74,6 +74,7 @@ def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> N
     follow_parent()
     os.environ["REDIS_URL"] = settings.url  # what the job, in its forked process, connects to
     with driver_errors(settings.url):
+        tell_ready()
         work(settings, burst=burst, log_level=log_level)
 
 

@@ -9,7 +9,7 @@ from types import FrameType
 import click
 
 from ops import console
-from ops.child import follow_parent
+from ops.child import follow_parent, unless_ignored
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.settings import producer_settings
@@ -41,8 +41,7 @@ def metrics(host: str, port: int, once: bool, url: str | None, queue: str | None
     def on_signal(number: int, _: FrameType | None) -> None:
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     try:
         server, thread = serve(settings, host, port)
     except OSError as error:

@@ -6,15 +6,15 @@ import contextlib
 import os
 import shlex
 import signal
-import sys
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 
 import click
 
 from ops import console
-from ops.child import Child
+from ops.child import Child, unless_ignored
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.jobs import jobs_possible
@@ -31,8 +31,11 @@ from ops.settings import (
 )
 from ops.stack import Stack, StackSettings
 from producer.settings import masked
+from workers.child import our_environment, our_python
 
 _LOOK_S = 0.5
+#: What runs beside the workers is waited for so long before the greeting.
+_READY_S_MAX = 30.0
 _EXAMPLE = """\
     from producer import Producer
 
@@ -150,22 +153,22 @@ def up(
     )
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
-        beside = [_beside(stack, log, log_level, "jobs", "worker")] if jobs_possible(stack.url) else []
-        if sample_rate:
-            beside.append(_beside(stack, log, log_level, "drift", "judge"))
-        if sends:
-            config = ["--config", str(alerts)] if alerts else []
-            beside.append(_beside(stack, log, log_level, "alerts", "run", *config))
-        for child in beside:
-            undo.callback(child.stop)
+        config = ["--config", str(alerts)] if alerts else []
+        wanted = [("the jobs worker", ["jobs", "worker"])] * jobs_possible(stack.url)
+        wanted += [("the judge", ["drift", "judge"])] * bool(sample_rate)
+        wanted += [("the sender of alerts", ["alerts", "run", *config])] * sends
+        beside = []
+        for name, words in wanted:
+            beside.append(_beside(stack, log, log_level, name, words))
+            undo.callback(beside[-1].stop)
         served = Service(
             url=stack.url, queue=stack.settings.queue, artifacts=str(stack.settings.artifacts.resolve())
         )
         undo.callback(served.write(data).unlink, missing_ok=True)
-        _greet(stack, log, drawn, sends)
+        _greet(stack, log, drawn, _came_up(beside))
         while not stopping.wait(_LOOK_S):
-            for child in beside:
-                child.poll()
+            for news in filter(None, [child.poll() for child in beside]):
+                console.say(f"{news} (it is started again)", err=True)
             if again.is_set():
                 again.clear()
                 stack.restart_workers()
@@ -177,20 +180,28 @@ def up(
     console.say("stopped", err=True)
 
 
-def _beside(stack: Stack, log: Path, log_level: str, *words: str) -> Child:
+def _beside(stack: Stack, log: Path, log_level: str, name: str, words: list[str]) -> Child:
     """A command of ours that runs beside the workers."""
-    command = [sys.executable, "-m", "ops.cli", *words, "--log-level", log_level]
-    command += ["--queue", stack.settings.queue]
-    child = Child(command, {**os.environ, "REDIS_URL": stack.url}, log)
+    command = our_python("ops.cli", *words, "--log-level", log_level, "--queue", stack.settings.queue)
+    child = Child(command, our_environment(REDIS_URL=stack.url), log, name)
     child.start()
     return child
 
 
-def _greet(stack: Stack, log: Path, drawn: bool, sends: bool) -> None:
+def _came_up(beside: list[Child]) -> list[str]:
+    """Names of those that work; of the others, what became of them is said."""
+    give_up_at_s, found = time.monotonic() + _READY_S_MAX, []
+    for child in beside:
+        if child.came_up(give_up_at_s - time.monotonic()):
+            found.append(child.name)
+        else:
+            console.say(f"{child.last_words()} (it is started again)", err=True)
+    return found
+
+
+def _greet(stack: Stack, log: Path, drawn: bool, beside: list[str]) -> None:
     settings, out = stack.settings, console.out()
     kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
-    beside = ["1 jobs worker"] * jobs_possible(stack.url) + ["1 judge"] * bool(settings.sample_rate)
-    beside += ["1 sender of alerts"] * sends
     what = f": {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
     out.print(console.styled("ready", "bold green"), what, sep="")
     out.print(f"export REDIS_URL={_pasted(stack.url, settings.server)}", soft_wrap=True)
@@ -223,8 +234,7 @@ def _stop_on_signals(stopping: threading.Event, again: threading.Event) -> None:
             raise SystemExit(128 + number)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
+    unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def _has_terminal() -> bool:

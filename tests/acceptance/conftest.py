@@ -66,7 +66,7 @@ class Amn:
             )
 
     def command(self, *arguments: object) -> list[str]:
-        return [sys.executable, "-m", "ops.cli", *map(str, arguments)]
+        return [sys.executable, "-P", "-m", "ops.cli", *map(str, arguments)]  # -P: as the command `amn`
 
     def processes(self) -> list[int]:
         """Processes that carry the mark (Linux only: elsewhere the test that asks is skipped)."""

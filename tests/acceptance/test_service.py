@@ -24,17 +24,24 @@ pytestmark = pytest.mark.timeout(180)
 Contexts = NDArray[np.float32]
 
 
-def test_up_drains_on_sigterm_and_leaves_no_process(tmp_path: Path) -> None:
-    amn = Amn(tmp_path)
+def test_up_serves_beside_modules_of_the_user_in_any_folder_and_leaves_no_process(tmp_path: Path) -> None:
+    folder = tmp_path / "it's [1] a%20b"
+    for name in ("workers.py", "queue.py", "redis.py", "amn/__init__.py", "ops/__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"open({str(tmp_path / 'hijacked')!r}, 'a').write(__file__)")
+    amn = Amn(folder)
     process = amn.start("up", "--workers", 1)
-    log = tmp_path / "up.log"
+    log = folder / "up.log"
     wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
     assert "export REDIS_URL=" in log.read_text()
+    assert "the jobs worker, the judge, on queue main" in log.read_text()
+    assert amn("doctor", "--alive", "amn").code == 0
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
     assert "drain" in log.read_text()
     amn.leaves_nothing()
-    assert not (tmp_path / "var" / "amn" / "service.json").exists()
+    assert not (folder / "var" / "amn" / "service.json").exists()
+    assert not (tmp_path / "hijacked").exists()
 
 
 def test_a_server_that_dies_is_started_again_and_a_waiting_client_is_served(

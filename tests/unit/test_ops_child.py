@@ -43,6 +43,25 @@ def test_a_dead_child_is_started_again_but_not_at_once(
     child.stop()
 
 
+def test_a_child_is_up_when_it_says_so_and_one_that_died_is_named_with_its_last_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_module, "_PAUSE_S", 0.0)
+    log = tmp_path / "log"
+    log.write_text("amn: of another process\n")
+    good = sleeper(log, "import time; from ops.child import tell_ready; tell_ready(); time.sleep(60)")
+    good.start()
+    assert good.came_up(20)
+    good.stop()
+    bad = sleeper(log, "import sys; print('loading'); print('amn: no disk'); print('bye'); sys.exit(3)")
+    bad.name = "the judge"
+    bad.start()
+    assert not bad.came_up(20)
+    assert wait_until(lambda: bad.poll() == "the judge ended with code 3: no disk")
+    assert not wait_until(bad.poll, 1)  # the same again is no news
+    bad.stop()
+
+
 def test_a_child_that_ignores_the_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_module, "_STOP_S_MAX", 0.2)
     log = tmp_path / "log"

