@@ -39,7 +39,7 @@ class GateThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Settles a last time and ends."""
+        """Settles a last time, hands back what is not used, and ends."""
         self._stopping.set()
         self._thread.join(timeout=5)
         self._client.close()
@@ -54,7 +54,9 @@ class GateThread:
             facts = self._watch.look(now_s)
             self._allowance.doors = self._watch.breaker.doors if self._policy.chain.tiers else 0
             entries_max = self._settings.queue.fallback_entries_max
-            self._budget.settle(self._limits.room(facts, entries_max))
+            # Who leaves wants nothing more, so that what it holds goes back to the others.
+            leaving = self._stopping.is_set()
+            self._budget.settle(0.0 if leaving else self._limits.room(facts, entries_max))
 
     def _run(self) -> None:
         down = False
