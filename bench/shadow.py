@@ -27,7 +27,8 @@ from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
 from producer.connection import connect
 from producer.keys import Keys
-from workers.pool import Pool, PoolSettings
+from workers.pool import Pool
+from workers.pool_settings import PoolSettings
 
 SUBMIT_COUNT = 64
 

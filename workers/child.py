@@ -56,7 +56,12 @@ class WorkerProcess:
             process_group=0,  # Ctrl-C goes to the parent, which drains; the session stays one, since
             # Linux weighs nice values only within a session
         )
-        threading.Thread(target=self._wait_for_ready, daemon=True).start()
+        try:
+            threading.Thread(target=self._wait_for_ready, daemon=True).start()
+        except RuntimeError:  # no more threads: nobody would know of this process
+            self.kill()
+            self.close()
+            raise
 
     @property
     def pid(self) -> int:

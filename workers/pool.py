@@ -2,89 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import structlog
 
-from amn.policy import DEFAULT
-from workers.child import WorkerProcess, our_environment, our_python
+from workers.child import WorkerProcess
+from workers.deaths import Deaths
 from workers.errors import NotReady
+from workers.pool_settings import PoolSettings
 from workers.rollout import Rollout, Slot, Version
 from workers.served import Served, look, pin
-from workers.settings import artifacts_root
 
 _LOG = structlog.get_logger("amn.pool")
-#: A child that dies sooner than this after its start did not start well: wait longer each time.
-_STEADY_S = 5.0
+#: Longest pause before another start of a kind whose workers die before they are ready.
 _PAUSE_S_MAX = 10.0
+#: How often the pool looks after its workers; longer each time while it cannot.
+_WATCH_S, _WATCH_S_MAX = 0.2, 5.0
 #: How often the links are looked at.
 _LOOK_S = 1.0
 #: A worker that was replaced finishes its batch within this, or its lease does the rest.
 _LEAVE_S_MAX = 15.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSettings:
-    """What every child is told.
-
-    Attributes:
-        url: Server address; goes to the children by environment, never on a command line.
-        queue: Queue name.    policy: Escalation policy of the AMN workers.
-        artifacts: Folder of models and banks.
-        lease_ms, sample_rate: As in `workers.settings`.
-        fallback_entries_max, fallback_bytes_max: The same; None for the defaults there.
-        log_level: Of the children.    log_file: Where their logs go; None for standard error.
-    """
-
-    url: str = field(repr=False)
-    queue: str = "main"
-    policy: str = DEFAULT
-    artifacts: Path = field(default_factory=artifacts_root)
-    lease_ms: int = 3_000
-    sample_rate: float = 0.05
-    fallback_entries_max: int | None = None
-    fallback_bytes_max: int | None = None
-    log_level: str = "warning"
-    log_file: Path | None = None
-
-    def command(self, kind: str, artifacts: Path) -> list[str]:
-        """The child's command line."""
-        words = our_python("workers", kind, "--queue", self.queue)
-        words += ["--artifacts", str(artifacts), "--log-level", self.log_level]
-        # Workers of a pool that was killed stop by themselves.
-        words += ["--parent", str(os.getpid())]
-        words += ["--lease-ms", str(self.lease_ms)]
-        if kind != "shadow":
-            words += ["--policy", self.policy]
-        if kind == "amn":
-            words += ["--sample-rate", str(self.sample_rate)]
-            for name in ("fallback_entries_max", "fallback_bytes_max"):
-                limit = getattr(self, name)
-                words += [] if limit is None else [f"--{name.replace('_', '-')}", str(limit)]
-        return words
-
-    def environment(self) -> dict[str, str]:
-        """The child's environment: one thread per numeric library, since a process has one core."""
-        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        return our_environment(**one_thread, REDIS_URL=self.url, PYTHONUNBUFFERED="1")
-
-
 class Pool:
     """A fixed number of workers of each kind: replaced when they die, and when a link moves.
 
     Attributes:
-        restarts: Children that were started again after they died.
+        died: Children that died and were started again, by kind.
     """
 
     def __init__(self, counts: Mapping[str, int], settings: PoolSettings) -> None:
-        self.restarts = 0
+        self.died: Counter[str] = Counter()
         self._counts = dict(counts)
         self._settings = settings
         self._slots: list[Slot] = []
@@ -143,6 +98,11 @@ class Pool:
             self._wanted = replace(self._wanted, restart=self._wanted.restart + 1)
 
     @property
+    def restarts(self) -> int:
+        """Children that were started again after they died."""
+        return self.died.total()
+
+    @property
     def swaps(self) -> int:
         """Workers that were replaced while they ran."""
         return self._rollout.swaps
@@ -158,22 +118,32 @@ class Pool:
         with self._lock:
             if self._draining:
                 return
+            self._see_off()
             for slot in self._slots:
                 if not slot.child.alive and not self._rollout.replaces(slot):
                     self._revive(slot)
-            self._see_off()
             if time.monotonic() - self._looked_at_s > _LOOK_S:
                 self._looked_at_s = time.monotonic()
                 self._wanted = replace(self._wanted, served=look(self._settings.artifacts))
             self._rollout.turn(self._wanted)
 
     def watch(self) -> None:
-        """Polls in a thread until `drain`."""
+        """Polls in a thread until `drain`, whatever happens: a full disk, or a system without a
+        free process, passes."""
+        deaths = Deaths(self._settings.url, self._settings.queue)
 
         def run() -> None:
+            pause_s = _WATCH_S
             while not self._draining:
-                self.poll()
-                time.sleep(0.2)
+                try:
+                    self.poll()
+                    deaths.tell(self.died)
+                    pause_s = _WATCH_S
+                except Exception:
+                    pause_s = min(2 * pause_s, _WATCH_S_MAX)
+                    _LOG.exception("pool_watch_failed", again_in_s=pause_s)
+                time.sleep(pause_s)
+            deaths.close()
 
         threading.Thread(target=run, name="amn-pool", daemon=True).start()
 
@@ -202,19 +172,22 @@ class Pool:
         return [*(slot.child for slot in self._slots), *coming, *self._leaving]
 
     def _revive(self, slot: Slot) -> None:
-        """Starts a dead worker again, with a growing pause for those that die young.
+        """Starts a dead worker again, with a growing pause where they die before they are ready.
 
-        It serves what it served before: whether that which is wanted now holds is not known yet.
+        One that was ready died over its work, which is counted with its entries: every pause here
+        would only keep the others' requests waiting. The new one serves what it served before: whether
+        that which is wanted now holds is not known yet.
         """
         old, kind = slot.child, slot.kind
         pause_s = self._pause_s.get(kind, 0.0)
         if old.age_s < pause_s:
             return
-        self._pause_s[kind] = 0.0 if old.age_s > _STEADY_S else min(2 * pause_s + 0.5, _PAUSE_S_MAX)
-        _LOG.warning("worker_died", kind=kind, pid=old.pid, code=old.code)
+        child = self._spawn(kind, slot.version)
+        self._pause_s[kind] = 0.0 if old.ready.is_set() else min(2 * pause_s + 0.5, _PAUSE_S_MAX)
+        slot.child = child
+        self.died[kind] += 1
         old.close()
-        slot.child = self._spawn(kind, slot.version)
-        self.restarts += 1
+        _LOG.warning("worker_died", kind=kind, pid=old.pid, code=old.code)
 
     def _dismiss(self, child: WorkerProcess) -> None:
         child.leave()

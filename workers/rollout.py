@@ -85,8 +85,8 @@ class Rollout:
         if self._successor is None:
             slot = next((slot for slot in self._slots if self._due(slot, wanted)), None)
             if slot is not None:
-                self._slot, self._version = slot, wanted
                 self._successor = self._spawn(slot.kind, wanted)
+                self._slot, self._version = slot, wanted
         elif self._successor.ready.is_set() and self._successor.alive:
             self._take_over(self._successor)
         elif not self._successor.alive or self._successor.age_s > _READY_S_MAX:

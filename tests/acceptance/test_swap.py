@@ -23,7 +23,8 @@ from amn.reference_build import BankSettings, build_bank
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys
 from producer.messages import DEFAULT_ENCODER, Reply
-from workers.pool import Pool, PoolSettings
+from workers.pool import Pool
+from workers.pool_settings import PoolSettings
 from workers.served import identity
 
 pytestmark = pytest.mark.timeout(180)

@@ -21,7 +21,8 @@ from producer import Options, Producer
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from workers.logs import configure_logs
-from workers.pool import Pool, PoolSettings
+from workers.pool import Pool
+from workers.pool_settings import PoolSettings
 
 from .books import Books, Flushed
 from .expected import freeze_artifacts, write_expected

@@ -1,0 +1,105 @@
+"""The pool's watch: it goes on whatever one look at the workers meets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from producer.keys import Keys
+from workers.deaths import Deaths
+from workers.pool import Pool
+from workers.pool_settings import PoolSettings
+
+
+class Child:
+    """A worker that is alive until its test says otherwise."""
+
+    made: ClassVar[list[Child]] = []
+    kind, pid, code, age_s, leaving_s = "amn", 1, -11, 100.0, 0.0
+
+    def __init__(self, *_: Any) -> None:
+        self.alive = True
+        self.ready = type("Ready", (), {"is_set": staticmethod(lambda: True)})
+        Child.made.append(self)
+
+    def leave(self) -> None:
+        self.alive = False
+
+    def wait(self, _: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
+    Child.made = []
+    monkeypatch.setattr("workers.pool.WorkerProcess", Child)
+    made = Pool({"amn": 1}, PoolSettings(url=f"unix://{tmp_path}/nothing", artifacts=tmp_path))
+    made.start()
+    yield made
+    made.drain()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BlockingIOError(11, "fork")])
+def test_a_worker_is_replaced_once_the_system_allows_it(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    tries: list[int] = []
+
+    def refuse(*_: Any) -> Any:
+        tries.append(1)
+        raise error
+
+    monkeypatch.setattr("workers.pool.WorkerProcess", refuse)
+    pool.watch()
+    Child.made[0].alive = False
+    wait_for(lambda: len(tries) >= 2)
+    assert pool.restarts == 0
+    monkeypatch.setattr("workers.pool.WorkerProcess", Child)
+    wait_for(lambda: pool.pids() == {"amn": [1]})
+    assert pool.died == {"amn": 1}
+
+
+def test_a_worker_that_died_over_its_work_is_replaced_at_once_and_one_that_never_starts_is_not(
+    pool: Pool,
+) -> None:
+    for count in range(1, 6):
+        Child.made[-1].alive = False
+        Child.made[-1].age_s = 0.0
+        pool.poll()
+        assert pool.restarts == count
+    for _ in range(3):
+        Child.made[-1].alive = False
+        Child.made[-1].ready.is_set = staticmethod(lambda: False)
+        Child.made[-1].age_s = 0.4
+        pool.poll()
+    assert pool.restarts == 6
+
+
+def test_deaths_are_counted_when_the_server_is_back(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaths = Deaths(server.url, "main")
+    deaths.tell({"amn": 2})
+    increment = deaths._client.hincrby
+    monkeypatch.setattr(deaths._client, "hincrby", lambda *_: (_ for _ in ()).throw(OSError("away")))
+    deaths.tell({"amn": 3, "shadow": 1})
+    monkeypatch.setattr(deaths._client, "hincrby", increment)
+    deaths.tell({"amn": 3, "shadow": 1})  # not yet again
+    assert server.admin.hgetall(Keys().stats) == {b"worker_died:amn": b"2"}
+    deaths._again_at_s = 0.0
+    deaths.tell({"amn": 3, "shadow": 1})
+    deaths.tell({"amn": 3, "shadow": 1})
+    assert server.admin.hgetall(Keys().stats) == {b"worker_died:amn": b"3", b"worker_died:shadow": b"1"}
+    deaths.close()

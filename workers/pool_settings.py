@@ -1,0 +1,57 @@
+"""What a pool of workers is told, and what it tells each of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from amn.policy import DEFAULT
+from workers.child import our_environment, our_python
+from workers.settings import artifacts_root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """What every child is told.
+
+    Attributes:
+        url: Server address; goes to the children by environment, never on a command line.
+        queue: Queue name.    policy: Escalation policy of the AMN workers.
+        artifacts: Folder of models and banks.
+        lease_ms, sample_rate: As in `workers.settings`.
+        fallback_entries_max, fallback_bytes_max: The same; None for the defaults there.
+        log_level: Of the children.    log_file: Where their logs go; None for standard error.
+    """
+
+    url: str = field(repr=False)
+    queue: str = "main"
+    policy: str = DEFAULT
+    artifacts: Path = field(default_factory=artifacts_root)
+    lease_ms: int = 3_000
+    sample_rate: float = 0.05
+    fallback_entries_max: int | None = None
+    fallback_bytes_max: int | None = None
+    log_level: str = "warning"
+    log_file: Path | None = None
+
+    def command(self, kind: str, artifacts: Path) -> list[str]:
+        """The child's command line."""
+        words = our_python("workers", kind, "--queue", self.queue)
+        words += ["--artifacts", str(artifacts), "--log-level", self.log_level]
+        # Workers of a pool that was killed stop by themselves.
+        words += ["--parent", str(os.getpid())]
+        words += ["--lease-ms", str(self.lease_ms)]
+        if kind != "shadow":
+            words += ["--policy", self.policy]
+        if kind == "amn":
+            words += ["--sample-rate", str(self.sample_rate)]
+            for name in ("fallback_entries_max", "fallback_bytes_max"):
+                limit = getattr(self, name)
+                words += [] if limit is None else [f"--{name.replace('_', '-')}", str(limit)]
+        return words
+
+    def environment(self) -> dict[str, str]:
+        """The child's environment: one thread per numeric library, since a process has one core."""
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        return our_environment(**one_thread, REDIS_URL=self.url, PYTHONUNBUFFERED="1")
