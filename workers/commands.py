@@ -45,6 +45,13 @@ _OPTIONS = [
     click.option("--model", type=click.Path(path_type=Path), help="Checkpoint folder instead of the link."),
     click.option("--batch-max", type=int, help="Requests taken in one read. [default: amn 256, others 64]"),
     click.option("--lease-ms", default=3000, show_default=True, help="Lease of a batch."),
+    click.option(
+        "--stall-ms",
+        envvar="AMN_STALL_MS",
+        default=20_000,
+        show_default=True,
+        help="A worker that makes no step for this long ends itself. [env: AMN_STALL_MS]",
+    ),
     click.option("--fallback-entries-max", type=int, help="Entries that may wait for a fallback."),
     click.option("--fallback-bytes-max", type=int, help="Payload bytes that may wait for a fallback."),
     click.option("--parent", "parent_pid", default=0, hidden=True, help="Stop when this process ends."),
@@ -113,6 +120,7 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             queue=QueueSettings(
                 batch_max=_BATCH_MAX[kind] if common["batch_max"] is None else common["batch_max"],
                 lease_ms=common["lease_ms"],
+                stall_ms=common["stall_ms"],
                 linger_ms=_LINGER_MS.get(kind, 0),
                 **{name: common[name] for name in _LIMITS if common[name] is not None},
             ),

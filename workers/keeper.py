@@ -14,6 +14,7 @@ from producer.connection import connect, driver_errors, script_text
 from producer.errors import ServerError
 from producer.keys import GROUP
 from workers.loop import Loop
+from workers.watchdog import Watchdog
 
 _LOG = structlog.get_logger("amn.worker")
 
@@ -21,9 +22,9 @@ _LOG = structlog.get_logger("amn.worker")
 class Keeper:
     """A side thread with a connection of its own.
 
-    Every third of the lease it renews what is leased, if anything is, and refreshes the worker's
-    presence hash, which expires after three leases. A worker whose process lives but whose loop is
-    stuck shows a `progress_at_ms` that does not move. A worker whose pool was killed is told to stop.
+    Every third of the lease it renews what the loop has in hand, and refreshes the worker's presence
+    hash, which expires after three leases. A worker whose process lives but whose loop is stuck shows
+    a `progress_at_ms` that does not move, until the watchdog ends it.
 
     Args:
         loop: The worker's.
@@ -36,8 +37,11 @@ class Keeper:
         self._progress_at_ms = int(time.time() * 1000)
         self._finished = 0
         self._settings = loop.queue.settings
+        self._period_s = self._settings.queue.lease_ms / 3000
         self._client = connect(self._settings.producer, retries=0)
         self._extend = self._client.register_script(script_text("workers", "extend"))
+        self._watchdog = Watchdog(loop, self._period_s)
+        self._reads_lost = self._read_lost_at_ms = 0
         self._key = loop.queue.keys.worker(loop.queue.name)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-keeper", daemon=True)
@@ -51,6 +55,7 @@ class Keeper:
         """Stops renewing and removes the presence."""
         self._stopping.set()
         self._thread.join(timeout=5)
+        self._watchdog.disarm()
         try:
             with driver_errors(self._settings.producer.url):
                 self._client.delete(self._key)
@@ -59,11 +64,10 @@ class Keeper:
         self._client.close()
 
     def _run(self) -> None:
-        period_s = self._settings.queue.lease_ms / 3000
         down = False
         while True:
-            if self._settings.parent_pid and os.getppid() != self._settings.parent_pid:
-                self._loop.stop()
+            self._watchdog.look(time.monotonic())
+            self._watchdog.arm()
             try:
                 with driver_errors(self._settings.producer.url):
                     self._renew()
@@ -72,13 +76,14 @@ class Keeper:
                 if not down:
                     _LOG.warning("keeper_waits_for_server", worker=self._loop.queue.name, error=str(error))
                 down = True
-            if self._stopping.wait(period_s):
+            if self._stopping.wait(self._period_s):
                 return
 
     def _renew(self) -> None:
         queue = self._loop.queue
-        if self._loop.busy.is_set():
-            self._extend(keys=list(queue.streams), args=[GROUP, queue.name])
+        for stream, ids in queue.ids(self._loop.in_hand).items():
+            for first in range(0, len(ids), 1000):
+                self._extend(keys=[stream], args=[GROUP, queue.name, *ids[first : first + 1000]])
         presence = self._presence()
         with self._client.pipeline(transaction=False) as pipe:
             pipe.hset(self._key, mapping=cast(Any, presence))
@@ -88,8 +93,10 @@ class Keeper:
     def _presence(self) -> dict[str, object]:
         """Who, what, since when, and when it last ended something or had nothing to end."""
         now_ms, finished = int(time.time() * 1000), self._loop.finished
-        if finished != self._finished or not self._loop.busy.is_set():
+        if finished != self._finished or not self._loop.in_hand:
             self._finished, self._progress_at_ms = finished, now_ms
+        if (lost := self._loop.queue.room.lost) != self._reads_lost:
+            self._reads_lost, self._read_lost_at_ms = lost, now_ms
         return {
             "kind": self._settings.kind,
             "pid": os.getpid(),
@@ -98,5 +105,8 @@ class Keeper:
             "seen_at_ms": now_ms,
             "progress_at_ms": self._progress_at_ms,
             "lease_ms": self._settings.queue.lease_ms,
+            "given_up": self._loop.given_up,
+            "reads_lost": self._reads_lost,
+            "read_lost_at_ms": self._read_lost_at_ms,
             **self._serves,
         }
