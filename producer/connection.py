@@ -48,7 +48,8 @@ _MOVING = "Script attempted to access a non local key"
 _BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
 #: What the driver raises.
 DRIVER_ERRORS = (driver.RedisError, OSError)
-_LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
+#: What it raises when a connection breaks, or an answer does not come.
+LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "The user executing the script can't", "ACL failure in script")
 #: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
 _BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -175,7 +176,7 @@ def translated(error: Exception, url: str) -> QueueError:
         )
     if isinstance(error, driver.InvalidResponse):
         return ServerError(f"what listens at {where} does not speak the Redis protocol; is it a TLS port?")
-    if isinstance(error, _LOST):
+    if isinstance(error, LOST):
         return ServerUnavailable(
             f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
             + _hint(url, text)

@@ -20,8 +20,8 @@ from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request, Timing
 from workers.batch import Batch
 from workers.batch_rows import Columns, batch_reply, decide_batch
 from workers.decisions import DecisionLog
+from workers.entry import Entry, Outcome
 from workers.outcomes import failure
-from workers.queue import Entry, Outcome
 from workers.settings import WorkerSettings
 from workers.shadow_sampler import Sampler
 from workers.shadow_settings import SLOW_MS

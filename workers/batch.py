@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from producer import errors, wire
 from producer.errors import QueueError, WireError
 from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Request
-from workers.outcomes import dead, failure
-from workers.queue import Entry, Outcome
+from workers.entry import Entry, Outcome
+from workers.outcomes import begun_too_often, dead, failure
 from workers.settings import WorkerSettings
 
 #: Payload of one batch: 256 single float32 contexts, or one message that is full.
@@ -69,19 +69,18 @@ def assemble(
 ) -> Batch:
     """Decodes entries into one buffer, and refuses what breaks the contract.
 
-    Undecodable, wrong-version and over-delivered entries become dead letters; a wrong encoder,
+    Undecodable and wrong-version entries, and those begun too often, become dead letters; a wrong encoder,
     lane, norm or a passed deadline becomes a named failure. The others are not affected.
     """
     batch = Batch([], [], _NONE, leased_at_ms, leased_at_s)
     for entry in entries:
+        if entry.deliveries > settings.queue.deliveries_max:  # before anything in it is looked at
+            batch.refused.append(begun_too_often(entry, settings.queue.deliveries_max))
+            continue
         try:
             request = wire.decode_request(entry.fields.get(b"request", b""), batches=True)
         except WireError as error:
             batch.refused.append(dead(entry, None, error.code, str(error)))
-            continue
-        if entry.deliveries > settings.queue.deliveries_max:
-            text = f"delivered {entry.deliveries - 1} times without an end"
-            batch.refused.append(dead(entry, request, "over_delivered", text))
             continue
         refused = refusal(request, settings, leased_at_ms)
         if refused is not None:
@@ -105,6 +104,22 @@ def portion(entries: Sequence[Entry]) -> int:
         if left_bytes < 0 and count:
             return count
     return len(entries)
+
+
+def suspects(entries: Sequence[Entry], batch_max: int) -> Iterator[Sequence[Entry]]:
+    """Entries that were delivered before, in the groups and the order in which they are begun.
+
+    One of them may have ended its worker's process, with all that was in hand. So those that were
+    begun at most once come first, an eighth of a batch at a time; the others alone, and the one that
+    was begun most often last.
+    """
+    left = sorted(entries, key=lambda entry: entry.deliveries)  # keeps the order among equals
+    once = sum(entry.deliveries == 2 for entry in left)
+    while left:
+        most = max(1, batch_max // 8)
+        count = min(most, portion(left[:once])) if once > 0 else 1
+        yield left[:count]
+        left, once = left[count:], once - count
 
 
 def _fill(batch: Batch) -> None:

@@ -26,8 +26,8 @@ from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
 from producer import wire
 from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings
 from workers.batch import Batch
+from workers.entry import Outcome
 from workers.outcomes import answered, dead, degraded, fast_answer
-from workers.queue import Outcome
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
     from amn.predictor import Predictor

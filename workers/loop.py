@@ -7,19 +7,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Protocol, TypeVar
 
 import structlog
 
 from producer import wire
-from producer.errors import ServerError
+from producer.errors import AuthenticationFailed, ServerError, TlsFailed
 from producer.messages import Failure
-from workers.batch import Batch, assemble, portion
-from workers.outcomes import dead, degraded, fast_answer
-from workers.queue import Entry, LeasedQueue, Outcome
+from workers.batch import Batch, assemble, portion, suspects
+from workers.entry import Entry, Outcome
+from workers.outcomes import dead_with_answer
+from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")
+#: An answer that says no may be of a moment too; so often it is asked for again, for some seconds.
+_REFUSALS_MAX = 6
+_Made = TypeVar("_Made")
 
 #: Turns entries into a batch: entries, settings, epoch ms and monotonic seconds of the read.
 Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], Batch]
@@ -37,14 +42,20 @@ class Loop:
     """Runs one handler on one queue until it is told to stop.
 
     Attributes:
-        busy: Set while entries are leased; the lease keeper looks at it.
-        finished: Entries ended since the start; progress, for health checks.
+        finished: Entries ended since the start; for health checks.
+        given_up: Entries that the server would not let us end.
+        progress: Moves with every step: a read, a batch, a part of one, a try to end one. A server
+            that is away is asked again and again, so that waiting for it is progress.
+        suspecting: Whether it computes entries that may have ended a worker's process before.
+        thread_id: Of the system; 0 before `run`.
     """
 
     def __init__(self, queue: LeasedQueue, handler: Handler, assemble: Assemble = assemble) -> None:
         self.queue = queue
-        self.busy = threading.Event()
-        self.finished = 0
+        self.finished = self.given_up = self.progress = self.thread_id = 0
+        self.suspecting = False
+        self._hand: Sequence[Entry] = ()
+        self._ending: Sequence[Entry] = ()
         self._handler = handler
         self._assemble = assemble
         self._stopping = threading.Event()
@@ -61,27 +72,35 @@ class Loop:
         """Whether `stop` was called."""
         return self._stopping.is_set()
 
+    @property
+    def in_hand(self) -> list[Entry]:
+        """What is being computed, is next, or is being ended: the lease of nothing else is renewed.
+
+        Read by another thread. What moves from one to the other is in both for a moment, never in none.
+        """
+        return [*self._hand, *self._ending]
+
     def run(self) -> None:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
+        self.thread_id = threading.get_native_id()
         linger_s = self.queue.settings.queue.linger_ms / 1000
         pause_s = 0.05
         ready = False
         while not self._stopping.is_set():
+            self.progress += 1
             try:
                 if not ready:
                     self._join()
-                    self.queue.ensure_group()
-                    # A read whose reply was lost left entries in our name that we know nothing of.
-                    self.queue.release()
+                    self.queue.rejoin()
                     ready = True
                 entries = self.queue.lease()
-                self.busy.set()
                 lingering = bool(entries)
                 while entries and not self._stopping.is_set():
                     entries = self.step(entries)
                 self._join()
-                self.busy.clear()
+                self._hand = ()
             except ServerError as error:
+                self._hand = ()
                 # Also NOGROUP after a flush: the group is made again on the next turn.
                 ready = False
                 self._note_outage(error)
@@ -102,6 +121,10 @@ class Loop:
         in a side thread while that is computed. Otherwise somebody waits: no thread is in between.
         Of large messages a read holds several batches: what does not go into this one is the next.
         """
+        self.progress += 1
+        self._hand = entries
+        if entries[0].deliveries > 1:
+            return self._suspect(entries)
         count = portion(entries) if self.queue.heavy else len(entries)
         now, later = entries[:count], list(entries[count:])
         more = self.queue.more
@@ -110,15 +133,32 @@ class Loop:
         if not (more or later):
             self._finish(outcomes)
             return []
+        self._ending, self._hand = now, later
         try:
             return later or self.queue.lease(block=False)
         finally:
             self._finishing = self._side.submit(self._finish, outcomes)
 
+    def _suspect(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Works on entries that were delivered before: in small groups, each counted before anything
+        in it is decoded, and ended before the next one is begun. A worker that dies takes only one
+        group with it, and whoever takes that over knows."""
+        more = self.queue.more
+        self._join()
+        for group in suspects(entries, self.queue.settings.queue.batch_max):
+            begun = None if self.stopping else self._insist(partial(self.queue.begin, group))
+            if begun is None:
+                break  # what was not begun goes back as it was
+            self.suspecting = True
+            outcomes = self._outcomes(begun)
+            self.suspecting = False
+            self._finish(outcomes)
+        return self.queue.lease(block=False) if more else []
+
     def _join(self) -> None:
         if self._finishing is not None:
             self._finishing.result()
-            self._finishing = None
+            self._finishing, self._ending = None, ()
 
     def _note_outage(self, error: ServerError) -> None:
         """One line when the server goes away, however often it is tried again, and one when it is back."""
@@ -131,12 +171,31 @@ class Loop:
             self._away = False
             _LOG.warning("worker_resumed", worker=self.queue.name)
 
+    def _insist(self, call: Callable[[], _Made], refusals_max: int = _REFUSALS_MAX) -> _Made | None:
+        """What the server answers in the end, or None: it refused too often, or we are to stop.
+
+        It is waited for while it is away, out of memory, or does not let us in: whatever was computed
+        could be ended by nobody else either.
+        """
+        pause_s, refusals = 0.05, 0
+        while True:
+            self.progress += 1
+            try:
+                return call()
+            except ServerError as error:
+                self._note_outage(error)
+                refusals += not (error.retryable or isinstance(error, AuthenticationFailed | TlsFailed))
+                if refusals >= refusals_max or self._stopping.wait(pause_s):
+                    return None
+                pause_s = min(2 * pause_s, 2.0)
+
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         batch = self._assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())
         return batch.refused + (self._handled(batch) if len(batch) else [])
 
     def _handled(self, batch: Batch) -> list[Outcome]:
         """Handles the batch; when that raises, halves it until the culprit is alone."""
+        self.progress += 1
         try:
             return self._handler.handle(batch)
         except Exception as error:
@@ -148,27 +207,24 @@ class Loop:
 
     def _poisoned(self, batch: Batch, error: Exception) -> Outcome:
         """A request that the model cannot take: dead letter; an escalated one has its AMN answer."""
-        entry, request = batch.entries[0], batch.requests[0]
-        outcome = dead(entry, request, "batch_breaking", repr(error))
-        fast = fast_answer(entry)
-        if fast is not None:
-            answer = degraded(entry, request.reply_to, fast, "fallback_failed")
-            outcome.payload, outcome.counters = answer.payload, answer.counters
-        return outcome
+        return dead_with_answer(batch.entries[0], batch.requests[0], "batch_breaking", repr(error))
 
-    def _finish(self, outcomes: list[Outcome]) -> None:
-        """Ends the entries, trying again while the server is away: the finish is fenced, so a
-        repeat after a lost reply does nothing."""
-        pause_s = 0.05
-        while True:
-            try:
-                statuses = self.queue.finish(outcomes)
-                break
-            except ServerError as error:
-                self._note_outage(error)
-                if not error.retryable or self._stopping.wait(pause_s):
-                    return  # the lease brings them back, to us or to another worker
-                pause_s = min(2 * pause_s, 2.0)
+    def _finish(self, outcomes: list[Outcome], refusals_max: int = _REFUSALS_MAX) -> None:
+        """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.
+
+        A server that refuses it again and again is asked for each half, so that one entry that cannot
+        be ended keeps nothing but itself: it leaves the hand, and its lease brings it back.
+        """
+        statuses = self._insist(partial(self.queue.finish, outcomes), refusals_max)
+        if statuses is None:
+            half = len(outcomes) // 2
+            if half and not self.stopping:
+                self._finish(outcomes[:half], 1)
+                self._finish(outcomes[half:], 1)
+            elif not self.stopping:
+                self.given_up += 1
+                _LOG.error("entry_not_ended", worker=self.queue.name, entry=outcomes[0].entry.id.decode())
+            return
         self.finished += statuses.count(b"ok")
         if b"lost" in statuses:
             _LOG.warning("lease_lost", worker=self.queue.name, entries=statuses.count(b"lost"))

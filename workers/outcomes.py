@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from producer import wire
+from producer.envelope import Envelope, envelope
 from producer.errors import QueueError, WireError
+from producer.keys import ID, REQUEST
 from producer.messages import Answer, Failure, Request
-from workers.queue import Entry, Outcome
+from workers.entry import Entry, Outcome
+
+#: Why an entry that was begun too often is a dead letter.
+WORKER_DIED = "worker_died"
 
 
 def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
@@ -22,7 +27,7 @@ def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
     )
 
 
-def dead(entry: Entry, request: Request | None, reason: str, message: str) -> Outcome:
+def dead(entry: Entry, request: Request | Envelope | None, reason: str, message: str) -> Outcome:
     """Sends an entry to the dead letters; the client is told when it is known."""
     payload, reply_to = b"", ""
     if request is not None:
@@ -38,6 +43,27 @@ def dead(entry: Entry, request: Request | None, reason: str, message: str) -> Ou
         reason=reason,
         message=message[:500],
     )
+
+
+def dead_with_answer(entry: Entry, request: Request | Envelope | None, reason: str, message: str) -> Outcome:
+    """The same, where an escalated request's client gets the AMN answer that it carries."""
+    outcome, fast = dead(entry, request, reason, message), fast_answer(entry)
+    if fast is not None and request is not None:
+        answer = degraded(entry, request.reply_to, fast, "fallback_failed")
+        outcome.payload, outcome.counters = answer.payload, answer.counters
+    return outcome
+
+
+def begun_too_often(entry: Entry, deliveries_max: int) -> Outcome:
+    """Ends an entry whose workers died over it, or hung, each time that one of them began it.
+
+    Its request is not decoded. The AMN answer that it may carry is, the first time; if the worker
+    died over that as well, the second time nothing is.
+    """
+    text = f"begun {entry.deliveries - 1} times, and each time its worker died, hung or could not end it"
+    sender = envelope(entry.fields.get(REQUEST, b""), entry.fields.get(ID, b""))
+    end = dead_with_answer if entry.deliveries == deliveries_max + 1 else dead
+    return end(entry, sender, WORKER_DIED, text)
 
 
 def fast_answer(entry: Entry) -> Answer | None:

@@ -12,70 +12,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import redis
 
-from producer.connection import connect, driver_errors, script_text
+from producer.connection import LOST, connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
 from producer.packing import written
 from producer.wire import PAYLOAD_BYTES_MAX
+from workers.entry import Entry, Outcome
 from workers.levels import Shares
+from workers.room import Room
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
-#: Payload that a read should not exceed by much, of each level: one full batch of contexts. A read of
-#: four of them takes three times as long for each (it leaves every cache), and saves nothing.
-READ_BYTES_MAX = 4 * 1024**2
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
 _GONE_MS = 600_000
-
-
-class Entry(NamedTuple):
-    """A leased stream entry.
-
-    Attributes:
-        id: Stream id; its first part is the server's time of the append, epoch ms.
-        fields: As stored.
-        deliveries: How often it was delivered, this time included.
-        place: Number of its stream (producer/keys.py); 0 for the shadow stream.
-    """
-
-    id: bytes
-    fields: dict[bytes, bytes]
-    deliveries: int = 1
-    place: int = 0
-
-
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """How one leased entry ends.
-
-    Attributes:
-        entry: The entry.
-        op: "reply", "escalate" (to the next stream of the chain), "both" (escalate, and answer
-            provisionally) or "dead".
-        reply_to: Client id, or "" when nobody can be told.
-        payload: Reply bytes for the client; of an escalated request, the best answer so far.
-        counters: Names to count, comma-separated.
-        sample_key: Set when the request goes to the shadow stream: "k key", taken at the rate 1/k.
-        truth_key, truth: Set when this request reveals the truth of a sampled predecessor.
-        reason, message: Of a dead letter.
-    """
-
-    entry: Entry
-    op: str
-    reply_to: str = ""
-    payload: bytes = b""
-    counters: str = ""
-    sample_key: str = ""
-    truth_key: str = ""
-    truth: bytes = b""
-    reason: str = ""
-    message: str = ""
 
 
 class LeasedQueue:
@@ -85,6 +39,7 @@ class LeasedQueue:
         streams: What is read, the most urgent first.
         more: Whether the last lease may have left something waiting.
         heavy: Whether it holds batches of contexts, so that it may be too much for one step.
+        room: How many entries a read asks for.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
@@ -97,8 +52,7 @@ class LeasedQueue:
         self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
         self._shares = Shares(settings.queue.batch_max, len(self.streams))
         self.more = self.heavy = False
-        self._room_max = self._room = settings.queue.batch_max
-        self._largest_bytes = 0
+        self.room = Room(settings.queue.batch_max)
         limits, keys, block_ms = settings.queue, self.keys, settings.queue.block_ms
         # The words that are the same in every call.
         self._read_words = written("XREADGROUP", "GROUP", GROUP, name, "COUNT")
@@ -115,7 +69,7 @@ class LeasedQueue:
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
         # Two connections: a batch may be finished while the next one is read.
         self._reads, self._writes = Link(self.client), Link(self.client)
-        self._finish, self._reclaim = load("finish"), load("reclaim")
+        self._finish, self._reclaim, self._begin = load("finish"), load("reclaim"), load("begin")
         self._release, self._prune = load("release"), load("prune")
         self._submit, self._cancel = (Script(script_text("producer", name)) for name in ("submit", "cancel"))
         self._reclaim_at = 0.0
@@ -135,6 +89,17 @@ class LeasedQueue:
                 self._reads.load(script)
             self._look_ahead()
 
+    def rejoin(self) -> None:
+        """After the server was away: makes sure of the groups, and hands back what is in our name.
+
+        A read whose answer was lost left entries there that we know nothing of. When it asked for one
+        of each level, that one may be too large for the way to here: it is left to its lease, so that
+        what waits behind it is read first.
+        """
+        self.ensure_group()
+        if not self.room.lost_alone:
+            self.release()
+
     def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
 
@@ -142,11 +107,36 @@ class LeasedQueue:
         once without `block`. Without it, levels are strict (workers/levels.py).
         """
         with driver_errors(self.settings.producer.url):
-            room = self._room
-            if time.monotonic() >= self._reclaim_at and (reclaimed := self._reclaimed()):
-                self.more = len(reclaimed) >= room
-                return self._weighed(reclaimed)
-            return self._weighed(self._waited() if block or len(self.streams) == 1 else self._taken())
+            try:
+                entries = self._read(block)
+            except LOST:
+                self.room.note_lost()
+                self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
+                raise
+        self.room.note_came()
+        largest_bytes = max((len(entry.fields.get(REQUEST, b"")) for entry in entries), default=0)
+        self.heavy = largest_bytes > PAYLOAD_BYTES_MAX
+        self.room.expect(largest_bytes)
+        return entries
+
+    def begin(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Counts entries that were delivered before as begun; returns those that are still ours.
+
+        Only what was begun counts towards `deliveries_max`: a delivery that nobody received does not.
+        """
+        arguments: list[Any] = [GROUP, self.name]
+        for entry in entries:
+            arguments += (self._number(entry) + 1, entry.id, entry.deliveries)
+        with driver_errors(self.settings.producer.url):
+            held = self._reads.run(self._begin, list(self.streams), arguments)
+        return [entry for entry, is_held in zip(entries, held, strict=True) if is_held]
+
+    def ids(self, entries: Iterable[Entry]) -> dict[str, list[bytes]]:
+        """The ids of some entries by their stream."""
+        found: dict[str, list[bytes]] = {}
+        for entry in entries:
+            found.setdefault(self.streams[self._number(entry)], []).append(entry.id)
+        return found
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
@@ -189,41 +179,40 @@ class LeasedQueue:
                 pipe.get(counter)
             found = [int(value or 0) for value in pipe.execute()]
         pairs = zip(found[::2], found[1::2], strict=True)
-        self._make_room(max(size_bytes // max(1, count) for count, size_bytes in pairs))
+        self.room.expect(max(size_bytes // max(1, count) for count, size_bytes in pairs))
 
-    def _weighed(self, entries: list[Entry]) -> list[Entry]:
-        largest_bytes = max((len(entry.fields.get(REQUEST, b"")) for entry in entries), default=0)
-        self.heavy = largest_bytes > PAYLOAD_BYTES_MAX
-        # Large ones seldom come alone: what was seen is forgotten over several reads.
-        self._make_room(max(largest_bytes, self._largest_bytes // 2))
-        return entries
+    def _number(self, entry: Entry) -> int:
+        """Which of `streams` it is from."""
+        return entry.place - self._first_place
 
-    def _make_room(self, largest_bytes: int) -> None:
-        self._largest_bytes = largest_bytes
-        fitting = READ_BYTES_MAX // largest_bytes if largest_bytes > PAYLOAD_BYTES_MAX else self._room_max
-        self._room = max(1, min(fitting, self._room_max))
+    def _read(self, block: bool) -> list[Entry]:
+        room = self.room.entries
+        if time.monotonic() >= self._reclaim_at and (reclaimed := self._reclaimed(room)):
+            self.more = len(reclaimed) >= room
+            return reclaimed
+        return self._waited(room) if block or len(self.streams) == 1 else self._taken(room)
 
-    def _reclaimed(self) -> list[Entry]:
+    def _reclaimed(self, room: int) -> list[Entry]:
         queue = self.settings.queue
         beginning = [b"0-0"] * len(self.streams)
         start = self._reclaim_from or beginning
-        arguments = [GROUP, self.name, queue.lease_ms, self._room, *start]
+        arguments = [GROUP, self.name, queue.lease_ms, room, *start]
         self._reclaim_from, rows = self._reads.run(self._reclaim, list(self.streams), arguments)
-        if len(rows) < self._room and start == self._reclaim_from == beginning:
+        if len(rows) < room and start == self._reclaim_from == beginning:
             # All of them were looked at in one go; else the next read goes on.
             self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
         first = self._first_place
-        return [Entry(entry, _fields(flat), n, first + i - 1) for i, entry, n, flat in rows]
+        return [Entry(entry, _fields(flat), n + 1, first + i - 1) for i, entry, n, flat in rows]
 
-    def _waited(self) -> list[Entry]:
+    def _waited(self, room: int) -> list[Entry]:
         """What is there, or what comes first within `block_ms`."""
-        count, levels = min(self._shares.waiting, self._room), len(self.streams)
+        count, levels = min(self._shares.waiting, room), len(self.streams)
         found = self._reads.call(self._read_words, count, self._wait_words)
         return self._entries(found or (), [count] * levels)
 
-    def _taken(self) -> list[Entry]:
+    def _taken(self, room: int) -> list[Entry]:
         """What is there, level by level, in one round trip."""
-        counts = [min(count, self._room) for count in self._shares.counts()]
+        counts = [min(count, room) for count in self._shares.counts()]
         pairs, words = zip(counts, self.streams, strict=True), self._read_words
         answers = self._reads.each([(words, count, "STREAMS", stream, ">") for count, stream in pairs])
         for answer in answers:
@@ -248,6 +237,6 @@ def load(name: str) -> Script:
     return Script(script_text("workers", name))
 
 
-def _fields(flat: list[bytes] | None) -> dict[bytes, bytes]:
-    """Names and values in turn; None when the entry was deleted under its lease."""
-    return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
+    """Names and values in turn; none when the entry was deleted under its lease."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -19,7 +19,10 @@ class QueueSettings:
     Attributes:
         batch_max: Requests taken in one read.
         lease_ms: A worker that does not renew for this long has lost its entries.
-        deliveries_max: An entry delivered more often than this goes to the dead letters.
+        deliveries_max: An entry that would be begun more often than this goes to the dead letters. A
+            delivery that no worker received is none; only the first cannot be told from one.
+        stall_ms: A worker whose loop makes no step for this long ends itself; a quarter of it while
+            it works on entries that were delivered before, of which it takes an eighth at a time.
         reply_ttl_ms: A reply stream that nobody reads is removed after this.
         fallback_entries_max, fallback_bytes_max: Limits of the fallback stream.
         secondary_entries_max, secondary_bytes_max: Limits of the secondary fallback stream.
@@ -42,12 +45,15 @@ class QueueSettings:
     dead_entries_max: int = 10_000
     linger_ms: int = 0
     block_ms: int = 500
+    stall_ms: int = 20_000
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_max <= 4096:
             raise ValueError(f"batch_max is {self.batch_max}; use 1 to 4096")
         if self.lease_ms < 100:
             raise ValueError(f"lease_ms is {self.lease_ms}; use at least 100")
+        if self.stall_ms < 1000:
+            raise ValueError(f"stall_ms is {self.stall_ms}; use at least 1000")
 
 
 def worker_name(kind: str) -> str:

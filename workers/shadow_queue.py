@@ -11,8 +11,9 @@ import structlog
 
 from producer.connection import driver_errors
 from producer.keys import GROUP, Keys
+from workers.entry import Outcome
 from workers.exemplars import Exemplar, Exemplars, of_pair
-from workers.queue import LeasedQueue, Outcome, load
+from workers.queue import LeasedQueue, load
 from workers.settings import WorkerSettings
 from workers.shadow_scores import Half, Pairs, increments
 from workers.shadow_settings import ShadowSettings

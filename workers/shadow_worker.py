@@ -18,7 +18,8 @@ from producer.errors import Undecodable, WireError
 from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
 from workers.batch import Batch
-from workers.queue import Entry, Outcome
+from workers.entry import Entry, Outcome
+from workers.outcomes import WORKER_DIED
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome
 from workers.shadow_scores import Arrival, Labels, arrivals, prediction_half, truth_half
@@ -91,7 +92,7 @@ class ShadowHandler:
             kind = entry.fields.get(b"kind")
             try:
                 if entry.deliveries > settings.queue.deliveries_max:
-                    batch.refused.append(dropped(entry, "over_delivered"))
+                    batch.refused.append(dropped(entry, WORKER_DIED))
                 elif kind == b"truth":
                     batch.refused.append(_truth(entry, settings))
                 elif kind == b"prediction":

@@ -14,7 +14,8 @@ from producer.errors import QueueError, ServerError
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from producer.settings import ProducerSettings
-from workers.queue import Entry, LeasedQueue, Outcome
+from workers.entry import Entry, Outcome
+from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 Answer = Callable[[Request], list[Reply | Failure]]

@@ -11,7 +11,8 @@ from producer import wire
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Failure, Reply, Request
 from producer.settings import ProducerSettings
-from workers.queue import Entry, LeasedQueue, Outcome
+from workers.entry import Entry, Outcome
+from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()
@@ -51,6 +52,16 @@ class Rig:
             pipe.xadd(KEYS.levels[level], {"request": payload})
             pipe.incrby(KEYS.counters[level], len(payload))
             pipe.execute()
+
+    def begun(self, queue: LeasedQueue) -> list[Entry]:
+        """Leases, and begins what had been delivered before, as the loop does."""
+        entries = queue.lease()
+        return queue.begin(entries) if entries and entries[0].deliveries > 1 else entries
+
+    def deliveries(self, stream: str = KEYS.requests) -> list[int]:
+        """What the server counts of each leased entry."""
+        rows = self.admin.xpending_range(stream, GROUP, "-", "+", 1000)
+        return [row["times_delivered"] for row in rows]
 
     def replies(self) -> list[Reply | Failure]:
         return [wire.decode_reply(fields[b"reply"]) for _, fields in self.admin.xrange(REPLIES)]

@@ -184,10 +184,10 @@ def test_a_batch_whose_worker_died_is_answered_once(rig: Rig, contexts: Callable
 def test_a_batch_in_the_dead_letters_goes_back_to_its_level(rig: Rig, contexts: Callable[..., Any]) -> None:
     rig.put_bytes(batch_request("b", contexts(3), priority="low"), level=2)
     for name in ("w1", "w2"):
-        rig.queue(name, deliveries_max=1).lease()
+        rig.begun(rig.queue(name, deliveries_max=1))
         rig.expire_leases()
     queue = rig.queue("last", deliveries_max=1)
-    assert queue.finish(assemble(queue.lease(), queue.settings, 0.0, 0.0).refused) == [b"ok"]
+    assert queue.finish(assemble(rig.begun(queue), queue.settings, 0.0, 0.0).refused) == [b"ok"]
     [reply] = rig.replies()
     assert isinstance(reply, Failure)
     assert reply.code == "dead_lettered"
@@ -223,7 +223,7 @@ def test_the_queues_limit_of_bytes_holds_for_batches(server: Any, contexts: Call
 def test_a_read_of_large_messages_is_bounded_in_bytes(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.queue, "READ_BYTES_MAX", 300_000)
+    monkeypatch.setattr(workers.room, "READ_BYTES_MAX", 300_000)
     for i in range(7):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))  # 123 KB each
     rig.put(*(f"r{i}" for i in range(40)))
@@ -243,7 +243,7 @@ def test_a_read_of_large_messages_is_bounded_in_bytes(
 def test_a_worker_that_starts_before_large_messages_reads_few(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.queue, "READ_BYTES_MAX", 300_000)
+    monkeypatch.setattr(workers.room, "READ_BYTES_MAX", 300_000)
     for i in range(7):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))
     assert len(rig.queue("w").lease()) == 2

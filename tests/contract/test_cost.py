@@ -13,7 +13,8 @@ from producer.connection import script_text
 from producer.keys import GROUP
 from producer.link import Link
 from producer.messages import PRIORITIES
-from workers.queue import Entry, LeasedQueue, Outcome
+from workers.entry import Entry, Outcome
+from workers.queue import LeasedQueue
 
 #: Commands of producer and worker whose cost does not depend on how much the server holds (or on its
 #: logarithm), and what bounds the others: the arguments that they must come with.

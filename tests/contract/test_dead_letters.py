@@ -241,10 +241,10 @@ def test_wrong_words_are_one_line(rig: Any, capsys: Any, words: tuple[str, ...],
 
 def test_pages_cover_every_letter_once(rig: Any) -> None:
     for i in range(450):
-        rig.admin.xadd(KEYS.dead, {"reason": "undecodable" if i % 3 else "over_delivered", "request": b"x"})
+        rig.admin.xadd(KEYS.dead, {"reason": "undecodable" if i % 3 else "worker_died", "request": b"x"})
     letters = rig.letters()
     assert len({one.id for one in letters.newest_first()}) == 450
-    assert len(list(letters.newest_first("over_delivered"))) == 150
+    assert len(list(letters.newest_first("worker_died"))) == 150
     assert letters.purge([one.id for one in letters.newest_first()]) == 450
 
 

@@ -99,7 +99,7 @@ def test_dead_letters_that_grow_are_told_from_old_ones(real_server: Any, examine
         real_server.admin.xadd(KEYS.dead, {"reason": "undecodable"}, id=f"{1000 + i}-0")
     assert examine()["dead letters"]["level"] == WARNING
     for _ in range(30):
-        real_server.admin.xadd(KEYS.dead, {"reason": "over_delivered"})
+        real_server.admin.xadd(KEYS.dead, {"reason": "worker_died"})
     found = examine()["dead letters"]
     assert found["level"] == FAILURE
     assert found["text"].startswith("30 new in 10 minutes")

@@ -13,8 +13,8 @@ from producer.connection import script_text
 from producer.keys import GROUP
 from producer.messages import Failure, Reply
 from workers.batch import Batch, assemble
+from workers.entry import Outcome
 from workers.loop import Loop
-from workers.queue import Outcome
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
@@ -88,24 +88,57 @@ def test_entries_of_a_worker_that_died_come_back_when_its_lease_ends(rig: Rig) -
 def test_a_renewed_lease_is_kept_and_is_no_delivery(rig: Rig) -> None:
     rig.put("a", "b")
     owner, other = rig.queue("owner"), rig.queue("other")
-    owner.lease()
+    ids = [entry.id for entry in owner.lease()]
     rig.expire_leases()
     extend = rig.admin.register_script(script_text("workers", "extend"))
-    assert extend(keys=[KEYS.requests], args=[GROUP, "owner"]) == 2
+    assert extend(keys=[KEYS.requests], args=[GROUP, "owner", *ids]) == 2
     assert other.lease() == []
-    rows = rig.admin.xpending_range(KEYS.requests, GROUP, "-", "+", 10)
-    assert [row["times_delivered"] for row in rows] == [1, 1]
+    assert rig.deliveries() == [1, 1]
 
 
 def test_a_renewal_does_not_take_back_what_another_worker_has(rig: Rig) -> None:
     rig.put("a")
     late, other = rig.queue("late"), rig.queue("other")
-    late.lease()
+    (entry,) = late.lease()
     rig.expire_leases()
     other.lease()
     extend = rig.admin.register_script(script_text("workers", "extend"))
-    assert extend(keys=[KEYS.requests], args=[GROUP, "late"]) == 0
+    assert extend(keys=[KEYS.requests], args=[GROUP, "late", entry.id]) == 0
     assert rig.admin.xpending_range(KEYS.requests, GROUP, "-", "+", 10)[0]["consumer"] == b"other"
+
+
+def test_what_a_worker_does_not_have_in_hand_is_not_renewed(rig: Rig) -> None:
+    rig.put("in-hand", "given-up")
+    owner, other = rig.queue("owner"), rig.queue("other")
+    in_hand, given_up = owner.lease()
+    rig.expire_leases()
+    extend = rig.admin.register_script(script_text("workers", "extend"))
+    assert extend(keys=[KEYS.requests], args=[GROUP, "owner", in_hand.id]) == 1
+    assert [entry.id for entry in other.lease()] == [given_up.id]
+
+
+def test_a_delivery_that_nobody_received_does_not_count(rig: Rig) -> None:
+    rig.put("a")
+    for number in range(20):  # each answer is lost on its way
+        (entry,) = rig.queue(f"w{number}", deliveries_max=2).lease()
+        rig.expire_leases()
+    assert entry.deliveries == 2
+    assert rig.deliveries() == [1]
+
+
+def test_work_on_a_taken_over_entry_counts_once_however_often_the_count_is_repeated(rig: Rig) -> None:
+    rig.put("a", "b")
+    rig.queue("dead").lease()
+    rig.expire_leases()
+    queue = rig.queue("w")
+    first, second = queue.lease()
+    assert queue.begin([first]) == queue.begin([first]) == [first]
+    assert rig.deliveries() == [2, 1]
+    rig.expire_leases()
+    assert [entry.deliveries for entry in rig.queue("other").lease()] == [3, 2]
+    assert queue.begin([first, second]) == []  # another worker's now
+    rig.admin.flushall()
+    assert queue.begin([first]) == []
 
 
 def test_released_entries_are_leased_again_at_once(rig: Rig) -> None:
@@ -182,7 +215,7 @@ def test_a_dead_letter_says_why_and_how_often_it_was_tried(rig: Rig) -> None:
     first, queue = rig.queue("first"), rig.queue("w")
     first.lease()
     rig.expire_leases()
-    (entry,) = queue.lease()
+    (entry,) = rig.begun(queue)
     batch = assemble([entry], queue.settings, 0.0, 0.0)
     assert queue.finish(batch.refused) == [b"ok"]
     ((_, letter),) = rig.admin.xrange(KEYS.dead)
@@ -201,14 +234,14 @@ def test_an_entry_that_nobody_ends_becomes_a_dead_letter_and_its_client_is_told(
     rig.put("a")
     for delivery in range(1, 4):
         queue = rig.queue(f"w{delivery}", deliveries_max=2)
-        (entry,) = queue.lease()
+        (entry,) = rig.begun(queue)
         assert entry.deliveries == delivery
         rig.expire_leases()
     queue = rig.queue("last", deliveries_max=2)
-    batch = assemble(queue.lease(), queue.settings, 0.0, 0.0)
+    batch = assemble(rig.begun(queue), queue.settings, 0.0, 0.0)
     assert len(batch) == 0
     assert queue.finish(batch.refused) == [b"ok"]
-    assert rig.admin.xrange(KEYS.dead)[0][1][b"reason"] == b"over_delivered"
+    assert rig.admin.xrange(KEYS.dead)[0][1][b"reason"] == b"worker_died"
     (reply,) = rig.replies()
     assert isinstance(reply, Failure)
     assert (reply.id, reply.code) == ("a", "dead_lettered")

@@ -9,7 +9,7 @@ from rig import KEYS, Rig, answer
 from producer import Options, Producer, ProducerSettings, QueueFull, errors, wire
 from producer.keys import GROUP
 from producer.messages import PRIORITIES
-from workers.queue import Entry
+from workers.entry import Entry
 
 HIGH, NORMAL, LOW = 1, 2, 3
 

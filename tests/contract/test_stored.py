@@ -18,8 +18,8 @@ from producer.messages import Failure
 from producer.requests import prepare
 from producer.session import Session
 from workers.batch import assemble
+from workers.entry import Entry
 from workers.outcomes import fast_answer
-from workers.queue import Entry
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHA256 = {

@@ -28,8 +28,9 @@ def fill(url: str) -> None:
     from producer.keys import Keys
     from producer.messages import Reply
     from producer.settings import ProducerSettings
+    from workers.entry import Outcome
     from workers.outcomes import dead
-    from workers.queue import LeasedQueue, Outcome
+    from workers.queue import LeasedQueue
     from workers.settings import QueueSettings, WorkerSettings
 
     row = np.eye(768, dtype=np.float16)[0]

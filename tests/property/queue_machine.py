@@ -25,8 +25,9 @@ from producer.requests import Options, Outgoing, prepare
 from producer.session import Session
 from producer.settings import ProducerSettings
 from workers.batch import assemble
+from workers.entry import Entry, Outcome
 from workers.outcomes import dead
-from workers.queue import Entry, LeasedQueue, Outcome
+from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()
@@ -194,9 +195,21 @@ class QueueMachine(RuleBasedStateMachine):
             if not over:  # in order
                 assert work is free[entry.place].pop(0)
             work.holder, work.expired = worker, False
-            work.deliveries += 1
-            assert entry.deliveries == work.deliveries
+            assert entry.deliveries == work.deliveries + 1
+            work.deliveries += not over
             self.hands[worker].append((entry, work))
+
+    @precondition(lambda self: any(self.hands.values()))
+    @rule(data=st.data())
+    def begin(self, data: Any) -> None:
+        """Counts what was taken over, once however often; also late, when it is another worker's."""
+        worker = data.draw(st.sampled_from([name for name, hand in self.hands.items() if hand]), "worker")
+        again = [(entry, work) for entry, work in self.hands[worker] if entry.deliveries > 1]
+        held = [entry for entry, w in again if w in self.model.places[entry.place] and w.holder == worker]
+        assert self.queues[worker].begin([entry for entry, _ in again]) == held
+        for entry, work in again:
+            if entry in held:
+                work.deliveries, work.expired = max(work.deliveries, entry.deliveries), False
 
     def _has(self, worker: str) -> bool:
         """Whether anything is at its places; if only leased by another one."""
@@ -260,9 +273,13 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(worker=workers)
     def renew(self, worker: str) -> None:
         held = [w for works in self.model.places.values() for w in works if w.holder == worker]
-        queue = self.queues[worker]
-        assert self.extend_script(keys=list(queue.streams), args=[GROUP, worker]) == len(held)
-        for work in held:
+        in_hand = [entry for entry, _ in self.hands[worker]]
+        renewed = 0
+        for stream, ids in self.queues[worker].ids(in_hand).items():
+            renewed += self.extend_script(keys=[stream], args=[GROUP, worker, *ids])
+        known = [work for _, work in self.hands[worker] if work in held]
+        assert renewed == len(known)
+        for work in known:
             work.expired = False
 
     @precondition(lambda self: any(self.hands.values()))
@@ -294,8 +311,8 @@ class QueueMachine(RuleBasedStateMachine):
             counted = int(self.admin.get(KEYS.counters[place - 1]) or 0)
             assert counted == sum(len(work.outgoing.payload) for work in works)
             rows = self.admin.xpending_range(stream, GROUP, "-", "+", 100)
-            leased = sorted(row["consumer"].decode() for row in rows)
-            assert leased == sorted(work.holder for work in works if work.holder)
+            leased = sorted((row["consumer"].decode(), row["times_delivered"]) for row in rows)
+            assert leased == sorted((work.holder, work.deliveries) for work in works if work.holder)
 
     @invariant()
     def every_request_has_one_end(self) -> None:

@@ -18,8 +18,8 @@ from producer.keys import Keys
 from producer.messages import Reply, Request
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
+from workers.entry import Outcome
 from workers.exemplars import Exemplar, Exemplars, of_pair
-from workers.queue import Outcome
 from workers.settings import QueueSettings, WorkerSettings
 from workers.shadow_queue import ShadowQueue, key_hash
 from workers.shadow_scores import Half, increments

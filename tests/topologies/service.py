@@ -12,8 +12,9 @@ from producer.keys import Keys
 from producer.messages import Reply
 from producer.settings import ProducerSettings
 from workers.batch import Batch
+from workers.entry import Outcome
 from workers.loop import Loop
-from workers.queue import LeasedQueue, Outcome
+from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 

@@ -13,9 +13,9 @@ from amn.policy import ACCURACY, SECONDARY, Chain, load_policy
 from producer import wire
 from producer.messages import Reply, Request
 from workers.batch import assemble
+from workers.entry import Entry
 from workers.fallback_worker import FAILED, FallbackHandler, Tier
 from workers.loop import _served_fast
-from workers.queue import Entry
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="fallback")

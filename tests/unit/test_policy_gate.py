@@ -24,7 +24,7 @@ from producer.messages import Reply, Request
 from workers.amn_worker import AmnHandler, Gate, counters_of
 from workers.batch import assemble
 from workers.decisions import DecisionLog
-from workers.queue import Entry
+from workers.entry import Entry
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="amn", sample_rate=0.0)

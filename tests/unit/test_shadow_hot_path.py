@@ -15,7 +15,7 @@ from producer.messages import Request
 from producer.sampling import RATE_MAX, sampled, sampled_one_in
 from workers.amn_worker import AmnHandler, Gate
 from workers.batch import assemble
-from workers.queue import Entry, Outcome
+from workers.entry import Entry, Outcome
 from workers.settings import WorkerSettings
 from workers.shadow_rates import LaneRate, Rates
 from workers.shadow_sampler import Sampler

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from producer import wire
 from producer.messages import Failure, Reply, Request
-from workers.queue import Entry, Outcome
+from workers.entry import Entry, Outcome
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome
 from workers.shadow_settings import ShadowSettings
@@ -85,7 +85,7 @@ def test_a_fallback_that_gives_no_unit_vector_is_left_out_of_that_row_alone(
         ("undecodable", {"fields": {b"key": b""}}),
         ("undecodable", {"fields": {b"key": b"\xff"}}),
         ("unanswered", {"fields": {b"answer": wire.encode_failure(Failure(id="r0", code="x", message="y"))}}),
-        ("over_delivered", {"deliveries": 6}),
+        ("worker_died", {"deliveries": 6}),
     ],
 )
 def test_what_cannot_be_scored_is_dropped_with_a_reason(

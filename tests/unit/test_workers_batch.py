@@ -13,8 +13,8 @@ from producer.answers import AnswerEncoder
 from producer.messages import Reply, Request, Timings
 from workers.amn_worker import FALLBACK_MS_MIN, AmnHandler, Gate
 from workers.batch import assemble
+from workers.entry import Entry
 from workers.loop import Loop
-from workers.queue import Entry
 from workers.settings import QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0
@@ -47,7 +47,7 @@ def spoilt(value: float) -> np.ndarray:
         (entry(2, b"\xc1 not msgpack"), "dead", "undecodable"),
         (entry(2, wire.encode_request(request())[:200]), "dead", "undecodable"),
         (entry(2, b"\x81\xa7version\x63"), "dead", "unsupported_version"),
-        (entry(2, wire.encode_request(request()), deliveries=4), "dead", "over_delivered"),
+        (entry(2, wire.encode_request(request()), deliveries=4), "dead", "worker_died"),
         (good(2, context=spoilt(np.nan)), "reply", "not_finite"),
         (good(2, context=spoilt(np.inf)), "reply", "not_finite"),
         (good(2, context=spoilt(3.0)), "reply", "bad_norm"),

@@ -17,9 +17,9 @@ from producer.messages import BatchReply, Failure, Reply, Request
 from workers.amn_worker import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
 from workers.batch import PORTION_BYTES, assemble, portion
 from workers.batch_rows import SHEDS, Columns, decide_batch
+from workers.entry import Entry, Outcome
 from workers.fallback_worker import FAILED, FallbackHandler, Tally, Tier
 from workers.loop import Loop, _served_fast
-from workers.queue import Entry, Outcome
 from workers.settings import QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0

@@ -20,13 +20,10 @@ class AwayThreeTimes:
         self.tries = 0
         self.loop: Loop | None = None
 
-    def ensure_group(self) -> None:
+    def rejoin(self) -> None:
         self.tries += 1
         if self.tries <= 3:
             raise ServerUnavailable("no usable server")
-
-    def release(self) -> int:
-        return 0
 
     def lease(self, *, block: bool = True) -> list[object]:
         assert self.loop is not None

@@ -10,7 +10,7 @@ import pytest
 
 from amn.promotion import move
 from workers.commands import worker
-from workers.pool import PoolSettings
+from workers.pool_settings import PoolSettings
 from workers.served import Served, identity, look, pin, served_by
 
 

@@ -1,0 +1,66 @@
+"""The real worker, with a model that ends or stops its process on some requests.
+
+Run as `python tests/deadly.py amn ...` in place of `python -m workers amn ...`. What a request does is
+a word in its id: `segv` crashes in native code, `hang` waits for ever and lets other threads run,
+`held` waits for ever and does not. AMN_TESTS_DEADLY names the kinds of workers that do so, if not all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from workers.amn_worker import AmnHandler
+from workers.commands import worker
+from workers.fallback_worker import FallbackHandler
+from workers.pool_settings import PoolSettings
+from workers.shadow_worker import ShadowHandler
+
+
+class DeadlyPoolSettings(PoolSettings):
+    """A pool of such workers."""
+
+    __slots__ = ()
+
+    def command(self, kind: str, artifacts: Path) -> list[str]:
+        words = PoolSettings.command(self, kind, artifacts)
+        return [words[0], __file__, *words[words.index("workers") + 1 :]]
+
+
+def _hold() -> None:
+    """Sleeps in C, without giving the interpreter's lock away."""
+    libc = ctypes.PyDLL(None)
+    while True:
+        libc.sleep(3600)
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(3600)
+
+
+_DEEDS = {"segv": lambda: ctypes.string_at(0), "hang": _hang, "held": _hold}
+
+
+def _make_deadly(handler: type[Any]) -> None:
+    handle = handler.handle
+
+    def deadly(self: Any, batch: Any) -> Any:
+        for request in batch.requests:
+            for word, deed in _DEEDS.items():
+                if word in request.id:
+                    deed()
+        return handle(self, batch)
+
+    handler.handle = deadly
+
+
+if __name__ == "__main__":
+    handlers = {"amn": AmnHandler, "fallback": FallbackHandler, "shadow": ShadowHandler}
+    if sys.argv[1] in os.environ.get("AMN_TESTS_DEADLY", " ".join(handlers)):
+        _make_deadly(handlers[sys.argv[1]])
+    worker(prog_name="python -m workers")

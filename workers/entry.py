@@ -1,0 +1,51 @@
+"""What a worker leases, and how it ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A leased stream entry.
+
+    Attributes:
+        id: Stream id; its first part is the server's time of the append, epoch ms.
+        fields: As stored.
+        deliveries: 1 of an entry that nobody had before. Else how often it was begun, this time and
+            its first delivery included.
+        place: Number of its stream (producer/keys.py); 0 for the shadow stream.
+    """
+
+    id: bytes
+    fields: dict[bytes, bytes]
+    deliveries: int = 1
+    place: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """How one leased entry ends.
+
+    Attributes:
+        entry: The entry.
+        op: "reply", "escalate" (to the next stream of the chain), "both" (escalate, and answer
+            provisionally) or "dead".
+        reply_to: Client id, or "" when nobody can be told.
+        payload: Reply bytes for the client; of an escalated request, the best answer so far.
+        counters: Names to count, comma-separated.
+        sample_key: Set when the request goes to the shadow stream: "k key", taken at the rate 1/k.
+        truth_key, truth: Set when this request reveals the truth of a sampled predecessor.
+        reason, message: Of a dead letter.
+    """
+
+    entry: Entry
+    op: str
+    reply_to: str = ""
+    payload: bytes = b""
+    counters: str = ""
+    sample_key: str = ""
+    truth_key: str = ""
+    truth: bytes = b""
+    reason: str = ""
+    message: str = ""
