@@ -141,7 +141,7 @@ class QueueCollector(Collector):
         yield from counters(queue, read_counters(client, keys))
         dead = letters.look(client, keys, now_ms).entries
         yield from stream_metrics(queue, streams.look(client, keys, now_ms), dead)
-        yield from worker_metrics(queue, workers.look(client, keys))
+        yield from worker_metrics(queue, workers.look(client, keys, now_ms))
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())
         yield from alert_metrics(client, keys, now_ms)

@@ -27,6 +27,7 @@ script may touch several of them. For the queue `main`:
     amn:{main}:drift:half:truths  zset    waiting truths by age, likewise
     amn:{main}:drift:minutes     zset     minutes that have sums, trimmed with them
     amn:{main}:workers:<name>    hash     what a worker is and when it last made progress, expires
+    amn:{main}:clock             string   the server's time when a worker last asked, expires
 
 A *place* is the number of a stream that holds requests: 1 `requests:high`, 2 `requests`,
 3 `requests:low`, 4 `fallback`, 5 `fallback:secondary`.
@@ -90,6 +91,7 @@ class Keys:
     replies_prefix: str = field(init=False)
     seen_prefix: str = field(init=False)
     workers_prefix: str = field(init=False)
+    clock: str = field(init=False)
     drift_minute_prefix: str = field(init=False)
     drift_half_prefix: str = field(init=False)
     drift_minutes: str = field(init=False)
@@ -151,6 +153,7 @@ _SUFFIXES = {
     "replies_prefix": "replies:",
     "seen_prefix": "seen:",
     "workers_prefix": "workers:",
+    "clock": "clock",
     "drift_minute_prefix": "drift:minute:",
     "drift_half_prefix": "drift:half:",
     "drift_minutes": "drift:minutes",

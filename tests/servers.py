@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -29,6 +30,31 @@ def need(kind: str) -> str:
     return program
 
 
+def stepping(file: Path, library: Path | None = None) -> dict[str, str]:
+    """The environment of a process whose wall clock is so many seconds off as the file says.
+
+    Its monotonic clock is left alone, as NTP and people leave it.
+    """
+    library = library or faketime()
+    assert library is not None, 'a test that steps clocks is marked with @pytest.mark.needs("faketime")'
+    if not file.exists():
+        file.write_text("+0\n")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_RESET": "1",
+    }
+
+
+def faketime() -> Path | None:
+    """The library of Debian's package, or the one that AMN_LIBFAKETIME names; None where there is none."""
+    named = os.environ.get("AMN_LIBFAKETIME")
+    found = [Path(named)] if named else sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    return next((path for path in found if path.is_file()), None)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -42,10 +68,20 @@ class Server:
         kind: "valkey" or "redis".
         tcp: Listen on a loopback port too.
         arguments: More command line options, such as `("--requirepass", "secret")`.
+        steps: Runs it with a wall clock that `step_clock` moves; Valkey only, as Debian's Redis hangs at its
+            start when libfaketime is loaded before its allocator.
     """
 
-    def __init__(self, kind: str = "valkey", *, tcp: bool = False, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        kind: str = "valkey",
+        *,
+        tcp: bool = False,
+        arguments: tuple[str, ...] = (),
+        steps: bool = False,
+    ) -> None:
         self.kind = kind
+        self.steps = steps
         self.folder = Path(tempfile.mkdtemp(prefix="amn-"))
         self.socket = self.folder / "s"
         self.port = free_port() if tcp else 0
@@ -59,10 +95,19 @@ class Server:
         command += ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--daemonize", "no"]
         command += ["--loglevel", "warning", *self.arguments]
         log = (self.folder / "log").open("ab")
-        self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        environment = {**os.environ, **stepping(self.folder / "clock")} if self.steps else None
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         log.close()
         self._wait_ready()
         return self
+
+    def step_clock(self, seconds: float) -> None:
+        """Sets the server's wall clock to so many seconds from the true time, and waits until it is."""
+        (self.folder / "clock").write_text(f"{seconds:+f}\n")
+        admin, wanted = self.client(), time.time() + seconds
+        while abs(admin.time()[0] - wanted) > 5:
+            time.sleep(0.05)
+        admin.close()
 
     def client(self, **options: object) -> redis.Redis:
         """A plain client, as user `default` with the given options."""

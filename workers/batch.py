@@ -29,7 +29,7 @@ class Batch:
     Attributes:
         entries, requests: One each per request.
         contexts: Shape (B, 5, 768), float32, perhaps read-only; `rows(i)` are those of `requests[i]`.
-        leased_at_ms: Worker's UTC clock at the read.
+        leased_at_ms: Server's clock at the read, UTC epoch milliseconds.
         leased_at_s: Monotonic clock at the read.
         refused: Entries that ended before the model saw them.
         starts: First row of each request, and B; empty when each has one row.

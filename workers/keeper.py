@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -22,9 +23,9 @@ _LOG = structlog.get_logger("amn.worker")
 class Keeper:
     """A side thread with a connection of its own.
 
-    Every third of the lease it renews what the loop has in hand, and refreshes the worker's presence
-    hash, which expires after three leases. A worker whose process lives but whose loop is stuck shows
-    a `progress_at_ms` that does not move, until the watchdog ends it.
+    Every third of the lease it asks for the server's time, renews what the loop has in hand, and refreshes
+    the worker's presence hash, which expires after three leases. A worker whose process lives but whose
+    loop is stuck shows a `progress_at_ms` that does not move, until the watchdog ends it.
 
     Args:
         loop: The worker's.
@@ -34,18 +35,19 @@ class Keeper:
     def __init__(self, loop: Loop, serves: Mapping[str, str]) -> None:
         self._loop = loop
         self._serves = dict(serves)
-        self._progress_at_ms = int(time.time() * 1000)
+        self._progress_at_s = time.monotonic()
         self._finished = 0
         self._settings = loop.queue.settings
         self._period_s = self._settings.queue.lease_ms / 3000
         self._client = connect(self._settings.producer, retries=0)
         self._extend = self._client.register_script(script_text("workers", "extend"))
+        self._clock = self._client.register_script(script_text("workers", "clock"))
         self._watchdog = Watchdog(loop, self._period_s)
-        self._reads_lost = self._read_lost_at_ms = 0
+        self._reads_lost, self._read_lost_at_s = 0, time.monotonic()
         self._key = loop.queue.keys.worker(loop.queue.name)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-keeper", daemon=True)
-        self._started_at_ms = int(time.time() * 1000)
+        self._began_at_s = time.monotonic()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -80,6 +82,7 @@ class Keeper:
                 return
 
     def _renew(self) -> None:
+        self._measure()
         queue = self._loop.queue
         for stream, ids in queue.ids(self._loop.in_hand).items():
             for first in range(0, len(ids), 1000):
@@ -90,23 +93,39 @@ class Keeper:
             pipe.pexpire(self._key, 3 * self._settings.queue.lease_ms)
             pipe.execute()
 
+    def _measure(self) -> None:
+        """Compares the clocks, and lets the server's going back be noticed."""
+        queue, clock = self._loop.queue, self._loop.queue.clock
+        began_s, lease_ms = clock.began_s(), self._settings.queue.lease_ms
+        keys = [queue.keys.clock, *queue.keys.places, queue.keys.shadow]
+        now_ms, renewed = cast("list[int]", self._clock(keys=keys, args=[GROUP, lease_ms]))
+        clock.measured(began_s, now_ms)
+        if renewed:
+            _LOG.warning("server_clock_went_back", worker=queue.name, leases_begun_anew=renewed)
+
     def _presence(self) -> dict[str, object]:
-        """Who, what, since when, and when it last ended something or had nothing to end."""
-        now_ms, finished = int(time.time() * 1000), self._loop.finished
+        """Who, what, since when, and when it last ended something or had nothing to end.
+
+        Times are the server's; spans are measured here, so that no step of a clock lengthens them.
+        """
+        clock, now_s, finished = self._loop.queue.clock, time.monotonic(), self._loop.finished
         if finished != self._finished or not self._loop.in_hand:
-            self._finished, self._progress_at_ms = finished, now_ms
+            self._finished, self._progress_at_s = finished, now_s
         if (lost := self._loop.queue.room.lost) != self._reads_lost:
-            self._reads_lost, self._read_lost_at_ms = lost, now_ms
+            self._reads_lost, self._read_lost_at_s = lost, now_s
+        now_ms = clock.now_ms()
         return {
             "kind": self._settings.kind,
+            "host": socket.gethostname(),
             "pid": os.getpid(),
             "finished": finished,
-            "started_at_ms": self._started_at_ms,
-            "seen_at_ms": now_ms,
-            "progress_at_ms": self._progress_at_ms,
+            "started_at_ms": int(now_ms - (now_s - self._began_at_s) * 1000),
+            "seen_at_ms": int(now_ms),
+            "progress_at_ms": int(now_ms - (now_s - self._progress_at_s) * 1000),
+            "clock_offset_ms": round(clock.offset_ms),
             "lease_ms": self._settings.queue.lease_ms,
             "given_up": self._loop.given_up,
             "reads_lost": self._reads_lost,
-            "read_lost_at_ms": self._read_lost_at_ms,
+            "read_lost_at_ms": int(now_ms - (now_s - self._read_lost_at_s) * 1000) if self._reads_lost else 0,
             **self._serves,
         }

@@ -190,7 +190,7 @@ class Loop:
                 pause_s = min(2 * pause_s, 2.0)
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
-        batch = self._assemble(entries, self.queue.settings, time.time() * 1000, time.perf_counter())
+        batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
         return batch.refused + (self._handled(batch) if len(batch) else [])
 
     def _handled(self, batch: Batch) -> list[Outcome]:

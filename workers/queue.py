@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import redis
 
+from producer.clock import ServerClock, time_ms
 from producer.connection import LOST, connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
@@ -37,6 +38,7 @@ class LeasedQueue:
 
     Attributes:
         streams: What is read, the most urgent first.
+        clock: The server's, measured here and by the keeper.
         more: Whether the last lease may have left something waiting.
         heavy: Whether it holds batches of contexts, so that it may be too much for one step.
         room: How many entries a read asks for.
@@ -47,6 +49,7 @@ class LeasedQueue:
         self.stream = stream
         self.name = name
         self.keys = Keys(settings.producer.queue)
+        self.clock = ServerClock()
         self.streams = self.keys.levels if stream == self.keys.requests else (stream,)
         places = self.keys.places
         self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
@@ -78,6 +81,8 @@ class LeasedQueue:
     def ensure_group(self) -> None:
         """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
+            began_s = self.clock.began_s()
+            self.clock.measured(began_s, time_ms(self._reads.call("TIME")))
             for stream in self.streams:
                 try:
                     self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)

@@ -57,7 +57,7 @@ class QueueSettings:
 
 
 def worker_name(kind: str) -> str:
-    """Unique per process, and readable: kind, host, process id."""
+    """Unique per process, and readable: kind, host (cut off, as it may be long), process id."""
     host = "".join(c if c.isalnum() or c in "-_" else "-" for c in socket.gethostname())[:24]
     return f"{kind}-{host}-{os.getpid()}-{os.urandom(3).hex()}"
 

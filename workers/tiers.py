@@ -49,7 +49,7 @@ class TierWatch:
         Raises:
             RedisError: The server did not answer.
         """
-        alive, ok, failed, waiting, lag_ms = self._link.run(self._script, self._keys, [])
+        alive, ok, failed, waiting, lag_ms = self._link.run(self._script, self._keys, [_ALIVE_MS])
         facts = TierFacts(alive=bool(alive), ok=ok, failed=failed, waiting=waiting, lag_ms=lag_ms)
         before, state = self.breaker.shown, self.breaker.look(facts, now_s)
         self._known |= facts.alive

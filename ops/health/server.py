@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import redis
 
 from ops.health.findings import FAILURE, OK, WARNING, Finding
+from producer.clock import ServerClock, time_ms
 
 VERSION_MIN = (7, 0)
 #: Of the limit. Above the second share a burst ends in refused writes.
 MEMORY_WARNING, MEMORY_FAILURE = 0.75, 0.9
-#: Deadlines are absolute: a host whose clock is off by a deadline expires everything, or nothing.
-SKEW_MS_WARNING, SKEW_MS_FAILURE = 250, 2_000
+#: Workers and our clients go by the server's clock; other clients may not.
+SKEW_MS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +48,10 @@ class ServerFacts:
 
 def look(client: redis.Redis) -> tuple[ServerFacts, int]:
     """The facts, and the server's clock in epoch ms."""
-    began_s = time.time()
-    seconds, micros = client.time()
-    ended_s = time.time()
-    at_s = seconds + micros / 1e6
+    clock = ServerClock()
+    began_s = clock.began_s()
+    at_ms = time_ms(client.time())
+    clock.measured(began_s, at_ms)
     info = client.info()
     return ServerFacts(
         name=info.get("server_name", "redis"),
@@ -65,8 +65,8 @@ def look(client: redis.Redis) -> tuple[ServerFacts, int]:
         append_only=bool(info["aof_enabled"]),
         append_only_status=info.get("aof_last_write_status", "ok"),
         clients=info["connected_clients"],
-        skew_ms=round((at_s - (began_s + ended_s) / 2) * 1000, 1),
-    ), int(at_s * 1000)
+        skew_ms=round(-clock.offset_ms, 1),
+    ), int(at_ms)
 
 
 def judge(server: ServerFacts) -> list[Finding]:
@@ -117,12 +117,10 @@ def _memory(server: ServerFacts) -> Finding:
 
 
 def _clock(server: ServerFacts) -> Finding:
-    off_ms = abs(server.skew_ms)
-    if off_ms < SKEW_MS_WARNING:
+    if abs(server.skew_ms) <= SKEW_MS_MAX:
         return Finding(OK, "clock", f"{server.skew_ms:+.0f} ms from this host's")
-    level = FAILURE if off_ms >= SKEW_MS_FAILURE else WARNING
     text = (
-        f"the server's clock is {server.skew_ms:+.0f} ms from this host's: deadlines are absolute; "
-        "run NTP on both"
+        f"the server's clock is {server.skew_ms:+.0f} ms from this host's: requests of a client that stamps "
+        "its own clock expire by so much too early or too late; run NTP on both"
     )
-    return Finding(level, "clock", text)
+    return Finding(WARNING, "clock", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -12,13 +12,15 @@ import redis
 from ops.errors import Unhealthy
 from ops.health.findings import FAILURE, OK, WARNING, Finding
 from ops.health.streams import StreamFacts
+from producer.clock import time_ms
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings
-from workers.settings import worker_name
 
 #: A worker that holds entries and ends none of them for this long is stuck.
 STUCK_MS = 15_000
+#: The server's clock is asked for once a second, and half of the way there and back is the doubt.
+CLOCK_MS_MAX = 1_000
 #: A swap takes some seconds a worker; later, the workers refuse what the links name.
 SWAP_MS = 60_000
 _STREAMS = {"amn": "requests", "fallback": "fallback", "shadow": "shadow"}
@@ -30,8 +32,10 @@ class WorkerFacts:
 
     Attributes:
         finished: Entries that it ended.
-        seen_ms_ago: Since it last said so, by this host's clock.
+        seen_ms_ago: Since it last said so.
         stuck_ms: For how long it has held entries without ending one, by its own clock.
+        host: Whole name of its host.
+        clock_offset_ms: How far the clock of its host is ahead of the server's.
         model, bank: What it serves.
     """
 
@@ -41,6 +45,8 @@ class WorkerFacts:
     finished: int
     seen_ms_ago: int
     stuck_ms: int = 0
+    host: str = ""
+    clock_offset_ms: int = 0
     model: str = ""
     bank: str = ""
 
@@ -50,13 +56,23 @@ class WorkerFacts:
         return self.stuck_ms > STUCK_MS
 
 
-def look(client: redis.Redis, keys: Keys) -> list[WorkerFacts]:
-    """Every worker that was seen within three leases."""
-    found, now_ms = [], time.time() * 1000
+def look(client: redis.Redis, keys: Keys, now_ms: float) -> list[WorkerFacts]:
+    """Every worker that was seen within three leases.
+
+    Args:
+        now_ms: Server's clock.
+    """
+    found = []
     for key in client.scan_iter(match=keys.workers_prefix.replace("{", "\\{") + "*", count=1000):
-        fields = cast("dict[bytes, bytes]", client.hgetall(key))
-        if fields:  # else it expired just now
-            stored = {name.decode(): value.decode() for name, value in fields.items()}
+        with client.pipeline(transaction=True) as pipe:
+            pipe.hgetall(key)
+            pipe.pttl(key)
+            fields, left_ms = cast("tuple[dict[bytes, bytes], int]", pipe.execute())
+        stored = {name.decode(): value.decode() for name, value in fields.items()}
+        # Empty when it expired just now. One that has longer to live than it was given is from before the
+        # server's clock went back: who lives says so again each second.
+        ghost = 0 < 3 * int(stored.get("lease_ms", 0)) < left_ms
+        if stored and not ghost:
             found.append(_worker(key.decode().removeprefix(keys.workers_prefix), stored, now_ms))
     return sorted(found, key=lambda worker: (worker.kind, worker.name))
 
@@ -70,6 +86,8 @@ def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
         finished=int(stored.get("finished", 0)),
         seen_ms_ago=int(max(now_ms - seen_at_ms, 0)),
         stuck_ms=seen_at_ms - int(stored.get("progress_at_ms", seen_at_ms)),
+        host=stored.get("host", ""),
+        clock_offset_ms=int(stored.get("clock_offset_ms", 0)),
         model=stored.get("model", ""),
         bank=stored.get("bank", ""),
     )
@@ -82,29 +100,28 @@ def alive_here(settings: ProducerSettings, kind: str) -> str:
         Unhealthy: There is none.
         ServerUnavailable, AuthenticationFailed: The server cannot be asked.
     """
-    host = worker_name(kind).rsplit("-", 2)[0]  # without process id and random part
-    client = connect(settings, retries=0)
+    host, client = socket.gethostname(), connect(settings, retries=0)
     try:
         with driver_errors(settings.url):
-            here = [one for one in look(client, Keys(settings.queue)) if one.name.startswith(f"{host}-")]
+            seen = look(client, Keys(settings.queue), time_ms(client.time()))
     finally:
         client.close()
-    found = [worker for worker in here if worker.kind == kind]
+    found = [worker for worker in seen if (worker.kind, worker.host) == (kind, host)]
     for worker in found:
         if not worker.stuck:
             return worker.name
     if found:
         name, for_s = found[0].name, found[0].stuck_ms / 1000
         raise Unhealthy(f"{name} lives, and has ended nothing of what it holds for {for_s:.0f} s")
-    raise Unhealthy(f"no {kind} worker of this host ({host}-...) was seen lately on queue {settings.queue}")
+    raise Unhealthy(f"no {kind} worker of host {host} was seen lately on queue {settings.queue}")
 
 
 def judge(
     workers: list[WorkerFacts], streams: Mapping[str, StreamFacts], artifacts: Mapping[str, str]
 ) -> list[Finding]:
-    """One finding per kind, one for progress, one for what is served."""
+    """One finding per kind, one for progress, one for their clocks, one for what is served."""
     findings = [_present(workers, streams, kind, stream) for kind, stream in _STREAMS.items()]
-    return [*findings, _progress(workers), _served(workers, artifacts)]
+    return [*findings, _progress(workers), _clocks(workers), _served(workers, artifacts)]
 
 
 def _present(
@@ -127,6 +144,15 @@ def _progress(workers: list[WorkerFacts]) -> Finding:
     names = ", ".join(f"{worker.name} for {worker.stuck_ms / 1000:.0f} s" for worker in stuck)
     text = f"alive, holding entries, and ending none: {names}; see their logs, then kill them"
     return Finding(FAILURE, "progress", text)
+
+
+def _clocks(workers: list[WorkerFacts]) -> Finding:
+    """Deadlines go by the server's clock, so that an offset spoils no request; it spoils logs."""
+    off = [worker for worker in workers if abs(worker.clock_offset_ms) > CLOCK_MS_MAX]
+    if not off:
+        return Finding(OK, "worker clocks", "within a second of the server's")
+    names = ", ".join(f"{worker.name} by {worker.clock_offset_ms / 1000:+.1f} s" for worker in off)
+    return Finding(WARNING, "worker clocks", f"not the server's: {names}; run NTP on those hosts")
 
 
 def _served(workers: list[WorkerFacts], artifacts: Mapping[str, str]) -> Finding:

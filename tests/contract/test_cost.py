@@ -31,7 +31,7 @@ BOUNDED = {
     "xtrim": lambda words: words[1] == "MINID",  # what this client has read
 }
 #: Once per worker, or at its start and end.
-RARE = {"xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "unlink"}
+RARE = {"time", "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "unlink"}
 
 
 def fill(rig: Rig, count: int) -> None:

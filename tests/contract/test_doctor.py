@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,8 @@ def examine(real_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def present(admin: Any, kind: str, **changes: Any) -> str:
     """A worker's presence, as its keeper writes it."""
     now_ms, name = int(time.time() * 1000), worker_name(kind)
-    fields = {"kind": kind, "pid": 1, "finished": 3, "seen_at_ms": now_ms, "progress_at_ms": now_ms}
+    times = {"seen_at_ms": now_ms, "progress_at_ms": now_ms}
+    fields = {"kind": kind, "host": socket.gethostname(), "pid": 1, "finished": 3, **times}
     admin.hset(KEYS.worker(name), mapping=fields | changes)
     return name
 
@@ -76,6 +78,36 @@ def test_a_living_worker_without_progress_is_not_alive(real_server: Any, examine
         alive_here(settings, "amn")
     well = present(real_server.admin, "amn")
     assert alive_here(settings, "amn") == well
+
+
+@pytest.mark.parametrize(
+    ("mine", "sister"),
+    [
+        ("amn-queue-worker-production-5c9d8b7f4-x2k8q", "amn-queue-worker-production-5c9d8b7f4-zzzzz"),
+        ("web", "web-2"),
+        ("web.a", "web-a"),
+    ],
+)
+def test_a_dead_worker_is_not_called_alive_for_a_sisters_sake(
+    real_server: Any, monkeypatch: pytest.MonkeyPatch, mine: str, sister: str
+) -> None:
+    settings = ProducerSettings(url=real_server.url)
+    monkeypatch.setattr(socket, "gethostname", lambda: sister)
+    present(real_server.admin, "amn")
+    monkeypatch.setattr(socket, "gethostname", lambda: mine)
+    with pytest.raises(Unhealthy, match=f"no amn worker of host {mine} "):
+        alive_here(settings, "amn")
+    well = present(real_server.admin, "amn")
+    assert alive_here(settings, "amn") == well
+
+
+def test_a_worker_whose_clock_is_off_is_named(real_server: Any, examine: Examine) -> None:
+    present(real_server.admin, "amn", clock_offset_ms=400)
+    assert examine()["worker clocks"]["level"] == OK
+    fast = present(real_server.admin, "amn", clock_offset_ms=60_000)
+    found = examine()["worker clocks"]
+    assert found["level"] == WARNING
+    assert f"{fast} by +60.0 s" in found["text"]
 
 
 def test_stale_leases_and_old_entries_are_found(

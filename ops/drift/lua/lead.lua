@@ -8,7 +8,11 @@ if leader and leader == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return leader
 end
-if leader then return '' end
+if leader then
+  -- A lease that is longer than it was given is from before the server's clock went back: it begins anew.
+  if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  return ''
+end
 -- Above the last one and above the clock: it grows even when the server has lost its memory.
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,0 +1,209 @@
+"""Clocks that step or are off: the server's, a worker's, a producer's."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rig import KEYS, Rig, answer
+from servers import Server
+
+from ops.drift.leader import Leadership, leader_key
+from ops.errors import Unhealthy
+from ops.health import alive_here
+from producer.clock import ServerClock
+from producer.keys import GROUP
+from producer.settings import ProducerSettings
+from workers.batch import Batch
+from workers.keeper import Keeper
+from workers.loop import Loop
+from workers.queue import LeasedQueue, Outcome
+from workers.tiers import TierWatch, tier_key
+
+HOUR_MS = 3_600_000
+
+
+class Answering:
+    """A handler that answers all."""
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        return [answer(entry) for entry in batch.entries]
+
+
+@contextmanager
+def working(queue: LeasedQueue) -> Iterator[None]:
+    """A worker with its keeper, in this process."""
+    loop = Loop(queue, Answering())
+    keeper, thread = Keeper(loop, {}), threading.Thread(target=loop.run)
+    keeper.start()
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.stop()
+        thread.join()
+        keeper.stop()
+
+
+@pytest.fixture
+def stepping(
+    make_server: Callable[..., Server], contexts: Callable[..., NDArray[np.float32]]
+) -> Iterator[Any]:
+    """A server whose wall clock the test steps, and queues on it."""
+    server = make_server("valkey", steps=True)
+    server.admin = server.client()  # type: ignore[attr-defined]
+    rig = Rig(server, contexts(8))
+    yield server, rig
+    rig.close()
+
+
+def until(true: Callable[[], Any], seconds: float = 12.0) -> Any:
+    give_up_at_s = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < give_up_at_s, "it did not come"
+        time.sleep(0.02)
+    return found
+
+
+def answers(rig: Rig) -> list[str]:
+    return sorted(reply.id for reply in rig.replies())
+
+
+@pytest.mark.needs("faketime")
+@pytest.mark.parametrize("step_s", [-3600, -20, 700])
+def test_what_a_dead_worker_held_is_answered_soon_whatever_the_servers_clock_does(
+    stepping: tuple[Server, Rig], step_s: float
+) -> None:
+    server, rig = stepping
+    dead, well = (rig.queue(name, lease_ms=600) for name in ("dead", "well"))
+    with working(well):
+        rig.put("before")
+        until(lambda: answers(rig) == ["before"])
+        time.sleep(0.3)  # its keeper has seen the server's time
+    rig.put("a", "b")
+    assert len(dead.lease()) == 2
+    server.step_clock(step_s)
+    with working(well):
+        rig.put("after")
+        until(lambda: rig.stats()["answered"] == 4, 5.0)
+    assert set(answers(rig)) >= {"a", "after", "b"}  # a step ahead makes the first one's stream expire
+
+
+@pytest.mark.needs("faketime")
+def test_a_worker_that_lives_keeps_what_it_holds_when_the_servers_clock_goes_back(
+    stepping: tuple[Server, Rig],
+) -> None:
+    server, rig = stepping
+    keepers = rig.queue("holds", lease_ms=600), rig.queue("other", lease_ms=600)
+    loops = [Loop(queue, Answering()) for queue in keepers]
+    sides = [Keeper(loop, {}) for loop in loops]
+    rig.put("a")
+    (entry,) = keepers[0].lease()
+    loops[0]._hand = (entry,)
+    for side in sides:
+        side.start()
+    time.sleep(0.5)
+    server.step_clock(-3600)
+    give_up_at_s = time.monotonic() + 2.5
+    while time.monotonic() < give_up_at_s:
+        assert keepers[1].lease() == []
+    assert keepers[0].finish([answer(entry)]) == [b"ok"]
+    for side in sides:
+        side.stop()
+
+
+def test_a_step_back_begins_every_lease_of_every_stream_anew(real_rig: Rig) -> None:
+    streams = (KEYS.requests, KEYS.fallback, KEYS.shadow)
+    for stream in streams:
+        queue = real_rig.queue("w", stream)
+        real_rig.admin.xadd(stream, {"request": b"x"})
+        assert queue.lease()
+        (row,) = real_rig.admin.xpending_range(stream, GROUP, "-", "+", 9)
+        real_rig.admin.xclaim(stream, GROUP, "w", 0, [row["message_id"]], idle=50_000, justid=True)
+    keeper = Keeper(Loop(queue, Answering()), {})
+    keeper._measure()
+    assert all(idle(real_rig, stream) >= 50_000 for stream in streams)
+    real_rig.admin.incrby(KEYS.clock, HOUR_MS)  # an hour ago it was an hour later
+    keeper._measure()
+    assert all(idle(real_rig, stream) < 10_000 for stream in streams)
+    (row,) = real_rig.admin.xpending_range(streams[0], GROUP, "-", "+", 9)
+    assert row["times_delivered"] == 1
+
+
+def idle(rig: Rig, stream: str) -> int:
+    (row,) = rig.admin.xpending_range(stream, GROUP, "-", "+", 9)
+    return int(row["time_since_delivered"])
+
+
+@pytest.mark.parametrize("off_s", [60, -60, 86_400])
+def test_deadlines_go_by_the_servers_clock_whatever_a_workers_says(rig: Rig, off_s: float) -> None:
+    queue = rig.queue("w")
+    queue.clock = ServerClock(wall_s=lambda: time.time() + off_s)
+    queue.ensure_group()
+    now_ms = time.time() * 1000
+    rig.put("in-time", expires_at_ms=now_ms + 30_000)
+    rig.put("late", expires_at_ms=now_ms - 30_000)
+    loop = Loop(queue, Answering())
+    while entries := queue.lease():
+        loop.step(entries)
+    assert rig.stats() == {"answered": 1, "answered:amn": 1, "failed": 1, "failed:deadline_exceeded": 1}
+    assert queue.clock.offset_ms == pytest.approx(off_s * 1000, abs=500)
+
+
+def test_a_workers_presence_shows_how_far_its_clock_is_off(real_rig: Rig) -> None:
+    queue = real_rig.queue("w")
+    queue.clock = ServerClock(wall_s=lambda: time.time() + 60)
+    keeper = Keeper(Loop(queue, Answering()), {})
+    keeper._renew()
+    stored = real_rig.admin.hgetall(KEYS.worker("w"))
+    assert int(stored[b"clock_offset_ms"]) == pytest.approx(60_000, abs=500)
+    assert int(stored[b"seen_at_ms"]) == pytest.approx(time.time() * 1000, abs=2_000)
+
+
+def test_the_clock_keeps_what_it_knows_while_slow_answers_agree() -> None:
+    now_s = [100.0]
+    clock = ServerClock(monotonic_s=lambda: now_s[0], wall_s=lambda: 5.0)
+    assert clock.now_ms() == 5_000  # nothing is known yet
+    clock.measured(100.0, 7_000_000)
+    now_s[0] = 110.0
+    clock.measured(106.0, 7_008_700)  # the answer took 4 s: it may have been given at 108.7 s
+    assert clock.now_ms() == pytest.approx(7_010_000)
+    clock.measured(109.99, 3_410_000)  # an hour back
+    assert clock.now_ms() == pytest.approx(3_410_005)
+    assert clock.offset_ms == pytest.approx(5_000 - 3_410_005)
+
+
+def test_a_dead_workers_presence_from_before_a_step_back_is_no_life(real_server: Any) -> None:
+    name, settings = KEYS.worker("amn-w"), ProducerSettings(url=real_server.url)
+    fields = {"kind": "amn", "pid": 1, "lease_ms": 3000, "host": socket.gethostname()}
+    real_server.admin.hset(name, mapping=fields | {"seen_at_ms": 1, "progress_at_ms": 1})
+    real_server.admin.pexpire(name, 9_000)
+    assert alive_here(settings, "amn") == "amn-w"
+    real_server.admin.pexpire(name, HOUR_MS)  # what is left of nine seconds, an hour earlier
+    with pytest.raises(Unhealthy, match="was seen lately"):
+        alive_here(settings, "amn")
+
+
+def test_a_dead_tier_from_before_a_step_back_gets_no_escalations(real_server: Any) -> None:
+    watch = TierWatch(real_server.admin, KEYS, "accuracy")
+    real_server.admin.hset(tier_key(KEYS, "accuracy"), mapping={"ok": 1, "failed": 0})
+    real_server.admin.pexpire(tier_key(KEYS, "accuracy"), 3_000)
+    assert watch.look(0.0).alive
+    real_server.admin.pexpire(tier_key(KEYS, "accuracy"), HOUR_MS)
+    assert not watch.look(1.0).alive
+
+
+def test_a_dead_judges_lead_from_before_a_step_back_runs_out_within_its_length(server: Any) -> None:
+    dead, next_one = (Leadership(server.admin, KEYS, 45_000) for _ in range(2))
+    assert dead.lead()
+    server.admin.pexpire(leader_key(KEYS), HOUR_MS)
+    assert next_one.lead() == 0  # the one that led may live
+    assert 0 < server.admin.pttl(leader_key(KEYS)) <= 45_000
+    assert dead.lead() == dead.fence > 0
