@@ -86,7 +86,7 @@ class ProducerSettings:
     lanes: tuple[str, ...] = LANES
     entries_max: int = 100_000
     bytes_max: int = 2 * 1024**3
-    in_flight_max: int = 16_384
+    in_flight_max: int = 8_192
     batch_contexts_max: int = BATCH_CONTEXTS_MAX
     seen_window_ms: int = 60_000
     result_timeout_ms: int = 30_000

@@ -27,6 +27,7 @@ from workers.entry import Entry, Outcome
 from workers.levels import Shares
 from workers.room import Room
 from workers.settings import WorkerSettings
+from workers.unread import BESIDE_BYTES, Unread
 
 _RELEASED = "released"
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
@@ -69,6 +70,8 @@ class LeasedQueue:
             *(limits.fallback_entries_max, limits.fallback_bytes_max),
             *(limits.secondary_entries_max, limits.secondary_bytes_max, keys.seen_prefix),
         )
+        self._reply_limits = limits.reply_entries_max, limits.reply_bytes_max
+        self._unread = Unread()
         self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
         # Two connections: a batch may be finished while the next one is read.
         self._reads, self._writes = Link(self.client), Link(self.client)
@@ -148,16 +151,24 @@ class LeasedQueue:
         if not outcomes:
             return []
         clients: dict[str, int] = {}
-        arguments: list[Any] = [self._finish_words, "".join(map(str, {o.entry.place for o in outcomes}))]
+        sizes: list[int] = []  # of the answers, by client
+        arguments: list[Any] = []
         for o in outcomes:
             number = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
+            if number > len(sizes):
+                sizes.append(0)
+            if number:
+                sizes[number - 1] += len(o.payload) + BESIDE_BYTES
             payload = o.entry.fields.get(REQUEST, b"")
             arguments += (o.entry.place, o.entry.id, o.op, number, o.payload, o.counters, o.sample_key)
             arguments += (o.truth_key, o.truth, len(payload))
             if o.op == "dead":
                 arguments += (o.reason, o.message, sha1(payload, usedforsecurity=False).hexdigest())
         fixed = self._finish_keys
-        words = [fixed.number + len(clients), fixed, *map(self.keys.replies, clients), *arguments]
+        places = "".join(map(str, {o.entry.place for o in outcomes}))
+        due = self._unread.due(zip(clients, sizes, strict=True))
+        said = (self._finish_words, places, *self._reply_limits, due)
+        words = [fixed.number + len(clients), fixed, *map(self.keys.replies, clients), *said, *arguments]
         with driver_errors(self.settings.producer.url):
             return cast("list[bytes]", self._writes.run_words(self._finish, words))
 

@@ -24,6 +24,8 @@ class QueueSettings:
         stall_ms: A worker whose loop makes no step for this long ends itself; a quarter of it while
             it works on entries that were delivered before, of which it takes an eighth at a time.
         reply_ttl_ms: A reply stream that nobody reads is removed after this.
+        reply_entries_max, reply_bytes_max: Of answers that wait for one client; it loses the oldest
+            ones, and learns of it. Looked at every two MiB, so that each worker may add that much.
         fallback_entries_max, fallback_bytes_max: Limits of the fallback stream.
         secondary_entries_max, secondary_bytes_max: Limits of the secondary fallback stream.
         shadow_entries_max: Cap of the shadow stream; the oldest samples are dropped.
@@ -37,6 +39,8 @@ class QueueSettings:
     lease_ms: int = 3_000
     deliveries_max: int = 5
     reply_ttl_ms: int = 600_000
+    reply_entries_max: int = 65_536
+    reply_bytes_max: int = 32 * 1024**2
     fallback_entries_max: int = 20_000
     fallback_bytes_max: int = 512 * 1024**2
     secondary_entries_max: int = 5_000
@@ -50,6 +54,11 @@ class QueueSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.batch_max <= 4096:
             raise ValueError(f"batch_max is {self.batch_max}; use 1 to 4096")
+        if self.reply_entries_max < 1 or self.reply_bytes_max < 1:
+            raise ValueError(
+                f"reply_entries_max is {self.reply_entries_max}, reply_bytes_max {self.reply_bytes_max}; "
+                "use at least 1: an answer has to wait somewhere"
+            )
         if self.lease_ms < 100:
             raise ValueError(f"lease_ms is {self.lease_ms}; use at least 100")
         if self.stall_ms < 1000:

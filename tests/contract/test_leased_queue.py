@@ -15,6 +15,7 @@ from producer.messages import Failure, Reply
 from workers.batch import Batch, assemble
 from workers.entry import Outcome
 from workers.loop import Loop
+from workers.unread import LOOK_BYTES
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
@@ -343,3 +344,25 @@ def test_a_server_out_of_memory_can_still_be_drained(real_rig: Rig) -> None:
         rig.admin.config_set("maxmemory", 0)
     assert rig.admin.xlen(KEYS.requests) == 0
     assert len(rig.replies()) == 7
+
+
+@pytest.mark.parametrize("limits", [{"reply_entries_max": 3_000}, {"reply_bytes_max": 4 * 1024**2}], ids=str)
+def test_what_waits_for_a_client_that_does_not_read_is_bounded(limits: dict[str, int], real_rig: Rig) -> None:
+    """The oldest answers go, some at a time; how many is counted. Others' answers stay."""
+    queue, sent = real_rig.queue("w", **limits), 8_000
+    for _ in range(sent // 200):
+        real_rig.put(*map(str, range(200)))
+        entries = queue.lease()
+        while len(entries) < 200:
+            entries += queue.lease(block=False)
+        outcomes = [answer(entry) for entry in entries]
+        outcomes[0].reply_to = "another"
+        assert queue.finish(outcomes) == [b"ok"] * 200
+    waiting, dropped = real_rig.admin.xlen(REPLIES), real_rig.stats()["untold:dropped"]
+    assert waiting + dropped == sent - sent // 200
+    assert real_rig.admin.xlen(KEYS.replies("another")) == sent // 200
+    look = LOOK_BYTES // 3_500
+    if "reply_entries_max" in limits:
+        assert 0.8 * 3_000 <= waiting <= 3_000 + look
+    else:
+        assert 3 * 1024**2 < real_rig.admin.memory_usage(REPLIES) < 6.5 * 1024**2

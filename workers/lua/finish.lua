@@ -6,7 +6,8 @@
 -- ARGV[1] group  [2] consumer  [3] reply_ttl_ms  [4] shadow_entries_max  [5] dead_entries_max
 -- ARGV[6], [7] most entries and bytes of the fallback stream   [8], [9] of the secondary one
 -- ARGV[10] prefix of the seen keys   [11] the places that occur below, one digit each
--- ARGV[12..] per entry ten values:
+-- ARGV[12], [13] most entries and bytes of a reply stream  [14] reply numbers to look at for that: "1 7"
+-- ARGV[15..] per entry ten values:
 --   place, id, op, reply number (0: nobody to answer), reply bytes, counters ("a,b=17": 1 and 17),
 --   sample ("k key": taken at the rate 1/k), truth key, truth bytes, payload size
 --   op: "reply"     ends here with these bytes
@@ -79,7 +80,7 @@ local function escalate(place, entry, request, id, bytes, to, size)
   return true
 end
 
-local i = 12
+local i = 15
 while i <= #ARGV do
   local place, entry, op = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
   local number, bytes, names = tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5]
@@ -152,6 +153,15 @@ for to, next in pairs(room) do
   end
 end
 for key in pairs(touched) do try('PEXPIRE', KEYS[key], ARGV[3]) end
+-- Whoever does not read loses the oldest answers, a tenth of them at once: looked at now and then only.
+for number in string.gmatch(ARGV[14], '%d+') do
+  local key = KEYS[13 + number]
+  local entries, bytes = tonumber(try('XLEN', key)) or 0, tonumber(try('MEMORY', 'USAGE', key)) or 0
+  local over = math.max(entries / tonumber(ARGV[12]), bytes / tonumber(ARGV[13]))
+  if over > 1 then
+    count('untold:dropped', attempt('reply', 'XTRIM', key, 'MAXLEN', math.floor(0.9 * entries / over)) or 0)
+  end
+end
 -- Most entries of a batch say the same, so that it is read once.
 for names, times in pairs(said) do
   for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do count(name, times * (tonumber(n) or 1)) end
