@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import structlog
@@ -24,7 +25,8 @@ class Keeper:
     """A side thread with a connection of its own.
 
     Every third of the lease it asks for the server's time, renews what the loop has in hand, and refreshes
-    the worker's presence hash, which expires after three leases. A worker whose process lives but whose
+    the worker's presence hash, which expires after three leases; twice as often it makes sure that the
+    server knows the scripts of the producers. A worker whose process lives but whose
     loop is stuck shows a `progress_at_ms` that does not move, until the watchdog ends it.
 
     Args:
@@ -78,8 +80,11 @@ class Keeper:
                 if not down:
                     _LOG.warning("keeper_waits_for_server", worker=self._loop.queue.name, error=str(error))
                 down = True
-            if self._stopping.wait(self._period_s):
-                return
+            # Producers try again for a second: what SCRIPT FLUSH took is back before that.
+            for _ in range(2):
+                if self._stopping.wait(self._period_s / 2):
+                    return
+                self._lend()
 
     def _renew(self) -> None:
         self._measure()
@@ -92,6 +97,11 @@ class Keeper:
             pipe.hset(self._key, mapping=cast(Any, presence))
             pipe.pexpire(self._key, 3 * self._settings.queue.lease_ms)
             pipe.execute()
+
+    def _lend(self) -> None:
+        with suppress(ServerError), driver_errors(self._settings.producer.url):
+            for script in self._loop.queue.lent:
+                self._client.script_load(script.text)
 
     def _measure(self) -> None:
         """Compares the clocks, and lets the server's going back be noticed."""

@@ -42,6 +42,7 @@ class LeasedQueue:
         clock: The server's, measured here and by the keeper.
         more: Whether the last lease may have left something waiting.
         heavy: Whether it holds batches of contexts, so that it may be too much for one step.
+        lent: Scripts of the producers, who may be allowed no text of their own.
         room: How many entries a read asks for.
     """
 
@@ -77,7 +78,7 @@ class LeasedQueue:
         self._reads, self._writes = Link(self.client), Link(self.client)
         self._finish, self._reclaim, self._begin = load("finish"), load("reclaim"), load("begin")
         self._release, self._prune = load("release"), load("prune")
-        self._submit, self._cancel = (Script(script_text("producer", name)) for name in ("submit", "cancel"))
+        self.lent = tuple(Script(script_text("producer", name)) for name in ("submit", "cancel"))
         self._reclaim_at = 0.0
         self._reclaim_from: list[bytes] = []
 
@@ -93,7 +94,7 @@ class LeasedQueue:
                     if "BUSYGROUP" not in str(error):
                         raise
             self._reads.run(self._prune, list(self.streams), [GROUP, _GONE_MS])
-            for script in self._submit, self._cancel:  # producers may be allowed no text of their own
+            for script in self.lent:
                 self._reads.load(script)
             self._look_ahead()
 

@@ -47,8 +47,8 @@ class Echo:
 class Service:
     """One AMN worker of a queue, but for its model. A context manager."""
 
-    def __init__(self, settings: ProducerSettings, name: str = "echo") -> None:
-        queue = QueueSettings(block_ms=50, batch_max=64, lease_ms=1_000)
+    def __init__(self, settings: ProducerSettings, name: str = "echo", lease_ms: int = 1_000) -> None:
+        queue = QueueSettings(block_ms=50, batch_max=64, lease_ms=lease_ms)
         worker = WorkerSettings(kind="amn", producer=settings, queue=queue, sample_rate=0)
         self.echo = Echo()
         leased = LeasedQueue(worker, Keys(settings.queue).requests, f"{name}-{settings.queue}")

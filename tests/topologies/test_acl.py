@@ -23,6 +23,8 @@ from ops.errors import AclRefused
 from producer import AsyncProducer, Options, Producer, ProducerSettings
 from producer.errors import AuthenticationFailed, ServerUnavailable
 from producer.keys import GROUP, Keys
+from workers.keeper import Keeper
+from workers.settings import QueueSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = Keys()
@@ -332,3 +334,23 @@ def _words(line: str) -> list[str]:
         else:
             found.append(word)
     return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flush_of_the_scripts_is_not_noticed(kind: str, tmp_path: Path) -> None:
+    """By a producer that may run only what the server knows, with the time that it tries again by itself."""
+    guarded, context = started(kind, tmp_path), np.eye(5, 768, dtype=np.float32)
+    try:
+        with (
+            Service(guarded.settings("worker"), lease_ms=QueueSettings().lease_ms) as service,
+            Producer(settings=guarded.settings("team-a")) as producer,
+        ):
+            keeper = Keeper(service.loop, {})
+            keeper.start()
+            for _ in range(3):
+                producer.submit(context, block=True).result()
+                guarded.client("admin").script_flush()
+                assert producer.submit(context).result().vector.shape == (768,)
+            keeper.stop()
+    finally:
+        guarded.server.close()
