@@ -7,6 +7,7 @@ from typing import cast
 
 import redis
 
+from ops.alerts.store import outbox_key
 from ops.counters import NAMES_MAX
 from ops.health.findings import FAILURE, OK, Finding
 from producer.keys import Keys
@@ -20,7 +21,7 @@ _DAY_MS = 86_400_000
 
 def look(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, str]:
     """What is wrong, by key."""
-    found = {key: _stream(client, key, now_ms) for key in (*keys.places, keys.shadow, keys.dead)}
+    found = {key: _stream(client, key, now_ms) for key in _streams(keys)}
     for stream, counter in zip(keys.places, keys.counters, strict=True):
         found[counter] = _counter(client, stream, counter) if not found[stream] else ""
     found[keys.stats] = _stats(client, keys.stats)
@@ -32,6 +33,10 @@ def judge(wrong: Mapping[str, str]) -> list[Finding]:
     advice = "`amn doctor --repair` mends it, and loses nothing that waits"
     findings = [Finding(FAILURE, "keys", f"{key} {what}; {advice}") for key, what in wrong.items()]
     return findings or [Finding(OK, "keys", "types, ids and counts as they should be")]
+
+
+def _streams(keys: Keys) -> tuple[str, ...]:
+    return *keys.places, keys.shadow, keys.dead, outbox_key(keys)
 
 
 def _type(client: redis.Redis, key: str) -> str:

@@ -141,3 +141,23 @@ def test_two_queues_of_one_server_have_alerts_of_their_own(server: Any) -> None:
         )
         ids.add(made[0].alert.id)
     assert len(ids) == 2
+
+
+def test_an_alert_that_cannot_be_told_is_not_written_down_as_told(real_server: Any) -> None:
+    admin = real_server.admin
+    admin.set(leader_key(KEYS), "7")
+    admin.xadd(outbox_key(KEYS), {"x": "y"}, id="18446744073709551615-18446744073709551615")
+
+    def evaluate(minute: int) -> Any:
+        now_ms = START + minute * MIN
+        return apply(admin, KEYS, (firing(),), now_ms=now_ms, fence=7, settings=AlertSettings())
+
+    for minute in (0, 1):
+        evaluate(minute)
+    for minute in (2, 3):
+        with pytest.raises(redis.ResponseError, match="exhausted"):
+            evaluate(minute)
+        assert [alert.phase for alert in alerts(admin, KEYS)] == ["pending"]
+    admin.delete(outbox_key(KEYS))
+    evaluate(4)
+    assert [message["kind"] for message in outbox(admin)] == ["trigger"]

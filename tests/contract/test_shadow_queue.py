@@ -444,3 +444,25 @@ def test_a_reported_truth_is_joined_too(server: Any, contexts: Callable[..., NDA
     assert found.scores["amn"].mean == pytest.approx(1, abs=2e-6)
     requests.close()
     rig.close()
+
+
+@pytest.mark.parametrize("name", ["index", "truths", "minutes", "stats", "minute"])
+def test_an_entry_ends_once_whatever_has_the_name_of_a_sum(name: str, rig: Rig) -> None:
+    minute = int(rig.admin.time()[0]) // 60
+    halves = KEYS.drift_half_prefix
+    wrong = {
+        "index": [halves + "index"],
+        "truths": [halves + "truths"],
+        "minutes": [KEYS.drift_minutes],
+        "stats": [KEYS.stats],
+        "minute": [f"{KEYS.drift_minute_prefix}{minute + n}" for n in range(3)],
+    }
+    queue = rig.queue("w")
+    for key in wrong[name]:
+        rig.admin.set(key, "words")
+    for step in (lambda: rig.predict(0), lambda: rig.reveal(0), lambda: rig.reveal(1)):
+        step()
+        assert rig.work(queue) == [b"ok"]
+    assert rig.admin.xlen(KEYS.shadow) == 0
+    if name != "stats":
+        assert rig.stats()["untold:sums"] >= 1

@@ -21,19 +21,19 @@ if now_ms == 0 then
   now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 end
 local bucket = math.floor(now_ms / (window_ms / 60))
-local names = {'n', 'h', 's', 'w'}
+local names, told = {'n', 'h', 's', 'w'}, {}
+-- Both keys are read before either is written: what cannot be settled whole is not begun.
+local fields, state = redis.call('HGETALL', KEYS[1]), redis.call('HMGET', KEYS[2], 'tokens', 'since_ms')
 for i, name in ipairs(names) do
-  if tonumber(ARGV[4 + i]) > 0 then
-    redis.call('HINCRBY', KEYS[1], bucket .. ':' .. name, ARGV[4 + i])
-  end
+  told[name] = tonumber(ARGV[4 + i])
+  if told[name] > 0 then redis.call('HINCRBY', KEYS[1], bucket .. ':' .. name, ARGV[4 + i]) end
 end
 
-local sums, old = {n = 0, h = 0, s = 0, w = 0}, {}
-local fields = redis.call('HGETALL', KEYS[1])
+local sums, old = told, {}
 for i = 1, #fields, 2 do
   local at, name = string.match(fields[i], '^(%d+):(%a)$')
   if at and tonumber(at) > bucket - 60 then
-    sums[name] = sums[name] + tonumber(fields[i + 1])
+    sums[name] = (sums[name] or 0) + (tonumber(fields[i + 1]) or 0)
   else
     old[#old + 1] = fields[i]
   end
@@ -41,22 +41,21 @@ end
 if #old > 0 then redis.call('HDEL', KEYS[1], unpack(old)) end
 
 local earned = (rate - reserve) * tonumber(ARGV[5])
-local tokens = tonumber(redis.call('HGET', KEYS[2], 'tokens') or '0')
-tokens = tokens + earned - tonumber(ARGV[6])
+local tokens = (tonumber(state[1] or '0') or 0) + earned - tonumber(ARGV[6])
 if ARGV[10] == '1' then tokens = tokens - tonumber(ARGV[7]) end
 local wanted = tonumber(ARGV[9])
 if wanted < 0 then tokens = tokens - wanted end
 local granted = 0
 if wanted > 0 and ARGV[10] ~= '1' then granted = math.max(0, math.floor(math.min(wanted, tokens))) end
-redis.call('HSETNX', KEYS[2], 'since_ms', string.format('%.0f', now_ms))
-local spell_ms = math.min(window_ms, math.max(1, now_ms - tonumber(redis.call('HGET', KEYS[2], 'since_ms'))))
+local since_ms = tonumber(state[2] or now_ms) or now_ms
+local spell_ms = math.min(window_ms, math.max(1, now_ms - since_ms))
 local most = math.max(5, (rate - reserve) * sums.n * 5000 / spell_ms)
 tokens = math.max(math.min(tokens - granted, most), -rate * sums.n)
 
 local over = sums.h + sums.s > rate * sums.n and sums.n > 0
 local infeasible = sums.n >= 100 and sums.h > rate * sums.n
 redis.call('HSET', KEYS[2], 'tokens', string.format('%.3f', tokens), 'n', sums.n, 'h', sums.h, 's', sums.s,
-  'w', sums.w, 'rate', ARGV[3], 'at_ms', string.format('%.0f', now_ms), 'over', over and 1 or 0,
+  'w', sums.w, 'since_ms', string.format('%.0f', since_ms), 'rate', ARGV[3], 'at_ms', string.format('%.0f', now_ms), 'over', over and 1 or 0,
   'infeasible', infeasible and 1 or 0)
 if over then redis.call('HINCRBY', KEYS[2], 'over_total', 1) end
 redis.call('PEXPIRE', KEYS[1], 2 * window_ms)

@@ -16,6 +16,7 @@
 --   minute: of the prediction; 0 for a truth that waits, whose time does not matter
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
 -- "again" (the other half came or went meanwhile: nothing was done; look again and decide anew).
+-- As in finish.lua, what the server refuses is counted, and the entry ends all the same.
 local stream, group, consumer, prefix = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local minute_ttl_s = tonumber(ARGV[10])
 local clock = redis.call('TIME')
@@ -30,6 +31,11 @@ redis.call('XACK', stream, group, '0-0') -- lets it run out of memory: see finis
 
 local out, done, tally, sums = {}, {}, {}, {}
 local function count(name) tally[name] = (tally[name] or 0) + 1 end
+local function attempt(...)
+  local answer = redis.pcall(...)
+  if type(answer) ~= 'table' or not answer.err then return answer end
+  count('untold:sums')
+end
 local function add(minute, first, last)
   for i = first, last, 2 do
     sums[minute] = sums[minute] or {}
@@ -49,22 +55,23 @@ local function misdated(minute)
 end
 local function store(hash, kind, id, head, data)
   local waiting, ttl_ms, most = room(kind)
-  local expired = redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now_ms)
+  local expired = attempt('ZREMRANGEBYSCORE', waiting, '-inf', now_ms) or 0
   if kind == 'prediction' and expired > 0 then tally['shadow:expired'] = (tally['shadow:expired'] or 0) + expired end
-  if redis.call('ZCARD', waiting) >= most then
+  if (attempt('ZCARD', waiting) or 0) >= most then
     redis.call('DEL', prefix .. redis.call('ZPOPMIN', waiting)[1])
     if kind == 'prediction' then count('shadow:evicted') end
   end
+  -- Without a place in the order it would not be counted in the room that it takes.
+  if not attempt('ZADD', waiting, now_ms + ttl_ms, hash) then return end
+  redis.call('PEXPIRE', waiting, 2 * ttl_ms) -- those that expired last are still counted
   redis.call('HSET', prefix .. hash, 'kind', kind, 'entry', id, 'head', head, 'data', data)
   redis.call('PEXPIRE', prefix .. hash, ttl_ms)
-  redis.call('ZADD', waiting, now_ms + ttl_ms, hash)
-  redis.call('PEXPIRE', waiting, 2 * ttl_ms) -- those that expired last are still counted
 end
 local function scored(hash, kind)
   redis.call('DEL', prefix .. hash)
   redis.call('HSET', prefix .. hash, 'kind', 'scored')
   redis.call('PEXPIRE', prefix .. hash, ARGV[9])
-  redis.call('ZREM', room(kind), hash)
+  attempt('ZREM', room(kind), hash)
 end
 
 local i = 13
@@ -72,7 +79,8 @@ while i <= #ARGV do
   local id, op, hash, kind, partner = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
   local first = i + 9
   local last = first + 2 * tonumber(ARGV[i + 8]) - 1
-  local status, there = 'ok', redis.call('HMGET', prefix .. hash, 'kind', 'entry')
+  local status, there = 'ok', redis.pcall('HMGET', prefix .. hash, 'kind', 'entry')
+  if there.err then redis.call('DEL', prefix .. hash) end -- whatever has its name is no half of ours
   local wrong = misdated(tonumber(ARGV[i + 7]))
   if not held[id] then
     status = 'lost'
@@ -109,12 +117,12 @@ for from = 1, #done, 1000 do
 end
 for minute, fields in pairs(sums) do
   local key = ARGV[4] .. minute
-  for field, amount in pairs(fields) do redis.call('HINCRBY', key, field, amount) end
+  for field, amount in pairs(fields) do attempt('HINCRBY', key, field, amount) end
   -- By the minute itself, not by the last change: data that comes after that is gone at once.
   redis.call('EXPIREAT', key, minute * 60 + minute_ttl_s)
-  redis.call('ZADD', KEYS[3], minute, minute)
-  redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_min - math.floor(minute_ttl_s / 60))
+  attempt('ZADD', KEYS[3], minute, minute)
+  attempt('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_min - math.floor(minute_ttl_s / 60))
   redis.call('EXPIRE', KEYS[3], minute_ttl_s)
 end
-for name, n in pairs(tally) do redis.call('HINCRBY', KEYS[2], name, n) end
+for name, n in pairs(tally) do redis.pcall('HINCRBY', KEYS[2], name, n) end
 return out

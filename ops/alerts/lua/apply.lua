@@ -7,24 +7,19 @@
 -- then number of messages m, then m messages
 -- Returns 1, or 0 when another one leads: nothing was written.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-local at = 4
-local function count()
-  at = at + 1
-  return tonumber(ARGV[at - 1])
+-- The messages first: what cannot be told must not be written down as told.
+local states = tonumber(ARGV[4])
+local first = 6 + 2 * states
+for i = first, first + tonumber(ARGV[first - 1]) - 1 do
+  redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[3], '*', 'message', ARGV[i])
+  redis.call('EXPIRE', KEYS[3], ARGV[2])
 end
-for _ = 1, count() do
+for at = 5, 3 + 2 * states, 2 do
   if ARGV[at + 1] == '' then
     redis.call('HDEL', KEYS[2], ARGV[at])
   else
     redis.call('HSET', KEYS[2], ARGV[at], ARGV[at + 1])
   end
-  at = at + 2
 end
 redis.call('EXPIRE', KEYS[2], ARGV[2])
-local told = count()
-for _ = 1, told do
-  redis.call('XADD', KEYS[3], 'MAXLEN', ARGV[3], '*', 'message', ARGV[at])
-  at = at + 1
-end
-if told > 0 then redis.call('EXPIRE', KEYS[3], ARGV[2]) end
 return 1

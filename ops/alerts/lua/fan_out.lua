@@ -7,6 +7,13 @@
 -- Keys made of the prefix: message:<id> (hash), line:<sink>|<alert> (list), incident:<alert> (hash)
 -- Returns 1, or 0 when it was taken before.
 if redis.call('XDEL', KEYS[1], ARGV[2]) == 0 then return 0 end
+-- It is taken: a line that is no list, or a zset that is none, must not keep it from the other sinks.
+local function put(...)
+  if type(redis.pcall(...)) ~= 'table' then return end
+  local command, key = ...
+  redis.call('DEL', key)
+  redis.call(...)
+end
 local prefix, id, alert, kind, keep = ARGV[1], ARGV[3], ARGV[5], ARGV[6], ARGV[8]
 local sinks, chosen = {}, {}
 for i = 11, #ARGV do
@@ -28,9 +35,9 @@ redis.call('HSET', prefix .. 'message:' .. id, 'body', ARGV[4], 'taken_ms', ARGV
 redis.call('EXPIRE', prefix .. 'message:' .. id, keep)
 for _, sink in ipairs(sinks) do
   local line = sink .. '|' .. alert
-  redis.call('RPUSH', prefix .. 'line:' .. line, id)
+  put('RPUSH', prefix .. 'line:' .. line, id)
   redis.call('EXPIRE', prefix .. 'line:' .. line, keep)
-  redis.call('ZADD', KEYS[2], 'NX', ARGV[7], line)
+  put('ZADD', KEYS[2], 'NX', ARGV[7], line)
 end
 if ARGV[9] ~= '0' then
   redis.call('HSET', incident, 'message', id, 'second', ARGV[10])

@@ -25,9 +25,10 @@ if ARGV[4] == 'accepted' then
     redis.call('ZREM', KEYS[4], ARGV[10])
   end
 end
-redis.call('XADD', log, 'MAXLEN', ARGV[13], '*', 'sink', ARGV[7], 'message', ARGV[2], 'alert', ARGV[10],
+-- A log that takes nothing must not have the message sent again.
+redis.pcall('XADD', log, 'MAXLEN', ARGV[13], '*', 'sink', ARGV[7], 'message', ARGV[2], 'alert', ARGV[10],
   'rule', ARGV[14], 'kind', ARGV[15], 'attempt', ARGV[3], 'detail', ARGV[11], 'at_ms', ARGV[5])
-redis.call('EXPIRE', log, ARGV[12])
+redis.pcall('EXPIRE', log, ARGV[12])
 redis.call('LPOP', KEYS[2])
 redis.call('DEL', KEYS[3])
 if redis.call('LLEN', KEYS[2]) > 0 then
