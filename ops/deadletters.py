@@ -22,6 +22,7 @@ from typing import Any, cast
 import redis
 
 from producer import wire
+from producer.clock import time_ms
 from producer.connection import script_text
 from producer.errors import WireError
 from producer.keys import REPLY, Keys
@@ -112,12 +113,13 @@ class DeadLetters:
     def replay(self, letters: Iterable[DeadLetter], client_id: str) -> list[Replayed]:
         """Puts letters back; answers that nobody else may get go to `client_id`."""
         done: list[Replayed] = []
+        now_ms = time_ms(self._client.time())
         waiting: list[tuple[DeadLetter, Request, bytes]] = []
         for letter in letters:
             if letter.request is None:
                 done.append(Replayed(letter, "unreadable"))
                 continue
-            waiting.append((letter, *_again(letter, letter.request, client_id)))
+            waiting.append((letter, *_again(letter, letter.request, client_id, now_ms)))
             if len(waiting) == _PAGE:
                 done += self._put_back(waiting)
                 waiting = []
@@ -166,7 +168,7 @@ def _level(request: Request) -> int:
     return PRIORITIES.index(request.priority if known else "normal") + 1
 
 
-def _again(letter: DeadLetter, request: Request, client_id: str) -> tuple[Request, bytes]:
+def _again(letter: DeadLetter, request: Request, client_id: str, now_ms: float) -> tuple[Request, bytes]:
     """The request that goes back, and its bytes."""
     if not letter.told:
         return request, letter.payload
@@ -174,7 +176,7 @@ def _again(letter: DeadLetter, request: Request, client_id: str) -> tuple[Reques
         request,
         id=f"replay:{letter.id}",
         reply_to=client_id,
-        submitted_at_ms=time.time() * 1000,
+        submitted_at_ms=now_ms,
         expires_at_ms=0.0,
         provisional=False,
     )

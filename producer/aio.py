@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar, cast
 
 from producer.connection import connect_async, driver_errors, script_text
-from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
+from producer.errors import (
+    AuthenticationFailed,
+    Cancelled,
+    ProducerClosed,
+    QueueError,
+    ServerError,
+    ServerUnavailable,
+)
 from producer.funnel import Funnel
 from producer.handle import AsyncBatchHandle, AsyncHandle
 from producer.inflight import Pending
@@ -84,6 +91,11 @@ class AsyncProducer:
             if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
+                asked_at_s = self._session.clock.asks()
+                with suppress(
+                    AuthenticationFailed
+                ):  # a user may be without this right, and works all the same
+                    self._session.clock.measured(asked_at_s, await self._call(self._commands.time()))
                 await self._call(self._commands.xread({self._session.cursor.stream: "0-0"}, count=1))
                 self._check_open()
                 self._reader.start()
@@ -115,6 +127,7 @@ class AsyncProducer:
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[AsyncHandle]:
         """As `Producer.submit_many`."""
+        await self._measure()
         outgoing = self._session.prepare_all(contexts, options)
         try:
             pending = await self._deliver(outgoing, block=block)
@@ -150,6 +163,7 @@ class AsyncProducer:
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncBatchHandle:
         """As `Producer.submit_batch`."""
+        await self._measure()
         item = self._session.prepare_batch(contexts, options_of(options, fields))
         [pending] = await self._deliver([item], block=block)
         timeout_ms = self.settings.result_timeout_ms
@@ -200,6 +214,11 @@ class AsyncProducer:
     def _check_open(self) -> None:
         if self._closed:
             raise ProducerClosed("this producer is closed; make a new one")
+
+    async def _measure(self) -> None:
+        if not self._session.clock.known:
+            with suppress(ServerError):
+                await self.start()
 
     async def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         with self._session.delivery(outgoing, block=block) as delivery:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Self, cast
 
 from producer.connection import DRIVER_ERRORS, connect, script_text, translated
-from producer.errors import Cancelled, ProducerClosed, QueueError, ServerError, ServerUnavailable
+from producer.errors import (
+    AuthenticationFailed,
+    Cancelled,
+    ProducerClosed,
+    QueueError,
+    ServerError,
+    ServerUnavailable,
+)
 from producer.handle import BatchHandle, Handle
 from producer.inflight import Pending
 from producer.link import Link, Script
@@ -86,6 +94,11 @@ class Producer:
             if self._reader.failed:
                 raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
+                asked_at_s = self._session.clock.asks()
+                with suppress(
+                    AuthenticationFailed
+                ):  # a user may be without this right, and works all the same
+                    self._session.clock.measured(asked_at_s, self._call(self._commands.time))
                 # One read of what is to be read from now on: says more than that somebody is there.
                 self._call(lambda: self._commands.xread({self._session.cursor.stream: "0-0"}, count=1))
                 self._reader.start()
@@ -140,6 +153,7 @@ class Producer:
             As `submit`. On QueueFull some requests may have been accepted: their handles are
             in the error's `accepted`, in order.
         """
+        self._measure()
         outgoing = self._session.prepare_all(contexts, options)
         try:
             pending = self._deliver(outgoing, block=block)
@@ -190,6 +204,7 @@ class Producer:
         Raises:
             As `submit`; the text of an InvalidRequest begins with the number of the context.
         """
+        self._measure()
         item = self._session.prepare_batch(contexts, options_of(options, fields))
         [pending] = self._deliver([item], block=block)
         return BatchHandle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)
@@ -261,6 +276,12 @@ class Producer:
     def _check_open(self) -> None:
         if self._closed:
             raise ProducerClosed("this producer is closed; make a new one")
+
+    def _measure(self) -> None:
+        """Starts, so that the first request too is stamped by the server's clock; an outage shows later."""
+        if not self._session.clock.known:
+            with suppress(ServerError):
+                self.start()
 
     def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
         """Takes the requests into the queue; returns their pending answers."""

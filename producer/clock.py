@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
+
+#: A producer asks so often, on the connection that waits for answers.
+_EVERY_S = 5.0
 
 
 class ServerClock:
@@ -23,7 +28,7 @@ class ServerClock:
     ) -> None:
         self._monotonic_s, self._wall_s = monotonic_s, wall_s
         self._ahead_ms: float | None = None
-        self._measured_at_s = 0.0
+        self._asked_at_s = -math.inf
 
     @property
     def known(self) -> bool:
@@ -41,28 +46,31 @@ class ServerClock:
             return self._wall_s() * 1000
         return self._monotonic_s() * 1000 + self._ahead_ms
 
-    def age_s(self) -> float:
-        """Since the last measurement; since the clock began when there was none."""
-        return self._monotonic_s() - self._measured_at_s
+    @property
+    def due(self) -> bool:
+        """Whether the server should be asked again."""
+        return self._monotonic_s() - self._asked_at_s > _EVERY_S
 
-    def began_s(self) -> float:
-        """The monotonic clock, just before the server is asked for its time."""
-        return self._monotonic_s()
+    def asks(self) -> float:
+        """To be called just before TIME is sent; what it returns goes to `measured`."""
+        self._asked_at_s = self._monotonic_s()
+        return self._asked_at_s
 
-    def measured(self, began_s: float, time_ms: float) -> None:
-        """Takes in the server's answer to TIME, which it gave somewhere between `began_s` and now.
+    def measured(self, asked_at_s: float, answer: object) -> None:
+        """Takes in the server's answer to TIME, which it gave somewhere between `asked_at_s` and now.
 
-        What was known stays as long as it agrees with that: a slow answer says less than a quick one.
+        What was known stays as long as it agrees with that: a slow answer says less than a quick one. It
+        stays as well when the answer is none, such as the refusal to a user who may not ask.
         """
-        ended_s = self._monotonic_s()
-        ahead_ms = time_ms - (began_s + ended_s) * 500
-        doubt_ms = (ended_s - began_s) * 500
-        if self._ahead_ms is None or abs(ahead_ms - self._ahead_ms) > doubt_ms:
+        if not isinstance(answer, list | tuple) or len(answer) != 2:
+            return
+        half_s = (self._monotonic_s() - asked_at_s) / 2
+        ahead_ms = time_ms(answer) - (asked_at_s + half_s) * 1000
+        if self._ahead_ms is None or abs(ahead_ms - self._ahead_ms) > half_s * 1000:
             self._ahead_ms = ahead_ms
-        self._measured_at_s = ended_s
 
 
-def time_ms(answer: tuple[int, int] | list[bytes]) -> float:
+def time_ms(answer: Sequence[Any]) -> float:
     """Epoch milliseconds of the server's answer to TIME."""
     seconds, micros = answer
     return int(seconds) * 1000 + int(micros) / 1000

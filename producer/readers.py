@@ -93,7 +93,10 @@ class ReplyThread:
             self._session.close(_BROKEN)
 
     def _round_trip(self) -> Any:
+        clock = self._session.clock
         try:
+            if clock.due:
+                clock.measured(clock.asks(), self._link.each([("TIME",)])[0])
             return self._link.together(self._session.cursor.commands())
         except DRIVER_ERRORS as error:
             raise translated(error, self._session.settings.url) from error
@@ -149,7 +152,14 @@ class ReplyTask:
             self._session.close(_BROKEN)
 
     async def _round_trip(self) -> Any:
+        clock = self._session.clock
         with driver_errors(self._session.settings.url):
+            if clock.due:
+                asked_at_s = clock.asks()
+                async with self._client.pipeline(transaction=False) as pipe:
+                    pipe.execute_command("TIME")
+                    [answer] = await pipe.execute(raise_on_error=False)
+                clock.measured(asked_at_s, answer)
             async with self._client.pipeline(transaction=False) as pipe:
                 for command in self._session.cursor.commands():
                     pipe.execute_command(*command)

@@ -166,41 +166,51 @@ def new_id() -> str:
 
 
 def now_ms() -> float:
-    """UTC epoch milliseconds."""
+    """UTC epoch milliseconds, by the clock here."""
     return time.time() * 1000
 
 
-def prepare(context: Any, options: Options, client: str, settings: ProducerSettings) -> Outgoing:
+def prepare(
+    context: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
+) -> Outgoing:
     """Checks and encodes one request.
 
     Args:
         context: Shape (5, 768), unit-norm rows, oldest first.
+        at_ms: Server's clock; None for the clock here.
 
     Raises:
         InvalidRequest: One of its subclasses names what is wrong.
     """
     array = checked_context(context, normalize=options.normalize)
-    return Preparer(options, client, settings).outgoing(array)
+    return Preparer(options, client, settings, at_ms).outgoing(array)
 
 
 def prepare_all(
-    contexts: Iterable[Any], options: Options, client: str, settings: ProducerSettings
+    contexts: Iterable[Any],
+    options: Options,
+    client: str,
+    settings: ProducerSettings,
+    at_ms: float | None = None,
 ) -> list[Outgoing]:
     """As `prepare`, of several with the same options, submitted at the same moment.
 
     Raises:
         InvalidRequest: As `prepare`; the first wrong one refuses all.
     """
-    normalize, outgoing = options.normalize, Preparer(options, client, settings).outgoing
+    normalize, outgoing = options.normalize, Preparer(options, client, settings, at_ms).outgoing
     with quiet():
         return [outgoing(checked_quietly(context, normalize=normalize)) for context in contexts]
 
 
-def prepare_batch(contexts: Any, options: Options, client: str, settings: ProducerSettings) -> Outgoing:
+def prepare_batch(
+    contexts: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
+) -> Outgoing:
     """Checks and encodes a batch: one request of many contexts.
 
     Args:
         contexts: Shape (n, 5, 768), unit-norm rows, oldest first.
+        at_ms: As in `prepare`.
 
     Raises:
         InvalidRequest: One of its subclasses names what is wrong, and in which context.
@@ -209,7 +219,7 @@ def prepare_batch(contexts: Any, options: Options, client: str, settings: Produc
         raise InvalidRequest("sequence and position name one context; leave them out of a batch")
     limit = settings.batch_contexts_max
     array = checked_contexts(contexts, normalize=options.normalize, limit=limit)
-    return Preparer(options, client, settings).outgoing(array)
+    return Preparer(options, client, settings, at_ms).outgoing(array)
 
 
 class Preparer:
@@ -218,9 +228,11 @@ class Preparer:
     What they share is looked up and worked out here, once.
     """
 
-    def __init__(self, options: Options, client: str, settings: ProducerSettings) -> None:
+    def __init__(
+        self, options: Options, client: str, settings: ProducerSettings, at_ms: float | None
+    ) -> None:
         self._options, self._lanes = options, settings.lanes
-        self._submitted_at_ms = now_ms()
+        self._submitted_at_ms = now_ms() if at_ms is None else at_ms
         self._deadline_ms = options.deadline_ms or 0.0
         self._expires_at_ms = self._submitted_at_ms + self._deadline_ms if self._deadline_ms else 0.0
         self._level = 1 + PRIORITIES.index(options.priority)

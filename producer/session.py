@@ -9,6 +9,7 @@ from typing import Any
 
 from producer import wire
 from producer.checks import checked_vector
+from producer.clock import ServerClock
 from producer.errors import InvalidRequest, ProducerClosed, QueueError
 from producer.handle import BaseHandle
 from producer.inflight import REMEMBERED_MAX, FutureLike, Inflight, Pending
@@ -40,6 +41,7 @@ class Session:
         # The same, as they go out in each call.
         limits = limit_arguments(keys, self.settings, self.client_id)
         self._submit_words = written(len(self._submit_keys), *self._submit_keys, *limits)
+        self.clock = ServerClock()
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
         self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)
         self._make_future = make_future
@@ -63,24 +65,26 @@ class Session:
             InvalidRequest, DeadlineExceeded: See `requests.prepare`.
         """
         if isinstance(options, Options):
-            return prepare_all(contexts, options, self.client_id, self.settings)
+            return prepare_all(contexts, options, self.client_id, self.settings, self.clock.now_ms())
         if len(options) != len(contexts):
             raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
         pairs = zip(contexts, options, strict=True)
-        return [prepare(context, option, self.client_id, self.settings) for context, option in pairs]
+        now_ms = self.clock.now_ms()
+        return [prepare(context, option, self.client_id, self.settings, now_ms) for context, option in pairs]
 
     def prepare_batch(self, contexts: Any, options: Options) -> Outgoing:
         """Checks and encodes a batch; errors as `requests.prepare_batch`."""
-        return prepare_batch(contexts, options, self.client_id, self.settings)
+        return prepare_batch(contexts, options, self.client_id, self.settings, self.clock.now_ms())
 
     def prepare_each(
         self, numbered: Iterable[tuple[int, Any]], options: Options
     ) -> tuple[list[int], list[Outgoing], list[tuple[int, QueueError]]]:
         """Checks and encodes; returns the indices and requests that hold, and the others' errors."""
         indices, outgoing, refused = [], [], []
+        now_ms = self.clock.now_ms()
         for index, context in numbered:
             try:
-                outgoing.append(prepare(context, options, self.client_id, self.settings))
+                outgoing.append(prepare(context, options, self.client_id, self.settings, now_ms))
                 indices.append(index)
             except QueueError as error:
                 refused.append((index, error))

@@ -106,10 +106,11 @@ class Keeper:
     def _measure(self) -> None:
         """Compares the clocks, and lets the server's going back be noticed."""
         queue, clock = self._loop.queue, self._loop.queue.clock
-        began_s, lease_ms = clock.began_s(), self._settings.queue.lease_ms
+        lease_ms = self._settings.queue.lease_ms
         keys = [queue.keys.clock, *queue.keys.places, queue.keys.shadow]
-        now_ms, renewed = cast("list[int]", self._clock(keys=keys, args=[GROUP, lease_ms]))
-        clock.measured(began_s, now_ms)
+        asked_at_s = clock.asks()
+        *time, renewed = cast("list[int]", self._clock(keys=keys, args=[GROUP, lease_ms]))
+        clock.measured(asked_at_s, time)
         if renewed:
             _LOG.warning("server_clock_went_back", worker=queue.name, leases_begun_anew=renewed)
 

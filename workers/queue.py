@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import redis
 
-from producer.clock import ServerClock, time_ms
+from producer.clock import ServerClock
 from producer.connection import LOST, connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
@@ -85,8 +85,7 @@ class LeasedQueue:
     def ensure_group(self) -> None:
         """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
-            began_s = self.clock.began_s()
-            self.clock.measured(began_s, time_ms(self._reads.call("TIME")))
+            self.clock.measured(self.clock.asks(), self._reads.call("TIME"))
             for stream in self.streams:
                 try:
                     self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import redis
 
 from ops.health.findings import FAILURE, OK, WARNING, Finding
-from producer.clock import ServerClock, time_ms
+from producer.clock import ServerClock
 
 VERSION_MIN = (7, 0)
 #: Of the limit. Above the second share a burst ends in refused writes.
@@ -49,9 +49,7 @@ class ServerFacts:
 def look(client: redis.Redis) -> tuple[ServerFacts, int]:
     """The facts, and the server's clock in epoch ms."""
     clock = ServerClock()
-    began_s = clock.began_s()
-    at_ms = time_ms(client.time())
-    clock.measured(began_s, at_ms)
+    clock.measured(clock.asks(), client.time())
     info = client.info()
     return ServerFacts(
         name=info.get("server_name", "redis"),
@@ -66,7 +64,7 @@ def look(client: redis.Redis) -> tuple[ServerFacts, int]:
         append_only_status=info.get("aof_last_write_status", "ok"),
         clients=info["connected_clients"],
         skew_ms=round(-clock.offset_ms, 1),
-    ), int(at_ms)
+    ), int(clock.now_ms())
 
 
 def judge(server: ServerFacts) -> list[Finding]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from echo import EchoWorker, echo
 from numpy.typing import NDArray
+from redis.exceptions import NoPermissionError
 from rig import KEYS, Rig, answer
 from servers import Server
 
 from ops.drift.leader import Leadership, leader_key
 from ops.errors import Unhealthy
 from ops.health import alive_here
+from producer import AsyncProducer, Producer
 from producer.clock import ServerClock
 from producer.keys import GROUP
+from producer.messages import Request
 from producer.settings import ProducerSettings
 from workers.batch import Batch
 from workers.keeper import Keeper
@@ -171,13 +177,15 @@ def test_the_clock_keeps_what_it_knows_while_slow_answers_agree() -> None:
     now_s = [100.0]
     clock = ServerClock(monotonic_s=lambda: now_s[0], wall_s=lambda: 5.0)
     assert clock.now_ms() == 5_000  # nothing is known yet
-    clock.measured(100.0, 7_000_000)
+    clock.measured(100.0, (7_000, 0))
     now_s[0] = 110.0
-    clock.measured(106.0, 7_008_700)  # the answer took 4 s: it may have been given at 108.7 s
+    clock.measured(106.0, (7_008, 700_000))  # the answer took 4 s: it may have been given at 108.7 s
     assert clock.now_ms() == pytest.approx(7_010_000)
-    clock.measured(109.99, 3_410_000)  # an hour back
+    clock.measured(109.99, [b"3410", b"0"])  # an hour back
     assert clock.now_ms() == pytest.approx(3_410_005)
     assert clock.offset_ms == pytest.approx(5_000 - 3_410_005)
+    clock.measured(109.99, NoPermissionError("this user has no permissions to run the 'time' command"))
+    assert clock.now_ms() == pytest.approx(3_410_005)
 
 
 def test_a_dead_workers_presence_from_before_a_step_back_is_no_life(real_server: Any) -> None:
@@ -207,3 +215,61 @@ def test_a_dead_judges_lead_from_before_a_step_back_runs_out_within_its_length(s
     assert next_one.lead() == 0  # the one that led may live
     assert 0 < server.admin.pttl(leader_key(KEYS)) <= 45_000
     assert dead.lead() == dead.fence > 0
+
+
+@pytest.mark.parametrize("off_s", [90, -90])
+def test_a_producer_stamps_the_servers_time_whatever_its_own_clock_says(
+    real_server: Any, contexts: Callable[..., NDArray[np.float32]], off_s: float
+) -> None:
+    stamps: list[Request] = []
+
+    def note(request: Request) -> list[Any]:
+        stamps.append(request)
+        return echo(request)
+
+    async def asked() -> None:
+        async with AsyncProducer(real_server.url) as producer:
+            off(producer)
+            await producer.predict(contexts(1)[0], deadline_ms=30_000)
+
+    def off(producer: Any) -> None:
+        clock = ServerClock(wall_s=lambda: time.time() + off_s)
+        producer._session.clock = clock
+        clock.measured(clock.asks(), real_server.admin.time())
+
+    with EchoWorker(real_server.url, note), Producer(real_server.url) as producer:
+        off(producer)
+        producer.predict(contexts(1)[0], deadline_ms=30_000)
+        asyncio.run(asked())
+    for request in stamps:
+        assert request.submitted_at_ms == pytest.approx(time.time() * 1000, abs=5_000)
+        assert request.expires_at_ms == pytest.approx(request.submitted_at_ms + 30_000)
+
+
+def test_the_first_request_of_a_producer_is_stamped_by_the_servers_clock(
+    server: Any, contexts: Callable[..., NDArray[np.float32]]
+) -> None:
+    producer = Producer(server.url)
+    producer._session.clock = clock = ServerClock(wall_s=lambda: 1.0)
+    with EchoWorker(server.url):
+        assert producer.submit(contexts(1)[0], deadline_ms=9_000).result()
+        assert clock.now_ms() == pytest.approx(time.time() * 1000, abs=5_000)
+    producer.close()
+
+
+@pytest.mark.needs("faketime")
+def test_a_producer_follows_the_servers_clock_within_seconds(
+    stepping: tuple[Any, Rig], contexts: Callable[..., NDArray[np.float32]]
+) -> None:
+    server, _ = stepping
+    with EchoWorker(server.url) as worker, Producer(server.url) as producer:
+        clock = producer._session.clock
+        for step_s in (-3600, 700):
+            server.step_clock(step_s)
+            until(partial(follows, clock, step_s))
+            assert producer.predict(contexts(1)[0], deadline_ms=20_000)
+    assert worker.seen
+
+
+def follows(clock: ServerClock, step_s: float) -> bool:
+    return abs(clock.now_ms() / 1000 - time.time() - step_s) < 5

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] the latest time that was seen here, ms   KEYS[2..] streams with leases
 -- ARGV[1] group  [2] lease_ms
--- Returns the time in ms, and how many leases began anew.
+-- Returns the time as TIME does, and how many leases began anew.
 --
 -- The server counts a lease by its wall clock, and calls it new while it was given in what is now the
 -- future: after a step back of an hour, what a dead worker holds would stay with it for that hour. Each
@@ -27,4 +27,4 @@ if seen_ms - now_ms > tonumber(ARGV[2]) then
     until #rows < 1000
   end
 end
-return {now_ms, renewed}
+return {tonumber(clock[1]), tonumber(clock[2]), renewed}
