@@ -257,6 +257,7 @@ def test_the_first_request_of_a_producer_is_stamped_by_the_servers_clock(
     producer.close()
 
 
+@pytest.mark.slow
 @pytest.mark.needs("faketime")
 def test_a_producer_follows_the_servers_clock_within_seconds(
     stepping: tuple[Any, Rig], contexts: Callable[..., NDArray[np.float32]]
