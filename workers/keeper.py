@@ -45,7 +45,6 @@ class Keeper:
         self._extend = self._client.register_script(script_text("workers", "extend"))
         self._clock = self._client.register_script(script_text("workers", "clock"))
         self._watchdog = Watchdog(loop, self._period_s)
-        self._reads_lost, self._read_lost_at_s = 0, time.monotonic()
         self._key = loop.queue.keys.worker(loop.queue.name)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="amn-keeper", daemon=True)
@@ -122,8 +121,6 @@ class Keeper:
         clock, now_s, finished = self._loop.queue.clock, time.monotonic(), self._loop.finished
         if finished != self._finished or not self._loop.in_hand:
             self._finished, self._progress_at_s = finished, now_s
-        if (lost := self._loop.queue.room.lost) != self._reads_lost:
-            self._reads_lost, self._read_lost_at_s = lost, now_s
         now_ms = clock.now_ms()
         return {
             "kind": self._settings.kind,
@@ -136,7 +133,7 @@ class Keeper:
             "clock_offset_ms": round(clock.offset_ms),
             "lease_ms": self._settings.queue.lease_ms,
             "given_up": self._loop.given_up,
-            "reads_lost": self._reads_lost,
-            "read_lost_at_ms": int(now_ms - (now_s - self._read_lost_at_s) * 1000) if self._reads_lost else 0,
+            "reads_lost": self._loop.queue.room.lost,
+            "reads_narrowed": self._loop.queue.room.narrowed,
             **self._serves,
         }

@@ -102,10 +102,11 @@ class Loop:
             except ServerError as error:
                 self._hand = ()
                 # Also NOGROUP after a flush: the group is made again on the next turn.
-                ready = False
                 self._note_outage(error)
                 self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                # A server that let us in is there: a read that it did not answer is soon tried smaller.
+                pause_s = min(2 * pause_s, 0.2 if ready else 2.0)
+                ready = False
                 continue
             self._note_return()
             pause_s = 0.05

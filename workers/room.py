@@ -34,6 +34,11 @@ class Room:
         """At least one."""
         return min(self._fitting, self._passing)
 
+    @property
+    def narrowed(self) -> int:
+        """To how many entries lost answers have brought the reads, for whoever looks; 0 for not much."""
+        return self._passing if 4 * self._passing <= self._entries_max else 0
+
     def expect(self, largest_bytes: int) -> None:
         """The next entries may be so large. Large ones seldom come alone: half of what was seen is
         expected again, so that it is forgotten over several reads."""

@@ -11,7 +11,7 @@ from typing import Any
 from ops.counters import read_counters
 from ops.drift.store import read_window
 from ops.drift.window import ModelSummary, summary
-from ops.health import artifacts, integrity, letters, loops, server, streams, workers
+from ops.health import artifacts, integrity, letters, loops, reads, server, streams, workers
 from ops.health.findings import FAILURE, Finding
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
@@ -104,6 +104,7 @@ def judge(facts: Facts) -> list[Finding]:
     return [
         *server.judge(facts.server),
         *workers.judge(facts.workers, facts.streams, facts.artifacts),
+        *reads.judge(facts.server, facts.workers),
         *streams.judge(facts.streams),
         *letters.judge(facts.letters),
         *integrity.judge(facts.wrong),

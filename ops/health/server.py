@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import redis
 
@@ -29,6 +30,9 @@ class ServerFacts:
         maxmemory_policy: What it drops when the limit is reached.
         append_only, append_only_status: Whether it keeps an append-only file, and how the last write went.
         clients: Connections.
+        output_limit_bytes: Of the answers that a connection may have waiting; 0 for no limit, None where
+            this user may not ask.
+        output_cuts: Connections that it closed over that limit since its start.
         skew_ms: Its clock minus this host's, half of the question's round trip left out.
     """
 
@@ -43,6 +47,8 @@ class ServerFacts:
     append_only: bool = True
     append_only_status: str = "ok"
     clients: int = 0
+    output_limit_bytes: int | None = 0
+    output_cuts: int = 0
     skew_ms: float = 0.0
 
 
@@ -63,8 +69,21 @@ def look(client: redis.Redis) -> tuple[ServerFacts, int]:
         append_only=bool(info["aof_enabled"]),
         append_only_status=info.get("aof_last_write_status", "ok"),
         clients=info["connected_clients"],
+        output_limit_bytes=_output_limit_bytes(client),
+        output_cuts=info.get("client_output_buffer_limit_disconnections", 0),
         skew_ms=round(-clock.offset_ms, 1),
     ), int(clock.now_ms())
+
+
+def _output_limit_bytes(client: redis.Redis) -> int | None:
+    """The smaller of the limits of plain clients: the hard one, and the one for a time."""
+    try:
+        found = cast("dict[str, str]", client.config_get("client-output-buffer-limit"))
+    except redis.exceptions.NoPermissionError:
+        return None
+    words = found.get("client-output-buffer-limit", "").split()
+    at = words.index("normal") if "normal" in words else len(words)
+    return min((int(word) for word in words[at + 1 : at + 3] if word != "0"), default=0)
 
 
 def judge(server: ServerFacts) -> list[Finding]:

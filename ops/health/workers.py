@@ -36,6 +36,8 @@ class WorkerFacts:
         stuck_ms: For how long it has held entries without ending one, by its own clock.
         host: Whole name of its host.
         clock_offset_ms: How far the clock of its host is ahead of the server's.
+        reads_lost: Reads of its whose answers never came.
+        reads_narrowed: To how many entries it has narrowed its reads since; 0 for not much.
         model, bank: What it serves.
     """
 
@@ -47,6 +49,8 @@ class WorkerFacts:
     stuck_ms: int = 0
     host: str = ""
     clock_offset_ms: int = 0
+    reads_lost: int = 0
+    reads_narrowed: int = 0
     model: str = ""
     bank: str = ""
 
@@ -88,6 +92,8 @@ def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
         stuck_ms=seen_at_ms - int(stored.get("progress_at_ms", seen_at_ms)),
         host=stored.get("host", ""),
         clock_offset_ms=int(stored.get("clock_offset_ms", 0)),
+        reads_lost=int(stored.get("reads_lost", 0)),
+        reads_narrowed=int(stored.get("reads_narrowed", 0)),
         model=stored.get("model", ""),
         bank=stored.get("bank", ""),
     )

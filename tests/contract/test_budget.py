@@ -274,3 +274,20 @@ def test_the_accuracy_tier_sees_whether_the_secondary_lives(server: Any) -> None
     TierThread(settings, "secondary", Tally()).tell(0.0)
     accuracy.tell(1.0)
     assert accuracy.next_is_up
+
+
+def test_a_worker_that_stops_hands_back_what_it_holds(server: Any) -> None:
+    settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=server.url))
+    TierThread(settings, "accuracy", Tally()).tell(0.0)
+    allowance, rows = Allowance(), Scores()
+    gate = GateThread(settings, CALIBRATED, allowance)
+    for _ in range(200):
+        decide(CALIBRATED, allowance, (), rows)
+        decide(CALIBRATED, allowance, (), FLAGGED)
+    gate.look(0.0)
+    held, kept = allowance.left, read_budget(server.admin, KEYS)["tokens"]
+    assert held > 5
+    gate.start()
+    gate.stop()
+    assert allowance.left == 0
+    assert read_budget(server.admin, KEYS)["tokens"] == pytest.approx(kept + held)

@@ -1,0 +1,186 @@
+"""Answers to reads that never reach the worker: the work goes on in smaller steps, and none of it dies."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from rig import KEYS, answer
+from servers import Server
+
+from ops.health import reads, server, workers
+from ops.health.findings import FAILURE, OK, WARNING
+from producer import wire
+from producer.messages import Request
+from producer.settings import ProducerSettings
+from workers.batch import Batch
+from workers.entry import Outcome
+from workers.keeper import Keeper
+from workers.loop import Loop
+from workers.queue import LeasedQueue
+from workers.settings import QueueSettings, WorkerSettings
+
+
+class Answers:
+    """Answers everything, and remembers how large the batches were."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def handle(self, batch: Batch) -> list[Outcome]:
+        self.sizes.append(len(batch))
+        return [answer_of(batch, i) for i in range(len(batch))]
+
+
+def answer_of(batch: Batch, i: int) -> Outcome:
+    if batch.requests[i].batched:
+        return Outcome(entry=batch.entries[i], op="reply", counters="answered,answered:amn")
+    return answer(batch.entries[i])
+
+
+@contextmanager
+def working(url: str, **limits: int) -> Iterator[tuple[Loop, Answers]]:
+    """The real loop and its keeper, in threads."""
+    limits = {"block_ms": 20, "lease_ms": 600, "batch_max": 64, **limits}
+    settings = WorkerSettings(
+        kind="amn", producer=ProducerSettings(url=url), queue=QueueSettings(**limits), sample_rate=0
+    )
+    handler = Answers()
+    loop = Loop(LeasedQueue(settings, KEYS.requests, "amn-h-1-abc"), handler)
+    keeper, thread = Keeper(loop, {}), threading.Thread(target=loop.run, daemon=True)
+    keeper.start()
+    thread.start()
+    try:
+        yield loop, handler
+    finally:
+        loop.stop()
+        thread.join(20)
+        keeper.stop()
+        loop.queue.close()
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def put(admin: Any, payloads: list[bytes]) -> None:
+    with admin.pipeline() as pipe:
+        for payload in payloads:
+            pipe.xadd(KEYS.requests, {"request": payload})
+        pipe.execute()
+
+
+def singles(contexts: Any, count: int) -> list[bytes]:
+    rows = contexts(count)
+    return [
+        wire.encode_request(Request(id=f"r{n}", reply_to="client", context=rows[n])) for n in range(count)
+    ]
+
+
+def finding(admin: Any) -> tuple[str, str]:
+    (found,) = reads.judge(server.look(admin)[0], workers.look(admin, KEYS))
+    return found.level, found.text
+
+
+@pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.needs("redis-server"))])
+def test_a_server_with_a_small_output_limit_is_worked_for_and_named(
+    kind: str, make_server: Callable[..., Server], contexts: Any
+) -> None:
+    made = make_server(kind)
+    admin = made.client()
+    assert finding(admin)[0] == OK
+    admin.config_set("client-output-buffer-limit", "normal 100000 0 0")  # six contexts
+    assert finding(admin)[0] == WARNING
+    put(admin, singles(contexts, 150))
+    with working(made.url) as (loop, handler):
+        wait_for(lambda: loop.finished == 150)
+        assert loop.queue.room.lost >= 3
+        assert max(handler.sizes) <= 8
+        wait_for(lambda: finding(admin)[0] == FAILURE)
+        assert "100,000 bytes" in finding(admin)[1]
+    assert admin.xlen(KEYS.dead) == 0
+    assert int(admin.hget(KEYS.stats, "answered")) == 150
+
+
+def test_what_is_behind_an_entry_that_cannot_pass_is_served(
+    make_server: Callable[..., Server], contexts: Any
+) -> None:
+    made = make_server()
+    admin = made.client()
+    many = Request(id="many", reply_to="client", context=np.stack(list(contexts(20))))
+    first, *others = singles(contexts, 40)
+    put(admin, [first, wire.encode_request(many), *others])
+    admin.config_set("client-output-buffer-limit", "normal 200000 0 0")
+    with working(made.url) as (loop, _):
+        wait_for(lambda: loop.finished == 40)
+        assert admin.xlen(KEYS.requests) == 1
+        admin.config_set("client-output-buffer-limit", "normal 0 0 0")
+        wait_for(lambda: loop.finished == 41)
+    assert admin.xlen(KEYS.dead) == 0
+
+
+class CutsLargeAnswers:
+    """A link that resets the connection in the midst of each large answer, while `cutting` is set."""
+
+    def __init__(self, path: str) -> None:
+        self.cutting = True
+        self.cuts = 0
+        self._path = path
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                there = socket.socket(socket.AF_UNIX)
+                self._ends += [client, there]
+                there.connect(self._path)
+                for source, target, down in ((client, there, False), (there, client, True)):
+                    threading.Thread(target=self._pump, args=(source, target, down), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, down: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                if down and self.cutting and len(data) > 8000:
+                    self.cuts += 1
+                    target.sendall(data[:4000])
+                    break
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        for end in (self._listener, *self._ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+def test_a_link_that_cuts_large_answers_for_a_while_kills_nothing(
+    make_server: Callable[..., Server], contexts: Any
+) -> None:
+    made = make_server()
+    admin = made.client()
+    link = CutsLargeAnswers(str(made.socket))
+    put(admin, singles(contexts, 40))
+    with working(link.url, lease_ms=200) as (loop, _):
+        wait_for(lambda: link.cuts >= 12)  # twice as often as an entry may be begun
+        assert loop.finished == 0
+        link.cutting = False
+        wait_for(lambda: loop.finished == 40)
+    link.close()
+    assert admin.xlen(KEYS.dead) == 0
+    assert int(admin.hget(KEYS.stats, "answered")) == 40
