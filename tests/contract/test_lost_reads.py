@@ -87,7 +87,8 @@ def singles(contexts: Any, count: int) -> list[bytes]:
 
 
 def finding(admin: Any) -> tuple[str, str]:
-    (found,) = reads.judge(server.look(admin)[0], workers.look(admin, KEYS))
+    about, now_ms = server.look(admin)
+    (found,) = reads.judge(about, workers.look(admin, KEYS, now_ms))
     return found.level, found.text
 
 

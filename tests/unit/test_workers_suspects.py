@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from producer import wire
+from producer.clock import ServerClock
 from producer.envelope import Envelope, envelope
 from producer.errors import AuthenticationFailed, ServerError, ServerUnavailable
 from producer.messages import Failure, Reply, Request
@@ -41,6 +42,7 @@ class Books:
     name = "amn-test"
     heavy = more = False
     settings = SETTINGS
+    clock = ServerClock()
 
     def __init__(self, refusals: Sequence[Exception] = (), culprit: bytes = b"") -> None:
         self.done: list[tuple[str, list[bytes]]] = []
