@@ -10,6 +10,8 @@ REQUESTS = 20000
 RATE = 500
 DATA = ../shared/data/text768.npz
 ARGS =
+# Processes of pytest: as many as there are cores, four at most; 0 for a debugger.
+JOBS = auto
 
 # What an install is made from: when one of these changes, the next target installs again.
 SOURCES = pyproject.toml setup.py amn/kernel.c $(wildcard amn/*.h)
@@ -23,7 +25,7 @@ help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
 	@echo "make up         server and workers until Ctrl-C      [ARGS='--port 6379']"
 	@echo "make doctor     look at a running service"
-	@echo "make test       the tests that take less than ten seconds each [ARGS='-k name']; test-all: every one"
+	@echo "make test       the tests that take less than ten seconds each [ARGS='-k name' JOBS=2]; test-all: every one"
 	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, gcc (Debian, by apt-get)"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and nine others, latency, limits (50 minutes); bench-quick: 3 minutes"
@@ -58,7 +60,8 @@ doctor: $(VENV)/.ops
 	@$(BIN)/amn doctor $(ARGS)
 
 # One thread for each process: the tests start many, and their products are small.
-PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest \
+	-n $(JOBS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev
 	$(PYTEST) --quick $(ARGS)

@@ -101,7 +101,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         lacks = [name for name in _needed(item) if name in absent]
         (dropped if lacks else kept).append(item)
         config.stash[_left_out].update(lacks[:1])
-    items[:] = kept
+    # Files with slow tests first: where processes share the files, none is left with a long one at the end.
+    slow = {item.path for item in kept if item.get_closest_marker(SLOW)}
+    items[:] = sorted(kept, key=lambda item: item.path not in slow)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
 

@@ -119,6 +119,7 @@ def pools() -> Iterator[Callable[..., Pool]]:
         pool.drain()
 
 
+@pytest.mark.slow
 def test_a_promotion_under_load_changes_the_model_of_the_answers_and_loses_none(
     make_server: Any, artifacts: Path, twin: Path, pools: Any, real_contexts: np.ndarray
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_model_that_does_not_hold_leaves_the_old_one_serving_also_after_a_kill
         wait_until(lambda: pool.settled)
 
 
+@pytest.mark.slow
 def test_hup_restarts_every_worker_of_a_running_service_and_loses_nothing(
     tmp_path: Path, real_contexts: np.ndarray
 ) -> None:

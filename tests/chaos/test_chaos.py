@@ -14,6 +14,7 @@ ROOT = __file__.rsplit("/tests/", 1)[0]
 SEED = 7
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_every_request_ends_once_whatever_is_killed_stopped_or_cut_off() -> None:
     command = [sys.executable, "-m", "tests.chaos", "--json", "--seed", str(SEED), "--seconds", "26"]

@@ -87,6 +87,8 @@ def actions(receiver: Receiver) -> list[str]:
     return [call.json["event_action"] for call in receiver.accepted()]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # the lease of a killed attempt is a minute, and may have to run out twice
 def test_an_incident_reaches_the_receiver_once_while_senders_are_killed(
     real_server: Any, receiver: Receiver, senders: Any
 ) -> None:

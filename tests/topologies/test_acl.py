@@ -116,6 +116,7 @@ def sample(n: int) -> tuple[Any, list[Options]]:
     return contexts, [Options(sequence="document", position=i + 4, normalize=True) for i in range(n)]
 
 
+@pytest.mark.slow
 def test_the_whole_service_runs_with_the_least_rights(
     guarded: Guarded, workers: None, denials: Callable[[], list[str]], run: Callable[[Any], Any], amn: Any
 ) -> None:

@@ -163,6 +163,8 @@ class Cluster:
         """Moves the slot, key by key, as the protocol has it."""
         ids = {node.port: self._id(node) for node in self.nodes}
         source = next(node for node in self.nodes if node.port == self.owner_port(to.port))
+        if source is to:
+            return
         self.ask(to.port, "CLUSTER", "SETSLOT", self.slot, "IMPORTING", ids[source.port])
         self.ask(source.port, "CLUSTER", "SETSLOT", self.slot, "MIGRATING", ids[to.port])
         while keys := self.ask(source.port, "CLUSTER", "GETKEYSINSLOT", self.slot, 10):

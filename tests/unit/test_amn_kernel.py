@@ -267,6 +267,7 @@ def banks_and_queries(draw):
     return vectors, queries
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(banks_and_queries())
 def test_the_two_best_are_those_of_an_exact_search_and_of_equal_rows_the_first(predictor, drawn):

@@ -37,6 +37,7 @@ def test_a_drop_begins_when_it_is_told_to_and_in_its_slice() -> None:
     assert change[ID] == pytest.approx(0.0, abs=0.005)
 
 
+@pytest.mark.slow
 def test_false_pages_are_rare_and_drops_are_found_within_the_hours_that_are_promised() -> None:
     scenario = Scenario(rate_per_s=100, sample=0.01, ood_share=0.5)
     small, large = run(scenario, [0.03, 0.06], Healthy(days=73, repeats=5, seed=1), JudgeSettings())

@@ -35,6 +35,7 @@ def test_a_changed_domain_pages_by_the_delta_and_blames_the_ood_mean(
     assert service.receiver.pages() == [("trigger", "fast_drop"), ("resolve", "fast_drop")]
 
 
+@pytest.mark.slow
 def test_a_degraded_model_is_one_page_though_judge_sender_and_receiver_die_or_are_ill(
     service: Service, sample: Sample, scored: Scorer, pools: dict[str, list[Increments]]
 ) -> None:

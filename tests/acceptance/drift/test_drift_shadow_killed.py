@@ -143,6 +143,7 @@ def hurry(process: subprocess.Popen[bytes]) -> None:
                 os.sched_setscheduler(int(thread), os.SCHED_OTHER, os.sched_param(0))
 
 
+@pytest.mark.slow
 def test_a_killed_shadow_worker_counts_nothing_twice_and_its_incident_is_told_once(
     service: Service,
     sample: Sample,
