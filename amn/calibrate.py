@@ -9,7 +9,6 @@ moving the link `gate_calibration`, and a policy by naming it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,11 @@ from amn import calibration_report as shown
 from amn import checkpoint
 from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
 from amn.calibration_fit import fit_constant, fit_linear, fit_weights
+from amn.files import write_whole
 from amn.folded import fold
 from amn.gain import FEATURES, FORMAT, load_calibration, save_calibration
 from amn.metrics import Cosines
+from amn.output import strict_json
 from amn.policy import DEFAULT, PRESETS_FOLDER
 from amn.readers import read_vectors
 from amn.reference import load_bank
@@ -57,10 +58,10 @@ def run_calibrate(options: argparse.Namespace) -> int:
     slices = {s.name: s for s in score_slices(data, fold(fast.model), fold(slow.model), bank, every)}
     models = {"amn": fast.manifest.model_id, "fallback": slow.manifest.model_id, "bank": bank.bank_id}
     report = calibrate(slices, models, data, options.out)
-    (options.out / "report.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    (options.out / "report.md").write_text(shown.text(report), "utf-8")
+    write_whole(options.out / "report.json", strict_json(report, indent=1) + "\n")
+    write_whole(options.out / "report.md", shown.text(report))
     for side in JUDGED:
-        (options.out / f"{side}.svg").write_text(shown.plot(report, side), "utf-8")
+        write_whole(options.out / f"{side}.svg", shown.plot(report, side))
     sys.stdout.write(shown.text(report) + f"\n{options.out}\n")
     return 0
 
@@ -105,8 +106,8 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     report["whole"] = {name: shown.whole(one, weight_of(one, edges, weights)) for name, one in slices.items()}
     validation = slices["validation"]
     report["rate_bound"] = shown.rate_bound(validation, calibration.gain(validation.rows), RATE)
-    (out / "decisions.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
-    (out / "suggested_policy.toml").write_text(suggested_policy(report["rate_bound"]), "utf-8")
+    write_whole(out / "decisions.jsonl", "\n".join(lines) + "\n")
+    write_whole(out / "suggested_policy.toml", suggested_policy(report["rate_bound"]))
     return report
 
 
@@ -137,7 +138,7 @@ def decisions(data: Slice, predicted: Cosines, gain: Cosines) -> Iterator[str]:
     """One line a window, in the format of a worker's decision log, with the truth."""
     for b in range(len(data)):
         row = data.rows[b]
-        yield json.dumps(
+        yield strict_json(
             {
                 "domain": data.name,
                 "lane": "general",

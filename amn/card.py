@@ -15,6 +15,7 @@ from typing import Any
 from amn import checkpoint
 from amn.checkpoint import Manifest
 from amn.errors import DataError
+from amn.files import write_whole
 
 #: What the specification's card says of AMN, quoted beside our figures.
 SPECIFIED = {
@@ -49,7 +50,7 @@ def run_card(options: argparse.Namespace) -> int:
     if options.out is None:
         sys.stdout.write(text)
     else:
-        options.out.write_text(text)
+        write_whole(options.out, text)
     return 0
 
 

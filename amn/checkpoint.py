@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from amn.config import (
@@ -33,6 +34,7 @@ from amn.config import (
     model_config_from_dict,
 )
 from amn.errors import CheckpointError, ConfigError
+from amn.files import write_whole
 from amn.network import build, count_parameters
 
 WEIGHTS_FILE = "model.safetensors"
@@ -136,14 +138,11 @@ def save(
         key: value.detach().cpu().to(STORAGE[storage]).contiguous().clone()
         for key, value in model.state_dict().items()
     }
-    save_file(weights, folder / WEIGHTS_FILE)
+    write_whole(folder / WEIGHTS_FILE, to_bytes(weights))
     # Golden outputs are those of the stored weights: rounding to 16 bit changes them.
     stored = build(config).eval()
     load_weights(stored, {key: value.float() for key, value in weights.items()}, origin=name)
-    save_file(golden_vectors(stored), folder / GOLDEN_FILE)
-    for file in (WEIGHTS_FILE, GOLDEN_FILE):
-        # safetensors writes for the owner alone; a worker often runs as another user.
-        (folder / file).chmod(0o644)
+    write_whole(folder / GOLDEN_FILE, to_bytes(golden_vectors(stored)))
     manifest = Manifest(
         name=name,
         layout=config.layout,
@@ -165,9 +164,7 @@ def save(
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json in one step, so that a reader never sees half of it."""
-    part = folder / (MANIFEST_FILE + ".part")
-    part.write_text(json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
-    part.replace(folder / MANIFEST_FILE)
+    write_whole(folder / MANIFEST_FILE, json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -5,6 +5,7 @@
     ├── ShapeError        vectors of another shape, type or norm than the model takes
     ├── CheckpointError   weights that are not what their manifest says
     ├── DataError         training or evaluation data that must not be used
+    │   └── FileRefused   a file that cannot be read or written, or is not what was asked for
     └── PromotionError    a link that must not be moved to this model
 
 `code` is stable: it crosses the wire, is counted, and may be matched on. The text says
@@ -42,6 +43,12 @@ class DataError(AmnError):
     """Vectors or splits that must not be trained or judged on."""
 
     code = "data_invalid"
+
+
+class FileRefused(DataError):
+    """An input or output file that cannot be used."""
+
+    code = "file_refused"
 
 
 class PromotionError(AmnError):

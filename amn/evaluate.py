@@ -22,6 +22,7 @@ from amn import checkpoint, latency, metrics, report
 from amn.config import PARAMETERS
 from amn.dataset import Split, split_by_article, training_vectors
 from amn.errors import DataError
+from amn.files import write_whole
 from amn.folded import fold
 from amn.metrics import BASELINES, Cosines, Predict, cosine, estimate
 from amn.readers import read_vectors
@@ -53,8 +54,8 @@ def run_evaluate(options: argparse.Namespace) -> int:
     loaded = [checkpoint.load(path) for path in options.checkpoints]
     result = evaluate(loaded, data, every=10 if options.quick else 1, with_latency=not options.no_latency)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    (options.out / "evaluation.html").write_text(report.page(result))
+    write_whole(options.out / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_whole(options.out / "evaluation.html", report.page(result))
     sys.stdout.write(report.markdown_table(result) + "\n")
     sys.stdout.write(f"\n{options.out / 'evaluation.html'}\n")
     return 0

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from amn import kernel
 from amn.errors import CheckpointError
+from amn.files import write_whole
 
 FORMAT = 1
 #: As every artifact: what a pool looks for to tell that a link leads to one.
@@ -185,7 +186,7 @@ def save_calibration(content: Mapping[str, Any], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     digest = content_hash(content)
     text = json.dumps({"sha256": digest, "content": content}, indent=1)
-    (folder / FILE).write_text(text + "\n", "utf-8")
+    write_whole(folder / FILE, text + "\n")
     return digest
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from amn import checkpoint, metrics
 from amn.dataset import UNSEEN_DOMAIN
+from amn.files import write_whole
 from amn.folded import fold
 from amn.readers import read_vectors
 from amn.recipes import PRESETS
@@ -51,7 +52,7 @@ def run_leave_out(options: argparse.Namespace) -> int:
             f"{domain:>12}  {result[domain]['cosine']['mean']:.4f}  gain {gain['mean']:+.4f} "
             f"[{gain['low']:+.4f}, {gain['high']:+.4f}]  n {gain['n']}\n"
         )
-    (options.out / "leave_out.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(options.out / "leave_out.json", json.dumps(result, indent=2) + "\n")
     return 0
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from amn import checkpoint
 from amn.errors import PromotionError
+from amn.files import write_whole
 
 LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
 ROOT = Path("artifacts/lvm")
@@ -127,7 +128,7 @@ def rollback(link: Path) -> str:
         raise PromotionError(f"{link} has no earlier target; promote one explicitly")
     earlier = checkpoint.load(link.parent / history[-1])
     move(link, earlier.path)
-    history_file(link).write_text(json.dumps(history[:-1]) + "\n")
+    write_whole(history_file(link), json.dumps(history[:-1]) + "\n")
     return f"{link} -> {earlier.path.name} ({earlier.manifest.model_id})"
 
 
@@ -153,4 +154,4 @@ def read_history(link: Path) -> list[str]:
 
 def remember(link: Path, target: str) -> None:
     """Add a target to the link's history."""
-    history_file(link).write_text(json.dumps([*read_history(link), target]) + "\n")
+    write_whole(history_file(link), json.dumps([*read_history(link), target]) + "\n")

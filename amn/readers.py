@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from amn.arrays import FileRows, load_npz
 from amn.errors import DataError
 from amn.vectors import VectorSet, validate
 
 REQUIRED = ("vectors", "article", "article_domain")
-LOCAL_HEADER_BYTES = 30
 
 
 def read_vectors(path: Path) -> VectorSet:
@@ -23,7 +21,7 @@ def read_vectors(path: Path) -> VectorSet:
     | path | what it must hold |
     |---|---|
     | `x.npz` | vectors (N, 768), article (N,), article_domain, optional article_name |
-    | folder | the same as `vectors.npy`, `article.npy`, ...; mapped, never read whole |
+    | folder | the same as `vectors.npy`, `article.npy`, ...; the vectors are never read whole |
     | `x.parquet`, `x.arrow` | columns vector (list of 768), article, domain, optional name |
 
     Raises:
@@ -37,14 +35,11 @@ def read_vectors(path: Path) -> VectorSet:
         elif path.suffix in (".parquet", ".arrow", ".feather"):
             arrays = read_table(path)
         elif path.suffix == ".npz":
-            arrays = read_npz(path)
+            arrays = load_npz(path, lazy=("vectors",))
         else:
             raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .npz, .parquet, .arrow")
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}); it is damaged or holds pickled objects, which "
-            "are never loaded. Write it again with np.savez and plain arrays"
-        ) from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error}); it is damaged, write it again") from error
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
@@ -62,45 +57,10 @@ def read_vectors(path: Path) -> VectorSet:
     )
 
 
-def read_folder(path: Path) -> dict[str, NDArray[Any]]:
-    """Memory-map every .npy file of a folder."""
-    return {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in path.glob("*.npy")}
-
-
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Arrays of an .npz; members stored without compression are mapped, not copied."""
-    arrays: dict[str, NDArray[Any]] = {}
-    with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as plain:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            mapped = map_member(path, archive, member)
-            arrays[name] = plain[name] if mapped is None else mapped
-    return arrays
-
-
-def map_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any] | None:
-    """Map one member in place, or None when it is compressed, small, or not C-ordered."""
-    if member.compress_type != zipfile.ZIP_STORED or member.file_size < 1 << 20:
-        return None
-    with archive.open(member) as stream:
-        version = npy_format.read_magic(stream)
-        read_header = {(1, 0): npy_format.read_array_header_1_0}.get(
-            version, npy_format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read_header(stream)
-        header_bytes = stream.tell()
-    if fortran or dtype.hasobject:
-        return None
-    with path.open("rb") as raw:
-        raw.seek(member.header_offset)
-        local = raw.read(LOCAL_HEADER_BYTES)
-    # Lengths of the name and of the extra field, which may differ from the directory's.
-    name_bytes = int.from_bytes(local[26:28], "little")
-    extra_bytes = int.from_bytes(local[28:30], "little")
-    offset = member.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes + header_bytes
-    if offset + dtype.itemsize * int(np.prod(shape)) > path.stat().st_size:
-        raise DataError(f"{path} is truncated inside {member.filename}; copy it again")
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+def read_folder(path: Path) -> dict[str, Any]:
+    """The .npy files of a folder; the vectors stay in theirs."""
+    found = {file.stem: FileRows(file) for file in path.glob("*.npy")}
+    return {name: rows if name == "vectors" else rows[:] for name, rows in found.items()}
 
 
 def read_table(path: Path) -> dict[str, NDArray[Any]]:
@@ -112,7 +72,7 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
         raise DataError(f"{path} needs pyarrow; pip install pyarrow, or convert to .npz") from error
     read = parquet.read_table if path.suffix == ".parquet" else feather.read_table
     try:
-        table = read(path, memory_map=True)
+        table = read(path, memory_map=False)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
     missing = {"vector", "article", "domain"} - set(table.column_names)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,7 +13,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from amn.arrays import Rows, writing_rows
 from amn.errors import DataError
+from amn.files import making_folder
 from amn.index import Guard, IndexSettings, open_index
 from amn.index_build import Filing, write_index
 from amn.index_tune import tune
@@ -65,7 +64,7 @@ class BankSettings:
 
 
 def build_bank(
-    vectors: NDArray[np.floating],
+    vectors: Rows,
     folder: Path,
     settings: BankSettings,
     on_progress: OnProgress = lambda step, done, total: None,
@@ -73,31 +72,19 @@ def build_bank(
     """Builds a bank from unit vectors, atomically: the folder appears when it is whole.
 
     Args:
-        vectors: Shape (N, 768), unit norm within 1e-3; may be mapped.
+        vectors: Shape (N, 768), unit norm within 1e-3; may be in a file.
 
     Raises:
         DataError: Wrong shape, not finite or not unit-norm, or `folder` exists already.
         CheckpointError: An index is wanted, and faiss is not installed.
     """
-    if folder.exists():
-        raise DataError(f"{folder} exists already; name a new folder")
     if vectors.ndim != 2 or vectors.shape[1] != 768 or len(vectors) < 2:
         raise DataError(f"vectors have shape {vectors.shape}; expected (N >= 2, 768)")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".bank-", dir=folder.parent))
-    try:
-        manifest = _build_in(work, vectors, settings, on_progress)
-        work.chmod(0o755)
-        os.rename(work, folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return manifest
+    with making_folder(folder) as work:
+        return _build_in(work, vectors, settings, on_progress)
 
 
-def _build_in(
-    work: Path, vectors: NDArray[np.floating], settings: BankSettings, on_progress: OnProgress
-) -> BankManifest:
+def _build_in(work: Path, vectors: Rows, settings: BankSettings, on_progress: OnProgress) -> BankManifest:
     unit = _checked(work / _WORK, vectors, on_progress)
     count = len(unit)
     indexed = count > EXACT_MAX if settings.indexed is None else settings.indexed
@@ -152,31 +139,30 @@ def _tuned(
     return replace(manifest, bank_id=bank_id, index=index, agreement=found.stored())
 
 
-def _checked(path: Path, vectors: NDArray[np.floating], on_progress: OnProgress) -> NDArray[np.float32]:
+def _checked(path: Path, vectors: Rows, on_progress: OnProgress) -> NDArray[np.float32]:
     """Unit vectors, in a file of their own: half a million of them need not fit into memory."""
-    unit = open_memmap(path, mode="w+", dtype=np.float32, shape=vectors.shape)
-    for rows in chunks(len(vectors)):
-        part = np.asarray(vectors[rows], dtype=np.float32)
-        norms = np.linalg.norm(part, axis=1)
-        bad = np.flatnonzero(~(np.abs(norms - 1) <= 1e-3))
-        if len(bad):
-            raise DataError(
-                f"vector {rows.start + bad[0]} has norm {norms[bad[0]]:.6g} ({len(bad)} such near it); "
-                "expected unit norm within 1e-3"
-            )
-        unit[rows] = part / norms[:, None]
-        on_progress("checking", rows.stop, len(vectors))
-    return unit
+    with writing_rows(path, len(vectors), 768, np.float32) as unit:
+        for rows in chunks(len(vectors)):
+            part = np.asarray(vectors[rows], dtype=np.float32)
+            norms = np.linalg.norm(part, axis=1)
+            bad = np.flatnonzero(~(np.abs(norms - 1) <= 1e-3))
+            if len(bad):
+                raise DataError(
+                    f"vector {rows.start + bad[0]} has norm {norms[bad[0]]:.6g} ({len(bad)} such near it); "
+                    "expected unit norm within 1e-3"
+                )
+            unit.put(rows, part / norms[:, None])
+            on_progress("checking", rows.stop, len(vectors))
+    return open_memmap(path, mode="r")  # nobody else knows this file
 
 
 def _write(
     path: Path, unit: NDArray[np.float32], kept: NDArray[np.intp], dtype: type, on_progress: OnProgress
 ) -> None:
-    stored = open_memmap(path, mode="w+", dtype=dtype, shape=(len(kept), 768))
-    for rows in chunks(len(kept)):
-        stored[rows] = unit[kept[rows]]
-        on_progress("writing", rows.stop, len(kept))
-    stored.flush()
+    with writing_rows(path, len(kept), 768, dtype) as stored:
+        for rows in chunks(len(kept)):
+            stored.put(rows, unit[kept[rows]])
+            on_progress("writing", rows.stop, len(kept))
 
 
 def _manifest(

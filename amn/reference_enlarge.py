@@ -7,13 +7,14 @@ from anywhere: noise that has the directions of text, unlike a normal one. Both 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from amn.arrays import writing_rows
 from amn.errors import DataError
 from amn.vectors import chunks
 
@@ -41,13 +42,23 @@ def enlarge(
     """
     if count < len(vectors):
         raise DataError(f"{len(vectors)} vectors cannot be enlarged to {count}; ask for more")
-    if path.exists():
+    if os.path.lexists(path):
         raise DataError(f"{path} exists already; name a new file")
+    with writing_rows(path, count, 768, np.float16) as made:
+        for rows in chunks(len(vectors)):
+            made.put(rows, vectors[rows])
+        for rows, made_rows in _between(vectors, article, count, noise, seed):
+            made.put(rows, made_rows)
+            on_rows(rows.stop)
+
+
+def _between(
+    vectors: Vectors, article: NDArray[np.integer], count: int, noise: float, seed: int
+) -> Iterator[tuple[slice, Vectors]]:
+    """The made vectors, with the rows that they are for."""
     starts = np.flatnonzero(np.concatenate([[True], article[1:] != article[:-1]]))
     ends = np.append(starts[1:], len(article))
     random = np.random.default_rng(seed)
-    made = open_memmap(path, mode="w+", dtype=np.float16, shape=(count, 768))
-    made[: len(vectors)] = vectors
     for rows in chunks(count - len(vectors)):
         size = rows.stop - rows.start
         one = random.integers(len(vectors), size=size)
@@ -57,9 +68,8 @@ def enlarge(
         away = vectors[random.integers(len(vectors), size=size)]
         away = away - vectors[random.integers(len(vectors), size=size)]
         point = _unit((1 - place) * vectors[one] + place * vectors[other])
-        made[len(vectors) + rows.start : len(vectors) + rows.stop] = _unit(point + noise * _unit(away))
-        on_rows(len(vectors) + rows.stop)
-    made.flush()
+        place_of = slice(len(vectors) + rows.start, len(vectors) + rows.stop)
+        yield place_of, _unit(point + noise * _unit(away))
 
 
 def _unit(rows: Vectors) -> Vectors:

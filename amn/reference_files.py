@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.errors import CheckpointError
+from amn.files import write_whole
 
 FORMAT = 1
 VECTORS, MULTIPLICITY, MANIFEST = "vectors.npy", "multiplicity.npy", "manifest.json"
@@ -80,7 +81,7 @@ def read_manifest(folder: Path) -> BankManifest:
 def write_manifest(folder: Path, manifest: BankManifest) -> None:
     """Writes the manifest; the fields that say nothing are left out."""
     content = {name: value for name, value in asdict(manifest).items() if value not in ((), {}, None)}
-    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 def hash_file(path: Path, on_piece: Callable[[str], None] = lambda digest: None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.arrays import FileRows
 from amn.dataset import UNSEEN_DOMAIN, split_by_article
 from amn.errors import DataError
 from amn.predictor import Predictor
@@ -33,10 +34,7 @@ def held_out_predictions(path: Path, model: Predictor, count: int = QUERIES) -> 
         data = read_vectors(path)
         known = UNSEEN_DOMAIN if UNSEEN_DOMAIN in data.article_domain else ""
         return predictions(model, data, split_by_article(data, unseen_domain=known).validation, count)
-    try:
-        contexts = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}; give contexts (n, 5, 768)") from error
+    contexts = FileRows(path)
     if contexts.ndim != 3 or contexts.shape[1:] != (5, 768) or not len(contexts):
         raise DataError(f"{path} has shape {contexts.shape}; expected contexts (n, 5, 768)")
     drawn = _spaced(len(contexts), count)

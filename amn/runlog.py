@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from amn.files import write_whole, writing
 
 LOG_FILE = "log.csv"
 CURVE_FILE = "curve.svg"
@@ -61,10 +64,11 @@ def write_log(folder: Path, history: list[dict[str, float]]) -> None:
     """Write log.csv anew: after a resume it holds the epochs before the kill as well."""
     if not history:
         return
-    with (folder / LOG_FILE).open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_whole(folder / LOG_FILE, stream.getvalue())
 
 
 def plot_curve(folder: Path, history: list[dict[str, float]]) -> None:
@@ -80,4 +84,5 @@ def plot_curve(folder: Path, history: list[dict[str, float]]) -> None:
         right.plot(epochs, [row[name] for row in history], marker=".", label=name[: -len("_cosine")])
     right.set(title="cosine with the true next vector", xlabel="epoch")
     right.legend()
-    figure.savefig(folder / CURVE_FILE)
+    with writing(folder / CURVE_FILE) as file:
+        figure.savefig(file, format="svg")

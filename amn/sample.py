@@ -8,13 +8,17 @@ real contexts, and nothing that any shipped model was trained on.
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from amn.arrays import writing_rows
+from amn.config import VECTOR_DIM
 from amn.dataset import split_by_article, training_vectors
 from amn.errors import DataError
+from amn.files import write_whole
 from amn.readers import read_vectors
 from amn.vectors import WINDOW, Index, VectorSet
 
@@ -49,7 +53,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 def run_training_vectors(options: argparse.Namespace) -> int:
     """Write the vectors of the training side: what a reference bank may be made of."""
     vectors, articles = training_vectors(read_vectors(options.data))
-    np.save(options.out, vectors.astype(np.float16), allow_pickle=False)
+    with writing_rows(options.out, len(vectors), VECTOR_DIM, np.float16) as output:
+        output.put(slice(0, len(vectors)), vectors)
     count = len(np.unique(articles))
     sys.stdout.write(f"{len(vectors)} vectors of {count} articles in {options.out}\n")
     return 0
@@ -70,14 +75,16 @@ def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int
     rows = inside + outside
     articles = [int(data.article[stretch[0]]) for stretch in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = io.BytesIO()
     np.savez_compressed(
-        path,
+        arrays,
         vectors=np.asarray(data.vectors[np.concatenate(rows)], dtype=np.float16),
         article=np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows]),
         article_name=data.article_name[articles],
         article_domain=data.article_domain[articles],
         article_slice=np.array(["id"] * len(inside) + ["ood"] * len(outside)),
     )
+    write_whole(path, arrays.getvalue())
     return sum(len(stretch) - WINDOW + 1 for stretch in rows)
 
 

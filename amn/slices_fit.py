@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import numpy as np
 from amn.config import CONTEXT_LENGTH, ENCODER_ID
 from amn.dataset import UNSEEN_DOMAIN, split_by_article
 from amn.errors import DataError
+from amn.files import making_folder, write_whole
 from amn.readers import read_vectors
 from amn.slices import CELLS_MAX, FILES, SlicesManifest, Vectors, files_hash, unit_mean
 from amn.vectors import Index, VectorSet, chunks
@@ -102,9 +100,7 @@ def fit(data: VectorSet, options: argparse.Namespace) -> Fit:
 
 def write(found: Fit, options: argparse.Namespace, source: str) -> SlicesManifest:
     """Writes the artifact, atomically: the folder appears when it is whole."""
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".slices-", dir=options.out.parent))
-    try:
+    with making_folder(options.out) as work:
         for name, array in zip(FILES, (found.references, found.centroids), strict=True):
             np.save(work / name, array.astype(np.float16), allow_pickle=False)
         digest = files_hash(work)
@@ -118,12 +114,7 @@ def write(found: Fit, options: argparse.Namespace, source: str) -> SlicesManifes
             sha256=digest,
             measured=found.measured,
         )
-        (work / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
-        work.chmod(0o755)
-        os.rename(work, options.out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+        write_whole(work / "manifest.json", json.dumps(asdict(manifest), indent=2) + "\n")
     return manifest
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from amn.config import ModelConfig, TrainConfig
 from amn.dataset import Split
 from amn.errors import DataError
+from amn.files import write_whole, writing
 from amn.metrics import window_cosines
 from amn.network import Grounded, build
 from amn.vectors import Index, VectorSet, chunks
@@ -222,9 +223,8 @@ def save_state(run: Run, folder: Path) -> None:
     state: dict[str, Any] = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
     for name in ("model", "averaged", "optimizer"):
         state[name] = state[name].state_dict()
-    part = folder / (STATE_FILE + ".part")
-    torch.save(state, part)
-    part.replace(folder / STATE_FILE)
+    with writing(folder / STATE_FILE) as file:
+        torch.save(state, file)
 
 
 def resume(run: Run, folder: Path) -> None:
@@ -249,4 +249,4 @@ def write_config(folder: Path, values: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if path.is_file() and json.loads(path.read_text()) != values:
         raise DataError(f"{folder} holds a run with other settings; choose another --out")
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    write_whole(path, json.dumps(values, indent=2) + "\n")

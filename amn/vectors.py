@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.arrays import Rows
 from amn.config import CONTEXT_LENGTH, VECTOR_DIM
 from amn.errors import DataError
 
@@ -27,7 +28,7 @@ Index = NDArray[np.int64]
 class VectorSet:
     """Articles as vectors; rows of one article are consecutive and in reading order."""
 
-    vectors: NDArray[np.floating]  # (N, 768), float16 or float32, may be memory-mapped
+    vectors: Rows  # (N, 768), float16 or float32
     article: NDArray[np.integer]  # (N,)
     article_domain: NDArray[np.str_]  # (articles,)
     article_name: NDArray[np.str_]  # (articles,)

@@ -106,4 +106,7 @@ def progress(unit: str) -> Progress:
         _Data("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=err(), auto_refresh=False, transient=True)
+    screen = err()
+    return Progress(
+        *columns, console=screen, auto_refresh=False, transient=True, disable=not screen.is_terminal
+    )

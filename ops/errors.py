@@ -4,7 +4,6 @@ OpsError
 ├── ServerMissing     server_missing      no server program is installed
 ├── ServerFailed      server_failed       the embedded server did not start
 ├── ServerUnknown     server_unknown      nobody said which server is meant
-├── FileRefused       file_refused        a file that cannot be read, or is not what was asked for
 ├── RowsFailed        rows_failed         some rows of a file got no answer
 ├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
 ├── LettersLeft       letters_left        some dead letters did not go back, or ended badly again
@@ -16,6 +15,8 @@ OpsError
 """
 
 from __future__ import annotations
+
+from amn.errors import FileRefused as FileRefused  # a room below refuses files too
 
 
 class OpsError(Exception):
@@ -46,12 +47,6 @@ class ServerUnknown(OpsError):
     """A command needs a server, and nobody said which one is meant."""
 
     code = "server_unknown"
-
-
-class FileRefused(OpsError):
-    """An input or output file that cannot be used."""
-
-    code = "file_refused"
 
 
 class RowsFailed(OpsError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.errors import FileRefused
+from amn.arrays import FileRows, RowsWriter, writing_rows
+from amn.errors import FileRefused
+from amn.files import check_output
 from producer import BatchHandle, Handle, PartitionedProducer, Producer
 from producer.checks import checked_context, checked_contexts
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
@@ -86,57 +86,27 @@ class FileResult:
 Progress = Callable[[int], None]
 
 
-def open_contexts(path: Path) -> NDArray[np.floating]:
-    """Maps a file of contexts into memory: shape (N, 5, 768), float32 or float16.
+def open_contexts(path: Path) -> FileRows:
+    """Opens a file of contexts: shape (N, 5, 768), float32 or float16. Rows are read when they are asked for.
 
     Raises:
-        FileRefused: Missing, not an .npy file, or of another shape or type.
+        FileRefused: Missing, damaged, not an .npy file, or of another shape or type.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FileRefused(f"{path} cannot be read as an .npy file: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise FileRefused(f"{path} is an archive; give one array saved with np.save")
-    if array.ndim != 3 or array.shape[1:] != CONTEXT_SHAPE or not len(array):
-        raise FileRefused(f"{path} has shape {array.shape}; expected (N, 5, 768) with N >= 1")
-    if array.dtype not in (np.float16, np.float32):
-        raise FileRefused(f"{path} holds {array.dtype}; save it as float32 or float16 (array.astype('f4'))")
-    return array
-
-
-def check_output(path: Path) -> None:
-    """Refuses an output that could not be written, before any work is done.
-
-    Raises:
-        FileRefused: The folder is missing or not writable, or `path` is a folder.
-    """
-    if path.is_dir():
-        raise FileRefused(f"{path} is a folder; name the file to write")
-    if not path.parent.is_dir():
-        raise FileRefused(f"the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise FileRefused(f"the folder {path.parent} is not writable")
+    rows = FileRows(path)
+    if rows.ndim != 3 or rows.shape[1:] != CONTEXT_SHAPE or not len(rows):
+        raise FileRefused(f"{path} has shape {rows.shape}; expected (N, 5, 768) with N >= 1")
+    if rows.dtype not in (np.float16, np.float32):
+        raise FileRefused(f"{path} holds {rows.dtype}; save it as float32 or float16 (array.astype('f4'))")
+    return rows
 
 
 @contextmanager
-def _output(path: Path, rows: int) -> Iterator[NDArray[np.float32]]:
-    """Shape (rows, 768), float32, mapped; appears under its name when the block ends well."""
-    check_output(path)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    os.close(descriptor)
-    try:
-        array = np.lib.format.open_memmap(name, mode="w+", dtype="<f4", shape=(rows, DIMENSIONS))
-        yield array
-        array.flush()
-        del array
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+def _output(source: Path, contexts: FileRows, target: Path) -> Iterator[RowsWriter]:
+    """Shape (rows, 768), float32, with room reserved; appears under its name when the block ends well."""
+    check_output(target, source)
+    with writing_rows(target, len(contexts), DIMENSIONS, "<f4") as output:
+        yield output
+        contexts.check_unchanged()
 
 
 def predict_through_queue(
@@ -157,7 +127,7 @@ def predict_through_queue(
         ServerError, ResultTimeout: The server or the workers went away; nothing is written.
     """
     contexts = open_contexts(source)
-    with _output(target, len(contexts)) as output:
+    with _output(source, contexts, target) as output:
         rows = _Rows(contexts, output, producer, options)
         chunk = min(_CHUNK, options.in_flight)
         for first in range(0, len(contexts), chunk):
@@ -174,8 +144,8 @@ class _Rows:
 
     def __init__(
         self,
-        contexts: NDArray[np.floating],
-        output: NDArray[np.float32],
+        contexts: FileRows,
+        output: RowsWriter,
         producer: Producer | PartitionedProducer,
         options: FileOptions,
     ) -> None:
@@ -226,7 +196,7 @@ class _Rows:
         except QueueError:
             again = np.arange(len(rows))  # one of them is to blame: alone, it fails alone
         else:
-            self._output[rows] = reply.vectors
+            self._output.put(rows, reply.vectors)
             again = np.flatnonzero(reply.shed_as("batch") & (not self._fast))
             kept = len(rows) - len(again)
             self.result.served[reply.served_by] += kept
@@ -245,12 +215,12 @@ class _Rows:
         except QueueError as error:
             self._fail(row, error)
             return
-        self._output[row] = reply.vector
+        self._output.put([row], reply.vector)
         self.result.served[reply.served_by] += 1
         self.done += 1
 
     def _fail(self, row: int, error: QueueError) -> None:
-        self._output[row] = np.nan
+        self._output.put([row], np.nan)
         self.result.fail(row, error)
         self.done += 1
 
@@ -267,22 +237,22 @@ def predict_directly(
     from amn.predictor import Predictor
 
     contexts = open_contexts(source)
-    check_output(target)
+    check_output(target, source)
     predictor = Predictor.open(model)
     result = FileResult(len(contexts))
-    with _output(target, len(contexts)) as output:
+    with _output(source, contexts, target) as output:
         for first in range(0, len(contexts), _DIRECT_BATCH):
             last = min(first + _DIRECT_BATCH, len(contexts))
             good, rows = [], []
-            for row in range(first, last):
+            for row, context in enumerate(contexts[first:last], first):
                 try:
-                    good.append(checked_context(contexts[row], normalize=normalize))
+                    good.append(checked_context(context, normalize=normalize))
                     rows.append(row)
                 except InvalidRequest as error:
-                    output[row] = np.nan
+                    output.put([row], np.nan)
                     result.fail(row, error)
             if good:
-                output[rows] = predictor.predict(np.stack(good).astype(np.float32, copy=False))
+                output.put(rows, predictor.predict(np.stack(good).astype(np.float32, copy=False)))
                 result.served[predictor.name] += len(rows)
             on_progress(last)
     return result

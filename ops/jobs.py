@@ -17,8 +17,10 @@ from rq import Queue, Worker, get_current_job
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
+from amn.files import check_output
+from amn.output import without_surrogates
 from ops.errors import JobsUnavailable
-from ops.files import FileOptions, check_output, open_contexts, predict_through_queue
+from ops.files import FileOptions, open_contexts, predict_through_queue
 from producer import Producer
 from producer.address import CLUSTER, parse_address
 from producer.connection import connect
@@ -65,7 +67,7 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
     """
     source, target = source.resolve(), target.resolve()
     rows = len(open_contexts(source))
-    check_output(target)
+    check_output(target, source)
     arguments: dict[str, Any] = {
         "source": str(source),
         "target": str(target),
@@ -81,7 +83,7 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
             "ops.jobs.predict_file",
             kwargs=arguments,
             meta={"done": 0, "rows": rows},
-            description=f"predict-file {source} {target}",
+            description=without_surrogates(f"predict-file {source} {target}"),
             job_timeout=_TIMEOUT_S,
             result_ttl=_KEPT_S,
             failure_ttl=_KEPT_S,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,6 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.arrays import load_npz
 from ops.errors import FileRefused
 from producer.messages import CONTEXT_VECTORS, DIMENSIONS
 from producer.requests import Options
@@ -54,13 +54,9 @@ class Sample:
         Raises:
             FileRefused: Missing, damaged, or not a sample.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {key: stored[key] for key in _KEYS}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise FileRefused(
-                f"the sample {path} cannot be read ({error}); restore it from git, or give --sample"
-            ) from error
+        arrays = load_npz(path, _KEYS)
+        if missing := [key for key in _KEYS if key not in arrays]:
+            raise FileRefused(f"the sample {path} lacks {missing[0]}; restore it from git, or give --sample")
         vectors = arrays["vectors"].astype(np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != DIMENSIONS or len(vectors) != len(arrays["article"]):
             raise FileRefused(f"the sample {path} has vectors of shape {vectors.shape}; expected (N, 768)")

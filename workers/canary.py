@@ -26,6 +26,8 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from amn.arrays import load_npz
+from amn.errors import FileRefused
 from producer import Options, Producer
 from producer.errors import QueueError
 from producer.keys import Keys
@@ -74,10 +76,10 @@ class FrozenSet:
             NotReady: The file cannot be used.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                rows = stored["vectors"].astype(np.float32)
-                article, slices = stored["article"], stored["article_slice"]
-        except (OSError, ValueError, KeyError) as error:
+            stored = load_npz(path, ("vectors", "article", "article_slice"))
+            rows = stored["vectors"].astype(np.float32)
+            article, slices = stored["article"], stored["article_slice"]
+        except (FileRefused, KeyError) as error:
             raise NotReady(f"the canary's sample {path} cannot be read ({error}); restore it") from error
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         whole = np.flatnonzero(article[:-5] == article[5:])  # windows of 5 + 1 within one article

@@ -12,6 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.arrays import FileRows, Rows, load_npz
 from amn.policy import DEFAULT
 from ops import console
 from ops.commands import options
@@ -236,21 +237,22 @@ def _say_agreement(measured: dict[str, Any] | None) -> None:
         console.say("         use --index exact or more --cells", err=True)
 
 
-def _read(path: Path) -> NDArray[np.floating]:
-    try:
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        array = stored if isinstance(stored, np.ndarray) else stored["vectors"]
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise FileRefused(f"{path} cannot be read as vectors: {error}") from error
+def _read(path: Path) -> Rows:
+    if path.suffix == ".npz":
+        array = load_npz(path, ("vectors",), lazy=("vectors",)).get("vectors")
+        if array is None:
+            raise FileRefused(f"{path} has no array called vectors")
+    else:
+        array = FileRows(path)
     if array.ndim != 2 or array.shape[1] != DIMENSIONS:
         raise FileRefused(f"{path} has shape {array.shape}; expected (N, {DIMENSIONS})")
     return array
 
 
-def _chosen(array: NDArray[np.floating], path: Path, count: int | None, seed: int) -> NDArray[np.floating]:
+def _chosen(array: Rows, path: Path, count: int | None, seed: int) -> Rows:
     if count is None:
         return array
     if count > len(array):
         raise FileRefused(f"{path} has {len(array)} vectors, --count asks for {count}; lower --count")
     rows = np.sort(np.random.default_rng(seed).choice(len(array), size=count, replace=False))
-    return np.asarray(array[rows])
+    return array[rows]

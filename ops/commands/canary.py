@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from amn.files import write_whole
 from ops import console
 from ops.commands import options
 from ops.settings import producer_settings, sample_path
@@ -102,7 +104,9 @@ def exemplars(
     finally:
         client.close()
     if out is not None:
-        np.savez_compressed(out, **as_arrays(found))  # type: ignore[arg-type]
+        arrays = io.BytesIO()
+        np.savez_compressed(arrays, **as_arrays(found))  # type: ignore[arg-type]
+        write_whole(out, arrays.getvalue())
         console.say(f"{len({one.key for one in found})} requests in {out}", err=True)
     if as_json:
         names = ("kind", "lane", "slice", "minute", "cosine", "fallback", "ood", "model", "key")

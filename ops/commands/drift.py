@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from amn.files import write_whole
 from ops import console
 from ops.child import follow_parent, tell_ready, unless_ignored
 from ops.commands import canary, drift_tools, options
@@ -171,7 +172,7 @@ def report(out: Path, model: str | None, url: str | None, queue: str | None) -> 
     settings = producer_settings(url, queue)
     with Looking(settings, JudgeSettings()) as looking:
         text = page(looking.keys, looking.memory, looking.look(), looking.worst(), model)
-    out.write_text(text, "utf-8")
+    write_whole(out, text)
     console.say(str(out))
 
 

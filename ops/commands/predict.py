@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
+from amn.files import check_output
 from ops import console
 from ops.commands import options
 from ops.errors import RowsFailed
 from ops.files import (
     FileOptions,
     FileResult,
-    check_output,
     open_contexts,
     predict_directly,
     predict_through_queue,
@@ -76,7 +76,7 @@ def predict(
     """
     settings = FileOptions(**how)  # type: ignore[arg-type]
     rows = len(open_contexts(source))
-    check_output(target.resolve())
+    check_output(target, source)
     started_s = time.perf_counter()
     with console.progress("rows") as bar:
         task = bar.add_task("predicting", total=rows, note="")
@@ -92,11 +92,11 @@ def predict(
         if direct:
             model = artifacts_folder(artifacts) / "production_model"
             result = predict_directly(
-                source, target.resolve(), model, normalize=settings.normalize, on_progress=on_progress
+                source, target, model, normalize=settings.normalize, on_progress=on_progress
             )
         else:
             with _producer(url, queue, partitions) as producer:
-                result = predict_through_queue(source, target.resolve(), producer, settings, on_progress)
+                result = predict_through_queue(source, target, producer, settings, on_progress)
     elapsed_s = time.perf_counter() - started_s
     _report(result, target, elapsed_s, as_json)
 

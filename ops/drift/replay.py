@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.arrays import load_npz
 from ops.errors import FileRefused
 from ops.sample import Sample
 
@@ -53,9 +53,8 @@ class Sequences:
             FileRefused: It cannot be read, or its shapes do not fit.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls.of_arrays({name: stored[name] for name in _ARRAYS if name in stored}, str(path))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            return cls.of_arrays(load_npz(path, _ARRAYS), str(path))
+        except KeyError as error:
             raise FileRefused(f"{path} holds no exemplars ({error}); it needs contexts and truths") from error
 
     @classmethod

@@ -1,0 +1,253 @@
+"""Arrays in files: read where they lie, written in any order, and refused with the name of the file.
+
+Inputs are not mapped: whoever shortens a mapped file ends its reader by a signal, without a word. They
+are read piece by piece, and a piece that is not there any more is an error. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import math
+import os
+import stat
+import weakref
+import zipfile
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import DTypeLike, NDArray
+
+from amn.errors import FileRefused
+from amn.files import writing
+
+#: A member that unpacks to more than this, and to so many times what is stored, holds no vectors.
+_UNPACKED_BYTES_MAX, _UNPACKED_TIMES_MAX = 1 << 26, 100
+#: A stored member is left in its file from this size on.
+_LAZY_BYTES_MIN = 1 << 20
+_LOCAL_HEADER_BYTES = 30
+
+
+class FileRows:
+    """The rows of an .npy file, or of a member of an .npz that is not compressed.
+
+    Attributes:
+        shape, ndim, dtype: Of the whole array.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens an .npy file.
+
+        Raises:
+            FileRefused: It is none, is cut, or holds something else than plain numbers in C order.
+        """
+        self._path = path
+        with _told(path, "as an .npy file"), _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            self.shape, fortran, self.dtype = _header(file)
+            need = file.tell() + math.prod(self.shape) * self.dtype.itemsize
+            if fortran and len(self.shape) > 1:
+                raise ValueError("it is stored in Fortran order; save np.ascontiguousarray(array)")
+            if need > size:
+                raise ValueError(
+                    f"its header promises {self.shape} {self.dtype}, {need:,} bytes, and it has {size:,}: it "
+                    "is cut short, or still being written"
+                )
+            self._open(file, file.tell())
+
+    @classmethod
+    def of_member(cls, path: Path, member: zipfile.ZipInfo, header: tuple[Any, ...], length: int) -> FileRows:
+        """A member that is stored as it is; `length` is that of its own header."""
+        made = cls.__new__(cls)
+        made._path, (made.shape, _, made.dtype) = path, header
+        with _opened(path) as file:
+            file.seek(member.header_offset)
+            local = file.read(_LOCAL_HEADER_BYTES)
+            # Lengths of the name and of the extra field, which may differ from the directory's.
+            name, extra = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
+            made._open(file, member.header_offset + _LOCAL_HEADER_BYTES + name + extra + length)
+        return made
+
+    def _open(self, file: IO[bytes], offset: int) -> None:
+        self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
+        self._opened, self._offset = self._state(), offset
+        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0] if self.shape else 0
+
+    def __getitem__(self, rows: slice | NDArray[np.integer] | int) -> NDArray[Any]:
+        """Some rows, as an array of their own.
+
+        Raises:
+            FileRefused: They are not in the file any more.
+        """
+        if isinstance(rows, slice):
+            first, last, step = rows.indices(len(self))
+            if step == 1:
+                return self._read(first, max(last - first, 0))
+            rows = np.arange(first, last, step)
+        index = np.atleast_1d(np.asarray(rows))
+        index = np.where(index < 0, index + len(self), index).astype(np.intp)
+        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+            raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
+        found = np.empty((index.size, *self.shape[1:]), dtype=self.dtype)
+        flat = index.ravel()
+        # What follows each other in the file is read at once.
+        edges = [0, *(np.flatnonzero(np.diff(flat) != 1) + 1).tolist(), flat.size]
+        for start, end in itertools.pairwise(edges):
+            if end > start:
+                found[start:end] = self._read(int(flat[start]), end - start)
+        return found[0] if np.isscalar(rows) else found.reshape((*index.shape, *self.shape[1:]))
+
+    def check_unchanged(self) -> None:
+        """Refuses a file that was written while it was read: rows of two states may be mixed.
+
+        Raises:
+            FileRefused: Its size or its time is another.
+        """
+        if self._state() != self._opened:
+            raise FileRefused(f"{self._path} was changed while it was read; run it again when it is complete")
+
+    def _state(self) -> tuple[int, int]:
+        now = os.fstat(self._file)
+        return now.st_size, now.st_mtime_ns
+
+    def _read(self, first: int, count: int) -> NDArray[Any]:
+        found = np.empty((count, *self.shape[1:]), dtype=self.dtype)
+        left = found.reshape(-1).view(np.uint8).data
+        at = self._offset + first * self._row_bytes
+        while len(left):
+            with _told(self._path, "to its end"):
+                done = os.preadv(self._file, [left], at)
+            if not done:
+                raise FileRefused(
+                    f"{self._path} became shorter while it was read; run it again when it is complete"
+                )
+            left, at = left[done:], at + done
+        return found
+
+
+#: Rows in memory or in a file.
+Rows = FileRows | NDArray[Any]
+
+
+class RowsWriter:
+    """Puts rows into an .npy file in any order."""
+
+    def __init__(self, file: IO[bytes], offset: int, dtype: np.dtype[Any], width: int) -> None:
+        self._file, self._offset, self._dtype, self._width = file.fileno(), offset, dtype, width
+
+    def put(self, rows: slice | list[int], values: NDArray[Any] | float) -> None:
+        """Values for some rows; a number fills them."""
+        places = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        block = np.ascontiguousarray(
+            np.broadcast_to(np.asarray(values, dtype=self._dtype), (len(places), self._width))
+        )
+        together = len(places) and places[-1] - places[0] + 1 == len(places)
+        pieces = [(places[0], block)] if together else zip(places, block, strict=True)
+        for first, piece in pieces:
+            left = piece.reshape(-1).view(np.uint8).data
+            at = self._offset + first * self._width * self._dtype.itemsize
+            while len(left):
+                done = os.pwrite(self._file, left, at)
+                left, at = left[done:], at + done
+
+
+@contextlib.contextmanager
+def writing_rows(path: Path, count: int, width: int, dtype: DTypeLike) -> Iterator[RowsWriter]:
+    """An .npy file of shape (count, width), with all its room reserved; it appears when the block ends well.
+
+    Raises:
+        FileRefused: As `amn.files.writing`.
+    """
+    kind, header = np.dtype(dtype), io.BytesIO()
+    content = {"descr": npy_format.dtype_to_descr(kind), "fortran_order": False, "shape": (count, width)}
+    npy_format.write_array_header_1_0(header, content)
+    offset = header.tell()
+    with writing(path, room=offset + count * width * kind.itemsize) as file:
+        file.write(header.getvalue())
+        file.flush()
+        yield RowsWriter(file, offset, kind, width)
+
+
+def load_npz(path: Path, names: Container[str] | None = None, *, lazy: Container[str] = ()) -> dict[str, Any]:
+    """Arrays of an .npz.
+
+    Args:
+        names: Those that are wanted; None for all.
+        lazy: Those that stay in the file, as `FileRows`, where they are large and not compressed.
+
+    Raises:
+        FileRefused: It is none, is damaged or cut, holds objects, or unpacks to what no file of vectors does.
+    """
+    found: dict[str, Any] = {}
+    with _told(path, "as an .npz file"), _opened(path) as file, zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if names is None or name in names:
+                found[name] = _member(path, archive, member, lazily=name in lazy)
+    return found
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, lazily: bool) -> Any:
+    with archive.open(member) as stream:
+        shape, fortran, dtype = header = _header(stream)
+        length, need = stream.tell(), math.prod(shape) * dtype.itemsize
+        if length + need != member.file_size:
+            raise ValueError(
+                f"{member.filename} promises {shape} {dtype} and holds {member.file_size:,} bytes"
+            )
+        stored = member.compress_type == zipfile.ZIP_STORED
+        if lazily and stored and not fortran and need >= _LAZY_BYTES_MIN:
+            rows = FileRows.of_member(path, member, header, length)
+            if rows._offset + need > path.stat().st_size:
+                raise ValueError(f"it is cut short inside {member.filename}")
+            return rows
+        if need > max(_UNPACKED_BYTES_MAX, _UNPACKED_TIMES_MAX * member.compress_size):
+            raise ValueError(
+                f"{member.filename} unpacks {member.compress_size:,} bytes to {need:,}: no vectors do"
+            )
+        data = bytearray(stream.read())  # of its own, so that the array can be written to
+    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A FIFO would be waited for, and a device has no end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+    return path.open("rb")
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy_format.read_magic(stream)
+    first = version == (1, 0)
+    read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded; save plain numbers")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header promises the shape {shape}")
+    return shape, fortran, dtype
+
+
+@contextlib.contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """Names the file, whatever goes wrong: a damaged header or archive raises almost anything."""
+    try:
+        yield
+    except FileRefused:
+        raise
+    except Exception as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise FileRefused(f"{path} cannot be read {what}: {' '.join(why.split())}") from error

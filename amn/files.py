@@ -1,0 +1,209 @@
+"""Files that appear whole: looked at first, written aside, and renamed over the name they are for.
+
+What is written aside is hidden beside its target (`.amn-<hash of the name>-<user>.part`) and locked while
+its writer lives; what a killed writer left is removed by the next one in that folder. A file that is
+replaced gives its mode and, where possible, its owner to the new one; a new one follows the umask.
+A symlink is followed: its target is replaced, and the link stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from amn.errors import FileRefused
+
+#: How a write says that there is no room, or that the disk is broken.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_KINDS = {
+    stat.S_IFDIR: "folder",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+}
+
+
+def check_output(path: Path, *sources: Path, stream: bool = False) -> Path:
+    """Refuses an output that could not be written, before any work is done; returns where it goes.
+
+    Args:
+        sources: What is read meanwhile: none of them may be the output, by whatever name.
+        stream: Whether a FIFO or a character device will do, which cannot be written out of order.
+
+    Raises:
+        FileRefused: It is not a regular file, one of the sources, or may not be written; or its folder
+            is missing.
+    """
+    try:
+        target = path.resolve()
+        there = target.stat() if target.exists() else None
+    except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
+        raise FileRefused(f"{path} cannot be written: {_why(error)}") from error
+    if there is None:
+        if not target.parent.is_dir():
+            raise FileRefused(f"the folder {target.parent} does not exist; make it first")
+    else:
+        for source in sources:
+            if source.exists() and os.path.samestat(source.stat(), there):
+                raise FileRefused(f"{path} is the input {source} itself; name another output")
+        kind = stat.S_IFMT(there.st_mode)
+        if kind != stat.S_IFREG and not (stream and kind in (stat.S_IFIFO, stat.S_IFCHR)):
+            raise FileRefused(f"{path} is a {_KINDS.get(kind, 'special file')}; name the file to write")
+        if not os.access(target, os.W_OK):
+            raise FileRefused(f"{path} may not be written (its mode is {stat.filemode(there.st_mode)})")
+        if kind != stat.S_IFREG:
+            return target
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise FileRefused(f"the folder {target.parent} is not writable")
+    return target
+
+
+@contextlib.contextmanager
+def writing(path: Path, *, room: int = 0) -> Iterator[BinaryIO]:
+    """A file that appears under its name when the block ends well, and leaves nothing when not.
+
+    Args:
+        room: Bytes that are reserved now, so that a full disk is known before the work is done.
+
+    Raises:
+        FileRefused: The output cannot be used, has no room, or another process writes it.
+    """
+    target = check_output(path)
+    aside = _aside(target)
+    with _named(path), os.fdopen(_created(aside, path), "w+b") as file:
+        try:
+            _like_the_old_one(target, file.fileno())
+            _reserve(file.fileno(), room)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(aside, target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a small file at once; a FIFO or a character device gets it too.
+
+    Raises:
+        FileRefused: As `writing`.
+    """
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    target = check_output(path, stream=True)
+    if target.exists() and not target.is_file():
+        with _named(path), target.open("wb") as device:
+            device.write(data)
+        return
+    with writing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def making_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under its name when the block ends well.
+
+    Raises:
+        FileRefused: It exists already, cannot be made, or another process makes it.
+    """
+    if os.path.lexists(path):
+        raise FileRefused(f"{path} exists already; name a new folder")
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = _aside(path.parent.resolve() / path.name)
+        lock = _created(aside, path, folder=True)
+        try:
+            yield aside
+            os.rename(aside, path)
+        except BaseException as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            if isinstance(error, FileRefused):  # of a file in it
+                raise FileRefused(str(error).replace(str(aside), str(path))) from error
+            raise
+        finally:
+            os.close(lock)
+
+
+def _aside(target: Path) -> Path:
+    """Short, whatever the length of the name; of this user, since others may not be able to remove it."""
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    return target.with_name(f".amn-{name}-{os.getuid()}.part")
+
+
+def _created(aside: Path, path: Path, *, folder: bool = False) -> int:
+    """Makes the file or folder, and locks it; the lock ends with its writer, however that ends."""
+    while True:
+        _sweep(aside.parent)
+        try:
+            if folder:
+                aside.mkdir()
+                opened = os.open(aside, os.O_RDONLY | os.O_DIRECTORY)
+            else:
+                opened = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except FileExistsError:
+            raise FileRefused(f"{path} is being written by another process ({aside})") from None
+        if _locked(opened) and aside.exists() and os.path.samestat(aside.stat(), os.fstat(opened)):
+            return opened
+        os.close(opened)  # swept away between the two steps
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what writers left that were killed."""
+    for left in folder.glob(".amn-*.part"):
+        with contextlib.suppress(OSError):
+            opened = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                if _locked(opened):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(opened)
+
+
+def _locked(opened: int) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _like_the_old_one(target: Path, opened: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        old = target.stat()
+        os.fchmod(opened, stat.S_IMODE(old.st_mode) & 0o777)
+        with contextlib.suppress(PermissionError):
+            os.fchown(opened, old.st_uid, old.st_gid)
+
+
+def _reserve(opened: int, room: int) -> None:
+    if room and hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(opened, 0, room)
+        except OSError as error:
+            if error.errno not in _CANNOT_RESERVE:
+                raise
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A write that fails names its file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*_FULL, None) or error.filename is not None:  # None: NumPy, of a full disk
+            raise FileRefused(f"{path} cannot be written: {_why(error)}") from error
+        raise
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
