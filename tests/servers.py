@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from needs import faketime
 
 #: Every kind of real server, as parameters of a test or a fixture: the wheel's, and Debian's Redis.
 KINDS = (pytest.param("valkey"), pytest.param("redis", marks=pytest.mark.needs("redis-server")))
@@ -46,13 +47,6 @@ def stepping(file: Path, library: Path | None = None) -> dict[str, str]:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_RESET": "1",
     }
-
-
-def faketime() -> Path | None:
-    """The library of Debian's package, or the one that AMN_LIBFAKETIME names; None where there is none."""
-    named = os.environ.get("AMN_LIBFAKETIME")
-    found = [Path(named)] if named else sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    return next((path for path in found if path.is_file()), None)
 
 
 def free_port() -> int:

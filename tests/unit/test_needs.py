@@ -127,6 +127,16 @@ def test_the_stand_in_of_a_folder_has_everything_else(tmp_path: Path) -> None:
     assert not shutil.which("promtool", path=path)
 
 
+def test_the_path_of_a_bare_machine_is_printed_for_a_shell(full: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.needs", str(tmp_path / "links")]
+    environment = {**os.environ, "PATH": full}
+    path = subprocess.check_output(command, cwd=ROOT, env=environment, text=True).strip()
+    assert shutil.which("redis-cli", path=full)
+    assert not any(
+        shutil.which(program, path=path) for group in GROUPS.values() for program in group.programs
+    )
+
+
 def test_make_installs_what_the_groups_name() -> None:
     recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ntest-programs:")[2].partition("\n\n")[0]
     for group in GROUPS.values():
