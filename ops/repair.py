@@ -40,7 +40,7 @@ def _stream(client: redis.Redis, keys: Keys, key: str) -> str:
         number = keys.places.index(key)
         names.append(keys.counters[number])
         seen, place = keys.seen_prefix, str(number + 1)
-    elif key != keys.shadow:
+    elif key not in (keys.shadow, keys.truths):
         group = ""
     script = client.register_script(script_text("ops", "repair"))
     moved = cast(int, script(keys=names, args=[group, seen, place, _WORDS_MAX]))

@@ -190,9 +190,9 @@ class AsyncProducer:
         entry: Any = self._session.truth_entry(request, vector)
         if entry is None:
             return False
-        shadow = self._session.keys.shadow
+        truths = self._session.keys.truths
         await self._call_twice(
-            lambda: self._commands.xadd(shadow, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
+            lambda: self._commands.xadd(truths, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
         )
         return True
 

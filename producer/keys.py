@@ -9,8 +9,9 @@ script may touch several of them. For the queue `main`:
     amn:{main}:fallback          stream   escalated work, group `workers`; `request`, `answer`,
                                           `id`
     amn:{main}:fallback:secondary  stream  what the fallback escalates further; the same fields
-    amn:{main}:shadow            stream   sampled traffic, capped; `kind`, `key`, `one_in`,
-                                          `request`, `answer`
+    amn:{main}:shadow            stream   sampled traffic as workers saw it, capped; `kind`, `key`,
+                                          `one_in`, `request`, `answer`, `vector`
+    amn:{main}:truths            stream   what producers report, capped; `kind`, `key`, `vector`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
                                           `entry`, `sha1`, `source`, `told`, `request`
     amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
@@ -86,6 +87,7 @@ class Keys:
     secondary: str = field(init=False)
     secondary_bytes: str = field(init=False)
     shadow: str = field(init=False)
+    truths: str = field(init=False)
     dead: str = field(init=False)
     stats: str = field(init=False)
     replies_prefix: str = field(init=False)
@@ -148,6 +150,7 @@ _SUFFIXES = {
     "secondary": "fallback:secondary",
     "secondary_bytes": "bytes:fallback:secondary",
     "shadow": "shadow",
+    "truths": "truths",
     "dead": "dead",
     "stats": "stats",
     "replies_prefix": "replies:",

@@ -14,7 +14,8 @@ class Entry(NamedTuple):
         fields: As stored.
         deliveries: 1 of an entry that nobody had before. Else how often it was begun, this time and
             its first delivery included.
-        place: Number of its stream (producer/keys.py); 0 for the shadow stream.
+        place: Number of its stream (producer/keys.py); 0 for the shadow stream, 1 for the one
+            of reported truths beside it.
     """
 
     id: bytes

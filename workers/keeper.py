@@ -106,7 +106,7 @@ class Keeper:
         """Compares the clocks, and lets the server's going back be noticed."""
         queue, clock = self._loop.queue, self._loop.queue.clock
         lease_ms = self._settings.queue.lease_ms
-        keys = [queue.keys.clock, *queue.keys.places, queue.keys.shadow]
+        keys = [queue.keys.clock, *queue.keys.places, queue.keys.shadow, queue.keys.truths]
         asked_at_s = clock.asks()
         *time, renewed = cast("list[int]", self._clock(keys=keys, args=[GROUP, lease_ms]))
         clock.measured(asked_at_s, time)

@@ -52,7 +52,8 @@ class LeasedQueue:
         self.name = name
         self.keys = Keys(settings.producer.queue)
         self.clock = ServerClock()
-        self.streams = self.keys.levels if stream == self.keys.requests else (stream,)
+        several = {self.keys.requests: self.keys.levels, self.keys.shadow: (stream, self.keys.truths)}
+        self.streams = several.get(stream, (stream,))
         places = self.keys.places
         self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
         self._shares = Shares(settings.queue.batch_max, len(self.streams))

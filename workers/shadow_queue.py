@@ -1,4 +1,8 @@
-"""The shadow stream's queue: leases like the others, and ends its entries with the truth join."""
+"""The shadow's queue: leases like the others, and ends its entries with the truth join.
+
+It has two streams: what workers saw, and what producers report. A producer may write to the second one
+alone, so that no prediction is forged, and no clock or count of the first is theirs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import structlog
 
 from producer.connection import driver_errors
 from producer.keys import GROUP, Keys
-from workers.entry import Outcome
+from workers.entry import Entry, Outcome
 from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.queue import LeasedQueue, load
 from workers.settings import WorkerSettings
@@ -81,7 +85,7 @@ class ShadowQueue(LeasedQueue):
         for outcome in outcomes:
             arguments += _arguments(outcome, waiting, met)
         halves = keys.drift_half_prefix
-        names = [self.stream, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
+        names = [*self.streams, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
         statuses = cast("list[bytes]", self._writes.run(self._score, names, arguments))
         kept = (one for status, found in zip(statuses, met, strict=True) if status == b"ok" for one in found)
         self._exemplars.offer(kept)
@@ -124,14 +128,14 @@ def _arguments(outcome: Outcome, waiting: dict[str, Waiting], met: list[list[Exe
 
     Appends to `met` the exemplars that a pair makes; none where the entry only waits or goes.
     """
-    entry_id = outcome.entry.id
+    number, entry_id = outcome.entry.place + 1, outcome.entry.id
     met.append([])
     if not isinstance(outcome, HalfOutcome):
-        return _drop(entry_id, outcome.reason)
+        return _drop(outcome.entry, outcome.reason)
     half, name = outcome.half, key_hash(outcome.sample_key)
     there = waiting.get(name)
     if there is not None and there.entry and there.half is None:
-        return _drop(entry_id, "unreadable")
+        return _drop(outcome.entry, "unreadable")
     pairs = list(outcome.pairs)
     op, partner, minute, head, data = "store", b"", half.minute, half.head, half.data
     if there is None:
@@ -143,8 +147,8 @@ def _arguments(outcome: Outcome, waiting: dict[str, Waiting], met: list[list[Exe
         met[-1] = of_pair(outcome.sample_key, name, prediction, truth)
         waiting[name] = Waiting(b"", None)
     flat = [item for pair in pairs for item in pair]
-    return [entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]
+    return [number, entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]
 
 
-def _drop(entry_id: bytes, reason: str) -> list[Any]:
-    return [entry_id, "drop", "", reason, "", b"", b"", 0, 0]
+def _drop(entry: Entry, reason: str) -> list[Any]:
+    return [entry.place + 1, entry.id, "drop", "", reason, "", b"", b"", 0, 0]

@@ -3,6 +3,7 @@
 A shadow entry is a prediction (a request with the AMN answer to it) or a truth (the vector that
 really came next). Truths need no model and are ended by `assemble`; predictions pass through the
 handler, which runs the fallback on them, so that the two models are compared on the same requests.
+Producers report truths on a stream of their own; a prediction there is forged.
 """
 
 from __future__ import annotations
@@ -95,13 +96,13 @@ class ShadowHandler:
                     batch.refused.append(dropped(entry, WORKER_DIED))
                 elif kind == b"truth":
                     batch.refused.append(_truth(entry, settings))
-                elif kind == b"prediction":
+                elif kind == b"prediction" and entry.place == 0:
                     request = wire.decode_request(entry.fields.get(b"request", b""))
                     buffer[len(batch.requests)] = request.context
                     batch.entries.append(entry)
                     batch.requests.append(request)
                 else:
-                    raise Undecodable(f"shadow entry of kind {kind!r}; known: prediction, truth")
+                    raise Undecodable(f"shadow entry of kind {kind!r} here; known: prediction, truth")
             except WireError as error:
                 batch.refused.append(dropped(entry, error.code))
         batch.contexts = buffer[: len(batch.requests)]

@@ -36,7 +36,7 @@ def judge(wrong: Mapping[str, str]) -> list[Finding]:
 
 
 def _streams(keys: Keys) -> tuple[str, ...]:
-    return *keys.places, keys.shadow, keys.dead, outbox_key(keys)
+    return *keys.places, keys.shadow, keys.truths, keys.dead, outbox_key(keys)
 
 
 def _type(client: redis.Redis, key: str) -> str:

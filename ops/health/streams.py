@@ -42,7 +42,7 @@ def names(keys: Keys) -> dict[str, tuple[str, str | None]]:
         stream.partition("}:")[2]: (stream, counter)
         for stream, counter in zip(keys.places, keys.counters, strict=True)
     }
-    return found | {"shadow": (keys.shadow, None)}
+    return found | {"shadow": (keys.shadow, None), "truths": (keys.truths, None)}
 
 
 def look(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, StreamFacts]:
@@ -93,7 +93,7 @@ def judge(streams: dict[str, StreamFacts]) -> list[Finding]:
 
 def _flow(name: str, stream: StreamFacts) -> Finding:
     age_ms = stream.oldest_age_ms
-    if age_ms is None or age_ms <= AGE_MS_MAX or name == "shadow":
+    if age_ms is None or age_ms <= AGE_MS_MAX or name in ("shadow", "truths"):
         return Finding(OK, f"{name} stream", f"{stream.entries} waiting, {stream.leased} of them leased")
     text = (
         f"the oldest of {stream.entries} entries waits for {age_ms / 1000:.0f} s; add workers, see their logs"

@@ -21,6 +21,7 @@ BOUNDED = {
     r"requests(:high|:low)?": "the queue's limits, checked in the step that appends",
     r"fallback(:secondary)?": "the fallback limits, checked in the step that escalates",
     r"bytes:.*": "one integer for each of those streams",
+    r"truths": "trimmed to 20,000",
     r"shadow": "trimmed at shadow_entries_max",
     r"dead": "trimmed at dead_entries_max",
     r"stats": "one field a counter",

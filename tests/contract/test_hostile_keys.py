@@ -17,6 +17,7 @@ from producer.errors import StreamUnusable
 from producer.keys import GROUP
 from producer.messages import Failure
 from workers.loop import _served_fast
+from workers.outcomes import dead
 from workers.queue import LeasedQueue, Outcome
 
 LAST_ID = "18446744073709551615-18446744073709551615"
@@ -186,3 +187,26 @@ def test_nonsense_under_an_id_takes_nothing_back(nonsense: str, real_server: Any
         real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer.client_id))
         assert handle.cancel() is False
     assert real_server.admin.xlen(KEYS.requests) == 1
+
+
+def test_entries_that_name_nobody_put_no_other_letter_out(real_rig: Rig) -> None:
+    """They take half of the room; one of four megabytes, which takes the room of 64, none at all."""
+    rig, queue = real_rig, real_rig.queue("w", dead_entries_max=128)
+    rig.put(*"abcd")
+    known = queue.lease()
+    while len(known) < 4:
+        known += queue.lease(block=False)
+    queue.finish([answer(entry, "dead", reason="over_delivered", message="") for entry in known])
+    for garbage in (b"\0" * 4 * 1024**2, *[b"garbage"] * 400):
+        rig.put_bytes(garbage)
+    ended = 0
+    while entries := queue.lease(block=False):
+        outcomes = [dead(entry, None, "undecodable", "no message") for entry in entries]
+        assert queue.finish(outcomes) == [b"ok"] * len(entries)
+        ended += len(entries)
+    assert ended == 401
+    letters = [fields for _, fields in rig.admin.xrange(KEYS.dead)]
+    assert [letter[b"reason"] for letter in letters[:4]] == [b"over_delivered"] * 4
+    assert len(letters) == 64
+    assert rig.stats()["untold:letter"] == 4 + 401 - 64
+    assert rig.stats()["dead:undecodable"] == 401

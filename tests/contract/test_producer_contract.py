@@ -342,7 +342,7 @@ def test_a_truth_is_sent_only_when_its_request_may_be_sampled(server, context):
         expected = [sampled(f"doc#{i}", RATE_MAX) for i in range(60)]
         assert sent == expected
         assert any(sent)
-        entries = server.admin.xrange(KEYS.shadow)
+        entries = server.admin.xrange(KEYS.truths)
         assert [fields[b"kind"] for _, fields in entries] == [b"truth"] * sum(expected)
         by_id = producer.report_truth(handles[expected.index(True)].id, context[0])
         assert by_id

@@ -466,3 +466,22 @@ def test_an_entry_ends_once_whatever_has_the_name_of_a_sum(name: str, rig: Rig) 
     assert rig.admin.xlen(KEYS.shadow) == 0
     if name != "stats":
         assert rig.stats()["untold:sums"] >= 1
+
+
+def test_a_reported_truth_meets_its_prediction_and_a_prediction_there_is_forged(rig: Rig) -> None:
+    queue = rig.queue("w")
+    rig.predict(0)
+    forged = rig.admin.xrange(KEYS.shadow)[0][1] | {b"key": b"another"}
+    rig.admin.xadd(KEYS.truths, forged)
+    truth = wire.encode_vector(rig.contexts[0][-1])
+    rig.admin.xadd(KEYS.truths, {"kind": "truth", "key": rig.key(0), "vector": truth})
+    taken = []
+    while more := queue.lease():
+        taken += more
+    batch = rig.handler.assemble(taken, queue.settings, 0.0, 0.0)
+    assert queue.finish(batch.refused + rig.handler.handle(batch)) == [b"ok"] * 3
+    assert (rig.slice().predictions, rig.slice().n) == (1, 1)
+    assert rig.stats()["shadow:undecodable"] == 1
+    for stream in (KEYS.shadow, KEYS.truths):
+        assert rig.admin.xlen(stream) == 0
+        assert rig.admin.xpending(stream, GROUP)["pending"] == 0

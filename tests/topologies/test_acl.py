@@ -149,7 +149,12 @@ def test_the_whole_service_runs_with_the_least_rights(
     assert amn("jobs", "list", REDIS_URL=guarded.url("ops")).returncode == 0
     assert amn("drift", "status", "--json", REDIS_URL=guarded.url("ops")).stdout.startswith("{")
     with guarded.client("admin") as admin:
-        wait_until(lambda: admin.xlen(KEYS.shadow) == 0 and admin.zcard(KEYS.drift_minutes), "shadow sums")
+        wait_until(
+            lambda: (
+                admin.xlen(KEYS.shadow) + admin.xlen(KEYS.truths) == 0 and admin.zcard(KEYS.drift_minutes)
+            ),
+            "shadow sums",
+        )
     assert denials() == []
 
 
@@ -186,6 +191,11 @@ FORBIDDEN = {
     "escalate": ("XADD", KEYS.fallback, "*", "request", "x"),
     "read the fallback": ("XRANGE", KEYS.fallback, "-", "+"),
     "read the shadow": ("XRANGE", KEYS.shadow, "-", "+"),
+    "forge a prediction": ("XADD", KEYS.shadow, "*", "kind", "prediction"),
+    "read the truths": ("XRANGE", KEYS.truths, "-", "+"),
+    "add a stream": ("XADD", KEYS.requests + ":mine", "*", "request", "x"),
+    "add a counter": ("INCRBY", KEYS.requests_bytes + ":mine", "1"),
+    "count for the fallback": ("INCRBY", KEYS.fallback_bytes, "1"),
     "read the dead letters": ("XRANGE", KEYS.dead, "-", "+"),
     "read another's replies": ("XREAD", "STREAMS", KEYS.replies("team-b.x"), "0"),
     "read another's replies as a range": ("XRANGE", KEYS.replies("team-b.x"), "-", "+"),

@@ -105,9 +105,15 @@ while i <= #ARGV do
   elseif status == 'ok' and op == 'dead' then
     -- A large one takes the room of several, so that the cap is one of bytes too.
     local letters_max = math.max(1, math.floor(ARGV[5] / math.ceil(math.max(1, size) / 65536)))
-    attempt('letter', 'XADD', KEYS[12], 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[at + 10],
-      'message', ARGV[at + 11], 'deliveries', deliveries, 'source', KEYS[place], 'entry', entry,
-      'sha1', ARGV[at + 12], 'told', number > 0 and 1 or 0, 'request', request)
+    -- One that names nobody can be anybody's garbage: it puts no other letter out, and half of the room
+    -- is for those that name somebody.
+    if number == 0 and (tonumber(try('XLEN', KEYS[12])) or 0) >= letters_max / 2 then
+      count('untold:letter', 1)
+    else
+      attempt('letter', 'XADD', KEYS[12], 'MAXLEN', '~', letters_max, '*', 'reason', ARGV[at + 10],
+        'message', ARGV[at + 11], 'deliveries', deliveries, 'source', KEYS[place], 'entry', entry,
+        'sha1', ARGV[at + 12], 'told', number > 0 and 1 or 0, 'request', request)
+    end
   end
   if status == 'ok' then
     if number > 0 and op ~= 'escalate' then

@@ -1,14 +1,14 @@
 -- Ends leased shadow entries: joins a prediction with its truth, adds the sums, acks and deletes, in
 -- one step. Whatever is redelivered, by whomever, an entry has its effect once.
 --
--- KEYS[1] shadow stream   KEYS[2] stats hash
--- KEYS[3] minutes (zset: epoch minute)
--- KEYS[4] waiting predictions   KEYS[5] waiting truths (zsets: hash of the key -> expiry, ms)
+-- KEYS[1] shadow stream   KEYS[2] stream of reported truths   KEYS[3] stats hash
+-- KEYS[4] minutes (zset: epoch minute)
+-- KEYS[5] waiting predictions   KEYS[6] waiting truths (zsets: hash of the key -> expiry, ms)
 -- ARGV[1] group  [2] consumer  [3] prefix of half keys  [4] prefix of minute keys
 -- ARGV[5] half_ttl_ms  [6] halves_max  [7] truth_ttl_ms  [8] truths_max  [9] scored_ttl_ms
 -- ARGV[10] minute_ttl_s  [11] ahead_min_max  [12] age_min_max
 -- ARGV[13..] per entry:
---   id, op, hash of the key, kind, head, data, partner, minute, number of pairs n, then n times
+--   number of the stream, id, op, hash of the key, kind, head, data, partner, minute, number of pairs n, then n times
 --   field, amount
 --   op: "store"  wait for the other half; the pairs count this half
 --       "score"  the other half is the one of entry `partner`; the pairs are the scores
@@ -17,19 +17,24 @@
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
 -- "again" (the other half came or went meanwhile: nothing was done; look again and decide anew).
 -- As in finish.lua, what the server refuses is counted, and the entry ends all the same.
-local stream, group, consumer, prefix = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local group, consumer, prefix = ARGV[1], ARGV[2], ARGV[3]
 local minute_ttl_s = tonumber(ARGV[10])
 local clock = redis.call('TIME')
 local now_ms, now_min = clock[1] * 1000 + math.floor(clock[2] / 1000), math.floor(clock[1] / 60)
-local held = {}
-local pending = redis.pcall('XPENDING', stream, group, '-', '+', 100000, consumer)
--- A server that was flushed has no group, and nobody holds anything; other errors are errors.
-if pending.err and not string.find(tostring(pending.err), 'NOGROUP') then return pending end
-for _, row in ipairs(pending) do held[row[1]] = true end
+local held, done = {{}, {}}, {{}, {}}
+for number = 1, 2 do
+  local pending = redis.pcall('XPENDING', KEYS[number], group, '-', '+', 100000, consumer)
+  local text = tostring(pending.err)
+  -- Without a group, after a flush, or without a stream, nobody holds anything; other errors are errors.
+  if pending.err and not (string.find(text, 'NOGROUP') or string.find(text, 'WRONGTYPE')) then
+    return pending
+  end
+  for _, row in ipairs(pending) do held[number][row[1]] = true end
+end
 
-redis.call('XACK', stream, group, '0-0') -- lets it run out of memory: see finish.lua
+redis.pcall('XACK', KEYS[1], group, '0-0') -- lets it run out of memory: see finish.lua
 
-local out, done, tally, sums = {}, {}, {}, {}
+local out, tally, sums = {}, {}, {}
 local function count(name) tally[name] = (tally[name] or 0) + 1 end
 local function attempt(...)
   local answer = redis.pcall(...)
@@ -44,8 +49,8 @@ local function add(minute, first, last)
 end
 -- The room of a kind: its zset, how long a half waits in it, and how many may.
 local function room(kind)
-  if kind == 'truth' then return KEYS[5], tonumber(ARGV[7]), tonumber(ARGV[8]) end
-  return KEYS[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+  if kind == 'truth' then return KEYS[6], tonumber(ARGV[7]), tonumber(ARGV[8]) end
+  return KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6])
 end
 -- 'future', 'stale' or nil: sums of a clock that jumped would spoil a window.
 local function misdated(minute)
@@ -76,13 +81,15 @@ end
 
 local i = 13
 while i <= #ARGV do
-  local id, op, hash, kind, partner = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
+  local number, id = tonumber(ARGV[i]), ARGV[i + 1]
+  i = i + 1
+  local op, hash, kind, partner = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 6]
   local first = i + 9
   local last = first + 2 * tonumber(ARGV[i + 8]) - 1
   local status, there = 'ok', redis.pcall('HMGET', prefix .. hash, 'kind', 'entry')
   if there.err then redis.call('DEL', prefix .. hash) end -- whatever has its name is no half of ours
   local wrong = misdated(tonumber(ARGV[i + 7]))
-  if not held[id] then
+  if not held[number][id] then
     status = 'lost'
     count('lost')
   elseif op == 'drop' then
@@ -103,26 +110,28 @@ while i <= #ARGV do
     status = 'again'
   end
   if status == 'ok' then
-    held[id] = nil
-    done[#done + 1] = id
+    held[number][id] = nil
+    table.insert(done[number], id)
   end
   out[#out + 1] = status
   i = last + 1
 end
 
-for from = 1, #done, 1000 do
-  local ids = {unpack(done, from, math.min(from + 999, #done))}
-  redis.call('XACK', stream, group, unpack(ids))
-  redis.call('XDEL', stream, unpack(ids))
+for number, ended in ipairs(done) do
+  for from = 1, #ended, 1000 do
+    local ids = {unpack(ended, from, math.min(from + 999, #ended))}
+    redis.call('XACK', KEYS[number], group, unpack(ids))
+    redis.call('XDEL', KEYS[number], unpack(ids))
+  end
 end
 for minute, fields in pairs(sums) do
   local key = ARGV[4] .. minute
   for field, amount in pairs(fields) do attempt('HINCRBY', key, field, amount) end
   -- By the minute itself, not by the last change: data that comes after that is gone at once.
   redis.call('EXPIREAT', key, minute * 60 + minute_ttl_s)
-  attempt('ZADD', KEYS[3], minute, minute)
-  attempt('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_min - math.floor(minute_ttl_s / 60))
-  redis.call('EXPIRE', KEYS[3], minute_ttl_s)
+  attempt('ZADD', KEYS[4], minute, minute)
+  attempt('ZREMRANGEBYSCORE', KEYS[4], '-inf', now_min - math.floor(minute_ttl_s / 60))
+  redis.call('EXPIRE', KEYS[4], minute_ttl_s)
 end
-for name, n in pairs(tally) do redis.pcall('HINCRBY', KEYS[2], name, n) end
+for name, n in pairs(tally) do redis.pcall('HINCRBY', KEYS[3], name, n) end
 return out
