@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from needs import faketime
 
 #: Every kind of real server, as parameters of a test or a fixture: the wheel's, and Debian's Redis.
 KINDS = (pytest.param("valkey"), pytest.param("redis", marks=pytest.mark.needs("redis-server")))
@@ -36,6 +35,8 @@ def stepping(file: Path, library: Path | None = None) -> dict[str, str]:
 
     Its monotonic clock is left alone, as NTP and people leave it.
     """
+    from needs import faketime  # a plugin, which pytest imports after this module
+
     library = library or faketime()
     assert library is not None, 'a test that steps clocks is marked with @pytest.mark.needs("faketime")'
     if not file.exists():
