@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
-
-import structlog
 
 from amn.escalation import Allowance
 from amn.policy import ACCURACY, EscalationPolicy
 from producer.connection import connect, driver_errors
-from producer.errors import ServerError
 from producer.keys import Keys
 from workers.budget import LoadLimits, SharedBudget
 from workers.settings import WorkerSettings
+from workers.side import SideThread
 from workers.tiers import PERIOD_S, TierWatch
-
-_LOG = structlog.get_logger("amn.gate")
 
 
 class GateThread:
@@ -31,8 +26,7 @@ class GateThread:
         self._limits = LoadLimits()
         self._budget = SharedBudget(self._client, self._keys, policy, allowance)
         self._watch = TierWatch(self._client, self._keys, ACCURACY)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-gate", daemon=True)
+        self._thread = SideThread("gate", self._turn, self._pause_s, at_end=True)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -40,8 +34,7 @@ class GateThread:
 
     def stop(self) -> None:
         """Settles a last time, hands back what is not used, and ends."""
-        self._stopping.set()
-        self._thread.join(timeout=5)
+        self._thread.stop()
         self._client.close()
 
     def look(self, now_s: float) -> None:
@@ -55,20 +48,12 @@ class GateThread:
             self._allowance.doors = self._watch.breaker.doors if self._policy.chain.tiers else 0
             entries_max = self._settings.queue.fallback_entries_max
             # Who leaves wants nothing more, so that what it holds goes back to the others.
-            leaving = self._stopping.is_set()
-            self._budget.settle(0.0 if leaving else self._limits.room(facts, entries_max))
+            room = 0.0 if self._thread.stopping else self._limits.room(facts, entries_max)
+            self._budget.settle(room)
 
-    def _run(self) -> None:
-        down = False
-        while True:
-            # A fallback that comes back should not be missed for long.
-            stopping = self._stopping.wait(PERIOD_S if self._allowance.doors else PERIOD_S / 5)
-            try:
-                self.look(time.monotonic())
-                down = False
-            except ServerError as error:
-                if not down:
-                    _LOG.warning("gate_waits_for_server", error=str(error))
-                down = True
-            if stopping:
-                return
+    def _turn(self) -> None:
+        self.look(time.monotonic())
+
+    def _pause_s(self) -> float:
+        # A fallback that comes back should not be missed for long.
+        return PERIOD_S if self._allowance.doors else PERIOD_S / 5

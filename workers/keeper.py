@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, cast
 
 import structlog
@@ -16,6 +14,7 @@ from producer.connection import connect, driver_errors, script_text
 from producer.errors import ServerError
 from producer.keys import GROUP
 from workers.loop import Loop
+from workers.side import SideThread
 from workers.watchdog import Watchdog
 
 _LOG = structlog.get_logger("amn.worker")
@@ -46,8 +45,8 @@ class Keeper:
         self._clock = self._client.register_script(script_text("workers", "clock"))
         self._watchdog = Watchdog(loop, self._period_s)
         self._key = loop.queue.keys.worker(loop.queue.name)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-keeper", daemon=True)
+        self._lends = True
+        self._thread = SideThread("keeper", self._turn, lambda: self._period_s / 2, at_once=True)
         self._began_at_s = time.monotonic()
 
     def start(self) -> None:
@@ -56,8 +55,7 @@ class Keeper:
 
     def stop(self) -> None:
         """Stops renewing and removes the presence."""
-        self._stopping.set()
-        self._thread.join(timeout=5)
+        self._thread.stop()
         self._watchdog.disarm()
         try:
             with driver_errors(self._settings.producer.url):
@@ -66,24 +64,17 @@ class Keeper:
             pass  # it expires by itself
         self._client.close()
 
-    def _run(self) -> None:
-        down = False
-        while True:
-            self._watchdog.look(time.monotonic())
-            self._watchdog.arm()
-            try:
-                with driver_errors(self._settings.producer.url):
-                    self._renew()
-                down = False
-            except ServerError as error:
-                if not down:
-                    _LOG.warning("keeper_waits_for_server", worker=self._loop.queue.name, error=str(error))
-                down = True
-            # Producers try again for a second: what SCRIPT FLUSH took is back before that.
-            for _ in range(2):
-                if self._stopping.wait(self._period_s / 2):
-                    return
-                self._lend()
+    def _turn(self) -> None:
+        # Producers try again for a second: what SCRIPT FLUSH took is back before that.
+        self._lends = not self._lends
+        if self._lends:
+            self._lend()
+            return
+        self._watchdog.look(time.monotonic())
+        self._watchdog.arm()
+        with driver_errors(self._settings.producer.url):
+            self._renew()
+            self._lend()
 
     def _renew(self) -> None:
         self._measure()
@@ -98,7 +89,7 @@ class Keeper:
             pipe.execute()
 
     def _lend(self) -> None:
-        with suppress(ServerError), driver_errors(self._settings.producer.url):
+        with driver_errors(self._settings.producer.url):
             for script in self._loop.queue.lent:
                 self._client.script_load(script.text)
 

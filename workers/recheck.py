@@ -20,20 +20,18 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from amn.reference_recheck import drawn, recheck
 from producer.connection import connect, driver_errors
-from producer.errors import ServerError
 from producer.keys import Keys
 from workers.settings import WorkerSettings
+from workers.side import SideThread
 
 if TYPE_CHECKING:
     from amn.index import CellBank
     from amn.reference import Neighbours
 
-_LOG = structlog.get_logger("amn.recheck")
 TURN_S = 60.0
 #: Of one turn; about a second of one core at half a million references.
 ROWS_MAX = 64
@@ -52,14 +50,14 @@ class RecheckThread:
         rows_max: int = ROWS_MAX,
     ) -> None:
         self._settings, self._bank = settings, bank
-        self._turn_s, self._rows_max = turn_s, rows_max
+        self._rows_max = rows_max
         self._client = connect(settings.producer, retries=0)
         self._key = Keys(settings.producer.queue).stats
         self._waiting: deque[tuple[NDArray[np.float32], np.float32, np.float32]] = deque()
         self._dropped = self._dropped_told = 0  # each written by one thread
         self._untold: Counter[str] = Counter()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-recheck", daemon=True)
+        self._nice = False
+        self._thread = SideThread("recheck", self._turn, lambda: turn_s)
 
     def start(self) -> None:
         """Starts the thread, and listens to the bank."""
@@ -69,8 +67,7 @@ class RecheckThread:
     def stop(self) -> None:
         """Ends; what waits is left out."""
         self._bank.observer = None
-        self._stopping.set()
-        self._thread.join(timeout=5)
+        self._thread.stop()
         self._client.close()
 
     def offer(self, queries: NDArray[np.float32], found: Neighbours) -> None:
@@ -109,17 +106,11 @@ class RecheckThread:
             pipe.execute()
         self._untold.clear()
 
-    def _run(self) -> None:
-        _be_nice()
-        down = False
-        while not self._stopping.wait(self._turn_s):
-            try:
-                self.turn()
-                down = False
-            except ServerError as error:
-                if not down:
-                    _LOG.warning("recheck_waits_for_server", error=str(error))
-                down = True
+    def _turn(self) -> None:
+        if not self._nice:
+            self._nice = True
+            _be_nice()
+        self.turn()
 
 
 def _be_nice() -> None:

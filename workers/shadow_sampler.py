@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-
 from producer.connection import connect, driver_errors
-from producer.errors import ServerError
 from producer.keys import Keys
 from producer.messages import Request
 from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sample_key, sampled_one_in, sieve
 from workers.settings import WorkerSettings
 from workers.shadow_rates import Rates, rates_key, read_rates
+from workers.side import SideThread
 
 _LOOK_S = 30.0
 #: Sequences whose last place an AMN worker remembers.
@@ -78,15 +75,17 @@ class Sampler:
 
 
 class SamplerThread:
-    """Side thread of an AMN worker: looks up the rates twice a minute."""
+    """Side thread of an AMN worker: looks up the rates twice a minute.
+
+    Without a server the rates known so far hold.
+    """
 
     def __init__(self, settings: WorkerSettings, sampler: Sampler) -> None:
         self._url = settings.producer.url
         self._sampler = sampler
         self._key = rates_key(Keys(settings.producer.queue))
         self._client = connect(settings.producer, retries=0)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-sampler", daemon=True)
+        self._thread = SideThread("sampler", self.look, lambda: _LOOK_S, at_once=True)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -94,8 +93,7 @@ class SamplerThread:
 
     def stop(self) -> None:
         """Ends it."""
-        self._stopping.set()
-        self._thread.join(timeout=5)
+        self._thread.stop()
         self._client.close()
 
     def look(self) -> None:
@@ -106,11 +104,3 @@ class SamplerThread:
         """
         with driver_errors(self._url):
             self._sampler.rates = read_rates(self._client, self._key)
-
-    def _run(self) -> None:
-        while True:
-            # Without a server the rates known so far hold; the keeper says that it is away.
-            with contextlib.suppress(ServerError):
-                self.look()
-            if self._stopping.wait(_LOOK_S):
-                return

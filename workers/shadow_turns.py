@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import structlog
 
 from producer.connection import connect, driver_errors
-from producer.errors import QueueError, ServerError
 from producer.keys import Keys
 from workers.canary import Canary, FrozenSet, sample_file
 from workers.settings import WorkerSettings
 from workers.shadow_rates import Steering
 from workers.shadow_settings import ShadowSettings
+from workers.side import SideThread
 
 _LOG = structlog.get_logger("amn.worker")
 _PERIOD_S = 10.0
@@ -35,8 +34,7 @@ class ShadowTurns:
         else:
             _LOG.warning("canary_missing", sample=str(sample_file()))
         self._canary_from_s = time.monotonic() + shadow.canary_after_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-shadow-turns", daemon=True)
+        self._thread = SideThread("shadow_turns", self._turn, lambda: _PERIOD_S)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -44,8 +42,7 @@ class ShadowTurns:
 
     def stop(self) -> None:
         """Ends it; a canary that runs is not waited for."""
-        self._stopping.set()
-        self._thread.join(timeout=2)
+        self._thread.stop(timeout_s=2.0)
         self._client.close()
 
     def turn(self, now_s: float) -> None:
@@ -72,13 +69,5 @@ class ShadowTurns:
         else:
             _LOG.info("canary_replayed", model=result.model, n=result.n, max_change=result.max_change)
 
-    def _run(self) -> None:
-        down = False
-        while not self._stopping.wait(_PERIOD_S):
-            try:
-                self.turn(time.monotonic())
-                down = False
-            except QueueError as error:
-                if not down or not isinstance(error, ServerError):
-                    _LOG.warning("shadow_turn_failed", error=str(error))
-                down = True
+    def _turn(self) -> None:
+        self.turn(time.monotonic())

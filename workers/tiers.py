@@ -6,7 +6,6 @@ amn:{main}:gate:tier:<t>  hash  ok, failed, blended, kept, gain_millionths of th
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import cast
 
@@ -15,13 +14,13 @@ import structlog
 
 from amn.policy import ACCURACY, SECONDARY
 from producer.connection import connect, driver_errors
-from producer.errors import ServerError
 from producer.keys import Keys
 from producer.link import Link
 from workers.breaker import CLOSED, OPEN, Breaker, TierFacts
 from workers.fallback_worker import Tally
 from workers.queue import load
 from workers.settings import WorkerSettings
+from workers.side import SideThread
 
 _LOG = structlog.get_logger("amn.gate")
 PERIOD_S = 1.0
@@ -69,20 +68,17 @@ class TierThread:
         self._client = connect(settings.producer, retries=0)
         self._next = TierWatch(self._client, self._keys, SECONDARY) if tier == ACCURACY else None
         self._told = (0, 0, 0, 0, 0)
-        self._away = False
         self.next_is_up = False
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="amn-tier", daemon=True)
+        self._thread = SideThread("tier", self._turn, lambda: PERIOD_S, at_end=True)
 
     def start(self) -> None:
         """Starts the thread; the tier is known to live before this returns, if the server does."""
-        self._try()
+        self._thread.turn()
         self._thread.start()
 
     def stop(self) -> None:
         """Tells a last time and ends. The tier lives on while another worker says so."""
-        self._stopping.set()
-        self._thread.join(timeout=5)
+        self._thread.stop()
         self._client.close()
 
     def tell(self, now_s: float) -> None:
@@ -104,19 +100,8 @@ class TierThread:
                 self._next.look(now_s)
                 self.next_is_up = self._next.breaker.shown == CLOSED
 
-    def _try(self) -> None:
-        try:
-            self.tell(time.monotonic())
-            self._away = False
-        except ServerError as error:
-            if not self._away:
-                _LOG.warning("tier_waits_for_server", error=str(error))
-            self._away = True
-
-    def _run(self) -> None:
-        while not self._stopping.wait(PERIOD_S):
-            self._try()
-        self._try()
+    def _turn(self) -> None:
+        self.tell(time.monotonic())
 
 
 def read_tier(client: redis.Redis, keys: Keys, tier: str) -> dict[str, int]:
