@@ -18,9 +18,11 @@ from .worker_faults import WorkerFaults
 
 #: A burst is so many times what the queue takes.
 _BURST = (1.7, 3.4)
-#: After these, an open recovery measures two faults.
-_OF_THE_SERVER = frozenset(
-    {"kill_server", "stall_server", "freeze_server", "drop_clients", "cut_replies", "out_of_memory", "flush"}
+#: After these, an open recovery measures two faults: the server's, the way's, and those that go from
+#: worker to worker.
+_OF_ALL = frozenset(
+    {"kill_server", "stall_server", "freeze_server", "drop_clients", "cut_replies", "out_of_memory"}
+    | {"flush", "read_cut", "segv", "hang"}
 )
 
 
@@ -80,7 +82,7 @@ class Injector:
 
     def inject(self, fault: Fault) -> str:
         """Does one; returns a line for the log."""
-        if fault.kind in _OF_THE_SERVER:
+        if fault.kind in _OF_ALL:
             self.recoveries.disturb()
         done = self._ways[fault.kind](fault)
         if fault.kind == "flush" and done:
@@ -111,6 +113,14 @@ class Injector:
     def poison(self, fault: Fault) -> str:
         """A message that no client of ours would send."""
         return self._poisons.make(fault.number, fault.choice)
+
+    def segv(self, fault: Fault) -> str:
+        """A request over which its worker crashes in native code."""
+        return self._poisons.make_deadly("segv", fault.number, fault.choice)
+
+    def hang(self, fault: Fault) -> str:
+        """A request over which its worker waits for ever, while its other threads go on."""
+        return self._poisons.make_deadly("hang", fault.number, fault.choice)
 
     def fill_queue(self, fault: Fault) -> str:
         """More requests at once than the queue takes."""

@@ -17,6 +17,7 @@ from producer import wire
 from producer.connection import script_text
 from producer.keys import Keys
 from producer.messages import Reply, Request
+from workers.outcomes import WORKER_DIED
 
 from .books import Flushed
 
@@ -34,6 +35,9 @@ RECIPES = (
     ("fallback", "noise", "undecodable"),
     ("shadow", "noise", "undecodable"),
 )
+
+
+STREAMS = ("requests", "fallback", "shadow")
 
 
 @dataclass(slots=True)
@@ -56,6 +60,12 @@ class Poison:
         request_id = f"poison-{number}"
         self._waiting.append((request_id, stream, self._payload(request_id, name), end))
         return f"{stream}:{name}"
+
+    def make_deadly(self, word: str, number: int, choice: float) -> str:
+        """The same, of one over which each worker dies or hangs, as the word says (tests/deadly.py)."""
+        request_id, stream = f"poison-{number}-{word}", STREAMS[int(choice * len(STREAMS))]
+        self._waiting.append((request_id, stream, self._payload(request_id, word), WORKER_DIED))
+        return f"{stream}:{word}"
 
     def send(self, client: redis.Redis) -> None:
         """Sends what waits; it stays waiting when the server is away."""

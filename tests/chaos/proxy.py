@@ -2,6 +2,7 @@
 
 Takes the server's socket as its only argument; prints its TCP port on loopback. "cut" on standard
 input: each connection's next reply is delivered by half, and then the connection is reset.
+"cut_large 1.5": the same for every large reply, for so many seconds, on new connections too.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ import contextlib
 import socket
 import struct
 import sys
+import time
 
 _READ_BYTES = 1 << 18
+_LARGE_BYTES = 8_000
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: the client sees a reset, not an end
+
+
+class Way:
+    """What all connections share: until when large replies are cut, by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.narrow_until_s = 0.0
 
 
 class Pair:
     """One client's connection and its counterpart."""
 
-    def __init__(self, client: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    def __init__(self, client: tuple[asyncio.StreamReader, asyncio.StreamWriter], way: Way) -> None:
         self.cut_next = False
+        self._way = way
         self._reader, self._writer = client
 
     async def run(self, path: str) -> None:
@@ -46,7 +57,8 @@ class Pair:
 
     async def _replies(self, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(_READ_BYTES):
-            if self.cut_next:
+            narrow = time.monotonic() < self._way.narrow_until_s
+            if self.cut_next or (narrow and len(data) > _LARGE_BYTES):
                 self._writer.write(data[: len(data) // 2])
                 with contextlib.suppress(OSError, AttributeError):
                     self._writer.get_extra_info("socket").setsockopt(
@@ -60,9 +72,10 @@ class Pair:
 async def serve(path: str) -> None:
     """Until standard input ends."""
     pairs: set[Pair] = set()
+    way = Way()
 
     async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pair = Pair((reader, writer))
+        pair = Pair((reader, writer), way)
         pairs.add(pair)
         with contextlib.suppress(OSError):
             await pair.run(path)
@@ -75,9 +88,12 @@ async def serve(path: str) -> None:
         lambda: asyncio.StreamReaderProtocol(commands), sys.stdin
     )
     while line := await commands.readline():
-        if line.strip() == b"cut":
+        word, _, seconds = line.strip().partition(b" ")
+        if word == b"cut":
             for pair in pairs:
                 pair.cut_next = True
+        if word == b"cut_large":
+            way.narrow_until_s = time.monotonic() + float(seconds)
     server.close()
 
 

@@ -125,10 +125,19 @@ class Proxy:
 
     def cut_replies(self, _: Fault) -> str:
         """Each connection's next reply comes by half, and then the connection is reset."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"cut\n")
-        self._process.stdin.flush()
+        self._tell("cut")
         return "at the next reply of each connection"
+
+    def read_cut(self, fault: Fault) -> str:
+        """Large replies, which are the workers' reads, are cut again and again."""
+        lasts_s = 0.5 + 2.0 * fault.extent
+        self._tell(f"cut_large {lasts_s}")
+        return f"for {lasts_s:.2f} s"
+
+    def _tell(self, command: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command}\n".encode())
+        self._process.stdin.flush()
 
     def close(self) -> None:
         """Ends it. Idempotent."""

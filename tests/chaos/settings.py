@@ -21,9 +21,12 @@ WEIGHTS = {
     "freeze_server": 1,
     "drop_clients": 6,
     "cut_replies": 6,
+    "read_cut": 4,
     "out_of_memory": 4,
     "flush": 1,
     "poison": 7,
+    "segv": 2,
+    "hang": 1,
     "fill_queue": 3,
     "fill_fallback": 2,
 }
@@ -46,6 +49,8 @@ class ChaosSettings:
         producers: Producer processes; every second one is the asyncio producer.
         amn, fallback, shadow: Workers of each kind.
         lease_ms: Of every worker.
+        stall_ms: After which a worker that makes no step ends itself; more than a try to reach a
+            frozen server takes.
         fallback_entries_max: Escalations that may wait; small, so that a stopped fallback meets it.
         entries_max: Entries that may wait before QueueFull; small, so that a burst meets it.
         seen_window_ms: How long an id is remembered; a submit is repeated for half of it.
@@ -69,6 +74,7 @@ class ChaosSettings:
     fallback: int = 1
     shadow: int = 1
     lease_ms: int = 800
+    stall_ms: int = 6_000
     fallback_entries_max: int = 60
     entries_max: int = 600
     seen_window_ms: int = 10_000
@@ -80,7 +86,7 @@ class ChaosSettings:
     @property
     def hard_limit_s(self) -> float:
         """No run lives longer than this, whatever hangs."""
-        return self.seconds + 240.0
+        return self.seconds + 480.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

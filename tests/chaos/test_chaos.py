@@ -15,11 +15,11 @@ SEED = 7
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_request_ends_once_whatever_is_killed_stopped_or_cut_off() -> None:
     command = [sys.executable, "-m", "tests.chaos", "--json", "--seed", str(SEED), "--seconds", "26"]
     command += ["--rate", "150", "--every", "0.7"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560, check=False)
     assert ended.stdout, ended.stderr[-4000:]
     report = json.loads(ended.stdout)
     broken = [name for name, held in report["checks"].items() if not held]

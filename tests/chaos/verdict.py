@@ -59,6 +59,9 @@ def checks(report: dict[str, Any]) -> list[Check]:
             text=f"{poison['sent']} sent, {len(poison['wrong'])} did not end as they must",
         )
     )
+    others = poison["other_dead_letters"]
+    text = f"dead letters of requests that were no poison: {_list(others)}"
+    found.append(Check(name="innocents", held=not others, text=text))
     books, victims = report["books"], report["victims"]
     text = f"in = out + waiting, at {len(books['wrong'])} moments not: {books['wrong']}"
     text = (
