@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
 from ops.drift.findings import Finding, Severity
@@ -68,6 +68,14 @@ class Alert:
         rule, model, lane = finding.identity
         name = fingerprint(environment, rule, model, lane)
         return cls(id=name, rule=rule, model=model, lane=lane, source=source)
+
+    def as_of(self, now_ms: int) -> Self:
+        """The same, and when a time in it lies in the future, all of them moved back with the clock."""
+        times = {name: getattr(self, name) for name in self.__slots__ if name.endswith("_ms")}
+        back_ms = max(times.values()) - now_ms
+        if back_ms <= 0:
+            return self
+        return replace(self, **{name: at_ms - back_ms for name, at_ms in times.items() if at_ms})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

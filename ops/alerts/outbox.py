@@ -77,8 +77,13 @@ class Outbox:
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._keys = client, keys
         self._prefix = keys.alerts_prefix
-        names = ("fan_out", "second", "lease", "begin", "settle")
+        names = ("fan_out", "second", "lease", "begin", "settle", "rewind")
         self._scripts = {name: client.register_script(script_text("ops.alerts", name)) for name in names}
+
+    def rewind(self, back_ms: int) -> None:
+        """Moves what waits for its time back with the server's clock."""
+        keys = [self._key(name) for name in ("due", "waiting", "pace")]
+        self._scripts["rewind"](keys=keys, args=[back_ms])
 
     def fan_out(self, config: AlertsConfig, now_ms: int) -> int:
         """Gives waiting messages to the primary sinks that want them; returns how many there were."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import redis
 import structlog
@@ -39,7 +39,7 @@ class Sender:
         self._deliver, self._repeat = deliver, repeat
         self._outbox = Outbox(client, keys)
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
-        self._looked_at_ms = 0
+        self._looked_at_ms = self._ticked_at_ms = 0
 
     def tick(self, now_ms: int | None = None) -> int:
         """Hands out what is due; once a minute also looks at the judge and at its own deliveries.
@@ -49,9 +49,17 @@ class Sender:
         """
         fence = self._leadership.lead()
         if not fence:
+            self._ticked_at_ms = 0
             return 0
         now_ms = server_now_ms(self._client) if now_ms is None else now_ms
-        if now_ms - self._looked_at_ms >= _EVERY_MS:
+        before_ms = self._ticked_at_ms or int(
+            cast("bytes | None", self._client.get(looked_key(self._keys))) or 0
+        )
+        if before_ms > now_ms:
+            _LOG.warning("server_clock_went_back", seconds=(before_ms - now_ms) // 1000)
+            self._outbox.rewind(before_ms - now_ms)
+        self._ticked_at_ms = now_ms
+        if not 0 <= now_ms - self._looked_at_ms < _EVERY_MS:
             self._look(fence, now_ms)
             self._looked_at_ms = now_ms
         self._outbox.fan_out(self._config, now_ms)

@@ -90,8 +90,8 @@ def apply_as(
     settings: AlertSettings,
 ) -> list[Transition]:
     """`apply` for any evaluator."""
-    known, silences = _read(client, keys)
-    known = {name: alert for name, alert in known.items() if alert.source == evaluator.source}
+    stored, silences = _read(client, keys)
+    known = {name: one.as_of(now_ms) for name, one in stored.items() if one.source == evaluator.source}
     after = dict(known)
     changes = []
     environment = f"{settings.environment}/{keys.queue}"
@@ -108,7 +108,7 @@ def apply_as(
         if kind or after[name].phase != before.phase:
             changes.append(Transition(alert=after[name], before=before.phase, kind=kind))
     states = {name: "" if _forgotten(alert, now_ms, settings) else alert for name, alert in after.items()}
-    states = {name: alert for name, alert in states.items() if alert != known.get(name)}
+    states = {name: alert for name, alert in states.items() if alert != stored.get(name)}
     if states and not _write(client, keys, evaluator, states, changes, now_ms):
         _LOG.warning("alerts_refused", source=evaluator.source, fence=evaluator.fence)
         return []

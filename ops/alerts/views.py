@@ -33,7 +33,7 @@ def listing(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, Any]:
         "alerts": [one.to_json() for one in alerts(client, keys)],
         "silences": [asdict(one) for one in silences(client, keys, now_ms)],
         "sender_looked_ms": looked_ms,
-        "sender_runs": now_ms - looked_ms < _SENDER_SILENT_MS,
+        "sender_runs": 0 <= now_ms - looked_ms < _SENDER_SILENT_MS,
         "outbox": outbox.waits(),
         "undelivered": [asdict(one) for one in outbox.undelivered()],
         "dead": outbox.log("dead", now_ms - _DAY_MS),

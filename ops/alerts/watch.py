@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import redis
 
@@ -41,14 +42,21 @@ def given_up(outbox: Outbox, now_ms: int) -> list[dict[str, str]]:
 
 
 def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
-    """`judge_dead`: no evaluation is finished any more, so that nothing else can fire."""
+    """`judge_dead`: no evaluation is finished any more, so that nothing else can fire.
+
+    A heartbeat from the future is of before the server's clock went back, and no sign of life: a judge
+    that lives evaluates anew within seconds. It is asked for twice, as a step of the clock, which makes
+    the last heartbeat old or future at once, is no death.
+    """
     silent_ms = now_ms - heard_ms
     if heard_ms == 0:
         return _finding("judge_dead", "insufficient", "no judge has ever evaluated here")
-    if silent_ms <= settings.judge_silent_ms:
+    if 0 <= silent_ms <= settings.judge_silent_ms:
         return _finding("judge_dead", "ok", f"the judge was heard {span(silent_ms)} ago")
-    text = f"the judge was last heard {span(silent_ms)} ago; nothing is judged"
-    return _finding("judge_dead", "firing", text, silent_s=silent_ms // 1000)
+    when = f"{span(silent_ms)} ago" if silent_ms > 0 else "before the server's clock went back"
+    text = f"the judge was last heard {when}; nothing is judged"
+    firing = _finding("judge_dead", "firing", text, silent_s=max(silent_ms, 0) // 1000)
+    return replace(firing, evaluations=2)
 
 
 def delivery_failed(

@@ -138,7 +138,7 @@ def rebaseline(
             raise click.UsageError(f"the judge knows no model {chosen or ''}; it knows: {known}")
         now_ms = server_now_ms(looking.client)
         looking.memory.order(Order(model=chosen, hours=hours, who=who, why=reason, at_ms=now_ms))
-        waits = now_ms - looking.memory.evaluated_at_ms() > 180_000
+        waits = not 0 <= now_ms - looking.memory.evaluated_at_ms() <= 180_000
     console.say(f"ordered: baseline of {chosen} from the last {hours} h")
     if waits:
         console.say("no judge has looked for three minutes: start one (`amn drift judge`)", err=True)

@@ -59,8 +59,13 @@ def look(
     now_ms = server_now_ms(client) if now_ms is None else now_ms
     open_block = now_ms // 60_000 // BLOCK_MIN
     end = (now_ms // 60_000 - settings.closed_after_min) // BLOCK_MIN
-    traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
     orders, state = memory.orders(), memory.state()
+    back_ms = memory.evaluated_at_ms() - now_ms
+    if back_ms > 0:
+        _LOG.warning("server_clock_went_back", seconds=back_ms // 1000)
+        state.rewind(back_ms)
+        memory.rewind(end, back_ms // 60_000 // BLOCK_MIN)
+    traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
     audit = [_obey(state, order, end, now_ms) for order in orders]
     state, evaluation = evaluate(traffic, state, now_ms, settings)
     audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
@@ -125,7 +130,8 @@ class Judge:
             _LOG.info("judge_leads" if fence else "judge_follows", fence=fence)
             self._memory = Memory(self._client, self._keys)  # another judge may have written since
         clock_ms = server_now_ms(self._client) if now_ms is None else now_ms
-        if not fence or clock_ms - self._evaluated_at_ms < _EVERY_MS:
+        # A clock that went back says nothing about when the next minute is over: it is now.
+        if not fence or 0 <= clock_ms - self._evaluated_at_ms < _EVERY_MS:
             return None
         found = look(self._client, self._keys, self._memory, self._settings, clock_ms)
         if self._alert is not None:

@@ -86,6 +86,7 @@ class Memory:
         self._stored: set[int] = set()
         self._counts: dict[int, dict[str, int]] = {}
         self._read_from = 0
+        self._counts_read = False
         self._commit = client.register_script(script_text("ops.drift", "commit"))
 
     def state(self) -> JudgeState:
@@ -125,6 +126,19 @@ class Memory:
         known = {**fresh, **self._final}
         return [known.get(number) or Block() for number in range(first, end_block)]
 
+    def rewind(self, end_block: int, blocks: int) -> None:
+        """The server's clock went back by so many blocks: what lay behind `end_block` comes again.
+
+        Blocks whose minutes are counted once more are read anew. The counters at the ends of past blocks
+        are renumbered, so that a window goes on to be as long as it says.
+        """
+        settled = end_block - _FINAL_AFTER_BLOCKS
+        self._final = {number: block for number, block in self._final.items() if number < settled}
+        self._stored = {number for number in self._stored if number < settled}
+        self._read_from = min(self._read_from, settled)
+        self.counts(end_block + blocks + 1)
+        self._counts = {number - blocks: counts for number, counts in self._counts.items()}
+
     def unstored(self) -> dict[int, Block]:
         """Final blocks with traffic that no commit has written yet."""
         return {n: b for n, b in self._final.items() if n not in self._stored and b.minutes}
@@ -132,9 +146,10 @@ class Memory:
     def counts(self, end_block: int) -> dict[int, dict[str, int]]:
         """The queue's counters at the ends of the blocks of the last three days, where known."""
         first = end_block - 3 * BLOCKS_PER_DAY - 1
-        wanted = [n for n in range(first, end_block) if n not in self._counts]
-        for number, text in self._strings("counts", wanted if not self._counts else wanted[-12:]):
-            self._counts[number] = json.loads(text)
+        if not self._counts_read:  # later ones are our own
+            found = self._strings("counts", range(first, end_block))
+            self._counts = {number: json.loads(text) for number, text in found}
+            self._counts_read = True
         self._counts = {n: counts for n, counts in self._counts.items() if n >= first}
         return self._counts
 

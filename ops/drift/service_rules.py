@@ -109,10 +109,15 @@ class Service:
     canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def since(self, end_block: int, blocks: int, names: Sequence[str]) -> int | None:
-        """How much these counters grew since `blocks` before `end_block`; None when not known."""
-        then = self.counts.get(end_block - blocks - 1)
-        if then is None:
+        """How much these counters grew since `blocks` before `end_block`; None when not known.
+
+        Where nobody looked then, or the clock skipped that time, one within twice the window has to do.
+        """
+        wanted = end_block - blocks - 1
+        known = [number for number in range(wanted, wanted - blocks - 1, -1) if number in self.counts]
+        if not known:
             return None
+        then = self.counts[known[0]]
         grown = 0
         for name in names:
             now, before = self.counters.get(name, 0), then.get(name, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from ops.drift.baseline import Reference
@@ -79,6 +79,21 @@ class JudgeState:
     models: dict[str, ModelState] = field(default_factory=dict)
     since_ms: dict[str, int] = field(default_factory=dict)
 
+    def rewind(self, back_ms: int) -> None:
+        """Moves every time back with the server's clock, so that spans stay as long as they are."""
+        self.since_ms = {name: at_ms - back_ms for name, at_ms in self.since_ms.items()}
+        for model in self.models.values():
+            model.declared_ms = rewound(model.declared_ms, back_ms)
+            model.silent_since_ms = rewound(model.silent_since_ms, back_ms)
+            model.latches = {
+                name: replace(
+                    latch,
+                    since_ms=latch.since_ms - back_ms,
+                    gone_since_ms=rewound(latch.gone_since_ms, back_ms),
+                )
+                for name, latch in model.latches.items()
+            }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         models = {model: one.to_json() for model, one in self.models.items()}
@@ -97,3 +112,8 @@ class JudgeState:
             )
         models = {model: ModelState.from_json(one) for model, one in stored["models"].items()}
         return cls(models=models, since_ms=dict(stored["since_ms"]))
+
+
+def rewound(at_ms: int, back_ms: int) -> int:
+    """A time of before the clock went back; 0, for never, stays."""
+    return at_ms - back_ms if at_ms else 0

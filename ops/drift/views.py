@@ -43,7 +43,7 @@ def status_json(found: Look, evaluated_at_ms: int) -> dict[str, Any]:
     return {
         "verdict": one_line(found),
         "evaluated_at_ms": evaluated_at_ms,
-        "judge_at_work": now_ms - evaluated_at_ms <= SILENT_MS,
+        "judge_at_work": 0 <= now_ms - evaluated_at_ms <= SILENT_MS,
         "now_ms": now_ms,
         "findings": [asdict(one) for one in found.commit.findings],
         "series": [
@@ -77,8 +77,9 @@ def show(out: Screen, found: Look, evaluated_at_ms: int) -> None:
         if table.row_count:
             out.print(table, "")
     silent_ms = found.commit.now_ms - evaluated_at_ms
-    if silent_ms > SILENT_MS:
-        since = "has never looked" if not evaluated_at_ms else f"looked {silent_ms / 60_000:.0f} min ago"
+    if not 0 <= silent_ms <= SILENT_MS:
+        when = f"{silent_ms / 60_000:.0f} min ago" if silent_ms > 0 else "before the server's clock went back"
+        since = f"looked {when}" if evaluated_at_ms else "has never looked"
         out.print(styled("judge", "yellow"), f": {since}; `amn up` runs one, or `amn drift judge`\n", sep="")
     line = one_line(found)
     style = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}.get(

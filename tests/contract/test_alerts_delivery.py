@@ -387,3 +387,40 @@ def test_everything_the_alerts_keep_expires(rig: Any, receiver: Receiver) -> Non
     lasting = [key for key in keys if on.client.ttl(key) < 0]
     assert {key.decode().removeprefix(KEYS.alerts_prefix) for key in lasting} <= {"due", "waiting"}
     assert len(keys) > 8
+
+
+def test_what_waits_for_its_time_is_sent_soon_after_the_clock_went_back(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    receiver.stop()
+    on.minutes(6, level())
+    receiver.start()
+    on.now_ms -= 60 * MIN
+    on.minutes(6, level())
+    assert [kind for kind, _ in actions(receiver)] == ["trigger"]
+    receiver.stop()
+    on.minutes(40, level())
+    on.minutes(15, level(state="ok"))
+    on.now_ms -= 60 * MIN
+    on.restart()  # and so it is when another sender takes over
+    receiver.start()
+    on.minutes(6, level(state="ok"))
+    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+
+
+def test_a_judge_that_falls_silent_as_the_clock_goes_back_is_dead(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.minutes(5, level(state="ok"))
+    on.now_ms -= 60 * MIN
+    on.minutes(5)
+    [trigger] = receiver.accepted()
+    assert trigger.json["payload"]["class"] == "judge_dead"
+
+
+@pytest.mark.parametrize("minutes", [-60, 60])
+def test_a_step_of_the_clock_is_no_death_of_the_judge(rig: Any, receiver: Receiver, minutes: int) -> None:
+    on = rig(pager(receiver))
+    on.minutes(5, level(state="ok"))
+    on.now_ms += minutes * MIN
+    on.sender.tick(on.now_ms)  # before the judge, which lives, could look
+    on.minutes(10, level(state="ok"))
+    assert receiver.calls == []

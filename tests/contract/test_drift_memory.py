@@ -12,6 +12,7 @@ from ops.drift.loop import Judge, look
 from ops.drift.memory import Commit, Memory, Order
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
+from ops.drift.statistics import BLOCK_MIN
 from ops.drift.store import server_now_ms
 from producer.keys import Keys
 from workers.shadow_scores import MILLION, Labels
@@ -160,3 +161,73 @@ def test_an_empty_server_is_judged_without_complaint(server: Any) -> None:
     found = look(server.admin, KEYS, Memory(server.admin, KEYS), SETTINGS)
     assert {f.state for f in found.commit.findings} == {"insufficient"}
     json.dumps([f.summary for f in found.commit.findings])
+
+
+class Living:
+    """Traffic and a judge, five minutes at a time, on a clock that the test steps."""
+
+    def __init__(self, server: Any, hours: int = 26) -> None:
+        self.server, self.now_ms = server, a_day(server, hours)
+        self.judge = Judge(server.admin, KEYS, SETTINGS)
+        self.fired: set[str] = set()
+
+    def live(self, blocks: int, ood: float = 0.6, failed: int = 0) -> Living:
+        """So many blocks; notes the rules that fire meanwhile."""
+        for _ in range(blocks):
+            for _ in range(BLOCK_MIN):
+                self.now_ms += 60_000
+                add(self.server, self.now_ms // 60_000, ood)
+            counts = {"answered": 1000 - failed, "failed": failed}
+            for name, amount in counts.items():
+                self.server.admin.hincrby(KEYS.stats, name, amount)
+            found = self.judge.turn(self.now_ms)
+            assert found is not None
+            self.fired |= {one.rule for one in found.commit.findings if one.state == "firing"}
+        return self
+
+    def step(self, minutes: int) -> Living:
+        self.now_ms += minutes * 60_000
+        return self
+
+
+def add(server: Any, minute: int, ood: float) -> None:
+    """As `put`, of a minute that may come a second time."""
+    key = f"{KEYS.drift_minute_prefix}{minute}"
+    before = server.admin.hgetall(key)
+    put(server, minute, ood=ood)
+    for field, amount in before.items():
+        server.admin.hincrby(key, field, amount)
+
+
+@pytest.mark.parametrize("server", ["valkey"], indirect=True)
+@pytest.mark.parametrize(("minutes", "hours"), [(-60, 26), (-1500, 52), (60, 26), (1500, 26)])
+def test_a_step_of_the_clock_invents_no_page_and_hides_no_drop(server: Any, minutes: int, hours: int) -> None:
+    world = Living(server, hours).live(2).step(minutes).live(14)
+    assert not world.fired - {"monitor_health"}
+    if minutes == -60:
+        world.live(12)  # the fast detector waits until the clock has passed where it was
+        assert not world.fired - {"monitor_health"}
+    assert {"fast_drop", "ood_delta"} & world.live(60, ood=0.35).fired
+
+
+@pytest.mark.parametrize("server", ["valkey"], indirect=True)
+def test_errors_page_soon_after_a_step_back_and_those_that_were_over_do_not_again(server: Any) -> None:
+    world = Living(server).live(14).live(6, failed=500)
+    assert "slo_error" in world.fired
+    world.live(8)
+    world.fired.clear()
+    world.step(-60).live(14)
+    assert "slo_error" not in world.fired
+    assert "slo_error" in world.live(4, failed=500).fired
+
+
+def test_the_judge_looks_each_minute_whatever_the_clock_does(server: Any) -> None:
+    now_ms = a_day(server)
+    judge = Judge(server.admin, KEYS, SETTINGS)
+    assert judge.turn(now_ms)
+    for minute in range(1, 5):
+        assert judge.turn(now_ms - 3_600_000 + minute * 60_000)
+        assert judge.turn(now_ms - 3_600_000 + minute * 60_000 + 10_000) is None
+    again = Judge(server.admin, KEYS, SETTINGS)
+    server.admin.delete(leader_key(KEYS))
+    assert again.turn(now_ms - 7_200_000)  # and whoever takes over

@@ -207,3 +207,18 @@ def test_a_silence_matches_what_it_names_until_it_ends() -> None:
     )
     assert silence_of(alert, [short, long], 9) == "2"
     assert silence_of(alert, [short], 11) == ""
+
+
+@pytest.mark.parametrize("back_min", [1, 60, 3000])
+@pytest.mark.parametrize("at", [1, 5, 20, 38, 45])
+def test_a_clock_that_goes_back_changes_no_span(back_min: int, at: int) -> None:
+    states = F * 40 + O * 20
+    alert, told = Alert.of(finding("ok"), "e", "judge"), []
+    for i, state in enumerate(states):
+        now_ms = START + (i - back_min * (i >= at)) * MIN
+        alert, kind = step(alert.as_of(now_ms), finding(state), now_ms, TIMES)
+        if kind:
+            told.append((i, kind))
+    late = 40 < at <= 50  # the minute in which the clock went back is none
+    assert told == [(2 + (at <= 2), "trigger"), (50 + late, "resolve")]
+    assert alert.as_of(alert.seen_ms) is alert
