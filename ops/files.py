@@ -18,7 +18,7 @@ from amn.files import check_output
 from producer import BatchHandle, Handle, PartitionedProducer, Producer
 from producer.checks import checked_context, checked_contexts
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
-from producer.messages import CONTEXT_SHAPE, DIMENSIONS
+from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, DIMENSIONS
 from producer.requests import Options
 
 #: Rows of one batch.
@@ -152,7 +152,9 @@ class _Rows:
         self.result, self.done = FileResult(len(contexts)), 0
         self._contexts, self._output, self._producer = contexts, output, producer
         self._fast, self._normalize = options.fast, options.normalize
-        self._each = Options(lane=options.lane, domain=options.domain, provisional=options.fast)
+        self._each = Options(
+            lane=options.lane, domain=options.domain, provisional=options.fast, priority=BULK_PRIORITY
+        )
         self._batches: deque[tuple[list[int], NDArray[np.floating], BatchHandle]] = deque()
         self._singles: deque[tuple[int, Handle]] = deque()
         self._waiting = 0

@@ -32,6 +32,8 @@ LANES = (
 #: Levels of a queue, the most urgent first.
 PRIORITIES = ("high", "normal", "low")
 DEFAULT_PRIORITY = "normal"
+#: The level of work that nobody waits for: files, jobs, reprocessing. It has objectives of its own.
+BULK_PRIORITY = "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +83,18 @@ class Request:
         """Contexts in it."""
         return len(self.context) if self.context.ndim == 3 else 1
 
+    def waited_ms(self, now_ms: float) -> float:
+        """Since its submit; 0 when it does not say when that was."""
+        return now_ms - self.submitted_at_ms if self.submitted_at_ms else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where the time went, in milliseconds.
 
     Attributes:
-        queue_ms: From the producer's clock at submit to the worker's clock at the read.
+        queue_ms: From the producer's clock at submit to the worker's clock at the read; 0 where the
+            request does not say when it was submitted.
         batch_ms: From the read to the start of the model, decoding included.
         compute_ms: Model and gate, for the whole batch this request was in.
         batch_size: Contexts in that batch.

@@ -21,10 +21,10 @@ from workers.batch import Batch
 from workers.batch_rows import Columns, batch_reply, decide_batch
 from workers.decisions import DecisionLog
 from workers.entry import Entry, Outcome
-from workers.outcomes import failure
+from workers.outcomes import BULK_ESCALATED, failure, is_bulk
 from workers.settings import WorkerSettings
 from workers.shadow_sampler import Sampler
-from workers.shadow_settings import SLOW_MS
+from workers.shadow_settings import SLOW_BULK_MS, SLOW_MS
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
     from amn.predictor import Predictor
@@ -36,6 +36,16 @@ FALLBACK_MS_MIN = 100.0
 _SQUARE_TOLERANCE = 2 * NORM_TOLERANCE
 #: Each further context of a batch takes a fallback about so much longer, on one core.
 FALLBACK_ROW_MS = 1.0
+#: What is counted of an answer's time, by "is bulk" and "was slow".
+_TIMED = {
+    (False, False): ",timed",
+    (False, True): ",timed,slow",
+    (True, False): ",timed:bulk",
+    (True, True): ",timed:bulk,slow:bulk",
+}
+
+#: What is counted of a bulk request, by "is escalated".
+_BULK = (",bulk", f",bulk,{BULK_ESCALATED}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +169,7 @@ class AmnHandler:
         decision = decide(self._gate.policy, self._gate.allowance, hard, scores, in_time=in_time)
         if self._gate.log is not None:
             self._gate.log.note(request, scores, decision, vector, batch.leased_at_ms)
-        queue_ms = batch.leased_at_ms - request.submitted_at_ms
+        queue_ms = request.waited_ms(batch.leased_at_ms)
         payload = self._encoders[not hard, decision.shed == SHED_DOWN].encode(
             request.id,
             vector,
@@ -168,8 +178,13 @@ class AmnHandler:
             {"queue_ms": queue_ms, **took},
         )
         outcome = _outcome(entry, request, payload, decision)
-        if not decision.escalate and queue_ms + took["batch_ms"] + took["compute_ms"] > SLOW_MS:
-            outcome.counters += ",slow"
+        bulk = is_bulk(entry, request)
+        if not decision.escalate and request.submitted_at_ms:
+            took_ms = queue_ms + took["batch_ms"] + took["compute_ms"]
+            outcome.counters += _TIMED[bulk, took_ms > (SLOW_BULK_MS if bulk else SLOW_MS)]
+        if bulk and (not request.sequence or request.position < 0):
+            return outcome  # its truth would never come, and would seem to be missing
+        outcome.counters += ",sampleable"
         outcome.sample_key, outcome.truth_key = self._sampler.marks(
             request, int(batch.leased_at_ms) // 60_000
         )
@@ -189,7 +204,7 @@ class AmnHandler:
         verdicts = decide_batch(self._gate.policy, self._gate.allowance, hard, columns, in_time=in_time)
         decision = verdicts.decision
         shared = self._shared[not hard, decision.shed == SHED_DOWN]
-        timings = Timings(queue_ms=batch.leased_at_ms - request.submitted_at_ms, **made.took)
+        timings = Timings(queue_ms=request.waited_ms(batch.leased_at_ms), **made.took)
         reply = batch_reply(request.id, shared, made.vectors[rows], columns, verdicts, timings)
         outcome = _outcome(entry, request, wire.encode_reply(reply), decision)
         outcome.counters += "," + verdicts.counters()
@@ -223,7 +238,7 @@ def _outcome(entry: Entry, request: Request, payload: bytes, decision: Decision)
         op=("both" if request.provisional else "escalate") if decision.escalate else "reply",
         reply_to=request.reply_to,
         payload=payload,
-        counters=counters_of(decision),
+        counters=counters_of(decision) + (_BULK[decision.escalate] if is_bulk(entry, request) else ""),
     )
 
 

@@ -137,7 +137,7 @@ class FallbackHandler:
         else:
             # One row of many that disagrees is no reason to ask the costliest model about all.
             reply, agree = self._batch_reply(so_far, rows, made), 1.0
-        timings = Timings(queue_ms=batch.leased_at_ms - request.submitted_at_ms, **made.took)
+        timings = Timings(queue_ms=request.waited_ms(batch.leased_at_ms), **made.took)
         reply = replace(reply, provisional=False, timings=timings)
         onward = self._onward(batch, i, reply) if agree < self._tier.policy.chain.agreement_min else None
         return onward or answered(entry, request.reply_to, reply)

@@ -17,7 +17,7 @@ from producer.errors import AuthenticationFailed, ServerError, TlsFailed
 from producer.messages import Failure
 from workers.batch import Batch, assemble, portion, suspects
 from workers.entry import Entry, Outcome
-from workers.outcomes import dead_with_answer
+from workers.outcomes import BULK_ESCALATED, dead_with_answer
 from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings
 
@@ -238,7 +238,7 @@ def _served_fast(outcome: Outcome) -> Outcome:
     """The best answer so far, of an escalation that found no room in the next stream."""
     reply = wire.decode_reply(outcome.payload)
     assert not isinstance(reply, Failure)
-    moved, *others = outcome.counters.split(",")
+    moved, *others = (name for name in outcome.counters.split(",") if name != BULK_ESCALATED)
     counters = ",".join(["answered", f"answered:{reply.served_by}", *others])
     if moved != "escalated":  # a fallback's answer, which the next tier could not better
         payload = wire.encode_reply(replace(reply, provisional=False))

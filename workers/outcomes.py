@@ -8,11 +8,27 @@ from producer import wire
 from producer.envelope import Envelope, envelope
 from producer.errors import QueueError, WireError
 from producer.keys import ID, REQUEST
-from producer.messages import Answer, Failure, Request
+from producer.messages import BULK_PRIORITY, PRIORITIES, Answer, Failure, Request
 from workers.entry import Entry, Outcome
 
 #: Why an entry that was begun too often is a dead letter.
 WORKER_DIED = "worker_died"
+
+#: Counts what AMN escalates of the requests for which nobody waits.
+BULK_ESCALATED = "bulk:escalated"
+_BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
+
+
+def is_bulk(entry: Entry, request: Request | Envelope | None) -> bool:
+    """Whether nobody waits for it: it has objectives of its own (docs/alerts.md)."""
+    return entry.place == _BULK_PLACE or (isinstance(request, Request) and request.priority == BULK_PRIORITY)
+
+
+def _ended_badly(entry: Entry, request: Request | Envelope | None) -> str:
+    if not is_bulk(entry, request):
+        return ""
+    # One that was escalated is counted as bulk already, when AMN decided it.
+    return ",bulk:failed" if entry.place > _BULK_PLACE else ",bulk,bulk:failed"
 
 
 def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
@@ -23,7 +39,7 @@ def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
         op="reply",
         reply_to=request.reply_to,
         payload=wire.encode_failure(reply),
-        counters=f"failed,failed:{error.code}",
+        counters=f"failed,failed:{error.code}{_ended_badly(entry, request)}",
     )
 
 
@@ -39,7 +55,7 @@ def dead(entry: Entry, request: Request | Envelope | None, reason: str, message:
         op="dead",
         reply_to=reply_to,
         payload=payload,
-        counters=f"dead,dead:{reason}",
+        counters=f"dead,dead:{reason}{_ended_badly(entry, request)}",
         reason=reason,
         message=message[:500],
     )

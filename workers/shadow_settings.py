@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 #: AMN's latency objective, from the producer's submit to the end of the model's and the gate's work.
 SLOW_MS = 1.2
+#: The same of bulk work, for which nobody waits.
+SLOW_BULK_MS = 60_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

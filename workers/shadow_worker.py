@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from producer import wire
 from producer.errors import Undecodable, WireError
-from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
+from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
 from workers.batch import Batch
 from workers.entry import Entry, Outcome
@@ -152,7 +152,8 @@ class ShadowHandler:
         took = reply.timings
         arrival = Arrival(
             weight=weight,
-            slow=took.queue_ms + took.batch_ms + took.compute_ms > SLOW_MS,
+            slow=request.priority != BULK_PRIORITY
+            and took.queue_ms + took.batch_ms + took.compute_ms > SLOW_MS,
             reference=reply.confidence if reply.bank and reply.confidence_method != "none" else None,
             ood=None if place is None else place.score,
             cell=0 if place is None else place.cell,

@@ -11,7 +11,7 @@ import pytest
 from amn.escalation import Allowance
 from amn.policy import parse_policy
 from producer import wire
-from producer.messages import Request
+from producer.messages import Reply, Request
 from producer.sampling import RATE_MAX, sampled, sampled_one_in
 from workers.amn_worker import AmnHandler, Gate
 from workers.batch import assemble
@@ -47,9 +47,7 @@ def handled(
             id=f"r{position}",
             reply_to="c",
             context=ROWS,
-            sequence="s",
-            position=position,
-            **{"submitted_at_ms": NOW_MS, **fields},  # type: ignore[arg-type]
+            **{"sequence": "s", "position": position, "submitted_at_ms": NOW_MS, **fields},  # type: ignore[arg-type]
         )
         entries.append(Entry(f"{position}-1".encode(), {b"request": wire.encode_request(request)}))
     batch = assemble(entries, settings, NOW_MS, time.perf_counter())
@@ -83,6 +81,37 @@ def test_an_answer_over_the_objective_is_counted(age_ms: float, slow: bool) -> N
     """A producer's clock that is a minute ahead makes the other case certain."""
     for outcome in handled(None, count=2, submitted_at_ms=NOW_MS - age_ms):
         assert outcome.counters.split(",").count("slow") == int(slow)
+        assert "timed" in outcome.counters.split(",")
+
+
+def test_a_request_that_does_not_say_when_it_was_sent_is_not_fifty_six_years_old() -> None:
+    for outcome in handled(None, count=2, submitted_at_ms=0.0):
+        assert not {"slow", "timed"} & set(outcome.counters.split(","))
+        reply = wire.decode_reply(outcome.payload)
+        assert isinstance(reply, Reply)
+        assert reply.timings.queue_ms == 0
+
+
+@pytest.mark.parametrize(("age_ms", "slow"), [(5.0, False), (70_000.0, True)])
+def test_work_that_nobody_waits_for_has_an_objective_of_its_own(age_ms: float, slow: bool) -> None:
+    sampler = Sampler(RATE_MAX)
+    outcomes = handled(sampler, priority="low", submitted_at_ms=NOW_MS - age_ms)
+    for outcome in outcomes:
+        counted = set(outcome.counters.split(","))
+        assert {"bulk", "timed:bulk"} <= counted
+        assert ("slow:bulk" in counted) == slow
+        assert not {"slow", "timed"} & counted
+    assert {o.sample_key for o in outcomes if o.sample_key} == {
+        o.sample_key for o in handled(Sampler(RATE_MAX)) if o.sample_key
+    }
+
+
+def test_work_that_brings_no_truth_is_not_sampled() -> None:
+    for fields in ({"sequence": "", "position": -1}, {"position": -1}):
+        outcomes = handled(Sampler(RATE_MAX), priority="low", **fields)
+        assert not [o for o in outcomes if o.sample_key or o.truth_key or "sampleable" in o.counters]
+        interactive = handled(Sampler(RATE_MAX), **fields)
+        assert all("sampleable" in o.counters for o in interactive)
 
 
 @pytest.mark.parametrize("places", [range(400), range(0, 400, 2), range(399, -1, -1), [5, 5, 6, 6, 4, 5]])
