@@ -20,7 +20,8 @@ _OURS = re.compile(rb"[A-Za-z0-9_.:/@+-]{1,120}")
 TOTALS = (
     *(f"{what}:{level}" for what in ("accepted", "refused") for level in PRIORITIES),
     *("answered", "failed", "dead", "cancelled", "lost", "full", "replayed"),
-    *("escalated", "flagged", "shed", "degraded", "slow", "shadowed", "rechecked"),
+    *("escalated", "flagged", "shed", "degraded", "slow", "timed", "sampleable", "shadowed", "rechecked"),
+    *("bulk", "bulk:escalated", "bulk:failed", "timed:bulk", "slow:bulk"),
 )
 
 

@@ -7,8 +7,7 @@ among them. docs/alerts.md lists them all.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http.server import HTTPServer
 from typing import cast
 
@@ -21,67 +20,21 @@ from ops.alerts.outbox import Outbox
 from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
-from ops.counters import read_counters
 from ops.drift.findings import Finding
 from ops.drift.memory import Memory
-from ops.drift.store import server_now_ms
 from ops.health import letters, streams, workers
+from ops.rules.counts import COUNTS
+from ops.rules.live import KINDS, Live, look
 from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 
-_KINDS = ("amn", "fallback", "shadow")
 Labels = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
-    """A counter of the stats hash.
-
-    Attributes:
-        name: Of the metric, without `_total`.    help: What it counts.
-        field: Of the hash: exactly this one, or with `label` everything that begins with `<field>:`.
-        label: Name of the label that takes the rest of the field.
-    """
-
-    name: str
-    help: str
-    field: str
-    label: str = ""
-
-
-#: Totals stand apart from their parts: a part appears with its first event, and Prometheus sees no rise
-#: in that.
-COUNTS = (
-    Count(name="amn_requests_answered", help="Final answers.", field="answered"),
-    Count(name="amn_requests_answered_by", help="Final answers.", field="answered", label="served_by"),
-    Count(name="amn_requests_failed", help="Requests that ended in an error.", field="failed"),
-    Count(name="amn_requests_failed_by", help="The same.", field="failed", label="code"),
-    Count(name="amn_requests_dead", help="Requests dead-lettered.", field="dead"),
-    Count(name="amn_requests_dead_by", help="The same.", field="dead", label="reason"),
-    Count(name="amn_requests_escalated", help="Requests handed to a fallback.", field="escalated"),
-    Count(name="amn_requests_flagged", help="Requests that a rule fired on.", field="flagged"),
-    Count(
-        name="amn_requests_flagged_by", help="The same; one can have several.", field="reason", label="rule"
-    ),
-    Count(name="amn_requests_shed", help="Flagged requests that AMN answered.", field="shed"),
-    Count(name="amn_requests_shed_by", help="The same.", field="shed", label="why"),
-    Count(name="amn_requests_degraded", help="AMN answers in place of a fallback's.", field="degraded"),
-    Count(name="amn_requests_degraded_by", help="The same.", field="degraded", label="why"),
-    Count(name="amn_requests_slow", help="AMN answers that took more than 1.2 ms.", field="slow"),
-    Count(name="amn_batch_contexts", help="Contexts decided in batches.", field="batch:contexts"),
-    Count(name="amn_requests_sampled", help="Requests given to the shadow worker.", field="shadowed"),
-    Count(name="amn_leases_lost", help="Results that came after their lease.", field="lost"),
-    Count(name="amn_untold_by", help="Writes that the server refused.", field="untold", label="what"),
-    Count(name="amn_bank_rechecks", help="Answers searched again exactly.", field="rechecked"),
-    Count(name="amn_bank_rechecks_by", help="The same.", field="recheck", label="outcome"),
-    Count(name="amn_shadow_entries_by", help="Shadow entries by outcome.", field="shadow", label="outcome"),
-)
-
 #: Of one family: a hash that somebody filled with names must not fill Prometheus.
 LABELS_MAX = 100
-
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
 VALUES = (
     ("amn_drift_mean_cosine", "Mean cosine to the truth, 24 h.", "ood_delta", "mean_ood", ("ood",)),
@@ -137,14 +90,14 @@ class QueueCollector(Collector):
 
     def _read(self) -> Iterator[Metric]:
         client, keys, queue = self._client, self._keys, self._keys.queue
-        now_ms = server_now_ms(client)
-        yield from counters(queue, read_counters(client, keys))
-        dead = letters.look(client, keys, now_ms).entries
-        yield from stream_metrics(queue, streams.look(client, keys, now_ms), dead)
-        yield from worker_metrics(queue, workers.look(client, keys, now_ms))
+        live = look(client, keys)
+        yield from counters(queue, live.counters)
+        yield from service_metrics(queue, live)
+        yield from stream_metrics(queue, live.streams, letters.look(client, keys, live.now_ms).entries)
+        yield from worker_metrics(queue, live.workers)
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())
-        yield from alert_metrics(client, keys, now_ms)
+        yield from alert_metrics(client, keys, live.now_ms)
 
 
 def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
@@ -154,9 +107,28 @@ def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
         family = CounterMetricFamily(count.name, count.help, labels=labels)
         if not count.label:
             family.add_metric((queue,), stats.get(count.field, 0))
-        parts = [field for field in sorted(stats) if count.label and field.startswith(f"{count.field}:")]
+        known = {**dict.fromkeys(count.fields, 0), **stats} if count.label else {}
+        parts = [field for field in sorted(known) if field.startswith(f"{count.field}:")]
         for field in parts[:LABELS_MAX]:
-            family.add_metric((queue, field.partition(":")[2]), stats[field])
+            family.add_metric((queue, field.partition(":")[2]), known[field])
+        yield family
+
+
+def service_metrics(queue: str, live: Live) -> Iterator[Metric]:
+    """The accounts of the requests, and the server's files and memory."""
+    for name, text, value in (
+        ("amn_requests_unanswered", "Requests accepted that have not ended.", live.unanswered),
+        ("amn_requests_lost", "Of those, the ones that wait nowhere.", live.lost),
+        (
+            "amn_server_persistence_failed",
+            "Whether the server could not write its files.",
+            live.server.persistence_failed,
+        ),
+        ("amn_server_memory_used_bytes", "Memory of the server.", live.server.used_memory_bytes),
+        ("amn_server_memory_limit_bytes", "What it may use; 0: not known.", live.server.memory_limit_bytes),
+    ):
+        family = gauge(name, text)
+        add(family, (queue,), float(value))
         yield family
 
 
@@ -179,12 +151,12 @@ def stream_metrics(queue: str, found: Mapping[str, streams.StreamFacts], dead: i
     yield letters
 
 
-def worker_metrics(queue: str, found: list[workers.WorkerFacts]) -> Iterator[Metric]:
+def worker_metrics(queue: str, found: Sequence[workers.WorkerFacts]) -> Iterator[Metric]:
     """Who is there and makes progress, by kind."""
     alive = gauge("amn_workers", "Workers seen lately.", "kind")
     stuck = gauge("amn_workers_stuck", "Of those, holding entries and ending none.", "kind")
     longest = gauge("amn_workers_progress_age_seconds", "Longest time without progress.", "kind")
-    for kind in _KINDS:
+    for kind in KINDS:
         mine = [worker for worker in found if worker.kind == kind]
         add(alive, (queue, kind), len(mine))
         add(stuck, (queue, kind), sum(worker.stuck for worker in mine))

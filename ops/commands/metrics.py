@@ -19,9 +19,10 @@ from ops.settings import producer_settings
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", "-p", type=click.IntRange(0, 65_535), default=9464, show_default=True)
 @click.option("--once", is_flag=True, help="Print them once instead.")
+@click.option("--rules", is_flag=True, help="Print the alert rules for Prometheus; needs no server.")
 @options.url
 @options.queue
-def metrics(host: str, port: int, once: bool, url: str | None, queue: str | None) -> None:
+def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queue: str | None) -> None:
     """Answer scrapes at http://HOST:PORT/metrics until Ctrl-C or SIGTERM.
 
     Every scrape reads the server, and nothing is counted in between: any number of these may run.
@@ -31,6 +32,11 @@ def metrics(host: str, port: int, once: bool, url: str | None, queue: str | None
 
     from ops.metrics import registry, serve
 
+    if rules:
+        from ops.rules.prometheus import rules_file
+
+        click.echo(rules_file(), nl=False)
+        return
     settings = producer_settings(url, queue)
     if once:
         click.echo(generate_latest(registry(settings)), nl=False)

@@ -46,7 +46,7 @@ def _sampling(service: Service, end_block: int, settings: JudgeSettings) -> floa
     if "shadowed" not in service.counters:
         return None  # shadow evaluation was never on
     sampled = service.since(end_block, _HOUR, ("shadowed",))
-    of = service.since(end_block, _HOUR, ("answered",))
+    of = service.since(end_block, _HOUR, ("sampleable",))
     return sampled / of if sampled is not None and of is not None and of >= settings.events_min else None
 
 

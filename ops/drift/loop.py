@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import redis
 import structlog
@@ -21,6 +21,9 @@ from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
 from ops.drift.store import server_now_ms
+from ops.rules.live import LOST
+from ops.rules.live import look as look_live
+from ops.rules.table import conditions
 from producer.connection import driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
@@ -69,17 +72,19 @@ def look(
     audit = [_obey(state, order, end, now_ms) for order in orders]
     state, evaluation = evaluate(traffic, state, now_ms, settings)
     audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
-    counts, counters = memory.counts(open_block), memory.counters()
+    counts, live = memory.counts(open_block), look_live(client, keys)
+    counters = {**live.counters, LOST: live.lost}
     service = Service(
         now_ms=now_ms,
         counters=counters,
         counts=counts,
-        shadow_age_ms=_shadow_age_ms(client, keys, now_ms),
+        shadow_age_ms=live.streams["shadow"].oldest_age_ms,
         canary=memory.canary(),
     )
     findings = list(evaluation.findings)
     findings += [canary(model, service, settings) for model in _current(evaluation)]
     findings += objectives(service, open_block, settings)
+    findings += conditions(live, service)
     findings.append(monitor_health(state, traffic, service, settings))
     commit = Commit(
         state=state,
@@ -203,8 +208,3 @@ def _learned(model: str, known: ModelState, now_ms: int) -> dict[str, Any]:
         "days": days,
         "delta": round(base.delta, 5),
     }
-
-
-def _shadow_age_ms(client: redis.Redis, keys: Keys, now_ms: int) -> int | None:
-    oldest = cast("list[tuple[bytes, Any]]", client.xrange(keys.shadow, count=1))
-    return max(now_ms - int(oldest[0][0].partition(b"-")[0]), 0) if oldest else None

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import redis
 
-from ops.counters import read_counters
 from ops.drift.blocks import Block, block_of
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
@@ -152,10 +151,6 @@ class Memory:
             self._counts_read = True
         self._counts = {n: counts for n, counts in self._counts.items() if n >= first}
         return self._counts
-
-    def counters(self) -> dict[str, int]:
-        """The queue's counters now."""
-        return read_counters(self._client, self._keys)
 
     def canary(self) -> dict[str, dict[str, Any]]:
         """The frozen set's last results by model, as the shadow measuring leaves them."""

@@ -45,6 +45,8 @@ _FLAT = (
     Burn(rate=1.5, long_blocks=6 * _HOUR, short_blocks=_HOUR // 2, severity="page"),
     Burn(rate=1.0, long_blocks=3 * _DAY, short_blocks=6 * _HOUR, severity="ticket"),
 )
+#: Nobody waits for it, and nobody is woken up.
+_BULK = (Burn(rate=1.0, long_blocks=6 * _HOUR, short_blocks=_HOUR // 2, severity="ticket"),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +55,13 @@ class Objective:
 
     Attributes:
         rule: Name.    what: For a person.
-        bad: Counters added up.    of: Counters added up; both since the first request.
+        short: For recorded ratios.
+        bad, of: Counters added up, since the first request; those after a minus are taken off.
         burns: Windows.
     """
 
     rule: str
+    short: str
     what: str
     bad: tuple[str, ...]
     of: tuple[str, ...]
@@ -68,24 +72,49 @@ class Objective:
         return float(getattr(settings, f"{self.rule.removeprefix('slo_')}_budget"))
 
 
-#: `slow` counts AMN answers that took more than 1.2 ms.
+_ENDED = ("answered", "failed", "dead")
+#: Bulk work, for which nobody waits, has no part in the objectives of the rest. `slow` and `timed` count
+#: AMN's single answers to requests that say when they were submitted.
 OBJECTIVES = (
     Objective(
         rule="slo_fallback",
+        short="fallback",
         what="escalated to a fallback",
-        bad=("escalated",),
-        of=("answered", "failed", "dead"),
+        bad=("escalated", "-bulk:escalated"),
+        of=(*_ENDED, "-bulk"),
         burns=_FLAT,
     ),
     Objective(
-        rule="slo_latency", what="slower than 1.2 ms", bad=("slow",), of=("answered:amn",), burns=_STEEP
+        rule="slo_latency",
+        short="slow",
+        what="slower than 1.2 ms",
+        bad=("slow",),
+        of=("timed",),
+        burns=_STEEP,
     ),
     Objective(
         rule="slo_error",
+        short="error",
         what="failed or dead-lettered",
-        bad=("failed", "dead"),
-        of=("answered", "failed", "dead"),
+        bad=("failed", "dead", "-bulk:failed"),
+        of=(*_ENDED, "-bulk"),
         burns=_STEEP,
+    ),
+    Objective(
+        rule="slo_bulk_latency",
+        short="bulk_slow",
+        what="of the bulk work slower than a minute",
+        bad=("slow:bulk",),
+        of=("timed:bulk",),
+        burns=_BULK,
+    ),
+    Objective(
+        rule="slo_bulk_error",
+        short="bulk_error",
+        what="of the bulk work failed or dead-lettered",
+        bad=("bulk:failed",),
+        of=("bulk",),
+        burns=_BULK,
     ),
 )
 
@@ -119,10 +148,21 @@ class Service:
             return None
         then = self.counts[known[0]]
         grown = 0
-        for name in names:
+        for signed in names:
+            name = signed.removeprefix("-")
             now, before = self.counters.get(name, 0), then.get(name, 0)
-            grown += now - before if now >= before else now  # the server was emptied meanwhile
-        return grown
+            more = now - before if now >= before else now  # the server was emptied meanwhile
+            grown += more if name == signed else -more
+        return max(grown, 0)
+
+    def recent(self, blocks: int, names: Sequence[str]) -> int | None:
+        """As `since`, up to now; of a service that is younger, since the first block that is known."""
+        open_block = self.now_ms // 60_000 // BLOCK_MIN
+        for back in range(blocks, -1, -1):
+            grown = self.since(open_block, back, names)
+            if grown is not None:
+                return grown
+        return None
 
 
 def objectives(service: Service, end_block: int, settings: JudgeSettings) -> list[Finding]:
@@ -132,8 +172,6 @@ def objectives(service: Service, end_block: int, settings: JudgeSettings) -> lis
 
 def _objective(one: Objective, service: Service, end_block: int, settings: JudgeSettings) -> Finding:
     known, firing, values = False, None, {}
-    if not any(name in service.counters for name in one.bad) and one.rule == "slo_latency":
-        return service_finding(one.rule, "ticket", "insufficient", "no worker counts slow answers")
     for burn in one.burns:
         shares = []
         for blocks in (burn.long_blocks, burn.short_blocks):
@@ -186,6 +224,7 @@ def service_finding(
     summary: str,
     values: Mapping[str, float | int | str] | None = None,
     model: str = "",
+    evaluations: int = 3,
 ) -> Finding:
     """A finding over all lanes, with the runbook heading of its rule."""
     return Finding(
@@ -196,4 +235,5 @@ def service_finding(
         summary=summary,
         values=values or {},
         runbook=rule,
+        evaluations=evaluations,
     )

@@ -29,6 +29,7 @@ class ServerFacts:
         total_memory_bytes: Of its machine; 0 when it does not say.
         maxmemory_policy: What it drops when the limit is reached.
         append_only, append_only_status: Whether it keeps an append-only file, and how the last write went.
+        snapshot_status: How its last snapshot went.
         clients: Connections.
         output_limit_bytes: Of the answers that a connection may have waiting; 0 for no limit, None where
             this user may not ask.
@@ -46,10 +47,21 @@ class ServerFacts:
     maxmemory_policy: str = "noeviction"
     append_only: bool = True
     append_only_status: str = "ok"
+    snapshot_status: str = "ok"
     clients: int = 0
     output_limit_bytes: int | None = 0
     output_cuts: int = 0
     skew_ms: float = 0.0
+
+    @property
+    def persistence_failed(self) -> bool:
+        """Whether it could not write what it should keep; it then refuses new requests."""
+        return "err" in (self.append_only_status if self.append_only else "", self.snapshot_status)
+
+    @property
+    def memory_limit_bytes(self) -> int:
+        """What it may use: maxmemory, else all of its machine; 0 when neither is known."""
+        return self.maxmemory_bytes or self.total_memory_bytes
 
 
 def look(client: redis.Redis) -> tuple[ServerFacts, int]:
@@ -68,6 +80,7 @@ def look(client: redis.Redis) -> tuple[ServerFacts, int]:
         maxmemory_policy=info["maxmemory_policy"],
         append_only=bool(info["aof_enabled"]),
         append_only_status=info.get("aof_last_write_status", "ok"),
+        snapshot_status=info.get("rdb_last_bgsave_status", "ok"),
         clients=info["connected_clients"],
         output_limit_bytes=_output_limit_bytes(client),
         output_cuts=info.get("client_output_buffer_limit_disconnections", 0),
@@ -110,19 +123,18 @@ def _eviction(server: ServerFacts) -> Finding:
 
 
 def _persistence(server: ServerFacts) -> Finding:
+    if server.persistence_failed:
+        text = "the server could not write its append-only file or its snapshot; look at its disk"
+        return Finding(FAILURE, "persistence", text)
     if server.append_only:
-        if server.append_only_status != "ok":
-            return Finding(FAILURE, "persistence", "the last append-only write failed; look at its disk")
         return Finding(OK, "persistence", "append-only file")
     text = "no append-only file: a restart of the server loses waiting requests; set appendonly yes"
     return Finding(WARNING, "persistence", text)
 
 
 def _memory(server: ServerFacts) -> Finding:
-    used, limit = server.used_memory_bytes, server.maxmemory_bytes
-    whose = "maxmemory"
-    if not limit:
-        limit, whose = server.total_memory_bytes, "the machine's memory"
+    used, limit = server.used_memory_bytes, server.memory_limit_bytes
+    whose = "maxmemory" if server.maxmemory_bytes else "the machine's memory"
     if not limit:
         return Finding(OK, "memory", f"{used / 1024**2:,.0f} MiB, no limit known")
     share = used / limit

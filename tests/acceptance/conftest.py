@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -85,6 +86,11 @@ class Amn:
         """Fails when a process is still there after a moment: a shell needs some milliseconds to go."""
         # A worker looks for its pool when it has loaded its model: on a loaded machine that takes a while.
         wait_until(lambda: not self.processes(), 60)
+
+
+def address(folder: Path) -> str:
+    """Of the server of the `amn up` in this folder."""
+    return str(json.loads((folder / "var" / "amn" / "service.json").read_text("utf-8"))["url"])
 
 
 def artifacts() -> str:

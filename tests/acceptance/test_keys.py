@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from conftest import Amn
+from conftest import Amn, address
 from numpy.typing import NDArray
 
 from producer import Options, Producer
@@ -38,7 +38,7 @@ def test_every_key_of_a_service_expires_or_has_a_bound(
     source = tmp_path / "in.npy"
     np.save(source, real_contexts)
     assert service("predict", source, tmp_path / "out.npy").code == 0
-    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    url = address(service.folder)
     with Producer(url) as producer:
         options = [
             Options(priority=PRIORITIES[i % 3], lane="sci-fact", sequence="keys", position=i)

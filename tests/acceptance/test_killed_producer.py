@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 import redis
-from conftest import ROOT, SAMPLE, Amn, wait_until
+from conftest import ROOT, SAMPLE, Amn, address, wait_until
 
 from producer import wire
 from producer.keys import Keys
@@ -36,7 +36,7 @@ with Producer(settings=ProducerSettings(url=sys.argv[1], client="doomed")) as pr
 
 
 def test_the_requests_of_a_killed_producer_end_once_by_the_servers_own_counters(service: Amn) -> None:
-    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    url = address(service.folder)
     with redis.Redis.from_url(url) as admin:
 
         def count(names: tuple[str, ...]) -> int:

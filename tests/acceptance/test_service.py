@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from conftest import Amn, wait_until
+from conftest import Amn, address, wait_until
 from numpy.typing import NDArray
 
 from producer import Producer
@@ -51,7 +51,7 @@ def test_a_server_that_dies_is_started_again_and_a_waiting_client_is_served(
     process = amn.start("up", "--workers", 1)
     log = tmp_path / "up.log"
     wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
-    url = json.loads((tmp_path / "var" / "amn" / "service.json").read_text("utf-8"))["url"]
+    url = address(tmp_path)
     with redis.Redis.from_url(url) as client, Producer(url) as producer:
         producer.predict(real_contexts[0])
         os.kill(client.info("server")["process_id"], signal.SIGKILL)
@@ -98,6 +98,26 @@ def test_the_queue_gives_what_the_model_gives_directly(
     assert through.shape == (len(real_contexts), 768)
     assert through.dtype == np.float32
     assert np.abs(through - direct).max() <= 1e-6
+
+
+def test_a_file_has_no_part_in_the_objectives_of_interactive_traffic(
+    service: Amn, tmp_path: Path, real_contexts: Contexts
+) -> None:
+    def counters() -> dict[str, int]:
+        ended = service("doctor", "--json")
+        counted: dict[str, int] = json.loads(ended.out)["counters"]
+        return counted
+
+    source = tmp_path / "in.npy"
+    np.save(source, real_contexts)
+    before = counters()
+    assert service("predict", source, tmp_path / "out.npy").code == 0
+    after = counters()
+    grown = {name: count - before.get(name, 0) for name, count in after.items()}
+    assert grown["bulk"] == grown["accepted:low"] > 0
+    assert grown.get("bulk:escalated", 0) == grown.get("escalated", 0)
+    for name in ("slow", "timed", "sampleable", "shadowed", "failed", "dead"):
+        assert grown.get(name, 0) == 0, name
 
 
 def test_without_fast_only_escalated_rows_differ(
@@ -150,7 +170,7 @@ def test_a_job_is_stored_as_json_and_seen_by_rq_info(service: Amn, tmp_path: Pat
 
     np.save(tmp_path / "in.npy", np.full((2, 5, 768), 768**-0.5, dtype=np.float32))
     job = service("jobs", "submit", "predict-file", tmp_path / "in.npy", tmp_path / "out.npy").out.strip()
-    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    url = address(service.folder)
     with redis.Redis.from_url(url) as client:
         stored = client.hget(f"rq:job:{job}", "data")
         assert json.loads(zlib.decompress(stored))[0] == "ops.jobs.predict_file"  # type: ignore[arg-type]
@@ -180,14 +200,14 @@ def test_the_doctor_fails_for_a_queue_that_nobody_serves(service: Amn) -> None:
 
 
 def test_a_run_can_use_the_workers_that_are_up(service: Amn) -> None:
-    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    url = address(service.folder)
     ended = service("run", "--requests", 300, "--rate", 0, "--workers", 0, "--json", REDIS_URL=url)
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["answered"] == 300
 
 
 def test_the_doctor_shows_the_shadows_delta(service: Amn) -> None:
-    url = (service.folder / "var" / "amn" / "url").read_text().strip()
+    url = address(service.folder)
     assert service("run", "--requests", 2000, "--rate", 0, "--workers", 0, REDIS_URL=url).code == 0
     deadline_s = time.monotonic() + 30
     while True:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import redis
 import structlog
-from conftest import ROOT, Amn, wait_until
+from conftest import ROOT, Amn, address, wait_until
 
 from amn import checkpoint, promotion
 from amn.index import IndexSettings
@@ -176,7 +176,7 @@ def test_hup_restarts_every_worker_of_a_running_service_and_loses_nothing(
     process = amn.start("up", "--workers", 1)
     log = tmp_path / "up.log"
     wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
-    url = (tmp_path / "var" / "amn" / "url").read_text().strip()
+    url = address(tmp_path)
     with redis.Redis.from_url(url) as client:
 
         def workers() -> set[bytes]:

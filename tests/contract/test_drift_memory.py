@@ -159,7 +159,7 @@ def test_late_truths_change_the_day_until_their_block_is_settled(server: Any) ->
 
 def test_an_empty_server_is_judged_without_complaint(server: Any) -> None:
     found = look(server.admin, KEYS, Memory(server.admin, KEYS), SETTINGS)
-    assert {f.state for f in found.commit.findings} == {"insufficient"}
+    assert {f.state for f in found.commit.findings} <= {"insufficient", "ok"}
     json.dumps([f.summary for f in found.commit.findings])
 
 

@@ -163,7 +163,7 @@ def test_no_id_is_a_label(server: Any) -> None:
     fill(server.admin)
     labels = {name for _, pairs in scrape(server.url) for name, _ in pairs}
     assert labels <= {
-        *("served_by", "code", "reason", "rule", "why", "outcome", "stream", "kind"),
+        *("served_by", "code", "reason", "rule", "why", "outcome", "stream", "kind", "level"),
         *("model", "lane", "slice", "severity", "sink"),
     }
 

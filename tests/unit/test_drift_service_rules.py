@@ -29,7 +29,7 @@ def service(rate: float = 10.0, **bad: float) -> Service:
     def at(block: int) -> dict[str, int]:
         seconds = (block - (NOW - 2000)) * BLOCK_MIN * 60
         total = round(rate * seconds)
-        counters = {"answered": total, "answered:amn": total}
+        counters = {"answered": total, "timed": total, "sampleable": total}
         for name, share in bad.items():
             counters[name] = round(share * total)
         return counters
@@ -55,7 +55,10 @@ def test_the_fallback_budget_burns_in_multiples_that_it_can_reach(
 
 
 def test_slow_answers_page_by_burn_rate_and_are_unknown_when_nobody_counts() -> None:
-    assert finding(objectives(service(), NOW, SETTINGS), "slo_latency").state == "insufficient"
+    untimed = service()
+    counts = {n: {"answered": one["answered"]} for n, one in untimed.counts.items()}
+    untimed = Service(now_ms=untimed.now_ms, counters={"answered": 10**6}, counts=counts)
+    assert finding(objectives(untimed, NOW, SETTINGS), "slo_latency").state == "insufficient"
     fast = finding(objectives(service(slow=0.04), NOW, SETTINGS), "slo_latency")
     assert fast.state == "ok"
     slow = finding(objectives(service(slow=0.5), NOW, SETTINGS), "slo_latency")

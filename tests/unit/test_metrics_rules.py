@@ -12,6 +12,8 @@ import yaml
 
 from ops.drift.service_rules import OBJECTIVES
 from ops.drift.settings import JudgeSettings
+from ops.rules.prometheus import rules_file
+from ops.rules.table import RULES as TABLE
 
 RULES = Path(__file__).parents[2] / "ops" / "deploy" / "prometheus" / "amn-rules.yml"
 Series = dict[str, str]
@@ -24,6 +26,25 @@ HEALTHY: Series = {
     'amn_requests_answered_by_total{queue="main", served_by="amn"}': f"0+5000x{MINUTES}",
     'amn_requests_escalated_total{queue="main"}': f"0+1100x{MINUTES}",
     'amn_requests_slow_total{queue="main"}': f"0+200x{MINUTES}",
+    'amn_requests_timed_total{queue="main"}': f"0+5000x{MINUTES}",
+    'amn_bulk_requests_total{queue="main"}': f"0+40x{MINUTES}",
+    'amn_bulk_requests_escalated_total{queue="main"}': f"0+30x{MINUTES}",
+    'amn_bulk_requests_failed_total{queue="main"}': f"0x{MINUTES}",
+    'amn_bulk_requests_slow_total{queue="main"}': f"0+1x{MINUTES}",
+    'amn_bulk_requests_timed_total{queue="main"}': f"0+40x{MINUTES}",
+    'amn_requests_accepted_by_total{queue="main", level="normal"}': f"0+6000x{MINUTES}",
+    'amn_requests_refused_by_total{queue="main", level="normal"}': f"0x{MINUTES}",
+    'amn_requests_lost{queue="main"}': f"0x{MINUTES}",
+    'amn_worker_deaths_total{queue="main", kind="amn"}': f"0x{MINUTES}",
+    **{f'amn_workers{{queue="main", kind="{kind}"}}': "2x600" for kind in ("amn", "fallback", "shadow")},
+    **{
+        f'amn_workers_stuck{{queue="main", kind="{kind}"}}': "0x600" for kind in ("amn", "fallback", "shadow")
+    },
+    'amn_stream_entries{queue="main", stream="requests"}': f"100x{MINUTES}",
+    'amn_stream_payload_bytes{queue="main", stream="requests"}': f"1600000x{MINUTES}",
+    'amn_server_persistence_failed{queue="main"}': f"0x{MINUTES}",
+    'amn_server_memory_used_bytes{queue="main"}': f"50x{MINUTES}",
+    'amn_server_memory_limit_bytes{queue="main"}': f"100x{MINUTES}",
     'amn_requests_failed_total{queue="main"}': f"0+3x{MINUTES}",
     'amn_requests_dead_total{queue="main"}': f"0+1x{MINUTES}",
     'amn_rule_firing{queue="main", rule="ood_delta", severity="page", model="m", lane=""}': f"0x{MINUTES}",
@@ -34,7 +55,9 @@ HEALTHY: Series = {
     'amn_shadow_sampling_ratio{queue="main"}': f"0.03x{MINUTES}",
     'amn_drift_coverage_ratio{queue="main", model="m", lane=""}': f"0.97x{MINUTES}",
     'amn_stream_oldest_age_seconds{queue="main", stream="shadow"}': f"2x{MINUTES}",
-    'amn_stream_oldest_age_seconds{queue="main", stream="requests"}': f"500x{MINUTES}",
+    'amn_stream_oldest_age_seconds{queue="main", stream="requests"}': f"5x{MINUTES}",
+    'amn_stream_oldest_age_seconds{queue="main", stream="requests:low"}': f"900x{MINUTES}",
+    'amn_stream_oldest_age_seconds{queue="main", stream="fallback"}': f"5x{MINUTES}",
     'amn_judge_last_evaluation_timestamp_seconds{queue="main"}': f"0+60x{MINUTES}",
     'amn_alerts_dead_messages{queue="main"}': f"0x{MINUTES}",
     'amn_alerts_oldest_undelivered_age_seconds{queue="main", sink="pager"}': f"30x{MINUTES}",
@@ -42,10 +65,24 @@ HEALTHY: Series = {
 }
 
 
-def series(name: str, values: str) -> Series:
-    """`values` in the place of the healthy ones of the only series of this name."""
-    [key] = [key for key in HEALTHY if key.startswith(name + "{")]
+def series(name: str, values: str, **labels: str) -> Series:
+    """`values` in the place of the healthy ones of the only series of this name, with these labels."""
+    [key] = [
+        key
+        for key in HEALTHY
+        if key.startswith(name + "{") and all(f'{k}="{v}"' in key for k, v in labels.items())
+    ]
     return {key: values}
+
+
+def nobody(kind: str) -> Series:
+    """All workers of a kind are gone after an hour."""
+    return series("amn_workers", "2x60 0x300", kind=kind)
+
+
+def waits(stream: str) -> Series:
+    """From the same minute on, what is in the stream waits."""
+    return series("amn_stream_oldest_age_seconds", "0x60 0+60x300", stream=stream)
 
 
 def fires(rule: str, severity: str) -> Series:
@@ -60,6 +97,8 @@ def after(healthy: int, ill: int) -> str:
     return f"0+{healthy}x60 {60 * healthy}+{ill}x200"
 
 
+EMPTY = series("amn_stream_oldest_age_seconds", "0x600", stream="requests:low")
+
 #: Name: what is ill, the minute at which one looks, who fires.
 CASES: dict[str, tuple[Series, int, list[tuple[str, str]]]] = {
     "nothing is ill": ({}, 400, []),
@@ -73,7 +112,9 @@ CASES: dict[str, tuple[Series, int, list[tuple[str, str]]]] = {
     ),
     "error page": (series("amn_requests_failed_total", after(3, 120)), 130, [("AmnSloError", "page")]),
     "dead letters count as errors": (
-        series("amn_requests_dead_total", after(1, 120)), 130, [("AmnSloError", "page")],
+        series("amn_requests_dead_total", after(1, 120)),
+        130,
+        [("AmnSloError", "page"), ("AmnDeadLetters", "page"), ("AmnDeadLetters", "ticket")],
     ),
     "a third escalated for six hours": (
         series("amn_requests_escalated_total", "0+2100x400"), 380, [("AmnSloFallback", "page")],
@@ -93,6 +134,11 @@ CASES: dict[str, tuple[Series, int, list[tuple[str, str]]]] = {
             **series("amn_requests_answered_by_total", f"0+6x{MINUTES}"),
             **series("amn_requests_escalated_total", f"0+5x{MINUTES}"),
             **series("amn_requests_slow_total", f"0+6x{MINUTES}"),
+            **series("amn_requests_timed_total", f"0+6x{MINUTES}"),
+            **series("amn_bulk_requests_total", f"0x{MINUTES}"),
+            **series("amn_bulk_requests_escalated_total", f"0x{MINUTES}"),
+            **series("amn_bulk_requests_timed_total", f"0x{MINUTES}"),
+            **series("amn_bulk_requests_slow_total", f"0x{MINUTES}"),
             **series("amn_requests_failed_total", f"0+1x{MINUTES}"),
             **series("amn_requests_dead_total", f"0x{MINUTES}"),
         },
@@ -126,6 +172,87 @@ CASES: dict[str, tuple[Series, int, list[tuple[str, str]]]] = {
         series("amn_alerts_sender_last_look_timestamp_seconds", "0+60x60 3600x200"),
         70,
         [("AmnSenderDead", "ticket")],
+    ),
+    "an outage": (
+        {**nobody("amn"), **waits("requests")}, 66, [("AmnBacklogAge", "page"), ("AmnNoWorker", "page")],
+    ),
+    "an outage before two minutes": ({**nobody("amn"), **waits("requests")}, 62, []),
+    "a restart is no page": (
+        {**series("amn_workers", "2x60 0x1 2x300", kind="amn"), **waits("requests:low")}, 64, [],
+    ),
+    "nothing waits": ({**nobody("amn"), **EMPTY}, 75, [("AmnNoWorker", "ticket")]),
+    "nothing waits yet": ({**nobody("amn"), **EMPTY}, 68, []),
+    "all workers are stuck": (
+        {**series("amn_workers_stuck", "0x60 2x300", kind="amn"), **waits("requests")},
+        66,
+        [("AmnBacklogAge", "page"), ("AmnNoWorker", "page")],
+    ),
+    "no fallback works": (
+        {**nobody("fallback"), **waits("fallback")}, 66, [("AmnBacklogAge", "page"), ("AmnNoWorker", "page")],
+    ),
+    "no fallback is needed": (nobody("fallback"), 90, []),
+    "no shadow": (
+        {**nobody("shadow"), **waits("shadow")},
+        75,
+        [("AmnNoWorker", "ticket"), ("AmnMonitorHealth", "ticket")],
+    ),
+    "bulk work waits for an hour": (waits("requests:low"), 130, [("AmnBacklogAge", "ticket")]),
+    "the queue fills": (series("amn_stream_entries", "100x60 81000x300"), 65, [("AmnBacklogSize", "page")]),
+    "the queue fills with bytes": (
+        series("amn_stream_payload_bytes", "100x60 1800000000x300"), 65, [("AmnBacklogSize", "page")],
+    ),
+    "refusals": (
+        series("amn_requests_refused_by_total", "0x60 0+100x300"), 70, [("AmnRefused", "page")],
+    ),
+    "few refusals": (series("amn_requests_refused_by_total", "0x60 0+9x300"), 90, []),
+    "a crash loop": (series("amn_worker_deaths_total", "0x60 0+1x300"), 70, [("AmnCrashLoop", "ticket")]),
+    "a crash loop of all": (
+        series("amn_worker_deaths_total", "0x60 0+5x300"),
+        72,
+        [("AmnCrashLoop", "page"), ("AmnCrashLoop", "ticket")],
+    ),
+    "three deaths": (series("amn_worker_deaths_total", "0x60 3x300"), 72, []),
+    "files cannot be written": (
+        series("amn_server_persistence_failed", "0x60 1x300"), 65, [("AmnPersistenceFailed", "page")],
+    ),
+    "memory": (
+        series("amn_server_memory_used_bytes", "50x60 95x300"),
+        65,
+        [("AmnServerMemory", "page"), ("AmnServerMemory", "ticket")],
+    ),
+    "some memory": (
+        series("amn_server_memory_used_bytes", "50x60 80x300"), 65, [("AmnServerMemory", "ticket")],
+    ),
+    "dead letters": (
+        series("amn_requests_dead_total", "0+1x60 60+5x300"), 75, [("AmnDeadLetters", "ticket")],
+    ),
+    "requests that are lost": (series("amn_requests_lost", "0x60 3x300"), 65, [("AmnUnanswered", "ticket")]),
+    "requests that were lost": (series("amn_requests_lost", "0x60 3x300"), 120, []),
+    "bulk work fails": (
+        {
+            **series("amn_bulk_requests_total", "0+600x600"),
+            **series("amn_bulk_requests_failed_total", "0+60x600"),
+        },
+        450,
+        [("AmnSloBulkError", "ticket")],
+    ),
+    "bulk work is slow": (
+        {
+            **series("amn_bulk_requests_timed_total", "0+600x600"),
+            **series("amn_bulk_requests_slow_total", "0+60x600"),
+        },
+        450,
+        [("AmnSloBulkLatency", "ticket")],
+    ),
+    "a file that is escalated is no page": (
+        {
+            **series("amn_requests_escalated_total", after(1100, 5500)),
+            **series("amn_bulk_requests_escalated_total", after(30, 4430)),
+            **series("amn_bulk_requests_total", after(40, 4440)),
+            **series("amn_requests_answered_total", after(6000, 10400)),
+        },
+        130,
+        [],
     ),
     "message given up": (series("amn_alerts_dead_messages", "2x200"), 60, [("AmnDeliveryFailed", "ticket")]),
     "messages late": (
@@ -215,7 +342,9 @@ def test_every_rule_names_its_runbook_and_a_case_in_which_it_fires() -> None:
         assert rule["annotations"]["runbook_url"].endswith("#" + rule["labels"]["rule"])
         assert rule["annotations"]["summary"]
         pair = (rule["alert"], rule["labels"]["severity"])
-        slow = pair[0].startswith("AmnSlo") and pair[1] == "ticket"  # three days, below
+        slow = (
+            pair[0] in {"AmnSloFallback", "AmnSloLatency", "AmnSloError"} and pair[1] == "ticket"
+        )  # three days, below
         unmade = pair in {("AmnFastDrop", "ticket"), ("AmnLevel", "ticket")}  # as AmnOodDelta's
         assert pair in fired or slow or unmade, pair
 
@@ -237,8 +366,14 @@ def test_a_budget_that_is_burnt_slowly_is_a_ticket_after_days(
     for bad, expected in ((ill, 1), (healthy, 0)):
         given = {
             'amn_server_up{queue="main"}': "1x500",
-            'amn_requests_answered_by_total{queue="main", served_by="amn"}': "0+3000x500",
+            'amn_requests_timed_total{queue="main"}': "0+3000x500",
+            'amn_workers{queue="main", kind="amn"}': "1x500",
+            'amn_workers_stuck{queue="main", kind="amn"}': "0x500",
             **{f'amn_requests_{one}_total{{queue="main"}}': "0x500" for one in ("failed", "dead")},
+            **{
+                f'amn_bulk_requests{one}_total{{queue="main"}}': "0x500"
+                for one in ("", "_escalated", "_failed")
+            },
             'amn_requests_answered_total{queue="main"}': "0+3000x500",
             f'amn_requests_{field}_total{{queue="main"}}': f"0+{bad}x500",
         }
@@ -253,19 +388,35 @@ def test_a_budget_that_is_burnt_slowly_is_a_ticket_after_days(
     run(tmp_path, tests, every="30m")
 
 
+def named(rule: str) -> str:
+    return "Amn" + "".join(word.capitalize() for word in rule.split("_"))
+
+
+def test_the_file_is_what_the_tables_give() -> None:
+    assert RULES.read_text("utf-8") == rules_file(), "write it: amn metrics --rules > " + str(RULES)
+
+
+def test_conditions_of_one_severity_are_one_alert() -> None:
+    for rule in TABLE:
+        for severity in ("page", "ticket"):
+            assert len({one.minutes for one in rule.conditions if one.severity == severity}) <= 1
+
+
 def test_the_thresholds_are_the_judges() -> None:
     settings = JudgeSettings()
     text = {(rule["alert"], rule["labels"]["severity"]): rule["expr"] for rule in alert_rules()}
-    names = {"slo_fallback": "AmnSloFallback", "slo_latency": "AmnSloLatency", "slo_error": "AmnSloError"}
     for objective in OBJECTIVES:
-        for severity in ("page", "ticket"):
+        for severity in {burn.severity for burn in objective.burns}:
             bars = [
                 burn.rate * objective.budget(settings)
                 for burn in objective.burns
                 if burn.severity == severity
             ]
-            written = re.findall(r"> ([\d.]+)", text[names[objective.rule], severity])
+            written = re.findall(r"> ([\d.]+)", text[named(objective.rule), severity])
             assert sorted({float(bar) for bar in written}) == pytest.approx(sorted(bars))
+    for rule in TABLE:
+        for condition in rule.conditions:
+            assert f"> {condition.above:g}" in text[named(rule.name), condition.severity]
     assert f"> {settings.canary_page}" in text["AmnCanary", "page"]
     assert f"> {settings.canary_ticket}" in text["AmnCanary", "ticket"]
     health = text["AmnMonitorHealth", "ticket"]

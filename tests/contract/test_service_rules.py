@@ -1,0 +1,249 @@
+"""From a fault to the receiver: a real server, a real judge and sender, and an HTTP receiver."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from receiver import Receiver, running
+
+from ops.alerts import AlertSettings, apply
+from ops.alerts.config import AlertsConfig
+from ops.alerts.delivery import Delivery
+from ops.alerts.secret import Secret
+from ops.alerts.sender import Sender
+from ops.alerts.sinks.pagerduty import PagerDuty
+from ops.drift.loop import Judge
+from ops.drift.settings import JudgeSettings
+from ops.drift.store import server_now_ms
+from producer import Producer, ProducerSettings
+from producer.errors import QueueFull
+from producer.keys import GROUP, Keys
+
+MIN = 60_000
+KEYS = Keys("main")
+
+
+class OnCall:
+    """A judge that looks once a minute, a sender, and what the receiver was told.
+
+    Minutes pass for the judge by its argument; ages are the server's, so that a test that wants an old
+    entry adds one.
+    """
+
+    def __init__(self, client: Any, receiver: Receiver) -> None:
+        self.client, self.receiver = client, receiver
+        self.now_ms = self.began_ms = server_now_ms(client)
+        sink = PagerDuty(name="pager", routing_key=Secret("k" * 32), url=receiver.url + "/v2/enqueue")
+        self.settings = AlertSettings(environment="prod")
+        config = AlertsConfig(settings=self.settings, sinks={"pager": sink})
+        self.delivery = Delivery(client, KEYS, config, clock=lambda: self.now_ms)
+        self.sender = Sender(client, KEYS, config, self.delivery.deliver, self.delivery.repeat_state)
+        self.judge = Judge(client, KEYS, JudgeSettings(), self._tell)
+
+    def _tell(self, findings: Any, now_ms: int, fence: int) -> None:
+        apply(self.client, KEYS, findings, now_ms=now_ms, fence=fence, settings=self.settings)
+
+    def minutes(self, count: int) -> None:
+        for _ in range(count):
+            self.judge.turn(self.now_ms)
+            for _ in range(3):
+                self.sender.tick(self.now_ms)
+            self.now_ms += MIN
+
+    def told(self) -> dict[str, str]:
+        """Severity by rule."""
+        found = {}
+        for call in self.receiver.calls:
+            payload = call.json["payload"]
+            found[payload["class"]] = payload["severity"]
+        return found
+
+    def waits(self, stream: str, for_s: float) -> None:
+        self.client.xadd(stream, {"request": b"x"}, id=f"{server_now_ms(self.client) - int(for_s * 1000)}-1")
+
+    def works(self, kind: str) -> None:
+        now_ms = server_now_ms(self.client)
+        fields = {"kind": kind, "pid": 1, "seen_at_ms": now_ms, "progress_at_ms": now_ms}
+        self.client.hset(KEYS.worker(f"{kind}-host-1"), mapping=fields)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running() as one:
+        yield one
+
+
+@pytest.fixture
+def on_call(real_server: Any, receiver: Receiver) -> Iterator[OnCall]:
+    made = OnCall(real_server.admin, receiver)
+    yield made
+    made.delivery.http.close()
+
+
+def test_a_total_outage_wakes_somebody_up_within_three_minutes(on_call: OnCall) -> None:
+    """Requests wait for a minute when the judge looks; at its next look it is sure."""
+    for kind in ("amn", "fallback", "shadow"):
+        on_call.works(kind)
+    on_call.minutes(5)
+    assert on_call.told() == {}
+    for key in on_call.client.scan_iter(match="*workers:*"):
+        on_call.client.delete(key)
+    on_call.waits(KEYS.requests, 61)
+    on_call.minutes(1)
+    assert on_call.told() == {}
+    on_call.minutes(1)
+    assert on_call.told() == {"no_worker": "critical"}
+    [call] = on_call.receiver.calls
+    assert "no amn worker lives, and the oldest of what waits for one is 6" in call.json["payload"]["summary"]
+    assert call.json["payload"]["custom_details"]["runbook"].endswith("docs/runbook.md#no_worker")
+
+
+def test_workers_that_hang_are_no_workers(on_call: OnCall) -> None:
+    on_call.works("amn")
+    on_call.client.hincrby(KEYS.worker("amn-host-1"), "progress_at_ms", -60_000)
+    on_call.waits(KEYS.high, 130)
+    on_call.minutes(2)
+    assert on_call.told() == {"no_worker": "critical", "backlog_age": "critical"}
+
+
+@pytest.mark.parametrize("stream", [KEYS.fallback, KEYS.secondary])
+def test_escalated_requests_that_wait_for_nobody_are_a_page(on_call: OnCall, stream: str) -> None:
+    on_call.works("amn")
+    on_call.waits(stream, 70)
+    on_call.minutes(2)
+    assert on_call.told() == {"no_worker": "critical"}
+
+
+def test_a_request_that_goes_from_worker_to_worker_is_a_page(on_call: OnCall) -> None:
+    on_call.works("amn")
+    on_call.waits(KEYS.requests, 130)
+    on_call.client.xgroup_create(KEYS.requests, GROUP, id="0")
+    on_call.client.xreadgroup(GROUP, "w", {KEYS.requests: ">"})
+    on_call.minutes(2)
+    assert on_call.told() == {"backlog_age": "critical"}
+
+
+def test_an_idle_night_a_first_start_and_a_restart_wake_nobody(on_call: OnCall) -> None:
+    on_call.minutes(5)  # the first start: no worker yet, and no request
+    on_call.works("amn")
+    on_call.client.hset(KEYS.stats, mapping={"accepted:normal": 5, "answered": 5})
+    on_call.minutes(120)
+    on_call.client.delete(KEYS.worker("amn-host-1"))  # between two workers, with something waiting
+    on_call.waits(KEYS.requests, 5)
+    on_call.minutes(1)
+    on_call.client.delete(KEYS.requests)
+    on_call.client.hset(KEYS.stats, "cancelled", 0)
+    on_call.works("amn")
+    on_call.minutes(60)
+    assert on_call.told() == {}
+
+
+def test_a_planned_drain_without_traffic_is_a_ticket_at_most(on_call: OnCall) -> None:
+    on_call.client.hset(KEYS.stats, mapping={"accepted:normal": 5, "answered": 5})
+    on_call.minutes(9)
+    assert on_call.told() == {}
+    on_call.minutes(2)
+    assert on_call.told() == {"no_worker": "warning"}
+
+
+def test_work_for_which_nobody_waits_may_wait_for_an_hour(on_call: OnCall) -> None:
+    on_call.works("amn")
+    on_call.waits(KEYS.low, 3_500)
+    on_call.minutes(5)
+    assert on_call.told() == {}
+    on_call.client.delete(KEYS.low)
+    on_call.waits(KEYS.low, 3_700)
+    on_call.minutes(2)
+    assert on_call.told() == {"backlog_age": "warning"}
+
+
+def test_a_full_queue_and_its_refusals_are_pages(
+    on_call: OnCall, real_server: Any, contexts: Callable[..., NDArray[np.float32]]
+) -> None:
+    on_call.works("amn")
+    on_call.minutes(6)
+    with Producer(settings=ProducerSettings(url=real_server.url, entries_max=10, retry_ms=0)) as producer:
+        for _ in range(12):
+            with pytest.raises(QueueFull):
+                producer.submit_many(contexts(20))
+    on_call.minutes(1)
+    assert on_call.told() == {"refused": "critical"}
+
+
+def test_a_queue_near_its_limits_is_a_page(on_call: OnCall) -> None:
+    on_call.works("amn")
+    on_call.client.xadd(KEYS.requests, {"request": b"x"})
+    on_call.client.set(KEYS.requests_bytes, int(0.85 * 2 * 1024**3))
+    on_call.minutes(2)
+    assert on_call.told() == {"backlog_size": "critical"}
+
+
+@pytest.mark.parametrize(("deaths", "severity"), [(5, "warning"), (20, "critical")])
+def test_workers_that_die_again_and_again_are_told(on_call: OnCall, deaths: int, severity: str) -> None:
+    on_call.works("amn")
+    on_call.minutes(6)
+    on_call.client.hincrby(KEYS.stats, "worker_died:amn", deaths)
+    on_call.minutes(1)
+    assert on_call.told() == {"crash_loop": severity}
+
+
+@pytest.mark.parametrize(("letters", "severity"), [(21, "warning"), (600, "critical")])
+def test_dead_letters_that_grow_are_told(on_call: OnCall, letters: int, severity: str) -> None:
+    on_call.works("amn")
+    on_call.minutes(6)
+    on_call.client.hset(KEYS.stats, mapping={"accepted:normal": letters, "dead": letters})
+    on_call.minutes(1)
+    assert on_call.told() == {"dead_letters": severity}
+
+
+def test_requests_that_vanish_are_told(
+    on_call: OnCall, real_server: Any, contexts: Callable[..., NDArray[np.float32]]
+) -> None:
+    on_call.works("amn")
+    on_call.minutes(6)
+    with Producer(settings=ProducerSettings(url=real_server.url)) as producer:
+        producer.submit_many(contexts(3))
+        on_call.minutes(6)
+        assert on_call.told() == {}  # they wait
+        on_call.client.xtrim(KEYS.requests, maxlen=0, approximate=False)
+        on_call.minutes(2)
+    assert on_call.told() == {"unanswered": "warning"}
+    assert "3 requests" in on_call.receiver.calls[0].json["payload"]["summary"]
+
+
+def test_memory_near_its_limit_is_a_page(make_server: Any, receiver: Receiver) -> None:
+    client = make_server().client()
+    on_call = OnCall(client, receiver)
+    on_call.works("amn")
+    client.set("ballast", bytes(64 * 1024**2))  # six in a hundred are left for the judge to write in
+    on_call.minutes(1)
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.94))
+    on_call.minutes(3)
+    assert on_call.told()["server_memory"] == "critical"
+    on_call.delivery.http.close()
+
+
+def test_a_server_that_cannot_write_its_files_is_a_page(
+    make_server: Any, receiver: Receiver, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    client = make_server(arguments=("--dir", str(folder))).client()
+    on_call = OnCall(client, receiver)
+    on_call.works("amn")
+    shutil.rmtree(folder)
+    client.bgsave()
+    give_up_at_s = time.monotonic() + 10
+    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.05)
+    on_call.minutes(2)
+    assert on_call.told() == {"persistence_failed": "critical"}
+    on_call.delivery.http.close()
