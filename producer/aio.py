@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
-from producer.connection import connect_async, driver_errors, script_text
+from producer.connection import connect_async, driver_errors, let_go, script_text
 from producer.errors import (
     AuthenticationFailed,
     Cancelled,
@@ -18,9 +18,10 @@ from producer.errors import (
 )
 from producer.funnel import Funnel
 from producer.handle import AsyncBatchHandle, AsyncHandle
-from producer.inflight import Pending
 from producer.link import Script
 from producer.messages import BatchReply, Reply
+from producer.outbox import checked_statuses
+from producer.pending import Pending
 from producer.pump import pumped_async
 from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
@@ -33,7 +34,9 @@ _T = TypeVar("_T")
 
 
 class AsyncProducer:
-    """Pushes contexts into the queue and receives the answers, in one event loop.
+    """Pushes contexts into the queue and receives the answers, in one event loop: that of its first use.
+
+    In another one, as in a forked process, it refuses at once; make one in each.
 
     Thousands of tasks share one connection for commands and one for replies: requests that are
     submitted while a round trip is under way go out together in the next.
@@ -53,6 +56,7 @@ class AsyncProducer:
         self._start_lock = asyncio.Lock()
         self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the first one that it was used in
 
     @property
     def settings(self) -> ProducerSettings:
@@ -85,11 +89,9 @@ class AsyncProducer:
 
     async def start(self) -> None:
         """As `Producer.start`."""
-        self._session.check_process()
+        self._check_open()
         async with self._start_lock:
             self._check_open()
-            if self._reader.failed:
-                raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
                 asked_at_s = self._session.clock.asks()
                 with suppress(
@@ -101,9 +103,19 @@ class AsyncProducer:
                 self._reader.start()
 
     async def close(self) -> None:
-        """As `Producer.close`."""
-        if self._closed:
+        """As `Producer.close`. When its event loop has ended, only the connections are left to be dropped.
+
+        Raises:
+            ProducerClosed: Its event loop is another one, and still runs.
+        """
+        if self._closed or self._session.elsewhere:
             return
+        if self._loop is not None and self._loop.is_closed():
+            self._closed = True
+            self._reader.let_go()
+            let_go(self._commands)
+            return
+        self._check_loop()
         self._closed = True
         await self._reader.stop(self._commands)
         self._session.close("the producer was closed before the answer came")
@@ -180,7 +192,7 @@ class AsyncProducer:
         """As `Producer.cancel`."""
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
-        if not await self._call_twice(lambda: self._cancel(keys, arguments)):
+        if await self._call_twice(lambda: self._cancel(keys, arguments)) != 1:
             return False
         self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
         return True
@@ -200,8 +212,13 @@ class AsyncProducer:
 
     async def _call(self, command: Awaitable[_T]) -> _T:
         async with self._turns:
+            task = asyncio.current_task()
+            asked = task.cancelling() if task is not None else 0
             with driver_errors(self.settings.url):
-                return await command
+                answer = await command
+            if task is not None and task.cancelling() > asked:
+                raise asyncio.CancelledError  # the driver loses one that meets an answer
+            return answer
 
     async def _call_twice(self, command: Callable[[], Awaitable[Any]]) -> Any:
         self._check_open()
@@ -212,8 +229,18 @@ class AsyncProducer:
             return await self._call(command())
 
     def _check_open(self) -> None:
+        self._session.check_process()
         if self._closed:
             raise ProducerClosed("this producer is closed; make a new one")
+        self._check_loop()
+        if self._reader.failed:
+            raise ProducerClosed("this producer's reply reader was cancelled; make a new producer")
+
+    def _check_loop(self) -> None:
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise ProducerClosed("this producer was used in another event loop before; make one in each loop")
 
     async def _measure(self) -> None:
         if not self._session.clock.known:
@@ -235,7 +262,7 @@ class AsyncProducer:
 
     async def _send(self, batch: Sequence[Outgoing]) -> list[int]:
         keys, arguments = self._session.submit_call(batch)
-        return cast("list[int]", await self._call(self._submit(keys, arguments)))
+        return checked_statuses(await self._call(self._submit(keys, arguments)), len(batch))
 
     def _handle(self, item: Outgoing, pending: Pending) -> AsyncHandle:
         return AsyncHandle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from producer.connection import DRIVER_ERRORS, connect, script_text, translated
 from producer.errors import (
@@ -18,9 +18,10 @@ from producer.errors import (
     ServerUnavailable,
 )
 from producer.handle import BatchHandle, Handle
-from producer.inflight import Pending
 from producer.link import Link, Script
 from producer.messages import BatchReply, Reply
+from producer.outbox import checked_statuses
+from producer.pending import Pending
 from producer.pump import pumped
 from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
@@ -32,7 +33,8 @@ from producer.waiting import Waiting
 class Producer:
     """Pushes contexts into the queue and receives the answers.
 
-    Use it as a context manager. Threads may share one producer; a forked process needs its own.
+    Use it as a context manager. Threads may share one producer. A forked process needs its own: in a
+    child every call raises ProducerClosed, so does waiting for an answer, and leaving the block does nothing.
 
     Example:
         with Producer() as producer:
@@ -86,13 +88,11 @@ class Producer:
             ServerUnavailable, AuthenticationFailed: The server cannot be used.
             ProducerClosed: This producer was closed, or made before a fork.
         """
-        self._session.check_process()
-        if self._reader.reading and not self._closed:
+        self._check_open()
+        if self._reader.started:
             return
         with self._start_lock:
             self._check_open()
-            if self._reader.failed:
-                raise ProducerClosed("this producer's reply reader failed (see the log); make a new one")
             if not self._reader.started:
                 asked_at_s = self._session.clock.asks()
                 with suppress(
@@ -104,7 +104,12 @@ class Producer:
                 self._reader.start()
 
     def close(self) -> None:
-        """Stops reading; whoever still waits gets ProducerClosed. Idempotent."""
+        """Stops reading; whoever still waits gets ProducerClosed. Idempotent.
+
+        In the child of a fork there is nothing to close: its copies of the connections are gone already.
+        """
+        if self._session.elsewhere:
+            return
         with self._start_lock:
             if self._closed:
                 return
@@ -124,7 +129,9 @@ class Producer:
         Args:
             context: Shape (5, 768), unit-norm rows, oldest first.
             block: Wait, until the deadline (or, without one, the result timeout), for room when
-                the queue is full and for the server when it is away, instead of raising.
+                the queue is full and for the server when it is away, instead of raising. When for
+                most of `settings.seen_window_ms` it cannot be told whether the server has the request,
+                the handle tells in the end: by its answer, or by RequestLost.
             options: An `Options`; or give its fields as keyword arguments.
 
         Raises:
@@ -229,7 +236,7 @@ class Producer:
         """
         request_id = id_of(request)
         keys, arguments = self._session.cancel_call(request_id)
-        if not self._call_twice(lambda: self._cancel(keys, arguments)):
+        if self._call_twice(lambda: self._cancel(keys, arguments)) != 1:
             return False
         self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
         return True
@@ -274,6 +281,7 @@ class Producer:
             return self._call(command, *arguments)
 
     def _check_open(self) -> None:
+        self._session.check_process()
         if self._closed:
             raise ProducerClosed("this producer is closed; make a new one")
 
@@ -301,11 +309,16 @@ class Producer:
         if self._link_lock.acquire(blocking=False):
             try:
                 words = self._session.submit_words(batch)
-                return cast("list[int]", self._call_twice(self._link.run_words, self._submit_script, words))
+                found = self._call_twice(self._link.run_words, self._submit_script, words)
+                return checked_statuses(found, len(batch))
+            except ServerUnavailable:
+                self._link.close()  # what comes next on it may be the answer to this call
+                raise
             finally:
                 self._link_lock.release()
         # Another thread is using the link: take a connection of the pool.
-        return cast("list[int]", self._call(self._submit, *self._session.submit_call(batch)))
+        found = self._call(self._submit, *self._session.submit_call(batch))
+        return checked_statuses(found, len(batch))
 
     def _handle(self, item: Outgoing, pending: Pending) -> Handle:
         return Handle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)

@@ -16,6 +16,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
+from producer import forks
 from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
 from producer.errors import (
     AuthenticationFailed,
@@ -29,9 +30,11 @@ from producer.packing import Packer
 from producer.routes import (
     AsyncTcpConnection,
     AsyncTlsConnection,
+    AsyncUnixConnection,
     Elsewhere,
     TcpConnection,
     TlsConnection,
+    UnixConnection,
     cluster_route,
     failed_over,
     other_node,
@@ -50,6 +53,8 @@ _BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
 DRIVER_ERRORS = (driver.RedisError, OSError)
 #: What it raises when a connection breaks, or an answer does not come.
 LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
+#: What the driver, our routes and links say when a command was not even sent, or not run.
+_NOT_SENT = ("connecting to", "no node serves", "script is not loaded")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "The user executing the script can't", "ACL failure in script")
 #: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
 _BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
@@ -76,7 +81,7 @@ def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) 
             better how long a repeat is worth it, and logs it once.
     """
     retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    classes = (redis.UnixDomainSocketConnection, TcpConnection, TlsConnection)
+    classes = (UnixConnection, TcpConnection, TlsConnection)
     driver_options = _pool_options(settings, options(settings, block_ms), classes)
     return open_client({**driver_options, "retry": retry, "command_packer": Packer()})
 
@@ -84,7 +89,7 @@ def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) 
 def connect_async(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.asyncio.Redis:
     """The asyncio client of `connect`."""
     retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    classes = (redis.asyncio.UnixDomainSocketConnection, AsyncTcpConnection, AsyncTlsConnection)
+    classes = (AsyncUnixConnection, AsyncTcpConnection, AsyncTlsConnection)
     driver_options = _pool_options(settings, options(settings, block_ms), classes)
     return open_async_client({**driver_options, "retry": retry})
 
@@ -97,6 +102,13 @@ def open_client(pool_options: dict[str, Any]) -> redis.Redis:
 def open_async_client(pool_options: dict[str, Any]) -> redis.asyncio.Redis:
     """The driver's asyncio client."""
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**pool_options))
+
+
+def let_go(client: redis.asyncio.Redis) -> None:
+    """Drops a client's connections without a word, and without its event loop, which has ended."""
+    pool: Any = client.connection_pool
+    # The driver has no public name for them; where it calls them otherwise, they are left to be collected.
+    forks.let_go([*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())])
 
 
 def _pool_options(
@@ -177,10 +189,12 @@ def translated(error: Exception, url: str) -> QueueError:
     if isinstance(error, driver.InvalidResponse):
         return ServerError(f"what listens at {where} does not speak the Redis protocol; is it a TLS port?")
     if isinstance(error, LOST):
-        return ServerUnavailable(
+        lost = ServerUnavailable(
             f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
             + _hint(url, text)
         )
+        lost.maybe_done = not any(words in text for words in _NOT_SENT)
+        return lost
     return ServerError(f"the server at {where} answered {text!r}")
 
 

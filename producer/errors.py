@@ -18,6 +18,7 @@ QueueError
 ├── Cancelled                 cancelled
 ├── InferenceFailed           inference_failed      the worker could not answer
 ├── DeadLettered              dead_lettered         given up after too many deliveries
+├── RequestLost               request_lost          retryable; the server lost it, or its answer
 ├── ResultTimeout             result_timeout        the caller stopped waiting; the answer may still come
 ├── ProducerClosed            producer_closed
 └── ServerError
@@ -170,8 +171,18 @@ class ResultTimeout(QueueError):
     retryable = True
 
 
+class RequestLost(QueueError):
+    """The server has neither the request nor an answer to it.
+
+    It was flushed, or failed over without its last writes, or dropped an answer that nobody read in time.
+    """
+
+    code = "request_lost"
+    retryable = True
+
+
 class ProducerClosed(QueueError):
-    """The producer was closed while, or before, the call ran."""
+    """The producer was closed while, or before, the call ran; or it is another process's or event loop's."""
 
     code = "producer_closed"
 
@@ -183,10 +194,15 @@ class ServerError(QueueError):
 
 
 class ServerUnavailable(ServerError):
-    """The server cannot be reached, is loading, or failed over."""
+    """The server cannot be reached, is loading, or failed over.
+
+    Attributes:
+        maybe_done: Whether the server may have carried the command out.
+    """
 
     code = "server_unavailable"
     retryable = True
+    maybe_done = False
 
 
 class ServerOutOfMemory(ServerError):

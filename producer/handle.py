@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from numbers import Real
 from typing import Any, cast
 
-from producer.errors import InvalidRequest, ResultTimeout
-from producer.inflight import Pending
+from producer.errors import InvalidRequest, ProducerClosed, ResultTimeout
 from producer.messages import BatchReply, Reply
+from producer.pending import Pending
 from producer.waiting import Waiting
 
 #: Added to a deadline when the caller waits for the named failure of a late request.
@@ -142,6 +142,8 @@ class _Awaited(BaseHandle):
     async def _wait(self, future: Any, timeout_ms: float | None) -> Any:
         waiter, limit_ms = cast("asyncio.Future[Any]", future), self._limit_ms(timeout_ms)
         if not waiter.done():
+            if waiter.get_loop() is not asyncio.get_running_loop():
+                raise ProducerClosed(f"request {self.id} was sent in another event loop; wait for it there")
             # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
             await asyncio.wait((waiter,), timeout=limit_ms / 1000)
         if not waiter.done():

@@ -6,12 +6,22 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from producer import wire
-from producer.errors import Cancelled, DuplicateRequest, QueueError, QueueFull, ResultTimeout, error_from_code
+from producer.errors import (
+    Cancelled,
+    DuplicateRequest,
+    ProducerClosed,
+    QueueError,
+    QueueFull,
+    ResultTimeout,
+    WireError,
+    error_from_code,
+)
 from producer.messages import Answer, Failure
+from producer.pending import FutureLike, Pending
 from producer.requests import Outgoing
 
 #: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.
@@ -20,85 +30,13 @@ REMEMBERED_MAX = 65_536
 KEPT_MAX = 1_024
 #: A request this long past its deadline was lost by the server: workers end late ones when they read them.
 LOST_S = 30.0
-#: How often lost ones are looked for.
-SWEEP_S = 5.0
+#: A request that waits for longer is asked for (producer/losses.py).
+OVERDUE_S = 5.0
+#: How often both are looked for.
+SWEEP_S = 2.0
+FORKED = "this producer was made before a fork; make one in each process"
 #: Ends that a repeat of the submit does not take back.
 _FINAL = (Cancelled, DuplicateRequest)
-
-
-class FutureLike(Protocol):
-    """What `concurrent.futures.Future` and `asyncio.Future` have in common."""
-
-    def done(self) -> bool:
-        """Whether it has its outcome."""
-        ...
-
-    def exception(self) -> BaseException | None:
-        """The error, of one that is done."""
-        ...
-
-    def set_result(self, result: Any, /) -> None:
-        """Gives it a reply."""
-        ...
-
-    def set_exception(self, exception: Any, /) -> None:
-        """Gives it an error."""
-        ...
-
-
-class Pending:
-    """One request in flight: a future for the first answer and one for the final answer.
-
-    They are the same future unless a provisional answer was asked for.
-    """
-
-    __slots__ = (
-        "count",
-        "final",
-        "first",
-        "first_latency_ms",
-        "id",
-        "latency_ms",
-        "lost_at_s",
-        "named",
-        "sample_key",
-        "started_at_s",
-    )
-
-    def __init__(
-        self, outgoing: Outgoing, make_future: Callable[[], FutureLike], lost_at_s: float = math.inf
-    ) -> None:
-        self.lost_at_s = lost_at_s
-        self.id = outgoing.id
-        self.count = outgoing.count
-        self.named = outgoing.named
-        self.sample_key = outgoing.sample_key
-        self.final = make_future()
-        self.first = make_future() if outgoing.provisional else self.final
-        self.started_at_s = time.perf_counter()
-        self.first_latency_ms: float | None = None
-        self.latency_ms: float | None = None
-
-    def settle(self, outcome: Answer | QueueError) -> None:
-        """Resolves the futures that this outcome answers."""
-        waited_ms = (time.perf_counter() - self.started_at_s) * 1000
-        if self.first_latency_ms is None:
-            self.first_latency_ms = waited_ms
-        _resolve(self.first, outcome)
-        if isinstance(outcome, QueueError) or not outcome.provisional:
-            self.latency_ms = waited_ms
-            _resolve(self.final, outcome)
-
-
-def _resolve(future: FutureLike, outcome: Answer | QueueError) -> None:
-    if future.done():
-        return
-    if not isinstance(outcome, QueueError):
-        future.set_result(outcome)
-    else:
-        future.set_exception(outcome)
-        # Looked at once, so that asyncio does not complain of a handle that nobody awaits.
-        future.exception()
 
 
 class Inflight:
@@ -107,7 +45,8 @@ class Inflight:
     Attributes:
         stray: Final replies whose request is not pending: a second answer, or one that came after
             the producer gave the request up. A healthy system shows 0.
-        swept: Requests that ended here because no answer came long after their deadline.
+        swept: Requests that ended here because no answer came, or will come.
+        overdue: Requests that got in and wait for long, as of the last sweep.
     """
 
     def __init__(
@@ -125,6 +64,7 @@ class Inflight:
         self._sweep_at_s = clock_s() + SWEEP_S
         self._lock = threading.Lock()
         self._closed: Callable[[str], QueueError] | None = None
+        self.overdue: list[Pending] = []
         self.stray = self.swept = 0
 
     def __len__(self) -> int:
@@ -193,15 +133,18 @@ class Inflight:
         """Takes one reply's bytes and settles the request that it answers.
 
         Raises:
-            WireError: Bytes that no worker of this version sends.
+            WireError: Bytes that no worker of this version sends, or not to this request.
         """
         message = wire.decode_reply(payload)
-        if not isinstance(message, Failure) and message.provisional:
-            # One that the final answer has overtaken is dropped: that is no second answer.
-            early = self._pending.get(message.id)
-            if early is not None:
-                early.settle(message)
-            return
+        if not isinstance(message, Failure):
+            waits = self._pending.get(message.id)
+            if waits is not None and not waits.fits(message):
+                raise WireError(f"request {message.id} got an answer to another number of contexts")
+            if message.provisional:
+                # One that the final answer has overtaken is dropped: that is no second answer.
+                if waits is not None:
+                    waits.settle(message)
+                return
         with self._lock:
             pending = self._take(message.id)
             if pending is None:
@@ -215,18 +158,32 @@ class Inflight:
         if pending is not None:
             pending.settle(outcome_of(message))
 
-    def sweep(self) -> None:
-        """Ends what was lost by a failover or a flush, so that its slot is free and nobody waits on.
+    def got_in(self, pending: Iterable[Pending]) -> None:
+        """Notes that the server has them: from now on they can be lost."""
+        now_s = self._clock_s()
+        for one in pending:
+            one.got_in_at_s = now_s
 
-        Only what has a deadline: without one, nothing tells a lost request from one that waits.
-        The reply readers call this again and again; it looks every `SWEEP_S`.
+    def sweep(self) -> bool:
+        """Ends what is long past its deadline, and notes what is overdue; returns whether it looked.
+
+        The reply readers call this again and again; it looks every `SWEEP_S`. Who has a deadline is told
+        also when the server stays away; other losses are found by asking it.
         """
         now_s = self._clock_s()
         if now_s < self._sweep_at_s:
-            return
+            return False
         self._sweep_at_s = now_s + SWEEP_S
         with self._lock:
-            lost = [pending for pending in self._pending.values() if pending.lost_at_s <= now_s]
+            waiting = list(self._pending.values())
+        self.overdue = [one for one in waiting if one.got_in_at_s + OVERDUE_S <= now_s]
+        self.give_up([one for one in waiting if one.lost_at_s <= now_s], _too_late)
+        return True
+
+    def give_up(self, lost: Iterable[Pending], make_error: Callable[[str], QueueError]) -> None:
+        """Ends requests to which no answer will come, so that their slots are free and nobody waits on."""
+        with self._lock:
+            lost = [one for one in lost if self._pending.get(one.id) is one]
             for pending in lost:
                 self._take(pending.id)
                 _remember(self._late, pending.id, None, REMEMBERED_MAX)
@@ -234,12 +191,7 @@ class Inflight:
                     _remember(self._given_up, pending.id, None, KEPT_MAX)
         self.swept += len(lost)
         for pending in lost:
-            pending.settle(
-                ResultTimeout(
-                    f"no answer to request {pending.id} came within {LOST_S:g} s of its deadline; the server "
-                    "may have lost it (a failover, a flush): send it again"
-                )
-            )
+            pending.settle(make_error(pending.id))
 
     def _take(self, request_id: str) -> Pending | None:
         pending = self._pending.pop(request_id, None)
@@ -254,6 +206,18 @@ class Inflight:
             left, self._pending, self._contexts = list(self._pending.values()), {}, 0
         for pending in left:
             pending.settle(make_error(pending.id))
+
+    def forked(self) -> None:
+        """In the child of a fork: as `close`; another thread may have held the lock."""
+        self._lock = threading.Lock()
+        self.close(lambda request_id: ProducerClosed(f"request {request_id}: {FORKED}"))
+
+
+def _too_late(request_id: str) -> ResultTimeout:
+    return ResultTimeout(
+        f"no answer to request {request_id} came within {LOST_S:g} s of its deadline; the server "
+        "may have lost it (a failover, a flush): send it again"
+    )
 
 
 def _remember(table: OrderedDict[str, Any], request_id: str, value: object, limit: int) -> None:

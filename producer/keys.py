@@ -21,6 +21,8 @@ script may touch several of them. For the queue `main`:
                                           request, or "<client id> <call> cancelled"; expires after
                                           the window
     amn:{main}:stats             hash     counters since the first request
+    amn:{main}:standing          hash     where the streams stood a moment ago: by place "<first id>
+                                          <last id>", and `turn`; expires
     amn:{main}:drift:minute:<m>  hash     integer sums of the shadow worker, expires
     amn:{main}:drift:half:<key>  hash     a prediction or truth that waits for its other half, or the
                                           mark that both met; expires
@@ -90,6 +92,7 @@ class Keys:
     truths: str = field(init=False)
     dead: str = field(init=False)
     stats: str = field(init=False)
+    standing: str = field(init=False)
     replies_prefix: str = field(init=False)
     seen_prefix: str = field(init=False)
     workers_prefix: str = field(init=False)
@@ -153,6 +156,7 @@ _SUFFIXES = {
     "truths": "truths",
     "dead": "dead",
     "stats": "stats",
+    "standing": "standing",
     "replies_prefix": "replies:",
     "seen_prefix": "seen:",
     "workers_prefix": "workers:",

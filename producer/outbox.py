@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from producer.errors import (
     DuplicateRequest,
@@ -12,12 +13,14 @@ from producer.errors import (
     QueueError,
     QueueFull,
     ServerError,
+    ServerUnavailable,
     StreamUnusable,
 )
-from producer.inflight import FutureLike, Inflight, Pending
+from producer.inflight import Inflight
 from producer.keys import Keys
 from producer.outage import Backoff, Outage
-from producer.requests import Outgoing, now_ms
+from producer.pending import FutureLike, Pending
+from producer.requests import Outgoing
 from producer.settings import ProducerSettings
 
 #: Requests in one call of submit.lua; a script holds up every other client while it runs.
@@ -71,7 +74,9 @@ class Delivery:
         self._outage = outage
         self._backoff = Backoff()
         self._refusal: QueueFull | None = None
-        self._began_at_ms = now_ms()
+        self._tried_at_s = 0.0
+        self._unsure_since_s: float | None = None
+        self._began_at_s = time.monotonic()
         self.pending: list[Pending] = []
 
     def __enter__(self) -> Self:
@@ -98,7 +103,7 @@ class Delivery:
 
     def batch(self) -> list[Outgoing]:
         """Registers and returns what to send next; empty when there is nothing, or no room here."""
-        self._sent, self._refusal = [], None
+        self._sent, self._refusal, self._tried_at_s = [], None, time.monotonic()
         index, left_bytes = self._next, SEND_BYTES_MAX
         while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX and left_bytes > 0:
             if index == len(self.pending):
@@ -126,8 +131,11 @@ class Delivery:
         """
         self._outage.over()
         self._backoff.reset()
+        self._unsure_since_s = None
         refused = False
-        for index, status in zip(self._sent, statuses, strict=True):
+        pairs = list(zip(self._sent, statuses, strict=True))
+        self._inflight.got_in(self.pending[index] for index, status in pairs if status > 0)
+        for index, status in pairs:
             if status < 0:
                 refused = True
                 continue
@@ -145,7 +153,8 @@ class Delivery:
     def failed(self, error: ServerError) -> float:
         """Takes a failure to send the last batch; the server may or may not have it.
 
-        A repeat is safe: the server knows this client's requests by their ids.
+        A repeat is safe: the server knows this client's requests by their ids, for a while. After that,
+        what may have arrived counts as accepted: its answer comes, or it is found to be lost.
 
         Returns:
             How long to wait before the same batch is sent again, in milliseconds.
@@ -155,12 +164,27 @@ class Delivery:
         """
         self._outage.failed(error)
         pause_ms = self._backoff.next_ms()
+        if getattr(error, "maybe_done", False) and self._unsure_since_s is None:
+            self._unsure_since_s = self._tried_at_s
+        if self._block and self._is_forgotten():
+            self._inflight.got_in(self.pending[index] for index in self._sent)
+            self._landed.update(self._sent)
+            self._advance()
+            return 0.0
         left_ms = self._left_ms()
         if not self._block:
             left_ms = min(left_ms, self._settings.retry_ms - self._backoff.lasts_ms)
         if not error.retryable or left_ms <= 0:
             raise error
         return min(pause_ms, left_ms)
+
+    def _is_forgotten(self) -> bool:
+        """Whether a repeat could arrive after the server forgot the ids, and run a second time."""
+        if self._unsure_since_s is None:
+            return False
+        window_ms = self._settings.seen_window_ms
+        margin_ms = min(2 * self._settings.command_timeout_ms, window_ms / 2)
+        return (time.monotonic() - self._unsure_since_s) * 1000 > window_ms - margin_ms
 
     def _register(self, index: int, item: Outgoing) -> None:
         pending, new = self._inflight.add(item, self._make_future)
@@ -186,10 +210,11 @@ class Delivery:
         return min(_FULL_PAUSE_MS, left_ms)
 
     def _left_ms(self) -> float:
-        """Until the first deadline or, without any, the result timeout."""
+        """Until the first deadline or, without any, the result timeout; whatever the wall clock does."""
         waiting = (self._outgoing[i] for i in range(self._next, len(self._outgoing)) if i not in self._landed)
-        deadlines = [item.expires_at_ms for item in waiting if item.expires_at_ms]
-        return min(deadlines, default=self._began_at_ms + self._settings.result_timeout_ms) - now_ms()
+        deadlines = [item.deadline_ms for item in waiting if item.deadline_ms]
+        limit_ms = min(deadlines, default=self._settings.result_timeout_ms)
+        return limit_ms - (time.monotonic() - self._began_at_s) * 1000
 
     def _unusable(self) -> StreamUnusable:
         return StreamUnusable(
@@ -205,6 +230,19 @@ class Delivery:
             "retry later, add workers, or submit with block=True",
             retry_after_ms=100,
         )
+
+
+def checked_statuses(found: Any, count: int) -> list[int]:
+    """What submit.lua said of `count` requests.
+
+    Raises:
+        ServerUnavailable: It is the answer to something else; a repeat on a new connection is safe.
+    """
+    if isinstance(found, list) and len(found) == count and all(type(status) is int for status in found):
+        return found
+    error = ServerUnavailable("the server's answers came out of step; the connection is opened anew")
+    error.maybe_done = True
+    raise error
 
 
 def _duplicate(request_id: str, who: str) -> DuplicateRequest:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from typing import Any
 
 import redis
 
-from producer.connection import DRIVER_ERRORS, connect, connect_async, driver_errors, translated
+from producer.connection import DRIVER_ERRORS, connect, connect_async, driver_errors, let_go, translated
 from producer.errors import ServerError
 from producer.keys import WAKE
 from producer.link import Link
@@ -18,20 +17,14 @@ from producer.outage import Backoff, Outage
 from producer.replies import BLOCK_MS
 from producer.session import Session
 
-_LOG = logging.getLogger("amn.producer")
 _CANCEL_AGAIN_S = 0.05
-_BROKEN = "the reply reader failed, see the log"
+_CANCELLED = "its reply reader was cancelled, as all tasks of this event loop were"
 
 
 class ReplyThread:
-    """Feeds a session's cursor from a daemon thread, through any outage, until `stop`.
-
-    Attributes:
-        failed: Whether the thread ended by a bug; those who waited were told.
-    """
+    """Feeds a session's cursor from a daemon thread, through any outage, until `stop`."""
 
     def __init__(self, session: Session) -> None:
-        self.failed = False
         self._session = session
         self._client = connect(session.settings, block_ms=BLOCK_MS)
         self._link = Link(self._client)
@@ -42,11 +35,6 @@ class ReplyThread:
     def started(self) -> bool:
         """Whether `start` was called."""
         return self._thread.ident is not None
-
-    @property
-    def reading(self) -> bool:
-        """Whether it was started, and has not failed."""
-        return self.started and not self.failed
 
     def start(self) -> None:
         """Begins to read."""
@@ -75,35 +63,31 @@ class ReplyThread:
             pipe.execute()
 
     def _run(self) -> None:
-        cursor, backoff, outage = self._session.cursor, Backoff(), Outage("reply_reader")
-        try:
-            while not self._stopping.is_set():
-                try:
-                    found = self._round_trip()
-                except ServerError as error:
-                    outage.failed(error)
-                    self._stopping.wait(backoff.next_ms() / 1000)
-                    continue
-                outage.over()
-                backoff.reset()
-                cursor.take(found)
-        except Exception:
-            _LOG.exception("reply_reader_failed")
-            self.failed = True
-            self._session.close(_BROKEN)
+        watch = _Watch(self._session)
+        while not self._stopping.is_set():
+            try:
+                self._session.cursor.take(self._round_trip())
+                watch.over()
+            except Exception as error:
+                self._link.close()
+                self._stopping.wait(watch.failed(error))
 
-    def _round_trip(self) -> Any:
+    def _round_trip(self) -> list[Any]:
         clock = self._session.clock
-        try:
-            if clock.due:
-                clock.measured(clock.asks(), self._link.each([("TIME",)])[0])
-            return self._link.together(self._session.cursor.commands())
-        except DRIVER_ERRORS as error:
-            raise translated(error, self._session.settings.url) from error
+        if clock.due:
+            clock.measured(clock.asks(), self._link.each([("TIME",)])[0])
+        answers = self._link.each(self._session.cursor.commands())
+        if isinstance(answers[-1], Exception):
+            raise answers[-1]
+        return answers
 
 
 class ReplyTask:
-    """The same as a task of the running event loop."""
+    """The same as a task of the running event loop.
+
+    Attributes:
+        failed: Whether the task was cancelled, and not by `stop`; those who waited were told.
+    """
 
     def __init__(self, session: Session) -> None:
         self.failed = False
@@ -133,34 +117,58 @@ class ReplyTask:
                 await commands.delete(self._session.cursor.stream)
         await self._client.aclose()
 
-    async def _run(self) -> None:
-        cursor, backoff, outage = self._session.cursor, Backoff(), Outage("reply_reader")
-        try:
-            while not self._stopping:
-                try:
-                    found = await self._round_trip()
-                except ServerError as error:
-                    outage.failed(error)
-                    await asyncio.sleep(backoff.next_ms() / 1000)
-                    continue
-                outage.over()
-                backoff.reset()
-                cursor.take(found)
-        except Exception:
-            _LOG.exception("reply_reader_failed")
-            self.failed = True
-            self._session.close(_BROKEN)
+    def let_go(self) -> None:
+        """Drops the connections of an event loop that has ended."""
+        let_go(self._client)
 
-    async def _round_trip(self) -> Any:
+    async def _run(self) -> None:
+        watch, task = _Watch(self._session), asyncio.current_task()
+        try:
+            # The driver loses a cancellation that meets a reply: the loop would wait for this task for ever.
+            while task is not None and not task.cancelling():
+                try:
+                    self._session.cursor.take(await self._round_trip())
+                    watch.over()
+                except Exception as error:
+                    await self._client.connection_pool.disconnect()
+                    await asyncio.sleep(watch.failed(error))
+        finally:
+            if not self._stopping:
+                self.failed = True
+                self._session.close(_CANCELLED)
+
+    async def _round_trip(self) -> list[Any]:
         clock = self._session.clock
-        with driver_errors(self._session.settings.url):
-            if clock.due:
-                asked_at_s = clock.asks()
-                async with self._client.pipeline(transaction=False) as pipe:
-                    pipe.execute_command("TIME")
-                    [answer] = await pipe.execute(raise_on_error=False)
-                clock.measured(asked_at_s, answer)
+        if clock.due:
+            asked_at_s = clock.asks()
             async with self._client.pipeline(transaction=False) as pipe:
-                for command in self._session.cursor.commands():
-                    pipe.execute_command(*command)
-                return (await pipe.execute())[-1]
+                pipe.execute_command("TIME")
+                [answer] = await pipe.execute(raise_on_error=False)
+            clock.measured(asked_at_s, answer)
+        async with self._client.pipeline(transaction=False) as pipe:
+            for command in self._session.cursor.commands():
+                pipe.execute_command(*command)
+            answers = await pipe.execute(raise_on_error=False)
+        if isinstance(answers[-1], Exception):
+            raise answers[-1]
+        return answers
+
+
+class _Watch:
+    """What both readers do when a round trip fails: they never end while somebody waits."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._backoff, self._outage = Backoff(), Outage("reply_reader")
+
+    def over(self) -> None:
+        """Notes a success."""
+        self._outage.over()
+        self._backoff.reset()
+
+    def failed(self, error: Exception) -> float:
+        """Notes a failure, whatever it was; returns the seconds to wait before the next try."""
+        self._session.cursor.failed(error)
+        driver = isinstance(error, DRIVER_ERRORS)
+        self._outage.failed(translated(error, self._session.settings.url) if driver else error)
+        return self._backoff.next_ms() / 1000

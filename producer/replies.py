@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
-from producer.errors import WireError
+from producer.errors import ServerUnavailable, WireError
 from producer.inflight import Inflight
-from producer.keys import REPLY
+from producer.keys import REPLY, Keys
+from producer.losses import Losses
 
 _LOG = logging.getLogger("amn.producer")
 #: Replies taken in one read.
@@ -16,53 +18,115 @@ READ_COUNT = 512
 BLOCK_MS = 500
 #: Read replies that may lie in the stream: its trimming is an answer to wait for, and to take, too.
 TRIM_BYTES = 32 * 1024
+_BEGINNING = "0-0"
 
 
 class ReplyCursor:
-    """Reads one client's reply stream, each entry once, through any number of reconnects."""
+    """Reads one client's reply stream, each entry once, through any number of reconnects.
 
-    def __init__(self, stream: str, inflight: Inflight) -> None:
-        self.stream = stream
+    Attributes:
+        stream: Its key.
+        odd: Replies that could not be taken for what they are; each was skipped.
+    """
+
+    def __init__(self, keys: Keys, client: str, inflight: Inflight) -> None:
+        self.stream = keys.replies(client)
+        self.odd = 0
+        self._standing = keys.standing
         self._inflight = inflight
-        self._last = "0-0"
+        self._losses = Losses(inflight)
+        self._last = _BEGINNING
+        #: What was read and is in the stream still, as far as we know; and of it, what is being trimmed.
+        self._taken: set[bytes] = set()
+        self._trimmed: set[bytes] = set()
         self._read_bytes = 0
-        self._idle = False
+        self._idle = self._asked = self._over = self._foreign = False
 
     def commands(self) -> list[tuple[str | int, ...]]:
         """One round trip: blocks for more, now and then after a trim of what was read.
 
-        The last one's answer counts. A trim is due when much was read, and when nothing more came.
-        Asked for again and again, also while the server is away: the time to look for lost requests.
+        A trim is due when much was read, and when nothing more came. Asked for again and again, also
+        while the server is away: the time to look for lost requests.
         """
-        self._inflight.sweep()
+        self._asked = self._inflight.sweep() and bool(self._inflight.overdue)
+        commands: list[tuple[str | int, ...]] = [("HGETALL", self._standing)] if self._asked else []
+        if self._foreign:  # something else lies where our answers should: none could be put there
+            commands.append(("DEL", self.stream))
+        if self._read_bytes >= TRIM_BYTES or (self._idle and self._read_bytes):
+            self._read_bytes = 0
+            self._trimmed, self._taken = self._taken, set()
+            commands.append(("XTRIM", self.stream, "MINID", "=", _after(self._last)))
         read = ("XREAD", "COUNT", READ_COUNT, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
-        if self._read_bytes < TRIM_BYTES and not (self._idle and self._read_bytes):
-            return [read]
-        self._read_bytes = 0
-        return [("XTRIM", self.stream, "MINID", "=", _after(self._last)), read]
+        return [*commands, read]
 
-    def take(self, found: Any) -> None:
-        """Settles the requests that these entries answer, and moves on."""
-        self._idle = not found
-        if not found:
-            return
-        for entry_id, fields in found[0][1]:
+    def take(self, answers: Sequence[Any]) -> None:
+        """Settles the requests that the last answer's entries answer, and moves on.
+
+        Raises:
+            ServerUnavailable: These are not the answers to what was asked; open a new connection.
+        """
+        rows = self._rows(answers[-1])
+        self._idle, self._foreign, self._trimmed = not rows, False, set()
+        for entry_id, fields in rows:
             self._last = entry_id.decode()
-            # The asyncio driver gives a map, a link the server's own list of names and values.
-            payload = fields.get(REPLY) if isinstance(fields, dict) else _value(fields)
-            if payload is None:  # the wake-up call of `close`
-                continue
-            self._read_bytes += len(payload)
-            try:
-                self._inflight.on_reply(payload)
-            except WireError as error:
-                _LOG.error("reply_undecodable: %s", error)
+            if entry_id not in self._taken:
+                self._taken.add(entry_id)
+                self._take_one(fields)
+        if self._asked and self._losses.look(answers[0]) and not self._over:
+            # The whole stream is the proof: a server whose clock went back may have put some before `_last`.
+            self._over, self._last = True, _BEGINNING
+        elif self._over and len(rows) < READ_COUNT:
+            self._over = False
+            self._losses.judge()
+
+    def failed(self, error: Exception) -> None:
+        """Notes that a round trip failed."""
+        self._foreign = "WRONGTYPE" in str(error)
+        self._taken |= self._trimmed
+        self._losses.restart()
+
+    def _rows(self, found: Any) -> list[tuple[bytes, Any]]:
+        if not found:
+            return []
+        try:
+            [[stream, rows]] = found
+            first = rows[0][0].decode()
+        except (TypeError, ValueError, IndexError, AttributeError):
+            stream = first = ""
+        if stream != self.stream.encode() or not _is_later(first, self._last):
+            raise ServerUnavailable("the server's answers came out of step; the connection is opened anew")
+        return rows  # type: ignore[no-any-return]
+
+    def _take_one(self, fields: Any) -> None:
+        # The asyncio driver gives a map, a link the server's own list of names and values.
+        payload = fields.get(REPLY) if isinstance(fields, dict) else _value(fields)
+        if payload is None:  # the wake-up call of `close`
+            return
+        self._read_bytes += len(payload)
+        try:
+            self._inflight.on_reply(payload)
+        except Exception as error:  # one that we cannot take must not keep the others from those who wait
+            self.odd += 1
+            what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
+            _LOG.error("%s: %s: %s", what, type(error).__name__, error)
 
 
 def _value(flat: list[bytes]) -> bytes | None:
     return flat[1] if flat[0] == REPLY else None
 
 
-def _after(entry_id: str) -> str:
+def _order(entry_id: str) -> tuple[int, int]:
     milliseconds, _, sequence = entry_id.partition("-")
-    return f"{milliseconds}-{int(sequence) + 1}"
+    return int(milliseconds), int(sequence)
+
+
+def _is_later(entry_id: str, than: str) -> bool:
+    try:
+        return _order(entry_id) > _order(than)
+    except ValueError:
+        return False
+
+
+def _after(entry_id: str) -> str:
+    milliseconds, sequence = _order(entry_id)
+    return f"{milliseconds}-{sequence + 1}"

@@ -143,6 +143,7 @@ class Outgoing:
         named: Whether the caller chose the id; ours are random and never come twice.
         level: 1 for the first of `PRIORITIES`, and so on.
         call: A mark of this submit and its repeats alone; "-" where the id is one.
+        batched: Whether it is a batch; one of a single context is one too.
     """
 
     id: str
@@ -155,6 +156,7 @@ class Outgoing:
     level: int = 2
     call: str = "-"
     count: int = 1
+    batched: bool = False
 
 
 _build_outgoing = builder(Outgoing)
@@ -267,6 +269,7 @@ class Preparer:
                 self._level,
                 new_id()[:11] if options.request_id else "-",
                 len(array) if batched else 1,
+                batched,
             )
         )
 

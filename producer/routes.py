@@ -15,6 +15,8 @@ import redis
 import redis.asyncio
 from redis import exceptions as driver
 
+from producer.forks import Kept
+
 Node = tuple[str, int]
 #: An answer of a node that was asked, and that node: who serves, if anybody, and whom else to ask.
 Reading = Callable[[Any, Node], tuple[Node | None, list[Node]]]
@@ -187,17 +189,25 @@ class _AsyncRouted:
             raise Elsewhere(str(error)) from error
 
 
-class TcpConnection(_Routed, redis.Connection):
+class UnixConnection(Kept, redis.UnixDomainSocketConnection):
+    """One connection to a socket's file."""
+
+
+class TcpConnection(Kept, _Routed, redis.Connection):
     """One TCP connection."""
 
 
-class TlsConnection(_Routed, redis.SSLConnection):
+class TlsConnection(Kept, _Routed, redis.SSLConnection):
     """One encrypted connection."""
 
 
-class AsyncTcpConnection(_AsyncRouted, redis.asyncio.Connection):
+class AsyncUnixConnection(Kept, redis.asyncio.UnixDomainSocketConnection):
+    """One connection of an event loop to a socket's file."""
+
+
+class AsyncTcpConnection(Kept, _AsyncRouted, redis.asyncio.Connection):
     """One TCP connection of an event loop."""
 
 
-class AsyncTlsConnection(_AsyncRouted, redis.asyncio.SSLConnection):
+class AsyncTlsConnection(Kept, _AsyncRouted, redis.asyncio.SSLConnection):
     """One encrypted connection of an event loop."""

@@ -7,16 +7,17 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from typing import Any
 
-from producer import wire
+from producer import forks, waiting, wire
 from producer.checks import checked_vector
 from producer.clock import ServerClock
 from producer.errors import InvalidRequest, ProducerClosed, QueueError
 from producer.handle import BaseHandle
-from producer.inflight import REMEMBERED_MAX, FutureLike, Inflight, Pending
+from producer.inflight import FORKED, REMEMBERED_MAX, Inflight
 from producer.keys import GROUP, Keys
 from producer.outage import Outage
 from producer.outbox import Delivery, limit_arguments, request_arguments
 from producer.packing import written
+from producer.pending import FutureLike, Pending
 from producer.replies import ReplyCursor
 from producer.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.sampling import RATE_MAX, sampled
@@ -43,20 +44,31 @@ class Session:
         self._submit_words = written(len(self._submit_keys), *self._submit_keys, *limits)
         self.clock = ServerClock()
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
-        self.cursor = ReplyCursor(self.keys.replies(self.client_id), self.inflight)
+        self.cursor = ReplyCursor(keys, self.client_id, self.inflight)
         self._make_future = make_future
         self._outage = Outage("submit")
         self._sample_keys: OrderedDict[str, str] = OrderedDict()
         self._process_id = os.getpid()
+        forks.tell(self)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether this is the child of a fork: no reply reader runs here, and nothing is ours to end."""
+        return os.getpid() != self._process_id
 
     def check_process(self) -> None:
-        """Refuses to work in a forked child, where the reply reader does not run.
+        """Refuses to work in a forked child.
 
         Raises:
             ProducerClosed: This is another process than the one that made the producer.
         """
-        if os.getpid() != self._process_id:
-            raise ProducerClosed("this producer was made before a fork; make one in each process")
+        if self.elsewhere:
+            raise ProducerClosed(FORKED)
+
+    def forked(self) -> None:
+        """In a child: tells whoever waits there. Threads that are gone may have held these locks."""
+        waiting.forked()
+        self.inflight.forked()
 
     def prepare_all(self, contexts: Sequence[Any], options: Sequence[Options] | Options) -> list[Outgoing]:
         """Checks and encodes; the first wrong one refuses all.

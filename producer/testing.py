@@ -23,8 +23,8 @@ from producer import wire
 from producer.checks import checked_vector
 from producer.errors import InvalidRequest, QueueError
 from producer.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
-from producer.inflight import Pending
 from producer.messages import BatchReply, Reply, Request
+from producer.pending import Pending
 from producer.pump import chunk_size
 from producer.requests import (
     DEFAULT_OPTIONS,

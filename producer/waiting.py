@@ -9,6 +9,12 @@ from typing import Any
 _LOCK = threading.Lock()
 
 
+def forked() -> None:
+    """In the child of a fork: another thread may have held the lock."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
 class Waiting:
     """As much of `concurrent.futures.Future` as an answer needs, at a third of its cost.
 

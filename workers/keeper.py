@@ -18,15 +18,17 @@ from workers.side import SideThread
 from workers.watchdog import Watchdog
 
 _LOG = structlog.get_logger("amn.worker")
+#: How long what workers say of the streams holds, and how often one of them says it.
+_STANDING_MS, _STANDING_PERIOD_MS = 10_000, 900
 
 
 class Keeper:
     """A side thread with a connection of its own.
 
-    Every third of the lease it asks for the server's time, renews what the loop has in hand, and refreshes
-    the worker's presence hash, which expires after three leases; twice as often it makes sure that the
-    server knows the scripts of the producers. A worker whose process lives but whose
-    loop is stuck shows a `progress_at_ms` that does not move, until the watchdog ends it.
+    Every third of the lease it asks for the server's time, renews what the loop has in hand, refreshes the
+    worker's presence hash, which expires after three leases, and says where the streams stand; twice as
+    often it makes sure that the server knows the scripts of the producers. A worker whose process lives but
+    whose loop is stuck shows a `progress_at_ms` that does not move, until the watchdog ends it.
 
     Args:
         loop: The worker's.
@@ -44,6 +46,7 @@ class Keeper:
         self._extend = self._client.register_script(script_text("workers", "extend"))
         self._clock = self._client.register_script(script_text("workers", "clock"))
         self._watchdog = Watchdog(loop, self._period_s)
+        self._standing = self._client.register_script(script_text("workers", "standing"))
         self._key = loop.queue.keys.worker(loop.queue.name)
         self._lends = True
         self._thread = SideThread("keeper", self._turn, lambda: self._period_s / 2, at_once=True)
@@ -87,6 +90,9 @@ class Keeper:
             pipe.hset(self._key, mapping=cast(Any, presence))
             pipe.pexpire(self._key, 3 * self._settings.queue.lease_ms)
             pipe.execute()
+        self._standing(
+            keys=[*queue.keys.places, queue.keys.standing], args=[_STANDING_MS, _STANDING_PERIOD_MS]
+        )
 
     def _lend(self) -> None:
         with driver_errors(self._settings.producer.url):

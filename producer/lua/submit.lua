@@ -48,7 +48,8 @@ for i = 6, #ARGV, 4 do
   if type(seen) ~= 'string' or
     string.sub(seen, -10) == ' cancelled' and seen ~= mark .. 'cancelled' then seen = false end
   if seen then
-    if string.sub(seen, 1, #client) ~= client then status = 0 end
+    -- A client that repeats itself has not heard us: its id is remembered until it stops.
+    if string.sub(seen, 1, #client) == client then try('SET', ARGV[4] .. id, seen, 'PX', ARGV[3]) else status = 0 end
   elseif closed[level] then
     status = closed[level]
   elseif entries >= ARGV[1] * SHARES[level] or bytes + #payload > ARGV[2] * SHARES[level] then

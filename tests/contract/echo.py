@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from producer import wire
+from producer.connection import driver_errors, script_text
 from producer.errors import QueueError, ServerError
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
@@ -39,6 +40,7 @@ class EchoWorker:
             kind="amn", producer=producer, queue=QueueSettings(block_ms=20, batch_max=64), sample_rate=0
         )
         self.queue = LeasedQueue(settings, Keys(producer.queue).requests, "echo")
+        self._standing = self.queue.client.register_script(script_text("workers", "standing"))
         self.seen: list[str] = []
         self._answer = answer
         self._stop = threading.Event()
@@ -60,6 +62,10 @@ class EchoWorker:
                 if not ready:
                     self.queue.ensure_group()
                     ready = True
+                with driver_errors(self.queue.settings.producer.url):  # as the keeper of a real worker
+                    self._standing(
+                        keys=[*self.queue.keys.places, self.queue.keys.standing], args=[10_000, 100]
+                    )
                 outcomes = [outcome for entry in self.queue.lease() for outcome in self._outcomes(entry)]
                 self._finish(outcomes)
             except ServerError:

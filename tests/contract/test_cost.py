@@ -20,13 +20,15 @@ from workers.queue import LeasedQueue
 #: logarithm), and what bounds the others: the arguments that they must come with.
 CONSTANT = {
     *("evalsha", "eval", "script|load", "multi", "exec", "ping", "hello", "client|setinfo"),
+    *("hset", "pttl"),  # what the keeper says of the streams, once a second
     *("xadd", "xlen", "xack", "xdel", "get", "set", "del", "incrby", "decrby", "hincrby", "pexpire"),
 }
 BOUNDED = {
     "xread": lambda words: "COUNT" in words,
     "xreadgroup": lambda words: "COUNT" in words,
     "xautoclaim": lambda words: "COUNT" in words,
-    "xrange": lambda words: words[1] == words[2],  # one entry
+    "xrange": lambda words: words[1] == words[2] or words[-2:] == ["COUNT", "1"],  # one entry
+    "xrevrange": lambda words: words[-2:] == ["COUNT", "1"],
     "xpending": lambda words: words[2] == words[3] or len(words) == 6,  # one entry, or one worker's
     "xtrim": lambda words: words[1] == "MINID",  # what this client has read
 }

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import subprocess
+import sys
+import time
+import warnings
 
 import numpy as np
 import pytest
 from echo import EchoWorker, failure
 
-from producer import AsyncProducer, DuplicateRequest, Options, ProducerSettings, QueueFull, errors
+from producer import (
+    AsyncHandle,
+    AsyncProducer,
+    DuplicateRequest,
+    Options,
+    ProducerSettings,
+    QueueFull,
+    errors,
+)
 from producer.keys import Keys
+from producer.pending import Pending
+from producer.requests import prepare
+from producer.sampling import sampled
 
 KEYS = Keys("main")
 
@@ -178,3 +194,107 @@ def test_closing_during_a_submit_is_typed(server, context, run):
         assert all(isinstance(o, errors.ProducerClosed) or o.done() for o in outcomes)
 
     run(main())
+
+
+ENDINGS = {
+    "submitted, and not waited for": "await producer.submit(context)",
+    "answered": "await producer.predict(context)",
+    "idle": "await producer.predict(context); await asyncio.sleep(1)",
+    "an error of the user's": "await producer.predict(context); raise ValueError('theirs')",
+    "within a stream": "stream = producer.predict_many([context] * 50, in_flight=8); await anext(stream)",
+    "a task waits": "asyncio.create_task(producer.predict(context)); await asyncio.sleep(0.05)",
+    "blocked at a full queue": "asyncio.create_task(producer.submit_many([context] * 300, block=True)); "
+    "await asyncio.sleep(0.3)",
+    "within close": "await producer.submit(context); asyncio.create_task(producer.close()); "
+    "await asyncio.sleep(0)",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+def test_a_process_ends_also_when_its_producer_was_not_closed(real_server, ending):
+    program = f"""
+import asyncio, sys
+import numpy as np
+from producer import AsyncProducer, ProducerSettings
+
+context = np.eye(5, 768, dtype=np.float32)
+
+async def main():
+    producer = AsyncProducer(settings=ProducerSettings(url=sys.argv[1], entries_max=200))
+    {ending}
+
+for _ in range(5):  # whether a cancellation meets an answer is a matter of luck
+    try:
+        asyncio.run(main())
+    except ValueError:
+        pass
+"""
+    with EchoWorker(real_server.url):
+        command = [sys.executable, "-W", "ignore", "-c", program, real_server.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_in_another_event_loop_a_producer_is_refused_at_once(real_server, context):
+    """As of a task queue, or a notebook, that runs each function in a loop of its own."""
+
+    async def ask(producer):
+        return (await producer.predict(context)).served_by
+
+    async def each_verb(producer, handle):
+        for call in (
+            producer.start(),
+            producer.submit(context),
+            producer.predict_batch(context[None]),
+            producer.cancel(handle),
+            producer.report_truth(next(f"{n}" for n in range(999) if sampled(f"{n}", 0.05)), context[0]),
+            anext(producer.predict_many([context])),
+            handle.result(),
+        ):
+            with pytest.raises(errors.ProducerClosed, match="event loop"):
+                await call
+
+    producer = AsyncProducer(settings=settings(real_server))  # made outside of a loop: that is fine
+    with EchoWorker(real_server.url):
+        assert asyncio.run(ask(producer)) == "amn"
+    began_s = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the first loop ended without a close
+        handle = AsyncHandle(Pending(prepared(context), asyncio.new_event_loop().create_future), 9_000, print)
+        asyncio.run(each_verb(producer, handle))
+        asyncio.run(producer.close())
+        asyncio.run(producer.close())
+        assert time.monotonic() - began_s < 5
+        clients = [row for row in real_server.admin.client_list() if row["cmd"] == "xread"]
+        assert not clients, "the connections of a loop that has ended are dropped by close"
+        del producer, handle
+        gc.collect()
+
+
+def test_a_producer_is_not_closed_from_beside_its_own_loop(real_server, context):
+    async def main():
+        async with AsyncProducer(settings=settings(real_server)) as producer:
+            with pytest.raises(errors.ProducerClosed, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, producer.close())
+            with EchoWorker(real_server.url):
+                assert (await producer.predict(context)).served_by == "amn"
+
+    asyncio.run(main())
+
+
+def test_when_all_tasks_are_cancelled_those_who_wait_are_told(real_server, context):
+    async def main():
+        async with AsyncProducer(settings=settings(real_server)) as producer:
+            handle = await producer.submit(context)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            with pytest.raises(errors.ProducerClosed, match="cancelled"):
+                await handle.result()
+            with pytest.raises(errors.ProducerClosed, match="make a new"):
+                await producer.submit(context)
+
+    asyncio.run(main())
+
+
+def prepared(context):
+    return prepare(context, Options(), "client", ProducerSettings())

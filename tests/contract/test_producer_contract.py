@@ -5,21 +5,37 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from echo import EchoWorker, echo, failure
 
-from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors, replies
+from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors, replies, wire
 from producer.keys import Keys
 from producer.messages import Reply
 from producer.sampling import RATE_MAX, sampled
+from producer.testing import FakeProducer
 
 KEYS = Keys("main")
 
 
 def settings(server, **changes):
     return ProducerSettings(url=server.url, result_timeout_ms=10_000, **changes)
+
+
+def wait_until(condition) -> None:
+    end_s = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def batch_reply(request_id: str, n: int) -> bytes:
+    """The bytes of a batch's answer."""
+    with FakeProducer() as fake:
+        reply = fake.predict_batch(np.repeat(np.eye(5, 768, dtype=np.float32)[None], n, axis=0))
+    return wire.encode_reply(replace(reply, id=request_id))
 
 
 def test_a_context_comes_back_as_an_answer(server, context):
@@ -218,7 +234,7 @@ def test_over_the_entry_limit_submit_says_full_and_which_got_in(server, contexts
             producer.submit_many(contexts(5))
         assert len(caught.value.accepted) == 3
         assert caught.value.retry_after_ms > 0
-        assert producer.in_flight == 3
+        assert producer.in_flight == 2
         with EchoWorker(server.url):
             ids = {handle.result().id for handle in caught.value.accepted}
         assert len(ids) == 3
@@ -385,19 +401,38 @@ def test_an_undecodable_reply_does_not_stop_the_reader(server, context, caplog):
     assert "reply_undecodable" in caplog.text
 
 
-def test_a_bug_in_the_reader_fails_those_who_wait_instead_of_leaving_them(server, context, caplog):
-    with Producer(settings=settings(server)) as producer:
-        handle = producer.submit(context)
-        producer._session.cursor.take = lambda found: 1 / 0
-        with pytest.raises(errors.ProducerClosed, match="reply reader failed"):
-            handle.result()
-        with pytest.raises(errors.ProducerClosed, match="make a new one"):
-            producer.submit(context)
-    assert "reply_reader_failed" in caplog.text
+def test_a_reply_that_breaks_the_reader_is_skipped_and_counted(server, contexts, caplog):
+    with EchoWorker(server.url) as worker, Producer(settings=settings(server)) as producer:
+        decode = wire.decode_reply
+        producer.predict(contexts(1)[0])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wire, "decode_reply", lambda payload: 1 / 0)
+            broken = producer.submit(contexts(1)[0])
+            wait_until(lambda: producer._session.cursor.odd)
+        assert wire.decode_reply is decode
+        assert producer.predict(contexts(1)[0]).served_by == "amn"
+        assert not broken.done()
+        assert len(worker.seen) == 3
+    assert caplog.text.count("reply_odd: ZeroDivisionError") == 1
 
 
-def test_a_producer_made_before_a_fork_refuses_instead_of_hanging(server, context):
+def test_an_answer_of_the_other_kind_is_not_taken_for_one(server, contexts):
+    """A batch's answer for a single request, and one for another number of contexts than was sent."""
     with Producer(settings=settings(server)) as producer:
-        producer._session._process_id += 1  # as the child of a fork would see it
-        with pytest.raises(errors.ProducerClosed, match="before a fork"):
-            producer.submit(context)
+        single, batch = producer.submit(contexts(1)[0]), producer.submit_batch(contexts(2))
+        wrong = {single.id: batch_reply(single.id, 1), batch.id: batch_reply(batch.id, 3)}
+        for payload in wrong.values():
+            server.admin.xadd(KEYS.replies(producer.client_id), {"reply": payload})
+        wait_until(lambda: producer._session.cursor.odd == 2)
+        assert producer.in_flight == 2
+        server.admin.xadd(KEYS.replies(producer.client_id), {"reply": batch_reply(batch.id, 2)})
+        assert len(batch.result(5_000)) == 2
+
+
+def test_something_else_in_the_place_of_the_reply_stream_is_removed(real_server, context, caplog):
+    with EchoWorker(real_server.url), Producer(settings=settings(real_server)) as producer:
+        producer.predict(context)
+        real_server.admin.set(KEYS.replies(producer.client_id), "not a stream")
+        wait_until(lambda: not real_server.admin.exists(KEYS.replies(producer.client_id)))
+        assert producer.predict(context).served_by == "amn"
+    assert caplog.text.count("reply_reader_waits_for_server") == 1

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import signal
+import socket
 import threading
 import time
 
 import numpy as np
 import pytest
 from echo import EchoWorker
+from rig import answer
 from servers import KINDS, Server, free_port
 
 import producer.inflight
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
+from producer.connection import script_text
 from producer.keys import Keys
+from producer.messages import Reply
 
 KEYS = Keys("main")
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "always")
@@ -296,3 +302,178 @@ def test_who_waits_for_what_a_flush_took_is_told_in_the_end(real_server, context
             assert client.in_flight == 0
 
     run(main())
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    """What waits for a fifth of a second is asked for."""
+    monkeypatch.setattr(producer.inflight, "OVERDUE_S", 0.2)
+    monkeypatch.setattr(producer.inflight, "SWEEP_S", 0.1)
+
+
+@pytest.mark.usefixtures("soon")
+def test_who_waits_without_a_deadline_is_told_what_a_flush_took(real_server, contexts, run):
+    with Producer(settings=settings(real_server.url, in_flight_max=70)) as client:
+        handles = client.submit_many(list(contexts(70)))
+        real_server.admin.flushall()
+        time.sleep(1)  # nobody answers, and nobody says that anything is lost
+        assert not any(handle.done() for handle in handles)
+        with EchoWorker(real_server.url):
+            for handle in handles:
+                with pytest.raises(errors.RequestLost, match="submit it again"):
+                    handle.result()
+            assert client.predict(contexts(1)[0]).served_by == "amn"  # the slots are free
+            answers = client.predict_many(iter(contexts(200)))
+            first = next(answers)
+            real_server.admin.flushall()
+            outcomes = [first, *answers]
+            assert {index for index, _ in outcomes} == set(range(200))
+        assert (client.in_flight, client.stray_replies) == (0, 0)
+
+    async def main() -> None:
+        async with AsyncProducer(settings=settings(real_server.url)) as client:
+            handle = await client.submit(contexts(1)[0])
+            real_server.admin.flushall()
+            with EchoWorker(real_server.url), pytest.raises(errors.RequestLost):
+                await handle.result()
+            assert client.in_flight == 0
+
+    run(main())
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("drop", ["delete", "trim"])
+def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, contexts, drop):
+    """As by the expiry of a stream that nobody read, or by its cap."""
+    with Producer(settings=settings(real_server.url)) as client, EchoWorker(real_server.url) as worker:
+        client.predict(contexts(1)[0])
+        stream, take = client._session.cursor.stream, client._session.cursor.take
+        reads = threading.Event()
+
+        def stuck(answers: list[object]) -> None:
+            if answers[-1]:
+                reads.wait(20)
+                answers = [None]
+            take(answers)
+
+        client._session.cursor.take = stuck
+        time.sleep(0.6)  # the read that blocks is another one by now
+        handles = client.submit_many(list(contexts(20)))
+        eventually(lambda: len(worker.seen) == 21, "answered")
+        time.sleep(0.1)
+        if drop == "delete":
+            real_server.admin.delete(stream)
+        else:
+            real_server.admin.xtrim(stream, maxlen=5, approximate=False)
+        client._session.cursor.take = take
+        reads.set()
+        outcomes = [handle._pending.final for handle in handles]
+        eventually(lambda: all(outcome.done() for outcome in outcomes), "all of them ended")
+        lost = [outcome for outcome in outcomes if isinstance(outcome.exception(), errors.RequestLost)]
+        assert len(lost) == (20 if drop == "delete" else 15)
+        assert client.stray_replies == 0
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_waits_is_not_called_lost_however_long_and_wherever_it_waits(real_rig, contexts):
+    """A long queue, an escalation, and memories that have all expired."""
+    with Producer(settings=settings(real_rig.url, seen_window_ms=50)) as client:
+        worker = real_rig.queue("w", batch_max=1)
+        standing = real_rig.admin.register_script(script_text("workers", "standing"))
+
+        def say() -> None:
+            for _ in range(8):
+                standing(keys=[*KEYS.places, KEYS.standing], args=[10_000, 0])
+                time.sleep(0.12)
+
+        handles = client.submit_many(list(contexts(3)))
+        say()
+        [entry] = worker.lease()
+        assert worker.finish([answer(entry, op="escalate")]) == [b"ok"]
+        say()
+        fallback = real_rig.queue("f", stream=KEYS.fallback)
+        [escalated] = fallback.lease()
+        say()
+        assert not any(handle.done() for handle in handles)
+        assert fallback.finish([answer(escalated)]) == [b"ok"]
+        assert handles[0].result().id == handles[0].id
+        for handle in handles[1:]:
+            [entry] = worker.lease()
+            assert worker.finish([answer(entry)]) == [b"ok"]
+            assert handle.result().id == handle.id
+        assert (client.in_flight, client.stray_replies) == (0, 0)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_failover_without_the_last_writes_is_told(make_server, contexts):
+    """The server forgets what it had not written, and has other work all the time."""
+    server = make_server(arguments=("--appendonly", "yes", "--appendfsync", "no"))
+    with Producer(settings=settings(server.url)) as client, Producer(settings=settings(server.url)) as other:
+        client.submit_many(list(contexts(20)))
+        server.kill()
+        for part in server.folder.glob("appendonlydir/*.incr.aof"):
+            part.write_bytes(b"")
+        server.start()
+        waiting = [other.submit(row) for row in contexts(30)]
+        with EchoWorker(server.url):
+            eventually(lambda: client.in_flight == 0, "all of them ended")
+            assert {handle.result().served_by for handle in waiting} == {"amn"}
+
+
+@pytest.mark.usefixtures("soon")
+def test_bytes_that_come_twice_end_no_reader(make_server, contexts):
+    """A broken middle box repeats what the server says: answers come out of step, and nobody waits on."""
+    server = make_server(tcp=True)
+    box = Stutter(server.port)
+    url = f"redis://127.0.0.1:{box.port}/0"
+    with EchoWorker(server.url), Producer(settings=settings(url, command_timeout_ms=500)) as client:
+        client.predict(contexts(1)[0])
+        box.share = 0.2
+        answers = dict(client.predict_many(iter(contexts(600)), in_flight=16))
+        wrong = {type(answer) for answer in answers.values()} - {Reply, errors.RequestLost}
+        assert (len(answers), wrong) == (600, set())
+        box.share = 0.0
+        assert client.predict(contexts(1)[0]).served_by == "amn"
+
+
+def test_a_submit_that_is_repeated_for_longer_than_the_window_runs_once(make_server, context):
+    """What the client says arrives, and what the server says does not."""
+    server = make_server(tcp=True)
+    box = Stutter(server.port)
+    url = f"redis://127.0.0.1:{box.port}/0"
+    few = settings(url, seen_window_ms=800, command_timeout_ms=100, connect_timeout_ms=300)
+    with EchoWorker(server.url) as worker, Producer(settings=few) as client:
+        client.predict(context)
+        box.mute = True
+        threading.Timer(2.5, lambda: setattr(box, "mute", False)).start()
+        began_s = time.monotonic()
+        handle = client.submit(context, request_id="named", block=True, deadline_ms=20_000)
+        assert time.monotonic() - began_s > 0.5
+        assert handle.result().id == "named"
+        assert worker.seen.count("named") == 1
+        assert client.stray_replies == 0
+
+
+class Stutter:
+    """A proxy that says some of what the server says twice, or nothing of it."""
+
+    share, mute = 0.0, False
+
+    def __init__(self, port: int) -> None:
+        self._random, self._to = random.Random(1), port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(("127.0.0.1", self._to))
+            for ends in (client, server, False), (server, client, True):
+                threading.Thread(target=self._copy, args=ends, daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket, stutters: bool) -> None:
+        with contextlib.suppress(OSError), source, target:
+            while data := source.recv(65536):
+                times = 2 if stutters and self._random.random() < self.share else 1
+                target.sendall(data * (0 if stutters and self.mute else times))

@@ -85,7 +85,7 @@ def test_the_document_names_every_code_lane_and_key():
     for lane in LANES:
         assert f"`{lane}`" in TEXT, lane
     keys = Keys("main")
-    for name in (*keys.places, keys.shadow, keys.dead, keys.stats):
+    for name in (*keys.places, keys.shadow, keys.dead, keys.stats, keys.standing):
         assert f"`{name}`" in TEXT, name
 
 

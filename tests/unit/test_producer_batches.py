@@ -200,7 +200,8 @@ def test_contexts_in_flight_are_counted_and_not_messages():
     inflight.add(prepare_batch(batch(5), Options(), "client", SETTINGS), Future)
     with pytest.raises(errors.QueueFull, match="10 contexts"):
         inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), Future)
-    inflight.on_reply(wire.encode_reply(answer(id=first.id)))
+    none = np.zeros(9, np.uint8)
+    inflight.on_reply(wire.encode_reply(answer(9, id=first.id, fired=none, shed=none)))
     inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), Future)
     inflight.close(errors.ProducerClosed)
     assert len(inflight) == 0

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
 from producer import Options, ProducerSettings, errors, wire
-from producer.inflight import LOST_S, SWEEP_S, Inflight
+from producer.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
+from producer.keys import Keys
+from producer.losses import Losses
 from producer.messages import Failure, Reply
 from producer.replies import ReplyCursor
 from producer.requests import prepare
 
+STREAM = Keys().replies("client").encode()
 CONTEXT = np.eye(5, 768, dtype=np.float32)
 
 
@@ -36,7 +40,7 @@ def test_a_request_long_past_its_deadline_ends_by_name_and_frees_its_slot():
     clock = Clock()
     inflight = Inflight(limit=2, clock_s=clock)
     lost, waits = sent(inflight, deadline_ms=2_000), sent(inflight)
-    cursor = ReplyCursor("replies", inflight)
+    cursor = ReplyCursor(Keys(), "client", inflight)
     for seconds, ended in ((2.0, False), (LOST_S - 0.5, False), (SWEEP_S, True)):
         clock.now_s += seconds
         cursor.commands()
@@ -49,6 +53,128 @@ def test_a_request_long_past_its_deadline_ends_by_name_and_frees_its_slot():
     clock.now_s += 1e6
     inflight.sweep()
     assert not waits.final.done()
+
+
+def said(turn: int, **spans: str) -> dict[bytes, bytes]:
+    """Where the streams stand: `p2="1-0 9-0"` for place 2; the others are empty."""
+    fields = {b"turn": b"%d" % turn, **{b"%d" % place: b"" for place in range(1, 6)}}
+    return fields | {name[1:].encode(): span.encode() for name, span in spans.items()}
+
+
+class Followed:
+    """One request that got in, and waits for long."""
+
+    def __init__(self, **options) -> None:
+        self.clock = Clock()
+        self.inflight = Inflight(limit=9, clock_s=self.clock)
+        self.pending = sent(self.inflight, **options)
+        self.inflight.got_in([self.pending])
+        self.losses = Losses(self.inflight)
+
+    def looks(self, *each: dict[bytes, bytes]) -> list[bool]:
+        found = []
+        for fields in each:
+            self.clock.now_s += OVERDUE_S
+            self.inflight.sweep()
+            found.append(self.losses.look(fields))
+        return found
+
+
+def test_a_request_is_over_when_all_that_was_in_its_stream_and_in_the_fallbacks_has_passed():
+    followed = Followed()
+    assert followed.looks(
+        said(1),  # said before we looked: it may be from before the submit
+        said(2, p2="5-0 9-0"),
+        said(3, p2="9-0 20-0"),  # it may be the ninth
+        said(4, p2="9-1 30-0", p4="7-0 40-1"),  # passed; it may have been escalated
+        said(5, p4="40-1 50-0"),
+        said(6, p4="40-2 50-0", p5="1-0 1-0"),
+        said(7, p5="1-0 2-0"),
+        said(8, p1="1-0 9-9"),  # another level says nothing of it
+    ) == [False] * 7 + [True]
+    followed.losses.judge()
+    with pytest.raises(errors.RequestLost, match="submit it again") as caught:
+        followed.pending.final.result()
+    assert (caught.value.code, caught.value.retryable) == ("request_lost", True)
+    assert (len(followed.inflight), followed.inflight.swept) == (0, 1)
+
+
+def test_nothing_is_over_while_nobody_says_anything_new():
+    followed = Followed()
+    assert followed.looks(said(1), said(1), said(1), {}, {}, []) == [False] * 6
+    assert followed.looks(said(1)) == [True]  # said since: there was nothing
+
+
+def test_what_cannot_be_read_says_nothing():
+    followed = Followed()
+    odd = [
+        None,
+        7,
+        RuntimeError(),
+        {b"turn": b"x"},
+        {b"turn": b"9", b"2": b"junk"},
+        [b"turn"],
+        [b"turn", b"7", b"2"],
+    ]
+    assert followed.looks(said(1), *odd, said(1)) == [False] * 9
+    assert followed.looks(said(2)) == [True]
+
+
+def test_a_server_that_went_back_is_looked_at_anew():
+    followed = Followed()
+    assert followed.looks(said(5), said(6, p2="5-0 9-0"), said(2), said(3, p2="1-0 4-0")) == [False] * 4
+    assert followed.looks(said(4, p2="4-1 5-0")) == [True]
+
+
+def test_an_id_of_the_callers_may_wait_at_any_level():
+    followed = Followed(request_id="mine", priority="high")
+    assert followed.looks(said(1), said(2, p3="1-0 1-0"), said(3, p3="1-0 1-0")) == [False] * 3
+    assert followed.looks(said(4)) == [True]
+
+
+def test_a_request_that_did_not_get_in_yet_is_not_lost():
+    followed = Followed()
+    followed.pending.got_in_at_s = math.inf
+    assert followed.looks(said(1), said(2), said(3)) == [False] * 3
+
+
+def test_an_answer_that_is_there_is_taken_before_anything_is_called_lost():
+    """Also one that lies before what was read last: the server's clock went back, and its memory with it."""
+    followed = Followed()
+    cursor = ReplyCursor(Keys(), "client", followed.inflight)
+    spent = [[b"%d-0" % number, {b"reply": reply(f"another {number}")}] for number in range(5, 7)]
+    for fields, entry in zip((said(1), said(2)), spent, strict=True):
+        followed.clock.now_s += OVERDUE_S
+        assert cursor.commands()[0] == ("HGETALL", Keys().standing)
+        cursor.take([fields, [[STREAM, [entry]]]])
+    assert cursor.commands()[-1][-1] == "0-0"
+    cursor.take([[[STREAM, [[b"1-0", {b"reply": reply(followed.pending.id)}], *spent]]]])
+    assert followed.pending.final.result().id == followed.pending.id
+    assert followed.inflight.stray == 2  # what was read twice counts once
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        7,
+        b"OK",
+        [b"x"],
+        [[b"x", []]],
+        [[b"other", [[b"9-0", []]]]],
+        [[STREAM, [[b"5-0", [b"reply", b""]]]]],
+        [[]],
+    ],
+    ids=str,
+)
+def test_answers_out_of_step_are_noticed_and_change_nothing(answer):
+    inflight = Inflight(limit=2)
+    cursor = ReplyCursor(Keys(), "client", inflight)
+    waits = sent(inflight)
+    cursor.take([[[STREAM, [[b"5-0", [b"reply", reply("another")]]]]]])
+    with pytest.raises(errors.ServerUnavailable, match="out of step"):
+        cursor.take([answer])
+    cursor.take([[[STREAM, [[b"6-0", [b"reply", reply(waits.id)]]]]]])
+    assert waits.final.result().id == waits.id
 
 
 def test_an_answer_that_comes_after_all_is_no_second_one():

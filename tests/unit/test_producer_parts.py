@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import copy
 import importlib
+import math
 import pickle
 import pkgutil
 import subprocess
 import sys
+import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -209,6 +211,29 @@ def test_an_answer_that_comes_while_the_submit_still_tries_is_accepted_when_it_g
     assert isinstance(pending.final.exception(), errors.InferenceFailed)
 
 
+@pytest.mark.parametrize("arrived", [True, False])
+def test_what_may_have_arrived_is_not_repeated_when_the_server_forgot_its_id(context, arrived):
+    settings = ProducerSettings(seen_window_ms=40, command_timeout_ms=1)
+    inflight = Inflight(limit=9)
+    items = [prepare(context, Options(request_id=name), "client", settings) for name in "ab"]
+    error = errors.ServerUnavailable("away")
+    error.maybe_done = arrived
+    with Delivery(items, inflight, settings, Future, Outage("submit"), block=True) as delivery:
+        delivery.batch()
+        delivery.failed(error)
+        assert not delivery.done
+        time.sleep(0.05)
+        delivery.batch()
+        delivery.failed(error)
+        # From then on it is found out as of any request that got in.
+        assert delivery.done == arrived
+        assert [math.isfinite(one.got_in_at_s) for one in delivery.pending] == [arrived] * 2
+        if not arrived:
+            delivery.batch()
+            delivery.landed([1, 1])
+    assert len(inflight) == 2
+
+
 def test_an_error_that_no_repeat_can_mend_is_raised_at_once(context):
     made, _ = delivery([outgoing(context)], block=True)
     made.batch()
@@ -304,7 +329,7 @@ def test_codes_are_stable():
         "authentication_failed", "bad_norm", "bad_shape", "cancelled", "dead_lettered",
         "deadline_exceeded", "duplicate_request", "inference_failed", "invalid_request",
         "invalid_settings", "not_finite", "payload_too_large", "producer_closed", "queue_error",
-        "queue_full", "result_timeout", "server_error", "server_out_of_memory",
+        "queue_full", "request_lost", "result_timeout", "server_error", "server_out_of_memory",
         "server_unavailable", "stream_unusable", "tls_failed", "undecodable", "unknown_encoder",
         "unknown_lane", "unsupported_version", "wire_error",
     ]  # fmt: skip

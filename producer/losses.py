@@ -1,0 +1,125 @@
+"""Tells which requests the server no longer has. No I/O: the reply readers bring what it says.
+
+Workers say each second where the streams stand (workers/lua/standing.lua): the first and the last entry of
+each. A request that got in lies at or below the last one of its stream. Once the first one there is beyond
+that, it has left: it was ended, or went on to the next stream, or the server lost it. When it has left the
+last stream, and the whole reply stream, read after that, holds no answer to it, none will come.
+
+That holds whatever the clocks say and whichever keys expired. It costs one small read every two seconds, and
+only while a request waits for longer than `OVERDUE_S`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from producer.errors import RequestLost
+from producer.inflight import Inflight
+from producer.pending import Pending
+
+_StreamId = tuple[int, int]
+_FALLBACKS = (4,), (5,)
+
+
+class Standing:
+    """Where the streams stood at one moment.
+
+    Attributes:
+        turn: One more each time; 0 when nobody said anything.
+    """
+
+    def __init__(self, said: Mapping[bytes, bytes]) -> None:
+        self.turn = int(said.get(b"turn", 0))
+        self._spans = {
+            place: [_stream_id(one) for one in said.get(b"%d" % place, b"").split()] for place in range(1, 6)
+        }
+
+    def last(self, place: int) -> _StreamId | None:
+        """The newest entry of a stream; None of an empty one."""
+        return self._spans[place][1] if self._spans[place] else None
+
+    def has_passed(self, place: int, mark: _StreamId | None) -> bool:
+        """Whether nothing of what was there is there any more, up to this entry."""
+        span = self._spans[place]
+        return mark is None or not span or span[0] > mark
+
+
+class _Search:
+    """One request, followed through the streams that it can be in."""
+
+    def __init__(self, pending: Pending) -> None:
+        # An id that the caller chose may have got in earlier, at another level.
+        first = (1, 2, 3) if pending.named else (pending.level,)
+        self._stages = [first, *_FALLBACKS]
+        self._all = list(self._stages)
+        self._marks: list[_StreamId | None] | None = None
+        self._turn: int | None = None
+
+    def is_over(self, standing: Standing) -> bool:
+        """Whether it is in none of them any more. What was said before it was looked for says nothing."""
+        turn, self._turn = self._turn, standing.turn
+        if turn is None or standing.turn < turn:  # the latter: of a server that was flushed, or a replica
+            self._stages, self._marks = list(self._all), None
+            return False
+        while self._stages and standing.turn > turn:
+            if self._marks is None:
+                self._marks = [standing.last(place) for place in self._stages[0]]
+            if not all(map(standing.has_passed, self._stages[0], self._marks)):
+                break
+            self._stages, self._marks = self._stages[1:], None
+        return not self._stages
+
+
+class Losses:
+    """Follows the requests that are overdue, and ends those that are lost."""
+
+    def __init__(self, inflight: Inflight) -> None:
+        self._inflight = inflight
+        self._searches: dict[Pending, _Search] = {}
+        self._over: list[Pending] = []
+
+    def restart(self) -> None:
+        """Begins anew: another server may answer now, and have more, or less, than the one before."""
+        self._searches, self._over = {}, []
+
+    def look(self, said: Any) -> bool:
+        """Takes what workers said; returns whether requests are over that may have no answer.
+
+        Args:
+            said: The fields of the hash; anything else, such as a refusal, says nothing.
+        """
+        try:
+            standing = Standing(_fields(said))
+        except (TypeError, ValueError, IndexError):
+            return False
+        overdue = self._inflight.overdue
+        self._searches = {one: self._searches.get(one) or _Search(one) for one in overdue}
+        self._over = [one for one, search in self._searches.items() if search.is_over(standing)]
+        return bool(self._over)
+
+    def judge(self) -> None:
+        """Ends those that are over and have no answer, now that the whole reply stream was read."""
+        self._inflight.give_up(self._over, _lost)
+        self._over = []
+
+
+def _lost(request_id: str) -> RequestLost:
+    return RequestLost(
+        f"the server no longer has request {request_id}, and no answer to it is there: it was lost (a flush, "
+        "a failover), or its answer was dropped unread (it expired, or too many waited); submit it again"
+    )
+
+
+def _fields(said: Any) -> Mapping[bytes, bytes]:
+    """The asyncio driver gives a map, a link the server's own list of names and values."""
+    if isinstance(said, dict):
+        return said
+    if not isinstance(said, list):
+        raise TypeError(said)
+    return dict(zip(said[::2], said[1::2], strict=True))
+
+
+def _stream_id(text: bytes) -> _StreamId:
+    milliseconds, _, sequence = text.partition(b"-")
+    return int(milliseconds), int(sequence)

@@ -1,0 +1,102 @@
+"""A request that waits for its answer, and its futures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from producer.errors import QueueError
+from producer.messages import Answer, BatchReply
+from producer.requests import Outgoing
+
+
+class FutureLike(Protocol):
+    """What `concurrent.futures.Future` and `asyncio.Future` have in common."""
+
+    def done(self) -> bool:
+        """Whether it has its outcome."""
+        ...
+
+    def exception(self) -> BaseException | None:
+        """The error, of one that is done."""
+        ...
+
+    def set_result(self, result: Any, /) -> None:
+        """Gives it a reply."""
+        ...
+
+    def set_exception(self, exception: Any, /) -> None:
+        """Gives it an error."""
+        ...
+
+
+class Pending:
+    """One request in flight: a future for the first answer and one for the final answer.
+
+    They are the same future unless a provisional answer was asked for.
+
+    Attributes:
+        got_in_at_s: When the server said that it has it; infinite before.
+    """
+
+    __slots__ = (
+        "batched",
+        "count",
+        "final",
+        "first",
+        "first_latency_ms",
+        "got_in_at_s",
+        "id",
+        "latency_ms",
+        "level",
+        "lost_at_s",
+        "named",
+        "sample_key",
+        "started_at_s",
+    )
+
+    def __init__(
+        self, outgoing: Outgoing, make_future: Callable[[], FutureLike], lost_at_s: float = math.inf
+    ) -> None:
+        self.lost_at_s = lost_at_s
+        self.got_in_at_s = math.inf
+        self.level = outgoing.level
+        self.id = outgoing.id
+        self.count = outgoing.count
+        self.batched = outgoing.batched
+        self.named = outgoing.named
+        self.sample_key = outgoing.sample_key
+        self.final = make_future()
+        self.first = make_future() if outgoing.provisional else self.final
+        self.started_at_s = time.perf_counter()
+        self.first_latency_ms: float | None = None
+        self.latency_ms: float | None = None
+
+    def fits(self, answer: Answer) -> bool:
+        """Whether this can be its answer: one vector for a context, n for a batch of n."""
+        if isinstance(answer, BatchReply):
+            return self.batched and len(answer) == self.count
+        return not self.batched
+
+    def settle(self, outcome: Answer | QueueError) -> None:
+        """Resolves the futures that this outcome answers."""
+        waited_ms = (time.perf_counter() - self.started_at_s) * 1000
+        if self.first_latency_ms is None:
+            self.first_latency_ms = waited_ms
+        _resolve(self.first, outcome)
+        if isinstance(outcome, QueueError) or not outcome.provisional:
+            self.latency_ms = waited_ms
+            _resolve(self.final, outcome)
+
+
+def _resolve(future: FutureLike, outcome: Answer | QueueError) -> None:
+    if future.done():
+        return
+    if not isinstance(outcome, QueueError):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)
+        # Looked at once, so that asyncio does not complain of a handle that nobody awaits.
+        future.exception()
