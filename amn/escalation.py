@@ -5,6 +5,8 @@ escalated or shed, and an answer says which: `reasons` names the rules, `shed` w
 
     hard rule ─────────────────────────┬─ in time? ─ fallback up? ──────────────────────────┬─ escalate
     soft rule ─ gain above the least? ─┘                           └ best within the budget? ┘
+
+Hard rules have a limit of their own, `budget.hard_rate`, where the policy sets one.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ REASONS = (HIGH_STAKES_LANE, LONG_CONTEXT, LOW_CONFIDENCE, THIN_MARGIN, WORTH_ES
 
 #: Why a flagged request is answered by AMN all the same.
 SHED_BUDGET = "budget"
+SHED_HARD = "hard_budget"
 SHED_NO_GAIN = "no_gain"
 SHED_LAG = "fallback_lag"
 SHED_DEADLINE = "deadline"
@@ -68,6 +71,7 @@ class Allowance:
 
     Attributes:
         seen, hard, soft: Requests decided, and of them escalated by hard rules and by soft ones.
+        hard_max: Up to how many hard rules may escalate.
         wanted: Soft candidates: flagged, in time, with a gain above the policy's least.
         recent: Gains of the last candidates, a ring of `RECENT`.
         granted: Soft escalations that the budget has granted so far.
@@ -77,7 +81,7 @@ class Allowance:
     """
 
     __slots__ = (
-        *("granted", "hard", "lagging", "passed", "passed_max"),
+        *("granted", "hard", "hard_max", "lagging", "passed", "passed_max"),
         *("recent", "seen", "soft", "threshold", "wanted"),
     )
 
@@ -87,7 +91,7 @@ class Allowance:
         self.granted = granted
         self.threshold = -math.inf
         self.lagging = False
-        self.passed_max = math.inf
+        self.passed_max = self.hard_max = math.inf
 
     @classmethod
     def unlimited(cls) -> Allowance:
@@ -166,6 +170,8 @@ def decide(
         return Decision(False, reasons, SHED_DEADLINE)
     if allowance.doors < 1:
         return Decision(False, reasons, SHED_DOWN)
+    if hard and allowance.hard >= allowance.hard_max:
+        return Decision(False, reasons, SHED_HARD)
     if hard:
         return _escalate_hard(allowance, reasons)
     return _escalate_soft(policy, allowance, reasons, scores.gain)

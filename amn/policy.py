@@ -121,6 +121,8 @@ class BudgetRule:
     Attributes:
         rate: Share over any window.    window_s: Length of the window.
         reserve: Share of the requests that soft rules leave unspent, for bursts of the hard ones.
+        hard_rate: Share of the requests of a window that hard rules may escalate; beyond it, and beyond a
+            hundred, AMN answers. So who sends everything in a hard lane leaves some to the others.
         mode: `observe`: the rules win, and what is beyond the budget is counted. `enforce`: the
             best candidates within the budget, AMN answers the others.
     """
@@ -128,12 +130,14 @@ class BudgetRule:
     mode: str = OBSERVE
     rate: float = 0.20
     reserve: float = 0.0
+    hard_rate: float = 1.0
     window_s: int = 3600
 
     def __post_init__(self) -> None:
         _choice("budget.mode", self.mode, (OBSERVE, ENFORCE))
         _check(0 <= self.rate <= 1, "budget.rate", self.rate, "use a share, 0 to 1")
         _check(0 <= self.reserve <= self.rate, "budget.reserve", self.reserve, "use 0 to budget.rate")
+        _check(0 < self.hard_rate <= 1, "budget.hard_rate", self.hard_rate, "use a share above 0, up to 1")
         _check(60 <= self.window_s <= 86_400, "budget.window_s", self.window_s, "use 60 to 86400")
 
 

@@ -17,6 +17,7 @@ from amn.escalation import (
     REASONS,
     SHED_DEADLINE,
     SHED_DOWN,
+    SHED_HARD,
     SHED_NO_GAIN,
     THIN_MARGIN,
     WORTH_ESCALATING,
@@ -30,7 +31,7 @@ from producer.messages import BatchReply, Reply, Timings
 
 SHED_BATCH = "batch"
 #: What a code in `BatchReply.shed` means: 1 is the first.
-SHEDS = (SHED_BATCH, SHED_NO_GAIN, SHED_DEADLINE, SHED_DOWN)
+SHEDS = (SHED_BATCH, SHED_NO_GAIN, SHED_DEADLINE, SHED_DOWN, SHED_HARD)
 _NO_SCORES = Scores()
 
 

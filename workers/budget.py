@@ -10,7 +10,8 @@ granted soft escalations for the next second. What can go wrong, and how far:
 
 - Soft escalations never exceed what was granted, and what is granted is paid for at once: over any
   stretch of n requests they are at most (rate - reserve) * n, plus five seconds' earnings.
-- Hard escalations are told up to a second late. They are never shed; soft ones then pay for them.
+- Hard escalations are told up to a second late. Soft ones pay for them, and none is shed for a soft
+  one's sake; beyond the policy's `hard_rate` they are shed, up to a second late too.
 - A worker that is killed takes its last second with it: up to a second of its hard escalations is
   never counted, and its unused grants are lost, which errs to the safe side.
 - While the server is away nothing is granted; what was granted before is used up.
@@ -18,6 +19,7 @@ granted soft escalations for the next second. What can go wrong, and how far:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -38,6 +40,8 @@ _AHEAD = 1.5
 #: threshold keeps back can not be spent later.
 _EAGER = 1.25
 _FADE = 0.97
+#: Of a window: so many hard escalations are let through however few requests there were.
+HARD_MIN = 100
 
 
 def window_key(keys: Keys) -> str:
@@ -86,6 +90,8 @@ class SharedBudget:
         #: Requests, hard escalations and candidates of about the last half minute, fading.
         self._lately = (0.0, 0.0, 0.0)
         self._share = 1.0
+        #: From this share on, hard rules alone take what they may.
+        self._hard_much = min(policy.budget.rate, 0.95 * policy.budget.hard_rate)
         self.infeasible = False
 
     def settle(self, room: float = 1.0, now_ms: int = 0) -> None:
@@ -111,8 +117,13 @@ class SharedBudget:
         # error is to the safe side.
         self._told = (counts[0], *self._told[1:3], counts[3])
         arguments = [now_ms, budget.window_s * 1000, budget.rate, budget.reserve, *since, wanted]
-        granted, *window = self._link.run(self._settle, self._keys, [*arguments, int(observe)])
+        granted, *window = self._link.run(
+            self._settle, self._keys, [*arguments, int(observe), self._hard_much]
+        )
         self._told = counts
+        # Settled once a second, so that a flood of one lane goes on for no longer than that.
+        hard_left = max(HARD_MIN, budget.hard_rate * window[0]) - window[1]
+        allowance.hard_max = math.inf if observe or budget.hard_rate == 1 else counts[1] + max(0, hard_left)
         allowance.granted = (
             _observed(allowance, budget.rate, window) if observe else allowance.granted + granted
         )
@@ -138,7 +149,7 @@ class SharedBudget:
 
     def _said(self, n: int, hard: int) -> None:
         """Says loudly, once, that hard rules alone break the budget, and when they stop."""
-        infeasible = n >= 100 and hard > self._policy.budget.rate * n
+        infeasible = n >= 100 and hard > self._hard_much * n
         if infeasible != self.infeasible:
             self.infeasible = infeasible
             event = "budget_infeasible" if infeasible else "budget_feasible_again"

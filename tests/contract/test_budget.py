@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 
-from amn.escalation import HIGH_STAKES_LANE, SHED_BUDGET, SHED_LAG, Allowance, Scores, decide
+from amn.escalation import HIGH_STAKES_LANE, SHED_BUDGET, SHED_HARD, SHED_LAG, Allowance, Scores, decide
 from amn.policy import BudgetRule, load_policy
 from ops.gate.day import DaySettings, report, simulate
 from ops.gate.log import Logged
@@ -92,8 +92,8 @@ def test_the_state_survives_all_workers(server: Any) -> None:
     assert read_budget(server.admin, KEYS)["h"] == 400
 
 
-def test_hard_rules_are_never_shed_and_soft_ones_pay_for_them(server: Any) -> None:
-    worker = Worker(server.admin)
+def test_hard_rules_are_not_shed_for_soft_ones_and_these_pay_for_them(server: Any) -> None:
+    worker = Worker(server.admin, replace(CALIBRATED, budget=replace(CALIBRATED.budget, hard_rate=1.0)))
     hard = soft = 0
     for second in range(60):
         hard += worker.decide(20, hard=(HIGH_STAKES_LANE,))
@@ -102,6 +102,24 @@ def test_hard_rules_are_never_shed_and_soft_ones_pay_for_them(server: Any) -> No
     assert hard == 60 * 20
     assert hard + soft <= 0.2 * 6000 + 6
     assert not worker.budget.infeasible
+
+
+def test_who_sends_everything_in_a_hard_lane_leaves_the_others_their_part(server: Any) -> None:
+    """Two workers, and one client that sends four times as much as the others together."""
+    workers = [Worker(server.admin) for _ in range(2)]
+    hard = soft = 0
+    for second in range(120):
+        for worker in workers:
+            hard += worker.decide(80, hard=(HIGH_STAKES_LANE,))
+            soft += worker.decide(20)
+            worker.budget.settle(now_ms=NOW_MS + second * 1000)
+    sent = 120 * 200
+    assert 0.14 * sent <= hard <= 0.15 * sent + 2 * 80
+    assert 0.03 * sent <= soft
+    assert hard + soft <= 0.2 * sent + 2 * 80
+    shed = [why for worker in workers for why in worker.shed]
+    assert shed.count(SHED_HARD) == 0.8 * sent - hard
+    assert all(worker.budget.infeasible for worker in workers)
 
 
 def test_hard_rules_alone_over_the_budget_are_said_loudly(server: Any, capsys: Any) -> None:

@@ -6,6 +6,7 @@
 -- ARGV[1] now_ms (0: the server's clock)  [2] window_ms  [3] rate  [4] reserve
 -- ARGV[5] n  [6] h  [7] s  [8] w since the last call  [9] grants wanted (below 0: handed back)
 -- ARGV[10] 1 when soft escalations are not limited by grants (a budget that only observes)
+-- ARGV[11] share from which on hard escalations are too many
 -- Returns granted, and of the window n, h, s, w.
 --
 -- A token bucket counted in requests: each request earns rate - reserve, each escalation costs one. A
@@ -53,7 +54,7 @@ local most = math.max(5, (rate - reserve) * sums.n * 5000 / spell_ms)
 tokens = math.max(math.min(tokens - granted, most), -rate * sums.n)
 
 local over = sums.h + sums.s > rate * sums.n and sums.n > 0
-local infeasible = sums.n >= 100 and sums.h > rate * sums.n
+local infeasible = sums.n >= 100 and sums.h > tonumber(ARGV[11]) * sums.n
 redis.call('HSET', KEYS[2], 'tokens', string.format('%.3f', tokens), 'n', sums.n, 'h', sums.h, 's', sums.s,
   'w', sums.w, 'since_ms', string.format('%.0f', since_ms), 'rate', ARGV[3], 'at_ms', string.format('%.0f', now_ms), 'over', over and 1 or 0,
   'infeasible', infeasible and 1 or 0)
