@@ -95,3 +95,9 @@ class JobsUnavailable(OpsError):
     """A server that the jobs cannot use."""
 
     code = "jobs_unavailable"
+
+
+class JobRefused(OpsError):
+    """A job asks for another function than ours, or with other arguments."""
+
+    code = "job_refused"

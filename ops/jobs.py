@@ -1,43 +1,61 @@
 """Coarse jobs on RQ: a file is one job, and its rows go through the queue.
 
 RQ costs a fork and about twenty round trips a job, which is nothing beside a file and much beside a
-vector. Jobs are stored as JSON, never pickled: whoever can write to the server can then name a
-function and its arguments, but not run code of theirs in ours.
+vector. Jobs are stored as JSON, and ops/known_jobs.py sees to it that nothing but `predict_file` runs. What
+is left to whoever can write to the jobs' queue: have any .npy file that this user can read predicted, and
+any .npy file written that this user can write.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from datetime import UTC, datetime
+from base64 import b64decode
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import redis
-from rq import Queue, Worker, get_current_job
-from rq.job import Job
-from rq.serializers import JSONSerializer
+from rq import Worker, get_current_job
+from rq.job import JOB_ID_PATTERN
+from rq.results import Result
 
 from amn.files import check_output
 from amn.output import without_surrogates
-from ops.errors import JobsUnavailable
+from ops.errors import FileRefused, JobsUnavailable
 from ops.files import FileOptions, open_contexts, predict_through_queue
+from ops.known_jobs import (
+    IS_BOOL,
+    Check,
+    Function,
+    KnownJob,
+    KnownQueue,
+    KnownWorker,
+    inflated,
+    is_name,
+    is_text,
+    parsed,
+    text_of,
+)
 from producer import Producer
 from producer.address import CLUSTER, parse_address
 from producer.connection import connect
+from producer.messages import LANES
 from producer.settings import ProducerSettings
 
 #: Name of the RQ queue.
 JOBS = "amn-jobs"
-_TIMEOUT_S = 24 * 3600
-_KEPT_S = 7 * 24 * 3600
+_SUFFIX = ".npy"
+#: Jobs that a listing shows at most.
+_LISTED_MAX = 1_000
 _META_EVERY_S = 1.0
 #: An idle worker comes back from its blocking read well within this.
 _WORKER_TTL_S = 60
 
 
-def jobs_queue(connection: redis.Redis) -> Queue:
-    """The RQ queue of this house, with its JSON serializer."""
-    return Queue(JOBS, connection=connection, serializer=JSONSerializer)
+def jobs_queue(connection: redis.Redis) -> KnownQueue:
+    """The RQ queue of this house."""
+    return KnownQueue(JOBS, connection)
 
 
 def jobs_possible(url: str) -> bool:
@@ -63,9 +81,13 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
     """Enqueues a file; both paths are checked now and stored absolute. Returns the job's id.
 
     Raises:
-        FileRefused: The input is not a file of contexts, or the output cannot be written.
+        FileRefused: The input is not a file of contexts, or the output cannot be written; or one is not
+            named as the files of jobs are.
     """
     source, target = source.resolve(), target.resolve()
+    for path in (source, target):
+        if not _is_path(str(path)):
+            raise FileRefused(f"{path}: the files of a job have {_IS_PATH[1]}")
     rows = len(open_contexts(source))
     check_output(target, source)
     arguments: dict[str, Any] = {
@@ -80,13 +102,10 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
     connection = rq_connection(settings)
     try:
         job = jobs_queue(connection).enqueue(
-            "ops.jobs.predict_file",
+            _PREDICT_FILE,
             kwargs=arguments,
             meta={"done": 0, "rows": rows},
             description=without_surrogates(f"predict-file {source} {target}"),
-            job_timeout=_TIMEOUT_S,
-            result_ttl=_KEPT_S,
-            failure_ttl=_KEPT_S,
         )
         return str(job.id)
     finally:
@@ -123,47 +142,87 @@ def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:
     is killed is noticed and marked as failed by its parent.
     """
     connection = rq_connection(settings)
-    worker = Worker(
-        [jobs_queue(connection)],
-        connection=connection,
-        serializer=JSONSerializer,
-        worker_ttl=_WORKER_TTL_S,
-    )
+    worker = _JobsWorker(jobs_queue(connection), _FUNCTIONS, _WORKER_TTL_S)
     worker.work(burst=burst, logging_level=log_level.upper())
 
 
+def _is_path(value: Any) -> bool:
+    """Whether a job may read or write this path: one that says plainly that it is a file of ours."""
+    if not isinstance(value, str) or len(value) > 4096 or not without_surrogates(value).isprintable():
+        return False
+    path = Path(value)
+    whole = path.is_absolute() and str(path) == value and ".." not in path.parts
+    return whole and path.suffix == _SUFFIX and (not os.path.lexists(path) or path.is_file())
+
+
+class _JobsWorker(KnownWorker, Worker):
+    """Forks for each job, and runs nothing but the functions below."""
+
+
+_IS_PATH: Check = (_is_path, f"an absolute path without '..' that ends in {_SUFFIX}, and no special file")
+_PREDICT_FILE = "ops.jobs.predict_file"
+_FUNCTIONS = {
+    _PREDICT_FILE: Function(
+        run=predict_file,
+        arguments={
+            "source": _IS_PATH,
+            "target": _IS_PATH,
+            "queue": is_name(),
+            "lane": (lambda value: value in LANES, f"one of {', '.join(LANES)}"),
+            "domain": is_text(512),
+            "normalize": IS_BOOL,
+            "fast": IS_BOOL,
+        },
+    )
+}
+
+
 def listed(connection: redis.Redis) -> list[dict[str, Any]]:
-    """All jobs that RQ still knows, newest first."""
+    """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said."""
     queue = jobs_queue(connection)
     registries = (
         queue.started_job_registry,
         queue.finished_job_registry,
         queue.failed_job_registry,
-        queue.deferred_job_registry,
-        queue.scheduled_job_registry,
     )
-    ids = list(queue.job_ids)
-    for registry in registries:
-        ids += registry.get_job_ids()
-    found = Job.fetch_many(list(dict.fromkeys(ids)), connection=connection, serializer=JSONSerializer)
-    rows = [_row(job) for job in found if job is not None]
-    return sorted(rows, key=lambda row: row["enqueued_at"], reverse=True)
+    with connection.pipeline(transaction=False) as pipe:
+        pipe.lrange(queue.key, 0, _LISTED_MAX)
+        pipe.lrange(queue.intermediate_queue.key, 0, _LISTED_MAX)
+        for registry in registries:
+            pipe.zrevrange(registry.key, 0, _LISTED_MAX)
+        found = [one for entries in pipe.execute() for one in entries]
+        names = [text_of(one).partition(":")[0] for one in found]
+        ids = [name for name in dict.fromkeys(names) if JOB_ID_PATTERN.fullmatch(name)]
+        for name in ids:
+            pipe.hgetall(KnownJob.key_for(name))
+            pipe.xrevrange(Result.get_key(name), count=1)  # type: ignore[no-untyped-call]
+        stored = pipe.execute(raise_on_error=False)
+    rows = []
+    for name, fields, results in zip(ids, stored[::2], stored[1::2], strict=True):
+        if isinstance(fields, dict) and fields:
+            job = KnownJob(name, connection=connection)
+            job.restore(fields)
+            rows.append(_row(job, results[0][1] if isinstance(results, list) and results else {}))
+    return sorted(rows, key=lambda row: str(row["enqueued_at"]), reverse=True)[:_LISTED_MAX]
 
 
-def _row(job: Job) -> dict[str, Any]:
-    meta = job.get_meta()
-    enqueued: datetime = job.enqueued_at or job.created_at or datetime.now(UTC)
-    latest = job.latest_result()
-    error = ""
-    if latest is not None and latest.exc_string:
-        error = latest.exc_string.strip().splitlines()[-1]
+def _row(job: KnownJob, result: Mapping[bytes, bytes]) -> dict[str, Any]:
+    lines = inflated(_decoded(result.get(b"exc_string"))).decode("utf-8", "replace").strip().splitlines()
+    done, rows = (job.meta.get(name, 0) for name in ("done", "rows"))
     return {
         "id": job.id,
         "status": str(job.get_status(refresh=False).value),
-        "done": meta.get("done", 0),
-        "rows": meta.get("rows", 0),
+        "done": done if isinstance(done, int) else 0,
+        "rows": rows if isinstance(rows, int) else 0,
         "description": job.description or "",
-        "enqueued_at": enqueued.isoformat(timespec="seconds"),
-        "result": latest.return_value if latest is not None else None,
-        "error": error,
+        "enqueued_at": (job.enqueued_at or job.created_at).isoformat(timespec="seconds"),
+        "result": parsed(_decoded(result.get(b"return_value"))),
+        "error": text_of(lines[-1].encode()) if lines else "",
     }
+
+
+def _decoded(stored: bytes | None) -> bytes:
+    try:
+        return b64decode(stored or b"")
+    except ValueError:
+        return b""

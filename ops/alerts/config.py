@@ -1,4 +1,4 @@
-"""Which sinks there are: a TOML file, environment variables, or both. Read anew by every job.
+"""Which sinks there are: a TOML file, environment variables, or both. Read anew for every attempt.
 
     [sinks.pager]
     type = "pagerduty"
@@ -17,17 +17,19 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 
 from ops.alerts.alert import SEVERITIES
-from ops.alerts.secret import Secret, plain, resolve
+from ops.alerts.secret import Secret, plain, read_small, resolve
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.alertmanager import Alertmanager
+from ops.alerts.sinks.answer import client
 from ops.alerts.sinks.apprise import Apprise
 from ops.alerts.sinks.base import Sink
 from ops.alerts.sinks.pagerduty import PagerDuty
@@ -36,6 +38,7 @@ from ops.alerts.sinks.webhook import Webhook
 from ops.errors import SinksRefused
 from producer.settings import masked
 
+_LOG = structlog.get_logger("amn.alerts")
 FILE_VARIABLE = "AMN_ALERTS_FILE"
 TYPES: Mapping[str, type[Any]] = {
     "pagerduty": PagerDuty,
@@ -80,6 +83,31 @@ class AlertsConfig:
         return found
 
 
+class Sinks:
+    """The sinks as they are described now; while that cannot be used, as they last were.
+
+    Attributes:
+        last: As they were read last.
+        trouble: Why what is described now cannot be used; "" when it can.
+    """
+
+    def __init__(self, read: Callable[[], AlertsConfig]) -> None:
+        self._read = read
+        self.last = read()
+        self.trouble = ""
+
+    def now(self) -> AlertsConfig:
+        """Reads them anew, and never raises: a page must go out whatever somebody does to a file."""
+        try:
+            self.last, trouble = self._read(), ""
+        except Exception as error:
+            trouble = f"{type(error).__name__}: {error}"
+        if trouble and trouble != self.trouble:
+            _LOG.error("sinks_not_read", detail=trouble, instead="those of before are used")
+        self.trouble = trouble
+        return self.last
+
+
 def configured(path: Path | None = None) -> bool:
     """Whether anything names a sink."""
     names = (FILE_VARIABLE, *(variable for _, _, variable in _VARIABLES))
@@ -107,12 +135,25 @@ def load(path: Path | None = None) -> AlertsConfig:
     return AlertsConfig(settings=AlertSettings.from_environment(), sinks=sinks)
 
 
+def load_usable(path: Path | None = None) -> AlertsConfig:
+    """As `load`, for a start: also refuses an environment in which no request can even begin."""
+    config = load(path)
+    if all(isinstance(sink, Apprise) for sink in config.sinks.values()):
+        return config
+    try:
+        client()
+    except Exception as error:
+        raise SinksRefused(
+            f"nothing could be sent with this environment ({type(error).__name__}: {error}); look at "
+            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        ) from None
+    return config
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SinksRefused(f"cannot read the sinks of {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_small(path, "the file of sinks"))
+    except (ValueError, RecursionError) as error:
         raise SinksRefused(f"{path} is not TOML: {error}") from None
 
 
@@ -132,7 +173,7 @@ def _sink(name: str, table: Any) -> Sink:
     where = f"sink {name}"
     if not _NAME.fullmatch(name):
         raise SinksRefused(f"{where}: a name has 1-32 of a-z, 0-9, '_' and '-'")
-    if not isinstance(table, dict) or table.get("type") not in TYPES:
+    if not isinstance(table, dict) or str(table.get("type")) not in TYPES:
         raise SinksRefused(f"{where}: type must be one of {', '.join(TYPES)}")
     kind = TYPES[table["type"]]
     known = {field.name: field for field in fields(kind) if field.name != "name"}
@@ -152,7 +193,7 @@ def _sink(name: str, table: Any) -> Sink:
 
 def _value(what: str, field: str, value: Any, kind: type[Any]) -> Any:
     if field == "severities":
-        if not isinstance(value, list) or not value or not set(value) <= set(SEVERITIES):
+        if not isinstance(value, list) or not value or any(one not in SEVERITIES for one in value):
             raise SinksRefused(f"{what} must be a list of {', '.join(SEVERITIES)}")
         return tuple(value)
     if field == "secondary":

@@ -1,31 +1,26 @@
-"""One attempt: the message to its sink, and what came of it to the outbox. What an RQ job does."""
+"""One attempt: the message to its sink, and what came of it to the outbox."""
 
 from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
-import httpx
 import redis
 import structlog
-from rq import get_current_job
 
 from ops.alerts.alert import Message
-from ops.alerts.config import AlertsConfig, load
+from ops.alerts.config import Sinks
 from ops.alerts.outbox import Attempt, Outbox, next_attempt_ms
+from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.alertmanager import Alertmanager, to_repeat
 from ops.alerts.sinks.answer import Answer
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.base import Envelope
 from ops.alerts.store import alert_of, alerts
 from ops.drift.store import server_now_ms
 from producer.keys import Keys
 
 _LOG = structlog.get_logger("amn.alerts")
-_TIMEOUT = httpx.Timeout(10.0, connect=5.0)
-HEADERS = {"User-Agent": "amn-queue"}
 
 Clock = Callable[[], int]
 
@@ -37,34 +32,27 @@ def quiet() -> None:
 
 
 class Delivery:
-    """Makes attempts for one queue.
+    """Makes attempts for one queue, each with the sinks as they are described then."""
 
-    Attributes:
-        http: Its timeouts are far below an attempt's lease.
-    """
-
-    def __init__(
-        self, client: redis.Redis, keys: Keys, config: AlertsConfig, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, sinks: Sinks, clock: Clock | None = None) -> None:
         quiet()
-        self.http = httpx.Client(timeout=_TIMEOUT, headers=HEADERS)
-        self._client, self._keys, self._config = client, keys, config
+        self._client, self._keys, self._sinks = client, keys, sinks
         self._outbox = Outbox(client, keys)
         self._clock = clock or (lambda: server_now_ms(client))
 
     def deliver(self, attempt: Attempt) -> str:
         """Returns the outcome; "skipped" when another attempt took over."""
-        sink = self._config.sinks.get(attempt.sink)
+        config = self._sinks.now()
+        sink = config.sinks.get(attempt.sink)
         begun = self._outbox.begin(attempt, self._clock())
         if sink is None or begun is None:
             return "skipped"
         message, taken_ms = begun
-        answer = self._send(sink, message)
+        answer = sink.send(self._envelope(message, sink.repeats_state, config.settings))
         now_ms, next_ms = self._clock(), 0
         if answer.outcome == "again":
-            settings = self._config.settings
             chance = random.random()  # noqa: S311  (it spreads retries, and guards nothing)
-            next_ms = next_attempt_ms(attempt.number, now_ms, taken_ms, settings, chance)
+            next_ms = next_attempt_ms(attempt.number, now_ms, taken_ms, config.settings, chance)
             next_ms = max(next_ms, now_ms + answer.wait_ms) if next_ms else 0
         self._outbox.settle(attempt, message, sink, answer, now_ms=now_ms, next_ms=next_ms)
         self._log(attempt, message, answer, next_ms)
@@ -72,7 +60,8 @@ class Delivery:
 
     def repeat_state(self, name: str) -> str:
         """Sends what fires now, and what ended lately, to a sink that wants it every minute."""
-        sink, now_ms = self._config.sinks.get(name), self._clock()
+        config, now_ms = self._sinks.now(), self._clock()
+        sink = config.sinks.get(name)
         if not isinstance(sink, Alertmanager):
             return "skipped"
         known = to_repeat(alerts(self._client, self._keys), now_ms)
@@ -80,26 +69,16 @@ class Delivery:
         if not known:
             return "skipped"
         message = Message(id="", kind="reminder", at_ms=now_ms, alert=known[0])
-        answer = sink.send_all(self.http, known, self._envelope(message, sink))
+        answer = sink.send_all(known, self._envelope(message, False, config.settings))
         if answer.outcome != "accepted":
             _LOG.warning("state_not_repeated", sink=name, detail=answer.detail)
         return answer.outcome
 
-    def _send(self, sink: Sink, message: Message) -> Answer:
-        """One attempt; a fault of ours, or of a library, ends it like any other failure."""
-        try:
-            return sink.send(self.http, self._envelope(message, sink))
-        except Exception as error:
-            _LOG.exception("sink_failed", sink=sink.name, message=message.id)
-            return Answer(outcome="again", detail=f"{type(error).__name__}; see the sender's log")
-
-    def _envelope(self, message: Message, sink: Sink) -> Envelope:
-        if sink.repeats_state and message.id:
+    def _envelope(self, message: Message, anew: bool, settings: AlertSettings) -> Envelope:
+        if anew:
             now = alert_of(self._client, self._keys, message.alert.id) or message.alert
             message = Message(id=message.id, kind=message.kind, at_ms=message.at_ms, alert=now)
-        return Envelope(
-            message=message, now_ms=self._clock(), queue=self._keys.queue, settings=self._config.settings
-        )
+        return Envelope(message=message, now_ms=self._clock(), queue=self._keys.queue, settings=settings)
 
     def _log(self, attempt: Attempt, message: Message, answer: Answer, next_ms: int) -> None:
         say = _LOG.info if answer.outcome == "accepted" else _LOG.warning
@@ -113,25 +92,3 @@ class Delivery:
             detail=answer.detail,
             next_ms=next_ms,
         )
-
-
-def deliver_job(*, queue: str, config: str, line: str, message: str, number: int) -> str:
-    """The job of one attempt."""
-    with _of_job(queue, config) as delivery:
-        return delivery.deliver(Attempt(line=line, message=message, number=number))
-
-
-def repeat_job(*, queue: str, config: str, sink: str) -> str:
-    """The job of one repeat of the state."""
-    with _of_job(queue, config) as delivery:
-        return delivery.repeat_state(sink)
-
-
-@contextmanager
-def _of_job(queue: str, config: str) -> Iterator[Delivery]:
-    job = get_current_job()
-    if job is None:
-        raise RuntimeError("a delivery job runs in an RQ worker")
-    delivery = Delivery(job.connection, Keys(queue), load(Path(config) if config else None))
-    with delivery.http:
-        yield delivery

@@ -7,7 +7,7 @@ because an end that arrives before its beginning leaves an incident open for eve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -215,10 +215,10 @@ class Outbox:
             Undelivered(
                 line=line,
                 attempts=int(tries[0] or 0),
-                error=(tries[1] or b"").decode("utf-8", "replace"),
+                error=_said(tries),
                 taken_ms=int(taken_ms),
                 due_ms=at,
-                rule=json.loads(body)["alert"]["rule"],
+                rule=_rule(body),
             )
             for (line, at), tries, (taken_ms, body) in zip(lines, found[1::2], messages, strict=True)
             if body is not None
@@ -241,6 +241,20 @@ class Outbox:
 
     def _key(self, name: str) -> str:
         return self._prefix + name
+
+
+def _said(tries: Sequence[bytes | None]) -> str:
+    """Of the last attempt that said something; of several that did not, that."""
+    if tries[1] or int(tries[0] or 0) < 2:
+        return (tries[1] or b"").decode("utf-8", "replace")
+    return f"{int(tries[0] or 0) - 1} attempts ended without a word; see the sender's log"
+
+
+def _rule(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["alert"]["rule"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "unreadable"
 
 
 def next_attempt_ms(number: int, now_ms: int, taken_ms: int, settings: AlertSettings, chance: float) -> int:

@@ -10,23 +10,24 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import redis
 import structlog
-from rq import Queue, SimpleWorker
+from rq import SimpleWorker
 from rq.exceptions import StopRequested
-from rq.serializers import JSONSerializer
 
-from ops.alerts.config import load
+from ops.alerts.config import Sinks, load, load_usable
 from ops.alerts.delivery import Delivery
 from ops.alerts.outbox import Attempt
 from ops.alerts.sender import Sender
 from ops.jobs import jobs_possible, rq_connection
+from ops.known_jobs import Check, Function, KnownQueue, KnownWorker, is_name, is_text
 from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 
 _LOG = structlog.get_logger("amn.alerts")
+_DELIVER, _REPEAT = "ops.alerts.delivery.deliver_job", "ops.alerts.delivery.repeat_job"
+_IS_NUMBER: Check = (lambda value: type(value) is int and 0 < value < 2**31, "a number from 1 on")
 _PAUSE_S = 1.0
 _JOB_TIMEOUT_S, _RESULT_TTL_S, _FAILURE_TTL_S = 40, 60, 24 * 3600
 #: A job that did not begin by then is not begun: its attempt's lease has run out.
@@ -44,17 +45,19 @@ def run(settings: ProducerSettings, config: Path | None, log_level: str) -> None
     Raises:
         SinksRefused: The sinks cannot be used as they are described.
     """
-    loaded, keys, stopping = load(config), Keys(settings.queue), threading.Event()
+    load_usable(config)
+    sinks, keys, stopping = Sinks(lambda: load(config)), Keys(settings.queue), threading.Event()
     client = connect(settings)
     if not jobs_possible(settings.url):
-        delivery = Delivery(client, keys, loaded)
-        sender = Sender(client, keys, loaded, delivery.deliver, delivery.repeat_state)
+        delivery = Delivery(client, keys, sinks)
+        sender = Sender(client, keys, sinks, delivery.deliver, delivery.repeat_state)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
         sender.run(stopping, settings.url)
         return
-    jobs = _Jobs(rq_connection(settings), settings.queue, config)
-    sender = Sender(client, keys, loaded, jobs.deliver, jobs.repeat)
+    queue = KnownQueue(f"amn-alerts-{settings.queue}", rq_connection(settings))
+    jobs = _Jobs(queue, Delivery(queue.connection, keys, sinks))
+    sender = Sender(client, keys, sinks, jobs.deliver, jobs.repeat)
     failures: list[Exception] = []
 
     def schedule() -> None:
@@ -67,7 +70,7 @@ def run(settings: ProducerSettings, config: Path | None, log_level: str) -> None
     thread = threading.Thread(target=schedule, name="amn-alerts-sender")
     thread.start()
     try:
-        _work(jobs.queue, stopping, settings.url, log_level)
+        _work(jobs, stopping, settings.url, log_level)
     finally:
         stopping.set()
         thread.join()
@@ -75,7 +78,7 @@ def run(settings: ProducerSettings, config: Path | None, log_level: str) -> None
         raise failures[0]
 
 
-def _work(queue: Queue, stopping: threading.Event, url: str, log_level: str) -> None:
+def _work(jobs: _Jobs, stopping: threading.Event, url: str, log_level: str) -> None:
     """Runs one RQ worker after the other: each ends when it loses its server."""
     quieter = "WARNING" if log_level == "info" else log_level.upper()  # the deliveries are logged by us
 
@@ -88,7 +91,7 @@ def _work(queue: Queue, stopping: threading.Event, url: str, log_level: str) -> 
             for number in (signal.SIGTERM, signal.SIGINT):  # RQ puts its own in their place while it works
                 signal.signal(number, on_signal)
             with driver_errors(url):
-                _Worker(queue, stopping).work(logging_level=quieter)
+                _Worker(jobs, stopping).work(logging_level=quieter)
             stopping.wait(_PAUSE_S)
         except StopRequested:
             return
@@ -97,42 +100,43 @@ def _work(queue: Queue, stopping: threading.Event, url: str, log_level: str) -> 
 
 
 class _Jobs:
-    """Attempts as RQ jobs."""
+    """Attempts as RQ jobs; what they are made with is this process's, and no job names it."""
 
-    def __init__(self, connection: redis.Redis, queue: str, config: Path | None) -> None:
-        self.queue = Queue(f"amn-alerts-{queue}", connection=connection, serializer=JSONSerializer)
-        self._common = {"queue": queue, "config": str(config.resolve()) if config else ""}
+    def __init__(self, queue: KnownQueue, delivery: Delivery) -> None:
+        self.queue = queue
+        attempt = {"line": is_text(128), "message": is_text(64), "number": _IS_NUMBER}
+        kept = {"result_s": _RESULT_TTL_S, "failure_s": _FAILURE_TTL_S, "timeout_s": _JOB_TIMEOUT_S}
+        self.functions = {
+            _DELIVER: Function(
+                run=lambda **words: delivery.deliver(Attempt(**words)), arguments=attempt, **kept
+            ),
+            _REPEAT: Function(
+                run=lambda sink: delivery.repeat_state(sink),
+                arguments={"sink": is_name()},
+                **kept | {"result_s": 0, "failure_s": 0},
+            ),
+        }
 
     def deliver(self, attempt: Attempt) -> None:
         """One job an attempt; the number in its id tells a repeat from a new one."""
         words = {"line": attempt.line, "message": attempt.message, "number": attempt.number}
-        self._enqueue("deliver_job", words, f"{attempt.sink}-{attempt.message}-{attempt.number}")
+        self._enqueue(_DELIVER, words, f"{attempt.sink}-{attempt.message}-{attempt.number}")
 
     def repeat(self, sink: str) -> None:
         """A state that is not sent within its minute is old, and its job expires."""
-        self._enqueue("repeat_job", {"sink": sink}, f"repeat-{sink}-{uuid.uuid4().hex}")
+        self._enqueue(_REPEAT, {"sink": sink}, f"repeat-{sink}-{uuid.uuid4().hex}")
 
     def _enqueue(self, function: str, words: dict[str, Any], name: str) -> None:
-        self.queue.enqueue(
-            f"ops.alerts.delivery.{function}",
-            kwargs={**self._common, **words},
-            job_id=f"amn-alert-{name}",
-            job_timeout=_JOB_TIMEOUT_S,
-            result_ttl=_RESULT_TTL_S if function == "deliver_job" else 0,
-            failure_ttl=_FAILURE_TTL_S if function == "deliver_job" else 0,
-            ttl=_JOB_TTL_S,
-        )
+        self.queue.enqueue(function, kwargs=words, job_id=f"amn-alert-{name}", ttl=_JOB_TTL_S)
 
 
-class _Worker(SimpleWorker):
+class _Worker(KnownWorker, SimpleWorker):
     """An RQ worker that tells when a person, and not a lost server, has stopped it."""
 
     max_connection_wait_time = _RECONNECT_S_MAX
 
-    def __init__(self, queue: Queue, stopping: threading.Event) -> None:
-        super().__init__(
-            [queue], connection=queue.connection, serializer=JSONSerializer, worker_ttl=_WORKER_TTL_S
-        )
+    def __init__(self, jobs: _Jobs, stopping: threading.Event) -> None:
+        super().__init__(jobs.queue, jobs.functions, _WORKER_TTL_S)
         self._stopping = stopping
 
     def handle_warm_shutdown_request(self) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 from ops.errors import SinksRefused
 
+_FILE_BYTES_MAX = 1024**2
+
 
 class Secret:
     """A value that no log, repr or message shows."""
@@ -58,10 +60,30 @@ def resolve(reference: Any, what: str) -> Secret:
         where = f"environment variable {name}"
     else:
         where = f"file {name}"
-        try:
-            text = Path(str(name)).read_text("utf-8")
-        except OSError as error:
-            raise SinksRefused(f"{what}: cannot read {where} ({error.strerror})") from None
-    if not text.strip():
+        text = read_small(Path(str(name)), what)
+    text = text.strip()
+    if not text:
         raise SinksRefused(f"{what}: {where} is empty or not set")
-    return Secret(text.strip())
+    if not text.isprintable():
+        raise SinksRefused(f"{what}: {where} holds a line break or a control character")
+    return Secret(text)
+
+
+def read_small(path: Path, what: str) -> str:
+    """The text of a file that a person wrote: a regular one, of at most a mebibyte.
+
+    Raises:
+        SinksRefused: It cannot be read, or is no such file.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for, and a device has no end
+            raise SinksRefused(
+                f"{what}: cannot read file {path} ({'no regular file' if path.exists() else 'it is missing'})"
+            )
+        with path.open("rb") as file:
+            data = file.read(_FILE_BYTES_MAX + 1)
+        if len(data) > _FILE_BYTES_MAX:
+            raise SinksRefused(f"{what}: {path} has more than {_FILE_BYTES_MAX} bytes")
+        return data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise SinksRefused(f"{what}: cannot read file {path} ({error})") from None

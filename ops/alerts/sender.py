@@ -9,7 +9,7 @@ from typing import Any, cast
 import redis
 import structlog
 
-from ops.alerts.config import AlertsConfig
+from ops.alerts.config import Sinks
 from ops.alerts.outbox import Attempt, Outbox
 from ops.alerts.store import Evaluator, apply_as
 from ops.alerts.watch import watch
@@ -33,9 +33,9 @@ class Sender:
     """The scheduler. Of several, one leads; any of them may die at any point."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, config: AlertsConfig, deliver: Deliver, repeat: Repeat
+        self, client: redis.Redis, keys: Keys, sinks: Sinks, deliver: Deliver, repeat: Repeat
     ) -> None:
-        self._client, self._keys, self._config = client, keys, config
+        self._client, self._keys, self._sinks = client, keys, sinks
         self._deliver, self._repeat = deliver, repeat
         self._outbox = Outbox(client, keys)
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
@@ -62,10 +62,10 @@ class Sender:
         if not 0 <= now_ms - self._looked_at_ms < _EVERY_MS:
             self._look(fence, now_ms)
             self._looked_at_ms = now_ms
-        self._outbox.fan_out(self._config, now_ms)
+        self._outbox.fan_out(self._sinks.last, now_ms)
         for alert in self._outbox.second(now_ms):
             _LOG.warning("alert_goes_to_secondary_sinks", alert=alert)
-        attempts = self._outbox.lease(self._config, now_ms)
+        attempts = self._outbox.lease(self._sinks.last, now_ms)
         for attempt in attempts:
             self._deliver(attempt)
         return len(attempts)
@@ -94,12 +94,13 @@ class Sender:
             pass  # the lease runs out by itself
 
     def _look(self, fence: int, now_ms: int) -> None:
-        settings = self._config.settings
-        findings = watch(self._client, self._keys, self._outbox, now_ms, settings)
+        config = self._sinks.now()
+        settings = config.settings
+        findings = watch(self._client, self._keys, self._outbox, now_ms, settings, self._sinks.trouble)
         evaluator = Evaluator("sender", self._keys.alerts_prefix + "leader", fence)
         apply_as(self._client, self._keys, findings, now_ms, evaluator, settings)
         self._client.set(looked_key(self._keys), now_ms, ex=_HEARTBEAT_KEPT_S)
-        for sink in self._config.sinks.values():
+        for sink in config.sinks.values():
             if sink.repeats_state:
                 self._repeat(sink.name)
 

@@ -6,15 +6,11 @@ import time
 import uuid
 from dataclasses import replace
 
-import httpx
-
 from ops.alerts.alert import Alert, Kind, Message
-from ops.alerts.delivery import HEADERS, quiet
+from ops.alerts.delivery import quiet
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.answer import Answer
 from ops.alerts.sinks.base import Envelope, Sink
-
-_TIMEOUT_S = 10.0
 
 
 def send_trial(sink: Sink, settings: AlertSettings, queue: str) -> dict[str, Answer]:
@@ -36,13 +32,12 @@ def send_trial(sink: Sink, settings: AlertSettings, queue: str) -> dict[str, Ans
     ended = replace(alert, phase="ok", resolved_ms=now_ms)
     answers: dict[str, Answer] = {}
     steps: tuple[tuple[Kind, Alert], ...] = (("trigger", alert), ("resolve", ended))
-    with httpx.Client(timeout=_TIMEOUT_S, headers=HEADERS) as http:
-        for kind, state in steps:
-            message = Message(id=f"test-{alert.id[:8]}-{kind}", kind=kind, at_ms=now_ms, alert=state)
-            envelope = Envelope(message=message, now_ms=now_ms, queue=queue, settings=settings)
-            if answers:
-                time.sleep(sink.pace_ms / 1000)
-            answers[kind] = sink.send(http, envelope)
-            if answers[kind].outcome != "accepted":
-                break
+    for kind, state in steps:
+        message = Message(id=f"test-{alert.id[:8]}-{kind}", kind=kind, at_ms=now_ms, alert=state)
+        envelope = Envelope(message=message, now_ms=now_ms, queue=queue, settings=settings)
+        if answers:
+            time.sleep(sink.pace_ms / 1000)
+        answers[kind] = sink.send(envelope)
+        if answers[kind].outcome != "accepted":
+            break
     return answers

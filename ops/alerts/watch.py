@@ -20,13 +20,13 @@ RULES = ("judge_dead", "delivery_failed")
 
 
 def watch(
-    client: redis.Redis, keys: Keys, outbox: Outbox, now_ms: int, settings: AlertSettings
+    client: redis.Redis, keys: Keys, outbox: Outbox, now_ms: int, settings: AlertSettings, trouble: str = ""
 ) -> list[Finding]:
-    """The findings of now."""
+    """The findings of now; `trouble` is what keeps the sinks from being read anew."""
     heard_ms = Memory(client, keys).evaluated_at_ms()
     return [
         judge_dead(heard_ms, now_ms, settings),
-        delivery_failed(counted(outbox.undelivered()), given_up(outbox, now_ms), now_ms, settings),
+        delivery_failed(counted(outbox.undelivered()), given_up(outbox, now_ms), now_ms, settings, trouble),
     ]
 
 
@@ -60,10 +60,20 @@ def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
 
 
 def delivery_failed(
-    undelivered: Sequence[Undelivered], gone: Sequence[dict[str, str]], now_ms: int, settings: AlertSettings
+    undelivered: Sequence[Undelivered],
+    gone: Sequence[dict[str, str]],
+    now_ms: int,
+    settings: AlertSettings,
+    trouble: str = "",
 ) -> Finding:
-    """`delivery_failed`: a sink does not take its messages. Arguments as `counted` and `given_up`."""
+    """`delivery_failed`: a sink does not take its messages, or the sinks cannot be read any more.
+
+    Arguments as `counted`, `given_up` and `Sinks.trouble`.
+    """
     late = [one for one in undelivered if now_ms - one.taken_ms > settings.late_ms]
+    if trouble:
+        text = f"the sinks cannot be read any more, and those of before are used: {trouble}"
+        return _finding("delivery_failed", "firing", text, late=len(late), dead=len(gone))
     if not late and not gone:
         return _finding("delivery_failed", "ok", "every message was accepted, or is on its way")
     sinks = sorted({one.sink for one in late} | {one["sink"] for one in gone})

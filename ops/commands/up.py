@@ -124,9 +124,9 @@ def up(
       amn up --workers 4 --port 6379 --data /srv/amn
     """
     # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
-    from ops.alerts.config import configured, load
+    from ops.alerts.config import configured, load_usable
 
-    sends = configured(alerts) and bool(load(alerts).sinks)  # refuses now what it could not send later
+    sends = configured(alerts) and bool(load_usable(alerts).sinks)  # refuses now what it could not send later
     stopping, again = threading.Event(), threading.Event()
     _stop_on_signals(stopping, again)
     log = data / "workers.log"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from receiver import Receiver, running
 
 from ops.alerts import AlertSettings, apply
-from ops.alerts.config import AlertsConfig
+from ops.alerts.config import AlertsConfig, Sinks, load
 from ops.alerts.delivery import Delivery
 from ops.alerts.outbox import LEASE_MS, Outbox
 from ops.alerts.secret import Secret
@@ -41,7 +42,8 @@ class Rig:
         self.now_ms = START
         self.crash = 0
         self.config = AlertsConfig(settings=AlertSettings(), sinks={sink.name: sink for sink in sinks})
-        self.delivery = Delivery(client, KEYS, self.config, clock=lambda: self.now_ms)
+        self.sinks = Sinks(lambda: self.config)
+        self.delivery = Delivery(client, KEYS, self.sinks, clock=lambda: self.now_ms)
         self.outbox = Outbox(client, KEYS)
         client.set(leader_key(KEYS), "1")
         self.restart()
@@ -49,7 +51,7 @@ class Rig:
     def restart(self) -> None:
         """A new sender in the place of the old one, which died."""
         self.client.delete(KEYS.alerts_prefix + "leader")
-        self.sender = Sender(self.client, KEYS, self.config, self._deliver, self.delivery.repeat_state)
+        self.sender = Sender(self.client, KEYS, self.sinks, self._deliver, self.delivery.repeat_state)
 
     def _deliver(self, attempt: Any) -> None:
         if self.crash:
@@ -87,16 +89,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def rig(server: Any) -> Iterator[Callable[..., Rig]]:
-    made: list[Rig] = []
-
-    def make(*sinks: Sink) -> Rig:
-        made.append(Rig(server.admin, list(sinks)))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.delivery.http.close()
+def rig(server: Any) -> Callable[..., Rig]:
+    return lambda *sinks: Rig(server.admin, list(sinks))
 
 
 def pager(receiver: Receiver, name: str = "pager", **values: Any) -> PagerDuty:
@@ -267,10 +261,41 @@ def test_a_fault_in_a_sink_is_tried_again_and_says_nothing_secret(
     monkeypatch.setattr(PagerDuty, "event", fail)
     on.minutes(3, level())
     [line] = on.outbox.undelivered()
-    assert line.error == "ValueError; see the sender's log"
+    assert line.error == "ValueError: ***"
     monkeypatch.undo()
     on.minutes(3, level())
     assert [kind for kind, _ in actions(receiver)] == ["trigger"]
+
+
+def test_sinks_that_cannot_be_read_any_more_are_used_as_they_were_and_it_is_told(
+    rig: Any, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The secret's file goes away, and then the file of sinks is no TOML: pages go out all the same."""
+    secret, file = tmp_path / "key", tmp_path / "alerts.toml"
+    secret.write_text("k" * 32)
+    good = f'[sinks.pager]\ntype = "pagerduty"\nrouting_key = {{ file = "{secret}" }}\nurl = "{receiver.url}"'
+    file.write_text(good)
+    on = rig()
+    on.sinks.__init__(lambda: load(file))
+    secret.unlink()
+    on.minutes(3, level())
+    file.write_text(good + "\n[")
+    on.minutes(3, level())
+    found = {one.rule: one for one in alerts(on.client, KEYS)}
+    assert "is not TOML" in found["delivery_failed"].latest
+    assert {call.json["dedup_key"] for call in receiver.accepted()} == {found[rule].id for rule in found}
+    secret.write_text("k" * 32)
+    file.write_text(good)
+    on.minutes(45, level())
+    assert [one.rule for one in alerts(on.client, KEYS) if one.phase == "firing"] == ["level"]
+
+
+def test_an_attempt_that_ends_without_a_word_is_listed_with_one(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.crash = 3
+    on.minutes(5, level())
+    [line] = on.outbox.undelivered()
+    assert "without a word" in line.error
 
 
 def test_secondary_sinks_hear_nothing_of_what_is_accepted(rig: Any, receiver: Receiver) -> None:
@@ -363,6 +388,7 @@ def test_what_is_for_a_sink_that_is_gone_is_dropped(rig: Any, receiver: Receiver
         on = rig(pager(gone))
         on.minutes(4, level())
     on.config = AlertsConfig(settings=AlertSettings(), sinks={"other": pager(receiver, name="other")})
+    on.sinks.now()
     on.restart()
     on.minutes(5, level())
     assert on.outbox.undelivered() == []
@@ -370,7 +396,7 @@ def test_what_is_for_a_sink_that_is_gone_is_dropped(rig: Any, receiver: Receiver
 
 def test_only_one_sender_schedules(rig: Any, receiver: Receiver) -> None:
     on = rig(pager(receiver))
-    other = Sender(on.client, KEYS, on.config, on.delivery.deliver, on.delivery.repeat_state)
+    other = Sender(on.client, KEYS, on.sinks, on.delivery.deliver, on.delivery.repeat_state)
     assert on.sender.tick(on.now_ms) == 0
     on.minutes(2, level())
     on.judge(level())

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import httpx
-
 from ops.alerts.alert import Alert
 from ops.alerts.secret import Secret, plain
-from ops.alerts.sinks.answer import Answer, attempt
+from ops.alerts.sinks.answer import Answer, post
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import clock
 
@@ -35,16 +33,18 @@ class Alertmanager(Sink):
     url: str | Secret = field(repr=False)
     token: Secret | None = None
 
-    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
-        """The alert of one message."""
-        return self.send_all(http, [envelope.message.alert], envelope)
-
-    def send_all(self, http: httpx.Client, alerts: Sequence[Alert], envelope: Envelope) -> Answer:
+    def send_all(self, alerts: Sequence[Alert], envelope: Envelope) -> Answer:
         """All of them in one request; `envelope` says when and for whom."""
+        return self._attempted(lambda: self._send_all(alerts, envelope))
+
+    def _send(self, envelope: Envelope) -> Answer:
+        return self._send_all([envelope.message.alert], envelope)
+
+    def _send_all(self, alerts: Sequence[Alert], envelope: Envelope) -> Answer:
         headers = {"Authorization": f"Bearer {self.token.reveal()}"} if self.token else {}
         body = [self.entry(alert, envelope) for alert in alerts]
         url = f"{plain(self.url).rstrip('/')}/api/v2/alerts"
-        return attempt(lambda: http.post(url, json=body, headers=headers))
+        return post(url, headers, json=body)
 
     def entry(self, alert: Alert, envelope: Envelope) -> dict[str, Any]:
         """One alert. Labels are its identity: no number and no time is among them."""

@@ -1,20 +1,31 @@
-"""What became of one attempt to deliver."""
+"""What became of one attempt to deliver: in time, and from a few kilobytes, whatever the other side does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import httpx
 
+from ops.alerts.secret import Secret, plain
+
+#: From the first look at the address to the last byte that is read. An attempt's lease is far longer.
+DEADLINE_S = 15.0
 #: What is wrong with the message itself will be wrong again. Everything else (a moved address, a
 #: wrong key, an overload) may be repaired while the message waits.
 _REFUSALS = (400, 413, 422)
 _BUSY_MS, _RETRY_AFTER_MS_MAX = 60_000, 3_600_000
-_SHOWN = 200
+_HEADERS = {"User-Agent": "amn-queue", "Accept-Encoding": "identity"}
+_BODY_BYTES, _SHOWN = 4_096, 200
+#: A part of a secret that is shorter is no clue.
+_CLUE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,34 +43,73 @@ class Answer:
     wait_ms: int = 0
 
 
-def attempt(send: Callable[[], httpx.Response]) -> Answer:
-    """Makes a request, and reads what its answer means."""
+def client() -> httpx.AsyncClient:
+    """Reads the environment's proxies and certificates, and raises what it likes where they are odd."""
+    return httpx.AsyncClient(headers=_HEADERS, timeout=DEADLINE_S, verify=_trusted())
+
+
+#: Reading the certificates takes as long as everything else; this process keeps those of its first attempt.
+_trusted = cache(httpx.create_ssl_context)
+
+
+def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: Any) -> Answer:
+    """Makes a request, and reads what its answer means. Raises what the libraries raise."""
+    loop = asyncio.new_event_loop()
     try:
-        return of_response(send())
-    except httpx.HTTPError as error:
-        return Answer(outcome="again", detail=f"{type(error).__name__}: {error}"[:_SHOWN])
+        return loop.run_until_complete(_post(plain(url), headers or {}, body))
+    except TimeoutError:
+        return Answer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s")
+    finally:
+        loop.close()  # and does not wait for a thread that still asks for an address
 
 
-def of_response(response: httpx.Response) -> Answer:
+async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Answer:
+    async with (
+        asyncio.timeout(DEADLINE_S) as whole,
+        client() as http,
+        http.stream("POST", url, headers=headers, **body) as response,
+    ):
+        text = bytearray()
+        # The status is the answer; what comes after it only explains.
+        with suppress(httpx.HTTPError, TimeoutError):
+            async with asyncio.timeout_at((whole.when() or 0) - 1):
+                async for chunk in response.aiter_raw():
+                    text += chunk
+                    if len(text) >= _BODY_BYTES:
+                        break
+        return of_response(response.status_code, bytes(text[:_BODY_BYTES]), response.headers)
+
+
+def of_response(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
     """By its status, and by Retry-After."""
-    detail = f"{response.status_code} {response.text[:_SHOWN]}".strip()
-    if response.is_success:
+    detail = f"{status} {body.decode('utf-8', 'replace')}"
+    if 200 <= status < 300:
         return Answer(outcome="accepted", detail=detail)
-    if response.status_code in _REFUSALS:
+    if status in _REFUSALS:
         return Answer(outcome="refused", detail=detail)
-    wait_ms = retry_after_ms(response.headers.get("retry-after", ""), datetime.now(UTC))
-    if response.status_code == 429:
+    wait_ms = retry_after_ms((headers or {}).get("retry-after", ""), datetime.now(UTC))
+    if status == 429:
         wait_ms = wait_ms or _BUSY_MS
     return Answer(outcome="again", detail=detail, wait_ms=wait_ms)
 
 
 def retry_after_ms(header: str, now: datetime) -> int:
     """Of a Retry-After header, in either of its forms; 0 when there is none, an hour at most."""
-    if header.strip().isdecimal():
-        wait_ms = int(header) * 1000
+    text = header.strip()
+    if re.fullmatch("[0-9]+", text):
+        wait_ms = int(text[:9] if len(text) < 10 else "9" * 9) * 1000
     else:
         try:
-            wait_ms = int((parsedate_to_datetime(header) - now).total_seconds() * 1000)
-        except (TypeError, ValueError):
+            wait_ms = int((parsedate_to_datetime(text[:64]) - now).total_seconds() * 1000)
+        except (TypeError, ValueError, OverflowError, IndexError):
             return 0
     return min(max(wait_ms, 0), _RETRY_AFTER_MS_MAX)
+
+
+def shown(text: str, secrets: Iterable[Secret]) -> str:
+    """One short line of an answer or an error, without the secrets in it or any part of them."""
+    clues = {part for one in secrets for part in (one.reveal(), *re.split(r"[/?&=@:]+", one.reveal()))}
+    for clue in sorted(clues, key=len, reverse=True):
+        if len(clue) >= _CLUE:
+            text = text.replace(clue, "***")
+    return "".join(one if one.isprintable() else " " for one in text).strip()[:_SHOWN]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from dataclasses import dataclass
 from typing import ClassVar
 
-import httpx
-
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import Answer
+from ops.alerts.sinks.answer import DEADLINE_S, Answer
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import text, title
 from ops.errors import SinksRefused
+from workers.child import our_environment, our_python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +40,29 @@ class Apprise(Sink):
                 f"sink {self.name}: apprise does not understand its url; its documentation lists the forms"
             )
 
-    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
-        """One message; apprise has a connection of its own."""
-        import apprise
-
-        told = apprise.Apprise()
-        told.add(self.url.reveal())
+    def _send(self, envelope: Envelope) -> Answer:
         resolved = envelope.message.kind == "resolve"
-        accepted = told.notify(
-            title=title(envelope.message),
-            body=text(envelope.message, envelope.runbook),
-            notify_type=apprise.NotifyType.SUCCESS if resolved else apprise.NotifyType.FAILURE,
-        )
-        return (
-            Answer(outcome="accepted")
-            if accepted
-            else Answer(outcome="again", detail="apprise could not send it")
-        )
+        message = {
+            "url": self.url.reveal(),
+            "title": title(envelope.message),
+            "body": text(envelope.message, envelope.runbook),
+            "notify_type": "success" if resolved else "failure",
+        }
+        try:
+            ended = subprocess.run(
+                our_python("ops.alerts.sinks.apprise_child"),
+                env=our_environment(),
+                input=json.dumps(message).encode(),
+                capture_output=True,
+                timeout=DEADLINE_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Answer(outcome="again", detail=f"apprise did not end within {DEADLINE_S:g} s")
+        if ended.returncode:
+            last = ended.stderr[-1000:].decode("utf-8", "replace").strip().splitlines()[-1:]
+            return Answer(outcome="again", detail=f"apprise ended with {ended.returncode}: {''.join(last)}")
+        told = json.loads(ended.stdout)
+        if told["accepted"]:
+            return Answer(outcome="accepted")
+        return Answer(outcome="again", detail=f"apprise could not send it: {told['said']}")

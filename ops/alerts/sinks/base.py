@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
-import httpx
-
 from ops.alerts.alert import SEVERITIES, Kind, Message
+from ops.alerts.secret import Secret
 from ops.alerts.settings import AlertSettings
-from ops.alerts.sinks.answer import Answer
+from ops.alerts.sinks.answer import Answer, shown
 from ops.drift.findings import Severity
 
 
@@ -59,6 +59,19 @@ class Sink(ABC):
         """Whether this sink is sent such a message."""
         return kind in self.kinds and severity in self.severities
 
+    def send(self, envelope: Envelope) -> Answer:
+        """One attempt. Whatever is raised on the way is its outcome, and is tried again."""
+        return self._attempted(lambda: self._send(envelope))
+
+    def _attempted(self, send: Callable[[], Answer]) -> Answer:
+        try:
+            answer = send()
+        except Exception as error:
+            answer = Answer(outcome="again", detail=f"{type(error).__name__}: {error}")
+        values = [getattr(self, field.name) for field in fields(self)]
+        flat = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
+        return replace(answer, detail=shown(answer.detail, [one for one in flat if isinstance(one, Secret)]))
+
     @abstractmethod
-    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
-        """One attempt. Never raises for what the other side does."""
+    def _send(self, envelope: Envelope) -> Answer:
+        """One attempt; may raise anything."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import httpx
-
-from ops.alerts.secret import Secret, plain
-from ops.alerts.sinks.answer import Answer, attempt
+from ops.alerts.secret import Secret
+from ops.alerts.sinks.answer import Answer, post
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import clock, where
 
@@ -30,9 +28,8 @@ class PagerDuty(Sink):
     routing_key: Secret
     url: str | Secret = field(default="https://events.pagerduty.com/v2/enqueue", repr=False)
 
-    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
-        """One event."""
-        return attempt(lambda: http.post(plain(self.url), json=self.event(envelope)))
+    def _send(self, envelope: Envelope) -> Answer:
+        return post(self.url, json=self.event(envelope))
 
     def event(self, envelope: Envelope) -> dict[str, Any]:
         """The body."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import httpx
-
 from ops.alerts.alert import Kind
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import Answer, attempt
+from ops.alerts.sinks.answer import Answer, post
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import text, title
 
@@ -33,7 +31,6 @@ class Slack(Sink):
 
     url: Secret
 
-    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
-        """One message."""
+    def _send(self, envelope: Envelope) -> Answer:
         said = f"*{title(envelope.message)}*\n{text(envelope.message, envelope.runbook)}"
-        return attempt(lambda: http.post(self.url.reveal(), json={"text": said.translate(_ESCAPES)}))
+        return post(self.url, json={"text": said.translate(_ESCAPES)})

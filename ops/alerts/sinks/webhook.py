@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import httpx
-
 from amn.output import strict_json
-from ops.alerts.secret import Secret, plain
-from ops.alerts.sinks.answer import Answer, attempt
+from ops.alerts.secret import Secret
+from ops.alerts.sinks.answer import Answer, post
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import clock, text, title
 from ops.errors import SinksRefused
@@ -51,12 +49,11 @@ class Webhook(Sink):
                     "make one with: openssl rand -base64 32"
                 )
 
-    def send(self, http: httpx.Client, envelope: Envelope) -> Answer:
-        """One event, signed for this attempt."""
+    def _send(self, envelope: Envelope) -> Answer:
         body = strict_json(self.event(envelope), compact=True).encode()
         headers = signature_headers(self.keys, envelope.message.id, envelope.now_ms // 1000, body)
         headers["Content-Type"] = "application/cloudevents+json"
-        return attempt(lambda: http.post(plain(self.url), content=body, headers=headers))
+        return post(self.url, headers, content=body)
 
     def event(self, envelope: Envelope) -> dict[str, Any]:
         """The body."""

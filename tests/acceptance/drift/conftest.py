@@ -57,6 +57,5 @@ def service(_session_servers: Any, pools: dict[str, list[Increments]]) -> Iterat
     assert service.one("ood_delta").state == "ok"
     assert service.one("input_drift").state == "ok"
     yield service
-    service.delivery.http.close()
     service.receiver.stop()
     admin.close()

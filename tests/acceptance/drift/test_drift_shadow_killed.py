@@ -42,7 +42,6 @@ def service(_session_servers: Any, pools: dict[str, list[Increments]]) -> Iterat
     service.live(24.2, pools["ood"], pools["id"], judged=False)
     service.live(1, pools["ood"], pools["id"])
     yield service
-    service.delivery.http.close()
     service.receiver.stop()
     admin.close()
 

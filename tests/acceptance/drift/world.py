@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from amn.slices import Slicer
 from ops.alerts import AlertSettings, apply
-from ops.alerts.config import AlertsConfig
+from ops.alerts.config import AlertsConfig, Sinks
 from ops.alerts.delivery import Delivery
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
@@ -166,7 +166,7 @@ class Service:
         key = Secret(base64.b64encode(bytes(32)).decode())
         sink = Webhook(name="hook", url=self.receiver.url, keys=(key,), severities=("page",))
         self.config = AlertsConfig(settings=AlertSettings(), sinks={"hook": sink})
-        self.delivery = Delivery(admin, KEYS, self.config, lambda: self.minute * 60_000)
+        self.delivery = Delivery(admin, KEYS, Sinks(lambda: self.config), lambda: self.minute * 60_000)
         self.sender = self.new_sender()
         self.minute = start_min
         self.draw = random.Random(5)
@@ -181,7 +181,9 @@ class Service:
         return Judge(self.admin, KEYS, JudgeSettings(learn_max_h=24), self.alert)
 
     def new_sender(self) -> Sender:
-        return Sender(self.admin, KEYS, self.config, self.delivery.deliver, self.delivery.repeat_state)
+        return Sender(
+            self.admin, KEYS, Sinks(lambda: self.config), self.delivery.deliver, self.delivery.repeat_state
+        )
 
     def kill_judge_and_sender(self) -> None:
         """As when both are killed, and their leases run out."""

@@ -1,0 +1,248 @@
+"""Whoever can write to the queue of the jobs picks one of our functions, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rq.command import send_shutdown_command
+
+from ops.files import FileOptions
+from ops.jobs import JOBS, listed, rq_connection, submit_predict_file
+from producer.settings import ProducerSettings
+
+QUEUE = f"rq:queue:{JOBS}"
+GOOD = {
+    "source": "/nowhere/in.npy",
+    "target": "/nowhere/out.npy",
+    "queue": "main",
+    "lane": "general",
+    "domain": "",
+    "normalize": False,
+    "fast": False,
+}
+
+
+@pytest.fixture
+def worker(real_server: Any, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`amn jobs worker`, as `amn up` starts it."""
+    with (tmp_path / "worker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ops.cli", "jobs", "worker", "--url", real_server.url],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    yield process
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture
+def proof(tmp_path: Path) -> Path:
+    """What an attacker's code would leave; the module is one that the worker could import."""
+    proof = tmp_path / "proof"
+    (tmp_path / "intruder.py").write_text(
+        f"def leave(*_, **__):\n    open({str(proof)!r}, 'a').write('here')\n"
+        "class Job:\n    @staticmethod\n    def leave(*_, **__):\n        leave()\n"
+    )
+    return proof
+
+
+def put(server: Any, name: str, data: Any, **fields: Any) -> None:
+    """A job as RQ stores it, written past RQ."""
+    raw = data if isinstance(data, bytes) else zlib.compress(json.dumps(data).encode())
+    stored = {"data": raw, "status": "queued", "origin": JOBS, "created_at": "2026-01-01T00:00:00.000000Z"}
+    server.admin.hset(f"rq:job:{name}", mapping=stored | fields)
+    server.admin.rpush(QUEUE, name)
+
+
+def wait(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def rows(server: Any) -> dict[str, dict[str, Any]]:
+    connection = rq_connection(ProducerSettings(url=server.url))
+    try:
+        return {row["id"]: row for row in listed(connection)}
+    finally:
+        connection.close()
+
+
+def ended(server: Any, name: str) -> dict[str, Any]:
+    wait(lambda: rows(server).get(name, {"status": ""})["status"] in ("failed", "finished"))
+    return rows(server)[name]
+
+
+def test_no_function_but_ours_runs_whatever_a_job_says(
+    real_server: Any, worker: subprocess.Popen[bytes], proof: Path
+) -> None:
+    shell = f"touch {proof}"
+    calls = {
+        "system": ["os.system", None, [shell], {}],
+        "popen": ["subprocess.check_output", None, [["touch", str(proof)]], {}],
+        "eval": ["eval", None, [f"open({str(proof)!r}, 'w')"], {}],
+        "builtins": ["builtins.exec", None, [f"open({str(proof)!r}, 'w')"], {}],
+        "module": ["intruder.leave", None, [], {}],
+        "nested": ["intruder.Job.leave", None, [], {}],
+        "ours": ["ops.jobs.work", None, [], {}],
+        "through": ["ops.jobs.os.system", None, [shell], {}],
+        "private": ["ops.jobs._row", None, [], {}],
+        "longer": ["ops.jobs.predict_file.__globals__", None, [], {}],
+        "spaced": ["ops.jobs.predict_file ", None, [], GOOD],
+        "instance": ["system", "os", [shell], {}],
+        "method": ["ops.jobs.predict_file", {"os": 1}, [], GOOD],
+        "positional": ["ops.jobs.predict_file", None, [shell], GOOD],
+        "listed": [["os.system"], None, [shell], {}],
+        "nothing": [],
+    }
+    for name, call in calls.items():
+        put(real_server, name, call)
+    for name in calls:
+        row = ended(real_server, name)
+        assert (row["status"], row["error"].partition(":")[0]) == ("failed", "ops.errors.JobRefused"), row
+    assert "os.system' is none of our functions" in rows(real_server)["system"]["error"]
+    assert not proof.exists()
+    assert worker.poll() is None
+
+
+def test_callbacks_repeats_dependents_and_webhooks_of_a_job_have_no_effect(
+    real_server: Any, worker: subprocess.Popen[bytes], proof: Path
+) -> None:
+    called: list[str] = []
+
+    class Called(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            called.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    listener = HTTPServer(("127.0.0.1", 0), Called)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    hook = {"url": f"http://127.0.0.1:{listener.server_port}/x", "job_status": "failed", "method": "GET"}
+    fields = {
+        **{f"{when}_callback_name": "intruder.leave" for when in ("success", "failure", "stopped")},
+        "webhooks": json.dumps([hook]),
+        "retries_left": 5,
+        "repeats_left": 5,
+        "repeat_intervals": "[0]",
+        "rate_limit_key": "x",
+        "rate_limit_concurrency": 1,
+        "group_id": "g",
+        "dependency_ids": '["other"]',
+        "meta": json.dumps({"serializer": "pickle", "job_class": "intruder.Job"}),
+        "serializer": "pickle",
+        "job_class": "intruder.Job",
+    }
+    real_server.admin.sadd("rq:job:all:dependents", "other", b"\xff")
+    put(real_server, "all", ["ops.jobs.predict_file", None, [], GOOD], **fields)
+    row = ended(real_server, "all")
+    assert (row["status"], row["error"].partition(":")[0]) == ("failed", "amn.errors.FileRefused")
+    put(real_server, "after", ["os.system", None, [], {}])
+    ended(real_server, "after")
+    assert (called, proof.exists(), real_server.admin.llen(QUEUE)) == ([], False, 0)
+    assert real_server.admin.smembers("rq:job:all:dependents") == {b"other", b"\xff"}
+    listener.shutdown()
+    listener.server_close()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"source": "../in.npy"}, "source is"),
+        ({"source": "/dev/zero"}, "ends in .npy"),
+        ({"target": "/root/.ssh/authorized_keys"}, "target is"),
+        ({"target": "/tmp/a/../b.npy"}, "target is"),
+        ({"target": "/tmp/a\x00.npy"}, "target is"),
+        ({"target": "/" + "a" * 5000 + ".npy"}, "target is"),
+        ({"target": "/tmp/\ud800.npy"}, "target is"),
+        ({"target": 5}, "target is 5"),
+        ({"queue": "a b"}, "queue is"),
+        ({"lane": "urgent"}, "lane is"),
+        ({"domain": "\x1b[2J"}, "domain is"),
+        ({"fast": 1}, "fast is 1"),
+        ({"extra": 1}, "predict_file takes"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_by_name(change: dict[str, Any], said: str) -> None:
+    from ops import jobs
+    from ops.errors import JobRefused
+    from ops.known_jobs import _admitted
+
+    function, arguments = _admitted(["ops.jobs.predict_file", None, [], GOOD], jobs._FUNCTIONS)
+    assert (function.run, arguments) == (jobs.predict_file, GOOD)
+    with pytest.raises(JobRefused, match=said):
+        _admitted(["ops.jobs.predict_file", None, [], GOOD | change], jobs._FUNCTIONS)
+
+
+def test_a_special_file_with_the_right_name_is_none_of_a_jobs_files(tmp_path: Path) -> None:
+    from ops import jobs
+
+    os.mkfifo(tmp_path / "a.npy")
+    (tmp_path / "b.npy").symlink_to("/dev/zero")
+    (tmp_path / "c.npy").mkdir()
+    (tmp_path / "d.npy").symlink_to(tmp_path / "missing")
+    assert [jobs._is_path(str(tmp_path / f"{name}.npy")) for name in "abcde"] == [False] * 4 + [True]
+
+
+def test_what_is_no_job_at_all_stops_neither_the_worker_nor_the_listing(
+    real_server: Any, worker: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    client, bomb = real_server.admin, zlib.compress(bytes(50_000_000))
+    for entry in (b"\xff\xfe", "a/b", "../x", "x:y:z", "", "no-such-job", "string", "x" * 10_000):
+        client.rpush(QUEUE, entry)
+    client.set("rq:job:string", "no hash")
+    put(real_server, "bomb", bomb)
+    put(real_server, "deep", b"[" * 60_000)
+    put(real_server, "digits", b'["ops.jobs.predict_file",null,[],' + b"9" * 20_000 + b"]")
+    put(real_server, "pickled", b"cos\nsystem\n(S'true'\ntR.")
+    odd = {
+        "status": "no such",
+        "timeout": "soon",
+        "created_at": "\x00",
+        "ttl": "x",
+        "meta": "{",
+        "origin": b"\xff",
+    }
+    put(real_server, "odd", ["os.system", None, [], {}], description="\x1b[2J\n[/x]", **odd)
+    client.sadd("rq:workers", b"\xff")
+    client.set("rq:suspended", 1)
+    for name in ("wip", "finished", "failed"):
+        client.zadd(f"rq:{name}:{JOBS}", {b"\xff": 1e12, "a/b:c": 1e12, "x:y:z": 1e12})
+    for name in ("bomb", "deep", "digits", "pickled", "odd"):
+        assert ended(real_server, name)["status"] == "failed"
+    client.xadd("rq:results:odd", {"exc_string": b"%%", "return_value": b"[[[", "type": "x"})
+    assert rows(real_server)["odd"]["description"] == "?[2J?[/x]"
+    assert client.llen(f"{QUEUE}:intermediate") == 0
+    assert worker.poll() is None
+    assert "none of our functions" in (tmp_path / "worker.log").read_text()
+
+
+def test_an_order_from_the_server_does_not_end_the_worker(
+    real_server: Any, worker: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    wait(lambda: bool(real_server.admin.smembers("rq:workers")))
+    [key] = real_server.admin.smembers("rq:workers")
+    connection = rq_connection(ProducerSettings(url=real_server.url))
+    send_shutdown_command(connection, key.decode().removeprefix("rq:worker:"))
+    np.save(tmp_path / "in.npy", np.zeros((1, 5, 768), "f4"))
+    settings = ProducerSettings(url=real_server.url)
+    job = submit_predict_file(settings, tmp_path / "in.npy", tmp_path / "out.npy", FileOptions())
+    wait(lambda: rows(real_server)[job]["status"] != "queued")
+    assert worker.poll() is None
+    connection.close()
