@@ -234,7 +234,7 @@ def test_over_the_entry_limit_submit_says_full_and_which_got_in(server, contexts
             producer.submit_many(contexts(5))
         assert len(caught.value.accepted) == 3
         assert caught.value.retry_after_ms > 0
-        assert producer.in_flight == 2
+        assert producer.in_flight == 3
         with EchoWorker(server.url):
             ids = {handle.result().id for handle in caught.value.accepted}
         assert len(ids) == 3
