@@ -201,9 +201,12 @@ def _log_ratios(carried: Floats, noise: Floats) -> Floats:
     """log L by watched mean and drop, (..., 3, 3)."""
     offset = carried[..., _x, :] / carried[..., _w, :]
     kish = carried[..., _w, :] ** 2 / carried[..., _w2, :]
-    variance = _VARIANCE_MARGIN * (noise / kish[..., None, :]).sum(-1)
-    below = np.minimum(-_watched(offset), _CLIP_SE * np.sqrt(variance))
-    return np.asarray(DROPS / variance[..., None] * (below[..., None] - DROPS / 2))
+    variance = _VARIANCE_MARGIN * (noise / kish[..., None, :]).sum(-1)[..., None]
+    # A mean known so well that a drop is more than the clip would be cut off below half of that drop: no
+    # evidence could gather, and of scores that are all alike there would be none to divide by.
+    variance = np.maximum(variance, (DROPS / _CLIP_SE) ** 2)
+    below = np.minimum(-_watched(offset)[..., None], _CLIP_SE * np.sqrt(variance))
+    return np.asarray(DROPS / variance * (below - DROPS / 2))
 
 
 def _watched(by_slice: Floats) -> Floats:

@@ -122,3 +122,28 @@ def test_a_hole_in_the_blocks_is_passed_over() -> None:
 
 def test_evidence_needed_grows_with_the_detectors() -> None:
     assert evidence_needed(1, 30) == pytest.approx(math.log(1.0512e5 * 30))
+
+
+@pytest.mark.parametrize("drop", [0.03, 0.06, 0.12, 0.4])
+@pytest.mark.parametrize(
+    ("spread", "n"), [(0.0, 30), (1e-12, 30), (1e-6, 3_000), (0.0225, 30_000), (0.0225, 3_000_000)]
+)
+def test_a_drop_of_a_mean_that_is_known_exactly_is_found_at_once(drop: float, spread: float, n: int) -> None:
+    """Scores that are all alike, or a great many of them, leave no doubt to divide by."""
+    certain, random = noise(np.full(2, spread), np.ones(3)), np.random.default_rng(5)
+    expected, state = np.broadcast_to(BASE[:, None], (2, 1)), Detector.fresh(0)
+
+    def block(below: float) -> Floats:
+        found = np.zeros((6, 2, 1))
+        found[:4] = n
+        found[4, :, 0] = n * random.normal(BASE - [below, 0], math.sqrt(spread / n))
+        return found
+
+    for t in range(300):
+        state = state.consume(t, block(0.0), expected, certain)
+    assert (state.log_evidence < 1).all()
+    for t in range(300, 304):
+        state = state.consume(t, block(drop), expected, certain)
+    assert state.log_evidence[0] >= evidence_needed(1, 3)
+    assert state.log_evidence[2] < 1
+    assert json.loads(json.dumps(state.to_json(), allow_nan=False))
