@@ -123,7 +123,12 @@ class Canary:
 
     def claim(self, every_ms: int) -> bool:
         """Whether it is this process's turn; nobody else's is for `every_ms`."""
-        return bool(self._client.set(self._prefix + "canary:turn", "1", nx=True, px=every_ms))
+        turn = self._prefix + "canary:turn"
+        if self._client.set(turn, "1", nx=True, px=every_ms):
+            return True
+        if self._client.pttl(turn) > every_ms:  # of before the server's clock went back: it begins anew
+            self._client.pexpire(turn, every_ms)
+        return False
 
     def postpone(self, wait_ms: int) -> None:
         """After a run that came to nothing: the next may be sooner."""

@@ -79,7 +79,7 @@ class ShadowQueue(LeasedQueue):
         shadow, keys = self.shadow, self.keys
         arguments: list[Any] = [GROUP, self.name, keys.drift_half_prefix, keys.drift_minute_prefix]
         arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.truth_ttl_ms, shadow.truths_max]
-        arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.ahead_min_max, shadow.age_min_max]
+        arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.age_min_max]
         waiting = self._waiting({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
         met: list[list[Exemplar]] = []
         for outcome in outcomes:

@@ -97,6 +97,13 @@ class Rates:
         }
         return cls(minute=int(fields.get("minute", "0")), shed=fields.get("shed") == "1", lanes=lanes)
 
+    def as_of(self, minute: int) -> Rates:
+        """The same; when they are of before the server's clock went back, all of them hold now."""
+        if self.minute < minute:
+            return self
+        lanes = {name: replace(rate, since=min(rate.since, minute)) for name, rate in self.lanes.items()}
+        return replace(self, minute=minute - 2, lanes=lanes)
+
     def fields(self) -> dict[str, str]:
         """For the hash."""
         lanes = {_LANE + name: str(rate) for name, rate in self.lanes.items()}
@@ -114,8 +121,9 @@ class Steering:
         """Takes in the minutes that are complete; returns whether the rates were written."""
         seconds, microseconds = self._client.time()
         now_ms = seconds * 1000 + microseconds // 1000
-        old = read_rates(self._client, rates_key(self._keys))
+        stored = read_rates(self._client, rates_key(self._keys))
         last = now_ms // 60_000 - 1
+        old = stored.as_of(last + 1)
         if last <= old.minute:
             return False
         oldest_ms = self._oldest_ms(now_ms)
@@ -133,7 +141,7 @@ class Steering:
         if new.shed != old.shed:
             _LOG.warning("sampling_sheds" if new.shed else "sampling_recovers", lag_ms=lag_ms)
         flat = [word for pair in new.fields().items() for word in pair]
-        expected = str(old.minute) if old.minute else ""
+        expected = str(stored.minute) if stored.minute else ""
         return bool(self._publish([rates_key(self._keys)], [expected, _TTL_S, *flat]))
 
     def _oldest_ms(self, now_ms: int) -> int:

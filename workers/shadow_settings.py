@@ -25,7 +25,7 @@ class ShadowSettings:
         scored_ttl_ms: How long a scored key is remembered, so that a truth reported twice, or a
             request sent again, is not scored twice.
         minute_ttl_s: How long a minute's sums are kept, from the minute itself.
-        ahead_min_max, age_min_max: Predictions further in the future, or older, are refused.
+        age_min_max: Older predictions are refused.
         samples_per_s: Samples that each lane aims at.
         half_life_min: Of the smoothed traffic that the rates follow.
         hysteresis: Least relative change of a rate.
@@ -42,7 +42,6 @@ class ShadowSettings:
     truths_max: int = 5_000
     scored_ttl_ms: int = 600_000
     minute_ttl_s: int = 50 * 3600
-    ahead_min_max: int = 5
     age_min_max: int = 26 * 60
     samples_per_s: float = 0.5
     half_life_min: float = 10.0

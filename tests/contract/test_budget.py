@@ -309,3 +309,16 @@ def test_a_worker_that_stops_hands_back_what_it_holds(server: Any) -> None:
     gate.stop()
     assert allowance.left == 0
     assert read_budget(server.admin, KEYS)["tokens"] == pytest.approx(kept + held)
+
+
+def test_the_window_begins_anew_when_the_servers_clock_went_back(server: Any) -> None:
+    worker = Worker(server.admin)
+    for second in range(60):
+        worker.decide(100)
+        worker.budget.settle(now_ms=NOW_MS + second * 1000)
+    for second in range(60):  # nobody asks for anything: what is earned must not pile up
+        worker.allowance.seen += 100
+        worker.budget.settle(room=0.0, now_ms=NOW_MS - 3_600_000 + second * 1000)
+    found = read_budget(server.admin, KEYS)
+    assert found["n"] == 6_000
+    assert found["tokens"] <= 0.2 * 100 * 5 + 5

@@ -28,6 +28,7 @@ from producer.keys import GROUP
 from producer.messages import Request
 from producer.settings import ProducerSettings
 from workers.batch import Batch
+from workers.canary import Canary
 from workers.keeper import Keeper
 from workers.loop import Loop
 from workers.queue import LeasedQueue, Outcome
@@ -215,6 +216,14 @@ def test_a_dead_judges_lead_from_before_a_step_back_runs_out_within_its_length(s
     assert next_one.lead() == 0  # the one that led may live
     assert 0 < server.admin.pttl(leader_key(KEYS)) <= 45_000
     assert dead.lead() == dead.fence > 0
+
+
+def test_the_canary_is_claimed_again_after_its_hour_when_the_servers_clock_went_back(server: Any) -> None:
+    canary, turn = Canary(server.admin, ProducerSettings(), None), KEYS.drift_prefix + "canary:turn"  # type: ignore[arg-type]
+    assert canary.claim(HOUR_MS)
+    server.admin.pexpire(turn, 24 * HOUR_MS)
+    assert not canary.claim(HOUR_MS)
+    assert 0 < server.admin.pttl(turn) <= HOUR_MS
 
 
 @pytest.mark.parametrize("off_s", [90, -90])

@@ -118,3 +118,14 @@ def test_an_amn_worker_looks_the_rates_up(rig: Rig) -> None:
 def test_rates_of_another_version_leave_the_highest_rate(rig: Rig) -> None:
     rig.admin.hset(rates_key(KEYS), mapping={"minute": "7", "lane:general": "half"})
     assert rig.rates() == Rates()
+
+
+def test_rates_go_on_and_shedding_ends_when_the_servers_clock_went_back(rig: Rig) -> None:
+    then = rig.now_min + 60
+    fields = {"minute": then, "shed": 1, "lane:general": f"20 {then + 2} 100 5"}
+    rig.admin.hset(rates_key(KEYS), mapping=fields)
+    rig.traffic(1, 40)
+    assert rig.turn()
+    assert not rig.rates().shed
+    assert rig.now_min - 1 <= rig.rates().minute <= rig.now_min
+    assert rig.rates().lanes["general"].since <= rig.now_min + 2

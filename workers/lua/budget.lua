@@ -33,7 +33,8 @@ end
 local sums, old = told, {}
 for i = 1, #fields, 2 do
   local at, name = string.match(fields[i], '^(%d+):(%a)$')
-  if at and tonumber(at) > bucket - 60 then
+  -- What is from the future is of before the server's clock went back, and begins anew.
+  if at and tonumber(at) > bucket - 60 and tonumber(at) <= bucket then
     sums[name] = (sums[name] or 0) + (tonumber(fields[i + 1]) or 0)
   else
     old[#old + 1] = fields[i]
@@ -48,7 +49,7 @@ local wanted = tonumber(ARGV[9])
 if wanted < 0 then tokens = tokens - wanted end
 local granted = 0
 if wanted > 0 and ARGV[10] ~= '1' then granted = math.max(0, math.floor(math.min(wanted, tokens))) end
-local since_ms = tonumber(state[2] or now_ms) or now_ms
+local since_ms = math.min(tonumber(state[2] or now_ms) or now_ms, now_ms)
 local spell_ms = math.min(window_ms, math.max(1, now_ms - since_ms))
 local most = math.max(5, (rate - reserve) * sums.n * 5000 / spell_ms)
 tokens = math.max(math.min(tokens - granted, most), -rate * sums.n)

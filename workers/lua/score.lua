@@ -6,8 +6,8 @@
 -- KEYS[5] waiting predictions   KEYS[6] waiting truths (zsets: hash of the key -> expiry, ms)
 -- ARGV[1] group  [2] consumer  [3] prefix of half keys  [4] prefix of minute keys
 -- ARGV[5] half_ttl_ms  [6] halves_max  [7] truth_ttl_ms  [8] truths_max  [9] scored_ttl_ms
--- ARGV[10] minute_ttl_s  [11] ahead_min_max  [12] age_min_max
--- ARGV[13..] per entry:
+-- ARGV[10] minute_ttl_s  [11] age_min_max
+-- ARGV[12..] per entry:
 --   number of the stream, id, op, hash of the key, kind, head, data, partner, minute, number of pairs n, then n times
 --   field, amount
 --   op: "store"  wait for the other half; the pairs count this half
@@ -52,12 +52,6 @@ local function room(kind)
   if kind == 'truth' then return KEYS[6], tonumber(ARGV[7]), tonumber(ARGV[8]) end
   return KEYS[5], tonumber(ARGV[5]), tonumber(ARGV[6])
 end
--- 'future', 'stale' or nil: sums of a clock that jumped would spoil a window.
-local function misdated(minute)
-  if minute == 0 then return nil end
-  if minute > now_min + tonumber(ARGV[11]) then return 'future' end
-  if minute < now_min - tonumber(ARGV[12]) then return 'stale' end
-end
 local function store(hash, kind, id, head, data)
   local waiting, ttl_ms, most = room(kind)
   local expired = attempt('ZREMRANGEBYSCORE', waiting, '-inf', now_ms) or 0
@@ -79,7 +73,7 @@ local function scored(hash, kind)
   attempt('ZREM', room(kind), hash)
 end
 
-local i = 13
+local i = 12
 while i <= #ARGV do
   local number, id = tonumber(ARGV[i]), ARGV[i + 1]
   i = i + 1
@@ -88,23 +82,24 @@ while i <= #ARGV do
   local last = first + 2 * tonumber(ARGV[i + 8]) - 1
   local status, there = 'ok', redis.pcall('HMGET', prefix .. hash, 'kind', 'entry')
   if there.err then redis.call('DEL', prefix .. hash) end -- whatever has its name is no half of ours
-  local wrong = misdated(tonumber(ARGV[i + 7]))
+  -- Ids never go back, though the clock may: what is from the future counts in the present minute.
+  local minute = math.min(tonumber(ARGV[i + 7]), now_min)
   if not held[number][id] then
     status = 'lost'
     count('lost')
   elseif op == 'drop' then
     count('shadow:' .. kind)
-  elseif wrong then
-    count('shadow:' .. wrong)
+  elseif minute > 0 and minute < now_min - tonumber(ARGV[11]) then
+    count('shadow:stale') -- it would spoil a window
   elseif there[1] == kind or there[1] == 'scored' then
     count('shadow:duplicate')
   elseif op == 'store' and not there[1] then
     store(hash, kind, id, ARGV[i + 4], ARGV[i + 5])
-    add(ARGV[i + 7], first, last)
+    add(minute, first, last)
     count('shadow:waiting')
   elseif op == 'score' and there[2] == partner then
     scored(hash, there[1])
-    add(ARGV[i + 7], first, last)
+    add(minute, first, last)
     count('shadow:scored')
   else
     status = 'again'
