@@ -30,6 +30,8 @@ script may touch several of them. For the queue `main`:
     amn:{main}:drift:half:truths  zset    waiting truths by age, likewise
     amn:{main}:drift:minutes     zset     minutes that have sums, trimmed with them
     amn:{main}:workers:<name>    hash     what a worker is and when it last made progress, expires
+    amn:{main}:failures          list     JSON of the errors that ended processes of the service, newest
+                                          first; capped, expires
     amn:{main}:clock             string   the server's time when a worker last asked, expires
 
 A *place* is the number of a stream that holds requests: 1 `requests:high`, 2 `requests`,
@@ -96,6 +98,7 @@ class Keys:
     replies_prefix: str = field(init=False)
     seen_prefix: str = field(init=False)
     workers_prefix: str = field(init=False)
+    failures: str = field(init=False)
     clock: str = field(init=False)
     drift_minute_prefix: str = field(init=False)
     drift_half_prefix: str = field(init=False)
@@ -160,6 +163,7 @@ _SUFFIXES = {
     "replies_prefix": "replies:",
     "seen_prefix": "seen:",
     "workers_prefix": "workers:",
+    "failures": "failures",
     "clock": "clock",
     "drift_minute_prefix": "drift:minute:",
     "drift_half_prefix": "drift:half:",

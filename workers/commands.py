@@ -13,6 +13,7 @@ from producer.errors import QueueError
 from producer.sampling import RATE_MAX
 from producer.settings import ProducerSettings
 from workers.errors import WorkerError
+from workers.failures import last_words
 from workers.logs import configure_logs
 from workers.runtime import Artifacts, run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
@@ -134,8 +135,11 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             bank=root / "reference_bank",
             calibration=root / "gate_calibration",
             slices=root / "ood_slices",
+            # A pool has its workers read links of its own; the environment names the folder behind them.
+            origin=str((artifacts_root() if common["parent_pid"] else root).resolve()),
             **(gate or {}),
         )
-        run_worker(settings, artifacts)
+        with last_words(settings.producer, kind):
+            run_worker(settings, artifacts)
     except (QueueError, WorkerError, ValueError) as error:
         raise click.ClickException(str(error)) from error

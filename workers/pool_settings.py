@@ -54,4 +54,5 @@ class PoolSettings:
     def environment(self) -> dict[str, str]:
         """The child's environment: one thread per numeric library, since a process has one core."""
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        return our_environment(**one_thread, REDIS_URL=self.url, PYTHONUNBUFFERED="1")
+        folder = str(self.artifacts.resolve())
+        return our_environment(**one_thread, REDIS_URL=self.url, AMN_ARTIFACTS=folder, PYTHONUNBUFFERED="1")

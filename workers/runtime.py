@@ -43,6 +43,7 @@ class Artifacts:
         tier: Of a fallback worker: `accuracy` or `secondary`.
         decision_log: Where a sample of the AMN worker's decisions goes; None for nowhere.
         slices: Of the shadow worker: places requests that name no domain; may be missing.
+        origin: Folder of models and banks that they come from, for the doctor.
     """
 
     model: Path
@@ -52,6 +53,7 @@ class Artifacts:
     tier: str = "accuracy"
     decision_log: Path | None = None
     slices: Path = Path("ood_slices")
+    origin: str = ""
 
 
 class Side(Protocol):
@@ -93,6 +95,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     parts = build(settings, artifacts)
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
+    served["artifacts"] = artifacts.origin
     sides = (Keeper(loop, served), *parts.sides)
     _stop_on_signals(loop)
     try:

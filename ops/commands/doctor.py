@@ -15,7 +15,7 @@ from ops.drift.window import Delta
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
 from ops.repair import repair
-from ops.settings import artifacts_folder, producer_settings, service, with_origin
+from ops.settings import producer_settings, service, with_origin
 from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
@@ -66,7 +66,7 @@ def doctor(
       amn doctor --alive amn
     """
     settings, found = producer_settings(url, queue), service(url)
-    root = artifacts_folder(artifacts or (Path(found.artifacts) if found.artifacts else None))
+    root = artifacts or (Path(found.artifacts) if found.artifacts else None)
     if alive is not None:
         name = alive_here(settings, alive)
         console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
@@ -93,7 +93,7 @@ def _repaired(settings: ProducerSettings) -> list[str]:
         client.close()
 
 
-def _examined(settings: ProducerSettings, root: Path, found: str) -> Report:
+def _examined(settings: ProducerSettings, root: Path | None, found: str) -> Report:
     try:
         facts = gather(settings, root, found)
     except ServerError as error:

@@ -89,6 +89,7 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
 def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None) -> None:
     """Judge once a minute until Ctrl-C or SIGTERM. Of several judges one leads, the others wait."""
     from ops.drift.loop import Judge
+    from workers.failures import last_words
     from workers.logs import configure_logs
 
     settings = producer_settings(url, queue)
@@ -101,7 +102,7 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
 
     unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     chosen = JudgeSettings(card_strict=card_strict)
-    with Looking(settings, chosen) as looking:
+    with last_words(settings, "judge"), Looking(settings, chosen) as looking:
         tell_ready()
         Judge(looking.client, looking.keys, chosen, looking.alert(), settings.url).run(stopping)
 

@@ -69,11 +69,12 @@ def predict_file(
 def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> None:
     """Run jobs until Ctrl-C or SIGTERM; the job at hand is finished first."""
     from ops.jobs import work
+    from workers.failures import last_words
 
     settings = producer_settings(url, queue)
     follow_parent()
     os.environ["REDIS_URL"] = settings.url  # what the job, in its forked process, connects to
-    with driver_errors(settings.url):
+    with last_words(settings, "jobs worker"), driver_errors(settings.url):
         tell_ready()
         work(settings, burst=burst, log_level=log_level)
 

@@ -155,7 +155,7 @@ def up(
         undo.enter_context(stack)
         config = ["--config", str(alerts)] if alerts else []
         wanted = [("the jobs worker", ["jobs", "worker"])] * jobs_possible(stack.url)
-        wanted += [("the judge", ["drift", "judge"])] * bool(sample_rate)
+        wanted += [("the judge", ["drift", "judge"])]
         wanted += [("the sender of alerts", ["alerts", "run", *config])] * sends
         beside = []
         for name, words in wanted:

@@ -26,8 +26,10 @@ def look(root: Path) -> dict[str, str]:
     }
 
 
-def judge(artifacts: Mapping[str, str]) -> list[Finding]:
+def judge(artifacts: Mapping[str, str], root: str) -> list[Finding]:
     """One finding for each that is wrong, or one good one."""
+    if not artifacts:
+        return [Finding(OK, "artifacts", "no worker of this host, and no --artifacts: not looked at")]
     wrong = [
         Finding(WARNING, name, f"{value}; workers on this machine would not start")
         if value.startswith(_MISSING)
@@ -35,7 +37,7 @@ def judge(artifacts: Mapping[str, str]) -> list[Finding]:
         for name, value in artifacts.items()
         if value.startswith((_MISSING, _ALTERED))
     ]
-    return wrong or [Finding(OK, "artifacts", "weights as their manifests say")]
+    return wrong or [Finding(OK, "artifacts", f"weights in {root} as their manifests say")]
 
 
 def _identity(folder: Path) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 from ops.counters import read_counters
 from ops.drift.store import read_window
 from ops.drift.window import ModelSummary, summary
-from ops.health import artifacts, integrity, letters, loops, reads, server, streams, workers
+from ops.health import artifacts, beside, integrity, letters, loops, reads, server, streams, workers
 from ops.health.findings import FAILURE, Finding
+from producer.address import CLUSTER, parse_address
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
@@ -30,6 +31,9 @@ class Facts:
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
         loops: What is in the way of the compiled loops on this machine; empty when they are in use.
         wrong: By key, what is not as the queue needs it.
+        root: Folder that the artifacts were looked for in; "" when none of this machine is known.
+        beside: Judge, sender, jobs worker, and what ended with an error.
+        now_ms: Server's clock.
     """
 
     url: str = field(repr=False)
@@ -44,6 +48,9 @@ class Facts:
     loops: str = ""
     found: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
+    beside: beside.BesideFacts = field(default_factory=beside.BesideFacts)
+    now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +77,11 @@ class Report:
         return {"healthy": self.healthy, **facts, "findings": findings, "repaired": self.repaired}
 
 
-def gather(settings: ProducerSettings, root: Path, found: str = "") -> Facts:
+def gather(settings: ProducerSettings, root: Path | None, found: str = "") -> Facts:
     """Asks the server, which `found` has named; nothing is changed.
+
+    Args:
+        root: Folder of artifacts; None for that of the workers on this host.
 
     Raises:
         ServerUnavailable, AuthenticationFailed: It cannot be asked.
@@ -81,17 +91,22 @@ def gather(settings: ProducerSettings, root: Path, found: str = "") -> Facts:
     try:
         with driver_errors(settings.url):
             about, now_ms = server.look(client)
+            present = workers.look(client, keys, now_ms)
+            root = root or workers.folder_here(present)
             return Facts(
                 url=masked(settings.url),
                 queue=settings.queue,
                 server=about,
                 streams=streams.look(client, keys, now_ms),
-                workers=workers.look(client, keys, now_ms),
+                workers=present,
                 letters=letters.look(client, keys, now_ms),
                 counters=read_counters(client, keys),
                 wrong=integrity.look(client, keys, now_ms),
                 drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
-                artifacts=artifacts.look(root),
+                artifacts=artifacts.look(root) if root else {},
+                root=str(root or ""),
+                beside=beside.look(client, keys, now_ms, jobs=parse_address(settings.url).kind != CLUSTER),
+                now_ms=now_ms,
                 loops=loops.look(),
                 found=found,
             )
@@ -108,7 +123,8 @@ def judge(facts: Facts) -> list[Finding]:
         *streams.judge(facts.streams),
         *letters.judge(facts.letters),
         *integrity.judge(facts.wrong),
-        *artifacts.judge(facts.artifacts),
+        *beside.judge(facts.beside, facts.workers, facts.now_ms),
+        *artifacts.judge(facts.artifacts, facts.root),
         loops.judge(facts.loops),
     ]
 

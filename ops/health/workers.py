@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import redis
@@ -35,10 +36,12 @@ class WorkerFacts:
         seen_ms_ago: Since it last said so.
         stuck_ms: For how long it has held entries without ending one, by its own clock.
         host: Whole name of its host.
+        started_at_ms: When it was ready; by the server's clock.
         clock_offset_ms: How far the clock of its host is ahead of the server's.
         reads_lost: Reads of its whose answers never came.
         reads_narrowed: To how many entries it has narrowed its reads since; 0 for not much.
         model, bank: What it serves.
+        artifacts: Folder on its host that these come from.
     """
 
     name: str
@@ -48,11 +51,13 @@ class WorkerFacts:
     seen_ms_ago: int
     stuck_ms: int = 0
     host: str = ""
+    started_at_ms: int = 0
     clock_offset_ms: int = 0
     reads_lost: int = 0
     reads_narrowed: int = 0
     model: str = ""
     bank: str = ""
+    artifacts: str = ""
 
     @property
     def stuck(self) -> bool:
@@ -81,6 +86,12 @@ def look(client: redis.Redis, keys: Keys, now_ms: float) -> list[WorkerFacts]:
     return sorted(found, key=lambda worker: (worker.kind, worker.name))
 
 
+def folder_here(workers: list[WorkerFacts]) -> Path | None:
+    """Where the workers of this host read models and banks; None when none says so."""
+    host = socket.gethostname()
+    return next((Path(one.artifacts) for one in workers if one.artifacts and one.host == host), None)
+
+
 def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
     seen_at_ms = int(stored.get("seen_at_ms", 0))
     return WorkerFacts(
@@ -91,11 +102,13 @@ def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
         seen_ms_ago=int(max(now_ms - seen_at_ms, 0)),
         stuck_ms=seen_at_ms - int(stored.get("progress_at_ms", seen_at_ms)),
         host=stored.get("host", ""),
+        started_at_ms=int(stored.get("started_at_ms", 0)),
         clock_offset_ms=int(stored.get("clock_offset_ms", 0)),
         reads_lost=int(stored.get("reads_lost", 0)),
         reads_narrowed=int(stored.get("reads_narrowed", 0)),
         model=stored.get("model", ""),
         bank=stored.get("bank", ""),
+        artifacts=stored.get("artifacts", ""),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from conftest import Amn, address, wait_until
+from conftest import Amn, address, artifacts, wait_until
 from numpy.typing import NDArray
 
 from producer import Producer
@@ -189,6 +189,12 @@ def test_a_healthy_service_satisfies_the_doctor(service: Amn) -> None:
     assert found["server"]["maxmemory_policy"] == "noeviction"
     assert found["server"]["append_only"]
     assert found["artifacts"]["model"].startswith("amn@")
+    assert found["root"] == str(Path(artifacts()).resolve())
+    assert {Path(worker["artifacts"]) for worker in found["workers"]} == {Path(found["root"])}
+    assert found["beside"]["jobs_workers"] == 1
+    levels = {one["check"]: one["level"] for one in found["findings"]}
+    assert levels["judge"] != "failure"
+    assert levels["failures"] == "ok"
     assert service("doctor", "--alive", "fallback").code == 0
 
 

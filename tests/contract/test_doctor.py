@@ -9,6 +9,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +55,38 @@ def present(admin: Any, kind: str, **changes: Any) -> str:
     fields = {"kind": kind, "host": socket.gethostname(), "pid": 1, "finished": 3, **times}
     admin.hset(KEYS.worker(name), mapping=fields | changes)
     return name
+
+
+def test_a_worker_that_did_not_start_says_why(real_server: Any, examine: Examine, tmp_path: Path) -> None:
+    words = ["amn", "--url", real_server.url, "--artifacts", str(tmp_path)]
+    ended = subprocess.run([sys.executable, "-m", "workers", *words], capture_output=True, check=False)
+    assert ended.returncode == 1
+    seen = examine()["failures"]
+    assert seen["level"] == FAILURE
+    assert socket.gethostname() in seen["text"]
+    assert str(tmp_path) in seen["text"]
+
+
+def test_the_doctor_looks_at_the_artifacts_of_what_runs(
+    real_server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REDIS_URL", real_server.url)
+    monkeypatch.chdir(tmp_path)
+
+    def looked() -> tuple[str, str]:
+        run(["doctor", "--json"])
+        report = json.loads(capsys.readouterr().out)
+        [text] = [one["text"] for one in report["findings"] if one["check"] == "artifacts"]
+        return report["root"], text
+
+    present(real_server.admin, "amn", host="another", artifacts="/elsewhere")
+    root, text = looked()
+    assert root == ""
+    assert "not looked at" in text
+    present(real_server.admin, "amn", artifacts=str(ARTIFACTS))
+    root, text = looked()
+    assert root == str(ARTIFACTS)
+    assert "weights in" in text
 
 
 def test_a_queue_with_its_workers_is_well(real_server: Any, examine: Examine) -> None:

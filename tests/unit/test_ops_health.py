@@ -13,6 +13,7 @@ from amn import kernel
 from ops.drift.store import read_window
 from ops.drift.window import summary
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge, loops
+from ops.health.beside import BesideFacts, Failure
 from ops.health.letters import LetterFacts
 from ops.health.server import ServerFacts
 from ops.health.streams import StreamFacts
@@ -41,6 +42,8 @@ def facts(**changes: Any) -> Facts:
         counters={},
         drift={},
         artifacts={"model": "amn@0123", "fallback": "gru@89ab", "policy": "budgeted@4567"},
+        beside=BesideFacts(judged_ms_ago=30_000),
+        now_ms=1_000_000,
     )
     return replace(well, **changes)
 
@@ -54,6 +57,47 @@ def test_a_service_that_is_well_has_only_good_findings() -> None:
     report = Report(facts=facts(), findings=judge(facts()))
     assert {finding.level for finding in report.findings} == {OK}
     assert report.healthy
+
+
+@pytest.mark.parametrize(
+    ("check", "beside", "level", "text"),
+    [
+        ("judge", BesideFacts(), WARNING, "amn drift judge"),
+        ("judge", BesideFacts(judged_ms_ago=200_000), FAILURE, "200 s ago"),
+        ("sender", BesideFacts(), OK, "nobody is told"),
+        ("sender", BesideFacts(looked_ms_ago=30_000), OK, "30 s ago"),
+        ("sender", BesideFacts(looked_ms_ago=200_000), FAILURE, "amn alerts run"),
+        ("jobs", BesideFacts(jobs_workers=1, jobs_waiting=5), OK, "1 workers"),
+        ("jobs", BesideFacts(jobs_waiting=5), FAILURE, "amn jobs worker"),
+    ],
+)
+def test_what_runs_beside_the_workers_is_looked_at(
+    check: str, beside: BesideFacts, level: str, text: str
+) -> None:
+    finding = found(check, beside=beside)
+    assert finding.level == level
+    assert text in finding.text
+
+
+def test_an_error_that_ended_a_process_is_shown_until_one_comes_after_it() -> None:
+    ended = Failure(kind="amn", host="box", ms_ago=60_000, text="model amn_7 is altered")
+    older = replace(ended, ms_ago=90_000, text="an older one")
+    cases: list[tuple[list[WorkerFacts], str]] = [
+        ([], FAILURE),
+        ([worker("amn", host="box", started_at_ms=1_000_000 - 70_000)], FAILURE),
+        ([worker("amn", host="other", started_at_ms=1_000_000 - 50_000)], FAILURE),
+        ([worker("amn", host="box", started_at_ms=1_000_000 - 50_000)], OK),
+    ]
+    for workers, level in cases:
+        beside = BesideFacts(judged_ms_ago=1, failures=(ended, older))
+        finding = found("failures", beside=beside, workers=workers)
+        assert finding.level == level
+        assert "older" not in finding.text
+    judge_ended = replace(ended, kind="judge")
+    for judged_ms_ago, level in ((30_000, OK), (90_000, FAILURE)):
+        beside = BesideFacts(judged_ms_ago=judged_ms_ago, failures=(judge_ended,))
+        assert found("failures", beside=beside).level == level
+    assert "amn_7 is altered" in found("failures", beside=beside).text
 
 
 @pytest.mark.parametrize(("maxmemory", "level"), [(0, WARNING), (1 << 30, FAILURE)])
