@@ -31,15 +31,15 @@ _hidden = pytest.StashKey[str]()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Programs that tests need, and how Debian and Ubuntu install them.
+    """Programs that tests need, and Debian's packages of them.
 
     Attributes:
         programs: Their names on the PATH.
-        remedy: What a person types to have them.
+        packages: What brings them, as `make test-programs` names it.
     """
 
     programs: tuple[str, ...]
-    remedy: str
+    packages: str
 
     def here(self) -> bool:
         return all(shutil.which(program, path=_PATH) for program in self.programs)
@@ -67,19 +67,12 @@ class Preloaded(Group):
 
 
 GROUPS = {
-    "redis-server": Group(programs=("redis-server", "redis-cli"), remedy="apt-get install redis-server"),
-    "promtool": Group(programs=("promtool",), remedy="apt-get install prometheus"),
-    "faketime": Preloaded(
-        programs=("faketime",),
-        remedy="apt-get install faketime, or name libfaketimeMT.so.1 in AMN_LIBFAKETIME",
-    ),
-    "compiled loops": Loops(
-        programs=("cc", "gcc"),
-        remedy="apt-get install gcc libc6-dev, then .venv/bin/python -m pip install --no-deps -e .",
-    ),
+    "redis-server": Group(programs=("redis-server", "redis-cli"), packages="redis-server"),
+    "promtool": Group(programs=("promtool",), packages="prometheus"),
+    "faketime": Preloaded(programs=("faketime",), packages="faketime"),
+    "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
 }
 SLOW = "slow"
-_SLOW_REMEDY = "make test-all"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -179,13 +172,12 @@ def _absent(config: pytest.Config) -> list[str]:
 
 
 def _told(names: list[str] | Counter[str]) -> str:
-    """Names, each with its number of tests, where it is known, and with what would bring it."""
+    """Names, each with its number of tests, where it is known, and what brings them."""
     counts = names if isinstance(names, Counter) else {}
-    return "; ".join(
-        f"{name}{f' {counts[name]} tests' if name in counts else ''}"
-        f" ({_SLOW_REMEDY if name == SLOW else GROUPS[name].remedy})"
-        for name in names
-    )
+    words = {name: f"{name} {counts[name]} tests" if name in counts else name for name in names}
+    slow, packages = words.pop(SLOW, ""), " ".join(GROUPS[name].packages for name in names if name != SLOW)
+    programs = f"{', '.join(words.values())} (make test-programs, which installs {packages})" if words else ""
+    return "; ".join(filter(None, (programs, slow and f"{slow} (make test-all)")))
 
 
 if __name__ == "__main__":

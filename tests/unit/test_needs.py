@@ -79,12 +79,11 @@ def test_what_is_missing_is_left_out_and_named_at_the_start_and_the_end(
     ended = pytest_in(tmp_path, "--quick", "-n", processes, path=bare)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     first, last = re.findall(r"^left out.*$", ended.stdout, re.MULTILINE)
-    for group in ("promtool", "redis-server"):
-        assert f"{group} ({GROUPS[group].remedy})" in first
-    assert "slow (make test-all)" in first
-    assert "promtool 1 tests" in last
-    assert "redis-server 3 tests" in last
-    assert "slow 1 tests" in last
+    assert re.search(r": redis-server, promtool, .*\(make test-programs.* redis-server prometheus ", first)
+    assert first.endswith("; slow (make test-all)")
+    assert re.search("promtool 1 tests.* prometheus", last)
+    assert re.search("redis-server 3 tests.* redis-server", last)
+    assert last.endswith("; slow 1 tests (make test-all)")
     assert "1 passed" in ended.stdout
     assert "skipped" not in ended.stdout
 
@@ -92,7 +91,7 @@ def test_what_is_missing_is_left_out_and_named_at_the_start_and_the_end(
 def test_a_selection_of_which_nothing_is_left_is_no_failure(bare: str, tmp_path: Path) -> None:
     ended = pytest_in(tmp_path, "-k", "test_a", path=bare)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "left out: promtool 1 tests (apt-get install prometheus)\n" in ended.stdout
+    assert "left out: promtool 1 tests (make test-programs, which installs prometheus)\n" in ended.stdout
     assert pytest_in(tmp_path, "-k", "no_such_test", path=bare).returncode == 5
 
 
@@ -108,7 +107,7 @@ def test_with_every_program_nothing_is_left_out_and_only_a_test_that_says_so_fin
 def test_a_program_that_must_be_there_is_an_error_that_says_how_to_have_it(bare: str, tmp_path: Path) -> None:
     ended = pytest_in(tmp_path, "--need-all", path=bare)
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "promtool (apt-get install prometheus)" in ended.stderr
+    assert re.search("missing: .*promtool.* prometheus", ended.stderr)
 
 
 def test_a_group_that_nobody_knows_is_an_error(bare: str, tmp_path: Path) -> None:
@@ -140,5 +139,4 @@ def test_the_path_of_a_bare_machine_is_printed_for_a_shell(full: str, tmp_path: 
 def test_make_installs_what_the_groups_name() -> None:
     recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ntest-programs:")[2].partition("\n\n")[0]
     for group in GROUPS.values():
-        packages = re.findall(r"apt-get install ([^,]+)", group.remedy)[0].split()
-        assert set(packages) <= set(recipe.split())
+        assert set(group.packages.split()) <= set(recipe.split())
