@@ -47,7 +47,7 @@ def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) ->
     """(B, 5, 768) contexts and (B, 768) unit predictions -> (B, 5) in the order of `FEATURES`."""
     if kernel.READY:
         return kernel.features(contexts, predictions)
-    gram, along = _products(contexts, predictions)
+    gram, along = _products(np.asarray(contexts, np.float32), np.asarray(predictions, np.float32))
     sums = gram.reshape(-1, 25) @ _SUMS
     total = np.sqrt(np.maximum(sums[:, 0], 0))  # five vectors may cancel
     made = np.empty((len(gram), len(FEATURES)))

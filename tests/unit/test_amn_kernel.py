@@ -81,14 +81,15 @@ def test_contexts_of_any_layout_are_answered(predictor, sample):
     spread[::2, :, 7:775] = sample[:6]
     shifted = np.frombuffer(b"x" + sample[:6].tobytes(), dtype="<f4", offset=1).reshape(6, 5, 768)
     assert not shifted.flags.aligned
+    turned = np.asfortranarray(wanted)
     for view in (spread[::2, :, 7:775], np.asfortranarray(sample[:6]), shifted):
-        np.testing.assert_array_equal(predictor.forward(view), wanted)
-        np.testing.assert_array_equal(
-            gain.features(view, np.asfortranarray(wanted)), gain.features(sample[:6], wanted)
-        )
-        np.testing.assert_array_equal(
-            predictor.bank.top2(np.asfortranarray(wanted)).best, predictor.bank.top2(wanted).best
-        )
+        for found, same in (
+            (predictor.forward(view), wanted),
+            (gain.features(view, turned), gain.features(sample[:6], wanted)),
+            (predictor.bank.top2(turned).best, predictor.bank.top2(wanted).best),
+        ):
+            # NumPy and torch sum in another order where numbers lie apart; the loops do not.
+            np.testing.assert_allclose(found, same, rtol=0, atol=0 if kernel.READY else 3e-6)
 
 
 def test_numbers_of_another_type_are_converted_and_not_misread(predictor, sample):
