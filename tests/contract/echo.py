@@ -34,11 +34,10 @@ class EchoWorker:
         seen: Ids of the requests, each time that one was handled.
     """
 
-    def __init__(self, url: str, answer: Answer = echo) -> None:
+    def __init__(self, url: str, answer: Answer = echo, **limits: int) -> None:
         producer = ProducerSettings(url=url)
-        settings = WorkerSettings(
-            kind="amn", producer=producer, queue=QueueSettings(block_ms=20, batch_max=64), sample_rate=0
-        )
+        queue = QueueSettings(block_ms=20, batch_max=64, **limits)
+        settings = WorkerSettings(kind="amn", producer=producer, queue=queue, sample_rate=0)
         self.queue = LeasedQueue(settings, Keys(producer.queue).requests, "echo")
         self._standing = self.queue.client.register_script(script_text("workers", "standing"))
         self.seen: list[str] = []

@@ -17,10 +17,12 @@ from rig import answer
 from servers import KINDS, Server, free_port
 
 import producer.inflight
+import workers.unread
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.connection import script_text
 from producer.keys import Keys
 from producer.messages import Reply
+from producer.readers import ReplyThread
 
 KEYS = Keys("main")
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "always")
@@ -477,3 +479,37 @@ class Stutter:
             while data := source.recv(65536):
                 times = 2 if stutters and self._random.random() < self.share else 1
                 target.sendall(data * (0 if stutters and self.mute else times))
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("limits", [{"reply_entries_max": 100}, {"reply_ttl_ms": 300}], ids=str)
+def test_a_worker_drops_what_a_client_does_not_read_and_the_client_is_told(
+    real_server, contexts, limits, monkeypatch
+):
+    """A reader that stands still, while its answers go for want of room, or expire."""
+    monkeypatch.setattr(workers.unread, "LOOK_BYTES", 32 * 1024)
+    reading, round_trip = threading.Event(), ReplyThread._round_trip
+    monkeypatch.setattr(ReplyThread, "_round_trip", lambda reader: reading.wait(20) and round_trip(reader))
+    admin, sent = real_server.admin, 600
+    with (
+        EchoWorker(real_server.url, **limits) as worker,
+        Producer(settings=settings(real_server.url)) as client,
+    ):
+        handles = client.submit_many(list(contexts(8)) * (sent // 8))
+        stream = client._session.cursor.stream
+        eventually(lambda: len(worker.seen) == sent and not admin.xlen(KEYS.requests), "all are answered")
+        if "reply_ttl_ms" in limits:
+            eventually(lambda: not admin.exists(stream), "expired")
+        waiting = admin.xlen(stream)
+        reading.set()
+        lost = 0
+        for handle in handles:
+            try:
+                handle.result()
+            except errors.RequestLost:
+                lost += 1
+        assert lost == sent - waiting
+        assert (client.in_flight, client.stray_replies) == (0, 0)
+    if "reply_entries_max" in limits:
+        assert 80 <= waiting <= 120
+        assert int(admin.hget(KEYS.stats, "untold:dropped")) == lost

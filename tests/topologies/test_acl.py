@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,15 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
+from hostile import Hostile
 from servers import KINDS, Server
 from service import Service
 from topology import wait_until
 
 from ops.acl import acl_line
 from ops.errors import AclRefused
-from producer import AsyncProducer, Options, Producer, ProducerSettings
-from producer.errors import AuthenticationFailed, ServerUnavailable
+from ops.repair import repair
+from producer import AsyncProducer, Options, Producer, ProducerSettings, wire
+from producer.errors import AuthenticationFailed, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP, Keys
+from producer.messages import PRIORITIES
 from workers.keeper import Keeper
 from workers.settings import QueueSettings
 
@@ -363,5 +367,52 @@ def test_a_flush_of_the_scripts_is_not_noticed(kind: str, tmp_path: Path) -> Non
                 guarded.client("admin").script_flush()
                 assert producer.submit(context).result().vector.shape == (768,)
             keeper.stop()
+    finally:
+        guarded.server.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hostile_producer_stops_and_repeats_nobody_s_end(
+    kind: str, tmp_path: Path, contexts: Callable[..., Any]
+) -> None:
+    """It does what its rights allow, at random; whoever operates the queue mends it when it is named."""
+    guarded, finals, asked = started(kind, tmp_path), Counter[str](), 0
+    settings = guarded.settings("team-b", result_timeout_ms=20_000)
+    try:
+        with (
+            Service(guarded.settings("worker")),
+            Producer(settings=settings) as producer,
+            guarded.client("team-a") as bad,
+            guarded.client("ops") as ops,
+        ):
+            producer.submit(contexts(1)[0], block=True).result()
+            take = producer._session.inflight.on_reply
+            producer._session.inflight.on_reply = lambda payload: (  # type: ignore[method-assign]
+                finals.update([wire.decode_reply(payload).id]),
+                take(payload),
+            )[1]
+            hostile, handles = Hostile(bad, "team-a.x", seed=7), []
+            for turn in range(60):
+                for _ in range(8):
+                    hostile.act()
+                options = [Options(request_id=f"r{turn}-{n}", priority=PRIORITIES[n % 3]) for n in range(6)]
+                while options:
+                    try:
+                        handles += producer.submit_many(contexts(len(options)), options=options, block=True)
+                        options = []
+                    except StreamUnusable as error:
+                        handles += error.accepted
+                        got_in = {handle.id for handle in error.accepted}
+                        options = [one for one in options if one.request_id not in got_in]
+                        asked += 1
+                        assert repair(ops, guarded.settings("ops"))
+            for handle in handles:
+                handle.result()
+            assert len(handles) == 360
+            assert set(finals.values()) == {1}
+            assert len(finals) == 360
+            assert producer.stray_replies == 0
+        assert hostile.done > 100
+        assert asked > 5  # so often it had to be mended
     finally:
         guarded.server.close()
