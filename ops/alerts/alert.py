@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from ops.drift.findings import Finding, Severity
 
@@ -84,7 +84,12 @@ class Alert:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`; what a later version added is left out."""
-        return cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
+        found = cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
+        times = (getattr(found, name) for name in cls.__slots__ if name.endswith("_ms"))
+        known = found.phase in get_args(Phase) and found.severity in SEVERITIES
+        if not known or not {*map(type, times)} <= {int, float}:
+            raise ValueError(f"no alert of this version: {found.id!r:.80}")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,17 +136,17 @@ def load(path: Path | None = None) -> AlertsConfig:
 
 
 def load_usable(path: Path | None = None) -> AlertsConfig:
-    """As `load`, for a start: also refuses an environment in which no request can even begin."""
+    """As `load`, for a start: also refuses an environment in which a request could not even begin."""
     config = load(path)
-    if all(isinstance(sink, Apprise) for sink in config.sinks.values()):
-        return config
-    try:
-        client()
-    except Exception as error:
-        raise SinksRefused(
-            f"nothing could be sent with this environment ({type(error).__name__}: {error}); look at "
-            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
-        ) from None
+    for sink in config.sinks.values():
+        try:
+            if not isinstance(sink, Apprise):
+                client(plain(sink.url))  # type: ignore[attr-defined]
+        except Exception as error:
+            raise SinksRefused(
+                f"sink {sink.name}: nothing could be sent with this environment ({type(error).__name__}: "
+                f"{error}); look at HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+            ) from None
     return config
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import redis
 
 from ops.alerts.alert import Alert, Message
 from ops.alerts.config import AlertsConfig
+from ops.alerts.records import UNREADABLE, record
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.answer import Answer
 from ops.alerts.sinks.base import Sink
@@ -92,11 +94,25 @@ class Outbox:
             self._client.xrange(outbox_key(self._keys), count=_AT_ONCE),
         )
         for entry, fields in entries:
-            self._fan_out(entry.decode(), json.loads(fields[b"message"]), config, now_ms)
+            try:
+                record(fields[b"message"], partial(self._fan_out, entry.decode(), config, now_ms))
+            except UNREADABLE as error:
+                self._drop(entry, f"{type(error).__name__}: {error!s:.200}", now_ms)
         return len(entries)
 
-    def _fan_out(self, entry: str, stored: Mapping[str, Any], config: AlertsConfig, now_ms: int) -> None:
+    def _drop(self, entry: bytes, detail: str, now_ms: int) -> None:
+        """What is no message is given up, and told as that: left where it is, it keeps the others back."""
+        said: dict[str, str | int] = dict.fromkeys(("sink", "message", "alert", "kind"), "")
+        said |= {"rule": "unreadable", "attempt": 0, "detail": detail, "at_ms": now_ms}
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xadd(self._key("dead"), said, maxlen=_LOG_MAX)  # type: ignore[arg-type]
+            pipe.expire(self._key("dead"), _KEPT_S)
+            pipe.xdel(outbox_key(self._keys), entry)
+            pipe.execute()
+
+    def _fan_out(self, entry: str, config: AlertsConfig, now_ms: int, stored: Mapping[str, Any]) -> None:
         alert, kind = stored["alert"], stored["kind"]
+        Alert.from_json(alert)  # what cannot be sent later is refused now
         message_id = f"{alert['id'][:8]}-{entry}"
         wanted = [sink for sink in config.sinks.values() if sink.wants(kind, alert["severity"])]
         sinks = [sink.name for sink in wanted if not sink.secondary]
@@ -252,8 +268,8 @@ def _said(tries: Sequence[bytes | None]) -> str:
 
 def _rule(body: bytes) -> str:
     try:
-        return str(json.loads(body)["alert"]["rule"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return record(body, lambda stored: str(stored["alert"]["rule"]))
+    except UNREADABLE:
         return "unreadable"
 
 

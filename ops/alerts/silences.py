@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 import redis
 
 from ops.alerts.alert import Alert
+from ops.alerts.records import readable
 from producer.connection import script_text
 from producer.keys import Keys
 
@@ -45,6 +46,14 @@ class Silence:
         """With an id of its own."""
         return cls(id=secrets.token_hex(4), **values)
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """As it was stored; what a later version added is left out."""
+        found = cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
+        if not isinstance(found.until_ms, int):
+            raise ValueError(f"no silence of this version: {found.id!r:.80}")
+        return found
+
     def matches(self, alert: Alert, now_ms: int) -> bool:
         """Whether it holds this alert back now."""
         if now_ms >= self.until_ms:
@@ -63,7 +72,7 @@ def silence_of(alert: Alert, silences: Iterable[Silence], now_ms: int) -> str:
 
 def parse_silences(stored: Mapping[bytes, bytes]) -> list[Silence]:
     """Of the stored hash; the one that ends first comes first."""
-    found = [Silence(**json.loads(text)) for text in stored.values()]
+    found = readable(stored.values(), Silence.from_json)
     return sorted(found, key=lambda one: one.until_ms)
 
 

@@ -29,6 +29,7 @@ import redis
 import structlog
 
 from ops.alerts.alert import Alert, Transition
+from ops.alerts.records import readable
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import Silence, parse_silences, silence_of, silences_key
 from ops.alerts.transitions import step
@@ -129,7 +130,7 @@ def alerts(client: redis.Redis, keys: Keys) -> list[Alert]:
 def alert_of(client: redis.Redis, keys: Keys, alert_id: str) -> Alert | None:
     """As it is now; None when it is at rest."""
     stored = cast("bytes | None", client.hget(states_key(keys), alert_id))
-    return Alert.from_json(json.loads(stored)) if stored else None
+    return next(iter(readable([stored] if stored else [], Alert.from_json)), None)
 
 
 def _read(client: redis.Redis, keys: Keys) -> tuple[dict[str, Alert], list[Silence]]:
@@ -137,8 +138,8 @@ def _read(client: redis.Redis, keys: Keys) -> tuple[dict[str, Alert], list[Silen
         pipe.hgetall(states_key(keys))
         pipe.hgetall(silences_key(keys))
         states, silences = cast("list[dict[bytes, bytes]]", pipe.execute())
-    known = {name.decode(): Alert.from_json(json.loads(text)) for name, text in states.items()}
-    return known, parse_silences(silences)
+    known = readable(states.values(), Alert.from_json)
+    return {alert.id: alert for alert in known}, parse_silences(silences)
 
 
 def _forgotten(alert: Alert, now_ms: int, settings: AlertSettings) -> bool:

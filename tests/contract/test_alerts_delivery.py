@@ -290,6 +290,30 @@ def test_sinks_that_cannot_be_read_any_more_are_used_as_they_were_and_it_is_told
     assert [one.rule for one in alerts(on.client, KEYS) if one.phase == "firing"] == ["level"]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"{", b"[]", b"null", b"[" * 50_000, b"9" * 50_000, b'{"kind": "trigger", "alert": {}}',
+     b'{"kind": "trigger", "at_ms": 1, "alert": {"id": "x", "rule": "y", "severity": "loud"}}',
+     b'{"kind": "trigger", "at_ms": 1, "alert": {"id": "x", "rule": "y", "told_ms": "z"}}', b"x" * 2_000_000],
+    ids=range(10),
+)  # fmt: skip
+def test_a_record_that_cannot_be_read_keeps_no_page_back(rig: Any, receiver: Receiver, bad: bytes) -> None:
+    on = rig(pager(receiver))
+    prefix = KEYS.alerts_prefix
+    on.client.xadd(prefix + "outbox", {"message": bad})
+    on.client.xadd(prefix + "outbox", {"other": bad})
+    for name in ("states", "silences"):
+        on.client.hset(prefix + name, "bad", bad)
+    on.client.hset(prefix + "silences", "odd", b'{"id": "o", "until_ms": "x", "later": 1}')
+    on.minutes(4, level())
+    assert "trigger" in {kind for kind, _ in actions(receiver)}
+    assert [one["rule"] for one in on.outbox.log("dead")] == ["unreadable"] * 2
+    assert on.client.xlen(prefix + "outbox") == 0
+    found = {one.rule: one for one in alerts(on.client, KEYS)}
+    assert found["level"].phase == "firing"
+    assert found["delivery_failed"].phase in ("pending", "firing")
+
+
 def test_an_attempt_that_ends_without_a_word_is_listed_with_one(rig: Any, receiver: Receiver) -> None:
     on = rig(pager(receiver))
     on.crash = 3

@@ -281,17 +281,30 @@ def test_whatever_is_raised_on_the_way_is_an_outcome(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sink = PagerDuty(name="p", routing_key=Secret("R" * 32), url=receiver.url)
-    for name, value in (("NO_PROXY", "127.0.0.1,fd07::/64"), ("ALL_PROXY", "socks5://127.0.0.1:1")):
-        monkeypatch.setenv(name, value)
+    for value in ("socks5://127.0.0.1:1", "carrier-pigeon://x", "http://[::1", "\u2100"):
+        monkeypatch.setenv("ALL_PROXY", value)
         [answer] = send(sink, "trigger")
         assert (answer.outcome, bool(answer.detail)) == ("again", True)
-        monkeypatch.delenv(name)
+        monkeypatch.delenv("ALL_PROXY")
     odd = ("http://a..b/", "http://[::1", "http://x" * 100, f"http://{'a' * 70}.example/", "http://\u2100.x/")
     for url in odd:
         [answer] = send(PagerDuty(name="p", routing_key=Secret("R" * 32), url=url), "trigger")
         assert (answer.outcome, bool(answer.detail)) == ("again", True)
     monkeypatch.setattr(PagerDuty, "event", lambda *_: {"key": float("nan"), "more": object()})
     assert send(sink, "trigger")[0].outcome == "again"
+
+
+@pytest.mark.parametrize("more", ["", "fd07:b51a:cc66:f0::/64", "[::1]", "10.0.0.0/8", " *.x ,,"])
+def test_what_no_proxy_names_is_reached_whatever_else_is_in_it(
+    more: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    sink = PagerDuty(name="p", routing_key=Secret("R" * 32), url=receiver.url)
+    monkeypatch.setenv("NO_PROXY", more)
+    assert send(sink, "trigger")[0].outcome == "again"
+    monkeypatch.setenv("NO_PROXY", f"{more},127.0.0.1")
+    assert send(sink, "trigger")[0].outcome == "accepted"
 
 
 def test_an_answer_or_an_error_shows_no_part_of_a_secret() -> None:
@@ -306,8 +319,8 @@ def test_an_answer_or_an_error_shows_no_part_of_a_secret() -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("NO_PROXY", "127.0.0.1,fd07:b51a:cc66:f0::/64"),
-        ("HTTPS_PROXY", "carrier-pigeon://x"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1080"),
+        ("HTTP_PROXY", "carrier-pigeon://x"),
         ("SSL_CERT_FILE", "/nowhere/ca.pem"),
     ],
 )
@@ -319,7 +332,7 @@ def test_an_environment_in_which_nothing_can_be_sent_is_refused_at_the_start(
     assert load_usable(path).sinks
     answers_module._trusted.cache_clear()
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SinksRefused, match=r"nothing could be sent .* NO_PROXY"):
+    with pytest.raises(SinksRefused, match=r"nothing could be sent .* HTTP_PROXY"):
         load_usable(path)
     answers_module._trusted.cache_clear()
 

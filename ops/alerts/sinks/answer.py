@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, Literal
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -43,13 +45,26 @@ class Answer:
     wait_ms: int = 0
 
 
-def client() -> httpx.AsyncClient:
-    """Reads the environment's proxies and certificates, and raises what it likes where they are odd."""
-    return httpx.AsyncClient(headers=_HEADERS, timeout=DEADLINE_S, verify=_trusted())
+def client(url: str) -> httpx.AsyncClient:
+    """For this address, by the environment's proxies and certificates; raises anything where they are odd.
+
+    httpx itself refuses whole lists in NO_PROXY for one range of IPv6 addresses in them.
+    """
+    address = httpx.URL(url)
+    proxies = {} if proxy_bypass(address.netloc.decode("ascii")) else getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    return httpx.AsyncClient(
+        headers=_HEADERS, timeout=DEADLINE_S, verify=_trusted(), proxy=proxy, trust_env=False
+    )
 
 
-#: Reading the certificates takes as long as everything else; this process keeps those of its first attempt.
-_trusted = cache(httpx.create_ssl_context)
+@cache
+def _trusted() -> ssl.SSLContext:
+    """Reading the certificates takes as long as everything else, so those of the first attempt are kept."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise OSError(f"cannot read the certificates of SSL_CERT_FILE or SSL_CERT_DIR: {error}") from None
 
 
 def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: Any) -> Answer:
@@ -66,7 +81,7 @@ def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: An
 async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Answer:
     async with (
         asyncio.timeout(DEADLINE_S) as whole,
-        client() as http,
+        client(url) as http,
         http.stream("POST", url, headers=headers, **body) as response,
     ):
         text = bytearray()
