@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import stat
+import tokenize
 import weakref
 import zipfile
 from collections.abc import Container, Iterator
@@ -48,6 +49,8 @@ class FileRows:
         self._path = path
         with _told(path, "as an .npy file"), _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
+            if os.pread(file.fileno(), 4, 0) == b"PK\x03\x04":
+                raise ValueError("it is an archive; give one array saved with np.save")
             self.shape, fortran, self.dtype = _header(file)
             need = file.tell() + math.prod(self.shape) * self.dtype.itemsize
             if fortran and len(self.shape) > 1:
@@ -233,7 +236,10 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy_format.read_magic(stream)
     first = version == (1, 0)
     read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    try:
+        shape, fortran, dtype = read(stream)
+    except (SyntaxError, tokenize.TokenError) as error:
+        raise ValueError("its header is damaged") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never loaded; save plain numbers")
     if any(length < 0 for length in shape):

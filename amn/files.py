@@ -46,7 +46,7 @@ def check_output(path: Path, *sources: Path, stream: bool = False) -> Path:
     """
     try:
         target = path.resolve()
-        there = target.stat() if target.exists() else None
+        there = path.stat() if path.exists() else None
     except (OSError, RuntimeError) as error:  # a name that is too long, a circle of links
         raise FileRefused(f"{path} cannot be written: {_why(error)}") from error
     if there is None:
@@ -59,10 +59,14 @@ def check_output(path: Path, *sources: Path, stream: bool = False) -> Path:
         kind = stat.S_IFMT(there.st_mode)
         if kind != stat.S_IFREG and not (stream and kind in (stat.S_IFIFO, stat.S_IFCHR)):
             raise FileRefused(f"{path} is a {_KINDS.get(kind, 'special file')}; name the file to write")
-        if not os.access(target, os.W_OK):
+        if not os.access(path, os.W_OK):
             raise FileRefused(f"{path} may not be written (its mode is {stat.filemode(there.st_mode)})")
         if kind != stat.S_IFREG:
-            return target
+            return path
+        if not target.exists():
+            raise FileRefused(
+                f"{path} has no name any more; name the file to write"
+            )  # /dev/stdout can be that
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise FileRefused(f"the folder {target.parent} is not writable")
     return target

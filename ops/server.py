@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -34,6 +35,8 @@ _LOG = logging.getLogger("amn.server")
 
 #: sun_path has 108 bytes on Linux and 104 on macOS, the final zero included.
 _SOCKET_BYTES_MAX = 103
+#: Of open files; what is left of them is for clients.
+_FILES_MIN = 64
 _START_S_MAX = 20.0
 _STOP_S_MAX = 15.0
 #: A server that dies sooner than this after its start is left down for longer each time.
@@ -149,6 +152,9 @@ class Server:
             ServerFailed: It does not start, or the data folder is in use by another one.
         """
         program = find_program()
+        files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if 0 <= files_max < _FILES_MIN:
+            raise ServerFailed(f"the limit of open files is {files_max}; raise it: ulimit -n {_FILES_MIN}")
         try:
             self._prepare_folders()
             self._spawn(program)
@@ -168,12 +174,16 @@ class Server:
             The code that it ended with, when it was started again just now.
         """
         guard = self._guard
-        if guard is None or guard.poll() is None:
+        if guard is None:
             return None
         assert guard.stdin is not None
         assert self._scratch is not None
-        guard.stdin.close()  # should the guard alone have died, its watcher now ends the program
         age_s = time.monotonic() - self._started_at_s
+        if guard.poll() is None:
+            if age_s > _STEADY_S and not self._socket.exists():
+                guard.stdin.close()  # whoever tidied its socket away left it alone: it ends, and comes back
+            return None
+        guard.stdin.close()  # should the guard alone have died, its watcher now ends the program
         if age_s < self._pause_s or _group_lives(guard.pid):
             return None
         self._pause_s = 0.0 if age_s > _STEADY_S else min(2 * self._pause_s + 1.0, _PAUSE_S_MAX)

@@ -20,6 +20,7 @@ sentinel's own go into the parameters. Reserved characters in them are percent-e
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -39,6 +40,8 @@ _PARAMETERS = {
     "ssl_keyfile": "key",
     "ssl_check_hostname": "check_hostname",
 }
+#: What sun_path takes on Linux beside its final zero; macOS takes four fewer.
+_SOCKET_BYTES_MAX = 107
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -92,6 +95,10 @@ def parse_address(url: str) -> Address:
     given = _parameters(parts.query)
     if scheme == "unix":
         username, password, _ = _split_login(parts.netloc)
+        if len(os.fsencode(unquote(parts.path))) > _SOCKET_BYTES_MAX:
+            raise ValueError(
+                f"the path of a socket takes at most {_SOCKET_BYTES_MAX} bytes; use a shorter link to it"
+            )
         return Address(
             kind=UNIX,
             path=unquote(parts.path),

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -148,10 +149,19 @@ def _tls_options(settings: ProducerSettings, address: Address) -> dict[str, Any]
     if not address.tls:
         return {}
     named, check = settings.tls, address.check_hostname
+    files = {
+        "ssl_ca_certs": address.ca or named.ca,
+        "ssl_certfile": address.certificate or named.certificate,
+        "ssl_keyfile": address.key or named.key,
+    }
+    for name, file in files.items():
+        try:
+            if file:
+                Path(file).open("rb").close()
+        except OSError as error:  # at once: to the driver this is a server that is away
+            raise TlsFailed(f"{name} names {file}, which cannot be read: {error.strerror}") from None
     return {
-        "ssl_ca_certs": address.ca or named.ca or None,
-        "ssl_certfile": address.certificate or named.certificate or None,
-        "ssl_keyfile": address.key or named.key or None,
+        **{name: file or None for name, file in files.items()},
         "ssl_check_hostname": named.check_hostname if check is None else check,
         "ssl_min_version": ssl.TLSVersion.TLSv1_2,
     }

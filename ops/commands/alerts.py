@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +140,7 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> i
 @click.option("--lane", default="", help="Of this lane only.")
 @click.option("--for", "length_ms", metavar="TIME", required=True, callback=_span, help="90s, 30m, 2h or 3d.")
 @click.option("--reason", required=True, help="Why nobody needs to hear of it.")
-@click.option("--author", default=getpass.getuser, show_default="login name", help="Who decides.")
+@click.option("--author", default=options.login_name, show_default="login name", help="Who decides.")
 @options.url
 @options.queue
 def silence(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import signal
 import threading
 from pathlib import Path
@@ -117,7 +116,7 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
     help="How much of the past belongs to the new baseline; 0 begins now.",
 )
 @click.option("--reason", required=True, help="Why what is now is as it should be; for the audit.")
-@click.option("--who", default=getpass.getuser, show_default="login name", help="Who decides.")
+@click.option("--who", default=options.login_name, show_default="login name", help="Who decides.")
 @options.url
 @options.queue
 def rebaseline(

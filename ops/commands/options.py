@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from pathlib import Path
 
 import click
@@ -10,6 +12,15 @@ from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
 from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
+
+
+def login_name() -> str:
+    """Who runs this; the number of a user whom nobody gave a name, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid {os.getuid()}"
+
 
 url = click.option(
     "--url",

@@ -61,7 +61,7 @@ GOOD = saved(CONTEXTS)
 BROKEN_NPY = {
     "empty": (b"", "reading magic string"),
     "text": (b"1,2,3\n" * 50, "magic string"),
-    "no end": (header("(10, 5, 768"), "never closed|malformed|Cannot parse|EOF"),
+    "no end": (header("(10, 5, 768"), "header is damaged"),
     "a power": (header("(9**30, 5, 768)"), "Cannot parse|malformed"),
     "negative": (header("(-4, 5, 768)"), r"shape \(-4, 5, 768\)"),
     "huge": (header("(4000000000000000000, 5, 768)"), "cut short"),
@@ -72,7 +72,7 @@ BROKEN_NPY = {
     "objects": (saved(np.array([{"a": 1}], dtype=object)), "Python objects"),
     "Fortran order": (saved(np.asfortranarray(CONTEXTS)), "Fortran order"),
     "unknown type": (header("(10, 5, 768)", "'<x9'"), "not a valid dtype|not understood"),
-    "an archive": (packed(("vectors.npy", GOOD)), "magic string"),
+    "an archive": (packed(("vectors.npy", GOOD)), "is an archive"),
     "a long header": (
         b"\x93NUMPY\x02\x00" + (1 << 30).to_bytes(4, "little") + b" " * 99,
         "EOF|expected|large",

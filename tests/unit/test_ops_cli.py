@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,11 @@ import pytest
 
 from ops import settings
 from ops.app import run
+from ops.commands.options import login_name
 from ops.errors import ServerUnknown
 from ops.settings import SERVICE_FILE, Service, producer_settings, service, workers_default
+from producer import Producer
+from producer.errors import QueueError
 
 COMMANDS = ["run", "up", "predict", "doctor", "dlq", "jobs", "bank"]
 
@@ -236,3 +241,52 @@ def test_bytes_of_another_encoding_are_replaced_where_text_comes_in_and_kept_in_
     monkeypatch.setattr("ops.commands.predict.open_contexts", lambda path: seen.append(path) or [0])
     outcome(capsys, "predict", "caf\udce9.npy", str(tmp_path / "out"), "--domain", "d\udce9")
     assert seen == ["d\ufffd", Path("caf\udce9.npy")]
+
+
+@pytest.mark.parametrize("command", [["alerts", "silence"], ["drift", "rebaseline"]], ids=" ".join)
+def test_a_user_without_a_name_is_a_number(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    assert login_name() == f"uid {os.getuid()}"
+    words = [*command, "--reason", "x", "--url", "redis://127.0.0.1:1"]
+    words += ["--rule", "level", "--for", "1h"] if command[0] == "alerts" else []
+    code, _, err = outcome(capsys, *words)
+    assert (code, "127.0.0.1:1" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("rediss://127.0.0.1:1?ssl_ca_certs=/nowhere/ca.pem", "ssl_ca_certs names /nowhere/ca.pem"),
+        ("rediss://127.0.0.1:1?ssl_certfile=/nowhere/c.pem", "ssl_certfile names /nowhere/c.pem"),
+        ("rediss://127.0.0.1:1?ssl_keyfile=/", "ssl_keyfile names /, which cannot be read: Is a directory"),
+        (f"unix:///{'s' * 120}/redis.sock", "the path of a socket takes at most 107 bytes"),
+    ],
+)
+def test_an_address_that_no_waiting_mends_is_refused_at_once(url: str, said: str) -> None:
+    with pytest.raises((QueueError, ValueError), match=re.escape(said)) as refused:
+        Producer(url).submit([], block=True)
+    assert not getattr(refused.value, "retryable", False)
+
+
+FOLDERS = {
+    "read-only": "chmod 500 .",
+    "without HOME": "unset HOME",
+    "without TMPDIR": "export TMPDIR=/nowhere",
+    "with few files": "ulimit -n 16",
+    "without input": "exec <&-",
+}
+
+
+@pytest.mark.parametrize("around", FOLDERS)
+def test_an_odd_place_to_run_is_one_clear_line_or_none(around: str, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    for words in ("up --data f", "doctor --url redis://127.0.0.1:1"):
+        script = f'{FOLDERS[around]}; exec "{sys.executable}" -P -m ops.cli {words}'
+        done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode in (0, 1, 2)
+        assert done.stderr.count("\n") == (done.returncode != 0)
+        assert "Traceback" not in done.stderr

@@ -75,6 +75,25 @@ def test_a_folder_may_be_called_anything(name: str, monkeypatch: pytest.MonkeyPa
             client.ping()
 
 
+def test_a_socket_that_was_tidied_away_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(server_module, "_STEADY_S", 0.0)
+    with Server(ServerSettings(data=tmp_path, append_only=True)) as server:
+        client = redis.Redis.from_url(server.url)
+        client.set("kept", "yes")
+        (tmp_path / "redis.sock").unlink()
+        client.close()
+        assert wait_until(lambda: server.poll() is not None or answers(client))
+        assert wait_until(lambda: answers(client))
+        assert client.get("kept") == b"yes"
+        client.close()
+
+
+def test_too_few_open_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module.resource, "getrlimit", lambda _: (16, 16))
+    with pytest.raises(ServerFailed, match=r"the limit of open files is 16; raise it: ulimit -n 64"):
+        Server(ServerSettings()).start()
+
+
 def test_without_the_wheel_a_program_on_the_path_serves(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -106,6 +125,7 @@ def test_a_kept_data_folder_survives_a_restart(tmp_path: Path) -> None:
         client.set("kept", "yes")
     with Server(settings) as server, redis.Redis.from_url(server.url) as client:
         assert client.get("kept") == b"yes"
+        client.close()
 
 
 def test_a_data_folder_serves_one_server_at_a_time(tmp_path: Path) -> None:

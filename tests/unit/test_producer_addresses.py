@@ -109,13 +109,16 @@ def test_the_driver_repeats_nothing_by_itself(url):
         assert client.connection_pool.connection_kwargs["protocol"] == 2
 
 
-def test_the_url_comes_before_the_settings_of_tls():
-    tls = Tls(ca="/settings", check_hostname=False)
-    settings = ProducerSettings(url="rediss://h?ssl_ca_certs=/url&ssl_check_hostname=yes", tls=tls)
+def test_the_url_comes_before_the_settings_of_tls(tmp_path):
+    ours, theirs = tmp_path / "settings", tmp_path / "url"
+    for file in (ours, theirs):
+        file.touch()
+    tls = Tls(ca=str(ours), check_hostname=False)
+    settings = ProducerSettings(url=f"rediss://h?ssl_ca_certs={theirs}&ssl_check_hostname=yes", tls=tls)
     found = connect(settings).connection_pool.connection_kwargs
-    assert (found["ssl_ca_certs"], found["ssl_check_hostname"]) == ("/url", True)
+    assert (found["ssl_ca_certs"], found["ssl_check_hostname"]) == (str(theirs), True)
     found = connect(replace(settings, url="rediss://h")).connection_pool.connection_kwargs
-    assert (found["ssl_ca_certs"], found["ssl_check_hostname"]) == ("/settings", False)
+    assert (found["ssl_ca_certs"], found["ssl_check_hostname"]) == (str(ours), False)
 
 
 def test_the_sentinels_get_their_own_credentials_and_the_master_its():
