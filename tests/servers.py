@@ -35,9 +35,10 @@ def stepping(file: Path, library: Path | None = None) -> dict[str, str]:
 
     Its monotonic clock is left alone, as NTP and people leave it.
     """
-    from needs import faketime  # a plugin, which pytest imports after this module
+    if library is None:
+        from needs import faketime  # a plugin, which pytest imports after this module
 
-    library = library or faketime()
+        library = faketime()
     assert library is not None, 'a test that steps clocks is marked with @pytest.mark.needs("faketime")'
     if not file.exists():
         file.write_text("+0\n")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .harness import Harness
-from .settings import KINDS, ChaosSettings
+from .settings import CLOCKS, KINDS, ChaosSettings
 from .verdict import checks, table
 
 
@@ -40,6 +40,8 @@ def main() -> int:
         lease_ms=given.lease_ms, entries_max=given.entries_max,
         fsync=given.fsync, folder=given.folder, keep_logs=given.logs,
     )  # fmt: skip
+    if not set(CLOCKS) <= set(KINDS):
+        _say(f"left out: {', '.join(CLOCKS)} (apt-get install faketime)")
     report = Harness(settings, (lambda _: None) if given.quiet else _say).run()
     found = checks(report)
     text = table(report, found)

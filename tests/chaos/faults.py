@@ -22,7 +22,7 @@ _BURST = (1.7, 3.4)
 #: worker to worker.
 _OF_ALL = frozenset(
     {"kill_server", "stall_server", "freeze_server", "drop_clients", "cut_replies", "out_of_memory"}
-    | {"flush", "read_cut", "segv", "hang"}
+    | {"flush", "read_cut", "segv", "hang", "server_clock"}
 )
 
 

@@ -37,7 +37,7 @@ from .server import ChaosServer
 from .server_faults import Proxy, ServerFaults
 from .settings import ChaosSettings, Fault, schedule
 from .victims import Victims
-from .worker_faults import WorkerFaults
+from .worker_faults import CLOCK, SteppedPoolSettings, WorkerFaults
 
 _READY_S_MAX = 120.0
 _ANSWERS_S_MAX = 120.0
@@ -83,7 +83,7 @@ class Harness:
         settings, began_s = self._settings, time.monotonic()
         artifacts = folder / "artifacts"
         freeze_artifacts(settings.artifacts / "lvm", artifacts)
-        server = ChaosServer(folder, settings.fsync)
+        server = ChaosServer(folder, settings.fsync, steps="server_clock" in settings.kinds)
         stack.callback(server.close)
         server.start()
         proxy = Proxy(server.socket, folder / "proxy.log")
@@ -100,7 +100,7 @@ class Harness:
         ready_s = time.monotonic() - began_s
         self._victims = Victims(self._doomed_config(proxy.url), folder / "producers.log")
         stack.callback(self._victims.close)
-        injector = self._injector(server, proxy, pool, client)
+        injector = self._injector(server, proxy, pool, client, folder)
         stack.callback(lambda: [producer.close() for producer in self._producers])
         self._start_producers(server.url, proxy.url, folder)
         stack.callback(injector.heal)  # runs first: a stopped process cannot be drained
@@ -121,9 +121,10 @@ class Harness:
     def _pool(self, url: str, artifacts: Path, log: Path) -> Pool:
         settings = self._settings
         counts = {"amn": settings.amn, "fallback": settings.fallback, "shadow": settings.shadow}
+        stepped = "worker_clock" in settings.kinds
         return Pool(
             {kind: count for kind, count in counts.items() if count},
-            DeadlyPoolSettings(
+            (SteppedPoolSettings if stepped else DeadlyPoolSettings)(
                 url=url,
                 artifacts=artifacts,
                 lease_ms=settings.lease_ms,
@@ -142,11 +143,13 @@ class Harness:
                 if isinstance(answer, Exception):
                     raise RuntimeError(f"the service does not work without any fault: {answer}")
 
-    def _injector(self, server: ChaosServer, proxy: Proxy, pool: Pool, client: redis.Redis) -> Injector:
+    def _injector(
+        self, server: ChaosServer, proxy: Proxy, pool: Pool, client: redis.Redis, folder: Path
+    ) -> Injector:
         settings, agenda, recoveries = self._settings, Agenda(), Recoveries()
         context = np.full((5, 768), 768**-0.5, dtype=np.float32)
         self._poison = Poison(self._keys, context, settings.seen_window_ms)
-        workers = WorkerFaults(pool, client, recoveries, agenda.after, settings.lease_ms)
+        workers = WorkerFaults(pool, client, recoveries, agenda.after, settings.lease_ms, folder / CLOCK)
         self._server = ServerFaults(
             server, client, agenda.after, settings.lease_ms, lambda: self._flush(client)
         )

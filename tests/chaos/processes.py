@@ -99,6 +99,9 @@ def reap(mark: str, harness: int, limit_s: float, folder: Path) -> None:
             break
         time.sleep(0.05)
     shutil.rmtree(folder, ignore_errors=True)
+    for path in Path("/dev/shm").glob("*faketime_*"):
+        if not Path("/proc", path.name.rpartition("_")[2]).exists():
+            path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

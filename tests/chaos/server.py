@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -11,18 +12,27 @@ import redis
 
 from ops.server import find_program
 
+from ..needs import faketime
+from ..servers import stepping
+
 _START_S_MAX = 30.0
 
 
 class ChaosServer:
-    """One server, its data in `folder`; the same address through every restart."""
+    """One server, its data in `folder`; the same address through every restart.
 
-    def __init__(self, folder: Path, fsync: str) -> None:
+    Args:
+        steps: Its wall clock is moved by `step_clock`.
+    """
+
+    def __init__(self, folder: Path, fsync: str, *, steps: bool) -> None:
         self.socket = folder / "s"
         self.url = f"unix://{self.socket}"
         self.log = folder / "server.log"
         self._folder = folder
         self._fsync = fsync
+        self._clock = folder / "server-clock"
+        self._environment = {**os.environ, **stepping(self._clock, faketime())} if steps else None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:
@@ -47,6 +57,7 @@ class ChaosServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            env=self._environment,
             start_new_session=True,
         )
         with self.client() as client:
@@ -61,6 +72,10 @@ class ChaosServer:
     def client(self) -> redis.Redis:
         """A plain client, with a short patience."""
         return redis.Redis(unix_socket_path=str(self.socket), socket_timeout=3, retry=None)
+
+    def step_clock(self, offset_s: float) -> None:
+        """Its wall clock is so far from the true time, within a second from now on."""
+        self._clock.write_text(f"{offset_s:+f}\n")
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""

@@ -17,6 +17,8 @@ from .server import ChaosServer
 from .settings import ROOT, Fault
 
 _FREEZE_S = 5.0
+#: What expires lives on for so long, and is waited for at the end.
+_BACK_S_MAX = 30.0
 After = Callable[[float, Callable[[], None]], None]
 
 
@@ -43,6 +45,7 @@ class ServerFaults:
         self._after = after
         self._lease_s = lease_ms / 1000
         self._flush = flush
+        self._clock_s = 0.0
 
     def kill_server(self, fault: Fault) -> str:
         """SIGKILL; a while later it starts again on its append-only file."""
@@ -83,6 +86,13 @@ class ServerFaults:
         with contextlib.suppress(redis.RedisError, OSError):
             return f"with {len(self._flush().payloads)} requests waiting"
         return ""
+
+    def server_clock(self, fault: Fault) -> str:
+        """Its wall clock goes back; or ahead, by less than ids are remembered for."""
+        step_s = -5.0 - 10.0 * fault.extent if self._clock_s > -_BACK_S_MAX else 3.0
+        self._clock_s += step_s
+        self._server.step_clock(self._clock_s)
+        return f"{step_s:+.1f} s"
 
     def _restart(self) -> None:
         self.restarts_s.append(self._server.start())

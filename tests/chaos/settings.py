@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..needs import faketime
+
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Kinds of fault, and how many of each are in a deck of 60.
+#: Kinds of fault, and how many of each are in a deck of 64.
 WEIGHTS = {
     "kill_worker": 5,
     "term_worker": 2,
@@ -29,8 +31,12 @@ WEIGHTS = {
     "hang": 1,
     "fill_queue": 3,
     "fill_fallback": 2,
+    "server_clock": 2,
+    "worker_clock": 2,
 }
-KINDS = tuple(WEIGHTS)
+#: These need libfaketime (tests/needs.py), and are left out where it is missing.
+CLOCKS = ("server_clock", "worker_clock")
+KINDS = tuple(kind for kind in WEIGHTS if faketime() or kind not in CLOCKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,30 +7,55 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
 from producer.keys import Keys
 from workers.pool import Pool
 
+from ..deadly import DeadlyPoolSettings
+from ..needs import faketime
+from ..servers import stepping
 from .recovery import Held, Kill, Recoveries, held_by
 from .settings import Fault
 
 _HOLDING_TRIES = 8
+#: Name of the file that moves the workers' clock.
+CLOCK = "worker-clock"
 After = Callable[[float, Callable[[], None]], None]
+
+
+class SteppedPoolSettings(DeadlyPoolSettings):
+    """A pool of workers whose wall clock is in a file beside their log."""
+
+    __slots__ = ()
+
+    def command(self, kind: str, artifacts: Path) -> list[str]:
+        assert self.log_file is not None
+        variables = stepping(self.log_file.with_name(CLOCK), faketime()).items()
+        words = DeadlyPoolSettings.command(self, kind, artifacts)
+        return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables), *words]
 
 
 class WorkerFaults:
     """Each method injects one fault, and says what it did; "" when it found nobody to harm."""
 
     def __init__(
-        self, pool: Pool, client: redis.Redis, recoveries: Recoveries, after: After, lease_ms: int
+        self,
+        pool: Pool,
+        client: redis.Redis,
+        recoveries: Recoveries,
+        after: After,
+        lease_ms: int,
+        clock: Path,
     ) -> None:
         self._pool = pool
         self._client = client
         self._recoveries = recoveries
         self._after = after
         self._lease_s = lease_ms / 1000
+        self._clock = clock
         self._stalled: set[int] = set()
         keys = Keys()
         self._streams = {"amn": keys.levels, "fallback": (keys.fallback,), "shadow": (keys.shadow,)}
@@ -67,6 +92,12 @@ class WorkerFaults:
         self._stall(victim[1])
         self._after(lasts_s, lambda: self._resume(victim[1]))
         return f"{victim[0]} {victim[1]} for {lasts_s:.2f} s"
+
+    def worker_clock(self, fault: Fault) -> str:
+        """The wall clock of every worker, up to two minutes ahead or behind."""
+        offset_s = 240.0 * fault.extent - 120.0
+        self._clock.write_text(f"{offset_s:+f}\n")
+        return f"{offset_s:+.1f} s"
 
     def fill_fallback(self, fault: Fault) -> str:
         """Every fallback worker stopped, until escalations find their stream full."""
