@@ -156,7 +156,7 @@ def _monitoring() -> Iterator[str]:
     )
     what = "the monitoring does not see what it should; `amn drift status` says why"
     yield _alert("monitor_health", "ticket", health, what + _ON, 10)
-    silent = "time() - ({} > 0) > 180"
+    silent = "abs(time() - ({} > 0)) > 180"  # one from the future is of before a clock went back
     lately = "amn_judge_last_evaluation_timestamp_seconds"
     what = "no judge for {{ $value | humanizeDuration }}; nothing is judged"
     yield _alert("judge_dead", "ticket", silent.format(lately), what + _ON, 2, keep=False)
