@@ -10,6 +10,7 @@ import redis
 import structlog
 
 from ops.alerts.config import Sinks
+from ops.alerts.direct import Direct
 from ops.alerts.outbox import Attempt, Outbox
 from ops.alerts.store import Evaluator, apply_as
 from ops.alerts.watch import watch
@@ -75,16 +76,18 @@ class Sender:
         self._leadership.resign()
 
     def run(self, stopping: threading.Event, url: str) -> None:
-        """Ticks until told to stop; waits for the server when it is away."""
-        down = False
+        """Ticks until told to stop; waits for the server when it is away, and tells of that by itself."""
+        down, direct = False, Direct(self._keys.queue, self._sinks)
         while not stopping.is_set():
             try:
                 with driver_errors(url):
                     self.tick()
+                direct.well()
                 down = False
             except ServerError as error:
                 if not down:
                     _LOG.warning("sender_waits_for_server", error=str(error))
+                direct.failed(str(error))
                 down = True
             stopping.wait(_TICK_S)
         try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 _MIN_MS, _HOUR_MS = 60_000, 3_600_000
+_FILE = Path(__file__).resolve().parents[2] / "docs" / "runbook.md"
+_SHIPPED = _FILE.as_uri() if _FILE.exists() else "docs/runbook.md"
 _VARIABLES = {"environment": "AMN_ENVIRONMENT", "runbook_url": "AMN_RUNBOOK_URL"}
 
 
@@ -16,7 +19,8 @@ class AlertSettings:
 
     Attributes:
         environment: Name of this installation; part of every alert's identity.
-        runbook_url: Page of docs/runbook.md; "" names the file itself.
+        runbook_url: Page of docs/runbook.md; "" names the file itself, by its whole address where this
+            is a checkout.
         apart_ms: Evaluations closer than this count once, so that a judge that starts again, or a
             person who checks by hand, does not hurry an alert.
         broken_off_ms: After this long without a look, what was counted does not count any more.
@@ -29,6 +33,7 @@ class AlertSettings:
         give_up_ms: A delivery is tried for this long.
         late_ms: A delivery that takes longer than this is itself worth an alert.
         judge_silent_ms: A judge that was not heard for this long is dead.
+        server_silent_ms: A server that does nothing for the sender for this long is told by itself.
     """
 
     environment: str = ""
@@ -44,6 +49,7 @@ class AlertSettings:
     give_up_ms: int = 24 * _HOUR_MS
     late_ms: int = 15 * _MIN_MS
     judge_silent_ms: int = 3 * _MIN_MS
+    server_silent_ms: int = 2 * _MIN_MS
 
     @classmethod
     def from_environment(cls, **overrides: object) -> Self:
@@ -55,4 +61,4 @@ class AlertSettings:
 
     def runbook(self, heading: str) -> str:
         """Link to a heading of the runbook."""
-        return f"{self.runbook_url or 'docs/runbook.md'}#{heading}"
+        return f"{self.runbook_url or _SHIPPED}#{heading}"

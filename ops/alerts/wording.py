@@ -10,10 +10,10 @@ from ops.alerts.alert import Alert, Message
 _HEADS = {"trigger": "", "raised": "now a page: ", "reminder": "still: ", "resolve": "resolved: "}
 
 
-def title(message: Message) -> str:
-    """One line: how loud, what happened, where."""
+def title(message: Message, place: str) -> str:
+    """One line: how loud, what happened, where; `place` is the queue's."""
     alert = message.alert
-    return f"[{alert.severity.upper()}] {_HEADS[message.kind]}{alert.rule}{where(alert)}"
+    return f"[{alert.severity.upper()}] {_HEADS[message.kind]}{alert.rule}{where(alert)}, on {place}"
 
 
 def text(message: Message, runbook: str) -> str:

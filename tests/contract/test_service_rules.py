@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from receiver import Receiver, running
 
 from ops.alerts import AlertSettings, apply
-from ops.alerts.config import AlertsConfig
+from ops.alerts.config import AlertsConfig, Sinks
 from ops.alerts.delivery import Delivery
+from ops.alerts.direct import Direct
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
 from ops.alerts.sinks.pagerduty import PagerDuty
@@ -23,6 +26,7 @@ from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
 from ops.drift.store import server_now_ms
 from producer import Producer, ProducerSettings
+from producer.connection import connect
 from producer.errors import QueueFull
 from producer.keys import GROUP, Keys
 
@@ -43,8 +47,9 @@ class OnCall:
         sink = PagerDuty(name="pager", routing_key=Secret("k" * 32), url=receiver.url + "/v2/enqueue")
         self.settings = AlertSettings(environment="prod")
         config = AlertsConfig(settings=self.settings, sinks={"pager": sink})
-        self.delivery = Delivery(client, KEYS, config, clock=lambda: self.now_ms)
-        self.sender = Sender(client, KEYS, config, self.delivery.deliver, self.delivery.repeat_state)
+        sinks = Sinks(lambda: config)
+        delivery = Delivery(client, KEYS, sinks, clock=lambda: self.now_ms)
+        self.sender = Sender(client, KEYS, sinks, delivery.deliver, delivery.repeat_state)
         self.judge = Judge(client, KEYS, JudgeSettings(), self._tell)
 
     def _tell(self, findings: Any, now_ms: int, fence: int) -> None:
@@ -81,10 +86,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def on_call(real_server: Any, receiver: Receiver) -> Iterator[OnCall]:
-    made = OnCall(real_server.admin, receiver)
-    yield made
-    made.delivery.http.close()
+def on_call(real_server: Any, receiver: Receiver) -> OnCall:
+    return OnCall(real_server.admin, receiver)
 
 
 def test_a_total_outage_wakes_somebody_up_within_three_minutes(on_call: OnCall) -> None:
@@ -101,8 +104,12 @@ def test_a_total_outage_wakes_somebody_up_within_three_minutes(on_call: OnCall) 
     on_call.minutes(1)
     assert on_call.told() == {"no_worker": "critical"}
     [call] = on_call.receiver.calls
-    assert "no amn worker lives, and the oldest of what waits for one is 6" in call.json["payload"]["summary"]
-    assert call.json["payload"]["custom_details"]["runbook"].endswith("docs/runbook.md#no_worker")
+    told = call.json["payload"]
+    assert told["summary"].startswith(
+        "no_worker, on queue main of prod: no amn worker lives, and the oldest of what waits for one is 6"
+    )
+    file, _, heading = told["custom_details"]["runbook"].partition("#")
+    assert f"\n## {heading}\n" in Path(urlsplit(file).path).read_text("utf-8")
 
 
 def test_workers_that_hang_are_no_workers(on_call: OnCall) -> None:
@@ -227,7 +234,6 @@ def test_memory_near_its_limit_is_a_page(make_server: Any, receiver: Receiver) -
     client.config_set("maxmemory", int(client.info("memory")["used_memory"] / 0.94))
     on_call.minutes(3)
     assert on_call.told()["server_memory"] == "critical"
-    on_call.delivery.http.close()
 
 
 def test_a_server_that_cannot_write_its_files_is_a_page(
@@ -246,4 +252,85 @@ def test_a_server_that_cannot_write_its_files_is_a_page(
         time.sleep(0.05)
     on_call.minutes(2)
     assert on_call.told() == {"persistence_failed": "critical"}
-    on_call.delivery.http.close()
+
+
+def _killed(server: Any) -> None:
+    server.kill()
+
+
+def _without_memory(server: Any) -> None:
+    server.client().config_set("maxmemory", 1)
+
+
+def _without_files(server: Any) -> None:
+    client = server.client()
+    shutil.rmtree(client.config_get("dir")["dir"])
+    client.bgsave()
+    give_up_at_s = time.monotonic() + 10
+    while client.info("persistence")["rdb_last_bgsave_status"] == "ok":
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.05)
+
+
+def _repaired(server: Any) -> None:
+    if server._process.poll() is not None:
+        server.start()
+    server.client().config_set("maxmemory", 0)
+    server.client().config_set("save", "")
+
+
+@pytest.mark.parametrize("fault", [_killed, _without_memory, _without_files])
+def test_a_server_that_does_nothing_any_more_is_told_without_it(
+    fault: Callable[[Any], None],
+    make_server: Any,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The judge and the outbox need it; the sender alone is left."""
+    monkeypatch.setattr("ops.alerts.direct._AGAIN_S", 0.2)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    server = make_server(arguments=("--dir", str(folder)))
+    server.client().config_set("save", "3600 1")
+    sink = PagerDuty(name="pager", routing_key=Secret("k" * 32), url=receiver.url + "/v2/enqueue")
+    config = AlertsConfig(settings=AlertSettings(server_silent_ms=1_000), sinks={"pager": sink})
+    sinks, stopping = Sinks(lambda: config), threading.Event()
+    client = connect(ProducerSettings(url=server.url), retries=0)
+    sender = Sender(client, KEYS, sinks, lambda _: None, lambda _: None)
+    thread = threading.Thread(target=sender.run, args=(stopping, server.url))
+    thread.start()
+    try:
+        fault(server)
+        calls = wait_for(receiver, 1)
+        assert calls[0]["event_action"] == "trigger"
+        assert calls[0]["payload"]["class"] == "server_down"
+        assert calls[0]["payload"]["severity"] == "critical"
+        _repaired(server)
+        calls = wait_for(receiver, 2)
+        assert [call["event_action"] for call in calls] == ["trigger", "resolve"]
+        assert calls[0]["dedup_key"] == calls[1]["dedup_key"]
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def test_the_secondary_sinks_hear_of_the_server_when_no_primary_one_takes_it(receiver: Receiver) -> None:
+    with running() as second:
+        first = PagerDuty(name="a", routing_key=Secret("k" * 32), url=receiver.url)
+        other = PagerDuty(name="b", routing_key=Secret("k" * 32), url=second.url, secondary=True)
+        settings = AlertSettings(server_silent_ms=0)
+        for answer, told in ((202, 0), (400, 1), (503, 1)):
+            receiver.answers = [answer]
+            config = AlertsConfig(settings=settings, sinks={"a": first, "b": other})
+            Direct("main", Sinks(lambda config=config: config)).failed("gone")
+            assert len(second.calls) == told
+            second.calls.clear()
+
+
+def wait_for(receiver: Receiver, count: int) -> list[Any]:
+    give_up_at_s = time.monotonic() + 30
+    while len(receiver.calls) < count:
+        assert time.monotonic() < give_up_at_s
+        time.sleep(0.05)
+    return [call.json for call in receiver.calls]

@@ -144,7 +144,7 @@ def test_apprise_delivers_to_what_it_knows(receiver: Receiver) -> None:
     sink = Apprise(name="a", url=Secret(f"json://127.0.0.1:{receiver.port}/x"))
     receiver.answers = [200, 500]
     assert [answer.outcome for answer in send(sink, "trigger", "resolve")] == ["accepted", "again"]
-    assert receiver.calls[0].json["title"] == "[PAGE] ood_delta of v12 in lane text"
+    assert receiver.calls[0].json["title"] == "[PAGE] ood_delta of v12 in lane text, on queue main of prod"
     with pytest.raises(SinksRefused, match="does not understand"):
         Apprise(name="a", url=Secret("nonsense"))
 

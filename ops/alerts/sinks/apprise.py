@@ -44,7 +44,7 @@ class Apprise(Sink):
         resolved = envelope.message.kind == "resolve"
         message = {
             "url": self.url.reveal(),
-            "title": title(envelope.message),
+            "title": title(envelope.message, envelope.place),
             "body": text(envelope.message, envelope.runbook),
             "notify_type": "success" if resolved else "failure",
         }

@@ -29,6 +29,12 @@ class Envelope:
     settings: AlertSettings
 
     @property
+    def place(self) -> str:
+        """Queue and installation, for a person."""
+        environment = self.settings.environment
+        return f"queue {self.queue}" + (f" of {environment}" if environment else "")
+
+    @property
     def runbook(self) -> str:
         """Link, or file and heading."""
         return self.settings.runbook(self.message.alert.runbook)

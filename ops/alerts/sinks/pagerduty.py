@@ -42,7 +42,7 @@ class PagerDuty(Sink):
         if message.kind == "resolve":
             return event
         event["payload"] = {
-            "summary": f"{alert.rule}{where(alert)}: {alert.summary}"[:_SUMMARY_MAX],
+            "summary": f"{alert.rule}{where(alert)}, on {envelope.place}: {alert.summary}"[:_SUMMARY_MAX],
             "source": f"amn/{envelope.settings.environment or 'default'}/{envelope.queue}",
             "severity": _LOUDNESS[alert.severity],
             "timestamp": clock(alert.since_ms),

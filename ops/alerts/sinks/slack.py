@@ -32,5 +32,5 @@ class Slack(Sink):
     url: Secret
 
     def _send(self, envelope: Envelope) -> Answer:
-        said = f"*{title(envelope.message)}*\n{text(envelope.message, envelope.runbook)}"
+        said = f"*{title(envelope.message, envelope.place)}*\n{text(envelope.message, envelope.runbook)}"
         return post(self.url, json={"text": said.translate(_ESCAPES)})

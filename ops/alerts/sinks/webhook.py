@@ -73,7 +73,7 @@ class Webhook(Sink):
                 "severity": alert.severity,
                 "model": alert.model,
                 "lane": alert.lane,
-                "title": title(message),
+                "title": title(message, envelope.place),
                 "text": text(message, envelope.runbook),
                 "summary": alert.summary,
                 "values": dict(alert.values),
