@@ -17,9 +17,9 @@ script may touch several of them. For the queue `main`:
     amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
                                           or `wake`, which only ends a blocking read
     amn:{main}:bytes:<stream>    string   payload bytes waiting or leased in each of these five
-    amn:{main}:seen:<id>         string   "<client id> <call> <place> <entry id>" of an enqueued
-                                          request, or "<client id> <call> cancelled"; expires after
-                                          the window
+    amn:{main}:seen:<id>         string   "<client> <call> <place> <entry id>" of an enqueued request,
+                                          or "<client> <call> cancelled", <client> being a hash of the
+                                          client id; expires after the window
     amn:{main}:stats             hash     counters since the first request
     amn:{main}:standing          hash     where the streams stood a moment ago: by place "<first id>
                                           <last id>", and `turn`; expires

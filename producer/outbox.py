@@ -252,10 +252,10 @@ def _duplicate(request_id: str, who: str) -> DuplicateRequest:
     )
 
 
-def limit_arguments(keys: Keys, settings: ProducerSettings, client: str) -> tuple[str | int, ...]:
+def limit_arguments(keys: Keys, settings: ProducerSettings, note: str) -> tuple[str | int, ...]:
     """What the ARGV of lua/submit.lua begins with, the same in each call."""
     limits = settings.entries_max, settings.bytes_max, settings.seen_window_ms
-    return *limits, keys.seen_prefix, client
+    return *limits, keys.seen_prefix, note
 
 
 def request_arguments(batch: Sequence[Outgoing]) -> list[str | int | bytes]:

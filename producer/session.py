@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 from producer import forks, waiting, wire
@@ -40,7 +41,9 @@ class Session:
         self.keys = keys = Keys(self.settings.queue)
         self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
         # The same, as they go out in each call.
-        limits = limit_arguments(keys, self.settings, self.client_id)
+        # Every producer may read who noted an id, and must not learn there whom to answer in our name.
+        self.note = blake2b(self.client_id.encode(), digest_size=16).hexdigest()
+        limits = limit_arguments(keys, self.settings, self.note)
         self._submit_words = written(len(self._submit_keys), *self._submit_keys, *limits)
         self.clock = ServerClock()
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
@@ -113,7 +116,7 @@ class Session:
 
     def submit_call(self, batch: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/submit.lua."""
-        limits = limit_arguments(self.keys, self.settings, self.client_id)
+        limits = limit_arguments(self.keys, self.settings, self.note)
         return self._submit_keys, [*limits, *request_arguments(batch)]
 
     def submit_words(self, batch: Sequence[Outgoing]) -> list[Any]:
@@ -124,7 +127,7 @@ class Session:
         """Keys and arguments of lua/cancel.lua."""
         keys = self.keys
         names = [*keys.places, *keys.counters, keys.seen(request_id), keys.stats]
-        return names, [self.client_id, GROUP]
+        return names, [self.note, GROUP]
 
     def truth_entry(self, request: BaseHandle | str, vector: Any) -> dict[bytes, bytes] | None:
         """The shadow stream's entry for a reported truth, or None when it can belong to no sample.

@@ -2,7 +2,7 @@
 --
 -- KEYS[1..5] streams by place: requests:high, requests, requests:low, fallback, fallback:secondary
 -- KEYS[6..10] their byte counters   KEYS[11] seen key of the request   KEYS[12] stats hash
--- ARGV[1] client id   [2] group
+-- ARGV[1] client, as for submit.lua   [2] group
 --
 -- Returns 1 when it was removed, now or by an earlier call whose reply was lost (no final answer will
 -- come; another submit may use its id again), else 0: a worker has it, it is answered, it was sent

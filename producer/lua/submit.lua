@@ -3,7 +3,7 @@
 -- KEYS[1..3] streams of the levels high, normal, low   KEYS[4..6] their byte counters
 -- KEYS[7] stats hash
 -- ARGV[1] entries_max   [2] bytes_max   [3] seen window in ms   [4] prefix of the seen keys
--- ARGV[5] client id     [6..] id, level (1, 2 or 3), call, payload, id, level, call, payload, ...
+-- ARGV[5] client: a hash of its id   [6..] id, level (1, 2 or 3), call, payload, id, level, call, payload, ...
 --
 -- Returns for each request, in order:
 --    1  it is in: appended now, or earlier by this client (a repeat whose first reply was lost; also
@@ -16,8 +16,8 @@
 --
 -- The limits are of all three levels together: a normal request is refused at the limit, a low one
 -- at half of it, a high one at five quarters. So a flood of one level leaves room for the one above.
--- A seen key holds "<client id> <call> <place> <entry id>": who enqueued the request, in which call,
--- and where it is; or "<client id> <call> cancelled", and then another call may use the id again.
+-- A seen key holds "<client> <call> <place> <entry id>": who enqueued the request, in which call, and
+-- where it is; or "<client> <call> cancelled", and then another call may use the id again.
 -- Other producers may have written nonsense to any of these keys: nothing of it ends a call half-way.
 local try, SHARES, NAMES = redis.pcall, {1.25, 1, 0.5}, {'high', 'normal', 'low'}
 local client, entries, bytes = ARGV[5] .. ' ', 0, 0

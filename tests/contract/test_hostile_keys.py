@@ -184,7 +184,7 @@ def test_nonsense_under_an_id_takes_nothing_back(nonsense: str, real_server: Any
     real_server.admin.set(KEYS.high, "no stream")
     with Producer(real_server.url) as producer:
         handle = producer.submit(context)
-        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer.client_id))
+        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer._session.note))
         assert handle.cancel() is False
     assert real_server.admin.xlen(KEYS.requests) == 1
 

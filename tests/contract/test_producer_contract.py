@@ -436,3 +436,10 @@ def test_something_else_in_the_place_of_the_reply_stream_is_removed(real_server,
         wait_until(lambda: not real_server.admin.exists(KEYS.replies(producer.client_id)))
         assert producer.predict(context).served_by == "amn"
     assert caplog.text.count("reply_reader_waits_for_server") == 1
+
+
+def test_no_key_that_producers_may_read_tells_where_a_client_listens(server, context):
+    with Producer(server.url) as producer:
+        handle = producer.submit(context, request_id="order-1")
+        assert producer.client_id.encode() not in server.admin.get(KEYS.seen("order-1"))
+        assert handle.cancel() is True

@@ -84,18 +84,18 @@ def test_what_an_earlier_version_left_is_escalated_once_more(rig: Rig, name: str
 def test_its_ids_are_known_and_its_requests_can_be_taken_back(rig: Rig, context: Any, name: str) -> None:
     client = load(rig.admin, stored(name))
     session = Session(rig.url, None, Future)
-    session.client_id = client
+    session.note = client
     submit = rig.admin.register_script(script_text("producer", "submit"))
     cancel = rig.admin.register_script(script_text("producer", "cancel"))
 
     def send(request_id: str, who: str) -> int:
-        session.client_id = who
+        session.note = who
         outgoing = prepare(context, Options(request_id=request_id), who, session.settings)
         keys, arguments = session.submit_call([outgoing])
         return int(submit(keys=keys, args=arguments)[0])
 
     def take_back(request_id: str) -> int:
-        session.client_id = client
+        session.note = client
         keys, arguments = session.cancel_call(request_id)
         return int(cancel(keys=keys, args=arguments))
 
