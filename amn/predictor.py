@@ -12,6 +12,7 @@ from amn.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load
 from amn.errors import CheckpointError
 from amn.folded import fold
 from amn.reference import Bank, load_bank
+from amn.vectors import check_numbers
 
 
 class Predictor:
@@ -92,5 +93,10 @@ class Predictor:
         return self._folded.arrays(contexts)
 
     def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `forward`, of contexts of any layout and type."""
+        """As `forward`, of contexts of any layout and precision.
+
+        Raises:
+            DataError: They are not floats, or some are masked.
+        """
+        check_numbers("contexts", contexts)
         return self.forward(np.ascontiguousarray(contexts, dtype=np.float32))

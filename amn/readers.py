@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.arrays import FileRows, load_npz
+from amn.config import VECTOR_DIM
 from amn.errors import DataError
 from amn.vectors import VectorSet, validate
 
+_COLUMNS = ("vector", "article", "domain", "name")
 REQUIRED = ("vectors", "article", "article_domain")
 
 
@@ -78,15 +80,44 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     missing = {"vector", "article", "domain"} - set(table.column_names)
     if missing:
         raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-    column = table.column("vector").combine_chunks()
-    flat = column.flatten().to_numpy(zero_copy_only=False)
-    vectors = flat.reshape(len(column), -1)
-    _, first, article = np.unique(table.column("article").to_numpy(), return_index=True, return_inverse=True)
-    arrays = {
-        "vectors": vectors,
-        "article": article.astype(np.int32),
-        "article_domain": table.column("domain").to_numpy()[first].astype(np.str_),
-    }
-    if "name" in table.column_names:
-        arrays["article_name"] = table.column("name").to_numpy()[first].astype(np.str_)
+    columns = {name: _column(path, table, name) for name in _COLUMNS if name in table.column_names}
+    ids = columns["article"].to_numpy(zero_copy_only=False)
+    _, first, article = np.unique(ids, return_index=True, return_inverse=True)
+    arrays = {"vectors": _table_vectors(path, columns["vector"]), "article": article.astype(np.int32)}
+    for name in {"domain", "name"} & set(columns):
+        values = columns[name].to_numpy(zero_copy_only=False).astype(np.str_)
+        arrays[f"article_{name}"] = values[first]
+        if (other := np.flatnonzero(values != values[first][article])).size:
+            row, begins = int(other[0]), str(values[first][article[other[0]]])
+            raise DataError(
+                f"{path}: row {row} has {name} {str(values[row])!r:.80}, and its article begins with "
+                f"{begins!r:.80}; give an article one {name}"
+            )
     return arrays
+
+
+def _column(path: Path, table: Any, name: str) -> Any:
+    column = table.column(name).combine_chunks()
+    if column.null_count:
+        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{path}: row {row} has no {name} (null); fill it in, or drop the row")
+    return column
+
+
+def _table_vectors(path: Path, column: Any) -> NDArray[Any]:
+    """The rows of a column of lists. Each is looked at: a short and a long one would shift those between."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    kind = getattr(column.type, "value_type", None)
+    if kind is None or not pa.types.is_floating(kind):
+        raise DataError(f"{path}: column vector holds {column.type}; store lists of 768 float32 or float16")
+    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
+    if (wrong := np.flatnonzero(lengths != VECTOR_DIM)).size:
+        row = int(wrong[0])
+        raise DataError(f"{path}: row {row} holds {lengths[row]} numbers, a vector has {VECTOR_DIM}; mend it")
+    flat = column.flatten()
+    if flat.null_count:
+        place = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0])
+        raise DataError(f"{path}: row {place // VECTOR_DIM} holds a null; fill it in, or drop the row")
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, VECTOR_DIM)

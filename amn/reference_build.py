@@ -31,7 +31,7 @@ from amn.reference_files import (
     write_manifest,
 )
 from amn.reference_merge import ALL_PAIRS_MAX, merge_duplicates
-from amn.vectors import chunks
+from amn.vectors import check_numbers, chunks
 
 #: Exact search of more vectors costs more than the cells do.
 EXACT_MAX = 16_384
@@ -75,11 +75,12 @@ def build_bank(
         vectors: Shape (N, 768), unit norm within 1e-3; may be in a file.
 
     Raises:
-        DataError: Wrong shape, not finite or not unit-norm, or `folder` exists already.
+        DataError: Wrong shape or type, not finite or not unit-norm, or `folder` exists already.
         CheckpointError: An index is wanted, and faiss is not installed.
     """
     if vectors.ndim != 2 or vectors.shape[1] != 768 or len(vectors) < 2:
         raise DataError(f"vectors have shape {vectors.shape}; expected (N >= 2, 768)")
+    check_numbers("the bank's vectors", vectors)
     with making_folder(folder) as work:
         return _build_in(work, vectors, settings, on_progress)
 

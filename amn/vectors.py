@@ -71,7 +71,7 @@ def validate(data: VectorSet) -> VectorSet:
     """Return `data`, or say which row must not be trained or judged on.
 
     Raises:
-        DataError: wrong width, non-finite or all-zero rows, norms outside 1 +- 1e-3,
+        DataError: wrong width or type, non-finite or all-zero rows, norms outside 1 +- 1e-3,
             articles shorter than six vectors or not stored in one piece.
     """
     vectors, article = data.vectors, data.article
@@ -84,10 +84,26 @@ def validate(data: VectorSet) -> VectorSet:
         )
     if len(vectors) == 0:
         raise DataError(f"{data.source}: no vectors; n = 0 proves nothing")
+    check_numbers(data.source, vectors)
+    if article.dtype.kind not in "iu" or isinstance(article, np.ma.MaskedArray):
+        raise DataError(f"{data.source}: article ids of type {article.dtype}; number the articles from 0")
     for rows in chunks(len(vectors)):
         check_rows(data.source, np.asarray(vectors[rows], dtype=np.float32), rows.start)
     check_articles(data)
     return data
+
+
+def check_numbers(source: str, array: Rows) -> None:
+    """Refuse what NumPy would turn into numbers by itself: text, times, complex and masked values.
+
+    Raises:
+        DataError: it does not hold floats, or some are masked.
+    """
+    if array.dtype.kind != "f":
+        raise DataError(f"{source}: vectors of type {array.dtype}; save them as float32 or float16")
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        row = int(np.argwhere(np.ma.getmaskarray(array))[0, 0])
+        raise DataError(f"{source}: numbers of row {row} are masked, so they are not there; drop the row")
 
 
 def check_rows(source: str, rows: Vectors, offset: int) -> None:
@@ -132,3 +148,9 @@ def check_articles(data: VectorSet) -> None:
             f"{data.source}: article ids {ids.min()}..{ids.max()} do not fit the "
             f"{len(data.article_domain)} entries of article_domain"
         )
+    for name, values in (("article_domain", data.article_domain), ("article_name", data.article_name)):
+        if values.shape != data.article_domain.shape or (len(values) == len(article) > len(ids)):
+            raise DataError(
+                f"{data.source}: {name} has shape {values.shape}; give one entry for each article, not for "
+                "each vector"
+            )

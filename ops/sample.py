@@ -57,10 +57,12 @@ class Sample:
         arrays = load_npz(path, _KEYS)
         if missing := [key for key in _KEYS if key not in arrays]:
             raise FileRefused(f"the sample {path} lacks {missing[0]}; restore it from git, or give --sample")
-        vectors = arrays["vectors"].astype(np.float32)
+        vectors = arrays["vectors"]
         if vectors.ndim != 2 or vectors.shape[1] != DIMENSIONS or len(vectors) != len(arrays["article"]):
             raise FileRefused(f"the sample {path} has vectors of shape {vectors.shape}; expected (N, 768)")
-        return cls._windows(vectors, arrays)
+        if vectors.dtype.kind != "f":
+            raise FileRefused(f"the sample {path} has vectors of type {vectors.dtype}; expected floats")
+        return cls._windows(vectors.astype(np.float32), arrays)
 
     @classmethod
     def _windows(cls, vectors: NDArray[np.float32], arrays: dict[str, NDArray[np.generic]]) -> Self:

@@ -125,14 +125,36 @@ def checked_vector(vector: Any) -> NDArray[np.float32]:
 
 
 def _numbers(value: Any, name: str) -> NDArray[Any]:
-    """The value as an array of floats; only real numbers are taken, nothing is guessed from text."""
+    """The value as an array of floats; only real numbers are taken, and nothing is guessed.
+
+    NumPy would drop a mask, and make numbers of booleans among numbers; unsigned integers are quantised,
+    with a zero of their own.
+    """
+    if type(value) is not np.ndarray:
+        _check_parts(value, name)
     try:
         array: NDArray[Any] = np.asarray(value)
     except Exception as error:  # whatever the type at hand raises: a tensor with a gradient, RuntimeError
         raise BadShape(f"{name} is not an array of numbers: {error!s:.200}") from error
     if array.dtype.char in _FLOATS:
         return array
-    if array.dtype.kind not in "fiu":
-        raise BadShape(f"{name} holds values of type {array.dtype!s:.80}; send real numbers")
+    if array.dtype.kind not in "fi":
+        what = "" if type(value) is np.ndarray else f" ({type(value).__name__:.80})"
+        raise BadShape(f"{name}{what} holds values of type {array.dtype!s:.80}; send real numbers")
     with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
         return array.astype(np.float32)
+
+
+def _check_parts(value: Any, name: str) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        masked = np.argwhere(np.ma.getmaskarray(value))
+        if len(masked):
+            place = ", ".join(map(str, masked[0].tolist()))
+            raise BadShape(
+                f"{name} is masked at [{place}], the first of {len(masked)} numbers that are not there; "
+                "leave the context out, or fill them in"
+            )
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            if type(item) is not float and type(item) is not int:
+                _numbers(item, f"{name}[{number}]")

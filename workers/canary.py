@@ -77,6 +77,8 @@ class FrozenSet:
         """
         try:
             stored = load_npz(path, ("vectors", "article", "article_slice"))
+            if stored["vectors"].dtype.kind != "f":
+                raise FileRefused(f"its vectors are of type {stored['vectors'].dtype}")
             rows = stored["vectors"].astype(np.float32)
             article, slices = stored["article"], stored["article_slice"]
         except (FileRefused, KeyError) as error:

@@ -65,6 +65,8 @@ class Sequences:
             FileRefused: The shapes do not fit.
             KeyError: One is missing.
         """
+        if odd := [key for key in ("contexts", "truths") if arrays[key].dtype.kind != "f"]:
+            raise FileRefused(f"{name}: {odd[0]} are of type {arrays[odd[0]].dtype}; floats are needed")
         contexts, truths = (_unit(arrays[key]) for key in ("contexts", "truths"))
         n = len(contexts)
         lanes, slices = (arrays.get(key, np.full(n, "all")) for key in ("lanes", "slices"))

@@ -65,6 +65,86 @@ def test_parquet_and_arrow_are_read_like_npz(tmp_path, suffix):
     assert data.article_domain.tolist() == many["article_domain"].tolist()
 
 
+def table(tmp_path, vectors, kind="list", **changes):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import feather
+
+    types = {"list": pa.list_(pa.float32()), "large": pa.large_list(pa.float64())}
+    types |= {"numbers": pa.float32(), "text": pa.list_(pa.string()), "whole": pa.list_(pa.int32())}
+    many = articles()
+    columns = {
+        "article": many["article"].tolist(),
+        "domain": many["article_domain"][many["article"]].tolist(),
+    }
+    columns |= {"vector": pa.array(vectors, types[kind])} | changes
+    feather.write_feather(pa.table(columns), tmp_path / "x.arrow", compression="uncompressed")
+    return tmp_path / "x.arrow"
+
+
+def uneven(rows):
+    rows[5], rows[8] = [], rows[8] + rows[9]
+
+
+def too_short(rows):
+    rows[7] = rows[7][:-1]
+
+
+def absent(rows):
+    rows[6] = None
+
+
+def with_a_gap(rows):
+    rows[9] = [*rows[9][:-1], None]
+
+
+@pytest.mark.parametrize("kind", ["list", "large"])
+@pytest.mark.parametrize(
+    ("spoiled", "words"),
+    [
+        (uneven, "row 5 holds 0 numbers, a vector has 768"),
+        (too_short, "row 7 holds 767 numbers"),
+        (absent, "row 6 has no vector"),
+        (with_a_gap, "row 9 holds a null"),
+    ],
+)
+def test_each_row_of_a_table_is_looked_at(tmp_path, kind, spoiled, words):
+    """The sum of the lengths may fit: the vectors in between would be other articles'."""
+    rows = articles()["vectors"].astype("f4").tolist()
+    np.testing.assert_array_equal(read_vectors(table(tmp_path, rows, kind)).vectors, np.asarray(rows, "f4"))
+    spoiled(rows)
+    with pytest.raises(DataError, match=words):
+        read_vectors(table(tmp_path, rows, kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("numbers", 0.5), ("text", ["0.5"] * 768), ("whole", [1] + [0] * 767)]
+)
+def test_a_column_of_something_else_is_refused(tmp_path, kind, value):
+    with pytest.raises(DataError, match="column vector holds"):
+        read_vectors(table(tmp_path, [value] * 480, kind))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"article": [None, *[0] * 479]}, "row 0 has no article"),
+        ({"domain": [*["alpha"] * 17, None, *["alpha"] * 462]}, "row 17 has no domain"),
+        ({"domain": [*["alpha"] * 17, "beta", *["alpha"] * 462]}, "row 17 has domain 'beta'"),
+    ],
+)
+def test_what_a_table_says_of_its_articles_is_looked_at(tmp_path, changes, words):
+    with pytest.raises(DataError, match=words):
+        read_vectors(table(tmp_path, articles()["vectors"].astype("f4").tolist(), **changes))
+
+
+def test_a_part_of_a_table_is_that_part(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    rows = articles()["vectors"].astype("f4")
+    longer = pa.FixedSizeListArray.from_arrays(pa.array(np.vstack([rows[:3], rows]).ravel()), 768)
+    found = read_vectors(table(tmp_path, [], vector=longer.slice(3)))
+    np.testing.assert_array_equal(found.vectors, rows)
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     real = builtins.__import__
@@ -97,6 +177,15 @@ def spoil(row: int, value: float) -> np.ndarray:
         ({"article": np.tile(np.arange(40), 12)}, "several pieces"),
         ({"article": np.zeros(3, int)}, "one article id for each"),
         ({"article_domain": np.array(["alpha"])}, "do not fit"),
+        ({"article_domain": np.full(480, "alpha")}, "one entry for each article"),
+        ({"article_name": np.full(3, "alpha")}, "article_name has shape"),
+        ({"article": np.repeat(np.arange(40.0), 12)}, "ids of type float64"),
+        ({"vectors": articles()["vectors"].astype(str)}, "vectors of type <U"),
+        ({"vectors": articles()["vectors"].astype("c8")}, "vectors of type complex64"),
+        (
+            {"vectors": np.ma.array(articles()["vectors"], mask=articles()["vectors"] > 0.1)},
+            "row 1 are masked",
+        ),
     ],
 )
 def test_bad_vectors_are_refused_with_the_row_or_article(changes, words):

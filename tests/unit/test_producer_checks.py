@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producer import errors
-from producer.checks import checked_context, checked_vector
-from producer.requests import Options, prepare
+from producer import errors, wire
+from producer.checks import checked_context, checked_contexts, checked_vector
+from producer.requests import Options, prepare, prepare_batch
 from producer.settings import ProducerSettings
+from producer.testing import FakeProducer
 
 SETTINGS = ProducerSettings()
 
@@ -129,3 +130,99 @@ def test_a_truth_is_one_unit_vector(context):
     ]:
         with pytest.raises(error):
             checked_vector(wrong)
+
+
+class Sub(np.ndarray):
+    """Of a library that adds something to arrays."""
+
+
+SAME = {
+    "big-endian": lambda c: c.astype(">f4"),
+    "Fortran order": np.asfortranarray,
+    "every second of ten": lambda c: np.repeat(c, 2, axis=0)[::2],
+    "negative strides": lambda c: c[::-1].copy()[::-1],
+    "float64": lambda c: c.astype("f8"),
+    "long double": lambda c: c.astype(np.longdouble),
+    "lists": lambda c: c.tolist(),
+    "a list of arrays": list,
+    "a tuple of tuples": lambda c: tuple(map(tuple, c.tolist())),
+    "a matrix": lambda c: c.view(np.matrix),
+    "a subclass": lambda c: c.view(Sub),
+    "a mask that hides nothing": lambda c: np.ma.array(c),
+    "a list of such": lambda c: list(np.ma.array(c, mask=np.zeros(c.shape, bool))),
+    "a buffer": lambda c: memoryview(np.ascontiguousarray(c)),
+}
+
+
+@pytest.mark.parametrize("form", SAME.values(), ids=SAME)
+def test_forms_of_the_same_numbers_are_the_same_request(context, form):
+    given = form(context)
+    np.testing.assert_array_equal(checked_context(given), context)
+    sent = wire.decode_request(send(given).payload)
+    np.testing.assert_array_equal(sent.context, context)
+    np.testing.assert_array_equal(checked_contexts([given, given]), [context] * 2)
+
+
+def masked(context, *place):
+    mask = np.zeros(context.shape, bool)
+    mask[place] = True
+    return np.ma.array(context, mask=mask)
+
+
+OTHER = {
+    "a masked row": (lambda c: masked(c, 2), r"masked at \[2, 0\], the first of 768"),
+    "a masked number": (lambda c: masked(c, 4, 700), r"masked at \[4, 700\]"),
+    "a masked row in a list": (lambda c: list(masked(c, 2)), r"context\[2\] is masked at \[0\]"),
+    "one in lists": (
+        lambda c: [*c[:4].tolist(), [*c[4, :-1].tolist(), np.ma.masked]],
+        r"context\[4\]\[767\]",
+    ),
+    "objects": (lambda c: c.astype(object), "type object"),
+    "text": (lambda c: c.astype(str), "type <U"),
+    "bytes": (lambda c: c.astype("S20"), "type .S20"),
+    "complex": (lambda c: c.astype("c8"), "type complex64"),
+    "booleans": (lambda c: c > 0, "type bool"),
+    "times": (lambda c: np.zeros(c.shape, "M8[s]"), "type datetime64"),
+    "spans": (lambda c: np.zeros(c.shape, "m8[s]"), "type timedelta64"),
+    "records": (lambda c: np.zeros(5, [("v", "f4", 768)]), "type "),
+    "quantised": (lambda c: (c * 127 + 128).astype("u1"), "type uint8"),
+    "nothing in between": (lambda c: [*c[:4].tolist(), None], "not an array|type object"),
+    "rows of other lengths": (
+        lambda c: [*c[:3].tolist(), c[3, :700].tolist(), c[4].tolist()],
+        "not an array",
+    ),
+    "sparse": (lambda c: scipy_sparse(c), r"\(csr_matrix\)"),
+    "a tensor with a gradient": (lambda c: torch_tensor(c).requires_grad_(), "not an array of numbers"),
+    "a tensor of another format": (lambda c: torch_tensor(c).bfloat16(), "not an array of numbers"),
+    "a table with gaps": (lambda c: arrow_list(c), "type object"),
+    "a mapping": (lambda c: dict(enumerate(c)), "type object"),
+}
+
+
+def scipy_sparse(context):
+    return pytest.importorskip("scipy.sparse").csr_matrix(context)
+
+
+def torch_tensor(context):
+    return pytest.importorskip("torch").tensor(context)
+
+
+def arrow_list(context):
+    return pytest.importorskip("pyarrow").array([*context[:4].tolist(), None])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("form", "words"), OTHER.values(), ids=OTHER)
+def test_what_would_mean_something_else_is_refused(context, form, words, normalize):
+    given = form(context)
+    with pytest.raises(errors.BadShape, match=words):
+        send(given, normalize=normalize)
+    with pytest.raises(errors.BadShape):
+        prepare_batch([context, given], Options(normalize=normalize), "client", SETTINGS)
+    with FakeProducer() as fake, pytest.raises(errors.BadShape):
+        fake.predict_batch([given, context])
+
+
+def test_a_masked_truth_is_refused(context):
+    with pytest.raises(errors.BadShape, match=r"vector is masked at \[3\]"):
+        checked_vector(masked(context, 0, 3)[0])
