@@ -6,14 +6,18 @@ among them. docs/alerts.md lists them all.
 
 from __future__ import annotations
 
+import hmac
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http.server import HTTPServer
-from typing import cast
+from typing import Any, cast
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import redis
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from ops.alerts.outbox import Outbox
@@ -242,6 +246,27 @@ def registry(settings: ProducerSettings) -> CollectorRegistry:
     return made
 
 
-def serve(settings: ProducerSettings, host: str, port: int) -> tuple[HTTPServer, threading.Thread]:
-    """Starts answering scrapes at `/metrics`; the server's `shutdown` ends it."""
-    return cast("tuple[HTTPServer, threading.Thread]", start_http_server(port, host, registry(settings)))
+def serve(
+    settings: ProducerSettings, host: str, port: int, token: str = ""
+) -> tuple[HTTPServer, threading.Thread]:
+    """Starts answering scrapes at `/metrics`, with a token to those who bear it; `shutdown` ends it."""
+    answer, wanted = make_wsgi_app(registry(settings)), f"Bearer {token}".encode()
+
+    def guarded(environ: dict[str, Any], start: Any) -> Any:
+        given = str(environ.get("HTTP_AUTHORIZATION", "")).encode("utf-8", "replace")
+        if token and not hmac.compare_digest(given, wanted):
+            start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
+            return [b""]
+        return answer(environ, start)
+
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    kind = type("Server", (ThreadingWSGIServer,), {"address_family": family})
+    server: HTTPServer = make_server(host, port, guarded, kind, handler_class=_Quiet)
+    thread = threading.Thread(target=server.serve_forever, name="amn-metrics", daemon=True)
+    thread.start()
+    return server, thread
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """A scrape is no event."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 import signal
 import threading
 from types import FrameType
@@ -13,6 +15,16 @@ from ops.child import follow_parent, unless_ignored
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.settings import producer_settings
+
+_TOKEN_LENGTH_MIN = 16
+
+
+def _is_here(host: str) -> bool:
+    """Whether an address is this machine's alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @click.command(short_help="Metrics for Prometheus.")
@@ -26,7 +38,9 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     """Answer scrapes at http://HOST:PORT/metrics until Ctrl-C or SIGTERM.
 
     Every scrape reads the server, and nothing is counted in between: any number of these may run.
-    docs/alerts.md lists the metrics; ops/deploy/prometheus holds the alert rules on them.
+    docs/alerts.md lists the metrics; ops/deploy/prometheus holds the alert rules on them. An address that
+    other machines reach wants a token in AMN_METRICS_TOKEN (16 characters or more), which Prometheus sends
+    as `authorization: {credentials_file: ...}`.
     """
     from prometheus_client import generate_latest
 
@@ -41,6 +55,12 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     if once:
         click.echo(generate_latest(registry(settings)), nl=False)
         return
+    token = os.environ.get("AMN_METRICS_TOKEN", "")
+    if (token or not _is_here(host)) and len(token) < _TOKEN_LENGTH_MIN:
+        raise ServerFailed(
+            f"{host} is reached from other machines, or a token is set: draw one of at least "
+            f"{_TOKEN_LENGTH_MIN} characters into AMN_METRICS_TOKEN (openssl rand -hex 24)"
+        )
     follow_parent()
     stopping = threading.Event()
 
@@ -49,7 +69,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
 
     unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     try:
-        server, thread = serve(settings, host, port)
+        server, thread = serve(settings, host, port, token)
     except OSError as error:
         raise ServerFailed(
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"

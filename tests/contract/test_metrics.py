@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import subprocess
@@ -16,9 +17,11 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ops.alerts import AlertSettings, apply
+from ops.commands.metrics import metrics as command
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
-from ops.metrics import registry
+from ops.errors import ServerFailed
+from ops.metrics import registry, serve
 from producer.keys import GROUP, Keys
 from producer.settings import ProducerSettings
 
@@ -232,3 +235,36 @@ def test_the_command_answers_scrapes_on_loopback(make_server: Any, extra: list[s
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_token_is_asked_of_every_scrape(server: Any) -> None:
+    settings, token = ProducerSettings(url=server.url), "t" * 24
+    answering, thread = serve(settings, "::1", 0, token)
+    statuses = []
+    for given in (
+        None,
+        "",
+        "Bearer",
+        f"Bearer {token}x",
+        f"Basic {token}",
+        "Bearer \u00e9",
+        f"Bearer {token}",
+    ):
+        asked = http.client.HTTPConnection("::1", answering.server_port, timeout=10)
+        asked.request("GET", "/metrics", headers={} if given is None else {"Authorization": given})
+        statuses.append(asked.getresponse().status)
+        asked.close()
+    assert statuses == [401] * 6 + [200]
+    answering.shutdown()
+    answering.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com", "192.0.2.1"])
+@pytest.mark.parametrize("token", ["", "short"])
+def test_an_address_of_other_machines_wants_a_token(
+    host: str, token: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AMN_METRICS_TOKEN", token)
+    with pytest.raises(ServerFailed, match=r"AMN_METRICS_TOKEN \(openssl"):
+        command.main(["--host", host, "--url", "redis://127.0.0.1:1"], standalone_mode=False)
