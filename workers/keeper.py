@@ -51,6 +51,7 @@ class Keeper:
         self._lends = True
         self._thread = SideThread("keeper", self._turn, lambda: self._period_s / 2, at_once=True)
         self._began_at_s = time.monotonic()
+        self._host = socket.gethostname()
 
     def start(self) -> None:
         """Starts the thread."""
@@ -121,7 +122,7 @@ class Keeper:
         now_ms = clock.now_ms()
         return {
             "kind": self._settings.kind,
-            "host": socket.gethostname(),
+            "host": self._host,
             "pid": os.getpid(),
             "finished": finished,
             "started_at_ms": int(now_ms - (now_s - self._began_at_s) * 1000),
