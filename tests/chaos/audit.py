@@ -18,6 +18,8 @@ from producer.messages import Reply
 TOLERANCE = 1e-5
 #: How many ids of each kind of trouble are named in the result.
 _NAMED_MAX = 20
+#: What a handle must not say of a request that got in; the last, unless a flush took it.
+_NO_END = ("duplicate_request", "producer_closed", "server_unavailable", "queue_full", "request_lost")
 
 
 class Audit:
@@ -148,7 +150,7 @@ class Audit:
             self.counts["heard:answered"] += 1
         elif isinstance(error, QueueError):
             self.counts[f"heard:{error.code}"] += 1
-            if error.code in ("duplicate_request", "producer_closed", "server_unavailable", "queue_full"):
+            if error.code in _NO_END:
                 self._unheard[n] = error.code
 
     def _between(self, n: int, again_s: float) -> bool:
@@ -169,7 +171,8 @@ class Audit:
         after_cancel = [n for n in self.cancelled if self._finals[n]]
         known = self.accepted.keys() | self.doubtful
         unknown = [n for n in self._finals if n not in known]
-        unheard = [n for n in self._unheard if n not in quiet]
+        told = {n for n, code in self._unheard.items() if code == "request_lost" and n in self._flushed}
+        unheard = [n for n in self._unheard if n not in quiet and n not in told]
         unheard += [n for n in self._open if self._finals[n]]
         late = np.array(self.latencies_ms or [0.0])
         return {

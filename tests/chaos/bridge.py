@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -53,6 +54,10 @@ class Bridge:
         self.wait(self._producer.start())
 
     def close(self) -> None:
+        if self._producer._session.elsewhere:  # no loop runs in the child of a fork
+            with contextlib.suppress(StopIteration):
+                self._producer.close().send(None)
+            return
         self.wait(self._producer.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
 

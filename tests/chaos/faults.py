@@ -59,7 +59,7 @@ class Injector:
         proxy: Proxy,
         victims: Victims,
         poison: Poison,
-        burst: Callable[[float, int], None],
+        tell: Callable[[float, str], None],
         entries_max: int,
         recoveries: Recoveries,
         agenda: Agenda,
@@ -71,7 +71,7 @@ class Injector:
         self._server = server
         self._victims = victims
         self._poisons = poison
-        self._burst = burst
+        self._tell = tell
         self._entries_max = entries_max
         self._agenda = agenda
         self._client = client
@@ -126,5 +126,10 @@ class Injector:
         """More requests at once than the queue takes."""
         low, high = _BURST
         count = int(self._entries_max * (low + (high - low) * fault.extent))
-        self._burst(fault.choice, count)
+        self._tell(fault.choice, f"burst {count}")
         return f"with {count}"
+
+    def fork(self, fault: Fault) -> str:
+        """A producer's process forks a child, which leaves by way of its `with` block."""
+        self._tell(fault.choice, "fork")
+        return "a producer"

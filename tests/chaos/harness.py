@@ -154,7 +154,7 @@ class Harness:
             server, client, agenda.after, settings.lease_ms, lambda: self._flush(client)
         )
         return Injector(
-            workers, self._server, proxy, self._victims, self._poison, self._burst, settings.entries_max,
+            workers, self._server, proxy, self._victims, self._poison, self._tell, settings.entries_max,
             recoveries, agenda, client,
         )  # fmt: skip
 
@@ -172,8 +172,8 @@ class Harness:
     def _doomed_config(self, url: str) -> dict[str, Any]:
         return {"url": url, "sample": str(self._sample_path), "entries_max": self._settings.entries_max}
 
-    def _burst(self, choice: float, count: int) -> None:
-        self._producers[int(choice * len(self._producers))].tell(f"burst {count}")
+    def _tell(self, choice: float, command: str) -> None:
+        self._producers[int(choice * len(self._producers))].tell(command)
 
     def _start_producers(self, direct: str, through_proxy: str, folder: Path) -> None:
         settings = self._settings

@@ -11,13 +11,14 @@ from ..needs import faketime
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Kinds of fault, and how many of each are in a deck of 64.
+#: Kinds of fault, and how many of each are in a deck of all.
 WEIGHTS = {
     "kill_worker": 5,
     "term_worker": 2,
     "stall_worker": 8,
     "rolling_restart": 1,
     "kill_producer": 6,
+    "fork": 3,
     "kill_server": 4,
     "stall_server": 4,
     "freeze_server": 1,

@@ -1,14 +1,17 @@
 """One producer process: sends sample contexts through any fault, and audits what comes back.
 
-Takes a JSON object as its only argument and commands on standard input ("burst N", "flushed
+Takes a JSON object as its only argument and commands on standard input ("burst N", "fork", "flushed
 EPOCH ID ...", "stop"); prints one JSON object a line: status, and at the end the result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -72,7 +75,8 @@ class Traffic:
         self._horizon_s = config["seen_window_ms"] / 2000
         self._again: deque[Chunk] = deque()
         self._next = 0
-        self._burst = 0
+        self._burst = self._forks = 0
+        self._children: list[int] = []
         self._stopping = threading.Event()
         self._status_s = 0.0
 
@@ -83,6 +87,7 @@ class Traffic:
         threading.Thread(target=self._listen, daemon=True).start()
         began_s = time.monotonic()
         while not self._stopping.is_set() and self._next < self._config["requests"]:
+            self._fork()
             sent = self._send(began_s)
             self._audit.collect()
             self._status()
@@ -185,6 +190,23 @@ class Traffic:
             self._audit.note(n, f"cancel: {error.code}")
             self._audit.cancel_doubtful.add(n)
 
+    def _fork(self) -> None:
+        """Children that leave the block of their parent's producer, and must do it no harm."""
+        for _ in range(self._forks):
+            self._forks -= 1
+            if (child := os.fork()) == 0:
+                signal.alarm(20)  # one that hangs ends by this signal
+                with contextlib.closing(self._producer):
+                    sys.exit(0)
+            self._children.append(child)
+            self._audit.counts["forks"] += 1
+        for child in list(self._children):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done and os.waitstatus_to_exitcode(status):
+                raise RuntimeError(f"the child of a fork ended with {os.waitstatus_to_exitcode(status)}")
+            if done:
+                self._children.remove(child)
+
     # -- waiting ------------------------------------------------------------------------------
 
     def _await_answers(self) -> None:
@@ -201,6 +223,8 @@ class Traffic:
             words = line.split()
             if words[:1] == ["burst"]:
                 self._burst += int(words[1])
+            elif words == ["fork"]:
+                self._forks += 1
             elif words[:1] == ["flushed"]:
                 self._audit.flushed(float(words[1]), words[2:])
             elif words == ["stop"]:
