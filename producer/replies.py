@@ -10,6 +10,7 @@ from producer.errors import ServerUnavailable, WireError
 from producer.inflight import Inflight
 from producer.keys import REPLY, Keys
 from producer.losses import Losses
+from producer.steps import Steps
 
 _LOG = logging.getLogger("amn.producer")
 #: Replies taken in one read.
@@ -40,6 +41,7 @@ class ReplyCursor:
         self._taken: set[bytes] = set()
         self._trimmed: set[bytes] = set()
         self._read_bytes = 0
+        self._steps = Steps(READ_COUNT)
         self._idle = self._asked = self._over = self._foreign = False
 
     def commands(self) -> list[tuple[str | int, ...]]:
@@ -56,7 +58,7 @@ class ReplyCursor:
             self._read_bytes = 0
             self._trimmed, self._taken = self._taken, set()
             commands.append(("XTRIM", self.stream, "MINID", "=", _after(self._last)))
-        read = ("XREAD", "COUNT", READ_COUNT, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
+        read = ("XREAD", "COUNT", self._steps.size, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
         return [*commands, read]
 
     def take(self, answers: Sequence[Any]) -> None:
@@ -65,7 +67,8 @@ class ReplyCursor:
         Raises:
             ServerUnavailable: These are not the answers to what was asked; open a new connection.
         """
-        rows = self._rows(answers[-1])
+        rows, count = self._rows(answers[-1]), self._steps.size
+        self._steps.note_came()
         self._idle, self._foreign, self._trimmed = not rows, False, set()
         for entry_id, fields in rows:
             self._last = entry_id.decode()
@@ -75,12 +78,13 @@ class ReplyCursor:
         if self._asked and self._losses.look(answers[0]) and not self._over:
             # The whole stream is the proof: a server whose clock went back may have put some before `_last`.
             self._over, self._last = True, _BEGINNING
-        elif self._over and len(rows) < READ_COUNT:
+        elif self._over and len(rows) < count:
             self._over = False
             self._losses.judge()
 
     def failed(self, error: Exception) -> None:
-        """Notes that a round trip failed."""
+        """Notes that a round trip failed; the next one takes less, in case its answer was too large."""
+        self._steps.note_lost(self._steps.size)
         self._foreign = "WRONGTYPE" in str(error)
         self._taken |= self._trimmed
         self._losses.restart()

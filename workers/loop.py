@@ -6,25 +6,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 
-from producer import wire
 from producer.errors import AuthenticationFailed, ServerError, TlsFailed
-from producer.messages import Failure
+from producer.steps import Steps
 from workers.batch import Batch, assemble, portion, suspects
 from workers.entry import Entry, Outcome
-from workers.outcomes import BULK_ESCALATED, dead_with_answer
+from workers.outcomes import dead_with_answer, served_fast
 from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")
 #: An answer that says no may be of a moment too; so often it is asked for again, for some seconds.
 _REFUSALS_MAX = 6
-_Made = TypeVar("_Made")
 
 #: Turns entries into a batch: entries, settings, epoch ms and monotonic seconds of the read.
 Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], Batch]
@@ -147,8 +143,7 @@ class Loop:
         more = self.queue.more
         self._join()
         for group in suspects(entries, self.queue.settings.queue.batch_max):
-            begun = None if self.stopping else self._insist(partial(self.queue.begin, group))
-            if begun is None:
+            if (begun := self._begun(group)) is None:
                 break  # what was not begun goes back as it was
             self.suspecting = True
             outcomes = self._outcomes(begun)
@@ -172,23 +167,22 @@ class Loop:
             self._away = False
             _LOG.warning("worker_resumed", worker=self.queue.name)
 
-    def _insist(self, call: Callable[[], _Made], refusals_max: int = _REFUSALS_MAX) -> _Made | None:
-        """What the server answers in the end, or None: it refused too often, or we are to stop.
+    def _begun(self, group: Sequence[Entry]) -> list[Entry] | None:
+        """Those of a group that are still ours, counted; None when that cannot be, or we are to stop.
 
-        It is waited for while it is away, out of memory, or does not let us in: whatever was computed
-        could be ended by nobody else either.
+        It is asked for until the server answers: a count whose answer was lost is made once.
         """
         pause_s, refusals = 0.05, 0
-        while True:
+        while refusals < _REFUSALS_MAX and not self._stopping.is_set():
             self.progress += 1
             try:
-                return call()
+                return self.queue.begin(group)
             except ServerError as error:
                 self._note_outage(error)
-                refusals += not (error.retryable or isinstance(error, AuthenticationFailed | TlsFailed))
-                if refusals >= refusals_max or self._stopping.wait(pause_s):
-                    return None
+                refusals += _refused(error)
+                self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
+        return None
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
@@ -210,42 +204,43 @@ class Loop:
         """A request that the model cannot take: dead letter; an escalated one has its AMN answer."""
         return dead_with_answer(batch.entries[0], batch.requests[0], "batch_breaking", repr(error))
 
-    def _finish(self, outcomes: list[Outcome], refusals_max: int = _REFUSALS_MAX) -> None:
+    def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.
 
-        A server that refuses it again and again is asked for each half, so that one entry that cannot
-        be ended keeps nothing but itself: it leaves the hand, and its lease brings it back.
+        The server is waited for while it is away, out of memory, or does not let us in: whatever was
+        computed could be ended by nobody else either. What it does not take is tried again in smaller
+        steps, so that an entry that cannot be ended keeps nothing but itself: it leaves the hand, and
+        its lease brings it back.
         """
-        statuses = self._insist(partial(self.queue.finish, outcomes), refusals_max)
-        if statuses is None:
-            half = len(outcomes) // 2
-            if half and not self.stopping:
-                self._finish(outcomes[:half], 1)
-                self._finish(outcomes[half:], 1)
-            elif not self.stopping:
+        left, steps, pause_s, refusals = list(outcomes), Steps(len(outcomes)), 0.05, 0
+        while left:
+            self.progress += 1
+            some = left[: steps.size]
+            try:
+                self._ended(some, self.queue.finish(some))
+            except ServerError as error:
+                self._note_outage(error)
+                steps.note_lost(len(some))
+                refusals += len(some) == 1 and _refused(error)
+                if refusals < _REFUSALS_MAX:
+                    if self._stopping.wait(pause_s):
+                        return
+                    pause_s = min(2 * pause_s, 2.0)
+                    continue
                 self.given_up += 1
-                _LOG.error("entry_not_ended", worker=self.queue.name, entry=outcomes[0].entry.id.decode())
-            return
+                _LOG.error("entry_not_ended", worker=self.queue.name, entry=some[0].entry.id.decode())
+            left, pause_s = left[len(some) :], 0.05
+            steps.note_came()
+
+    def _ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
         self.finished += statuses.count(b"ok")
         if b"lost" in statuses:
             _LOG.warning("lease_lost", worker=self.queue.name, entries=statuses.count(b"lost"))
         full = [o for o, status in zip(outcomes, statuses, strict=True) if status == b"full"]
         if full:
-            self._finish([_served_fast(outcome) for outcome in full])
+            self._finish([served_fast(outcome) for outcome in full])
 
 
-def _served_fast(outcome: Outcome) -> Outcome:
-    """The best answer so far, of an escalation that found no room in the next stream."""
-    reply = wire.decode_reply(outcome.payload)
-    assert not isinstance(reply, Failure)
-    moved, *others = (name for name in outcome.counters.split(",") if name != BULK_ESCALATED)
-    counters = ",".join(["answered", f"answered:{reply.served_by}", *others])
-    if moved != "escalated":  # a fallback's answer, which the next tier could not better
-        payload = wire.encode_reply(replace(reply, provisional=False))
-        return replace(outcome, op="reply", payload=payload, counters=counters)
-    return replace(
-        outcome,
-        op="reply",
-        payload=wire.encode_reply(reply.shed_for("fallback_full")),
-        counters=counters + ",shed,shed:fallback_full",
-    )
+def _refused(error: ServerError) -> bool:
+    """Whether the server answered that this cannot be, and will not say otherwise soon."""
+    return not (error.retryable or isinstance(error, AuthenticationFailed | TlsFailed))

@@ -107,3 +107,20 @@ def answered(entry: Entry, reply_to: str, reply: Answer) -> Outcome:
         payload=wire.encode_reply(reply),
         counters=f"answered,answered:{reply.served_by}",
     )
+
+
+def served_fast(outcome: Outcome) -> Outcome:
+    """The best answer so far, of an escalation that found no room in the next stream."""
+    reply = wire.decode_reply(outcome.payload)
+    assert not isinstance(reply, Failure)
+    moved, *others = (name for name in outcome.counters.split(",") if name != BULK_ESCALATED)
+    counters = ",".join(["answered", f"answered:{reply.served_by}", *others])
+    if moved != "escalated":  # a fallback's answer, which the next tier could not better
+        payload = wire.encode_reply(replace(reply, provisional=False))
+        return replace(outcome, op="reply", payload=payload, counters=counters)
+    return replace(
+        outcome,
+        op="reply",
+        payload=wire.encode_reply(reply.shed_for("fallback_full")),
+        counters=counters + ",shed,shed:fallback_full",
+    )

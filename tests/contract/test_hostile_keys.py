@@ -16,8 +16,7 @@ from producer.connection import script_text
 from producer.errors import StreamUnusable
 from producer.keys import GROUP
 from producer.messages import Failure
-from workers.loop import _served_fast
-from workers.outcomes import dead
+from workers.outcomes import dead, served_fast
 from workers.queue import LeasedQueue, Outcome
 
 LAST_ID = "18446744073709551615-18446744073709551615"
@@ -80,7 +79,7 @@ def test_whatever_was_written_elsewhere_a_request_ends_once(deed: str, real_rig:
     assert set(statuses) <= {b"ok", b"full"}
     full = [outcome for outcome, status in zip(outcomes, statuses, strict=True) if status == b"full"]
     if full:  # what could not be moved on is answered
-        assert queue.finish([_served_fast(outcome) for outcome in full]) == [b"ok"] * len(full)
+        assert queue.finish([served_fast(outcome) for outcome in full]) == [b"ok"] * len(full)
     assert queue.finish(outcomes) == [b"lost"] * 6
     assert rig.admin.xlen(KEYS.requests) == 0
     assert rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -16,8 +17,8 @@ from servers import Server
 
 from ops.health import reads, server, workers
 from ops.health.findings import FAILURE, OK, WARNING
-from producer import wire
-from producer.messages import Request
+from producer import Producer, wire
+from producer.messages import Reply, Request
 from producer.settings import ProducerSettings
 from workers.batch import Batch
 from workers.entry import Outcome
@@ -130,9 +131,14 @@ def test_what_is_behind_an_entry_that_cannot_pass_is_served(
 
 
 class CutsLargeAnswers:
-    """A link that resets the connection in the midst of each large answer, while `cutting` is set."""
+    """A link that resets the connection in the midst of each large piece, while `cutting` is set.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        up_bytes: Most that go to the server in one piece.    down_bytes: Most that come from it.
+    """
+
+    def __init__(self, path: str, *, up_bytes: float = math.inf, down_bytes: float = math.inf) -> None:
+        self._up_bytes, self._down_bytes = up_bytes, down_bytes
         self.cutting = True
         self.cuts = 0
         self._path = path
@@ -148,13 +154,14 @@ class CutsLargeAnswers:
                 there = socket.socket(socket.AF_UNIX)
                 self._ends += [client, there]
                 there.connect(self._path)
-                for source, target, down in ((client, there, False), (there, client, True)):
-                    threading.Thread(target=self._pump, args=(source, target, down), daemon=True).start()
+                ways = (client, there, self._up_bytes), (there, client, self._down_bytes)
+                for way in ways:
+                    threading.Thread(target=self._pump, args=way, daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, down: bool) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, most_bytes: float) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 20):
-                if down and self.cutting and len(data) > 8000:
+                if self.cutting and len(data) > most_bytes:
                     self.cuts += 1
                     target.sendall(data[:4000])
                     break
@@ -175,7 +182,7 @@ def test_a_link_that_cuts_large_answers_for_a_while_kills_nothing(
 ) -> None:
     made = make_server()
     admin = made.client()
-    link = CutsLargeAnswers(str(made.socket))
+    link = CutsLargeAnswers(str(made.socket), down_bytes=8000)
     put(admin, singles(contexts, 40))
     with working(link.url, lease_ms=200) as (loop, _):
         wait_for(lambda: link.cuts >= 12)  # twice as often as an entry may be begun
@@ -185,3 +192,35 @@ def test_a_link_that_cuts_large_answers_for_a_while_kills_nothing(
     link.close()
     assert admin.xlen(KEYS.dead) == 0
     assert int(admin.hget(KEYS.stats, "answered")) == 40
+
+
+def test_answers_go_out_in_small_steps_over_a_link_that_cuts_what_is_large(
+    make_server: Callable[..., Server], contexts: Any
+) -> None:
+    made = make_server()
+    admin = made.client()
+    link = CutsLargeAnswers(str(made.socket), up_bytes=20_000)  # its scripts pass
+    put(admin, singles(contexts, 64))
+    with working(link.url) as (loop, _):
+        wait_for(lambda: loop.finished == 64)
+    link.close()
+    assert link.cuts >= 3
+    assert int(admin.hget(KEYS.stats, "answered")) == 64
+
+
+def test_a_client_takes_its_answers_through_a_server_with_a_small_output_limit(
+    make_server: Callable[..., Server], contexts: Any
+) -> None:
+    made = make_server()
+    admin = made.client()
+    with Producer(settings=ProducerSettings(url=made.url)) as producer:
+        handles = producer.submit_many(list(contexts(200)))
+        stream = KEYS.replies(producer._session.client_id)
+        rows = [Reply(id=h.id, vector=contexts(1)[0][0], confidence=0.9, margin=0.1) for h in handles]
+        admin.config_set("client-output-buffer-limit", "normal 30000 0 0")  # nine answers
+        with admin.pipeline() as pipe:  # all of them at once
+            for row in rows:
+                pipe.xadd(stream, {"reply": wire.encode_reply(row)})
+            pipe.execute()
+        assert {handle.result(20_000).id for handle in handles} == {handle.id for handle in handles}
+    assert admin.info("stats")["client_output_buffer_limit_disconnections"] > 0

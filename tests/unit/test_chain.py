@@ -15,7 +15,7 @@ from producer.messages import Reply, Request
 from workers.batch import assemble
 from workers.entry import Entry
 from workers.fallback_worker import FAILED, FallbackHandler, Tier
-from workers.loop import _served_fast
+from workers.outcomes import served_fast
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="fallback")
@@ -178,7 +178,7 @@ def test_a_secondary_stands_in_for_a_tier_that_failed_and_else_is_averaged():
 def test_a_full_secondary_stream_leaves_the_answer_so_far_and_counts_no_shed():
     tier = Tier(policy=CALIBRATED, calibration=calibration(0.25), next_is_up=lambda: True)
     outcome, _ = answer(tier, np.full(768, np.nan, np.float32))
-    served = _served_fast(outcome)
+    served = served_fast(outcome)
     reply = wire.decode_reply(served.payload)
     assert (served.op, served.counters) == ("reply", "answered,answered:amn")
     assert isinstance(reply, Reply)

@@ -19,7 +19,8 @@ from workers.batch import PORTION_BYTES, assemble, portion
 from workers.batch_rows import SHEDS, Columns, decide_batch
 from workers.entry import Entry, Outcome
 from workers.fallback_worker import FAILED, FallbackHandler, Tally, Tier
-from workers.loop import Loop, _served_fast
+from workers.loop import Loop
+from workers.outcomes import served_fast
 from workers.settings import QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0
@@ -321,7 +322,7 @@ def test_an_escalated_batch_with_another_number_of_answers_is_dead():
 
 def test_a_batch_that_finds_the_fallback_full_says_so_for_all_rows():
     outcome = handler().handle(assemble([entry("e", rows(3), lane="sci-fact")], SETTINGS, NOW_MS, 0.0))[0]
-    served = _served_fast(outcome)
+    served = served_fast(outcome)
     reply = wire.decode_reply(served.payload)
     assert isinstance(reply, BatchReply)
     assert (served.op, reply.provisional) == ("reply", False)
