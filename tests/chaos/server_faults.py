@@ -12,11 +12,18 @@ from pathlib import Path
 
 import redis
 
+from ops.acl import acl_line
+from ops.repair import repair
+from producer.keys import Keys
+from producer.settings import ProducerSettings
+
+from ..hostile import DEEDS, Hostile, selectors
 from .books import Flushed
 from .server import ChaosServer
 from .settings import ROOT, Fault
 
 _FREEZE_S = 5.0
+_HOSTILE, _PASSWORD = "hostile", "sixteen-or-more-letters"
 #: What expires lives on for so long, and is waited for at the end.
 _BACK_S_MAX = 30.0
 After = Callable[[float, Callable[[], None]], None]
@@ -93,6 +100,29 @@ class ServerFaults:
         self._clock_s += step_s
         self._server.step_clock(self._clock_s)
         return f"{step_s:+.1f} s"
+
+    def hostile(self, fault: Fault) -> str:
+        """A producer that writes what its rights allow to every key, and an operator who mends it later."""
+        if self.down:
+            return ""
+        with contextlib.suppress(redis.RedisError, OSError):
+            line = acl_line("producer", queues=["main"], user=_HOSTILE, password=_PASSWORD)
+            self._client.execute_command("ACL", "SETUSER", *selectors(line))
+            with redis.Redis(
+                unix_socket_path=str(self._server.socket), username=_HOSTILE, password=_PASSWORD
+            ) as client:
+                hostile = Hostile(client, f"{_HOSTILE}.x", fault.number, DEEDS[:5])
+                for _ in range(5 + int(30 * fault.extent)):
+                    hostile.act()
+                client.delete(Keys().replies(f"{_HOSTILE}.x"))
+            self._after(0.5 + fault.choice, self._mend)
+            return f"with {hostile.done} deeds, {hostile.refused} refused"
+        return ""
+
+    def _mend(self) -> None:
+        if not self.down:
+            with contextlib.suppress(redis.RedisError, OSError):
+                repair(self._client, ProducerSettings())
 
     def _restart(self) -> None:
         self.restarts_s.append(self._server.start())

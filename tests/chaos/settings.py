@@ -30,6 +30,7 @@ WEIGHTS = {
     "poison": 7,
     "segv": 2,
     "hang": 1,
+    "hostile": 2,
     "fill_queue": 3,
     "fill_fallback": 2,
     "server_clock": 2,

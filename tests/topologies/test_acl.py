@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from hostile import Hostile
+from hostile import Hostile, selectors
 from servers import KINDS, Server
 from service import Service
 from topology import wait_until
@@ -332,23 +332,11 @@ def test_partitions_are_named_one_by_one(guarded: Guarded) -> None:
     line = acl_line("producer", queues=["main.p0", "main.p1"], user="u", password=PASSWORD, client="c")
     name = "u"
     with guarded.client("admin") as admin:
-        admin.execute_command("ACL", "SETUSER", name, *_words(line))
+        admin.execute_command("ACL", "SETUSER", name, *selectors(line)[1:])
         for queue, may in (("main.p0", True), ("main.p1", True), ("main.p2", False), ("main", False)):
             answer = admin.execute_command("ACL", "DRYRUN", name, "XADD", Keys(queue).requests, "*", "a", "b")
             assert (answer == b"OK") is may
         admin.execute_command("ACL", "DELUSER", name)
-
-
-def _words(line: str) -> list[str]:
-    """The rules of a line as the arguments of ACL SETUSER: a selector is one."""
-    words = line.split()[2:]
-    found: list[str] = []
-    for word in words:
-        if found and found[-1].startswith("(") and not found[-1].endswith(")"):
-            found[-1] += f" {word}"
-        else:
-            found.append(word)
-    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,8 @@ from producer.connection import script_text
 from producer.keys import Keys
 from producer.link import Script
 
+#: What it does. The first five leave everybody able to submit.
+DEEDS = ("count", "note", "report", "reply", "forge", "append", "call", "add_to_stats")
 LAST_ID = "18446744073709551615-18446744073709551615"
 MOST, LEAST = 2**63 - 1, -(2**63)
 
@@ -20,19 +22,21 @@ MOST, LEAST = 2**63 - 1, -(2**63)
 class Hostile:
     """One of them, the same for a seed. It does not trim: docs/deploy.md says that it could.
 
+    Args:
+        client: With the rights of a producer.
+        client_id: Whose replies it may read.
+        deeds: Of `DEEDS`.
+
     Attributes:
         done, refused: How many deeds the server allowed, and how many not.
     """
 
-    def __init__(self, client: redis.Redis, client_id: str, seed: int) -> None:
+    def __init__(self, client: redis.Redis, client_id: str, seed: int, deeds: Sequence[str] = DEEDS) -> None:
         self._client, self._draw = client, random.Random(seed)
         self._keys = Keys()
         self._replies = self._keys.replies(client_id)
         self._submit = Script(script_text("producer", "submit"))
-        self._deeds: list[Callable[[], Any]] = [
-            *(self._append, self._count, self._note, self._add_to_stats, self._report, self._reply),
-            *(self._call, self._forge),
-        ]
+        self._deeds: list[Callable[[], Any]] = [getattr(self, f"_{deed}") for deed in deeds]
         self.done = self.refused = 0
 
     def act(self) -> None:
@@ -63,7 +67,7 @@ class Hostile:
 
     def _note(self) -> None:
         value = self._draw.choice([self._bytes(), b"x - 9 1-1", b"x - 2 nonsense", b" cancelled"])
-        self._client.set(self._keys.seen(f"guess-{self._draw.randint(0, 9)}"), value)
+        self._client.set(self._keys.seen(f"guess-{self._draw.randint(0, 9)}"), value, px=10_000)
 
     def _add_to_stats(self) -> None:
         name = self._draw.choice([b"answered", b"failed", b"accepted:normal", b"lost", self._bytes(20)])
@@ -86,3 +90,14 @@ class Hostile:
                 self._client.xadd(key, self._fields(), id=LAST_ID)
                 raise AssertionError(f"{key} can be written to")
         raise redis.ResponseError("all refused")
+
+
+def selectors(line: str) -> list[str]:
+    """User and rules of a line as the arguments of ACL SETUSER: what is in parentheses is one."""
+    found: list[str] = []
+    for word in line.split()[1:]:
+        if found and found[-1].startswith("(") and not found[-1].endswith(")"):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    return found
