@@ -24,7 +24,7 @@ def jobs() -> None:
     Examples:
       amn jobs submit predict-file contexts.npy vectors.npy
       amn jobs list
-      rq info --url "$REDIS_URL"
+      RQ_REDIS_URL="$REDIS_URL" rq info
     """
 
 

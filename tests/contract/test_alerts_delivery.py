@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ops.alerts.delivery import Delivery
 from ops.alerts.outbox import LEASE_MS, Outbox
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
+from ops.alerts.sinks import answer as answer_module
 from ops.alerts.sinks.alertmanager import Alertmanager
 from ops.alerts.sinks.base import Sink
 from ops.alerts.sinks.pagerduty import PagerDuty
@@ -219,7 +221,7 @@ def test_taking_from_the_outbox_twice_gives_a_message_once(rig: Any, receiver: R
     on.outbox.fan_out(on.config, on.now_ms)
     for entry, _ in entries:
         stored = json.loads(entries[0][1][b"message"])
-        on.outbox._fan_out(entry.decode(), stored, on.config, on.now_ms)
+        on.outbox._fan_out(entry.decode(), on.config, on.now_ms, stored)
     [line] = on.outbox.undelivered()
     assert on.client.llen(f"{KEYS.alerts_prefix}line:{line.line}") == 1
 
@@ -288,6 +290,28 @@ def test_sinks_that_cannot_be_read_any_more_are_used_as_they_were_and_it_is_told
     file.write_text(good)
     on.minutes(45, level())
     assert [one.rule for one in alerts(on.client, KEYS) if one.phase == "firing"] == ["level"]
+
+
+def test_a_sink_that_hangs_does_not_hold_up_the_others(
+    rig: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of ten alerts one is tried at the sink that hangs; the other sink hears of all ten."""
+    monkeypatch.setattr(answer_module, "DEADLINE_S", 0.5)
+    with running() as hanging:
+        hanging.delay_s = 2.0
+        on = rig(pager(hanging, name="hanging"), pager(receiver))
+        on.judge(*(level(lane=str(n), evaluations=1) for n in range(10)))
+        began_s = time.monotonic()
+        on.sender.tick(on.now_ms)
+        assert time.monotonic() - began_s < 5
+        assert len(receiver.accepted()) == 10
+        errors = sorted(one.error for one in on.outbox.undelivered())
+        assert [error.partition(":")[0] for error in errors] == ["left alone"] * 9 + [
+            "no answer within 0.5 s"
+        ]
+        hanging.delay_s = 0.0
+        on.minutes(3)
+        assert len({call.json["dedup_key"] for call in hanging.accepted()}) == 10
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ DEADLINE_S = 15.0
 #: What is wrong with the message itself will be wrong again. Everything else (a moved address, a
 #: wrong key, an overload) may be repaired while the message waits.
 _REFUSALS = (400, 413, 422)
+#: A receiver that gave no answer is left alone for this long.
+HUNG_MS = 30_000
 _BUSY_MS, _RETRY_AFTER_MS_MAX = 60_000, 3_600_000
 _HEADERS = {"User-Agent": "amn-queue", "Accept-Encoding": "identity"}
 _BODY_BYTES, _SHOWN = 4_096, 200
@@ -73,7 +75,7 @@ def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: An
     try:
         return loop.run_until_complete(_post(plain(url), headers or {}, body))
     except TimeoutError:
-        return Answer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s")
+        return Answer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s", wait_ms=HUNG_MS)
     finally:
         loop.close()  # and does not wait for a thread that still asks for an address
 

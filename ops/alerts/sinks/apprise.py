@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import DEADLINE_S, Answer
+from ops.alerts.sinks.answer import DEADLINE_S, HUNG_MS, Answer
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import text, title
 from ops.errors import SinksRefused
@@ -58,7 +58,8 @@ class Apprise(Sink):
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Answer(outcome="again", detail=f"apprise did not end within {DEADLINE_S:g} s")
+            detail = f"apprise did not end within {DEADLINE_S:g} s"
+            return Answer(outcome="again", detail=detail, wait_ms=HUNG_MS)
         if ended.returncode:
             last = ended.stderr[-1000:].decode("utf-8", "replace").strip().splitlines()[-1:]
             return Answer(outcome="again", detail=f"apprise ended with {ended.returncode}: {''.join(last)}")
