@@ -37,7 +37,7 @@ def read_counters(client: redis.Redis, keys: Keys) -> dict[str, int]:
     except redis.ResponseError:
         return {}
     return {
-        name.decode(): int(value)
+        name.decode("utf-8", "replace"): int(value)
         for name, value in sorted(found.items())
         if _OURS.fullmatch(name) and re.fullmatch(rb"-?\d{1,19}", value)
     }

@@ -155,7 +155,7 @@ class Memory:
     def canary(self) -> dict[str, dict[str, Any]]:
         """The frozen set's last results by model, as the shadow measuring leaves them."""
         found = cast("dict[bytes, bytes]", self._client.hgetall(self._key("canary")))
-        return {model.decode(): json.loads(text) for model, text in found.items()}
+        return {model.decode("utf-8", "replace"): json.loads(text) for model, text in found.items()}
 
     def orders(self) -> list[Order]:
         """What operators asked for, oldest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -16,6 +17,7 @@ from ops.drift.comparison import Comparison
 from ops.drift.hourly import Hours
 from ops.drift.statistics import Floats
 
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home it tells where its cache is
 #: Stands for the page's text colour until the SVG is written.
 _INK = "#010203"
 OOD_COLOUR, ID_COLOUR, DELTA_COLOUR, BASE_COLOUR = "#d9822b", "#3d8bd9", "#2a9d6f", "#9a6fd0"

@@ -77,13 +77,20 @@ def look(client: redis.Redis, keys: Keys, now_ms: float) -> list[WorkerFacts]:
             pipe.hgetall(key)
             pipe.pttl(key)
             fields, left_ms = cast("tuple[dict[bytes, bytes], int]", pipe.execute())
-        stored = {name.decode(): value.decode() for name, value in fields.items()}
+        stored = {
+            name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+            for name, value in fields.items()
+        }
         # Empty when it expired just now. One that has longer to live than it was given is from before the
         # server's clock went back: who lives says so again each second.
         ghost = 0 < 3 * int(stored.get("lease_ms", 0)) < left_ms
         if stored and not ghost:
-            found.append(_worker(key.decode().removeprefix(keys.workers_prefix), stored, now_ms))
+            found.append(_worker(_text(key).removeprefix(keys.workers_prefix), stored, now_ms))
     return sorted(found, key=lambda worker: (worker.kind, worker.name))
+
+
+def _text(stored: bytes) -> str:
+    return stored.decode("utf-8", "replace")
 
 
 def folder_here(workers: list[WorkerFacts]) -> Path | None:

@@ -174,6 +174,11 @@ def logged(path: Path, *scored: tuple[Scores, str]) -> Path:
     return path
 
 
+def test_a_decision_that_finds_no_room_is_lost_and_its_request_is_not(capsys):
+    logged(Path("/dev/full"), (Scores(0.6, 0.5), "general"))
+    assert "decision_not_logged" in "".join(capsys.readouterr())
+
+
 def test_a_decision_log_is_read_back_with_the_truth_that_came_later(tmp_path):
     path = logged(
         tmp_path / "log",
