@@ -4,7 +4,8 @@
                                 `evaluated_at_ms` (the heartbeat), `fence`; kept 90 days
     block:<number>      string  five minutes, added up (JSON of Block); kept 9 days. The number is the
                                 epoch minute divided by five
-    counts:<number>     string  the queue's counters at the end of that block (JSON); kept 4 days
+    counts:<number>     string  the queue's counters at the end of that block (JSON), and beside them
+                                `lost_requests` (ops/rules/live.py); kept 4 days
     orders              list    what operators asked for and the judge has not taken up; capped
     audit               list    who re-baselined what, when and why, and what was learned; newest
                                 first, capped
