@@ -70,11 +70,11 @@ class ReplyCursor:
         rows, count = self._rows(answers[-1]), self._steps.size
         self._steps.note_came()
         self._idle, self._foreign, self._trimmed = not rows, False, set()
-        for entry_id, fields in rows:
-            self._last = entry_id.decode()
-            if entry_id not in self._taken:
-                self._taken.add(entry_id)
-                self._take_one(fields)
+        if rows:
+            self._last = rows[-1][0].decode()
+            fresh = [row for row in rows if row[0] not in self._taken] if self._over else rows
+            self._taken.update([row[0] for row in rows])
+            self._settle(fresh)
         if self._asked and self._losses.look(answers[0]) and not self._over:
             # The whole stream is the proof: a server whose clock went back may have put some before `_last`.
             self._over, self._last = True, _BEGINNING
@@ -101,18 +101,19 @@ class ReplyCursor:
             raise ServerUnavailable("the server's answers came out of step; the connection is opened anew")
         return rows  # type: ignore[no-any-return]
 
-    def _take_one(self, fields: Any) -> None:
-        # The asyncio driver gives a map, a link the server's own list of names and values.
-        payload = fields.get(REPLY) if isinstance(fields, dict) else _value(fields)
-        if payload is None:  # the wake-up call of `close`
-            return
-        self._read_bytes += len(payload)
-        try:
-            self._inflight.on_reply(payload)
-        except Exception as error:  # one that we cannot take must not keep the others from those who wait
-            self.odd += 1
-            what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
-            _LOG.error("%s: %s: %s", what, type(error).__name__, error)
+    def _settle(self, rows: list[tuple[bytes, Any]]) -> None:
+        for _, fields in rows:
+            try:
+                # The asyncio driver gives a map, a link the server's own list of names and values.
+                payload = fields.get(REPLY) if isinstance(fields, dict) else _value(fields)
+                if payload is None:  # the wake-up call of `close`
+                    continue
+                self._read_bytes += len(payload)
+                self._inflight.on_reply(payload)
+            except Exception as error:  # one that we cannot take must not keep the others from those who wait
+                self.odd += 1
+                what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
+                _LOG.error("%s: %s: %s", what, type(error).__name__, error)
 
 
 def _value(flat: list[bytes]) -> bytes | None:
