@@ -24,7 +24,8 @@ from ops.acl import acl_line
 from ops.errors import AclRefused
 from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, wire
-from producer.errors import AuthenticationFailed, ServerUnavailable, StreamUnusable
+from producer.connection import script_text
+from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES
 from workers.keeper import Keeper
@@ -118,6 +119,29 @@ def sample(n: int) -> tuple[Any, list[Options]]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     contexts = [vectors[i : i + 5] for i in range(n)]
     return contexts, [Options(sequence="document", position=i + 4, normalize=True) for i in range(n)]
+
+
+def test_a_producer_with_the_least_rights_is_told_what_the_server_lost(
+    guarded: Guarded, denials: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producer.inflight.OVERDUE_S", 0.2)
+    monkeypatch.setattr("producer.inflight.SWEEP_S", 0.1)
+    [context], _ = sample(1)
+    with guarded.client("worker") as worker, guarded.client("admin") as admin:
+        admin.script_load(script_text("producer", "submit"))
+        standing = worker.register_script(script_text("workers", "standing"))
+        with Producer(settings=guarded.settings("team-a")) as producer:
+            handle = producer.submit(context, normalize=True)
+            admin.flushall()
+
+            def told() -> bool:
+                standing(keys=[*KEYS.places, KEYS.standing], args=[10_000, 0])
+                return handle.done()
+
+            wait_until(told, "told")
+            with pytest.raises(RequestLost):
+                handle.result()
+    assert denials() == []
 
 
 @pytest.mark.slow
