@@ -65,8 +65,7 @@ for i = 6, #ARGV, 4 do
       status = -2
     end
   end
-  if status < 0 then closed[level] = status end
-  if status == -1 then refused[level] = (refused[level] or 0) + 1 end
+  if status < 0 then closed[level], refused[level] = status, (refused[level] or 0) + 1 end
   out[#out + 1] = status
 end
 for level = 1, 3 do

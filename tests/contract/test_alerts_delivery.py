@@ -498,3 +498,11 @@ def test_a_step_of_the_clock_is_no_death_of_the_judge(rig: Any, receiver: Receiv
     on.sender.tick(on.now_ms)  # before the judge, which lives, could look
     on.minutes(10, level(state="ok"))
     assert receiver.calls == []
+
+
+def test_a_log_that_takes_nothing_has_no_message_sent_again(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.client.set(KEYS.alerts_prefix + "sent", "no stream")
+    on.minutes(30, level())
+    assert [kind for kind, _ in actions(receiver)] == ["trigger"]
+    assert left(on) == []

@@ -143,6 +143,7 @@ def test_a_call_that_is_refused_in_part_says_what_got_in(deed: str, real_server:
         assert not caught.value.retryable
     assert real_server.admin.xlen(KEYS.requests) == 2
     assert real_server.admin.xlen(KEYS.high) == 1
+    assert real_server.admin.hget(KEYS.stats, "refused:low") == b"2"  # so that somebody is woken up
 
 
 @pytest.mark.parametrize("wrong", [MOST, LEAST, "words"])
