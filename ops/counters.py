@@ -22,6 +22,7 @@ TOTALS = (
     *("answered", "failed", "dead", "cancelled", "lost", "full", "replayed"),
     *("escalated", "flagged", "shed", "degraded", "slow", "timed", "sampleable", "shadowed", "rechecked"),
     *("bulk", "bulk:escalated", "bulk:failed", "timed:bulk", "slow:bulk"),
+    *("batch:extra", "batch:extra:escalated"),
 )
 
 

@@ -21,7 +21,7 @@ from workers.batch import Batch
 from workers.batch_rows import Columns, batch_reply, decide_batch
 from workers.decisions import DecisionLog
 from workers.entry import Entry, Outcome
-from workers.outcomes import BULK_ESCALATED, failure, is_bulk
+from workers.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is_bulk
 from workers.settings import WorkerSettings
 from workers.shadow_sampler import Sampler
 from workers.shadow_settings import SLOW_BULK_MS, SLOW_MS
@@ -208,6 +208,11 @@ class AmnHandler:
         reply = batch_reply(request.id, shared, made.vectors[rows], columns, verdicts, timings)
         outcome = _outcome(entry, request, wire.encode_reply(reply), decision)
         outcome.counters += "," + verdicts.counters()
+        extra = len(columns.gain) - 1
+        if extra and not is_bulk(entry, request):  # the budget counts contexts, and so does its objective
+            outcome.counters += f",batch:extra={extra}"
+            if decision.escalate:
+                outcome.counters += f",{EXTRA_ESCALATED}={extra}"
         return outcome
 
     def _scores(self, batch: Batch, vectors: NDArray[np.float32], hard: list[tuple[str, ...]]) -> Columns:

@@ -16,6 +16,8 @@ WORKER_DIED = "worker_died"
 
 #: Counts what AMN escalates of the requests for which nobody waits.
 BULK_ESCALATED = "bulk:escalated"
+#: Contexts of an escalated batch beyond its first.
+EXTRA_ESCALATED = "batch:extra:escalated"
 _BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
 
 
@@ -113,7 +115,8 @@ def served_fast(outcome: Outcome) -> Outcome:
     """The best answer so far, of an escalation that found no room in the next stream."""
     reply = wire.decode_reply(outcome.payload)
     assert not isinstance(reply, Failure)
-    moved, *others = (name for name in outcome.counters.split(",") if name != BULK_ESCALATED)
+    counted = outcome.counters.split(",")
+    moved, *others = (name for name in counted if not name.startswith((BULK_ESCALATED, EXTRA_ESCALATED)))
     counters = ",".join(["answered", f"answered:{reply.served_by}", *others])
     if moved != "escalated":  # a fallback's answer, which the next tier could not better
         payload = wire.encode_reply(replace(reply, provisional=False))

@@ -74,14 +74,15 @@ class Objective:
 
 _ENDED = ("answered", "failed", "dead")
 #: Bulk work, for which nobody waits, has no part in the objectives of the rest. `slow` and `timed` count
-#: AMN's single answers to requests that say when they were submitted.
+#: AMN's single answers to requests that say when they were submitted. The first counts contexts, as the
+#: budget does: a batch is one request, and what it has beyond its first context is counted apart.
 OBJECTIVES = (
     Objective(
         rule="slo_fallback",
         short="fallback",
         what="escalated to a fallback",
-        bad=("escalated", "-bulk:escalated"),
-        of=(*_ENDED, "-bulk"),
+        bad=("escalated", "batch:extra:escalated", "-bulk:escalated"),
+        of=(*_ENDED, "batch:extra", "-bulk"),
         burns=_FLAT,
     ),
     Objective(

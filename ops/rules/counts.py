@@ -73,6 +73,14 @@ COUNTS = (
     Count(name="amn_bulk_requests_slow", help="Of those, slower than a minute.", field="slow:bulk"),
     Count(name="amn_bulk_requests_timed", help="Of those, whose time is known.", field="timed:bulk"),
     Count(name="amn_batch_contexts", help="Contexts decided in batches.", field="batch:contexts"),
+    Count(
+        name="amn_batch_contexts_extra",
+        help="Those beyond the first of each batch, without bulk work.",
+        field="batch:extra",
+    ),
+    Count(
+        name="amn_batch_contexts_extra_escalated", help="Of those, escalated.", field="batch:extra:escalated"
+    ),
     Count(name="amn_requests_sampleable", help="Requests that could be sampled.", field="sampleable"),
     Count(name="amn_requests_sampled", help="Requests given to the shadow worker.", field="shadowed"),
     Count(name="amn_leases_lost", help="Results that came after their lease.", field="lost"),

@@ -29,6 +29,8 @@ HEALTHY: Series = {
     'amn_requests_timed_total{queue="main"}': f"0+5000x{MINUTES}",
     'amn_bulk_requests_total{queue="main"}': f"0+40x{MINUTES}",
     'amn_bulk_requests_escalated_total{queue="main"}': f"0+30x{MINUTES}",
+    'amn_batch_contexts_extra_total{queue="main"}': f"0x{MINUTES}",
+    'amn_batch_contexts_extra_escalated_total{queue="main"}': f"0x{MINUTES}",
     'amn_bulk_requests_failed_total{queue="main"}': f"0x{MINUTES}",
     'amn_bulk_requests_slow_total{queue="main"}': f"0+1x{MINUTES}",
     'amn_bulk_requests_timed_total{queue="main"}': f"0+40x{MINUTES}",
@@ -374,6 +376,7 @@ def test_a_budget_that_is_burnt_slowly_is_a_ticket_after_days(
                 f'amn_bulk_requests{one}_total{{queue="main"}}': "0x500"
                 for one in ("", "_escalated", "_failed")
             },
+            **{f'amn_batch_contexts_extra{one}_total{{queue="main"}}': "0x500" for one in ("", "_escalated")},
             'amn_requests_answered_total{queue="main"}': "0+3000x500",
             f'amn_requests_{field}_total{{queue="main"}}': f"0+{bad}x500",
         }

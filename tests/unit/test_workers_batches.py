@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from amn.escalation import REASONS, Allowance, Scores, soft_rules
 from amn.policy import load_policy, parse_policy
+from ops.drift.service_rules import OBJECTIVES, Service
 from producer import wire
 from producer.messages import BatchReply, Failure, Reply, Request
 from workers.amn_worker import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
@@ -176,6 +178,34 @@ def test_a_hard_rule_escalates_all_of_a_message_and_asks_for_no_score():
     names = outcomes[0].counters.split(",")
     assert {"escalated", "reason:high_stakes_lane", "batch:contexts=6"} <= set(names)
     assert "batch:reason:high_stakes_lane=6" in names
+
+
+def test_the_objective_of_escalations_counts_what_the_budget_counts():
+    allowance = Allowance.unlimited()
+    outcomes, _ = handled(
+        handler(allowance=allowance),
+        entry("a", rows(6), lane="sci-fact"),
+        entry("b", rows(2)),
+        entry("c", rows(1), lane="sci-fact"),
+        entry("d", rows(4), priority="low", lane="sci-fact"),  # bulk: no part of this objective
+    )
+    counters: Counter[str] = Counter(answered=len(outcomes))
+    for outcome in outcomes:
+        for word in outcome.counters.split(","):
+            name, _, amount = word.partition("=")
+            counters[name] += int(amount or 1) if name != "answered" else 0
+    [fallback] = [one for one in OBJECTIVES if one.rule == "slo_fallback"]
+    service = Service(now_ms=0, counters=counters, counts={0: {}})
+    assert service.since(2, 1, fallback.bad) == allowance.hard - 4 == 7
+    again = counters["batch:shed:batch"]  # answered here; the budget counts them when they come by themselves
+    assert service.since(2, 1, fallback.of) == allowance.seen - 4 + again == 9
+
+
+def test_a_batch_that_found_no_room_counts_as_answered_here():
+    outcomes, _ = handled(handler(), entry("a", rows(6), lane="sci-fact"))
+    names = served_fast(outcomes[0]).counters.split(",")
+    assert "batch:extra=5" in names
+    assert not [name for name in names if "escalated" in name]
 
 
 class Measured:
