@@ -21,10 +21,10 @@ from ops.sample import Sample
 from producer import Options, Producer
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from tests.deadly import DeadlyPoolSettings
 from workers.logs import configure_logs
 from workers.pool import Pool
 
-from ..deadly import DeadlyPoolSettings
 from .books import Books, Flushed
 from .expected import freeze_artifacts, write_expected
 from .faults import Agenda, Injector

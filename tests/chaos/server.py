@@ -11,8 +11,8 @@ from pathlib import Path
 import redis
 
 from ops.server import find_program
+from tests.needs import faketime
 
-from ..needs import faketime
 from ..servers import stepping
 
 _START_S_MAX = 30.0

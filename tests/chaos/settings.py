@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..needs import faketime
+from tests.needs import faketime
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import redis
 
 from producer.keys import Keys
+from tests.deadly import DeadlyPoolSettings
+from tests.needs import faketime
 from workers.pool import Pool
 
-from ..deadly import DeadlyPoolSettings
-from ..needs import faketime
 from ..servers import stepping
 from .recovery import Held, Kill, Recoveries, held_by
 from .settings import Fault
