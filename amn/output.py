@@ -7,12 +7,13 @@ a character. Here is what each of these is met with; nothing beyond the standard
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 #: Controls of terminals (C0, DEL, C1), and characters that turn the direction of what follows.
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, 0x2028, 0x2029]
@@ -45,7 +46,8 @@ def ready_streams() -> None:
     """Makes the standard streams such that printing does not fail for what is printed.
 
     A closed one is opened on /dev/null: otherwise the next file that is opened gets its number, and what
-    is printed goes into that file. What the encoding lacks is written as an escape.
+    is printed goes into that file. What the encoding lacks is written as an escape. Notes and logs on
+    standard error end nothing when they cannot be written: the disk is full, the terminal is gone.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -57,6 +59,27 @@ def ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if not isinstance(sys.stderr, _Lossy):
+        sys.stderr = cast(TextIO, _Lossy(sys.stderr))
+
+
+class _Lossy:
+    """A stream that drops what it cannot write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def flushed() -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -126,8 +125,7 @@ def run(arguments: Sequence[str]) -> int:
     if lost is not None:  # "": whoever read our output has gone, and need not hear of it
         code, text = code or _FAILURE, f"standard output cannot be written: {lost}" if lost else text
     if text:
-        with contextlib.suppress(OSError):
-            console.say(f"amn: {' '.join(text.split())}", err=True)
+        console.say(f"amn: {' '.join(text.split())}", err=True)
     return code
 
 

@@ -136,5 +136,16 @@ def test_an_output_that_is_full_is_named_and_one_that_left_is_not(
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+def test_notes_and_logs_that_cannot_be_written_end_nothing(nasty: dict[str, str], tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        words = ["alerts", "silence", "--rule", "unknown", "--for", "1h", "--reason", "x"]
+        assert amn(words, stdout=subprocess.PIPE, stderr=full).returncode == 0
+        judge = subprocess.Popen([sys.executable, "-P", "-m", "ops.cli", "drift", "judge"], stderr=full)
+        with pytest.raises(subprocess.TimeoutExpired):
+            judge.wait(6)
+        judge.terminate()
+        assert judge.wait(30) == 0
+
+
 def amn(words: list[str], **options: Any) -> Any:
     return subprocess.run([sys.executable, "-P", "-m", "ops.cli", *words], timeout=60, **options)
