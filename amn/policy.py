@@ -241,6 +241,9 @@ def parse_policy(text: str, source: str) -> EscalationPolicy:
     """
     try:
         table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # no TOML, a number of 5,000 digits, ten thousand brackets
+        raise ConfigError(f"policy {source}: not TOML: {error}") from error
+    try:
         form = table.pop("format", None)
         if form != FORMAT:
             raise ConfigError(f"format is {form!r}; this version reads format = {FORMAT}")
@@ -248,8 +251,6 @@ def parse_policy(text: str, source: str) -> EscalationPolicy:
             name: _section(kind, table[name], name) for name, kind in _SECTIONS.items() if name in table
         }
         return _section(EscalationPolicy, table | made, "")
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"policy {source}: not TOML: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"policy {source}: {error}") from error
 

@@ -45,6 +45,8 @@ def test_a_rule_without_its_section_does_not_exist():
         ("format = 2", "format is 2; this version reads format = 1"),
         ("format = 1", "name is missing"),
         ("format = ", "not TOML"),
+        ("format = " + "9" * 5_000, "not TOML"),
+        ("format = " + "[" * 10_000, "not TOML"),
         (LEAST + "hard = 3", r"hard is 3; make it a section, \[hard\]"),
         (LEAST + "[confidense]\nbelow = 1", "confidense is not known; known here: name"),
         (LEAST + "[confidence]\nbelov = 1", "confidence.belov is not known; known here: below"),
