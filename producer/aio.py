@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar
 
+from producer.calls import checked_statuses
 from producer.connection import connect_async, driver_errors, let_go, script_text
 from producer.errors import (
     AuthenticationFailed,
@@ -20,7 +21,6 @@ from producer.funnel import Funnel
 from producer.handle import AsyncBatchHandle, AsyncHandle
 from producer.link import Script
 from producer.messages import BatchReply, Reply
-from producer.outbox import checked_statuses
 from producer.pending import Pending
 from producer.pump import pumped_async
 from producer.readers import ReplyTask

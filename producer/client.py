@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
+from producer.calls import checked_statuses
 from producer.connection import DRIVER_ERRORS, connect, script_text, translated
 from producer.errors import (
     AuthenticationFailed,
@@ -20,7 +21,6 @@ from producer.errors import (
 from producer.handle import BatchHandle, Handle
 from producer.link import Link, Script
 from producer.messages import BatchReply, Reply
-from producer.outbox import checked_statuses
 from producer.pending import Pending
 from producer.pump import pumped
 from producer.readers import ReplyThread

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from producer.errors import (
     DuplicateRequest,
@@ -13,11 +13,9 @@ from producer.errors import (
     QueueError,
     QueueFull,
     ServerError,
-    ServerUnavailable,
     StreamUnusable,
 )
 from producer.inflight import Inflight
-from producer.keys import Keys
 from producer.outage import Backoff, Outage
 from producer.pending import FutureLike, Pending
 from producer.requests import Outgoing
@@ -232,35 +230,8 @@ class Delivery:
         )
 
 
-def checked_statuses(found: Any, count: int) -> list[int]:
-    """What submit.lua said of `count` requests.
-
-    Raises:
-        ServerUnavailable: It is the answer to something else; a repeat on a new connection is safe.
-    """
-    if isinstance(found, list) and len(found) == count and all(type(status) is int for status in found):
-        return found
-    error = ServerUnavailable("the server's answers came out of step; the connection is opened anew")
-    error.maybe_done = True
-    raise error
-
-
 def _duplicate(request_id: str, who: str) -> DuplicateRequest:
     return DuplicateRequest(
         f"request id {request_id!r} was used within the window, and {who}; it is not run again: "
         "wait at the first request's handle, or send with a new id"
     )
-
-
-def limit_arguments(keys: Keys, settings: ProducerSettings, note: str) -> tuple[str | int, ...]:
-    """What the ARGV of lua/submit.lua begins with, the same in each call."""
-    limits = settings.entries_max, settings.bytes_max, settings.seen_window_ms
-    return *limits, keys.seen_prefix, note
-
-
-def request_arguments(batch: Sequence[Outgoing]) -> list[str | int | bytes]:
-    """The rest of it: these requests."""
-    arguments: list[str | int | bytes] = []
-    for item in batch:
-        arguments += (item.id, item.level, item.call, item.payload)
-    return arguments

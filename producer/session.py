@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from producer import forks, waiting, wire
+from producer.calls import limit_arguments, request_arguments
 from producer.checks import checked_vector
 from producer.clock import ServerClock
 from producer.errors import InvalidRequest, ProducerClosed, QueueError
@@ -16,7 +17,7 @@ from producer.handle import BaseHandle
 from producer.inflight import FORKED, REMEMBERED_MAX, Inflight
 from producer.keys import GROUP, Keys
 from producer.outage import Outage
-from producer.outbox import Delivery, limit_arguments, request_arguments
+from producer.outbox import Delivery
 from producer.packing import written
 from producer.pending import FutureLike, Pending
 from producer.replies import ReplyCursor
