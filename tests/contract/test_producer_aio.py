@@ -163,7 +163,7 @@ def test_cancel_and_truth_work_as_in_the_synchronous_producer(server, context, r
             options = [Options(sequence="doc", position=i) for i in range(60)]
             handles = await producer.submit_many([context] * 60, options=options)
             sent = await asyncio.gather(*(producer.report_truth(h, context[0]) for h in handles))
-            assert server.admin.xlen(KEYS.shadow) == sum(sent) > 0
+            assert server.admin.xlen(KEYS.truths) == sum(sent) > 0
 
     run(main())
 

@@ -113,7 +113,7 @@ def test_a_truth_goes_where_its_prediction_is(server: Any, contexts: Any) -> Non
         handle.result()
         assert all_of_it.producer.report_truth(handle, contexts(1)[0][-1])
     queue = partition_queues("main", N)[crc32(name.encode()) % N]
-    assert server.admin.xlen(Keys(queue).shadow) == 1
+    assert server.admin.xlen(Keys(queue).truths) == 1
 
 
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
