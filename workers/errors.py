@@ -6,6 +6,8 @@ WorkerError
 
 from __future__ import annotations
 
+from producer.errors import AuthenticationFailed, ServerError, TlsFailed
+
 
 class WorkerError(Exception):
     """Base of this room's errors; `code` is stable."""
@@ -17,3 +19,8 @@ class NotReady(WorkerError):
     """The worker refuses to start: what it would serve does not hold."""
 
     code = "not_ready"
+
+
+def refused(error: ServerError) -> bool:
+    """Whether the server answered that this cannot be, and will not say otherwise soon."""
+    return not (error.retryable or isinstance(error, AuthenticationFailed | TlsFailed))

@@ -10,10 +10,12 @@ from typing import Protocol
 
 import structlog
 
-from producer.errors import AuthenticationFailed, ServerError, TlsFailed
+from producer.errors import ServerError
 from producer.steps import Steps
 from workers.batch import Batch, assemble, portion, suspects
 from workers.entry import Entry, Outcome
+from workers.errors import refused
+from workers.held import HeldBack
 from workers.outcomes import dead_with_answer, served_fast
 from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings
@@ -52,6 +54,8 @@ class Loop:
         self.suspecting = False
         self._hand: Sequence[Entry] = ()
         self._ending: Sequence[Entry] = ()
+        limits = queue.settings.queue
+        self._held = HeldBack(limits.batch_max, limits.deliveries_max)
         self._handler = handler
         self._assemble = assemble
         self._stopping = threading.Event()
@@ -70,11 +74,8 @@ class Loop:
 
     @property
     def in_hand(self) -> list[Entry]:
-        """What is being computed, is next, or is being ended: the lease of nothing else is renewed.
-
-        Read by another thread. What moves from one to the other is in both for a moment, never in none.
-        """
-        return [*self._hand, *self._ending]
+        """What is computed, next, ended or held back: no other lease is renewed. Read by another thread."""
+        return [*self._hand, *self._ending, *self._held.entries]
 
     def run(self) -> None:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
@@ -87,8 +88,12 @@ class Loop:
             try:
                 if not ready:
                     self._join()
+                    self._held.clear()
                     self.queue.rejoin()
                     ready = True
+                if self._held.is_due(time.monotonic()):
+                    self._hand = self._held.take()
+                    self._begin(self._hand)
                 entries = self.queue.lease()
                 lingering = bool(entries)
                 while entries and not self._stopping.is_set():
@@ -124,7 +129,7 @@ class Loop:
             return self._suspect(entries)
         count = portion(entries) if self.queue.heavy else len(entries)
         now, later = entries[:count], list(entries[count:])
-        more = self.queue.more
+        more = self.queue.more and not self._held.is_due(time.monotonic())
         outcomes = self._outcomes(now)
         self._join()
         if not (more or later):
@@ -137,11 +142,16 @@ class Loop:
             self._finishing = self._side.submit(self._finish, outcomes)
 
     def _suspect(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Works on entries that were delivered before: in small groups, each counted before anything
-        in it is decoded, and ended before the next one is begun. A worker that dies takes only one
-        group with it, and whoever takes that over knows."""
+        """Works on entries that were delivered before."""
         more = self.queue.more
         self._join()
+        self._begin(self._held.sift(entries, time.monotonic()))
+        return self.queue.lease(block=False) if more else []
+
+    def _begin(self, entries: Sequence[Entry]) -> None:
+        """Works on them in small groups, each counted before anything in it is decoded, and ended before
+        the next one is begun. A worker that dies takes only one group with it, and whoever takes that
+        over knows."""
         for group in suspects(entries, self.queue.settings.queue.batch_max):
             if (begun := self._begun(group)) is None:
                 break  # what was not begun goes back as it was
@@ -149,7 +159,6 @@ class Loop:
             outcomes = self._outcomes(begun)
             self.suspecting = False
             self._finish(outcomes)
-        return self.queue.lease(block=False) if more else []
 
     def _join(self) -> None:
         if self._finishing is not None:
@@ -179,7 +188,7 @@ class Loop:
                 return self.queue.begin(group)
             except ServerError as error:
                 self._note_outage(error)
-                refusals += _refused(error)
+                refusals += refused(error)
                 self._stopping.wait(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
         return None
@@ -221,7 +230,7 @@ class Loop:
             except ServerError as error:
                 self._note_outage(error)
                 steps.note_lost(len(some))
-                refusals += len(some) == 1 and _refused(error)
+                refusals += len(some) == 1 and refused(error)
                 if refusals < _REFUSALS_MAX:
                     if self._stopping.wait(pause_s):
                         return
@@ -239,8 +248,3 @@ class Loop:
         full = [o for o, status in zip(outcomes, statuses, strict=True) if status == b"full"]
         if full:
             self._finish([served_fast(outcome) for outcome in full])
-
-
-def _refused(error: ServerError) -> bool:
-    """Whether the server answered that this cannot be, and will not say otherwise soon."""
-    return not (error.retryable or isinstance(error, AuthenticationFailed | TlsFailed))

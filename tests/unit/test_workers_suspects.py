@@ -15,6 +15,7 @@ from producer.messages import Failure, Reply, Request
 from producer.steps import Steps
 from workers.batch import Batch, suspects
 from workers.entry import Entry, Outcome
+from workers.held import PAUSE_S, HeldBack
 from workers.loop import Loop
 from workers.outcomes import begun_too_often
 from workers.room import Room
@@ -35,6 +36,36 @@ def test_suspects_come_in_small_groups_then_alone_and_the_worst_last() -> None:
     assert {deliveries for group in groups[:2] for _, deliveries in group} == {2}
     assert [group[0][1] for group in groups[2:]] == [3, 4, 5, 6]
     assert [len(group) for group in suspects([entry(n, 2) for n in range(5)], 1)] == [1] * 5
+
+
+def test_each_next_try_of_an_entry_that_killed_alone_waits_for_longer() -> None:
+    held = HeldBack(2, 5)
+    entries = [entry(n, deliveries) for n, deliveries in enumerate((2, 3, 5, 4, 6))]
+    assert [one.deliveries for one in held.sift(entries, 100.0)] == [2, 3, 6]
+    assert [one.deliveries for one in held.entries] == [4, 5]
+    assert not held.is_due(100.0 + PAUSE_S - 1)
+    assert held.is_due(100.0 + PAUSE_S)
+    assert [one.deliveries for one in held.take()] == [4]
+    assert not held.is_due(100.0 + 2 * PAUSE_S - 1)
+    assert [one.deliveries for one in held.sift([entry(9, 4), entry(10, 4)], 101.0)] == [4]  # no more room
+    held.clear()
+    assert (held.entries, held.is_due(1e9)) == ([], False)
+
+
+def test_fresh_work_is_done_while_a_suspect_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    books, now_s = Books(), [100.0]
+    loop = made(books)
+    monkeypatch.setattr("workers.loop.time.monotonic", lambda: now_s[0])
+    killer = entry(1, 4)
+    assert loop.step([killer]) == []
+    assert (books.done, loop.in_hand) == ([], [killer, killer])
+    loop.step([entry(2)])
+    assert books.done == [("handle", [b"2-0"]), ("finish", [b"2-0"])]
+    assert killer in loop.in_hand
+    now_s[0] += PAUSE_S
+    assert loop._held.is_due(now_s[0])
+    loop._begin(loop._held.take())
+    assert books.done[-3:] == [(verb, [b"1-0"]) for verb in ("begin", "handle", "finish")]
 
 
 class Books:

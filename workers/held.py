@@ -1,0 +1,56 @@
+"""Entries over which a worker died although it had begun nothing else: each next try waits a little."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from workers.entry import Entry
+
+#: For each time that an entry was begun alone. A worker loads in some seconds: with two of them, one is
+#: there for the others' requests; with one, what came meanwhile is answered before it may die again.
+PAUSE_S = 5.0
+#: So many deliveries had an entry that was begun with others, in a small group, and is alone from now on.
+_ALONE = 3
+
+
+class HeldBack:
+    """What one worker holds back; its lease is renewed meanwhile.
+
+    Args:
+        entries_max: More than this are begun at once all the same.
+        deliveries_max: One beyond this is not begun any more, and so waits for nothing.
+    """
+
+    def __init__(self, entries_max: int, deliveries_max: int) -> None:
+        self._entries_max, self._deliveries_max = entries_max, deliveries_max
+        self._waiting: tuple[tuple[float, Entry], ...] = ()
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All of them. Read by another thread."""
+        return [entry for _, entry in self._waiting]
+
+    def sift(self, entries: Sequence[Entry], now_s: float) -> list[Entry]:
+        """Keeps those that are to wait, and returns the others."""
+        at_once = []
+        for entry in entries:
+            times = entry.deliveries - _ALONE
+            if 0 < times <= self._deliveries_max - _ALONE and len(self._waiting) < self._entries_max:
+                self._waiting = tuple(sorted((*self._waiting, (now_s + times * PAUSE_S, entry))))
+            else:
+                at_once.append(entry)
+        return at_once
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether the first has waited long enough."""
+        return bool(self._waiting) and now_s >= self._waiting[0][0]
+
+    def take(self) -> list[Entry]:
+        """Takes out the first."""
+        (_, entry), *_ = self._waiting
+        self._waiting = self._waiting[1:]
+        return [entry]
+
+    def clear(self) -> None:
+        """They went back to the queue."""
+        self._waiting = ()
