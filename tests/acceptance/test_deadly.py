@@ -117,6 +117,8 @@ def test_who_kills_the_fallback_has_its_amn_answer(
         pool(server.url, {"amn": 1, "fallback": 1}) as workers,
         Producer(settings=ProducerSettings(url=server.url)) as producer,
     ):
+        # The AMN worker learns within a second that there is a fallback.
+        wait_for(lambda: not producer.predict(contexts[9], lane="sci-fact").degraded, 60)
         options = [Options(request_id=name, lane="sci-fact") for name in ("good-1", "segv-1", "good-2")]
         good, culprit, other = producer.submit_many(list(contexts[:3]), options=options)
         assert (good.result(120_000).degraded, other.result(120_000).degraded) == ("", "")
