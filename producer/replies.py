@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from producer.clock import ServerClock
 from producer.errors import ServerUnavailable, WireError
 from producer.inflight import Inflight
 from producer.keys import REPLY, Keys
@@ -30,9 +31,10 @@ class ReplyCursor:
         odd: Replies that could not be taken for what they are; each was skipped.
     """
 
-    def __init__(self, keys: Keys, client: str, inflight: Inflight) -> None:
+    def __init__(self, keys: Keys, client: str, inflight: Inflight, clock: ServerClock | None = None) -> None:
         self.stream = keys.replies(client)
         self.odd = 0
+        self._clock = clock or ServerClock()
         self._standing = keys.standing
         self._inflight = inflight
         self._losses = Losses(inflight)
@@ -42,7 +44,7 @@ class ReplyCursor:
         self._trimmed: set[bytes] = set()
         self._read_bytes = 0
         self._steps = Steps(READ_COUNT)
-        self._idle = self._asked = self._over = self._foreign = False
+        self._idle = self._asked = self._over = self._foreign = self._whole = False
 
     def commands(self) -> list[tuple[str | int, ...]]:
         """One round trip: blocks for more, now and then after a trim of what was read.
@@ -54,10 +56,16 @@ class ReplyCursor:
         commands: list[tuple[str | int, ...]] = [("HGETALL", self._standing)] if self._asked else []
         if self._foreign:  # something else lies where our answers should: none could be put there
             commands.append(("DEL", self.stream))
-        if self._read_bytes >= TRIM_BYTES or (self._idle and self._read_bytes):
-            self._read_bytes = 0
+        trims = self._read_bytes >= TRIM_BYTES or (self._idle and self._read_bytes > 0)
+        if (self._idle or trims) and not (self._whole or self._over) and self._is_ahead():
+            # The server's clock went back: of a stream that was made anew since, answers lie before `_last`.
+            self._whole, self._last = True, _BEGINNING
+        elif trims and not self._over:
+            self._read_bytes, self._whole = 0, False
             self._trimmed, self._taken = self._taken, set()
             commands.append(("XTRIM", self.stream, "MINID", "=", _after(self._last)))
+        elif self._idle:
+            self._whole = False
         read = ("XREAD", "COUNT", self._steps.size, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
         return [*commands, read]
 
@@ -72,7 +80,8 @@ class ReplyCursor:
         self._idle, self._foreign, self._trimmed = not rows, False, set()
         if rows:
             self._last = rows[-1][0].decode()
-            fresh = [row for row in rows if row[0] not in self._taken] if self._over else rows
+            again = self._over or self._whole
+            fresh = [row for row in rows if row[0] not in self._taken] if again else rows
             self._taken.update([row[0] for row in rows])
             self._settle(fresh)
         if self._asked and self._losses.look(answers[0]) and not self._over:
@@ -88,6 +97,10 @@ class ReplyCursor:
         self._foreign = "WRONGTYPE" in str(error)
         self._taken |= self._trimmed
         self._losses.restart()
+
+    def _is_ahead(self) -> bool:
+        """Whether what was read last is from what is now the server's future."""
+        return _order(self._last)[0] > self._clock.now_ms() + 1
 
     def _rows(self, found: Any) -> list[tuple[bytes, Any]]:
         if not found:

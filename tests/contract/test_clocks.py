@@ -283,3 +283,34 @@ def test_a_producer_follows_the_servers_clock_within_seconds(
 
 def follows(clock: ServerClock, step_s: float) -> bool:
     return abs(clock.now_ms() / 1000 - time.time() - step_s) < 5
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.needs("faketime")
+def test_answers_reach_a_client_whose_stream_was_made_anew_after_the_servers_clock_went_back(
+    stepping: tuple[Any, Rig], contexts: Callable[..., NDArray[np.float32]]
+) -> None:
+    server, rig = stepping
+    with EchoWorker(server.url), Producer(server.url) as producer:
+        assert producer.predict(contexts(1)[0])
+        server.step_clock(-3600)
+        until(partial(follows, producer._session.clock, -3600))
+        rig.admin.flushall()
+        handles = [producer.submit(context) for context in contexts(8)]
+        assert all(handle.result(3_000) for handle in handles)
+        assert producer.submit(contexts(1)[0]).result(3_000)
+        until(lambda: rig.admin.xlen(producer._session.cursor.stream) == 0)  # and they are trimmed
+    assert producer.stray_replies == 0
