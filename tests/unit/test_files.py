@@ -177,8 +177,8 @@ def by_symlink(source: Path) -> Path:
 
 
 def by_hard_link(source: Path) -> Path:
-    (source.parent / "hard").hardlink_to(source)
-    return source.parent / "hard"
+    (source.parent / "hard.npy").hardlink_to(source)
+    return source.parent / "hard.npy"
 
 
 def by_a_linked_folder(source: Path) -> Path:

@@ -84,7 +84,8 @@ def test_models_and_banks_say_who_they_are(root: Path, tmp_path: Path) -> None:
     }
 
 
-def test_a_pool_tells_its_workers_their_limits(tmp_path: Path) -> None:
+def test_a_pool_tells_its_workers_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1")
     settings = PoolSettings(url="redis://127.0.0.1", fallback_entries_max=7, fallback_bytes_max=9)
     command = settings.command("amn", tmp_path)
     parsed = worker.commands["amn"].make_context("amn", command[command.index("amn") + 1 :])
