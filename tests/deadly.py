@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,7 @@ def _hold() -> None:
 
 
 def _hang() -> None:
-    while True:
-        time.sleep(3600)
+    threading.Event().wait()  # under libfaketime, time.sleep raises
 
 
 _DEEDS = {"segv": lambda: ctypes.string_at(0), "hang": _hang, "held": _hold}
