@@ -57,7 +57,7 @@ class Live:
 def look(client: redis.Redis, keys: Keys) -> Live:
     """Reads the server; changes nothing."""
     try:
-        about, now_ms = server.look(client)
+        about, now_ms = server.look(client, with_limits=False)
     except redis.ResponseError:  # it does not tell this user its figures
         about, now_ms = server.ServerFacts(), server_now_ms(client)
     unanswered, lost = _accounts(client, keys)

@@ -168,6 +168,7 @@ class Living:
 
     def __init__(self, server: Any, hours: int = 26) -> None:
         self.server, self.now_ms = server, a_day(server, hours)
+        server.admin.hset(KEYS.worker("amn-1"), mapping={"kind": "amn"})  # who answers all of it
         self.judge = Judge(server.admin, KEYS, SETTINGS)
         self.fired: set[str] = set()
 
