@@ -11,7 +11,7 @@ from ops.errors import ServerFailed
 
 #: What `amn up` and its server leave in a data folder.
 _OURS = (
-    *("lock", "password", "url", "service.json*", "redis.sock", "*.log", "*.pid"),
+    *("lock", "password", "url", "service.json", "redis.sock", "*.log", "*.pid"),
     *("dump.rdb", "temp-*", "appendonlydir", "appendonlydir/*", "nodes.conf"),
 )
 _OTHERS = 0o077
@@ -48,10 +48,19 @@ def private_file(path: Path) -> None:
     os.close(opened)
 
 
+def write_privately(file: Path, text: str) -> None:
+    """Writes a small file for this user alone, whole or not at all."""
+    aside = file.with_name(f"temp-{file.name}")
+    aside.unlink(missing_ok=True)
+    private_file(aside)
+    aside.write_text(text, "utf-8")
+    aside.replace(file)
+
+
 def password_of(data: Path, given: Path | None, *, needed: bool) -> tuple[str, bool]:
     """The server's password, and whether it was drawn just now: file > AMN_PASSWORD > the kept one.
 
-    It is kept in the data folder, so that clients that know it go on after a restart.
+    Whoever has started the server keeps it, so that clients that know it go on after a restart.
 
     Args:
         needed: Whether one is drawn where nobody has given one; else there is none, which is "".
@@ -65,12 +74,7 @@ def password_of(data: Path, given: Path | None, *, needed: bool) -> tuple[str, b
         return "", False
     drawn = given is None and not text and not kept.exists()
     text = secrets.token_urlsafe(24) if drawn else text if given is None and text else _read(given or kept)
-    text = _checked(text, given or kept)
-    aside = data / f"temp-{PASSWORD_FILE}"
-    private_file(aside)
-    aside.write_text(text + "\n", "utf-8")
-    aside.replace(kept)
-    return text, drawn
+    return _checked(text, given or kept), drawn
 
 
 def _read(file: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ops.errors import ServerUnknown
+from ops.private import write_privately
 from producer.settings import ProducerSettings, masked
 from workers.settings import artifacts_root
 
@@ -41,12 +42,9 @@ class Service:
         return f"Service(queue={self.queue!r}, found={self.found!r})"
 
     def write(self, data: Path) -> Path:
-        """Leaves it in the data folder, for the user alone, whole or not at all; returns the file."""
-        file, aside = data / SERVICE_FILE, data / f"{SERVICE_FILE}.{os.getpid()}"
-        aside.unlink(missing_ok=True)
-        with open(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as written:
-            json.dump({name: text for name, text in asdict(self).items() if name != "found"}, written)
-        aside.replace(file)
+        """Leaves it in the data folder, for the user alone; returns the file."""
+        file = data / SERVICE_FILE
+        write_privately(file, json.dumps({n: text for n, text in asdict(self).items() if n != "found"}))
         return file
 
 

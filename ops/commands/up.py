@@ -18,7 +18,7 @@ from ops.child import Child, unless_ignored
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.jobs import jobs_possible
-from ops.private import PASSWORD_FILE, password_of, private_file, private_folder
+from ops.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
 from ops.server import ServerSettings
 from ops.settings import (
     DATA_DEFAULT,
@@ -136,7 +136,7 @@ def up(
     except OSError as error:
         raise ServerFailed(f"the data folder {data} cannot be used: {error}; give --data") from error
     password, drawn = "", False
-    if not no_password:
+    if not no_password and not external_url(url):
         password, drawn = password_of(data, password_file, needed=bool(port))
     stack = Stack(
         StackSettings(
@@ -153,6 +153,8 @@ def up(
     )
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
+        if password:  # not before the folder is ours: another `amn up` may run in it, with another one
+            write_privately(data / PASSWORD_FILE, password + "\n")
         config = ["--config", str(alerts)] if alerts else []
         wanted = [("the jobs worker", ["jobs", "worker"])] * jobs_possible(stack.url)
         wanted += [("the judge", ["drift", "judge"])]

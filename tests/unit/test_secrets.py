@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import importlib
 import inspect
 import os
@@ -19,8 +20,9 @@ import ops
 import producer
 import workers
 from ops.alerts.secret import Secret, plain
+from ops.app import run
 from ops.errors import ServerFailed
-from ops.private import password_of, private_file, private_folder
+from ops.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
 from producer.connection import connect, connect_async
 from producer.settings import ProducerSettings
 
@@ -120,14 +122,31 @@ def test_a_password_is_drawn_once_and_kept(
     first, drawn = password_of(tmp_path, None, needed=True)
     assert drawn
     assert len(first) >= 32
-    assert mode(tmp_path / "password") == 0o600
+    write_privately(tmp_path / PASSWORD_FILE, first + "\n")
+    assert mode(tmp_path / PASSWORD_FILE) == 0o600
     assert password_of(tmp_path, None, needed=True) == (first, False)
     (tmp_path / "given").write_text("x" * 20 + "\n")
     assert password_of(tmp_path, tmp_path / "given", needed=False) == ("x" * 20, False)
     monkeypatch.setenv("AMN_PASSWORD", "y" * 20)
     assert password_of(tmp_path, None, needed=True) == ("y" * 20, False)
-    monkeypatch.delenv("AMN_PASSWORD")
-    assert password_of(tmp_path, None, needed=True) == ("y" * 20, False)
+
+
+@pytest.mark.parametrize("why", ["another one runs there", "the server is another"])
+def test_an_up_that_does_not_start_its_server_leaves_the_password_alone(
+    why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ops.commands.up._stop_on_signals", lambda *_: None)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("AMN_PASSWORD", "y" * 20)
+    private_folder(tmp_path)
+    kept = tmp_path / PASSWORD_FILE
+    kept.write_text("x" * 20)
+    url = ["--url", f"unix://{tmp_path}/nothing.sock"] if why == "the server is another" else []
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(["up", "--data", str(tmp_path), *url]) == 1
+    assert ("in use by another" in capsys.readouterr().err) is not bool(url)
+    assert kept.read_text() == "x" * 20
 
 
 @pytest.mark.parametrize("text", ["", "hunter2", f"{SECRET} {SECRET}", SECRET + "\nnew", SECRET + "\u00fc"])
