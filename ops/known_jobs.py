@@ -25,6 +25,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from rq.utils import now, utcparse
 from rq.worker import BaseWorker
+from rq.worker_registration import clean_worker_registry
 
 from ops.errors import JobRefused
 
@@ -164,6 +165,7 @@ class KnownWorker(BaseWorker):
                 queue.finished_job_registry.cleanup,
                 queue.failed_job_registry.cleanup,
                 queue.started_job_registry.cleanup,
+                lambda queue=queue: clean_worker_registry(queue),
                 lambda queue=queue: queue.intermediate_queue.cleanup(self, queue),
             )
             for step in steps:

@@ -200,6 +200,15 @@ def test_a_special_file_with_the_right_name_is_none_of_a_jobs_files(tmp_path: Pa
     assert [jobs._is_path(str(tmp_path / f"{name}.npy")) for name in "abcde"] == [False] * 4 + [True]
 
 
+def test_a_worker_that_was_killed_is_forgotten_by_the_next_one(real_server: Any) -> None:
+    client, names = real_server.admin, ("rq:workers", f"rq:workers:{JOBS}")
+    for name in names:
+        client.sadd(name, "rq:worker:killed")
+    command = [sys.executable, "-m", "ops.cli", "jobs", "worker", "--burst", "--url", real_server.url]
+    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    assert [client.scard(name) for name in names] == [0, 0]
+
+
 def test_what_is_no_job_at_all_stops_neither_the_worker_nor_the_listing(
     real_server: Any, worker: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
