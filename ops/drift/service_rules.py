@@ -165,6 +165,14 @@ class Service:
                 return grown
         return None
 
+    def risen(self, blocks: int, name: str) -> int | None:
+        """How much a number that may also fall rose in the last blocks; None where nobody noted it then."""
+        open_block = self.now_ms // 60_000 // BLOCK_MIN
+        for number in range(open_block - blocks - 1, open_block):
+            if name in self.counts.get(number, {}):
+                return max(self.counters.get(name, 0) - self.counts[number][name], 0)
+        return None
+
 
 def objectives(service: Service, end_block: int, settings: JudgeSettings) -> list[Finding]:
     """One finding per objective."""

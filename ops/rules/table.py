@@ -256,7 +256,7 @@ RULES = (
             Condition(
                 severity="ticket",
                 says="{value:.0f} requests of the last minutes ended in no way, and wait nowhere",
-                measure=_grown(LOST),
+                measure=lambda _, service: service.risen(_RECENT, LOST),
                 series="max by (queue) (delta(amn_requests_lost[15m]))",
                 above=0.5,
             ),

@@ -16,6 +16,8 @@ from ops.drift.service_rules import Service, canary, objectives
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
+from ops.rules.live import LOST, Live
+from ops.rules.table import conditions
 from workers.shadow_scores import MILLION, Labels
 
 SETTINGS = JudgeSettings()
@@ -65,6 +67,17 @@ def test_slow_answers_page_by_burn_rate_and_are_unknown_when_nobody_counts() -> 
     assert (slow.state, slow.severity) == ("firing", "page")
     some = finding(objectives(service(slow=0.1), NOW, SETTINGS), "slo_latency")
     assert (some.state, some.severity) == ("firing", "ticket")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "state"),
+    [(0, 3, "firing"), (10, 10, "ok"), (10, 5, "ok"), (None, 10, "insufficient")],
+)
+def test_only_requests_that_vanished_lately_are_told(before: int | None, now: int, state: str) -> None:
+    """A client that adds entries by itself makes the number fall; an earlier version noted none."""
+    counts = {n: {"answered": 9} if before is None else {LOST: before} for n in range(NOW - 900, NOW)}
+    at = Service(now_ms=NOW * BLOCK_MIN * 60_000, counters={LOST: now}, counts=counts)
+    assert finding(conditions(Live(now_ms=at.now_ms), at), "unanswered").state == state
 
 
 def test_an_alert_ends_soon_after_the_trouble_by_its_short_window() -> None:
