@@ -157,7 +157,7 @@ class RowsWriter:
         block = np.ascontiguousarray(
             np.broadcast_to(np.asarray(values, dtype=self._dtype), (len(places), self._width))
         )
-        together = len(places) and places[-1] - places[0] + 1 == len(places)
+        together = len(places) and [*places] == [*range(places[0], places[0] + len(places))]
         pieces = [(places[0], block)] if together else zip(places, block, strict=True)
         for first, piece in pieces:
             left = piece.reshape(-1).view(np.uint8).data

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from amn.errors import FileRefused
 #: How a write says that there is no room, or that the disk is broken.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
+_ASIDE = re.compile(r"\.amn-[0-9a-f]{16}-[0-9]+\.part")
 _KINDS = {
     stat.S_IFDIR: "folder",
     stat.S_IFCHR: "device",
@@ -156,14 +158,18 @@ def _created(aside: Path, path: Path, *, folder: bool = False) -> int:
                 opened = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except FileExistsError:
             raise FileRefused(f"{path} is being written by another process ({aside})") from None
-        if _locked(opened) and aside.exists() and os.path.samestat(aside.stat(), os.fstat(opened)):
+        try:
+            mine = _locked(opened)
+        except OSError:  # no such locks here, as for folders on NFS: then nobody can sweep it away either
+            return opened
+        if mine and aside.exists() and os.path.samestat(aside.stat(), os.fstat(opened)):
             return opened
         os.close(opened)  # swept away between the two steps
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what writers left that were killed."""
-    for left in folder.glob(".amn-*.part"):
+    """Removes what writers left that were killed, and nothing that merely begins and ends alike."""
+    for left in filter(lambda one: _ASIDE.fullmatch(one.name), folder.glob(".amn-*.part")):
         with contextlib.suppress(OSError):
             opened = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:

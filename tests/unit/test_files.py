@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import resource
@@ -328,11 +329,32 @@ def test_two_writers_of_one_name_meet_and_what_a_killed_one_left_is_removed(how:
     assert [file.name for file in tmp_path.iterdir()] == ["other"]
 
 
+def test_what_only_looks_like_a_writers_file_stays(tmp_path: Path) -> None:
+    (tmp_path / ".amn-notes.part").mkdir()
+    (tmp_path / ".amn-notes.part" / "mine").touch()
+    write_whole(tmp_path / "out", "text")
+    assert (tmp_path / ".amn-notes.part" / "mine").exists()
+
+
+def test_a_file_system_without_locks_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("amn.files.fcntl.flock", refuse)
+    write_whole(tmp_path / "out", "text")
+    with making_folder(tmp_path / "folder") as folder:
+        (folder / "file").touch()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "out"]
+
+
 def test_rows_are_put_in_any_order(tmp_path: Path) -> None:
     with writing_rows(tmp_path / "out.npy", 6, 3, "<f4") as rows:
         rows.put([5, 1], np.array([[5, 5, 5], [1, 1, 1]]))
         rows.put(slice(2, 4), np.full((2, 3), 2))
         rows.put([4], np.nan)
+    with writing_rows(tmp_path / "mixed.npy", 4, 1, "<f4") as rows:
+        rows.put([0, 2, 1, 3], np.array([[0], [2], [1], [3]]))
+    assert np.load(tmp_path / "mixed.npy").ravel().tolist() == [0, 1, 2, 3]
     found = np.load(tmp_path / "out.npy")
     np.testing.assert_array_equal(found[:, 0], np.array([0, 1, 2, 2, np.nan, 5], "f4"))
 
