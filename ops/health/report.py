@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,8 +70,8 @@ class Report:
         return all(finding.level != FAILURE for finding in self.findings)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: `amn doctor --json`; what cannot be told (NaN) is None."""
-        facts: dict[str, Any] = _plain(asdict(self.facts)) if self.facts else {}
+        """What `amn doctor --json` prints."""
+        facts = asdict(self.facts) if self.facts else {}
         findings = [asdict(finding) for finding in self.findings]
         return {"healthy": self.healthy, **facts, "findings": findings, "repaired": self.repaired}
 
@@ -127,12 +126,3 @@ def judge(facts: Facts) -> list[Finding]:
         *artifacts.judge(facts.artifacts, facts.root),
         loops.judge(facts.loops),
     ]
-
-
-def _plain(value: Any) -> Any:
-    """The same with None for NaN, which JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

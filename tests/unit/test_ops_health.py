@@ -10,6 +10,7 @@ import fakeredis
 import pytest
 
 from amn import kernel
+from amn.output import strict_json
 from ops.drift.store import read_window
 from ops.drift.window import summary
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge, loops
@@ -230,8 +231,7 @@ def test_without_both_slices_there_is_no_delta() -> None:
 
 def test_the_json_has_the_delta_by_model_and_null_for_what_cannot_be_told() -> None:
     report = Report(facts=facts(drift=summary(SUMS)), findings=[])
-    text = json.dumps(report.to_json(), allow_nan=False)
-    drift = json.loads(text)["drift"]
+    drift = json.loads(strict_json(report.to_json()))["drift"]
     assert drift["amn@1"]["ood_delta"]["value"] == pytest.approx(0.1)
     assert drift["amn@1"]["slices"]["id"]["n"] == 10
     assert drift["amn@2"]["ood_delta"] is None
