@@ -41,7 +41,7 @@ def stepping(file: Path, library: Path | None = None) -> dict[str, str]:
         library = faketime()
     assert library is not None, 'a test that steps clocks is marked with @pytest.mark.needs("faketime")'
     if not file.exists():
-        file.write_text("+0\n")
+        step_clock(file, 0.0)
     return {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(file),
@@ -49,6 +49,16 @@ def stepping(file: Path, library: Path | None = None) -> dict[str, str]:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_DONT_RESET": "1",
     }
+
+
+def step_clock(file: Path, seconds: float) -> None:
+    """Moves the wall clock of a process with that environment, within a second from now on.
+
+    The file is replaced, and never empty: an empty one means the true time, a leap ahead.
+    """
+    aside = file.with_suffix(".new")
+    aside.write_text(f"{seconds:+f}\n")
+    aside.replace(file)
 
 
 def free_port() -> int:
@@ -99,7 +109,7 @@ class Server:
 
     def step_clock(self, seconds: float) -> None:
         """Sets the server's wall clock to so many seconds from the true time, and waits until it is."""
-        (self.folder / "clock").write_text(f"{seconds:+f}\n")
+        step_clock(self.folder / "clock", seconds)
         admin, wanted = self.client(), time.time() + seconds
         while abs(admin.time()[0] - wanted) > 5:
             time.sleep(0.05)

@@ -13,7 +13,7 @@ import redis
 from ops.server import find_program
 from tests.needs import faketime
 
-from ..servers import stepping
+from ..servers import step_clock, stepping
 
 _START_S_MAX = 30.0
 
@@ -75,7 +75,7 @@ class ChaosServer:
 
     def step_clock(self, offset_s: float) -> None:
         """Its wall clock is so far from the true time, within a second from now on."""
-        self._clock.write_text(f"{offset_s:+f}\n")
+        step_clock(self._clock, offset_s)
 
     def kill(self) -> None:
         """SIGKILL, as a crash."""

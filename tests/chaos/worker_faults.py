@@ -16,7 +16,7 @@ from tests.deadly import DeadlyPoolSettings
 from tests.needs import faketime
 from workers.pool import Pool
 
-from ..servers import stepping
+from ..servers import step_clock, stepping
 from .recovery import Held, Kill, Recoveries, held_by
 from .settings import Fault
 
@@ -96,7 +96,7 @@ class WorkerFaults:
     def worker_clock(self, fault: Fault) -> str:
         """The wall clock of every worker, up to two minutes ahead or behind."""
         offset_s = 240.0 * fault.extent - 120.0
-        self._clock.write_text(f"{offset_s:+f}\n")
+        step_clock(self._clock, offset_s)
         return f"{offset_s:+.1f} s"
 
     def fill_fallback(self, fault: Fault) -> str:
