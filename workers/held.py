@@ -36,7 +36,9 @@ class HeldBack:
         for entry in entries:
             times = entry.deliveries - _ALONE
             if 0 < times <= self._deliveries_max - _ALONE and len(self._waiting) < self._entries_max:
-                self._waiting = tuple(sorted((*self._waiting, (now_s + times * PAUSE_S, entry))))
+                waiting = (*self._waiting, (now_s + times * PAUSE_S, entry))
+                # By the time alone: entries of two levels may have the same id, and nothing else has an order.
+                self._waiting = tuple(sorted(waiting, key=lambda one: one[0]))
             else:
                 at_once.append(entry)
         return at_once

@@ -52,6 +52,14 @@ def test_each_next_try_of_an_entry_that_killed_alone_waits_for_longer() -> None:
     assert (held.entries, held.is_due(1e9)) == ([], False)
 
 
+def test_entries_of_one_moment_and_two_levels_are_held_back_together() -> None:
+    """Entries that one call appends to two streams have the same id."""
+    held = HeldBack(2, 5)
+    twins = [Entry(b"1-0", {b"request": b"%d" % place}, 4, place) for place in (1, 2)]
+    assert held.sift(twins, 100.0) == []
+    assert held.entries == twins
+
+
 def test_fresh_work_is_done_while_a_suspect_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     books, now_s = Books(), [100.0]
     loop = made(books)
