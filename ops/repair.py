@@ -46,7 +46,7 @@ def _stream(client: redis.Redis, keys: Keys, key: str) -> str:
     moved = cast(int, script(keys=names, args=[group, seen, place, _WORDS_MAX]))
     if moved < 0:
         return f"{key} was no stream: what had its name is gone, and a stream was made"
-    return f"{key} has fresh ids: {moved:,} entries were kept, in order; what was leased waits again"
+    return f"{key} was made anew: {moved:,} entries were kept, in order; what was leased waits again"
 
 
 def _stats(client: redis.Redis, key: str) -> str:

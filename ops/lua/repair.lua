@@ -1,4 +1,7 @@
--- Makes a stream usable again: all that it holds gets fresh ids, in order, in one step.
+-- Makes a stream usable again: all that it holds is put into a new one, in order, in one step.
+--
+-- What is there keeps its id, by which its age is known and clients tell whether their requests are still
+-- there (producer/losses.py). Ids that are ahead of the server's clock are what is mended: they become new.
 --
 -- KEYS[1] stream   KEYS[2] where its entries are put meanwhile   KEYS[3] byte counter, if it has one
 -- ARGV[1] group, or ''   [2] prefix of the seen keys, or ''   [3] place of the stream, or ''
@@ -7,7 +10,7 @@
 --
 -- What is leased waits again: its worker has lost it, as by a lease that ran out.
 local call, stream, aside = redis.call, KEYS[1], KEYS[2]
-local kind, moved, bytes = call('TYPE', stream).ok, 0, 0
+local kind, moved, bytes, now_s = call('TYPE', stream).ok, 0, 0, tonumber(call('TIME')[1])
 if kind == 'stream' then
   call('RENAME', stream, aside)
 elseif kind ~= 'none' then
@@ -17,7 +20,8 @@ end
 if ARGV[1] ~= '' then redis.pcall('XGROUP', 'CREATE', stream, ARGV[1], 0, 'MKSTREAM') end
 local function bring_back(id, fields)
   local kept = {unpack(fields, 1, math.min(#fields, tonumber(ARGV[4])))}
-  local new_id, request = call('XADD', stream, '*', unpack(kept)), nil
+  local is_ahead = tonumber(string.match(id, '^%d+')) >= (now_s + 1) * 1000
+  local new_id, request = call('XADD', stream, is_ahead and '*' or id, unpack(kept)), nil
   for i = 1, #kept, 2 do
     if kept[i] == 'request' then bytes = bytes + #kept[i + 1] end
     if kept[i] == 'id' then request = kept[i + 1] end

@@ -256,7 +256,7 @@ def test_a_repair_keeps_what_waits_in_order_and_what_is_leased_ends_once(
         assert KEYS.requests in found["keys"]["text"]
         mended = examine("--repair")
         (line,) = mended["report"]["repaired"]
-        assert line.startswith(f"{KEYS.requests} has fresh ids: 7 entries")
+        assert line.startswith(f"{KEYS.requests} was made anew: 7 entries")
         assert mended["keys"]["level"] == OK
         assert int(admin.get(KEYS.requests_bytes)) == sum(
             len(fields.get(b"request", b"")) for _, fields in admin.xrange(KEYS.requests)

@@ -18,6 +18,7 @@ from servers import KINDS, Server, free_port
 
 import producer.inflight
 import workers.unread
+from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.connection import script_text
 from producer.keys import Keys
@@ -404,6 +405,30 @@ def test_what_waits_is_not_called_lost_however_long_and_wherever_it_waits(real_r
             assert worker.finish([answer(entry)]) == [b"ok"]
             assert handle.result().id == handle.id
         assert (client.in_flight, client.stray_replies) == (0, 0)
+
+
+@pytest.mark.usefixtures("soon")
+def test_what_a_repair_keeps_is_not_called_lost(real_rig, contexts):
+    """Somebody used up the ids of the stream in which it waits, and `amn doctor --repair` mends that."""
+    admin, used_up = real_rig.admin, f"{2**64 - 1}-{2**64 - 1}"
+    with Producer(settings=settings(real_rig.url)) as client:
+        worker = real_rig.queue("w")
+        standing = admin.register_script(script_text("workers", "standing"))
+
+        def say() -> None:
+            for _ in range(20):
+                standing(keys=[*KEYS.places, KEYS.standing], args=[10_000, 0])
+                time.sleep(0.12)
+
+        handles = client.submit_many(list(contexts(3)))
+        admin.xadd(KEYS.requests, {"x": "y"}, id=used_up)
+        admin.xdel(KEYS.requests, used_up)
+        say()
+        assert len(repair(admin, ProducerSettings(url=real_rig.url))) == 1
+        say()
+        assert not any(handle.done() for handle in handles)
+        assert worker.finish([answer(entry) for entry in worker.lease()]) == [b"ok"] * 3
+        assert [handle.result().id for handle in handles] == [handle.id for handle in handles]
 
 
 @pytest.mark.usefixtures("soon")
