@@ -37,7 +37,7 @@ class HeldBack:
             times = entry.deliveries - _ALONE
             if 0 < times <= self._deliveries_max - _ALONE and len(self._waiting) < self._entries_max:
                 waiting = (*self._waiting, (now_s + times * PAUSE_S, entry))
-                # By the time alone: entries of two levels may have the same id, and nothing else has an order.
+                # By the time alone: entries of two levels may have one id, and their fields have no order.
                 self._waiting = tuple(sorted(waiting, key=lambda one: one[0]))
             else:
                 at_once.append(entry)

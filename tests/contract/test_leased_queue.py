@@ -14,6 +14,7 @@ from producer.keys import GROUP
 from producer.messages import Failure, Reply
 from workers.batch import Batch, assemble
 from workers.entry import Outcome
+from workers.keeper import Keeper
 from workers.loop import Loop
 from workers.unread import LOOK_BYTES
 
@@ -344,6 +345,26 @@ def test_a_server_out_of_memory_can_still_be_drained(real_rig: Rig) -> None:
         rig.admin.config_set("maxmemory", 0)
     assert rig.admin.xlen(KEYS.requests) == 0
     assert len(rig.replies()) == 7
+
+
+def test_a_worker_joins_and_keeps_its_leases_while_the_server_is_out_of_memory(real_rig: Rig) -> None:
+    rig = real_rig
+    rig.put(*"ab")
+    rig.queue("before")
+    rig.admin.config_set("maxmemory", 1)
+    try:
+        queue = rig.queue("w", lease_ms=600)
+        loop = Loop(queue, Picky(""))
+        loop._hand = entries = queue.lease()
+        assert len(entries) == 2
+        keeper = Keeper(loop, {})
+        keeper.start()
+        time.sleep(1)
+        assert rig.queue("thief", lease_ms=600).lease() == []
+        keeper.stop()
+        assert queue.finish([answer(entry) for entry in entries]) == [b"ok"] * 2
+    finally:
+        rig.admin.config_set("maxmemory", 0)
 
 
 @pytest.mark.parametrize("limits", [{"reply_entries_max": 3_000}, {"reply_bytes_max": 4 * 1024**2}], ids=str)

@@ -11,7 +11,8 @@
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local seen_ms = tonumber(redis.pcall('GET', KEYS[1])) or 0
-redis.call('SET', KEYS[1], string.format('%.0f', now_ms), 'PX', 86400000)
+-- Out of memory it takes no note; leases are to be renewed all the same.
+redis.pcall('SET', KEYS[1], string.format('%.0f', now_ms), 'PX', 86400000)
 local renewed = 0
 if seen_ms - now_ms > tonumber(ARGV[2]) then
   for number = 2, #KEYS do
