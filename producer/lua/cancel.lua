@@ -20,8 +20,11 @@ local found = try('XRANGE', stream, id or '', id or '')
 local text = tostring(found.err)
 if found.err and not (string.find(text, 'WRONGTYPE') or string.find(text, 'stream ID')) then return found end
 local row = found[1]
+if not row then return 0 end
 -- Without a group nothing was ever leased; an error's table has no rows.
-if not row or #try('XPENDING', stream, ARGV[2], id, id, 1) > 0 then return 0 end
+local lease = try('XPENDING', stream, ARGV[2], id, id, 1)
+if lease.err and not string.find(tostring(lease.err), 'NOGROUP') then return lease end
+if #lease > 0 then return 0 end
 redis.call('XDEL', stream, id)
 -- Removed: nothing below may say otherwise.
 try('DECRBY', KEYS[5 + place], #row[2][2])

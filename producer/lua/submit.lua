@@ -18,7 +18,8 @@
 -- at half of it, a high one at five quarters. So a flood of one level leaves room for the one above.
 -- A seen key holds "<client> <call> <place> <entry id>": who enqueued the request, in which call, and
 -- where it is; or "<client> <call> cancelled", and then another call may use the id again.
--- Other producers may have written nonsense to any of these keys: nothing of it ends a call half-way.
+-- Other producers may have written nonsense to any of these keys: nothing of it ends a call half-way. So
+-- what is known of the ids is read before anything is written: where it cannot be, nothing is done.
 local try, SHARES, NAMES = redis.pcall, {1.25, 1, 0.5}, {'high', 'normal', 'low'}
 local client, entries, bytes = ARGV[5] .. ' ', 0, 0
 for level = 1, 3 do
@@ -31,12 +32,19 @@ for level = 1, 3 do
     if waiting > 0 then bytes = bytes + math.max(0, tonumber(held) or 0) end
   end
 end
-local added, accepted, refused, closed, out = {}, {}, {}, {}, {}
+local added, accepted, refused, closed, out, noted = {}, {}, {}, {}, {}, {}
+for i = 6, #ARGV, 4 do
+  local seen = try('GET', ARGV[4] .. ARGV[i])
+  -- Of a key that moves to another node just now, nobody can say here whether it is known.
+  if type(seen) == 'table' and not string.find(tostring(seen.err), 'WRONGTYPE') then return seen end
+  noted[ARGV[i]] = type(seen) == 'string' and seen
+end
 -- Appends one; true, or the server's error.
 local function append(level, id, payload, mark)
   local entry = try('XADD', KEYS[level], '*', 'request', payload, 'id', id)
   if type(entry) == 'table' then return entry end
-  try('SET', ARGV[4] .. id, mark .. level .. ' ' .. entry, 'PX', ARGV[3])
+  noted[id] = mark .. level .. ' ' .. entry
+  try('SET', ARGV[4] .. id, noted[id], 'PX', ARGV[3])
   entries, bytes = entries + 1, bytes + #payload
   added[level], accepted[level] = (added[level] or 0) + #payload, (accepted[level] or 0) + 1
   return true
@@ -44,9 +52,8 @@ end
 for i = 6, #ARGV, 4 do
   local id, level, payload, status = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3], 1
   local mark = client .. ARGV[i + 2] .. ' '
-  local seen = try('GET', ARGV[4] .. id)
-  if type(seen) ~= 'string' or
-    string.sub(seen, -10) == ' cancelled' and seen ~= mark .. 'cancelled' then seen = false end
+  local seen = noted[id]
+  if seen and string.sub(seen, -10) == ' cancelled' and seen ~= mark .. 'cancelled' then seen = false end
   if seen then
     -- A client that repeats itself has not heard us: its id is remembered until it stops.
     if string.sub(seen, 1, #client) == client then try('SET', ARGV[4] .. id, seen, 'PX', ARGV[3]) else status = 0 end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from rig import KEYS, REPLIES, Rig, answer
 
 from producer import Options, Producer, ProducerSettings, wire
 from producer.connection import script_text
-from producer.errors import StreamUnusable
+from producer.errors import AuthenticationFailed, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP
 from producer.messages import Failure
 from workers.outcomes import dead, served_fast
@@ -111,6 +111,78 @@ def test_what_could_not_be_told_is_counted(key: str, deed: str, real_rig: Rig) -
     what = {KEYS.shadow: ("sample", "truth"), KEYS.dead: ("letter",), KEYS.fallback: ("escalation",)}[key]
     untold = {name for name in real_rig.stats() if name.startswith("untold:")}
     assert untold == {f"untold:{one}" for one in what}
+
+
+@pytest.fixture
+def denied(real_server: Any) -> Iterator[Callable[[str], None]]:
+    """Takes rights from everybody, until the test is over."""
+    admin = real_server.admin
+    yield lambda rules: admin.execute_command("ACL", "SETUSER", "default", *rules.split())
+    admin.execute_command("ACL", "SETUSER", "default", "+@all")
+
+
+def test_no_entry_ends_unanswered_for_want_of_rights(real_rig: Rig, denied: Callable[[str], None]) -> None:
+    """The server's word on us may pass, where that on a key does not: nothing is taken for told."""
+    queue = real_rig.queue("w")
+    real_rig.put("a", "b")
+    entries = queue.lease()
+    endings = [answer(entries[0], "reply"), answer(entries[1], "escalate")]
+    denied("-xadd")
+    for outcomes in (endings, endings[::-1]):
+        with pytest.raises(AuthenticationFailed):
+            queue.finish(outcomes)
+    assert real_rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 2
+    denied("+xadd")
+    assert queue.finish(endings) == [b"ok"] * 2
+    assert [reply.id for reply in real_rig.replies()] == ["a"]
+    assert not [name for name in real_rig.stats() if name.startswith("untold")]
+
+
+def test_a_server_that_takes_nothing_for_a_moment_changes_no_end(real_rig: Rig) -> None:
+    """An escalation does not find the next stream full, and no answer is dropped."""
+    queue = real_rig.queue("w")
+    real_rig.put("a", "b")
+    endings = [answer(entry, op) for entry, op in zip(queue.lease(), ("escalate", "reply"), strict=True)]
+    real_rig.admin.replicaof("127.0.0.1", 1)
+    try:
+        for outcomes in (endings, endings[:1], endings[1:]):
+            with pytest.raises(ServerUnavailable, match="read only"):
+                queue.finish(outcomes)
+    finally:
+        real_rig.admin.replicaof("no", "one")
+    assert queue.finish(endings) == [b"ok"] * 2
+    assert real_rig.admin.xlen(KEYS.fallback) == 1
+
+
+def test_an_id_of_which_nothing_can_be_known_is_not_taken_for_a_new_one(
+    real_server: Any, context: Any, denied: Callable[[str], None]
+) -> None:
+    with Producer(real_server.url) as producer:
+        producer.submit(context)
+        call = producer._session.submit_call(
+            producer._session.prepare_all([context], Options(request_id="twice"))
+        )
+        submit = real_server.admin.register_script(script_text("producer", "submit"))
+        assert submit(*call) == [1]
+        denied("-get")
+        with pytest.raises(redis.ResponseError, match=r"can't run this command|no permissions"):
+            submit(*call)
+    assert real_server.admin.xlen(KEYS.requests) == 2
+
+
+def test_a_request_that_may_be_leased_is_not_taken_back(
+    real_rig: Rig, context: Any, denied: Callable[[str], None]
+) -> None:
+    queue = real_rig.queue("w")
+    with Producer(real_rig.url) as producer:
+        handle = producer.submit(context)
+        (entry,) = queue.lease()
+        denied("-xpending")
+        with pytest.raises(AuthenticationFailed):
+            handle.cancel()
+        denied("+xpending")
+        assert queue.finish([answer(entry)]) == [b"ok"]
+        assert handle.result().id == handle.id
 
 
 def test_a_counter_that_is_wrong_heals(real_rig: Rig) -> None:

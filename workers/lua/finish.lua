@@ -19,19 +19,28 @@
 -- "full" (no room in the next stream, or none is next: nothing was done; finish it in another way).
 --
 -- Producers can write to some of these keys, and a script that fails half-way undoes nothing. So
--- whatever is written to a stream or a counter stands on its own: what the server refuses is counted
--- as "untold:<what>", and the entry ends all the same.
+-- whatever is written to a stream or a counter stands on its own: what a key takes no more is counted
+-- as "untold:<what>", and the entry ends all the same. What the server refuses to us (read-only, no
+-- rights) is no such end: the step stops there, what it had ended stays so, and the error is returned.
 --
 -- The fence: only entries that this consumer still holds are touched. XPENDING by consumer walks
 -- that consumer's own list, so its cost is the size of the lease and not of the queue.
 local call, try, group, consumer, seen_prefix = redis.call, redis.pcall, ARGV[1], ARGV[2], ARGV[10]
-local held, done, freed, tally = {}, {}, {}, {}
+local held, done, freed, tally, refused = {}, {}, {}, {}, nil
 local function count(name, n) tally[name] = (tally[name] or 0) + n end
--- Runs one command; what it answered, or nil when the server refused it, counted under this name.
+-- Whether an answer is an error that is none of the key's. Those are said with ERR or WRONGTYPE, as is,
+-- in a script, the want of rights.
+local function is_refusal(answer)
+  if type(answer) ~= 'table' or not answer.err then return false end
+  local code = string.match(answer.err, '^%-?(%u+)')
+  return code ~= 'ERR' and code ~= 'WRONGTYPE' or string.find(answer.err, 'ACL failure', 1, true) or
+    string.find(answer.err, 'user executing', 1, true)
+end
+-- Runs one command; what it answered, or nil when the key does not take it, counted under this name.
 local function attempt(what, ...)
   local answer = try(...)
   if type(answer) ~= 'table' or not answer.err then return answer end
-  count('untold:' .. what, 1)
+  if is_refusal(answer) then refused = answer else count('untold:' .. what, 1) end
 end
 -- The value of a string; nil when there is none, or something else is there.
 local function value(key)
@@ -50,7 +59,8 @@ end
 
 -- Out of memory, a server refuses a script whose first write needs memory, and lets one go on that
 -- began with another. This one frees more than it writes: a full queue must stay drainable.
-try('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
+local first = try('XACK', KEYS[tonumber(string.sub(ARGV[11], 1, 1))], group, '0-0')
+if is_refusal(first) then return first end
 
 local out, said, touched, room = {}, {}, {}, {}
 -- The stream behind this place, if it takes so much more.
@@ -81,7 +91,7 @@ local function escalate(place, entry, request, id, bytes, to, size)
 end
 
 local i = 15
-while i <= #ARGV do
+while i <= #ARGV and not refused do
   local place, entry, op = tonumber(ARGV[i]), ARGV[i + 1], ARGV[i + 2]
   local number, bytes, names = tonumber(ARGV[i + 3]), ARGV[i + 4], ARGV[i + 5]
   local sample, truth_key, size = ARGV[i + 6], ARGV[i + 7], tonumber(ARGV[i + 9])
@@ -115,11 +125,12 @@ while i <= #ARGV do
         'sha1', ARGV[at + 12], 'told', number > 0 and 1 or 0, 'request', request)
     end
   end
+  if status == 'ok' and not refused and number > 0 and op ~= 'escalate' then
+    attempt('reply', 'XADD', KEYS[13 + number], '*', 'reply', bytes)
+    touched[13 + number] = true
+  end
+  if refused then break end -- this one has no end, and can have one when that has passed
   if status == 'ok' then
-    if number > 0 and op ~= 'escalate' then
-      attempt('reply', 'XADD', KEYS[13 + number], '*', 'reply', bytes)
-      touched[13 + number] = true
-    end
     if sample ~= '' and request then
       local one_in, key = string.match(sample, '^(%d+) (.*)$')
       local taken = attempt('sample', 'XADD', KEYS[11], 'MAXLEN', '~', ARGV[4], '*', 'kind', 'prediction',
@@ -140,6 +151,7 @@ while i <= #ARGV do
   out[#out + 1] = status
 end
 
+local stopped = refused
 for place, entries in pairs(done) do
   for first = 1, #entries, 1000 do
     local last = math.min(first + 999, #entries)
@@ -173,4 +185,4 @@ for names, times in pairs(said) do
   for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do count(name, times * (tonumber(n) or 1)) end
 end
 for name, n in pairs(tally) do try('HINCRBY', KEYS[13], name, n) end
-return out
+return stopped or out
