@@ -49,18 +49,20 @@ class Child:
         self._started_at_s = time.monotonic()
         self._forget()
         self._ready, told = os.pipe()
-        with self._log.open("ab") as log:
-            self._log_began = log.tell()
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment | {_FOLLOWED: str(os.getpid()), _READY: str(told)},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-                pass_fds=(told,),
-            )
-        os.close(told)
+        try:
+            with self._log.open("ab") as log:
+                self._log_began = log.tell()
+                self._process = subprocess.Popen(
+                    self._command,
+                    env=self._environment | {_FOLLOWED: str(os.getpid()), _READY: str(told)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    process_group=0,
+                    pass_fds=(told,),
+                )
+        finally:
+            os.close(told)
 
     def came_up(self, timeout_s: float) -> bool:
         """Waits until it says that it works, or ends; whether it said so."""

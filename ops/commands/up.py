@@ -8,6 +8,7 @@ import shlex
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -168,18 +169,36 @@ def up(
         )
         undo.callback(served.write(data).unlink, missing_ok=True)
         _greet(stack, log, drawn, _came_up(beside))
-        while not stopping.wait(_LOOK_S):
-            for news in filter(None, [child.poll() for child in beside]):
-                console.say(f"{news} (it is started again)", err=True)
-            if again.is_set():
-                again.clear()
-                stack.restart_workers()
-                console.say("rolling restart of the workers", err=True)
-            if stack.server is not None and (code := stack.server.poll()) is not None:
-                text = f"the embedded server ended by itself (code {code}) and was started again; see "
-                console.say(text + str(stack.server.log_path), err=True)
+        _look_after(stack, beside, stopping, again)
         console.say("draining", err=True)
     console.say("stopped", err=True)
+
+
+def _look_after(stack: Stack, beside: list[Child], stopping: threading.Event, again: threading.Event) -> None:
+    """Starts again what died, until it is told to stop; what the system does not allow, later."""
+    trouble = ""
+    while not stopping.wait(_LOOK_S):
+        if again.is_set():
+            again.clear()
+            stack.restart_workers()
+            console.say("rolling restart of the workers", err=True)
+        try:
+            for news in _started_again(stack, beside):
+                console.say(news, err=True)
+            trouble = ""
+        except OSError as error:  # the disk is full, there is no free process
+            if trouble != str(error):
+                console.say(f"cannot start again what died: {error}", err=True)
+            trouble = str(error)
+
+
+def _started_again(stack: Stack, beside: list[Child]) -> Iterator[str]:
+    if stack.server is not None and (code := stack.server.poll()) is not None:
+        log = stack.server.log_path
+        yield f"the embedded server ended by itself (code {code}) and was started again; see {log}"
+    for child in beside:
+        if news := child.poll():
+            yield f"{news} (it is started again)"
 
 
 def _beside(stack: Stack, log: Path, log_level: str, name: str, words: list[str]) -> Child:

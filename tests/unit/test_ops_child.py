@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ops import child as child_module
 from ops.child import Child
+from ops.commands.up import _look_after
 
 
 def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
@@ -101,3 +105,25 @@ def test_a_child_ends_when_its_parent_is_killed(loads_s: int, tmp_path: Path) ->
         return state.exists() and ") Z " in state.read_text()
 
     assert wait_until(gone)
+
+
+def test_what_died_is_started_again_once_the_system_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ops.commands.up._LOOK_S", 0)
+    found: list[OSError | int] = [OSError(28, "No space left on device")] * 3 + [1]
+    stopping = threading.Event()
+
+    def poll() -> int:
+        one = found.pop(0)
+        if isinstance(one, OSError):
+            raise one
+        stopping.set()
+        return one
+
+    stack: Any = SimpleNamespace(server=SimpleNamespace(poll=poll, log_path=tmp_path / "server.log"))
+    _look_after(stack, [], stopping, threading.Event())
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said[:1]] == ["cannot start again what died"]
+    assert len(said) == 2
+    assert "(code 1) and was started again" in said[1]
