@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -219,8 +218,7 @@ def test_a_watch_goes_on_until_it_is_interrupted(
         if len(looks) == 3:
             signal.raise_signal(signal.SIGINT)
 
-    # Of this module alone: a thread of another test that sleeps meanwhile would be counted.
-    monkeypatch.setattr("ops.commands.doctor.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("ops.commands.doctor.time.sleep", sleep)
     assert run(["doctor", "--watch", "2", "--json", "--artifacts", str(ARTIFACTS)]) == 130
     assert looks == [2.0] * 3
     assert len(capsys.readouterr().out.splitlines()) == 3
