@@ -30,6 +30,8 @@ class Watchdog:
 
     Only time that counts against the loop is counted: not the time for which the whole process was
     stopped, and not the time for which the loop's thread waited for a core, where the system tells.
+    Python's own watchdog knows no such difference: a process that is stopped for longer than that one
+    waits ends when it goes on. It has lost its leases by then.
 
     Args:
         loop: The worker's.
