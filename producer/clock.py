@@ -11,8 +11,15 @@ from typing import Any
 _EVERY_S = 5.0
 
 
+def _awake_or_not_s() -> float:
+    """A monotonic clock that goes on while this machine sleeps, where the system has one."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
 class ServerClock:
-    """The server's wall clock: the monotonic clock here, and an offset that is measured now and then.
+    """The server's wall clock: a monotonic clock here, and an offset that is measured now and then.
 
     A step of this machine's wall clock changes nothing; a step of the server's counts from the next
     measurement on. Until the first one, the wall clock here has to do.
@@ -23,7 +30,7 @@ class ServerClock:
 
     def __init__(
         self,
-        monotonic_s: Callable[[], float] = time.monotonic,
+        monotonic_s: Callable[[], float] = _awake_or_not_s,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._monotonic_s, self._wall_s = monotonic_s, wall_s

@@ -174,6 +174,16 @@ def test_a_workers_presence_shows_how_far_its_clock_is_off(real_rig: Rig) -> Non
     assert int(stored[b"seen_at_ms"]) == pytest.approx(time.time() * 1000, abs=2_000)
 
 
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="the system has no clock that goes on")
+def test_a_machine_that_slept_knows_the_servers_time_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept_s, count = [0.0], time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda which: count(which) + slept_s[0])
+    clock = ServerClock()
+    clock.measured(clock.asks(), (1_000_000, 0))
+    slept_s[0] = 3600.0
+    assert clock.now_ms() == pytest.approx(1_003_600_000, abs=1000)
+
+
 def test_the_clock_keeps_what_it_knows_while_slow_answers_agree() -> None:
     now_s = [100.0]
     clock = ServerClock(monotonic_s=lambda: now_s[0], wall_s=lambda: 5.0)
