@@ -11,19 +11,14 @@ from typing import cast
 
 import redis
 
+from ops.rules.counts import COUNTS
 from producer.keys import Keys
-from producer.messages import PRIORITIES
 
 #: Many times what the workers of all versions write.
 NAMES_MAX = 1_000
 _OURS = re.compile(rb"[A-Za-z0-9_.:/@+-]{1,120}")
-TOTALS = (
-    *(f"{what}:{level}" for what in ("accepted", "refused") for level in PRIORITIES),
-    *("answered", "failed", "dead", "cancelled", "lost", "full", "replayed"),
-    *("escalated", "flagged", "shed", "degraded", "slow", "timed", "sampleable", "shadowed", "rechecked"),
-    *("bulk", "bulk:escalated", "bulk:failed", "timed:bulk", "slow:bulk"),
-    *("batch:extra", "batch:extra:escalated"),
-)
+#: Those that are there from the beginning.
+TOTALS = tuple(dict.fromkeys(field for count in COUNTS for field in count.fields))
 
 
 def read_counters(client: redis.Redis, keys: Keys) -> dict[str, int]:

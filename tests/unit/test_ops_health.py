@@ -11,6 +11,7 @@ import pytest
 
 from amn import kernel
 from amn.output import strict_json
+from ops.counters import read_counters
 from ops.drift.store import read_window
 from ops.drift.window import summary
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge, loops
@@ -236,6 +237,13 @@ def test_the_json_has_the_delta_by_model_and_null_for_what_cannot_be_told() -> N
     assert drift["amn@1"]["slices"]["id"]["n"] == 10
     assert drift["amn@2"]["ood_delta"] is None
     assert drift["amn@2"]["slices"]["ood"]["scores"]["amn"]["sd"] is None  # of one request
+
+
+def test_a_hash_that_somebody_filled_with_names_hides_no_counter_that_a_rule_looks_at() -> None:
+    client, keys = fakeredis.FakeRedis(), Keys("main")
+    ours = {"answered": 5, "worker_died:amn": 7, "batch:contexts": 9}
+    client.hset(keys.stats, mapping={**ours, **{f"reason:{n}": 1 for n in range(1_001)}})
+    assert read_counters(client, keys) == ours
 
 
 def test_minutes_are_added_up_and_old_ones_left_out() -> None:
