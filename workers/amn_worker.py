@@ -182,8 +182,9 @@ class AmnHandler:
         if not decision.escalate and request.submitted_at_ms:
             took_ms = queue_ms + took["batch_ms"] + took["compute_ms"]
             outcome.counters += _TIMED[bulk, took_ms > (SLOW_BULK_MS if bulk else SLOW_MS)]
-        if bulk and (not request.sequence or request.position < 0):
-            return outcome  # its truth would never come, and would seem to be missing
+        # The truth of bulk work without a place would never come, and would seem to be missing.
+        if not self._sampler.on or (bulk and (not request.sequence or request.position < 0)):
+            return outcome
         outcome.counters += ",sampleable"
         outcome.sample_key, outcome.truth_key = self._sampler.marks(
             request, int(batch.leased_at_ms) // 60_000

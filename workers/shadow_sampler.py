@@ -23,12 +23,12 @@ class Sampler:
         salt: Of the hash.
 
     Attributes:
-        rates: As they were last looked up.
+        on: Whether anything is sampled.    rates: As they were last looked up.
     """
 
     def __init__(self, rate_max: float, salt: str = DEFAULT_SALT) -> None:
         self.rates = Rates()
-        self._on = rate_max > 0
+        self.on = rate_max > 0
         self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
         self._salt = salt
         self._sieve = sieve(self._least, salt)
@@ -50,7 +50,7 @@ class Sampler:
             may have been: the request before can have been of another lane, or of a time with
             another rate, so that its truth goes at the highest one. Else "".
         """
-        if not self._on:
+        if not self.on:
             return "", ""
         sequence, position = request.sequence, request.position
         key = sample_key(request.id, sequence, position)

@@ -114,6 +114,11 @@ def test_work_that_brings_no_truth_is_not_sampled() -> None:
         assert all("sampleable" in o.counters for o in interactive)
 
 
+def test_where_sampling_is_off_nothing_seems_to_be_missed() -> None:
+    outcomes = handled(None, rate=0.0)
+    assert not [o for o in outcomes if o.sample_key or o.truth_key or "sampleable" in o.counters]
+
+
 @pytest.mark.parametrize("places", [range(400), range(0, 400, 2), range(399, -1, -1), [5, 5, 6, 6, 4, 5]])
 def test_what_a_worker_saw_before_does_not_change_which_truths_it_sends(places: Iterable[int]) -> None:
     sampler = Sampler(RATE_MAX)
