@@ -47,8 +47,8 @@ from producer.settings import ProducerSettings, masked
 _PASSING = ("LOADING", "READONLY", "MISCONF", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 #: A batch is megabytes: the driver reads 64 KiB at a time.
 _SOCKET_READ_BYTES = 1024 * 1024
-#: A script of several keys meets these while the slot is on its way to another node.
-_MOVING = "Script attempted to access a non local key"
+#: A script of several keys meets this while the slot is on its way to another node.
+_MOVING = "access a non local key"
 _BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
 #: What the driver raises.
 DRIVER_ERRORS = (driver.RedisError, OSError)

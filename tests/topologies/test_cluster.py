@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from redis.crc import key_slot
 from servers import KINDS
 from service import Service
 from topology import Cluster, plain, wait_until
 from traffic import AsyncTraffic, Traffic, patient
 
-from producer import AsyncProducer, Producer
+from producer import AsyncProducer, Options, Producer
+from producer.connection import script_text, translated
 from producer.errors import ServerError
 from producer.keys import Keys
+from producer.messages import PRIORITIES
 
 QUEUE = "main"
 
@@ -86,6 +90,35 @@ def test_a_slot_that_moves_under_load_loses_nothing(cluster: Cluster, contexts: 
     with plain(target.port) as owner:
         assert owner.exists(Keys().stats)
         wait_until(lambda: owner.xlen(Keys().requests) == 0, "an empty queue")
+
+
+def test_a_repeat_meets_its_id_on_the_way_to_another_node_and_runs_once(
+    cluster: Cluster, contexts: Any
+) -> None:
+    """The streams are here still, and what is known of the id is there already."""
+    keys, options = Keys(), [Options(priority=priority) for priority in PRIORITIES]
+    with Producer(settings=patient(cluster.url)) as producer:
+        producer.submit_many(list(contexts(len(options))), options=options)
+        source = next(node for node in cluster.nodes if node.port == cluster.owner_port(cluster.owner.port))
+        target = next(node for node in cluster.nodes if node is not source)
+        session = producer._session
+        names, words = session.submit_call(session.prepare_all([contexts(1)[0]], Options(request_id="twice")))
+        with plain(source.port) as client:
+            submit = partial(client.eval, script_text("producer", "submit"), len(names), *names, *words)
+            assert submit() == [1]
+            waiting = client.xlen(keys.requests)
+            cluster.begin_move(source, target)
+            cluster.ask(source.port, "MIGRATE", "127.0.0.1", target.port, keys.seen("twice"), 0, 5000)
+            with pytest.raises(redis.ResponseError) as caught:
+                submit()
+            assert translated(caught.value, cluster.url).retryable
+            assert client.xlen(keys.requests) == waiting
+            cluster.migrate(target)
+        with plain(target.port) as client:
+            assert client.eval(script_text("producer", "submit"), len(names), *names, *words) == [1]
+            assert client.xlen(keys.requests) == waiting
+            client.delete(*keys.levels, *keys.counters)
+    cluster.migrate(cluster.owner)
 
 
 def test_a_node_that_dies_under_load_is_followed_by_its_replica(cluster: Cluster, contexts: Any) -> None:

@@ -161,16 +161,19 @@ class Cluster:
 
     def migrate(self, to: Server) -> None:
         """Moves the slot, key by key, as the protocol has it."""
-        ids = {node.port: self._id(node) for node in self.nodes}
         source = next(node for node in self.nodes if node.port == self.owner_port(to.port))
         if source is to:
             return
-        self.ask(to.port, "CLUSTER", "SETSLOT", self.slot, "IMPORTING", ids[source.port])
-        self.ask(source.port, "CLUSTER", "SETSLOT", self.slot, "MIGRATING", ids[to.port])
+        self.begin_move(source, to)
         while keys := self.ask(source.port, "CLUSTER", "GETKEYSINSLOT", self.slot, 10):
             self.ask(source.port, "MIGRATE", "127.0.0.1", to.port, "", 0, 5000, "KEYS", *keys)
         for node in (to, source, *self.nodes):
-            self.ask(node.port, "CLUSTER", "SETSLOT", self.slot, "NODE", ids[to.port])
+            self.ask(node.port, "CLUSTER", "SETSLOT", self.slot, "NODE", self._id(to))
+
+    def begin_move(self, source: Server, to: Server) -> None:
+        """From here on a key of the slot is at one of the two nodes."""
+        self.ask(to.port, "CLUSTER", "SETSLOT", self.slot, "IMPORTING", self._id(source))
+        self.ask(source.port, "CLUSTER", "SETSLOT", self.slot, "MIGRATING", self._id(to))
 
     def close(self) -> None:
         """Ends everything and removes its files."""
