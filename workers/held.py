@@ -24,6 +24,7 @@ class HeldBack:
     def __init__(self, entries_max: int, deliveries_max: int) -> None:
         self._entries_max, self._deliveries_max = entries_max, deliveries_max
         self._waiting: tuple[tuple[float, Entry], ...] = ()
+        self._due_s: dict[tuple[int, bytes, int], float] = {}
 
     @property
     def entries(self) -> list[Entry]:
@@ -31,12 +32,18 @@ class HeldBack:
         return [entry for _, entry in self._waiting]
 
     def sift(self, entries: Sequence[Entry], now_s: float) -> list[Entry]:
-        """Keeps those that are to wait, and returns the others."""
+        """Keeps those that are to wait, and returns the others.
+
+        One that came before and went back, because the connection broke, does not begin to wait anew.
+        """
         at_once = []
+        if len(self._due_s) > 10 * self._entries_max:
+            self._due_s.clear()  # other workers ended most of them
         for entry in entries:
             times = entry.deliveries - _ALONE
             if 0 < times <= self._deliveries_max - _ALONE and len(self._waiting) < self._entries_max:
-                waiting = (*self._waiting, (now_s + times * PAUSE_S, entry))
+                name = entry.place, entry.id, entry.deliveries
+                waiting = (*self._waiting, (self._due_s.setdefault(name, now_s + times * PAUSE_S), entry))
                 # By the time alone: entries of two levels may have one id, and their fields have no order.
                 self._waiting = tuple(sorted(waiting, key=lambda one: one[0]))
             else:

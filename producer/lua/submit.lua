@@ -28,8 +28,9 @@ for level = 1, 3 do
   if held then
     local waiting = tonumber(try('XLEN', KEYS[level])) or 0
     entries = entries + waiting
-    -- An empty stream holds no bytes, whatever its counter says.
-    if waiting > 0 then bytes = bytes + math.max(0, tonumber(held) or 0) end
+    -- An empty stream holds no bytes, and no entry more than BATCH_BYTES_MAX (producer/wire.py),
+    -- whatever its counter says: any producer can write to it, and none can close the queue so.
+    bytes = bytes + math.min(math.max(0, tonumber(held) or 0), waiting * 4194304)
   end
 end
 local added, accepted, refused, closed, out, noted = {}, {}, {}, {}, {}, {}

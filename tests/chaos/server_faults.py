@@ -120,9 +120,14 @@ class ServerFaults:
         return ""
 
     def _mend(self) -> None:
-        if not self.down:
-            with contextlib.suppress(redis.RedisError, OSError):
+        """As an operator who tries until it is done."""
+        try:
+            if not self.down:
                 repair(self._client, ProducerSettings())
+                return
+        except (redis.RedisError, OSError):
+            pass
+        self._after(1.0, self._mend)
 
     def _restart(self) -> None:
         self.restarts_s.append(self._server.start())

@@ -187,7 +187,7 @@ def test_a_request_that_may_be_leased_is_not_taken_back(
 
 def test_a_counter_that_is_wrong_heals(real_rig: Rig) -> None:
     queue = real_rig.queue("w", batch_max=1)
-    for wrong in (LEAST, "words"):
+    for wrong in (LEAST, MOST - 2**30, "words"):
         real_rig.put("a", "b")
         real_rig.admin.set(KEYS.requests_bytes, wrong)
         (entry,) = queue.lease()
@@ -227,6 +227,15 @@ def test_an_empty_queue_takes_work_whatever_its_counter_says(
     with Producer(settings=ProducerSettings(url=real_server.url, bytes_max=100_000)) as producer:
         producer.submit(context)
     assert real_server.admin.xlen(KEYS.requests) == 1
+
+
+@pytest.mark.parametrize("wrong", [MOST, MOST - 2**30, "9" * 40])
+def test_no_counter_closes_a_queue_in_which_little_waits(wrong: Any, real_server: Any, contexts: Any) -> None:
+    with Producer(real_server.url) as producer:
+        producer.submit(contexts(1)[0])
+        real_server.admin.set(KEYS.requests_bytes, wrong)
+        producer.submit_many(contexts(8))
+    assert real_server.admin.xlen(KEYS.requests) == 9
 
 
 def test_a_request_that_was_taken_back_is_gone_whatever_its_counter_says(

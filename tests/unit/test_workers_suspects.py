@@ -50,6 +50,9 @@ def test_each_next_try_of_an_entry_that_killed_alone_waits_for_longer() -> None:
     assert [one.deliveries for one in held.sift([entry(9, 4), entry(10, 4)], 101.0)] == [4]  # no more room
     held.clear()
     assert (held.entries, held.is_due(1e9)) == ([], False)
+    # A connection that breaks again and again puts their next try off no further.
+    assert [one.deliveries for one in held.sift(entries, 100.0 + PAUSE_S)] == [2, 3, 6]
+    assert held.is_due(100.0 + PAUSE_S)
 
 
 def test_entries_of_one_moment_and_two_levels_are_held_back_together() -> None:

@@ -158,11 +158,13 @@ for place, entries in pairs(done) do
     call('XACK', KEYS[place], group, unpack(entries, first, last))
     call('XDEL', KEYS[place], unpack(entries, first, last))
   end
-  -- An empty stream holds no bytes: the counter heals itself if it ever went wrong.
-  if call('XLEN', KEYS[place]) == 0 then call('DEL', KEYS[5 + place])
+  -- The counter heals itself if it ever went wrong: an empty stream holds no bytes, and no entry more
+  -- than BATCH_BYTES_MAX (producer/wire.py).
+  local waiting = call('XLEN', KEYS[place])
+  if waiting == 0 then call('DEL', KEYS[5 + place])
   elseif freed[place] > 0 then
     local left = attempt('bytes', 'DECRBY', KEYS[5 + place], freed[place])
-    if not left or left < 0 then call('SET', KEYS[5 + place], 0) end
+    if not left or left < 0 or left > waiting * 4194304 then call('SET', KEYS[5 + place], 0) end
   end
 end
 for to, next in pairs(room) do
