@@ -98,6 +98,23 @@ def told(rig: Rig) -> list[Any]:
     return [wire.decode_reply(fields[b"reply"]) for _, fields in rows if b"reply" in fields]
 
 
+def test_a_level_that_became_no_stream_repeats_nobody_s_end(real_rig: Rig) -> None:
+    """What was held of it is gone; what was held of the other levels ends once."""
+    queue = real_rig.queue("w")
+    for priority in ("high", "normal"):
+        real_rig.put(priority, priority=priority)
+    entries = queue.lease()
+    while len(entries) < 2:
+        entries += queue.lease(block=False)
+    real_rig.admin.delete(KEYS.high)
+    real_rig.admin.set(KEYS.high, "x")
+    outcomes = [answer(entry, "reply") for entry in entries]
+    assert [entry.place for entry in entries] == [1, 2]
+    assert queue.finish(outcomes) == [b"lost", b"ok"]
+    assert real_rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0
+    assert [reply.id for reply in real_rig.replies()] == ["normal"]
+
+
 @pytest.mark.parametrize("key", [KEYS.shadow, KEYS.dead, KEYS.fallback])
 @pytest.mark.parametrize("deed", ["is used up", "is a string"])
 def test_what_could_not_be_told_is_counted(key: str, deed: str, real_rig: Rig) -> None:
