@@ -133,9 +133,13 @@ def _numbers(value: Any, name: str) -> NDArray[Any]:
     if type(value) is not np.ndarray:
         _check_parts(value, name)
     try:
-        array: NDArray[Any] = np.asarray(value)
+        # What an object gives for itself may be masked too.
+        found = np.asanyarray(value)
     except Exception as error:  # whatever the type at hand raises: a tensor with a gradient, RuntimeError
         raise BadShape(f"{name} is not an array of numbers: {error!s:.200}") from error
+    if type(found) is not np.ndarray:
+        _check_mask(found, name)
+    array: NDArray[Any] = np.asarray(found)
     if array.dtype.char in _FLOATS:
         return array
     if array.dtype.kind not in "fi":
@@ -146,15 +150,19 @@ def _numbers(value: Any, name: str) -> NDArray[Any]:
 
 
 def _check_parts(value: Any, name: str) -> None:
-    if isinstance(value, np.ma.MaskedArray):
-        masked = np.argwhere(np.ma.getmaskarray(value))
-        if len(masked):
-            place = ", ".join(map(str, masked[0].tolist()))
-            raise BadShape(
-                f"{name} is masked at [{place}], the first of {len(masked)} numbers that are not there; "
-                "leave the context out, or fill them in"
-            )
-    elif isinstance(value, list | tuple):
+    if isinstance(value, list | tuple):
         for number, item in enumerate(value):
             if type(item) is not float and type(item) is not int:
                 _numbers(item, f"{name}[{number}]")
+
+
+def _check_mask(array: NDArray[Any], name: str) -> None:
+    """NumPy's masked arrays, and those of others that are arrays with a mask of booleans."""
+    mask = getattr(array, "mask", None)
+    if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.any():
+        masked = np.argwhere(mask)
+        place = ", ".join(map(str, masked[0].tolist()))
+        raise BadShape(
+            f"{name} is masked at [{place}], the first of {len(masked)} numbers that are not there; "
+            "leave the context out, or fill them in"
+        )

@@ -163,6 +163,26 @@ def test_forms_of_the_same_numbers_are_the_same_request(context, form):
     np.testing.assert_array_equal(checked_contexts([given, given]), [context] * 2)
 
 
+class Gives:
+    """As data frames and other libraries' arrays do."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+class HasMask(np.ndarray):
+    """As those of astropy, which are none of NumPy's."""
+
+    @classmethod
+    def of(cls, array):
+        found = array.view(cls)
+        found.mask = np.ones(array.shape, bool)
+        return found
+
+
 def masked(context, *place):
     mask = np.zeros(context.shape, bool)
     mask[place] = True
@@ -172,6 +192,12 @@ def masked(context, *place):
 OTHER = {
     "a masked row": (lambda c: masked(c, 2), r"masked at \[2, 0\], the first of 768"),
     "a masked number": (lambda c: masked(c, 4, 700), r"masked at \[4, 700\]"),
+    "an object that gives a masked row": (lambda c: Gives(masked(c, 2)), r"masked at \[2, 0\]"),
+    "a list of such rows": (
+        lambda c: [*c[:4], Gives(masked(c, 4, 3)[4])],
+        r"context\[4\] is masked at \[3\]",
+    ),
+    "an array with a mask of its own": (HasMask.of, r"masked at \[0, 0\], the first of 3840"),
     "a masked row in a list": (lambda c: list(masked(c, 2)), r"context\[2\] is masked at \[0\]"),
     "one in lists": (
         lambda c: [*c[:4].tolist(), [*c[4, :-1].tolist(), np.ma.masked]],
