@@ -80,6 +80,8 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     missing = {"vector", "article", "domain"} - set(table.column_names)
     if missing:
         raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+    if twice := [name for name in _COLUMNS if table.column_names.count(name) > 1]:
+        raise DataError(f"{path} has several columns {', '.join(twice)}; give each a name of its own")
     columns = {name: _column(path, table, name) for name in _COLUMNS if name in table.column_names}
     ids = columns["article"].to_numpy(zero_copy_only=False)
     _, first, article = np.unique(ids, return_index=True, return_inverse=True)

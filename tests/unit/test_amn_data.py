@@ -159,6 +159,18 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         read_vectors(tmp_path / "x.parquet")
 
 
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import feather
+
+    vectors = pa.array([[0.0] * 768] * 2, pa.list_(pa.float32()))
+    columns = [vectors, vectors, pa.array([0, 0]), pa.array(["d", "d"])]
+    table = pa.Table.from_arrays(columns, names=["vector", "vector", "article", "domain"])
+    feather.write_feather(table, tmp_path / "x.arrow")
+    with pytest.raises(DataError, match="several columns vector"):
+        read_vectors(tmp_path / "x.arrow")
+
+
 def spoil(row: int, value: float) -> np.ndarray:
     vectors = articles()["vectors"].copy()
     vectors[row] = value
