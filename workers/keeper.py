@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import structlog
@@ -54,7 +55,10 @@ class Keeper:
         self._host = socket.gethostname()
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Notes the server's time before anything is leased, so that no step goes unnoticed; then starts
+        the thread."""
+        with suppress(ServerError), driver_errors(self._settings.producer.url):
+            self._measure()
         self._thread.start()
 
     def stop(self) -> None:

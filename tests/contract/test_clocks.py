@@ -32,6 +32,7 @@ from workers.canary import Canary
 from workers.keeper import Keeper
 from workers.loop import Loop
 from workers.queue import LeasedQueue, Outcome
+from workers.side import SideThread
 from workers.tiers import TierWatch, tier_key
 
 HOUR_MS = 3_600_000
@@ -69,6 +70,22 @@ def stepping(
     rig = Rig(server, contexts(8))
     yield server, rig
     rig.close()
+
+
+def test_a_worker_notes_the_servers_time_before_it_takes_anything(
+    real_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is stopped as it begins leaves entries that a step of the clock must not hide."""
+    noted: list[int] = []
+    start = SideThread.start
+
+    def noting(side: SideThread) -> None:
+        noted.append(real_rig.admin.exists(KEYS.clock))
+        start(side)
+
+    monkeypatch.setattr(SideThread, "start", noting)
+    with working(real_rig.queue("w")):
+        assert noted == [1]
 
 
 def until(true: Callable[[], Any], seconds: float = 12.0) -> Any:
