@@ -123,7 +123,7 @@ RULES = (
                     says=_MISSING.format(kind=kind),
                     measure=_missing(kind),
                     series=_missing_series(kind),
-                    above=60,
+                    above=40,
                     minutes=2 if kind != "shadow" else 10,
                 )
                 for kind in _STREAMS
