@@ -62,7 +62,9 @@ class ReplyCursor:
             self._whole, self._last = True, _BEGINNING
         elif trims and not self._over:
             self._read_bytes, self._whole = 0, False
-            self._trimmed, self._taken = self._taken, set()
+            # What was taken beyond `_last`, before the whole stream was read anew, stays and is known.
+            self._trimmed = {one for one in self._taken if _order(one.decode()) <= _order(self._last)}
+            self._taken = self._taken - self._trimmed
             commands.append(("XTRIM", self.stream, "MINID", "=", _after(self._last)))
         elif self._idle:
             self._whole = False
@@ -80,8 +82,7 @@ class ReplyCursor:
         self._idle, self._foreign, self._trimmed = not rows, False, set()
         if rows:
             self._last = rows[-1][0].decode()
-            again = self._over or self._whole
-            fresh = [row for row in rows if row[0] not in self._taken] if again else rows
+            fresh = [row for row in rows if row[0] not in self._taken]
             self._taken.update([row[0] for row in rows])
             self._settle(fresh)
         if self._asked and self._losses.look(answers[0]) and not self._over:

@@ -40,7 +40,7 @@ class QueueSettings:
     deliveries_max: int = 5
     reply_ttl_ms: int = 600_000
     reply_entries_max: int = 65_536
-    reply_bytes_max: int = 32 * 1024**2
+    reply_bytes_max: int = 48 * 1024**2
     fallback_entries_max: int = 20_000
     fallback_bytes_max: int = 512 * 1024**2
     secondary_entries_max: int = 5_000

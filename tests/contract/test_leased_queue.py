@@ -387,3 +387,20 @@ def test_what_waits_for_a_client_that_does_not_read_is_bounded(limits: dict[str,
         assert 0.8 * 3_000 <= waiting <= 3_000 + look
     else:
         assert 3 * 1024**2 < real_rig.admin.memory_usage(REPLIES) < 6.5 * 1024**2
+
+
+def test_large_answers_that_wait_make_the_small_ones_no_larger(real_rig: Rig) -> None:
+    """Of a stream that begins with a few answers to batches: nothing is near any limit."""
+    queue = real_rig.queue("w")
+    for turn in range(20):
+        real_rig.put(*map(str, range(200)))
+        entries = queue.lease()
+        while len(entries) < 200:
+            entries += queue.lease(block=False)
+        outcomes = [answer(entry) for entry in entries]
+        if turn == 0:
+            for outcome in outcomes[:5]:
+                outcome.payload = bytes(700_000)
+        queue.finish(outcomes)
+    assert "untold:dropped" not in real_rig.stats()
+    assert real_rig.admin.xlen(REPLIES) == 4_000

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from producer import Options, ProducerSettings, errors, wire
+from producer.clock import ServerClock
 from producer.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.keys import Keys
 from producer.losses import Losses
@@ -213,3 +214,21 @@ def test_it_is_looked_for_now_and_then():
     clock.now_s += SWEEP_S
     inflight.sweep()
     assert lost.final.done()
+
+
+def test_a_stream_that_is_read_anew_gives_each_answer_once(monkeypatch: pytest.MonkeyPatch):
+    """Also when some of it is trimmed before the new reading has reached the end of the old one."""
+    monkeypatch.setattr("producer.replies.READ_COUNT", 4)
+    server = ServerClock(monotonic_s=lambda: 0.0)
+    server.measured(server.asks(), (1, 0))  # the answers were put there at 9,000 ms: it went back
+    inflight, heard = Inflight(limit=2), []
+    inflight.on_reply = heard.append
+    cursor = ReplyCursor(Keys(), "client", inflight, server)
+    rows = [[b"9000-%d" % n, [b"reply", b"%d" % n + bytes(10_000)]] for n in range(1, 9)]
+    cursor.take([[[STREAM, rows[:4]]]])
+    cursor.take([[[STREAM, rows[4:]]]])
+    assert cursor.commands()[-1][-1] == "0-0"
+    cursor.take([[[STREAM, rows[:4]]]])
+    assert cursor.commands()[0] == ("XTRIM", cursor.stream, "MINID", "=", "9000-5")
+    cursor.take([None, [[STREAM, rows[4:]]]])
+    assert len(heard) == 8

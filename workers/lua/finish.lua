@@ -176,7 +176,9 @@ for key in pairs(touched) do try('PEXPIRE', KEYS[key], ARGV[3]) end
 -- Whoever does not read loses the oldest answers, a tenth of them at once: looked at now and then only.
 for number in string.gmatch(ARGV[14], '%d+') do
   local key = KEYS[13 + number]
-  local entries, bytes = tonumber(try('XLEN', key)) or 0, tonumber(try('MEMORY', 'USAGE', key)) or 0
+  -- All of the stream is measured: a sample of it that meets one large answer takes all for as large.
+  local bytes = tonumber(try('MEMORY', 'USAGE', key, 'SAMPLES', 0)) or 0
+  local entries = tonumber(try('XLEN', key)) or 0
   local over = math.max(entries / tonumber(ARGV[12]), bytes / tonumber(ARGV[13]))
   if over > 1 then
     count('untold:dropped', attempt('reply', 'XTRIM', key, 'MAXLEN', math.floor(0.9 * entries / over)) or 0)
