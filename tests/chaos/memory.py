@@ -16,6 +16,7 @@ KEPT = {
     "stats": "counters, one field a name",
     "gate": "the budget that all workers share, and the state of each fallback",
     "drift:half": "sampled predictions that wait for their truth, capped, 2 h",
+    "drift:exemplars": "examples for the drift report, 64 MiB at most, 48 h",
     "drift:minute": "sums by the minute, 50 h",
     "drift:minutes": "index of those",
 }

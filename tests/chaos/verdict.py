@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from .memory import KEPT
 from .settings import KINDS
 
 #: The server's own noise: tables that grew and shrank, consumers of dead workers, buffers.
@@ -130,7 +131,7 @@ def table(report: dict[str, Any], found: list[Check]) -> str:
                    f"{report['memory']['after']['used'] / 1e6:.2f} MB after"),
         ("memory kept on purpose", _list({name: f"{size / 1e6:.2f} MB"
                                           for name, size in memory["families"].items()
-                                          if name in ("dead", "drift:half", "drift:minute", "stats")})),
+                                          if name in KEPT})),
     ]  # fmt: skip
     lines = [f"{name:<26}{text}" for name, text in rows] + [""]
     lines += [f"{'held' if check.held else 'FAILED':<8}{check.name:<24}{check.text}" for check in found]
