@@ -59,12 +59,12 @@ def ready_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    if not isinstance(sys.stderr, _Lossy):
-        sys.stderr = cast(TextIO, _Lossy(sys.stderr))
+    if not isinstance(sys.stderr, Lossy):
+        sys.stderr = cast(TextIO, Lossy(sys.stderr))
 
 
-class _Lossy:
-    """A stream that drops what it cannot write."""
+class Lossy:
+    """A stream that drops what it cannot write: on a full disk, or where nobody reads any more."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -73,11 +73,13 @@ class _Lossy:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
+        """As the stream's, but for its errors."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
+        """As the stream's, but for its errors."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 

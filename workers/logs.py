@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from typing import TextIO, cast
 
 import structlog
 
-from amn.output import plain, strict_json
-
-
-class _Lossy:
-    """A stream for logs: on a full disk, or where nobody reads any more, lines are lost and nobody ends."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stream.flush()
+from amn.output import Lossy, plain, strict_json
 
 
 def configure_logs(level: str = "info", *, as_json: bool = False) -> None:
@@ -52,7 +35,7 @@ def configure_logs(level: str = "info", *, as_json: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Lossy(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, Lossy(sys.stderr))),
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Lines("%(asctime)s %(levelname)s %(message)s"))
