@@ -1,7 +1,7 @@
 # One image for every worker kind; the command says which: `worker amn`, `worker fallback`, ...
 FROM python:3.11-slim AS build
 
-# The loops of amn/kernel.c need a compiler; the image takes the wheel, and no compiler. They ask the
+# The loops of amn/kernel/kernel.c need a compiler; the image takes the wheel, and no compiler. They ask the
 # processor what it can when they run, so the wheel fits any of the same architecture.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
@@ -27,7 +27,7 @@ RUN useradd --system --uid 10001 --home-dir /app amn \
 COPY --from=build /wheels /wheels
 # An image without the loops would serve, slowly: it is not made.
 RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[ops]" \
-    && python -c 'from amn.kernel import WHY; assert WHY in ("", "processor"), WHY'
+    && python -c 'from amn.kernel.bindings import WHY; assert WHY in ("", "processor"), WHY'
 
 # Weights come from outside, read-only, so that a new model needs no new image.
 VOLUME /app/artifacts

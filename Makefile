@@ -14,7 +14,7 @@ ARGS =
 JOBS = auto
 
 # What an install is made from: when one of these changes, the next target installs again.
-SOURCES = pyproject.toml setup.py amn/kernel.c $(wildcard amn/*.h)
+SOURCES = pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check

@@ -1,6 +1,6 @@
 """Exact rewrites of the mixture networks for fast inference on a CPU.
 
-Sums are only taken in another order, and where compiled loops serve (amn/kernel.py), in 16-bit
+Sums are only taken in another order, and where compiled loops serve (amn/kernel/bindings.py), in 16-bit
 integers; results agree with the modules within 1e-5.
 
 1. Scores need no projection of the five context vectors: q . (W_k x_i) = (W_k^T q) . x_i,

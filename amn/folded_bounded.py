@@ -6,7 +6,7 @@ Exact rewrites on top of those of `amn/folded.py`, and from 4. on another number
 2. The ten cosines are picked from the flat 5 x 5 Gram matrix by zero weights, not by an index.
 3. Where trust is 0 the content scores and the residual are multiplied by it, so a context
    that the model does not trust pays for neither: an eighth of the weights is read.
-4. Compiled loops (amn/kernel.py) take the same steps with weights and vectors as int16: one
+4. Compiled loops (amn/kernel/bindings.py) take the same steps with weights and vectors as int16: one
    context is limited by the memory that it reads, many by multiplications, and int16 halves both.
    Where they were not built, up to three contexts go one by one in NumPy: calling thirty tensor
    operations on a few numbers each costs more than the arithmetic, and three matrix-vector products
@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amn import kernel
 from amn.config import CONTEXT_LENGTH
+from amn.kernel import bindings as kernel
 from amn.network import SCORE_SCALE, BoundedAMN
 from amn.tensors import against, columns, unit, weights_of
 

@@ -2,7 +2,7 @@
 
 The first stage is the folded AMN, which says how far it trusts a context on the way; sharpness and
 share go into the weights. A context that is not trusted keeps AMN's answer and pays for nothing more.
-Where compiled loops serve, the two layers are int16 (amn/kernel.c): 9 MB less through the caches that the
+Where compiled loops serve, the two layers are int16 (amn/kernel/kernel.c): 9 MB less through the caches that the
 AMN workers on the same machine live in.
 """
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from amn import kernel
 from amn.folded_bounded import FoldedBounded
+from amn.kernel import bindings as kernel
 from amn.stacked import StackedAMN
 from amn.tensors import columns, shared, unit, weights_of
 

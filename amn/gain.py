@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn import kernel
 from amn.errors import CheckpointError
 from amn.files import write_whole
+from amn.kernel import bindings as kernel
 
 FORMAT = 1
 #: As every artifact: what a pool looks for to tell that a link leads to one.
@@ -33,7 +33,7 @@ FILE = "manifest.json"
 FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
 #: Keeps the system of five nearly equal context vectors solvable; unit vectors make it relative.
 _RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
-#: As in amn/kernel.c.
+#: As in amn/kernel/kernel.c.
 _LEAST = 1e-6
 _ONES = np.ones(5, dtype=np.float32)
 #: Of the flat 5 x 5 matrix: the sum of all, and the mean of the four cosines of neighbours.

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn import kernel
 from amn.errors import CheckpointError
 from amn.index_arrays import ArraySearch
 from amn.index_cells import Cells
 from amn.index_loops import LoopSearch
 from amn.index_settings import Guard, IndexSettings
+from amn.kernel import bindings as kernel
 from amn.reference import Neighbours
 from amn.reference_files import CELLS, CODES, BankManifest, Multiplicity
 

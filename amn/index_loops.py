@@ -1,4 +1,4 @@
-"""The search of a large bank in compiled loops (amn/kernel_cells.h), given what faiss has stored.
+"""The search of a large bank in compiled loops (amn/kernel/cells.h), given what faiss has stored.
 
 One call makes both passes of a batch. It reads faiss's packed codes, from a copy that it makes: so the
 layout is compared with what faiss says is in it.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from amn.errors import CheckpointError
 from amn.index_cells import WIDTH, Cells
 from amn.index_settings import Guard, IndexSettings
-from amn.kernel import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
+from amn.kernel.bindings import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from amn import kernel
 from amn.errors import CheckpointError
+from amn.kernel import bindings as kernel
 from amn.reference_files import BankManifest, Multiplicity, check_files, map_arrays, read_manifest
 
 #: Rows of a mapped bank that an exact search takes at a time: 25 MB.

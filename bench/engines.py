@@ -39,7 +39,7 @@ def engines(model: nn.Module, folded: Engine, plain: Engine) -> dict[str, Engine
 
 
 class WithoutLoops:
-    """What a machine runs where the compiled loops (amn/kernel.c) were not built, beside what this one runs.
+    """What a machine runs where the compiled loops (amn/kernel/kernel.c) were not built, beside what this one runs.
 
     The model room is imported a second time, as if there were no library.
 
@@ -51,7 +51,7 @@ class WithoutLoops:
         ours, find = _without("amn"), importlib.util.find_spec
 
         def found(name: str, *package: str) -> object:
-            return None if name == "amn._kernel" else find(name, *package)
+            return None if name == "amn.kernel._kernel" else find(name, *package)
 
         try:
             with mock.patch("importlib.util.find_spec", found):

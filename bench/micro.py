@@ -23,10 +23,10 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from amn import kernel
 from amn.escalation_scores import GateScores
 from amn.folded import fold
 from amn.gain import features
+from amn.kernel import bindings as kernel
 from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
 from bench.engines import HALVES, WithoutLoops, eager, engines
@@ -45,7 +45,7 @@ from workers.settings import WorkerSettings
 
 BATCHES = (1, 8, 32, 64, 128, 256)
 ROUNDS, TURN = 12, 4
-#: By `amn.kernel.LEVEL`.
+#: By `amn.kernel.bindings.LEVEL`.
 INSTRUCTIONS = ("", "AVX2", "AVX-512 VNNI", "AMX for five vectors and more, AVX-512 VNNI or AVX2 for fewer")
 HALF_FLAGS = {"avx512_bf16", "avx512_fp16", "amx_bf16"}
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from amn import kernel
+from amn.kernel import bindings as kernel
 
 #: Where a process of pytest-xdist hands its count to the one that reports.
 _SENT = "left_out"

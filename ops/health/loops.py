@@ -16,7 +16,7 @@ _WHY = {
 
 def look() -> str:
     """What is in the way of the loops; empty when they are in use."""
-    from amn.kernel import WHY
+    from amn.kernel.bindings import WHY
 
     return WHY
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amn import kernel
 from amn.errors import CheckpointError
 from amn.escalation_scores import GateScores
 from amn.files import making_folder
 from amn.index import CellBank, Guard, IndexSettings
 from amn.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
+from amn.kernel import bindings as kernel
 from amn.policy import load_policy, parse_policy
 from amn.reference import exact_top2, load_bank
 from amn.reference_build import BankSettings, build_bank

@@ -14,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amn import gain, kernel
+from amn import gain
+from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
 from amn.reference import ReferenceBank, exact_top2
 
@@ -311,7 +312,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import numpy as np
 find = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "amn._kernel" else find(name, *rest)
+importlib.util.find_spec = lambda name, *rest: None if name == "amn.kernel._kernel" else find(name, *rest)
 from amn import folded_bounded, gain, kernel
 from amn.predictor import Predictor
 assert not kernel.READY and kernel.WHY == "not built" and folded_bounded.FEW == 3

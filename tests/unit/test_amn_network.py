@@ -7,10 +7,10 @@ import pytest
 import torch
 from amn_helpers import contexts, made, stir
 
-from amn import kernel
 from amn.config import PARAMETERS, ModelConfig, TrainConfig, model_config_from_dict
 from amn.errors import ConfigError, ShapeError
 from amn.folded import fold
+from amn.kernel import bindings as kernel
 from amn.network import BoundedAMN, build, count_parameters
 from amn.tensors import shared
 

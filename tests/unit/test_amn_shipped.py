@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amn import folded_bounded, kernel
+from amn import folded_bounded
 from amn.checkpoint import load
 from amn.errors import CheckpointError
 from amn.folded import fold
 from amn.folded_stacked import FoldedStacked
+from amn.kernel import bindings as kernel
 from amn.metrics import cosine, estimate
 from amn.predictor import Predictor
 

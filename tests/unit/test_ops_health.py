@@ -9,7 +9,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from amn import kernel
+from amn.kernel import bindings as kernel
 from amn.output import strict_json
 from ops.counters import read_counters
 from ops.drift.store import read_window

@@ -1,4 +1,4 @@
-"""The compiled loops of `amn/kernel.c`, from array to array; the callers have the same in NumPy.
+"""The compiled loops of `amn/kernel/kernel.c`, from array to array; the callers have the same in NumPy.
 
 The file is built when the package is installed, if there is a C compiler (`pip install`, optional in
 setup.py). `READY` says whether it was, and whether this processor can run it; `WHY`, what is in the way.
@@ -16,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-#: As in amn/kernel.c: the widest layer, and of a network the longest product and the most hidden scores.
+#: As in amn/kernel/kernel.c: the widest layer, and of a network the longest product and the most hidden scores.
 LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
-#: As in amn/kernel.c: count both up when a function, an argument or a structure changes. A library that
+#: As in amn/kernel/kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
 _VERSION = 5
 #: More of it leaves fewer references to be compared in full, and takes more time for each: measured.
 _ENERGY = 0.965
-#: As in amn/kernel_panels.h.
+#: As in amn/kernel/panels.h.
 _BLOCK, _ROWS, _LENGTH_MAX, _CODE_MAX, _WITH_TILES = 128, 16, 46200.0, 32000.0, 3
 
 
 def _load() -> tuple[Any, str, int]:
     """The library, and nothing, and its level here; or None, and why: what `amn doctor` explains."""
-    found = importlib.util.find_spec("amn._kernel")
+    found = importlib.util.find_spec("amn.kernel._kernel")
     if found is None or found.origin is None:
         return None, "not built", 0
     try:
@@ -73,7 +73,7 @@ class Structure(ctypes.Structure):
 
 
 class Panels(Structure):
-    """A matrix as kernel_panels.h reads it."""
+    """A matrix as panels.h reads it."""
 
     _fields_ = (
         *((name, POINTER) for name in ("codes", "bytes", "scale")),
@@ -159,7 +159,7 @@ class Layer:
 
 
 def panels(weights: Array) -> Panels:
-    """(out, in) as int16 with a scale for each row, in the order and the bounds of kernel_panels.h."""
+    """(out, in) as int16 with a scale for each row, in the order and the bounds of panels.h."""
     rows, width = weights.shape
     weights = np.pad(weights, ((0, -rows % _ROWS), (0, -width % 8)))
     squares = np.add.reduceat(weights.astype(np.float64) ** 2, range(0, width, _BLOCK), axis=1)
@@ -180,7 +180,7 @@ def panels(weights: Array) -> Panels:
 
 
 def _tiles(codes: NDArray[np.int16]) -> NDArray[np.int8]:
-    """Codes (rows, width) as bytes in the order that kernel_panels.h names."""
+    """Codes (rows, width) as bytes in the order that panels.h names."""
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % 64)))
     both = np.stack([(padded >> 8).astype(np.int8), (padded & 255).astype(np.uint8).view(np.int8)])
     # Byte, panel, row, 64 columns, 4 of them, column.

@@ -1,6 +1,6 @@
-/* The inner loops of a worker: the network (its matrix products: kernel_panels.h), the two nearest
- * references (kernel_references.h; of a large bank: kernel_cells.h), and the features of the gain.
- * amn/kernel.py and amn/index_loops.py call them; without this file NumPy does the same, slower
+/* The inner loops of a worker: the network (its matrix products: panels.h), the two nearest
+ * references (references.h; of a large bank: cells.h), and the features of the gain.
+ * amn/kernel/bindings.py and amn/index_loops.py call them; without this file NumPy does the same, slower
  * (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
  * A single context is limited by the memory that it reads, many by multiplications: products are of int16,
@@ -15,7 +15,7 @@
 #define DIM 768
 #define K 5
 
-/* As in amn/kernel.py; counted up when a structure or an argument changes. */
+/* As in amn/kernel/bindings.py; counted up when a structure or an argument changes. */
 int amn_version(void) { return 5; }
 
 #if defined(__x86_64__)
@@ -73,7 +73,7 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
     return sum8(_mm256_add_ps(s, t));
 }
 
-#include "kernel_panels.h"
+#include "panels.h"
 
 #define TOGETHER 48    /* contexts that a matrix is read for once; a multiple of 6, 12 and 16 */
 #define LAYER_MAX 2304 /* three vectors */
@@ -228,8 +228,8 @@ FAST void amn_features(const float *x, const float *predictions, int64_t count, 
     }
 }
 
-#include "kernel_references.h"
-#include "kernel_cells.h"
+#include "references.h"
+#include "cells.h"
 
 #else /* no loops for this processor yet: NumPy serves */
 int amn_supported(void) { return 0; }

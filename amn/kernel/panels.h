@@ -16,7 +16,7 @@
  * of ROWS and `width` of 8. `level`, as amn_supported has it, says with which instructions. */
 typedef struct {
     const int16_t *codes;
-    const int8_t *bytes; /* the same for kernel_tiles.h: [panel][64 columns][high, low][4 columns][row][4]; or none */
+    const int8_t *bytes; /* the same for tiles.h: [panel][64 columns][high, low][4 columns][row][4]; or none */
     const float *scale;
     int64_t rows, width, level;
 } panels;
@@ -139,7 +139,7 @@ INLINE int tile_of(int count, int wide, tile **chosen) {
 }
 
 #ifdef TILED
-#include "kernel_tiles.h"
+#include "tiles.h"
 #endif
 
 /* out[c][row] = by[c] * sum over i of m[row][i] * x[c][i], for `count` vectors `from` codes apart; they

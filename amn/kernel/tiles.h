@@ -1,4 +1,4 @@
-/* The products of kernel_panels.h where the processor multiplies whole tiles of bytes (AMX, from Sapphire
+/* The products of panels.h where the processor multiplies whole tiles of bytes (AMX, from Sapphire
  * Rapids on). Part of kernel.c.
  *
  * A code of 16 bits is 256 * high + low, two bytes; a product of codes is four products of bytes. Their sums
