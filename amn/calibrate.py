@@ -19,13 +19,13 @@ import torch
 from numpy.typing import NDArray
 
 from amn import calibration_report as shown
-from amn import checkpoint
 from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
 from amn.calibration_fit import fit_constant, fit_linear, fit_weights
 from amn.files import write_whole
-from amn.folded import fold
 from amn.gain import FEATURES, FORMAT, load_calibration, save_calibration
 from amn.metrics import Cosines
+from amn.model import checkpoint
+from amn.model.folded import fold
 from amn.output import strict_json
 from amn.policy import DEFAULT, PRESETS_FOLDER
 from amn.readers import read_vectors

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from amn import checkpoint
-from amn.checkpoint import Manifest
 from amn.errors import DataError
 from amn.files import write_whole
+from amn.model import checkpoint
+from amn.model.checkpoint import Manifest
 
 #: What the specification's card says of AMN, quoted beside our figures.
 SPECIFIED = {

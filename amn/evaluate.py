@@ -18,13 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amn import checkpoint, latency, metrics, report
+from amn import latency, metrics, report
 from amn.config import PARAMETERS
 from amn.dataset import Split, split_by_article, training_vectors
 from amn.errors import DataError
 from amn.files import write_whole
-from amn.folded import fold
 from amn.metrics import BASELINES, Cosines, Predict, cosine, estimate
+from amn.model import checkpoint
+from amn.model.folded import fold
 from amn.readers import read_vectors
 from amn.vectors import Index, Vectors, VectorSet, chunks
 

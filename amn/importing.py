@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from amn import checkpoint
 from amn.config import Layout, ModelConfig
 from amn.errors import CheckpointError
-from amn.network import build
+from amn.model import checkpoint
+from amn.model.network import build
 
 LAYOUT_OF_TYPE: dict[str, Layout] = {"amn": "published", "gru": "gru", "transformer": "transformer"}
 WARNING = (

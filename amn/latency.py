@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from amn.folded import Folded, fold
+from amn.model.folded import Folded, fold
 
 Contexts = NDArray[np.float32]
 

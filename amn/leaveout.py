@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from amn import checkpoint, metrics
+from amn import metrics
 from amn.dataset import UNSEEN_DOMAIN
 from amn.files import write_whole
-from amn.folded import fold
+from amn.model import checkpoint
+from amn.model.folded import fold
 from amn.readers import read_vectors
 from amn.recipes import PRESETS
 from amn.vectors import VectorSet

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amn.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load
 from amn.errors import CheckpointError
-from amn.folded import fold
+from amn.model.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load
+from amn.model.folded import fold
 from amn.reference import Bank, load_bank
 from amn.vectors import check_numbers
 

@@ -12,9 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from amn import checkpoint
 from amn.errors import PromotionError
 from amn.files import write_whole
+from amn.model import checkpoint
 
 LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
 ROOT = Path("artifacts/lvm")

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from amn import checkpoint
 from amn.config import PARAMETERS, ModelConfig
-from amn.folded import fold
 from amn.latency import trusted_contexts
-from amn.network import build, count_parameters
+from amn.model import checkpoint
+from amn.model.folded import fold
+from amn.model.network import build, count_parameters
 
 BATCH_SIZES = (1, 32)
 

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from amn import checkpoint
+from amn.model import checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

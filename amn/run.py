@@ -13,10 +13,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from amn import checkpoint, metrics, runlog
+from amn import metrics, runlog
 from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
 from amn.dataset import Split, split_by_article
 from amn.errors import ConfigError
+from amn.model import checkpoint
 from amn.readers import read_vectors
 from amn.recipes import PRESETS, Recipe, recipe
 from amn.train import pick_device, resume, set_first_stage, start_run, train, write_config

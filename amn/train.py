@@ -25,7 +25,7 @@ from amn.dataset import Split
 from amn.errors import DataError
 from amn.files import write_whole, writing
 from amn.metrics import window_cosines
-from amn.network import Grounded, build
+from amn.model.network import Grounded, build
 from amn.vectors import Index, VectorSet, chunks
 
 STATE_FILE = "state.pt"

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from amn.escalation_scores import GateScores
-from amn.folded import fold
 from amn.gain import features
 from amn.kernel import bindings as kernel
+from amn.model.folded import fold
 from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
 from bench.engines import HALVES, WithoutLoops, eager, engines

@@ -78,7 +78,7 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
 #define TOGETHER 48    /* contexts that a matrix is read for once; a multiple of 6, 12 and 16 */
 #define LAYER_MAX 2304 /* three vectors */
 
-/* The bounded layout after the rewrites of amn/folded_bounded.py, whose names these are. */
+/* The bounded layout after the rewrites of amn/model/folded_bounded.py, whose names these are. */
 typedef struct {
     panels both, key, detect, recall; /* (familiar + query, 768), (768, query), (hidden, 768), (768, hidden) */
     const float *gram, *gram_bias;    /* (25, paired + 1) and (paired + 1): the last one is the gate */

@@ -17,8 +17,9 @@ import redis
 import structlog
 from conftest import ROOT, Amn, address, wait_until
 
-from amn import checkpoint, promotion
+from amn import promotion
 from amn.index import IndexSettings
+from amn.model import checkpoint
 from amn.reference_build import BankSettings, build_bank
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amn.config import Layout, ModelConfig
-from amn.network import build
+from amn.model.network import build
 from amn.vectors import VectorSet
 
 DOMAINS = ("alpha", "beta", "gamma", "anarchism")

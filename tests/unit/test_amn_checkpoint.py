@@ -9,11 +9,11 @@ import torch
 from amn_helpers import contexts, made
 from safetensors.torch import load_file, save_file
 
-from amn import checkpoint
 from amn.config import ModelConfig
 from amn.errors import CheckpointError
 from amn.importing import import_published
-from amn.network import build
+from amn.model import checkpoint
+from amn.model.network import build
 
 NOW = "2026-01-02T03:04:05Z"
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from amn_helpers import articles, contexts, made, write_npz
 
-from amn import checkpoint, promotion
+from amn import promotion
 from amn.__main__ import main
 from amn.errors import CheckpointError, DataError, PromotionError
 from amn.evaluate import without
 from amn.metrics import estimate
+from amn.model import checkpoint
 
 NOW = "2026-01-02T03:04:05Z"
 

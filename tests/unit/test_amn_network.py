@@ -9,10 +9,10 @@ from amn_helpers import contexts, made, stir
 
 from amn.config import PARAMETERS, ModelConfig, TrainConfig, model_config_from_dict
 from amn.errors import ConfigError, ShapeError
-from amn.folded import fold
 from amn.kernel import bindings as kernel
-from amn.network import BoundedAMN, build, count_parameters
-from amn.tensors import shared
+from amn.model.folded import fold
+from amn.model.network import BoundedAMN, build, count_parameters
+from amn.model.tensors import shared
 
 COUNTS = {
     "card": 1_472_768,

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amn import folded_bounded
-from amn.checkpoint import load
 from amn.errors import CheckpointError
-from amn.folded import fold
-from amn.folded_stacked import FoldedStacked
 from amn.kernel import bindings as kernel
 from amn.metrics import cosine, estimate
+from amn.model import folded_bounded
+from amn.model.checkpoint import load
+from amn.model.folded import fold
+from amn.model.folded_stacked import FoldedStacked
 from amn.predictor import Predictor
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"

@@ -11,10 +11,10 @@ import torch
 from amn_helpers import vector_set, write_npz
 
 from amn.__main__ import main
-from amn.checkpoint import load
 from amn.config import ModelConfig, TrainConfig
 from amn.dataset import split_by_article
 from amn.errors import ConfigError, DataError
+from amn.model.checkpoint import load
 from amn.recipes import recipe
 from amn.train import Run, after_epoch, learning_rate, resume, set_first_stage, start_run, train, write_config
 

@@ -77,7 +77,7 @@ def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line
 
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
     stacks = [
-        "run (workers/loop.py:80);handle (workers/x.py:9);__call__ (amn/folded.py:3);addmm (x.py:1) 5",
+        "run (workers/loop.py:80);handle (workers/x.py:9);__call__ (amn/model/folded.py:3);addmm (x.py:1) 5",
         "run (workers/loop.py:80);top2 (amn/reference.py:3);dot (numpy/_core.py:1) 4",
         "run (workers/loop.py:80);lease (workers/queue.py:3);read (redis/connection.py:1) 3",
         "run (workers/loop.py:80);assemble (workers/batch.py:3);decode (/home/me/amn/producer/wire.py:1) 2",
@@ -89,9 +89,11 @@ def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
 
 
 def test_a_flame_graph_names_no_folder_of_the_machine_that_drew_it() -> None:
-    flame = f'<text id="title" x="1">py-spy record --pid 1</text><title>{Path.cwd()}/amn/folded.py</title>'
+    flame = (
+        f'<text id="title" x="1">py-spy record --pid 1</text><title>{Path.cwd()}/amn/model/folded.py</title>'
+    )
     assert titled(flame) == (
-        '<text id="title" x="1">An AMN worker that drains a full queue</text><title>amn/folded.py</title>'
+        '<text id="title" x="1">An AMN worker that drains a full queue</text><title>amn/model/folded.py</title>'
     )
 
 

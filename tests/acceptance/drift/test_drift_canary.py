@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from amn import checkpoint
+from amn.model import checkpoint
 from drift.world import ARTIFACTS, KEYS
 from ops.alerts import AlertSettings, apply
 from ops.drift.findings import Finding

@@ -262,8 +262,8 @@ def build(config: ModelConfig) -> nn.Module:
     Raises:
         ConfigError: the built network has another number of parameters than its layout.
     """
-    from amn.fallbacks import BoundedGRU, GRUStack, TransformerPredictor
-    from amn.stacked import StackedAMN
+    from amn.model.recurrent import BoundedGRU, GRUStack, TransformerPredictor
+    from amn.model.stacked import StackedAMN
 
     layouts: dict[str, type[nn.Module]] = {
         "card": CardAMN,
@@ -279,6 +279,6 @@ def build(config: ModelConfig) -> nn.Module:
     if found != promised:
         raise ConfigError(
             f"layout {config.layout} was built with {found:,} parameters and promises "
-            f"{promised:,}; restore the widths in amn/network.py or amn/fallbacks.py"
+            f"{promised:,}; restore the widths in amn/model/network.py or amn/model/recurrent.py"
         )
     return model

@@ -35,7 +35,7 @@ from amn.config import (
 )
 from amn.errors import CheckpointError, ConfigError
 from amn.files import write_whole
-from amn.network import build, count_parameters
+from amn.model.network import build, count_parameters
 
 WEIGHTS_FILE = "model.safetensors"
 GOLDEN_FILE = "golden.safetensors"
@@ -120,7 +120,7 @@ def save(
     """Write a checkpoint folder; the manifest comes last, so half a folder is no checkpoint.
 
     Args:
-        model: a network made by `amn.network.build`.
+        model: a network made by `amn.model.network.build`.
         folder: created if missing; an existing checkpoint in it is replaced.
         name: short name for `model_id`, e.g. "amn".
         created_utc: ISO time, given by the caller because this room has no clock.

@@ -8,7 +8,7 @@ integers; results agree with the modules within 1e-5.
 2. LayerNorm gains and biases, the score scale and the sharpness go into the next matrix.
 3. Mean and mixture are one (2 x 5) product with the context.
 
-The two layouts that are shipped have files of their own: `amn/folded_bounded.py`, `amn/folded_stacked.py`.
+The two layouts that are shipped have files of their own: `amn/model/folded_bounded.py`, `amn/model/folded_stacked.py`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amn.folded_bounded import FEW, FoldedBounded
-from amn.folded_stacked import FoldedStacked
-from amn.network import SCORE_SCALE, BoundedAMN, CardAMN, PublishedAMN, check_contexts
-from amn.stacked import StackedAMN
-from amn.tensors import against, columns, join, normal, shared, unit, weights_of
+from amn.model.folded_bounded import FEW, FoldedBounded
+from amn.model.folded_stacked import FoldedStacked
+from amn.model.network import SCORE_SCALE, BoundedAMN, CardAMN, PublishedAMN, check_contexts
+from amn.model.stacked import StackedAMN
+from amn.model.tensors import against, columns, join, normal, shared, unit, weights_of
 
 Contexts = NDArray[np.float32] | Tensor
 Array = NDArray[np.float32]

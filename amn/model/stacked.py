@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amn.config import VECTOR_DIM, ModelConfig
-from amn.network import BoundedAMN, answer, check_contexts, limit
+from amn.model.network import BoundedAMN, answer, check_contexts, limit
 
 
 class StackedAMN(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amn.config import VECTOR_DIM, ModelConfig
-from amn.network import POSITION_START, Grounded, answer, check_contexts, random_basis
+from amn.model.network import POSITION_START, Grounded, answer, check_contexts, random_basis
 
 WIDTH = 512
 LAYERS = 4

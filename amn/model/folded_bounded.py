@@ -1,6 +1,6 @@
 """The bounded layout, folded: the fast form of what AMN workers serve.
 
-Exact rewrites on top of those of `amn/folded.py`, and from 4. on another number format:
+Exact rewrites on top of those of `amn/model/folded.py`, and from 4. on another number format:
 
 1. Query and familiar subspace read the same baseline: one matrix product for both.
 2. The ten cosines are picked from the flat 5 x 5 Gram matrix by zero weights, not by an index.
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from amn.config import CONTEXT_LENGTH
 from amn.kernel import bindings as kernel
-from amn.network import SCORE_SCALE, BoundedAMN
-from amn.tensors import against, columns, unit, weights_of
+from amn.model.network import SCORE_SCALE, BoundedAMN
+from amn.model.tensors import against, columns, unit, weights_of
 
 K = CONTEXT_LENGTH
 Array = NDArray[np.float32]

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from amn.folded_bounded import FoldedBounded
 from amn.kernel import bindings as kernel
-from amn.stacked import StackedAMN
-from amn.tensors import columns, shared, unit, weights_of
+from amn.model.folded_bounded import FoldedBounded
+from amn.model.stacked import StackedAMN
+from amn.model.tensors import columns, shared, unit, weights_of
 
 Array = NDArray[np.float32]
 

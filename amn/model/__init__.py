@@ -1,0 +1,1 @@
+"""The networks, their folded forms and their checkpoints."""
