@@ -24,9 +24,9 @@ def parser_of_commands() -> argparse.ArgumentParser:
         ratio,
         reproduce,
         run,
-        sample,
         slices_fit,
     )
+    from amn.data import sample
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

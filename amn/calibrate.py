@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from amn import calibration_report as shown
 from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
 from amn.calibration_fit import fit_constant, fit_linear, fit_weights
+from amn.data.readers import read_vectors
+from amn.data.vectors import VectorSet
 from amn.files import write_whole
 from amn.gain import FEATURES, FORMAT, load_calibration, save_calibration
 from amn.metrics import Cosines
@@ -28,9 +30,7 @@ from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.output import strict_json
 from amn.policy import DEFAULT, PRESETS_FOLDER
-from amn.readers import read_vectors
 from amn.reference import load_bank
-from amn.vectors import VectorSet
 
 RATE = 0.20
 #: With a weight above 0; fewer say nothing about others.

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from amn import metrics
-from amn.dataset import split_by_article
+from amn.data.dataset import split_by_article
+from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.escalation_scores import Bank, mean_top_k
 from amn.gain import features
 from amn.metrics import Cosines, Predict, cosine
 from amn.policy import ConfidenceRule
-from amn.vectors import Index, Vectors, VectorSet, chunks
 
 FITTED, JUDGED = ("validation", "turned"), ("test", "unseen")
 #: As the preset `upstream`.

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from amn import latency, metrics, report
 from amn.config import PARAMETERS
-from amn.dataset import Split, split_by_article, training_vectors
+from amn.data.dataset import Split, split_by_article, training_vectors
+from amn.data.readers import read_vectors
+from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.files import write_whole
 from amn.metrics import BASELINES, Cosines, Predict, cosine, estimate
 from amn.model import checkpoint
 from amn.model.folded import fold
-from amn.readers import read_vectors
-from amn.vectors import Index, Vectors, VectorSet, chunks
 
 BANK_SIZE = 4_096
 TRAIN_SAMPLE = 5_000

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from amn import metrics
-from amn.dataset import UNSEEN_DOMAIN
+from amn.data.dataset import UNSEEN_DOMAIN
+from amn.data.readers import read_vectors
+from amn.data.vectors import VectorSet
 from amn.files import write_whole
 from amn.model import checkpoint
 from amn.model.folded import fold
-from amn.readers import read_vectors
 from amn.recipes import PRESETS
-from amn.vectors import VectorSet
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

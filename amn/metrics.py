@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
-from amn.vectors import Index, Vectors, VectorSet, chunks
 
 BOOTSTRAP_ROUNDS = 2000
 WINDOWS_PER_BATCH = 1024

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from amn.arrays import Rows, writing_rows
+from amn.data.arrays import Rows, writing_rows
+from amn.data.vectors import check_numbers, chunks
 from amn.errors import DataError
 from amn.files import making_folder
 from amn.index import Guard, IndexSettings, open_index
@@ -31,7 +32,6 @@ from amn.reference_files import (
     write_manifest,
 )
 from amn.reference_merge import ALL_PAIRS_MAX, merge_duplicates
-from amn.vectors import check_numbers, chunks
 
 #: Exact search of more vectors costs more than the cells do.
 EXACT_MAX = 16_384

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import writing_rows
+from amn.data.arrays import writing_rows
+from amn.data.vectors import chunks
 from amn.errors import DataError
-from amn.vectors import chunks
 
 Vectors = NDArray[np.float32]
 

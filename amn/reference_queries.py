@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import FileRows
-from amn.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.data.arrays import FileRows
+from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.data.readers import read_vectors
+from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
 from amn.predictor import Predictor
-from amn.readers import read_vectors
-from amn.vectors import Index, VectorSet, chunks
 
 Vectors = NDArray[np.float32]
 

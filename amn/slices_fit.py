@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from amn.config import CONTEXT_LENGTH, ENCODER_ID
-from amn.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.data.readers import read_vectors
+from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
 from amn.files import making_folder, write_whole
-from amn.readers import read_vectors
 from amn.slices import CELLS_MAX, FILES, SlicesManifest, Vectors, files_hash, unit_mean
-from amn.vectors import Index, VectorSet, chunks
 
 REFERENCES, NEIGHBOURS, CELLS = 1024, 10, 64
 INSIDE_QUANTILE, OUTSIDE_QUANTILE = 0.90, 0.99

@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from amn.config import ModelConfig, TrainConfig
-from amn.dataset import Split
+from amn.data.dataset import Split
+from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
 from amn.files import write_whole, writing
 from amn.metrics import window_cosines
 from amn.model.network import Grounded, build
-from amn.vectors import Index, VectorSet, chunks
 
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"

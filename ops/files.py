@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import FileRows, RowsWriter, writing_rows
+from amn.data.arrays import FileRows, RowsWriter, writing_rows
 from amn.errors import FileRefused
 from amn.files import check_output
 from producer import BatchHandle, Handle, PartitionedProducer, Producer

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import load_npz
+from amn.data.arrays import load_npz
 from ops.errors import FileRefused
 from producer.messages import CONTEXT_VECTORS, DIMENSIONS
 from producer.requests import Options

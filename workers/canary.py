@@ -26,7 +26,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from amn.arrays import load_npz
+from amn.data.arrays import load_npz
 from amn.errors import FileRefused
 from producer import Options, Producer
 from producer.errors import QueueError

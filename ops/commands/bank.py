@@ -12,7 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import FileRows, Rows, load_npz
+from amn.data.arrays import FileRows, Rows, load_npz
 from amn.policy import DEFAULT
 from ops import console
 from ops.commands import options
@@ -175,8 +175,8 @@ def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int) -> No
 
     VECTORS is a file with articles, as `python -m amn train --data` takes it.
     """
-    from amn.dataset import training_vectors
-    from amn.readers import read_vectors
+    from amn.data.dataset import training_vectors
+    from amn.data.readers import read_vectors
     from amn.reference_enlarge import enlarge as make
 
     rows, article = training_vectors(read_vectors(vectors))

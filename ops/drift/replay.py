@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import load_npz
+from amn.data.arrays import load_npz
 from ops.errors import FileRefused
 from ops.sample import Sample
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from amn.config import Layout, ModelConfig
+from amn.data.vectors import VectorSet
 from amn.model.network import build
-from amn.vectors import VectorSet
 
 DOMAINS = ("alpha", "beta", "gamma", "anarchism")
 

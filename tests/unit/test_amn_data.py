@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from amn_helpers import articles, vector_set, write_npz
 
-from amn.arrays import FileRows
-from amn.dataset import near_duplicates, rows_of, split_by_article, training_vectors
+from amn.data.arrays import FileRows
+from amn.data.dataset import near_duplicates, rows_of, split_by_article, training_vectors
+from amn.data.readers import read_vectors
+from amn.data.sample import write_sample
+from amn.data.vectors import validate
 from amn.errors import DataError
-from amn.readers import read_vectors
-from amn.sample import write_sample
-from amn.vectors import validate
 
 
 def unit_rows(n: int, seed: int = 0) -> np.ndarray:

@@ -12,7 +12,7 @@ from amn_helpers import vector_set, write_npz
 
 from amn.__main__ import main
 from amn.config import ModelConfig, TrainConfig
-from amn.dataset import split_by_article
+from amn.data.dataset import split_by_article
 from amn.errors import ConfigError, DataError
 from amn.model.checkpoint import load
 from amn.recipes import recipe

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amn.arrays import FileRows, load_npz, writing_rows
+from amn.data.arrays import FileRows, load_npz, writing_rows
 from amn.errors import FileRefused
 from amn.files import check_output, making_folder, write_whole, writing
 from ops.app import run

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from amn.data.vectors import VectorSet
 from amn.errors import CheckpointError, DataError
 from amn.slices import Slicer, SlicesManifest, load_slices, unit_mean
 from amn.slices_fit import area, centres, fit, write
-from amn.vectors import VectorSet
 
 SHIPPED = Path("artifacts/lvm/ood_slices")
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.config import VECTOR_DIM
+from amn.data.vectors import WINDOW, Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
-from amn.vectors import WINDOW, Index, Vectors, VectorSet, chunks
 
 NEAR_DUPLICATE_COSINE = 0.999
 UNSEEN_DOMAIN = "anarchism"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import Rows
 from amn.config import CONTEXT_LENGTH, VECTOR_DIM
+from amn.data.arrays import Rows
 from amn.errors import DataError
 
 WINDOW = CONTEXT_LENGTH + 1

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from amn.arrays import writing_rows
 from amn.config import VECTOR_DIM
-from amn.dataset import split_by_article, training_vectors
+from amn.data.arrays import writing_rows
+from amn.data.dataset import split_by_article, training_vectors
+from amn.data.readers import read_vectors
+from amn.data.vectors import WINDOW, Index, VectorSet
 from amn.errors import DataError
 from amn.files import write_whole
-from amn.readers import read_vectors
-from amn.vectors import WINDOW, Index, VectorSet
 
 VECTORS_TOTAL = 2_750
 IN_DISTRIBUTION_SHARE = 0.6

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.arrays import FileRows, load_npz
 from amn.config import VECTOR_DIM
+from amn.data.arrays import FileRows, load_npz
+from amn.data.vectors import VectorSet, validate
 from amn.errors import DataError
-from amn.vectors import VectorSet, validate
 
 _COLUMNS = ("vector", "article", "domain", "name")
 REQUIRED = ("vectors", "article", "article_domain")

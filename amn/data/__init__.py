@@ -1,0 +1,1 @@
+"""Vectors in reading order: files, windows, splits by article."""
