@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from amn import calibration_report as shown
+from amn.bank.exact import load_bank
 from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
 from amn.calibration_fit import fit_constant, fit_linear, fit_weights
 from amn.data.readers import read_vectors
@@ -30,7 +31,6 @@ from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.output import strict_json
 from amn.policy import DEFAULT, PRESETS_FOLDER
-from amn.reference import load_bank
 
 RATE = 0.20
 #: With a weight above 0; fewer say nothing about others.

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amn.bank.index import CellBank, Guard
 from amn.errors import ConfigError
-from amn.index import CellBank, Guard
 from amn.policy import MEAN_TOP_K, RAW, ConfidenceRule, EscalationPolicy
 
 Cosines = NDArray[np.float32]
 
 
 class Bank(Protocol):
-    """What the scores need of a reference bank: `amn.reference.ReferenceBank` is one.
+    """What the scores need of a reference bank: `amn.bank.exact.ReferenceBank` is one.
 
     Attributes:
         vectors: Shape (N, 768), unit norm.
@@ -29,7 +29,7 @@ class Bank(Protocol):
         ...
 
     def top2(self, predictions: Cosines) -> Any:
-        """(B, 768) -> `amn.reference.Neighbours`."""
+        """(B, 768) -> `amn.bank.exact.Neighbours`."""
         ...
 
 

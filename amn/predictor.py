@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amn.bank.exact import Bank, load_bank
 from amn.data.vectors import check_numbers
 from amn.errors import CheckpointError
 from amn.model.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load
 from amn.model.folded import fold
-from amn.reference import Bank, load_bank
 
 
 class Predictor:

@@ -21,12 +21,12 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from amn.bank.exact import Bank, Neighbours, exact_top2, load_bank
+from amn.bank.index import CellBank, IndexSettings
+from amn.bank.index_tune import WIDTHS, agreement, widened
 from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors
-from amn.index import CellBank, IndexSettings
-from amn.index_tune import WIDTHS, agreement, widened
 from amn.predictor import Predictor
-from amn.reference import Bank, Neighbours, exact_top2, load_bank
 from amn.reference_queries import predictions
 from bench.machine import environment, pinned
 

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.reference_recheck import drawn, recheck
+from amn.bank.recheck import drawn, recheck
 from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from workers.settings import WorkerSettings
 from workers.side import SideThread
 
 if TYPE_CHECKING:
-    from amn.index import CellBank
-    from amn.reference import Neighbours
+    from amn.bank.exact import Neighbours
+    from amn.bank.index import CellBank
 
 TURN_S = 60.0
 #: Of one turn; about a second of one core at half a million references.

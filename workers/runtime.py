@@ -170,7 +170,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
 
 def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...]:
     """What compares an approximate bank with an exact search."""
-    from amn.index import CellBank
+    from amn.bank.index import CellBank
     from workers.recheck import RecheckThread
 
     if settings.recheck_one_in and isinstance(predictor.bank, CellBank):

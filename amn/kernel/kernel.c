@@ -1,6 +1,6 @@
 /* The inner loops of a worker: the network (its matrix products: panels.h), the two nearest
  * references (references.h; of a large bank: cells.h), and the features of the gain.
- * amn/kernel/bindings.py and amn/index_loops.py call them; without this file NumPy does the same, slower
+ * amn/kernel/bindings.py and amn/bank/index_loops.py call them; without this file NumPy does the same, slower
  * (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
  * A single context is limited by the memory that it reads, many by multiplications: products are of int16,

@@ -24,7 +24,7 @@ from producer.messages import DEFAULT_ENCODER, DIMENSIONS
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
-    from amn.reference_build import OnProgress
+    from amn.bank.build import OnProgress
 
 #: Fields of the stats hash (workers/recheck.py).
 _RECHECKS = {
@@ -80,9 +80,9 @@ def bank() -> None:
 @options.artifacts
 def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:
     """Build a bank from a file of unit vectors, shape (N, 768); an .npz needs the key `vectors`."""
-    from amn.index import Guard, IndexSettings
+    from amn.bank.build import BankSettings, build_bank
+    from amn.bank.index import Guard, IndexSettings
     from amn.policy import load_policy
-    from amn.reference_build import BankSettings, build_bank
 
     rows = _chosen(_read(vectors), vectors, chosen["count"], chosen["seed"])
     index = IndexSettings(seed=chosen["seed"])
@@ -109,7 +109,7 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
 @options.as_json
 def info(folder: Path | None, artifacts: Path | None, as_json: bool) -> None:
     """Open a bank as a worker does, and say what it holds. FOLDER defaults to the one in production."""
-    from amn.reference import load_bank
+    from amn.bank.exact import load_bank
 
     path = folder or artifacts_folder(artifacts) / "reference_bank"
     manifest = asdict(load_bank(path).manifest)
@@ -131,7 +131,7 @@ def info(folder: Path | None, artifacts: Path | None, as_json: bool) -> None:
 @options.artifacts
 def check(folder: Path | None, artifacts: Path | None) -> None:
     """Hash every byte of a bank. A worker that starts looks at a sample of a large one."""
-    from amn.reference_files import check_files, read_manifest
+    from amn.bank.files import check_files, read_manifest
 
     path = folder or artifacts_folder(artifacts) / "reference_bank"
     manifest = read_manifest(path)
@@ -175,9 +175,9 @@ def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int) -> No
 
     VECTORS is a file with articles, as `python -m amn train --data` takes it.
     """
+    from amn.bank.enlarge import enlarge as make
     from amn.data.dataset import training_vectors
     from amn.data.readers import read_vectors
-    from amn.reference_enlarge import enlarge as make
 
     rows, article = training_vectors(read_vectors(vectors))
     with _progress() as on_progress:

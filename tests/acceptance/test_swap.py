@@ -18,9 +18,9 @@ import structlog
 from conftest import ROOT, Amn, address, wait_until
 
 from amn import promotion
-from amn.index import IndexSettings
+from amn.bank.build import BankSettings, build_bank
+from amn.bank.index import IndexSettings
 from amn.model import checkpoint
-from amn.reference_build import BankSettings, build_bank
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys
 from producer.messages import DEFAULT_ENCODER, Reply

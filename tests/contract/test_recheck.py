@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amn.index import IndexSettings
-from amn.reference import load_bank
-from amn.reference_build import BankSettings, build_bank
+from amn.bank.build import BankSettings, build_bank
+from amn.bank.exact import load_bank
+from amn.bank.index import IndexSettings
 from ops.app import run
 from producer.errors import ServerError
 from producer.keys import Keys

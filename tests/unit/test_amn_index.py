@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amn.bank.build import BankSettings, build_bank
+from amn.bank.exact import exact_top2, load_bank
+from amn.bank.files import check_files, read_manifest
+from amn.bank.index import CellBank, Guard, IndexSettings
+from amn.bank.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
+from amn.bank.recheck import drawn, recheck
 from amn.errors import CheckpointError
 from amn.escalation_scores import GateScores
 from amn.files import making_folder
-from amn.index import CellBank, Guard, IndexSettings
-from amn.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
 from amn.kernel import bindings as kernel
 from amn.policy import load_policy, parse_policy
-from amn.reference import exact_top2, load_bank
-from amn.reference_build import BankSettings, build_bank
-from amn.reference_files import check_files, read_manifest
-from amn.reference_recheck import drawn, recheck
 
 pytest.importorskip("faiss")
 needs_loops = pytest.mark.needs("compiled loops")
@@ -249,14 +249,14 @@ def test_without_faiss_an_indexed_bank_says_what_to_install(folder, monkeypatch)
 
 
 def test_the_model_room_loads_no_faiss_by_itself():
-    code = "import sys, amn.predictor, amn.index, amn.reference_build; assert 'faiss' not in sys.modules"
+    code = "import sys, amn.predictor, amn.bank.index, amn.bank.build; assert 'faiss' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 MAPPER = """
 import sys, torch
 from pathlib import Path
-from amn.reference import load_bank
+from amn.bank.exact import load_bank
 bank = load_bank(Path(sys.argv[1]))
 assert float(bank.vectors.sum()) != 0  # every page is in memory
 rollup = Path("/proc/self/smaps").read_text().split("vectors.npy\\n")[1:]
@@ -319,7 +319,7 @@ def test_widths_are_chosen_that_agree_on_the_queries_at_hand(bank, queries):
 
 
 def test_an_index_that_no_width_makes_good_enough_says_so(bank, queries, monkeypatch):
-    monkeypatch.setattr("amn.index_tune.WIDTHS", ((1, 2, 1, 2, 0.1), (1, 3, 1, 3, 0.1)))
+    monkeypatch.setattr("amn.bank.index_tune.WIDTHS", ((1, 2, 1, 2, 0.1), (1, 3, 1, 3, 0.1)))
     settings, found = tune(bank, queries, Guard())
     assert settings.rerank == 3
     assert not found.met

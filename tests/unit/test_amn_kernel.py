@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amn import gain
+from amn.bank.exact import ReferenceBank, exact_top2
 from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
-from amn.reference import ReferenceBank, exact_top2
 
 ROOT = Path(__file__).parents[2]
 LVM = ROOT / "artifacts" / "lvm"

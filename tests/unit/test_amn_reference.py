@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from amn.bank.build import BankSettings, build_bank
+from amn.bank.exact import exact_top2, load_bank
+from amn.bank.merge import merge_duplicates
 from amn.errors import CheckpointError, DataError
-from amn.reference import exact_top2, load_bank
-from amn.reference_build import BankSettings, build_bank
-from amn.reference_merge import merge_duplicates
 
 SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test")
 
@@ -66,7 +66,7 @@ def test_vectors_that_are_no_unit_vectors_are_refused(tmp_path, spoil, text):
 
 
 def test_a_pass_in_slices_finds_what_one_product_finds(bank, monkeypatch):
-    monkeypatch.setattr("amn.reference._SLICE_ROWS", 7)
+    monkeypatch.setattr("amn.bank.exact._SLICE_ROWS", 7)
     queries = unit_rows(9, seed=2)
     for one, other in zip(exact_top2(bank.vectors, queries), bank.top2(queries), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

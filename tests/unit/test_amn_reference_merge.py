@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from amn.bank.enlarge import enlarge
+from amn.bank.index import IndexSettings
+from amn.bank.index_build import Filing
+from amn.bank.merge import merge_duplicates
 from amn.errors import DataError
-from amn.index import IndexSettings
-from amn.index_build import Filing
-from amn.reference_enlarge import enlarge
-from amn.reference_merge import merge_duplicates
 
 
 def unit(rows):

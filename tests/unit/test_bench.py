@@ -14,9 +14,9 @@ import click
 import numpy as np
 import pytest
 
+from amn.bank.exact import ReferenceBank
 from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
-from amn.reference import ReferenceBank
 from bench.compare import ratios, turned
 from bench.cost import decades, medians
 from bench.curves import fast_until, per_second
@@ -78,7 +78,7 @@ def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
     stacks = [
         "run (workers/loop.py:80);handle (workers/x.py:9);__call__ (amn/model/folded.py:3);addmm (x.py:1) 5",
-        "run (workers/loop.py:80);top2 (amn/reference.py:3);dot (numpy/_core.py:1) 4",
+        "run (workers/loop.py:80);top2 (amn/bank/exact.py:3);dot (numpy/_core.py:1) 4",
         "run (workers/loop.py:80);lease (workers/queue.py:3);read (redis/connection.py:1) 3",
         "run (workers/loop.py:80);assemble (workers/batch.py:3);decode (/home/me/amn/producer/wire.py:1) 2",
         "run (workers/loop.py:80) 1",

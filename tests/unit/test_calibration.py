@@ -12,6 +12,7 @@ import pytest
 from amn_helpers import articles, contexts, vector_set
 from numpy.typing import NDArray
 
+from amn.bank.exact import Neighbours
 from amn.calibrate import calibrate, suggested_policy
 from amn.calibration_data import FITTED, JUDGED, Scorer, Slice
 from amn.calibration_fit import chosen, fit_linear, fit_weights
@@ -20,7 +21,6 @@ from amn.errors import CheckpointError
 from amn.gain import FEATURES, FILE, Linear, blend, features, load_calibration, save_calibration
 from amn.metrics import Predict, context_mean, last_vector
 from amn.policy import load_policy, parse_policy
-from amn.reference import Neighbours
 
 
 def test_the_features_are_what_they_are_called():

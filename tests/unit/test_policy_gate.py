@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from amn.bank.exact import Neighbours
 from amn.errors import ConfigError
 from amn.escalation import Allowance, Scores, decide
 from amn.escalation_scores import GateScores, mean_top_k
 from amn.policy import ConfidenceRule, load_policy, parse_policy
-from amn.reference import Neighbours
 from ops.app import app
 from ops.errors import FileRefused
 from ops.gate.log import read_log

@@ -10,8 +10,8 @@ Every reference is filed under two of K cells. A batch of predictions (B, 768) i
 
 Escalating is the safe side. So the second pass goes where a miss would do harm: a second best that was
 not found makes a margin look wide. How wide both passes are is chosen when the bank is built
-(amn/index_tune.py). A search is one call of compiled loops (amn/index_loops.py), or NumPy and faiss where
-they cannot run (amn/index_arrays.py).
+(amn/bank/index_tune.py). A search is one call of compiled loops (amn/bank/index_loops.py), or NumPy and faiss where
+they cannot run (amn/bank/index_arrays.py).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.bank.exact import Neighbours
+from amn.bank.files import CELLS, CODES, BankManifest, Multiplicity
+from amn.bank.index_arrays import ArraySearch
+from amn.bank.index_cells import Cells
+from amn.bank.index_loops import LoopSearch
+from amn.bank.index_settings import Guard, IndexSettings
 from amn.errors import CheckpointError
-from amn.index_arrays import ArraySearch
-from amn.index_cells import Cells
-from amn.index_loops import LoopSearch
-from amn.index_settings import Guard, IndexSettings
 from amn.kernel import bindings as kernel
-from amn.reference import Neighbours
-from amn.reference_files import CELLS, CODES, BankManifest, Multiplicity
 
 __all__ = ["CellBank", "Guard", "IndexSettings", "open_index", "require_faiss"]
 
@@ -39,7 +39,7 @@ Vectors = NDArray[np.float32]
 
 
 class CellBank:
-    """A mapped bank with an index; attributes as `amn.reference.Bank`. One thread searches it.
+    """A mapped bank with an index; attributes as `amn.bank.exact.Bank`. One thread searches it.
 
     Attributes:
         guard: The thresholds in force.

@@ -13,14 +13,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from amn.data.arrays import Rows, writing_rows
-from amn.data.vectors import check_numbers, chunks
-from amn.errors import DataError
-from amn.files import making_folder
-from amn.index import Guard, IndexSettings, open_index
-from amn.index_build import Filing, write_index
-from amn.index_tune import tune
-from amn.reference_files import (
+from amn.bank.files import (
     CELLS,
     CODES,
     MULTIPLICITY,
@@ -31,7 +24,14 @@ from amn.reference_files import (
     map_arrays,
     write_manifest,
 )
-from amn.reference_merge import ALL_PAIRS_MAX, merge_duplicates
+from amn.bank.index import Guard, IndexSettings, open_index
+from amn.bank.index_build import Filing, write_index
+from amn.bank.index_tune import tune
+from amn.bank.merge import ALL_PAIRS_MAX, merge_duplicates
+from amn.data.arrays import Rows, writing_rows
+from amn.data.vectors import check_numbers, chunks
+from amn.errors import DataError
+from amn.files import making_folder
 
 #: Exact search of more vectors costs more than the cells do.
 EXACT_MAX = 16_384

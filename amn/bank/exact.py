@@ -1,9 +1,9 @@
 """The reference bank: vectors that a prediction is compared with, as a hashed artifact.
 
-A bank is a folder (amn/reference_files.py says what is in it). Near-duplicates (cosine above
+A bank is a folder (amn/bank/files.py says what is in it). Near-duplicates (cosine above
 `epsilon`) are merged when it is built, so "best minus second best" compares two different texts;
 that is the margin method `distinct`. A small bank is searched exactly; a large one through cells
-(amn/index.py). Both answer the same question, and look the same to who asks:
+(amn/bank/index.py). Both answer the same question, and look the same to who asks:
 
     top2(predictions (B, 768)) -> Neighbours
 """
@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.bank.files import BankManifest, Multiplicity, check_files, map_arrays, read_manifest
 from amn.errors import CheckpointError
 from amn.kernel import bindings as kernel
-from amn.reference_files import BankManifest, Multiplicity, check_files, map_arrays, read_manifest
 
 #: Rows of a mapped bank that an exact search takes at a time: 25 MB.
 _SLICE_ROWS = 8192
@@ -148,7 +148,7 @@ def load_bank(folder: Path) -> Bank:
     check_files(folder, manifest)
     stored, multiplicity = map_arrays(folder, manifest)
     if manifest.index is not None:
-        from amn.index import open_index
+        from amn.bank.index import open_index
 
         return open_index(folder, manifest, stored, multiplicity)
     vectors = stored.astype(np.float32)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.index import CellBank
-from amn.reference import exact_top2
+from amn.bank.exact import exact_top2
+from amn.bank.index import CellBank
 
 Vectors = NDArray[np.float32]
 

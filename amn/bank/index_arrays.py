@@ -1,4 +1,4 @@
-"""The search of a large bank in NumPy and faiss, where the compiled loops (amn/index_loops.py) cannot run."""
+"""The search of a large bank in NumPy and faiss, where the compiled loops (amn/bank/index_loops.py) cannot run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.index_cells import Cells
-from amn.index_settings import Guard, IndexSettings
+from amn.bank.index_cells import Cells
+from amn.bank.index_settings import Guard, IndexSettings
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]

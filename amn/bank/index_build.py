@@ -1,7 +1,7 @@
 """Makes the index of a large bank: cells, and the 4-bit codes of every reference in both its cells.
 
 A code says where a reference lies relative to its cell's centroid. Faiss fits and packs the codes, and
-scans them 32 at a time; everything else is here and in amn/index_cells.py.
+scans them 32 at a time; everything else is here and in amn/bank/index_cells.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.index import IndexSettings, require_faiss
-from amn.index_cells import (
+from amn.bank.files import CELLS, CODES
+from amn.bank.index import IndexSettings, require_faiss
+from amn.bank.index_cells import (
     WIDTH,
     Cells,
     Ids,
@@ -26,7 +27,6 @@ from amn.index_cells import (
     lay_out,
     project,
 )
-from amn.reference_files import CELLS, CODES
 
 _ROWS = 16_384
 _SAMPLE = 40_000

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.index import CellBank, Guard, IndexSettings
-from amn.reference import Neighbours, exact_top2
+from amn.bank.exact import Neighbours, exact_top2
+from amn.bank.index import CellBank, Guard, IndexSettings
 
 Vectors = NDArray[np.float32]
 

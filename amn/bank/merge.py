@@ -14,9 +14,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.bank.index_build import Filing
 from amn.data.vectors import chunks
 from amn.errors import DataError
-from amn.index_build import Filing
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.bank.index_cells import WIDTH, Cells
+from amn.bank.index_settings import Guard, IndexSettings
 from amn.errors import CheckpointError
-from amn.index_cells import WIDTH, Cells
-from amn.index_settings import Guard, IndexSettings
 from amn.kernel.bindings import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
 
 Vectors = NDArray[np.float32]

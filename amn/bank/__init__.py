@@ -1,0 +1,1 @@
+"""The bank of reference vectors: exact or through an index, built, checked and merged."""
