@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from amn import metrics
 from amn.data.dataset import split_by_article
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
-from amn.escalation_scores import Bank, mean_top_k
-from amn.gain import features
+from amn.gate.gain import features
+from amn.gate.scores import Bank, mean_top_k
 from amn.metrics import Cosines, Predict, cosine
 from amn.policy import ConfidenceRule
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from amn import plots
 from amn.calibration_data import JUDGED, Slice
 from amn.calibration_fit import chosen, resampled_means
-from amn.escalation import REASONS, Scores, soft_rules
+from amn.gate.escalation import REASONS, Scores, soft_rules
 from amn.metrics import Cosines, estimate
 from amn.policy import MEAN_TOP_K, EscalationPolicy, load_policy, presets
 

@@ -90,7 +90,7 @@ class Alone:
         import torch
         from threadpoolctl import threadpool_limits
 
-        from amn.gain import load_calibration
+        from amn.gate.gain import load_calibration
         from amn.policy import load_policy
         from amn.predictor import Predictor
         from workers.amn_worker import Gate, GateScorer

@@ -44,7 +44,7 @@ class WithoutLoops:
     The model room is imported a second time, as if there were no library.
 
     Attributes:
-        predictor: An `amn.predictor.Predictor`.    features: `amn.gain.features`.
+        predictor: An `amn.predictor.Predictor`.    features: `amn.gate.gain.features`.
     """
 
     def __init__(self, model: Path, bank: Path) -> None:
@@ -56,7 +56,7 @@ class WithoutLoops:
         try:
             with mock.patch("importlib.util.find_spec", found):
                 self.predictor = importlib.import_module("amn.predictor").Predictor.open(model, bank)
-                self.features = importlib.import_module("amn.gain").features
+                self.features = importlib.import_module("amn.gate.gain").features
         finally:
             _without("amn")
             sys.modules.update(ours)

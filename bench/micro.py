@@ -23,8 +23,8 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from amn.escalation_scores import GateScores
-from amn.gain import features
+from amn.gate.gain import features
+from amn.gate.scores import GateScores
 from amn.kernel import bindings as kernel
 from amn.model.folded import fold
 from amn.policy import DEFAULT, load_policy

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.escalation import SHED_DOWN, Allowance, Decision, Scores, decide, hard_rules
-from amn.escalation_scores import GateScores
-from amn.gain import Calibration
+from amn.gate.escalation import SHED_DOWN, Allowance, Decision, Scores, decide, hard_rules
+from amn.gate.gain import Calibration
+from amn.gate.scores import GateScores
 from amn.policy import EscalationPolicy
 from producer import wire
 from producer.answers import AnswerEncoder

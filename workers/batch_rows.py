@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.escalation import (
+from amn.gate.escalation import (
     LOW_CONFIDENCE,
     REASONS,
     SHED_DEADLINE,
@@ -150,7 +150,7 @@ _SHED_BATCH, _SHED_NO_GAIN = 1 + SHEDS.index(SHED_BATCH), 1 + SHEDS.index(SHED_N
 
 
 def _soft(policy: EscalationPolicy, columns: Columns) -> NDArray[np.uint8]:
-    """The soft rules that fire, as bits (n,); `amn.escalation.soft_rules` for many rows.
+    """The soft rules that fire, as bits (n,); `amn.gate.escalation.soft_rules` for many rows.
 
     Thresholds are float64, as there: NumPy would round Python's to the float32 of the scores.
     """

@@ -26,7 +26,7 @@ from typing import cast
 import redis
 import structlog
 
-from amn.escalation import Allowance, threshold_for
+from amn.gate.escalation import Allowance, threshold_for
 from amn.policy import ENFORCE, EscalationPolicy
 from producer.keys import Keys
 from producer.link import Link

@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from amn.escalation import Decision, Scores
+from amn.gate.escalation import Decision, Scores
 from amn.output import strict_json
 from amn.policy import EscalationPolicy
 from producer.messages import Request

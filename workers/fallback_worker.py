@@ -3,7 +3,7 @@
 The answer is the best one by the policy's rule, and not simply the last:
 
 - `last`: this model's answer.
-- `blend`: normalise((1 - w) AMN + w this one), the weight w by calibration (`amn/gain.py`); at weight
+- `blend`: normalise((1 - w) AMN + w this one), the weight w by calibration (`amn/gate/gain.py`); at weight
   0 it is AMN's answer. Where the calibration was fitted for other models, as `last`.
 
 A chain with a secondary tier goes on when this model could not answer, or when the two answers agree
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.gain import Calibration, blend, features
+from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
 from producer import wire
 from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings

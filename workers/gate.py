@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from amn.escalation import Allowance
+from amn.gate.escalation import Allowance
 from amn.policy import ACCURACY, EscalationPolicy
 from producer.connection import connect, driver_errors
 from producer.keys import Keys

@@ -23,7 +23,7 @@ from workers.served import served_by
 from workers.settings import WorkerSettings, worker_name
 
 if TYPE_CHECKING:
-    from amn.gain import Calibration
+    from amn.gate.gain import Calibration
     from amn.policy import EscalationPolicy
     from amn.predictor import Predictor
     from amn.slices import Slicer
@@ -145,7 +145,7 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
 
 
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
-    from amn.escalation import Allowance
+    from amn.gate.escalation import Allowance
     from workers.amn_worker import AmnHandler, Gate
     from workers.decisions import DecisionLog
     from workers.gate import GateThread
@@ -240,7 +240,7 @@ def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]
     Raises:
         AmnError: One of them does not hold.
     """
-    from amn.gain import load_calibration
+    from amn.gate.gain import load_calibration
     from amn.policy import load_policy
 
     policy = load_policy(artifacts.policy)

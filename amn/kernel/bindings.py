@@ -243,7 +243,7 @@ class References:
 
 
 def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
-    """As `amn.gain.features`."""
+    """As `amn.gate.gain.features`."""
     contexts, predictions = _floats(contexts), _floats(predictions)
     if contexts.shape[0] != predictions.shape[0]:
         raise ValueError(f"{len(contexts)} contexts, but {len(predictions)} predictions")

@@ -213,7 +213,7 @@ INLINE double novelty(const float *gram, const float *along) {
 
 #define LEAST 1e-6 /* five vectors may cancel */
 
-/* amn/gain.py FEATURES of contexts (count, 5, 768) and predictions (count, 768) -> (count, 5). */
+/* amn/gate/gain.py FEATURES of contexts (count, 5, 768) and predictions (count, 768) -> (count, 5). */
 FAST void amn_features(const float *x, const float *predictions, int64_t count, double *out) {
     float gram[K * K], along[K];
     for (int64_t b = 0; b < count; b++, x += K * DIM, predictions += DIM, out += 5) {

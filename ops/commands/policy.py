@@ -55,7 +55,7 @@ def show(name: str) -> None:
 @options.artifacts
 def check(name: str, artifacts: Path | None) -> None:
     """Check a policy, and say by which id answers would name it."""
-    from amn.gain import load_calibration
+    from amn.gate.gain import load_calibration
 
     checked = load_policy(name)
     calibration = ""

@@ -16,7 +16,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from amn.escalation import HIGH_STAKES_LANE, Allowance, decide
+from amn.gate.escalation import HIGH_STAKES_LANE, Allowance, decide
 from amn.metrics import Estimate, estimate
 from amn.policy import EscalationPolicy
 from ops.errors import FileRefused

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from amn.errors import ConfigError
-from amn.escalation import (
+from amn.gate.escalation import (
     HIGH_STAKES_LANE,
     LONG_CONTEXT,
     LOW_CONFIDENCE,
@@ -20,7 +20,7 @@ from amn.escalation import (
     hard_rules,
     soft_rules,
 )
-from amn.gain import FEATURES, Calibration, features, load_calibration
+from amn.gate.gain import FEATURES, Calibration, features, load_calibration
 from amn.policy import EscalationPolicy, load_policy
 from producer.messages import Request
 

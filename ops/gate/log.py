@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from amn.escalation import Scores
+from amn.gate.escalation import Scores
 from amn.policy import BLEND, EscalationPolicy
 from ops.errors import FileRefused
 

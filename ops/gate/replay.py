@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from amn.escalation import Allowance, Decision, Scores, decide, hard_rules, threshold_for
+from amn.gate.escalation import Allowance, Decision, Scores, decide, hard_rules, threshold_for
 from amn.policy import ENFORCE, EscalationPolicy
 from ops.gate.log import Logged
 

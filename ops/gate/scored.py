@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amn.gain import blend, features, load_calibration
+from amn.gate.gain import blend, features, load_calibration
 from amn.policy import load_policy
 from ops.gate.log import Logged
 from ops.sample import Sample

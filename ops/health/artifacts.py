@@ -56,7 +56,7 @@ def _identity(folder: Path) -> str:
 
 def _policy(artifacts: Path) -> str:
     from amn.errors import AmnError
-    from amn.gain import load_calibration
+    from amn.gate.gain import load_calibration
     from amn.policy import DEFAULT, load_policy
 
     try:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 
-from amn.escalation import HIGH_STAKES_LANE, SHED_BUDGET, SHED_HARD, SHED_LAG, Allowance, Scores, decide
+from amn.gate.escalation import HIGH_STAKES_LANE, SHED_BUDGET, SHED_HARD, SHED_LAG, Allowance, Scores, decide
 from amn.policy import BudgetRule, load_policy
 from ops.gate.day import DaySettings, report, simulate
 from ops.gate.log import Logged

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amn.escalation import (
+from amn.gate.escalation import (
     HIGH_STAKES_LANE,
     LONG_CONTEXT,
     LOW_CONFIDENCE,

@@ -20,8 +20,8 @@ from amn.bank.index import CellBank, Guard, IndexSettings
 from amn.bank.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
 from amn.bank.recheck import drawn, recheck
 from amn.errors import CheckpointError
-from amn.escalation_scores import GateScores
 from amn.files import making_folder
+from amn.gate.scores import GateScores
 from amn.kernel import bindings as kernel
 from amn.policy import load_policy, parse_policy
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from amn.gain import Calibration, Linear, blend
+from amn.gate.gain import Calibration, Linear, blend
 from amn.policy import ACCURACY, SECONDARY, Chain, load_policy
 from producer import wire
 from producer.messages import Reply, Request

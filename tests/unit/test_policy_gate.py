@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from amn.bank.exact import Neighbours
 from amn.errors import ConfigError
-from amn.escalation import Allowance, Scores, decide
-from amn.escalation_scores import GateScores, mean_top_k
+from amn.gate.escalation import Allowance, Scores, decide
+from amn.gate.scores import GateScores, mean_top_k
 from amn.policy import ConfidenceRule, load_policy, parse_policy
 from ops.app import app
 from ops.errors import FileRefused

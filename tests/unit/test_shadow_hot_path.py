@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from amn.escalation import Allowance
+from amn.gate.escalation import Allowance
 from amn.policy import parse_policy
 from producer import wire
 from producer.messages import Reply, Request

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amn.escalation import REASONS, Allowance, Scores, soft_rules
+from amn.gate.escalation import REASONS, Allowance, Scores, soft_rules
 from amn.policy import load_policy, parse_policy
 from ops.drift.service_rules import OBJECTIVES, Service
 from producer import wire

@@ -1,0 +1,1 @@
+"""The escalation rules, the scores that they look at, and the gain of a fallback."""
