@@ -14,19 +14,9 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import (
-        calibrate,
-        card,
-        evaluate,
-        importing,
-        leaveout,
-        promotion,
-        ratio,
-        reproduce,
-        run,
-        slices_fit,
-    )
+    from amn import calibrate, leaveout, reproduce, run
     from amn.data import sample
+    from amn.evaluation import card, evaluate, importing, promotion, ratio, slices_fit
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

@@ -24,9 +24,9 @@ from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
 from amn.calibration_fit import fit_constant, fit_linear, fit_weights
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
+from amn.evaluation.metrics import Cosines
 from amn.files import write_whole
 from amn.gate.gain import FEATURES, FORMAT, load_calibration, save_calibration
-from amn.metrics import Cosines
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.output import strict_json

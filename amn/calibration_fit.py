@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.calibration_data import Slice
-from amn.metrics import Cosines
+from amn.evaluation.metrics import Cosines
 
 BINS = 6
 WEIGHT_GRID = np.arange(0.0, 1.01, 0.05)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn import plots
 from amn.calibration_data import JUDGED, Slice
 from amn.calibration_fit import chosen, resampled_means
+from amn.evaluation import plots
+from amn.evaluation.metrics import Cosines, estimate
 from amn.gate.escalation import REASONS, Scores, soft_rules
-from amn.metrics import Cosines, estimate
 from amn.policy import MEAN_TOP_K, EscalationPolicy, load_policy, presets
 
 RATES = (0.05, 0.10, 0.20, 0.50, 1.00)

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from amn import metrics
 from amn.data.dataset import UNSEEN_DOMAIN
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
+from amn.evaluation import metrics
 from amn.files import write_whole
 from amn.model import checkpoint
 from amn.model.folded import fold

@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from amn import metrics, runlog
+from amn import runlog
 from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
 from amn.data.dataset import Split, split_by_article
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
 from amn.errors import ConfigError
+from amn.evaluation import metrics
 from amn.model import checkpoint
 from amn.recipes import PRESETS, Recipe, recipe
 from amn.train import pick_device, resume, set_first_stage, start_run, train, write_config

@@ -24,8 +24,8 @@ from amn.config import ModelConfig, TrainConfig
 from amn.data.dataset import Split
 from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
+from amn.evaluation.metrics import window_cosines
 from amn.files import write_whole, writing
-from amn.metrics import window_cosines
 from amn.model.network import Grounded, build
 
 STATE_FILE = "state.pt"

@@ -26,8 +26,8 @@ from amn.bank.index import CellBank, IndexSettings
 from amn.bank.index_tune import WIDTHS, agreement, widened
 from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors
+from amn.evaluation.bank_queries import predictions
 from amn.predictor import Predictor
-from amn.reference_queries import predictions
 from bench.machine import environment, pinned
 
 SIDES = {"test": "held-out articles", "unseen": "unseen domain"}

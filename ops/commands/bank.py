@@ -211,8 +211,8 @@ def _progress() -> Iterator[OnProgress]:
 def _queries(path: Path | None, model: Path) -> NDArray[np.float32] | None:
     if path is None:
         return None
+    from amn.evaluation.bank_queries import held_out_predictions
     from amn.predictor import Predictor
-    from amn.reference_queries import held_out_predictions
 
     return held_out_predictions(path, Predictor.open(model))
 

@@ -16,8 +16,8 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from amn.evaluation.metrics import Estimate, estimate
 from amn.gate.escalation import HIGH_STAKES_LANE, Allowance, decide
-from amn.metrics import Estimate, estimate
 from amn.policy import EscalationPolicy
 from ops.errors import FileRefused
 from ops.gate.log import Logged

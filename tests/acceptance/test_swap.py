@@ -17,9 +17,9 @@ import redis
 import structlog
 from conftest import ROOT, Amn, address, wait_until
 
-from amn import promotion
 from amn.bank.build import BankSettings, build_bank
 from amn.bank.index import IndexSettings
+from amn.evaluation import promotion
 from amn.model import checkpoint
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys

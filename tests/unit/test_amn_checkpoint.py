@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from amn.config import ModelConfig
 from amn.errors import CheckpointError
-from amn.importing import import_published
+from amn.evaluation.importing import import_published
 from amn.model import checkpoint
 from amn.model.network import build
 

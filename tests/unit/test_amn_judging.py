@@ -9,11 +9,11 @@ import pytest
 import torch
 from amn_helpers import articles, contexts, made, write_npz
 
-from amn import promotion
 from amn.__main__ import main
 from amn.errors import CheckpointError, DataError, PromotionError
-from amn.evaluate import without
-from amn.metrics import estimate
+from amn.evaluation import promotion
+from amn.evaluation.evaluate import without
+from amn.evaluation.metrics import estimate
 from amn.model import checkpoint
 
 NOW = "2026-01-02T03:04:05Z"
@@ -66,8 +66,8 @@ def test_leaving_a_position_out_puts_the_mean_of_the_others_there():
 def _few_rounds():
     """Latency is measured here only to see that it is reported."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("amn.latency.ROUNDS", 3)
-        patch.setattr("amn.latency.WARM_UP_ROUNDS", 1)
+        patch.setattr("amn.evaluation.latency.ROUNDS", 3)
+        patch.setattr("amn.evaluation.latency.WARM_UP_ROUNDS", 1)
         yield
 
 
@@ -187,7 +187,7 @@ def test_a_much_slower_candidate_is_refused(tmp_path, monkeypatch):
     link = tmp_path / "production_model"
     promotion.promote(candidate(tmp_path, "amn_1"), link, with_latency=False)
     taken = iter([3.0, 1.0])
-    monkeypatch.setattr("amn.latency.measure", lambda *_: [{"latency_ms_p50": next(taken)}])
+    monkeypatch.setattr("amn.evaluation.latency.measure", lambda *_: [{"latency_ms_p50": next(taken)}])
     with pytest.raises(PromotionError, match=r"takes 3\.000 ms"):
         promotion.promote(candidate(tmp_path, "amn_2"), link)
 

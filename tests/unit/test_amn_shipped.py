@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from amn.errors import CheckpointError
+from amn.evaluation.metrics import cosine, estimate
 from amn.kernel import bindings as kernel
-from amn.metrics import cosine, estimate
 from amn.model import folded_bounded
 from amn.model.checkpoint import load
 from amn.model.folded import fold

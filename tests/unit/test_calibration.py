@@ -18,8 +18,8 @@ from amn.calibration_data import FITTED, JUDGED, Scorer, Slice
 from amn.calibration_fit import chosen, fit_linear, fit_weights
 from amn.calibration_report import text
 from amn.errors import CheckpointError
+from amn.evaluation.metrics import Predict, context_mean, last_vector
 from amn.gate.gain import FEATURES, FILE, Linear, blend, features, load_calibration, save_calibration
-from amn.metrics import Predict, context_mean, last_vector
 from amn.policy import load_policy, parse_policy
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from amn.data.vectors import VectorSet
 from amn.errors import CheckpointError, DataError
+from amn.evaluation.slices_fit import area, centres, fit, write
 from amn.slices import Slicer, SlicesManifest, load_slices, unit_mean
-from amn.slices_fit import area, centres, fit, write
 
 SHIPPED = Path("artifacts/lvm/ood_slices")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amn.promotion import move
+from amn.evaluation.promotion import move
 from workers.commands import worker
 from workers.pool_settings import PoolSettings
 from workers.served import Served, identity, look, pin, served_by

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from amn.config import PARAMETERS, ModelConfig
-from amn.latency import trusted_contexts
+from amn.evaluation.latency import trusted_contexts
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.model.network import build, count_parameters

@@ -106,7 +106,7 @@ def compare(candidate: checkpoint.Checkpoint, present: checkpoint.Checkpoint, wi
 
 def check_latency(candidate: checkpoint.Checkpoint, present: checkpoint.Checkpoint) -> None:
     """Time both models in turn at batch 1, and refuse one that is 1.5 times slower."""
-    from amn import latency
+    from amn.evaluation import latency
 
     both = [latency.measure(item.model, (1,))[0]["latency_ms_p50"] for item in (candidate, present)]
     if both[0] > both[1] * LATENCY_FACTOR_MAX:

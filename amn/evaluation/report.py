@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from amn.plots import cosine_plot, domain_plot, latency_plot, position_plot
+from amn.evaluation.plots import cosine_plot, domain_plot, latency_plot, position_plot
 
 Row = list[str]
 

@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from amn import latency, metrics, report
 from amn.config import PARAMETERS
 from amn.data.dataset import Split, split_by_article, training_vectors
 from amn.data.readers import read_vectors
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
+from amn.evaluation import latency, metrics, report
+from amn.evaluation.metrics import BASELINES, Cosines, Predict, cosine, estimate
 from amn.files import write_whole
-from amn.metrics import BASELINES, Cosines, Predict, cosine, estimate
 from amn.model import checkpoint
 from amn.model.folded import fold
 

@@ -1,0 +1,1 @@
+"""Measuring finished models: accuracy, latency, cards, promotion."""
