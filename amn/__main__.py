@@ -14,7 +14,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import calibrate, leaveout, reproduce, run
+    from amn import leaveout, reproduce, run
+    from amn.calibration import command as calibrate
     from amn.data import sample
     from amn.evaluation import card, evaluate, importing, promotion, ratio, slices_fit
 

@@ -13,10 +13,10 @@ from amn_helpers import articles, contexts, vector_set
 from numpy.typing import NDArray
 
 from amn.bank.exact import Neighbours
-from amn.calibrate import calibrate, suggested_policy
-from amn.calibration_data import FITTED, JUDGED, Scorer, Slice
-from amn.calibration_fit import chosen, fit_linear, fit_weights
-from amn.calibration_report import text
+from amn.calibration.command import calibrate, suggested_policy
+from amn.calibration.fit import chosen, fit_linear, fit_weights
+from amn.calibration.report import text
+from amn.calibration.windows import FITTED, JUDGED, Scorer, Slice
 from amn.errors import CheckpointError
 from amn.evaluation.metrics import Predict, context_mean, last_vector
 from amn.gate.gain import FEATURES, FILE, Linear, blend, features, load_calibration, save_calibration

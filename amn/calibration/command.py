@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amn import calibration_report as shown
 from amn.bank.exact import load_bank
-from amn.calibration_data import FITTED, JUDGED, Slice, join, score_slices
-from amn.calibration_fit import fit_constant, fit_linear, fit_weights
+from amn.calibration import report as shown
+from amn.calibration.fit import fit_constant, fit_linear, fit_weights
+from amn.calibration.windows import FITTED, JUDGED, Slice, join, score_slices
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
 from amn.evaluation.metrics import Cosines

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.calibration_data import JUDGED, Slice
-from amn.calibration_fit import chosen, resampled_means
+from amn.calibration.fit import chosen, resampled_means
+from amn.calibration.windows import JUDGED, Slice
 from amn.evaluation import plots
 from amn.evaluation.metrics import Cosines, estimate
 from amn.gate.escalation import REASONS, Scores, soft_rules

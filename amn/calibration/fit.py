@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.calibration_data import Slice
+from amn.calibration.windows import Slice
 from amn.evaluation.metrics import Cosines
 
 BINS = 6

@@ -1,0 +1,1 @@
+"""Fitting the gate on held-out articles, and the report on it."""
