@@ -14,10 +14,10 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser_of_commands() -> argparse.ArgumentParser:
     """All commands; heavy imports wait until one is chosen."""
-    from amn import leaveout, reproduce, run
     from amn.calibration import command as calibrate
     from amn.data import sample
     from amn.evaluation import card, evaluate, importing, promotion, ratio, slices_fit
+    from amn.training import leaveout, reproduce, run
 
     parser = argparse.ArgumentParser(prog="python -m amn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

@@ -15,8 +15,17 @@ from amn.config import ModelConfig, TrainConfig
 from amn.data.dataset import split_by_article
 from amn.errors import ConfigError, DataError
 from amn.model.checkpoint import load
-from amn.recipes import recipe
-from amn.train import Run, after_epoch, learning_rate, resume, set_first_stage, start_run, train, write_config
+from amn.training.recipes import recipe
+from amn.training.train import (
+    Run,
+    after_epoch,
+    learning_rate,
+    resume,
+    set_first_stage,
+    start_run,
+    train,
+    write_config,
+)
 
 CPU = torch.device("cpu")
 QUICK = TrainConfig(loss="cosine", batch_size=32, epochs=3, schedule="one-cycle", ema_decay=0.9)
@@ -141,7 +150,7 @@ def test_training_beats_the_context_mean_on_held_out_articles(documents, tmp_pat
 
 
 def test_patience_ends_a_run_that_no_longer_improves(documents, tmp_path, monkeypatch):
-    monkeypatch.setattr("amn.train.judge", lambda *_: {"score": 0.5})
+    monkeypatch.setattr("amn.training.train.judge", lambda *_: {"score": 0.5})
     config = TrainConfig(epochs=9, patience_epochs=2, batch_size=128)
     _, run = run_to_end(documents, tmp_path / "a", config, ModelConfig(layout="card"))
     assert (run.best_epoch, run.epoch) == (1, 3)

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from amn import runlog
 from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
 from amn.data.dataset import Split, split_by_article
 from amn.data.readers import read_vectors
@@ -21,8 +20,9 @@ from amn.data.vectors import VectorSet
 from amn.errors import ConfigError
 from amn.evaluation import metrics
 from amn.model import checkpoint
-from amn.recipes import PRESETS, Recipe, recipe
-from amn.train import pick_device, resume, set_first_stage, start_run, train, write_config
+from amn.training import runlog
+from amn.training.recipes import PRESETS, Recipe, recipe
+from amn.training.train import pick_device, resume, set_first_stage, start_run, train, write_config
 
 console = Console(stderr=True, markup=False, emoji=False)
 

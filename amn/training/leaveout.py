@@ -22,7 +22,7 @@ from amn.evaluation import metrics
 from amn.files import write_whole
 from amn.model import checkpoint
 from amn.model.folded import fold
-from amn.recipes import PRESETS
+from amn.training.recipes import PRESETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,1 @@
+"""Training, from named recipes to checkpoints."""
