@@ -25,8 +25,8 @@ from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
 from producer.connection import connect
 from producer.link import Link
+from producer.protocol.wire import encode_reply
 from producer.requests import prepare
-from producer.wire import encode_reply
 
 STEPS = ("enqueue", "drain")
 

@@ -37,8 +37,8 @@ from ops.sample import Sample
 from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
 from producer.messages import Reply
+from producer.protocol.wire import decode_request, encode_reply
 from producer.requests import prepare
-from producer.wire import decode_request, encode_reply
 from workers.outcomes import answered
 from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings

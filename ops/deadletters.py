@@ -21,12 +21,12 @@ from typing import Any, cast
 
 import redis
 
-from producer import wire
 from producer.clock import time_ms
 from producer.connection import script_text
 from producer.errors import WireError
 from producer.keys import REPLY, Keys
 from producer.messages import PRIORITIES, Answer, Failure, Request
+from producer.protocol import wire
 from producer.settings import ProducerSettings
 
 #: Letters read, replayed or deleted in one round trip: a few megabytes at most.

@@ -16,9 +16,9 @@ from amn.data.arrays import FileRows, RowsWriter, writing_rows
 from amn.errors import FileRefused
 from amn.files import check_output
 from producer import BatchHandle, Handle, PartitionedProducer, Producer
-from producer.checks import checked_context, checked_contexts
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, DIMENSIONS
+from producer.protocol.checks import checked_context, checked_contexts
 from producer.requests import Options
 
 #: Rows of one batch.

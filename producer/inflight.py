@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from producer import wire
 from producer.errors import (
     Cancelled,
     DuplicateRequest,
@@ -22,6 +21,7 @@ from producer.errors import (
 )
 from producer.messages import Answer, Failure
 from producer.pending import FutureLike, Pending
+from producer.protocol import wire
 from producer.requests import Outgoing
 
 #: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import wire
-from producer.checks import checked_context, checked_contexts, checked_lane, checked_quietly, quiet
 from producer.errors import DeadlineExceeded, InvalidRequest, PayloadTooLarge
-from producer.fields import builder
 from producer.keys import valid_id
 from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, Request
+from producer.protocol import wire
+from producer.protocol.checks import checked_context, checked_contexts, checked_lane, checked_quietly, quiet
+from producer.protocol.fields import builder
 from producer.sampling import sample_key
 from producer.settings import ProducerSettings
 

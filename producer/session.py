@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, S
 from hashlib import blake2b
 from typing import Any
 
-from producer import forks, waiting, wire
+from producer import forks, waiting
 from producer.calls import limit_arguments, request_arguments
-from producer.checks import checked_vector
 from producer.clock import ServerClock
 from producer.errors import InvalidRequest, ProducerClosed, QueueError
 from producer.handle import BaseHandle
@@ -20,6 +19,8 @@ from producer.outage import Outage
 from producer.outbox import Delivery
 from producer.packing import written
 from producer.pending import FutureLike, Pending
+from producer.protocol import wire
+from producer.protocol.checks import checked_vector
 from producer.replies import ReplyCursor
 from producer.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.sampling import RATE_MAX, sampled

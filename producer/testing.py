@@ -19,12 +19,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import wire
-from producer.checks import checked_vector
 from producer.errors import InvalidRequest, QueueError
 from producer.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
 from producer.messages import BatchReply, Reply, Request
 from producer.pending import Pending
+from producer.protocol import wire
+from producer.protocol.checks import checked_vector
 from producer.pump import chunk_size
 from producer.requests import (
     DEFAULT_OPTIONS,

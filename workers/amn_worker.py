@@ -13,10 +13,10 @@ from amn.gate.escalation import SHED_DOWN, Allowance, Decision, Scores, decide, 
 from amn.gate.gain import Calibration
 from amn.gate.scores import GateScores
 from amn.policy import EscalationPolicy
-from producer import wire
-from producer.answers import AnswerEncoder
 from producer.errors import InferenceFailed
 from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request, Timings
+from producer.protocol import wire
+from producer.protocol.answers import AnswerEncoder
 from workers.batch import Batch
 from workers.batch_rows import Columns, batch_reply, decide_batch
 from workers.decisions import DecisionLog

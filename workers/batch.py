@@ -9,9 +9,10 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import errors, wire
+from producer import errors
 from producer.errors import QueueError, WireError
 from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Request
+from producer.protocol import wire
 from workers.entry import Entry, Outcome
 from workers.outcomes import begun_too_often, dead, failure
 from workers.settings import WorkerSettings

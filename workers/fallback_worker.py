@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
-from producer import wire
 from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings
+from producer.protocol import wire
 from workers.batch import Batch
 from workers.entry import Outcome
 from workers.outcomes import answered, dead, degraded, fast_answer

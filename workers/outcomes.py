@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from producer import wire
-from producer.envelope import Envelope, envelope
 from producer.errors import QueueError, WireError
 from producer.keys import ID, REQUEST
 from producer.messages import BULK_PRIORITY, PRIORITIES, Answer, Failure, Request
+from producer.protocol import wire
+from producer.protocol.envelope import Envelope, envelope
 from workers.entry import Entry, Outcome
 
 #: Why an entry that was begun too often is a dead letter.

@@ -22,7 +22,7 @@ from producer.connection import LOST, connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
 from producer.link import Link, Script
 from producer.packing import written
-from producer.wire import PAYLOAD_BYTES_MAX
+from producer.protocol.wire import PAYLOAD_BYTES_MAX
 from workers.entry import Entry, Outcome
 from workers.levels import Shares
 from workers.room import Room

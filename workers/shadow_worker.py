@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import wire
 from producer.errors import Undecodable, WireError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
+from producer.protocol import wire
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
 from workers.batch import Batch
 from workers.entry import Entry, Outcome

@@ -13,7 +13,7 @@ from producer import Options, Producer, ProducerSettings
 from producer.connection import connect
 from producer.keys import Keys
 from producer.messages import Reply
-from producer.wire import decode_reply
+from producer.protocol.wire import decode_reply
 
 REQUIREMENTS: tuple[str, ...] = ()
 NOTE = "one AMN worker as shipped, default policy on; submit_many 64 at once"

@@ -11,8 +11,8 @@ from ops import console
 from ops.commands import options
 from ops.errors import FileRefused
 from ops.settings import artifacts_folder
-from producer import wire
 from producer.errors import WireError
+from producer.protocol import wire
 
 
 @click.command(short_help="Why a request is escalated, rule by rule.")
@@ -24,7 +24,7 @@ def explain(request_file: Path, policy: str, artifacts: Path | None, as_json: bo
     """Show every rule's value for one request, and by which model, bank and policy.
 
     REQUEST.msgpack holds one request as it is on the wire: the field `request` of a stream entry, or
-    what `producer.wire.encode_request` gives. The budget is left aside: it depends on the others.
+    what `producer.protocol.wire.encode_request` gives. The budget is left aside: it depends on the others.
 
     \b
     Examples:

@@ -11,7 +11,7 @@ from ops.alerts.store import outbox_key
 from ops.counters import NAMES_MAX
 from ops.health.findings import FAILURE, OK, Finding
 from producer.keys import Keys
-from producer.wire import BATCH_BYTES_MAX
+from producer.protocol.wire import BATCH_BYTES_MAX
 
 #: An id that is so far ahead of the server's clock was not made by it; or the clock was set back.
 AHEAD_MS_MAX = 60_000

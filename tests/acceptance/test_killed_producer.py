@@ -10,9 +10,9 @@ import pytest
 import redis
 from conftest import ROOT, SAMPLE, Amn, address, wait_until
 
-from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply
+from producer.protocol import wire
 
 pytestmark = pytest.mark.timeout(180)
 KEYS = Keys()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import wire
 from producer.errors import QueueError
 from producer.messages import Reply
+from producer.protocol import wire
 
 TOLERANCE = 1e-5
 #: How many ids of each kind of trouble are named in the result.

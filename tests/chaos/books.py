@@ -10,9 +10,9 @@ from typing import Any
 
 import redis
 
-from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply
+from producer.protocol import wire
 
 _FLUSH = (Path(__file__).parent / "flush.lua").read_text("utf-8")
 _IN = ("accepted:high", "accepted:normal", "accepted:low", "chaos:direct", "replayed")

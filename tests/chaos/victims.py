@@ -12,9 +12,9 @@ from typing import Any
 
 import redis
 
-from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply
+from producer.protocol import wire
 
 from .settings import ROOT
 

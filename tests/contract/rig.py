@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from producer import wire
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Failure, Reply, Request
+from producer.protocol import wire
 from producer.settings import ProducerSettings
 from workers.entry import Entry, Outcome
 from workers.queue import LeasedQueue

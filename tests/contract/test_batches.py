@@ -14,8 +14,9 @@ from rig import KEYS, Rig
 import workers.queue
 from amn.policy import load_policy
 from ops.deadletters import DeadLetters
-from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors, wire
+from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors
 from producer.messages import BatchReply, Failure, Request
+from producer.protocol import wire
 from workers.amn_worker import AmnHandler, Gate
 from workers.batch import assemble
 from workers.fallback_worker import FallbackHandler

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from ops.app import run
 from ops.deadletters import DeadLetters
-from producer import wire
 from producer.errors import InferenceFailed
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
+from producer.protocol import wire
 from producer.settings import ProducerSettings
 from workers.batch import assemble
 from workers.outcomes import dead

@@ -24,9 +24,10 @@ from rig import answer
 from ops.app import run
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, alive_here
-from producer import Options, Producer, wire
+from producer import Options, Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Request
+from producer.protocol import wire
 from producer.settings import ProducerSettings
 from workers.settings import worker_name
 

@@ -11,11 +11,12 @@ import pytest
 import redis
 from rig import KEYS, REPLIES, Rig, answer
 
-from producer import Options, Producer, ProducerSettings, wire
+from producer import Options, Producer, ProducerSettings
 from producer.connection import script_text
 from producer.errors import AuthenticationFailed, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP
 from producer.messages import Failure
+from producer.protocol import wire
 from workers.outcomes import dead, served_fast
 from workers.queue import LeasedQueue, Outcome
 

@@ -17,8 +17,9 @@ from servers import Server
 
 from ops.health import reads, server, workers
 from ops.health.findings import FAILURE, OK, WARNING
-from producer import Producer, wire
+from producer import Producer
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from producer.settings import ProducerSettings
 from workers.batch import Batch
 from workers.entry import Outcome

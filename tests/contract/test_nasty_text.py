@@ -17,9 +17,9 @@ from ops.app import run
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
 from ops.drift.store import server_now_ms
-from producer import wire
 from producer.keys import Keys
 from producer.messages import Request
+from producer.protocol import wire
 from workers.exemplars import Exemplar, Exemplars
 
 KEYS = Keys("main")

@@ -6,9 +6,10 @@ import pytest
 from echo import EchoWorker
 from rig import KEYS, Rig, answer
 
-from producer import Options, Producer, ProducerSettings, QueueFull, errors, wire
+from producer import Options, Producer, ProducerSettings, QueueFull, errors
 from producer.keys import GROUP
 from producer.messages import PRIORITIES
+from producer.protocol import wire
 from workers.entry import Entry
 
 HIGH, NORMAL, LOW = 1, 2, 3

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from echo import EchoWorker, echo, failure
 
-from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors, replies, wire
+from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors, replies
 from producer.keys import Keys
 from producer.messages import Reply
+from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
 from producer.testing import FakeProducer
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from ops.drift.store import read_minutes, read_window, server_now_ms
 from ops.drift.window import SliceSummary, summary
-from producer import wire
 from producer.client import Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from producer.requests import Options
 from producer.sampling import RATE_MAX, sample_key, sampled
 from producer.settings import ProducerSettings

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from rig import KEYS, Rig, answer
 
-from producer import Options, wire
+from producer import Options
 from producer.connection import script_text
 from producer.messages import Failure
+from producer.protocol import wire
 from producer.requests import prepare
 from producer.session import Session
 from workers.batch import assemble

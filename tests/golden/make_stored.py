@@ -24,9 +24,10 @@ GROUP = "workers"
 
 def fill(url: str) -> None:
     """Requests in every state that lasts: waiting, leased, escalated, cancelled, dead."""
-    from producer import Producer, wire
+    from producer import Producer
     from producer.keys import Keys
     from producer.messages import Reply
+    from producer.protocol import wire
     from producer.settings import ProducerSettings
     from workers.entry import Outcome
     from workers.outcomes import dead

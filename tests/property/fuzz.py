@@ -17,9 +17,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from producer import wire
 from producer.errors import QueueError, WireError
 from producer.messages import PRIORITIES, BatchReply, Reply, Request
+from producer.protocol import wire
 from producer.requests import Options, prepare
 from producer.settings import ProducerSettings
 

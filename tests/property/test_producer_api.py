@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from producer import QueueError, wire
+from producer import QueueError
 from producer.errors import InvalidRequest
+from producer.protocol import wire
 from producer.requests import DEFAULT_OPTIONS, Options, prepare
 from producer.settings import ProducerSettings
 from producer.testing import FakeProducer

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from producer import wire
 from producer.errors import QueueFull, ServerUnavailable, Undecodable, WireError
 from producer.inflight import Inflight
 from producer.messages import BatchReply, Failure, Reply, Request, Timings
 from producer.outage import Outage
 from producer.outbox import Delivery
+from producer.protocol import wire
 from producer.requests import Outgoing
 from producer.settings import ProducerSettings
 

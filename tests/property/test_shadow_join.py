@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amn.slices import load_slices
-from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
 from workers.entry import Outcome

@@ -7,9 +7,9 @@ from typing import Self
 
 import numpy as np
 
-from producer import wire
 from producer.keys import Keys
 from producer.messages import Reply
+from producer.protocol import wire
 from producer.settings import ProducerSettings
 from workers.batch import Batch
 from workers.entry import Outcome

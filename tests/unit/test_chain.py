@@ -10,8 +10,8 @@ import pytest
 
 from amn.gate.gain import Calibration, Linear, blend
 from amn.policy import ACCURACY, SECONDARY, Chain, load_policy
-from producer import wire
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from workers.batch import assemble
 from workers.entry import Entry
 from workers.fallback_worker import FAILED, FallbackHandler, Tier

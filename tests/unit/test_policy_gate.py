@@ -19,8 +19,8 @@ from ops.app import app
 from ops.errors import FileRefused
 from ops.gate.log import read_log
 from ops.gate.replay import replay
-from producer import wire
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from workers.amn_worker import AmnHandler, Gate, counters_of
 from workers.batch import assemble
 from workers.decisions import DecisionLog

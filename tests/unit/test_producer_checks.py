@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producer import errors, wire
-from producer.checks import checked_context, checked_contexts, checked_vector
+from producer import errors
+from producer.protocol import wire
+from producer.protocol.checks import checked_context, checked_contexts, checked_vector
 from producer.requests import Options, prepare, prepare_batch
 from producer.settings import ProducerSettings
 from producer.testing import FakeProducer

@@ -8,8 +8,8 @@ from dataclasses import FrozenInstanceError, dataclass, fields, replace
 import numpy as np
 import pytest
 
-from producer.fields import builder
 from producer.messages import Failure, Reply, Request, Timings
+from producer.protocol.fields import builder
 
 
 @pytest.mark.parametrize("cls", [Request, Reply, Timings, Failure])

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from producer import wire
 from producer.errors import QueueError
 from producer.messages import BatchReply, Failure, Reply, Request
+from producer.protocol import wire
 from producer.sampling import sample_hash, sampled
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -8,12 +8,13 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from producer import Options, ProducerSettings, errors, wire
+from producer import Options, ProducerSettings, errors
 from producer.clock import ServerClock
 from producer.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.keys import Keys
 from producer.losses import Losses
 from producer.messages import Failure, Reply
+from producer.protocol import wire
 from producer.replies import ReplyCursor
 from producer.requests import prepare
 

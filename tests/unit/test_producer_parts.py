@@ -24,7 +24,7 @@ import amn
 import ops
 import producer
 import workers
-from producer import Options, Producer, ProducerSettings, errors, packing, wire
+from producer import Options, Producer, ProducerSettings, errors, packing
 from producer.connection import translated
 from producer.inflight import Inflight
 from producer.keys import Keys
@@ -32,6 +32,7 @@ from producer.messages import Failure, Reply
 from producer.outage import PAUSE_MS_MAX, Backoff, Outage
 from producer.outbox import SEND_COUNT_MAX, Delivery
 from producer.partitions import partition_queues
+from producer.protocol import wire
 from producer.requests import prepare
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer

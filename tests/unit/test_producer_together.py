@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from producer import errors, wire
+from producer import errors
+from producer.protocol import wire
 from producer.requests import Options, prepare, prepare_all
 from producer.settings import ProducerSettings
 

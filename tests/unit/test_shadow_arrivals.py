@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from producer import wire
 from producer.messages import Reply, Request, Timings
+from producer.protocol import wire
 from workers.entry import Entry
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome

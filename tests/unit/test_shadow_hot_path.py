@@ -10,8 +10,8 @@ import pytest
 
 from amn.gate.escalation import Allowance
 from amn.policy import parse_policy
-from producer import wire
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled, sampled_one_in
 from workers.amn_worker import AmnHandler, Gate
 from workers.batch import assemble

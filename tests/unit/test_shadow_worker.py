@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from producer import wire
 from producer.messages import Failure, Reply, Request
+from producer.protocol import wire
 from workers.entry import Entry, Outcome
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from amn.policy import load_policy
-from producer import wire
-from producer.answers import AnswerEncoder
 from producer.messages import Reply, Request, Timings
+from producer.protocol import wire
+from producer.protocol.answers import AnswerEncoder
 from workers.amn_worker import FALLBACK_MS_MIN, AmnHandler, Gate
 from workers.batch import assemble
 from workers.entry import Entry

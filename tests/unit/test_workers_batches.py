@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from amn.gate.escalation import REASONS, Allowance, Scores, soft_rules
 from amn.policy import load_policy, parse_policy
 from ops.drift.service_rules import OBJECTIVES, Service
-from producer import wire
 from producer.messages import BatchReply, Failure, Reply, Request
+from producer.protocol import wire
 from workers.amn_worker import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
 from workers.batch import PORTION_BYTES, assemble, portion
 from workers.batch_rows import SHEDS, Columns, decide_batch

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from producer import wire
 from producer.clock import ServerClock
-from producer.envelope import Envelope, envelope
 from producer.errors import AuthenticationFailed, ServerError, ServerUnavailable
 from producer.messages import Failure, Reply, Request
+from producer.protocol import wire
+from producer.protocol.envelope import Envelope, envelope
 from producer.steps import Steps
 from workers.batch import Batch, suspects
 from workers.entry import Entry, Outcome

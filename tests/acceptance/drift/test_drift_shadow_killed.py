@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 from drift.world import ARTIFACTS, ID, KEYS, MODEL, ONE_IN, OOD, Increments, Sample, Scorer, Service, Windows
-from producer import wire
 from producer.messages import Reply, Request
+from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
 
 pytestmark = pytest.mark.timeout(900)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from producer.errors import Undecodable
-from producer.fields import REQUIRED, Fields
 from producer.messages import BATCH_CONTEXTS_MAX, DIMENSIONS, BatchReply, Timings
+from producer.protocol.fields import REQUIRED, Fields
 
 _F4 = np.dtype("<f4")
 _FIELDS = {

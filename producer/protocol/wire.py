@@ -19,9 +19,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.batch_replies import fields_of, reply_of
 from producer.errors import Undecodable, UnsupportedVersion
-from producer.fields import REQUIRED, Fields, builder
 from producer.keys import valid_client, valid_id
 from producer.messages import (
     BATCH_CONTEXTS_MAX,
@@ -36,6 +34,8 @@ from producer.messages import (
     Request,
     Timings,
 )
+from producer.protocol.batch_replies import fields_of, reply_of
+from producer.protocol.fields import REQUIRED, Fields, builder
 
 WIRE_VERSION = 1
 PAYLOAD_BYTES_MAX = 64 * 1024
