@@ -35,8 +35,8 @@ from bench.report import facts, markdown, write
 from bench.service import sample_contexts
 from ops.server import Server, ServerSettings
 from producer import ProducerSettings
-from producer.connection import connect
-from producer.link import Link
+from producer.transport.connection import connect
+from producer.transport.link import Link
 from workers.pool_settings import PoolSettings
 from workers.settings import artifacts_root
 

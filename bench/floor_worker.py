@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from redis.exceptions import ConnectionError as Gone
 
 from producer import ProducerSettings
-from producer.connection import connect
-from producer.link import Link, Word
+from producer.transport.connection import connect
+from producer.transport.link import Link, Word
 from workers.settings import artifacts_root
 
 COUNT = 64

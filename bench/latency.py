@@ -28,8 +28,8 @@ from ops.server import ServerSettings
 from ops.stack import Stack, StackSettings
 from ops.traffic import Traffic, TrafficSettings
 from producer import Producer, ProducerSettings
-from producer.connection import connect
 from producer.keys import Keys
+from producer.transport.connection import connect
 from workers.served import look, pin
 from workers.settings import artifacts_root
 

@@ -23,10 +23,10 @@ from bench.report import facts, markdown, shown, write
 from bench.service import SUBMIT_COUNT, sample_contexts
 from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
-from producer.connection import connect
-from producer.link import Link
 from producer.protocol.wire import encode_reply
 from producer.requests import prepare
+from producer.transport.connection import connect
+from producer.transport.link import Link
 
 STEPS = ("enqueue", "drain")
 

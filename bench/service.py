@@ -27,8 +27,8 @@ from bench.report import progress
 from ops.sample import Sample
 from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
-from producer.connection import connect
 from producer.keys import Keys
+from producer.transport.connection import connect
 from workers.pool import Pool
 from workers.pool_settings import PoolSettings
 

@@ -21,13 +21,13 @@ from typing import Any, cast
 
 import redis
 
-from producer.clock import time_ms
-from producer.connection import script_text
 from producer.errors import WireError
 from producer.keys import REPLY, Keys
 from producer.messages import PRIORITIES, Answer, Failure, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
+from producer.transport.clock import time_ms
+from producer.transport.connection import script_text
 
 #: Letters read, replayed or deleted in one round trip: a few megabytes at most.
 _PAGE = 200

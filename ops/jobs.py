@@ -39,9 +39,9 @@ from ops.known_jobs import (
 )
 from producer import Producer
 from producer.address import CLUSTER, parse_address
-from producer.connection import connect
 from producer.messages import LANES
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect
 
 #: Name of the RQ queue.
 JOBS = "amn-jobs"

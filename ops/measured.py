@@ -21,10 +21,10 @@ from ops.stack import Stack
 from ops.summary import RunSummary, Surroundings, environment, percentiles, shown, summarize
 from ops.traffic import Traffic, TrafficSettings
 from producer import Producer
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.requests import Options
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,10 +29,10 @@ from ops.drift.memory import Memory
 from ops.health import letters, streams, workers
 from ops.rules.counts import COUNTS
 from ops.rules.live import KINDS, Live, look
-from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 Labels = tuple[str, ...]
 

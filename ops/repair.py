@@ -9,9 +9,9 @@ import redis
 
 from ops.counters import TOTALS
 from ops.health import integrity
-from producer.connection import script_text
 from producer.keys import GROUP, Keys
 from producer.settings import ProducerSettings
+from producer.transport.connection import script_text
 
 #: A dead letter has the most: eight names and their values.
 _WORDS_MAX = 64

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from ops.server import Server, ServerSettings
-from producer.connection import connect, driver_errors
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 from workers.errors import NotReady
 from workers.logs import configure_logs
 from workers.pool import Pool

@@ -8,7 +8,6 @@ from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar
 
 from producer.calls import checked_statuses
-from producer.connection import connect_async, driver_errors, let_go, script_text
 from producer.errors import (
     AuthenticationFailed,
     Cancelled,
@@ -19,7 +18,6 @@ from producer.errors import (
 )
 from producer.funnel import Funnel
 from producer.handle import AsyncBatchHandle, AsyncHandle
-from producer.link import Script
 from producer.messages import BatchReply, Reply
 from producer.pending import Pending
 from producer.pump import pumped_async
@@ -27,6 +25,8 @@ from producer.readers import ReplyTask
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
 from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect_async, driver_errors, let_go, script_text
+from producer.transport.link import Script
 
 #: Connections for commands; the rest waits its turn.
 _CONNECTIONS_MAX = 4

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any, Self
 
 from producer.calls import checked_statuses
-from producer.connection import DRIVER_ERRORS, connect, script_text, translated
 from producer.errors import (
     AuthenticationFailed,
     Cancelled,
@@ -19,7 +18,6 @@ from producer.errors import (
     ServerUnavailable,
 )
 from producer.handle import BatchHandle, Handle
-from producer.link import Link, Script
 from producer.messages import BatchReply, Reply
 from producer.pending import Pending
 from producer.pump import pumped
@@ -27,6 +25,8 @@ from producer.readers import ReplyThread
 from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
 from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
+from producer.transport.connection import DRIVER_ERRORS, connect, script_text, translated
+from producer.transport.link import Link, Script
 from producer.waiting import Waiting
 
 

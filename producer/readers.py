@@ -9,13 +9,20 @@ from typing import Any
 
 import redis
 
-from producer.connection import DRIVER_ERRORS, connect, connect_async, driver_errors, let_go, translated
 from producer.errors import ServerError
 from producer.keys import WAKE
-from producer.link import Link
 from producer.outage import Backoff, Outage
 from producer.replies import BLOCK_MS
 from producer.session import Session
+from producer.transport.connection import (
+    DRIVER_ERRORS,
+    connect,
+    connect_async,
+    driver_errors,
+    let_go,
+    translated,
+)
+from producer.transport.link import Link
 
 _CANCEL_AGAIN_S = 0.05
 _CANCELLED = "its reply reader was cancelled, as all tasks of this event loop were"

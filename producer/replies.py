@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from producer.clock import ServerClock
 from producer.errors import ServerUnavailable, WireError
 from producer.inflight import Inflight
 from producer.keys import REPLY, Keys
 from producer.losses import Losses
-from producer.steps import Steps
+from producer.transport.clock import ServerClock
+from producer.transport.steps import Steps
 
 _LOG = logging.getLogger("amn.producer")
 #: Replies taken in one read.

@@ -8,16 +8,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, S
 from hashlib import blake2b
 from typing import Any
 
-from producer import forks, waiting
+from producer import waiting
 from producer.calls import limit_arguments, request_arguments
-from producer.clock import ServerClock
 from producer.errors import InvalidRequest, ProducerClosed, QueueError
 from producer.handle import BaseHandle
 from producer.inflight import FORKED, REMEMBERED_MAX, Inflight
 from producer.keys import GROUP, Keys
 from producer.outage import Outage
 from producer.outbox import Delivery
-from producer.packing import written
 from producer.pending import FutureLike, Pending
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
@@ -25,6 +23,9 @@ from producer.replies import ReplyCursor
 from producer.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings, settings_of
+from producer.transport import forks
+from producer.transport.clock import ServerClock
+from producer.transport.packing import written
 
 SHADOW_ENTRIES_MAX = 20_000
 #: Requests that `predict_many` prepares and sends together.

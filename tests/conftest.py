@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 from servers import KINDS, Server
 
-import producer.connection
+import producer.transport.connection
 
 # A loaded machine takes long for an example now and then; that says nothing about the code.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -9,9 +9,9 @@ from typing import Any
 
 import redis
 
-from producer.connection import script_text
 from producer.keys import Keys
-from producer.link import Script
+from producer.transport.connection import script_text
+from producer.transport.link import Script
 
 #: What it does. The first five leave everybody able to submit.
 DEEDS = ("count", "note", "report", "reply", "forge", "append", "call", "add_to_stats")

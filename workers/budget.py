@@ -29,7 +29,7 @@ import structlog
 from amn.gate.escalation import Allowance, threshold_for
 from amn.policy import ENFORCE, EscalationPolicy
 from producer.keys import Keys
-from producer.link import Link
+from producer.transport.link import Link
 from workers.breaker import TierFacts
 from workers.queue import load
 

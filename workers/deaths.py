@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import structlog
 
-from producer.connection import connect, driver_errors
 from producer.errors import QueueError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 _LOG = structlog.get_logger("amn.pool")
 #: A server that is away is not asked with every look at the workers.

@@ -18,8 +18,8 @@ import redis
 from numpy.typing import NDArray
 
 from producer.keys import Keys
-from producer.link import Script
 from producer.sampling import sample_hash
+from producer.transport.link import Script
 from workers.queue import load
 from workers.shadow_scores import MILLION, Half, Labels, against
 

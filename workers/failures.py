@@ -7,11 +7,11 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from producer.clock import time_ms
-from producer.connection import connect, driver_errors
 from producer.errors import QueueError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.clock import time_ms
+from producer.transport.connection import connect, driver_errors
 
 _KEPT, _KEPT_S, _TEXT_MAX = 20, 3_600, 500
 

@@ -6,8 +6,8 @@ import time
 
 from amn.gate.escalation import Allowance
 from amn.policy import ACCURACY, EscalationPolicy
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
+from producer.transport.connection import connect, driver_errors
 from workers.budget import LoadLimits, SharedBudget
 from workers.settings import WorkerSettings
 from workers.side import SideThread

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import structlog
 
-from producer.connection import connect, driver_errors, script_text
 from producer.errors import ServerError
 from producer.keys import GROUP
+from producer.transport.connection import connect, driver_errors, script_text
 from workers.loop import Loop
 from workers.side import SideThread
 from workers.watchdog import Watchdog

@@ -11,7 +11,7 @@ from typing import Protocol
 import structlog
 
 from producer.errors import ServerError
-from producer.steps import Steps
+from producer.transport.steps import Steps
 from workers.batch import Batch, assemble, portion, suspects
 from workers.entry import Entry, Outcome
 from workers.errors import refused

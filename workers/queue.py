@@ -17,12 +17,12 @@ from typing import Any, cast
 
 import redis
 
-from producer.clock import ServerClock
-from producer.connection import LOST, connect, driver_errors, script_text
 from producer.keys import GROUP, REQUEST, Keys
-from producer.link import Link, Script
-from producer.packing import written
 from producer.protocol.wire import PAYLOAD_BYTES_MAX
+from producer.transport.clock import ServerClock
+from producer.transport.connection import LOST, connect, driver_errors, script_text
+from producer.transport.link import Link, Script
+from producer.transport.packing import written
 from workers.entry import Entry, Outcome
 from workers.levels import Shares
 from workers.room import Room

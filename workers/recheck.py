@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.bank.recheck import drawn, recheck
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
+from producer.transport.connection import connect, driver_errors
 from workers.settings import WorkerSettings
 from workers.side import SideThread
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from producer.protocol.wire import PAYLOAD_BYTES_MAX
-from producer.steps import Steps
+from producer.transport.steps import Steps
 
 #: Payload that a read should not exceed by much, of each level: one full batch of contexts. A read of
 #: four of them takes three times as long for each (it leaves every cache), and saves nothing.

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import structlog
 
-from producer.connection import driver_errors
 from producer.keys import GROUP, Keys
+from producer.transport.connection import driver_errors
 from workers.entry import Entry, Outcome
 from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.queue import LeasedQueue, load

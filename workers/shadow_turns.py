@@ -6,8 +6,8 @@ import time
 
 import structlog
 
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
+from producer.transport.connection import connect, driver_errors
 from workers.canary import Canary, FrozenSet, sample_file
 from workers.settings import WorkerSettings
 from workers.shadow_rates import Steering

@@ -13,9 +13,9 @@ import redis
 import structlog
 
 from amn.policy import ACCURACY, SECONDARY
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
-from producer.link import Link
+from producer.transport.connection import connect, driver_errors
+from producer.transport.link import Link
 from workers.breaker import CLOSED, OPEN, Breaker, TierFacts
 from workers.fallback_worker import Tally
 from workers.queue import load

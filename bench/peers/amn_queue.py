@@ -10,10 +10,10 @@ import redis
 
 from bench.peers.work import URL
 from producer import Options, Producer, ProducerSettings
-from producer.connection import connect
 from producer.keys import Keys
 from producer.messages import Reply
 from producer.protocol.wire import decode_reply
+from producer.transport.connection import connect
 
 REQUIREMENTS: tuple[str, ...] = ()
 NOTE = "one AMN worker as shipped, default policy on; submit_many 64 at once"

@@ -21,8 +21,8 @@ from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.answer import Answer
 from ops.alerts.sinks.base import Sink
 from ops.alerts.store import outbox_key
-from producer.connection import script_text
 from producer.keys import Keys
+from producer.transport.connection import script_text
 
 #: An attempt that was not settled by then is made again.
 LEASE_MS = 60_000

@@ -20,10 +20,10 @@ from ops.alerts.outbox import Attempt
 from ops.alerts.sender import Sender
 from ops.jobs import jobs_possible, rq_connection
 from ops.known_jobs import Check, Function, KnownQueue, KnownWorker, is_name, is_text
-from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 _LOG = structlog.get_logger("amn.alerts")
 _DELIVER, _REPEAT = "ops.alerts.delivery.deliver_job", "ops.alerts.delivery.repeat_job"

@@ -16,9 +16,9 @@ from ops.alerts.store import Evaluator, apply_as
 from ops.alerts.watch import watch
 from ops.drift.leader import Leadership
 from ops.drift.store import server_now_ms
-from producer.connection import driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
+from producer.transport.connection import driver_errors
 
 _LOG = structlog.get_logger("amn.alerts")
 _TICK_S, _LEASE_MS, _EVERY_MS = 1.0, 15_000, 60_000

@@ -12,8 +12,8 @@ import redis
 
 from ops.alerts.alert import Alert
 from ops.alerts.records import readable
-from producer.connection import script_text
 from producer.keys import Keys
+from producer.transport.connection import script_text
 
 #: More than this nobody keeps in view.
 SILENCES_MAX = 200

@@ -35,8 +35,8 @@ from ops.alerts.silences import Silence, parse_silences, silence_of, silences_ke
 from ops.alerts.transitions import step
 from ops.drift.findings import Finding
 from ops.drift.leader import leader_key
-from producer.connection import script_text
 from producer.keys import Keys
+from producer.transport.connection import script_text
 
 _LOG = structlog.get_logger("amn.alerts")
 #: States and undelivered messages outlive a long absence of judge and sender.

@@ -13,8 +13,8 @@ from ops.child import follow_parent, tell_ready
 from ops.commands import options
 from ops.errors import AlertRefused
 from ops.settings import producer_settings
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
+from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:
     import redis

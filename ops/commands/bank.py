@@ -18,10 +18,10 @@ from ops import console
 from ops.commands import options
 from ops.errors import FileRefused
 from ops.settings import artifacts_folder, server_url
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.messages import DEFAULT_ENCODER, DIMENSIONS
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:
     from amn.bank.build import OnProgress

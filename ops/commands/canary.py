@@ -14,8 +14,8 @@ from amn.files import write_whole
 from ops import console
 from ops.commands import options
 from ops.settings import producer_settings, sample_path
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
+from producer.transport.connection import connect, driver_errors
 
 #: Rows of the table; the worst come first.
 _SHOWN = 20

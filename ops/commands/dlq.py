@@ -19,8 +19,8 @@ from ops.commands import options
 from ops.deadletters import DeadLetter, DeadLetters, Replayed
 from ops.errors import LettersLeft
 from ops.settings import producer_settings
-from producer.connection import connect, driver_errors
 from producer.messages import Answer, BatchReply, Failure, Reply
+from producer.transport.connection import connect, driver_errors
 
 _HEAD_BYTES = 128
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}

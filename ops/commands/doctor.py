@@ -16,9 +16,9 @@ from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
 from ops.repair import repair
 from ops.settings import producer_settings, service, with_origin
-from producer.connection import connect, driver_errors
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 _STYLE = {OK: "green", FAILURE: "bold red"}
 

@@ -12,8 +12,8 @@ from ops.child import follow_parent, tell_ready
 from ops.commands import options
 from ops.files import FileOptions
 from ops.settings import producer_settings
-from producer.connection import driver_errors
 from producer.messages import LANES
+from producer.transport.connection import driver_errors
 
 
 @click.group(short_help="Whole files as jobs, for later.")

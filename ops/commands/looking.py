@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ops.drift.settings import JudgeSettings
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     from ops.drift.findings import Finding

@@ -11,9 +11,9 @@ from amn.policy import DEFAULT, PRESETS_FOLDER, load_policy, presets
 from ops import console
 from ops.commands import options
 from ops.settings import artifacts_folder, sample_path, server_url
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 
 @click.group(short_help="Show, check, replay and simulate escalation policies.")

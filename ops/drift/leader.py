@@ -13,8 +13,8 @@ from typing import cast
 
 import redis
 
-from producer.connection import script_text
 from producer.keys import Keys
+from producer.transport.connection import script_text
 
 _REMEMBERED_MS = 90 * 24 * 3600 * 1000
 

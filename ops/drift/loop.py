@@ -24,9 +24,9 @@ from ops.drift.store import server_now_ms
 from ops.rules.live import LOST
 from ops.rules.live import look as look_live
 from ops.rules.table import conditions
-from producer.connection import driver_errors
 from producer.errors import ServerError
 from producer.keys import Keys
+from producer.transport.connection import driver_errors
 
 _LOG = structlog.get_logger("amn.judge")
 #: A judge that dies is replaced within three quarters of a minute.

@@ -29,8 +29,8 @@ from ops.drift.leader import leader_key
 from ops.drift.state import JudgeState
 from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.store import minutes_between
-from producer.connection import script_text
 from producer.keys import Keys
+from producer.transport.connection import script_text
 
 #: Blocks that are looked at: what a baseline may take in, and a day to judge.
 BLOCKS_KEPT = 8 * BLOCKS_PER_DAY

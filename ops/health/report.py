@@ -13,9 +13,9 @@ from ops.drift.window import ModelSummary, summary
 from ops.health import artifacts, beside, integrity, letters, loops, reads, server, streams, workers
 from ops.health.findings import FAILURE, Finding
 from producer.address import CLUSTER, parse_address
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
+from producer.transport.connection import connect, driver_errors
 
 _DRIFT_HOURS = 24
 

@@ -8,7 +8,7 @@ from typing import cast
 import redis
 
 from ops.health.findings import FAILURE, OK, WARNING, Finding
-from producer.clock import ServerClock
+from producer.transport.clock import ServerClock
 
 VERSION_MIN = (7, 0)
 #: Of the limit. Above the second share a burst ends in refused writes.

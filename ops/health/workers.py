@@ -13,10 +13,10 @@ import redis
 from ops.errors import Unhealthy
 from ops.health.findings import FAILURE, OK, WARNING, Finding
 from ops.health.streams import StreamFacts
-from producer.clock import time_ms
-from producer.connection import connect, driver_errors
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.transport.clock import time_ms
+from producer.transport.connection import connect, driver_errors
 
 #: A worker that holds entries and ends none of them for this long is stuck.
 STUCK_MS = 15_000

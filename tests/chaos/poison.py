@@ -13,10 +13,10 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from producer.connection import script_text
 from producer.keys import Keys
 from producer.messages import Reply, Request
 from producer.protocol import wire
+from producer.transport.connection import script_text
 from workers.outcomes import WORKER_DIED
 
 from .books import Flushed

@@ -9,12 +9,12 @@ from typing import Self
 
 import numpy as np
 
-from producer.connection import driver_errors, script_text
 from producer.errors import QueueError, ServerError
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
+from producer.transport.connection import driver_errors, script_text
 from workers.entry import Entry, Outcome
 from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings

@@ -23,10 +23,10 @@ from ops.drift.leader import Leadership, leader_key
 from ops.errors import Unhealthy
 from ops.health import alive_here
 from producer import AsyncProducer, Producer
-from producer.clock import ServerClock
 from producer.keys import GROUP
 from producer.messages import Request
 from producer.settings import ProducerSettings
+from producer.transport.clock import ServerClock
 from workers.batch import Batch
 from workers.canary import Canary
 from workers.keeper import Keeper

@@ -9,10 +9,10 @@ from echo import EchoWorker
 from rig import KEYS, Rig
 
 from producer import Options, Producer
-from producer.connection import script_text
 from producer.keys import GROUP
-from producer.link import Link
 from producer.messages import PRIORITIES
+from producer.transport.connection import script_text
+from producer.transport.link import Link
 from workers.entry import Entry, Outcome
 from workers.queue import LeasedQueue
 

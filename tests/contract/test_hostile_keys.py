@@ -12,11 +12,11 @@ import redis
 from rig import KEYS, REPLIES, Rig, answer
 
 from producer import Options, Producer, ProducerSettings
-from producer.connection import script_text
 from producer.errors import AuthenticationFailed, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP
 from producer.messages import Failure
 from producer.protocol import wire
+from producer.transport.connection import script_text
 from workers.outcomes import dead, served_fast
 from workers.queue import LeasedQueue, Outcome
 

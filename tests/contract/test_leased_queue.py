@@ -9,9 +9,9 @@ import pytest
 import redis
 from rig import KEYS, REPLIES, Rig, answer
 
-from producer.connection import script_text
 from producer.keys import GROUP
 from producer.messages import Failure, Reply
+from producer.transport.connection import script_text
 from workers.batch import Batch, assemble
 from workers.entry import Outcome
 from workers.keeper import Keeper

@@ -20,10 +20,10 @@ import producer.inflight
 import workers.unread
 from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
-from producer.connection import script_text
 from producer.keys import Keys
 from producer.messages import Reply
 from producer.readers import ReplyThread
+from producer.transport.connection import script_text
 
 KEYS = Keys("main")
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "always")

@@ -26,9 +26,9 @@ from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
 from ops.drift.store import server_now_ms
 from producer import Producer, ProducerSettings
-from producer.connection import connect
 from producer.errors import QueueFull
 from producer.keys import GROUP, Keys
+from producer.transport.connection import connect
 
 MIN = 60_000
 KEYS = Keys("main")

@@ -13,11 +13,11 @@ import pytest
 from rig import KEYS, Rig, answer
 
 from producer import Options
-from producer.connection import script_text
 from producer.messages import Failure
 from producer.protocol import wire
 from producer.requests import prepare
 from producer.session import Session
+from producer.transport.connection import script_text
 from workers.batch import assemble
 from workers.entry import Entry
 from workers.outcomes import fast_answer

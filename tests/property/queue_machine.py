@@ -17,13 +17,13 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from producer.connection import script_text
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Reply
 from producer.protocol import wire
 from producer.requests import Options, Outgoing, prepare
 from producer.session import Session
 from producer.settings import ProducerSettings
+from producer.transport.connection import script_text
 from workers.batch import assemble
 from workers.entry import Entry, Outcome
 from workers.outcomes import dead

@@ -24,11 +24,11 @@ from ops.acl import acl_line
 from ops.errors import AclRefused
 from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings
-from producer.connection import script_text
 from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES
 from producer.protocol import wire
+from producer.transport.connection import script_text
 from workers.keeper import Keeper
 from workers.settings import QueueSettings
 

@@ -16,10 +16,10 @@ from topology import Cluster, plain, wait_until
 from traffic import AsyncTraffic, Traffic, patient
 
 from producer import AsyncProducer, Options, Producer
-from producer.connection import script_text, translated
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.messages import PRIORITIES
+from producer.transport.connection import script_text, translated
 
 QUEUE = "main"
 

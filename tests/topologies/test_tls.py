@@ -14,9 +14,9 @@ from service import Service
 from topology import Certificates, wait_until
 
 from producer import AsyncProducer, Producer, ProducerSettings
-from producer.connection import connect
 from producer.errors import ServerError, TlsFailed
 from producer.settings import Tls
+from producer.transport.connection import connect
 
 pytestmark = pytest.mark.needs("redis-server")  # the wheel's Valkey is built without TLS
 

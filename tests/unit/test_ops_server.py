@@ -17,8 +17,8 @@ import redis
 from ops import server as server_module
 from ops.errors import ServerFailed, ServerMissing
 from ops.server import Server, ServerSettings, find_program
-from producer.connection import connect
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect
 
 
 def gone(pid: int) -> bool:

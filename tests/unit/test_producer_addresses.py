@@ -12,10 +12,10 @@ from redis import exceptions as driver
 
 from producer import ProducerSettings
 from producer.address import Address, parse_address
-from producer.connection import connect, connect_async, options, translated
 from producer.errors import AuthenticationFailed, InvalidSettings, ServerError, ServerUnavailable, TlsFailed
-from producer.routes import Elsewhere, cluster_route, sentinel_route
 from producer.settings import Tls
+from producer.transport.connection import connect, connect_async, options, translated
+from producer.transport.routes import Elsewhere, cluster_route, sentinel_route
 
 SEEDS = (("a", 1), ("b", 2))
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from producer import Options, ProducerSettings, errors
-from producer.clock import ServerClock
 from producer.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.keys import Keys
 from producer.losses import Losses
@@ -17,6 +16,7 @@ from producer.messages import Failure, Reply
 from producer.protocol import wire
 from producer.replies import ReplyCursor
 from producer.requests import prepare
+from producer.transport.clock import ServerClock
 
 STREAM = Keys().replies("client").encode()
 CONTEXT = np.eye(5, 768, dtype=np.float32)

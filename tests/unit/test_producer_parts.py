@@ -24,8 +24,7 @@ import amn
 import ops
 import producer
 import workers
-from producer import Options, Producer, ProducerSettings, errors, packing
-from producer.connection import translated
+from producer import Options, Producer, ProducerSettings, errors
 from producer.inflight import Inflight
 from producer.keys import Keys
 from producer.messages import Failure, Reply
@@ -36,6 +35,8 @@ from producer.protocol import wire
 from producer.requests import prepare
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer
+from producer.transport import packing
+from producer.transport.connection import translated
 
 
 class Clock:

@@ -23,8 +23,8 @@ from ops.alerts.secret import Secret, plain
 from ops.app import run
 from ops.errors import ServerFailed
 from ops.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
-from producer.connection import connect, connect_async
 from producer.settings import ProducerSettings
+from producer.transport.connection import connect, connect_async
 
 SECRET = "hunter2-hunter2-hunter2"
 URL = f"redis://user:{SECRET}@127.0.0.1:6379/0"

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from producer.clock import ServerClock
 from producer.errors import AuthenticationFailed, ServerError, ServerUnavailable
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
 from producer.protocol.envelope import Envelope, envelope
-from producer.steps import Steps
+from producer.transport.clock import ServerClock
+from producer.transport.steps import Steps
 from workers.batch import Batch, suspects
 from workers.entry import Entry, Outcome
 from workers.held import PAUSE_S, HeldBack

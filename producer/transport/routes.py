@@ -15,7 +15,7 @@ import redis
 import redis.asyncio
 from redis import exceptions as driver
 
-from producer.forks import Kept
+from producer.transport.forks import Kept
 
 Node = tuple[str, int]
 #: An answer of a node that was asked, and that node: who serves, if anybody, and whom else to ask.

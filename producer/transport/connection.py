@@ -17,7 +17,6 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from producer import forks
 from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
 from producer.errors import (
     AuthenticationFailed,
@@ -27,8 +26,10 @@ from producer.errors import (
     ServerUnavailable,
     TlsFailed,
 )
-from producer.packing import Packer
-from producer.routes import (
+from producer.settings import ProducerSettings, masked
+from producer.transport import forks
+from producer.transport.packing import Packer
+from producer.transport.routes import (
     AsyncTcpConnection,
     AsyncTlsConnection,
     AsyncUnixConnection,
@@ -41,7 +42,6 @@ from producer.routes import (
     other_node,
     sentinel_route,
 )
-from producer.settings import ProducerSettings, masked
 
 #: How a server says that it cannot work now, but may soon.
 _PASSING = ("LOADING", "READONLY", "MISCONF", "TRYAGAIN", "NOREPLICAS", "BUSY ")

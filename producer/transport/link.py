@@ -17,7 +17,7 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
-from producer.packing import joined, written
+from producer.transport.packing import joined, written
 
 Word = str | int | float | bytes | memoryview
 

@@ -1,0 +1,1 @@
+"""Connections to the server, and what goes over them."""
