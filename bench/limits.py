@@ -24,7 +24,7 @@ from bench.service import SUBMIT_COUNT, sample_contexts
 from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
 from producer.protocol.wire import encode_reply
-from producer.requests import prepare
+from producer.session.requests import prepare
 from producer.transport.connection import connect
 from producer.transport.link import Link
 

@@ -38,7 +38,7 @@ from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
 from producer.messages import Reply
 from producer.protocol.wire import decode_request, encode_reply
-from producer.requests import prepare
+from producer.session.requests import prepare
 from workers.outcomes import answered
 from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings

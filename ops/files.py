@@ -19,7 +19,7 @@ from producer import BatchHandle, Handle, PartitionedProducer, Producer
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, DIMENSIONS
 from producer.protocol.checks import checked_context, checked_contexts
-from producer.requests import Options
+from producer.session.requests import Options
 
 #: Rows of one batch.
 _CHUNK = 128
@@ -32,7 +32,7 @@ class FileOptions:
     """How a file goes through the queue.
 
     Attributes:
-        lane, domain, normalize: As in `producer.requests.Options`.
+        lane, domain, normalize: As in `producer.session.requests.Options`.
         fast: Take the AMN answer of every row, and do not wait for fallbacks.
         in_flight: Rows that wait for their answer at once.
 

@@ -22,7 +22,7 @@ from ops.summary import RunSummary, Surroundings, environment, percentiles, show
 from ops.traffic import Traffic, TrafficSettings
 from producer import Producer
 from producer.keys import Keys
-from producer.requests import Options
+from producer.session.requests import Options
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from producer.errors import DuplicateRequest, QueueError, QueueFull
 from producer.messages import LANES, BatchReply, Failure, Reply, Request
-from producer.requests import Options
+from producer.session.requests import Options
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
     from producer.aio import AsyncProducer
     from producer.client import Producer
-    from producer.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
     from producer.partitioned import AsyncPartitionedProducer, PartitionedProducer
+    from producer.session.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 
 __all__ = [
     "LANES",
@@ -48,12 +48,12 @@ __all__ = [
 #: Loaded when first asked for: the Redis driver takes half of the import's time, and code that only
 #: knows the messages and errors does not need it.
 _LAZY = {
-    "AsyncBatchHandle": "producer.handle",
-    "AsyncHandle": "producer.handle",
+    "AsyncBatchHandle": "producer.session.handle",
+    "AsyncHandle": "producer.session.handle",
     "AsyncPartitionedProducer": "producer.partitioned",
     "AsyncProducer": "producer.aio",
-    "BatchHandle": "producer.handle",
-    "Handle": "producer.handle",
+    "BatchHandle": "producer.session.handle",
+    "Handle": "producer.session.handle",
     "PartitionedProducer": "producer.partitioned",
     "Producer": "producer.client",
 }

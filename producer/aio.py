@@ -7,7 +7,6 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from contextlib import aclosing, suppress
 from typing import Any, Self, TypeVar
 
-from producer.calls import checked_statuses
 from producer.errors import (
     AuthenticationFailed,
     Cancelled,
@@ -16,14 +15,15 @@ from producer.errors import (
     ServerError,
     ServerUnavailable,
 )
-from producer.funnel import Funnel
-from producer.handle import AsyncBatchHandle, AsyncHandle
 from producer.messages import BatchReply, Reply
-from producer.pending import Pending
-from producer.pump import pumped_async
-from producer.readers import ReplyTask
-from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
-from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
+from producer.session.calls import checked_statuses
+from producer.session.funnel import Funnel
+from producer.session.handle import AsyncBatchHandle, AsyncHandle
+from producer.session.pending import Pending
+from producer.session.pump import pumped_async
+from producer.session.readers import ReplyTask
+from producer.session.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
+from producer.session.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect_async, driver_errors, let_go, script_text
 from producer.transport.link import Script

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Self
 
-from producer.calls import checked_statuses
 from producer.errors import (
     AuthenticationFailed,
     Cancelled,
@@ -17,17 +16,18 @@ from producer.errors import (
     ServerError,
     ServerUnavailable,
 )
-from producer.handle import BatchHandle, Handle
 from producer.messages import BatchReply, Reply
-from producer.pending import Pending
-from producer.pump import pumped
-from producer.readers import ReplyThread
-from producer.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
-from producer.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
+from producer.session.calls import checked_statuses
+from producer.session.future import Waiting
+from producer.session.handle import BatchHandle, Handle
+from producer.session.pending import Pending
+from producer.session.pump import pumped
+from producer.session.readers import ReplyThread
+from producer.session.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
+from producer.session.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
 from producer.settings import ProducerSettings
 from producer.transport.connection import DRIVER_ERRORS, connect, script_text, translated
 from producer.transport.link import Link, Script
-from producer.waiting import Waiting
 
 
 class Producer:

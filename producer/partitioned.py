@@ -11,12 +11,12 @@ from typing import Any, Self
 from producer.aio import AsyncProducer
 from producer.client import Producer
 from producer.errors import InvalidRequest, QueueError, QueueFull, ServerError
-from producer.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 from producer.messages import BatchReply, Reply
 from producer.partitions import Spread, partition_queues
-from producer.pump import pumped, pumped_async
-from producer.requests import DEFAULT_OPTIONS, Options, options_of, options_of_many
-from producer.session import id_of
+from producer.session.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
+from producer.session.pump import pumped, pumped_async
+from producer.session.requests import DEFAULT_OPTIONS, Options, options_of, options_of_many
+from producer.session.session import id_of
 from producer.settings import ProducerSettings, settings_of
 
 

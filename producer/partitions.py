@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from zlib import crc32
 
 from producer.errors import InvalidSettings
-from producer.inflight import REMEMBERED_MAX
-from producer.requests import Options
+from producer.session.inflight import REMEMBERED_MAX
+from producer.session.requests import Options
 
 PARTITIONS_MAX = 1024
 

@@ -3,7 +3,7 @@
     def test_my_service():
         with FakeProducer(lambda request: request.context[-1]) as producer:
             assert my_service(producer, context) == ...
-        assert producer.requests[0].lane == "narrative"
+        assert producer.session.requests[0].lane == "narrative"
 
 It checks contexts and options as the real one does, sends nothing, and answers at once. For asyncio
 code, `AsyncFakeProducer` has the same verbs to be awaited.
@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import InvalidRequest, QueueError
-from producer.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
 from producer.messages import BatchReply, Reply, Request
-from producer.pending import Pending
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
-from producer.pump import chunk_size
-from producer.requests import (
+from producer.session.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
+from producer.session.pending import Pending
+from producer.session.pump import chunk_size
+from producer.session.requests import (
     DEFAULT_OPTIONS,
     Options,
     Outgoing,
@@ -35,7 +35,7 @@ from producer.requests import (
     prepare,
     prepare_batch,
 )
-from producer.session import each_of, id_of
+from producer.session.session import each_of, id_of
 from producer.settings import ProducerSettings
 
 #: Gives the answer to a request: a vector (768,), a whole reply, or an error to be raised by the handle.

@@ -32,8 +32,8 @@ from producer import Options, Producer
 from producer.errors import QueueError
 from producer.keys import Keys
 from producer.messages import Reply
-from producer.requests import new_id
 from producer.sampling import RATE_MAX, sampled
+from producer.session.requests import new_id
 from producer.settings import ProducerSettings
 from workers.amn_worker import FALLBACK_MS_MIN
 from workers.errors import NotReady

@@ -27,7 +27,7 @@ from ops.stack import Stack, StackSettings
 from ops.summary import RunSummary
 from ops.summary_view import view
 from ops.traffic import TrafficSettings
-from producer.requests import new_id
+from producer.session.requests import new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

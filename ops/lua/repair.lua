@@ -1,7 +1,7 @@
 -- Makes a stream usable again: all that it holds is put into a new one, in order, in one step.
 --
 -- What is there keeps its id, by which its age is known and clients tell whether their requests are still
--- there (producer/losses.py). Ids that are ahead of the server's clock are what is mended: they become new.
+-- there (producer/session/losses.py). Ids that are ahead of the server's clock are what is mended: they become new.
 --
 -- KEYS[1] stream   KEYS[2] where its entries are put meanwhile   KEYS[3] byte counter, if it has one
 -- ARGV[1] group, or ''   [2] prefix of the seen keys, or ''   [3] place of the stream, or ''

@@ -23,9 +23,9 @@ from producer import (
     errors,
 )
 from producer.keys import Keys
-from producer.pending import Pending
-from producer.requests import prepare
 from producer.sampling import sampled
+from producer.session.pending import Pending
+from producer.session.requests import prepare
 
 KEYS = Keys("main")
 

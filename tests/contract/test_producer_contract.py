@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from echo import EchoWorker, echo, failure
 
-from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors, replies
+from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors
 from producer.keys import Keys
 from producer.messages import Reply
 from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
+from producer.session import replies
 from producer.testing import FakeProducer
 
 KEYS = Keys("main")

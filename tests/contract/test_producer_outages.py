@@ -16,13 +16,13 @@ from echo import EchoWorker
 from rig import answer
 from servers import KINDS, Server, free_port
 
-import producer.inflight
+import producer.session.inflight
 import workers.unread
 from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
 from producer.messages import Reply
-from producer.readers import ReplyThread
+from producer.session.readers import ReplyThread
 from producer.transport.connection import script_text
 
 KEYS = Keys("main")

@@ -301,7 +301,7 @@ def test_partitions_that_are_all_away_are_an_error_at_the_start():
 
 
 def test_a_stream_remembers_in_which_partition_each_request_went(server, contexts, monkeypatch):
-    monkeypatch.setattr("producer.pump._FILL_S", 60.0)  # whole chunks, however slow this machine is
+    monkeypatch.setattr("producer.session.pump._FILL_S", 60.0)  # whole chunks, however slow this machine is
     producer = PartitionedProducer(partitions=2, settings=settings(server))
     parts = [Producer(settings=producer.settings) for _ in range(2)]
     producer.parts = parts

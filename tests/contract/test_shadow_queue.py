@@ -15,8 +15,8 @@ from producer.client import Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Reply, Request
 from producer.protocol import wire
-from producer.requests import Options
 from producer.sampling import RATE_MAX, sample_key, sampled
+from producer.session.requests import Options
 from producer.settings import ProducerSettings
 from workers.batch import Batch
 from workers.entry import Outcome

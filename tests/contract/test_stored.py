@@ -15,8 +15,8 @@ from rig import KEYS, Rig, answer
 from producer import Options
 from producer.messages import Failure
 from producer.protocol import wire
-from producer.requests import prepare
-from producer.session import Session
+from producer.session.requests import prepare
+from producer.session.session import Session
 from producer.transport.connection import script_text
 from workers.batch import assemble
 from workers.entry import Entry

@@ -20,7 +20,7 @@ import numpy as np
 from producer.errors import QueueError, WireError
 from producer.messages import PRIORITIES, BatchReply, Reply, Request
 from producer.protocol import wire
-from producer.requests import Options, prepare
+from producer.session.requests import Options, prepare
 from producer.settings import ProducerSettings
 
 SEED = 20261124

@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Reply
 from producer.protocol import wire
-from producer.requests import Options, Outgoing, prepare
-from producer.session import Session
+from producer.session.requests import Options, Outgoing, prepare
+from producer.session.session import Session
 from producer.settings import ProducerSettings
 from producer.transport.connection import script_text
 from workers.batch import assemble

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from producer import QueueError
 from producer.errors import InvalidRequest
 from producer.protocol import wire
-from producer.requests import DEFAULT_OPTIONS, Options, prepare
+from producer.session.requests import DEFAULT_OPTIONS, Options, prepare
 from producer.settings import ProducerSettings
 from producer.testing import FakeProducer
 

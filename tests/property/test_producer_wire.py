@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from producer.errors import QueueFull, ServerUnavailable, Undecodable, WireError
-from producer.inflight import Inflight
 from producer.messages import BatchReply, Failure, Reply, Request, Timings
-from producer.outage import Outage
-from producer.outbox import Delivery
 from producer.protocol import wire
-from producer.requests import Outgoing
+from producer.session.delivery import Delivery
+from producer.session.inflight import Inflight
+from producer.session.outage import Outage
+from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

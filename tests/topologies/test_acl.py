@@ -128,8 +128,8 @@ def sample(n: int) -> tuple[Any, list[Options]]:
 def test_a_producer_with_the_least_rights_is_told_what_the_server_lost(
     guarded: Guarded, denials: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.inflight.OVERDUE_S", 0.2)
-    monkeypatch.setattr("producer.inflight.SWEEP_S", 0.1)
+    monkeypatch.setattr("producer.session.inflight.OVERDUE_S", 0.2)
+    monkeypatch.setattr("producer.session.inflight.SWEEP_S", 0.1)
     [context], _ = sample(1)
     with guarded.client("worker") as worker, guarded.client("admin") as admin:
         admin.script_load(script_text("producer", "submit"))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from producer import AsyncProducer, Options, Producer, ProducerSettings
 from producer.errors import QueueError, ResultTimeout
-from producer.handle import Handle
+from producer.session.handle import Handle
 
 
 class Traffic:

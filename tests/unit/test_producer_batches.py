@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from producer import Options, ProducerSettings, errors
-from producer.inflight import Inflight
 from producer.messages import BATCH_CONTEXTS_MAX, BatchReply
-from producer.outage import Outage
-from producer.outbox import SEND_BYTES_MAX, Delivery
 from producer.protocol import wire
 from producer.protocol.batch_replies import fields_of
 from producer.protocol.checks import checked_contexts
-from producer.requests import prepare, prepare_batch
+from producer.session.delivery import SEND_BYTES_MAX, Delivery
+from producer.session.inflight import Inflight
+from producer.session.outage import Outage
+from producer.session.requests import prepare, prepare_batch
 from producer.testing import AsyncFakeProducer, FakeProducer
 
 SETTINGS = ProducerSettings()

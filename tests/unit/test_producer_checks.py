@@ -8,7 +8,7 @@ import pytest
 from producer import errors
 from producer.protocol import wire
 from producer.protocol.checks import checked_context, checked_contexts, checked_vector
-from producer.requests import Options, prepare, prepare_batch
+from producer.session.requests import Options, prepare, prepare_batch
 from producer.settings import ProducerSettings
 from producer.testing import FakeProducer
 

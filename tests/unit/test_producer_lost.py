@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from producer import Options, ProducerSettings, errors
-from producer.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.keys import Keys
-from producer.losses import Losses
 from producer.messages import Failure, Reply
 from producer.protocol import wire
-from producer.replies import ReplyCursor
-from producer.requests import prepare
+from producer.session.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
+from producer.session.losses import Losses
+from producer.session.replies import ReplyCursor
+from producer.session.requests import prepare
 from producer.transport.clock import ServerClock
 
 STREAM = Keys().replies("client").encode()
@@ -219,7 +219,7 @@ def test_it_is_looked_for_now_and_then():
 
 def test_a_stream_that_is_read_anew_gives_each_answer_once(monkeypatch: pytest.MonkeyPatch):
     """Also when some of it is trimmed before the new reading has reached the end of the old one."""
-    monkeypatch.setattr("producer.replies.READ_COUNT", 4)
+    monkeypatch.setattr("producer.session.replies.READ_COUNT", 4)
     server = ServerClock(monotonic_s=lambda: 0.0)
     server.measured(server.asks(), (1, 0))  # the answers were put there at 9,000 ms: it went back
     inflight, heard = Inflight(limit=2), []

@@ -25,14 +25,14 @@ import ops
 import producer
 import workers
 from producer import Options, Producer, ProducerSettings, errors
-from producer.inflight import Inflight
 from producer.keys import Keys
 from producer.messages import Failure, Reply
-from producer.outage import PAUSE_MS_MAX, Backoff, Outage
-from producer.outbox import SEND_COUNT_MAX, Delivery
 from producer.partitions import partition_queues
 from producer.protocol import wire
-from producer.requests import prepare
+from producer.session.delivery import SEND_COUNT_MAX, Delivery
+from producer.session.inflight import Inflight
+from producer.session.outage import PAUSE_MS_MAX, Backoff, Outage
+from producer.session.requests import prepare
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer
 from producer.transport import packing

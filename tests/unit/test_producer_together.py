@@ -7,7 +7,7 @@ import pytest
 
 from producer import errors
 from producer.protocol import wire
-from producer.requests import Options, prepare, prepare_all
+from producer.session.requests import Options, prepare, prepare_all
 from producer.settings import ProducerSettings
 
 SETTINGS = ProducerSettings()

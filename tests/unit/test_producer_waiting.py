@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from producer.waiting import Waiting
+from producer.session.future import Waiting
 
 
 def test_every_thread_that_waits_gets_the_answer():

@@ -1,4 +1,4 @@
--- Says where the streams of requests stand, so that a client can tell what is gone (producer/losses.py).
+-- Says where the streams of requests stand, so that a client can tell what is gone (producer/session/losses.py).
 --
 -- KEYS[1..5] streams by place   KEYS[6] what is said: a hash with a field for each place, "<first id> <last id>"
 -- or "" of an empty one, and `turn`, one more each time

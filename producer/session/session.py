@@ -8,20 +8,20 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, S
 from hashlib import blake2b
 from typing import Any
 
-from producer import waiting
-from producer.calls import limit_arguments, request_arguments
 from producer.errors import InvalidRequest, ProducerClosed, QueueError
-from producer.handle import BaseHandle
-from producer.inflight import FORKED, REMEMBERED_MAX, Inflight
 from producer.keys import GROUP, Keys
-from producer.outage import Outage
-from producer.outbox import Delivery
-from producer.pending import FutureLike, Pending
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
-from producer.replies import ReplyCursor
-from producer.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.sampling import RATE_MAX, sampled
+from producer.session import future as waiting
+from producer.session.calls import limit_arguments, request_arguments
+from producer.session.delivery import Delivery
+from producer.session.handle import BaseHandle
+from producer.session.inflight import FORKED, REMEMBERED_MAX, Inflight
+from producer.session.outage import Outage
+from producer.session.pending import FutureLike, Pending
+from producer.session.replies import ReplyCursor
+from producer.session.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.settings import ProducerSettings, settings_of
 from producer.transport import forks
 from producer.transport.clock import ServerClock

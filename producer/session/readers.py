@@ -11,9 +11,9 @@ import redis
 
 from producer.errors import ServerError
 from producer.keys import WAKE
-from producer.outage import Backoff, Outage
-from producer.replies import BLOCK_MS
-from producer.session import Session
+from producer.session.outage import Backoff, Outage
+from producer.session.replies import BLOCK_MS
+from producer.session.session import Session
 from producer.transport.connection import (
     DRIVER_ERRORS,
     connect,

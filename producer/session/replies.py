@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from producer.errors import ServerUnavailable, WireError
-from producer.inflight import Inflight
 from producer.keys import REPLY, Keys
-from producer.losses import Losses
+from producer.session.inflight import Inflight
+from producer.session.losses import Losses
 from producer.transport.clock import ServerClock
 from producer.transport.steps import Steps
 

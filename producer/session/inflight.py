@@ -20,9 +20,9 @@ from producer.errors import (
     error_from_code,
 )
 from producer.messages import Answer, Failure
-from producer.pending import FutureLike, Pending
 from producer.protocol import wire
-from producer.requests import Outgoing
+from producer.session.pending import FutureLike, Pending
+from producer.session.requests import Outgoing
 
 #: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.
 REMEMBERED_MAX = 65_536
@@ -30,7 +30,7 @@ REMEMBERED_MAX = 65_536
 KEPT_MAX = 1_024
 #: A request this long past its deadline was lost by the server: workers end late ones when they read them.
 LOST_S = 30.0
-#: A request that waits for longer is asked for (producer/losses.py).
+#: A request that waits for longer is asked for (producer/session/losses.py).
 OVERDUE_S = 5.0
 #: How often both are looked for.
 SWEEP_S = 2.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from producer.errors import ServerUnavailable
 from producer.keys import Keys
-from producer.requests import Outgoing
+from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from producer.errors import QueueError
 from producer.messages import Answer, BatchReply
-from producer.requests import Outgoing
+from producer.session.requests import Outgoing
 
 
 class FutureLike(Protocol):

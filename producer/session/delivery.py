@@ -15,10 +15,10 @@ from producer.errors import (
     ServerError,
     StreamUnusable,
 )
-from producer.inflight import Inflight
-from producer.outage import Backoff, Outage
-from producer.pending import FutureLike, Pending
-from producer.requests import Outgoing
+from producer.session.inflight import Inflight
+from producer.session.outage import Backoff, Outage
+from producer.session.pending import FutureLike, Pending
+from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 
 #: Requests in one call of submit.lua; a script holds up every other client while it runs.

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from producer.errors import InvalidRequest, ProducerClosed, ResultTimeout
 from producer.messages import BatchReply, Reply
-from producer.pending import Pending
-from producer.waiting import Waiting
+from producer.session.future import Waiting
+from producer.session.pending import Pending
 
 #: Added to a deadline when the caller waits for the named failure of a late request.
 GRACE_MS = 1_000.0

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from producer.errors import RequestLost
-from producer.inflight import Inflight
-from producer.pending import Pending
+from producer.session.inflight import Inflight
+from producer.session.pending import Pending
 
 _StreamId = tuple[int, int]
 _FALLBACKS = (4,), (5,)

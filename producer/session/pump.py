@@ -12,7 +12,7 @@ from typing import Any
 
 from producer.errors import InvalidRequest, QueueError
 from producer.messages import Reply
-from producer.session import CHUNK, each_of
+from producer.session.session import CHUNK, each_of
 
 Answer = tuple[int, Reply | QueueError]
 Chunk = list[tuple[int, Any]]

@@ -1,0 +1,1 @@
+"""Requests in flight: sending, waiting, reading replies. Mostly without I/O."""
