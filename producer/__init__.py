@@ -20,7 +20,7 @@ from producer.settings import ProducerSettings
 if TYPE_CHECKING:
     from producer.aio import AsyncProducer
     from producer.client import Producer
-    from producer.partitioned import AsyncPartitionedProducer, PartitionedProducer
+    from producer.partitions.producers import AsyncPartitionedProducer, PartitionedProducer
     from producer.session.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 
 __all__ = [
@@ -50,11 +50,11 @@ __all__ = [
 _LAZY = {
     "AsyncBatchHandle": "producer.session.handle",
     "AsyncHandle": "producer.session.handle",
-    "AsyncPartitionedProducer": "producer.partitioned",
+    "AsyncPartitionedProducer": "producer.partitions.producers",
     "AsyncProducer": "producer.aio",
     "BatchHandle": "producer.session.handle",
     "Handle": "producer.session.handle",
-    "PartitionedProducer": "producer.partitioned",
+    "PartitionedProducer": "producer.partitions.producers",
     "Producer": "producer.client",
 }
 

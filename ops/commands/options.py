@@ -10,7 +10,7 @@ import click
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
-from producer.partitions import PARTITIONS_MAX
+from producer.partitions.spread import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
 
 

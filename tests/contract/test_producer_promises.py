@@ -13,7 +13,7 @@ from echo import EchoWorker
 from servers import Server, free_port
 
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
-from producer.partitioned import AsyncPartitionedProducer, PartitionedProducer
+from producer.partitions.producers import AsyncPartitionedProducer, PartitionedProducer
 
 
 def settings(server, **changes):

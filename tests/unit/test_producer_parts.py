@@ -27,7 +27,7 @@ import workers
 from producer import Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
 from producer.messages import Failure, Reply
-from producer.partitions import partition_queues
+from producer.partitions.spread import partition_queues
 from producer.protocol import wire
 from producer.session.delivery import SEND_COUNT_MAX, Delivery
 from producer.session.inflight import Inflight

@@ -12,7 +12,7 @@ from producer.aio import AsyncProducer
 from producer.client import Producer
 from producer.errors import InvalidRequest, QueueError, QueueFull, ServerError
 from producer.messages import BatchReply, Reply
-from producer.partitions import Spread, partition_queues
+from producer.partitions.spread import Spread, partition_queues
 from producer.session.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 from producer.session.pump import pumped, pumped_async
 from producer.session.requests import DEFAULT_OPTIONS, Options, options_of, options_of_many

@@ -1,0 +1,1 @@
+"""A queue in several partitions behind one producer."""
