@@ -39,8 +39,8 @@ from producer import Options, ProducerSettings
 from producer.messages import Reply
 from producer.protocol.wire import decode_request, encode_reply
 from producer.session.requests import prepare
-from workers.outcomes import answered
-from workers.queue import LeasedQueue
+from workers.engine.outcomes import answered
+from workers.engine.queue import LeasedQueue
 from workers.settings import WorkerSettings
 
 BATCHES = (1, 8, 32, 64, 128, 256)

@@ -31,7 +31,7 @@ from amn.policy import ENFORCE, EscalationPolicy
 from producer.keys import Keys
 from producer.transport.link import Link
 from workers.breaker import TierFacts
-from workers.queue import load
+from workers.engine.queue import load
 
 _LOG = structlog.get_logger("amn.gate")
 #: A little more than a second's need, so that a late settlement does not leave the worker dry.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from producer.keys import Keys
 from producer.sampling import sample_hash
 from producer.transport.link import Script
-from workers.queue import load
+from workers.engine.queue import load
 from workers.shadow_scores import MILLION, Half, Labels, against
 
 WORST, RANDOM = "worst", "random"

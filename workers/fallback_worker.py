@@ -25,9 +25,9 @@ from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
 from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings
 from producer.protocol import wire
-from workers.batch import Batch
-from workers.entry import Outcome
-from workers.outcomes import answered, dead, degraded, fast_answer
+from workers.engine.batch import Batch
+from workers.engine.entry import Outcome
+from workers.engine.outcomes import answered, dead, degraded, fast_answer
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
     from amn.predictor import Predictor

@@ -15,10 +15,10 @@ import structlog
 
 from producer.errors import ServerError
 from producer.keys import Keys
+from workers.engine.keeper import Keeper
+from workers.engine.loop import Loop
+from workers.engine.queue import LeasedQueue
 from workers.errors import NotReady
-from workers.keeper import Keeper
-from workers.loop import Loop
-from workers.queue import LeasedQueue
 from workers.served import served_by
 from workers.settings import WorkerSettings, worker_name
 

@@ -15,9 +15,9 @@ import structlog
 
 from producer.keys import GROUP, Keys
 from producer.transport.connection import driver_errors
-from workers.entry import Entry, Outcome
+from workers.engine.entry import Entry, Outcome
+from workers.engine.queue import LeasedQueue, load
 from workers.exemplars import Exemplar, Exemplars, of_pair
-from workers.queue import LeasedQueue, load
 from workers.settings import WorkerSettings
 from workers.shadow_scores import Half, Pairs, increments
 from workers.shadow_settings import ShadowSettings

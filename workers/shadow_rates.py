@@ -26,7 +26,7 @@ import structlog
 from producer.keys import Keys
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN
 from producer.transport.link import Script
-from workers.queue import load
+from workers.engine.queue import load
 from workers.shadow_scores import TIER_TRUE, Labels
 from workers.shadow_settings import ShadowSettings
 

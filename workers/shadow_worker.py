@@ -18,9 +18,9 @@ from producer.errors import Undecodable, WireError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
 from producer.protocol import wire
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
-from workers.batch import Batch
-from workers.entry import Entry, Outcome
-from workers.outcomes import WORKER_DIED
+from workers.engine.batch import Batch
+from workers.engine.entry import Entry, Outcome
+from workers.engine.outcomes import WORKER_DIED
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome
 from workers.shadow_scores import Arrival, Labels, arrivals, prediction_half, truth_half

@@ -17,7 +17,7 @@ from producer.keys import Keys
 from producer.messages import Reply, Request
 from producer.protocol import wire
 from producer.transport.connection import script_text
-from workers.outcomes import WORKER_DIED
+from workers.engine.outcomes import WORKER_DIED
 
 from .books import Flushed
 

@@ -15,8 +15,8 @@ from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
 from producer.transport.connection import driver_errors, script_text
-from workers.entry import Entry, Outcome
-from workers.queue import LeasedQueue
+from workers.engine.entry import Entry, Outcome
+from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 Answer = Callable[[Request], list[Reply | Failure]]

@@ -11,8 +11,8 @@ from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Failure, Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.entry import Entry, Outcome
-from workers.queue import LeasedQueue
+from workers.engine.entry import Entry, Outcome
+from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from rig import KEYS, Rig
 
-import workers.queue
+import workers.engine.queue
 from amn.policy import load_policy
 from ops.deadletters import DeadLetters
 from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors
 from producer.messages import BatchReply, Failure, Request
 from producer.protocol import wire
 from workers.amn_worker import AmnHandler, Gate
-from workers.batch import assemble
+from workers.engine.batch import assemble
+from workers.engine.loop import Loop
+from workers.engine.outcomes import dead
+from workers.engine.queue import LeasedQueue
 from workers.fallback_worker import FallbackHandler
-from workers.loop import Loop
-from workers.outcomes import dead
-from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 

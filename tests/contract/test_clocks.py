@@ -27,11 +27,11 @@ from producer.keys import GROUP
 from producer.messages import Request
 from producer.settings import ProducerSettings
 from producer.transport.clock import ServerClock
-from workers.batch import Batch
 from workers.canary import Canary
-from workers.keeper import Keeper
-from workers.loop import Loop
-from workers.queue import LeasedQueue, Outcome
+from workers.engine.batch import Batch
+from workers.engine.keeper import Keeper
+from workers.engine.loop import Loop
+from workers.engine.queue import LeasedQueue, Outcome
 from workers.side import SideThread
 from workers.tiers import TierWatch, tier_key
 

@@ -13,8 +13,8 @@ from producer.keys import GROUP
 from producer.messages import PRIORITIES
 from producer.transport.connection import script_text
 from producer.transport.link import Link
-from workers.entry import Entry, Outcome
-from workers.queue import LeasedQueue
+from workers.engine.entry import Entry, Outcome
+from workers.engine.queue import LeasedQueue
 
 #: Commands of producer and worker whose cost does not depend on how much the server holds (or on its
 #: logarithm), and what bounds the others: the arguments that they must come with.

@@ -18,9 +18,9 @@ from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.batch import assemble
-from workers.outcomes import dead
-from workers.queue import LeasedQueue
+from workers.engine.batch import assemble
+from workers.engine.outcomes import dead
+from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()

@@ -17,8 +17,8 @@ from producer.keys import GROUP
 from producer.messages import Failure
 from producer.protocol import wire
 from producer.transport.connection import script_text
-from workers.outcomes import dead, served_fast
-from workers.queue import LeasedQueue, Outcome
+from workers.engine.outcomes import dead, served_fast
+from workers.engine.queue import LeasedQueue, Outcome
 
 LAST_ID = "18446744073709551615-18446744073709551615"
 FAR_ID = "18446744073709551615-0"

@@ -12,11 +12,11 @@ from rig import KEYS, REPLIES, Rig, answer
 from producer.keys import GROUP
 from producer.messages import Failure, Reply
 from producer.transport.connection import script_text
-from workers.batch import Batch, assemble
-from workers.entry import Outcome
-from workers.keeper import Keeper
-from workers.loop import Loop
-from workers.unread import LOOK_BYTES
+from workers.engine.batch import Batch, assemble
+from workers.engine.entry import Outcome
+from workers.engine.keeper import Keeper
+from workers.engine.loop import Loop
+from workers.engine.unread import LOOK_BYTES
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:

@@ -21,11 +21,11 @@ from producer import Producer
 from producer.messages import Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.batch import Batch
-from workers.entry import Outcome
-from workers.keeper import Keeper
-from workers.loop import Loop
-from workers.queue import LeasedQueue
+from workers.engine.batch import Batch
+from workers.engine.entry import Outcome
+from workers.engine.keeper import Keeper
+from workers.engine.loop import Loop
+from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 

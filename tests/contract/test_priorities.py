@@ -10,7 +10,7 @@ from producer import Options, Producer, ProducerSettings, QueueFull, errors
 from producer.keys import GROUP
 from producer.messages import PRIORITIES
 from producer.protocol import wire
-from workers.entry import Entry
+from workers.engine.entry import Entry
 
 HIGH, NORMAL, LOW = 1, 2, 3
 

@@ -17,7 +17,7 @@ from rig import answer
 from servers import KINDS, Server, free_port
 
 import producer.session.inflight
-import workers.unread
+import workers.engine.unread
 from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.keys import Keys

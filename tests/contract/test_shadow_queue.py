@@ -18,11 +18,11 @@ from producer.protocol import wire
 from producer.sampling import RATE_MAX, sample_key, sampled
 from producer.session.requests import Options
 from producer.settings import ProducerSettings
-from workers.batch import Batch
-from workers.entry import Outcome
+from workers.engine.batch import Batch
+from workers.engine.entry import Outcome
+from workers.engine.loop import Loop
+from workers.engine.queue import LeasedQueue
 from workers.exemplars import Exemplars
-from workers.loop import Loop
-from workers.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 from workers.shadow_queue import ShadowQueue, key_hash
 from workers.shadow_settings import ShadowSettings

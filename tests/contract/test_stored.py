@@ -18,9 +18,9 @@ from producer.protocol import wire
 from producer.session.requests import prepare
 from producer.session.session import Session
 from producer.transport.connection import script_text
-from workers.batch import assemble
-from workers.entry import Entry
-from workers.outcomes import fast_answer
+from workers.engine.batch import assemble
+from workers.engine.entry import Entry
+from workers.engine.outcomes import fast_answer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SHA256 = {

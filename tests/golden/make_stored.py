@@ -29,9 +29,9 @@ def fill(url: str) -> None:
     from producer.messages import Reply
     from producer.protocol import wire
     from producer.settings import ProducerSettings
-    from workers.entry import Outcome
-    from workers.outcomes import dead
-    from workers.queue import LeasedQueue
+    from workers.engine.entry import Outcome
+    from workers.engine.outcomes import dead
+    from workers.engine.queue import LeasedQueue
     from workers.settings import QueueSettings, WorkerSettings
 
     row = np.eye(768, dtype=np.float16)[0]

@@ -24,10 +24,10 @@ from producer.session.requests import Options, Outgoing, prepare
 from producer.session.session import Session
 from producer.settings import ProducerSettings
 from producer.transport.connection import script_text
-from workers.batch import assemble
-from workers.entry import Entry, Outcome
-from workers.outcomes import dead
-from workers.queue import LeasedQueue
+from workers.engine.batch import assemble
+from workers.engine.entry import Entry, Outcome
+from workers.engine.outcomes import dead
+from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()

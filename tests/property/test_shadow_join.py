@@ -18,7 +18,7 @@ from producer.messages import Reply, Request
 from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
-from workers.entry import Outcome
+from workers.engine.entry import Outcome
 from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.settings import QueueSettings, WorkerSettings
 from workers.shadow_queue import ShadowQueue, key_hash
@@ -68,7 +68,7 @@ class Rig:
 
     def queue(self, name: str) -> ShadowQueue:
         client = fakeredis.FakeRedis(server=self.server, protocol=2)
-        with mock.patch("workers.queue.connect", return_value=client):
+        with mock.patch("workers.engine.queue.connect", return_value=client):
             queue = ShadowQueue(self.settings, name)
         queue.ensure_group()
         return queue

@@ -11,10 +11,10 @@ from producer.keys import Keys
 from producer.messages import Reply
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.batch import Batch
-from workers.entry import Outcome
-from workers.loop import Loop
-from workers.queue import LeasedQueue
+from workers.engine.batch import Batch
+from workers.engine.entry import Outcome
+from workers.engine.loop import Loop
+from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
 

@@ -77,11 +77,11 @@ def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line
 
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
     stacks = [
-        "run (workers/loop.py:80);handle (workers/x.py:9);__call__ (amn/model/folded.py:3);addmm (x.py:1) 5",
-        "run (workers/loop.py:80);top2 (amn/bank/exact.py:3);dot (numpy/_core.py:1) 4",
-        "run (workers/loop.py:80);lease (workers/queue.py:3);read (redis/connection.py:1) 3",
-        "run (workers/loop.py:80);assemble (workers/batch.py:3);decode (/home/me/amn/producer/protocol/wire.py:1) 2",
-        "run (workers/loop.py:80) 1",
+        "run (workers/engine/loop.py:80);handle (workers/x.py:9);__call__ (amn/model/folded.py:3);addmm (x.py:1) 5",
+        "run (workers/engine/loop.py:80);top2 (amn/bank/exact.py:3);dot (numpy/_core.py:1) 4",
+        "run (workers/engine/loop.py:80);lease (workers/engine/queue.py:3);read (redis/connection.py:1) 3",
+        "run (workers/engine/loop.py:80);assemble (workers/engine/batch.py:3);decode (/home/me/amn/producer/protocol/wire.py:1) 2",
+        "run (workers/engine/loop.py:80) 1",
         "boot (threading.py:900);wait (threading.py:331) 50",
         "not a line",
     ]

@@ -12,10 +12,10 @@ from amn.gate.gain import Calibration, Linear, blend
 from amn.policy import ACCURACY, SECONDARY, Chain, load_policy
 from producer.messages import Reply, Request
 from producer.protocol import wire
-from workers.batch import assemble
-from workers.entry import Entry
+from workers.engine.batch import assemble
+from workers.engine.entry import Entry
+from workers.engine.outcomes import served_fast
 from workers.fallback_worker import FAILED, FallbackHandler, Tier
-from workers.outcomes import served_fast
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="fallback")

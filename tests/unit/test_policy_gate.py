@@ -22,9 +22,9 @@ from ops.gate.replay import replay
 from producer.messages import Reply, Request
 from producer.protocol import wire
 from workers.amn_worker import AmnHandler, Gate, counters_of
-from workers.batch import assemble
 from workers.decisions import DecisionLog
-from workers.entry import Entry
+from workers.engine.batch import assemble
+from workers.engine.entry import Entry
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="amn", sample_rate=0.0)

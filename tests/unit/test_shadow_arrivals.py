@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from producer.messages import Reply, Request, Timings
 from producer.protocol import wire
-from workers.entry import Entry
+from workers.engine.entry import Entry
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome
 from workers.shadow_scores import MILLION, increments, truth_half

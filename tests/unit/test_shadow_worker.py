@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
-from workers.entry import Entry, Outcome
+from workers.engine.entry import Entry, Outcome
 from workers.settings import WorkerSettings
 from workers.shadow_queue import HalfOutcome
 from workers.shadow_settings import ShadowSettings

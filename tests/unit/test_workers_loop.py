@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from producer.errors import ServerUnavailable
-from workers.loop import Loop
+from workers.engine.loop import Loop
 from workers.settings import WorkerSettings
 
 

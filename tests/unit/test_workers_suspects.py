@@ -13,14 +13,14 @@ from producer.protocol import wire
 from producer.protocol.envelope import Envelope, envelope
 from producer.transport.clock import ServerClock
 from producer.transport.steps import Steps
-from workers.batch import Batch, suspects
-from workers.entry import Entry, Outcome
-from workers.held import PAUSE_S, HeldBack
-from workers.loop import Loop
-from workers.outcomes import begun_too_often
-from workers.room import Room
+from workers.engine.batch import Batch, suspects
+from workers.engine.entry import Entry, Outcome
+from workers.engine.held import PAUSE_S, HeldBack
+from workers.engine.loop import Loop
+from workers.engine.outcomes import begun_too_often
+from workers.engine.room import Room
+from workers.engine.watchdog import Watchdog
 from workers.settings import QueueSettings, WorkerSettings
-from workers.watchdog import Watchdog
 
 SETTINGS = WorkerSettings(kind="amn", queue=QueueSettings(batch_max=32, stall_ms=20_000))
 
@@ -66,7 +66,7 @@ def test_entries_of_one_moment_and_two_levels_are_held_back_together() -> None:
 def test_fresh_work_is_done_while_a_suspect_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     books, now_s = Books(), [100.0]
     loop = made(books)
-    monkeypatch.setattr("workers.loop.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("workers.engine.loop.time.monotonic", lambda: now_s[0])
     killer = entry(1, 4)
     assert loop.step([killer]) == []
     assert (books.done, loop.in_hand) == ([], [killer, killer])
@@ -215,7 +215,7 @@ class Watched:
         self.starved_s = 0.0
         self.dog = Watchdog(self.loop, 1.0, self.ended.append)
         self._now_s = 100.0
-        monkeypatch.setattr("workers.watchdog._starved_s", lambda _: self.starved_s)
+        monkeypatch.setattr("workers.engine.watchdog._starved_s", lambda _: self.starved_s)
         self.dog.look(self._now_s)
 
     def pass_s(self, seconds: int, *, starved: bool = False) -> list[str]:

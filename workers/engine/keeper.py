@@ -14,9 +14,9 @@ import structlog
 from producer.errors import ServerError
 from producer.keys import GROUP
 from producer.transport.connection import connect, driver_errors, script_text
-from workers.loop import Loop
+from workers.engine.loop import Loop
+from workers.engine.watchdog import Watchdog
 from workers.side import SideThread
-from workers.watchdog import Watchdog
 
 _LOG = structlog.get_logger("amn.worker")
 #: How long what workers say of the streams holds, and how often one of them says it.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from workers.loop import Loop
+from workers.engine.loop import Loop
 
 _LOG = structlog.get_logger("amn.worker")
 #: The code that such a worker ends with; sysexits.h calls it an internal software error.

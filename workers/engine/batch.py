@@ -13,8 +13,8 @@ from producer import errors
 from producer.errors import QueueError, WireError
 from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Request
 from producer.protocol import wire
-from workers.entry import Entry, Outcome
-from workers.outcomes import begun_too_often, dead, failure
+from workers.engine.entry import Entry, Outcome
+from workers.engine.outcomes import begun_too_often, dead, failure
 from workers.settings import WorkerSettings
 
 #: Payload of one batch: 256 single float32 contexts, or one message that is full.

@@ -12,12 +12,12 @@ import structlog
 
 from producer.errors import ServerError
 from producer.transport.steps import Steps
-from workers.batch import Batch, assemble, portion, suspects
-from workers.entry import Entry, Outcome
+from workers.engine.batch import Batch, assemble, portion, suspects
+from workers.engine.entry import Entry, Outcome
+from workers.engine.held import HeldBack
+from workers.engine.outcomes import dead_with_answer, served_fast
+from workers.engine.queue import LeasedQueue
 from workers.errors import refused
-from workers.held import HeldBack
-from workers.outcomes import dead_with_answer, served_fast
-from workers.queue import LeasedQueue
 from workers.settings import WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")

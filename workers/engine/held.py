@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from workers.entry import Entry
+from workers.engine.entry import Entry
 
 #: For each time that an entry was begun alone. A worker loads in some seconds: with two of them, one is
 #: there for the others' requests; with one, what came meanwhile is answered before it may die again.

@@ -9,7 +9,7 @@ from producer.keys import ID, REQUEST
 from producer.messages import BULK_PRIORITY, PRIORITIES, Answer, Failure, Request
 from producer.protocol import wire
 from producer.protocol.envelope import Envelope, envelope
-from workers.entry import Entry, Outcome
+from workers.engine.entry import Entry, Outcome
 
 #: Why an entry that was begun too often is a dead letter.
 WORKER_DIED = "worker_died"

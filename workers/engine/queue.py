@@ -1,6 +1,6 @@
 """The leased queue: the only module of the workers that speaks to Redis streams.
 
-A queue of new requests is three streams, one a level (workers/levels.py); a fallback's is one. The
+A queue of new requests is three streams, one a level (workers/engine/levels.py); a fallback's is one. The
 chain of escalations is requests -> fallback -> fallback:secondary; behind the last one there is no
 room, so that an escalation from there finds it full.
 
@@ -23,11 +23,11 @@ from producer.transport.clock import ServerClock
 from producer.transport.connection import LOST, connect, driver_errors, script_text
 from producer.transport.link import Link, Script
 from producer.transport.packing import written
-from workers.entry import Entry, Outcome
-from workers.levels import Shares
-from workers.room import Room
+from workers.engine.entry import Entry, Outcome
+from workers.engine.levels import Shares
+from workers.engine.room import Room
+from workers.engine.unread import BESIDE_BYTES, Unread
 from workers.settings import WorkerSettings
-from workers.unread import BESIDE_BYTES, Unread
 
 _RELEASED = "released"
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
@@ -115,7 +115,7 @@ class LeasedQueue:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
 
         Never waits for a batch to fill: what is there is taken. Returns [] after `block_ms`, or at
-        once without `block`. Without it, levels are strict (workers/levels.py).
+        once without `block`. Without it, levels are strict (workers/engine/levels.py).
         """
         with driver_errors(self.settings.producer.url):
             try:

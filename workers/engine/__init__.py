@@ -1,0 +1,1 @@
+"""The engine of every worker: lease, assemble, handle, finish."""
