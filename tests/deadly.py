@@ -14,9 +14,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from workers.amn_worker import AmnHandler
 from workers.commands import worker
-from workers.fallback_worker import FallbackHandler
+from workers.handlers.amn import AmnHandler
+from workers.handlers.fallback import FallbackHandler
 from workers.pool_settings import PoolSettings
 from workers.shadow_worker import ShadowHandler
 

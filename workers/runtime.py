@@ -146,9 +146,9 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
 
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.gate.escalation import Allowance
-    from workers.amn_worker import AmnHandler, Gate
-    from workers.decisions import DecisionLog
     from workers.gate import GateThread
+    from workers.handlers.amn import AmnHandler, Gate
+    from workers.handlers.decisions import DecisionLog
     from workers.shadow_sampler import Sampler, SamplerThread
 
     policy, calibration = _policy(artifacts)
@@ -171,7 +171,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
 def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...]:
     """What compares an approximate bank with an exact search."""
     from amn.bank.index import CellBank
-    from workers.recheck import RecheckThread
+    from workers.handlers.recheck import RecheckThread
 
     if settings.recheck_one_in and isinstance(predictor.bank, CellBank):
         return (RecheckThread(settings, predictor.bank),)
@@ -180,7 +180,7 @@ def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.policy import ACCURACY, BLEND
-    from workers.fallback_worker import FallbackHandler, Tally, Tier
+    from workers.handlers.fallback import FallbackHandler, Tally, Tier
     from workers.tiers import TierThread
 
     policy, calibration = _policy(artifacts)

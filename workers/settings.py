@@ -84,7 +84,7 @@ class WorkerSettings:
         sample_rate: Highest share of a lane's requests that the shadow worker sees, 0.01 to 0.05, or
             0 for none; busy lanes are sampled at less (workers/shadow_rates.py).
         recheck_one_in: One request in so many is searched again exactly, where the bank is approximate;
-            0 for none (workers/recheck.py).
+            0 for none (workers/handlers/recheck.py).
         threads: Threads of the tensor library; one worker per core is the plan.
         parent_pid: Stop when this process is not the parent any more; 0 for a worker of its own.
         background: Run only when nothing else wants the core, so that a slow model never makes

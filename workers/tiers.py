@@ -18,7 +18,7 @@ from producer.transport.connection import connect, driver_errors
 from producer.transport.link import Link
 from workers.breaker import CLOSED, OPEN, Breaker, TierFacts
 from workers.engine.queue import load
-from workers.fallback_worker import Tally
+from workers.handlers.fallback import Tally
 from workers.settings import WorkerSettings
 from workers.side import SideThread
 

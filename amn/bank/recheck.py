@@ -1,6 +1,6 @@
 """Answers of an approximate bank, compared with an exact search: which ones, and how they decided.
 
-Pure; the thread that does it beside a worker is in workers/recheck.py.
+Pure; the thread that does it beside a worker is in workers/handlers/recheck.py.
 """
 
 from __future__ import annotations

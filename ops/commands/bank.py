@@ -26,7 +26,7 @@ from producer.transport.connection import connect, driver_errors
 if TYPE_CHECKING:
     from amn.bank.build import OnProgress
 
-#: Fields of the stats hash (workers/recheck.py).
+#: Fields of the stats hash (workers/handlers/recheck.py).
 _RECHECKS = {
     "rechecked": "checked",
     "recheck:agreed": "agreed",

@@ -17,12 +17,12 @@ from ops.deadletters import DeadLetters
 from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors
 from producer.messages import BatchReply, Failure, Request
 from producer.protocol import wire
-from workers.amn_worker import AmnHandler, Gate
 from workers.engine.batch import assemble
 from workers.engine.loop import Loop
 from workers.engine.outcomes import dead
 from workers.engine.queue import LeasedQueue
-from workers.fallback_worker import FallbackHandler
+from workers.handlers.amn import AmnHandler, Gate
+from workers.handlers.fallback import FallbackHandler
 from workers.settings import QueueSettings, WorkerSettings
 
 

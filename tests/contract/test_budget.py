@@ -18,8 +18,8 @@ from producer.keys import Keys
 from producer.settings import ProducerSettings
 from workers.breaker import TierFacts
 from workers.budget import LoadLimits, SharedBudget, budget_key, read_budget, window_key
-from workers.fallback_worker import Tally
 from workers.gate import GateThread
+from workers.handlers.fallback import Tally
 from workers.settings import WorkerSettings
 from workers.tiers import TierThread, read_tier, tier_key
 

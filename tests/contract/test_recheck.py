@@ -17,7 +17,7 @@ from ops.app import run
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
-from workers.recheck import RecheckThread
+from workers.handlers.recheck import RecheckThread
 from workers.settings import WorkerSettings
 
 pytest.importorskip("faiss")

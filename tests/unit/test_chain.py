@@ -15,7 +15,7 @@ from producer.protocol import wire
 from workers.engine.batch import assemble
 from workers.engine.entry import Entry
 from workers.engine.outcomes import served_fast
-from workers.fallback_worker import FAILED, FallbackHandler, Tier
+from workers.handlers.fallback import FAILED, FallbackHandler, Tier
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="fallback")

@@ -11,10 +11,10 @@ from amn.policy import load_policy
 from producer.messages import Reply, Request, Timings
 from producer.protocol import wire
 from producer.protocol.answers import AnswerEncoder
-from workers.amn_worker import FALLBACK_MS_MIN, AmnHandler, Gate
 from workers.engine.batch import assemble
 from workers.engine.entry import Entry
 from workers.engine.loop import Loop
+from workers.handlers.amn import FALLBACK_MS_MIN, AmnHandler, Gate
 from workers.settings import QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0

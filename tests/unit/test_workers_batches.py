@@ -16,13 +16,13 @@ from amn.policy import load_policy, parse_policy
 from ops.drift.service_rules import OBJECTIVES, Service
 from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
-from workers.amn_worker import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
-from workers.batch_rows import SHEDS, Columns, decide_batch
 from workers.engine.batch import PORTION_BYTES, assemble, portion
 from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
 from workers.engine.outcomes import served_fast
-from workers.fallback_worker import FAILED, FallbackHandler, Tally, Tier
+from workers.handlers.amn import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
+from workers.handlers.fallback import FAILED, FallbackHandler, Tally, Tier
+from workers.handlers.message_batches import SHEDS, Columns, decide_batch
 from workers.settings import QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0

@@ -17,11 +17,11 @@ from producer.errors import InferenceFailed
 from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Request, Timings
 from producer.protocol import wire
 from producer.protocol.answers import AnswerEncoder
-from workers.batch_rows import Columns, batch_reply, decide_batch
-from workers.decisions import DecisionLog
 from workers.engine.batch import Batch
 from workers.engine.entry import Entry, Outcome
 from workers.engine.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is_bulk
+from workers.handlers.decisions import DecisionLog
+from workers.handlers.message_batches import Columns, batch_reply, decide_batch
 from workers.settings import WorkerSettings
 from workers.shadow_sampler import Sampler
 from workers.shadow_settings import SLOW_BULK_MS, SLOW_MS

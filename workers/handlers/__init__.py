@@ -1,0 +1,1 @@
+"""What AMN and fallback workers do with a batch."""
