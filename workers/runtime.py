@@ -146,7 +146,7 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
 
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.gate.escalation import Allowance
-    from workers.gate import GateThread
+    from workers.gate.settle import GateThread
     from workers.handlers.amn import AmnHandler, Gate
     from workers.handlers.decisions import DecisionLog
     from workers.shadow_sampler import Sampler, SamplerThread
@@ -180,8 +180,8 @@ def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.policy import ACCURACY, BLEND
+    from workers.gate.tiers import TierThread
     from workers.handlers.fallback import FallbackHandler, Tally, Tier
-    from workers.tiers import TierThread
 
     policy, calibration = _policy(artifacts)
     blends = policy.answer.rule == BLEND and artifacts.tier == ACCURACY

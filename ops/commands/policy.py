@@ -70,8 +70,8 @@ def check(name: str, artifacts: Path | None) -> None:
 @options.as_json
 def status(url: str | None, queue: str | None, as_json: bool) -> None:
     """The shared budget and the fallback tiers of a running service."""
-    from workers.budget import read_budget
-    from workers.tiers import read_tier
+    from workers.gate.budget import read_budget
+    from workers.gate.tiers import read_tier
 
     settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
     keys = Keys(settings.queue)

@@ -22,7 +22,7 @@ from amn.policy import EscalationPolicy
 from ops.errors import FileRefused
 from ops.gate.log import Logged
 from producer.keys import Keys
-from workers.budget import SharedBudget
+from workers.gate.budget import SharedBudget
 
 _MINUTE_S = 60
 _START_MS = 1_800_000_000_000

@@ -16,12 +16,12 @@ from ops.gate.day import DaySettings, report, simulate
 from ops.gate.log import Logged
 from producer.keys import Keys
 from producer.settings import ProducerSettings
-from workers.breaker import TierFacts
-from workers.budget import LoadLimits, SharedBudget, budget_key, read_budget, window_key
-from workers.gate import GateThread
+from workers.gate.breaker import TierFacts
+from workers.gate.budget import LoadLimits, SharedBudget, budget_key, read_budget, window_key
+from workers.gate.settle import GateThread
+from workers.gate.tiers import TierThread, read_tier, tier_key
 from workers.handlers.fallback import Tally
 from workers.settings import WorkerSettings
-from workers.tiers import TierThread, read_tier, tier_key
 
 KEYS = Keys()
 CALIBRATED = load_policy("calibrated")

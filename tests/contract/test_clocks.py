@@ -32,8 +32,8 @@ from workers.engine.batch import Batch
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue, Outcome
+from workers.gate.tiers import TierWatch, tier_key
 from workers.side import SideThread
-from workers.tiers import TierWatch, tier_key
 
 HOUR_MS = 3_600_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from workers.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerSettings, TierFacts
+from workers.gate.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerSettings, TierFacts
 
 
 def fed(breaker: Breaker, *looks: tuple[float, TierFacts]) -> list[str]:

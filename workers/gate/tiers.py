@@ -16,8 +16,8 @@ from amn.policy import ACCURACY, SECONDARY
 from producer.keys import Keys
 from producer.transport.connection import connect, driver_errors
 from producer.transport.link import Link
-from workers.breaker import CLOSED, OPEN, Breaker, TierFacts
 from workers.engine.queue import load
+from workers.gate.breaker import CLOSED, OPEN, Breaker, TierFacts
 from workers.handlers.fallback import Tally
 from workers.settings import WorkerSettings
 from workers.side import SideThread

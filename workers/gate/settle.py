@@ -8,10 +8,10 @@ from amn.gate.escalation import Allowance
 from amn.policy import ACCURACY, EscalationPolicy
 from producer.keys import Keys
 from producer.transport.connection import connect, driver_errors
-from workers.budget import LoadLimits, SharedBudget
+from workers.gate.budget import LoadLimits, SharedBudget
+from workers.gate.tiers import PERIOD_S, TierWatch
 from workers.settings import WorkerSettings
 from workers.side import SideThread
-from workers.tiers import PERIOD_S, TierWatch
 
 
 class GateThread:

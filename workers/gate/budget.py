@@ -5,7 +5,7 @@ Keys, both below `gate_prefix`, both gone two windows after the last settlement:
     amn:{main}:gate:window   hash   `<bucket>:<stat>`, lua/budget.lua says what they hold
     amn:{main}:gate:budget   hash   tokens, and sums of the window for whoever looks
 
-About once a second a side thread (workers/gate.py) settles what the worker decided since, and is
+About once a second a side thread (workers/gate/settle.py) settles what the worker decided since, and is
 granted soft escalations for the next second. What can go wrong, and how far:
 
 - Soft escalations never exceed what was granted, and what is granted is paid for at once: over any
@@ -30,8 +30,8 @@ from amn.gate.escalation import Allowance, threshold_for
 from amn.policy import ENFORCE, EscalationPolicy
 from producer.keys import Keys
 from producer.transport.link import Link
-from workers.breaker import TierFacts
 from workers.engine.queue import load
+from workers.gate.breaker import TierFacts
 
 _LOG = structlog.get_logger("amn.gate")
 #: A little more than a second's need, so that a late settlement does not leave the worker dry.

@@ -1,0 +1,1 @@
+"""The budget that AMN workers share, and the fallback tiers that they see."""
