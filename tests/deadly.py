@@ -18,7 +18,7 @@ from workers.commands import worker
 from workers.handlers.amn import AmnHandler
 from workers.handlers.fallback import FallbackHandler
 from workers.pool_settings import PoolSettings
-from workers.shadow_worker import ShadowHandler
+from workers.shadow.handler import ShadowHandler
 
 
 class DeadlyPoolSettings(PoolSettings):

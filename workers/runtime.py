@@ -149,7 +149,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     from workers.gate.settle import GateThread
     from workers.handlers.amn import AmnHandler, Gate
     from workers.handlers.decisions import DecisionLog
-    from workers.shadow_sampler import Sampler, SamplerThread
+    from workers.shadow.sampler import Sampler, SamplerThread
 
     policy, calibration = _policy(artifacts)
     if calibration is not None and calibration.amn != predictor.model_id:
@@ -205,10 +205,10 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
 
 
 def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
-    from workers.shadow_queue import ShadowQueue
-    from workers.shadow_settings import ShadowSettings
-    from workers.shadow_turns import ShadowTurns
-    from workers.shadow_worker import ShadowHandler
+    from workers.shadow.handler import ShadowHandler
+    from workers.shadow.queue import ShadowQueue
+    from workers.shadow.settings import ShadowSettings
+    from workers.shadow.turns import ShadowTurns
 
     shadow = ShadowSettings()
     handler = ShadowHandler(shadow, predictor, _slicer(settings, artifacts))

@@ -82,7 +82,7 @@ class WorkerSettings:
         encoder: Encoder that the model expects; other vectors are refused.
         lanes: Lanes that are served.
         sample_rate: Highest share of a lane's requests that the shadow worker sees, 0.01 to 0.05, or
-            0 for none; busy lanes are sampled at less (workers/shadow_rates.py).
+            0 for none; busy lanes are sampled at less (workers/shadow/rates.py).
         recheck_one_in: One request in so many is searched again exactly, where the bank is approximate;
             0 for none (workers/handlers/recheck.py).
         threads: Threads of the tensor library; one worker per core is the plan.

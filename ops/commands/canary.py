@@ -30,7 +30,7 @@ def canary(as_json: bool, url: str | None, queue: str | None) -> None:
 
     Answers are compared with those of the model's first run. Exit code 1 when nobody answered.
     """
-    from workers.canary import Canary, FrozenSet
+    from workers.shadow.canary import Canary, FrozenSet
 
     settings = producer_settings(url, queue)
     client = connect(settings)
@@ -83,7 +83,7 @@ def exemplars(
     queue: str | None,
 ) -> None:
     """The requests that were kept whole: ten worst and ten random of each lane, slice and hour."""
-    from workers.exemplars import Exemplars, as_arrays
+    from workers.shadow.exemplars import Exemplars, as_arrays
 
     settings = producer_settings(url, queue)
     client = connect(settings)

@@ -13,7 +13,7 @@ from producer.transport.connection import connect, driver_errors
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     from ops.drift.findings import Finding
     from ops.drift.loop import Alert, Look
-    from workers.exemplars import Exemplar
+    from workers.shadow.exemplars import Exemplar
 
 
 class Looking:

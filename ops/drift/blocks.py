@@ -16,7 +16,7 @@ import numpy as np
 
 from ops.drift.comparison import Window
 from ops.drift.statistics import BLOCK_MIN, Floats
-from workers.shadow_scores import MILLION, TIER_MODEL, TIER_REFERENCE, TIER_TRUE, Labels
+from workers.shadow.scores import MILLION, TIER_MODEL, TIER_REFERENCE, TIER_TRUE, Labels
 
 #: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.
 _STATS = ("predictions", "n", "w.sum", "w.squares", "amn.wsum", "amn.wsquares", "amn.sum", "amn.squares")

@@ -33,7 +33,7 @@ from ops.drift.statistics import (
     divergence_by_chance,
 )
 from ops.drift.wording import clock
-from workers.shadow_scores import SCORE_BINS
+from workers.shadow.scores import SCORE_BINS
 
 #: Histograms of the inputs, the most telling of topics first.
 _BY_TOPIC = ("cells", "score")

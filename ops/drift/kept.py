@@ -10,7 +10,7 @@ from ops.alerts import Transition
 from ops.drift.replay import Sequences
 from ops.errors import FileRefused
 from producer.keys import Keys
-from workers.exemplars import Exemplar, Exemplars, as_arrays
+from workers.shadow.exemplars import Exemplar, Exemplars, as_arrays
 
 _HOUR_MS = 3_600_000
 _RULES = ("ood_delta", "fast_drop", "level")

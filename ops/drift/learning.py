@@ -10,7 +10,7 @@ from ops.drift.inputs import wander
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import ModelState
 from ops.drift.statistics import BLOCKS_PER_DAY, means
-from workers.shadow_scores import BINS
+from workers.shadow.scores import BINS
 
 _BLOCKS_PER_HOUR = BLOCKS_PER_DAY // 24
 #: Histograms that are kept with a baseline, and their bins.

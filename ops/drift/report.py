@@ -18,7 +18,7 @@ from ops.drift.settings import JudgeSettings
 from ops.drift.statistics import BLOCK_MIN
 from ops.drift.views import STAND_INS, main_model, one_line, stand_ins
 from producer.keys import Keys
-from workers.exemplars import RANDOM, WORST, Exemplar
+from workers.shadow.exemplars import RANDOM, WORST, Exemplar
 
 _CSS = """
 :root { color-scheme: light dark;

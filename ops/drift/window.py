@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from workers.shadow_scores import MILLION, SCORES, TIER_TRUE, Labels
+from workers.shadow.scores import MILLION, SCORES, TIER_TRUE, Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,12 +27,12 @@ from producer.keys import GROUP
 from producer.messages import Request
 from producer.settings import ProducerSettings
 from producer.transport.clock import ServerClock
-from workers.canary import Canary
 from workers.engine.batch import Batch
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue, Outcome
 from workers.gate.tiers import TierWatch, tier_key
+from workers.shadow.canary import Canary
 from workers.side import SideThread
 
 HOUR_MS = 3_600_000

@@ -21,7 +21,7 @@ from ops.drift.statistics import N, X
 from ops.drift.store import server_now_ms
 from ops.drift.synthetic import Scenario, sums
 from producer.keys import Keys
-from workers.shadow_scores import MILLION, Labels
+from workers.shadow.scores import MILLION, Labels
 
 KEYS = Keys("main")
 MODEL = "amn@0123456789ab"

@@ -20,8 +20,8 @@ from ops.drift.settings import JudgeSettings
 from ops.drift.store import server_now_ms
 from ops.errors import FileRefused
 from producer.keys import Keys
-from workers.exemplars import RANDOM, WORST, Exemplar, Exemplars
-from workers.shadow_scores import Labels
+from workers.shadow.exemplars import RANDOM, WORST, Exemplar, Exemplars
+from workers.shadow.scores import Labels
 
 KEYS = Keys("main")
 MODEL = "m"

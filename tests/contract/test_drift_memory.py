@@ -15,7 +15,7 @@ from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
 from ops.drift.store import server_now_ms
 from producer.keys import Keys
-from workers.shadow_scores import MILLION, Labels
+from workers.shadow.scores import MILLION, Labels
 
 KEYS = Keys("main")
 SETTINGS = JudgeSettings(learn_requests_min=1000, learn_max_h=24)

@@ -20,7 +20,7 @@ from ops.drift.store import server_now_ms
 from producer.keys import Keys
 from producer.messages import Request
 from producer.protocol import wire
-from workers.exemplars import Exemplar, Exemplars
+from workers.shadow.exemplars import Exemplar, Exemplars
 
 KEYS = Keys("main")
 #: Markup that closes, opens and links; colour, a title, a hyperlink; right to left; a forged second line.

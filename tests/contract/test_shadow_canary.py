@@ -20,12 +20,12 @@ from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from producer.sampling import RATE_MAX, sample_key, sampled
 from producer.settings import ProducerSettings
-from workers.canary import Canary, CanaryResult, FrozenSet, sample_file
 from workers.errors import NotReady
 from workers.handlers.amn import FALLBACK_MS_MIN
 from workers.settings import WorkerSettings
-from workers.shadow_settings import ShadowSettings
-from workers.shadow_turns import ShadowTurns
+from workers.shadow.canary import Canary, CanaryResult, FrozenSet, sample_file
+from workers.shadow.settings import ShadowSettings
+from workers.shadow.turns import ShadowTurns
 
 KEYS = Keys()
 

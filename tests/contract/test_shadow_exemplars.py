@@ -13,9 +13,9 @@ import pytest
 from ops.drift.replay import Sequences
 from ops.drift.store import server_now_ms
 from producer.keys import Keys
-from workers.exemplars import KEPT, RANDOM, WORST, Exemplar, Exemplars, as_arrays, of_pair
-from workers.shadow_queue import key_hash
-from workers.shadow_scores import Arrival, Labels, prediction_half, truth_half
+from workers.shadow.exemplars import KEPT, RANDOM, WORST, Exemplar, Exemplars, as_arrays, of_pair
+from workers.shadow.queue import key_hash
+from workers.shadow.scores import Arrival, Labels, prediction_half, truth_half
 
 KEYS = Keys()
 DRAW = np.random.default_rng(0)

@@ -22,11 +22,11 @@ from workers.engine.batch import Batch
 from workers.engine.entry import Outcome
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue
-from workers.exemplars import Exemplars
 from workers.settings import QueueSettings, WorkerSettings
-from workers.shadow_queue import ShadowQueue, key_hash
-from workers.shadow_settings import ShadowSettings
-from workers.shadow_worker import ShadowHandler
+from workers.shadow.exemplars import Exemplars
+from workers.shadow.handler import ShadowHandler
+from workers.shadow.queue import ShadowQueue, key_hash
+from workers.shadow.settings import ShadowSettings
 
 KEYS = Keys()
 MODEL = "amn_card@0123456789ab"

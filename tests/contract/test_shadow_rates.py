@@ -10,10 +10,10 @@ from ops.drift.store import server_now_ms
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from workers.settings import WorkerSettings
-from workers.shadow_rates import Rates, Steering, rates_key, read_rates
-from workers.shadow_sampler import Sampler, SamplerThread
-from workers.shadow_scores import Labels
-from workers.shadow_settings import ShadowSettings
+from workers.shadow.rates import Rates, Steering, rates_key, read_rates
+from workers.shadow.sampler import Sampler, SamplerThread
+from workers.shadow.scores import Labels
+from workers.shadow.settings import ShadowSettings
 
 KEYS = Keys()
 SHADOW = ShadowSettings()

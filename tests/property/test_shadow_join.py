@@ -19,11 +19,11 @@ from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
 from workers.engine.entry import Outcome
-from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.settings import QueueSettings, WorkerSettings
-from workers.shadow_queue import ShadowQueue, key_hash
-from workers.shadow_scores import Half, increments
-from workers.shadow_worker import ShadowHandler
+from workers.shadow.exemplars import Exemplar, Exemplars, of_pair
+from workers.shadow.handler import ShadowHandler
+from workers.shadow.queue import ShadowQueue, key_hash
+from workers.shadow.scores import Half, increments
 
 KEYS = Keys("main")
 START_MS = int(time.time() * 1000) // 60_000 * 60_000 - 600_000

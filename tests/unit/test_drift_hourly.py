@@ -7,7 +7,7 @@ import numpy as np
 from ops.drift.blocks import Block, Traffic, block_of
 from ops.drift.hourly import HOUR, SHOWN_HOURS, week_before
 from ops.drift.statistics import BLOCKS_PER_DAY, W, X
-from workers.shadow_scores import MILLION, Labels
+from workers.shadow.scores import MILLION, Labels
 
 
 def test_the_same_hours_a_week_ago_are_known_for_as_long_as_blocks_are_kept() -> None:

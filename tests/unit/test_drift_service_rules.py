@@ -18,7 +18,7 @@ from ops.drift.state import JudgeState, ModelState
 from ops.drift.statistics import BLOCK_MIN
 from ops.rules.live import LOST, Live
 from ops.rules.table import conditions
-from workers.shadow_scores import MILLION, Labels
+from workers.shadow.scores import MILLION, Labels
 
 SETTINGS = JudgeSettings()
 NOW = 5_000_000  # a block

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ops.drift.window import summary, total
-from workers.shadow_scores import MILLION, SCORES, Labels
+from workers.shadow.scores import MILLION, SCORES, Labels
 
 COSINES = st.lists(st.integers(-MILLION, MILLION), min_size=2, max_size=50)
 

@@ -13,9 +13,9 @@ from producer.messages import Reply, Request, Timings
 from producer.protocol import wire
 from workers.engine.entry import Entry
 from workers.settings import WorkerSettings
-from workers.shadow_queue import HalfOutcome
-from workers.shadow_scores import MILLION, increments, truth_half
-from workers.shadow_worker import ShadowHandler
+from workers.shadow.handler import ShadowHandler
+from workers.shadow.queue import HalfOutcome
+from workers.shadow.scores import MILLION, increments, truth_half
 
 
 class Spot(NamedTuple):

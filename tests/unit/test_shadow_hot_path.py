@@ -17,8 +17,8 @@ from workers.engine.batch import assemble
 from workers.engine.entry import Entry, Outcome
 from workers.handlers.amn import AmnHandler, Gate
 from workers.settings import WorkerSettings
-from workers.shadow_rates import LaneRate, Rates
-from workers.shadow_sampler import Sampler
+from workers.shadow.rates import LaneRate, Rates
+from workers.shadow.sampler import Sampler
 
 ROWS = np.random.default_rng(0).normal(size=(5, 768)).astype(np.float32)
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)

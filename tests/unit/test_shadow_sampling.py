@@ -19,9 +19,9 @@ from producer.sampling import (
     sampled_one_in,
     sieve,
 )
-from workers.shadow_rates import LaneRate, Rates, step
-from workers.shadow_sampler import Sampler
-from workers.shadow_settings import ShadowSettings
+from workers.shadow.rates import LaneRate, Rates, step
+from workers.shadow.sampler import Sampler
+from workers.shadow.settings import ShadowSettings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "drift-data.md"
 SHADOW = ShadowSettings()

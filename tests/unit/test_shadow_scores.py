@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from workers.shadow_scores import (
+from workers.shadow.scores import (
     BINS,
     MILLION,
     Half,

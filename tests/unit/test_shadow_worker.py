@@ -12,9 +12,9 @@ from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
 from workers.engine.entry import Entry, Outcome
 from workers.settings import WorkerSettings
-from workers.shadow_queue import HalfOutcome
-from workers.shadow_settings import ShadowSettings
-from workers.shadow_worker import ShadowHandler
+from workers.shadow.handler import ShadowHandler
+from workers.shadow.queue import HalfOutcome
+from workers.shadow.settings import ShadowSettings
 
 SETTINGS = WorkerSettings(kind="shadow")
 

@@ -23,8 +23,8 @@ from workers.engine.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is
 from workers.handlers.decisions import DecisionLog
 from workers.handlers.message_batches import Columns, batch_reply, decide_batch
 from workers.settings import WorkerSettings
-from workers.shadow_sampler import Sampler
-from workers.shadow_settings import SLOW_BULK_MS, SLOW_MS
+from workers.shadow.sampler import Sampler
+from workers.shadow.settings import SLOW_BULK_MS, SLOW_MS
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
     from amn.predictor import Predictor

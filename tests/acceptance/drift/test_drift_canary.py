@@ -23,9 +23,9 @@ from ops.drift.store import server_now_ms
 from producer.settings import ProducerSettings
 from workers.served import identity
 from workers.settings import WorkerSettings
-from workers.shadow_scores import Labels
-from workers.shadow_settings import ShadowSettings
-from workers.shadow_turns import ShadowTurns
+from workers.shadow.scores import Labels
+from workers.shadow.settings import ShadowSettings
+from workers.shadow.turns import ShadowTurns
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -28,7 +28,7 @@ from ops.drift.leader import leader_key
 from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
 from producer.keys import Keys
-from workers.shadow_scores import Arrival, Labels, arrivals, increments, prediction_half, truth_half
+from workers.shadow.scores import Arrival, Labels, arrivals, increments, prediction_half, truth_half
 
 Vectors = NDArray[np.float32]
 Increments = list[tuple[str, int]]

@@ -22,9 +22,9 @@ from workers.engine.batch import Batch
 from workers.engine.entry import Entry, Outcome
 from workers.engine.outcomes import WORKER_DIED
 from workers.settings import WorkerSettings
-from workers.shadow_queue import HalfOutcome
-from workers.shadow_scores import Arrival, Labels, arrivals, prediction_half, truth_half
-from workers.shadow_settings import SLOW_MS, ShadowSettings
+from workers.shadow.queue import HalfOutcome
+from workers.shadow.scores import Arrival, Labels, arrivals, prediction_half, truth_half
+from workers.shadow.settings import SLOW_MS, ShadowSettings
 
 
 class Fallback(Protocol):

@@ -27,8 +27,8 @@ from producer.keys import Keys
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN
 from producer.transport.link import Script
 from workers.engine.queue import load
-from workers.shadow_scores import TIER_TRUE, Labels
-from workers.shadow_settings import ShadowSettings
+from workers.shadow.scores import TIER_TRUE, Labels
+from workers.shadow.settings import ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
 _LANE = "lane:"

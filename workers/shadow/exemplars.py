@@ -21,7 +21,7 @@ from producer.keys import Keys
 from producer.sampling import sample_hash
 from producer.transport.link import Script
 from workers.engine.queue import load
-from workers.shadow_scores import MILLION, Half, Labels, against
+from workers.shadow.scores import MILLION, Half, Labels, against
 
 WORST, RANDOM = "worst", "random"
 #: Of each kind, lane, slice and hour.

@@ -7,7 +7,7 @@ from producer.messages import Request
 from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sample_key, sampled_one_in, sieve
 from producer.transport.connection import connect, driver_errors
 from workers.settings import WorkerSettings
-from workers.shadow_rates import Rates, rates_key, read_rates
+from workers.shadow.rates import Rates, rates_key, read_rates
 from workers.side import SideThread
 
 _LOOK_S = 30.0

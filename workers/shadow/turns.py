@@ -8,10 +8,10 @@ import structlog
 
 from producer.keys import Keys
 from producer.transport.connection import connect, driver_errors
-from workers.canary import Canary, FrozenSet, sample_file
 from workers.settings import WorkerSettings
-from workers.shadow_rates import Steering
-from workers.shadow_settings import ShadowSettings
+from workers.shadow.canary import Canary, FrozenSet, sample_file
+from workers.shadow.rates import Steering
+from workers.shadow.settings import ShadowSettings
 from workers.side import SideThread
 
 _LOG = structlog.get_logger("amn.worker")

@@ -17,10 +17,10 @@ from producer.keys import GROUP, Keys
 from producer.transport.connection import driver_errors
 from workers.engine.entry import Entry, Outcome
 from workers.engine.queue import LeasedQueue, load
-from workers.exemplars import Exemplar, Exemplars, of_pair
 from workers.settings import WorkerSettings
-from workers.shadow_scores import Half, Pairs, increments
-from workers.shadow_settings import ShadowSettings
+from workers.shadow.exemplars import Exemplar, Exemplars, of_pair
+from workers.shadow.scores import Half, Pairs, increments
+from workers.shadow.settings import ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
 

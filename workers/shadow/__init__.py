@@ -1,0 +1,1 @@
+"""The shadow evaluation: sampling, truths, scores, exemplars, the canary."""
