@@ -30,8 +30,8 @@ from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
+from workers.pool.pool import Pool
+from workers.pool.settings import PoolSettings
 
 NO_RULES = 'format = 1\nname = "none"\nversion = 1\n'
 #: Rows of a worker's call.

@@ -37,7 +37,7 @@ from ops.server import Server, ServerSettings
 from producer import ProducerSettings
 from producer.transport.connection import connect
 from producer.transport.link import Link
-from workers.pool_settings import PoolSettings
+from workers.pool.settings import PoolSettings
 from workers.settings import artifacts_root
 
 SHOWN = ("ms_p50", "ms_p95", "ms_p99")

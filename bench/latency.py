@@ -30,7 +30,7 @@ from ops.traffic import Traffic, TrafficSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
-from workers.served import look, pin
+from workers.pool.served import look, pin
 from workers.settings import artifacts_root
 
 RATES = "100,500,1000,2000,5000,60%"

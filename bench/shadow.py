@@ -27,8 +27,8 @@ from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
+from workers.pool.pool import Pool
+from workers.pool.settings import PoolSettings
 
 SUBMIT_COUNT = 64
 

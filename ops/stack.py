@@ -13,8 +13,8 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 from workers.errors import NotReady
 from workers.logs import configure_logs
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
+from workers.pool.pool import Pool
+from workers.pool.settings import PoolSettings
 
 _READY_S_MAX = 120.0
 _DRAIN_S_MAX = 15.0

@@ -17,7 +17,7 @@ from typing import Any
 from workers.commands import worker
 from workers.handlers.amn import AmnHandler
 from workers.handlers.fallback import FallbackHandler
-from workers.pool_settings import PoolSettings
+from workers.pool.settings import PoolSettings
 from workers.shadow.handler import ShadowHandler
 
 

@@ -13,8 +13,8 @@ from producer.errors import QueueError
 from producer.sampling import RATE_MAX
 from producer.settings import ProducerSettings
 from workers.errors import WorkerError
-from workers.failures import last_words
 from workers.logs import configure_logs
+from workers.pool.failures import last_words
 from workers.runtime import Artifacts, run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
 

@@ -19,7 +19,7 @@ from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue
 from workers.errors import NotReady
-from workers.served import served_by
+from workers.pool.served import served_by
 from workers.settings import WorkerSettings, worker_name
 
 if TYPE_CHECKING:

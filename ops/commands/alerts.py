@@ -226,8 +226,8 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 def run(config: Path | None, log_level: str, url: str | None, queue: str | None) -> None:
     """Send alerts until Ctrl-C or SIGTERM. Of several of these one schedules, and all deliver."""
     from ops.alerts.process import run as send
-    from workers.failures import last_words
     from workers.logs import configure_logs
+    from workers.pool.failures import last_words
 
     settings = producer_settings(url, queue)
     configure_logs(log_level)

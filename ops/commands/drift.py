@@ -88,8 +88,8 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
 def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None) -> None:
     """Judge once a minute until Ctrl-C or SIGTERM. Of several judges one leads, the others wait."""
     from ops.drift.loop import Judge
-    from workers.failures import last_words
     from workers.logs import configure_logs
+    from workers.pool.failures import last_words
 
     settings = producer_settings(url, queue)
     configure_logs(log_level)

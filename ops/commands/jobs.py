@@ -69,7 +69,7 @@ def predict_file(
 def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> None:
     """Run jobs until Ctrl-C or SIGTERM; the job at hand is finished first."""
     from ops.jobs import work
-    from workers.failures import last_words
+    from workers.pool.failures import last_words
 
     settings = producer_settings(url, queue)
     follow_parent()

@@ -32,7 +32,7 @@ from ops.settings import (
 )
 from ops.stack import Stack, StackSettings
 from producer.settings import masked
-from workers.child import our_environment, our_python
+from workers.pool.child import our_environment, our_python
 
 _LOOK_S = 0.5
 #: What runs beside the workers is waited for so long before the greeting.

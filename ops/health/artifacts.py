@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ops.health.findings import FAILURE, OK, WARNING, Finding
-from workers.served import MANIFEST, identity
+from workers.pool.served import MANIFEST, identity
 
 _WEIGHTS = "model.safetensors"
 _MISSING, _ALTERED = "missing: ", "altered: "

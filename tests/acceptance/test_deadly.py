@@ -18,7 +18,7 @@ from deadly import DeadlyPoolSettings
 from producer import Options, Producer, ProducerSettings
 from producer.errors import DeadLettered
 from producer.keys import GROUP, Keys
-from workers.pool import Pool
+from workers.pool.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts" / "lvm"
@@ -135,7 +135,7 @@ def test_a_worker_that_hangs_goes_when_its_pool_was_killed(make_server: Any, con
 import pathlib, sys, time
 sys.path.insert(0, "tests")
 from deadly import DeadlyPoolSettings
-from workers.pool import Pool
+from workers.pool.pool import Pool
 pool = Pool({{"amn": 1}}, DeadlyPoolSettings(url={server.url!r}, artifacts=pathlib.Path({str(ARTIFACTS)!r})))
 pool.start()
 pool.wait_ready()

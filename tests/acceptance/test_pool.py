@@ -16,8 +16,8 @@ import pytest
 
 from producer import Producer, ProducerSettings
 from workers.errors import NotReady
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
+from workers.pool.pool import Pool
+from workers.pool.settings import PoolSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts" / "lvm"
@@ -123,8 +123,8 @@ def test_workers_whose_pool_was_killed_stop_by_themselves(make_server):
     url = make_server().url
     script = f"""
 import pathlib, time
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
+from workers.pool.pool import Pool
+from workers.pool.settings import PoolSettings
 pool = Pool({{"amn": 1}}, PoolSettings(url={url!r}, artifacts=pathlib.Path({str(ARTIFACTS)!r}), lease_ms=600))
 pool.start()
 pool.wait_ready()

@@ -24,9 +24,9 @@ from amn.model import checkpoint
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys
 from producer.messages import DEFAULT_ENCODER, Reply
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
-from workers.served import identity
+from workers.pool.pool import Pool
+from workers.pool.served import identity
+from workers.pool.settings import PoolSettings
 
 pytestmark = pytest.mark.timeout(180)
 ARTIFACTS = ROOT / "artifacts" / "lvm"

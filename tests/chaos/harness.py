@@ -23,7 +23,7 @@ from producer.keys import Keys
 from producer.settings import ProducerSettings
 from tests.deadly import DeadlyPoolSettings
 from workers.logs import configure_logs
-from workers.pool import Pool
+from workers.pool.pool import Pool
 
 from .books import Books, Flushed
 from .expected import freeze_artifacts, write_expected

@@ -14,7 +14,7 @@ import redis
 from producer.keys import Keys
 from tests.deadly import DeadlyPoolSettings
 from tests.needs import faketime
-from workers.pool import Pool
+from workers.pool.pool import Pool
 
 from ..servers import step_clock, stepping
 from .recovery import Held, Kill, Recoveries, held_by

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from producer.keys import Keys
-from workers.deaths import Deaths
-from workers.pool import Pool
-from workers.pool_settings import PoolSettings
+from workers.pool.deaths import Deaths
+from workers.pool.pool import Pool
+from workers.pool.settings import PoolSettings
 
 
 class Child:
@@ -39,7 +39,7 @@ class Child:
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
     Child.made = []
-    monkeypatch.setattr("workers.pool.WorkerProcess", Child)
+    monkeypatch.setattr("workers.pool.pool.WorkerProcess", Child)
     made = Pool({"amn": 1}, PoolSettings(url=f"unix://{tmp_path}/nothing", artifacts=tmp_path))
     made.start()
     yield made
@@ -63,12 +63,12 @@ def test_a_worker_is_replaced_once_the_system_allows_it(
         tries.append(1)
         raise error
 
-    monkeypatch.setattr("workers.pool.WorkerProcess", refuse)
+    monkeypatch.setattr("workers.pool.pool.WorkerProcess", refuse)
     pool.watch()
     Child.made[0].alive = False
     wait_for(lambda: len(tries) >= 2)
     assert pool.restarts == 0
-    monkeypatch.setattr("workers.pool.WorkerProcess", Child)
+    monkeypatch.setattr("workers.pool.pool.WorkerProcess", Child)
     wait_for(lambda: pool.pids() == {"amn": [1]})
     assert pool.died == {"amn": 1}
 

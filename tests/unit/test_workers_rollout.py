@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from workers import rollout
-from workers.rollout import Rollout, Slot, Version
-from workers.served import Served
+from workers.pool import rollout
+from workers.pool.rollout import Rollout, Slot, Version
+from workers.pool.served import Served
 
 OLD = Version(Served((("production_model", "/a", 1),)))
 NEW = Version(Served((("production_model", "/b", 1),)))

@@ -10,8 +10,8 @@ import pytest
 
 from amn.evaluation.promotion import move
 from workers.commands import worker
-from workers.pool_settings import PoolSettings
-from workers.served import Served, identity, look, pin, served_by
+from workers.pool.served import Served, identity, look, pin, served_by
+from workers.pool.settings import PoolSettings
 
 
 def model(folder: Path, digest: str = "0123456789abcdef") -> Path:

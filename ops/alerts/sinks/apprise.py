@@ -12,7 +12,7 @@ from ops.alerts.sinks.answer import DEADLINE_S, HUNG_MS, Answer
 from ops.alerts.sinks.base import Envelope, Sink
 from ops.alerts.wording import text, title
 from ops.errors import SinksRefused
-from workers.child import our_environment, our_python
+from workers.pool.child import our_environment, our_python
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

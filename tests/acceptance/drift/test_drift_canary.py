@@ -21,7 +21,7 @@ from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
 from ops.drift.store import server_now_ms
 from producer.settings import ProducerSettings
-from workers.served import identity
+from workers.pool.served import identity
 from workers.settings import WorkerSettings
 from workers.shadow.scores import Labels
 from workers.shadow.settings import ShadowSettings

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from workers.child import WorkerProcess
-from workers.served import Served
+from workers.pool.child import WorkerProcess
+from workers.pool.served import Served
 
 _LOG = structlog.get_logger("amn.pool")
 _READY_S_MAX = 120.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from amn.policy import DEFAULT
-from workers.child import our_environment, our_python
+from workers.pool.child import our_environment, our_python
 from workers.settings import artifacts_root
 
 

@@ -13,12 +13,12 @@ from typing import IO
 
 import structlog
 
-from workers.child import WorkerProcess
-from workers.deaths import Deaths
 from workers.errors import NotReady
-from workers.pool_settings import PoolSettings
-from workers.rollout import Rollout, Slot, Version
-from workers.served import Served, look, pin
+from workers.pool.child import WorkerProcess
+from workers.pool.deaths import Deaths
+from workers.pool.rollout import Rollout, Slot, Version
+from workers.pool.served import Served, look, pin
+from workers.pool.settings import PoolSettings
 
 _LOG = structlog.get_logger("amn.pool")
 #: Longest pause before another start of a kind whose workers die before they are ready.

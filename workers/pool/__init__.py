@@ -1,0 +1,1 @@
+"""Worker processes: started, replaced, rolled over, stopped."""
