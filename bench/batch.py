@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.machine import cpu_seconds, environment, pin, pinned, spread
+from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
-from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect

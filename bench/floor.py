@@ -33,7 +33,7 @@ from bench.latency import percentiles, references, told
 from bench.machine import environment, spread
 from bench.report import facts, markdown, write
 from bench.service import sample_contexts
-from ops.server import Server, ServerSettings
+from ops.local.server import Server, ServerSettings
 from producer import ProducerSettings
 from producer.transport.connection import connect
 from producer.transport.link import Link

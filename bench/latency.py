@@ -23,9 +23,9 @@ from hdrh.histogram import HdrHistogram
 from bench.curves import OBJECTIVE_MS, curve, fast_until, per_second
 from bench.machine import environment, spread
 from bench.report import facts, markdown, shown, write
+from ops.local.server import ServerSettings
+from ops.local.stack import Stack, StackSettings
 from ops.sample import Sample
-from ops.server import ServerSettings
-from ops.stack import Stack, StackSettings
 from ops.traffic import Traffic, TrafficSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys

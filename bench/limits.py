@@ -21,7 +21,7 @@ from bench.machine import cpu_seconds, environment, pin, spread
 from bench.micro import example_reply
 from bench.report import facts, markdown, shown, write
 from bench.service import SUBMIT_COUNT, sample_contexts
-from ops.server import Server, ServerSettings
+from ops.local.server import Server, ServerSettings
 from producer import Options, ProducerSettings
 from producer.protocol.wire import encode_reply
 from producer.session.requests import prepare

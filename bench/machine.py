@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ops.server import find_program
+from ops.local.server import find_program
 
 
 def pin(process: int, cores: set[int]) -> None:

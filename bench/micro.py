@@ -33,8 +33,8 @@ from bench.engines import HALVES, WithoutLoops, eager, engines
 from bench.machine import environment
 from bench.report import facts
 from bench.service import sample_contexts
+from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
-from ops.server import Server, ServerSettings
 from producer import Options, ProducerSettings
 from producer.messages import Reply
 from producer.protocol.wire import decode_request, encode_reply

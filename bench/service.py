@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from bench.machine import cpu_seconds, pin
 from bench.report import progress
+from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
-from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect

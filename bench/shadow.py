@@ -22,8 +22,8 @@ from pathlib import Path
 import click
 
 from bench.machine import environment, pin, spread
+from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
-from ops.server import Server, ServerSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect

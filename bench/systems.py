@@ -16,7 +16,7 @@ from typing import Any
 from bench.environments import interpreter, package
 from bench.machine import free_port, pinned
 from bench.service import sample_contexts
-from ops.server import Server, ServerSettings
+from ops.local.server import Server, ServerSettings
 
 OURS = "amn_queue"
 #: Ours first; the requests of a run, so that each takes some seconds.

@@ -14,7 +14,6 @@ import click
 
 from amn.output import drop_output, flushed, ready_streams, without_surrogates
 from ops import console
-from ops.child import unless_ignored
 from ops.commands.acl import acl
 from ops.commands.alerts import alerts
 from ops.commands.bank import bank
@@ -29,6 +28,7 @@ from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
 from ops.errors import OpsError
+from ops.local.child import unless_ignored
 from ops.settings import server_url, with_origin
 from producer.errors import QueueError, ServerUnavailable
 

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from ops import console
+from ops.local.stack import Stack
 from ops.sample import Sample
-from ops.stack import Stack
 from ops.summary import RunSummary, Surroundings, environment, percentiles, shown, summarize
 from ops.traffic import Traffic, TrafficSettings
 from producer import Producer

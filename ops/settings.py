@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ops.errors import ServerUnknown
-from ops.private import write_privately
+from ops.local.private import write_privately
 from producer.settings import ProducerSettings, masked
 from workers.settings import artifacts_root
 

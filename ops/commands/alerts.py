@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ops import console
-from ops.child import follow_parent, tell_ready
 from ops.commands import options
 from ops.errors import AlertRefused
+from ops.local.child import follow_parent, tell_ready
 from ops.settings import producer_settings
 from producer.keys import Keys
 from producer.transport.connection import connect, driver_errors

@@ -11,10 +11,10 @@ import click
 
 from amn.files import write_whole
 from ops import console
-from ops.child import follow_parent, tell_ready, unless_ignored
 from ops.commands import canary, drift_tools, options
 from ops.commands.looking import Looking
 from ops.drift.settings import JudgeSettings
+from ops.local.child import follow_parent, tell_ready, unless_ignored
 from ops.settings import producer_settings
 
 strict = click.option(

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from ops import console
-from ops.child import follow_parent, tell_ready
 from ops.commands import options
 from ops.files import FileOptions
+from ops.local.child import follow_parent, tell_ready
 from ops.settings import producer_settings
 from producer.messages import LANES
 from producer.transport.connection import driver_errors

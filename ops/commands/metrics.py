@@ -11,9 +11,9 @@ from types import FrameType
 import click
 
 from ops import console
-from ops.child import follow_parent, unless_ignored
 from ops.commands import options
 from ops.errors import ServerFailed
+from ops.local.child import follow_parent, unless_ignored
 from ops.settings import producer_settings
 
 _TOKEN_LENGTH_MIN = 16

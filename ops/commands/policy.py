@@ -144,8 +144,8 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
     from ops.gate.day import simulate as run_day
     from ops.gate.log import read_log
     from ops.gate.scored import score_sample
+    from ops.local.server import Server, ServerSettings
     from ops.sample import Sample
-    from ops.server import Server, ServerSettings
 
     chosen, settings = load_policy(policy), DaySettings(**traffic)
     pool = read_log(log) if log else score_sample(Sample.load(sample_path(None)), artifacts_folder(artifacts))

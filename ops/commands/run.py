@@ -12,9 +12,10 @@ import click
 from ops import console
 from ops.commands import options
 from ops.errors import RunFailed
+from ops.local.server import ServerSettings
+from ops.local.stack import Stack, StackSettings
 from ops.measured import RunPlan, measure
 from ops.sample import Sample
-from ops.server import ServerSettings
 from ops.settings import (
     WORKERS_MAX,
     WORKERS_SHOWN,
@@ -23,7 +24,6 @@ from ops.settings import (
     sample_path,
     workers_default,
 )
-from ops.stack import Stack, StackSettings
 from ops.summary import RunSummary
 from ops.summary_view import view
 from ops.traffic import TrafficSettings

@@ -15,12 +15,13 @@ from types import FrameType
 import click
 
 from ops import console
-from ops.child import Child, unless_ignored
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.jobs import jobs_possible
-from ops.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
-from ops.server import ServerSettings
+from ops.local.child import Child, unless_ignored
+from ops.local.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
+from ops.local.server import ServerSettings
+from ops.local.stack import Stack, StackSettings
 from ops.settings import (
     DATA_DEFAULT,
     WORKERS_MAX,
@@ -30,7 +31,6 @@ from ops.settings import (
     external_url,
     workers_default,
 )
-from ops.stack import Stack, StackSettings
 from producer.settings import masked
 from workers.pool.child import our_environment, our_python
 

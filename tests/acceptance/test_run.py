@@ -48,7 +48,7 @@ def test_a_run_on_somebodys_server_leaves_its_keys_alone_and_its_own_removed(
 ) -> None:
     import redis
 
-    from ops.server import Server, ServerSettings
+    from ops.local.server import Server, ServerSettings
 
     with Server(ServerSettings()) as server, redis.Redis.from_url(server.url) as client:
         client.set("theirs", "1")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import redis
 
-from ops.server import find_program
+from ops.local.server import find_program
 from tests.needs import faketime
 
 from ..servers import step_clock, stepping

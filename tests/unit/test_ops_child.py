@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ops import child as child_module
-from ops.child import Child
 from ops.commands.up import _look_after
+from ops.local import child as child_module
+from ops.local.child import Child
 
 
 def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
@@ -53,7 +53,7 @@ def test_a_child_is_up_when_it_says_so_and_one_that_died_is_named_with_its_last_
     monkeypatch.setattr(child_module, "_PAUSE_S", 0.0)
     log = tmp_path / "log"
     log.write_text("amn: of another process\n")
-    good = sleeper(log, "import time; from ops.child import tell_ready; tell_ready(); time.sleep(60)")
+    good = sleeper(log, "import time; from ops.local.child import tell_ready; tell_ready(); time.sleep(60)")
     good.start()
     assert good.came_up(20)
     good.stop()
@@ -83,10 +83,10 @@ def test_a_child_ends_when_its_parent_is_killed(loads_s: int, tmp_path: Path) ->
     log = tmp_path / "log"
     inner = (
         f"import os, time; print(os.getpid(), flush=True); time.sleep({loads_s})\n"
-        "from ops.child import follow_parent; follow_parent(); time.sleep(60)"
+        "from ops.local.child import follow_parent; follow_parent(); time.sleep(60)"
     )
     outer = (
-        "import os, sys, time; from pathlib import Path; from ops.child import Child\n"
+        "import os, sys, time; from pathlib import Path; from ops.local.child import Child\n"
         f"Child([sys.executable, '-c', {inner!r}], dict(os.environ), Path({str(log)!r})).start()\n"
         "time.sleep(60)\n"
     )

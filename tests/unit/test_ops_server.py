@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from ops import server as server_module
 from ops.errors import ServerFailed, ServerMissing
-from ops.server import Server, ServerSettings, find_program
+from ops.local import server as server_module
+from ops.local.server import Server, ServerSettings, find_program
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect
 
@@ -189,7 +189,7 @@ def test_a_server_whose_guard_died_is_ended_before_another_one_starts(tmp_path: 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_it_goes_when_its_parent_goes(number: signal.Signals) -> None:
     code = (
-        "import time\nfrom ops.server import Server, ServerSettings\n"
+        "import time\nfrom ops.local.server import Server, ServerSettings\n"
         "server = Server(ServerSettings())\nserver.start()\nprint(server.url, flush=True)\ntime.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:

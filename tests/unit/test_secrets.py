@@ -22,7 +22,7 @@ import workers
 from ops.alerts.secret import Secret, plain
 from ops.app import run
 from ops.errors import ServerFailed
-from ops.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
+from ops.local.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, connect_async
 

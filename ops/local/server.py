@@ -29,7 +29,7 @@ from urllib.parse import quote
 import redis
 
 from ops.errors import ServerFailed, ServerMissing
-from ops.private import private_file, private_folder
+from ops.local.private import private_file, private_folder
 
 _LOG = logging.getLogger("amn.server")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ops.server import Server, ServerSettings
+from ops.local.server import Server, ServerSettings
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 from workers.errors import NotReady

@@ -1,0 +1,1 @@
+"""A service on this machine: server, workers, children, private files."""
