@@ -25,8 +25,8 @@ from bench.machine import environment, spread
 from bench.report import facts, markdown, shown, write
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack, StackSettings
+from ops.run.traffic import Traffic, TrafficSettings
 from ops.sample import Sample
-from ops.traffic import Traffic, TrafficSettings
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect

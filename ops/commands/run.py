@@ -14,7 +14,10 @@ from ops.commands import options
 from ops.errors import RunFailed
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack, StackSettings
-from ops.measured import RunPlan, measure
+from ops.run.measured import RunPlan, measure
+from ops.run.summary import RunSummary
+from ops.run.summary_view import view
+from ops.run.traffic import TrafficSettings
 from ops.sample import Sample
 from ops.settings import (
     WORKERS_MAX,
@@ -24,9 +27,6 @@ from ops.settings import (
     sample_path,
     workers_default,
 )
-from ops.summary import RunSummary
-from ops.summary_view import view
-from ops.traffic import TrafficSettings
 from producer.session.requests import new_id
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ops import traffic as traffic_module
+from ops.run import traffic as traffic_module
+from ops.run.summary import Surroundings, percentiles, summarize
+from ops.run.summary_view import view
+from ops.run.tally import Tally
+from ops.run.traffic import Timing, Traffic, TrafficSettings
 from ops.sample import Sample
-from ops.summary import Surroundings, percentiles, summarize
-from ops.summary_view import view
-from ops.tally import Tally
-from ops.traffic import Timing, Traffic, TrafficSettings
 from producer.errors import InferenceFailed, QueueError
 from producer.messages import Reply
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.run.tally import Tally
+from ops.run.traffic import Timing
 from ops.sample import Sample
 from ops.settings import cores
-from ops.tally import Tally
-from ops.traffic import Timing
 
 #: The card's objectives.
 LATENCY_MS_P95_MAX = 1.2

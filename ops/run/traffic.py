@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.run.tally import Tally
 from ops.sample import Sample
-from ops.tally import Tally
 from producer import Handle, Producer
 
 #: Requests due at the same time leave in one round trip, at most this many.

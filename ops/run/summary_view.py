@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ops.console import DataTable, styled
-from ops.summary import FALLBACK_RATE_MAX, LATENCY_MS_P95_MAX, RunSummary, shown
+from ops.run.summary import FALLBACK_RATE_MAX, LATENCY_MS_P95_MAX, RunSummary, shown
 
 
 def view(summary: RunSummary) -> RenderableType:

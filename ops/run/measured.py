@@ -17,9 +17,9 @@ from rich.progress import Progress, TaskID
 
 from ops import console
 from ops.local.stack import Stack
+from ops.run.summary import RunSummary, Surroundings, environment, percentiles, shown, summarize
+from ops.run.traffic import Traffic, TrafficSettings
 from ops.sample import Sample
-from ops.summary import RunSummary, Surroundings, environment, percentiles, shown, summarize
-from ops.traffic import Traffic, TrafficSettings
 from producer import Producer
 from producer.keys import Keys
 from producer.session.requests import Options

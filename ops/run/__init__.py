@@ -1,0 +1,1 @@
+"""The measured run of the command amn run."""
