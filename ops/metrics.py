@@ -24,8 +24,8 @@ from ops.alerts.outbox import Outbox
 from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
-from ops.drift.findings import Finding
-from ops.drift.memory import Memory
+from ops.drift.kept.memory import Memory
+from ops.drift.rules.findings import Finding
 from ops.health import letters, streams, workers
 from ops.rules.counts import COUNTS
 from ops.rules.live import KINDS, Live, look

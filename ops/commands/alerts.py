@@ -58,14 +58,14 @@ class _Looking:
         self._errors.__exit__(*error)
 
     def now_ms(self) -> int:
-        from ops.drift.store import server_now_ms
+        from ops.drift.kept.store import server_now_ms
 
         return server_now_ms(self.client)
 
     def rules(self) -> list[str]:
         """Names of the rules that were judged last, and of the sender's own."""
         from ops.alerts.watch import RULES
-        from ops.drift.memory import Memory
+        from ops.drift.kept.memory import Memory
 
         return sorted({one.rule for one in Memory(self.client, self.keys).findings()} | set(RULES))
 

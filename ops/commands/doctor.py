@@ -11,7 +11,7 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.drift.window import Delta
+from ops.drift.measures.window import Delta
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
 from ops.repair import repair

@@ -41,7 +41,7 @@ def drift() -> None:
 @options.queue
 def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None) -> None:
     """What every rule says now; nothing is changed, and no judge has to run."""
-    from ops.drift.views import show, status_json
+    from ops.drift.show.views import show, status_json
 
     settings = producer_settings(url, queue)
     with Looking(settings, JudgeSettings(card_strict=card_strict)) as looking:
@@ -62,7 +62,7 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
     While a judge runs, it leads, and this only shows what it would say.
     """
     from ops.drift.loop import Judge
-    from ops.drift.views import show
+    from ops.drift.show.views import show
 
     settings = producer_settings(url, queue)
     chosen = JudgeSettings(card_strict=card_strict)
@@ -127,8 +127,8 @@ def rebaseline(
     The baseline is never moved by itself. This is for a change that was meant: a new encoder, a new
     kind of documents. Everything that fires for this model ends with it.
     """
-    from ops.drift.memory import Order
-    from ops.drift.store import server_now_ms
+    from ops.drift.kept.memory import Order
+    from ops.drift.kept.store import server_now_ms
 
     with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         models = sorted(looking.memory.state().models.items(), key=lambda item: item[1].last_block)
@@ -150,7 +150,7 @@ def rebaseline(
 @options.queue
 def audit(as_json: bool, url: str | None, queue: str | None) -> None:
     """Baselines learned, frozen and reset: when, by whom, why; newest first."""
-    from ops.drift.views import show_audit
+    from ops.drift.show.views import show_audit
 
     with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         entries = looking.memory.audit()
@@ -167,7 +167,7 @@ def audit(as_json: bool, url: str | None, queue: str | None) -> None:
 @options.queue
 def report(out: Path, model: str | None, url: str | None, queue: str | None) -> None:
     """One page with the plots of the last 48 h: for whoever was woken up."""
-    from ops.drift.report import page
+    from ops.drift.show.report import page
 
     settings = producer_settings(url, queue)
     with Looking(settings, JudgeSettings()) as looking:

@@ -48,9 +48,9 @@ def simulate(
     The traffic has neighbours that are alike, a daily rhythm, weekends, a slow wander of both means
     and of the lanes' shares, and truths that never come. --drop and --rate can be repeated.
     """
-    from ops.drift.simulate import Healthy, run
-    from ops.drift.synthetic import Scenario
-    from ops.drift.views import show_simulation
+    from ops.drift.lab.simulate import Healthy, run
+    from ops.drift.lab.synthetic import Scenario
+    from ops.drift.show.views import show_simulation
 
     rows: list[dict[str, Any]] = []
     for rate in rates:
@@ -92,14 +92,14 @@ def replay(
     Because the items are the same, a difference of 0.01 shows in a few hundred of them.
     """
     from amn.predictor import Predictor
-    from ops.drift.replay import Sequences, cosines, differences
-    from ops.drift.views import replay_json, show_replay
+    from ops.drift.lab.replay import Sequences, cosines, differences
+    from ops.drift.show.views import replay_json, show_replay
     from ops.sample import Sample
     from ops.settings import artifacts_folder, sample_path
 
     root = artifacts_folder(artifacts)
     if alert_id:
-        from ops.drift.kept import sequences_of
+        from ops.drift.lab.sequences import sequences_of
 
         with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
             chosen = sequences_of(looking.client, looking.keys, alert_id)

@@ -11,8 +11,8 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
-    from ops.drift.findings import Finding
     from ops.drift.loop import Alert, Look
+    from ops.drift.rules.findings import Finding
     from workers.shadow.exemplars import Exemplar
 
 
@@ -20,7 +20,7 @@ class Looking:
     """A client and the judge's memory, for the length of a command."""
 
     def __init__(self, settings: ProducerSettings, judging: JudgeSettings) -> None:
-        from ops.drift.memory import Memory
+        from ops.drift.kept.memory import Memory
 
         self.keys = Keys(settings.queue)
         self.client = connect(settings)
@@ -44,15 +44,15 @@ class Looking:
 
     def worst(self) -> list[Exemplar]:
         """The exemplars of the last 24 h."""
-        from ops.drift.kept import of_last_day
-        from ops.drift.store import server_now_ms
+        from ops.drift.kept.store import server_now_ms
+        from ops.drift.lab.sequences import of_last_day
 
         return of_last_day(self.client, self.keys, server_now_ms(self.client))
 
     def alert(self) -> Alert:
         """Hands findings to the alerts, under the judge's fence."""
         from ops.alerts import apply
-        from ops.drift.kept import keep
+        from ops.drift.lab.sequences import keep
 
         def tell(findings: Sequence[Finding], now_ms: int, fence: int) -> None:
             changes = apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ops.counters import read_counters
-from ops.drift.store import read_window
-from ops.drift.window import ModelSummary, summary
+from ops.drift.kept.store import read_window
+from ops.drift.measures.window import ModelSummary, summary
 from ops.health import artifacts, beside, integrity, letters, loops, reads, server, streams, workers
 from ops.health.findings import FAILURE, Finding
 from producer.address import CLUSTER, parse_address

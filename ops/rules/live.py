@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import redis
 
 from ops.counters import read_counters
-from ops.drift.store import server_now_ms
+from ops.drift.kept.store import server_now_ms
 from ops.health import server, streams, workers
 from producer.keys import Keys
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from ops.drift.service_rules import OBJECTIVES, Objective
+from ops.drift.rules.service_rules import OBJECTIVES, Objective
 from ops.drift.settings import JudgeSettings
 from ops.rules.counts import metric_of
 from ops.rules.table import RULES, Rule

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 from ops.alerts import AlertSettings, apply
 from ops.alerts.sender import looked_key
 from ops.commands.alerts import alerts as command
-from ops.drift.findings import Finding
-from ops.drift.leader import leader_key
-from ops.drift.store import server_now_ms
+from ops.drift.kept.leader import leader_key
+from ops.drift.kept.store import server_now_ms
+from ops.drift.rules.findings import Finding
 from ops.errors import AlertRefused
 from producer.keys import Keys
 

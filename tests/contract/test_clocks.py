@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError
 from rig import KEYS, Rig, answer
 from servers import Server
 
-from ops.drift.leader import Leadership, leader_key
+from ops.drift.kept.leader import Leadership, leader_key
 from ops.errors import Unhealthy
 from ops.health import alive_here
 from producer import AsyncProducer, Producer

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ops.drift.leader import leader_key
+from ops.drift.kept.leader import leader_key
+from ops.drift.kept.memory import Commit, Memory, Order
+from ops.drift.kept.store import server_now_ms
 from ops.drift.loop import Judge, look
-from ops.drift.memory import Commit, Memory, Order
+from ops.drift.measures.statistics import BLOCK_MIN
+from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import JudgeState, ModelState
-from ops.drift.statistics import BLOCK_MIN
-from ops.drift.store import server_now_ms
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
 

@@ -14,9 +14,9 @@ import pytest
 
 from ops.alerts import AlertSettings, apply
 from ops.app import run
-from ops.drift.findings import Finding
-from ops.drift.leader import leader_key
-from ops.drift.store import server_now_ms
+from ops.drift.kept.leader import leader_key
+from ops.drift.kept.store import server_now_ms
+from ops.drift.rules.findings import Finding
 from producer.keys import Keys
 from producer.messages import Request
 from producer.protocol import wire

@@ -22,9 +22,9 @@ from ops.alerts.direct import Direct
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
 from ops.alerts.sinks.pagerduty import PagerDuty
+from ops.drift.kept.store import server_now_ms
 from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
-from ops.drift.store import server_now_ms
 from producer import Producer, ProducerSettings
 from producer.errors import QueueFull
 from producer.keys import GROUP, Keys

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ops.drift.store import read_minutes, read_window, server_now_ms
-from ops.drift.window import SliceSummary, summary
+from ops.drift.kept.store import read_minutes, read_window, server_now_ms
+from ops.drift.measures.window import SliceSummary, summary
 from producer.client import Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Reply, Request

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ops.drift.baseline import TAU_DEFAULT, Reference, learn, previous, rhythm
+from ops.drift.measures.baseline import TAU_DEFAULT, Reference, learn, previous, rhythm
 
 Floats = NDArray[np.float64]
 

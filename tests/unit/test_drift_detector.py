@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ops.drift.detector import Detector, evidence_needed
-from ops.drift.statistics import noise
+from ops.drift.measures.detector import Detector, evidence_needed
+from ops.drift.measures.statistics import noise
 
 Floats = NDArray[np.float64]
 NOISE = noise(np.array([0.0225, 0.0225]), np.ones(3))

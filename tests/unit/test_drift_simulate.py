@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from ops.app import app
+from ops.drift.lab.simulate import Healthy, run
+from ops.drift.lab.synthetic import CARD_MEANS, Scenario, sums
+from ops.drift.measures.statistics import ID, OOD, N, X, means
 from ops.drift.settings import JudgeSettings
-from ops.drift.simulate import Healthy, run
-from ops.drift.statistics import ID, OOD, N, X, means
-from ops.drift.synthetic import CARD_MEANS, Scenario, sums
 
 
 def test_made_up_traffic_has_the_means_and_the_neighbours_that_it_says() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ops.drift.statistics import (
+from ops.drift.measures.statistics import (
     ID,
     OOD,
     divergence,

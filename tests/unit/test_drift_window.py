@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ops.drift.window import summary, total
+from ops.drift.measures.window import summary, total
 from workers.shadow.scores import MILLION, SCORES, Labels
 
 COSINES = st.lists(st.integers(-MILLION, MILLION), min_size=2, max_size=50)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.drift.service_rules import OBJECTIVES
+from ops.drift.rules.service_rules import OBJECTIVES
 from ops.drift.settings import JudgeSettings
 from ops.rules.prometheus import rules_file
 from ops.rules.table import RULES as TABLE

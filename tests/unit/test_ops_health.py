@@ -12,8 +12,8 @@ import pytest
 from amn.kernel import bindings as kernel
 from amn.output import strict_json
 from ops.counters import read_counters
-from ops.drift.store import read_window
-from ops.drift.window import summary
+from ops.drift.kept.store import read_window
+from ops.drift.measures.window import summary
 from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge, loops
 from ops.health.beside import BesideFacts, Failure
 from ops.health.letters import LetterFacts

@@ -23,9 +23,9 @@ from ops.alerts.delivery import Delivery
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
 from ops.alerts.sinks.webhook import Webhook
-from ops.drift.findings import Finding
-from ops.drift.leader import leader_key
+from ops.drift.kept.leader import leader_key
 from ops.drift.loop import Judge
+from ops.drift.rules.findings import Finding
 from ops.drift.settings import JudgeSettings
 from producer.keys import Keys
 from workers.shadow.scores import Arrival, Labels, arrivals, increments, prediction_half, truth_half

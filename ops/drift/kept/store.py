@@ -7,7 +7,7 @@ from typing import cast
 
 import redis
 
-from ops.drift.window import total
+from ops.drift.measures.window import total
 from producer.keys import Keys
 
 #: Minutes fetched in one round trip.

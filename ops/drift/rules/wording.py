@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ops.drift.comparison import Comparison
-from ops.drift.findings import Finding
-from ops.drift.rules import Change
-from ops.drift.statistics import BLOCK_MIN
+from ops.drift.measures.comparison import Comparison
+from ops.drift.measures.statistics import BLOCK_MIN
+from ops.drift.rules.findings import Finding
+from ops.drift.rules.verdicts import Change
 
 Values = dict[str, float | int | str]
 

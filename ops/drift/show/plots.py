@@ -13,9 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ops.drift.comparison import Comparison
-from ops.drift.hourly import Hours
-from ops.drift.statistics import Floats
+from ops.drift.measures.comparison import Comparison
+from ops.drift.measures.hourly import Hours
+from ops.drift.measures.statistics import Floats
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home it tells where its cache is
 #: Stands for the page's text colour until the SVG is written.

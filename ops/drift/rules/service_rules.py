@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from ops.drift.findings import Finding, Severity, State
+from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
+from ops.drift.rules.findings import Finding, Severity, State
 from ops.drift.settings import JudgeSettings
-from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 
 _HOUR = 60 // BLOCK_MIN
 #: The frozen set is replayed hourly; a result older than this says nothing about now, minutes.

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from ops.drift import rules
-from ops.drift.baseline import Reference, learn
-from ops.drift.comparison import Window, compare
-from ops.drift.detector import Detector
+from ops.drift.lab.synthetic import Scenario, sums
+from ops.drift.measures.baseline import Reference, learn
+from ops.drift.measures.comparison import Window, compare
+from ops.drift.measures.detector import Detector
+from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY, ID, OOD, Floats, W, X
+from ops.drift.rules import verdicts as rules
 from ops.drift.settings import JudgeSettings
-from ops.drift.statistics import BLOCK_MIN, BLOCKS_PER_DAY, ID, OOD, Floats, W, X
-from ops.drift.synthetic import Scenario, sums
 
 _LEARN_DAYS = 7
 #: The 24 h rules are looked at every so many blocks; a day's mean moves little in a quarter of an hour.

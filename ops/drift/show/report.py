@@ -6,17 +6,18 @@ import datetime
 import html
 from collections.abc import Mapping, Sequence
 
-from ops.drift import hourly, pictures, plots
-from ops.drift.blocks import ALL
-from ops.drift.comparison import Comparison
-from ops.drift.findings import Finding
+from ops.drift.kept.memory import Memory
 from ops.drift.loop import Look
-from ops.drift.memory import Memory
-from ops.drift.rules import bars
-from ops.drift.service_rules import OBJECTIVES
+from ops.drift.measures import hourly
+from ops.drift.measures.blocks import ALL
+from ops.drift.measures.comparison import Comparison
+from ops.drift.measures.statistics import BLOCK_MIN
+from ops.drift.rules.findings import Finding
+from ops.drift.rules.service_rules import OBJECTIVES
+from ops.drift.rules.verdicts import bars
 from ops.drift.settings import JudgeSettings
-from ops.drift.statistics import BLOCK_MIN
-from ops.drift.views import STAND_INS, main_model, one_line, stand_ins
+from ops.drift.show import pictures, plots
+from ops.drift.show.views import STAND_INS, main_model, one_line, stand_ins
 from producer.keys import Keys
 from workers.shadow.exemplars import RANDOM, WORST, Exemplar
 

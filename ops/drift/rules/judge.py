@@ -6,16 +6,16 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ops.drift import learning
-from ops.drift.blocks import ALL, Traffic
-from ops.drift.comparison import Comparison
-from ops.drift.findings import Finding
-from ops.drift.inputs import input_drift
-from ops.drift.model_judge import ModelJudge
-from ops.drift.pages import one_page_each
+from ops.drift.measures.blocks import ALL, Traffic
+from ops.drift.measures.comparison import Comparison
+from ops.drift.measures.statistics import BLOCKS_PER_DAY
+from ops.drift.rules import learning
+from ops.drift.rules.findings import Finding
+from ops.drift.rules.inputs import input_drift
+from ops.drift.rules.model_judge import ModelJudge
+from ops.drift.rules.pages import one_page_each
+from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import JudgeState, ModelState
-from ops.drift.statistics import BLOCKS_PER_DAY
 
 #: A model without traffic for this long is forgotten.
 _FORGOTTEN_BLOCKS = 8 * BLOCKS_PER_DAY

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ops.drift.blocks import ALL
-from ops.drift.findings import Finding
-from ops.drift.latch import Latch
-from ops.drift.state import ModelState
+from ops.drift.measures.blocks import ALL
+from ops.drift.rules.findings import Finding
+from ops.drift.rules.latch import Latch
+from ops.drift.rules.state import ModelState
 
 
 def one_page_each(findings: list[Finding], known: ModelState) -> list[Finding]:

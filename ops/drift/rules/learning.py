@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ops.drift.baseline import Reference, learn
-from ops.drift.blocks import ALL, Traffic
-from ops.drift.comparison import Window
-from ops.drift.detector import Detector
-from ops.drift.inputs import wander
+from ops.drift.measures.baseline import Reference, learn
+from ops.drift.measures.blocks import ALL, Traffic
+from ops.drift.measures.comparison import Window
+from ops.drift.measures.detector import Detector
+from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
+from ops.drift.rules.inputs import wander
+from ops.drift.rules.state import ModelState
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import ModelState
-from ops.drift.statistics import BLOCKS_PER_DAY, means
 from workers.shadow.scores import BINS
 
 _BLOCKS_PER_HOUR = BLOCKS_PER_DAY // 24

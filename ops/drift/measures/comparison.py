@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ops.drift.baseline import Reference
+from ops.drift.measures.baseline import Reference
+from ops.drift.measures.statistics import ID, OOD, PREDICTIONS, Floats, N, W, X, means, recent
 from ops.drift.settings import JudgeSettings
-from ops.drift.statistics import ID, OOD, PREDICTIONS, Floats, N, W, X, means, recent
 
 #: A lane takes part in the standardised delta with this many requests.
 _STRATUM_MIN = 30

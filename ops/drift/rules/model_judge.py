@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ops.drift import rules
-from ops.drift.baseline import Reference, previous
-from ops.drift.blocks import ALL, Traffic
-from ops.drift.comparison import Comparison, Window, compare
-from ops.drift.findings import Finding, State
-from ops.drift.latch import Latch, Seen, advance
-from ops.drift.settings import JudgeSettings
-from ops.drift.state import ModelState
-from ops.drift.statistics import BLOCKS_PER_DAY, means
-from ops.drift.wording import (
+from ops.drift.measures.baseline import Reference, previous
+from ops.drift.measures.blocks import ALL, Traffic
+from ops.drift.measures.comparison import Comparison, Window, compare
+from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
+from ops.drift.rules import verdicts as rules
+from ops.drift.rules.findings import Finding, State
+from ops.drift.rules.latch import Latch, Seen, advance
+from ops.drift.rules.state import ModelState
+from ops.drift.rules.wording import (
     change_values,
     comparison_values,
     delta_text,
@@ -24,6 +23,7 @@ from ops.drift.wording import (
     level_text,
     level_values,
 )
+from ops.drift.settings import JudgeSettings
 
 _Lasts = Callable[[Comparison, JudgeSettings], bool]
 

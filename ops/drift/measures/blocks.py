@@ -14,8 +14,8 @@ from typing import Self
 
 import numpy as np
 
-from ops.drift.comparison import Window
-from ops.drift.statistics import BLOCK_MIN, Floats
+from ops.drift.measures.comparison import Window
+from ops.drift.measures.statistics import BLOCK_MIN, Floats
 from workers.shadow.scores import MILLION, TIER_MODEL, TIER_REFERENCE, TIER_TRUE, Labels
 
 #: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.
@@ -110,7 +110,7 @@ def _add_bin(block: Block, model: str, name: str, bin_: str, amount: int) -> Non
 
 
 def _arrays(rows: list[list[int]]) -> Floats:
-    """The six sums of `ops.drift.statistics`, (6, 2); without weights each request weighs one."""
+    """The six sums of `ops.drift.measures.statistics`, (6, 2); without weights each request weighs one."""
     predictions, n, w, w2, x, xx, plain_x, plain_xx = np.array(rows, dtype=np.float64).T / _UNITS[:, None]
     has = w > 0
     weighted = [np.where(has, a, b) for a, b in ((w, n), (w2, n), (x, plain_x), (xx, plain_xx))]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
-from ops.drift.baseline import Reference
-from ops.drift.findings import Severity
+from ops.drift.measures.baseline import Reference
+from ops.drift.rules.findings import Severity
 from ops.drift.settings import JudgeSettings
 
 

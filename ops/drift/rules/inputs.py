@@ -13,14 +13,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ops.drift.blocks import ALL, Traffic
-from ops.drift.detector import Detector
-from ops.drift.findings import Finding
-from ops.drift.latch import Latch, Seen, advance
-from ops.drift.service_rules import service_finding
-from ops.drift.settings import JudgeSettings
-from ops.drift.state import ModelState
-from ops.drift.statistics import (
+from ops.drift.measures.blocks import ALL, Traffic
+from ops.drift.measures.detector import Detector
+from ops.drift.measures.statistics import (
     BLOCK_MIN,
     BLOCKS_PER_DAY,
     ID,
@@ -32,7 +27,12 @@ from ops.drift.statistics import (
     divergence,
     divergence_by_chance,
 )
-from ops.drift.wording import clock
+from ops.drift.rules.findings import Finding
+from ops.drift.rules.latch import Latch, Seen, advance
+from ops.drift.rules.service_rules import service_finding
+from ops.drift.rules.state import ModelState
+from ops.drift.rules.wording import clock
+from ops.drift.settings import JudgeSettings
 from workers.shadow.scores import SCORE_BINS
 
 #: Histograms of the inputs, the most telling of topics first.

@@ -101,7 +101,7 @@ def summary(sums: Mapping[str, int], tier: str = TIER_TRUE) -> dict[str, ModelSu
     """Means, deviations and OOD delta by model.
 
     Args:
-        sums: Of a window: `total(minutes)`, or `ops.drift.store.read_window`.
+        sums: Of a window: `total(minutes)`, or `ops.drift.kept.store.read_window`.
         tier: What stands for the truth; tiers are never added together.
     """
     # model -> lane ("" for all of them) -> slice -> stat -> sum

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from ops.drift import plots
-from ops.drift.learning import HISTOGRAMS
 from ops.drift.loop import Look
-from ops.drift.plots import Panel
-from ops.drift.state import ModelState
-from ops.drift.statistics import BLOCKS_PER_DAY, Floats, divergence
+from ops.drift.measures.statistics import BLOCKS_PER_DAY, Floats, divergence
+from ops.drift.rules.learning import HISTOGRAMS
+from ops.drift.rules.state import ModelState
+from ops.drift.show import plots
+from ops.drift.show.plots import Panel
 
 #: Cells that are named below their picture.
 _NAMED = 5

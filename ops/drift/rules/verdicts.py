@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ops.drift.baseline import Reference
-from ops.drift.comparison import Comparison, Drop, standardised
-from ops.drift.detector import Detector, evidence_needed
+from ops.drift.measures.baseline import Reference
+from ops.drift.measures.comparison import Comparison, Drop, standardised
+from ops.drift.measures.detector import Detector, evidence_needed
+from ops.drift.measures.statistics import ID, OOD, Floats, threshold
 from ops.drift.settings import JudgeSettings
-from ops.drift.statistics import ID, OOD, Floats, threshold
 
 PAGE, TICKET, REST = "page", "ticket", ""
 #: How the rules share the false pages of a year; `level` spends half of its own on each of its ways.

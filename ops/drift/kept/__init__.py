@@ -1,0 +1,1 @@
+"""What the drift judge keeps on the server."""

@@ -1,0 +1,1 @@
+"""Pages and pictures of what the drift judge found."""
