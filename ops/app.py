@@ -19,7 +19,7 @@ from ops.commands.alerts import alerts
 from ops.commands.bank import bank
 from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
-from ops.commands.drift import drift
+from ops.commands.drift.group import drift
 from ops.commands.explain import explain
 from ops.commands.jobs import jobs
 from ops.commands.metrics import metrics

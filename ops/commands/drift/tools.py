@@ -9,7 +9,7 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.commands.looking import Looking
+from ops.commands.drift.looking import Looking
 from ops.drift.settings import JudgeSettings
 from ops.settings import producer_settings
 

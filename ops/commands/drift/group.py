@@ -11,8 +11,10 @@ import click
 
 from amn.files import write_whole
 from ops import console
-from ops.commands import canary, drift_tools, options
-from ops.commands.looking import Looking
+from ops.commands import options
+from ops.commands.drift import canary
+from ops.commands.drift import tools as drift_tools
+from ops.commands.drift.looking import Looking
 from ops.drift.settings import JudgeSettings
 from ops.local.child import follow_parent, tell_ready, unless_ignored
 from ops.settings import producer_settings
