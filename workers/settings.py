@@ -115,5 +115,5 @@ class WorkerSettings:
 def artifacts_root() -> Path:
     """Folder of models and banks: `artifacts/lvm` here, else beside the installed packages."""
     here = Path("artifacts") / "lvm"
-    beside = Path(__file__).resolve().parent.parent / "artifacts" / "lvm"
+    beside = Path(__file__).resolve().parents[1] / "artifacts" / "lvm"
     return here if here.is_dir() or not beside.is_dir() else beside

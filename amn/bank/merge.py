@@ -3,7 +3,7 @@
 Greedy in the given order: a vector within `epsilon` of an earlier kept one only adds to that one's
 multiplicity. In a large set, only vectors that share a cell are compared; each lies in two, and two
 vectors with a cosine of .98 are so near to each other that they hardly ever share none
-(tests/unit/test_amn_reference_merge.py compares with the comparison of all pairs).
+(tests/unit/amn/bank/test_amn_reference_merge.py compares with the comparison of all pairs).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 #: Where our packages lie.
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def our_python(module: str, *words: str) -> list[str]:

@@ -18,7 +18,7 @@ from amn.model.folded import fold
 from amn.model.folded_stacked import FoldedStacked
 from amn.predictor import Predictor
 
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+ARTIFACTS = Path(__file__).parents[3] / "artifacts"
 LVM = ARTIFACTS / "lvm"
 LINKS = ("production_model", "fallback_accuracy")
 

@@ -19,7 +19,7 @@ from amn.gate import gain
 from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 LVM = ROOT / "artifacts" / "lvm"
 needs_loops = pytest.mark.needs("compiled loops")
 

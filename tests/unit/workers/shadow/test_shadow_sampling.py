@@ -23,7 +23,7 @@ from workers.shadow.rates import LaneRate, Rates, step
 from workers.shadow.sampler import Sampler
 from workers.shadow.settings import ShadowSettings
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "drift-data.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "drift-data.md"
 SHADOW = ShadowSettings()
 
 

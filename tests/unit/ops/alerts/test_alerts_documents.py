@@ -15,7 +15,7 @@ from ops.alerts.config import TYPES, load
 from ops.alerts.watch import RULES as OF_THE_SENDER
 from ops.app import app
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 ALERTS = (ROOT / "docs" / "alerts.md").read_text("utf-8")
 

@@ -15,7 +15,7 @@ from ops.drift.settings import JudgeSettings
 from ops.rules.prometheus import rules_file
 from ops.rules.table import RULES as TABLE
 
-RULES = Path(__file__).parents[2] / "ops" / "deploy" / "prometheus" / "amn-rules.yml"
+RULES = Path(__file__).parents[4] / "ops" / "deploy" / "prometheus" / "amn-rules.yml"
 Series = dict[str, str]
 
 #: Ten hours, one sample a minute; a series that a case does not name is healthy.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SETUP = Path(__file__).resolve().parents[2] / "ops" / "setup_venv"
+SETUP = Path(__file__).resolve().parents[3] / "ops" / "setup_venv"
 
 
 def set_up(folder: Path, python: str, **programs: str) -> subprocess.CompletedProcess[str]:

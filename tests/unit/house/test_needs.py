@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from needs import GROUPS, stand_in
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 #: Tests of one group each, a slow one, and one in no group that looks for all programs.
 TESTS = """
 import shutil, pytest

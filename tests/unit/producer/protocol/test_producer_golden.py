@@ -14,7 +14,7 @@ from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
 from producer.sampling import sample_hash, sampled
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 #: Version 1 as it was first, with the field that came later, and with batches of contexts.
 FOLDERS = ("v1", "v1_level", "v1_batch")
 FIXTURES = [
