@@ -39,7 +39,7 @@ def engines(model: nn.Module, folded: Engine, plain: Engine) -> dict[str, Engine
 
 
 class WithoutLoops:
-    """What a machine runs where the compiled loops (amn/kernel/kernel.c) were not built, beside what this one runs.
+    """What a machine runs where the compiled loops were not built, beside what this one runs.
 
     The model room is imported a second time, as if there were no library.
 

@@ -27,18 +27,16 @@ from bench.service import Service
 
 #: A part, and what the paths of its files begin with. The first that fits counts.
 PARTS = {
-    "model": ("amn/folded", "amn/tensors", "amn/predictor", "amn/network"),
-    "gate": ("amn/reference", "amn/index", "amn/escalation_scores", "amn/gain"),
-    "decisions": ("amn/escalation", "amn/policy"),
+    "model": ("amn/model/", "amn/predictor"),
+    "gate": ("amn/bank/", "amn/gate/scores", "amn/gate/gain"),
+    "decisions": ("amn/gate/escalation", "amn/policy"),
     "Redis": (
         "redis/",
         "hiredis/",
-        "producer/link",
-        "producer/connection",
-        "producer/routes",
-        "workers/queue",
+        "producer/transport/",
+        "workers/engine/queue",
     ),
-    "wire": ("producer/", "workers/batch", "workers/outcomes", "msgpack/"),
+    "wire": ("producer/", "workers/engine/batch", "workers/engine/outcomes", "msgpack/"),
 }
 #: The loop, the threads, the interpreter.
 REST = "other Python"

@@ -165,8 +165,8 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Target:
     def connect_async(options: dict[str, Any]) -> Any:
         return fakeredis.FakeAsyncRedis(server=backend)
 
-    monkeypatch.setattr(producer.connection, "open_client", connect)
-    monkeypatch.setattr(producer.connection, "open_async_client", connect_async)
+    monkeypatch.setattr(producer.transport.connection, "open_client", connect)
+    monkeypatch.setattr(producer.transport.connection, "open_async_client", connect_async)
     return Target("fake", "redis://fake:1/0", fakeredis.FakeRedis(server=backend))
 
 

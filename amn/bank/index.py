@@ -10,8 +10,8 @@ Every reference is filed under two of K cells. A batch of predictions (B, 768) i
 
 Escalating is the safe side. So the second pass goes where a miss would do harm: a second best that was
 not found makes a margin look wide. How wide both passes are is chosen when the bank is built
-(amn/bank/index_tune.py). A search is one call of compiled loops (amn/bank/index_loops.py), or NumPy and faiss where
-they cannot run (amn/bank/index_arrays.py).
+(index_tune.py). A search is one call of compiled loops (index_loops.py), or NumPy and faiss where they
+cannot run (index_arrays.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The search of a large bank in NumPy and faiss, where the compiled loops (amn/bank/index_loops.py) cannot run."""
+"""The search of a large bank in NumPy and faiss, where the compiled loops (index_loops.py) cannot run."""
 
 from __future__ import annotations
 

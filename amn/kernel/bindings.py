@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-#: As in amn/kernel/kernel.c: the widest layer, and of a network the longest product and the most hidden scores.
+#: As in kernel.c: the widest layer, and of a network the longest product and the most hidden scores.
 LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
-#: As in amn/kernel/kernel.c: count both up when a function, an argument or a structure changes. A library that
+#: As in kernel.c: count both up when a function, an argument or a structure changes. A library that
 #: was built before is not called then.
 _VERSION = 5
 #: More of it leaves fewer references to be compared in full, and takes more time for each: measured.

@@ -8,7 +8,7 @@ integers; results agree with the modules within 1e-5.
 2. LayerNorm gains and biases, the score scale and the sharpness go into the next matrix.
 3. Mean and mixture are one (2 x 5) product with the context.
 
-The two layouts that are shipped have files of their own: `amn/model/folded_bounded.py`, `amn/model/folded_stacked.py`.
+The two layouts that are shipped have files of their own: `folded_bounded.py`, `folded_stacked.py`.
 """
 
 from __future__ import annotations

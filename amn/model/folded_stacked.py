@@ -2,8 +2,8 @@
 
 The first stage is the folded AMN, which says how far it trusts a context on the way; sharpness and
 share go into the weights. A context that is not trusted keeps AMN's answer and pays for nothing more.
-Where compiled loops serve, the two layers are int16 (amn/kernel/kernel.c): 9 MB less through the caches that the
-AMN workers on the same machine live in.
+Where compiled loops serve, the two layers are int16 (amn/kernel/kernel.c): 9 MB less through the
+caches that the AMN workers on the same machine live in.
 """
 
 from __future__ import annotations

@@ -283,8 +283,8 @@ def test_a_blocking_read_outlasts_the_command_timeout(real_server, context):
 
 
 def test_who_waits_for_what_a_flush_took_is_told_in_the_end(real_server, contexts, monkeypatch, run):
-    monkeypatch.setattr(producer.inflight, "LOST_S", 0.2)
-    monkeypatch.setattr(producer.inflight, "SWEEP_S", 0.1)
+    monkeypatch.setattr(producer.session.inflight, "LOST_S", 0.2)
+    monkeypatch.setattr(producer.session.inflight, "SWEEP_S", 0.1)
     few = Options(deadline_ms=50.0)
     with Producer(settings=settings(real_server.url)) as client:
         answers = client.predict_many(iter(contexts(70)), options=few)
@@ -310,8 +310,8 @@ def test_who_waits_for_what_a_flush_took_is_told_in_the_end(real_server, context
 @pytest.fixture
 def soon(monkeypatch):
     """What waits for a fifth of a second is asked for."""
-    monkeypatch.setattr(producer.inflight, "OVERDUE_S", 0.2)
-    monkeypatch.setattr(producer.inflight, "SWEEP_S", 0.1)
+    monkeypatch.setattr(producer.session.inflight, "OVERDUE_S", 0.2)
+    monkeypatch.setattr(producer.session.inflight, "SWEEP_S", 0.1)
 
 
 @pytest.mark.usefixtures("soon")
@@ -512,7 +512,7 @@ def test_a_worker_drops_what_a_client_does_not_read_and_the_client_is_told(
     real_server, contexts, limits, monkeypatch
 ):
     """A reader that stands still, while its answers go for want of room, or expire."""
-    monkeypatch.setattr(workers.unread, "LOOK_BYTES", 32 * 1024)
+    monkeypatch.setattr(workers.engine.unread, "LOOK_BYTES", 32 * 1024)
     reading, round_trip = threading.Event(), ReplyThread._round_trip
     monkeypatch.setattr(ReplyThread, "_round_trip", lambda reader: reading.wait(20) and round_trip(reader))
     admin, sent = real_server.admin, 600

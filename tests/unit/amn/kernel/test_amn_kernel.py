@@ -313,7 +313,9 @@ from types import SimpleNamespace
 import numpy as np
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "amn.kernel._kernel" else find(name, *rest)
-from amn import folded_bounded, gain, kernel
+from amn.gate import gain
+from amn.kernel import bindings as kernel
+from amn.model import folded_bounded
 from amn.predictor import Predictor
 assert not kernel.READY and kernel.WHY == "not built" and folded_bounded.FEW == 3
 root, given, out = map(Path, sys.argv[1:])

@@ -63,7 +63,7 @@ def test_without_any_program_the_error_says_what_to_install(monkeypatch: pytest.
 )
 def test_a_folder_may_be_called_anything(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / name
-    shutil.copytree(Path(server_module.__file__).parent / "deploy", folder / "deploy")
+    shutil.copytree(Path(server_module.__file__).parents[1] / "deploy", folder / "deploy")
     monkeypatch.setattr(server_module.resources, "files", lambda _: folder)
     with Server(ServerSettings(data=folder / "d")) as server:
         with redis.Redis.from_url(server.url) as client:
