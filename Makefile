@@ -19,7 +19,7 @@ SOURCES = pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs chaos fuzz bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test test-all test-programs chaos fuzz walk house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench      this queue and nine others, latency, limits (50 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
+	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
 	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
@@ -83,6 +84,12 @@ chaos: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python tests/property/fuzz.py $(ARGS)
+
+walk: $(VENV)/.dev
+	@$(BIN)/python -m tests.walk
+
+house: $(VENV)/.dev
+	@$(BIN)/python -m tests.house
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
