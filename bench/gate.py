@@ -89,7 +89,8 @@ def _sweep(own: IndexSettings) -> list[IndexSettings]:
 
 def _queries(bank: Bank, options: dict[str, Any]) -> dict[str, Queries]:
     """Predictions by side with their exact neighbours."""
-    data, model = read_vectors(options["data"]), Predictor.open(options["model"])
+    model = Predictor.open(options["model"])
+    data = read_vectors(options["data"], model.checkpoint.manifest.encoder_id)
     split = split_by_article(data)
     kept = _kept(options["truth"], f"{bank.bank_id} {model.model_id} {options['queries']}")
     sides = {}

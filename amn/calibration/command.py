@@ -24,6 +24,8 @@ from amn.calibration.fit import fit_constant, fit_linear, fit_weights
 from amn.calibration.windows import FITTED, JUDGED, Slice, join, score_slices
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
+from amn.errors import DataError
+from amn.evaluation.evaluate import common_encoder
 from amn.evaluation.metrics import Cosines
 from amn.files import write_whole
 from amn.gate.gain import FEATURES, FORMAT, load_calibration, save_calibration
@@ -51,9 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_calibrate(options: argparse.Namespace) -> int:
     """Fit, write, print the report."""
     torch.set_num_threads(options.threads)
-    data = read_vectors(options.data)
     fast, slow = checkpoint.load(options.amn), checkpoint.load(options.fallback)
-    bank = load_bank(options.bank)
+    encoder_id, bank = common_encoder([fast, slow]), load_bank(options.bank)
+    if bank.manifest.encoder_id != encoder_id:
+        raise DataError(
+            f"{bank.bank_id} holds vectors of encoder {bank.manifest.encoder_id!r}, the models were trained "
+            f"on {encoder_id!r}; give the bank of that encoder"
+        )
+    data = read_vectors(options.data, encoder_id)
     every = 10 if options.quick else 1
     slices = {s.name: s for s in score_slices(data, fold(fast.model), fold(slow.model), bank, every)}
     models = {"amn": fast.manifest.model_id, "fallback": slow.manifest.model_id, "bank": bank.bank_id}
@@ -79,6 +86,7 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     content: dict[str, Any] = {
         "format": FORMAT,
         **models,
+        "encoder_id": data.encoder_id,
         "data": {"source": data.source, "sha256": data.sha256()},
         "score": "linear" if enough else "constant",
         "model": fit_linear(weighted.rows[:, columns], gain) if enough else fit_constant(gain),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.config import VECTOR_DIM
+from amn.config import ENCODER_ID, VECTOR_DIM
 from amn.data.arrays import FileRows, load_npz
 from amn.data.vectors import VectorSet, validate
 from amn.errors import DataError
@@ -17,17 +17,22 @@ _COLUMNS = ("vector", "article", "domain", "name")
 REQUIRED = ("vectors", "article", "article_domain")
 
 
-def read_vectors(path: Path) -> VectorSet:
+def read_vectors(path: Path, encoder_id: str = "") -> VectorSet:
     """Read and check a vector file.
+
+    Args:
+        encoder_id: The encoder that made the vectors; "" where the file itself must say it.
 
     | path | what it must hold |
     |---|---|
-    | `x.npz` | vectors (N, 768), article (N,), article_domain, optional article_name |
-    | folder | the same as `vectors.npy`, `article.npy`, ...; the vectors are never read whole |
-    | `x.parquet`, `x.arrow` | columns vector (list of 768), article, domain, optional name |
+    | `x.npz` | vectors (N, 768), article (N,), article_domain; optional article_name, encoder |
+    | folder | the same as `vectors.npy`, `article.npy`, ..., and the encoder as `encoder.txt` |
+    | `x.parquet`, `x.arrow` | columns vector (list of 768), article, domain, optional name; \
+encoder in the metadata of the schema |
 
     Raises:
-        DataError: the file is missing, damaged, pickled, or its vectors are unusable.
+        DataError: the file is missing, damaged, pickled, or its vectors are unusable; it names
+            another encoder than `encoder_id`, or nobody named one.
     """
     if not path.exists():
         raise DataError(f"{path} does not exist; give a .npz, a folder of .npy, or Parquet")
@@ -55,17 +60,37 @@ def read_vectors(path: Path) -> VectorSet:
             article_domain=domain,
             article_name=names,
             source=path.name,
+            encoder_id=known_encoder(path, arrays.get("encoder", ""), encoder_id),
         )
     )
+
+
+def known_encoder(path: Path, stored: Any, given: str) -> str:
+    """The encoder that a file names, or else the one that was given for it.
+
+    Raises:
+        DataError: They are two, or none is known.
+    """
+    own = str(stored).strip()
+    if own and given and own != given:
+        raise DataError(f"{path} holds vectors of encoder {own!r}, not {given!r}; give vectors of that one")
+    if not own and not given:
+        raise DataError(
+            f"{path} does not say which encoder made its vectors; add --encoder, such as {ENCODER_ID}"
+        )
+    return own or given
 
 
 def read_folder(path: Path) -> dict[str, Any]:
     """The .npy files of a folder; the vectors stay in theirs."""
     found = {file.stem: FileRows(file) for file in path.glob("*.npy")}
-    return {name: rows if name == "vectors" else rows[:] for name, rows in found.items()}
+    arrays: dict[str, Any] = {name: rows if name == "vectors" else rows[:] for name, rows in found.items()}
+    if (path / "encoder.txt").is_file():
+        arrays["encoder"] = (path / "encoder.txt").read_text("utf-8")
+    return arrays
 
 
-def read_table(path: Path) -> dict[str, NDArray[Any]]:
+def read_table(path: Path) -> dict[str, Any]:
     """Columns of a Parquet or Arrow file; needs pyarrow, which nothing else here does."""
     try:
         import pyarrow as pa
@@ -85,7 +110,11 @@ def read_table(path: Path) -> dict[str, NDArray[Any]]:
     columns = {name: _column(path, table, name) for name in _COLUMNS if name in table.column_names}
     ids = columns["article"].to_numpy(zero_copy_only=False)
     _, first, article = np.unique(ids, return_index=True, return_inverse=True)
-    arrays = {"vectors": _table_vectors(path, columns["vector"]), "article": article.astype(np.int32)}
+    arrays: dict[str, Any] = {
+        "vectors": _table_vectors(path, columns["vector"]),
+        "article": article.astype(np.int32),
+        "encoder": (table.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace"),
+    }
     for name in {"domain", "name"} & set(columns):
         values = columns[name].to_numpy(zero_copy_only=False).astype(np.str_)
         arrays[f"article_{name}"] = values[first]

@@ -30,6 +30,7 @@ STRETCH_VECTORS_MAX = 40
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the sample command."""
     parser.add_argument("--data", required=True, type=Path, help="the vector file")
+    parser.add_argument("--encoder", default="", help="where the file does not name it")
     parser.add_argument("--out", required=True, type=Path, help="the .npz to write")
     parser.add_argument("--vectors", type=int, default=VECTORS_TOTAL)
     parser.add_argument("--seed", type=int, default=0)
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_sample(options: argparse.Namespace) -> int:
     """Write the sample."""
-    data = read_vectors(options.data)
+    data = read_vectors(options.data, options.encoder)
     windows = write_sample(data, options.out, vectors=options.vectors, seed=options.seed)
     megabytes = options.out.stat().st_size / 1e6
     sys.stdout.write(f"{windows} windows in {options.out} ({megabytes:.1f} MB)\n")
@@ -47,12 +48,13 @@ def run_sample(options: argparse.Namespace) -> int:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the training-vectors command."""
     parser.add_argument("--data", required=True, type=Path, help="the vector file")
+    parser.add_argument("--encoder", default="", help="where the file does not name it")
     parser.add_argument("--out", required=True, type=Path, help="the .npy to write, float16 (n, 768)")
 
 
 def run_training_vectors(options: argparse.Namespace) -> int:
     """Write the vectors of the training side: what a reference bank may be made of."""
-    vectors, articles = training_vectors(read_vectors(options.data))
+    vectors, articles = training_vectors(read_vectors(options.data, options.encoder))
     with writing_rows(options.out, len(vectors), VECTOR_DIM, np.float16) as output:
         output.put(slice(0, len(vectors)), vectors)
     count = len(np.unique(articles))
@@ -82,6 +84,7 @@ def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int
         article=np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows]),
         article_name=data.article_name[articles],
         article_domain=data.article_domain[articles],
+        encoder=data.encoder_id,
         article_slice=np.array(["id"] * len(inside) + ["ood"] * len(outside)),
     )
     write_whole(path, arrays.getvalue())

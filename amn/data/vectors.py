@@ -33,6 +33,7 @@ class VectorSet:
     article_domain: NDArray[np.str_]  # (articles,)
     article_name: NDArray[np.str_]  # (articles,)
     source: str
+    encoder_id: str  # the recipe that made the vectors, by the file or by whoever gave it
 
     def rows(self, index: NDArray[np.integer] | slice) -> Vectors:
         """Rows as float32 with norm exactly one (float16 storage rounds it)."""

@@ -31,7 +31,7 @@ def held_out_predictions(path: Path, model: Predictor, count: int = QUERIES) -> 
         DataError: It cannot be read, or is neither.
     """
     if path.suffix != ".npy":
-        data = read_vectors(path)
+        data = read_vectors(path, model.checkpoint.manifest.encoder_id)
         known = UNSEEN_DOMAIN if UNSEEN_DOMAIN in data.article_domain else ""
         return predictions(model, data, split_by_article(data, unseen_domain=known).validation, count)
     contexts = FileRows(path)

@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_evaluate(options: argparse.Namespace) -> int:
     """Judge, write evaluation.json and evaluation.html, print the table."""
     torch.set_num_threads(options.threads)
-    data = read_vectors(options.data)
     loaded = [checkpoint.load(path) for path in options.checkpoints]
+    data = read_vectors(options.data, common_encoder(loaded))
     result = evaluate(loaded, data, every=10 if options.quick else 1, with_latency=not options.no_latency)
     options.out.mkdir(parents=True, exist_ok=True)
     write_whole(options.out / "evaluation.json", json.dumps(result, indent=2) + "\n")
@@ -116,6 +116,18 @@ def measure(predict: Predict, data: VectorSet, sides: dict[str, Index], bank: Ve
             step = -(-len(starts) // PROBE_WINDOWS)
             found.probes[side] = probes(predict, data, starts[::step])
     return found
+
+
+def common_encoder(loaded: list[checkpoint.Checkpoint]) -> str:
+    """The encoder of all checkpoints.
+
+    Raises:
+        DataError: They were trained on vectors of several.
+    """
+    encoders = {item.manifest.model_id: item.manifest.encoder_id for item in loaded}
+    if len(set(encoders.values())) > 1:
+        raise DataError(f"the models are of several encoders ({encoders}); judge those of one together")
+    return loaded[0].manifest.encoder_id
 
 
 def slices_of(split: Split) -> dict[str, Index]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from amn.config import CONTEXT_LENGTH, ENCODER_ID
+from amn.config import CONTEXT_LENGTH
 from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
 from amn.data.readers import read_vectors
 from amn.data.vectors import Index, VectorSet, chunks
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path, help="the vector file")
     parser.add_argument("--out", type=Path, help="the new folder; without it, only judge")
     parser.add_argument("--unseen-domain", default=UNSEEN_DOMAIN, help="kept out, and judged as OOD")
-    parser.add_argument("--encoder", default=ENCODER_ID, help="recipe of the vectors")
+    parser.add_argument("--encoder", default="", help="where the file does not name it")
     parser.add_argument("--references", type=int, default=REFERENCES)
     parser.add_argument("--neighbours", type=int, default=NEIGHBOURS)
     parser.add_argument("--cells", type=int, default=CELLS, help=f"at most {CELLS_MAX}")
@@ -59,12 +59,12 @@ def run_slices(options: argparse.Namespace) -> int:
     """
     if options.out is not None and options.out.exists():
         raise DataError(f"{options.out} exists already; name a new folder")
-    data = read_vectors(options.data)
+    data = read_vectors(options.data, options.encoder)
     found = fit(data, options)
     for name, value in found.measured.items():
         sys.stdout.write(f"{name:24} {value:.4f}\n")
     if options.out is not None:
-        manifest = write(found, options, data.source)
+        manifest = write(found, options, data)
         sys.stdout.write(f"{manifest.slices_id} in {options.out}\n")
     return 0
 
@@ -98,7 +98,7 @@ def fit(data: VectorSet, options: argparse.Namespace) -> Fit:
     )
 
 
-def write(found: Fit, options: argparse.Namespace, source: str) -> SlicesManifest:
+def write(found: Fit, options: argparse.Namespace, data: VectorSet) -> SlicesManifest:
     """Writes the artifact, atomically: the folder appears when it is whole."""
     with making_folder(options.out) as work:
         for name, array in zip(FILES, (found.references, found.centroids), strict=True):
@@ -109,8 +109,8 @@ def write(found: Fit, options: argparse.Namespace, source: str) -> SlicesManifes
             neighbours=options.neighbours,
             inside_max=round(found.inside_max, 6),
             outside_min=round(found.outside_min, 6),
-            encoder_id=options.encoder,
-            source=source,
+            encoder_id=data.encoder_id,
+            source=data.source,
             sha256=digest,
             measured=found.measured,
         )

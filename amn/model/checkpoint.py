@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from amn.config import (
     CONTEXT_LENGTH,
-    ENCODER_ID,
     PARAMETERS,
     VECTOR_DIM,
     ModelConfig,
@@ -113,6 +112,7 @@ def save(
     folder: Path,
     *,
     name: str,
+    encoder_id: str,
     created_utc: str,
     records: Mapping[str, Any],
     storage: str = "float32",
@@ -123,6 +123,7 @@ def save(
         model: a network made by `amn.model.network.build`.
         folder: created if missing; an existing checkpoint in it is replaced.
         name: short name for `model_id`, e.g. "amn".
+        encoder_id: the encoder of the vectors that it was trained on.
         created_utc: ISO time, given by the caller because this room has no clock.
         records: the parts `training`, `data`, `metrics` and `notes` of the manifest.
         storage: "float32", or "float16" to halve the file.
@@ -151,7 +152,7 @@ def save(
         storage=storage,
         sha256=file_sha256(folder / WEIGHTS_FILE),
         golden_sha256=file_sha256(folder / GOLDEN_FILE),
-        encoder_id=ENCODER_ID,
+        encoder_id=encoder_id,
         created_utc=created_utc,
         training=dict(records.get("training", {})),
         data=dict(records.get("data", {})),

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs and leave_out.json")
     parser.add_argument("--model", default="amn")
+    parser.add_argument("--encoder", default="", help="where the file does not name it")
     parser.add_argument("--preset", default="robust", choices=list(PRESETS))
     parser.add_argument("--epochs", default="3", help="for each domain")
 
@@ -38,13 +39,22 @@ def run_leave_out(options: argparse.Namespace) -> int:
     """Train what is missing, judge, write leave_out.json."""
     from amn.__main__ import main
 
-    data = read_vectors(options.data)
+    data = read_vectors(options.data, options.encoder)
     result: dict[str, Any] = {}
     for domain in sorted(set(data.article_domain.tolist()) - {UNSEEN_DOMAIN}):
         out = options.out / f"without_{domain}"
         if not (out / "checkpoint" / checkpoint.MANIFEST_FILE).is_file():
             command = ["train", "--model", options.model, "--preset", options.preset, "--resume"]
-            command += ["--data", str(options.data), "--out", str(out), "--epochs", options.epochs]
+            command += [
+                "--data",
+                str(options.data),
+                "--encoder",
+                data.encoder_id,
+                "--out",
+                str(out),
+                "--epochs",
+                options.epochs,
+            ]
             if code := main([*command, "--selection-domain", domain]):
                 return code
         result[domain] = judge_domain(out / "checkpoint", data, domain)

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the reproduce command."""
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--out", required=True, type=Path, help="folder for the runs")
+    parser.add_argument("--encoder", default="", help="where the file does not name it")
     parser.add_argument("--quick", action="store_true", help="small networks, one epoch")
 
 
@@ -70,7 +71,14 @@ def run_reproduce(options: argparse.Namespace) -> int:
             *options_of(step, options.out),
             "--resume",
         ]
-        command += ["--data", str(options.data), "--out", str(options.out / step.name)]
+        command += [
+            "--encoder",
+            options.encoder,
+            "--data",
+            str(options.data),
+            "--out",
+            str(options.out / step.name),
+        ]
         if code := main(command + (["--epochs", "1"] if options.quick else [])):
             return code
     judge = ["evaluate", *folders, "--data", str(options.data), "--out", str(options.out / "report")]

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the train command."""
     parser.add_argument("--model", required=True, choices=list(MODEL_NAMES))
     parser.add_argument("--data", required=True, type=Path, help=".npz, folder of .npy, .parquet")
+    parser.add_argument("--encoder", default="", help="where the file does not name it")
     parser.add_argument("--out", required=True, type=Path, help="run folder, e.g. runs/amn")
     parser.add_argument("--preset", default="card", choices=list(PRESETS))
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
@@ -103,7 +104,7 @@ def run_train(options: argparse.Namespace) -> int:
     chosen = chosen_recipe(options)
     first = checkpoint.load(options.first_stage) if options.first_stage else None
     chosen = with_first_stage(chosen, first)
-    data = read_vectors(options.data)
+    data = read_vectors(options.data, options.encoder)
     split = split_by_article(
         data,
         unseen_domain=chosen.train.unseen_domain,
@@ -127,6 +128,7 @@ def run_train(options: argparse.Namespace) -> int:
         model,
         folder,
         name=options.model,
+        encoder_id=data.encoder_id,
         created_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         storage=options.storage,
         records={

@@ -170,7 +170,8 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
 @click.option("--count", default=543_556, show_default=True, help="Vectors in all.")
 @click.option("--noise", default=0.5, show_default=True, help="Of a made vector, relative to its length.")
 @click.option("--seed", default=0, show_default=True)
-def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int) -> None:
+@click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, help="Recipe that made VECTORS.")
+def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int, encoder: str) -> None:
     """Make a large set for measuring: the training side of VECTORS, then vectors between two of one article.
 
     VECTORS is a file with articles, as `python -m amn train --data` takes it.
@@ -179,7 +180,7 @@ def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int) -> No
     from amn.data.dataset import training_vectors
     from amn.data.readers import read_vectors
 
-    rows, article = training_vectors(read_vectors(vectors))
+    rows, article = training_vectors(read_vectors(vectors, encoder))
     with _progress() as on_progress:
         make(
             rows,

@@ -14,6 +14,7 @@ from amn.config import Layout, ModelConfig
 from amn.data.vectors import VectorSet
 from amn.model.network import build
 
+ENCODER = "a-test/mean/l2"
 DOMAINS = ("alpha", "beta", "gamma", "anarchism")
 
 
@@ -33,12 +34,14 @@ def articles(count: int = 40, length: int = 12, seed: int = 0) -> dict[str, NDAr
         "article": np.repeat(np.arange(count, dtype=np.int32), length),
         "article_domain": domain,
         "article_name": np.array([f"page-{i}" for i in range(count)]),
+        "encoder": np.array(ENCODER),
     }
 
 
 def vector_set(**changes: Any) -> VectorSet:
     """The synthetic articles as a VectorSet, with some arrays replaced."""
-    return VectorSet(**(articles() | changes), source="synthetic")
+    arrays = articles() | changes
+    return VectorSet(**{"encoder_id": str(arrays.pop("encoder")), "source": "synthetic"} | arrays)
 
 
 def write_npz(folder: Path, **changes: Any) -> Path:

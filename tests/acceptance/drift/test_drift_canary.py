@@ -151,7 +151,14 @@ def test_a_promoted_model_has_a_first_run_of_its_own_and_wakes_nobody(hours: Hou
     weights = {name: value * 1.05 for name, value in original.model.state_dict().items()}
     original.model.load_state_dict(weights)
     records = {"metrics": original.manifest.metrics}
-    checkpoint.save(original.model, folder, name="amn", created_utc="2026-11-24T00:00:00Z", records=records)
+    checkpoint.save(
+        original.model,
+        folder,
+        name="amn",
+        encoder_id=original.manifest.encoder_id,
+        created_utc="2026-11-24T00:00:00Z",
+        records=records,
+    )
     for link in artifacts().iterdir():
         (root / link.name).symlink_to(folder if link.name == "production_model" else link.resolve())
     promoted = identity(root / "production_model")

@@ -6,7 +6,7 @@ import builtins
 
 import numpy as np
 import pytest
-from amn_helpers import articles, vector_set, write_npz
+from amn_helpers import ENCODER, articles, vector_set, write_npz
 
 from amn.data.arrays import FileRows
 from amn.data.dataset import near_duplicates, rows_of, split_by_article, training_vectors
@@ -38,11 +38,48 @@ def test_plain_members_stay_in_the_file_and_compressed_ones_read_alike(tmp_path)
 
 
 def test_the_vectors_of_a_folder_stay_in_their_file(tmp_path):
-    for name, array in articles().items():
-        np.save(tmp_path / f"{name}.npy", array)
+    folder_of(articles(), tmp_path)
     data = read_vectors(tmp_path)
     assert isinstance(data.vectors, FileRows)
     np.testing.assert_array_equal(data.vectors[:], articles()["vectors"])
+
+
+def folder_of(arrays, folder):
+    (folder / "encoder.txt").write_text(str(arrays.pop("encoder")) + "\n")
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+
+
+def in_a_table(encoder, path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    many = articles()
+    columns = {
+        "vector": many["vectors"].astype("f4").tolist(),
+        "article": many["article"],
+        "domain": many["article_domain"][many["article"]].tolist(),
+    }
+    metadata = {"encoder": encoder} if encoder else {}
+    parquet.write_table(pa.table(columns, metadata=metadata), path)
+
+
+def test_each_kind_of_file_names_the_encoder_of_its_vectors(tmp_path):
+    folder_of(articles(), tmp_path)
+    in_a_table(ENCODER, tmp_path / "x.parquet")
+    for path in (tmp_path, write_npz(tmp_path), tmp_path / "x.parquet"):
+        assert read_vectors(path).encoder_id == ENCODER
+        assert read_vectors(path, ENCODER).encoder_id == ENCODER
+        with pytest.raises(DataError, match="of encoder 'a-test/mean/l2', not 'another'"):
+            read_vectors(path, "another")
+
+
+def test_a_file_that_names_no_encoder_takes_the_one_that_is_given_and_no_other(tmp_path):
+    in_a_table("", tmp_path / "x.parquet")
+    for path in (write_npz(tmp_path, encoder=np.array("")), tmp_path / "x.parquet"):
+        assert read_vectors(path, ENCODER).encoder_id == ENCODER
+        with pytest.raises(DataError, match="add --encoder, such as all-mpnet"):
+            read_vectors(path)
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
@@ -56,7 +93,8 @@ def test_parquet_and_arrow_are_read_like_npz(tmp_path, suffix):
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(many["vectors"].astype("f4").ravel()), 768),
             "article": many["article"],
             "domain": many["article_domain"][many["article"]].tolist(),
-        }
+        },
+        metadata={"encoder": ENCODER},
     )
     path = tmp_path / f"x.{suffix}"
     (parquet.write_table if suffix == "parquet" else feather.write_feather)(table, path)
@@ -77,7 +115,9 @@ def table(tmp_path, vectors, kind="list", **changes):
         "domain": many["article_domain"][many["article"]].tolist(),
     }
     columns |= {"vector": pa.array(vectors, types[kind])} | changes
-    feather.write_feather(pa.table(columns), tmp_path / "x.arrow", compression="uncompressed")
+    feather.write_feather(
+        pa.table(columns, metadata={"encoder": ENCODER}), tmp_path / "x.arrow", compression="uncompressed"
+    )
     return tmp_path / "x.arrow"
 
 

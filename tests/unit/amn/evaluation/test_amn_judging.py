@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from amn_helpers import articles, contexts, made, write_npz
+from amn_helpers import ENCODER, articles, contexts, made, write_npz
 
 from amn.__main__ import main
 from amn.errors import CheckpointError, DataError, PromotionError
@@ -31,7 +31,9 @@ def candidate(root, name, layout="card", **figures):
     with torch.no_grad():  # every candidate has a hash of its own
         next(model.parameters()).add_(1e-4 * (1 + sum(name.encode())))
     records = {"metrics": metrics(**figures)}
-    checkpoint.save(model, root / "models" / name, name="amn", created_utc=NOW, records=records)
+    checkpoint.save(
+        model, root / "models" / name, name="amn", encoder_id=ENCODER, created_utc=NOW, records=records
+    )
     return root / "models" / name
 
 

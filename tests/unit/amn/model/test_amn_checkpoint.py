@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from amn_helpers import contexts, made
+from amn_helpers import ENCODER, contexts, made
 from safetensors.torch import load_file, save_file
 
 from amn.config import ModelConfig
@@ -21,7 +21,14 @@ NOW = "2026-01-02T03:04:05Z"
 @pytest.fixture
 def folder(tmp_path):
     model = made("card")
-    checkpoint.save(model, tmp_path / "amn", name="amn", created_utc=NOW, records={"metrics": {"n": 1}})
+    checkpoint.save(
+        model,
+        tmp_path / "amn",
+        name="amn",
+        encoder_id=ENCODER,
+        created_utc=NOW,
+        records={"metrics": {"n": 1}},
+    )
     return tmp_path / "amn"
 
 
@@ -48,7 +55,9 @@ def test_a_link_to_a_checkpoint_is_followed(folder):
 
 def test_sixteen_bit_storage_halves_the_file_and_answers_in_float32(tmp_path):
     model = made("card")
-    manifest = checkpoint.save(model, tmp_path, name="amn", created_utc=NOW, records={}, storage="float16")
+    manifest = checkpoint.save(
+        model, tmp_path, name="amn", encoder_id=ENCODER, created_utc=NOW, records={}, storage="float16"
+    )
     assert manifest.storage == "float16"
     assert (tmp_path / checkpoint.WEIGHTS_FILE).stat().st_size < 3_000_000
     assert checkpoint.load(tmp_path).model.positions.dtype == torch.float32
@@ -57,7 +66,9 @@ def test_sixteen_bit_storage_halves_the_file_and_answers_in_float32(tmp_path):
 def test_an_unknown_storage_type_is_refused(tmp_path):
     model = build(ModelConfig(layout="card"))
     with pytest.raises(CheckpointError, match="choose one of float32, float16"):
-        checkpoint.save(model, tmp_path, name="amn", created_utc=NOW, records={}, storage="int4")
+        checkpoint.save(
+            model, tmp_path, name="amn", encoder_id=ENCODER, created_utc=NOW, records={}, storage="int4"
+        )
 
 
 def test_tampered_weights_are_refused(folder):
@@ -180,7 +191,7 @@ def published_file(path, **changes):
 
 def test_published_keys_are_taken_as_they_are_and_golden_vectors_recorded(tmp_path):
     path = published_file(tmp_path / "best_model.pt")
-    manifest = import_published(path, tmp_path / "out", created_utc=NOW)
+    manifest = import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
     loaded = checkpoint.load(tmp_path / "out")
     assert manifest.parameters == 1_510_912
     assert manifest.training["val_cosine"] == 0.5604
@@ -194,7 +205,7 @@ def test_published_keys_are_taken_as_they_are_and_golden_vectors_recorded(tmp_pa
 def test_published_fallbacks_are_taken_as_well(tmp_path, kind):
     state = build(ModelConfig(layout=kind)).state_dict()
     path = published_file(tmp_path / "x.pt", model_type=kind, model_state_dict=state)
-    assert import_published(path, tmp_path / "out", created_utc=NOW).layout == kind
+    assert import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW).layout == kind
 
 
 def test_published_files_with_missing_or_unknown_keys_are_refused(tmp_path):
@@ -202,20 +213,20 @@ def test_published_files_with_missing_or_unknown_keys_are_refused(tmp_path):
     state.pop("query_encoder.bias")
     path = published_file(tmp_path / "x.pt", model_state_dict=state)
     with pytest.raises(CheckpointError, match=r"missing query_encoder\.bias"):
-        import_published(path, tmp_path / "out", created_utc=NOW)
+        import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
     state = build(ModelConfig(layout="published")).state_dict() | {"lstm.bias": torch.zeros(1)}
     path = published_file(tmp_path / "y.pt", model_state_dict=state)
     with pytest.raises(CheckpointError, match=r"unknown lstm\.bias"):
-        import_published(path, tmp_path / "out", created_utc=NOW)
+        import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
 
 
 def test_published_files_that_need_pickle_are_refused(tmp_path):
     path = published_file(tmp_path / "x.pt", args=Pickled())
     with pytest.raises(CheckpointError, match="not a plain tensor file"):
-        import_published(path, tmp_path, created_utc=NOW)
+        import_published(path, tmp_path, encoder_id=ENCODER, created_utc=NOW)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match="not a plain tensor file"):
-        import_published(path, tmp_path, created_utc=NOW)
+        import_published(path, tmp_path, encoder_id=ENCODER, created_utc=NOW)
 
 
 class Pickled:
@@ -226,9 +237,9 @@ class Pickled:
 def test_published_files_of_another_form_are_refused(tmp_path, changes):
     path = published_file(tmp_path / "x.pt", **changes)
     with pytest.raises(CheckpointError, match=r"model_type|model_state_dict"):
-        import_published(path, tmp_path / "out", created_utc=NOW)
+        import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
 
 
 def test_a_published_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing\.pt does not exist"):
-        import_published(tmp_path / "nothing.pt", tmp_path, created_utc=NOW)
+        import_published(tmp_path / "nothing.pt", tmp_path, encoder_id=ENCODER, created_utc=NOW)

@@ -120,6 +120,7 @@ def data() -> VectorSet:
         article_domain=np.array([*["near"] * 30, "far", "far"]),
         article_name=np.array([f"a{i}" for i in range(32)]),
         source="made up",
+        encoder_id="a-test/mean/l2",
     )
 
 
@@ -127,7 +128,8 @@ def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: V
     found = fit(data, options(None))
     assert found.measured["auc"] == 1.0
     assert found.measured["true_ood"] == 1.0
-    manifest = write(found, options(tmp_path / "new"), "made up")
+    manifest = write(found, options(tmp_path / "new"), data)
+    assert manifest.encoder_id == data.encoder_id
     read = load_slices(tmp_path / "new")
     assert read.manifest == manifest
     assert read.cells == 8
