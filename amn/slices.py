@@ -12,8 +12,6 @@ and `manifest.json` with the thresholds, the figures of the fit and the files' h
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.errors import CheckpointError
+from amn.manifest import check_sha256, files_sha256, read_manifest
 
 FORMAT = 1
 CELLS_MAX = 256
@@ -119,32 +118,25 @@ def load_slices(folder: Path) -> Slicer:
     Raises:
         CheckpointError: A file is missing, the hash differs, or what is in it does not fit.
     """
+    again = "fit them again"
+    manifest = read_manifest(folder, SlicesManifest, artifact="slices", remedy=again)
     try:
-        manifest = SlicesManifest(**json.loads((folder / "manifest.json").read_text("utf-8")))
-        digest = files_hash(folder)
+        check_sha256(f"slices {folder}", files_hash(folder), manifest.sha256, again)
         references, centroids = (np.load(folder / name, allow_pickle=False) for name in FILES)
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"slices {folder} cannot be read: {error}; fit them again") from error
-    if digest != manifest.sha256:
-        raise CheckpointError(
-            f"slices {folder} have sha256 {digest[:12]}, the manifest says {manifest.sha256[:12]}; "
-            "restore the files or fit them again"
-        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"slices {folder} cannot be read: {error}; {again}") from error
     fits = manifest.format == FORMAT and manifest.inside_max <= manifest.outside_min
     fits = fits and 1 <= manifest.neighbours <= len(references) and 1 <= len(centroids) <= CELLS_MAX
     if not fits or references.shape[1:] != (768,) or centroids.shape[1:] != (768,):
         raise CheckpointError(
             f"slices {folder}: format {manifest.format}, references {references.shape}, centroids "
             f"{centroids.shape}, k {manifest.neighbours}, thresholds {manifest.inside_max} and "
-            f"{manifest.outside_min} do not fit together; fit them again"
+            f"{manifest.outside_min} do not fit together; {again}"
         )
     rows = [np.ascontiguousarray(array.astype(np.float32)) for array in (references, centroids)]
     return Slicer(rows[0], rows[1], manifest)
 
 
 def files_hash(folder: Path) -> str:
-    """Hash of the arrays' files."""
-    digest = hashlib.sha256()
-    for name in FILES:
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    """SHA-256 of the arrays' files."""
+    return files_sha256(folder / name for name in FILES)

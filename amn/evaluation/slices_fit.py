@@ -8,9 +8,8 @@ test side and the unseen domain only judge.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
 from amn.data.readers import read_vectors
 from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
-from amn.files import making_folder, write_whole
+from amn.files import making_folder
+from amn.manifest import write_manifest
 from amn.slices import CELLS_MAX, FILES, SlicesManifest, Vectors, files_hash, unit_mean
 
 REFERENCES, NEIGHBOURS, CELLS = 1024, 10, 64
@@ -114,7 +114,7 @@ def write(found: Fit, options: argparse.Namespace, data: VectorSet) -> SlicesMan
             sha256=digest,
             measured=found.measured,
         )
-        write_whole(work / "manifest.json", json.dumps(asdict(manifest), indent=2) + "\n")
+        write_manifest(work, manifest)
     return manifest
 
 

@@ -83,7 +83,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "slices"
     shutil.copytree(SHIPPED.resolve(), folder)
     (folder / "centroids.npy").write_bytes((SHIPPED / "centroids.npy").read_bytes()[:-2] + b"xy")
-    with pytest.raises(CheckpointError, match="have sha256"):
+    with pytest.raises(CheckpointError, match="has sha256"):
         load_slices(folder)
     shutil.copy(SHIPPED / "centroids.npy", folder)
     manifest = json.loads((folder / "manifest.json").read_text())

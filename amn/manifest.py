@@ -1,0 +1,68 @@
+"""The manifest of an artifact's folder, and the hashes of its files: one way for all artifacts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from amn.errors import CheckpointError
+from amn.files import write_whole
+
+MANIFEST = "manifest.json"
+Form = TypeVar("Form")
+PIECE_BYTES = 1 << 24
+
+
+def read_manifest(folder: Path, form: Callable[..., Form], *, artifact: str, remedy: str) -> Form:
+    """The manifest of a folder, as `form` takes its fields.
+
+    Args:
+        artifact, remedy: For the error: what the folder is to hold, and what to do where it does not.
+
+    Raises:
+        CheckpointError: There is none, it is no JSON object, or its fields are others.
+    """
+    try:
+        return form(**json.loads((folder / MANIFEST).read_text("utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{artifact} {folder} cannot be read: {error}; {remedy}") from error
+
+
+def write_manifest(folder: Path, content: Any, *, indent: int = 2) -> None:
+    """Writes a dataclass or a dict in one step, so that no reader sees half of it."""
+    fields = content if isinstance(content, dict) else dataclasses.asdict(content)
+    write_whole(folder / MANIFEST, json.dumps(fields, indent=indent) + "\n")
+
+
+def files_sha256(paths: Iterable[Path], on_piece: Callable[[str], None] | None = None) -> str:
+    """SHA-256 of the bytes of files, one after the other; `on_piece` gets that of each 16 MiB."""
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(PIECE_BYTES):
+                whole.update(piece)
+                if on_piece is not None:
+                    on_piece(hashlib.sha256(piece).hexdigest())
+    return whole.hexdigest()
+
+
+def content_sha256(content: Any) -> str:
+    """SHA-256 of plain values as canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def check_sha256(name: str, found: str, expected: str, remedy: str) -> None:
+    """Refuses bytes that are not those that a manifest was written for.
+
+    Raises:
+        CheckpointError: The hashes differ.
+    """
+    if found != expected:
+        raise CheckpointError(
+            f"{name} has sha256 {found[:12]}, the manifest says {expected[:12]}; it was altered or cut "
+            f"short, {remedy}"
+        )
