@@ -10,7 +10,6 @@ from producer.errors import ServerUnavailable, WireError
 from producer.keys import REPLY, Keys
 from producer.session.inflight import Inflight
 from producer.session.losses import Losses
-from producer.transport.clock import ServerClock
 from producer.transport.steps import Steps
 
 _LOG = logging.getLogger("amn.producer")
@@ -18,56 +17,51 @@ _LOG = logging.getLogger("amn.producer")
 READ_COUNT = 512
 #: A blocking read returns at least this often, so that a stop is noticed without a server.
 BLOCK_MS = 500
-#: Read replies that may lie in the stream: its trimming is an answer to wait for, and to take, too.
-TRIM_BYTES = 32 * 1024
+#: Read replies that may lie in the stream: their deletion is an answer to wait for, and to take, too.
+TAKEN_BYTES = 32 * 1024
 _BEGINNING = "0-0"
 
 
 class ReplyCursor:
     """Reads one client's reply stream, each entry once, through any number of reconnects.
 
+    What was taken is deleted by its id, and the stream is then read from its beginning. So an answer is
+    found, and never deleted unread, also where a stream that was made anew, by a server whose clock went
+    back, has its first entries before the last ones of the old stream.
+
     Attributes:
         stream: Its key.
         odd: Replies that could not be taken for what they are; each was skipped.
     """
 
-    def __init__(self, keys: Keys, client: str, inflight: Inflight, clock: ServerClock | None = None) -> None:
+    def __init__(self, keys: Keys, client: str, inflight: Inflight) -> None:
         self.stream = keys.replies(client)
         self.odd = 0
-        self._clock = clock or ServerClock()
         self._standing = keys.standing
         self._inflight = inflight
         self._losses = Losses(inflight)
         self._last = _BEGINNING
-        #: What was read and is in the stream still, as far as we know; and of it, what is being trimmed.
+        #: Ids that were read and are in the stream still, as far as we know; and those being deleted.
         self._taken: set[bytes] = set()
-        self._trimmed: set[bytes] = set()
+        self._deleted: set[bytes] = set()
         self._read_bytes = 0
         self._steps = Steps(READ_COUNT)
-        self._idle = self._asked = self._over = self._foreign = self._whole = False
+        self._idle = self._asked = self._over = self._foreign = False
 
-    def commands(self) -> list[tuple[str | int, ...]]:
-        """One round trip: blocks for more, now and then after a trim of what was read.
+    def commands(self) -> list[tuple[Any, ...]]:
+        """One round trip: blocks for more, now and then after a deletion of what was read.
 
-        A trim is due when much was read, and when nothing more came. Asked for again and again, also
+        A deletion is due when much was read, and when nothing more came. Asked for again and again, also
         while the server is away: the time to look for lost requests.
         """
         self._asked = self._inflight.sweep() and bool(self._inflight.overdue)
-        commands: list[tuple[str | int, ...]] = [("HGETALL", self._standing)] if self._asked else []
+        commands: list[tuple[Any, ...]] = [("HGETALL", self._standing)] if self._asked else []
         if self._foreign:  # something else lies where our answers should: none could be put there
             commands.append(("DEL", self.stream))
-        trims = self._read_bytes >= TRIM_BYTES or (self._idle and self._read_bytes > 0)
-        if (self._idle or trims) and not (self._whole or self._over) and self._is_ahead():
-            # The server's clock went back: of a stream that was made anew since, answers lie before `_last`.
-            self._whole, self._last = True, _BEGINNING
-        elif trims and not self._over:
-            self._read_bytes, self._whole = 0, False
-            # What was taken beyond `_last`, before the whole stream was read anew, stays and is known.
-            self._trimmed = {one for one in self._taken if _order(one.decode()) <= _order(self._last)}
-            self._taken = self._taken - self._trimmed
-            commands.append(("XTRIM", self.stream, "MINID", "=", _after(self._last)))
-        elif self._idle:
-            self._whole = False
+        elif self._taken and not self._over and (self._idle or self._read_bytes >= TAKEN_BYTES):
+            commands.append(("XDEL", self.stream, *self._taken))
+            self._deleted, self._taken = self._taken, set()
+            self._read_bytes, self._last = 0, _BEGINNING
         read = ("XREAD", "COUNT", self._steps.size, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
         return [*commands, read]
 
@@ -79,14 +73,17 @@ class ReplyCursor:
         """
         rows, count = self._rows(answers[-1]), self._steps.size
         self._steps.note_came()
-        self._idle, self._foreign, self._trimmed = not rows, False, set()
+        self._idle, self._foreign = not rows, False
+        if self._deleted and isinstance(answers[-2], Exception):  # rights of an earlier version: they stay
+            self._taken |= self._deleted
+        self._deleted = set()
         if rows:
             self._last = rows[-1][0].decode()
             fresh = [row for row in rows if row[0] not in self._taken]
             self._taken.update([row[0] for row in rows])
             self._settle(fresh)
         if self._asked and self._losses.look(answers[0]) and not self._over:
-            # The whole stream is the proof: a server whose clock went back may have put some before `_last`.
+            # The whole stream is the proof: one that was made anew may have answers before `_last`.
             self._over, self._last = True, _BEGINNING
         elif self._over and len(rows) < count:
             self._over = False
@@ -96,12 +93,8 @@ class ReplyCursor:
         """Notes that a round trip failed; the next one takes less, in case its answer was too large."""
         self._steps.note_lost(self._steps.size)
         self._foreign = "WRONGTYPE" in str(error)
-        self._taken |= self._trimmed
+        self._taken, self._deleted = self._taken | self._deleted, set()
         self._losses.restart()
-
-    def _is_ahead(self) -> bool:
-        """Whether what was read last is from what is now the server's future."""
-        return _order(self._last)[0] > self._clock.now_ms() + 1
 
     def _rows(self, found: Any) -> list[tuple[bytes, Any]]:
         if not found:
@@ -144,8 +137,3 @@ def _is_later(entry_id: str, than: str) -> bool:
         return _order(entry_id) > _order(than)
     except ValueError:
         return False
-
-
-def _after(entry_id: str) -> str:
-    milliseconds, sequence = _order(entry_id)
-    return f"{milliseconds}-{sequence + 1}"

@@ -50,7 +50,7 @@ class Session:
         self._submit_words = written(len(self._submit_keys), *self._submit_keys, *limits)
         self.clock = ServerClock()
         self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
-        self.cursor = ReplyCursor(keys, self.client_id, self.inflight, self.clock)
+        self.cursor = ReplyCursor(keys, self.client_id, self.inflight)
         self._make_future = make_future
         self._outage = Outage("submit")
         self._sample_keys: OrderedDict[str, str] = OrderedDict()

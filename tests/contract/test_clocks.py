@@ -313,12 +313,6 @@ def follows(clock: ServerClock, step_s: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.needs("faketime")
 def test_answers_reach_a_client_whose_stream_was_made_anew_after_the_servers_clock_went_back(
     stepping: tuple[Any, Rig], contexts: Callable[..., NDArray[np.float32]]

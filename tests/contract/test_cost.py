@@ -30,7 +30,6 @@ BOUNDED = {
     "xrange": lambda words: words[1] == words[2] or words[-2:] == ["COUNT", "1"],  # one entry
     "xrevrange": lambda words: words[-2:] == ["COUNT", "1"],
     "xpending": lambda words: words[2] == words[3] or len(words) == 6,  # one entry, or one worker's
-    "xtrim": lambda words: words[1] == "MINID",  # what this client has read
 }
 #: Once per worker, or at its start and end.
 RARE = {"time", "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "unlink"}

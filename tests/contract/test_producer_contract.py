@@ -379,7 +379,7 @@ def test_closing_tells_those_who_wait_and_removes_the_reply_stream(server, conte
 
 
 def test_read_replies_are_trimmed(server, contexts, monkeypatch):
-    monkeypatch.setattr(replies, "TRIM_BYTES", 10_000)  # three of them
+    monkeypatch.setattr(replies, "TAKEN_BYTES", 10_000)  # three of them
     with EchoWorker(server.url), Producer(settings=settings(server)) as producer:
         for row in contexts(9):
             producer.predict(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from producer.session.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.session.losses import Losses
 from producer.session.replies import ReplyCursor
 from producer.session.requests import prepare
-from producer.transport.clock import ServerClock
 
 STREAM = Keys().replies("client").encode()
 CONTEXT = np.eye(5, 768, dtype=np.float32)
@@ -217,19 +217,44 @@ def test_it_is_looked_for_now_and_then():
     assert lost.final.done()
 
 
-def test_a_stream_that_is_read_anew_gives_each_answer_once(monkeypatch: pytest.MonkeyPatch):
-    """Also when some of it is trimmed before the new reading has reached the end of the old one."""
+def test_what_was_taken_is_deleted_by_its_id_and_each_answer_is_given_once(monkeypatch: pytest.MonkeyPatch):
+    """Also after a deletion whose answer was lost: then the entries come again."""
     monkeypatch.setattr("producer.session.replies.READ_COUNT", 4)
-    server = ServerClock(monotonic_s=lambda: 0.0)
-    server.measured(server.asks(), (1, 0))  # the answers were put there at 9,000 ms: it went back
     inflight, heard = Inflight(limit=2), []
     inflight.on_reply = heard.append
-    cursor = ReplyCursor(Keys(), "client", inflight, server)
+    cursor = ReplyCursor(Keys(), "client", inflight)
     rows = [[b"9000-%d" % n, [b"reply", b"%d" % n + bytes(10_000)]] for n in range(1, 9)]
     cursor.take([[[STREAM, rows[:4]]]])
+    deletion, read = cursor.commands()
+    assert deletion[:2] == ("XDEL", cursor.stream)
+    assert set(deletion[2:]) == {row[0] for row in rows[:4]}
+    assert read[-1] == "0-0"
+    cursor.failed(ConnectionError("the answer was lost"))
+    cursor.take([[[STREAM, rows[:1]]]])
     cursor.take([[[STREAM, rows[4:]]]])
-    assert cursor.commands()[-1][-1] == "0-0"
-    cursor.take([[[STREAM, rows[:4]]]])
-    assert cursor.commands()[0] == ("XTRIM", cursor.stream, "MINID", "=", "9000-5")
-    cursor.take([None, [[STREAM, rows[4:]]]])
     assert len(heard) == 8
+    assert set(cursor.commands()[0][2:]) == {row[0] for row in rows}
+
+
+def test_answers_of_a_stream_that_was_made_anew_are_read_and_never_deleted_unread(real_server: Any):
+    """A flush makes the stream anew, and a server whose clock went back puts them before those of before."""
+    admin, heard = real_server.admin, []
+    inflight = Inflight(limit=2)
+    inflight.on_reply = heard.append
+    cursor = ReplyCursor(Keys(), "client", inflight)
+
+    def turn() -> None:
+        cursor.take([admin.execute_command(*command) for command in cursor.commands()])
+
+    def answers(first_ms: int, count: int) -> None:
+        for n in range(count):
+            admin.xadd(cursor.stream, {"reply": b"%d" % first_ms}, id=f"{first_ms + n}-0")
+
+    answers(9_000, 3)
+    turn()
+    admin.delete(cursor.stream)
+    answers(1_000, 2)
+    for _ in range(5):
+        turn()
+    assert heard == [b"9000"] * 3 + [b"1000"] * 2
+    assert admin.xlen(cursor.stream) == 0
