@@ -93,7 +93,7 @@ class Alone:
         from amn.gate.gain import load_calibration
         from amn.policy import load_policy
         from amn.predictor import Predictor
-        from workers.handlers.amn import Gate, GateScorer
+        from workers.handlers.scoring import Gate, GateScorer
 
         torch.set_num_threads(1)
         threadpool_limits(1)

@@ -36,7 +36,7 @@ PARTS = {
         "producer/transport/",
         "workers/engine/queue",
     ),
-    "wire": ("producer/", "workers/engine/batch", "workers/engine/outcomes", "msgpack/"),
+    "wire": ("producer/", "workers/engine/microbatch", "workers/engine/outcomes", "msgpack/"),
 }
 #: The loop, the threads, the interpreter.
 REST = "other Python"

@@ -147,8 +147,9 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.gate.escalation import Allowance
     from workers.gate.settle import GateThread
-    from workers.handlers.amn import AmnHandler, Gate
+    from workers.handlers.amn import AmnHandler
     from workers.handlers.decisions import DecisionLog
+    from workers.handlers.scoring import Gate
     from workers.shadow.sampler import Sampler, SamplerThread
 
     policy, calibration = _policy(artifacts)

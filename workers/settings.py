@@ -11,6 +11,10 @@ from producer.messages import DEFAULT_ENCODER, LANES
 from producer.sampling import DEFAULT_SALT, RATE_MAX, RATE_MIN
 from producer.settings import ProducerSettings
 
+#: An escalation that has less time left than this is not sent: 95 % of the fallback's answers take
+#: less on a machine that keeps up (`amn run`), and one that comes too late is no answer at all.
+FALLBACK_MS_MIN = 100.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings:

@@ -35,7 +35,7 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
         AmnError: The policy or an artifact does not hold.
     """
     from amn.predictor import Predictor
-    from workers.handlers.amn import Gate, GateScorer
+    from workers.handlers.scoring import Gate, GateScorer
 
     policy = load_policy(policy_name)
     calibration = load_calibration(artifacts / "gate_calibration") if policy.needs_calibration else None

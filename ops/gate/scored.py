@@ -17,7 +17,7 @@ _BATCH = 64
 def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
     """One line a window; `domain` is "unseen" or "known"."""
     from amn.predictor import Predictor
-    from workers.handlers.amn import Gate, GateScorer
+    from workers.handlers.scoring import Gate, GateScorer
 
     policy = load_policy("calibrated")
     calibration = load_calibration(artifacts / "gate_calibration")

@@ -8,7 +8,7 @@ from ops.health.findings import FAILURE, OK, WARNING, Finding
 from ops.health.server import ServerFacts
 from ops.health.workers import WorkerFacts
 from producer.messages import PRIORITIES
-from workers.engine.room import READ_BYTES_MAX
+from workers.engine.reads import READ_BYTES_MAX
 
 #: The largest answer to one read: as much of each level.
 ANSWER_BYTES_MAX = len(PRIORITIES) * READ_BYTES_MAX

@@ -17,12 +17,13 @@ from ops.deadletters import DeadLetters
 from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors
 from producer.messages import BatchReply, Failure, Request
 from producer.protocol import wire
-from workers.engine.batch import assemble
 from workers.engine.loop import Loop
+from workers.engine.microbatch import assemble
 from workers.engine.outcomes import dead
 from workers.engine.queue import LeasedQueue
-from workers.handlers.amn import AmnHandler, Gate
+from workers.handlers.amn import AmnHandler
 from workers.handlers.fallback import FallbackHandler
+from workers.handlers.scoring import Gate
 from workers.settings import QueueSettings, WorkerSettings
 
 
@@ -226,7 +227,7 @@ def test_the_queues_limit_of_bytes_holds_for_batches(server: Any, contexts: Call
 def test_a_read_of_large_messages_is_bounded_in_bytes(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.engine.room, "READ_BYTES_MAX", 300_000)
+    monkeypatch.setattr(workers.engine.reads, "READ_BYTES_MAX", 300_000)
     for i in range(7):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))  # 123 KB each
     rig.put(*(f"r{i}" for i in range(40)))
@@ -246,7 +247,7 @@ def test_a_read_of_large_messages_is_bounded_in_bytes(
 def test_a_worker_that_starts_before_large_messages_reads_few(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.engine.room, "READ_BYTES_MAX", 300_000)
+    monkeypatch.setattr(workers.engine.reads, "READ_BYTES_MAX", 300_000)
     for i in range(7):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))
     assert len(rig.queue("w").lease()) == 2
@@ -255,7 +256,7 @@ def test_a_worker_that_starts_before_large_messages_reads_few(
 def test_a_step_of_a_loop_takes_a_part_of_what_was_read(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.engine.batch, "PORTION_BYTES", 300_000)
+    monkeypatch.setattr(workers.engine.microbatch, "PORTION_BYTES", 300_000)
     for i in range(5):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))
     queue = rig.queue("w")

@@ -27,9 +27,9 @@ from producer.keys import GROUP
 from producer.messages import Request
 from producer.settings import ProducerSettings
 from producer.transport.clock import ServerClock
-from workers.engine.batch import Batch
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
+from workers.engine.microbatch import MicroBatch
 from workers.engine.queue import LeasedQueue, Outcome
 from workers.gate.tiers import TierWatch, tier_key
 from workers.shadow.canary import Canary
@@ -41,7 +41,7 @@ HOUR_MS = 3_600_000
 class Answering:
     """A handler that answers all."""
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         return [answer(entry) for entry in batch.entries]
 
 

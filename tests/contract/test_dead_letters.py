@@ -18,7 +18,7 @@ from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.engine.batch import assemble
+from workers.engine.microbatch import assemble
 from workers.engine.outcomes import dead
 from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings

@@ -12,11 +12,11 @@ from rig import KEYS, REPLIES, Rig, answer
 from producer.keys import GROUP
 from producer.messages import Failure, Reply
 from producer.transport.connection import script_text
-from workers.engine.batch import Batch, assemble
 from workers.engine.entry import Outcome
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
-from workers.engine.unread import LOOK_BYTES
+from workers.engine.microbatch import MicroBatch, assemble
+from workers.engine.queue import UNREAD_BYTES
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
@@ -256,7 +256,7 @@ class Picky:
         self.poison = poison
         self.loop: Loop | None = None
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         assert self.loop is not None
         self.loop.stop()  # after this batch
         if self.poison in [request.id for request in batch.requests]:
@@ -382,7 +382,7 @@ def test_what_waits_for_a_client_that_does_not_read_is_bounded(limits: dict[str,
     waiting, dropped = real_rig.admin.xlen(REPLIES), real_rig.stats()["untold:dropped"]
     assert waiting + dropped == sent - sent // 200
     assert real_rig.admin.xlen(KEYS.replies("another")) == sent // 200
-    look = LOOK_BYTES // 3_500
+    look = UNREAD_BYTES // 3_500
     if "reply_entries_max" in limits:
         assert 0.8 * 3_000 <= waiting <= 3_000 + look
     else:

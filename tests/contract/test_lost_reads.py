@@ -21,10 +21,10 @@ from producer import Producer
 from producer.messages import Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.engine.batch import Batch
 from workers.engine.entry import Outcome
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
+from workers.engine.microbatch import MicroBatch
 from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
@@ -35,12 +35,12 @@ class Answers:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         self.sizes.append(len(batch))
         return [answer_of(batch, i) for i in range(len(batch))]
 
 
-def answer_of(batch: Batch, i: int) -> Outcome:
+def answer_of(batch: MicroBatch, i: int) -> Outcome:
     if batch.requests[i].batched:
         return Outcome(entry=batch.entries[i], op="reply", counters="answered,answered:amn")
     return answer(batch.entries[i])

@@ -17,7 +17,7 @@ from rig import answer
 from servers import KINDS, Server, free_port
 
 import producer.session.inflight
-import workers.engine.unread
+import workers.engine.queue
 from ops.repair import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
@@ -512,7 +512,7 @@ def test_a_worker_drops_what_a_client_does_not_read_and_the_client_is_told(
     real_server, contexts, limits, monkeypatch
 ):
     """A reader that stands still, while its answers go for want of room, or expire."""
-    monkeypatch.setattr(workers.engine.unread, "LOOK_BYTES", 32 * 1024)
+    monkeypatch.setattr(workers.engine.queue, "UNREAD_BYTES", 32 * 1024)
     reading, round_trip = threading.Event(), ReplyThread._round_trip
     monkeypatch.setattr(ReplyThread, "_round_trip", lambda reader: reading.wait(20) and round_trip(reader))
     admin, sent = real_server.admin, 600

@@ -21,8 +21,7 @@ from producer.messages import Failure, Reply, Request
 from producer.sampling import RATE_MAX, sample_key, sampled
 from producer.settings import ProducerSettings
 from workers.errors import NotReady
-from workers.handlers.amn import FALLBACK_MS_MIN
-from workers.settings import WorkerSettings
+from workers.settings import FALLBACK_MS_MIN, WorkerSettings
 from workers.shadow.canary import Canary, CanaryResult, FrozenSet, sample_file
 from workers.shadow.settings import ShadowSettings
 from workers.shadow.turns import ShadowTurns

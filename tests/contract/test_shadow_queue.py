@@ -18,9 +18,9 @@ from producer.protocol import wire
 from producer.sampling import RATE_MAX, sample_key, sampled
 from producer.session.requests import Options
 from producer.settings import ProducerSettings
-from workers.engine.batch import Batch
 from workers.engine.entry import Outcome
 from workers.engine.loop import Loop
+from workers.engine.microbatch import MicroBatch
 from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 from workers.shadow.exemplars import Exemplars
@@ -407,7 +407,7 @@ class StoppingHandler(ShadowHandler):
 
     loop: Loop
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         self.loop.stop()
         return super().handle(batch)
 

@@ -18,8 +18,8 @@ from producer.protocol import wire
 from producer.session.requests import prepare
 from producer.session.session import Session
 from producer.transport.connection import script_text
-from workers.engine.batch import assemble
 from workers.engine.entry import Entry
+from workers.engine.microbatch import assemble
 from workers.engine.outcomes import fast_answer
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -24,8 +24,8 @@ from producer.session.requests import Options, Outgoing, prepare
 from producer.session.session import Session
 from producer.settings import ProducerSettings
 from producer.transport.connection import script_text
-from workers.engine.batch import assemble
 from workers.engine.entry import Entry, Outcome
+from workers.engine.microbatch import assemble
 from workers.engine.outcomes import dead
 from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings

@@ -11,9 +11,9 @@ from producer.keys import Keys
 from producer.messages import Reply
 from producer.protocol import wire
 from producer.settings import ProducerSettings
-from workers.engine.batch import Batch
 from workers.engine.entry import Outcome
 from workers.engine.loop import Loop
+from workers.engine.microbatch import MicroBatch
 from workers.engine.queue import LeasedQueue
 from workers.settings import QueueSettings, WorkerSettings
 
@@ -28,7 +28,7 @@ class Echo:
     def __init__(self) -> None:
         self.seen: list[str] = []
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         self.seen += [request.id for request in batch.requests]
         return [
             Outcome(

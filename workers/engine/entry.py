@@ -1,4 +1,4 @@
-"""What a worker leases, and how it ends."""
+"""A leased entry of a stream, and the outcomes that it can have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """How one leased entry ends.
+    """The end of one leased entry.
 
     Attributes:
         entry: The entry.

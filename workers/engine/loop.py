@@ -12,27 +12,28 @@ import structlog
 
 from producer.errors import ServerError
 from producer.transport.steps import Steps
-from workers.engine.batch import Batch, assemble, portion, suspects
 from workers.engine.entry import Entry, Outcome
-from workers.engine.held import HeldBack
+from workers.engine.microbatch import MicroBatch, assemble, portion
 from workers.engine.outcomes import dead_with_answer, served_fast
 from workers.engine.queue import LeasedQueue
+from workers.engine.suspects import HeldBack, suspects
 from workers.errors import refused
 from workers.settings import WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")
 #: An answer that says no may be of a moment too; so often it is asked for again, for some seconds.
 _REFUSALS_MAX = 6
+_PAUSE_S, _PAUSE_S_MAX = 0.05, 2.0
 
-#: Turns entries into a batch: entries, settings, epoch ms and monotonic seconds of the read.
-Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], Batch]
+#: Turns entries into a micro-batch: entries, settings, epoch ms and monotonic seconds of the read.
+Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], MicroBatch]
 
 
 class Handler(Protocol):
     """What a worker kind adds to the loop."""
 
-    def handle(self, batch: Batch) -> list[Outcome]:
-        """One outcome per request of the batch, in order. May raise: the loop then bisects."""
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
+        """One outcome per request, in order. May raise: the loop then bisects."""
         ...
 
 
@@ -42,8 +43,8 @@ class Loop:
     Attributes:
         finished: Entries ended since the start; for health checks.
         given_up: Entries that the server would not let us end.
-        progress: Moves with every step: a read, a batch, a part of one, a try to end one. A server
-            that is away is asked again and again, so that waiting for it is progress.
+        progress: Moves with every step: a read, a micro-batch, a part of one, a try to end one. A
+            server that is away is asked again and again, so that waiting for it is progress.
         suspecting: Whether it computes entries that may have ended a worker's process before.
         thread_id: Of the system; 0 before `run`.
     """
@@ -64,7 +65,7 @@ class Loop:
         self._away = False
 
     def stop(self) -> None:
-        """Asks the loop to end after the batch at hand. Safe in a signal handler."""
+        """Asks the loop to end after the micro-batch at hand. Safe in a signal handler."""
         self._stopping.set()
 
     @property
@@ -81,7 +82,7 @@ class Loop:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
         self.thread_id = threading.get_native_id()
         linger_s = self.queue.settings.queue.linger_ms / 1000
-        pause_s = 0.05
+        pause_s = _PAUSE_S
         ready = False
         while not self._stopping.is_set():
             self.progress += 1
@@ -91,37 +92,45 @@ class Loop:
                     self._held.clear()
                     self.queue.rejoin()
                     ready = True
-                if self._held.is_due(time.monotonic()):
-                    self._hand = self._held.take()
-                    self._begin(self._hand)
-                entries = self.queue.lease()
-                lingering = bool(entries)
-                while entries and not self._stopping.is_set():
-                    entries = self.step(entries)
-                self._join()
-                self._hand = ()
+                worked = self._turn()
             except ServerError as error:
                 self._hand = ()
                 # Also NOGROUP after a flush: the group is made again on the next turn.
                 self._note_outage(error)
                 self._stopping.wait(pause_s)
                 # A server that let us in is there: a read that it did not answer is soon tried smaller.
-                pause_s = min(2 * pause_s, 0.2 if ready else 2.0)
+                pause_s = min(2 * pause_s, 0.2 if ready else _PAUSE_S_MAX)
                 ready = False
                 continue
-            self._note_return()
-            pause_s = 0.05
-            if lingering and linger_s:
+            if self._away:
+                self._away = False
+                _LOG.warning("worker_resumed", worker=self.queue.name)
+            pause_s = _PAUSE_S
+            if worked and linger_s:
                 self._stopping.wait(linger_s)
         self._join()
         self._side.shutdown()
 
+    def _turn(self) -> bool:
+        """One blocking read and all that follows from it; returns whether something came."""
+        if self._held.is_due(time.monotonic()):
+            self._hand = self._held.take()
+            self._begin(self._hand)
+        entries = self.queue.lease()
+        came = bool(entries)
+        while entries and not self._stopping.is_set():
+            entries = self.step(entries)
+        if self._finishing is not None:
+            self._join()
+        self._hand = ()
+        return came
+
     def step(self, entries: Sequence[Entry]) -> list[Entry]:
-        """One batch; returns the next one when there is more to do at once.
+        """One micro-batch; returns the next one when there is more to do at once.
 
         When the read left something waiting there is: the next one is read, and this one is finished
         in a side thread while that is computed. Otherwise somebody waits: no thread is in between.
-        Of large messages a read holds several batches: what does not go into this one is the next.
+        Of large messages a read holds several micro-batches: what does not go into this one is the next.
         """
         self.progress += 1
         self._hand = entries
@@ -131,7 +140,8 @@ class Loop:
         now, later = entries[:count], list(entries[count:])
         more = self.queue.more and not self._held.is_due(time.monotonic())
         outcomes = self._outcomes(now)
-        self._join()
+        if self._finishing is not None:
+            self._join()
         if not (more or later):
             self._finish(outcomes)
             return []
@@ -171,17 +181,12 @@ class Loop:
             self._away = True
             _LOG.warning("worker_waits_for_server", worker=self.queue.name, error=str(error))
 
-    def _note_return(self) -> None:
-        if self._away:
-            self._away = False
-            _LOG.warning("worker_resumed", worker=self.queue.name)
-
     def _begun(self, group: Sequence[Entry]) -> list[Entry] | None:
         """Those of a group that are still ours, counted; None when that cannot be, or we are to stop.
 
         It is asked for until the server answers: a count whose answer was lost is made once.
         """
-        pause_s, refusals = 0.05, 0
+        pause_s, refusals = _PAUSE_S, 0
         while refusals < _REFUSALS_MAX and not self._stopping.is_set():
             self.progress += 1
             try:
@@ -190,28 +195,26 @@ class Loop:
                 self._note_outage(error)
                 refusals += refused(error)
                 self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, 2.0)
+                pause_s = min(2 * pause_s, _PAUSE_S_MAX)
         return None
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
-        return batch.refused + (self._handled(batch) if len(batch) else [])
+        return batch.refused + self._handled(batch) if batch.requests else batch.refused
 
-    def _handled(self, batch: Batch) -> list[Outcome]:
-        """Handles the batch; when that raises, halves it until the culprit is alone."""
+    def _handled(self, batch: MicroBatch) -> list[Outcome]:
+        """Handles them; when that raises, halves them until the culprit is alone: it becomes a dead
+        letter, and an escalated one has its AMN answer."""
         self.progress += 1
         try:
             return self._handler.handle(batch)
         except Exception as error:
-            if len(batch) > 1:
-                half = len(batch) // 2
-                return self._handled(batch.part(0, half)) + self._handled(batch.part(half, len(batch)))
-            _LOG.error("request_breaks_batch", request=batch.requests[0].id, exc_info=True)
-            return [self._poisoned(batch, error)]
-
-    def _poisoned(self, batch: Batch, error: Exception) -> Outcome:
-        """A request that the model cannot take: dead letter; an escalated one has its AMN answer."""
-        return dead_with_answer(batch.entries[0], batch.requests[0], "batch_breaking", repr(error))
+            entries, requests = batch.entries, batch.requests
+            if len(requests) > 1:
+                half = len(requests) // 2
+                return self._handled(batch.part(0, half)) + self._handled(batch.part(half, len(requests)))
+            _LOG.error("request_breaks_batch", request=requests[0].id, exc_info=True)
+            return [dead_with_answer(entries[0], requests[0], "batch_breaking", repr(error))]
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.
@@ -221,12 +224,12 @@ class Loop:
         steps, so that an entry that cannot be ended keeps nothing but itself: it leaves the hand, and
         its lease brings it back.
         """
-        left, steps, pause_s, refusals = list(outcomes), Steps(len(outcomes)), 0.05, 0
+        left, steps, pause_s, refusals = outcomes, Steps(len(outcomes)), _PAUSE_S, 0
         while left:
             self.progress += 1
             some = left[: steps.size]
             try:
-                self._ended(some, self.queue.finish(some))
+                statuses = self.queue.finish(some)
             except ServerError as error:
                 self._note_outage(error)
                 steps.note_lost(len(some))
@@ -234,15 +237,20 @@ class Loop:
                 if refusals < _REFUSALS_MAX:
                     if self._stopping.wait(pause_s):
                         return
-                    pause_s = min(2 * pause_s, 2.0)
+                    pause_s = min(2 * pause_s, _PAUSE_S_MAX)
                     continue
                 self.given_up += 1
                 _LOG.error("entry_not_ended", worker=self.queue.name, entry=some[0].entry.id.decode())
-            left, pause_s = left[len(some) :], 0.05
-            steps.note_came()
+            else:
+                self.finished += statuses.count(b"ok")
+                if b"lost" in statuses or b"full" in statuses:
+                    self._not_ended(some, statuses)
+            left, pause_s = left[len(some) :], _PAUSE_S
+            if left:
+                steps.note_came()
 
-    def _ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
-        self.finished += statuses.count(b"ok")
+    def _not_ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
+        """Escalations that found no room are answered; what another worker holds now is its own."""
         if b"lost" in statuses:
             _LOG.warning("lease_lost", worker=self.queue.name, entries=statuses.count(b"lost"))
         full = [o for o, status in zip(outcomes, statuses, strict=True) if status == b"full"]

@@ -1,6 +1,6 @@
 """The leased queue: the only module of the workers that speaks to Redis streams.
 
-A queue of new requests is three streams, one a level (workers/engine/levels.py); a fallback's is one. The
+A queue of new requests is three streams, one a level (workers/engine/reads.py); a fallback's is one. The
 chain of escalations is requests -> fallback -> fallback:secondary; behind the last one there is no
 room, so that an escalation from there finds it full.
 
@@ -20,18 +20,29 @@ import redis
 from producer.keys import GROUP, REQUEST, Keys
 from producer.protocol.wire import PAYLOAD_BYTES_MAX
 from producer.transport.clock import ServerClock
-from producer.transport.connection import LOST, connect, driver_errors, script_text
+from producer.transport.connection import (
+    DRIVER_ERRORS,
+    LOST,
+    connect,
+    driver_errors,
+    script_text,
+    translated,
+)
 from producer.transport.link import Link, Script
 from producer.transport.packing import written
 from workers.engine.entry import Entry, Outcome
-from workers.engine.levels import Shares
-from workers.engine.room import Room
-from workers.engine.unread import BESIDE_BYTES, Unread
+from workers.engine.reads import Room, Shares
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
 #: A consumer that holds nothing and was silent for this long belongs to a worker that is gone.
 _GONE_MS = 600_000
+#: Bytes that go to a client between two measurements of its reply stream: an exact count would cost a
+#: command for each answer.
+UNREAD_BYTES = 2 * 1024**2
+#: What an answer takes beside its bytes.
+_BESIDE_BYTES = 512
+_CLIENTS_MAX = 10_000
 
 
 class LeasedQueue:
@@ -41,47 +52,47 @@ class LeasedQueue:
         streams: What is read, the most urgent first.
         clock: The server's, measured here and by the keeper.
         more: Whether the last lease may have left something waiting.
-        heavy: Whether it holds batches of contexts, so that it may be too much for one step.
+        heavy: Whether it holds messages of many contexts, so that it may be too much for one step.
         lent: Scripts of the producers, who may be allowed no text of their own.
         room: How many entries a read asks for.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
-        self.settings = settings
-        self.stream = stream
-        self.name = name
-        self.keys = Keys(settings.producer.queue)
+        self.settings, self.stream, self.name = settings, stream, name
+        self.keys = keys = Keys(settings.producer.queue)
         self.clock = ServerClock()
-        several = {self.keys.requests: self.keys.levels, self.keys.shadow: (stream, self.keys.truths)}
+        several = {keys.requests: keys.levels, keys.shadow: (stream, keys.truths)}
         self.streams = several.get(stream, (stream,))
-        places = self.keys.places
-        self._first_place = places.index(self.streams[0]) + 1 if stream in places else 0
+        self._levels = {stream.encode(): level for level, stream in enumerate(self.streams)}
+        self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
         self._shares = Shares(settings.queue.batch_max, len(self.streams))
         self.more = self.heavy = False
         self.room = Room(settings.queue.batch_max)
-        limits, keys, block_ms = settings.queue, self.keys, settings.queue.block_ms
-        # The words that are the same in every call.
-        self._read_words = written("XREADGROUP", "GROUP", GROUP, name, "COUNT")
+        self._write_fixed_words()
+        self._unread: dict[str, int] = {}
+        self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
+        # Two connections: a micro-batch may be finished while the next one is read.
+        self._reads, self._writes = Link(self.client), Link(self.client)
+        self._finish, self._reclaim, self._begin = load("finish"), load("reclaim"), load("begin")
+        self.lent = tuple(Script(script_text("producer", name)) for name in ("submit", "cancel"))
+        self._reclaim_at = 0.0
+        self._reclaim_from: list[bytes] = []
+
+    def _write_fixed_words(self) -> None:
+        """Encodes the words that are the same in every call."""
+        keys, limits = self.keys, self.settings.queue
+        self._read_words = written("XREADGROUP", "GROUP", GROUP, self.name, "COUNT")
         self._wait_words = written(
             "BLOCK", limits.block_ms, "STREAMS", *self.streams, *(">" for _ in self.streams)
         )
-        self._finish_keys = written(*places, *keys.counters, keys.shadow, keys.dead, keys.stats)
+        self._finish_keys = written(*keys.places, *keys.counters, keys.shadow, keys.dead, keys.stats)
         self._finish_words = written(
-            *(GROUP, name, limits.reply_ttl_ms),
+            *(GROUP, self.name, limits.reply_ttl_ms),
             *(limits.shadow_entries_max, limits.dead_entries_max),
             *(limits.fallback_entries_max, limits.fallback_bytes_max),
             *(limits.secondary_entries_max, limits.secondary_bytes_max, keys.seen_prefix),
         )
         self._reply_limits = limits.reply_entries_max, limits.reply_bytes_max
-        self._unread = Unread()
-        self.client: redis.Redis = connect(settings.producer, block_ms=block_ms, retries=0)
-        # Two connections: a batch may be finished while the next one is read.
-        self._reads, self._writes = Link(self.client), Link(self.client)
-        self._finish, self._reclaim, self._begin = load("finish"), load("reclaim"), load("begin")
-        self._release, self._prune = load("release"), load("prune")
-        self.lent = tuple(Script(script_text("producer", name)) for name in ("submit", "cancel"))
-        self._reclaim_at = 0.0
-        self._reclaim_from: list[bytes] = []
 
     def ensure_group(self) -> None:
         """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
@@ -95,10 +106,10 @@ class LeasedQueue:
                 except redis.ResponseError as error:
                     if "BUSYGROUP" not in str(error):
                         raise
-            self._reads.run(self._prune, list(self.streams), [GROUP, _GONE_MS])
+            self._reads.run(load("prune"), list(self.streams), [GROUP, _GONE_MS])
             for script in self.lent:
                 self._reads.load(script)
-            self._look_ahead()
+            self._expect_sizes()
 
     def rejoin(self) -> None:
         """After the server was away: makes sure of the groups, and hands back what is in our name.
@@ -114,20 +125,20 @@ class LeasedQueue:
     def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
 
-        Never waits for a batch to fill: what is there is taken. Returns [] after `block_ms`, or at
-        once without `block`. Without it, levels are strict (workers/engine/levels.py).
+        Never waits for more to come: what is there is taken. Returns [] after `block_ms`, or at
+        once without `block`. Without it, levels are strict (workers/engine/reads.py).
         """
-        with driver_errors(self.settings.producer.url):
-            try:
-                entries = self._read(block)
-            except LOST:
+        try:
+            entries = self._reclaimed() if time.monotonic() >= self._reclaim_at else None
+            entries = entries or self._read(block)
+        except DRIVER_ERRORS as error:
+            if isinstance(error, LOST):
                 self.room.note_lost()
                 self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
-                raise
-        self.room.note_came()
-        largest_bytes = max((len(entry.fields.get(REQUEST, b"")) for entry in entries), default=0)
+            raise translated(error, self.settings.producer.url) from error
+        largest_bytes = max([len(entry.fields.get(REQUEST, b"")) for entry in entries], default=0)
         self.heavy = largest_bytes > PAYLOAD_BYTES_MAX
-        self.room.expect(largest_bytes)
+        self.room.note_came(largest_bytes)
         return entries
 
     def begin(self, entries: Sequence[Entry]) -> list[Entry]:
@@ -137,7 +148,7 @@ class LeasedQueue:
         """
         arguments: list[Any] = [GROUP, self.name]
         for entry in entries:
-            arguments += (self._number(entry) + 1, entry.id, entry.deliveries)
+            arguments += (entry.place - self._first_place + 1, entry.id, entry.deliveries)
         with driver_errors(self.settings.producer.url):
             held = self._reads.run(self._begin, list(self.streams), arguments)
         return [entry for entry, is_held in zip(entries, held, strict=True) if is_held]
@@ -146,39 +157,41 @@ class LeasedQueue:
         """The ids of some entries by their stream."""
         found: dict[str, list[bytes]] = {}
         for entry in entries:
-            found.setdefault(self.streams[self._number(entry)], []).append(entry.id)
+            found.setdefault(self.streams[entry.place - self._first_place], []).append(entry.id)
         return found
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
         if not outcomes:
             return []
-        clients: dict[str, int] = {}
-        sizes: list[int] = []  # of the answers, by client
+        sent: dict[str, int] = {}  # bytes by client, in the order of the reply numbers
+        numbers: dict[str, int] = {"": 0}
+        places = set()
         arguments: list[Any] = []
         for o in outcomes:
-            number = clients.setdefault(o.reply_to, len(clients) + 1) if o.reply_to else 0
-            if number > len(sizes):
-                sizes.append(0)
+            number = numbers.setdefault(o.reply_to, len(numbers))
             if number:
-                sizes[number - 1] += len(o.payload) + BESIDE_BYTES
+                sent[o.reply_to] = sent.get(o.reply_to, 0) + len(o.payload) + _BESIDE_BYTES
+            places.add(str(o.entry.place))
             payload = o.entry.fields.get(REQUEST, b"")
             arguments += (o.entry.place, o.entry.id, o.op, number, o.payload, o.counters, o.sample_key)
             arguments += (o.truth_key, o.truth, len(payload))
             if o.op == "dead":
                 arguments += (o.reason, o.message, sha1(payload, usedforsecurity=False).hexdigest())
-        fixed = self._finish_keys
-        places = "".join(map(str, {o.entry.place for o in outcomes}))
-        due = self._unread.due(zip(clients, sizes, strict=True))
-        said = (self._finish_words, places, *self._reply_limits, due)
-        words = [fixed.number + len(clients), fixed, *map(self.keys.replies, clients), *said, *arguments]
-        with driver_errors(self.settings.producer.url):
+        prefix, fixed = self.keys.replies_prefix, self._finish_keys
+        replies = [prefix + client for client in sent]
+        said = (self._finish_words, "".join(places), *self._reply_limits, self._unread_due(sent))
+        words = [fixed.number + len(sent), fixed, *replies, *said, *arguments]
+        try:
             return cast("list[bytes]", self._writes.run_words(self._finish, words))
+        except DRIVER_ERRORS as error:
+            raise translated(error, self.settings.producer.url) from error
 
     def release(self) -> int:
         """Hands everything still leased back at once; returns how many entries."""
         with driver_errors(self.settings.producer.url):
-            return int(self._reads.run(self._release, list(self.streams), [GROUP, self.name, _RELEASED]))
+            arguments = [GROUP, self.name, _RELEASED]
+            return int(self._reads.run(load("release"), list(self.streams), arguments))
 
     def close(self) -> None:
         """Closes the connections; what is leased stays leased until it runs out."""
@@ -186,33 +199,33 @@ class LeasedQueue:
         self._writes.close()
         self.client.close()
 
-    def _look_ahead(self) -> None:
-        """What waits tells how large the first read's entries may be."""
+    def _unread_due(self, sent: dict[str, int]) -> str:
+        """The numbers, from 1, of the clients whose unread answers are to be measured now."""
+        if len(self._unread) > _CLIENTS_MAX:
+            self._unread.clear()
+        due = ""
+        for number, (client, size) in enumerate(sent.items(), 1):
+            total = self._unread.get(client, 0) + size
+            self._unread[client] = total % UNREAD_BYTES
+            if total >= UNREAD_BYTES:
+                due += f"{number} "
+        return due
+
+    def _expect_sizes(self) -> None:
+        """Learns from what waits how large the first read's entries may be."""
         if not self._first_place:
             return
         first = self._first_place - 1
-        counters = self.keys.counters[first : first + len(self.streams)]
         with self.client.pipeline(transaction=False) as pipe:
-            for stream, counter in zip(self.streams, counters, strict=True):
+            for stream, counter in zip(self.streams, self.keys.counters[first:], strict=False):
                 pipe.xlen(stream)
                 pipe.get(counter)
             found = [int(value or 0) for value in pipe.execute()]
         pairs = zip(found[::2], found[1::2], strict=True)
         self.room.expect(max(size_bytes // max(1, count) for count, size_bytes in pairs))
 
-    def _number(self, entry: Entry) -> int:
-        """Which of `streams` it is from."""
-        return entry.place - self._first_place
-
-    def _read(self, block: bool) -> list[Entry]:
-        room = self.room.entries
-        if time.monotonic() >= self._reclaim_at and (reclaimed := self._reclaimed(room)):
-            self.more = len(reclaimed) >= room
-            return reclaimed
-        return self._waited(room) if block or len(self.streams) == 1 else self._taken(room)
-
-    def _reclaimed(self, room: int) -> list[Entry]:
-        queue = self.settings.queue
+    def _reclaimed(self) -> list[Entry]:
+        queue, room = self.settings.queue, self.room.entries
         beginning = [b"0-0"] * len(self.streams)
         start = self._reclaim_from or beginning
         arguments = [GROUP, self.name, queue.lease_ms, room, *start]
@@ -220,34 +233,32 @@ class LeasedQueue:
         if len(rows) < room and start == self._reclaim_from == beginning:
             # All of them were looked at in one go; else the next read goes on.
             self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
-        first = self._first_place
-        return [Entry(entry, _fields(flat), n + 1, first + i - 1) for i, entry, n, flat in rows]
+        self.more = len(rows) >= room
+        first = self._first_place - 1
+        return [Entry(entry, _fields(flat), n + 1, first + i) for i, entry, n, flat in rows]
 
-    def _waited(self, room: int) -> list[Entry]:
-        """What is there, or what comes first within `block_ms`."""
-        count, levels = min(self._shares.waiting, room), len(self.streams)
-        found = self._reads.call(self._read_words, count, self._wait_words)
-        return self._entries(found or (), [count] * levels)
-
-    def _taken(self, room: int) -> list[Entry]:
-        """What is there, level by level, in one round trip."""
-        counts = [min(count, room) for count in self._shares.counts()]
-        pairs, words = zip(counts, self.streams, strict=True), self._read_words
-        answers = self._reads.each([(words, count, "STREAMS", stream, ">") for count, stream in pairs])
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        return self._entries([answer[0] for answer in answers if answer], counts)
-
-    def _entries(self, found: Iterable[Any], asked: list[int]) -> list[Entry]:
-        """Entries of `[[stream, [[id, [name, value, ...]], ...]], ...]`; notes what each level gave."""
+    def _read(self, block: bool) -> list[Entry]:
+        """What is there, level by level, in one round trip; with `block` what comes first at any level."""
+        shares, room = self._shares, self.room.entries
+        if block or len(self.streams) == 1:
+            count = min(shares.waiting, room)
+            asked = [count] * len(self.streams)
+            found = self._reads.call(self._read_words, count, self._wait_words) or ()
+        else:
+            asked = [min(count, room) for count in shares.counts()]
+            pairs, words = zip(asked, self.streams, strict=True), self._read_words
+            answers = self._reads.each([(words, count, "STREAMS", stream, ">") for count, stream in pairs])
+            for answer in answers:
+                if isinstance(answer, Exception):
+                    raise answer
+            found = [answer[0] for answer in answers if answer]
         got, entries = [0] * len(asked), []
         for stream, rows in found:
-            level = self.streams.index(stream.decode())
+            level = self._levels[stream]
             got[level], place = len(rows), self._first_place + level
             entries += [Entry(entry_id, _fields(flat), 1, place) for entry_id, flat in rows]
-        self._shares.took(asked, got)
-        self.more = self._shares.more
+        shares.took(asked, got)
+        self.more = shares.more
         return entries
 
 

@@ -25,8 +25,8 @@ from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
 from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings
 from producer.protocol import wire
-from workers.engine.batch import Batch
 from workers.engine.entry import Outcome
+from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import answered, dead, degraded, fast_answer
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
@@ -96,7 +96,7 @@ class FallbackHandler:
         self._predictor = predictor
         self._tier = tier or Tier()
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One model call for the batch; one outcome per request, in order."""
         started_s = time.perf_counter()
         try:
@@ -121,7 +121,7 @@ class FallbackHandler:
         )
         return [self._outcome(batch, i, fast[i], made) for i in range(len(batch))]
 
-    def _outcome(self, batch: Batch, i: int, so_far: Answer | None, made: Made) -> Outcome:
+    def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, made: Made) -> Outcome:
         """How request i ends."""
         entry, request, rows = batch.entries[i], batch.requests[i], batch.rows(i)
         if so_far is None:
@@ -143,7 +143,7 @@ class FallbackHandler:
         return onward or answered(entry, request.reply_to, reply)
 
     def _best(
-        self, batch: Batch, fast: list[Answer | None], rows: NDArray[np.float32]
+        self, batch: MicroBatch, fast: list[Answer | None], rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]:
         """Final vectors (B, 768), this model's weight in them (B,), expected cosines (B, 2)."""
         count = len(rows)
@@ -202,7 +202,7 @@ class FallbackHandler:
             return replace(so_far, tiers=tiers)
         return replace(so_far, vector=vector, served_by=self._predictor.name, model=name, tiers=tiers)
 
-    def _onward(self, batch: Batch, b: int, best: Answer) -> Outcome | None:
+    def _onward(self, batch: MicroBatch, b: int, best: Answer) -> Outcome | None:
         """The entry on its way to the next tier with the best answer so far; None without one."""
         tiers = self._tier.policy.chain.tiers
         if self._tier.name != ACCURACY or SECONDARY not in tiers or not self._tier.next_is_up():
@@ -216,7 +216,7 @@ class FallbackHandler:
         )
 
 
-def _so_far(batch: Batch, i: int) -> Answer | None:
+def _so_far(batch: MicroBatch, i: int) -> Answer | None:
     """The best answer that request i carries, if it has as many vectors as the request has contexts."""
     reply, request = fast_answer(batch.entries[i]), batch.requests[i]
     if isinstance(reply, BatchReply):

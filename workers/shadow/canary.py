@@ -36,8 +36,7 @@ from producer.sampling import RATE_MAX, sampled
 from producer.session.requests import new_id
 from producer.settings import ProducerSettings
 from workers.errors import NotReady
-from workers.handlers.amn import FALLBACK_MS_MIN
-from workers.settings import artifacts_root
+from workers.settings import FALLBACK_MS_MIN, artifacts_root
 
 #: Items a slice. Each is compared with itself, so that a change shows however few there are.
 PER_SLICE = 64

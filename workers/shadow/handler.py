@@ -18,8 +18,8 @@ from producer.errors import Undecodable, WireError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
 from producer.protocol import wire
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
-from workers.engine.batch import Batch
 from workers.engine.entry import Entry, Outcome
+from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import WORKER_DIED
 from workers.settings import WorkerSettings
 from workers.shadow.queue import HalfOutcome
@@ -85,10 +85,10 @@ class ShadowHandler:
 
     def assemble(
         self, entries: Sequence[Entry], settings: WorkerSettings, leased_at_ms: float, leased_at_s: float
-    ) -> Batch:
+    ) -> MicroBatch:
         """Decodes entries; predictions become rows, everything else ends without a model."""
         buffer = np.empty((len(entries), *CONTEXT_SHAPE), dtype=np.float32)
-        batch = Batch([], [], buffer, leased_at_ms, leased_at_s)
+        batch = MicroBatch([], [], buffer, leased_at_ms, leased_at_s)
         for entry in entries:
             kind = entry.fields.get(b"kind")
             try:
@@ -108,7 +108,7 @@ class ShadowHandler:
         batch.contexts = buffer[: len(batch.requests)]
         return batch
 
-    def handle(self, batch: Batch) -> list[Outcome]:
+    def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One call of the fallback for the batch; one outcome per prediction, in order."""
         fallbacks = None if self._fallback is None else self._fallback.predict(batch.contexts)
         outcomes = []
@@ -118,7 +118,7 @@ class ShadowHandler:
         return outcomes
 
     def _prediction(
-        self, entry: Entry, batch: Batch, b: int, fallback: NDArray[np.float32] | None
+        self, entry: Entry, batch: MicroBatch, b: int, fallback: NDArray[np.float32] | None
     ) -> Outcome:
         request = batch.requests[b]
         try:

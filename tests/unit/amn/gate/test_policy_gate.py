@@ -21,10 +21,11 @@ from ops.gate.log import read_log
 from ops.gate.replay import replay
 from producer.messages import Reply, Request
 from producer.protocol import wire
-from workers.engine.batch import assemble
 from workers.engine.entry import Entry
-from workers.handlers.amn import AmnHandler, Gate, counters_of
+from workers.engine.microbatch import assemble
+from workers.handlers.amn import AmnHandler, counters_of
 from workers.handlers.decisions import DecisionLog
+from workers.handlers.scoring import Gate
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="amn", sample_rate=0.0)

@@ -11,11 +11,12 @@ from amn.policy import load_policy
 from producer.messages import Reply, Request, Timings
 from producer.protocol import wire
 from producer.protocol.answers import AnswerEncoder
-from workers.engine.batch import assemble
 from workers.engine.entry import Entry
 from workers.engine.loop import Loop
-from workers.handlers.amn import FALLBACK_MS_MIN, AmnHandler, Gate
-from workers.settings import QueueSettings, WorkerSettings
+from workers.engine.microbatch import assemble
+from workers.handlers.amn import AmnHandler
+from workers.handlers.scoring import Gate
+from workers.settings import FALLBACK_MS_MIN, QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0
 SETTINGS = WorkerSettings(kind="amn", queue=QueueSettings(batch_max=8, deliveries_max=3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.levels import Shares
+from workers.engine.reads import Shares
 
 backlogs = st.lists(st.integers(0, 2000), min_size=3, max_size=3)
 

@@ -13,12 +13,12 @@ from producer.protocol import wire
 from producer.protocol.envelope import Envelope, envelope
 from producer.transport.clock import ServerClock
 from producer.transport.steps import Steps
-from workers.engine.batch import Batch, suspects
 from workers.engine.entry import Entry, Outcome
-from workers.engine.held import PAUSE_S, HeldBack
 from workers.engine.loop import Loop
+from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import begun_too_often
-from workers.engine.room import Room
+from workers.engine.reads import Room
+from workers.engine.suspects import PAUSE_S, HeldBack, suspects
 from workers.engine.watchdog import Watchdog
 from workers.settings import QueueSettings, WorkerSettings
 
@@ -114,12 +114,12 @@ def made(books: Books) -> Loop:
     """A loop over it that computes nothing."""
 
     class Handler:
-        def handle(self, batch: Batch) -> list[Outcome]:
+        def handle(self, batch: MicroBatch) -> list[Outcome]:
             books.done.append(("handle", [one.id for one in batch.entries]))
             return [Outcome(entry=one, op="reply") for one in batch.entries]
 
-    def assemble(entries: Sequence[Entry], *_: Any) -> Batch:
-        return Batch(list(entries), [None] * len(entries), None, 0.0, 0.0)  # type: ignore[list-item, arg-type]
+    def assemble(entries: Sequence[Entry], *_: Any) -> MicroBatch:
+        return MicroBatch(list(entries), [None] * len(entries), None, 0.0, 0.0)  # type: ignore[list-item, arg-type]
 
     books.loop = Loop(books, Handler(), assemble)  # type: ignore[arg-type]
     books.loop._stopping.wait = lambda _: False  # type: ignore[assignment, method-assign]

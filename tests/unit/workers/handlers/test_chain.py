@@ -12,8 +12,8 @@ from amn.gate.gain import Calibration, Linear, blend
 from amn.policy import ACCURACY, SECONDARY, Chain, load_policy
 from producer.messages import Reply, Request
 from producer.protocol import wire
-from workers.engine.batch import assemble
 from workers.engine.entry import Entry
+from workers.engine.microbatch import assemble
 from workers.engine.outcomes import served_fast
 from workers.handlers.fallback import FAILED, FallbackHandler, Tier
 from workers.settings import WorkerSettings

@@ -16,14 +16,15 @@ from amn.policy import load_policy, parse_policy
 from ops.drift.rules.service_rules import OBJECTIVES, Service
 from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
-from workers.engine.batch import PORTION_BYTES, assemble, portion
 from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
+from workers.engine.microbatch import PORTION_BYTES, assemble, portion
 from workers.engine.outcomes import served_fast
-from workers.handlers.amn import FALLBACK_MS_MIN, FALLBACK_ROW_MS, AmnHandler, Gate
+from workers.handlers.amn import FALLBACK_ROW_MS, AmnHandler
+from workers.handlers.batches import SHEDS, decide_batch
 from workers.handlers.fallback import FAILED, FallbackHandler, Tally, Tier
-from workers.handlers.message_batches import SHEDS, Columns, decide_batch
-from workers.settings import QueueSettings, WorkerSettings
+from workers.handlers.scoring import Columns, Gate
+from workers.settings import FALLBACK_MS_MIN, QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0
 SETTINGS = WorkerSettings(kind="amn", queue=QueueSettings(batch_max=8, deliveries_max=3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -17,14 +17,14 @@ from workers.engine.entry import Entry, Outcome
 from workers.engine.outcomes import begun_too_often, dead, failure
 from workers.settings import WorkerSettings
 
-#: Payload of one batch: 256 single float32 contexts, or one message that is full.
+#: Payload of one micro-batch: 256 single float32 contexts, or one message that is full.
 PORTION_BYTES = 4 * 1024**2
 _NONE = np.empty((0, *CONTEXT_SHAPE), dtype=np.float32)
 _SQUARE_MIN, _SQUARE_MAX = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
 
 @dataclass(slots=True)
-class Batch:
+class MicroBatch:
     """Requests to be answered together.
 
     Attributes:
@@ -51,11 +51,11 @@ class Batch:
         """Where the contexts of request i are."""
         return slice(self.starts[i], self.starts[i + 1]) if self.starts else slice(i, i + 1)
 
-    def part(self, start: int, stop: int) -> Batch:
+    def part(self, start: int, stop: int) -> MicroBatch:
         """Requests start..stop, for bisecting; nothing refused goes along."""
         starts = self.starts[start : stop + 1]
         first, last = (starts[0], starts[-1]) if starts else (start, stop)
-        return Batch(
+        return MicroBatch(
             self.entries[start:stop],
             self.requests[start:stop],
             self.contexts[first:last],
@@ -67,13 +67,13 @@ class Batch:
 
 def assemble(
     entries: Sequence[Entry], settings: WorkerSettings, leased_at_ms: float, leased_at_s: float
-) -> Batch:
+) -> MicroBatch:
     """Decodes entries into one buffer, and refuses what breaks the contract.
 
     Undecodable and wrong-version entries, and those begun too often, become dead letters; a wrong encoder,
     lane, norm or a passed deadline becomes a named failure. The others are not affected.
     """
-    batch = Batch([], [], _NONE, leased_at_ms, leased_at_s)
+    batch = MicroBatch([], [], _NONE, leased_at_ms, leased_at_s)
     for entry in entries:
         if entry.deliveries > settings.queue.deliveries_max:  # before anything in it is looked at
             batch.refused.append(begun_too_often(entry, settings.queue.deliveries_max))
@@ -90,11 +90,14 @@ def assemble(
         batch.entries.append(entry)
         batch.requests.append(request)
     _fill(batch)
-    return _without_bad_rows(batch)
+    squares = np.vecdot(batch.contexts, batch.contexts)  # (B, 5); NaN fails both comparisons
+    if len(squares) and not (squares.min() >= _SQUARE_MIN and squares.max() <= _SQUARE_MAX):
+        _refuse_bad_rows(batch, squares)
+    return batch
 
 
 def portion(entries: Sequence[Entry]) -> int:
-    """How many of the first entries make one batch: up to `PORTION_BYTES`, at least one.
+    """How many of the first entries make one micro-batch: up to `PORTION_BYTES`, at least one.
 
     So what comes behind a large message does not wait for more than one or two of its kind, and
     nothing is copied that does not fit.
@@ -107,27 +110,12 @@ def portion(entries: Sequence[Entry]) -> int:
     return len(entries)
 
 
-def suspects(entries: Sequence[Entry], batch_max: int) -> Iterator[Sequence[Entry]]:
-    """Entries that were delivered before, in the groups and the order in which they are begun.
-
-    One of them may have ended its worker's process, with all that was in hand. So those that were
-    begun at most once come first, an eighth of a batch at a time; the others alone, and the one that
-    was begun most often last.
-    """
-    left = sorted(entries, key=lambda entry: entry.deliveries)  # keeps the order among equals
-    once = sum(entry.deliveries == 2 for entry in left)
-    while left:
-        most = max(1, batch_max // 8)
-        count = min(most, portion(left[:once])) if once > 0 else 1
-        yield left[:count]
-        left, once = left[count:], once - count
-
-
-def _fill(batch: Batch) -> None:
-    """The one copy of the contexts, float16 widened on the way; a lone float32 message needs none."""
+def _fill(batch: MicroBatch) -> None:
+    """Makes the one copy of the contexts, float16 widened on the way; a lone float32 message needs none."""
     requests = batch.requests
+    batch.starts = ()
     if any(request.batched for request in requests):
-        batch.starts = list(accumulate((request.count for request in requests), initial=0))
+        batch.starts = list(accumulate([request.count for request in requests], initial=0))
     if len(requests) == 1 and requests[0].context.dtype == np.float32:
         batch.contexts = requests[0].context.reshape(-1, *CONTEXT_SHAPE)
         return
@@ -164,26 +152,20 @@ def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueE
     return None
 
 
-def _without_bad_rows(batch: Batch) -> Batch:
-    """Checks finiteness and norms of the whole buffer at once, and drops the rows that fail."""
-    contexts = batch.contexts
-    squares = np.vecdot(contexts, contexts)  # (B, 5); NaN fails both comparisons, as infinity one of them
-    if not len(squares) or (squares.min() >= _SQUARE_MIN and squares.max() <= _SQUARE_MAX):
-        return batch
-    good = ((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1)
-    kept = Batch([], [], _NONE, batch.leased_at_ms, batch.leased_at_s, batch.refused)
+def _refuse_bad_rows(batch: MicroBatch, squares: NDArray[np.float32]) -> None:
+    """Drops the requests with a vector that is not finite or not of unit norm; `squares` is (B, 5)."""
+    good = (squares.min(axis=1) >= _SQUARE_MIN) & (squares.max(axis=1) <= _SQUARE_MAX)
+    kept = []
     for i, request in enumerate(batch.requests):
         bad = np.flatnonzero(~good[batch.rows(i)])
-        if not len(bad):
-            kept.entries.append(batch.entries[i])
-            kept.requests.append(request)
-            continue
-        where = f"contexts[{bad[0]}]: " if request.batched else ""
-        kept.refused.append(
-            failure(batch.entries[i], request, _problem(squares[batch.rows(i)][bad[0]], where))
-        )
-    _fill(kept)
-    return kept
+        if len(bad):
+            where = f"contexts[{bad[0]}]: " if request.batched else ""
+            problem = _problem(squares[batch.rows(i)][bad[0]], where)
+            batch.refused.append(failure(batch.entries[i], request, problem))
+        else:
+            kept.append(i)
+    batch.entries, batch.requests = [batch.entries[i] for i in kept], [batch.requests[i] for i in kept]
+    _fill(batch)
 
 
 def _problem(squares: NDArray[np.float32], where: str) -> QueueError:

@@ -1,4 +1,4 @@
-"""Batches of contexts in one message: decided for all rows at once, without an object for a row.
+"""Messages of many contexts: decided for all rows at once, without an object for a row.
 
 Hard rules are the message's and escalate all of it. Soft rules are a row's, and escalate nothing: a
 message has one answer, which should not wait for a fallback because one row of many would be better
@@ -12,53 +12,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.gate.escalation import (
-    LOW_CONFIDENCE,
-    REASONS,
-    SHED_DEADLINE,
-    SHED_DOWN,
-    SHED_HARD,
-    SHED_NO_GAIN,
-    THIN_MARGIN,
-    WORTH_ESCALATING,
-    Allowance,
-    Decision,
-    Scores,
-    decide,
-)
+from amn.gate import escalation
+from amn.gate.escalation import REASONS, Allowance, Decision, Scores, decide
 from amn.policy import EscalationPolicy
 from producer.messages import BatchReply, Reply, Timings
+from workers.handlers.scoring import Columns
 
 SHED_BATCH = "batch"
 #: What a code in `BatchReply.shed` means: 1 is the first.
-SHEDS = (SHED_BATCH, SHED_NO_GAIN, SHED_DEADLINE, SHED_DOWN, SHED_HARD)
+SHEDS = (
+    *(SHED_BATCH, escalation.SHED_NO_GAIN, escalation.SHED_DEADLINE),
+    *(escalation.SHED_DOWN, escalation.SHED_HARD),
+)
+_CODES = {"": 0} | {why: code for code, why in enumerate(SHEDS, 1)}
+_BITS = {rule: 1 << bit for bit, rule in enumerate(REASONS)}
 _NO_SCORES = Scores()
 
 
-class Columns(NamedTuple):
-    """Scores of B rows, each (B,)."""
-
-    confidence: NDArray[np.floating]
-    margin: NDArray[np.floating]
-    gain: NDArray[np.floating]
-
-    @classmethod
-    def zeros(cls, count: int) -> Columns:
-        """Scores of rows that none was asked for, in the types of those that were: a gain is a float64,
-        and rounded it could fall on the other side of a threshold."""
-        return cls(np.zeros(count, np.float32), np.zeros(count, np.float32), np.zeros(count))
-
-    def part(self, rows: slice) -> Columns:
-        """Of some rows."""
-        return Columns(self.confidence[rows], self.margin[rows], self.gain[rows])
-
-    def rows(self) -> list[Scores]:
-        """One object a row."""
-        return list(map(Scores, self.confidence.tolist(), self.margin.tolist(), self.gain.tolist()))
-
-
 class Verdicts(NamedTuple):
-    """What happens to a batch.
+    """What happens to a message of n contexts.
 
     Attributes:
         decision: Of the message; its reasons are the hard rules.
@@ -72,12 +44,10 @@ class Verdicts(NamedTuple):
 
     def counters(self) -> str:
         """Counts of rows, for the finish step."""
-        names = [f"batch:contexts={len(self.fired)}"]
-        for bit, rule in enumerate(REASONS):
-            names.append(f"batch:reason:{rule}={np.count_nonzero(self.fired & (1 << bit))}")
-        for code, why in enumerate(SHEDS, 1):
-            names.append(f"batch:shed:{why}={np.count_nonzero(self.shed == code)}")
-        return ",".join(name for name in names if not name.endswith("=0"))
+        counts = {f"batch:reason:{rule}": np.count_nonzero(self.fired & bit) for rule, bit in _BITS.items()}
+        counts |= {f"batch:shed:{why}": np.count_nonzero(self.shed == _CODES[why]) for why in SHEDS}
+        found = [f",{name}={count}" for name, count in counts.items() if count]
+        return f"batch:contexts={len(self.fired)}" + "".join(found)
 
 
 def decide_batch(
@@ -88,7 +58,7 @@ def decide_batch(
     *,
     in_time: bool = True,
 ) -> Verdicts:
-    """Decides a batch and counts its contexts.
+    """Decides a message and counts its contexts.
 
     Args:
         hard: The hard rules that fired for the message.
@@ -97,20 +67,20 @@ def decide_batch(
     """
     count = len(columns.gain)
     if not hard:
-        fired = _soft(policy, columns)
-        shed = np.where(fired, _SHED_BATCH, 0).astype(np.uint8)
+        fired = _soft_rules(policy, columns)
+        shed = np.where(fired, _CODES[SHED_BATCH], 0).astype(np.uint8)
         if policy.gain is not None:
-            shed[(fired != 0) & ~(columns.gain > np.float64(policy.gain.min))] = _SHED_NO_GAIN
+            worthless = ~(columns.gain > np.float64(policy.gain.min))
+            shed[(fired != 0) & worthless] = _CODES[escalation.SHED_NO_GAIN]
         # A row that may come again by itself is counted then.
-        allowance.seen += count - int(np.count_nonzero(shed == _SHED_BATCH))
+        allowance.seen += count - int(np.count_nonzero(shed == _CODES[SHED_BATCH]))
         return Verdicts(Decision(False), fired, shed)
     decision = decide(policy, allowance, hard, _NO_SCORES, in_time=in_time)
     allowance.seen += count - 1
     if decision.escalate:
         allowance.hard += count - 1
         allowance.passed += count - 1
-    bits = sum(_BITS[rule] for rule in hard)
-    code = 1 + SHEDS.index(decision.shed) if decision.shed else 0
+    bits, code = sum(_BITS[rule] for rule in hard), _CODES[decision.shed]
     return Verdicts(decision, np.full(count, bits, np.uint8), np.full(count, code, np.uint8))
 
 
@@ -122,7 +92,7 @@ def batch_reply(
     verdicts: Verdicts,
     timings: Timings,
 ) -> BatchReply:
-    """AMN's answer to a batch; `shared` is what its answers to single requests have in common."""
+    """AMN's answer to a message; `shared` is what its answers to single requests have in common."""
     return BatchReply(
         id=request_id,
         vectors=vectors,
@@ -145,20 +115,17 @@ def batch_reply(
     )
 
 
-_BITS = {rule: 1 << bit for bit, rule in enumerate(REASONS)}
-_SHED_BATCH, _SHED_NO_GAIN = 1 + SHEDS.index(SHED_BATCH), 1 + SHEDS.index(SHED_NO_GAIN)
-
-
-def _soft(policy: EscalationPolicy, columns: Columns) -> NDArray[np.uint8]:
+def _soft_rules(policy: EscalationPolicy, columns: Columns) -> NDArray[np.uint8]:
     """The soft rules that fire, as bits (n,); `amn.gate.escalation.soft_rules` for many rows.
 
     Thresholds are float64, as there: NumPy would round Python's to the float32 of the scores.
     """
     fired = np.zeros(len(columns.gain), np.uint8)
     if policy.confidence is not None:
-        fired[columns.confidence < np.float64(policy.confidence.below)] |= _BITS[LOW_CONFIDENCE]
+        below = np.float64(policy.confidence.below)
+        fired[columns.confidence < below] |= _BITS[escalation.LOW_CONFIDENCE]
     if policy.margin is not None:
-        fired[columns.margin < np.float64(policy.margin.below)] |= _BITS[THIN_MARGIN]
+        fired[columns.margin < np.float64(policy.margin.below)] |= _BITS[escalation.THIN_MARGIN]
     if policy.gain is not None and policy.gain.rule:
-        fired[columns.gain > np.float64(policy.gain.min)] |= _BITS[WORTH_ESCALATING]
+        fired[columns.gain > np.float64(policy.gain.min)] |= _BITS[escalation.WORTH_ESCALATING]
     return fired

@@ -1,16 +1,33 @@
-"""Entries over which a worker died although it had begun nothing else: each next try waits a little."""
+"""Entries over which a worker died, perhaps: begun in small groups, and after a pause when alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from workers.engine.entry import Entry
+from workers.engine.microbatch import portion
 
 #: For each time that an entry was begun alone. A worker loads in some seconds: with two of them, one is
 #: there for the others' requests; with one, what came meanwhile is answered before it may die again.
 PAUSE_S = 5.0
 #: So many deliveries had an entry that was begun with others, in a small group, and is alone from now on.
 _ALONE = 3
+
+
+def suspects(entries: Sequence[Entry], batch_max: int) -> Iterator[Sequence[Entry]]:
+    """Entries that were delivered before, in the groups and the order in which they are begun.
+
+    One of them may have ended its worker's process, with all that was in hand. So those that were
+    begun at most once come first, an eighth of a micro-batch at a time; the others alone, and the one
+    that was begun most often last.
+    """
+    left = sorted(entries, key=lambda entry: entry.deliveries)  # keeps the order among equals
+    once = sum(entry.deliveries == 2 for entry in left)
+    while left:
+        most = max(1, batch_max // 8)
+        count = min(most, portion(left[:once])) if once > 0 else 1
+        yield left[:count]
+        left, once = left[count:], once - count
 
 
 class HeldBack:
