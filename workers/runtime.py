@@ -181,8 +181,8 @@ def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.policy import ACCURACY, BLEND
-    from workers.gate.tiers import TierThread
-    from workers.handlers.fallback import FallbackHandler, Tally, Tier
+    from workers.gate.tiers import Tally, TierThread
+    from workers.handlers.fallback import FallbackHandler, Tier
 
     policy, calibration = _policy(artifacts)
     blends = policy.answer.rule == BLEND and artifacts.tier == ACCURACY

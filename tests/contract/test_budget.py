@@ -19,8 +19,7 @@ from producer.settings import ProducerSettings
 from workers.gate.breaker import TierFacts
 from workers.gate.budget import LoadLimits, SharedBudget, budget_key, read_budget, window_key
 from workers.gate.settle import GateThread
-from workers.gate.tiers import TierThread, read_tier, tier_key
-from workers.handlers.fallback import Tally
+from workers.gate.tiers import Tally, TierThread, read_tier, tier_key
 from workers.settings import WorkerSettings
 
 KEYS = Keys()

@@ -18,7 +18,6 @@ from producer.transport.connection import connect, driver_errors
 from producer.transport.link import Link
 from workers.engine.queue import load
 from workers.gate.breaker import CLOSED, OPEN, Breaker, TierFacts
-from workers.handlers.fallback import Tally
 from workers.settings import WorkerSettings
 from workers.side import SideThread
 
@@ -30,6 +29,22 @@ _ALIVE_MS = 3_000
 def tier_key(keys: Keys, tier: str) -> str:
     """What a tier did; it exists while a worker of the tier lives."""
     return f"{keys.gate_prefix}tier:{tier}"
+
+
+class Tally:
+    """What a tier did since its start, for the breaker and the statistics; written by one thread.
+
+    Attributes:
+        ok, failed: Answers, and requests that it could not answer.
+        blended, kept: Of the answers, those mixed with AMN's, and those where AMN's stayed.
+        gain: Sum of the predicted gains of all answers, in cosine.
+    """
+
+    __slots__ = ("blended", "failed", "gain", "kept", "ok")
+
+    def __init__(self) -> None:
+        self.ok = self.failed = self.blended = self.kept = 0
+        self.gain = 0.0
 
 
 class TierWatch:

@@ -28,27 +28,12 @@ from producer.protocol import wire
 from workers.engine.entry import Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import answered, dead, degraded, fast_answer
+from workers.gate.tiers import Tally
 
 if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
     from amn.predictor import Predictor
 
 FAILED = "fallback_failed"
-
-
-class Tally:
-    """What a tier did since its start, for the breaker and the statistics; written by one thread.
-
-    Attributes:
-        ok, failed: Answers, and requests that it could not answer.
-        blended, kept: Of the answers, those mixed with AMN's, and those where AMN's stayed.
-        gain: Sum of the predicted gains of all answers, in cosine.
-    """
-
-    __slots__ = ("blended", "failed", "gain", "kept", "ok")
-
-    def __init__(self) -> None:
-        self.ok = self.failed = self.blended = self.kept = 0
-        self.gain = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +55,8 @@ class Tier:
     tally: Tally = field(default_factory=Tally)
 
 
-class Made(NamedTuple):
-    """What was computed for a batch of B rows.
+class Computed(NamedTuple):
+    """What was computed for a micro-batch of B rows.
 
     Attributes:
         rows, best: Shape (B, 768): this model's vectors, and the final ones.
@@ -97,123 +82,98 @@ class FallbackHandler:
         self._tier = tier or Tier()
 
     def handle(self, batch: MicroBatch) -> list[Outcome]:
-        """One model call for the batch; one outcome per request, in order."""
+        """One model call for all; one outcome per request, in order."""
         started_s = time.perf_counter()
         try:
             rows = self._predictor.predict(batch.contexts)  # (B, 768)
         except Exception:
-            failed = len(batch) == 1  # the loop halves a batch until one is to blame
+            failed = len(batch) == 1  # the loop halves them until one is to blame
             self._tier.tally.failed += batch.requests[0].count if failed else 0
             raise
-        fast = [_so_far(batch, i) for i in range(len(batch))]
-        best, weight, expected = self._best(batch, fast, rows)
-        made = Made(
-            rows=rows,
-            best=best,
-            weight=weight,
-            expected=expected,
-            sound=np.abs(np.sqrt(np.vecdot(rows, rows)) - 1) <= NORM_TOLERANCE,
-            took={
-                "batch_ms": (started_s - batch.leased_at_s) * 1000,
-                "compute_ms": (time.perf_counter() - started_s) * 1000,
-                "batch_size": len(rows),
-            },
-        )
-        return [self._outcome(batch, i, fast[i], made) for i in range(len(batch))]
+        so_far = [_so_far(batch, i) for i in range(len(batch))]
+        best, weight, expected = self._best(batch, so_far, rows)
+        sound = np.abs(np.sqrt(np.vecdot(rows, rows)) - 1) <= NORM_TOLERANCE
+        took = {
+            "batch_ms": (started_s - batch.leased_at_s) * 1000,
+            "compute_ms": (time.perf_counter() - started_s) * 1000,
+            "batch_size": len(rows),
+        }
+        computed = Computed(rows, best, weight, expected, sound, took)
+        return [self._outcome(batch, i, answer, computed) for i, answer in enumerate(so_far)]
 
-    def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, made: Made) -> Outcome:
-        """How request i ends."""
-        entry, request, rows = batch.entries[i], batch.requests[i], batch.rows(i)
+    def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, computed: Computed) -> Outcome:
+        """How request i ends: answered, or on its way to the next tier with the best answer so far."""
+        entry, request, rows, tier = batch.entries[i], batch.requests[i], batch.rows(i), self._tier
         if so_far is None:
             return dead(entry, request, "undecodable", "escalated without its AMN answer")
-        if not made.sound[rows].all():
-            self._tier.tally.failed += request.count
-            return self._onward(batch, i, so_far) or degraded(entry, request.reply_to, so_far, FAILED)
-        reply: Answer
-        if isinstance(so_far, Reply):
-            b = rows.start
-            reply = self._reply(so_far, made.best[b], float(made.weight[b]), made.expected[b].tolist())
-            agree = float(made.rows[b] @ so_far.vector)
+        best, sound = so_far, bool(computed.sound[rows].all())
+        if sound:
+            timings = Timings(queue_ms=request.waited_ms(batch.leased_at_ms), **computed.took)
+            best = self._bettered(so_far, rows, computed, timings)
         else:
-            # One row of many that disagrees is no reason to ask the costliest model about all.
-            reply, agree = self._batch_reply(so_far, rows, made), 1.0
-        timings = Timings(queue_ms=request.waited_ms(batch.leased_at_ms), **made.took)
-        reply = replace(reply, provisional=False, timings=timings)
-        onward = self._onward(batch, i, reply) if agree < self._tier.policy.chain.agreement_min else None
-        return onward or answered(entry, request.reply_to, reply)
+            tier.tally.failed += request.count
+        # One row of many that disagrees is no reason to ask the costliest model about all.
+        agree = float(computed.rows[rows.start] @ so_far.vector) if isinstance(so_far, Reply) else 1.0
+        chain = tier.policy.chain
+        may_go_on = tier.name == ACCURACY and SECONDARY in chain.tiers and tier.next_is_up()
+        if may_go_on and (not sound or agree < chain.agreement_min):
+            return Outcome(
+                entry=entry,
+                op="escalate",
+                reply_to=request.reply_to,
+                payload=wire.encode_reply(replace(best, provisional=True)),
+                counters="escalated:secondary",
+            )
+        if not sound:
+            return degraded(entry, request.reply_to, so_far, FAILED)
+        return answered(entry, request.reply_to, best)
 
     def _best(
-        self, batch: MicroBatch, fast: list[Answer | None], rows: NDArray[np.float32]
+        self, batch: MicroBatch, so_far: list[Answer | None], rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]:
         """Final vectors (B, 768), this model's weight in them (B,), expected cosines (B, 2)."""
-        count = len(rows)
-        so_far = np.concatenate(
-            [rows[batch.rows(i)] if reply is None else vectors_of(reply) for i, reply in enumerate(fast)]
+        fast = np.concatenate(
+            [rows[batch.rows(i)] if reply is None else vectors_of(reply) for i, reply in enumerate(so_far)]
         )
-        weight: NDArray[np.floating] = np.ones(count)
-        expected = np.zeros((count, 2))
+        weight: NDArray[np.floating] = np.ones(len(rows))
+        expected = np.zeros((len(rows), 2))
         calibration = self._tier.calibration
         counts = [request.count for request in batch.requests]
         if self._tier.name == SECONDARY:
-            halves = [0.5 if reply is not None and len(reply.tiers) > 1 else 1.0 for reply in fast]
+            halves = [0.5 if reply is not None and len(reply.tiers) > 1 else 1.0 for reply in so_far]
             weight = np.repeat(halves, counts)
         elif calibration is not None:
-            looked_at = features(batch.contexts, so_far)
+            looked_at = features(batch.contexts, fast)
             expected = np.stack([model.predict(looked_at) for model in calibration.expected], axis=1)
-            fits = np.repeat([self._fits(calibration, reply) for reply in fast], counts)
-            weight = np.where(fits, calibration.weight(looked_at), 1.0)
-        return blend(so_far, rows, weight), weight, expected
+            blends, own = self._tier.policy.answer.rule == BLEND, self._predictor.model_id
+            fits = [blends and reply is not None and calibration.fits(reply.model, own) for reply in so_far]
+            weight = np.where(np.repeat(fits, counts), calibration.weight(looked_at), 1.0)
+        return blend(fast, rows, weight), weight, expected
 
-    def _fits(self, calibration: Calibration, reply: Answer | None) -> bool:
-        if self._tier.policy.answer.rule != BLEND or reply is None:
-            return False
-        return calibration.fits(reply.model, self._predictor.model_id)
-
-    def _batch_reply(self, so_far: BatchReply, rows: slice, made: Made) -> BatchReply:
-        """As `_reply`, of all rows of a batch."""
-        tally, name = self._tier.tally, self._predictor.model_id
-        weight, expected = made.weight[rows], made.expected[rows]
+    def _bettered(self, so_far: Answer, rows: slice, computed: Computed, timings: Timings) -> Answer:
+        """The answer with every tier's score and weight; served by AMN when this one has none."""
+        weight, expected, name = computed.weight[rows], computed.expected[rows], self._predictor.model_id
+        tally = self._tier.tally
         tally.ok += len(weight)
-        tally.gain += float(so_far.gains.sum())
         tally.blended += int(np.count_nonzero((weight > 0) & (weight < 1)))
         tally.kept += int(np.count_nonzero(weight == 0))
-        earlier = so_far.tiers or {so_far.model: _pairs(expected[:, 0], np.ones(len(weight)))}
-        tiers = {
-            model: _pairs(pairs[:, 0], pairs[:, 1] * (1 - weight)) for model, pairs in earlier.items()
-        } | {name: _pairs(expected[:, 1], weight)}
-        if not weight.any():
-            return replace(so_far, tiers=tiers)
-        vectors, served_by = made.best[rows], self._predictor.name
-        return replace(so_far, vectors=vectors, served_by=served_by, model=name, tiers=tiers)
-
-    def _reply(
-        self, so_far: Reply, vector: NDArray[np.float32], weight: float, expected: list[float]
-    ) -> Reply:
-        """The answer with every tier's score and weight; served by AMN when this one has none."""
-        tally, name = self._tier.tally, self._predictor.model_id
-        tally.ok += 1
-        tally.gain += so_far.gain
-        tally.blended += 0 < weight < 1
-        tally.kept += weight == 0
-        earlier = so_far.tiers or {so_far.model: (expected[0], 1.0)}
-        tiers = {model: (score, share * (1 - weight)) for model, (score, share) in earlier.items()}
-        tiers[name] = (expected[1], weight)
-        if not weight:
-            return replace(so_far, tiers=tiers)
-        return replace(so_far, vector=vector, served_by=self._predictor.name, model=name, tiers=tiers)
-
-    def _onward(self, batch: MicroBatch, b: int, best: Answer) -> Outcome | None:
-        """The entry on its way to the next tier with the best answer so far; None without one."""
-        tiers = self._tier.policy.chain.tiers
-        if self._tier.name != ACCURACY or SECONDARY not in tiers or not self._tier.next_is_up():
-            return None
-        return Outcome(
-            entry=batch.entries[b],
-            op="escalate",
-            reply_to=batch.requests[b].reply_to,
-            payload=wire.encode_reply(replace(best, provisional=True)),
-            counters="escalated:secondary",
-        )
+        changes: dict[str, Any] = {"provisional": False, "timings": timings}
+        if isinstance(so_far, Reply):
+            tally.gain += so_far.gain
+            share, (amn, own) = float(weight[0]), expected[0].tolist()
+            earlier = so_far.tiers or {so_far.model: (amn, 1.0)}
+            tiers = {model: (score, part * (1 - share)) for model, (score, part) in earlier.items()}
+            changes |= {"tiers": tiers | {name: (own, share)}}
+            bettered = {"vector": computed.best[rows.start]}
+        else:
+            tally.gain += float(so_far.gains.sum())
+            pairs = so_far.tiers or {so_far.model: _pairs(expected[:, 0], np.ones(len(weight)))}
+            shares = {model: _pairs(pair[:, 0], pair[:, 1] * (1 - weight)) for model, pair in pairs.items()}
+            changes |= {"tiers": shares | {name: _pairs(expected[:, 1], weight)}}
+            bettered = {"vectors": computed.best[rows]}
+        if weight.any():
+            changes |= {"served_by": self._predictor.name, "model": name, **bettered}
+        return replace(so_far, **changes)
 
 
 def _so_far(batch: MicroBatch, i: int) -> Answer | None:

@@ -20,9 +20,10 @@ from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
 from workers.engine.microbatch import PORTION_BYTES, assemble, portion
 from workers.engine.outcomes import served_fast
+from workers.gate.tiers import Tally
 from workers.handlers.amn import FALLBACK_ROW_MS, AmnHandler
 from workers.handlers.batches import SHEDS, decide_batch
-from workers.handlers.fallback import FAILED, FallbackHandler, Tally, Tier
+from workers.handlers.fallback import FAILED, FallbackHandler, Tier
 from workers.handlers.scoring import Columns, Gate
 from workers.settings import FALLBACK_MS_MIN, QueueSettings, WorkerSettings
 
