@@ -194,17 +194,17 @@ def test_a_lagging_fallback_takes_fewer_and_the_best_of_them(server: Any) -> Non
 
 def test_a_settlement_whose_reply_was_lost_never_earns_twice(server: Any) -> None:
     worker = Worker(server.admin)
-    run = worker.budget._link.run
+    run = worker.budget._settle
 
     def lost(*arguments: Any) -> Any:
         run(*arguments)
         raise redis.ConnectionError("the reply was lost")
 
     worker.decide(1000)
-    worker.budget._link.run = lost  # type: ignore[method-assign]
+    worker.budget._settle = lost  # type: ignore[assignment]
     with pytest.raises(redis.ConnectionError):
         worker.budget.settle(now_ms=NOW_MS)
-    worker.budget._link.run = run  # type: ignore[method-assign]
+    worker.budget._settle = run  # type: ignore[assignment]
     worker.budget.settle(now_ms=NOW_MS + 1000)
     assert read_budget(server.admin, KEYS)["n"] == 1000
     assert worker.allowance.left <= 0.195 * 1000
@@ -253,18 +253,18 @@ def test_a_tier_is_known_to_live_while_a_worker_of_it_says_so(server: Any) -> No
     settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=server.url))
     allowance, tally = Allowance(), Tally()
     gate, tier = GateThread(settings, CALIBRATED, allowance), TierThread(settings, "accuracy", tally)
-    gate.look(0.0)
+    gate.turn(0.0)
     assert allowance.doors == 0  # nobody would answer
     tally.ok, tally.blended, tally.gain = 3, 2, 0.0012
-    tier.tell(0.0)
-    tier.tell(1.0)  # what was told is not told again
-    gate.look(1.0)
+    tier.turn(0.0)
+    tier.turn(1.0)  # what was told is not told again
+    gate.turn(1.0)
     assert allowance.doors == math.inf
     found = read_tier(server.admin, KEYS, "accuracy")
     assert (found["ok"], found["blended"], found["gain_millionths"]) == (3, 2, 1200)
     assert 0 < server.admin.pttl(tier_key(KEYS, "accuracy")) <= 3000
     server.admin.delete(tier_key(KEYS, "accuracy"))
-    gate.look(2.0)
+    gate.turn(2.0)
     assert allowance.doors == 0
 
 
@@ -277,8 +277,8 @@ def test_a_tier_that_fails_opens_the_breaker(server: Any) -> None:
         [(0, 0), (0, 6), (0, 6), (0, 6), (0, 6), (0, 6), (0, 6), (1, 6), (1, 6)]
     ):
         tally.ok, tally.failed = ok, failed
-        tier.tell(float(second))
-        gate.look(float(second))
+        tier.turn(float(second))
+        gate.turn(float(second))
         doors.append(allowance.doors)
     assert doors == [math.inf, 0, 0, 0, 0, 0, 1, math.inf, math.inf]
 
@@ -286,22 +286,22 @@ def test_a_tier_that_fails_opens_the_breaker(server: Any) -> None:
 def test_the_accuracy_tier_sees_whether_the_secondary_lives(server: Any) -> None:
     settings = WorkerSettings(kind="fallback", producer=ProducerSettings(url=server.url))
     accuracy = TierThread(settings, "accuracy", Tally())
-    accuracy.tell(0.0)
+    accuracy.turn(0.0)
     assert not accuracy.next_is_up
-    TierThread(settings, "secondary", Tally()).tell(0.0)
-    accuracy.tell(1.0)
+    TierThread(settings, "secondary", Tally()).turn(0.0)
+    accuracy.turn(1.0)
     assert accuracy.next_is_up
 
 
 def test_a_worker_that_stops_hands_back_what_it_holds(server: Any) -> None:
     settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=server.url))
-    TierThread(settings, "accuracy", Tally()).tell(0.0)
+    TierThread(settings, "accuracy", Tally()).turn(0.0)
     allowance, rows = Allowance(), Scores()
     gate = GateThread(settings, CALIBRATED, allowance)
     for _ in range(200):
         decide(CALIBRATED, allowance, (), rows)
         decide(CALIBRATED, allowance, (), FLAGGED)
-    gate.look(0.0)
+    gate.turn(0.0)
     held, kept = allowance.left, read_budget(server.admin, KEYS)["tokens"]
     assert held > 5
     gate.start()

@@ -231,9 +231,9 @@ def test_a_dead_tier_from_before_a_step_back_gets_no_escalations(real_server: An
     watch = TierWatch(real_server.admin, KEYS, "accuracy")
     real_server.admin.hset(tier_key(KEYS, "accuracy"), mapping={"ok": 1, "failed": 0})
     real_server.admin.pexpire(tier_key(KEYS, "accuracy"), 3_000)
-    assert watch.look(0.0).alive
+    assert watch.update(0.0).alive
     real_server.admin.pexpire(tier_key(KEYS, "accuracy"), HOUR_MS)
-    assert not watch.look(1.0).alive
+    assert not watch.update(1.0).alive
 
 
 def test_a_dead_judges_lead_from_before_a_step_back_runs_out_within_its_length(server: Any) -> None:

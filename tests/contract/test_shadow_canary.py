@@ -155,7 +155,7 @@ def test_a_shadow_workers_turn_replays_the_shipped_set_and_steers(server: Any) -
     assert len(runs) == 1
     assert json.loads(runs[0])["n"] == 128
     assert server.admin.exists(KEYS.drift_prefix + "rates")
-    turns._client.close()
+    turns.client.close()
 
 
 def test_the_shipped_set_has_as_many_of_both_slices() -> None:

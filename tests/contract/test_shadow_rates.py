@@ -110,9 +110,9 @@ def test_an_amn_worker_looks_the_rates_up(rig: Rig) -> None:
     sampler = Sampler(0.05)
     settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=rig.server.url))
     thread = SamplerThread(settings, sampler)
-    thread.look()
+    thread.turn()
     assert sampler.one_in("general", rig.now_min + 5) == 100
-    thread._client.close()
+    thread.client.close()
 
 
 def test_rates_of_another_version_leave_the_highest_rate(rig: Rig) -> None:

@@ -1,4 +1,4 @@
-"""Renews the lease while a batch runs, and says that this worker makes progress."""
+"""Renews the lease while the loop works, and says that this worker makes progress."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import structlog
 
 from producer.errors import ServerError
 from producer.keys import GROUP
-from producer.transport.connection import connect, driver_errors, script_text
+from producer.transport.connection import driver_errors
 from workers.engine.loop import Loop
+from workers.engine.queue import load
 from workers.engine.watchdog import Watchdog
 from workers.side import SideThread
 
@@ -23,8 +24,8 @@ _LOG = structlog.get_logger("amn.worker")
 _STANDING_MS, _STANDING_PERIOD_MS = 10_000, 900
 
 
-class Keeper:
-    """A side thread with a connection of its own.
+class Keeper(SideThread):
+    """Keeps what a worker has, and shows it.
 
     Every third of the lease it asks for the server's time, renews what the loop has in hand, refreshes the
     worker's presence hash, which expires after three leases, and says where the streams stand; twice as
@@ -36,82 +37,68 @@ class Keeper:
         serves: What it answers with: `model`, and `bank` when it has one.
     """
 
+    name = "keeper"
+    at_once = True
+
     def __init__(self, loop: Loop, serves: Mapping[str, str]) -> None:
-        self._loop = loop
-        self._serves = dict(serves)
-        self._progress_at_s = time.monotonic()
-        self._finished = 0
-        self._settings = loop.queue.settings
-        self._period_s = self._settings.queue.lease_ms / 3000
-        self._client = connect(self._settings.producer, retries=0)
-        self._extend = self._client.register_script(script_text("workers", "extend"))
-        self._clock = self._client.register_script(script_text("workers", "clock"))
-        self._watchdog = Watchdog(loop, self._period_s)
-        self._standing = self._client.register_script(script_text("workers", "standing"))
-        self._key = loop.queue.keys.worker(loop.queue.name)
+        super().__init__(loop.queue.settings)
+        self._loop, self._serves = loop, dict(serves)
+        lease_s = self.settings.queue.lease_ms / 1000
+        self.period_s = lease_s / 6
+        self._extend, self._clock, self._standing = (
+            load(name).on(self.client) for name in ("extend", "clock", "standing")
+        )
+        self._watchdog = Watchdog(loop, lease_s / 3)
+        self._key = self.keys.worker(loop.queue.name)
         self._lends = True
-        self._thread = SideThread("keeper", self._turn, lambda: self._period_s / 2, at_once=True)
-        self._began_at_s = time.monotonic()
-        self._host = socket.gethostname()
+        self._finished = 0
+        self._began_at_s = self._progress_at_s = time.monotonic()
 
     def start(self) -> None:
         """Notes the server's time before anything is leased, so that no step goes unnoticed; then starts
         the thread."""
-        with suppress(ServerError), driver_errors(self._settings.producer.url):
+        with suppress(ServerError), driver_errors(self.settings.producer.url):
             self._measure()
-        self._thread.start()
+        super().start()
 
     def stop(self) -> None:
         """Stops renewing and removes the presence."""
-        self._thread.stop()
+        super().stop()
         self._watchdog.disarm()
-        try:
-            with driver_errors(self._settings.producer.url):
-                self._client.delete(self._key)
-        except ServerError:
-            pass  # it expires by itself
-        self._client.close()
+        with suppress(ServerError), driver_errors(self.settings.producer.url):
+            self.client.delete(self._key)  # else it expires by itself
+        self.client.close()
 
-    def _turn(self) -> None:
-        # Producers try again for a second: what SCRIPT FLUSH took is back before that.
+    def take_turn(self, now_s: float) -> None:
+        """Renews every other time; lends the scripts each time."""
         self._lends = not self._lends
-        if self._lends:
-            self._lend()
-            return
-        self._watchdog.look(time.monotonic())
-        self._watchdog.arm()
-        with driver_errors(self._settings.producer.url):
+        if not self._lends:
+            self._watchdog.check(now_s)
+            self._watchdog.arm()
             self._renew()
-            self._lend()
+        # Producers try again for a second: what SCRIPT FLUSH took is back before that.
+        for script in self._loop.queue.lent:
+            self.client.script_load(script.text)
 
     def _renew(self) -> None:
         self._measure()
-        queue = self._loop.queue
+        queue, places = self._loop.queue, self.keys.places
         for stream, ids in queue.ids(self._loop.in_hand).items():
             for first in range(0, len(ids), 1000):
-                self._extend(keys=[stream], args=[GROUP, queue.name, *ids[first : first + 1000]])
-        presence = self._presence()
-        with self._client.pipeline(transaction=False) as pipe:
-            pipe.hset(self._key, mapping=cast(Any, presence))
-            pipe.pexpire(self._key, 3 * self._settings.queue.lease_ms)
+                self._extend([stream], [GROUP, queue.name, *ids[first : first + 1000]])
+        with self.client.pipeline(transaction=False) as pipe:
+            pipe.hset(self._key, mapping=cast(Any, self._presence()))
+            pipe.pexpire(self._key, 3 * self.settings.queue.lease_ms)
             pipe.execute()
-        self._standing(
-            keys=[*queue.keys.places, queue.keys.standing], args=[_STANDING_MS, _STANDING_PERIOD_MS]
-        )
-
-    def _lend(self) -> None:
-        with driver_errors(self._settings.producer.url):
-            for script in self._loop.queue.lent:
-                self._client.script_load(script.text)
+        self._standing([*places, self.keys.standing], [_STANDING_MS, _STANDING_PERIOD_MS])
 
     def _measure(self) -> None:
         """Compares the clocks, and lets the server's going back be noticed."""
-        queue, clock = self._loop.queue, self._loop.queue.clock
-        lease_ms = self._settings.queue.lease_ms
-        keys = [queue.keys.clock, *queue.keys.places, queue.keys.shadow, queue.keys.truths]
-        asked_at_s = clock.asks()
-        *time, renewed = cast("list[int]", self._clock(keys=keys, args=[GROUP, lease_ms]))
-        clock.measured(asked_at_s, time)
+        queue, keys = self._loop.queue, self.keys
+        streams = [keys.clock, *keys.places, keys.shadow, keys.truths]
+        asked_at_s = queue.clock.asks()
+        *clock, renewed = self._clock(streams, [GROUP, self.settings.queue.lease_ms])
+        queue.clock.measured(asked_at_s, clock)
         if renewed:
             _LOG.warning("server_clock_went_back", worker=queue.name, leases_begun_anew=renewed)
 
@@ -125,15 +112,15 @@ class Keeper:
             self._finished, self._progress_at_s = finished, now_s
         now_ms = clock.now_ms()
         return {
-            "kind": self._settings.kind,
-            "host": self._host,
+            "kind": self.settings.kind,
+            "host": socket.gethostname(),
             "pid": os.getpid(),
             "finished": finished,
             "started_at_ms": int(now_ms - (now_s - self._began_at_s) * 1000),
             "seen_at_ms": int(now_ms),
             "progress_at_ms": int(now_ms - (now_s - self._progress_at_s) * 1000),
             "clock_offset_ms": round(clock.offset_ms),
-            "lease_ms": self._settings.queue.lease_ms,
+            "lease_ms": self.settings.queue.lease_ms,
             "given_up": self._loop.given_up,
             "reads_lost": self._loop.queue.room.lost,
             "reads_narrowed": self._loop.queue.room.narrowed,

@@ -5,7 +5,7 @@
                          └─────────── fails ◀──────────┘
 
 Closed, everything goes through. Open, nothing does: AMN answers at once with `degraded` set. Half
-open, one request a look goes through, to see. While no worker lives, or what waits is not answered, it
+open, one request an update goes through, to see. While no worker lives, or what waits is not answered, it
 is open whatever the state, and as before once that is over.
 """
 
@@ -63,11 +63,11 @@ class Breaker:
         self._past: list[tuple[float, int, int]] = []
 
     @property
-    def doors(self) -> float:
-        """How many escalations may go through until the next look."""
+    def let_through(self) -> float:
+        """How many escalations may go through until the next update."""
         return {CLOSED: math.inf, OPEN: 0.0, HALF_OPEN: 1.0}[self.shown]
 
-    def look(self, facts: TierFacts, now_s: float) -> str:
+    def update(self, facts: TierFacts, now_s: float) -> str:
         """Takes in what is known now; returns the state."""
         failed, ok = self._recent(facts, now_s)
         settings = self._settings

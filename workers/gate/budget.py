@@ -29,7 +29,6 @@ import structlog
 from amn.gate.escalation import Allowance, threshold_for
 from amn.policy import ENFORCE, EscalationPolicy
 from producer.keys import Keys
-from producer.transport.link import Link
 from workers.engine.queue import load
 from workers.gate.breaker import TierFacts
 
@@ -82,7 +81,7 @@ class SharedBudget:
     def __init__(
         self, client: redis.Redis, keys: Keys, policy: EscalationPolicy, allowance: Allowance
     ) -> None:
-        self._link, self._settle = Link(client), load("budget")
+        self._settle = load("budget").on(client)
         self._keys = [window_key(keys), budget_key(keys)]
         self._policy = policy
         self._allowance = allowance
@@ -117,9 +116,7 @@ class SharedBudget:
         # error is to the safe side.
         self._told = (counts[0], *self._told[1:3], counts[3])
         arguments = [now_ms, budget.window_s * 1000, budget.rate, budget.reserve, *since, wanted]
-        granted, *window = self._link.run(
-            self._settle, self._keys, [*arguments, int(observe), self._hard_much]
-        )
+        granted, *window = self._settle(self._keys, [*arguments, int(observe), self._hard_much])
         self._told = counts
         # Settled once a second, so that a flood of one lane goes on for no longer than that.
         hard_left = max(HARD_MIN, budget.hard_rate * window[0]) - window[1]

@@ -23,8 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.bank.recheck import drawn, recheck
-from producer.keys import Keys
-from producer.transport.connection import connect, driver_errors
 from workers.settings import WorkerSettings
 from workers.side import SideThread
 
@@ -38,52 +36,44 @@ ROWS_MAX = 64
 _NICER = 10
 
 
-class RecheckThread:
+class RecheckThread(SideThread):
     """Draws, waits, searches again, counts."""
 
+    name = "recheck"
+
     def __init__(
-        self,
-        settings: WorkerSettings,
-        bank: CellBank,
-        *,
-        turn_s: float = TURN_S,
-        rows_max: int = ROWS_MAX,
+        self, settings: WorkerSettings, bank: CellBank, *, turn_s: float = TURN_S, rows_max: int = ROWS_MAX
     ) -> None:
-        self._settings, self._bank = settings, bank
-        self._rows_max = rows_max
-        self._client = connect(settings.producer, retries=0)
-        self._key = Keys(settings.producer.queue).stats
+        super().__init__(settings)
+        self.period_s, self._rows_max, self._bank = turn_s, rows_max, bank
         self._waiting: deque[tuple[NDArray[np.float32], np.float32, np.float32]] = deque()
         self._dropped = self._dropped_told = 0  # each written by one thread
         self._untold: Counter[str] = Counter()
         self._nice = False
-        self._thread = SideThread("recheck", self._turn, lambda: turn_s)
 
     def start(self) -> None:
         """Starts the thread, and listens to the bank."""
         self._bank.observer = self.offer
-        self._thread.start()
+        super().start()
 
     def stop(self) -> None:
         """Ends; what waits is left out."""
         self._bank.observer = None
-        self._thread.stop()
-        self._client.close()
+        super().stop()
 
     def offer(self, queries: NDArray[np.float32], found: Neighbours) -> None:
-        """Takes note of a batch (B, 768) and its answer; called by the thread that answers."""
-        for row in drawn(queries, self._settings.recheck_one_in):
+        """Takes note of queries (B, 768) and their answer; called by the thread that answers."""
+        for row in drawn(queries, self.settings.recheck_one_in):
             if len(self._waiting) < self._rows_max:
                 self._waiting.append((queries[row].copy(), found.best[row], found.second[row]))
             else:
                 self._dropped += 1
 
-    def turn(self) -> None:
-        """Searches what waits again, and tells the server.
-
-        Raises:
-            ServerError: The server is away; the counts go with the next turn.
-        """
+    def take_turn(self, _: float) -> None:
+        """Searches what waits again, and tells the server; what it does not get goes with the next turn."""
+        if not self._nice and threading.current_thread() is self._thread:
+            self._nice = True
+            _be_nice()
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if taken:
             columns = [np.array(column, dtype=np.float32) for column in zip(*taken, strict=True)]
@@ -94,23 +84,13 @@ class RecheckThread:
         dropped = self._dropped
         self._untold["recheck:dropped"] += dropped - self._dropped_told
         self._dropped_told = dropped
-        self._tell()
-
-    def _tell(self) -> None:
         told = {name: count for name, count in self._untold.items() if count}
-        if not told:
-            return
-        with driver_errors(self._settings.producer.url), self._client.pipeline() as pipe:
-            for name, count in told.items():
-                pipe.hincrby(self._key, name, count)
-            pipe.execute()
+        if told:
+            with self.client.pipeline() as pipe:
+                for name, count in told.items():
+                    pipe.hincrby(self.keys.stats, name, count)
+                pipe.execute()
         self._untold.clear()
-
-    def _turn(self) -> None:
-        if not self._nice:
-            self._nice = True
-            _be_nice()
-        self.turn()
 
 
 def _be_nice() -> None:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from producer.keys import Keys
 from producer.sampling import sample_hash
-from producer.transport.link import Script
 from workers.engine.queue import load
 from workers.shadow.scores import MILLION, Half, Labels, against
 
@@ -138,7 +137,7 @@ class Exemplars:
 
     def __init__(self, client: redis.Redis, keys: Keys, bytes_max: int = BYTES_MAX) -> None:
         self._client, self._prefix, self._bytes_max = client, keys.drift_prefix, bytes_max
-        self._put = cast(Any, Script(load("exemplars").text).on(client))
+        self._put = load("exemplars").on(client)
         self._bounds: dict[tuple[int, str], int] = {}
 
     def offer(self, found: Iterable[Exemplar]) -> int:

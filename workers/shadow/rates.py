@@ -25,7 +25,6 @@ import structlog
 
 from producer.keys import Keys
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN
-from producer.transport.link import Script
 from workers.engine.queue import load
 from workers.shadow.scores import TIER_TRUE, Labels
 from workers.shadow.settings import ShadowSettings
@@ -115,7 +114,7 @@ class Steering:
 
     def __init__(self, client: redis.Redis, keys: Keys, shadow: ShadowSettings) -> None:
         self._client, self._keys, self._shadow = client, keys, shadow
-        self._publish = cast(Any, Script(load("rates").text).on(client))
+        self._publish = load("rates").on(client)
 
     def turn(self) -> bool:
         """Takes in the minutes that are complete; returns whether the rates were written."""

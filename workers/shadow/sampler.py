@@ -1,18 +1,15 @@
-"""What an AMN worker asks of each request: is it in the sample, and whose truth does it reveal."""
+"""Whether a request is in the sample of the shadow evaluation, and whose truth it reveals."""
 
 from __future__ import annotations
 
-from producer.keys import Keys
 from producer.messages import Request
 from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sample_key, sampled_one_in, sieve
-from producer.transport.connection import connect, driver_errors
 from workers.settings import WorkerSettings
 from workers.shadow.rates import Rates, rates_key, read_rates
 from workers.side import SideThread
 
-_LOOK_S = 30.0
-#: Sequences whose last place an AMN worker remembers.
-_PLACES_MAX = 4096
+#: Sequences whose last position an AMN worker remembers.
+_POSITIONS_MAX = 4096
 
 
 class Sampler:
@@ -32,7 +29,7 @@ class Sampler:
         self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
         self._salt = salt
         self._sieve = sieve(self._least, salt)
-        self._places: dict[str, tuple[int, bool]] = {}
+        self._positions: dict[str, tuple[int, bool]] = {}
 
     def one_in(self, lane: str, minute: int) -> int:
         """k of the rate 1/k."""
@@ -61,46 +58,33 @@ class Sampler:
             if k == self._least or sampled_one_in(key, k, self._salt):
                 mark = f"{k} {key}"
         if sequence and position >= 0:
-            # Where this worker saw the place before, as a lone worker mostly does, it is hashed already.
-            seen, before = self._places.get(sequence, (-1, False))
+            # Where this worker saw the position before, as a lone worker mostly does, it is hashed already.
+            seen, before = self._positions.get(sequence, (-1, False))
             if position and (before if seen == position - 1 else self._eligible(sequence, position - 1)):
                 truth = sample_key(request.id, sequence, position - 1)
-            if len(self._places) >= _PLACES_MAX:
-                self._places.clear()
-            self._places[sequence] = position, eligible
+            if len(self._positions) >= _POSITIONS_MAX:
+                self._positions.clear()
+            self._positions[sequence] = position, eligible
         return mark, truth
 
     def _eligible(self, sequence: str, position: int) -> bool:
         return self._sieve(sample_key("", sequence, position))
 
 
-class SamplerThread:
-    """Side thread of an AMN worker: looks up the rates twice a minute.
+class SamplerThread(SideThread):
+    """Side thread of an AMN worker: reads the rates twice a minute.
 
     Without a server the rates known so far hold.
     """
 
+    name = "sampler"
+    period_s = 30.0
+    at_once = True
+
     def __init__(self, settings: WorkerSettings, sampler: Sampler) -> None:
-        self._url = settings.producer.url
+        super().__init__(settings)
         self._sampler = sampler
-        self._key = rates_key(Keys(settings.producer.queue))
-        self._client = connect(settings.producer, retries=0)
-        self._thread = SideThread("sampler", self.look, lambda: _LOOK_S, at_once=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ends it."""
-        self._thread.stop()
-        self._client.close()
-
-    def look(self) -> None:
-        """One look.
-
-        Raises:
-            ServerError: The server is away.
-        """
-        with driver_errors(self._url):
-            self._sampler.rates = read_rates(self._client, self._key)
+    def take_turn(self, _: float) -> None:
+        """Reads the rates."""
+        self._sampler.rates = read_rates(self.client, rates_key(self.keys))

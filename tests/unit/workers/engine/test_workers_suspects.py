@@ -216,13 +216,13 @@ class Watched:
         self.dog = Watchdog(self.loop, 1.0, self.ended.append)
         self._now_s = 100.0
         monkeypatch.setattr("workers.engine.watchdog._starved_s", lambda _: self.starved_s)
-        self.dog.look(self._now_s)
+        self.dog.check(self._now_s)
 
     def pass_s(self, seconds: int, *, starved: bool = False) -> list[str]:
         for _ in range(seconds):
             self._now_s += 1.0
             self.starved_s += starved
-            self.dog.look(self._now_s)
+            self.dog.check(self._now_s)
         return self.ended
 
     def stop_s(self, seconds: int) -> None:

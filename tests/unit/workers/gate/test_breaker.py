@@ -8,13 +8,13 @@ from workers.gate.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerSettin
 
 
 def fed(breaker: Breaker, *looks: tuple[float, TierFacts]) -> list[str]:
-    return [breaker.look(facts, now_s) for now_s, facts in looks]
+    return [breaker.update(facts, now_s) for now_s, facts in looks]
 
 
 def test_a_tier_that_answers_stays_closed():
     breaker = Breaker()
     assert set(fed(breaker, *((t, TierFacts(ok=10 * t, failed=t)) for t in range(60)))) == {CLOSED}
-    assert breaker.doors == math.inf
+    assert breaker.let_through == math.inf
 
 
 def test_failures_open_it_a_pause_later_one_request_tries_and_an_answer_closes_it():
@@ -24,19 +24,19 @@ def test_failures_open_it_a_pause_later_one_request_tries_and_an_answer_closes_i
         CLOSED,
         OPEN,
     ]
-    assert breaker.doors == 0
-    assert breaker.look(TierFacts(failed=5), 6) == OPEN
-    assert breaker.look(TierFacts(failed=5), 7.5) == HALF_OPEN
-    assert breaker.doors == 1
-    assert breaker.look(TierFacts(failed=5), 8) == HALF_OPEN
-    assert breaker.look(TierFacts(failed=5, ok=1), 9) == CLOSED
+    assert breaker.let_through == 0
+    assert breaker.update(TierFacts(failed=5), 6) == OPEN
+    assert breaker.update(TierFacts(failed=5), 7.5) == HALF_OPEN
+    assert breaker.let_through == 1
+    assert breaker.update(TierFacts(failed=5), 8) == HALF_OPEN
+    assert breaker.update(TierFacts(failed=5, ok=1), 9) == CLOSED
 
 
 def test_a_failed_try_opens_it_again():
     breaker = Breaker(BreakerSettings(pause_s=1))
     fed(breaker, (0, TierFacts()), (1, TierFacts(failed=5)), (3, TierFacts(failed=5)))
     assert breaker.state == HALF_OPEN
-    assert breaker.look(TierFacts(failed=6), 4) == OPEN
+    assert breaker.update(TierFacts(failed=6), 4) == OPEN
 
 
 def test_a_few_failures_among_many_answers_do_not_open_it_and_old_ones_are_forgotten():

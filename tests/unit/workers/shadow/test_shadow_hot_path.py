@@ -134,4 +134,4 @@ def test_many_sequences_are_not_remembered_for_ever() -> None:
     sampler = Sampler(RATE_MAX)
     for n in range(5000):
         sampler.marks(Request(id="r", reply_to="c", context=ROWS, sequence=f"s{n}", position=0), 0)
-    assert len(sampler._places) <= 4096
+    assert len(sampler._positions) <= 4096
