@@ -9,6 +9,7 @@ TORCH = torch==2.13.0
 REQUESTS = 20000
 RATE = 500
 DATA = ../shared/data/text768.npz
+ENCODER = all-mpnet-base-v2/mean/l2
 ARGS =
 # Processes of pytest: as many as there are cores, four at most; 0 for a debugger.
 JOBS = auto
@@ -51,11 +52,11 @@ bench-quick: $(VENV)/.bench
 	@$(BIN)/python -m bench all --quick --out var/bench-quick $(ARGS)
 
 reproduce: $(VENV)/.dev
-	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce
-	$(BIN)/python -m amn leave-out --data $(DATA) --out runs/leave-out --epochs 2
+	$(BIN)/amn reproduce --data $(DATA) --encoder $(ENCODER) --out runs/reproduce
+	$(BIN)/amn leave-out --data $(DATA) --encoder $(ENCODER) --out runs/leave-out --epochs 2
 
 reproduce-quick: $(VENV)/.dev
-	$(BIN)/python -m amn reproduce --data $(DATA) --out runs/reproduce-quick --quick
+	$(BIN)/amn reproduce --data $(DATA) --encoder $(ENCODER) --out runs/reproduce-quick --quick
 
 doctor: $(VENV)/.ops
 	@$(BIN)/amn doctor $(ARGS)

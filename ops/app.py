@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import signal
@@ -23,6 +24,7 @@ from ops.commands.drift.group import drift
 from ops.commands.explain import explain
 from ops.commands.jobs import jobs
 from ops.commands.metrics import metrics
+from ops.commands.models import evaluate, fit, links, train
 from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
@@ -38,7 +40,19 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Sections(click.Group):
+    """A group whose help shows its commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            rows = [(command.name or "", command.get_short_help_str(76)) for command in commands]
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=20)
+
+
+@click.group(
+    cls=_Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="amn-queue", prog_name="amn")
 def app(debug: bool) -> None:
@@ -58,25 +72,7 @@ def app(debug: bool) -> None:
     """
 
 
-for command in (
-    run_command,
-    up,
-    predict,
-    doctor,
-    dlq,
-    jobs,
-    bank,
-    policy,
-    explain,
-    drift,
-    alerts,
-    metrics,
-    acl,
-):
-    app.add_command(command)
-
-
-def _add_worker() -> None:
+def _worker() -> click.Command:
     from workers.commands import worker
 
     worker.short_help = "One worker, for machines of your own."
@@ -84,10 +80,30 @@ def _add_worker() -> None:
         for option in command.params:
             if option.name == "url":
                 option.default = lambda: server_url(None)
-    app.add_command(worker)
+    return worker
 
 
-_add_worker()
+SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Serve": (run_command, up, _worker()),
+    "Send": (predict,),
+    "Operate": (doctor, dlq, jobs, drift, alerts, metrics, acl),
+    "Gate and bank": (policy, explain, bank, fit.calibrate, fit.slices),
+    "Models": (
+        train.train,
+        evaluate.evaluate,
+        evaluate.ratio,
+        evaluate.card,
+        links.promote,
+        links.rollback,
+        links.import_published,
+        train.reproduce,
+        train.leave_out,
+        fit.sample,
+        fit.training_vectors,
+    ),
+}
+for command in itertools.chain(*SECTIONS.values()):
+    app.add_command(command)
 
 
 class _Text(click.types.StringParamType):

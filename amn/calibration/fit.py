@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amn.calibration.windows import Slice
-from amn.evaluation.metrics import Cosines
+from amn.evaluation.metrics import Cosines, resampled_means
 
 BINS = 6
 WEIGHT_GRID = np.arange(0.0, 1.01, 0.05)
@@ -29,12 +30,6 @@ def fit_linear(rows: NDArray[np.float64], target: Cosines) -> dict[str, Any]:
     )
     intercept = float(target.mean() - centre @ coefficients)
     return {"kind": "linear", "coefficients": coefficients.tolist(), "intercept": intercept}
-
-
-def fit_constant(target: Cosines) -> dict[str, Any]:
-    """A model that does not rank: it only says where a fallback has a weight at all."""
-    mean = float(target.mean()) if len(target) else 0.0
-    return {"kind": "linear", "coefficients": [], "intercept": mean}
 
 
 def fit_weights(data: Slice) -> tuple[list[float], list[float]]:
@@ -58,15 +53,31 @@ def fit_weights(data: Slice) -> tuple[list[float], list[float]]:
 
 def _lower_bound(data: Slice, here: NDArray[np.bool_], weight: float) -> float:
     gain = (data.final(np.full(len(data), weight)) - data.fast)[here]
-    return float(np.quantile(resampled_means(gain, data.articles[here]), 0.05))
+    return float(np.quantile(resampled_means(gain, data.articles[here], rounds=ROUNDS), 0.05))
 
 
-def resampled_means(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> Cosines:
-    """Means over articles drawn with replacement, (ROUNDS,)."""
-    _, member = np.unique(articles, return_inverse=True)
-    sums, sizes = np.bincount(member, values), np.bincount(member)
-    draws = np.random.default_rng(seed).integers(len(sums), size=(ROUNDS, len(sums)))
-    return np.asarray(sums[draws].sum(1) / sizes[draws].sum(1))
+def weight_of(data: Slice, edges: list[float], weights: list[float]) -> NDArray[np.float64]:
+    """The fallback's weight for each window, as `Calibration.weight` gives it."""
+    place = np.searchsorted(edges, data.rows[:, 0], side="right")
+    return np.asarray(np.concatenate(([0.0], weights))[place], dtype=np.float64)
+
+
+def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, float]:
+    """The least threshold of the gain whose rate stays below `rate` with 95 % confidence, one-sided,
+    over resampled articles; equal gains are escalated together, so it may take all or nothing."""
+
+    def upper(level: float) -> float:
+        above = (predicted > level).astype(np.float64)
+        return float(np.quantile(resampled_means(above, data.articles, rounds=ROUNDS), 0.95))
+
+    levels = np.unique(predicted).tolist()
+    # The rate falls as the level rises, and is 0 above the highest.
+    level = levels[bisect.bisect_left(range(len(levels) - 1), True, key=lambda i: upper(levels[i]) <= rate)]
+    return {
+        "threshold": level,
+        "rate": round(float((predicted > level).mean()), 4),
+        "rate_upper_95": round(upper(level), 4),
+    }
 
 
 def chosen(score: Cosines, rate: float) -> NDArray[np.float64]:
@@ -78,5 +89,4 @@ def chosen(score: Cosines, rate: float) -> NDArray[np.float64]:
     _, member, counts = np.unique(-score, return_inverse=True, return_counts=True)
     before = np.concatenate(([0], np.cumsum(counts)[:-1]))
     share = np.clip((budget - before) / counts, 0.0, 1.0)
-    made: NDArray[np.float64] = share[member]
-    return made
+    return np.asarray(share[member])

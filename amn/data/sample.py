@@ -1,5 +1,6 @@
-"""`python -m amn sample`: the small file of real held-out sequences that ships.
+"""The files that other parts are made from: the sample that ships, and the source of a bank.
 
+The sample has real held-out sequences.
 Contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
 with the true next vectors in them: enough for a demonstration, a benchmark and a test on
 real contexts, and nothing that any shipped model was trained on.
@@ -7,9 +8,7 @@ real contexts, and nothing that any shipped model was trained on.
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ import numpy as np
 from amn.config import VECTOR_DIM
 from amn.data.arrays import writing_rows
 from amn.data.dataset import split_by_article, training_vectors
-from amn.data.readers import read_vectors
 from amn.data.vectors import WINDOW, Index, VectorSet
 from amn.errors import DataError
 from amn.files import write_whole
@@ -27,39 +25,23 @@ IN_DISTRIBUTION_SHARE = 0.6
 STRETCH_VECTORS_MAX = 40
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the sample command."""
-    parser.add_argument("--data", required=True, type=Path, help="the vector file")
-    parser.add_argument("--encoder", default="", help="where the file does not name it")
-    parser.add_argument("--out", required=True, type=Path, help="the .npz to write")
-    parser.add_argument("--vectors", type=int, default=VECTORS_TOTAL)
-    parser.add_argument("--seed", type=int, default=0)
+def write_training_vectors(data: VectorSet, path: Path) -> tuple[int, int]:
+    """Write the vectors of the training side as float16, the source of a reference bank.
 
+    An `.npz` names their encoder; an `.npy` has no room for it.
 
-def run_sample(options: argparse.Namespace) -> int:
-    """Write the sample."""
-    data = read_vectors(options.data, options.encoder)
-    windows = write_sample(data, options.out, vectors=options.vectors, seed=options.seed)
-    megabytes = options.out.stat().st_size / 1e6
-    sys.stdout.write(f"{windows} windows in {options.out} ({megabytes:.1f} MB)\n")
-    return 0
-
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the training-vectors command."""
-    parser.add_argument("--data", required=True, type=Path, help="the vector file")
-    parser.add_argument("--encoder", default="", help="where the file does not name it")
-    parser.add_argument("--out", required=True, type=Path, help="the .npy to write, float16 (n, 768)")
-
-
-def run_training_vectors(options: argparse.Namespace) -> int:
-    """Write the vectors of the training side: what a reference bank may be made of."""
-    vectors, articles = training_vectors(read_vectors(options.data, options.encoder))
-    with writing_rows(options.out, len(vectors), VECTOR_DIM, np.float16) as output:
-        output.put(slice(0, len(vectors)), vectors)
-    count = len(np.unique(articles))
-    sys.stdout.write(f"{len(vectors)} vectors of {count} articles in {options.out}\n")
-    return 0
+    Returns:
+        The number of vectors and of articles.
+    """
+    vectors, articles = training_vectors(data)
+    if path.suffix == ".npz":
+        arrays = io.BytesIO()
+        np.savez(arrays, vectors=vectors.astype(np.float16), encoder=data.encoder_id)
+        write_whole(path, arrays.getvalue())
+    else:
+        with writing_rows(path, len(vectors), VECTOR_DIM, np.float16) as output:
+            output.put(slice(0, len(vectors)), vectors)
+    return len(vectors), len(np.unique(articles))
 
 
 def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int:

@@ -24,7 +24,7 @@ def held_out_predictions(path: Path, model: Predictor, count: int = QUERIES) -> 
     """At most `count` predictions, evenly spaced over what the file has.
 
     Args:
-        path: Contexts (n, 5, 768) as `.npy`; or vectors with articles, as `python -m amn train --data`
+        path: Contexts (n, 5, 768) as `.npy`; or vectors with articles, as `amn train --data`
             takes them: then the contexts are those of the validation side.
 
     Raises:

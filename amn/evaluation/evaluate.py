@@ -1,4 +1,4 @@
-"""`python -m amn evaluate`: one table for any set of checkpoints, and the two baselines.
+"""Figures of any set of checkpoints, and of the two baselines, on the same windows.
 
 All models see the same windows, and all differences are paired by window and resampled by
 article. A split is judged only with windows that the manifest's training side excludes.
@@ -6,9 +6,7 @@ article. A split is judged only with windows that the manifest's training side e
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from amn.config import PARAMETERS
 from amn.data.dataset import Split, split_by_article, training_vectors
-from amn.data.readers import read_vectors
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.evaluation import latency, metrics, report
@@ -36,30 +33,6 @@ SLICES = ("train", "validation", "test", "unseen")
 #: Slices on which retrieval, order and copying are looked at, and on how many windows.
 JUDGED = ("test", "unseen")
 PROBE_WINDOWS = 1_000
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the evaluate command."""
-    parser.add_argument("checkpoints", nargs="+", type=Path, help="checkpoint folders or links")
-    parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--out", required=True, type=Path, help="folder for the JSON and the page")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the windows")
-    parser.add_argument("--no-latency", action="store_true", help="skip the clock")
-
-
-def run_evaluate(options: argparse.Namespace) -> int:
-    """Judge, write evaluation.json and evaluation.html, print the table."""
-    torch.set_num_threads(options.threads)
-    loaded = [checkpoint.load(path) for path in options.checkpoints]
-    data = read_vectors(options.data, common_encoder(loaded))
-    result = evaluate(loaded, data, every=10 if options.quick else 1, with_latency=not options.no_latency)
-    options.out.mkdir(parents=True, exist_ok=True)
-    write_whole(options.out / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    write_whole(options.out / "evaluation.html", report.page(result))
-    sys.stdout.write(report.markdown_table(result) + "\n")
-    sys.stdout.write(f"\n{options.out / 'evaluation.html'}\n")
-    return 0
 
 
 def evaluate(
@@ -94,6 +67,13 @@ def evaluate(
         "reference": next(iter(measured)),
         "models": models,
     }
+
+
+def write_evaluation(result: dict[str, Any], out: Path) -> None:
+    """Write the figures as `evaluation.json` and the page as `evaluation.html`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    write_whole(out / "evaluation.html", report.page(result))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,8 @@ noise with the same weights. Only figures measured on your data tell.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +27,7 @@ WARNING = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the import-published command."""
-    parser.add_argument("file", type=Path, help="published best_model.pt")
-    parser.add_argument("--encoder", required=True, help="of the vectors it was trained on")
-    parser.add_argument("--out", required=True, type=Path, help="checkpoint folder to write")
-
-
-def run_import(options: argparse.Namespace) -> int:
-    """Import, and warn."""
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    manifest = import_published(options.file, options.out, encoder_id=options.encoder, created_utc=now)
-    sys.stdout.write(f"{manifest.model_id} in {options.out}\n")
-    sys.stderr.write(f"warning: {WARNING}\n")
-    return 0
-
-
-def import_published(path: Path, folder: Path, *, encoder_id: str, created_utc: str) -> checkpoint.Manifest:
+def import_published(path: Path, folder: Path, *, encoder_id: str) -> checkpoint.Manifest:
     """Turn a published `.pt` file into a checkpoint folder with golden vectors.
 
     Raises:
@@ -64,9 +46,8 @@ def import_published(path: Path, folder: Path, *, encoder_id: str, created_utc: 
         "data": {"note": "unknown: the published file does not say"},
         "notes": [WARNING],
     }
-    return checkpoint.save(
-        model, folder, name=kind, encoder_id=encoder_id, created_utc=created_utc, records=records
-    )
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return checkpoint.save(model, folder, name=kind, encoder_id=encoder_id, created_utc=now, records=records)
 
 
 def read_pt(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ or of overlapping windows would look several times more certain than they are.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,14 +40,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, float | int]:
         """Rounded plain values for JSON."""
-        return {
-            "mean": round(self.mean, 5),
-            "standard_error": round(self.standard_error, 5),
-            "low": round(self.low, 5),
-            "high": round(self.high, 5),
-            "n": self.n,
-            "articles": self.articles,
-        }
+        return {name: round(value, 5) for name, value in dataclasses.asdict(self).items()}
 
 
 def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> Estimate:
@@ -61,10 +55,7 @@ def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> E
         raise DataError("no windows to judge (n = 0); check the split or the domain name")
     if len(values) != len(articles):
         raise DataError(f"{len(values)} values but {len(articles)} article ids")
-    _, member = np.unique(articles, return_inverse=True)
-    sums, sizes = np.bincount(member, values), np.bincount(member)
-    draws = np.random.default_rng(seed).integers(len(sums), size=(BOOTSTRAP_ROUNDS, len(sums)))
-    means = sums[draws].sum(1) / sizes[draws].sum(1)
+    means = resampled_means(values, articles, seed)
     low, high = np.percentile(means, (2.5, 97.5))
     return Estimate(
         mean=float(np.mean(values)),
@@ -72,8 +63,18 @@ def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> E
         low=float(low),
         high=float(high),
         n=len(values),
-        articles=len(sums),
+        articles=len(np.unique(articles)),
     )
+
+
+def resampled_means(
+    values: Cosines, articles: NDArray[np.integer], seed: int = 0, rounds: int = BOOTSTRAP_ROUNDS
+) -> Cosines:
+    """Means of `values` (n,) over articles that are drawn with replacement, (rounds,)."""
+    _, member = np.unique(articles, return_inverse=True)
+    sums, sizes = np.bincount(member, values), np.bincount(member)
+    draws = np.random.default_rng(seed).integers(len(sums), size=(rounds, len(sums)))
+    return np.asarray(sums[draws].sum(1) / sizes[draws].sum(1))
 
 
 def predict_windows(predict: Predict, data: VectorSet, starts: Index, edit: Edit | None = None) -> Vectors:

@@ -9,13 +9,12 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SIZE = (6.4, 3.9)
-COLOURS = ("#2457c5", "#d9822b", "#0a7a3d", "#8e44ad", "#b3261e", "#117a8b", "#7f8c8d", "#b0b7bd")
+Models = dict[str, dict[str, Any]]
 
 
 def figure(title: str) -> tuple[Figure, Axes]:
     """An empty plot in the house's style."""
-    drawn = Figure(figsize=SIZE, layout="constrained")
+    drawn = Figure(figsize=(6.4, 3.9), layout="constrained")
     axes = drawn.subplots()
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -24,7 +23,8 @@ def figure(title: str) -> tuple[Figure, Axes]:
 
 
 def svg(drawn: Figure) -> str:
-    """The figure as an <svg> element, without the XML preamble; the same bytes every time."""
+    """The figure with its legend as an <svg> element, without a preamble; the same bytes every time."""
+    drawn.axes[0].legend(fontsize=7, frameon=False)
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "amn", "svg.fonttype": "none"}):
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
@@ -32,77 +32,66 @@ def svg(drawn: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def short(name: str) -> str:
-    """A model id for a legend."""
+def _style(models: Models, name: str) -> dict[str, Any]:
+    """The colour of a model, the same in all plots, and its short name."""
     base, _, digest = name.partition("@")
-    return f"{base}@{digest[:4]}" if digest else base.replace("_", " ")
+    return {"color": f"C{[*models].index(name)}", "label": f"{base}@{digest[:4]}" if digest else base}
 
 
-def colour(number: int) -> str:
-    """The colour of the n-th model, the same in all plots."""
-    return COLOURS[number % len(COLOURS)]
-
-
-def cosine_plot(result: dict[str, Any]) -> str:
+def cosine_plot(models: Models, sides: list[str]) -> str:
     """Cosine by slice, with standard errors."""
     drawn, axes = figure("Cosine by slice (bars: one standard error)")
-    sides = list(result["slices"])
-    width = 0.8 / len(result["models"])
-    for number, (name, entry) in enumerate(result["models"].items()):
+    width = 0.8 / len(models)
+    lowest = 1.0
+    for number, (name, entry) in enumerate(models.items()):
         places = [i + (number + 0.5) * width - 0.4 for i in range(len(sides))]
         means = [entry["cosine"][side]["mean"] for side in sides]
         errors = [entry["cosine"][side]["standard_error"] for side in sides]
-        style: dict[str, Any] = {"color": colour(number), "label": short(name)}
-        axes.bar(places, means, width * 0.92, yerr=errors, error_kw={"lw": 1}, **style)
-    lowest = min(e["cosine"][s]["mean"] for e in result["models"].values() for s in sides)
+        axes.bar(places, means, width * 0.92, yerr=errors, error_kw={"lw": 1}, **_style(models, name))
+        lowest = min(lowest, *means)
     axes.set_ylim(max(0.0, lowest - 0.05), None)
     axes.set_xticks(range(len(sides)), sides)
-    axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper left")
     return svg(drawn)
 
 
-def domain_plot(result: dict[str, Any]) -> str:
+def domain_plot(models: Models) -> str:
     """Gain over the context mean on the test articles of each domain."""
     drawn, axes = figure("Gain over the context mean, test articles by domain")
-    models = {n: e for n, e in result["models"].items() if e["layout"] != "baseline"}
-    domains = list(next(iter(models.values()))["domains"]) if models else []
-    for number, (name, entry) in enumerate(models.items()):
+    judged = {name: entry for name, entry in models.items() if entry["layout"] != "baseline"}
+    domains: list[str] = []
+    for number, (name, entry) in enumerate(judged.items()):
+        domains = list(entry["domains"])
         gains = [entry["domains"][domain] for domain in domains]
+        bars = [
+            [max(0.0, gain["mean"] - gain["low"]) for gain in gains],
+            [max(0.0, gain["high"] - gain["mean"]) for gain in gains],
+        ]
+        places = [i + (number - (len(judged) - 1) / 2) * 0.1 for i in range(len(domains))]
         means = [gain["mean"] for gain in gains]
-        low = [max(0.0, gain["mean"] - gain["low"]) for gain in gains]
-        high = [max(0.0, gain["high"] - gain["mean"]) for gain in gains]
-        places = [i + (number - (len(models) - 1) / 2) * 0.1 for i in range(len(domains))]
-        style: dict[str, Any] = {"color": colour(number), "label": short(name)}
-        axes.errorbar(places, means, yerr=[low, high], fmt="o", ms=4, lw=1, **style)
-    axes.axhline(0.0, color="#1b1f24", lw=0.8)
+        axes.errorbar(places, means, yerr=bars, fmt="o", ms=4, lw=1, **_style(models, name))
+    axes.axhline(0.0, color="black", lw=0.8)
     axes.set_xticks(range(len(domains)), domains, rotation=25)
-    axes.legend(fontsize=7, frameon=False)
     return svg(drawn)
 
 
-def position_plot(result: dict[str, Any]) -> str:
-    """Loss of cosine when one context position is left out."""
+def position_plot(models: Models) -> str:
+    """Change of the cosine when one context position is left out."""
     drawn, axes = figure("Change of cosine without one position (test)")
-    for number, (name, entry) in enumerate(result["models"].items()):
+    for name, entry in models.items():
         changes = entry["probes"]["test"]["without_position"]
-        axes.plot(range(1, 6), changes, marker="o", ms=3, color=colour(number), label=short(name))
-    axes.axhline(0.0, color="#1b1f24", lw=0.8)
+        axes.plot(range(1, 6), changes, marker="o", ms=3, **_style(models, name))
+    axes.axhline(0.0, color="black", lw=0.8)
     axes.set_xticks(range(1, 6), ["1 oldest", "2", "3", "4", "5 newest"])
-    axes.legend(fontsize=7, frameon=False)
     return svg(drawn)
 
 
-def latency_plot(result: dict[str, Any]) -> str:
+def latency_plot(models: Models) -> str:
     """Microseconds a context by batch size; empty when nothing was timed."""
-    timed = [(i, n, e) for i, (n, e) in enumerate(result["models"].items()) if "latency" in e]
-    if not timed:
-        return ""
-    drawn, axes = figure(f"Microseconds a context, {result['threads']} thread(s)")
-    for number, name, entry in timed:
-        sizes = [row["batch"] for row in entry["latency"]]
-        costs = [row["us_per_context"] for row in entry["latency"]]
-        axes.plot(sizes, costs, marker="o", ms=4, color=colour(number), label=short(name))
-    axes.set(xscale="log", yscale="log", xlabel="batch size")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.legend(fontsize=7, frameon=False)
-    return svg(drawn)
+    drawn, axes = figure("Microseconds a context")
+    timed = {name: entry["latency"] for name, entry in models.items() if "latency" in entry}
+    for name, rows in timed.items():
+        sizes = [row["batch"] for row in rows]
+        axes.plot(sizes, [row["us_per_context"] for row in rows], marker="o", ms=4, **_style(models, name))
+        axes.set(xscale="log", yscale="log", xlabel="batch size")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+    return svg(drawn) if timed else ""

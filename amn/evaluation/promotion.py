@@ -6,10 +6,8 @@ one, never none. The link's earlier target is kept in `<link>.history`, newest l
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 from amn.errors import PromotionError
@@ -17,37 +15,9 @@ from amn.files import write_whole
 from amn.model import checkpoint
 
 LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
-ROOT = Path("artifacts/lvm")
 WINDOWS_MIN = 1_000
 COSINE_LOSS_MAX = 0.003
 LATENCY_FACTOR_MAX = 1.5
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the promote command."""
-    parser.add_argument("path", type=Path, help="checkpoint folder")
-    parser.add_argument("--link", default=LINKS[0], choices=LINKS)
-    parser.add_argument("--root", type=Path, default=ROOT)
-    parser.add_argument("--no-latency", action="store_true", help="skip the latency gate")
-
-
-def add_rollback_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the rollback command."""
-    parser.add_argument("--link", default=LINKS[0], choices=LINKS)
-    parser.add_argument("--root", type=Path, default=ROOT)
-
-
-def run_promote(options: argparse.Namespace) -> int:
-    """Check the candidate and move the link."""
-    message = promote(options.path, options.root / options.link, with_latency=not options.no_latency)
-    sys.stdout.write(message + "\n")
-    return 0
-
-
-def run_rollback(options: argparse.Namespace) -> int:
-    """Move the link back to what it named before."""
-    sys.stdout.write(rollback(options.root / options.link) + "\n")
-    return 0
 
 
 def promote(path: Path, link: Path, *, with_latency: bool = True) -> str:
@@ -79,7 +49,7 @@ def check_figures(candidate: checkpoint.Checkpoint) -> None:
         if n < WINDOWS_MIN:
             raise PromotionError(
                 f"{manifest.model_id} was judged on {n} {side} windows, the gate wants "
-                f"{WINDOWS_MIN}; train it with `python -m amn train`, which judges it"
+                f"{WINDOWS_MIN}; train it with `amn train`, which judges it"
             )
     test = manifest.metrics["test"]
     if test["cosine"]["mean"] <= test["context_mean"]:

@@ -1,4 +1,4 @@
-"""`python -m amn slices`: fit the OOD score's references, cells and thresholds, and judge them.
+"""The fit of the OOD score: references, cells and thresholds, and what they are worth.
 
 References are context means of the training side, drawn at random. Thresholds are the 90th and 99th
 percentile of the validation side: one context in a hundred in distribution is taken for OOD. The
@@ -7,8 +7,6 @@ test side and the unseen domain only judge.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +14,30 @@ import numpy as np
 
 from amn.config import CONTEXT_LENGTH
 from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
-from amn.data.readers import read_vectors
 from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
 from amn.files import making_folder
 from amn.manifest import write_manifest
 from amn.slices import CELLS_MAX, FILES, SlicesManifest, Vectors, files_hash, unit_mean
 
-REFERENCES, NEIGHBOURS, CELLS = 1024, 10, 64
 INSIDE_QUANTILE, OUTSIDE_QUANTILE = 0.90, 0.99
 _KMEANS_ROUNDS = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitSettings:
+    """Size of the artifact, and the domain that is kept out and judged as OOD."""
+
+    references: int = 1024
+    neighbours: int = 10
+    cells: int = 64
+    seed: int = 0
+    unseen_domain: str = UNSEEN_DOMAIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """What is stored, and what it is worth."""
+    """The arrays and thresholds of an artifact, and their measured worth."""
 
     references: Vectors
     centroids: Vectors
@@ -39,54 +46,24 @@ class Fit:
     measured: dict[str, float]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("--data", required=True, type=Path, help="the vector file")
-    parser.add_argument("--out", type=Path, help="the new folder; without it, only judge")
-    parser.add_argument("--unseen-domain", default=UNSEEN_DOMAIN, help="kept out, and judged as OOD")
-    parser.add_argument("--encoder", default="", help="where the file does not name it")
-    parser.add_argument("--references", type=int, default=REFERENCES)
-    parser.add_argument("--neighbours", type=int, default=NEIGHBOURS)
-    parser.add_argument("--cells", type=int, default=CELLS, help=f"at most {CELLS_MAX}")
-    parser.add_argument("--seed", type=int, default=0)
-
-
-def run_slices(options: argparse.Namespace) -> int:
-    """Fit, print what was measured, and write.
-
-    Raises:
-        DataError: The folder exists, or the data is too small.
-    """
-    if options.out is not None and options.out.exists():
-        raise DataError(f"{options.out} exists already; name a new folder")
-    data = read_vectors(options.data, options.encoder)
-    found = fit(data, options)
-    for name, value in found.measured.items():
-        sys.stdout.write(f"{name:24} {value:.4f}\n")
-    if options.out is not None:
-        manifest = write(found, options, data)
-        sys.stdout.write(f"{manifest.slices_id} in {options.out}\n")
-    return 0
-
-
-def fit(data: VectorSet, options: argparse.Namespace) -> Fit:
+def fit(data: VectorSet, settings: FitSettings) -> Fit:
     """References, cells and thresholds from the training and validation sides.
 
     Raises:
         DataError: The data is too small for what was asked.
     """
-    split = split_by_article(data, unseen_domain=options.unseen_domain)
+    split = split_by_article(data, unseen_domain=settings.unseen_domain)
     means = means_of(data, split.train)
-    if not options.neighbours <= options.references <= len(means) or not 1 <= options.cells <= CELLS_MAX:
+    if not settings.neighbours <= settings.references <= len(means) or not 1 <= settings.cells <= CELLS_MAX:
         raise DataError(
-            f"{options.references} references, {options.neighbours} neighbours and {options.cells} cells do "
-            f"not fit {len(means)} contexts; use neighbours <= references <= contexts, cells <= {CELLS_MAX}"
+            f"{settings.references} references, {settings.neighbours} neighbours and {settings.cells} cells "
+            f"do not fit {len(means)} contexts; use neighbours <= references<= contexts, cells <= {CELLS_MAX}"
         )
-    draw = np.random.default_rng(options.seed)
-    references = stored(means[draw.permutation(len(means))[: options.references]])
-    centroids = stored(centres(means, options.cells, draw))
+    draw = np.random.default_rng(settings.seed)
+    references = stored(means[draw.permutation(len(means))[: settings.references]])
+    centroids = stored(centres(means, settings.cells, draw))
     sides = {name: means_of(data, getattr(split, name)) for name in ("validation", "test", "unseen")}
-    scores = {name: distances(side, references, options.neighbours) for name, side in sides.items()}
+    scores = {name: distances(side, references, settings.neighbours) for name, side in sides.items()}
     low, high = (float(np.quantile(scores["validation"], q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
     measured = judged(scores["test"], scores["unseen"], low, high) | familiarity(means, sides)
     return Fit(
@@ -98,15 +75,15 @@ def fit(data: VectorSet, options: argparse.Namespace) -> Fit:
     )
 
 
-def write(found: Fit, options: argparse.Namespace, data: VectorSet) -> SlicesManifest:
+def write(found: Fit, out: Path, settings: FitSettings, data: VectorSet) -> SlicesManifest:
     """Writes the artifact, atomically: the folder appears when it is whole."""
-    with making_folder(options.out) as work:
+    with making_folder(out) as work:
         for name, array in zip(FILES, (found.references, found.centroids), strict=True):
             np.save(work / name, array.astype(np.float16), allow_pickle=False)
         digest = files_hash(work)
         manifest = SlicesManifest(
             slices_id=f"slices@{digest[:12]}",
-            neighbours=options.neighbours,
+            neighbours=settings.neighbours,
             inside_max=round(found.inside_max, 6),
             outside_min=round(found.outside_min, 6),
             encoder_id=data.encoder_id,

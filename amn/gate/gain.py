@@ -1,6 +1,6 @@
 """What a fallback is worth: a calibrated score of a request, and the weight of a fallback's answer.
 
-`python -m amn calibrate` fits both on held-out articles and writes one hashed JSON file of plain
+`amn calibrate` fits both on held-out articles and writes one hashed JSON file of plain
 arrays; a worker evaluates it with NumPy. The features are a few dot products of the prediction and
 its context, so a score costs no search in the bank (docs/escalation.md tells what ranked how well).
 
@@ -162,7 +162,7 @@ def load_calibration(folder: Path) -> Calibration:
         content, sha256 = stored["content"], stored["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"calibration {folder} cannot be read: {error}; run `python -m amn calibrate`, or use a policy "
+            f"calibration {folder} cannot be read: {error}; run `amn calibrate`, or use a policy "
             "without [gain] and blend, such as card"
         ) from error
     known = content_hash(content) == sha256 and content.get("format") == FORMAT

@@ -1,167 +1,134 @@
-"""`python -m amn train`: one command from a vector file to a checkpoint folder."""
+"""One training run: from vectors in reading order to a checkpoint folder with its figures."""
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
+import csv
 import datetime
+import io
 import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import nn
 
-from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
 from amn.data.dataset import Split, split_by_article
-from amn.data.readers import read_vectors
-from amn.data.vectors import VectorSet
+from amn.data.vectors import Index, VectorSet
 from amn.errors import ConfigError
 from amn.evaluation import metrics
+from amn.files import write_whole, writing
 from amn.model import checkpoint
-from amn.training import runlog
-from amn.training.recipes import PRESETS, Recipe, recipe
-from amn.training.train import pick_device, resume, set_first_stage, start_run, train, write_config
+from amn.training.recipes import Recipe
+from amn.training.train import Tick, pick_device, resume, set_first_stage, start_run, train, write_config
 
-console = Console(stderr=True, markup=False, emoji=False)
-
-#: Options that replace one value of the preset.
-OVERRIDES: dict[str, type] = {
-    "epochs": int,
-    "batch-size": int,
-    "learning-rate": float,
-    "weight-decay": float,
-    "patience-epochs": int,
-    "ema-decay": float,
-    "seed": int,
-    "unseen-domain": str,
-    "selection-domain": str,
-}
+Say = Callable[[str], None]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the train command."""
-    parser.add_argument("--model", required=True, choices=list(MODEL_NAMES))
-    parser.add_argument("--data", required=True, type=Path, help=".npz, folder of .npy, .parquet")
-    parser.add_argument("--encoder", default="", help="where the file does not name it")
-    parser.add_argument("--out", required=True, type=Path, help="run folder, e.g. runs/amn")
-    parser.add_argument("--preset", default="card", choices=list(PRESETS))
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"])
-    parser.add_argument("--threads", type=int, default=1, help="1 repeats bit for bit")
-    parser.add_argument("--first-stage", type=Path, help="finished AMN under the stacked layout")
-    parser.add_argument("--resume", action="store_true", help="go on after a kill")
-    parser.add_argument("--dropout", type=float)
-    parser.add_argument("--distrust", type=float)
-    parser.add_argument("--residual-max", type=float)
-    parser.add_argument("--storage", default="float32", choices=list(checkpoint.STORAGE))
-    for name, kind in OVERRIDES.items():
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS if kind is str else None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """Where and how a recipe is trained.
 
-
-def chosen_recipe(options: argparse.Namespace) -> Recipe:
-    """The preset with the options of the command line put over it."""
-    base = recipe(options.model, options.preset)
-    names = [name.replace("-", "_") for name in OVERRIDES]
-    changed = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
-    shape = {n: getattr(options, n) for n in ("dropout", "distrust", "residual_max")}
-    shape = {name: value for name, value in shape.items() if value is not None}
-    return Recipe(
-        model=ModelConfig(**(base.model.to_dict() | shape)),
-        train=TrainConfig(**(base.train.to_dict() | changed)),
-    )
-
-
-def with_first_stage(chosen: Recipe, first: checkpoint.Checkpoint | None) -> Recipe:
-    """The recipe with the id of its first stage, and with the first stage's own settings.
-
-    Raises:
-        ConfigError: the layout takes a first stage and got none, or the other way round, or the
-            first stage is of another layout than AMN's.
+    Attributes:
+        out: The run's folder; the checkpoint appears in `out/checkpoint`.
+        threads: One thread repeats a run bit for bit.
+        first_stage: Finished AMN under the stacked layout, and under no other.
+        resume: Go on after the last epoch of a run that was killed.
     """
-    if (chosen.model.layout == "stacked") != (first is not None):
-        raise ConfigError(
-            f"layout {chosen.model.layout} and --first-stage do not fit; give a finished AMN's folder "
-            "to the stacked layout, and to no other"
-        )
-    if first is None:
-        return chosen
-    manifest = first.manifest
-    if manifest.layout != "bounded":
-        raise ConfigError(f"{manifest.model_id} has layout {manifest.layout}; the first stage is bounded")
-    own = {name: manifest.config[name] for name in ("residual_max", "familiar_low", "familiar_high")}
-    return Recipe(
-        model=dataclasses.replace(chosen.model, **own),
-        train=dataclasses.replace(chosen.train, first_stage=manifest.model_id),
-    )
+
+    out: Path
+    device: str = "auto"
+    threads: int = 1
+    storage: str = "float32"
+    first_stage: Path | None = None
+    resume: bool = False
 
 
-def run_train(options: argparse.Namespace) -> int:
-    """Train, judge on every side, and write `<out>/checkpoint`."""
-    torch.set_num_threads(options.threads)
+def run_training(
+    recipe: Recipe, data: VectorSet, settings: RunSettings, *, say: Say, tick: Tick
+) -> checkpoint.Manifest:
+    """Train, judge on every side, and write the checkpoint, `log.csv` and `curve.svg`."""
+    torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    chosen = chosen_recipe(options)
-    first = checkpoint.load(options.first_stage) if options.first_stage else None
-    chosen = with_first_stage(chosen, first)
-    data = read_vectors(options.data, options.encoder)
+    first = checkpoint.load(settings.first_stage) if settings.first_stage else None
+    recipe = with_first_stage(recipe, first, data.encoder_id)
+    config, folder = recipe.train, settings.out
     split = split_by_article(
-        data,
-        unseen_domain=chosen.train.unseen_domain,
-        selection_domain=chosen.train.selection_domain,
+        data, unseen_domain=config.unseen_domain, selection_domain=config.selection_domain
     )
-    describe_split(data, split)
+    for line in described(data, split):
+        say(line)
     data_hash = data.sha256()
-    saved = {"model": chosen.model.to_dict(), "train": chosen.train.to_dict(), "data": data_hash}
-    write_config(options.out, saved)
-    run = start_run(chosen.model, chosen.train, pick_device(options.device))
+    write_config(folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": data_hash})
+    run = start_run(recipe.model, config, pick_device(settings.device))
     if first is not None:
         set_first_stage(run, first.model)
-    if options.resume:
-        resume(run, options.out)
-    with runlog.RunLog(options.out, chosen.train.epochs, console) as log:
-        model = train(run, data, split, chosen.train, folder=options.out, report=log.report, tick=log.tick)
-    runlog.write_log(options.out, run.history)
-    runlog.plot_curve(options.out, run.history)
-    folder = options.out / "checkpoint"
+    if settings.resume:
+        resume(run, folder)
+    model = train(
+        run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_epoch_line(row))
+    )
+    write_log(folder / "log.csv", run.history)
+    plot_curve(folder / "curve.svg", run.history)
+    training = {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch}
     manifest = checkpoint.save(
         model,
-        folder,
-        name=options.model,
+        folder / "checkpoint",
+        name=recipe.name,
         encoder_id=data.encoder_id,
         created_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        storage=options.storage,
+        storage=settings.storage,
         records={
-            "training": chosen.train.to_dict()
-            | {"preset": options.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch},
+            "training": config.to_dict() | training,
             "data": data_record(data, split, data_hash),
             "metrics": judge_sides(model, data, split),
         },
     )
-    console.print(f"{manifest.model_id} in {folder}")
+    say(f"{manifest.model_id} in {folder / 'checkpoint'}")
     for side, figures in manifest.metrics.items():
         if isinstance(figures, dict):
-            console.print(
-                f"{side:>11}  cosine {figures['cosine']['mean']:.4f} "
-                f"+- {figures['cosine']['standard_error']:.4f}  context mean "
-                f"{figures['context_mean']:.4f}  n {figures['cosine']['n']}"
-            )
-    return 0
+            say(f"{side:>11}  {_cosine_text(figures['cosine'])}  context mean {figures['context_mean']:.4f}")
+    return manifest
 
 
-def describe_split(data: VectorSet, split: Split) -> None:
-    """Print n, coherence and baselines of every side before anything is trained."""
+def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encoder_id: str) -> Recipe:
+    """The recipe with the id of its first stage, and with the first stage's own settings.
+
+    Raises:
+        ConfigError: The layout takes a first stage and got none, or the other way round, or the
+            first stage is of another layout than AMN's, or of another encoder than the data.
+    """
+    if (recipe.model.layout == "stacked") != (first is not None):
+        raise ConfigError(
+            f"layout {recipe.model.layout} and --first-stage do not fit; give a finished AMN's folder "
+            "to the stacked layout, and to no other"
+        )
+    if first is None:
+        return recipe
+    manifest = first.manifest
+    if manifest.layout != "bounded":
+        raise ConfigError(f"{manifest.model_id} has layout {manifest.layout}; the first stage is bounded")
+    if manifest.encoder_id != encoder_id:
+        raise ConfigError(
+            f"{manifest.model_id} was trained on vectors of encoder {manifest.encoder_id!r}, the data is of "
+            f"{encoder_id!r}; train a first stage on this data"
+        )
+    own = {name: manifest.config[name] for name in ("residual_max", "familiar_low", "familiar_high")}
+    return recipe.changed(own | {"first_stage": manifest.model_id})
+
+
+def described(data: VectorSet, split: Split) -> Iterator[str]:
+    """Number, coherence and baselines of every side, before anything is trained."""
     for name, starts in split.sides().items():
         articles = len(set(data.article[starts].tolist()))
-        baselines = "  ".join(
-            f"{label} {metrics.window_cosines(predict, data, starts).mean():.4f}"
-            for label, predict in metrics.BASELINES.items()
-        )
-        console.print(
+        baselines = "  ".join(f"{label} {value:.4f}" for label, value in _baselines(data, starts).items())
+        yield (
             f"{name:>11}  n {len(starts):>6}  articles {articles:>4}  "
             f"coherence {metrics.coherence(data, starts):.4f}  {baselines}"
         )
-    console.print(f"{split.dropped} windows dropped: near-duplicates of judged vectors")
+    yield f"{split.dropped} windows dropped: near-duplicates of judged vectors"
 
 
 def data_record(data: VectorSet, split: Split, data_hash: str) -> dict[str, Any]:
@@ -178,14 +145,53 @@ def judge_sides(model: nn.Module, data: VectorSet, split: Split) -> dict[str, An
     """Cosine with standard error by article on every side but training, and baselines."""
     result: dict[str, Any] = {}
     for name, starts in split.sides().items():
-        if name == "train":
-            continue
-        cosines = metrics.window_cosines(model, data, starts)
-        result[name] = {"cosine": metrics.estimate(cosines, data.article[starts]).to_dict()} | {
-            label: round(float(metrics.window_cosines(predict, data, starts).mean()), 5)
-            for label, predict in metrics.BASELINES.items()
-        }
+        if name != "train":
+            cosines = metrics.window_cosines(model, data, starts)
+            own = metrics.estimate(cosines, data.article[starts]).to_dict()
+            result[name] = {"cosine": own} | _baselines(data, starts)
     if "unseen" in result:
         delta = result["unseen"]["cosine"]["mean"] - result["test"]["cosine"]["mean"]
         result["ood_delta"] = round(delta, 5)
     return result
+
+
+def _baselines(data: VectorSet, starts: Index) -> dict[str, float]:
+    return {
+        label: round(float(metrics.window_cosines(predict, data, starts).mean()), 5)
+        for label, predict in metrics.BASELINES.items()
+    }
+
+
+def _cosine_text(figures: dict[str, float]) -> str:
+    return f"cosine {figures['mean']:.4f} +- {figures['standard_error']:.4f}  n {figures['n']}"
+
+
+def _epoch_line(row: dict[str, float]) -> str:
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name.endswith("cosine"))
+    return f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.6f}  {figures}"
+
+
+def write_log(path: Path, history: list[dict[str, float]]) -> None:
+    """One row of figures an epoch; after a resume those before the kill as well."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_whole(path, stream.getvalue())
+
+
+def plot_curve(path: Path, history: list[dict[str, float]]) -> None:
+    """Loss and cosines by epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs, [row["train_loss"] for row in history], marker=".")
+    left.set(title="training loss", xlabel="epoch")
+    for name in (key for key in history[0] if key.endswith("cosine")):
+        right.plot(epochs, [row[name] for row in history], marker=".", label=name.removesuffix("_cosine"))
+    right.set(title="cosine with the true next vector", xlabel="epoch")
+    right.legend()
+    with writing(path) as file:
+        figure.savefig(file, format="svg")

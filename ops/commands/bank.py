@@ -174,7 +174,7 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
 def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int, encoder: str) -> None:
     """Make a large set for measuring: the training side of VECTORS, then vectors between two of one article.
 
-    VECTORS is a file with articles, as `python -m amn train --data` takes it.
+    VECTORS is a file with articles, as `amn train --data` takes it.
     """
     from amn.bank.enlarge import enlarge as make
     from amn.data.dataset import training_vectors

@@ -112,7 +112,7 @@ def _budget_lines(budget: dict[str, float]) -> list[str]:
 def replay(log: Path, policy: str, as_json: bool) -> None:
     """Run a policy over logged scores: rates by rule, lane and hour; quality where truth is known.
 
-    LOG is what `amn worker amn --decision-log` or `python -m amn calibrate` wrote.
+    LOG is what `amn worker amn --decision-log` or `amn calibrate` wrote.
     """
     from ops.gate.log import read_log
     from ops.gate.replay import replay as replayed
@@ -138,7 +138,7 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
 
     The mix goes from in-distribution to fully out of it and back, with bursts of the hard lanes;
     a worker crashes every half hour. Requests are drawn from the shipped sample, or from a log that
-    `python -m amn calibrate` wrote. A day of 20 requests a second takes about two minutes.
+    `amn calibrate` wrote. A day of 20 requests a second takes about two minutes.
     """
     from ops.gate.day import DaySettings, report
     from ops.gate.day import simulate as run_day

@@ -1,4 +1,4 @@
-"""Decision logs: what a worker's `--decision-log` and `python -m amn calibrate` write, read back."""
+"""Decision logs: what a worker's `--decision-log` and `amn calibrate` write, read back."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from amn.config import Layout, ModelConfig
 from amn.data.vectors import VectorSet
 from amn.model.network import build
+from ops.app import run
 
 ENCODER = "a-test/mean/l2"
 DOMAINS = ("alpha", "beta", "gamma", "anarchism")
@@ -49,6 +50,11 @@ def write_npz(folder: Path, **changes: Any) -> Path:
     path = folder / "vectors.npz"
     np.savez(path, **(articles() | changes))
     return path
+
+
+def amn(*words: object) -> int:
+    """The command `amn` with these words; its exit code."""
+    return run([str(word) for word in words])
 
 
 def contexts(n: int, seed: int = 0, topic: float = 1.0) -> Tensor:

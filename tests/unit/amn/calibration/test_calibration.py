@@ -13,7 +13,7 @@ from amn_helpers import articles, contexts, vector_set
 from numpy.typing import NDArray
 
 from amn.bank.exact import Neighbours
-from amn.calibration.command import calibrate, suggested_policy
+from amn.calibration.calibrate import calibrate, suggested_policy
 from amn.calibration.fit import chosen, fit_linear, fit_weights
 from amn.calibration.report import text
 from amn.calibration.windows import FITTED, JUDGED, Scorer, Slice
@@ -127,7 +127,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]
 def test_a_fallback_that_never_helps_gets_no_weight_and_nothing_escalates(tmp_path):
     report = calibrated(context_mean, last_vector, tmp_path)
     assert not any(report["weights"])
-    assert report["firing"]["test"]["calibrated"]["worth"] == 0
+    gains = [json.loads(line)["gain"] for line in (tmp_path / "decisions.jsonl").read_text().splitlines()]
+    assert max(gains) <= 0  # so no soft rule escalates
     assert report["curves"]["test"]["oracle"]["1"]["mean"] == 0
     assert "no soft rule will escalate" in text(report)
 

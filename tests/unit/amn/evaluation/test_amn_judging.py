@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from amn_helpers import ENCODER, articles, contexts, made, write_npz
+from amn_helpers import ENCODER, amn, articles, contexts, made, write_npz
 
-from amn.__main__ import main
 from amn.errors import CheckpointError, DataError, PromotionError
 from amn.evaluation import promotion
 from amn.evaluation.evaluate import without
@@ -79,7 +78,7 @@ def evaluated(tmp_path_factory):
     data = write_npz(folder)
     first, second = candidate(folder, "amn_1"), candidate(folder, "amn_2", "bounded")
     options = ["--data", str(data), "--out", str(folder / "out")]
-    assert main(["evaluate", str(first), str(second), *options]) == 0
+    assert amn("evaluate", str(first), str(second), *options) == 0
     return folder, json.loads((folder / "out" / "evaluation.json").read_text())
 
 
@@ -112,7 +111,7 @@ def test_a_card_has_the_specified_headings_and_figures_beside_ours(evaluated):
     out = folder / "CARD.md"
     evaluation = str(folder / "out" / "evaluation.json")
     first = str(folder / "models" / "amn_1")
-    assert main(["card", first, "--evaluation", evaluation, "--out", str(out)]) == 0
+    assert amn("card", first, "--evaluation", evaluation, "--out", str(out)) == 0
     text = out.read_text()
     for heading in ("Model Information", "Training Details", "Performance Metrics", "Key Strengths"):
         assert f"## {heading}" in text
@@ -128,7 +127,7 @@ def test_a_card_of_a_model_that_was_not_judged_is_refused(evaluated, tmp_path, c
     folder, _ = evaluated
     other = candidate(tmp_path, "amn_9")
     evaluation = str(folder / "out" / "evaluation.json")
-    assert main(["card", str(other), "--evaluation", evaluation]) == 2
+    assert amn("card", str(other), "--evaluation", evaluation) == 1
     assert "evaluate this checkpoint first" in capsys.readouterr().err
 
 
@@ -136,7 +135,7 @@ def test_one_checkpoint_twice_is_refused(evaluated, capsys):
     folder, _ = evaluated
     first = str(folder / "models" / "amn_1")
     options = ["--data", str(folder / "vectors.npz"), "--out", str(folder / "twice")]
-    assert main(["evaluate", first, first, *options]) == 2
+    assert amn("evaluate", first, first, *options) == 1
     assert "given twice" in capsys.readouterr().err
 
 
@@ -197,34 +196,34 @@ def test_a_much_slower_candidate_is_refused(tmp_path, monkeypatch):
 def test_the_commands_promote_and_roll_back(tmp_path, capsys):
     first, second = candidate(tmp_path, "amn_1"), candidate(tmp_path, "amn_2")
     root = ["--root", str(tmp_path), "--link", "fallback_accuracy"]
-    assert main(["promote", str(first), "--no-latency", *root]) == 0
-    assert main(["promote", str(second), "--no-latency", *root]) == 0
-    assert main(["rollback", *root]) == 0
+    assert amn("promote", str(first), "--no-latency", *root) == 0
+    assert amn("promote", str(second), "--no-latency", *root) == 0
+    assert amn("rollback", *root) == 0
     assert "-> amn_1 (amn@" in capsys.readouterr().out.splitlines()[-1]
-    assert main(["rollback", *root]) == 2
+    assert amn("rollback", *root) == 1
 
 
 def test_the_quick_reproduction_trains_the_small_networks_and_prints_one_table(tmp_path, capsys):
     options = ["--data", str(write_npz(tmp_path)), "--out", str(tmp_path / "runs"), "--quick"]
-    assert main(["reproduce", *options]) == 0
+    assert amn("reproduce", *options) == 0
     table = capsys.readouterr().out
     for layout in ("bounded", "card", "published", "baseline"):
         assert f"({layout})" in table
     assert (tmp_path / "runs" / "report" / "evaluation.html").is_file()
-    assert main(["reproduce", *options]) == 0  # everything is there: only the table is made again
+    assert amn("reproduce", *options) == 0  # everything is there: only the table is made again
 
 
 def test_leaving_each_domain_out_judges_on_it(tmp_path):
     data = str(write_npz(tmp_path, **articles(count=80)))
     options = ["--data", data, "--out", str(tmp_path / "runs"), "--epochs", "1"]
-    assert main(["leave-out", *options]) == 0
+    assert amn("leave-out", *options) == 0
     result = json.loads((tmp_path / "runs" / "leave_out.json").read_text())
     assert set(result) == {"alpha", "beta", "gamma"}
     assert result["beta"]["gain_over_context_mean"]["n"] == 140
 
 
 def test_the_ratio_of_two_models_names_both_sizes(capsys):
-    assert main(["ratio", "bounded", "transformer", "--rounds", "1"]) == 0
+    assert amn("ratio", "bounded", "transformer", "--rounds", "1") == 0
     batch_1, batch_32, sizes = capsys.readouterr().out.splitlines()
     assert batch_1.startswith("batch   1: ")
     assert batch_32.startswith("batch  32: ")

@@ -191,7 +191,7 @@ def published_file(path, **changes):
 
 def test_published_keys_are_taken_as_they_are_and_golden_vectors_recorded(tmp_path):
     path = published_file(tmp_path / "best_model.pt")
-    manifest = import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
+    manifest = import_published(path, tmp_path / "out", encoder_id=ENCODER)
     loaded = checkpoint.load(tmp_path / "out")
     assert manifest.parameters == 1_510_912
     assert manifest.training["val_cosine"] == 0.5604
@@ -205,7 +205,7 @@ def test_published_keys_are_taken_as_they_are_and_golden_vectors_recorded(tmp_pa
 def test_published_fallbacks_are_taken_as_well(tmp_path, kind):
     state = build(ModelConfig(layout=kind)).state_dict()
     path = published_file(tmp_path / "x.pt", model_type=kind, model_state_dict=state)
-    assert import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW).layout == kind
+    assert import_published(path, tmp_path / "out", encoder_id=ENCODER).layout == kind
 
 
 def test_published_files_with_missing_or_unknown_keys_are_refused(tmp_path):
@@ -213,20 +213,20 @@ def test_published_files_with_missing_or_unknown_keys_are_refused(tmp_path):
     state.pop("query_encoder.bias")
     path = published_file(tmp_path / "x.pt", model_state_dict=state)
     with pytest.raises(CheckpointError, match=r"missing query_encoder\.bias"):
-        import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
+        import_published(path, tmp_path / "out", encoder_id=ENCODER)
     state = build(ModelConfig(layout="published")).state_dict() | {"lstm.bias": torch.zeros(1)}
     path = published_file(tmp_path / "y.pt", model_state_dict=state)
     with pytest.raises(CheckpointError, match=r"unknown lstm\.bias"):
-        import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
+        import_published(path, tmp_path / "out", encoder_id=ENCODER)
 
 
 def test_published_files_that_need_pickle_are_refused(tmp_path):
     path = published_file(tmp_path / "x.pt", args=Pickled())
     with pytest.raises(CheckpointError, match="not a plain tensor file"):
-        import_published(path, tmp_path, encoder_id=ENCODER, created_utc=NOW)
+        import_published(path, tmp_path, encoder_id=ENCODER)
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match="not a plain tensor file"):
-        import_published(path, tmp_path, encoder_id=ENCODER, created_utc=NOW)
+        import_published(path, tmp_path, encoder_id=ENCODER)
 
 
 class Pickled:
@@ -237,9 +237,9 @@ class Pickled:
 def test_published_files_of_another_form_are_refused(tmp_path, changes):
     path = published_file(tmp_path / "x.pt", **changes)
     with pytest.raises(CheckpointError, match=r"model_type|model_state_dict"):
-        import_published(path, tmp_path / "out", encoder_id=ENCODER, created_utc=NOW)
+        import_published(path, tmp_path / "out", encoder_id=ENCODER)
 
 
 def test_a_published_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing\.pt does not exist"):
-        import_published(tmp_path / "nothing.pt", tmp_path, encoder_id=ENCODER, created_utc=NOW)
+        import_published(tmp_path / "nothing.pt", tmp_path, encoder_id=ENCODER)

@@ -8,9 +8,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from amn_helpers import vector_set, write_npz
+from amn_helpers import amn, vector_set, write_npz
 
-from amn.__main__ import main
 from amn.config import ModelConfig, TrainConfig
 from amn.data.dataset import split_by_article
 from amn.errors import ConfigError, DataError
@@ -130,9 +129,9 @@ def test_batches_are_read_backwards_only_if_asked(documents, tmp_path):
 def test_the_command_stacks_on_a_finished_amn_and_says_which(tmp_path):
     common = ["--data", str(write_npz(tmp_path)), "--preset", "robust", "--batch-size", "64", "--epochs", "1"]
     first, out = tmp_path / "first", tmp_path / "stacked"
-    assert main(["train", "--model", "amn", "--out", str(first), *common]) == 0
+    assert amn("train", "--model", "amn", "--out", str(first), *common) == 0
     options = ["--first-stage", str(first / "checkpoint"), "--storage", "float16", "--out", str(out)]
-    assert main(["train", "--model", "stacked", *options, *common]) == 0
+    assert amn("train", "--model", "stacked", *options, *common) == 0
     manifest = load(out / "checkpoint").manifest
     assert manifest.layout == "stacked"
     assert manifest.training["first_stage"] == load(first / "checkpoint").manifest.model_id
@@ -140,7 +139,7 @@ def test_the_command_stacks_on_a_finished_amn_and_says_which(tmp_path):
 
 def test_a_stacked_run_without_a_first_stage_is_refused(tmp_path, capsys):
     options = ["--data", str(write_npz(tmp_path)), "--out", str(tmp_path / "run"), "--epochs", "1"]
-    assert main(["train", "--model", "stacked", "--preset", "robust", *options]) == 2
+    assert amn("train", "--model", "stacked", "--preset", "robust", *options) == 1
     assert "--first-stage do not fit" in capsys.readouterr().err
 
 
@@ -220,7 +219,7 @@ def test_a_run_folder_takes_no_second_run_with_other_settings(tmp_path):
 def test_the_command_leaves_a_checkpoint_a_log_and_a_curve(tmp_path):
     out = tmp_path / "run"
     options = ["--data", str(write_npz(tmp_path)), "--out", str(out), "--epochs", "2"]
-    assert main(["train", "--model", "amn", "--preset", "robust", "--batch-size", "64", *options]) == 0
+    assert amn("train", "--model", "amn", "--preset", "robust", "--batch-size", "64", *options) == 0
     manifest = load(out / "checkpoint").manifest
     assert manifest.layout == "bounded"
     assert manifest.training["epochs"] == 2
@@ -234,7 +233,7 @@ def test_the_command_leaves_a_checkpoint_a_log_and_a_curve(tmp_path):
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
     options = ["--data", str(tmp_path / "nothing.npz"), "--out", str(tmp_path / "run")]
-    assert main(["train", "--model", "gru", *options]) == 2
+    assert amn("train", "--model", "gru", *options) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error [data_invalid]: ")
+    assert error.startswith("amn: ")
     assert error.count("\n") == 1

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from amn.data.vectors import VectorSet
 from amn.errors import CheckpointError, DataError
-from amn.evaluation.slices_fit import area, centres, fit, write
+from amn.evaluation.slices_fit import FitSettings, area, centres, fit, write
 from amn.slices import Slicer, SlicesManifest, load_slices, unit_mean
 
 SHIPPED = Path("artifacts/lvm/ood_slices")
@@ -94,16 +94,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_slices(tmp_path / "missing")
 
 
-def options(folder: Path | None, **changes: object) -> argparse.Namespace:
-    values = {
-        "unseen_domain": "far",
-        "encoder": "e",
-        "references": 60,
-        "neighbours": 5,
-        "cells": 8,
-        "seed": 0,
-    }
-    return argparse.Namespace(out=folder, **{**values, **changes})
+SETTINGS = FitSettings(unseen_domain="far", references=60, neighbours=5, cells=8)
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +116,10 @@ def data() -> VectorSet:
 
 
 def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: VectorSet) -> None:
-    found = fit(data, options(None))
+    found = fit(data, SETTINGS)
     assert found.measured["auc"] == 1.0
     assert found.measured["true_ood"] == 1.0
-    manifest = write(found, options(tmp_path / "new"), data)
+    manifest = write(found, tmp_path / "new", SETTINGS, data)
     assert manifest.encoder_id == data.encoder_id
     read = load_slices(tmp_path / "new")
     assert read.manifest == manifest
@@ -139,7 +130,7 @@ def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: V
 @pytest.mark.parametrize("change", [{"references": 100_000}, {"neighbours": 61}, {"cells": 257}])
 def test_a_fit_that_the_data_cannot_give_is_refused(data: VectorSet, change: dict[str, int]) -> None:
     with pytest.raises(DataError, match="do not fit"):
-        fit(data, options(None, **change))
+        fit(data, replace(SETTINGS, **change))
 
 
 def test_the_area_counts_pairs_and_half_of_the_ties() -> None:

@@ -1,0 +1,84 @@
+"""Studies of several runs: every model of docs/models.md, and AMN without each domain in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from amn.data.dataset import UNSEEN_DOMAIN
+from amn.data.vectors import VectorSet
+from amn.evaluation import metrics
+from amn.model import checkpoint
+from amn.model.folded import fold
+from amn.training.recipes import Recipe, recipe
+from amn.training.run import RunSettings, Say, run_training
+from amn.training.train import Tick
+
+#: Rows of the table: model, preset, what is changed in it, and how its weights are stored.
+_TABLE: tuple[tuple[str, str, Mapping[str, Any], str], ...] = (
+    ("amn", "robust", {}, "float32"),
+    ("stacked", "robust", {}, "float16"),
+    ("gru-card", "robust", {}, "float32"),
+    ("amn-card", "card", {}, "float32"),
+    ("amn-published", "card", {"patience_epochs": 2}, "float32"),
+    ("transformer", "robust", {}, "float32"),
+    ("gru", "robust", {}, "float16"),
+)
+_QUICK = ("amn", "stacked", "amn-card", "amn-published")
+
+
+def train_missing(chosen: Recipe, data: VectorSet, settings: RunSettings, *, say: Say, tick: Tick) -> Path:
+    """The checkpoint of a run, which is trained or resumed where it is not finished."""
+    folder = settings.out / "checkpoint"
+    if not (folder / checkpoint.MANIFEST_FILE).is_file():
+        run_training(chosen, data, replace(settings, resume=True), say=say, tick=tick)
+    return folder
+
+
+def reproduce(data: VectorSet, out: Path, *, quick: bool, say: Say, tick: Tick) -> list[Path]:
+    """Train what is missing of the table; returns the checkpoints.
+
+    Hours on one core. `quick` trains the small networks for one epoch each: the figures
+    are lower, the order of the models is not.
+    """
+    folders = []
+    for name, preset, changes, storage in _TABLE:
+        if quick and name not in _QUICK:
+            continue
+        chosen = recipe(name, preset).changed({**changes, **({"epochs": 1} if quick else {})})
+        first = out / "amn" / "checkpoint" if name == "stacked" else None
+        settings = RunSettings(out=out / name, storage=storage, first_stage=first)
+        folders.append(train_missing(chosen, data, settings, say=say, tick=tick))
+    return folders
+
+
+def leave_out(chosen: Recipe, data: VectorSet, out: Path, *, say: Say, tick: Tick) -> dict[str, Any]:
+    """Cosine and gain on each domain of a model that was trained without it.
+
+    One unseen domain is one draw. This repeats the question for every domain: does a model that
+    never saw it still beat the mean of the context there? The unseen domain of the main split
+    is judged by the main model.
+    """
+    result: dict[str, Any] = {}
+    for domain in sorted(set(data.article_domain.tolist()) - {UNSEEN_DOMAIN}):
+        without = chosen.changed({"selection_domain": domain})
+        settings = RunSettings(out=out / f"without_{domain}")
+        result[domain] = judge_domain(
+            train_missing(without, data, settings, say=say, tick=tick), data, domain
+        )
+    return result
+
+
+def judge_domain(path: Path, data: VectorSet, domain: str) -> dict[str, Any]:
+    """Cosine and paired gain on all windows of a domain that the model never saw."""
+    starts = data.window_starts()
+    starts = starts[data.article_domain[data.article[starts]] == domain]
+    articles = data.article[starts]
+    cosines = metrics.window_cosines(fold(checkpoint.load(path).model), data, starts)
+    mean = metrics.window_cosines(metrics.context_mean, data, starts)
+    return {
+        "cosine": metrics.estimate(cosines, articles).to_dict(),
+        "gain_over_context_mean": metrics.estimate(cosines - mean, articles).to_dict(),
+    }

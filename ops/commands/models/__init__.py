@@ -1,0 +1,1 @@
+"""The commands that train, judge, fit and promote models."""

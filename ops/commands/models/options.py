@@ -1,0 +1,37 @@
+"""Options that the commands about models share, and how a run shows itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ops import console
+
+path = click.Path(path_type=Path)
+data = click.option("--data", required=True, type=path, help="Vectors in reading order (docs/models.md).")
+encoder = click.option(
+    "--encoder", default="", metavar="ID", help="Encoder of the vectors, where the file does not name it."
+)
+threads = click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+epochs = click.option("--epochs", type=click.IntRange(1))
+
+
+def out(text: str, *, required: bool = True) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    """The option that names the output."""
+    return click.option("--out", required=required, type=path, help=text)
+
+
+@contextmanager
+def shown_run() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int], None]]]:
+    """Where a training run says lines, and tells after each batch how far it is."""
+    with console.progress("batches") as bar:
+        task = bar.add_task("starting", total=None, note="")
+
+        def tick(epoch: int, batch: int, batches: int) -> None:
+            bar.update(task, description=f"epoch {epoch + 1}", completed=batch, total=batches)
+            bar.refresh()
+
+        yield bar.console.print, tick
