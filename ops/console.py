@@ -44,14 +44,29 @@ class Screen(Console):
 
 
 class DataTable(Table):
-    """A table without lines, whose cells are data and stay on one line each, unless they are too long."""
+    """A table without lines, whose cells are data and stay on one line each, unless they are too long.
+
+    A header that ends in ">" is that of a column of numbers.
+    """
 
     def __init__(self, *headers: str, **options: Any) -> None:
-        super().__init__(*map(plain, headers), **{"box": None, "pad_edge": False, **options})
+        super().__init__(**{"box": None, "pad_edge": False, **options})
+        for header in headers:
+            self.add_column(
+                plain(header.removesuffix(">")), justify="right" if header[-1:] == ">" else "left"
+            )
 
     def add_row(self, *cells: Any, **options: Any) -> None:
-        """A row; numbers and paths become text."""
-        super().add_row(*(cell if isinstance(cell, Text) else plain(cell) for cell in cells), **options)
+        """Adds a row; whole numbers get commas, None is a dash, and everything else becomes text."""
+        super().add_row(*map(_cell, cells), **options)
+
+
+def _cell(value: Any) -> Text | str:
+    if isinstance(value, Text):
+        return value
+    if value is None:
+        return "-"
+    return f"{value:,}" if type(value) is int else plain(value)
 
 
 def err() -> Screen:

@@ -26,7 +26,7 @@ from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
 from ops.drift.kept.memory import Memory
 from ops.drift.rules.findings import Finding
-from ops.health import letters, streams, workers
+from ops.health import streams, workers
 from ops.rules.counts import COUNTS
 from ops.rules.live import KINDS, Live, look
 from producer.errors import ServerError
@@ -97,7 +97,9 @@ class QueueCollector(Collector):
         live = look(client, keys)
         yield from counters(queue, live.counters)
         yield from service_metrics(queue, live)
-        yield from stream_metrics(queue, live.streams, letters.look(client, keys, live.now_ms).entries)
+        yield from stream_metrics(
+            queue, live.streams, streams.read_letters(client, keys, live.now_ms).entries
+        )
         yield from worker_metrics(queue, live.workers)
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())

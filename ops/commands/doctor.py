@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ops import console
 from ops.commands import options
-from ops.drift.measures.window import Delta
 from ops.errors import Unhealthy
-from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, alive_here, gather, judge
-from ops.repair import repair
+from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
+from ops.health import keys as health_keys
 from ops.settings import producer_settings, service, with_origin
 from producer.errors import ServerError
+from producer.keys import Keys
 from producer.settings import ProducerSettings
-from producer.transport.connection import connect, driver_errors
 
 _STYLE = {OK: "green", FAILURE: "bold red"}
 
@@ -31,6 +31,7 @@ _STYLE = {OK: "green", FAILURE: "bold red"}
 )
 @click.option("--strict", is_flag=True, help="Warnings fail too.")
 @click.option("--repair", "mend", is_flag=True, help="First mend the keys that cannot be right.")
+@click.option("--forget-sender", is_flag=True, help="First note that the sender of alerts was removed.")
 @click.option(
     "--watch", "watch_s", type=click.FloatRange(0.5), metavar="SECONDS", help="Look again and again."
 )
@@ -41,12 +42,12 @@ _STYLE = {OK: "green", FAILURE: "bold red"}
 def doctor(
     alive: str | None,
     strict: bool,
-    mend: bool,
     watch_s: float | None,
     artifacts: Path | None,
     url: str | None,
     queue: str | None,
     as_json: bool,
+    **first: bool,
 ) -> None:
     """Look at server, queue, workers, dead letters, counters and the shadow's OOD delta.
 
@@ -55,7 +56,8 @@ def doctor(
 
     Changes nothing, unless with --repair: then streams whose ids are used up or far ahead of the
     clock, keys of another type and wrong counters are mended first. What waits is kept, in order;
-    what is leased at that moment runs again, and is answered once.
+    what is leased at that moment runs again, and is answered once. With --forget-sender, a sender of
+    alerts that was removed on purpose is missed no more, until one runs again.
 
     \b
     Examples:
@@ -71,34 +73,35 @@ def doctor(
         name = alive_here(settings, alive)
         console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
         return
-    repaired = _repaired(settings) if mend else []
+    repaired = _changed(settings, **first)
     while watch_s is not None:
         _show(_examined(settings, root, found.found), as_json, clear=not as_json)
         time.sleep(watch_s)
     report = replace(_examined(settings, root, found.found), repaired=repaired)
     _show(report, as_json)
     bad = (FAILURE, WARNING) if strict else (FAILURE,)
-    failures = [finding for finding in report.findings if finding.level in bad]
-    if failures:
-        texts = "; ".join(f"{finding.check}: {finding.text}" for finding in failures)
-        raise Unhealthy(f"{len(failures)} of {len(report.findings)} checks failed: {texts}")
+    failed = [result for result in report.results if result.level in bad]
+    if failed:
+        texts = "; ".join(f"{result.check}: {result.text}" for result in failed)
+        raise Unhealthy(f"{len(failed)} of {len(report.results)} checks failed: {texts}")
 
 
-def _repaired(settings: ProducerSettings) -> list[str]:
-    client = connect(settings, retries=0)
-    try:
-        with driver_errors(settings.url):
-            return repair(client, settings)
-    finally:
-        client.close()
+def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> list[str]:
+    """Does what was asked for before the look; a sentence for each thing that was done."""
+    done: list[str] = []
+    if mend or forget_sender:
+        with options.client(settings) as client:
+            done += health_keys.repair(client, settings) if mend else []
+            done += [beside.forget_sender(client, Keys(settings.queue))] if forget_sender else []
+    return done
 
 
 def _examined(settings: ProducerSettings, root: Path | None, found: str) -> Report:
     try:
         facts = gather(settings, root, found)
     except ServerError as error:
-        return Report(facts=None, findings=[Finding(FAILURE, "server", with_origin(str(error)))])
-    return Report(facts=facts, findings=judge(facts))
+        return Report(facts=None, results=[CheckResult(FAILURE, "server", with_origin(str(error)))])
+    return Report(facts=facts, results=check(facts))
 
 
 def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:
@@ -109,7 +112,7 @@ def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:
     elif report.facts is not None:
         _draw(report, report.facts)
     elif clear:  # else the error's line says it
-        console.say(report.findings[0].text)
+        console.say(report.results[0].text)
 
 
 def _draw(report: Report, facts: Facts) -> None:
@@ -125,65 +128,40 @@ def _draw(report: Report, facts: Facts) -> None:
     for line in report.repaired:
         console.say(line)
     checks = console.DataTable("check", "", "")
-    for finding in report.findings:
-        level = console.styled(finding.level, _STYLE.get(finding.level, "yellow"))
-        checks.add_row(finding.check, level, finding.text)
-    for table in (checks, _streams(facts), _workers(facts), _counters(facts), _drift(facts), _ids(facts)):
+    for result in report.results:
+        level = console.styled(result.level, _STYLE.get(result.level, "yellow"))
+        checks.add_row(result.check, level, result.text)
+    out.print(checks, "")
+    for columns, rows in _TABLES.items():
+        table = console.DataTable(*columns)
+        for row in rows(facts):
+            table.add_row(*("-" if cell is None else cell for cell in row))
         if table.row_count:
             out.print(table, "")
 
 
-def _streams(facts: Facts) -> console.DataTable:
-    table = console.DataTable("stream")
-    for column in ("entries", "leased", "payload bytes", "oldest (ms)"):
-        table.add_column(column, justify="right")
+def _stream_rows(facts: Facts) -> Iterator[tuple[Any, ...]]:
     for name, stream in facts.streams.items():
-        size = "-" if stream.payload_bytes is None else f"{stream.payload_bytes:,}"
-        age = "-" if stream.oldest_age_ms is None else f"{stream.oldest_age_ms:,}"
-        table.add_row(name, f"{stream.entries:,}", f"{stream.leased:,}", size, age)
-    return table
+        yield name, stream.entries, stream.leased, stream.payload_bytes, stream.oldest_age_ms
 
 
-def _workers(facts: Facts) -> console.DataTable:
-    table = console.DataTable("worker")
-    for column in ("pid", "finished", "seen (ms ago)"):
-        table.add_column(column, justify="right")
-    table.add_column("serves")
-    for worker in facts.workers:
-        numbers = (str(worker.pid), f"{worker.finished:,}", f"{worker.seen_ms_ago:,}")
-        table.add_row(worker.name, *numbers, ", ".join(filter(None, (worker.model, worker.bank))))
-    return table
+def _worker_rows(facts: Facts) -> Iterator[tuple[Any, ...]]:
+    for one in facts.workers:
+        served = ", ".join(filter(None, (one.model, one.bank)))
+        yield one.name, str(one.pid), one.finished, one.seen_ms_ago, served
 
 
-def _counters(facts: Facts) -> console.DataTable:
-    table = console.DataTable("counter")
-    table.add_column("since the first request", justify="right")
-    for name, count in facts.counters.items():
-        table.add_row(name, f"{count:,}")
-    return table
+def _drift_rows(facts: Facts) -> Iterator[tuple[Any, ...]]:
+    for model, values in sorted(facts.drift.items()):
+        for name, value in values.items():
+            yield model, name, f"{value:,.0f}" if name.startswith("n_") else f"{value:+.4f}"
 
 
-def _drift(facts: Facts) -> console.DataTable:
-    table = console.DataTable("shadow, last 24 h", "")
-    for column in ("sampled", "with truth", "mean cosine"):
-        table.add_column(column, justify="right")
-    for model, found in sorted(facts.drift.items()):
-        for name, part in found.slices.items():
-            mean = f"{part.scores['amn'].mean:.4f}" if part.n else "-"
-            table.add_row(model, f"slice {name}", f"{part.predictions:,}", f"{part.n:,}", mean)
-        if found.ood_delta is not None:
-            table.add_row(model, "OOD delta", "", "", _delta(found.ood_delta))
-    return table
-
-
-def _delta(delta: Delta) -> str:
-    if math.isnan(delta.standard_error):
-        return f"{delta.value:+.4f}"
-    return f"{delta.value:+.4f} +- {delta.standard_error:.4f}"
-
-
-def _ids(facts: Facts) -> console.DataTable:
-    table = console.DataTable("on this machine", "")
-    for name, value in facts.artifacts.items():
-        table.add_row(name, value)
-    return table
+#: The tables below the checks: columns, and how their rows are made.
+_TABLES: dict[tuple[str, ...], Callable[[Facts], Iterator[tuple[Any, ...]]]] = {
+    ("stream", "entries>", "leased>", "payload bytes>", "oldest (ms)>"): _stream_rows,
+    ("worker", "pid>", "finished>", "seen (ms ago)>", "serves"): _worker_rows,
+    ("counter", "since the first request>"): lambda facts: iter(facts.counters.items()),
+    ("OOD delta, last 24 h", "", ">"): _drift_rows,
+    ("on this machine", ""): lambda facts: iter(facts.artifacts.items()),
+}

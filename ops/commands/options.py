@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import redis
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
 from producer.partitions.spread import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
+from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 
 def login_name() -> str:
@@ -20,6 +25,21 @@ def login_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
         return f"uid {os.getuid()}"
+
+
+@contextmanager
+def client(settings: ProducerSettings, *, block_ms: int = 0) -> Iterator[redis.Redis]:
+    """A connection for the length of a block, in which the driver's errors become ours.
+
+    Args:
+        block_ms: Longest wait of a blocking read.
+    """
+    with driver_errors(settings.url):
+        opened = connect(settings, block_ms=block_ms, retries=0)
+        try:
+            yield opened
+        finally:
+            opened.close()
 
 
 url = click.option(

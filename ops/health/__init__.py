@@ -1,7 +1,7 @@
-"""What `amn doctor` looks at. A module a noun: its facts, `look` asks for them, `judge` is pure."""
+"""The checks of `amn doctor`: in each module `read` asks for the facts, and `check` is pure."""
 
-from ops.health.findings import FAILURE, OK, WARNING, Finding
-from ops.health.report import Facts, Report, gather, judge
+from ops.health.report import Facts, Report, check, gather
+from ops.health.results import FAILURE, OK, WARNING, CheckResult
 from ops.health.workers import alive_here
 
-__all__ = ["FAILURE", "OK", "WARNING", "Facts", "Finding", "Report", "alive_here", "gather", "judge"]
+__all__ = ["FAILURE", "OK", "WARNING", "CheckResult", "Facts", "Report", "alive_here", "check", "gather"]

@@ -1,4 +1,4 @@
-"""What runs beside the workers (judge, sender, jobs worker), and what ended with an error lately."""
+"""The processes beside the workers (judge, sender, jobs worker), and errors that ended one lately."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import redis
 
-from ops.health.findings import FAILURE, OK, WARNING, Finding
+from ops.health.results import CheckResult, failure, ok, warning
 from ops.health.workers import WorkerFacts
 from producer.keys import Keys
 
@@ -24,7 +24,7 @@ class Failure:
     """The error that ended a process.
 
     Attributes:
-        kind: Of worker, or "judge", "sender", "jobs worker".
+        kind: Kind of worker, or "judge", "sender", "jobs worker".
         ms_ago: By the server's clock.
     """
 
@@ -36,11 +36,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BesideFacts:
-    """What is known of them.
+    """Traces of these processes on the server.
 
     Attributes:
         judged_ms_ago, looked_ms_ago: Since judge and sender last did; None for never.
-        jobs_workers, jobs_waiting: Of `amn jobs`.
         failures: Newest first.
     """
 
@@ -51,14 +50,14 @@ class BesideFacts:
     failures: tuple[Failure, ...] = ()
 
 
-def look(client: redis.Redis, keys: Keys, now_ms: int, *, jobs: bool) -> BesideFacts:
-    """What these processes left on the server.
+def _looked_key(keys: Keys) -> str:
+    return keys.alerts_prefix + "looked_ms"
 
-    Args:
-        jobs: Whether RQ can use this server.
-    """
+
+def read(client: redis.Redis, keys: Keys, now_ms: int, *, jobs: bool) -> BesideFacts:
+    """Reads the traces; those of jobs only where RQ can use the server."""
     judged = cast("bytes | None", client.hget(keys.drift_prefix + "judge", "evaluated_at_ms"))
-    looked = cast("bytes | None", client.get(keys.alerts_prefix + "looked_ms"))
+    looked = cast("bytes | None", client.get(_looked_key(keys)))
     members = cast("set[bytes]", client.smembers(_JOBS_WORKERS)) if jobs else set()
     noted = [json.loads(text) for text in cast("list[bytes]", client.lrange(keys.failures, 0, -1))]
     return BesideFacts(
@@ -67,53 +66,66 @@ def look(client: redis.Redis, keys: Keys, now_ms: int, *, jobs: bool) -> BesideF
         jobs_workers=sum(bool(client.exists(name)) for name in members),
         jobs_waiting=cast(Any, client.llen(_JOBS)) if jobs else 0,
         failures=tuple(
-            Failure(
-                kind=one["kind"], host=one["host"], ms_ago=max(now_ms - one["at_ms"], 0), text=one["text"]
-            )
+            Failure(ms_ago=max(now_ms - one["at_ms"], 0), **{n: one[n] for n in ("kind", "host", "text")})
             for one in noted
         ),
     )
+
+
+def forget_sender(client: redis.Redis, keys: Keys) -> str:
+    """Takes note that the sender of alerts was removed on purpose, so that its silence is no failure."""
+    client.delete(_looked_key(keys))
+    return "the sender of alerts was removed on purpose: it is not missed until one runs again"
 
 
 def _ago(stored: bytes | None, now_ms: int) -> int | None:
     return max(now_ms - int(stored), 0) if stored and int(stored) else None
 
 
-def judge(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> list[Finding]:
-    """One finding each."""
-    judging = _heard("judge", found.judged_ms_ago, "judged", "`amn drift judge` or `amn up`")
-    sending = _heard("sender", found.looked_ms_ago, "looked", "`amn alerts run`")
-    if found.judged_ms_ago is None:
+def check(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> list[CheckResult]:
+    """One result for the judge, the sender, the jobs, and what ended with an error."""
+    return [_judge(found.judged_ms_ago), _sender(found.looked_ms_ago), _jobs(found),
+            _failures(found, workers, now_ms)]  # fmt: skip
+
+
+def _judge(ms_ago: int | None) -> CheckResult:
+    if ms_ago is None:
         text = "none has ever judged here: nothing is told of an outage; start one: `amn drift judge`"
-        judging = Finding(WARNING, "judge", text)
-    if found.looked_ms_ago is None:
-        sending = Finding(OK, "sender", "none has run here: alerts are kept, and nobody is told")
-    return [judging, sending, _jobs(found), _failures(found, workers, now_ms)]
+        return warning("judge", text)
+    if ms_ago <= SILENT_MS:
+        return ok("judge", f"judged {ms_ago // 1000} s ago")
+    return failure(
+        "judge", f"it last judged {ms_ago // 1000} s ago; start one: `amn drift judge` or `amn up`"
+    )
 
 
-def _heard(name: str, ms_ago: int | None, did: str, start: str) -> Finding:
-    if ms_ago is not None and ms_ago <= SILENT_MS:
-        return Finding(OK, name, f"{did} {ms_ago // 1000} s ago")
-    return Finding(FAILURE, name, f"it last {did} {(ms_ago or 0) // 1000} s ago; start one: {start}")
+def _sender(ms_ago: int | None) -> CheckResult:
+    if ms_ago is None:
+        return ok("sender", "none has run here: alerts are kept, and nobody is told")
+    if ms_ago <= SILENT_MS:
+        return ok("sender", f"looked {ms_ago // 1000} s ago")
+    return failure(
+        "sender",
+        f"it last looked {ms_ago // 1000} s ago; start one: `amn alerts run`; or, if it was removed on "
+        "purpose, say so once: `amn doctor --forget-sender`",
+    )
 
 
-def _jobs(found: BesideFacts) -> Finding:
+def _jobs(found: BesideFacts) -> CheckResult:
     if found.jobs_workers or not found.jobs_waiting:
-        return Finding(OK, "jobs", f"{found.jobs_workers} workers alive, {found.jobs_waiting} jobs waiting")
+        return ok("jobs", f"{found.jobs_workers} workers alive, {found.jobs_waiting} jobs waiting")
     text = f"{found.jobs_waiting} jobs wait, and no worker is there for them; start one: `amn jobs worker`"
-    return Finding(FAILURE, "jobs", text)
+    return failure("jobs", text)
 
 
-def _failures(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> Finding:
+def _failures(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> CheckResult:
     """Errors that nobody has come after: the newest of each kind on each host."""
-    newest: dict[tuple[str, str], Failure] = {}
-    for one in reversed(found.failures):
-        newest[one.kind, one.host] = one
+    newest = {(one.kind, one.host): one for one in reversed(found.failures)}
     left = [one for one in newest.values() if not _came_back(one, found, workers, now_ms)]
     if not left:
-        return Finding(OK, "failures", "no process of the last hour ended with an error and is missing")
+        return ok("failures", "no process of the last hour ended with an error and is missing")
     texts = (f"{one.kind} on {one.host}, {one.ms_ago // 1000} s ago: {one.text}" for one in left)
-    return Finding(FAILURE, "failures", "ended with an error, and did not come back: " + "; ".join(texts))
+    return failure("failures", "ended with an error, and did not come back: " + "; ".join(texts))
 
 
 def _came_back(failed: Failure, found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> bool:
@@ -123,5 +135,8 @@ def _came_back(failed: Failure, found: BesideFacts, workers: Sequence[WorkerFact
         return heard_ms_ago is not None and heard_ms_ago < min(failed.ms_ago, SILENT_MS)
     if failed.kind == "jobs worker":
         return found.jobs_workers > 0
-    place = (failed.kind, failed.host)
-    return any((w.kind, w.host) == place and now_ms - w.started_at_ms < failed.ms_ago for w in workers)
+    return any(
+        (worker.kind, worker.host) == (failed.kind, failed.host)
+        and now_ms - worker.started_at_ms < failed.ms_ago
+        for worker in workers
+    )

@@ -1,78 +1,83 @@
-"""Everything that `amn doctor` looks at: `gather` asks the server, `judge` is pure."""
+"""The report of `amn doctor`: `gather` asks the server, `check` is pure."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from ops.counters import read_counters
-from ops.drift.kept.store import read_window
-from ops.drift.measures.window import ModelSummary, summary
-from ops.health import artifacts, beside, integrity, letters, loops, reads, server, streams, workers
-from ops.health.findings import FAILURE, Finding
+import redis
+
+from ops.health import beside, keys, machine, server, streams, workers
+from ops.health.beside import BesideFacts
+from ops.health.counters import read_counters
+from ops.health.results import FAILURE, CheckResult
+from ops.health.server import ServerFacts
+from ops.health.streams import LetterFacts, StreamFacts
+from ops.health.workers import WorkerFacts
 from producer.address import CLUSTER, parse_address
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
 from producer.transport.connection import connect, driver_errors
 
-_DRIFT_HOURS = 24
+#: Values of the judge's delta that a reader of the report wants first.
+_DELTA = ("delta", "delta_expected", "drop", "drop_error", "mean_id", "mean_ood", "n_id", "n_ood")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """All that was found.
+    """Everything that was read.
 
     Attributes:
         found: Who named this server: `--url`, `REDIS_URL`, or the file of this folder's `amn up`.
-        drift: What the shadow measured in the last 24 h, by model id.
+        drift: The judge's last OOD delta of 24 h, by model id.
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
-        loops: What is in the way of the compiled loops on this machine; empty when they are in use.
+        loops: What keeps the compiled loops of this machine from being used; empty when they are.
         wrong: By key, what is not as the queue needs it.
         root: Folder that the artifacts were looked for in; "" when none of this machine is known.
-        beside: Judge, sender, jobs worker, and what ended with an error.
         now_ms: Server's clock.
     """
 
     url: str = field(repr=False)
     queue: str
-    server: server.ServerFacts
-    streams: dict[str, streams.StreamFacts]
-    workers: list[workers.WorkerFacts]
-    letters: letters.LetterFacts
+    server: ServerFacts
+    streams: dict[str, StreamFacts]
+    workers: list[WorkerFacts]
+    letters: LetterFacts
     counters: dict[str, int]
-    drift: Mapping[str, ModelSummary]
+    drift: Mapping[str, Mapping[str, float]]
     artifacts: dict[str, str]
     loops: str = ""
     found: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
-    beside: beside.BesideFacts = field(default_factory=beside.BesideFacts)
+    beside: BesideFacts = field(default_factory=BesideFacts)
     now_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Facts and findings; without facts when the server could not be asked.
+    """Facts and results; without facts when the server could not be asked.
 
     Attributes:
         repaired: What was mended before, a sentence each.
     """
 
     facts: Facts | None
-    findings: list[Finding] = field(default_factory=list)
+    results: list[CheckResult] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
         """Whether no check failed; warnings do not count."""
-        return all(finding.level != FAILURE for finding in self.findings)
+        return all(result.level != FAILURE for result in self.results)
 
     def to_json(self) -> dict[str, Any]:
-        """What `amn doctor --json` prints."""
+        """The object of `amn doctor --json`."""
         facts = asdict(self.facts) if self.facts else {}
-        findings = [asdict(finding) for finding in self.findings]
+        findings = [asdict(result) for result in self.results]
         return {"healthy": self.healthy, **facts, "findings": findings, "repaired": self.repaired}
 
 
@@ -85,44 +90,53 @@ def gather(settings: ProducerSettings, root: Path | None, found: str = "") -> Fa
     Raises:
         ServerUnavailable, AuthenticationFailed: It cannot be asked.
     """
-    keys = Keys(settings.queue)
+    names = Keys(settings.queue)
     client = connect(settings, retries=0)
     try:
         with driver_errors(settings.url):
-            about, now_ms = server.look(client)
-            present = workers.look(client, keys, now_ms)
+            about, now_ms = server.read(client)
+            present = workers.read(client, names, now_ms)
             root = root or workers.folder_here(present)
+            jobs = parse_address(settings.url).kind != CLUSTER
             return Facts(
                 url=masked(settings.url),
                 queue=settings.queue,
                 server=about,
-                streams=streams.look(client, keys, now_ms),
+                streams=streams.read(client, names, now_ms),
                 workers=present,
-                letters=letters.look(client, keys, now_ms),
-                counters=read_counters(client, keys),
-                wrong=integrity.look(client, keys, now_ms),
-                drift=summary(read_window(client, keys, now_ms, _DRIFT_HOURS)),
-                artifacts=artifacts.look(root) if root else {},
+                letters=streams.read_letters(client, names, now_ms),
+                counters=read_counters(client, names),
+                wrong=keys.read(client, names, now_ms),
+                drift=_drift(client, names),
+                artifacts=machine.read(root) if root else {},
                 root=str(root or ""),
-                beside=beside.look(client, keys, now_ms, jobs=parse_address(settings.url).kind != CLUSTER),
+                beside=beside.read(client, names, now_ms, jobs=jobs),
                 now_ms=now_ms,
-                loops=loops.look(),
+                loops=machine.read_loops(),
                 found=found,
             )
     finally:
         client.close()
 
 
-def judge(facts: Facts) -> list[Finding]:
-    """One finding per check."""
+def _drift(client: redis.Redis, names: Keys) -> dict[str, dict[str, float]]:
+    stored = cast("bytes | None", client.hget(names.drift_prefix + "judge", "findings"))
+    return {
+        one["model"]: {name: one["values"][name] for name in _DELTA if name in one["values"]}
+        for one in json.loads(stored or b"[]")
+        if one["rule"] == "ood_delta" and not one["lane"]
+    }
+
+
+def check(facts: Facts) -> list[CheckResult]:
+    """The results of all checks, in the order in which they are shown."""
     return [
-        *server.judge(facts.server),
-        *workers.judge(facts.workers, facts.streams, facts.artifacts),
-        *reads.judge(facts.server, facts.workers),
-        *streams.judge(facts.streams),
-        *letters.judge(facts.letters),
-        *integrity.judge(facts.wrong),
-        *beside.judge(facts.beside, facts.workers, facts.now_ms),
-        *artifacts.judge(facts.artifacts, facts.root),
-        loops.judge(facts.loops),
+        *server.check(facts.server),
+        *workers.check(facts.workers, facts.streams, facts.artifacts, facts.server),
+        *streams.check(facts.streams),
+        streams.check_letters(facts.letters),
+        *keys.check(facts.wrong),
+        *beside.check(facts.beside, facts.workers, facts.now_ms),
+        *machine.check(facts.artifacts, facts.root),
+        machine.check_loops(facts.loops),
     ]

@@ -7,11 +7,11 @@ from typing import cast
 
 import redis
 
-from ops.health.findings import FAILURE, OK, WARNING, Finding
+from ops.health.results import FAILURE, WARNING, CheckResult, failure, ok, warning
 from producer.transport.clock import ServerClock
 
 VERSION_MIN = (7, 0)
-#: Of the limit. Above the second share a burst ends in refused writes.
+#: Shares of the limit. Above the second one a burst ends in refused writes.
 MEMORY_WARNING, MEMORY_FAILURE = 0.75, 0.9
 #: Workers and our clients go by the server's clock; other clients may not.
 SKEW_MS_MAX = 1_000
@@ -24,13 +24,11 @@ class ServerFacts:
     Attributes:
         name, version: As it calls itself.
         compatible: Version of Redis whose commands it speaks.
-        uptime_s: Since its start.
         used_memory_bytes, maxmemory_bytes: In use, and allowed; 0 for no limit.
         total_memory_bytes: Of its machine; 0 when it does not say.
         maxmemory_policy: What it drops when the limit is reached.
         append_only, append_only_status: Whether it keeps an append-only file, and how the last write went.
         snapshot_status: How its last snapshot went.
-        clients: Connections.
         output_limit_bytes: Of the answers that a connection may have waiting; 0 for no limit, None where
             this user may not ask.
         output_cuts: Connections that it closed over that limit since its start.
@@ -64,8 +62,8 @@ class ServerFacts:
         return self.maxmemory_bytes or self.total_memory_bytes
 
 
-def look(client: redis.Redis, *, with_limits: bool = True) -> tuple[ServerFacts, int]:
-    """The facts, and the server's clock in epoch ms.
+def read(client: redis.Redis, *, with_limits: bool = True) -> tuple[ServerFacts, int]:
+    """Reads the facts, and the server's clock in epoch ms.
 
     Args:
         with_limits: Also asks the configuration, which operators with narrow rights may not.
@@ -103,57 +101,55 @@ def _output_limit_bytes(client: redis.Redis) -> int | None:
     return min((int(word) for word in words[at + 1 : at + 3] if word != "0"), default=0)
 
 
-def judge(server: ServerFacts) -> list[Finding]:
-    """One finding per check."""
+def check(server: ServerFacts) -> list[CheckResult]:
+    """One result for version, eviction, persistence, memory and clock."""
     return [_version(server), _eviction(server), _persistence(server), _memory(server), _clock(server)]
 
 
-def _version(server: ServerFacts) -> Finding:
+def _version(server: ServerFacts) -> CheckResult:
+    said = f"{server.name} {server.version}"
     parts = server.compatible.split(".")
-    found = tuple(int(part) if part.isdigit() else 0 for part in parts[:2])
-    if found >= VERSION_MIN:
-        return Finding(OK, "version", f"{server.name} {server.version}")
-    text = f"{server.name} {server.version} is older than 7.0, whose commands are used; upgrade the server"
-    return Finding(FAILURE, "version", text)
+    if tuple(int(part) if part.isdigit() else 0 for part in parts[:2]) >= VERSION_MIN:
+        return ok("version", said)
+    return failure("version", f"{said} is older than 7.0, whose commands are used; upgrade the server")
 
 
-def _eviction(server: ServerFacts) -> Finding:
+def _eviction(server: ServerFacts) -> CheckResult:
     policy = server.maxmemory_policy
     if policy == "noeviction":
-        return Finding(OK, "eviction", "noeviction")
+        return ok("eviction", policy)
     level = FAILURE if server.maxmemory_bytes else WARNING
     text = f"maxmemory-policy is {policy}: the server may drop accepted requests; set noeviction"
-    return Finding(level, "eviction", text)
+    return CheckResult(level, "eviction", text)
 
 
-def _persistence(server: ServerFacts) -> Finding:
+def _persistence(server: ServerFacts) -> CheckResult:
     if server.persistence_failed:
         text = "the server could not write its append-only file or its snapshot; look at its disk"
-        return Finding(FAILURE, "persistence", text)
+        return failure("persistence", text)
     if server.append_only:
-        return Finding(OK, "persistence", "append-only file")
+        return ok("persistence", "append-only file")
     text = "no append-only file: a restart of the server loses waiting requests; set appendonly yes"
-    return Finding(WARNING, "persistence", text)
+    return warning("persistence", text)
 
 
-def _memory(server: ServerFacts) -> Finding:
+def _memory(server: ServerFacts) -> CheckResult:
     used, limit = server.used_memory_bytes, server.memory_limit_bytes
-    whose = "maxmemory" if server.maxmemory_bytes else "the machine's memory"
     if not limit:
-        return Finding(OK, "memory", f"{used / 1024**2:,.0f} MiB, no limit known")
-    share = used / limit
+        return ok("memory", f"{used / 1024**2:,.0f} MiB, no limit known")
+    share, whose = used / limit, "maxmemory" if server.maxmemory_bytes else "the machine's memory"
     text = f"{used / 1024**2:,.0f} MiB, {share:.0%} of {whose} ({limit / 1024**2:,.0f} MiB)"
     if share < MEMORY_WARNING:
-        return Finding(OK, "memory", text)
+        return ok("memory", text)
     level = FAILURE if share >= MEMORY_FAILURE else WARNING
-    return Finding(level, "memory", f"{text}; raise it, add workers, or lower the queue's bytes_max")
+    return CheckResult(level, "memory", f"{text}; raise it, add workers, or lower the queue's bytes_max")
 
 
-def _clock(server: ServerFacts) -> Finding:
+def _clock(server: ServerFacts) -> CheckResult:
     if abs(server.skew_ms) <= SKEW_MS_MAX:
-        return Finding(OK, "clock", f"{server.skew_ms:+.0f} ms from this host's")
+        return ok("clock", f"{server.skew_ms:+.0f} ms from this host's")
     text = (
         f"the server's clock is {server.skew_ms:+.0f} ms from this host's: requests of a client that stamps "
         "its own clock expire by so much too early or too late; run NTP on both"
     )
-    return Finding(WARNING, "clock", text)
+    return warning("clock", text)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import redis
 
-from ops.counters import read_counters
 from ops.drift.kept.store import server_now_ms
 from ops.health import server, streams, workers
+from ops.health.counters import read_counters
 from producer.keys import Keys
 
 KINDS = ("amn", "fallback", "shadow")
@@ -57,7 +57,7 @@ class Live:
 def look(client: redis.Redis, keys: Keys) -> Live:
     """Reads the server; changes nothing."""
     try:
-        about, now_ms = server.look(client, with_limits=False)
+        about, now_ms = server.read(client, with_limits=False)
     except redis.ResponseError:  # it does not tell this user its figures
         about, now_ms = server.ServerFacts(), server_now_ms(client)
     unanswered, lost = _accounts(client, keys)
@@ -67,8 +67,8 @@ def look(client: redis.Redis, keys: Keys) -> Live:
         unanswered=unanswered,
         lost=lost,
         server=about,
-        streams=streams.look(client, keys, now_ms),
-        workers=tuple(workers.look(client, keys, now_ms)),
+        streams=streams.read(client, keys, now_ms),
+        workers=tuple(workers.read(client, keys, now_ms)),
     )
 
 
@@ -80,7 +80,7 @@ def _accounts(client: redis.Redis, keys: Keys) -> tuple[int, int]:
             pipe.xlen(stream)
         found = pipe.execute(raise_on_error=False)
     if any(isinstance(one, Exception) for one in found):
-        return 0, 0  # something else has the name of one of them: ops/health/integrity.py says so
+        return 0, 0  # something else has the name of one of them: ops/health/keys.py says so
     counts, *lengths = found
     numbers = [int(value) if value and value.lstrip(b"-").isdigit() else 0 for value in counts]
     unanswered = max(sum(numbers[: len(COMES)]) - sum(numbers[len(COMES) :]), 0)

@@ -307,3 +307,19 @@ def test_a_hash_that_somebody_filled_with_names_is_named_and_its_totals_are_kept
     assert admin.hgetall(KEYS.stats) == {b"answered": b"7"}
     admin.hset(KEYS.stats, b"\xff", 1)
     assert examine()["report"]["counters"] == {"answered": 7}
+
+
+def test_a_sender_that_was_removed_on_purpose_is_missed_until_the_operator_says_so(
+    real_server: Any, examine: Examine
+) -> None:
+    assert examine()["sender"]["level"] == OK
+    real_server.admin.set(KEYS.alerts_prefix + "looked_ms", int(time.time() * 1000) - 3_600_000)
+    missed = examine()["sender"]
+    assert missed["level"] == FAILURE
+    assert "amn doctor --forget-sender" in missed["text"]
+    said = examine("--forget-sender")
+    assert "removed on purpose" in said["report"]["repaired"][0]
+    assert said["sender"]["level"] == OK
+    assert examine()["sender"]["level"] == OK  # once is enough
+    real_server.admin.set(KEYS.alerts_prefix + "looked_ms", int(time.time() * 1000) - 600_000)
+    assert examine()["sender"]["level"] == FAILURE  # one ran again, and is missed again

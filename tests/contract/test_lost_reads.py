@@ -15,8 +15,8 @@ import pytest
 from rig import KEYS, answer
 from servers import Server
 
-from ops.health import reads, server, workers
-from ops.health.findings import FAILURE, OK, WARNING
+from ops.health import server, workers
+from ops.health.results import FAILURE, OK, WARNING
 from producer import Producer
 from producer.messages import Reply, Request
 from producer.protocol import wire
@@ -89,8 +89,8 @@ def singles(contexts: Any, count: int) -> list[bytes]:
 
 
 def finding(admin: Any) -> tuple[str, str]:
-    about, now_ms = server.look(admin)
-    (found,) = reads.judge(about, workers.look(admin, KEYS, now_ms))
+    about, now_ms = server.read(admin)
+    found = workers.check_reads(about, workers.read(admin, KEYS, now_ms))
     return found.level, found.text
 
 

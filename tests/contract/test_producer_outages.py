@@ -18,7 +18,7 @@ from servers import KINDS, Server, free_port
 
 import producer.session.inflight
 import workers.engine.queue
-from ops.repair import repair
+from ops.health.keys import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
 from producer.messages import Reply

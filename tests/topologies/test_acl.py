@@ -22,7 +22,7 @@ from topology import wait_until
 
 from ops.acl import acl_line
 from ops.errors import AclRefused
-from ops.repair import repair
+from ops.health.keys import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings
 from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP, Keys

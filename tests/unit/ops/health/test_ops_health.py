@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import fakeredis
@@ -11,14 +11,14 @@ import pytest
 
 from amn.kernel import bindings as kernel
 from amn.output import strict_json
-from ops.counters import read_counters
 from ops.drift.kept.store import read_window
-from ops.drift.measures.window import summary
-from ops.health import FAILURE, OK, WARNING, Facts, Finding, Report, judge, loops
+from ops.drift.rules.findings import Finding
+from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
 from ops.health.beside import BesideFacts, Failure
-from ops.health.letters import LetterFacts
+from ops.health.counters import read_counters
+from ops.health.report import _drift as read_drift
 from ops.health.server import ServerFacts
-from ops.health.streams import StreamFacts
+from ops.health.streams import LetterFacts, StreamFacts
 from ops.health.workers import WorkerFacts
 from producer.keys import Keys
 
@@ -50,19 +50,19 @@ def facts(**changes: Any) -> Facts:
     return replace(well, **changes)
 
 
-def found(check: str, **changes: Any) -> Finding:
-    (finding,) = [one for one in judge(facts(**changes)) if one.check == check]
-    return finding
+def found(name: str, **changes: Any) -> CheckResult:
+    (result,) = [one for one in check(facts(**changes)) if one.check == name]
+    return result
 
 
 def test_a_service_that_is_well_has_only_good_findings() -> None:
-    report = Report(facts=facts(), findings=judge(facts()))
-    assert {finding.level for finding in report.findings} == {OK}
+    report = Report(facts=facts(), results=check(facts()))
+    assert {result.level for result in report.results} == {OK}
     assert report.healthy
 
 
 @pytest.mark.parametrize(
-    ("check", "beside", "level", "text"),
+    ("name", "beside", "level", "text"),
     [
         ("judge", BesideFacts(), WARNING, "amn drift judge"),
         ("judge", BesideFacts(judged_ms_ago=200_000), FAILURE, "200 s ago"),
@@ -74,11 +74,11 @@ def test_a_service_that_is_well_has_only_good_findings() -> None:
     ],
 )
 def test_what_runs_beside_the_workers_is_looked_at(
-    check: str, beside: BesideFacts, level: str, text: str
+    name: str, beside: BesideFacts, level: str, text: str
 ) -> None:
-    finding = found(check, beside=beside)
-    assert finding.level == level
-    assert text in finding.text
+    result = found(name, beside=beside)
+    assert result.level == level
+    assert text in result.text
 
 
 def test_an_error_that_ended_a_process_is_shown_until_one_comes_after_it() -> None:
@@ -92,9 +92,9 @@ def test_an_error_that_ended_a_process_is_shown_until_one_comes_after_it() -> No
     ]
     for workers, level in cases:
         beside = BesideFacts(judged_ms_ago=1, failures=(ended, older))
-        finding = found("failures", beside=beside, workers=workers)
-        assert finding.level == level
-        assert "older" not in finding.text
+        result = found("failures", beside=beside, workers=workers)
+        assert result.level == level
+        assert "older" not in result.text
     judge_ended = replace(ended, kind="judge")
     for judged_ms_ago, level in ((30_000, OK), (90_000, FAILURE)):
         beside = BesideFacts(judged_ms_ago=judged_ms_ago, failures=(judge_ended,))
@@ -188,55 +188,31 @@ def test_missing_artifacts_are_a_warning_and_altered_ones_a_failure() -> None:
     assert found("model", artifacts={"model": "altered: x"}).level == FAILURE
 
 
-def test_without_a_server_the_report_says_so_in_json_too() -> None:
-    report = Report(facts=None, findings=[Finding(FAILURE, "server", "no usable server")])
-    assert report.to_json() == {
+def test_without_a_server_the_reportsays_so_in_json_too() -> None:
+    without = Report(facts=None, results=[CheckResult(FAILURE, "server", "no usable server")])
+    assert without.to_json() == {
         "healthy": False,
         "findings": [{"level": FAILURE, "check": "server", "text": "no usable server"}],
         "repaired": [],
     }
 
 
-SUMS = {
-    "amn@1|general|id|true|predictions": 12,
-    "amn@1|general|id|true|n": 10,
-    "amn@1|general|id|true|amn.sum": 5_000_000,
-    "amn@1|general|id|true|amn.squares": 2_600_000,
-    "amn@1|general|ood|true|n": 4,
-    "amn@1|general|ood|true|amn.sum": 2_400_000,
-    "amn@1|general|ood|true|amn.squares": 1_440_000,
-    "amn@2|general|ood|true|n": 1,
-    "amn@2|general|ood|true|amn.sum": 100_000,
-    "amn@1|general|ood|stronger|n": 50,
-    "amn@1|general|ood|stronger|amn.sum": -50_000_000,
-    "something of a later version": 3,
-}
-
-
-def test_the_delta_is_of_true_vectors_of_one_model() -> None:
-    found = summary(SUMS)
-    assert sorted(found) == ["amn@1", "amn@2"]
-    slices, delta = found["amn@1"].slices, found["amn@1"].ood_delta
-    assert slices["id"].predictions == 12
-    assert slices["id"].scores["amn"].sd == pytest.approx(0.1 * (10 / 9) ** 0.5)
-    assert slices["ood"].scores["amn"].sd == pytest.approx(0.0, abs=1e-6)
-    assert delta is not None
-    assert delta.value == pytest.approx(0.6 - 0.5)
-    assert delta.standard_error == pytest.approx(0.1 / 9**0.5)
-
-
-def test_without_both_slices_there_is_no_delta() -> None:
-    found = summary({name: n for name, n in SUMS.items() if "|ood|" not in name})
-    assert found["amn@1"].ood_delta is None
-
-
-def test_the_json_has_the_delta_by_model_and_null_for_what_cannot_be_told() -> None:
-    report = Report(facts=facts(drift=summary(SUMS)), findings=[])
-    drift = json.loads(strict_json(report.to_json()))["drift"]
-    assert drift["amn@1"]["ood_delta"]["value"] == pytest.approx(0.1)
-    assert drift["amn@1"]["slices"]["id"]["n"] == 10
-    assert drift["amn@2"]["ood_delta"] is None
-    assert drift["amn@2"]["slices"]["ood"]["scores"]["amn"]["sd"] is None  # of one request
+def test_the_drift_of_the_reportis_the_delta_that_the_judge_kept() -> None:
+    client, keys = fakeredis.FakeRedis(), Keys("main")
+    values = {"delta": 0.041, "drop": 0.037, "reference": "baseline", "mean_id": 0.859}
+    kept = [
+        Finding(rule="ood_delta", severity="page", state="ok", model="amn@1", values=values),
+        Finding(
+            rule="ood_delta", severity="page", state="ok", model="amn@1", lane="a", values={"delta": 1.0}
+        ),
+        Finding(rule="canary", severity="page", state="ok", model="amn@1"),
+    ]
+    assert read_drift(client, keys) == {}
+    client.hset(keys.drift_prefix + "judge", "findings", json.dumps([asdict(one) for one in kept]))
+    drift = read_drift(client, keys)
+    assert drift == {"amn@1": {"delta": 0.041, "drop": 0.037, "mean_id": 0.859}}
+    shown = json.loads(strict_json(Report(facts=facts(drift=drift)).to_json()))["drift"]
+    assert shown["amn@1"]["delta"] == pytest.approx(0.041)
 
 
 def test_a_hash_that_somebody_filled_with_names_hides_no_counter_that_a_rule_looks_at() -> None:
@@ -270,10 +246,10 @@ def test_loops_that_are_not_in_use_are_a_warning_that_says_what_to_do(why: str, 
     without = found("loops", loops=why)
     assert without.level == WARNING
     assert text in without.text
-    assert Report(facts=facts(), findings=[without]).healthy
+    assert Report(facts=facts(), results=[without]).healthy
 
 
 def test_the_doctor_reads_what_the_model_room_says_of_its_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert loops.look() == kernel.WHY
+    assert machine.read_loops() == kernel.WHY
     monkeypatch.setattr(kernel, "WHY", "not built")
-    assert loops.look() == "not built"
+    assert machine.read_loops() == "not built"

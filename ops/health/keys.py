@@ -1,0 +1,130 @@
+"""The keys of a queue: what a stranger or a clock did to them, and how they are mended without a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import Any, cast
+
+import redis
+
+from ops.health.counters import NAMES_MAX, TOTALS
+from ops.health.results import CheckResult, failure, ok
+from producer.keys import GROUP, Keys
+from producer.protocol.wire import BATCH_BYTES_MAX
+from producer.settings import ProducerSettings
+from producer.transport.clock import time_ms
+from producer.transport.connection import script_text
+
+#: An id that is so far ahead of the server's clock was not made by it; or the clock was set back.
+AHEAD_MS_MAX = 60_000
+_LAST_MS = 2**64 - 1
+_DAY_MS = 86_400_000
+#: A dead letter has the most: eight names and their values.
+_FIELDS_MAX = 64
+
+
+def read(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, str]:
+    """Finds what is wrong, by key."""
+    streams = (*keys.places, keys.shadow, keys.truths, keys.dead, keys.alerts_prefix + "outbox")
+    found = {key: _stream(client, key, now_ms) for key in streams}
+    for stream, counter in zip(keys.places, keys.counters, strict=True):
+        found[counter] = _counter(client, stream, counter) if not found[stream] else ""
+    found[keys.stats] = _stats(client, keys.stats)
+    return {key: wrong for key, wrong in found.items() if wrong}
+
+
+def check(wrong: Mapping[str, str]) -> list[CheckResult]:
+    """One result for each key that is wrong, or one good one."""
+    advice = "`amn doctor --repair` mends it, and loses nothing that waits"
+    results = [failure("keys", f"{key} {what}; {advice}") for key, what in wrong.items()]
+    return results or [ok("keys", "types, ids and counts as they should be")]
+
+
+def repair(client: redis.Redis, settings: ProducerSettings) -> list[str]:
+    """Mends every key that `read` names; returns what was done, a sentence each."""
+    keys, done = Keys(settings.queue), []
+    for key in read(client, keys, int(time_ms(client.time()))):
+        if key == keys.stats:
+            done.append(_mend_stats(client, key))
+        elif key in keys.counters:
+            stream = keys.places[keys.counters.index(key)]
+            size = cast(int, client.register_script(script_text("ops", "recount"))(keys=[stream, key]))
+            done.append(f"{key} was counted anew: {size:,} bytes")
+        else:
+            done.append(_mend_stream(client, keys, key))
+    return done
+
+
+def _type(client: redis.Redis, key: str) -> str:
+    return cast(bytes, client.type(key)).decode()
+
+
+def _stream(client: redis.Redis, key: str, now_ms: int) -> str:
+    kind = _type(client, key)
+    if kind not in ("stream", "none"):
+        return f"is a {kind}, and should be a stream"
+    if kind == "none":
+        return ""
+    last_ms = int(client.xinfo_stream(key)["last-generated-id"].partition(b"-")[0])
+    if last_ms - now_ms <= AHEAD_MS_MAX:
+        return ""
+    if last_ms == _LAST_MS:
+        return "has used up its ids, and takes no entry any more"
+    return (
+        f"has ids {(last_ms - now_ms) / _DAY_MS:,.1f} days ahead of the server's clock, so that no age is "
+        "known: somebody wrote one, or the clock was set back"
+    )
+
+
+def _counter(client: redis.Redis, stream: str, counter: str) -> str:
+    kind = _type(client, counter)
+    if kind not in ("string", "none"):
+        return f"is a {kind}, and should be a number"
+    with client.pipeline(transaction=True) as pipe:
+        pipe.get(counter)
+        pipe.xlen(stream)
+        text, entries = pipe.execute()
+    try:
+        count = int(text or b"0")
+    except ValueError:
+        return "is text, and should be a number"
+    if 0 <= count <= entries * BATCH_BYTES_MAX:
+        return ""
+    return f"says {count:,} bytes for {entries:,} entries"
+
+
+def _stats(client: redis.Redis, key: str) -> str:
+    kind = _type(client, key)
+    if kind not in ("hash", "none"):
+        return f"is a {kind}, and should be a hash of counters"
+    names = client.hlen(key) if kind == "hash" else 0
+    return f"has {names:,} names, most of them not ours" if names > NAMES_MAX else ""
+
+
+def _mend_stream(client: redis.Redis, keys: Keys, key: str) -> str:
+    names, group, seen, place = [key, f"{key}:aside:{token_hex(8)}"], GROUP, "", ""
+    if key in keys.places:
+        number = keys.places.index(key)
+        names.append(keys.counters[number])
+        seen, place = keys.seen_prefix, str(number + 1)
+    elif key not in (keys.shadow, keys.truths):
+        group = ""
+    script = client.register_script(script_text("ops", "repair"))
+    moved = cast(int, script(keys=names, args=[group, seen, place, _FIELDS_MAX]))
+    if moved < 0:
+        return f"{key} was no stream: what had its name is gone, and a stream was made"
+    return f"{key} was made anew: {moved:,} entries were kept, in order; what was leased waits again"
+
+
+def _mend_stats(client: redis.Redis, key: str) -> str:
+    kept: dict[str, bytes] = {}
+    if _type(client, key) == "hash":
+        values = cast("list[bytes | None]", client.hmget(key, list(TOTALS)))
+        kept = {name: value for name, value in zip(TOTALS, values, strict=True) if value is not None}
+    with client.pipeline(transaction=True) as pipe:
+        pipe.delete(key)
+        if kept:
+            pipe.hset(key, mapping=cast(Any, kept))
+        pipe.execute()
+    return f"{key} was made anew with the {len(kept)} totals that it held; counting by name begins again"

@@ -1,0 +1,88 @@
+"""This machine: the artifacts that a worker started here would serve, and its compiled loops."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from amn.manifest import files_sha256
+from ops.health.results import CheckResult, failure, ok, warning
+from workers.pool.served import MANIFEST, identity
+
+_MISSING, _ALTERED = "missing: ", "altered: "
+_FOLDERS = {
+    "model": "production_model",
+    "fallback": "fallback_accuracy",
+    "secondary": "fallback_secondary",
+    "bank": "reference_bank",
+}
+_AGAIN = (
+    "install gcc and libc6-dev (or clang), then install this package again (pip install --force-reinstall)"
+)
+_LOOPS = {
+    "not built": f"there was no C compiler when this package was installed; {_AGAIN}",
+    "outdated": f"they were built from other sources, or for another system; {_AGAIN}",
+    "processor": "this processor lacks AVX2 or FMA; run AMN workers on one that has both",
+}
+
+
+def read(root: Path) -> dict[str, str]:
+    """Ids by role; where something is wrong, the error after `missing: ` or `altered: `."""
+    found = {
+        role: _identity(root / name)
+        for role, name in _FOLDERS.items()
+        if role != "secondary" or (root / name).exists()
+    }
+    return found | {"policy": _policy(root)}
+
+
+def read_loops() -> str:
+    """What keeps the compiled loops from being used; empty when they are in use."""
+    from amn.kernel.bindings import WHY
+
+    return WHY
+
+
+def check(artifacts: Mapping[str, str], root: str) -> list[CheckResult]:
+    """One result for each artifact that is wrong, or one good one."""
+    if not artifacts:
+        return [ok("artifacts", "no worker of this host, and no --artifacts: not looked at")]
+    wrong = []
+    for name, value in artifacts.items():
+        if value.startswith(_MISSING):
+            wrong.append(warning(name, f"{value}; workers on this machine would not start"))
+        elif value.startswith(_ALTERED):
+            wrong.append(failure(name, f"{value}; workers on this machine refuse it: promote or roll back"))
+    return wrong or [ok("artifacts", f"weights in {root} as their manifests say")]
+
+
+def check_loops(why: str) -> CheckResult:
+    """A warning where NumPy stands in: it gives the same answers, and takes more time."""
+    if not why:
+        return ok("loops", "compiled")
+    return warning("loops", f"not in use, workers on this machine take more time: {_LOOPS.get(why, why)}")
+
+
+def _identity(folder: Path) -> str:
+    weights = folder / "model.safetensors"
+    try:
+        found = identity(folder)
+        if weights.exists():
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            if files_sha256([weights]) != manifest["sha256"]:
+                return f"{_ALTERED}{weights.resolve()} is not what its manifest describes"
+        return found
+    except (OSError, ValueError, KeyError) as error:
+        return f"{_MISSING}{folder} ({type(error).__name__})"
+
+
+def _policy(root: Path) -> str:
+    from amn.errors import AmnError
+    from amn.gate.gain import load_calibration
+    from amn.policy import DEFAULT, load_policy
+
+    try:
+        return load_policy(DEFAULT).policy_id(load_calibration(root / "gate_calibration").calibration_id)
+    except AmnError as error:
+        return f"{_MISSING}{error}"
