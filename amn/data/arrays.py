@@ -40,51 +40,33 @@ class FileRows:
         shape, ndim, dtype: Of the whole array.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Opens an .npy file.
+    def __init__(self, path: Path, member: zipfile.ZipInfo | None = None) -> None:
+        """Opens the array.
 
         Raises:
             FileRefused: It is none, is cut, or holds something else than plain numbers in C order.
         """
         self._path = path
-        with _told(path, "as an .npy file"), _opened(path) as file:
+        with _named(path, "as an .npy file"), _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
-            if os.pread(file.fileno(), 4, 0) == b"PK\x03\x04":
+            if member is not None:
+                _skip_local_header(file, member)
+            elif os.pread(file.fileno(), 4, 0) == b"PK\x03\x04":
                 raise ValueError("it is an archive; give one array saved with np.save")
             self.shape, fortran, self.dtype = _header(file)
-            need = file.tell() + math.prod(self.shape) * self.dtype.itemsize
-            if fortran and len(self.shape) > 1:
+            self.ndim, self._offset = len(self.shape), file.tell()
+            end = self._offset + math.prod(self.shape) * self.dtype.itemsize
+            if fortran and self.ndim > 1:
                 raise ValueError("it is stored in Fortran order; save np.ascontiguousarray(array)")
-            if need > size:
+            if end > size:
                 raise ValueError(
-                    f"its header promises {self.shape} {self.dtype}, {need:,} bytes, and it has {size:,}: it "
+                    f"its header promises {self.shape} {self.dtype}, {end:,} bytes, and it has {size:,}: it "
                     "is cut short, or still being written"
                 )
-            self._open(file, file.tell())
-
-    @classmethod
-    def of_member(cls, path: Path, member: zipfile.ZipInfo, header: tuple[Any, ...], length: int) -> FileRows:
-        """A member that is stored as it is; `length` is that of its own header."""
-        made = cls.__new__(cls)
-        made._path, (made.shape, _, made.dtype) = path, header
-        with _opened(path) as file:
-            file.seek(member.header_offset)
-            local = file.read(_LOCAL_HEADER_BYTES)
-            # Lengths of the name and of the extra field, which may differ from the directory's.
-            name, extra = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
-            made._open(file, member.header_offset + _LOCAL_HEADER_BYTES + name + extra + length)
-        return made
-
-    def _open(self, file: IO[bytes], offset: int) -> None:
-        self._file = os.dup(file.fileno())
+            self._file = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._file)
-        self._opened, self._offset = self._state(), offset
         self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-
-    @property
-    def ndim(self) -> int:
-        """Dimensions."""
-        return len(self.shape)
+        self._opened = self._state()
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
@@ -104,13 +86,10 @@ class FileRows:
         index = np.where(index < 0, index + len(self), index).astype(np.intp)
         if index.size and not (index.min() >= 0 and index.max() < len(self)):
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
-        found = np.empty((index.size, *self.shape[1:]), dtype=self.dtype)
         flat = index.ravel()
-        # What follows each other in the file is read at once.
-        edges = [0, *(np.flatnonzero(np.diff(flat) != 1) + 1).tolist(), flat.size]
-        for start, end in itertools.pairwise(edges):
-            if end > start:
-                found[start:end] = self._read(int(flat[start]), end - start)
+        found = np.empty((index.size, *self.shape[1:]), dtype=self.dtype)
+        for start, end in _runs(flat):
+            found[start:end] = self._read(int(flat[start]), end - start)
         return found[0] if np.isscalar(rows) else found.reshape((*index.shape, *self.shape[1:]))
 
     def check_unchanged(self) -> None:
@@ -131,7 +110,7 @@ class FileRows:
         left = found.reshape(-1).view(np.uint8).data
         at = self._offset + first * self._row_bytes
         while len(left):
-            with _told(self._path, "to its end"):
+            with _named(self._path, "to its end"):
                 done = os.preadv(self._file, [left], at)
             if not done:
                 raise FileRefused(
@@ -153,18 +132,21 @@ class RowsWriter:
 
     def put(self, rows: slice | list[int], values: NDArray[Any] | float) -> None:
         """Values for some rows; a number fills them."""
-        places = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        block = np.ascontiguousarray(
-            np.broadcast_to(np.asarray(values, dtype=self._dtype), (len(places), self._width))
-        )
-        together = len(places) and [*places] == [*range(places[0], places[0] + len(places))]
-        pieces = [(places[0], block)] if together else zip(places, block, strict=True)
-        for first, piece in pieces:
-            left = piece.reshape(-1).view(np.uint8).data
-            at = self._offset + first * self._width * self._dtype.itemsize
+        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else np.asarray(rows, np.intp)
+        shape = (len(index), self._width)
+        block = np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype=self._dtype), shape))
+        for start, end in _runs(index):
+            left = block[start:end].reshape(-1).view(np.uint8).data
+            at = self._offset + int(index[start]) * self._width * self._dtype.itemsize
             while len(left):
                 done = os.pwrite(self._file, left, at)
                 left, at = left[done:], at + done
+
+
+def _runs(index: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
+    """Stretches of an index whose rows follow each other in the file: read or written at once."""
+    edges = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), index.size]
+    return ((start, end) for start, end in itertools.pairwise(edges) if end > start)
 
 
 @contextlib.contextmanager
@@ -195,7 +177,7 @@ def load_npz(path: Path, names: Container[str] | None = None, *, lazy: Container
         FileRefused: It is none, is damaged or cut, holds objects, or unpacks to what no file of vectors does.
     """
     found: dict[str, Any] = {}
-    with _told(path, "as an .npz file"), _opened(path) as file, zipfile.ZipFile(file) as archive:
+    with _named(path, "as an .npz file"), _opened(path) as file, zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if names is None or name in names:
@@ -205,7 +187,7 @@ def load_npz(path: Path, names: Container[str] | None = None, *, lazy: Container
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, lazily: bool) -> Any:
     with archive.open(member) as stream:
-        shape, fortran, dtype = header = _header(stream)
+        shape, fortran, dtype = _header(stream)
         length, need = stream.tell(), math.prod(shape) * dtype.itemsize
         if length + need != member.file_size:
             raise ValueError(
@@ -213,16 +195,21 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, la
             )
         stored = member.compress_type == zipfile.ZIP_STORED
         if lazily and stored and not fortran and need >= _LAZY_BYTES_MIN:
-            rows = FileRows.of_member(path, member, header, length)
-            if rows._offset + need > path.stat().st_size:
-                raise ValueError(f"it is cut short inside {member.filename}")
-            return rows
+            return FileRows(path, member)
         if need > max(_UNPACKED_BYTES_MAX, _UNPACKED_TIMES_MAX * member.compress_size):
             raise ValueError(
                 f"{member.filename} unpacks {member.compress_size:,} bytes to {need:,}: no vectors do"
             )
         data = bytearray(stream.read())  # of its own, so that the array can be written to
     return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _skip_local_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
+    """Goes to a stored member's bytes; its name and extra field may be longer than in the directory."""
+    file.seek(member.header_offset)
+    local = file.read(_LOCAL_HEADER_BYTES)
+    name, extra = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
+    file.seek(name + extra, os.SEEK_CUR)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -248,7 +235,7 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 @contextlib.contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
+def _named(path: Path, what: str) -> Iterator[None]:
     """Names the file, whatever goes wrong: a damaged header or archive raises almost anything."""
     try:
         yield

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.config import VECTOR_DIM
 from amn.data.vectors import WINDOW, Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 
@@ -122,7 +121,7 @@ def without_duplicates(data: VectorSet, starts: Index, held_out: Index) -> Index
 
 
 def near_duplicates(vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:
-    """Which rows of `vectors` (N, 768) have a cosine above 0.999 with a row of `others`.
+    """Mask of the rows of `vectors` (N, 768) with a cosine above 0.999 to a row of `others`.
 
     Unit vectors with a cosine above 0.999 are at most 0.0448 apart, so their first
     coordinates on any axis are too: sorting by one projection leaves few candidates.
@@ -131,36 +130,19 @@ def near_duplicates(vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:
     if not len(vectors) or not len(others):
         return found
     reach = float(np.sqrt(2.0 - 2.0 * NEAR_DUPLICATE_COSINE))
-    axis = np.random.default_rng(7).standard_normal((VECTOR_DIM, 1)).astype(np.float32)
-    axis /= np.linalg.norm(axis)
-    mean = others.mean(axis=0)
     # The widest axis of the data separates more candidates than a random one.
-    axis = widest_axis(others - mean, axis)
-    order = np.argsort((others @ axis).ravel())
-    sorted_others = others[order]
-    positions = (sorted_others @ axis).ravel()
-    along = (vectors @ axis).ravel()
-    by_place = np.argsort(along)
+    axis = np.linalg.eigh(np.cov(others, rowvar=False, bias=True))[1][:, -1].astype(np.float32)
+    others = others[np.argsort(others @ axis)]
+    positions, along = others @ axis, vectors @ axis
+    order = np.argsort(along)
     for rows in chunks(len(vectors), 256):
-        index = by_place[rows]
+        index = order[rows]
         first = np.searchsorted(positions, along[index[0]] - reach)
         last = np.searchsorted(positions, along[index[-1]] + reach, side="right")
         if first < last:
-            best = (vectors[index] @ sorted_others[first:last].T).max(axis=1)
+            best = (vectors[index] @ others[first:last].T).max(axis=1)
             found[index] = best > NEAR_DUPLICATE_COSINE
     return found
-
-
-def widest_axis(centred: Vectors, start: Vectors, rounds: int = 8) -> Vectors:
-    """Direction (768, 1) of about the largest variance, by power iteration."""
-    axis = start
-    for _ in range(rounds):
-        axis = centred.T @ (centred @ axis)
-        norm = float(np.linalg.norm(axis))
-        if norm == 0.0:
-            return start
-        axis = axis / norm
-    return axis
 
 
 def training_vectors(
