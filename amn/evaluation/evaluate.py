@@ -7,23 +7,21 @@ article. A split is judged only with windows that the manifest's training side e
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from amn.config import PARAMETERS
-from amn.data.dataset import Split, split_by_article, training_vectors
+from amn.data.dataset import split_by_article, training_vectors
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.evaluation import latency, metrics, report
 from amn.evaluation.metrics import BASELINES, Cosines, Predict, cosine, estimate
 from amn.files import write_whole
-from amn.model import checkpoint
+from amn.model.checkpoint import WEIGHTS_FILE, Checkpoint
 from amn.model.folded import fold
 
 BANK_SIZE = 4_096
@@ -31,16 +29,12 @@ TRAIN_SAMPLE = 5_000
 HITS = (1, 5, 10)
 SLICES = ("train", "validation", "test", "unseen")
 #: Slices on which retrieval, order and copying are looked at, and on how many windows.
-JUDGED = ("test", "unseen")
+PROBED = ("test", "unseen")
 PROBE_WINDOWS = 1_000
 
 
 def evaluate(
-    loaded: list[checkpoint.Checkpoint],
-    data: VectorSet,
-    *,
-    every: int = 1,
-    with_latency: bool = True,
+    loaded: list[Checkpoint], data: VectorSet, *, every: int = 1, with_latency: bool = True
 ) -> dict[str, Any]:
     """All figures of all checkpoints and baselines as one JSON-ready dict.
 
@@ -50,21 +44,23 @@ def evaluate(
         every: judge every n-th window only, for a quick look.
         with_latency: also measure latency by batch size.
     """
-    split = split_by_article(data)
-    sides = {name: starts[::every] for name, starts in slices_of(split).items()}
-    bank = bank_vectors(data)
-    measured = {name: measure(p, data, sides, bank) for name, p in named_predictors(loaded).items()}
-    cosines = {name: own.cosines for name, own in measured.items()}
+    sides = {name: starts[::every] for name, starts in slices_of(data).items()}
+    bank, predictors = bank_vectors(data), named_predictors(loaded)
+    cosines: dict[str, dict[str, Cosines]] = {}
     models: dict[str, Any] = {}
-    for name, own in measured.items():
-        models[name] = compare(name, cosines, data, sides) | {"hits": own.hits, "probes": own.probes}
-    describe(models, loaded, with_latency)
+    for name, predict in predictors.items():
+        cosines[name], models[name] = measure(predict, data, sides, bank)
+    for name, entry in models.items():
+        entry |= compare(name, cosines, data, sides)
+        entry |= {"layout": "baseline", "parameters": 0}
+    for item in loaded:
+        models[item.manifest.model_id] |= describe(item, with_latency)
     return {
         "data": {"source": data.source, "sha256": data.sha256()},
         "slices": {side: describe_slice(data, starts) for side, starts in sides.items()},
         "bank_vectors": len(bank),
         "threads": torch.get_num_threads(),
-        "reference": next(iter(measured)),
+        "reference": next(iter(models)),
         "models": models,
     }
 
@@ -76,29 +72,7 @@ def write_evaluation(result: dict[str, Any], out: Path) -> None:
     write_whole(out / "evaluation.html", report.page(result))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What one model's predictions gave, before it is compared with others."""
-
-    cosines: dict[str, Cosines]
-    hits: dict[str, dict[str, float]]
-    probes: dict[str, dict[str, Any]]
-
-
-def measure(predict: Predict, data: VectorSet, sides: dict[str, Index], bank: Vectors) -> Measured:
-    """Predict every slice once, and keep the figures instead of the vectors."""
-    found = Measured(cosines={}, hits={}, probes={})
-    for side, starts in sides.items():
-        predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
-        found.cosines[side] = cosine(predicted, true)
-        if side in JUDGED:
-            found.hits[side] = hits(predicted, true, bank)
-            step = -(-len(starts) // PROBE_WINDOWS)
-            found.probes[side] = probes(predict, data, starts[::step])
-    return found
-
-
-def common_encoder(loaded: list[checkpoint.Checkpoint]) -> str:
+def common_encoder(loaded: list[Checkpoint]) -> str:
     """The encoder of all checkpoints.
 
     Raises:
@@ -110,11 +84,10 @@ def common_encoder(loaded: list[checkpoint.Checkpoint]) -> str:
     return loaded[0].manifest.encoder_id
 
 
-def slices_of(split: Split) -> dict[str, Index]:
-    """Training windows are sampled: they only show how much a model has memorised."""
-    sides = split.sides()
-    step = max(1, len(sides["train"]) // TRAIN_SAMPLE)
-    sides["train"] = sides["train"][::step]
+def slices_of(data: VectorSet) -> dict[str, Index]:
+    """Windows of each slice; training ones are sampled, since they only show what was memorised."""
+    sides = split_by_article(data).sides()
+    sides["train"] = sides["train"][:: max(1, len(sides["train"]) // TRAIN_SAMPLE)]
     return {name: sides[name] for name in SLICES if name in sides}
 
 
@@ -124,7 +97,7 @@ def bank_vectors(data: VectorSet) -> Vectors:
     return vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
 
 
-def named_predictors(loaded: list[checkpoint.Checkpoint]) -> dict[str, Predict]:
+def named_predictors(loaded: list[Checkpoint]) -> dict[str, Predict]:
     """Folded checkpoints by model id, then the baselines.
 
     Raises:
@@ -138,32 +111,39 @@ def named_predictors(loaded: list[checkpoint.Checkpoint]) -> dict[str, Predict]:
     return named | BASELINES
 
 
+def measure(
+    predict: Predict, data: VectorSet, sides: dict[str, Index], bank: Vectors
+) -> tuple[dict[str, Cosines], dict[str, Any]]:
+    """Predicts every slice once; keeps the cosines, hits and probes instead of the vectors."""
+    cosines: dict[str, Cosines] = {}
+    entry: dict[str, Any] = {"hits": {}, "probes": {}}
+    for side, starts in sides.items():
+        predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
+        cosines[side] = cosine(predicted, true)
+        if side in PROBED:
+            entry["hits"][side] = hits(predicted, true, bank)
+            entry["probes"][side] = probes(predict, data, starts[:: -(-len(starts) // PROBE_WINDOWS)])
+    return cosines, entry
+
+
 def describe_slice(data: VectorSet, starts: Index) -> dict[str, Any]:
     """n, articles and coherence of a slice."""
-    return {
-        "n": len(starts),
-        "articles": len(np.unique(data.article[starts])),
-        "coherence": round(metrics.coherence(data, starts), 4),
-    }
+    articles = len(np.unique(data.article[starts]))
+    coherence = round(metrics.coherence(data, starts), 4)
+    return {"n": len(starts), "articles": articles, "coherence": coherence}
 
 
 def compare(
-    name: str,
-    cosines: dict[str, dict[str, Cosines]],
-    data: VectorSet,
-    sides: dict[str, Index],
+    name: str, cosines: dict[str, dict[str, Cosines]], data: VectorSet, sides: dict[str, Index]
 ) -> dict[str, Any]:
     """Cosines of a model, and its paired gains over the baselines and the first model."""
-    reference = next(iter(cosines))
+    others = [one for one in dict.fromkeys([*BASELINES, next(iter(cosines))]) if one != name]
     result: dict[str, Any] = {"cosine": {}, "gains": {}}
     for side, starts in sides.items():
-        articles = data.article[starts]
-        own = cosines[name][side]
+        own, articles = cosines[name][side], data.article[starts]
         result["cosine"][side] = estimate(own, articles).to_dict()
         result["gains"][side] = {
-            other: estimate(own - cosines[other][side], articles).to_dict()
-            for other in dict.fromkeys([*BASELINES, reference])
-            if other != name
+            other: estimate(own - cosines[other][side], articles).to_dict() for other in others
         }
     delta = result["cosine"]["unseen"]["mean"] - result["cosine"]["test"]["mean"]
     result["ood_delta"] = round(delta, 5)
@@ -174,21 +154,18 @@ def compare(
 
 def by_domain(gain: Cosines, data: VectorSet, starts: Index) -> dict[str, Any]:
     """Gain over the context mean on the test articles of each domain."""
-    domains = data.article_domain[data.article[starts]]
-    return {
-        str(domain): estimate(gain[domains == domain], data.article[starts][domains == domain]).to_dict()
-        for domain in np.unique(domains)
-    }
+    articles = data.article[starts]
+    masks = {str(name): data.article_domain[articles] == name for name in np.unique(data.article_domain)}
+    return {name: estimate(gain[own], articles[own]).to_dict() for name, own in masks.items() if own.any()}
 
 
 def probes(predict: Predict, data: VectorSet, starts: Index) -> dict[str, Any]:
-    """What changes when the context does: order, single positions; and copying.
+    """Changes of the cosine with the order and the positions of the context; and copying.
 
     A position is left out by putting the mean of the other four in its place, since the
     networks take exactly five vectors.
     """
     order = torch.tensor([2, 0, 4, 1, 3])
-    edits: dict[str, metrics.Edit] = {"shuffled": lambda x: x[:, order], "reversed": lambda x: x.flip(1)}
     predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
     own, to_last = cosine(predicted, true), cosine(predicted, data.rows(starts + 4))
 
@@ -198,7 +175,8 @@ def probes(predict: Predict, data: VectorSet, starts: Index) -> dict[str, Any]:
 
     return {
         "n": len(starts),
-        **{name: change(edit) for name, edit in edits.items()},
+        "shuffled": change(lambda x: x[:, order]),
+        "reversed": change(lambda x: x.flip(1)),
         "without_position": [change(without(i)) for i in range(5)],
         "nearer_to_last_share": round(float((to_last > own).mean()), 4),
         "cosine_to_last": round(float(to_last.mean()), 4),
@@ -209,38 +187,32 @@ def without(position: int) -> metrics.Edit:
     """Replace one context vector by the normalised mean of the others."""
 
     def edit(x: Tensor) -> Tensor:
-        others = (x.sum(1) - x[:, position]) / 4.0
         changed = x.clone()
-        changed[:, position] = torch.nn.functional.normalize(others, dim=-1)
+        changed[:, position] = torch.nn.functional.normalize(x.sum(1) - x[:, position], dim=-1)
         return changed
 
     return edit
 
 
 def hits(predicted: Vectors, true: Vectors, bank: Vectors) -> dict[str, float]:
-    """How often the true next vector is among the k nearest, hidden in two crowds.
+    """Share of windows whose true next vector is among the k nearest, hidden in two crowds.
 
     The crowds are the bank, and the true next vectors of all other windows of the slice:
     an unseen domain is easily told from the bank alone.
     """
-    own = cosine(predicted, true)
-    bank = np.concatenate([bank, true])
-    better: NDArray[np.int64] = np.concatenate(
-        [(predicted[rows] @ bank.T > own[rows, None] + 1e-6).sum(1) for rows in chunks(len(predicted), 1024)]
+    own, crowd = cosine(predicted, true), np.concatenate([bank, true])
+    better = np.concatenate(
+        [(predicted[rows] @ crowd.T > own[rows, None] + 1e-6).sum(1) for rows in chunks(len(own), 1024)]
     )
     return {f"hit@{k}": round(float((better < k).mean()), 4) for k in HITS}
 
 
-def describe(models: dict[str, Any], loaded: list[checkpoint.Checkpoint], with_latency: bool) -> None:
-    """Add layout, size, recipe and latency to the figures of each checkpoint."""
-    for item in loaded:
-        manifest = item.manifest
-        entry = models[manifest.model_id]
-        entry["layout"] = manifest.layout
-        entry["parameters"] = PARAMETERS[manifest.layout]
-        entry["weights_bytes"] = (item.path / checkpoint.WEIGHTS_FILE).stat().st_size
-        entry["preset"] = manifest.training.get("preset", "unknown")
-        if with_latency:
-            entry["latency"] = latency.measure(item.model)
-    for name in BASELINES:
-        models[name]["layout"], models[name]["parameters"] = "baseline", 0
+def describe(item: Checkpoint, with_latency: bool) -> dict[str, Any]:
+    """Layout, size, recipe and latency of a checkpoint."""
+    entry: dict[str, Any] = {
+        "layout": item.manifest.layout,
+        "parameters": PARAMETERS[item.manifest.layout],
+        "weights_bytes": (item.path / WEIGHTS_FILE).stat().st_size,
+        "preset": item.manifest.training.get("preset", "unknown"),
+    }
+    return entry | ({"latency": latency.measure(item.model)} if with_latency else {})

@@ -57,7 +57,7 @@ def fit(data: VectorSet, settings: FitSettings) -> Fit:
     if not settings.neighbours <= settings.references <= len(means) or not 1 <= settings.cells <= CELLS_MAX:
         raise DataError(
             f"{settings.references} references, {settings.neighbours} neighbours and {settings.cells} cells "
-            f"do not fit {len(means)} contexts; use neighbours <= references<= contexts, cells <= {CELLS_MAX}"
+            f"do not fit {len(means)} contexts; use neighbours <= references <= contexts, at most {CELLS_MAX}"
         )
     draw = np.random.default_rng(settings.seed)
     references = stored(means[draw.permutation(len(means))[: settings.references]])
@@ -65,7 +65,7 @@ def fit(data: VectorSet, settings: FitSettings) -> Fit:
     sides = {name: means_of(data, getattr(split, name)) for name in ("validation", "test", "unseen")}
     scores = {name: distances(side, references, settings.neighbours) for name, side in sides.items()}
     low, high = (float(np.quantile(scores["validation"], q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
-    measured = judged(scores["test"], scores["unseen"], low, high) | familiarity(means, sides)
+    measured = separation(scores["test"], scores["unseen"], low, high)
     return Fit(
         references=references,
         centroids=centroids,
@@ -123,8 +123,8 @@ def centres(means: Vectors, cells: int, draw: np.random.Generator) -> Vectors:
     return found
 
 
-def judged(inside: Vectors, outside: Vectors, low: float, high: float) -> dict[str, float]:
-    """How well two sides are told apart."""
+def separation(inside: Vectors, outside: Vectors, low: float, high: float) -> dict[str, float]:
+    """Figures of how well two sides are told apart."""
     return {
         "auc": area(inside, outside),
         "true_ood": float((outside > high).mean()),
@@ -135,16 +135,6 @@ def judged(inside: Vectors, outside: Vectors, low: float, high: float) -> dict[s
     }
 
 
-def familiarity(train: Vectors, sides: dict[str, Vectors], directions: int = 90) -> dict[str, float]:
-    """The same of what the bounded network computes anyway: energy outside the strongest directions."""
-    _, axes = np.linalg.eigh((train.T @ train).astype(np.float64))
-    basis = axes[:, -directions:].astype(np.float32)
-    scores = {name: 1 - np.square(side @ basis).sum(axis=1) for name, side in sides.items()}
-    low, high = (float(np.quantile(scores["validation"], q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
-    found = judged(scores["test"], scores["unseen"], low, high)
-    return {f"familiarity_{name}": found[name] for name in ("auc", "true_ood", "false_ood")}
-
-
 def area(inside: Vectors, outside: Vectors) -> float:
     """Chance that a context out of distribution scores higher than one in it (ties count half)."""
     ordered = np.sort(inside)
@@ -153,5 +143,5 @@ def area(inside: Vectors, outside: Vectors) -> float:
 
 
 def stored(rows: Vectors) -> Vectors:
-    """As they will be read back."""
+    """Rows as they are read back from the artifact."""
     return rows.astype(np.float16).astype(np.float32)
