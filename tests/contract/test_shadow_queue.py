@@ -134,7 +134,7 @@ def test_two_workers_with_one_half_each_meet(rig: Rig, monkeypatch: pytest.Monke
     rig.reveal(0)
     first, second = rig.queue("first", batch_max=1), rig.queue("second", batch_max=1)
     mine, others = rig.lease(first), rig.lease(second)
-    looked_up = first._waiting
+    looked_up = first._stored
 
     def overtaken(hashes: set[str]) -> Any:
         found = looked_up(hashes)
@@ -156,7 +156,7 @@ def test_a_half_that_expires_between_look_and_decision_is_not_scored(
     rig.work(queue)
     rig.reveal(0)
     outcomes = rig.lease(queue)
-    looked_up = queue._waiting
+    looked_up = queue._stored
 
     def expired(hashes: set[str]) -> Any:
         found = looked_up(hashes)

@@ -37,6 +37,7 @@ from producer.session.requests import new_id
 from producer.settings import ProducerSettings
 from workers.errors import NotReady
 from workers.settings import FALLBACK_MS_MIN, artifacts_root
+from workers.shadow.scores import cosines
 
 #: Items a slice. Each is compared with itself, so that a change shows however few there are.
 PER_SLICE = 64
@@ -164,12 +165,13 @@ class Canary:
         vectors = np.zeros((len(answers), 768), dtype=np.float16)
         for i in np.flatnonzero(ours).tolist():
             vectors[i] = cast(Reply, answers[i]).vector
-        cosines = _cosines(vectors, self._items.truths)
+        truths = self._items.truths
+        found = _cosines_of(vectors, truths)
         golden = self._golden(model, vectors if ours.all() else None)
         change = distance = 0.0
         if golden is not None:
-            change = float(np.abs(cosines - _cosines(golden, self._items.truths))[ours].max())
-            distance = float((1 - _cosines(vectors, golden))[ours].max())
+            change = float(np.abs(found - _cosines_of(golden, truths))[ours].max())
+            distance = float((1 - _cosines_of(vectors, golden))[ours].max())
         seconds, _ = self._client.time()
         failed = sum(reply is None for reply in answers)
         return CanaryResult(
@@ -179,8 +181,8 @@ class Canary:
             n=int(ours.sum()),
             other=len(answers) - failed - int(ours.sum()),
             failed=failed,
-            mean_id=_mean(cosines[ours & ~self._items.ood]),
-            mean_ood=_mean(cosines[ours & self._items.ood]),
+            mean_id=_mean(found[ours & ~self._items.ood]),
+            mean_ood=_mean(found[ours & self._items.ood]),
             golden=golden is not None,
             max_change=round(change, 6),
             max_distance=round(max(distance, 0.0), 6),
@@ -240,12 +242,8 @@ def _spread(rows: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.intp)]
 
 
-def _cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Row by row, 0 where a row is zero."""
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    found: NDArray[np.float64] = np.divide((x * y).sum(axis=1), norms, out=np.zeros(len(x)), where=norms > 0)
-    return found
+def _cosines_of(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    return cosines(a.astype(np.float64), b.astype(np.float64))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

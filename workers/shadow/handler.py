@@ -9,7 +9,7 @@ Producers report truths on a stream of their own; a prediction there is forged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,39 +26,9 @@ from workers.shadow.queue import HalfOutcome
 from workers.shadow.scores import Arrival, Labels, arrivals, prediction_half, truth_half
 from workers.shadow.settings import SLOW_MS, ShadowSettings
 
-
-class Fallback(Protocol):
-    """The slower model, for comparison: `amn.predictor.Predictor` is one."""
-
-    def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B, 5, 768) -> (B, 768), unit norm."""
-        ...
-
-
-class Place(Protocol):
-    """Where a context lies: `amn.slices.Place` is one."""
-
-    @property
-    def score(self) -> float:
-        """OOD score."""
-        ...
-
-    @property
-    def cell(self) -> int:
-        """Nearest centroid."""
-        ...
-
-
-class Slicer(Protocol):
-    """The OOD score: `amn.slices.Slicer` is one."""
-
-    def place(self, context: NDArray[np.floating]) -> Place:
-        """(5, 768) -> score and cell."""
-        ...
-
-    def slice_of(self, score: float) -> str:
-        """Name of the slice."""
-        ...
+if TYPE_CHECKING:
+    from amn.predictor import Predictor
+    from amn.slices import Slicer
 
 
 class ShadowHandler:
@@ -66,15 +36,15 @@ class ShadowHandler:
 
     Args:
         shadow: Settings.
-        fallback: Run on every sampled request.
-        slicer: Places requests that name no domain; without one they are in slice "unknown".
+        fallback: The slower model, run on every sampled request.
+        slicer: Slices requests that name no domain; without one they are in slice "unknown".
         default_weight: Of an entry that does not say at which rate it was taken.
     """
 
     def __init__(
         self,
         shadow: ShadowSettings | None = None,
-        fallback: Fallback | None = None,
+        fallback: Predictor | None = None,
         slicer: Slicer | None = None,
         default_weight: int = ONE_IN_MIN,
     ) -> None:
@@ -109,18 +79,14 @@ class ShadowHandler:
         return batch
 
     def handle(self, batch: MicroBatch) -> list[Outcome]:
-        """One call of the fallback for the batch; one outcome per prediction, in order."""
+        """One call of the fallback for all; one outcome per prediction, in order."""
         fallbacks = None if self._fallback is None else self._fallback.predict(batch.contexts)
-        outcomes = []
-        for b, entry in enumerate(batch.entries):
-            fallback = None if fallbacks is None or not _unit(fallbacks[b]) else fallbacks[b]
-            outcomes.append(self._prediction(entry, batch, b, fallback))
-        return outcomes
+        return [
+            self._prediction(batch, b, None if fallbacks is None else fallbacks[b]) for b in range(len(batch))
+        ]
 
-    def _prediction(
-        self, entry: Entry, batch: MicroBatch, b: int, fallback: NDArray[np.float32] | None
-    ) -> Outcome:
-        request = batch.requests[b]
+    def _prediction(self, batch: MicroBatch, b: int, fallback: NDArray[np.float32] | None) -> Outcome:
+        entry, request = batch.entries[b], batch.requests[b]
         try:
             key, weight = _key(entry), self._weight(entry)
             reply = wire.decode_reply(entry.fields.get(b"answer", b""))
@@ -132,7 +98,8 @@ class ShadowHandler:
             return dropped(entry, "bad_norm")
         arrival, slice_ = self._arrival(weight, request, reply)
         labels = Labels(reply.model, request.lane, slice_)
-        half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, fallback, arrival)
+        sound = fallback if fallback is not None and _unit(fallback) else None
+        half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, sound, arrival)
         pairs = arrivals(half, labels, arrival)
         return HalfOutcome(entry=entry, op="prediction", sample_key=key, half=half, pairs=pairs)
 
@@ -145,18 +112,19 @@ class ShadowHandler:
 
     def _arrival(self, weight: int, request: Request, reply: Reply) -> tuple[Arrival, str]:
         """What is known at once, and the slice: the explicit domain's, else the score's."""
-        slice_ = self._shadow.slice_of(request.domain)
-        place = None if self._slicer is None else self._slicer.place(request.context)
-        if place is not None and not request.domain and self._slicer is not None:
-            slice_ = self._slicer.slice_of(place.score)
+        slice_, ood, cell = self._shadow.slice_of(request.domain), None, 0
+        if self._slicer is not None:
+            found = self._slicer.place(request.context)
+            ood, cell = found.score, found.cell
+            slice_ = slice_ if request.domain else self._slicer.slice_of(ood)
         took = reply.timings
+        slow = took.queue_ms + took.batch_ms + took.compute_ms > SLOW_MS
         arrival = Arrival(
             weight=weight,
-            slow=request.priority != BULK_PRIORITY
-            and took.queue_ms + took.batch_ms + took.compute_ms > SLOW_MS,
+            slow=slow and request.priority != BULK_PRIORITY,
             reference=reply.confidence if reply.bank and reply.confidence_method != "none" else None,
-            ood=None if place is None else place.score,
-            cell=0 if place is None else place.cell,
+            ood=ood,
+            cell=cell,
         )
         return arrival, slice_
 
@@ -190,5 +158,4 @@ def _key(entry: Entry) -> str:
 
 def _unit(vectors: NDArray[np.float32]) -> bool:
     """Whether all rows are finite and of norm 1 +- 1e-3."""
-    norms = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))
-    return bool((np.abs(norms - 1) <= NORM_TOLERANCE).all())
+    return bool((np.abs(np.sqrt(np.vecdot(vectors, vectors)) - 1) <= NORM_TOLERANCE).all())

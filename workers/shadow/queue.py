@@ -42,8 +42,8 @@ class HalfOutcome(Outcome):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """What is stored for a key. `half` is None when it was scored (no entry), or is unreadable."""
+class Stored:
+    """The record of a key. `half` is None when it was scored (no entry), or is unreadable."""
 
     entry: bytes
     half: Half | None
@@ -76,33 +76,31 @@ class ShadowQueue(LeasedQueue):
         return statuses
 
     def _joined(self, outcomes: Sequence[Outcome]) -> list[bytes]:
-        shadow, keys = self.shadow, self.keys
-        arguments: list[Any] = [GROUP, self.name, keys.drift_half_prefix, keys.drift_minute_prefix]
+        shadow, keys, halves = self.shadow, self.keys, self.keys.drift_half_prefix
+        arguments: list[Any] = [GROUP, self.name, halves, keys.drift_minute_prefix]
         arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.truth_ttl_ms, shadow.truths_max]
         arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.age_min_max]
-        waiting = self._waiting({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
+        stored = self._stored(
+            sorted({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
+        )
         met: list[list[Exemplar]] = []
         for outcome in outcomes:
-            arguments += _arguments(outcome, waiting, met)
-        halves = keys.drift_half_prefix
+            arguments += _arguments(outcome, stored, met)
         names = [*self.streams, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
         statuses = cast("list[bytes]", self._writes.run(self._score, names, arguments))
         kept = (one for status, found in zip(statuses, met, strict=True) if status == b"ok" for one in found)
         self._exemplars.offer(kept)
         return statuses
 
-    def _waiting(self, hashes: set[str]) -> dict[str, Waiting]:
-        """What waits for these keys, in one round trip."""
-        if not hashes:
-            return {}
-        ordered = sorted(hashes)
+    def _stored(self, hashes: Sequence[str]) -> dict[str, Stored]:
+        """The records of these keys, in one round trip."""
         with self.client.pipeline(transaction=False) as pipe:
-            for name in ordered:
+            for name in hashes:
                 pipe.hmget(self.keys.drift_half_prefix + name, "kind", "entry", "head", "data")
-            found = pipe.execute()
+            found = cast("list[list[bytes]]", pipe.execute() if hashes else [])
         return {
-            name: _parsed(*cast("list[bytes]", values))
-            for name, values in zip(ordered, found, strict=True)
+            name: _parsed(*values)
+            for name, values in zip(hashes, found, strict=True)
             if values[0] is not None
         }
 
@@ -112,41 +110,41 @@ def key_hash(key: str) -> str:
     return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
-def _parsed(kind: bytes, entry: bytes | None, head: bytes | None, data: bytes | None) -> Waiting:
+def _parsed(kind: bytes, entry: bytes | None, head: bytes | None, data: bytes | None) -> Stored:
     if kind == b"scored" or entry is None or head is None or data is None:
-        return Waiting(b"", None)
+        return Stored(b"", None)
     try:
-        return Waiting(entry, Half.parse(kind.decode(), head.decode(), data))
+        return Stored(entry, Half.parse(kind.decode(), head.decode(), data))
     except ValueError as error:
         # Left by another version of this program. It cannot be scored, and expires.
         _LOG.warning("waiting_half_unreadable", error=str(error))
-        return Waiting(entry, None)
+        return Stored(entry, None)
 
 
-def _arguments(outcome: Outcome, waiting: dict[str, Waiting], met: list[list[Exemplar]]) -> list[Any]:
+def _arguments(outcome: Outcome, stored: dict[str, Stored], met: list[list[Exemplar]]) -> list[Any]:
     """One entry's part of score.lua's arguments; remembers what the script will have stored.
 
     Appends to `met` the exemplars that a pair makes; none where the entry only waits or goes.
     """
-    number, entry_id = outcome.entry.place + 1, outcome.entry.id
     met.append([])
     if not isinstance(outcome, HalfOutcome):
         return _drop(outcome.entry, outcome.reason)
-    half, name = outcome.half, key_hash(outcome.sample_key)
-    there = waiting.get(name)
+    half, name, entry_id = outcome.half, key_hash(outcome.sample_key), outcome.entry.id
+    there = stored.get(name)
     if there is not None and there.entry and there.half is None:
         return _drop(outcome.entry, "unreadable")
     pairs = list(outcome.pairs)
     op, partner, minute, head, data = "store", b"", half.minute, half.head, half.data
     if there is None:
-        waiting[name] = Waiting(entry_id, half)
+        stored[name] = Stored(entry_id, half)
     elif there.half is not None and there.half.kind != half.kind:
         prediction, truth = (half, there.half) if half.kind == "prediction" else (there.half, half)
         op, partner, minute, head, data = "score", there.entry, prediction.minute, "", b""
         pairs += increments(prediction, truth)
         met[-1] = of_pair(outcome.sample_key, name, prediction, truth)
-        waiting[name] = Waiting(b"", None)
+        stored[name] = Stored(b"", None)
     flat = [item for pair in pairs for item in pair]
+    number = outcome.entry.place + 1
     return [number, entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]
 
 
