@@ -1,4 +1,4 @@
-"""One worker process, from its settings to its last batch."""
+"""One worker process, from its settings to its last micro-batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,6 +21,7 @@ from workers.engine.queue import LeasedQueue
 from workers.errors import NotReady
 from workers.pool.served import served_by
 from workers.settings import WorkerSettings, worker_name
+from workers.side import SideThread
 
 if TYPE_CHECKING:
     from amn.gate.gain import Calibration
@@ -42,7 +43,7 @@ class Artifacts:
         policy: Escalation policy: name of a preset, or a file.
         tier: Of a fallback worker: `accuracy` or `secondary`.
         decision_log: Where a sample of the AMN worker's decisions goes; None for nowhere.
-        slices: Of the shadow worker: places requests that name no domain; may be missing.
+        slices: Of the shadow worker: slices requests that name no domain; may be missing.
         origin: Folder of models and banks that they come from, for the doctor.
     """
 
@@ -56,47 +57,29 @@ class Artifacts:
     origin: str = ""
 
 
-class Side(Protocol):
-    """A side thread of a worker."""
-
-    def start(self) -> None:
-        """Starts it."""
-        ...
-
-    def stop(self) -> None:
-        """Ends it."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A worker, put together.
-
-    Attributes:
-        loop: Its loop, the model loaded, checked and warmed up.
-        sides: What runs beside it.
-    """
+    """A worker, put together: its loop, with the model warmed up, and what runs beside it."""
 
     loop: Loop
-    sides: tuple[Side, ...] = ()
+    sides: tuple[SideThread, ...] = ()
 
 
 def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     """Loads, checks, warms up, then works until SIGTERM or SIGINT.
 
-    The first signal finishes the batch at hand and hands back what is leased beyond it; a second
+    The first signal finishes what is at hand and hands back what is leased beyond it; a second
     one leaves at once, and the lease does the rest.
 
     Raises:
-        NotReady: Model, bank or policy do not hold, or the server cannot be used.
+        NotReady: Model, bank, policy or calibration do not hold, or the server cannot be used.
     """
     if settings.background:
         _yield_to_others()
     parts = build(settings, artifacts)
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
-    served["artifacts"] = artifacts.origin
-    sides = (Keeper(loop, served), *parts.sides)
+    sides = (Keeper(loop, served | {"artifacts": artifacts.origin}), *parts.sides)
     _stop_on_signals(loop)
     try:
         queue.ensure_group()
@@ -107,7 +90,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     # What was loaded stays for good: the collector need not walk it, a pause of many milliseconds.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000)  # a batch makes thousands of objects and no cycles
+    gc.set_threshold(100_000)  # a micro-batch makes thousands of objects and no cycles
     for side in sides:
         side.start()
     _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
@@ -117,7 +100,11 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     finally:
         for side in sides:
             side.stop()
-        _hand_back(queue)
+        try:
+            queue.release()
+        except ServerError as error:
+            _LOG.warning("release_failed", worker=queue.name, error=str(error))
+        queue.close()
         _LOG.info("worker_stopped", worker=queue.name, finished=loop.finished)
 
 
@@ -125,7 +112,7 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
     """A worker of `settings.kind`, not started.
 
     Raises:
-        NotReady: Model, bank, policy or calibration do not hold.
+        NotReady: Model, bank, policy or calibration do not hold, or do not belong together.
     """
     # Heavy imports belong to the process that serves, not to whoever imports this module.
     import torch
@@ -138,45 +125,38 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
     threadpool_limits(settings.threads)  # NumPy's library has threads of its own
     kinds = {"amn": _amn, "fallback": _fallback, "shadow": _shadow}
     try:
-        predictor = open_predictor(settings, artifacts)
-        return kinds[settings.kind](settings, artifacts, predictor)
+        return kinds[settings.kind](settings, artifacts, open_predictor(settings, artifacts))
     except AmnError as error:
         raise NotReady(str(error)) from error
 
 
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    from amn.bank.index import CellBank
     from amn.gate.escalation import Allowance
     from workers.gate.settle import GateThread
     from workers.handlers.amn import AmnHandler
     from workers.handlers.decisions import DecisionLog
+    from workers.handlers.recheck import RecheckThread
     from workers.handlers.scoring import Gate
     from workers.shadow.sampler import Sampler, SamplerThread
 
     policy, calibration = _policy(artifacts)
-    if calibration is not None and calibration.amn != predictor.model_id:
-        _LOG.warning("calibration_of_another_model", calibrated=calibration.amn, serves=predictor.model_id)
+    if calibration is not None:
+        _belongs(calibration, artifacts, "AMN", calibration.amn, predictor)
     log = None
     if artifacts.decision_log is not None:
         log = DecisionLog(artifacts.decision_log, policy, settings.sample_rate, settings.sample_salt)
     allowance = Allowance()
     gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
-    queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
     sampler = Sampler(settings.sample_rate, settings.sample_salt)
-    sides: tuple[Side, ...] = (GateThread(settings, policy, allowance), SamplerThread(settings, sampler))
-    return Parts(
-        loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)),
-        sides=sides + _rechecks(settings, predictor),
-    )
-
-
-def _rechecks(settings: WorkerSettings, predictor: Predictor) -> tuple[Side, ...]:
-    """What compares an approximate bank with an exact search."""
-    from amn.bank.index import CellBank
-    from workers.handlers.recheck import RecheckThread
-
+    sides: list[SideThread] = [
+        GateThread(settings, policy, allowance),
+        SamplerThread(settings, sampler),
+    ]
     if settings.recheck_one_in and isinstance(predictor.bank, CellBank):
-        return (RecheckThread(settings, predictor.bank),)
-    return ()
+        sides.append(RecheckThread(settings, predictor.bank))
+    queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
+    return Parts(loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)), sides=tuple(sides))
 
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
@@ -185,12 +165,9 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
     from workers.handlers.fallback import FallbackHandler, Tier
 
     policy, calibration = _policy(artifacts)
-    blends = policy.answer.rule == BLEND and artifacts.tier == ACCURACY
-    if calibration is not None and blends and calibration.fallback != predictor.model_id:
-        _LOG.warning(
-            "calibration_of_another_model", calibrated=calibration.fallback, serves=predictor.model_id
-        )
-    tally = Tally()
+    accuracy, keys, tally = artifacts.tier == ACCURACY, Keys(settings.producer.queue), Tally()
+    if calibration is not None and accuracy and policy.answer.rule == BLEND:
+        _belongs(calibration, artifacts, "fallback", calibration.fallback, predictor)
     side = TierThread(settings, artifacts.tier, tally)
     tier = Tier(
         name=artifacts.tier,
@@ -199,8 +176,7 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
         next_is_up=lambda: side.next_is_up,
         tally=tally,
     )
-    keys = Keys(settings.producer.queue)
-    stream = keys.fallback if artifacts.tier == ACCURACY else keys.secondary
+    stream = keys.fallback if accuracy else keys.secondary
     queue = LeasedQueue(settings, stream, worker_name("fallback"))
     return Parts(loop=Loop(queue, FallbackHandler(predictor, tier)), sides=(side,))
 
@@ -218,11 +194,7 @@ def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor
 
 
 def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
-    """The OOD score, if these artifacts have one for this encoder.
-
-    Raises:
-        AmnError: It is there, and does not hold.
-    """
+    """The OOD score, if these artifacts have one for this encoder."""
     from amn.slices import load_slices
 
     if not artifacts.slices.is_dir():
@@ -236,11 +208,7 @@ def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
 
 
 def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]:
-    """The policy, and the calibration if it asks for one.
-
-    Raises:
-        AmnError: One of them does not hold.
-    """
+    """The policy, and the calibration if it asks for one."""
     from amn.gate.gain import load_calibration
     from amn.policy import load_policy
 
@@ -248,8 +216,25 @@ def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]
     return policy, load_calibration(artifacts.calibration) if policy.needs_calibration else None
 
 
+def _belongs(
+    calibration: Calibration, artifacts: Artifacts, role: str, fitted_for: str, predictor: Predictor
+) -> None:
+    """Refuses a calibration that was fitted for another model: its gain would say nothing of this one.
+
+    Raises:
+        NotReady: It was.
+    """
+    if fitted_for != predictor.model_id:
+        raise NotReady(
+            f"calibration {calibration.calibration_id} in {artifacts.calibration} was fitted for {role} "
+            f"{fitted_for}, and {artifacts.model} is {predictor.model_id}; promote the model with a "
+            "calibration that was fitted for it (`amn promote --calibration`), go back with `amn "
+            "rollback`, or serve a policy without [gain] and blend, such as card"
+        )
+
+
 def open_predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
-    """The model, ready for its first batch.
+    """The model, ready for its first micro-batch.
 
     Raises:
         NotReady: It was trained on vectors of another encoder.
@@ -257,8 +242,7 @@ def open_predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
     """
     from amn.predictor import Predictor
 
-    bank = artifacts.bank if settings.kind == "amn" else None
-    predictor = Predictor.open(artifacts.model, bank)
+    predictor = Predictor.open(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
     trained_on = predictor.checkpoint.manifest.encoder_id
     if trained_on != settings.encoder:
         raise NotReady(
@@ -287,11 +271,3 @@ def _stop_on_signals(loop: Loop) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-
-
-def _hand_back(queue: LeasedQueue) -> None:
-    try:
-        queue.release()
-    except ServerError as error:
-        _LOG.warning("release_failed", worker=queue.name, error=str(error))
-    queue.close()

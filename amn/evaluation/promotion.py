@@ -12,20 +12,28 @@ from pathlib import Path
 
 from amn.errors import PromotionError
 from amn.files import write_whole
+from amn.gate.gain import load_calibration
 from amn.model import checkpoint
 
 LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
+CALIBRATION = "gate_calibration"
+#: How a calibration calls the model of a link; the secondary tier has no part in it.
+ROLES = {"production_model": "amn", "fallback_accuracy": "fallback"}
 WINDOWS_MIN = 1_000
 COSINE_LOSS_MAX = 0.003
 LATENCY_FACTOR_MAX = 1.5
 
 
-def promote(path: Path, link: Path, *, with_latency: bool = True) -> str:
+def promote(path: Path, link: Path, *, calibration: Path | None = None, with_latency: bool = True) -> str:
     """Point `link` at the checkpoint `path`, if it passes every gate.
+
+    Workers refuse a model whose gate calibration was fitted for another one. So `calibration`, if it was
+    fitted for this model, is linked with it; without one, the linked calibration has to fit.
 
     Raises:
         CheckpointError: hash, count or golden vectors of the candidate do not hold.
-        PromotionError: it was judged on too little, or is worse or slower than the present.
+        PromotionError: it was judged on too little, is worse or slower than the present, or the
+            calibration is another model's.
     """
     candidate = checkpoint.load(path)
     check_figures(candidate)
@@ -34,10 +42,46 @@ def promote(path: Path, link: Path, *, with_latency: bool = True) -> str:
         raise PromotionError(f"{link} already names {candidate.path.name}; nothing to do")
     if present is not None and (present / checkpoint.MANIFEST_FILE).is_file():
         compare(candidate, checkpoint.load(present), with_latency)
+    new = fitting(link, candidate.manifest.model_id, calibration)
     if present is not None:
         remember(link, os.readlink(link))
-    move(link, candidate.path)
-    return f"{link} -> {candidate.path.name} ({candidate.manifest.model_id})"
+    return point(link, candidate, new)
+
+
+def fitting(link: Path, model_id: str, calibration: Path | None) -> Path | None:
+    """The calibration that has to be linked with the model; None when the linked one stays.
+
+    Raises:
+        PromotionError: it was fitted for another model.
+    """
+    role, linked = ROLES.get(link.name), link.with_name(CALIBRATION)
+    if role is None or not (calibration or linked).is_dir():
+        if calibration is None:
+            return None
+        raise PromotionError(f"{link.name} has no part in calibration {calibration}, or that is no folder")
+    folder = (calibration or linked).resolve()
+    fitted_for = getattr(load_calibration(folder), role)
+    if fitted_for != model_id:
+        raise PromotionError(
+            f"calibration {folder.name} was fitted for {role} {fitted_for}, and {link.name} is to be "
+            f"{model_id}: workers refuse the two together; fit one with `amn calibrate`, and name it with "
+            "--calibration"
+        )
+    return None if linked.is_symlink() and linked.resolve() == folder else folder
+
+
+def point(link: Path, model: checkpoint.Checkpoint, calibration: Path | None) -> str:
+    """Moves the model's link, then the calibration's: a worker that starts in between refuses the two
+    together, and its pool starts it again."""
+    move(link, model.path)
+    said = f"{link} -> {model.path.name} ({model.manifest.model_id})"
+    if calibration is None:
+        return said
+    linked = link.with_name(CALIBRATION)
+    if linked.is_symlink():
+        remember(linked, os.readlink(linked))
+    move(linked, calibration)
+    return f"{said}, {linked.name} -> {calibration.name}"
 
 
 def check_figures(candidate: checkpoint.Checkpoint) -> None:
@@ -87,19 +131,29 @@ def check_latency(candidate: checkpoint.Checkpoint, present: checkpoint.Checkpoi
 
 
 def rollback(link: Path) -> str:
-    """Point `link` at the target it had before the last promotion.
+    """Point `link` at the target it had before the last promotion, with a calibration that fits it: the
+    linked one, or one that was linked before.
 
     Raises:
-        PromotionError: there is nothing to go back to.
+        PromotionError: there is nothing to go back to, or no calibration fits.
         CheckpointError: the earlier model no longer holds.
     """
     history = read_history(link)
     if not history:
         raise PromotionError(f"{link} has no earlier target; promote one explicitly")
     earlier = checkpoint.load(link.parent / history[-1])
-    move(link, earlier.path)
+    before = reversed(read_history(link.with_name(CALIBRATION)))
+    refusals: list[PromotionError] = []
+    for calibration in (None, *(link.parent / name for name in before)):
+        try:
+            new = fitting(link, earlier.manifest.model_id, calibration)
+            break
+        except PromotionError as error:
+            refusals.append(error)
+    else:
+        raise refusals[0]
     write_whole(history_file(link), json.dumps(history[:-1]) + "\n")
-    return f"{link} -> {earlier.path.name} ({earlier.manifest.model_id})"
+    return point(link, earlier, new)
 
 
 def move(link: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from amn.manifest import files_sha256
 from ops.health.results import CheckResult, failure, ok, warning
 from workers.pool.served import MANIFEST, identity
 
-_MISSING, _ALTERED = "missing: ", "altered: "
+_MISSING, _ALTERED, _MISMATCHED = "missing: ", "altered: ", "mismatched: "
 _FOLDERS = {
     "model": "production_model",
     "fallback": "fallback_accuracy",
@@ -28,7 +28,7 @@ _LOOPS = {
 
 
 def read(root: Path) -> dict[str, str]:
-    """Ids by role; where something is wrong, the error after `missing: ` or `altered: `."""
+    """Ids by role; where something is wrong, the error after `missing: `, `altered: ` or `mismatched: `."""
     found = {
         role: _identity(root / name)
         for role, name in _FOLDERS.items()
@@ -52,7 +52,7 @@ def check(artifacts: Mapping[str, str], root: str) -> list[CheckResult]:
     for name, value in artifacts.items():
         if value.startswith(_MISSING):
             wrong.append(warning(name, f"{value}; workers on this machine would not start"))
-        elif value.startswith(_ALTERED):
+        elif value.startswith((_ALTERED, _MISMATCHED)):
             wrong.append(failure(name, f"{value}; workers on this machine refuse it: promote or roll back"))
     return wrong or [ok("artifacts", f"weights in {root} as their manifests say")]
 
@@ -83,6 +83,15 @@ def _policy(root: Path) -> str:
     from amn.policy import DEFAULT, load_policy
 
     try:
-        return load_policy(DEFAULT).policy_id(load_calibration(root / "gate_calibration").calibration_id)
+        calibration = load_calibration(root / "gate_calibration")
     except AmnError as error:
         return f"{_MISSING}{error}"
+    fitted_for = {"production_model": calibration.amn, "fallback_accuracy": calibration.fallback}
+    for link, model in fitted_for.items():
+        found = _identity(root / link)
+        if not found.startswith((_MISSING, _ALTERED)) and found != model:
+            return (
+                f"{_MISMATCHED}gate_calibration ({calibration.calibration_id}) was fitted for {model}, "
+                f"{link} is {found}"
+            )
+    return load_policy(DEFAULT).policy_id(calibration.calibration_id)

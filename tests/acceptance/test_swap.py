@@ -16,6 +16,7 @@ import pytest
 import redis
 import structlog
 from conftest import ROOT, Amn, address, wait_until
+from recalibrated import recalibrated
 
 from amn.bank.build import BankSettings, build_bank
 from amn.bank.index import IndexSettings
@@ -128,15 +129,17 @@ def test_a_promotion_under_load_changes_the_model_of_the_answers_and_loses_none(
     url = make_server().url
     pool = pools(url, artifacts, amn=2, fallback=1)
     before = identity(artifacts / "production_model")
-    fallback = pool.pids()["fallback"]
+    calibration = recalibrated(twin.parent / "gate_twin", amn=identity(twin))
     with Load(url, real_contexts[:100]) as load:
         load.wait_for_more()
-        promote = [sys.executable, "-m", "amn", "promote", str(twin), "--root", str(artifacts)]
+        promote = [str(Path(sys.executable).with_name("amn")), "promote", str(twin), "--root", str(artifacts)]
+        promote += ["--calibration", str(calibration)]
         ended = subprocess.run(
             [*promote, "--no-latency"], capture_output=True, text=True, cwd=ROOT, check=False
         )
         assert ended.returncode == 0, ended.stderr
-        wait_until(lambda: pool.swaps == 2 and pool.settled)
+        # The fallback worker too: it blends by the calibration.
+        wait_until(lambda: pool.swaps == 3 and pool.settled)
         settled_at = load.submitted
         load.wait_for_more()
     load.lost_nothing()
@@ -144,7 +147,25 @@ def test_a_promotion_under_load_changes_the_model_of_the_answers_and_loses_none(
     assert set(served) == {before, identity(twin)}
     assert {r.model for r in load.replies[settled_at + 100 :] if r.served_by == "amn"} == {identity(twin)}
     assert pool.restarts == 0
-    assert pool.pids()["fallback"] == fallback  # the link was not theirs
+
+
+def test_a_model_without_a_calibration_of_its_own_is_refused_and_the_old_one_serves(
+    make_server: Any, artifacts: Path, twin: Path, pools: Any, real_contexts: np.ndarray
+) -> None:
+    url = make_server().url
+    pool = pools(url, artifacts, amn=1)
+    good = identity(artifacts / "production_model")
+    with structlog.testing.capture_logs() as logs:
+        promotion.move(artifacts / "production_model", twin)  # `promote` would have refused it
+        wait_until(lambda: any(line["event"] == "swap_refused" for line in logs))
+        with Producer(settings=ProducerSettings(url=url)) as producer:
+            assert producer.predict(real_contexts[0]).model == good
+        # With a calibration that was fitted for it, it is taken at the next look.
+        recalibrated(twin.parent / "gate_twin", amn=identity(twin))
+        promotion.move(artifacts / "gate_calibration", twin.parent / "gate_twin")
+        wait_until(lambda: pool.swaps == 1 and pool.settled)
+        with Producer(settings=ProducerSettings(url=url)) as producer:
+            assert producer.predict(real_contexts[0]).model == identity(twin)
 
 
 def test_a_model_that_does_not_hold_leaves_the_old_one_serving_also_after_a_kill(

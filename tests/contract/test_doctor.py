@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recalibrated import recalibrated
 from rig import answer
 
 from ops.app import run
@@ -170,6 +171,18 @@ def test_dead_letters_that_grow_are_told_from_old_ones(real_server: Any, examine
     found = examine()["dead letters"]
     assert found["level"] == FAILURE
     assert found["text"].startswith("30 new in 10 minutes")
+
+
+def test_a_calibration_of_another_model_is_named_with_both_ids_and_the_link(
+    examine: Any, tmp_path: Path
+) -> None:
+    for link in ARTIFACTS.iterdir():
+        if link.is_symlink() and link.name != "gate_calibration":
+            (tmp_path / link.name).symlink_to(link.resolve())
+    recalibrated(tmp_path / "gate_calibration", amn="amn@000000000000")
+    found = examine(artifacts=tmp_path)
+    assert found["policy"]["level"] == FAILURE
+    assert "was fitted for amn@000000000000, production_model is amn@" in found["policy"]["text"]
 
 
 def test_altered_weights_are_found_before_a_worker_meets_them(

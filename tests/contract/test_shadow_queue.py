@@ -142,7 +142,7 @@ def test_two_workers_with_one_half_each_meet(rig: Rig, monkeypatch: pytest.Monke
             assert second.finish([others.pop()]) == [b"ok"]
         return found
 
-    monkeypatch.setattr(first, "_waiting", overtaken)
+    monkeypatch.setattr(first, "_stored", overtaken)
     assert first.finish(mine) == [b"ok"]
     assert rig.slice().n == 1
     assert rig.halves() == 0
@@ -164,7 +164,7 @@ def test_a_half_that_expires_between_look_and_decision_is_not_scored(
             rig.admin.delete(KEYS.drift_half_prefix + name)
         return found
 
-    monkeypatch.setattr(queue, "_waiting", expired)
+    monkeypatch.setattr(queue, "_stored", expired)
     assert queue.finish(outcomes) == [b"ok"]  # stored, to wait for a prediction
     found = rig.slice()
     assert (found.predictions, found.n) == (1, 0)

@@ -18,12 +18,15 @@ _root = click.option("--root", default="artifacts/lvm", show_default=True, type=
 @click.argument("path", type=options.path)
 @_link
 @_root
+@click.option(
+    "--calibration", type=options.path, help="Gate calibration that was fitted for it, to be linked with it."
+)
 @click.option("--no-latency", is_flag=True, help="Skip the latency gate.")
-def promote(path: Path, link: str, root: Path, no_latency: bool) -> None:
+def promote(path: Path, link: str, root: Path, calibration: Path | None, no_latency: bool) -> None:
     """Point a link that workers load from at the checkpoint PATH, if it passes every gate."""
     from amn.evaluation.promotion import promote as move
 
-    console.say(move(path, root / link, with_latency=not no_latency))
+    console.say(move(path, root / link, calibration=calibration, with_latency=not no_latency))
 
 
 @click.command(short_help="Point a link back at its earlier target.")

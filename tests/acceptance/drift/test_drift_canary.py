@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recalibrated import recalibrated
 
 from amn.model import checkpoint
 from drift.world import ARTIFACTS, KEYS
@@ -118,7 +119,7 @@ def hours(_session_servers: Any) -> Iterator[Hours]:
     hours = Hours(_session_servers("valkey"), identity(artifacts() / "production_model"))
     yield hours
     hours.stop()
-    hours.turns._client.close()
+    hours.turns.client.close()
     hours.admin.close()
 
 
@@ -162,6 +163,8 @@ def test_a_promoted_model_has_a_first_run_of_its_own_and_wakes_nobody(hours: Hou
     for link in artifacts().iterdir():
         (root / link.name).symlink_to(folder if link.name == "production_model" else link.resolve())
     promoted = identity(root / "production_model")
+    (root / "gate_calibration").unlink()
+    recalibrated(root / "gate_calibration", amn=promoted)
     hours.serve(tmp_path)
     assert hours.hour(2) == ["insufficient ticket", "ok page"]
     hours.serve(tmp_path, root)

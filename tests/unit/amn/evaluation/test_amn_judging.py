@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from amn_helpers import ENCODER, amn, articles, contexts, made, write_npz
+from recalibrated import recalibrated
 
 from amn.errors import CheckpointError, DataError, PromotionError
 from amn.evaluation import promotion
@@ -149,6 +150,22 @@ def test_promotion_moves_a_relative_link_and_rollback_moves_it_back(tmp_path):
     assert link.readlink().as_posix() == "models/amn_1"
     with pytest.raises(PromotionError, match="no earlier target"):
         promotion.rollback(link)
+
+
+def test_a_model_and_a_calibration_that_fits_it_are_promoted_and_rolled_back_together(tmp_path):
+    link, linked = tmp_path / "production_model", tmp_path / "gate_calibration"
+    first, second = candidate(tmp_path, "amn_1"), candidate(tmp_path, "amn_2")
+    for folder in (first, second):
+        recalibrated(tmp_path / f"gate_{folder.name}", amn=checkpoint.load(folder).manifest.model_id)
+    assert checkpoint.load(first).manifest.model_id != checkpoint.load(second).manifest.model_id
+    promotion.promote(first, link, calibration=tmp_path / "gate_amn_1", with_latency=False)
+    with pytest.raises(PromotionError, match=r"gate_amn_1 was fitted for amn amn@.*--calibration"):
+        promotion.promote(second, link, with_latency=False)
+    assert (link.readlink().name, linked.readlink().name) == ("amn_1", "gate_amn_1")
+    promotion.promote(second, link, calibration=tmp_path / "gate_amn_2", with_latency=False)
+    assert (link.readlink().name, linked.readlink().name) == ("amn_2", "gate_amn_2")
+    promotion.rollback(link)
+    assert (link.readlink().name, linked.readlink().name) == ("amn_1", "gate_amn_1")
 
 
 def test_promoting_the_present_model_again_is_refused(tmp_path):
