@@ -30,7 +30,7 @@ from ops.sample import Sample
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
-from workers.pool.served import look, pin
+from workers.pool.served import pin, read_links
 from workers.settings import artifacts_root
 
 RATES = "100,500,1000,2000,5000,60%"
@@ -170,7 +170,7 @@ def summary(rate: float, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def with_bank(bank: Path, folder: Path) -> Path:
     """The artifacts, with another reference bank."""
-    root = pin(look(artifacts_root()), artifacts_root(), folder / "artifacts")
+    root = pin(read_links(artifacts_root()), artifacts_root(), folder / "artifacts")
     (root / "reference_bank").unlink()
     (root / "reference_bank").symlink_to(bank.resolve())
     return root

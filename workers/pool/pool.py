@@ -15,9 +15,9 @@ import structlog
 
 from workers.errors import NotReady
 from workers.pool.child import WorkerProcess
-from workers.pool.deaths import Deaths
+from workers.pool.failures import Deaths
 from workers.pool.rollout import Rollout, Slot, Version
-from workers.pool.served import Served, look, pin
+from workers.pool.served import Served, pin, read_links
 from workers.pool.settings import PoolSettings
 
 _LOG = structlog.get_logger("amn.pool")
@@ -25,8 +25,8 @@ _LOG = structlog.get_logger("amn.pool")
 _PAUSE_S_MAX = 10.0
 #: How often the pool looks after its workers; longer each time while it cannot.
 _WATCH_S, _WATCH_S_MAX = 0.2, 5.0
-#: How often the links are looked at.
-_LOOK_S = 1.0
+#: How often the links are read.
+_LINKS_S = 1.0
 #: A worker that was replaced finishes its batch within this, or its lease does the rest.
 _LEAVE_S_MAX = 15.0
 
@@ -46,7 +46,7 @@ class Pool:
         self._leaving: list[WorkerProcess] = []
         self._rollout = Rollout(self._slots, self._spawn, self._dismiss)
         self._wanted = Version(Served())
-        self._looked_at_s = 0.0
+        self._links_read_at_s = 0.0
         self._pause_s: dict[str, float] = {}
         self._draining = False
         self._log: IO[bytes] | None = None
@@ -59,7 +59,7 @@ class Pool:
         if self._settings.log_file is not None:
             self._log = self._settings.log_file.open("ab")
         self._pins = tempfile.TemporaryDirectory(prefix="amn-pool-", ignore_cleanup_errors=True)
-        self._wanted = Version(look(self._settings.artifacts))
+        self._wanted = Version(read_links(self._settings.artifacts))
         with self._lock:
             for kind, count in self._counts.items():
                 for _ in range(count):
@@ -72,17 +72,16 @@ class Pool:
             NotReady: A child ended instead, or the time is over.
         """
         give_up_at_s = time.monotonic() + timeout_s
+        where = f" (log: {self._settings.log_file})" if self._settings.log_file else ""
         for child in [slot.child for slot in self._slots]:
             while not child.ready.wait(0.02):
                 if not child.alive:
                     raise NotReady(
                         f"the {child.kind} worker ended with code {child.code} before it was "
-                        f"ready; its message is above{self._where()}"
+                        f"ready; its message is above{where}"
                     )
                 if time.monotonic() > give_up_at_s:
-                    raise NotReady(
-                        f"the {child.kind} worker was not ready within {timeout_s:g} s{self._where()}"
-                    )
+                    raise NotReady(f"the {child.kind} worker was not ready within {timeout_s:g} s{where}")
 
     def pids(self) -> dict[str, list[int]]:
         """Process ids of the living children by kind, those that come and go included."""
@@ -122,30 +121,28 @@ class Pool:
             for slot in self._slots:
                 if not slot.child.alive and not self._rollout.replaces(slot):
                     self._revive(slot)
-            if time.monotonic() - self._looked_at_s > _LOOK_S:
-                self._looked_at_s = time.monotonic()
-                self._wanted = replace(self._wanted, served=look(self._settings.artifacts))
+            if time.monotonic() - self._links_read_at_s > _LINKS_S:
+                self._links_read_at_s = time.monotonic()
+                self._wanted = replace(self._wanted, served=read_links(self._settings.artifacts))
             self._rollout.turn(self._wanted)
 
     def watch(self) -> None:
         """Polls in a thread until `drain`, whatever happens: a full disk, or a system without a
         free process, passes."""
-        deaths = Deaths(self._settings.url, self._settings.queue)
+        threading.Thread(target=self._watch, name="amn-pool", daemon=True).start()
 
-        def run() -> None:
-            pause_s = _WATCH_S
-            while not self._draining:
-                try:
-                    self.poll()
-                    deaths.tell(self.died)
-                    pause_s = _WATCH_S
-                except Exception:
-                    pause_s = min(2 * pause_s, _WATCH_S_MAX)
-                    _LOG.exception("pool_watch_failed", again_in_s=pause_s)
-                time.sleep(pause_s)
-            deaths.close()
-
-        threading.Thread(target=run, name="amn-pool", daemon=True).start()
+    def _watch(self) -> None:
+        deaths, pause_s = Deaths(self._settings.url, self._settings.queue), _WATCH_S
+        while not self._draining:
+            try:
+                self.poll()
+                deaths.tell(self.died)
+                pause_s = _WATCH_S
+            except Exception:
+                pause_s = min(2 * pause_s, _WATCH_S_MAX)
+                _LOG.exception("pool_watch_failed", again_in_s=pause_s)
+            time.sleep(pause_s)
+        deaths.close()
 
     def drain(self, deadline_s: float = 10.0) -> None:
         """SIGTERM to all, waits, then SIGKILL to who is left. Idempotent."""
@@ -157,8 +154,7 @@ class Pool:
         give_up_at_s = time.monotonic() + deadline_s
         for child in children:
             if not child.wait(give_up_at_s - time.monotonic()):
-                _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.pid)
-                child.kill()
+                _kill(child)
             child.close()
         if self._log is not None:
             self._log.close()
@@ -168,8 +164,8 @@ class Pool:
             self._pins = None
 
     def _children(self) -> list[WorkerProcess]:
-        coming = [] if self._rollout.successor is None else [self._rollout.successor]
-        return [*(slot.child for slot in self._slots), *coming, *self._leaving]
+        coming = self._rollout.successor
+        return [*(slot.child for slot in self._slots), *([coming] if coming else []), *self._leaving]
 
     def _revive(self, slot: Slot) -> None:
         """Starts a dead worker again, with a growing pause where they die before they are ready.
@@ -196,8 +192,7 @@ class Pool:
     def _see_off(self) -> None:
         for child in list(self._leaving):
             if child.leaving_s > _LEAVE_S_MAX:
-                _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.pid)
-                child.kill()
+                _kill(child)
             if not child.alive:
                 child.close()
                 self._leaving.remove(child)
@@ -210,5 +205,7 @@ class Pool:
         command = settings.command(kind, pin(served, settings.artifacts, folder))
         return WorkerProcess(kind, command, settings.environment(), self._log)
 
-    def _where(self) -> str:
-        return f" (log: {self._settings.log_file})" if self._settings.log_file else ""
+
+def _kill(child: WorkerProcess) -> None:
+    _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.pid)
+    child.kill()

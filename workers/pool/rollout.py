@@ -33,14 +33,23 @@ class Version:
 
 @dataclass(slots=True)
 class Slot:
-    """A place in the pool, and who has it."""
+    """One of the pool's workers, whichever process it is at the moment."""
 
     kind: str
     child: WorkerProcess
     version: Version
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A replacement that is under way."""
+
+    slot: Slot
+    version: Version
+    successor: WorkerProcess
+
+
+@dataclass(frozen=True, slots=True)
 class _Refusal:
     version: tuple[object, ...]
     tries: int
@@ -63,75 +72,66 @@ class Rollout:
         dismiss: Callable[[WorkerProcess], None],
     ) -> None:
         self.swaps = 0
-        self._slots = slots
-        self._spawn = spawn
-        self._dismiss = dismiss
-        self._slot: Slot | None = None
-        self._successor: WorkerProcess | None = None
-        self._version: Version | None = None
+        self._slots, self._spawn, self._dismiss = slots, spawn, dismiss
+        self._attempt: _Attempt | None = None
         self._refusals: dict[str, _Refusal] = {}
 
     @property
     def successor(self) -> WorkerProcess | None:
         """The one that is getting ready."""
-        return self._successor
+        return None if self._attempt is None else self._attempt.successor
 
     def replaces(self, slot: Slot) -> bool:
         """Whether this slot's successor is on its way."""
-        return self._slot is slot
+        return self._attempt is not None and self._attempt.slot is slot
 
     def turn(self, wanted: Version) -> None:
         """The next step, if one is due."""
-        if self._successor is None:
+        attempt = self._attempt
+        if attempt is None:
             slot = next((slot for slot in self._slots if self._due(slot, wanted)), None)
             if slot is not None:
-                self._successor = self._spawn(slot.kind, wanted)
-                self._slot, self._version = slot, wanted
-        elif self._successor.ready.is_set() and self._successor.alive:
-            self._take_over(self._successor)
-        elif not self._successor.alive or self._successor.age_s > _READY_S_MAX:
-            self._refuse(self._successor)
+                self._attempt = _Attempt(slot, wanted, self._spawn(slot.kind, wanted))
+        elif attempt.successor.ready.is_set() and attempt.successor.alive:
+            self._take_over(attempt)
+        elif not attempt.successor.alive or attempt.successor.age_s > _READY_S_MAX:
+            self._refuse(attempt)
 
     def settled(self, wanted: Version) -> bool:
         """Whether every worker serves what is wanted."""
-        return self._successor is None and all(
+        return self._attempt is None and all(
             slot.version.of(slot.kind) == wanted.of(slot.kind) for slot in self._slots
         )
 
     def _due(self, slot: Slot, wanted: Version) -> bool:
-        if slot.version.of(slot.kind) == wanted.of(slot.kind):
+        version, refusal = wanted.of(slot.kind), self._refusals.get(slot.kind)
+        if slot.version.of(slot.kind) == version:
             return False
-        refusal = self._refusals.get(slot.kind)
-        refused = refusal is not None and refusal.version == wanted.of(slot.kind)
-        return not refused or refusal is None or time.monotonic() >= refusal.again_at_s
+        return refusal is None or refusal.version != version or time.monotonic() >= refusal.again_at_s
 
-    def _take_over(self, successor: WorkerProcess) -> None:
-        slot, version = self._slot, self._version
-        assert slot is not None
-        assert version is not None
-        old, slot.child, slot.version = slot.child, successor, version
-        self._slot = self._successor = self._version = None
+    def _take_over(self, attempt: _Attempt) -> None:
+        slot, old = attempt.slot, attempt.slot.child
+        slot.child, slot.version = attempt.successor, attempt.version
+        self._attempt = None
         self._refusals.pop(slot.kind, None)
         self.swaps += 1
-        _LOG.info("worker_swapped", kind=slot.kind, old=old.pid, new=successor.pid)
+        _LOG.info("worker_swapped", kind=slot.kind, old=old.pid, new=slot.child.pid)
         self._dismiss(old)
 
-    def _refuse(self, successor: WorkerProcess) -> None:
-        slot, version = self._slot, self._version
-        assert slot is not None
-        assert version is not None
-        killed = successor.code is not None and successor.code < 0
-        tried, last = version.of(slot.kind), self._refusals.get(slot.kind)
+    def _refuse(self, attempt: _Attempt) -> None:
+        kind, code, tried = attempt.slot.kind, attempt.successor.code, attempt.version.of(attempt.slot.kind)
+        last = self._refusals.get(kind)
         tries = last.tries + 1 if last is not None and last.version == tried else 1
+        killed = code is not None and code < 0
         pause_s = _KILLED_S if killed else min(_AGAIN_S * 2 ** (tries - 1), _AGAIN_S_MAX)
-        self._refusals[slot.kind] = _Refusal(tried, tries, time.monotonic() + pause_s)
+        self._refusals[kind] = _Refusal(tried, tries, time.monotonic() + pause_s)
         _LOG.error(
             "swap_refused",
-            kind=slot.kind,
-            code=successor.code,
-            serving=slot.child.pid,
+            kind=kind,
+            code=code,
+            serving=attempt.slot.child.pid,
             again_in_s=pause_s,
             text="the new worker did not get ready; the old ones go on serving what they have",
         )
-        self._slot = self._successor = self._version = None
-        self._dismiss(successor)
+        self._attempt = None
+        self._dismiss(attempt.successor)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST = "manifest.json"
-#: Links that a pool looks for, also when they are missing: then the worker says so.
+#: Links that a pool reads, also when they are missing: then the worker says so.
 STANDARD = ("production_model", "reference_bank", "fallback_accuracy", "fallback_secondary")
 _FALLBACKS = frozenset({"fallback_accuracy", "fallback_secondary"})
 #: Links that a kind does not read. All others concern it, also ones that are not known here.
@@ -38,19 +38,15 @@ class Served:
         return tuple(link for link in self.links if link[0] not in foreign)
 
 
-def look(root: Path) -> Served:
+def read_links(root: Path) -> Served:
     """What `root` names now."""
     try:
         names = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     except OSError:
         names = []
-    links = []
-    for name in names:
-        target = os.path.realpath(root / name)
-        written_ns = _written_ns(root / name)
-        if written_ns:  # else a folder of many models, a history, or a link to nothing
-            links.append((name, target, written_ns))
-    return Served(tuple(links))
+    found = [(name, os.path.realpath(root / name), _written_ns(root / name)) for name in names]
+    # One that nothing was written to is a folder of many models, a history, or a link to nothing.
+    return Served(tuple(link for link in found if link[2]))
 
 
 def pin(served: Served, root: Path, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from producer.keys import Keys
-from workers.pool.deaths import Deaths
+from workers.pool.failures import Deaths
 from workers.pool.pool import Pool
 from workers.pool.settings import PoolSettings
 

@@ -10,7 +10,7 @@ import pytest
 
 from amn.evaluation.promotion import move
 from workers.commands import worker
-from workers.pool.served import Served, identity, look, pin, served_by
+from workers.pool.served import Served, identity, pin, read_links, served_by
 from workers.pool.settings import PoolSettings
 
 
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_only_links_to_something_count(root: Path) -> None:
-    names = {name: target for name, target, _ in look(root).links}
+    names = {name: target for name, target, _ in read_links(root).links}
     assert names == {
         "production_model": str(root / "models" / "a"),
         "fallback_accuracy": str(root / "models" / "b"),
@@ -43,35 +43,35 @@ def test_only_links_to_something_count(root: Path) -> None:
 
 
 def test_a_moved_link_concerns_those_who_read_it(root: Path) -> None:
-    before = look(root)
+    before = read_links(root)
     move(root / "production_model", root / "models" / "b")
-    after = look(root)
+    after = read_links(root)
     assert after.of("amn") != before.of("amn")
     assert after.of("shadow") != before.of("shadow")
     assert after.of("fallback") == before.of("fallback")
     move(root / "production_model", root / "models" / "a")
-    assert look(root) == before
+    assert read_links(root) == before
 
 
 def test_a_model_that_is_replaced_in_place_is_another_one(root: Path) -> None:
-    before = look(root)
+    before = read_links(root)
     os.utime(root / "models" / "a" / "manifest.json", (1, 1))
-    assert look(root).of("amn") != before.of("amn")
+    assert read_links(root).of("amn") != before.of("amn")
 
 
 def test_a_pinned_copy_stays_when_the_links_move(root: Path, tmp_path: Path) -> None:
-    pinned = pin(look(root), root, tmp_path / "pins" / "0")
+    pinned = pin(read_links(root), root, tmp_path / "pins" / "0")
     move(root / "production_model", root / "models" / "b")
     assert (pinned / "production_model").resolve() == root / "models" / "a"
     (pinned / "production_model").unlink()
-    pin(Served(look(root).links), root, pinned)  # somebody tidied up: it is made again
+    pin(Served(read_links(root).links), root, pinned)  # somebody tidied up: it is made again
     assert (pinned / "production_model").resolve() == root / "models" / "b"
     # What is missing leads to where it should be, so that a worker's message names that place.
     assert os.path.realpath(pinned / "reference_bank") == str(root / "reference_bank")
 
 
 def test_a_folder_that_is_not_there_names_nothing(tmp_path: Path) -> None:
-    assert look(tmp_path / "nowhere").links == ()
+    assert read_links(tmp_path / "nowhere").links == ()
 
 
 def test_models_and_banks_say_who_they_are(root: Path, tmp_path: Path) -> None:
