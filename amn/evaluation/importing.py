@@ -18,7 +18,7 @@ import torch
 from amn.config import Layout, ModelConfig
 from amn.errors import CheckpointError
 from amn.model import checkpoint
-from amn.model.network import build
+from amn.model.layouts import build
 
 LAYOUT_OF_TYPE: dict[str, Layout] = {"amn": "published", "gru": "gru", "transformer": "transformer"}
 WARNING = (

@@ -17,7 +17,7 @@ from torch import nn
 from amn.config import PARAMETERS, ModelConfig
 from amn.model import checkpoint
 from amn.model.folded import fold
-from amn.model.network import build
+from amn.model.layouts import build
 
 Contexts = NDArray[np.float32]
 

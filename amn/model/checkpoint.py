@@ -34,7 +34,8 @@ from amn.config import (
 )
 from amn.errors import CheckpointError, ConfigError
 from amn.files import write_whole
-from amn.model.network import build, count_parameters
+from amn.model.layouts import build
+from amn.model.network import count_parameters
 
 WEIGHTS_FILE = "model.safetensors"
 GOLDEN_FILE = "golden.safetensors"
@@ -120,7 +121,7 @@ def save(
     """Write a checkpoint folder; the manifest comes last, so half a folder is no checkpoint.
 
     Args:
-        model: a network made by `amn.model.network.build`.
+        model: a network made by `amn.model.layouts.build`.
         folder: created if missing; an existing checkpoint in it is replaced.
         name: short name for `model_id`, e.g. "amn".
         encoder_id: the encoder of the vectors that it was trained on.

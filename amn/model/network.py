@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amn.config import CONTEXT_LENGTH, PARAMETERS, VECTOR_DIM, ModelConfig
-from amn.errors import ConfigError, ShapeError
+from amn.config import CONTEXT_LENGTH, VECTOR_DIM, ModelConfig
+from amn.errors import ShapeError
 
 D, K = VECTOR_DIM, CONTEXT_LENGTH
 KEY_DIM = 256
@@ -254,31 +254,3 @@ class BoundedAMN(Grounded):
         residual = self.limit(self.recall(hidden))  # (B, D)
         raw = base + trust * self.gate(cosines).sigmoid() * residual
         return answer(raw, return_raw)
-
-
-def build(config: ModelConfig) -> nn.Module:
-    """Make the network of a config, and check that it has the size that it promises.
-
-    Raises:
-        ConfigError: the built network has another number of parameters than its layout.
-    """
-    from amn.model.recurrent import BoundedGRU, GRUStack, TransformerPredictor
-    from amn.model.stacked import StackedAMN
-
-    layouts: dict[str, type[nn.Module]] = {
-        "card": CardAMN,
-        "published": PublishedAMN,
-        "bounded": BoundedAMN,
-        "stacked": StackedAMN,
-        "gru": GRUStack,
-        "gru-bounded": BoundedGRU,
-        "transformer": TransformerPredictor,
-    }
-    model = layouts[config.layout](config)
-    found, promised = count_parameters(model), PARAMETERS[config.layout]
-    if found != promised:
-        raise ConfigError(
-            f"layout {config.layout} was built with {found:,} parameters and promises "
-            f"{promised:,}; restore the widths in amn/model/network.py or amn/model/recurrent.py"
-        )
-    return model

@@ -26,7 +26,8 @@ from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
 from amn.evaluation.metrics import window_cosines
 from amn.files import write_whole, writing
-from amn.model.network import Grounded, build
+from amn.model.layouts import build
+from amn.model.network import Grounded
 
 STATE_FILE = "state.pt"
 CONFIG_FILE = "config.json"

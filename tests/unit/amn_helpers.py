@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amn.config import Layout, ModelConfig
 from amn.data.vectors import VectorSet
-from amn.model.network import build
+from amn.model.layouts import build
 from ops.app import run
 
 ENCODER = "a-test/mean/l2"

@@ -13,7 +13,7 @@ from amn.config import ModelConfig
 from amn.errors import CheckpointError
 from amn.evaluation.importing import import_published
 from amn.model import checkpoint
-from amn.model.network import build
+from amn.model.layouts import build
 
 NOW = "2026-01-02T03:04:05Z"
 

@@ -11,7 +11,8 @@ from amn.config import PARAMETERS, ModelConfig, TrainConfig, model_config_from_d
 from amn.errors import ConfigError, ShapeError
 from amn.kernel import bindings as kernel
 from amn.model.folded import fold
-from amn.model.network import BoundedAMN, build, count_parameters
+from amn.model.layouts import build
+from amn.model.network import BoundedAMN, count_parameters
 from amn.model.tensors import shared
 
 COUNTS = {
