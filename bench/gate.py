@@ -21,9 +21,12 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from amn.bank.exact import Bank, Neighbours, exact_top2, load_bank
-from amn.bank.index import CellBank, IndexSettings
+from amn.bank.exact import exact_top2
+from amn.bank.index import CellBank
+from amn.bank.index_settings import IndexSettings
 from amn.bank.index_tune import WIDTHS, agreement, widened
+from amn.bank.neighbours import Bank, Neighbours
+from amn.bank.open import load_bank
 from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors
 from amn.evaluation.bank_queries import predictions

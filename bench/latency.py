@@ -178,7 +178,7 @@ def with_bank(bank: Path, folder: Path) -> Path:
 
 def references(bank: Path) -> int:
     """How many vectors a bank holds."""
-    from amn.bank.exact import load_bank
+    from amn.bank.open import load_bank
 
     return len(load_bank(bank))
 

@@ -24,10 +24,11 @@ from amn.bank.files import (
     map_arrays,
     write_manifest,
 )
-from amn.bank.index import Guard, IndexSettings, open_index
 from amn.bank.index_build import Filing, write_index
+from amn.bank.index_settings import Guard, IndexSettings
 from amn.bank.index_tune import tune
 from amn.bank.merge import ALL_PAIRS_MAX, merge_duplicates
+from amn.bank.open import open_index
 from amn.data.arrays import Rows, writing_rows
 from amn.data.vectors import check_numbers, chunks
 from amn.errors import DataError

@@ -46,7 +46,7 @@ class BankManifest:
         sha256: Of `vectors.npy`.
         pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
         files: SHA-256 of every other file but this one; empty in banks made before there was one.
-        index: Parameters of the index (`amn.bank.index.IndexSettings`), or None for an exact search.
+        index: Parameters of the index (`amn.bank.index_settings.IndexSettings`), or None for an exact search.
         agreement: How the index decided against an exact search when it was built
             (`amn.bank.index_tune.Agreement`), or None where nobody gave queries.
     """

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.bank.files import CELLS, CODES
-from amn.bank.index import IndexSettings, require_faiss
 from amn.bank.index_cells import (
     WIDTH,
     Cells,
@@ -26,7 +25,9 @@ from amn.bank.index_cells import (
     fit_projection,
     lay_out,
     project,
+    require_faiss,
 )
+from amn.bank.index_settings import IndexSettings
 
 _ROWS = 16_384
 _SAMPLE = 40_000

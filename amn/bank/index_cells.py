@@ -9,10 +9,13 @@ Source of the second choice: SOAR, Sun et al. 2023, https://arxiv.org/abs/2404.0
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from amn.errors import CheckpointError
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -136,3 +139,20 @@ def lay_out(weights: NDArray[np.floating], groups: int) -> NDArray[np.intp]:
             places += [min(one, len(weights)) for one in held] + [len(weights)] * (WIDTH - size)
             direction += size
     return np.array(places, dtype=np.intp)
+
+
+def require_faiss(what: str) -> Any:
+    """The package faiss, with one thread.
+
+    Raises:
+        CheckpointError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise CheckpointError(
+            f"{what} has an approximate index, which needs faiss: pip install 'amn-queue[bank]', or build "
+            "the bank with --index exact"
+        ) from error
+    faiss.omp_set_num_threads(1)
+    return faiss

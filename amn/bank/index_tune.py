@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.bank.exact import Neighbours, exact_top2
-from amn.bank.index import CellBank, Guard, IndexSettings
+from amn.bank.exact import exact_top2
+from amn.bank.index import CellBank
+from amn.bank.index_settings import Guard, IndexSettings
+from amn.bank.neighbours import Neighbours
 
 Vectors = NDArray[np.float32]
 

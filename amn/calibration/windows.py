@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from amn.bank.neighbours import Bank
 from amn.data.dataset import split_by_article
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.evaluation import metrics
 from amn.evaluation.metrics import Cosines, Predict, cosine
 from amn.gate.gain import features
-from amn.gate.scores import Bank, mean_top_k
+from amn.gate.scores import mean_top_k
 from amn.policy import ConfidenceRule
 
 FITTED, JUDGED = ("validation", "turned"), ("test", "unseen")

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amn.bank.index import CellBank, Guard
+from amn.bank.index import CellBank
+from amn.bank.index_settings import Guard
+from amn.bank.neighbours import Bank
 from amn.errors import ConfigError
 from amn.policy import MEAN_TOP_K, RAW, ConfidenceRule, EscalationPolicy
 
 Cosines = NDArray[np.float32]
-
-
-class Bank(Protocol):
-    """What the scores need of a reference bank: `amn.bank.exact.ReferenceBank` is one.
-
-    Attributes:
-        vectors: Shape (N, 768), unit norm.
-    """
-
-    @property
-    def vectors(self) -> NDArray[np.floating]:
-        """As above."""
-        ...
-
-    def top2(self, predictions: Cosines) -> Any:
-        """(B, 768) -> `amn.bank.exact.Neighbours`."""
-        ...
 
 
 class GateScores:

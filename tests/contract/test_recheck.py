@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.exact import load_bank
-from amn.bank.index import IndexSettings
+from amn.bank.index_settings import IndexSettings
+from amn.bank.open import load_bank
 from ops.app import run
 from producer.errors import ServerError
 from producer.keys import Keys

@@ -27,8 +27,8 @@ from workers.settings import WorkerSettings
 from workers.side import SideThread
 
 if TYPE_CHECKING:
-    from amn.bank.exact import Neighbours
     from amn.bank.index import CellBank
+    from amn.bank.neighbours import Neighbours
 
 TURN_S = 60.0
 #: Of one turn; about a second of one core at half a million references.

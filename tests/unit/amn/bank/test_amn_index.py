@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.exact import exact_top2, load_bank
+from amn.bank.exact import exact_top2
 from amn.bank.files import check_files, read_manifest
-from amn.bank.index import CellBank, Guard, IndexSettings
+from amn.bank.index import CellBank
+from amn.bank.index_settings import Guard, IndexSettings
 from amn.bank.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
+from amn.bank.open import load_bank
 from amn.bank.recheck import drawn, recheck
 from amn.errors import CheckpointError
 from amn.files import making_folder
@@ -256,7 +258,7 @@ def test_the_model_room_loads_no_faiss_by_itself():
 MAPPER = """
 import sys, torch
 from pathlib import Path
-from amn.bank.exact import load_bank
+from amn.bank.open import load_bank
 bank = load_bank(Path(sys.argv[1]))
 assert float(bank.vectors.sum()) != 0  # every page is in memory
 rollup = Path("/proc/self/smaps").read_text().split("vectors.npy\\n")[1:]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.exact import exact_top2, load_bank
+from amn.bank.exact import exact_top2
 from amn.bank.merge import merge_duplicates
+from amn.bank.open import load_bank
 from amn.errors import CheckpointError, DataError
 
 SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test")

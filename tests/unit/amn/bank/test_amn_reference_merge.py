@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from amn.bank.enlarge import enlarge
-from amn.bank.index import IndexSettings
 from amn.bank.index_build import Filing
+from amn.bank.index_settings import IndexSettings
 from amn.bank.merge import merge_duplicates
 from amn.errors import DataError
 
