@@ -23,7 +23,7 @@ LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
 _VERSION = 5
 #: More of it leaves fewer references to be compared in full, and takes more time for each: measured.
 _ENERGY = 0.965
-#: As in amn/kernel/panels.h.
+#: The same numbers stand in amn/kernel/base.h.
 _BLOCK, _ROWS, _LENGTH_MAX, _CODE_MAX, _WITH_TILES = 128, 16, 46200.0, 32000.0, 3
 
 

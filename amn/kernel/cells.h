@@ -3,6 +3,8 @@
  * What it reads decides its time: for one prediction 0.7 MB of projection and centroids as int16, 0.05 MB
  * of codes a cell, 3 KB a candidate. So each is read once, and ids are looked up of candidates alone.
  */
+#pragma once
+#include "references.h"
 
 #define AHEAD 3072 /* bytes of codes, two blocks, that are fetched before they are needed */
 

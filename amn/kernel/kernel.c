@@ -8,33 +8,15 @@
  *
  * Needs AVX2 and FMA, which the caller asks for first (amn_supported); others: see amn_supported.
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define DIM 768
-#define K 5
+#include "base.h"
 
 /* As in amn/kernel/bindings.py; counted up when a structure or an argument changes. */
 int amn_version(void) { return 5; }
 
 #if defined(__x86_64__)
-#include <immintrin.h>
-#include <math.h>
-
-#define FAST __attribute__((target("avx2,fma")))
-#if defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#define TILED_CODE __attribute__((target("avx2,fma,avx512f,amx-tile,amx-int8")))
-#define TILED static inline __attribute__((always_inline)) TILED_CODE
-#endif
-/* gcc from 8 on, clang from 7 on, know it. */
-#define WIDEST __attribute__((target("avx2,fma,avx512f,avx512vnni")))
-#define INLINE static inline __attribute__((always_inline)) FAST
-
-enum { WITHOUT, WITH_AVX2, WITH_VNNI, WITH_TILES };
+#include "cells.h"
+#include "panels.h"
+#include "references.h"
 
 /* Whether the processor has tiles of bytes, and Linux lets this process use them: it has to be asked. */
 static int tiles_allowed(void) {
@@ -53,27 +35,6 @@ int amn_supported(void) {
     if (!__builtin_cpu_supports("avx512vnni")) return WITH_AVX2;
     return tiles_allowed() ? WITH_TILES : WITH_VNNI;
 }
-
-/* fmaxf and fminf would be calls: they promise more about numbers that are none. */
-INLINE float larger(float a, float b) { return a > b ? a : b; }
-INLINE float smaller(float a, float b) { return a < b ? a : b; }
-
-INLINE float sum8(__m256 v) {
-    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
-}
-
-INLINE float dot(const float *a, const float *b, int64_t n) {
-    __m256 s = _mm256_setzero_ps(), t = s;
-    for (int64_t i = 0; i < n; i += 16) { /* 768 and every other length here is a multiple of 16 */
-        s = _mm256_fmadd_ps(_mm256_loadu_ps(a + i), _mm256_loadu_ps(b + i), s);
-        t = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), t);
-    }
-    return sum8(_mm256_add_ps(s, t));
-}
-
-#include "panels.h"
 
 #define TOGETHER 48    /* contexts that a matrix is read for once; a multiple of 6, 12 and 16 */
 #define LAYER_MAX 2304 /* three vectors */
@@ -227,9 +188,6 @@ FAST void amn_features(const float *x, const float *predictions, int64_t count, 
         out[4] = length / K;
     }
 }
-
-#include "references.h"
-#include "cells.h"
 
 #else /* no loops for this processor yet: NumPy serves */
 int amn_supported(void) { return 0; }

@@ -6,20 +6,11 @@
  * BLOCK numbers, since sums go to float32 after each block. So an answer does not depend on what else is
  * in its batch, and differs from float32 by what the codes leave out: about 1e-6 (docs/benchmarks.md).
  */
-
-#define BLOCK 128
-#define ROWS 16 /* a panel: two registers of eight rows */
-#define LENGTH_MAX 46200.0f /* its square is below 2^31 */
-#define CODE_MAX 32000.0f
-
-/* (rows, width) as panels: codes[panel][pair][row][2], weight = scale[row] * code. `rows` is a multiple
- * of ROWS and `width` of 8. `level`, as amn_supported has it, says with which instructions. */
-typedef struct {
-    const int16_t *codes;
-    const int8_t *bytes; /* the same for tiles.h: [panel][64 columns][high, low][4 columns][row][4]; or none */
-    const float *scale;
-    int64_t rows, width, level;
-} panels;
+#pragma once
+#include "base.h"
+#ifdef TILED
+#include "tiles.h"
+#endif
 
 /* width numbers as codes; returns their scale. */
 static FAST float encode(const float *x, int64_t width, int16_t *codes) {
@@ -45,17 +36,6 @@ static FAST float encode(const float *x, int64_t width, int16_t *codes) {
         _mm_storeu_si128((__m128i *)(codes + i), narrow);
     }
     return scale + (total - total); /* of what is not finite, no number: codes are always some */
-}
-
-/* Sixteen sums of one vector: of its first block they are stored, of a later one added; after the last
- * one they are scaled. */
-INLINE void put(float *out, __m256i low, __m256i high, int first, const float *scale, float by) {
-    __m256 sums[2] = {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
-    for (int h = 0; h < 2; h++) {
-        __m256 sum = first ? sums[h] : _mm256_add_ps(sums[h], _mm256_loadu_ps(out + 8 * h));
-        if (scale) sum = _mm256_mul_ps(sum, _mm256_mul_ps(_mm256_loadu_ps(scale + 8 * h), _mm256_set1_ps(by)));
-        _mm256_storeu_ps(out + 8 * h, sum);
-    }
 }
 
 /* A block of one panel with C vectors, as `multiply` says; `first` and last blocks as `put` says. */
@@ -137,10 +117,6 @@ INLINE int tile_of(int count, int wide, tile **chosen) {
     if (count > 6) count = 6;
     return *chosen = few[count - 1], count;
 }
-
-#ifdef TILED
-#include "tiles.h"
-#endif
 
 /* out[c][row] = by[c] * sum over i of m[row][i] * x[c][i], for `count` vectors `from` codes apart; they
  * land `to` numbers apart. */

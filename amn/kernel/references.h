@@ -5,6 +5,8 @@
  * most the product of its lengths. That rules nearly all references out (1 % are left of the shipped
  * bank), and those are compared in float32, all 768 numbers of them.
  */
+#pragma once
+#include "panels.h"
 
 #define AT_ONCE 48 /* predictions that references are read for once */
 

@@ -4,6 +4,8 @@
  * A code of 16 bits is 256 * high + low, two bytes; a product of codes is four products of bytes. Their sums
  * are integers, and the same as those of the other instructions: answers are the same bits.
  */
+#pragma once
+#include "base.h"
 
 #define TILE_ROWS 16     /* vectors at once */
 #define TILE_COLUMNS 64  /* of each, in one instruction */
