@@ -26,7 +26,7 @@ import structlog
 from producer.keys import Keys
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN
 from workers.engine.queue import load
-from workers.shadow.scores import TIER_TRUE, Labels
+from workers.shadow.scores import TARGET_TRUE, Labels
 from workers.shadow.settings import ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
@@ -155,7 +155,7 @@ class Steering:
         for name, amount in stored.items():
             if name.endswith(b"|predictions.wsum"):
                 labels, _ = Labels.parse(name.decode())
-                if labels.tier == TIER_TRUE:
+                if labels.target == TARGET_TRUE:
                     found[labels.lane] += int(amount)
         return dict(found)
 

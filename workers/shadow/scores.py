@@ -5,7 +5,7 @@ whatever comes first and whoever computes it. The products of two float16 number
 multiples of 2**-48, so a 768-term dot product of unit vectors fits the 53 bits of float64 exactly:
 the order of the additions cannot matter. Rounding to float16 moves one cosine by about 1e-5.
 
-A field is `<model>|<lane>|<slice>|<tier>|<stat>`, and its value an integer; docs/drift-data.md lists
+A field is `<model>|<lane>|<slice>|<target>|<stat>`, and its value an integer; docs/drift-data.md lists
 them. Some are added when a prediction arrives (`arrivals`), the others when it meets its truth
 (`increments`).
 """
@@ -23,9 +23,9 @@ BINS = 200
 #: Scores against the truth, in the order of `_against`.
 COSINES = ("amn", "mean", "last", "fallback")
 SCORES = (*COSINES, "coherence")
-#: What stands for the truth: the true vector, a stronger model's answer, the nearest reference. The
+#: What a prediction is compared with: the true vector, a stronger model's answer, the nearest reference. The
 #: fourth is none: sums over the inputs alone.
-TIER_TRUE, TIER_MODEL, TIER_REFERENCE, TIER_INPUT = "true", "model", "reference", "input"
+TARGET_TRUE, TARGET_MODEL, TARGET_REFERENCE, TARGET_INPUT = "true", "model", "reference", "input"
 #: Lane and slice of histograms that are kept over all of them.
 ALL = "all"
 SCORE_BINS = 100
@@ -46,10 +46,10 @@ class Labels:
     model: str
     lane: str
     slice: str
-    tier: str = TIER_TRUE
+    target: str = TARGET_TRUE
 
     def __str__(self) -> str:
-        return "|".join(_escaped(part) for part in (self.model, self.lane, self.slice, self.tier))
+        return "|".join(_escaped(part) for part in (self.model, self.lane, self.slice, self.target))
 
     def field(self, stat: str) -> str:
         """The field of one statistic."""
@@ -64,7 +64,9 @@ class Labels:
         """
         *labels, stat = field.split("|")
         if len(labels) != 4:
-            raise ValueError(f"drift field {field!r} does not have the five parts model|lane|slice|tier|stat")
+            raise ValueError(
+                f"drift field {field!r} does not have the five parts model|lane|slice|target|stat"
+            )
         return cls(*(part.replace("%7C", "|").replace("%25", "%") for part in labels)), stat
 
 
@@ -192,16 +194,16 @@ def arrivals(half: Half, labels: Labels, arrival: Arrival) -> Pairs:
     rows = half.rows.astype(np.float64)
     if len(rows) > _FALLBACK:
         value = millionths(cosines(rows[_AMN : _AMN + 1], rows[_FALLBACK:])[0])
-        pairs += _of(replace(labels, tier=TIER_MODEL), judged(value, weight))
+        pairs += _of(replace(labels, target=TARGET_MODEL), judged(value, weight))
     if arrival.reference is not None:
         pairs += _of(
-            replace(labels, tier=TIER_REFERENCE), judged(millionths(min(arrival.reference, 1.0)), weight)
+            replace(labels, target=TARGET_REFERENCE), judged(millionths(min(arrival.reference, 1.0)), weight)
         )
     if arrival.ood is not None:
         stats = [("n", 1), ("w.sum", weight), *_moments("ood", half.ood)]
-        pairs += _of(replace(labels, tier=TIER_INPUT), stats)
+        pairs += _of(replace(labels, target=TARGET_INPUT), stats)
         bin_ = min(max(half.ood, 0) * SCORE_BINS // MILLION, SCORE_BINS - 1)
-        everywhere = Labels(labels.model, ALL, ALL, TIER_INPUT)
+        everywhere = Labels(labels.model, ALL, ALL, TARGET_INPUT)
         pairs += _of(everywhere, [(f"c{arrival.cell}", weight), (f"s{bin_}", weight)])
     return pairs
 

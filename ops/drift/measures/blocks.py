@@ -16,15 +16,15 @@ import numpy as np
 
 from ops.drift.measures.comparison import Window
 from ops.drift.measures.statistics import BLOCK_MIN, Floats
-from workers.shadow.scores import MILLION, TIER_MODEL, TIER_REFERENCE, TIER_TRUE, Labels
+from workers.shadow.scores import MILLION, TARGET_MODEL, TARGET_REFERENCE, TARGET_TRUE, Labels
 
 #: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.
 _STATS = ("predictions", "n", "w.sum", "w.squares", "amn.wsum", "amn.wsquares", "amn.sum", "amn.squares")
 _UNITS = np.array([1, 1, 1, 1, MILLION, MILLION, MILLION, MILLION], dtype=np.float64)
 _SLICES = ("ood", "id")
-_TIER_INPUT = "input"
+_TARGET_INPUT = "input"
 #: What stands in for the truth where none came, and the sums that are kept of it: shown, never judged.
-_STAND_INS = (TIER_MODEL, TIER_REFERENCE)
+_STAND_INS = (TARGET_MODEL, TARGET_REFERENCE)
 _TIER_STATS = ("n", "w.sum", "amn.wsum")
 #: Stats of the inputs by their first letter: nearest of the model's centroids, OOD score; and their
 #: number.
@@ -70,12 +70,12 @@ def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
             labels, stat = _parsed(name)
             if labels is None:
                 continue
-            if labels.tier == _TIER_INPUT:
+            if labels.target == _TARGET_INPUT:
                 _add_input(block, labels.model, stat, amount)
-            elif labels.tier in _STAND_INS and stat in _TIER_STATS:
-                slices = block.tiers.setdefault(labels.model, {}).setdefault(labels.tier, {})
+            elif labels.target in _STAND_INS and stat in _TIER_STATS:
+                slices = block.tiers.setdefault(labels.model, {}).setdefault(labels.target, {})
                 slices.setdefault(labels.slice, [0, 0, 0])[_TIER_STATS.index(stat)] += amount
-            elif labels.tier == TIER_TRUE:
+            elif labels.target == TARGET_TRUE:
                 models.add(labels.model)
                 _add(block, labels, stat, amount)
         for model in models:

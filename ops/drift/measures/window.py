@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from workers.shadow.scores import MILLION, SCORES, TIER_TRUE, Labels
+from workers.shadow.scores import MILLION, SCORES, TARGET_TRUE, Labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def total(minutes: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return dict(sums)
 
 
-def summary(sums: Mapping[str, int], tier: str = TIER_TRUE) -> dict[str, ModelSummary]:
+def summary(sums: Mapping[str, int], tier: str = TARGET_TRUE) -> dict[str, ModelSummary]:
     """Means, deviations and OOD delta by model.
 
     Args:
@@ -111,7 +111,7 @@ def summary(sums: Mapping[str, int], tier: str = TIER_TRUE) -> dict[str, ModelSu
             labels, stat = Labels.parse(field)
         except ValueError:
             continue  # of a later version; what is known is still right
-        if labels.tier != tier:
+        if labels.target != tier:
             continue
         for lane in ("", labels.lane):
             slices = grouped.setdefault(labels.model, {}).setdefault(lane, {})
