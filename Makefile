@@ -29,7 +29,7 @@ help:
 	@echo "make test       the tests that take less than ten seconds each [ARGS='-k name' JOBS=2]; test-all: every one"
 	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, gcc (Debian, by apt-get)"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
-	@echo "make bench      this queue and nine others, latency, limits (50 minutes); bench-quick: 3 minutes"
+	@echo "make bench      this queue and nine others, latency, limits (45 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
-from bench import (
-    batch,
-    compare,
-    cost,
-    drain,
-    everything,
-    floor,
-    gate,
-    latency,
-    limits,
-    micro,
-    partitions,
-    peer_latency,
-    publish,
-    shadow,
-    shares,
-    tune,
+_MODULES = (
+    *("everything", "publish", "compare", "drain", "latency", "peer_latency", "floor", "limits"),
+    *("shares", "cost", "micro", "batch", "gate", "shadow"),
 )
 
 
@@ -29,25 +17,8 @@ def main() -> None:
     """Measure this machine."""
 
 
-for _module in (
-    drain,
-    compare,
-    tune,
-    latency,
-    peer_latency,
-    floor,
-    limits,
-    shares,
-    cost,
-    partitions,
-    micro,
-    batch,
-    gate,
-    shadow,
-    everything,
-    publish,
-):
-    main.add_command(_module.command)
+for _name in _MODULES:
+    main.add_command(importlib.import_module(f"bench.{_name}").command)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")

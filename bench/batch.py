@@ -10,28 +10,19 @@ says more on a machine that is not idle.
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import cpu_seconds, environment, pin, pinned, spread
-from ops.local.server import Server, ServerSettings
-from ops.sample import Sample
-from producer import Producer, ProducerSettings
-from producer.keys import Keys
-from producer.transport.connection import connect
-from workers.pool.pool import Pool
-from workers.pool.settings import PoolSettings
+from bench.machine import environment, pinned, spread
+from bench.report import facts, rows_table, write
+from bench.service import Service, sample_contexts
+from producer import Producer
 
 NO_RULES = 'format = 1\nname = "none"\nversion = 1\n'
 #: Rows of a worker's call.
@@ -42,32 +33,25 @@ Contexts = NDArray[np.floating]
 
 @click.command("batch")
 @click.option("--contexts", default=20_480, show_default=True, help="In the queue, for each run.")
-@click.option("--size", "sizes", default=(256,), multiple=True, show_default=True, help="Contexts a message.")
+@click.option("--size", default=256, show_default=True, help="Contexts a message.")
 @click.option("--policy", "policies", default=("none", "bankless", "calibrated"), multiple=True)
-@click.option("--dtype", "dtypes", default=("float32",), multiple=True, help="float32 or float16.")
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
 @click.option("--repeats", default=5, show_default=True)
-def command(
-    contexts: int, sizes: tuple[int, ...], policies: tuple[str, ...], dtypes: tuple[str, ...], repeats: int
-) -> None:
-    """Measure, and print one JSON object."""
-    before = environment()
-    sample = Sample.load(Path("artifacts/sample/sequences.npz"))
-    rows = np.stack([sample.context(i) for i in range(len(sample))])
-    found = []
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(policies: tuple[str, ...], size: int, dtype: str, out: Path, **options: int) -> None:
+    """Measure; writes batch.json and batch.md."""
+    report: dict[str, Any] = {"environment": environment(), **options, "runs": []}
+    batch = np.resize(sample_contexts(), (size, 5, 768)).astype(dtype)
     with tempfile.TemporaryDirectory() as folder:
         none = Path(folder) / "none.toml"
         none.write_text(NO_RULES, "utf-8")
         for policy in policies:
             alone = Alone(str(none) if policy == "none" else policy)
-            for size in sizes:
-                for dtype in dtypes:
-                    click.echo(f"{policy}, {size} {dtype} contexts a message", err=True)
-                    batch = np.resize(rows, (size, 5, 768)).astype(dtype)
-                    runs = [one_run(alone, batch, contexts) for _ in range(repeats)]
-                    found.append({"policy": policy, "size": size, "dtype": dtype, **summary(runs)})
-    click.echo(
-        json.dumps({"contexts": contexts, "repeats": repeats, "runs": found, "environment": before}, indent=2)
-    )
+            click.echo(f"{policy}, {size} {dtype} contexts a message", err=True)
+            runs = [one_run(alone, batch, options["contexts"]) for _ in range(options["repeats"])]
+            report["runs"].append({"policy": policy, "size": size, "dtype": dtype, **summary(runs)})
+    text = f"{report['repeats']} repeats. {facts(report)}"
+    write(out, "batch", report, "\n".join([*rows_table(report["runs"]), "", text, ""]))
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, object]:
@@ -122,51 +106,21 @@ class Alone:
         self._scorer.columns(batch, self._predictor.forward(batch))
 
 
-@contextmanager
-def worker(policy: str) -> Iterator[tuple[ProducerSettings, int]]:
-    """A server and one AMN worker, each on a core of its own."""
-    with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
-        pool = Pool({"amn": 1}, PoolSettings(url=server.url, policy=policy))
-        pool.start()
-        try:
-            pool.wait_ready()
-            process = pool.pids()["amn"][0]
-            pin(process, {0})
-            with connect(ProducerSettings(url=server.url)) as client:
-                pin(int(client.info("server")["process_id"]), {1})  # type: ignore[index]
-            with pinned({1}):
-                yield ProducerSettings(url=server.url, in_flight_max=10_000_000), process
-        finally:
-            pool.drain()
-
-
 def drain(policy: str, batch: Contexts, contexts: int) -> dict[str, float]:
     """Fills the queue while the worker is stopped, then lets it go."""
     messages = -(-contexts // len(batch))
-    with worker(policy) as (settings, process):
-        client, stats = connect(settings), Keys(settings.queue).stats
-
-        def wait_for(ended: int) -> None:
-            while sum(int(n or 0) for n in cast("list[bytes]", client.hmget(stats, ["answered"]))) < ended:
-                time.sleep(0.005)
-
-        with Producer(settings=settings) as producer:
-            for _ in range(3):
-                producer.predict_batch(batch)  # the first ones touch new memory
-            os.kill(process, signal.SIGSTOP)
-            started_s = time.perf_counter()
-            for _ in range(messages):
-                producer.submit_batch(batch)
-            enqueue_s = time.perf_counter() - started_s
-        cpu_s, started_s = cpu_seconds(process), time.perf_counter()
-        os.kill(process, signal.SIGCONT)
-        wait_for(3 + messages)
-        drain_s = time.perf_counter() - started_s
-        cpu_s = cpu_seconds(process) - cpu_s
-        client.close()
+    with Service(policy=policy) as service, Producer(settings=service.settings) as producer:
+        for _ in range(3):
+            producer.predict_batch(batch)  # the first ones touch new memory
+        service.stop()
+        started_s = time.perf_counter()
+        for _ in range(messages):
+            producer.submit_batch(batch)
+        enqueue_s = time.perf_counter() - started_s
+        drained = service.drain(messages)
     total = messages * len(batch)
     return {
-        "contexts_per_s": total / drain_s,
+        "contexts_per_s": total / drained.seconds,
         "enqueue_per_s": total / enqueue_s,
-        "worker_cpu_us": cpu_s / total * 1e6,
+        "worker_cpu_us": drained.worker_cpu_s / total * 1e6,
     }

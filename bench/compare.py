@@ -2,27 +2,23 @@
 
 Every run has an empty server and fresh workers (bench/systems.py). The systems take turns, in another
 order in each repeat, and the headline is the ratio of medians; its spread is that of the repeats' own
-ratios. Each run is a line of compare.jsonl: called again, the command goes on where it broke off,
-and refuses rows of another machine or commit.
+ratios. How many jobs each of the others computes at once is in bench/peers/tuned.json: the fastest of its
+choices when they were swept; `--only NAME --choice N` tries another one.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import Progress
 
 from bench.machine import environment, spread
-from bench.report import OTHER_COLOUR, OURS_COLOUR, draw, facts, markdown, shown, write
-from bench.rows import Rows
+from bench.report import OTHER_COLOUR, OURS_COLOUR, draw, facts, markdown, progress, shown, write
 from bench.systems import OURS, REQUESTS, Run, System, contexts_file, run_one
-from ops.console import err
 
 FIGURES = ("drain_per_s", "enqueue_per_s")
 CPU = "worker_cpu_us"
@@ -31,62 +27,45 @@ _SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 
 @click.command("compare")
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--workers", default="1", show_default=True, help="Worker processes, comma-separated.")
-@click.option("--only", default="", help="Systems, comma-separated; all by default.")
+@click.option("--workers", default=1, show_default=True, help="Worker processes.")
+@click.option("--only", default=",".join(REQUESTS), help="Systems, comma-separated; all by default.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiplies the requests of a run.")
 @click.option("--written", is_flag=True, help="Others run network and gate as one would write them.")
+@click.option("--choice", default="", help="A concurrency to try with --only ONE, instead of the best known.")
 @click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
+@click.option("--name", help="Of the files; compare or compare-written by default.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
-def command(only: str, written: bool, out: Path, **options: Any) -> None:
-    """Compare with other queues; writes compare.jsonl, .json, .md and .svg, or compare-written.*."""
-    repeats, scale, minutes = options["repeats"], options["scale"], options["minutes"]
-    report_name = "compare-written" if written else "compare"
-    names = only.split(",") if only else list(REQUESTS)
-    if unknown := set(names) - set(REQUESTS):
+def command(only: str, written: bool, choice: str, name: str | None, out: Path, **options: Any) -> None:
+    """Compare with other queues; writes NAME.json, NAME.md and NAME.svg."""
+    if unknown := set(only.split(",")) - set(REQUESTS):
         raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
-    systems = [System.load(name, out, written=written) for name in names]
-    rows = Rows(out / f"{report_name}.jsonl", environment())
-    failures = failed_before(out / f"{report_name}.json", options["workers"])
-    plan = [
-        (repeat, int(count), system)
-        for repeat in range(repeats)
-        for count in options["workers"].split(",")
-        for system in turned(systems, repeat)
-    ]
-    plan = [p for p in plan if not rows.has(repeat=p[0], workers=p[1], system=p[2].name)]
-    over_s = time.monotonic() + minutes * 60
-    with contexts_file() as contexts, Progress(console=err()) as progress:
-        task = progress.add_task("", total=len(plan))
-        for repeat, count, system in plan:
+    name = name or ("compare-written" if written else "compare")
+    surroundings, workers = environment(), options["workers"]
+    systems = [System.load(one, choice) for one in only.split(",")]
+    plan = [(repeat, one) for repeat in range(options["repeats"]) for one in turned(systems, repeat)]
+    over_s = time.monotonic() + options["minutes"] * 60
+    runs: dict[str, list[dict[str, Any]]] = {}
+    failures = {}
+    with contexts_file() as contexts:
+        for repeat, system in progress(plan, name, len(plan)):
             if time.monotonic() > over_s:
-                failures[f"time, {count}"] = f"{minutes:g} minutes were over before all repeats"
+                failures["time"] = f"{options['minutes']:g} minutes were over before all repeats"
                 break
-            progress.update(task, description=f"{system.name}, {count} worker(s), run {repeat + 1}")
-            words = ("--requests", str(max(int(REQUESTS[system.name] * scale), 100)))
+            run = Run(
+                system=system,
+                contexts=contexts,
+                workers=workers,
+                words=("--requests", str(max(int(REQUESTS[system.name] * options["scale"]), 100))),
+                surroundings={"BENCH_WRITTEN": "1"} if written else {},
+            )
             try:
-                run = Run(
-                    system=system,
-                    contexts=contexts,
-                    workers=count,
-                    words=words,
-                    surroundings={"BENCH_WRITTEN": "1"} if written else {},
-                )
-                row = run_one(run)
-                rows.add({"system": system.name, "workers": count, "repeat": repeat, **row})
+                runs.setdefault(system.name, []).append({"repeat": repeat, **run_one(run)})
             except RuntimeError as error:
-                failures[f"{system.name}, {count}"] = str(error)
-            progress.advance(task)
-    about = {s.name: (s.version, s.note) for s in systems}
-    report = {"environment": rows.surroundings, "written": written, **summary(rows, about, failures)}
-    write(out, report_name, report, table(report))
-    bars(report, out / f"{report_name}.svg")
-
-
-def failed_before(path: Path, workers: str) -> dict[str, str]:
-    """What an earlier call in this folder noted, of other numbers of workers."""
-    found: dict[str, str] = json.loads(path.read_text("utf-8"))["failures"] if path.is_file() else {}
-    again = workers.split(",")
-    return {name: why for name, why in found.items() if name.rpartition(", ")[2] not in again}
+                failures[system.name] = str(error)
+    report = {"environment": surroundings, "written": written, "failures": failures}
+    report |= {"workers": workers, "ratios": {str(workers): ratios(runs)}, "systems": summary(runs, systems)}
+    write(out, name, report, table(report))
+    bars(report, out / f"{name}.svg")
 
 
 def turned(systems: Sequence[System], by: int) -> list[System]:
@@ -96,33 +75,29 @@ def turned(systems: Sequence[System], by: int) -> list[System]:
 
 
 def summary(
-    rows: Iterable[Mapping[str, Any]], about: Mapping[str, tuple[str, str]], failures: Mapping[str, str]
-) -> dict[str, Any]:
-    """What the report is made of: medians and spreads by system and workers, and our ratios."""
-    runs: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        runs.setdefault((row["system"], row["workers"]), []).append(row)
-    systems = [
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], systems: Sequence[System]
+) -> list[dict[str, Any]]:
+    """Medians and spreads of each system, the fastest first, with what the runs were."""
+    found = [
         {
-            "system": name,
-            "workers": workers,
-            "repeats": len(some),
-            "requests": some[0]["requests"],
-            "version": about.get(name, ("", ""))[0],
-            "note": about.get(name, ("", ""))[1],
-            **{figure: spread([run[figure] for run in some]) for figure in (*FIGURES, CPU)},
+            "system": system.name,
+            "repeats": len(runs[system.name]),
+            "requests": runs[system.name][0]["requests"],
+            "version": system.version,
+            "note": system.note,
+            "runs": runs[system.name],
+            **{figure: spread([run[figure] for run in runs[system.name]]) for figure in (*FIGURES, CPU)},
         }
-        for (name, workers), some in runs.items()
+        for system in systems
+        if system.name in runs
     ]
-    counts = sorted({workers for _, workers in runs})
-    found = {str(count): ratios(runs, count) for count in counts}
-    return {"systems": systems, "ratios": found, "failures": dict(failures)}
+    return sorted(found, key=lambda row: -row["drain_per_s"]["median"])
 
 
-def ratios(runs: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], workers: int) -> dict[str, Any]:
+def ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Ours over the best other one: of medians, and by repeat; {} when one of them is missing."""
-    ours = runs.get((OURS, workers))
-    others = {name: some for (name, count), some in runs.items() if count == workers and name != OURS}
+    ours = runs.get(OURS)
+    others = {name: some for name, some in runs.items() if name != OURS}
     if not ours or not others:
         return {}
     found: dict[str, Any] = {}
@@ -142,31 +117,20 @@ def ratios(runs: Mapping[tuple[str, int], Sequence[Mapping[str, Any]]], workers:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Markdown, the fastest first."""
-    lines = []
-    for workers, found in report["ratios"].items():
-        for figure, ratio in found.items():
-            lines.append(
-                f"- {workers} worker process(es), {_SHOWN[figure]}: **{ratio['of_medians']:.1f} x** the best "
-                f"of the others ({label(ratio['best'])}); by repeat {ratio['least']} to {ratio['most']}, "
-                f"n = {ratio['repeats']}"
-            )
-    heads = ("system", "workers", "answered/s, median (min, max)", "enqueued/s, median (min, max)")
-    heads += ("worker CPU, us a request", "n")
-    order = sorted(report["systems"], key=lambda s: (s["workers"], -s["drain_per_s"]["median"]))
-    rows = [
-        (
-            label(s["system"]),
-            str(s["workers"]),
-            shown(s["drain_per_s"]),
-            shown(s["enqueue_per_s"]),
-            shown(s[CPU]),
-            str(s["repeats"]),
-        )
-        for s in order
+    """Markdown."""
+    workers, systems = report["workers"], report["systems"]
+    lines = [
+        f"- {workers} worker process(es), {_SHOWN[figure]}: **{ratio['of_medians']:.1f} x** the best of the "
+        f"others ({label(ratio['best'])}); by repeat {ratio['least']} to {ratio['most']}, "
+        f"n = {ratio['repeats']}"
+        for figure, ratio in report["ratios"][str(workers)].items()
     ]
+    heads = ("system", "answered/s, median (min, max)", "enqueued/s, median (min, max)")
+    heads += ("worker CPU, us a request", "n")
+    figures = ("drain_per_s", "enqueue_per_s", CPU)
+    rows = [(label(s["system"]), *(shown(s[f]) for f in figures), str(s["repeats"])) for s in systems]
     lines += ["", *markdown(heads, rows), ""]
-    lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in order if s["workers"] == 1]
+    lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in systems]
     form = "as one would write them" if report["written"] else "in their fast forms"
     lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
     lines += [
@@ -177,17 +141,15 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def bars(report: Mapping[str, Any], path: Path) -> None:
-    """Throughput with one worker, logarithmic, ours in another colour."""
-    systems = sorted(
-        (s for s in report["systems"] if s["workers"] == 1), key=lambda s: s["drain_per_s"]["median"]
-    )
+    """Throughput, logarithmic, ours in another colour."""
+    systems = report["systems"][::-1]
     if not systems:
         return
 
     def plot(axes: Any) -> None:
         for axis, figure in zip(axes, FIGURES, strict=True):
             _bars(axis, systems, figure)
-            axis.set_title(f"{_SHOWN[figure]}, one worker" if figure == "drain_per_s" else _SHOWN[figure])
+            axis.set_title(_SHOWN[figure])
         axes[1].set_yticklabels([])
 
     draw(path, (10, 0.4 * len(systems) + 1.4), plot, columns=2)

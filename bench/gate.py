@@ -32,6 +32,7 @@ from amn.data.readers import read_vectors
 from amn.evaluation.bank_queries import predictions
 from amn.predictor import Predictor
 from bench.machine import environment, pinned
+from bench.report import write
 
 SIDES = {"test": "held-out articles", "unseen": "unseen domain"}
 BATCHES = (8, 32, 128)
@@ -54,11 +55,10 @@ class Queries:
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Vectors by article.")
 @click.option("--model", default="artifacts/lvm/production_model", type=click.Path(path_type=Path))
 @click.option("--queries", default=5000, show_default=True, help="Of each side, at most.")
-@click.option("--truth", type=click.Path(path_type=Path), help="Keeps the exact answers for the next run.")
 @click.option("--sweep", is_flag=True, help="Other settings too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def command(**options: Any) -> None:
-    """Cost and agreement of a bank's index."""
+@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+def command(out: Path, **options: Any) -> None:
+    """Cost and agreement of a bank's index; writes gate.json and gate.md."""
     torch.set_num_threads(1)
     bank = load_bank(options["folder"])
     if not isinstance(bank, CellBank):
@@ -83,7 +83,7 @@ def command(**options: Any) -> None:
         "start": started,
         "rows": rows,
     }
-    click.echo(json.dumps(report) if options["as_json"] else _table(report))
+    write(out, "gate", report, _table(report) + "\n")
 
 
 def _sweep(own: IndexSettings) -> list[IndexSettings]:
@@ -95,30 +95,12 @@ def _queries(bank: Bank, options: dict[str, Any]) -> dict[str, Queries]:
     model = Predictor.open(options["model"])
     data = read_vectors(options["data"], model.checkpoint.manifest.encoder_id)
     split = split_by_article(data)
-    kept = _kept(options["truth"], f"{bank.bank_id} {model.model_id} {options['queries']}")
     sides = {}
-    for side in SIDES:
+    for side, text in SIDES.items():
         vectors = predictions(model, data, getattr(split, side), options["queries"])
-        if side not in kept:
-            click.echo(f"exact search of {len(vectors)} queries, {SIDES[side]}", err=True)
-            exact = exact_top2(bank.vectors, vectors)
-            kept[side] = np.stack([exact.best, exact.second, exact.ids.astype(np.float64)])
-        best, second, ids = kept[side]
-        exact = Neighbours(
-            best.astype(np.float32), second.astype(np.float32), ids.astype(np.intp), np.ones(len(ids), bool)
-        )
-        sides[side] = Queries(vectors, exact)
-    if options["truth"]:
-        np.savez(options["truth"], **kept)
+        click.echo(f"exact search of {len(vectors)} queries, {text}", err=True)
+        sides[side] = Queries(vectors, exact_top2(bank.vectors, vectors))
     return sides
-
-
-def _kept(path: Path | None, key: str) -> dict[str, Any]:
-    if path is not None and path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            if str(stored["key"]) == key:
-                return dict(stored)
-    return {"key": np.array(key)}
 
 
 def _cost(bank: CellBank, sides: dict[str, Queries]) -> dict[str, Any]:

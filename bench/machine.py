@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -119,13 +118,3 @@ def resident_mb(process: int) -> float:
     except OSError:
         return float("nan")
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
-
-
-def stolen(since: tuple[int, int] = (0, 0)) -> Any:
-    """Without an argument a mark; with a mark the share of CPU time since then that the host took away."""
-    try:
-        ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    except OSError:
-        return None
-    now = (sum(ticks), ticks[7])
-    return now if since == (0, 0) else round((now[1] - since[1]) / max(now[0] - since[0], 1), 4)

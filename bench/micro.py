@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -31,7 +32,7 @@ from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
 from bench.engines import HALVES, WithoutLoops, eager, engines
 from bench.machine import environment
-from bench.report import facts
+from bench.report import facts, markdown, write
 from bench.service import sample_contexts
 from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
@@ -68,11 +69,8 @@ def command(out: Path) -> None:
             "half": half(predictor, sample_contexts()),
             "difference_max": difference(predictor, sample_contexts()),
         }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "micro.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    text = table(report)
-    (out / "micro.md").write_text(text, "utf-8")
-    click.echo(text)
+    report = json.loads(json.dumps(report))  # sizes become text, as whoever reads the file finds them
+    write(out, "micro", report, table(report))
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -222,19 +220,24 @@ def _finish(contexts: NDArray[np.float32]) -> dict[str, float]:
     return found
 
 
-def table(report: Mapping[str, object]) -> str:
+def table(report: Mapping[str, Any]) -> str:
     """Markdown."""
-    lines = ["CPU microseconds a context, one thread, by batch size:", ""]
-    lines += ["| | " + " | ".join(str(size) for size in BATCHES) + " |", "|---|" + "---:|" * len(BATCHES)]
-    for name, row in report["us_per_context"].items():  # type: ignore[attr-defined]
-        lines.append(f"| {name} | " + " | ".join(f"{row[size]:,.1f}" for size in BATCHES) + " |")
-    lines += ["", "| step | us |", "|---|---:|"]
-    lines += [f"| {name} | {value:,.1f} |" for name, value in report["us"].items()]  # type: ignore[attr-defined]
-    lines += ["", "| 16-bit network | cosine with float32, least | mean | gate decisions changed |"]
-    lines += ["|---|---:|---:|---:|"]
-    for name, row in report["half"].items():  # type: ignore[attr-defined]
-        cosines = f"{row['cosine_min']:.6f} | {row['cosine_mean']:.6f}"
-        lines.append(f"| {name} | {cosines} | {row['decisions_changed']:.3%} of {row['requests']:,} |")
+    sizes = [str(size) for size in BATCHES]
+    parts = [(name, *(f"{row[n]:,.1f}" for n in sizes)) for name, row in report["us_per_context"].items()]
+    steps = [(name, f"{value:,.1f}") for name, value in report["us"].items()]
+    halves = [
+        (
+            name,
+            f"{row['cosine_min']:.6f}",
+            f"{row['cosine_mean']:.6f}",
+            f"{row['decisions_changed']:.3%} of {row['requests']:,}",
+        )
+        for name, row in report["half"].items()
+    ]
+    lines = ["CPU microseconds a context, one thread, by batch size:", "", *markdown(("", *sizes), parts), ""]
+    lines += [*markdown(("step", "us"), steps), ""]
+    heads = ("16-bit network", "cosine with float32, least", "mean", "gate decisions changed")
+    lines += markdown(heads, halves)
     most = "An element of an answer differs from the network as written, in float32, by at most "
     lines += ["", f"{most}{report['difference_max']:.1e}.", "", abilities(), "", facts(report), ""]
     return "\n".join(lines)

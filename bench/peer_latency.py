@@ -21,7 +21,6 @@ from bench.curves import curve
 from bench.latency import percentiles
 from bench.machine import environment, spread
 from bench.report import facts, markdown, shown, write
-from bench.rows import Rows
 from bench.systems import Run, System, contexts_file, run_one
 
 #: The three that drain fastest, of those with a synchronous call for one request.
@@ -37,14 +36,12 @@ SHOWN = ("ms_p50", "ms_p95", "ms_p99")
 @click.option("--repeats", default=2, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
 def command(only: str, rates: str, seconds: float, repeats: int, out: Path) -> None:
-    """Latency of other queues against load; writes peer-latency.jsonl, .json, .md and .svg."""
-    rows = Rows(out / "peer-latency.jsonl", environment())
-    systems = [System.load(name, out) for name in only.split(",")]
+    """Latency of other queues against load; writes peer-latency.json, .md and .svg."""
+    surroundings, systems = environment(), [System.load(name) for name in only.split(",")]
+    runs: dict[str, list[dict[str, Any]]] = {system.name: [] for system in systems}
     with contexts_file() as contexts:
         for repeat in range(repeats):
             for system in systems:
-                if rows.has(system=system.name, repeat=repeat):
-                    continue
                 click.echo(f"{system.name}, run {repeat + 1}", err=True)
                 run = Run(
                     system=system,
@@ -54,11 +51,11 @@ def command(only: str, rates: str, seconds: float, repeats: int, out: Path) -> N
                     surroundings={"BENCH_STAMP": "1"},
                 )
                 try:
-                    rows.add({"system": system.name, "repeat": repeat, **reduced(run_one(run))})
+                    runs[system.name].append(reduced(run_one(run)))
                 except RuntimeError as error:
                     click.echo(f"{system.name}: {error}", err=True)
-    found = {s.name: joined([row for row in rows if row["system"] == s.name]) for s in systems}
-    report = {"environment": rows.surroundings, "seconds": seconds, "repeats": repeats, "systems": found}
+    found = {name: joined(some) for name, some in runs.items()}
+    report = {"environment": surroundings, "seconds": seconds, "repeats": repeats, "systems": found}
     ours = out / "latency.json"
     ours_too = {"amn-queue": json.loads(ours.read_text("utf-8"))["rates"]} if ours.is_file() else {}
     write(out, "peer-latency", report, table(report))

@@ -22,11 +22,12 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
+from amn.policy import DEFAULT
 from bench.machine import cpu_seconds, pin
 from bench.report import progress
 from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
-from producer import Producer, ProducerSettings
+from producer import Options, Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
 from workers.pool.pool import Pool
@@ -67,11 +68,13 @@ class Service:
         url: Of the server, a unix socket.    ready_s: From the start of the workers to ready.
     """
 
-    def __init__(self, workers: int = 1, *, queue: str = "main", apart: bool = True) -> None:
+    def __init__(
+        self, workers: int = 1, *, policy: str = DEFAULT, sample_rate: float = 0.05, shadow: bool = False
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._server = Server(ServerSettings(data=Path(self._folder.name)))
-        self._workers, self._queue = workers, queue
-        self._apart = apart and workers == 1
+        self._counts = {"amn": workers, **({"shadow": 1} if shadow else {})}
+        self._apart, self._policy, self._sample_rate = workers == 1, policy, sample_rate
         self.url, self.ready_s = "", 0.0
         self._pool: Pool | None = None
         self._contexts = sample_contexts()
@@ -81,7 +84,6 @@ class Service:
         self.url = self._server.url
         self.settings = ProducerSettings(
             url=self.url,
-            queue=self._queue,
             in_flight_max=2_000_000,
             entries_max=2_000_000,
             bytes_max=18 * 1024**3,
@@ -89,18 +91,17 @@ class Service:
         self.client: redis.Redis = connect(self.settings)
         started_s = time.perf_counter()
         self._pool = Pool(
-            {"amn": self._workers},
-            PoolSettings(url=self.url, queue=self._queue),
+            self._counts, PoolSettings(url=self.url, policy=self._policy, sample_rate=self._sample_rate)
         )
         self._pool.start()
         self._pool.wait_ready()
         self.ready_s = time.perf_counter() - started_s
-        self.pids = self._pool.pids()["amn"]
+        self.pids, self.shadows = self._pool.pids()["amn"], self._pool.pids().get("shadow", [])
         self.server_pid = int(self.client.info("server")["process_id"])
         if self._apart:
             pin(self.pids[0], {0})
-            pin(self.server_pid, {1})
-            pin(os.getpid(), {1})
+            for pid in (self.server_pid, *self.shadows, os.getpid()):
+                pin(pid, {1})
         self.drain(self.fill(WARM_UP)[0])
         return self
 
@@ -128,11 +129,14 @@ class Service:
         for pid in self.pids:
             os.kill(pid, signal.SIGCONT)
 
-    def fill(self, count: int, name: str = "") -> tuple[int, float]:
+    def fill(
+        self, count: int, name: str = "", options: Callable[[int], Options] | None = None
+    ) -> tuple[int, float]:
         """Stops the workers and submits `count` requests, rounded up to whole calls.
 
         Args:
             name: With one, how far it is stands on the terminal.
+            options: Those of a request, by its number.
 
         Returns:
             How many they are, and how many seconds it took.
@@ -143,7 +147,9 @@ class Service:
         with Producer(settings=self.settings) as producer:
             started_s = time.perf_counter()
             for first in progress(firsts, name, len(firsts)) if name else firsts:
-                producer.submit_many([contexts[(first + i) % len(contexts)] for i in range(SUBMIT_COUNT)])
+                numbers = range(first, first + SUBMIT_COUNT)
+                said: Any = [options(i) for i in numbers] if options else Options()
+                producer.submit_many([contexts[i % len(contexts)] for i in numbers], options=said)
             return total, time.perf_counter() - started_s
 
     def drain(self, count: int) -> Drained:
@@ -182,17 +188,17 @@ class Service:
 
     def ended(self) -> int:
         """Requests answered or handed on since the queue began."""
-        values: list[Any] = self.client.hmget(Keys(self._queue).stats, ["answered", "escalated"])  # type: ignore[assignment]
+        return self.counted("answered", "escalated")
+
+    def counted(self, *names: str) -> int:
+        """The sum of counters of the queue."""
+        values: list[Any] = self.client.hmget(Keys().stats, list(names))  # type: ignore[assignment]
         return sum(int(value or 0) for value in values)
 
     def forget(self) -> None:
         """Removes the answers nobody fetched."""
-        for key in self.client.scan_iter(Keys(self._queue).replies("*"), count=1000):
+        for key in self.client.scan_iter(Keys().replies("*"), count=1000):
             self.client.unlink(key)
-
-    def server_cpu_s(self) -> float:
-        """Spent by the server since its start."""
-        return cpu_seconds(self.server_pid)
 
     def _worker_cpu_s(self) -> float:
         return sum(cpu_seconds(pid) for pid in self.pids)

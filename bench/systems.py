@@ -43,30 +43,31 @@ class System:
     Attributes:
         name: Of its module in bench/peers.
         requirements: For pip; empty for ours.
-        choices, choice: What the sweep tries, and what it found best.
+        choice: How many jobs it computes at once, in its own words.
         note: How it is set up.    python: Its interpreter.
     """
 
     name: str
     requirements: tuple[str, ...]
-    choices: tuple[str, ...]
     choice: str
     note: str
     python: Path
 
     @classmethod
-    def load(cls, name: str, out: Path, *, written: bool = False) -> System:
-        """Reads its constants, and installs what it needs; `out` may hold a sweep of this machine."""
+    def load(cls, name: str, choice: str = "") -> System:
+        """Reads its constants, and installs what it needs; without a choice it has the best known one.
+
+        Raises:
+            CalledProcessError: pip could not install it.
+        """
         constants = _constants(PEERS / f"{name}.py")
         # rq_forked takes them from its sister.
         requirements = constants.get("REQUIREMENTS", ("rq", "msgpack", "redis"))
-        swept = _swept(TUNED) | _swept(out / "tune.json")
-        swept |= _swept(out / "tune-written.json") if written else {}
-        choice = str(swept.get(name, {}).get("choice", ""))
+        swept = json.loads(TUNED.read_text("utf-8"))["systems"]
+        choice = choice or str(swept.get(name, {}).get("choice", ""))
         return cls(
             name=name,
             requirements=requirements,
-            choices=constants.get("CHOICES", ()),
             choice=choice,
             note=str(constants.get("NOTE", "")).format(choice=choice),
             python=interpreter(requirements),
@@ -145,11 +146,6 @@ def contexts_file() -> Iterator[Path]:
         path = Path(folder) / "contexts.f4"
         sample_contexts()[:512].astype("<f4").tofile(path)
         yield path
-
-
-def _swept(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))["systems"] if path.is_file() else {}
-    return found
 
 
 def _constants(path: Path) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -21,58 +23,22 @@ from bench.compare import ratios, turned
 from bench.cost import decades, medians
 from bench.curves import fast_until, per_second
 from bench.engines import WithoutLoops
-from bench.everything import QUICK, Step, Steps, steps
+from bench.everything import QUICK, steps
 from bench.floor import Worker
 from bench.floor import table as floor_table
 from bench.floor_worker import VARIANTS
 from bench.goals import GOALS, goals_table
 from bench.machine import cpu_seconds
 from bench.micro import abilities
-from bench.partitions import Demand, Plant, bounds
 from bench.peers import work
-from bench.publish import filled, neutral, steps_table
-from bench.rows import Rows
+from bench.publish import command as publish
+from bench.publish import filled, neutral
 from bench.service import sample_contexts
 from bench.shares import classify, titled
 from bench.systems import OURS, REQUESTS, TUNED
-from bench.tune import summary
 
 PEERS = Path("bench/peers")
 LVM = Path("artifacts/lvm")
-HERE = {"processor": "x", "commit": "abc", "date": "2026-01-02 03:04", "load_before": [0.1]}
-
-
-def test_rows_of_another_commit_or_of_nobody_knows_which_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    Rows(path, HERE).add({"system": "a"})
-    with pytest.raises(click.ClickException, match=r"rows with commit abc, and this is def.*--out"):
-        Rows(path, {**HERE, "commit": "def"})
-    path.write_text('{"system": "a"}\n')
-    with pytest.raises(click.ClickException, match="processor unknown"):
-        Rows(path, HERE)
-
-
-def test_a_run_that_went_on_later_shows_the_dates_of_its_rows(tmp_path: Path) -> None:
-    path, later = tmp_path / "rows.jsonl", {**HERE, "date": "2026-01-05 06:07", "load_before": [2.0]}
-    Rows(path, HERE).add({"system": "a"})
-    assert Rows(path, later).surroundings["date"] == "2026-01-02 03:04"  # nothing was measured later
-    again = Rows(path, later)
-    again.add({"system": "b"})
-    assert again.surroundings["date"] == "2026-01-02 03:04 to 2026-01-05 06:07"
-    assert Rows(tmp_path / "none", HERE).surroundings == HERE
-
-
-def test_rows_are_there_again_after_a_run_that_broke_off_in_the_middle_of_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "rows.jsonl"
-    Rows(path, HERE).add({"system": "a", "repeat": 0})
-    with path.open("a") as file:
-        file.write('{"system": "a", "rep')
-    again = Rows(path, HERE)
-    again.add({"system": "a", "repeat": 1})
-    third = Rows(path, HERE)
-    assert [row["repeat"] for row in third] == [0, 1]
-    assert third.has(system="a", repeat=1)
-    assert not third.has(system="b")
 
 
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
@@ -96,15 +62,6 @@ def test_a_flame_graph_names_no_folder_of_the_machine_that_drew_it() -> None:
         '<text id="title" x="1">An AMN worker that drains a full queue</text>'
         "<title>amn/model/folded.py</title>"
     )
-
-
-def test_the_least_bound_is_the_bottleneck_and_more_of_it_moves_the_bottleneck_on() -> None:
-    demand = Demand(producer=50e-6, server=25e-6, worker=100e-6)
-    one = bounds(demand, Plant(producers=1, partitions=1, workers=1))
-    assert one["workers"] == pytest.approx(10_000)
-    assert min(one, key=one.__getitem__) == "workers"
-    four = bounds(demand, Plant(producers=1, partitions=1, workers=4))
-    assert min(four, key=four.__getitem__) == "producers"
 
 
 def test_publishing_fills_the_sections_it_has_texts_for_and_leaves_the_others() -> None:
@@ -139,41 +96,32 @@ def test_what_is_published_names_no_folder_of_the_machine() -> None:
 
 def test_the_page_has_a_section_for_every_step() -> None:
     page = Path("docs/benchmarks.md").read_text("utf-8")
-    for step in steps(Path("bank"), Path("data")):
-        name = step.name.partition(",")[0]
+    for words, _ in steps(Path("bank"), Path("data")):
+        found = re.search(r"--name (\S+)", words)
+        name = found.group(1) if found else words.split()[0] + ("-written" if "--written" in words else "")
         assert f"<!-- begin: {name} -->" in page
         assert f"<!-- end: {name} -->" in page
 
 
 def test_a_full_run_is_planned_within_its_minutes_and_a_quick_one_within_three() -> None:
-    assert sum(step.minutes for step in steps(Path("bank"), Path("data"))) <= 50
-    assert sum(step.minutes for step in steps(Path("bank"), Path("data"), long=True)) <= 95
-    assert sum(step.minutes for step in QUICK) <= 3
+    assert sum(minutes for _, minutes in steps(Path("bank"), Path("data"))) <= 45
+    assert sum(minutes for _, minutes in steps(Path("bank"), Path("data"), long=True)) <= 90
+    assert sum(minutes for _, minutes in QUICK) <= 3
 
 
-def test_a_step_is_done_when_it_ended_well_with_the_same_options(tmp_path: Path) -> None:
-    path = tmp_path / "steps.json"
-    step = Step(name="drain", words=("drain", "--repeats", "5"), minutes=1)
-    state = Steps(path, "abc")
-    assert not state.done(step)
-    state.note(step, {"code": 1, "seconds": 2.0, "load_before": [0.5], "stolen": 0.01})
-    assert not Steps(path, "abc").done(step)
-    assert Steps(path, "abc").failed([step])
-    state.note(step, {"code": 0, "seconds": 2.0, "load_before": [0.5], "stolen": 0.01})
-    assert Steps(path, "abc").done(step)
-    assert not Steps(path, "abc").done(Step(name="drain", words=("drain",), minutes=1))
-    assert "| drain | `python -m bench drain --repeats 5` | 2 | 0.5 | 1.0% |" in steps_table(
-        json.loads(path.read_text("utf-8"))
-    )
+def test_every_step_is_a_command_with_its_options() -> None:
+    for words, _ in (*steps(Path("bank"), Path("data")), *QUICK):
+        name, *options = words.split()
+        command = importlib.import_module(f"bench.{name.replace('-', '_')}").command
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {one for one in options if one.startswith("--")} | {"--out"} <= known
 
 
-def test_steps_of_another_commit_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "steps.json"
-    Steps(path, "abc").note(Step(name="drain", words=("drain",), minutes=1), {"code": 0})
-    with pytest.raises(
-        click.ClickException, match=r"drain was measured with commit abc, and this is def.*--out"
-    ):
-        Steps(path, "def")
+def test_reports_of_two_commits_are_no_page(tmp_path: Path) -> None:
+    for name in ("abc", "def"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"environment": {"commit": name}}), "utf-8")
+    with pytest.raises(click.ClickException, match=r"of the commits abc, def: one page is one run; .*--out"):
+        publish.callback(tmp_path)
 
 
 def _ended_worker(folder: Path) -> Worker:
@@ -215,12 +163,11 @@ def test_ratios_are_those_of_medians_against_the_best_other_one() -> None:
         return {"repeat": repeat, "drain_per_s": drain, "enqueue_per_s": enqueue}
 
     runs = {
-        (OURS, 1): [run(0, 1000, 50), run(1, 1200, 60), run(2, 1100, 40)],
-        ("slow", 1): [run(0, 10, 100), run(1, 10, 100), run(2, 10, 100)],
-        ("good", 1): [run(0, 100, 10), run(1, 120, 10), run(2, 100, 10)],
-        ("good", 2): [run(0, 500, 10)],
+        OURS: [run(0, 1000, 50), run(1, 1200, 60), run(2, 1100, 40)],
+        "slow": [run(0, 10, 100), run(1, 10, 100), run(2, 10, 100)],
+        "good": [run(0, 100, 10), run(1, 120, 10), run(2, 100, 10)],
     }
-    found = ratios(runs, 1)
+    found = ratios(runs)
     assert found["drain_per_s"] == {
         "best": "good",
         "of_medians": 11.0,
@@ -230,7 +177,7 @@ def test_ratios_are_those_of_medians_against_the_best_other_one() -> None:
     }
     assert found["enqueue_per_s"]["best"] == "slow"
     assert found["enqueue_per_s"]["of_medians"] == 0.5
-    assert ratios(runs, 2) == {}
+    assert ratios({OURS: runs[OURS]}) == {}
 
 
 def test_each_repeat_begins_with_another_system() -> None:
@@ -272,17 +219,6 @@ def test_rows_of_several_rounds_are_medians_and_the_longest_round_goes_on_alone(
     long = [{"requests": 1_000, "worker_cpu_us": 99.0}, {"requests": 10_000, "worker_cpu_us": 70.0}]
     assert medians([*short, long]) == long
     assert medians([short[1], short[0], short[1]]) == short[1]
-
-
-def test_a_sweep_takes_the_best_run_of_a_system_whose_choices_were_all_tried() -> None:
-    rows = [
-        {"system": name, "choice": choice, "drain_per_s": rate}
-        for name, choice, rate in (("a", "1", 90), ("a", "4", 80), ("a", "4", 100), ("b", "1", 10))
-    ]
-    found = summary(rows, {"a": ("1", "4"), "b": ("1", "2")})
-    assert list(found) == ["a"]
-    assert found["a"]["choice"] == "4"
-    assert found["a"]["drain_per_s"]["4"] == {"median": 90, "min": 80, "max": 100, "n": 2}
 
 
 def test_every_other_system_runs_with_a_concurrency_that_was_swept() -> None:
