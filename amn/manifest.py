@@ -27,8 +27,17 @@ def read_manifest(folder: Path, form: Callable[..., Form], *, artifact: str, rem
         CheckpointError: There is none, it is no JSON object, or its fields are others.
     """
     try:
-        return form(**json.loads((folder / MANIFEST).read_text("utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+        stored = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError(f"it is a {type(stored).__name__}")
+        return form(**stored)
+    except FileNotFoundError as error:
+        why = f"its {MANIFEST} does not exist"
+        raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}") from error
+    except ValueError as error:
+        why = f"its {MANIFEST} is not a JSON object ({error})"
+        raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}") from error
+    except (OSError, TypeError) as error:
         raise CheckpointError(f"{artifact} {folder} cannot be read: {error}; {remedy}") from error
 
 
@@ -66,3 +75,14 @@ def check_sha256(name: str, found: str, expected: str, remedy: str) -> None:
             f"{name} has sha256 {found[:12]}, the manifest says {expected[:12]}; it was altered or cut "
             f"short, {remedy}"
         )
+
+
+def check_file(path: Path, expected: str, remedy: str) -> None:
+    """Refuses a file that is missing, or whose bytes are not those that a manifest was written for.
+
+    Raises:
+        CheckpointError: It is not there, or its hash differs.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; {remedy}")
+    check_sha256(str(path), files_sha256([path]), expected, remedy)

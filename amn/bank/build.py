@@ -17,10 +17,8 @@ from amn.bank.files import (
     CELLS,
     CODES,
     MULTIPLICITY,
-    PIECE_BYTES,
     VECTORS,
     BankManifest,
-    hash_file,
     map_arrays,
     write_manifest,
 )
@@ -33,6 +31,7 @@ from amn.data.arrays import Rows, writing_rows
 from amn.data.vectors import check_numbers, chunks
 from amn.errors import DataError
 from amn.files import making_folder
+from amn.manifest import PIECE_BYTES, files_sha256
 
 #: Exact search of more vectors costs more than the cells do.
 EXACT_MAX = 16_384
@@ -171,9 +170,9 @@ def _manifest(
     work: Path, settings: BankSettings, counts: tuple[int, int], index: dict[str, Any] | None
 ) -> BankManifest:
     pieces: list[str] = []
-    digest = hash_file(work / VECTORS, pieces.append)
+    digest = files_sha256([work / VECTORS], pieces.append)
     names = [MULTIPLICITY] if index is None else [MULTIPLICITY, CELLS, CODES]
-    files = {name: hash_file(work / name) for name in names}
+    files = {name: files_sha256([work / name]) for name in names}
     return BankManifest(
         bank_id=_bank_id(digest, files, index),
         count=counts[0],

@@ -12,8 +12,7 @@ its pieces, another one at each start. `amn bank check` hashes all of it.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amn import manifest as manifests
 from amn.errors import CheckpointError
-from amn.files import write_whole
+from amn.manifest import PIECE_BYTES, check_file, check_sha256
 
 FORMAT = 1
-VECTORS, MULTIPLICITY, MANIFEST = "vectors.npy", "multiplicity.npy", "manifest.json"
+VECTORS, MULTIPLICITY = "vectors.npy", "multiplicity.npy"
 CELLS, CODES = "cells.npz", "codes.faiss"
-#: What is hashed by itself: a sample of 4 costs 50 ms where the file is in memory.
-PIECE_BYTES = 1 << 24
+#: Pieces of a large file that a start looks at; four cost 50 ms where the file is in memory.
 _SAMPLED = 4
+_REMEDY = "restore the file or build the bank again"
 
 Multiplicity = NDArray[np.int32]
 
@@ -71,27 +71,17 @@ def read_manifest(folder: Path) -> BankManifest:
     Raises:
         CheckpointError: There is none, or it is of another version.
     """
-    try:
-        stored = json.loads((folder / MANIFEST).read_text("utf-8"))
-        return BankManifest(**{**stored, "pieces": tuple(stored.get("pieces", ()))})
-    except (OSError, TypeError, ValueError) as error:
-        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; build it again") from error
+
+    def form(pieces: Iterable[str] = (), **fields: Any) -> BankManifest:
+        return BankManifest(**fields, pieces=tuple(pieces))
+
+    return manifests.read_manifest(folder, form, artifact="reference bank", remedy=_REMEDY)
 
 
 def write_manifest(folder: Path, manifest: BankManifest) -> None:
     """Writes the manifest; the fields that say nothing are left out."""
     content = {name: value for name, value in asdict(manifest).items() if value not in ((), {}, None)}
-    write_whole(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
-
-
-def hash_file(path: Path, on_piece: Callable[[str], None] = lambda digest: None) -> str:
-    """SHA-256 of a file; `on_piece` gets that of each 16 MiB."""
-    whole = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE_BYTES):
-            whole.update(piece)
-            on_piece(hashlib.sha256(piece).hexdigest())
-    return whole.hexdigest()
+    manifests.write_manifest(folder, content, indent=1)
 
 
 def check_files(folder: Path, manifest: BankManifest, *, whole: bool = False) -> None:
@@ -103,16 +93,17 @@ def check_files(folder: Path, manifest: BankManifest, *, whole: bool = False) ->
     Raises:
         CheckpointError: One is missing, cut or altered.
     """
+    for name, expected in manifest.files.items():
+        check_file(folder / name, expected, _REMEDY)
+    if whole or not manifest.pieces:
+        check_file(folder / VECTORS, manifest.sha256, _REMEDY)
+        return
     try:
-        for name, expected in manifest.files.items():
-            _same(folder, name, hash_file(folder / name), expected)
-        if whole or not manifest.pieces:
-            _same(folder, VECTORS, hash_file(folder / VECTORS), manifest.sha256)
-            return
         for number, digest in _sampled_pieces(folder, len(manifest.pieces)):
-            _same(folder, f"{VECTORS}, piece {number}", digest, manifest.pieces[number])
+            name = f"{folder / VECTORS}, piece {number},"
+            check_sha256(name, digest, manifest.pieces[number], _REMEDY)
     except OSError as error:
-        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; build it again") from error
+        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; {_REMEDY}") from error
 
 
 def _sampled_pieces(folder: Path, count: int) -> Iterator[tuple[int, str]]:
@@ -125,14 +116,6 @@ def _sampled_pieces(folder: Path, count: int) -> Iterator[tuple[int, str]]:
             yield number, hashlib.sha256(file.read(PIECE_BYTES)).hexdigest()
 
 
-def _same(folder: Path, name: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise CheckpointError(
-            f"reference bank {folder}: {name} has sha256 {found[:12]}, the manifest says {expected[:12]}; "
-            "restore the file or build the bank again"
-        )
-
-
 def map_arrays(folder: Path, manifest: BankManifest) -> tuple[NDArray[np.floating], Multiplicity]:
     """Vectors, mapped, and multiplicities.
 
@@ -143,7 +126,7 @@ def map_arrays(folder: Path, manifest: BankManifest) -> tuple[NDArray[np.floatin
         stored = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
         multiplicity = np.load(folder / MULTIPLICITY, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; build it again") from error
+        raise CheckpointError(f"reference bank {folder} cannot be read: {error}; {_REMEDY}") from error
     if stored.shape != (manifest.count, 768) or manifest.count < 2:
         raise CheckpointError(
             f"reference bank {folder} has shape {stored.shape}; expected ({manifest.count} >= 2, 768)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from amn.errors import PromotionError
 from amn.files import write_whole
 from amn.gate.gain import load_calibration
+from amn.manifest import MANIFEST
 from amn.model import checkpoint
 
 LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
@@ -40,7 +41,7 @@ def promote(path: Path, link: Path, *, calibration: Path | None = None, with_lat
     present = link.resolve() if link.is_symlink() else None
     if present == candidate.path:
         raise PromotionError(f"{link} already names {candidate.path.name}; nothing to do")
-    if present is not None and (present / checkpoint.MANIFEST_FILE).is_file():
+    if present is not None and (present / MANIFEST).is_file():
         compare(candidate, checkpoint.load(present), with_latency)
     new = fitting(link, candidate.manifest.model_id, calibration)
     if present is not None:

@@ -13,8 +13,6 @@ length               length of the context mean: 1 when all five agree
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.errors import CheckpointError
-from amn.files import write_whole
 from amn.kernel import bindings as kernel
+from amn.manifest import content_sha256, read_manifest, write_manifest
 
 FORMAT = 1
-#: As every artifact: what a pool looks for to tell that a link leads to one.
-FILE = "manifest.json"
 FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
 #: Keeps the system of five nearly equal context vectors solvable; unit vectors make it relative.
 _RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
@@ -47,27 +43,18 @@ def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) ->
     """(B, 5, 768) contexts and (B, 768) unit predictions -> (B, 5) in the order of `FEATURES`."""
     if kernel.READY:
         return kernel.features(contexts, predictions)
-    gram, along = _products(np.asarray(contexts, np.float32), np.asarray(predictions, np.float32))
+    contexts, predictions = np.asarray(contexts, np.float32), np.asarray(predictions, np.float32)
+    gram = np.vecdot(contexts[:, :, None], contexts[:, None])  # (B, 5, 5)
+    along = np.vecdot(contexts, predictions[:, None])  # (B, 5)
+    solved = np.linalg.solve(gram + _RIDGE, along[..., None])[..., 0]
     sums = gram.reshape(-1, 25) @ _SUMS
     total = np.sqrt(np.maximum(sums[:, 0], 0))  # five vectors may cancel
     made = np.empty((len(gram), len(FEATURES)))
-    made[:, 0] = _novelty(gram, along)
+    made[:, 0] = 1 - np.vecdot(solved, along)
     made[:, 1] = (along @ _ONES) / np.maximum(total, _LEAST)
     made[:, 2] = along[:, 4]
     made[:, 3] = sums[:, 1]
     made[:, 4] = total / 5
-    return made
-
-
-def _products(contexts: Vectors, predictions: Vectors) -> tuple[Vectors, Vectors]:
-    """Dot products of the five vectors among themselves, (B, 5, 5), and with the prediction, (B, 5)."""
-    return np.vecdot(contexts[:, :, None], contexts[:, None]), np.vecdot(contexts, predictions[:, None])
-
-
-def _novelty(gram: Vectors, along: Vectors) -> Vectors:
-    """1 - the energy of the projection on the span of the context, (B,)."""
-    solved = np.linalg.solve(gram + _RIDGE, along[..., None])[..., 0]
-    made: Vectors = 1 - np.vecdot(solved, along)
     return made
 
 
@@ -112,22 +99,17 @@ class Calibration:
     weights: Values
     bank: str = ""
     _steps: Values = field(init=False)
-    _constants: Values = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
-        object.__setattr__(self, "_constants", np.where(self._steps > 0, self.model.intercept, 0.0))
 
     def fits(self, amn: str, fallback: str) -> bool:
         """Whether it was fitted for these two models."""
         return (self.amn, self.fallback) == (amn, fallback)
 
     def predict(self, contexts: Vectors, predictions: Vectors) -> Values:
-        """Predicted gain of each request of a batch, (B,), from as few products as it takes."""
-        if len(self.model.coefficients):
-            return self.gain(features(contexts, predictions))
-        found: Values = self._constants[self._place(_novelty(*_products(contexts, predictions)))]
-        return found
+        """Predicted gain of each request of a batch, (B,)."""
+        return self.gain(features(contexts, predictions))
 
     def gain(self, rows: Values) -> Values:
         """Features (B, 5) -> predicted gain of escalating, (B,): expected cosine of the final answer
@@ -136,11 +118,8 @@ class Calibration:
 
     def weight(self, rows: Values) -> Values:
         """Features (B, 5) -> weight of the fallback's answer, (B,) in 0..1."""
-        found: Values = self._steps[self._place(rows[:, 0])]
+        found: Values = self._steps[np.searchsorted(self.weight_edges, rows[:, 0], side="right")]
         return found
-
-    def _place(self, novelty: NDArray[np.floating]) -> NDArray[np.intp]:
-        return np.searchsorted(self.weight_edges, novelty, side="right")
 
 
 def blend(
@@ -159,15 +138,10 @@ def load_calibration(folder: Path) -> Calibration:
     Raises:
         CheckpointError: It is missing, altered or of another format.
     """
-    try:
-        stored = json.loads((folder / FILE).read_text("utf-8"))
-        content, sha256 = stored["content"], stored["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"calibration {folder} cannot be read: {error}; run `amn calibrate`, or use a policy "
-            "without [gain] and blend, such as card"
-        ) from error
-    known = content_hash(content) == sha256 and content.get("format") == FORMAT
+    remedy = "run `amn calibrate`, or use a policy without [gain] and blend, such as card"
+    stored = read_manifest(folder, dict[str, Any], artifact="calibration", remedy=remedy)
+    content, sha256 = stored.get("content") or {}, stored.get("sha256", "")
+    known = content_sha256(content) == sha256 and content.get("format") == FORMAT
     if not known or content.get("with_bank") or content["model"]["kind"] != "linear":
         raise CheckpointError(
             f"calibration {folder} is of another format, or was changed after it was fitted; fit it again"
@@ -184,15 +158,7 @@ def load_calibration(folder: Path) -> Calibration:
     )
 
 
-def save_calibration(content: Mapping[str, Any], folder: Path) -> str:
-    """Writes a calibration; returns its hash."""
+def save_calibration(content: Mapping[str, Any], folder: Path) -> None:
+    """Writes a calibration with its hash."""
     folder.mkdir(parents=True, exist_ok=True)
-    digest = content_hash(content)
-    text = json.dumps({"sha256": digest, "content": content}, indent=1)
-    write_whole(folder / FILE, text + "\n")
-    return digest
-
-
-def content_hash(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content as canonical JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    write_manifest(folder, {"sha256": content_sha256(content), "content": content}, indent=1)

@@ -12,8 +12,6 @@ output differs by more than 1e-5.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,24 +23,20 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from amn.config import (
-    CONTEXT_LENGTH,
-    PARAMETERS,
-    VECTOR_DIM,
-    ModelConfig,
-    model_config_from_dict,
-)
+from amn import manifest as manifests
+from amn.config import CONTEXT_LENGTH, PARAMETERS, VECTOR_DIM, ModelConfig, model_config_from_dict
 from amn.errors import CheckpointError, ConfigError
 from amn.files import write_whole
+from amn.manifest import check_file, files_sha256, write_manifest
 from amn.model.layouts import build
 from amn.model.network import count_parameters
 
 WEIGHTS_FILE = "model.safetensors"
 GOLDEN_FILE = "golden.safetensors"
-MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 1
 GOLDEN_COUNT = 4
 GOLDEN_TOLERANCE = 1e-5
+_REMEDY = "fetch the checkpoint again"
 STORAGE = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -90,8 +84,8 @@ def load(path: Path) -> Checkpoint:
     """
     folder = Path(path).resolve()
     manifest = read_manifest(folder)
-    check_hash(folder / WEIGHTS_FILE, manifest.sha256)
-    check_hash(folder / GOLDEN_FILE, manifest.golden_sha256)
+    check_file(folder / WEIGHTS_FILE, manifest.sha256, _REMEDY)
+    check_file(folder / GOLDEN_FILE, manifest.golden_sha256, _REMEDY)
     try:
         model = build(model_config_from_dict(manifest.config)).eval()
     except ConfigError as error:
@@ -151,8 +145,8 @@ def save(
         config=config.to_dict(),
         parameters=count_parameters(stored),
         storage=storage,
-        sha256=file_sha256(folder / WEIGHTS_FILE),
-        golden_sha256=file_sha256(folder / GOLDEN_FILE),
+        sha256=files_sha256([folder / WEIGHTS_FILE]),
+        golden_sha256=files_sha256([folder / GOLDEN_FILE]),
         encoder_id=encoder_id,
         created_utc=created_utc,
         training=dict(records.get("training", {})),
@@ -164,57 +158,25 @@ def save(
     return manifest
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json in one step, so that a reader never sees half of it."""
-    write_whole(folder / MANIFEST_FILE, json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
-
-
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the form of manifest.json.
+    """Read manifest.json.
 
     Raises:
-        CheckpointError: it is missing, not JSON, of another version, or lacks fields.
+        CheckpointError: it is missing, not JSON, of another version or layout, or lacks fields.
     """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; give a folder written by `amn train`")
-    try:
-        values = json.loads(path.read_text())
-        version = values.get("version")
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a JSON object ({error}); fetch it again") from error
+    return manifests.read_manifest(folder, _manifest, artifact="checkpoint", remedy=_REMEDY)
+
+
+def _manifest(version: int | None = None, **values: Any) -> Manifest:
     if version != MANIFEST_VERSION:
         raise CheckpointError(
-            f"{path} has version {version}, this code reads {MANIFEST_VERSION}; "
+            f"a checkpoint of version {version}, this code reads {MANIFEST_VERSION}; "
             "use the version of amn-queue that wrote it"
         )
-    try:
-        manifest = Manifest(**values)
-    except TypeError as error:
-        raise CheckpointError(f"{path}: {error}; fetch the checkpoint again") from error
-    if manifest.layout not in PARAMETERS:
-        raise CheckpointError(
-            f"{path}: unknown layout {manifest.layout!r}; known are {', '.join(PARAMETERS)}"
-        )
-    return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def check_hash(path: Path, expected: str) -> None:
-    """Refuse a file whose bytes are not those that the manifest was written for."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; fetch the checkpoint again")
-    found = file_sha256(path)
-    if found != expected:
-        raise CheckpointError(
-            f"{path} has sha256 {found[:12]}..., its manifest says {expected[:12]}...; "
-            "the file was altered or cut short, fetch the checkpoint again"
-        )
+    made = Manifest(**values)
+    if made.layout not in PARAMETERS:
+        raise CheckpointError(f"unknown layout {made.layout!r}; known are {', '.join(PARAMETERS)}")
+    return made
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -240,8 +202,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str
     layout = model.config.layout
     if missing or unknown:
         raise CheckpointError(
-            f"{origin} does not fit layout {layout}: missing {shorten(missing)}, "
-            f"unknown {shorten(unknown)}; name the layout that these weights were trained in"
+            f"{origin} does not fit layout {layout}: missing {_shorten(missing)}, "
+            f"unknown {_shorten(unknown)}; name the layout that these weights were trained in"
         )
     for name, value in weights.items():
         if value.shape != wanted[name].shape:
@@ -254,8 +216,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str
     model.load_state_dict(dict(weights), strict=True)
 
 
-def shorten(names: list[str], shown: int = 3) -> str:
-    """A few names and how many more there are."""
+def _shorten(names: list[str], shown: int = 3) -> str:
     if not names:
         return "none"
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -10,6 +10,7 @@ from typing import Any
 from amn.data.dataset import UNSEEN_DOMAIN
 from amn.data.vectors import VectorSet
 from amn.evaluation import metrics
+from amn.manifest import MANIFEST
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.training.recipes import Recipe, recipe
@@ -32,7 +33,7 @@ _QUICK = ("amn", "stacked", "amn-card", "amn-published")
 def train_missing(chosen: Recipe, data: VectorSet, settings: RunSettings, *, say: Say, tick: Tick) -> Path:
     """The checkpoint of a run, which is trained or resumed where it is not finished."""
     folder = settings.out / "checkpoint"
-    if not (folder / checkpoint.MANIFEST_FILE).is_file():
+    if not (folder / MANIFEST).is_file():
         run_training(chosen, data, replace(settings, resume=True), say=say, tick=tick)
     return folder
 

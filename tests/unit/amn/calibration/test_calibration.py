@@ -19,7 +19,8 @@ from amn.calibration.report import text
 from amn.calibration.windows import FITTED, JUDGED, Scorer, Slice
 from amn.errors import CheckpointError
 from amn.evaluation.metrics import Predict, context_mean, last_vector
-from amn.gate.gain import FEATURES, FILE, Linear, blend, features, load_calibration, save_calibration
+from amn.gate.gain import FEATURES, Linear, blend, features, load_calibration, save_calibration
+from amn.manifest import MANIFEST
 from amn.policy import load_policy, parse_policy
 
 
@@ -171,9 +172,9 @@ def test_every_score_is_held_against_random_and_the_oracle(run):
 
 
 def test_a_changed_calibration_is_refused(run, tmp_path):
-    stored = json.loads((run[0] / FILE).read_text())
+    stored = json.loads((run[0] / MANIFEST).read_text())
     stored["content"]["weights"][0] = 0.5 if stored["content"]["weights"][0] != 0.5 else 0.4
-    (tmp_path / FILE).write_text(json.dumps(stored))
+    (tmp_path / MANIFEST).write_text(json.dumps(stored))
     with pytest.raises(CheckpointError, match="was changed"):
         load_calibration(tmp_path)
     with pytest.raises(CheckpointError, match="such as card"):

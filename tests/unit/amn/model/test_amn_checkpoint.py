@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from amn.config import ModelConfig
 from amn.errors import CheckpointError
 from amn.evaluation.importing import import_published
+from amn.manifest import MANIFEST, files_sha256
 from amn.model import checkpoint
 from amn.model.layouts import build
 
@@ -33,7 +34,7 @@ def folder(tmp_path):
 
 
 def edit_manifest(folder, **changes):
-    path = folder / checkpoint.MANIFEST_FILE
+    path = folder / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -90,7 +91,7 @@ def test_truncated_weights_are_refused(folder):
 def test_damaged_weights_with_a_fitting_hash_are_refused(folder):
     path = folder / checkpoint.WEIGHTS_FILE
     path.write_bytes(b"no tensors at all")
-    edit_manifest(folder, sha256=checkpoint.file_sha256(path))
+    edit_manifest(folder, sha256=files_sha256([path]))
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load(folder)
 
@@ -106,7 +107,7 @@ def test_golden_outputs_of_another_network_are_refused(folder):
     golden = load_file(path)
     golden["outputs"][0, 0] += 2e-5
     save_file(golden, path)
-    edit_manifest(folder, golden_sha256=checkpoint.file_sha256(path))
+    edit_manifest(folder, golden_sha256=files_sha256([path]))
     with pytest.raises(CheckpointError, match="golden outputs differ"):
         checkpoint.load(folder)
 
@@ -114,7 +115,7 @@ def test_golden_outputs_of_another_network_are_refused(folder):
 def test_golden_vectors_that_are_missing_are_refused(folder):
     path = folder / checkpoint.GOLDEN_FILE
     save_file({"inputs": torch.zeros(0, 5, 768)}, path)
-    edit_manifest(folder, golden_sha256=checkpoint.file_sha256(path))
+    edit_manifest(folder, golden_sha256=files_sha256([path]))
     with pytest.raises(CheckpointError, match="incomplete"):
         checkpoint.load(folder)
 
@@ -151,7 +152,7 @@ def test_weights_of_another_shape_are_refused():
     ],
 )
 def test_a_manifest_that_cannot_be_read_is_refused(folder, text, words):
-    (folder / checkpoint.MANIFEST_FILE).write_text(text)
+    (folder / MANIFEST).write_text(text)
     with pytest.raises(CheckpointError, match=words):
         checkpoint.load(folder)
 
