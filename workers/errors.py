@@ -1,4 +1,4 @@
-"""What stops a worker, or fails one entry.
+"""Errors that stop a worker.
 
 WorkerError
 └── NotReady       the worker may not start (model, bank or policy do not hold)
@@ -22,5 +22,5 @@ class NotReady(WorkerError):
 
 
 def refused(error: ServerError) -> bool:
-    """Whether the server answered that this cannot be, and will not say otherwise soon."""
+    """True when the server refused for good: it will not say otherwise soon."""
     return not (error.retryable or isinstance(error, AuthenticationFailed | TlsFailed))

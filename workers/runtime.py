@@ -34,7 +34,7 @@ _LOG = structlog.get_logger("amn.worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifacts:
-    """What a worker serves.
+    """Models, banks and policy of a worker.
 
     Attributes:
         model: Checkpoint folder.
@@ -84,10 +84,10 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     try:
         queue.ensure_group()
     except ServerError as error:
-        # Who starts a worker by hand wants to know; a pool's worker waits for a server that restarts.
+        # A person who starts a worker wants to know; a pool's worker waits for a server that restarts.
         if not (settings.parent_pid and error.retryable):
             raise NotReady(str(error)) from error
-    # What was loaded stays for good: the collector need not walk it, a pause of many milliseconds.
+    # All that was loaded stays for good: the collector need not walk it, a pause of many milliseconds.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000)  # a micro-batch makes thousands of objects and no cycles

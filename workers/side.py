@@ -49,7 +49,7 @@ class SideThread(ABC):
         """Does it once; `now_s` is the monotonic clock. Errors of the driver are translated."""
 
     def pause_s(self) -> float:
-        """How long until the next turn."""
+        """The pause before the next turn."""
         return self.period_s
 
     def start(self) -> None:

@@ -20,7 +20,7 @@ from workers.engine.watchdog import Watchdog
 from workers.side import SideThread
 
 _LOG = structlog.get_logger("amn.worker")
-#: How long what workers say of the streams holds, and how often one of them says it.
+#: Lifetime of the notes on where the streams stand, and how often one worker refreshes them.
 _STANDING_MS, _STANDING_PERIOD_MS = 10_000, 900
 
 
@@ -103,7 +103,7 @@ class Keeper(SideThread):
             _LOG.warning("server_clock_went_back", worker=queue.name, leases_begun_anew=renewed)
 
     def _presence(self) -> dict[str, object]:
-        """Who, what, since when, and when it last ended something or had nothing to end.
+        """The presence hash: kind, host, age, and when the loop last ended an entry or had nothing in hand.
 
         Times are the server's; spans are measured here, so that no step of a clock lengthens them.
         """

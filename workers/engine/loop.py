@@ -30,7 +30,7 @@ Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], MicroBatch]
 
 
 class Handler(Protocol):
-    """What a worker kind adds to the loop."""
+    """The part of a worker kind that computes the outcomes."""
 
     def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One outcome per request, in order. May raise: the loop then bisects."""
@@ -70,12 +70,15 @@ class Loop:
 
     @property
     def stopping(self) -> bool:
-        """Whether `stop` was called."""
+        """True once `stop` was called."""
         return self._stopping.is_set()
 
     @property
     def in_hand(self) -> list[Entry]:
-        """What is computed, next, ended or held back: no other lease is renewed. Read by another thread."""
+        """The entries that are computed, next, ended or held back: only their leases are renewed.
+
+        Another thread reads this.
+        """
         return [*self._hand, *self._ending, *self._held.entries]
 
     def run(self) -> None:
@@ -95,11 +98,9 @@ class Loop:
                 worked = self._turn()
             except ServerError as error:
                 self._hand = ()
-                # Also NOGROUP after a flush: the group is made again on the next turn.
-                self._note_outage(error)
-                self._stopping.wait(pause_s)
-                # A server that let us in is there: a read that it did not answer is soon tried smaller.
-                pause_s = min(2 * pause_s, 0.2 if ready else _PAUSE_S_MAX)
+                # Also NOGROUP after a flush: the group is made again on the next turn. A server that let us
+                # in is there: a read that it did not answer is soon tried smaller.
+                pause_s = self._wait_out(error, pause_s, 0.2 if ready else _PAUSE_S_MAX)
                 ready = False
                 continue
             if self._away:
@@ -175,11 +176,13 @@ class Loop:
             self._finishing.result()
             self._finishing, self._ending = None, ()
 
-    def _note_outage(self, error: ServerError) -> None:
-        """One line when the server goes away, however often it is tried again, and one when it is back."""
+    def _wait_out(self, error: ServerError, pause_s: float, pause_s_max: float = _PAUSE_S_MAX) -> float:
+        """Waits for a server that is away; returns the next pause. Each outage is one line in the log."""
         if not self._away:
             self._away = True
             _LOG.warning("worker_waits_for_server", worker=self.queue.name, error=str(error))
+        self._stopping.wait(pause_s)
+        return min(2 * pause_s, pause_s_max)
 
     def _begun(self, group: Sequence[Entry]) -> list[Entry] | None:
         """Those of a group that are still ours, counted; None when that cannot be, or we are to stop.
@@ -192,10 +195,8 @@ class Loop:
             try:
                 return self.queue.begin(group)
             except ServerError as error:
-                self._note_outage(error)
                 refusals += refused(error)
-                self._stopping.wait(pause_s)
-                pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+                pause_s = self._wait_out(error, pause_s)
         return None
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -209,12 +210,11 @@ class Loop:
         try:
             return self._handler.handle(batch)
         except Exception as error:
-            entries, requests = batch.entries, batch.requests
-            if len(requests) > 1:
-                half = len(requests) // 2
-                return self._handled(batch.part(0, half)) + self._handled(batch.part(half, len(requests)))
-            _LOG.error("request_breaks_batch", request=requests[0].id, exc_info=True)
-            return [dead_with_answer(entries[0], requests[0], "batch_breaking", repr(error))]
+            if (count := len(batch)) > 1:
+                half = count // 2
+                return self._handled(batch.part(0, half)) + self._handled(batch.part(half, count))
+            _LOG.error("request_breaks_batch", request=batch.requests[0].id, exc_info=True)
+            return [dead_with_answer(batch.entries[0], batch.requests[0], "batch_breaking", repr(error))]
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.
@@ -231,13 +231,12 @@ class Loop:
             try:
                 statuses = self.queue.finish(some)
             except ServerError as error:
-                self._note_outage(error)
                 steps.note_lost(len(some))
                 refusals += len(some) == 1 and refused(error)
                 if refusals < _REFUSALS_MAX:
-                    if self._stopping.wait(pause_s):
+                    pause_s = self._wait_out(error, pause_s)
+                    if self._stopping.is_set():
                         return
-                    pause_s = min(2 * pause_s, _PAUSE_S_MAX)
                     continue
                 self.given_up += 1
                 _LOG.error("entry_not_ended", worker=self.queue.name, entry=some[0].entry.id.decode())

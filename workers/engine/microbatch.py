@@ -48,7 +48,7 @@ class MicroBatch:
         return len(self.requests)
 
     def rows(self, i: int) -> slice:
-        """Where the contexts of request i are."""
+        """The rows of `contexts` that belong to request i."""
         return slice(self.starts[i], self.starts[i + 1]) if self.starts else slice(i, i + 1)
 
     def part(self, start: int, stop: int) -> MicroBatch:
@@ -97,7 +97,7 @@ def assemble(
 
 
 def portion(entries: Sequence[Entry]) -> int:
-    """How many of the first entries make one micro-batch: up to `PORTION_BYTES`, at least one.
+    """Counts the first entries that make one micro-batch: up to `PORTION_BYTES`, at least one.
 
     So what comes behind a large message does not wait for more than one or two of its kind, and
     nothing is copied that does not fit.
@@ -139,7 +139,7 @@ def _widen(rows: NDArray[np.float32], context: NDArray[np.floating]) -> None:
 
 
 def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueError | None:
-    """Why this request is not served, or None."""
+    """The reason why this request is not served, or None."""
     if request.expires_at_ms and now_ms > request.expires_at_ms:
         late_ms = now_ms - request.expires_at_ms
         return errors.DeadlineExceeded(f"request {request.id} was read {late_ms:.1f} ms after its deadline")
@@ -169,7 +169,7 @@ def _refuse_bad_rows(batch: MicroBatch, squares: NDArray[np.float32]) -> None:
 
 
 def _problem(squares: NDArray[np.float32], where: str) -> QueueError:
-    """What is wrong with a context whose vectors have these squared norms (5,)."""
+    """The error for a context whose vectors have these squared norms (5,)."""
     if not np.isfinite(squares).all():
         return errors.NotFinite(f"{where}the context holds NaN or infinity; check the encoder's output")
     norms = np.sqrt(squares)

@@ -22,7 +22,7 @@ _BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
 
 
 def is_bulk(entry: Entry, request: Request | Envelope | None) -> bool:
-    """Whether nobody waits for it: it has objectives of its own (docs/alerts.md)."""
+    """True of bulk work, for which nobody waits: it has objectives of its own (docs/alerts.md)."""
     return entry.place == _BULK_PLACE or (isinstance(request, Request) and request.priority == BULK_PRIORITY)
 
 
@@ -64,7 +64,7 @@ def dead(entry: Entry, request: Request | Envelope | None, reason: str, message:
 
 
 def dead_with_answer(entry: Entry, request: Request | Envelope | None, reason: str, message: str) -> Outcome:
-    """The same, where an escalated request's client gets the AMN answer that it carries."""
+    """Sends an entry to the dead letters; the client of an escalated one gets its AMN answer."""
     outcome, fast = dead(entry, request, reason, message), fast_answer(entry)
     if fast is not None and request is not None:
         answer = degraded(entry, request.reply_to, fast, "fallback_failed")

@@ -40,7 +40,7 @@ _GONE_MS = 600_000
 #: Bytes that go to a client between two measurements of its reply stream: an exact count would cost a
 #: command for each answer.
 UNREAD_BYTES = 2 * 1024**2
-#: What an answer takes beside its bytes.
+#: Memory that an answer takes beside its bytes.
 _BESIDE_BYTES = 512
 _CLIENTS_MAX = 10_000
 
@@ -238,7 +238,7 @@ class LeasedQueue:
         return [Entry(entry, _fields(flat), n + 1, first + i) for i, entry, n, flat in rows]
 
     def _read(self, block: bool) -> list[Entry]:
-        """What is there, level by level, in one round trip; with `block` what comes first at any level."""
+        """Reads new entries: level by level in one round trip, or with `block` the first that come."""
         shares, room = self._shares, self.room.entries
         if block or len(self.streams) == 1:
             count = min(shares.waiting, room)

@@ -1,4 +1,4 @@
-"""How much one read of a worker asks for, and how the levels of a queue share it.
+"""The size of a worker's reads, and its division among the levels of a queue.
 
 A stream command takes the same number of entries from each stream, or a number from one stream. An
 idle worker waits at all levels at once, a third of a micro-batch of each. Once a level gave all that it
@@ -26,7 +26,7 @@ READ_BYTES_MAX = 4 * 1024**2
 
 
 class Shares:
-    """What each level may take of the next read.
+    """The entries that each level may give to the next read.
 
     Attributes:
         waiting: Entries of each level for a blocking read: together at most `batch_max`.

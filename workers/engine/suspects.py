@@ -31,7 +31,7 @@ def suspects(entries: Sequence[Entry], batch_max: int) -> Iterator[Sequence[Entr
 
 
 class HeldBack:
-    """What one worker holds back; its lease is renewed meanwhile.
+    """The entries that one worker holds back; their leases are renewed meanwhile.
 
     Args:
         entries_max: More than this are begun at once all the same.
@@ -68,7 +68,7 @@ class HeldBack:
         return at_once
 
     def is_due(self, now_s: float) -> bool:
-        """Whether the first has waited long enough."""
+        """True when the first has waited long enough."""
         return bool(self._waiting) and now_s >= self._waiting[0][0]
 
     def take(self) -> list[Entry]:

@@ -19,7 +19,7 @@ CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierFacts:
-    """What is known of a tier; counts are totals that only grow, but when its last worker goes.
+    """The state of a tier; counts are totals that only grow, but when its last worker goes.
 
     Attributes:
         alive: Whether a worker of it lives.
@@ -36,7 +36,7 @@ class TierFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSettings:
-    """When a breaker opens.
+    """Conditions that open a breaker.
 
     Attributes:
         failed_min: Fewer failures than this in one `memory_s` never open it.
@@ -64,7 +64,7 @@ class Breaker:
 
     @property
     def let_through(self) -> float:
-        """How many escalations may go through until the next update."""
+        """The escalations that may go through until the next update."""
         return {CLOSED: math.inf, OPEN: 0.0, HALF_OPEN: 1.0}[self.shown]
 
     def update(self, facts: TierFacts, now_s: float) -> str:

@@ -39,7 +39,7 @@ _AHEAD = 1.5
 #: threshold keeps back can not be spent later.
 _EAGER = 1.25
 _FADE = 0.97
-#: Of a window: so many hard escalations are let through however few requests there were.
+#: Hard escalations of a window that are let through however few requests there were.
 HARD_MIN = 100
 
 
@@ -55,7 +55,7 @@ def budget_key(keys: Keys) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadLimits:
-    """When a lagging fallback makes the gate choosier.
+    """Limits from which on a lagging fallback makes the gate choosier.
 
     Attributes:
         lag_ms_fine: Up to this age of the oldest waiting entry nothing changes.
@@ -165,6 +165,6 @@ def _observed(allowance: Allowance, rate: float, window: list[int]) -> float:
 
 
 def read_budget(client: redis.Redis, keys: Keys) -> dict[str, float]:
-    """What the budget says of the last window; empty when no AMN worker settled in two windows."""
+    """Reads the budget's sums of the last window; empty when no AMN worker settled in two windows."""
     found = cast("dict[bytes, bytes]", client.hgetall(budget_key(keys)))
     return {name.decode(): float(value) for name, value in found.items()}

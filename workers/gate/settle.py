@@ -26,7 +26,7 @@ class GateThread(SideThread):
         """Makes one settlement; the last one hands back what is not used."""
         facts = self._watch.update(now_s)
         self._allowance.doors = self._watch.breaker.let_through if self._policy.chain.tiers else 0
-        # Who leaves wants nothing more, so that what it holds goes back to the others.
+        # A worker that leaves wants nothing more, so that what it holds goes back to the others.
         entries_max = self.settings.queue.fallback_entries_max
         self._budget.settle(0.0 if self.stopping.is_set() else self._limits.room(facts, entries_max))
 

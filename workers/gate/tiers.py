@@ -23,12 +23,12 @@ _ALIVE_MS = 3_000
 
 
 def tier_key(keys: Keys, tier: str) -> str:
-    """What a tier did; it exists while a worker of the tier lives."""
+    """The hash of a tier's counts; it exists while a worker of the tier lives."""
     return f"{keys.gate_prefix}tier:{tier}"
 
 
 class Tally:
-    """What a tier did since its start, for the breaker and the statistics; written by one thread.
+    """Counts of one worker of a tier since its start; written by one thread.
 
     Attributes:
         ok, failed: Answers, and requests that it could not answer.
@@ -54,7 +54,7 @@ class TierWatch:
         self.breaker = Breaker()
 
     def update(self, now_s: float) -> TierFacts:
-        """What is known now.
+        """Asks the server for the tier's state, and updates the breaker.
 
         Raises:
             RedisError: The server did not answer.
@@ -108,6 +108,6 @@ class TierThread(SideThread):
 
 
 def read_tier(client: redis.Redis, keys: Keys, tier: str) -> dict[str, int]:
-    """What a tier did while it lived; empty when no worker of it lives."""
+    """Reads a tier's counts; empty when no worker of it lives."""
     found = cast("dict[bytes, bytes]", client.hgetall(tier_key(keys, tier)))
     return {name.decode(): int(value) for name, value in found.items()}

@@ -1,1 +1,1 @@
-"""What AMN and fallback workers do with a batch."""
+"""The handlers of AMN and fallback workers."""

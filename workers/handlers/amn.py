@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the pred
 _SQUARE_TOLERANCE = 2 * NORM_TOLERANCE
 #: Each further context of a message takes a fallback about so much longer, on one core.
 FALLBACK_ROW_MS = 1.0
-#: What is counted of an answer's time, by "is bulk" and "was slow".
+#: Counters of an answer's time, by "is bulk" and "was slow".
 _TIMED = {
     (False, False): ",timed",
     (False, True): ",timed,slow",
@@ -47,7 +47,7 @@ _OPS = {
 
 
 class Computed(NamedTuple):
-    """What was computed for a micro-batch of B rows.
+    """Results of the model and the gate for a micro-batch of B rows.
 
     Attributes:
         vectors: Shape (B, 768).
@@ -77,7 +77,7 @@ class AmnHandler:
         self._sampler = sampler or Sampler(settings.sample_rate, settings.sample_salt)
         self._scorer = GateScorer(predictor, gate)
         with_gain = gate.policy.gain is not None
-        #: What answers share, by "was scored" and "the fallback is down".
+        #: Shared fields of the answers, by "was scored" and "the fallback is down".
         self._shared = {
             (scored, down): _shared(predictor, gate, scored and self._scorer.banked, SHED_DOWN * down)
             for scored in (False, True)
@@ -117,7 +117,7 @@ class AmnHandler:
         ]
 
     def _single(self, batch: MicroBatch, i: int, computed: Computed) -> Outcome:
-        """How request i ends, a single context."""
+        """The end of request i, a single context."""
         request, entry, now_ms, took = batch.requests[i], batch.entries[i], batch.leased_at_ms, computed.took
         row = batch.starts[i] if batch.starts else i
         if not computed.sound[row]:
@@ -148,7 +148,7 @@ class AmnHandler:
         return outcome
 
     def _batched(self, batch: MicroBatch, i: int, computed: Computed) -> Outcome:
-        """How request i ends, a message of n contexts: never sampled, logged or counted as slow."""
+        """The end of request i, a message of n contexts: never sampled, logged or counted as slow."""
         request, entry, rows, gate = batch.requests[i], batch.entries[i], batch.rows(i), self._gate
         hard, extra = computed.hard[i], request.count - 1
         if not all(computed.sound[rows]):
@@ -178,7 +178,7 @@ class AmnHandler:
 
 @lru_cache(maxsize=1024)
 def counters_of(decision: Decision, bulk: bool = False) -> str:
-    """What is counted of a decision: fired is escalated plus shed, rule by rule."""
+    """The counters of a decision: fired is escalated plus shed, rule by rule."""
     counters = "escalated" if decision.escalate else "answered,answered:amn"
     if decision.reasons:
         counters += ",flagged" + "".join(f",reason:{reason}" for reason in decision.reasons)
@@ -191,7 +191,7 @@ def counters_of(decision: Decision, bulk: bool = False) -> str:
 
 
 def _shared(predictor: Predictor, gate: Gate, banked: bool, degraded: str) -> Reply:
-    """What the answers of one kind share."""
+    """The fields that all answers of one kind share."""
     policy, bank = gate.policy, predictor.bank if banked else None
     return Reply(
         id="",

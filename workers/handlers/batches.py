@@ -19,7 +19,7 @@ from producer.messages import BatchReply, Reply, Timings
 from workers.handlers.scoring import Columns
 
 SHED_BATCH = "batch"
-#: What a code in `BatchReply.shed` means: 1 is the first.
+#: Meanings of the codes in `BatchReply.shed`: 1 is the first.
 SHEDS = (
     *(SHED_BATCH, escalation.SHED_NO_GAIN, escalation.SHED_DEADLINE),
     *(escalation.SHED_DOWN, escalation.SHED_HARD),
@@ -30,7 +30,7 @@ _NO_SCORES = Scores()
 
 
 class Verdicts(NamedTuple):
-    """What happens to a message of n contexts.
+    """The decision on a message of n contexts.
 
     Attributes:
         decision: Of the message; its reasons are the hard rules.

@@ -56,7 +56,7 @@ class Tier:
 
 
 class Computed(NamedTuple):
-    """What was computed for a micro-batch of B rows.
+    """Results of the model and the blend for a micro-batch of B rows.
 
     Attributes:
         rows, best: Shape (B, 768): this model's vectors, and the final ones.
@@ -102,7 +102,7 @@ class FallbackHandler:
         return [self._outcome(batch, i, answer, computed) for i, answer in enumerate(so_far)]
 
     def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, computed: Computed) -> Outcome:
-        """How request i ends: answered, or on its way to the next tier with the best answer so far."""
+        """The end of request i: answered, or on its way to the next tier with the best answer so far."""
         entry, request, rows, tier = batch.entries[i], batch.requests[i], batch.rows(i), self._tier
         if so_far is None:
             return dead(entry, request, "undecodable", "escalated without its AMN answer")

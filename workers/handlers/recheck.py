@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from amn.bank.neighbours import Neighbours
 
 TURN_S = 60.0
-#: Of one turn; about a second of one core at half a million references.
+#: Rows of one turn; about a second of one core at half a million references.
 ROWS_MAX = 64
 _NICER = 10
 

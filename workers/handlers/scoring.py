@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the pred
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """What decides who answers.
+    """Policy, calibration and budget of one AMN worker.
 
     Attributes:
         policy: The rules.

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-#: Where our packages lie.
+#: The folder of our packages.
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -70,12 +70,12 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """True while it runs."""
         return self._process.poll() is None
 
     @property
     def code(self) -> int | None:
-        """What it ended with; negative for a signal; None while it runs."""
+        """Its exit code; negative for a signal; None while it runs."""
         return self._process.poll()
 
     @property
@@ -96,7 +96,7 @@ class WorkerProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it ended within the time."""
+        """Waits for its end; true when that came within the time."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(timeout_s, 0.01))
             return True

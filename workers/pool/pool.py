@@ -23,9 +23,9 @@ from workers.pool.settings import PoolSettings
 _LOG = structlog.get_logger("amn.pool")
 #: Longest pause before another start of a kind whose workers die before they are ready.
 _PAUSE_S_MAX = 10.0
-#: How often the pool looks after its workers; longer each time while it cannot.
+#: Pause between two looks after the workers; longer each time while that fails.
 _WATCH_S, _WATCH_S_MAX = 0.2, 5.0
-#: How often the links are read.
+#: Pause between two readings of the links.
 _LINKS_S = 1.0
 #: A worker that was replaced finishes its batch within this, or its lease does the rest.
 _LEAVE_S_MAX = 15.0
@@ -108,7 +108,7 @@ class Pool:
 
     @property
     def settled(self) -> bool:
-        """Whether every worker serves what the links name, and none is being replaced."""
+        """True when every worker serves what the links name, and none is being replaced."""
         with self._lock:
             return self._rollout.settled(self._wanted) and not self._leaving
 

@@ -21,7 +21,7 @@ _KILLED_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a worker was started with: the links, and the number of the restart asked for."""
+    """The links that a worker was started with, and the number of the restart asked for."""
 
     served: Served
     restart: int = 0
@@ -82,7 +82,7 @@ class Rollout:
         return None if self._attempt is None else self._attempt.successor
 
     def replaces(self, slot: Slot) -> bool:
-        """Whether this slot's successor is on its way."""
+        """True while this slot's successor is on its way."""
         return self._attempt is not None and self._attempt.slot is slot
 
     def turn(self, wanted: Version) -> None:
@@ -98,7 +98,7 @@ class Rollout:
             self._refuse(attempt)
 
     def settled(self, wanted: Version) -> bool:
-        """Whether every worker serves what is wanted."""
+        """True when every worker serves what is wanted."""
         return self._attempt is None and all(
             slot.version.of(slot.kind) == wanted.of(slot.kind) for slot in self._slots
         )

@@ -1,4 +1,4 @@
-"""What the artifacts folder names at the moment: a worker that starts now would serve it.
+"""The links of the artifacts folder: a worker that starts now would serve their targets.
 
 Models, banks and calibrations are reached by links (`production_model`, `fallback_accuracy`, ...).
 A promotion moves a link while workers run; what they loaded stays what they serve.
@@ -39,7 +39,7 @@ class Served:
 
 
 def read_links(root: Path) -> Served:
-    """What `root` names now."""
+    """Reads the links of `root`."""
     try:
         names = sorted(entry.name for entry in root.iterdir() if not entry.name.startswith("."))
     except OSError:
@@ -61,7 +61,7 @@ def pin(served: Served, root: Path, folder: Path) -> Path:
 
 
 def identity(folder: Path) -> str:
-    """What a model or bank folder is called in answers: `name@sha256[:12]`, or the bank's id.
+    """The id of a model or bank folder in answers: `name@sha256[:12]`, or the bank's id.
 
     Raises:
         OSError, ValueError, KeyError: It has no manifest that says so.
@@ -73,12 +73,12 @@ def identity(folder: Path) -> str:
 
 
 def served_by(model: Path, bank: Path | None) -> dict[str, str]:
-    """What a worker that has loaded these says that it serves."""
+    """The ids that a worker says it serves."""
     return {"model": identity(model)} | ({"bank": identity(bank)} if bank else {})
 
 
 def _written_ns(name: Path) -> int:
-    """When the artifact of this name was written; 0 when there is none."""
+    """The time at which the artifact of this name was written; 0 when there is none."""
     try:
         if name.is_dir():
             return (name / MANIFEST).stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""What a pool of workers is told, and what it tells each of them."""
+"""Settings of a pool of workers, and the command line of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.settings import artifacts_root
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
-    """What every child is told.
+    """Settings of every child.
 
     Attributes:
         url: Server address; goes to the children by environment, never on a command line.

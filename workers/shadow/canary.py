@@ -124,7 +124,7 @@ class Canary:
         self._prefix = Keys(settings.queue).drift_prefix
 
     def claim(self, every_ms: int) -> bool:
-        """Whether it is this process's turn; nobody else's is for `every_ms`."""
+        """Takes the turn, if it is free: then nobody else has it for `every_ms`."""
         turn = self._prefix + "canary:turn"
         if self._client.set(turn, "1", nx=True, px=every_ms):
             return True
@@ -230,7 +230,7 @@ def sample_file() -> Path:
 
 
 def _options(salt: str) -> Options:
-    """Of one request, whose id is outside of every sample."""
+    """Options of one request, whose id is outside of every sample."""
     request_id = f"canary.{new_id()}"
     while sampled(request_id, RATE_MAX, salt):
         request_id = f"canary.{new_id()}"

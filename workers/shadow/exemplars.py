@@ -23,7 +23,7 @@ from workers.engine.queue import load
 from workers.shadow.scores import MILLION, Half, Labels, against
 
 WORST, RANDOM = "worst", "random"
-#: Of each kind, lane, slice and hour.
+#: Exemplars of each kind, lane, slice and hour.
 KEPT = 10
 BYTES_MAX = 64 * 1024**2
 _TTL_S = 48 * 3600
@@ -81,7 +81,7 @@ class Exemplar:
 
     @property
     def group(self) -> str:
-        """What it is kept among."""
+        """The kind, lane and slice among which it is kept."""
         return f"{self.kind}|{self.lane}|{self.slice}"
 
     @property

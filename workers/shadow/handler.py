@@ -111,7 +111,7 @@ class ShadowHandler:
         return int(text) or self._default_weight
 
     def _arrival(self, weight: int, request: Request, reply: Reply) -> tuple[Arrival, str]:
-        """What is known at once, and the slice: the explicit domain's, else the score's."""
+        """Facts that need no truth, and the slice: the explicit domain's, else the score's."""
         slice_, ood, cell = self._shadow.slice_of(request.domain), None, 0
         if self._slicer is not None:
             found = self._slicer.place(request.context)
@@ -157,5 +157,5 @@ def _key(entry: Entry) -> str:
 
 
 def _unit(vectors: NDArray[np.float32]) -> bool:
-    """Whether all rows are finite and of norm 1 +- 1e-3."""
+    """True when all rows are finite and of norm 1 +- 1e-3."""
     return bool((np.abs(np.sqrt(np.vecdot(vectors, vectors)) - 1) <= NORM_TOLERANCE).all())

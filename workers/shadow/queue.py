@@ -31,7 +31,7 @@ _TRIES = 8
 
 @dataclass(slots=True, kw_only=True)
 class HalfOutcome(Outcome):
-    """How a usable shadow entry ends: it meets its other half, or waits for it.
+    """The end of a usable shadow entry: it meets its other half, or waits for it.
 
     Attributes:
         pairs: What a prediction adds to its minute when it comes, with or without its truth.

@@ -1,4 +1,4 @@
-"""How often each lane is sampled: enough for a judgement, between 1 and 5 %, calm.
+"""The sampling rate of each lane: enough for a judgement, between 1 and 5 %, calm.
 
 A rate is 1/k with a whole k, so that a sample's weight is exact. The traffic of a lane is what the
 samples of a minute stand for (the sum of their weights): nothing is counted on the hot path. Once a
@@ -97,7 +97,7 @@ class Rates:
         return cls(minute=int(fields.get("minute", "0")), shed=fields.get("shed") == "1", lanes=lanes)
 
     def as_of(self, minute: int) -> Rates:
-        """The same; when they are of before the server's clock went back, all of them hold now."""
+        """These rates; when they are of before the server's clock went back, all of them hold now."""
         if self.minute < minute:
             return self
         lanes = {name: replace(rate, since=min(rate.since, minute)) for name, rate in self.lanes.items()}
@@ -144,7 +144,7 @@ class Steering:
         return bool(self._publish([rates_key(self._keys)], [expected, _TTL_S, *flat]))
 
     def _oldest_ms(self, now_ms: int) -> int:
-        """When the oldest shadow entry was appended; now, when there is none."""
+        """The time of the oldest shadow entry; now, when there is none."""
         oldest = cast("list[tuple[bytes, Any]]", self._client.xrange(self._keys.shadow, count=1))
         return min(int(oldest[0][0].partition(b"-")[0]), now_ms) if oldest else now_ms
 
@@ -195,7 +195,7 @@ def rates_key(keys: Keys) -> str:
 
 
 def read_rates(client: redis.Redis, key: str) -> Rates:
-    """What is stored; the highest rate for all when that is nothing that this version knows."""
+    """Reads the rates; the highest one for all when they are of a version that is not known here."""
     stored = cast("dict[bytes, bytes]", client.hgetall(key))
     try:
         return Rates.parse(stored)

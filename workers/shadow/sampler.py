@@ -1,4 +1,4 @@
-"""Whether a request is in the sample of the shadow evaluation, and whose truth it reveals."""
+"""Sampling for the shadow evaluation: requests that belong to it, and truths that they reveal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _POSITIONS_MAX = 4096
 
 
 class Sampler:
-    """What an AMN worker asks of each request; made to cost little.
+    """Draws the sample of an AMN worker; made to cost little.
 
     Args:
         rate_max: The highest rate, of lanes that nothing is known of too; 0 for no sampling.
@@ -40,7 +40,7 @@ class Sampler:
         return self._least if known is None else max(known.at(minute), self._least)
 
     def marks(self, request: Request, minute: int) -> tuple[str, str]:
-        """What the shadow stream gets of a request.
+        """Marks what the shadow stream gets of a request.
 
         Returns:
             "k key" when it is sampled, at the rate 1/k, and the key whose truth it reveals when that
@@ -58,7 +58,7 @@ class Sampler:
             if k == self._least or sampled_one_in(key, k, self._salt):
                 mark = f"{k} {key}"
         if sequence and position >= 0:
-            # Where this worker saw the position before, as a lone worker mostly does, it is hashed already.
+            # If this worker saw the position before, as a lone worker mostly does, it is hashed already.
             seen, before = self._positions.get(sequence, (-1, False))
             if position and (before if seen == position - 1 else self._eligible(sequence, position - 1)):
                 truth = sample_key(request.id, sequence, position - 1)

@@ -23,7 +23,7 @@ BINS = 200
 #: Scores against the truth, in the order of `_against`.
 COSINES = ("amn", "mean", "last", "fallback")
 SCORES = (*COSINES, "coherence")
-#: What a prediction is compared with: the true vector, a stronger model's answer, the nearest reference. The
+#: Targets of a comparison: the true vector, a stronger model's answer, the nearest reference. The
 #: fourth is none: sums over the inputs alone.
 TARGET_TRUE, TARGET_MODEL, TARGET_REFERENCE, TARGET_INPUT = "true", "model", "reference", "input"
 #: Lane and slice of histograms that are kept over all of them.
@@ -41,7 +41,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What sums are kept apart by."""
+    """The labels by which sums are kept apart."""
 
     model: str
     lane: str
@@ -127,7 +127,7 @@ class Half:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """What is known of a sampled request without its truth.
+    """Facts about a sampled request that need no truth.
 
     Attributes:
         weight: k of the rate 1/k at which it was sampled.
@@ -231,7 +231,7 @@ def against(prediction: Half, truth: Half) -> list[int]:
 
 
 def judged(value: int, weight: int) -> Pairs:
-    """What one cosine of AMN adds, weighted and not."""
+    """Fields and amounts of one cosine of AMN, weighted and not."""
     square = _square(value)
     return [
         ("n", 1),

@@ -1,4 +1,4 @@
-"""What the shadow worker can be told, beside what every worker can."""
+"""Settings of the shadow worker, beside those of every worker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 #: AMN's latency objective, from the producer's submit to the end of the model's and the gate's work.
 SLOW_MS = 1.2
-#: The same of bulk work, for which nobody waits.
+#: Latency objective of bulk work, for which nobody waits.
 SLOW_BULK_MS = 60_000.0
 
 
