@@ -28,7 +28,8 @@ from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
 from producer import Producer
 from producer.settings import ProducerSettings
-from workers.runtime import Artifacts, build
+from workers.artifacts import Artifacts
+from workers.runtime import build
 from workers.settings import WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,10 +12,11 @@ from amn.policy import DEFAULT
 from producer.errors import QueueError
 from producer.sampling import RATE_MAX
 from producer.settings import ProducerSettings
+from workers.artifacts import Artifacts
 from workers.errors import WorkerError
 from workers.logs import configure_logs
 from workers.pool.failures import last_words
-from workers.runtime import Artifacts, run_worker
+from workers.runtime import run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
 
 _DEFAULT_MODELS = {
