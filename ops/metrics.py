@@ -25,9 +25,9 @@ from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
 from ops.drift.kept.memory import Memory
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
 from ops.health import streams, workers
-from ops.rules.counts import COUNTS
+from ops.health.counts import COUNTS
 from ops.rules.live import KINDS, Live, look
 from producer.errors import ServerError
 from producer.keys import Keys

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
-from ops.drift.rules.findings import Finding, Severity
+from ops.findings import Finding, Severity
 
 #: "ok" is an alert that was never told, or was resolved.
 Phase = Literal["ok", "pending", "firing", "recovering"]

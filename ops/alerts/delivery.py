@@ -17,7 +17,7 @@ from ops.alerts.sinks.alertmanager import Alertmanager, to_repeat
 from ops.alerts.sinks.answer import Answer
 from ops.alerts.sinks.base import Envelope
 from ops.alerts.store import alert_of, alerts
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from producer.keys import Keys
 
 _LOG = structlog.get_logger("amn.alerts")

@@ -14,8 +14,8 @@ from ops.alerts.direct import Direct
 from ops.alerts.outbox import Attempt, Outbox
 from ops.alerts.store import Evaluator, apply_as
 from ops.alerts.watch import watch
-from ops.drift.kept.leader import Leadership
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
+from ops.leader import Leadership
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.transport.connection import driver_errors

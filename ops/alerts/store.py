@@ -13,7 +13,7 @@
                                `told:<sink>` for each secondary sink that was; expires
     dead               stream  what could not be delivered; capped, expires
     sent               stream  what was accepted, by whom and when; capped, expires
-    leader, fence      strings who delivers, as in ops/drift/kept/leader.py; expire
+    leader, fence      strings who delivers, as in ops/leader.py; expire
     looked_ms          string  when the sender last looked; expires
 
 An <id> in a key is an alert's id, but for `message:`. Scripts in lua/ write all of it.
@@ -33,8 +33,8 @@ from ops.alerts.records import readable
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import Silence, parse_silences, silence_of, silences_key
 from ops.alerts.transitions import step
-from ops.drift.kept.leader import leader_key
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 from producer.transport.connection import script_text
 

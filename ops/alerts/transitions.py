@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from ops.alerts.alert import Alert, Kind, louder
 from ops.alerts.settings import AlertSettings
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
 
 
 def step(

@@ -11,7 +11,7 @@ from ops.alerts.outbox import Outbox, Undelivered
 from ops.alerts.settings import AlertSettings
 from ops.alerts.wording import span
 from ops.drift.kept.memory import Memory
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
 from producer.keys import Keys
 
 #: A message that was given up is an alert for this long.

@@ -58,7 +58,7 @@ class _Looking:
         self._errors.__exit__(*error)
 
     def now_ms(self) -> int:
-        from ops.drift.kept.store import server_now_ms
+        from ops.clock import server_now_ms
 
         return server_now_ms(self.client)
 

@@ -10,17 +10,17 @@ from typing import Any
 import redis
 import structlog
 
-from ops.drift.kept.leader import Leadership
+from ops.clock import server_now_ms
 from ops.drift.kept.memory import BLOCKS_KEPT, Commit, Memory, Order
-from ops.drift.kept.store import server_now_ms
 from ops.drift.measures.blocks import Traffic
 from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.health import monitor_health
 from ops.drift.rules.judge import Evaluation, evaluate
 from ops.drift.rules.service_rules import Service, canary, objectives
 from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
+from ops.leader import Leadership
 from ops.rules.live import LOST
 from ops.rules.live import look as look_live
 from ops.rules.table import conditions

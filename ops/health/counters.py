@@ -11,7 +11,7 @@ from typing import cast
 
 import redis
 
-from ops.rules.counts import COUNTS
+from ops.health.counts import COUNTS
 from producer.keys import Keys
 
 #: Many times what the workers of all versions write.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import redis
 
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from ops.health import server, streams, workers
 from ops.health.counters import read_counters
 from producer.keys import Keys

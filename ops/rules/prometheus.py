@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ops.drift.rules.service_rules import OBJECTIVES, Objective
 from ops.drift.settings import JudgeSettings
-from ops.rules.counts import metric_of
+from ops.health.counts import metric_of
 from ops.rules.table import RULES, Rule
 
 _HEAD = """\

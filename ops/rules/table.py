@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ops.drift.rules.findings import Finding, Severity
 from ops.drift.rules.service_rules import Service, service_finding
+from ops.findings import Finding, Severity
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING
 from ops.rules.live import LOST, Live
 from producer.settings import ProducerSettings

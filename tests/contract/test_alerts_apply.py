@@ -12,8 +12,8 @@ import redis
 from ops.alerts import AlertSettings, apply
 from ops.alerts.silences import SILENCES_MAX, Silence, add_silence, end_silence, silences
 from ops.alerts.store import KEPT_S, OUTBOX_MAX, alerts, outbox_key, states_key
-from ops.drift.kept.leader import leader_key
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 
 MIN = 60_000

@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 
 from ops.alerts import AlertSettings, apply
 from ops.alerts.sender import looked_key
+from ops.clock import server_now_ms
 from ops.commands.alerts import alerts as command
-from ops.drift.kept.leader import leader_key
-from ops.drift.kept.store import server_now_ms
-from ops.drift.rules.findings import Finding
 from ops.errors import AlertRefused
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 
 KEYS = Keys("main")

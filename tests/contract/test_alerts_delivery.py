@@ -23,8 +23,8 @@ from ops.alerts.sinks.base import Sink
 from ops.alerts.sinks.pagerduty import PagerDuty
 from ops.alerts.sinks.slack import Slack
 from ops.alerts.store import alerts
-from ops.drift.kept.leader import leader_key
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 
 MIN = 60_000

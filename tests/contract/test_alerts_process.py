@@ -18,9 +18,9 @@ from receiver import Receiver, running
 
 from ops.alerts import AlertSettings, apply
 from ops.alerts.outbox import Outbox
-from ops.drift.kept.leader import leader_key
-from ops.drift.kept.store import server_now_ms
-from ops.drift.rules.findings import Finding
+from ops.clock import server_now_ms
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 
 MIN = 60_000
@@ -183,8 +183,8 @@ _JUDGE = """
 import sys
 import redis
 from ops.alerts import AlertSettings, apply
-from ops.drift.rules.findings import Finding
-from ops.drift.kept.leader import Leadership
+from ops.findings import Finding
+from ops.leader import Leadership
 from producer.keys import Keys
 
 client, keys = redis.Redis(unix_socket_path=sys.argv[1]), Keys("main")

@@ -19,9 +19,9 @@ from redis.exceptions import NoPermissionError
 from rig import KEYS, Rig, answer
 from servers import Server
 
-from ops.drift.kept.leader import Leadership, leader_key
 from ops.errors import Unhealthy
 from ops.health import alive_here
+from ops.leader import Leadership, leader_key
 from producer import AsyncProducer, Producer
 from producer.keys import GROUP
 from producer.messages import Request

@@ -14,12 +14,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.app import app
-from ops.drift.kept.leader import leader_key
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.loop import Judge
 from ops.drift.measures.statistics import N, X
 from ops.drift.settings import JudgeSettings
+from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
 

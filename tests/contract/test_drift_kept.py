@@ -11,14 +11,14 @@ from click.testing import CliRunner
 
 from ops.alerts import Alert, Transition
 from ops.app import app
+from ops.clock import server_now_ms
 from ops.drift.kept.memory import Memory
-from ops.drift.kept.store import server_now_ms
 from ops.drift.lab.sequences import keep, of_last_day, sequences_of
 from ops.drift.loop import look
-from ops.drift.rules.findings import Finding
 from ops.drift.settings import JudgeSettings
 from ops.drift.show.report import page
 from ops.errors import FileRefused
+from ops.findings import Finding
 from producer.keys import Keys
 from workers.shadow.exemplars import RANDOM, WORST, Exemplar, Exemplars
 from workers.shadow.scores import Labels

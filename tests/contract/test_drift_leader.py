@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ops.drift.kept.leader import Leadership, leader_key
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
+from ops.leader import Leadership, leader_key
 from producer.keys import Keys
 
 KEYS = Keys("main")

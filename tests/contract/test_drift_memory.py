@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ops.drift.kept.leader import leader_key
+from ops.clock import server_now_ms
 from ops.drift.kept.memory import Commit, Memory, Order
-from ops.drift.kept.store import server_now_ms
 from ops.drift.loop import Judge, look
 from ops.drift.measures.statistics import BLOCK_MIN
 from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
 

@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ops.alerts import AlertSettings, apply
 from ops.commands.metrics import metrics as command
-from ops.drift.kept.leader import leader_key
-from ops.drift.rules.findings import Finding
 from ops.errors import ServerFailed
+from ops.findings import Finding
+from ops.leader import leader_key
 from ops.metrics import registry, serve
 from producer.keys import GROUP, Keys
 from producer.settings import ProducerSettings

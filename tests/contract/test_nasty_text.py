@@ -14,9 +14,9 @@ import pytest
 
 from ops.alerts import AlertSettings, apply
 from ops.app import run
-from ops.drift.kept.leader import leader_key
-from ops.drift.kept.store import server_now_ms
-from ops.drift.rules.findings import Finding
+from ops.clock import server_now_ms
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 from producer.messages import Request
 from producer.protocol import wire

@@ -22,7 +22,7 @@ from ops.alerts.direct import Direct
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
 from ops.alerts.sinks.pagerduty import PagerDuty
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
 from producer import Producer, ProducerSettings

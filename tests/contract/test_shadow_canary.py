@@ -15,7 +15,7 @@ from echo import EchoWorker
 from numpy.typing import NDArray
 
 from ops.app import app
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from producer.sampling import RATE_MAX, sample_key, sampled

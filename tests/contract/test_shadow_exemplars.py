@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from ops.drift.lab.replay import Sequences
 from producer.keys import Keys
 from workers.shadow.exemplars import KEPT, RANDOM, WORST, Exemplar, Exemplars, as_arrays, of_pair

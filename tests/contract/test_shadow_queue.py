@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ops.drift.kept.store import read_minutes, read_window, server_now_ms
+from ops.clock import server_now_ms
+from ops.drift.kept.store import read_minutes, read_window
 from ops.drift.measures.window import SliceSummary, summary
 from producer.client import Producer
 from producer.keys import GROUP, Keys

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from workers.settings import WorkerSettings

@@ -19,9 +19,9 @@ from topology import Cluster, plain, wait_until
 
 from ops.acl import acl_line
 from ops.alerts import AlertSettings, apply
-from ops.drift.kept.leader import leader_key
-from ops.drift.kept.store import server_now_ms
-from ops.drift.rules.findings import Finding
+from ops.clock import server_now_ms
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 
 KEYS = Keys("main")

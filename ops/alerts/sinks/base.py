@@ -11,7 +11,7 @@ from ops.alerts.alert import SEVERITIES, Kind, Message
 from ops.alerts.secret import Secret
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.answer import Answer, shown
-from ops.drift.rules.findings import Severity
+from ops.findings import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

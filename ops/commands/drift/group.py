@@ -129,8 +129,8 @@ def rebaseline(
     The baseline is never moved by itself. This is for a change that was meant: a new encoder, a new
     kind of documents. Everything that fires for this model ends with it.
     """
+    from ops.clock import server_now_ms
     from ops.drift.kept.memory import Order
-    from ops.drift.kept.store import server_now_ms
 
     with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         models = sorted(looking.memory.state().models.items(), key=lambda item: item[1].last_block)

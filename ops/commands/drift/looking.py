@@ -12,7 +12,7 @@ from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     from ops.drift.loop import Alert, Look
-    from ops.drift.rules.findings import Finding
+    from ops.findings import Finding
     from workers.shadow.exemplars import Exemplar
 
 
@@ -44,7 +44,7 @@ class Looking:
 
     def worst(self) -> list[Exemplar]:
         """The exemplars of the last 24 h."""
-        from ops.drift.kept.store import server_now_ms
+        from ops.clock import server_now_ms
         from ops.drift.lab.sequences import of_last_day
 
         return of_last_day(self.client, self.keys, server_now_ms(self.client))

@@ -9,7 +9,7 @@
     orders              list    what operators asked for and the judge has not taken up; capped
     audit               list    who re-baselined what, when and why, and what was learned; newest
                                 first, capped
-    leader, fence       strings see ops/drift/kept/leader.py
+    leader, fence       strings see ops/leader.py
 
 Everything but `orders` is written by lua/commit.lua, under the leader's fence.
 """
@@ -23,12 +23,12 @@ from typing import Any, cast
 
 import redis
 
-from ops.drift.kept.leader import leader_key
 from ops.drift.kept.store import minutes_between
 from ops.drift.measures.blocks import Block, block_of
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.state import JudgeState
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 from producer.transport.connection import script_text
 

@@ -50,9 +50,3 @@ def minutes_between(
 def read_window(client: redis.Redis, keys: Keys, now_ms: int, hours: int = 24) -> dict[str, int]:
     """The sums of the window; arguments as `read_minutes`. Empty when nothing was scored."""
     return total(sums for _, sums in read_minutes(client, keys, now_ms, hours))
-
-
-def server_now_ms(client: redis.Redis) -> int:
-    """The server's clock, epoch milliseconds."""
-    seconds, microseconds = client.time()
-    return seconds * 1000 + microseconds // 1000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY, PREDICTIONS, N
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.service_rules import Service, service_finding
 from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
 
 _HOUR = 60 // BLOCK_MIN
 #: Sampled requests without which a coverage is no number.

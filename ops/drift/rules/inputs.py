@@ -27,12 +27,12 @@ from ops.drift.measures.statistics import (
     divergence,
     divergence_by_chance,
 )
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.latch import Latch, Seen, advance
 from ops.drift.rules.service_rules import service_finding
 from ops.drift.rules.state import ModelState
 from ops.drift.rules.wording import clock
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
 from workers.shadow.scores import SCORE_BINS
 
 #: Histograms of the inputs, the most telling of topics first.

@@ -10,12 +10,12 @@ from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import BLOCKS_PER_DAY
 from ops.drift.rules import learning
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.inputs import input_drift
 from ops.drift.rules.model_judge import ModelJudge
 from ops.drift.rules.pages import one_page_each
 from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
 
 #: A model without traffic for this long is forgotten.
 _FORGOTTEN_BLOCKS = 8 * BLOCKS_PER_DAY

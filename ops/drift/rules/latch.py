@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 from ops.drift.measures.baseline import Reference
-from ops.drift.rules.findings import Severity
 from ops.drift.settings import JudgeSettings
+from ops.findings import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

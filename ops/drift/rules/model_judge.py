@@ -12,7 +12,6 @@ from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.comparison import Comparison, Window, compare
 from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
 from ops.drift.rules import verdicts as rules
-from ops.drift.rules.findings import Finding, State
 from ops.drift.rules.latch import Latch, Seen, advance
 from ops.drift.rules.state import ModelState
 from ops.drift.rules.wording import (
@@ -24,6 +23,7 @@ from ops.drift.rules.wording import (
     level_values,
 )
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding, State
 
 _Lasts = Callable[[Comparison, JudgeSettings], bool]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ops.drift.measures.blocks import ALL
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.latch import Latch
 from ops.drift.rules.state import ModelState
+from ops.findings import Finding
 
 
 def one_page_each(findings: list[Finding], known: ModelState) -> list[Finding]:

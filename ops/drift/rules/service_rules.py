@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.rules.findings import Finding, Severity, State
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding, Severity, State
 
 _HOUR = 60 // BLOCK_MIN
 #: The frozen set is replayed hourly; a result older than this says nothing about now, minutes.

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.verdicts import Change
+from ops.findings import Finding
 
 Values = dict[str, float | int | str]
 

@@ -17,10 +17,10 @@ from recalibrated import recalibrated
 from amn.model import checkpoint
 from drift.world import ARTIFACTS, KEYS
 from ops.alerts import AlertSettings, apply
-from ops.drift.kept.store import server_now_ms
+from ops.clock import server_now_ms
 from ops.drift.loop import Judge
-from ops.drift.rules.findings import Finding
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
 from producer.settings import ProducerSettings
 from workers.pool.served import identity
 from workers.settings import WorkerSettings

@@ -23,10 +23,10 @@ from ops.alerts.delivery import Delivery
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
 from ops.alerts.sinks.webhook import Webhook
-from ops.drift.kept.leader import leader_key
 from ops.drift.loop import Judge
-from ops.drift.rules.findings import Finding
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
+from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import Arrival, Labels, arrivals, increments, prediction_half, truth_half
 

@@ -13,7 +13,7 @@ from ops.alerts.alert import Alert, fingerprint, louder
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import Silence, silence_of
 from ops.alerts.transitions import step
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
 
 MIN = 60_000
 START = 1_000_000_000_000

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.blocks import ALL, Block, Traffic
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.judge import evaluate
 from ops.drift.rules.state import JudgeState
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
 
 DAY = BLOCKS_PER_DAY
 HOUR = DAY // 24

@@ -10,12 +10,12 @@ import pytest
 from ops.drift.measures.baseline import learn
 from ops.drift.measures.blocks import ALL, Block, Traffic, block_of
 from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.findings import Finding
 from ops.drift.rules.health import monitor_health
 from ops.drift.rules.inputs import input_drift, wander
 from ops.drift.rules.service_rules import Service, canary, objectives
 from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.findings import Finding
 from ops.rules.live import LOST, Live
 from ops.rules.table import conditions
 from workers.shadow.scores import MILLION, Labels

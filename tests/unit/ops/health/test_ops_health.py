@@ -12,7 +12,7 @@ import pytest
 from amn.kernel import bindings as kernel
 from amn.output import strict_json
 from ops.drift.kept.store import read_window
-from ops.drift.rules.findings import Finding
+from ops.findings import Finding
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
 from ops.health.beside import BesideFacts, Failure
 from ops.health.counters import read_counters

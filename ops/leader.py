@@ -36,8 +36,8 @@ class Leadership:
         self.fence = 0
         self._lease_ms = lease_ms
         self._names = [prefix + "leader", prefix + "fence"]
-        self._lead = client.register_script(script_text("ops.drift", "lead"))
-        self._resign = client.register_script(script_text("ops.drift", "resign"))
+        self._lead = client.register_script(script_text("ops", "lead"))
+        self._resign = client.register_script(script_text("ops", "resign"))
 
     def lead(self) -> int:
         """Takes or renews the leadership; returns the fence, or 0 when another judge leads."""
