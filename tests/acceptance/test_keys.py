@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from conftest import Amn, address
+from command import Amn, address
 from numpy.typing import NDArray
 
 from producer import Options, Producer

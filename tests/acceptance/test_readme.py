@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from conftest import ROOT, Amn, wait_until
+from command import ROOT, Amn, wait_until
 from servers import free_port
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Amn, wait_until
+from command import Amn, wait_until
 
 pytestmark = pytest.mark.timeout(180)
 

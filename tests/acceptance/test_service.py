@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from conftest import Amn, address, artifacts, wait_until
+from command import Amn, address, artifacts, wait_until
 from numpy.typing import NDArray
 
 from producer import Producer

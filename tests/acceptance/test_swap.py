@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import redis
 import structlog
-from conftest import ROOT, Amn, address, wait_until
+from command import ROOT, Amn, address, wait_until
 from recalibrated import recalibrated
 
 from amn.bank.build import BankSettings, build_bank
