@@ -18,8 +18,8 @@ from amn.files import check_output
 from producer import BatchHandle, Handle, PartitionedProducer, Producer
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, DIMENSIONS
+from producer.options import Options
 from producer.protocol.checks import checked_context, checked_contexts
-from producer.session.requests import Options
 
 #: Rows of one batch.
 _CHUNK = 128

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from amn.data.arrays import load_npz
 from ops.errors import FileRefused
 from producer.messages import CONTEXT_VECTORS, DIMENSIONS
-from producer.session.requests import Options
+from producer.options import Options
 
 #: Every so many requests one goes to a high-stakes lane, in turn, and one is marked as long.
 HIGH_STAKES_EVERY, LONG_EVERY, LONG_TOKENS = 50, 100, 512

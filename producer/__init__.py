@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from producer.errors import DuplicateRequest, QueueError, QueueFull
 from producer.messages import LANES, BatchReply, Failure, Reply, Request
-from producer.session.requests import Options
+from producer.options import Options
 from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:
-    from producer.aio import AsyncProducer
-    from producer.client import Producer
-    from producer.partitions.producers import AsyncPartitionedProducer, PartitionedProducer
+    from producer.aio import AsyncPartitionedProducer, AsyncProducer
+    from producer.client import PartitionedProducer, Producer
     from producer.session.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 
 __all__ = [
@@ -50,11 +49,11 @@ __all__ = [
 _LAZY = {
     "AsyncBatchHandle": "producer.session.handle",
     "AsyncHandle": "producer.session.handle",
-    "AsyncPartitionedProducer": "producer.partitions.producers",
+    "AsyncPartitionedProducer": "producer.aio",
     "AsyncProducer": "producer.aio",
     "BatchHandle": "producer.session.handle",
     "Handle": "producer.session.handle",
-    "PartitionedProducer": "producer.partitions.producers",
+    "PartitionedProducer": "producer.client",
     "Producer": "producer.client",
 }
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any, Self
 
-from producer.errors import (
-    AuthenticationFailed,
-    Cancelled,
-    ProducerClosed,
-    QueueError,
-    ServerError,
-    ServerUnavailable,
-)
+from producer.errors import QueueError
 from producer.messages import BatchReply, Reply
-from producer.session.calls import checked_statuses
-from producer.session.future import Waiting
+from producer.options import DEFAULT_OPTIONS, Options, options_of, options_of_many
+from producer.session.channel import Channel, run, together
 from producer.session.handle import BatchHandle, Handle
-from producer.session.pending import Pending
 from producer.session.pump import pumped
-from producer.session.readers import ReplyThread
-from producer.session.requests import DEFAULT_OPTIONS, Options, Outgoing, options_of, options_of_many
-from producer.session.session import SHADOW_ENTRIES_MAX, Session, id_of, watch
-from producer.settings import ProducerSettings
-from producer.transport.connection import DRIVER_ERRORS, connect, script_text, translated
-from producer.transport.link import Link, Script
+from producer.session.verbs import Face, Verbs
+from producer.settings import ProducerSettings, settings_of
 
 
 class Producer:
@@ -39,40 +25,49 @@ class Producer:
     Example:
         with Producer() as producer:
             reply = producer.predict(context)  # (5, 768) -> reply.vector (768,)
+
+    Args:
+        partitions: How many the queue has; None for a queue without.
+
+    Attributes:
+        settings: What this producer was told; `queue` is the name without the partition.
+        channels: The I/O with the queue, or with each partition in order.
     """
 
-    def __init__(self, url: str | None = None, *, settings: ProducerSettings | None = None) -> None:
-        self._session = Session(url, settings, Waiting)
-        self._commands = connect(self.settings)
-        self._reader = ReplyThread(self._session)
-        self._submit_script = Script(script_text("producer", "submit"))
-        self._submit = self._submit_script.on(self._commands)
-        self._link, self._link_lock = Link(self._commands), threading.Lock()
-        self._cancel = Script(script_text("producer", "cancel")).on(self._commands)
-        self._closed = False
-        self._start_lock = threading.Lock()
+    _channel: Callable[[ProducerSettings], Any] = Channel
 
-    @property
-    def settings(self) -> ProducerSettings:
-        """What this producer was told."""
-        return self._session.settings
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: ProducerSettings | None = None,
+        partitions: int | None = None,
+    ) -> None:
+        self.settings = settings_of(url, settings)
+        face = Face(
+            channel=self._channel,
+            pause=time.sleep,
+            together=together,
+            handle=Handle,
+            batch_handle=BatchHandle,
+        )
+        self._verbs = Verbs(self.settings, partitions, face, self.cancel)
+        self.channels = self._verbs.channels
 
     @property
     def client_id(self) -> str:
-        """Where its replies go; random."""
-        return self._session.client_id
+        """Where its replies go; random. With partitions, those of the first one."""
+        return self.channels[0].session.client_id
 
     @property
     def in_flight(self) -> int:
         """Requests without their final answer."""
-        return len(self._session.inflight)
+        return sum(len(channel.session.inflight) for channel in self.channels)
 
     @property
     def stray_replies(self) -> int:
         """Final answers that nobody waited for; 0 in a healthy system."""
-        return self._session.inflight.stray
-
-    # -- life ---------------------------------------------------------------------------------
+        return sum(channel.session.inflight.stray for channel in self.channels)
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,42 +79,20 @@ class Producer:
     def start(self) -> None:
         """Checks the server and starts the reply reader. `submit` calls it when you did not.
 
+        A partition that is away is tried again when it is needed.
+
         Raises:
-            ServerUnavailable, AuthenticationFailed: The server cannot be used.
+            ServerUnavailable, AuthenticationFailed: The server, or every partition's, cannot be used.
             ProducerClosed: This producer was closed, or made before a fork.
         """
-        self._check_open()
-        if self._reader.started:
-            return
-        with self._start_lock:
-            self._check_open()
-            if not self._reader.started:
-                asked_at_s = self._session.clock.asks()
-                with suppress(
-                    AuthenticationFailed
-                ):  # a user may be without this right, and works all the same
-                    self._session.clock.measured(asked_at_s, self._call(self._commands.time))
-                # One read of what is to be read from now on: says more than that somebody is there.
-                self._call(lambda: self._commands.xread({self._session.cursor.stream: "0-0"}, count=1))
-                self._reader.start()
+        run(self._verbs.start())
 
     def close(self) -> None:
         """Stops reading; whoever still waits gets ProducerClosed. Idempotent.
 
         In the child of a fork there is nothing to close: its copies of the connections are gone already.
         """
-        if self._session.elsewhere:
-            return
-        with self._start_lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._reader.stop(self._commands)
-        self._session.close("the producer was closed before the answer came")
-        self._link.close()
-        self._commands.close()
-
-    # -- requests -----------------------------------------------------------------------------
+        run(self._verbs.close())
 
     def submit(
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
@@ -142,7 +115,7 @@ class Producer:
             ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
                 server may have got the request; the same `request_id` again is safe.
         """
-        return self.submit_many([context], block=block, options=options_of(options, fields))[0]
+        return run(self._verbs.submit(context, options_of(options, fields), block))
 
     def submit_many(
         self,
@@ -151,23 +124,16 @@ class Producer:
         block: bool = False,
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[Handle]:
-        """Sends several contexts, 256 in a round trip.
+        """Sends several contexts, 256 in a round trip; a wrong one refuses all.
 
         A `request_id` that is in flight shares the answer of the first request; one that was used
         within `settings.seen_window_ms` gives a handle whose result is DuplicateRequest.
 
         Raises:
-            As `submit`. On QueueFull some requests may have been accepted: their handles are
-            in the error's `accepted`, in order.
+            QueueError: Any error of `submit`. Some requests may have been accepted: their handles are in
+                the error's `accepted`, in order; with partitions, those of the whole ones first.
         """
-        self._measure()
-        outgoing = self._session.prepare_all(contexts, options)
-        try:
-            pending = self._deliver(outgoing, block=block)
-            return [self._handle(item, answer) for item, answer in zip(outgoing, pending, strict=True)]
-        except QueueError as error:
-            error.accepted = [self._handle(outgoing[i], pending) for i, pending in error.accepted]
-            raise
+        return run(self._verbs.submit_many(contexts, options, block))
 
     def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
@@ -180,9 +146,9 @@ class Producer:
 
         A request that fails yields its error in place of an answer; the others go on. At most
         `in_flight` requests wait at once, so that the iterable may be longer than memory; they go out
-        in calls of half as many, and of at most 64, or fewer when the iterable is slow. It is asked for
-        more in this thread, and answers that come meanwhile are yielded after that. When it raises, so
-        does this, after the answers to what it gave.
+        in calls of half as many, and of at most 64, or fewer when the iterable is slow; partitions take
+        turns. It is asked for more in this thread, and answers that come meanwhile are yielded after that.
+        When it raises, so does this, after the answers to what it gave.
 
         Args:
             contexts: Each as `submit` takes it.
@@ -194,7 +160,9 @@ class Producer:
         """
         options = options_of_many(options)
         self.start()
-        return pumped(contexts, in_flight, lambda chunk, put: self.submit_chunk(chunk, options, put))
+        return pumped(
+            contexts, in_flight, lambda chunk, put: run(self._verbs.submit_chunk(chunk, options, put))
+        )
 
     def submit_batch(
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
@@ -209,12 +177,10 @@ class Producer:
             block, options: As `submit`; without `sequence` and `position`.
 
         Raises:
-            As `submit`; the text of an InvalidRequest begins with the number of the context.
+            QueueError: Any error of `submit`; the text of an InvalidRequest begins with the number of
+                the context.
         """
-        self._measure()
-        item = self._session.prepare_batch(contexts, options_of(options, fields))
-        [pending] = self._deliver([item], block=block)
-        return BatchHandle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)
+        return run(self._verbs.submit_batch(contexts, options_of(options, fields), block))
 
     def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
         """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""
@@ -234,12 +200,7 @@ class Producer:
         Raises:
             ServerUnavailable, ProducerClosed: It may, or may not, have been taken back.
         """
-        request_id = id_of(request)
-        keys, arguments = self._session.cancel_call(request_id)
-        if self._call_twice(lambda: self._cancel(keys, arguments)) != 1:
-            return False
-        self._session.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
-        return True
+        return run(self._verbs.cancel(request))
 
     def report_truth(self, request: Handle | str, vector: Any) -> bool:
         """Reports the true next vector of an earlier request, for the shadow evaluation.
@@ -254,87 +215,22 @@ class Producer:
         Raises:
             BadShape, NotFinite, BadNorm: The vector breaks the contract.
         """
-        entry: Any = self._session.truth_entry(request, vector)
-        if entry is None:
-            return False
-        truths = self._session.keys.truths
-        self._call_twice(
-            lambda: self._commands.xadd(truths, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
-        )
-        return True
+        return run(self._verbs.report_truth(request, vector))
 
-    # -- I/O ----------------------------------------------------------------------------------
 
-    def _call(self, command: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return command(*arguments)
-        except DRIVER_ERRORS as error:
-            raise translated(error, self.settings.url) from error
+class PartitionedProducer(Producer):
+    """A `Producer` of a queue of several partitions, whose number must be given.
 
-    def _call_twice(self, command: Callable[..., Any], *arguments: Any) -> Any:
-        """A connection that broke while idle is noticed only by the next command on it."""
-        self._check_open()
-        try:
-            return self._call(command, *arguments)
-        except ServerUnavailable:
-            self._check_open()  # it may have been closed meanwhile
-            return self._call(command, *arguments)
+    Limits, such as `entries_max` and `in_flight_max`, are each partition's own. A partition whose
+    node is away fails its own requests only; none is sent to another one, where it might run twice.
+    `predict_many` waits for such a node, as `submit` does with `block`, and the stream with it.
 
-    def _check_open(self) -> None:
-        self._session.check_process()
-        if self._closed:
-            raise ProducerClosed("this producer is closed; make a new one")
+    Example:
+        with PartitionedProducer("redis+cluster://a:6379,b:6379", partitions=6) as producer:
+            reply = producer.predict(context)
+    """
 
-    def _measure(self) -> None:
-        """Starts, so that the first request too is stamped by the server's clock; an outage shows later."""
-        if not self._session.clock.known:
-            with suppress(ServerError):
-                self.start()
-
-    def _deliver(self, outgoing: Sequence[Outgoing], *, block: bool) -> list[Any]:
-        """Takes the requests into the queue; returns their pending answers."""
-        with self._session.delivery(outgoing, block=block) as delivery:
-            while not delivery.done:
-                try:
-                    self.start()
-                    batch = delivery.batch()
-                    pause_ms = delivery.landed(self._send(batch) if batch else [])
-                except ServerError as error:
-                    pause_ms = delivery.failed(error)
-                if pause_ms:
-                    time.sleep(pause_ms / 1000)
-            return delivery.pending
-
-    def _send(self, batch: Sequence[Outgoing]) -> list[int]:
-        if self._link_lock.acquire(blocking=False):
-            try:
-                words = self._session.submit_words(batch)
-                found = self._call_twice(self._link.run_words, self._submit_script, words)
-                return checked_statuses(found, len(batch))
-            except ServerUnavailable:
-                self._link.close()  # what comes next on it may be the answer to this call
-                raise
-            finally:
-                self._link_lock.release()
-        # Another thread is using the link: take a connection of the pool.
-        found = self._call(self._submit, *self._session.submit_call(batch))
-        return checked_statuses(found, len(batch))
-
-    def _handle(self, item: Outgoing, pending: Pending) -> Handle:
-        return Handle(pending, self.settings.result_timeout_ms, self.cancel, item.deadline_ms)
-
-    def submit_chunk(
-        self, chunk: Sequence[tuple[int, Any]], options: Options, put: Callable[[Any], None]
+    def __init__(
+        self, url: str | None = None, *, partitions: int, settings: ProducerSettings | None = None
     ) -> None:
-        """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
-        indices, outgoing, refused = self._session.prepare_each(chunk, options)
-        for item in refused:
-            put(item)
-        try:
-            accepted = list(enumerate(self._deliver(outgoing, block=True)))
-        except QueueError as error:
-            accepted = list(error.accepted)
-            for i in set(range(len(indices))) - {i for i, _ in accepted}:
-                put((indices[i], error))
-        for i, answer in accepted:
-            watch(answer, indices[i], put)
+        super().__init__(url, settings=settings, partitions=partitions)

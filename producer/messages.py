@@ -15,6 +15,11 @@ CONTEXT_SHAPE = (CONTEXT_VECTORS, DIMENSIONS)
 #: Contexts in one message.
 BATCH_CONTEXTS_MAX = 256
 NORM_TOLERANCE = 1e-3
+PAYLOAD_BYTES_MAX = 64 * 1024
+#: Limit of a batch: 256 float32 contexts, and room for the other fields.
+BATCH_BYTES_MAX = 4 * 1024**2
+#: A text field longer than this is not a name any more.
+TEXT_LENGTH_MAX = 512
 
 DEFAULT_ENCODER = "all-mpnet-base-v2/mean/l2"
 DEFAULT_LANE = "general"

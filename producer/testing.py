@@ -3,43 +3,41 @@
     def test_my_service():
         with FakeProducer(lambda request: request.context[-1]) as producer:
             assert my_service(producer, context) == ...
-        assert producer.session.requests[0].lane == "narrative"
+        assert producer.requests[0].lane == "narrative"
 
-It checks contexts and options as the real one does, sends nothing, and answers at once. For asyncio
-code, `AsyncFakeProducer` has the same verbs to be awaited.
+It is the real producer over a queue in memory: it checks contexts and options, sends nothing, and has each
+answer at once. For asyncio code, `AsyncFakeProducer` has the same verbs to be awaited.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from producer.errors import InvalidRequest, QueueError
+from producer.aio import AsyncProducer
+from producer.client import Producer
+from producer.errors import QueueError
 from producer.messages import BatchReply, Reply, Request
+from producer.options import DEFAULT_OPTIONS, Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
-from producer.session.handle import AsyncBatchHandle, AsyncHandle, BaseHandle, BatchHandle, Handle
-from producer.session.pending import Pending
+from producer.session.channel import run, together
+from producer.session.future import ThreadFuture
+from producer.session.handle import BaseHandle
+from producer.session.pending import FutureLike
 from producer.session.pump import chunk_size
-from producer.session.requests import (
-    DEFAULT_OPTIONS,
-    Options,
-    Outgoing,
-    options_of,
-    options_of_many,
-    prepare,
-    prepare_batch,
-)
-from producer.session.session import each_of, id_of
+from producer.session.requests import Outgoing
+from producer.session.session import Session, id_of
+from producer.session.verbs import T, Verb
 from producer.settings import ProducerSettings
 
-#: Gives the answer to a request: a vector (768,), a whole reply, or an error to be raised by the handle.
-Answer = Callable[[Request], "Reply | QueueError | NDArray[Any]"]
+#: Makes the answer to a request: a vector (768,), a whole reply, or an error to be raised by the handle.
+Answerer = Callable[[Request], "Reply | QueueError | NDArray[Any]"]
 
 
 def last_vector(request: Request) -> NDArray[Any]:
@@ -47,28 +45,27 @@ def last_vector(request: Request) -> NDArray[Any]:
     return np.asarray(request.context[-1])
 
 
-class FakeProducer:
-    """Stands in for `Producer`.
+class MemoryChannel:
+    """The queue of a fake: it answers each request in the moment that it is sent.
 
     Attributes:
         requests: Every request, in order.
-        truths: Reported true vectors by request id.
-        client_id, in_flight, stray_replies: As of a `Producer` that has all its answers.
+        truths: Reported true vectors by request id, whether or not the request would be sampled.
     """
 
-    client_id, in_flight, stray_replies = "fake", 0, 0
+    started = True
 
-    def __init__(self, answer: Answer = last_vector, *, settings: ProducerSettings | None = None) -> None:
-        self.settings = settings or ProducerSettings()
+    def __init__(
+        self, settings: ProducerSettings, make_future: Callable[[], FutureLike], answer: Answerer
+    ) -> None:
+        self.session = Session(settings, make_future)
+        self.session.client_id = "fake"
         self.requests: list[Request] = []
         self.truths: dict[str, NDArray[np.float32]] = {}
         self._answer = answer
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def check_open(self) -> None:
+        """A fake is always open."""
 
     def start(self) -> None:
         """Nothing to be done."""
@@ -76,168 +73,107 @@ class FakeProducer:
     def close(self) -> None:
         """Nothing to be done."""
 
-    def submit(
-        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
-    ) -> Handle:
-        """As `Producer.submit`; the answer is there at once."""
-        return self._answered(prepare(context, options_of(options, fields), self.client_id, self.settings))
+    def send(self, requests: Sequence[Outgoing]) -> list[int]:
+        """Answers the requests; a batch gets each context's answer as a request of its own would."""
+        for item in requests:
+            request = wire.decode_request(item.payload, batches=item.batched)
+            self.requests.append(request)
+            answered = self._batch(request) if item.batched else self._outcome(request)
+            self.session.inflight.settle(item.id, answered)
+        return [1] * len(requests)
 
-    def _answered(self, outgoing: Outgoing) -> Handle:
-        request = wire.decode_request(outgoing.payload)
-        self.requests.append(request)
-        pending = Pending(outgoing, Future)
-        pending.settle(_outcome(request, self._answer(request)))
-        return Handle(pending, 0, self.cancel)
+    def cancel(self, request_id: str) -> int:
+        """Too late, always: the answer is there at once."""
+        return 0
 
-    def submit_many(
-        self,
-        contexts: Sequence[Any],
-        *,
-        block: bool = False,
-        options: Sequence[Options] | Options = DEFAULT_OPTIONS,
-    ) -> list[Handle]:
-        """As `Producer.submit_many`."""
-        each = [options] * len(contexts) if isinstance(options, Options) else options
-        if len(each) != len(contexts):
-            raise InvalidRequest(f"{len(contexts)} contexts, but {len(each)} options; send one for each")
-        pairs = zip(contexts, each, strict=True)
-        outgoing = [prepare(context, option, self.client_id, self.settings) for context, option in pairs]
-        return [self._answered(item) for item in outgoing]
+    def report(self, request: BaseHandle | str, vector: Any) -> bool:
+        """Keeps the vector in `truths`."""
+        self.truths[id_of(request)] = checked_vector(vector)
+        return True
 
-    def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
-        """As `Producer.predict`."""
-        return self.submit(context, **fields).result()
-
-    def predict_many(
-        self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
-    ) -> Iterator[tuple[int, Reply | QueueError]]:
-        """As `Producer.predict_many`, in order."""
-        chunk_size(in_flight)  # these two refuse what the real one refuses
-        options = options_of_many(options)
-        for index, context in enumerate(contexts):
-            try:
-                yield index, self.predict(context, options=options)
-            except QueueError as error:
-                yield index, error
-
-    def submit_batch(
-        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
-    ) -> BatchHandle:
-        """As `Producer.submit_batch`; each context is answered as a request of its own would be."""
-        outgoing = prepare_batch(contexts, options_of(options, fields), self.client_id, self.settings)
-        request = wire.decode_request(outgoing.payload, batches=True)
-        self.requests.append(request)
-        pending = Pending(outgoing, Future)
-        pending.settle(self._batch(request))
-        return BatchHandle(pending, 0, self.cancel)
-
-    def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
-        """As `Producer.predict_batch`."""
-        return self.submit_batch(contexts, **fields).result()
+    def _outcome(self, request: Request) -> Reply | QueueError:
+        answer = self._answer(request)
+        if isinstance(answer, QueueError):
+            return answer
+        if isinstance(answer, Reply):
+            return replace(answer, id=request.id)
+        return Reply(id=request.id, vector=checked_vector(answer), confidence=1.0, margin=1.0)
 
     def _batch(self, request: Request) -> BatchReply | QueueError:
         replies = []
         for context in request.context:
-            outcome = _outcome(request, self._answer(replace(request, context=context)))
+            outcome = self._outcome(replace(request, context=context))
             if isinstance(outcome, QueueError):
                 return outcome
             replies.append(outcome)
         return _joined(request.id, replies)
 
-    def cancel(self, request: BaseHandle | str) -> bool:
-        """Too late, always: the answer is there at once."""
-        return False
 
-    def report_truth(self, request: BaseHandle | str, vector: Any) -> bool:
-        """Keeps the vector in `truths`, whether or not the request would be sampled."""
-        self.truths[id_of(request)] = checked_vector(vector)
-        return True
+async def _run_at_once(verb: Verb[T]) -> T:
+    return run(verb)
 
 
-class AsyncFakeProducer:
-    """Stands in for `AsyncProducer`; arguments as there.
+class FakeProducer(Producer):
+    """Stands in for `Producer`.
 
     Attributes:
-        fake: The synchronous one behind it, with `requests` and `truths`.
-        client_id, in_flight, stray_replies: As of an `AsyncProducer` that has all its answers.
+        requests, truths: See `MemoryChannel`.
     """
 
-    client_id, in_flight, stray_replies = FakeProducer.client_id, 0, 0
+    def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
+        self._channel = lambda settings: MemoryChannel(settings, ThreadFuture, answer)
+        super().__init__(settings=settings or ProducerSettings())
+        memory: Any = self.channels[0]
+        self.requests: list[Request] = memory.requests
+        self.truths: dict[str, NDArray[np.float32]] = memory.truths
 
-    def __init__(self, answer: Answer = last_vector, *, settings: ProducerSettings | None = None) -> None:
-        self.fake = FakeProducer(answer, settings=settings)
+    def predict_many(
+        self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
+    ) -> Iterator[tuple[int, Reply | QueueError]]:
+        """Yields as `Producer.predict_many`, in order."""
+        return super().predict_many(contexts, in_flight=min(chunk_size(in_flight), 1), options=options)
 
-    async def __aenter__(self) -> Self:
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+class AsyncFakeProducer(AsyncProducer):
+    """Stands in for `AsyncProducer`.
 
-    @property
-    def settings(self) -> ProducerSettings:
-        """What it was told."""
-        return self.fake.settings
+    Attributes:
+        requests, truths: See `MemoryChannel`.
+        fake: The queue in memory, which has both as well.
+    """
 
-    async def start(self) -> None:
-        """Nothing to be done."""
+    _run = staticmethod(_run_at_once)
+    _together = staticmethod(together)
 
-    async def close(self) -> None:
-        """Nothing to be done."""
+    def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
+        def make_future() -> FutureLike:
+            return asyncio.get_running_loop().create_future()
 
-    async def submit(self, context: Any, **how: Any) -> AsyncHandle:
-        """As `AsyncProducer.submit`; the answer is there at once."""
-        return AsyncHandle(self.fake.submit(context, **how)._pending, 0, self.cancel)
+        self._channel = lambda settings: MemoryChannel(settings, make_future, answer)
+        super().__init__(settings=settings or ProducerSettings())
+        memory: Any = self.channels[0]
+        self.requests: list[Request] = memory.requests
+        self.truths: dict[str, NDArray[np.float32]] = memory.truths
+        self.fake: MemoryChannel = memory
 
-    async def submit_many(self, contexts: Sequence[Any], **how: Any) -> list[AsyncHandle]:
-        """As `AsyncProducer.submit_many`."""
-        handles = self.fake.submit_many(contexts, **how)
-        return [AsyncHandle(handle._pending, 0, self.cancel) for handle in handles]
-
-    async def predict(self, context: Any, **how: Any) -> Reply:
-        """As `AsyncProducer.predict`."""
-        return self.fake.predict(context, **how)
-
-    async def predict_many(
-        self, contexts: Iterable[Any] | AsyncIterable[Any], **how: Any
+    def predict_many(
+        self,
+        contexts: Iterable[Any] | AsyncIterable[Any],
+        *,
+        in_flight: int = 1024,
+        options: Options = DEFAULT_OPTIONS,
     ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
-        """As `AsyncProducer.predict_many`, in order."""
-        index = 0
-        async for context in each_of(contexts):
-            for _, answer in self.fake.predict_many([context], **how):
-                yield index, answer
-            index += 1
-
-    async def submit_batch(self, contexts: Any, **how: Any) -> AsyncBatchHandle:
-        """As `AsyncProducer.submit_batch`."""
-        return AsyncBatchHandle(self.fake.submit_batch(contexts, **how)._pending, 0, self.cancel)
-
-    async def predict_batch(self, contexts: Any, **how: Any) -> BatchReply:
-        """As `AsyncProducer.predict_batch`."""
-        return self.fake.predict_batch(contexts, **how)
-
-    async def cancel(self, request: BaseHandle | str) -> bool:
-        """Too late, always: the answer is there at once."""
-        return False
-
-    async def report_truth(self, request: BaseHandle | str, vector: Any) -> bool:
-        """As `FakeProducer.report_truth`."""
-        return self.fake.report_truth(request, vector)
-
-
-def _outcome(request: Request, answer: Reply | QueueError | NDArray[Any]) -> Reply | QueueError:
-    if isinstance(answer, QueueError):
-        return answer
-    if isinstance(answer, Reply):
-        return replace(answer, id=request.id)
-    return Reply(id=request.id, vector=checked_vector(answer), confidence=1.0, margin=1.0)
+        """Yields as `AsyncProducer.predict_many`, in order."""
+        return super().predict_many(contexts, in_flight=min(chunk_size(in_flight), 1), options=options)
 
 
 def _joined(request_id: str, replies: Sequence[Reply]) -> BatchReply:
-    """What the rows' replies say, as the answer to their batch; nothing of a fallback's."""
+    """The replies of the rows as the answer to their batch, without what a fallback would add."""
     rules = tuple(dict.fromkeys(rule for reply in replies for rule in reply.reasons))
     sheds = tuple(dict.fromkeys(reply.shed for reply in replies if reply.shed))
     bits = [sum(1 << rules.index(rule) for rule in reply.reasons) for reply in replies]
     codes = [1 + sheds.index(reply.shed) if reply.shed else 0 for reply in replies]
+    first = replies[0]
     return BatchReply(
         id=request_id,
         vectors=np.stack([reply.vector for reply in replies]),
@@ -248,8 +184,8 @@ def _joined(request_id: str, replies: Sequence[Reply]) -> BatchReply:
         fired=np.array(bits, np.uint8),
         sheds=sheds,
         shed=np.array(codes, np.uint8),
-        served_by=replies[0].served_by,
-        model=replies[0].model,
-        bank=replies[0].bank,
-        policy=replies[0].policy,
+        served_by=first.served_by,
+        model=first.model,
+        bank=first.bank,
+        policy=first.policy,
     )

@@ -11,7 +11,7 @@ from ops import console
 from ops.acl import CLIENT_ROLES, ROLES, acl_line
 from ops.commands import options
 from ops.errors import AclRefused
-from producer.partitions.spread import partition_queues
+from producer.partitions import partition_queues
 
 _VARIABLE = "AMN_ACL_PASSWORD"
 

@@ -13,7 +13,7 @@ import redis
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
-from producer.partitions.spread import PARTITIONS_MAX
+from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors

@@ -22,7 +22,7 @@ from ops.run.traffic import Traffic, TrafficSettings
 from ops.sample import Sample
 from producer import Producer
 from producer.keys import Keys
-from producer.session.requests import Options
+from producer.options import Options
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 

@@ -28,7 +28,7 @@ for level = 1, 3 do
   if held then
     local waiting = tonumber(try('XLEN', KEYS[level])) or 0
     entries = entries + waiting
-    -- An empty stream holds no bytes, and no entry more than BATCH_BYTES_MAX (producer/protocol/wire.py),
+    -- An empty stream holds no bytes, and no entry more than BATCH_BYTES_MAX (producer/messages.py),
     -- whatever its counter says: any producer can write to it, and none can close the queue so.
     bytes = bytes + math.min(math.max(0, tonumber(held) or 0), waiting * 4194304)
   end

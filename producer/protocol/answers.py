@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.messages import Reply
-from producer.protocol.wire import WIRE_VERSION, pack
+from producer.protocol.maps import WIRE_VERSION, pack
 
 #: Fields of an answer that differ from request to request.
 _ANSWER_FIELDS = 8

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from producer.errors import ProducerClosed
-from producer.session.delivery import SEND_BYTES_MAX, SEND_COUNT_MAX
 from producer.session.requests import Outgoing
+from producer.session.submission import SEND_BYTES_MAX, SEND_COUNT_MAX
 
 Send = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
 

@@ -15,11 +15,11 @@ def forked() -> None:
     _LOCK = threading.Lock()
 
 
-class Waiting:
-    """As much of `concurrent.futures.Future` as an answer needs, at a third of its cost.
+class ThreadFuture:
+    """The part of `concurrent.futures.Future` that an answer needs, at a third of its cost.
 
-    That one makes a condition for each, whose waiters make a lock each; here one lock, held until the
-    outcome is there, is what they wait at. The first outcome counts.
+    That one makes a condition for each, whose waiters make a lock each; here all wait at one lock, which
+    is held until the outcome is there. The first outcome counts.
     """
 
     __slots__ = ("_callbacks", "_done", "_error", "_gate", "_result")
@@ -30,7 +30,7 @@ class Waiting:
         self._done = False
         self._result: Any = None
         self._error: BaseException | None = None
-        self._callbacks: list[Callable[[Waiting], object]] = []
+        self._callbacks: list[Callable[[ThreadFuture], object]] = []
 
     def done(self) -> bool:
         """Whether it has its outcome."""
@@ -63,7 +63,7 @@ class Waiting:
             raise self._error
         return self._result
 
-    def add_done_callback(self, callback: Callable[[Waiting], object]) -> None:
+    def add_done_callback(self, callback: Callable[[ThreadFuture], object]) -> None:
         """Calls it with this future: now, or in the thread that brings the outcome."""
         with _LOCK:
             if not self._done:

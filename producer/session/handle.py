@@ -1,4 +1,4 @@
-"""What a caller holds of a request in flight; one class for each of the two producers."""
+"""The handles of requests in flight, which block a thread or are awaited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from producer.errors import InvalidRequest, ProducerClosed, ResultTimeout
 from producer.messages import BatchReply, Reply
-from producer.session.future import Waiting
 from producer.session.pending import Pending
 
 #: Added to a deadline when the caller waits for the named failure of a late request.
@@ -25,18 +24,15 @@ class BaseHandle:
 
     Attributes:
         id: The request id.
-        sample_key: What the shadow sampling hashes (see `producer.sampling`).
+        sample_key: The text that the shadow sampling hashes (see `producer.sampling`).
     """
 
-    __slots__ = ("_cancel", "_deadline_ms", "_pending", "_wait_ms", "id", "sample_key")
+    __slots__ = ("_cancel", "_pending", "_wait_ms", "id", "sample_key")
 
-    def __init__(
-        self, pending: Pending, wait_ms: float, cancel: Callable[[str], Any], deadline_ms: float = 0.0
-    ) -> None:
+    def __init__(self, pending: Pending, wait_ms: float, cancel: Callable[[str], Any]) -> None:
         self._pending = pending
         self._wait_ms = wait_ms
         self._cancel = cancel
-        self._deadline_ms = deadline_ms
         self.id = pending.id
         self.sample_key = pending.sample_key
 
@@ -66,7 +62,8 @@ class BaseHandle:
     def _limit_ms(self, timeout_ms: float | None) -> float:
         if timeout_ms is None:
             waited_ms = (time.perf_counter() - self._pending.started_at_s) * 1000
-            left_ms = self._deadline_ms + GRACE_MS - waited_ms if self._deadline_ms else self._wait_ms
+            deadline_ms = self._pending.deadline_ms
+            left_ms = deadline_ms + GRACE_MS - waited_ms if deadline_ms else self._wait_ms
             return min(max(left_ms, 0.0), _WAIT_MS_MAX)
         number = isinstance(timeout_ms, Real) and not isinstance(timeout_ms, bool)
         limit_ms = float(min(max(timeout_ms, 0.0), _WAIT_MS_MAX)) if number else math.nan
@@ -79,23 +76,26 @@ class BaseHandle:
             f"no answer to request {self.id} within {limit_ms:.6g} ms; is a worker running? (`amn doctor`)"
         )
 
-
-class _Blocking(BaseHandle):
-    __slots__ = ()
-
-    def cancel(self) -> bool:
-        """Takes the request back, as `Producer.cancel`."""
-        return bool(self._cancel(self.id))
-
     def _wait(self, future: Any, timeout_ms: float | None) -> Any:
         limit_ms = self._limit_ms(timeout_ms)
         try:
-            return cast(Waiting, future).result(limit_ms / 1000)
+            return future.result(limit_ms / 1000)
         except TimeoutError:
             raise self._timed_out(limit_ms) from None
 
+    async def _wait_async(self, future: Any, timeout_ms: float | None) -> Any:
+        limit_ms = self._limit_ms(timeout_ms)
+        if not future.done():
+            if future.get_loop() is not asyncio.get_running_loop():
+                raise ProducerClosed(f"request {self.id} was sent in another event loop; wait for it there")
+            # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
+            await asyncio.wait((future,), timeout=limit_ms / 1000)
+        if not future.done():
+            raise self._timed_out(limit_ms)
+        return future.result()
 
-class Handle(_Blocking):
+
+class Handle(BaseHandle):
     """A request of a `Producer`; its methods block the calling thread."""
 
     __slots__ = ()
@@ -117,63 +117,40 @@ class Handle(_Blocking):
         """Waits for the first answer: the provisional one if it was asked for, else the final."""
         return cast(Reply, self._wait(self._pending.first, timeout_ms))
 
+    def cancel(self) -> bool:
+        """Takes the request back, as `Producer.cancel`."""
+        return bool(self._cancel(self.id))
 
-class BatchHandle(_Blocking):
-    """As `Handle`, of a batch."""
+
+class BatchHandle(Handle):
+    """A batch of a `Producer`, whose answers are of type `BatchReply`."""
 
     __slots__ = ()
-
-    def result(self, timeout_ms: float | None = None) -> BatchReply:
-        """As `Handle.result`."""
-        return cast(BatchReply, self._wait(self._pending.final, timeout_ms))
-
-    def first(self, timeout_ms: float | None = None) -> BatchReply:
-        """As `Handle.first`."""
-        return cast(BatchReply, self._wait(self._pending.first, timeout_ms))
+    result: Callable[..., BatchReply]  # type: ignore[assignment]
+    first: Callable[..., BatchReply]  # type: ignore[assignment]
 
 
-class _Awaited(BaseHandle):
-    __slots__ = ()
-
-    async def cancel(self) -> bool:
-        """As `Handle.cancel`."""
-        return await cast("Awaitable[bool]", self._cancel(self.id))
-
-    async def _wait(self, future: Any, timeout_ms: float | None) -> Any:
-        waiter, limit_ms = cast("asyncio.Future[Any]", future), self._limit_ms(timeout_ms)
-        if not waiter.done():
-            if waiter.get_loop() is not asyncio.get_running_loop():
-                raise ProducerClosed(f"request {self.id} was sent in another event loop; wait for it there")
-            # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
-            await asyncio.wait((waiter,), timeout=limit_ms / 1000)
-        if not waiter.done():
-            raise self._timed_out(limit_ms)
-        return waiter.result()
-
-
-class AsyncHandle(_Awaited):
-    """A request of an `AsyncProducer`; the same methods, to be awaited."""
+class AsyncHandle(BaseHandle):
+    """A request of an `AsyncProducer`; the methods of `Handle`, to be awaited."""
 
     __slots__ = ()
 
     async def result(self, timeout_ms: float | None = None) -> Reply:
-        """As `Handle.result`. Cancelling the waiting task leaves the request in flight."""
-        return cast(Reply, await self._wait(self._pending.final, timeout_ms))
+        """Waits as `Handle.result`. Cancelling the waiting task leaves the request in flight."""
+        return cast(Reply, await self._wait_async(self._pending.final, timeout_ms))
 
     async def first(self, timeout_ms: float | None = None) -> Reply:
-        """As `Handle.first`."""
-        return cast(Reply, await self._wait(self._pending.first, timeout_ms))
+        """Waits as `Handle.first`."""
+        return cast(Reply, await self._wait_async(self._pending.first, timeout_ms))
+
+    async def cancel(self) -> bool:
+        """Takes the request back, as `Producer.cancel`."""
+        return bool(await self._cancel(self.id))
 
 
-class AsyncBatchHandle(_Awaited):
-    """As `AsyncHandle`, of a batch."""
+class AsyncBatchHandle(AsyncHandle):
+    """A batch of an `AsyncProducer`, whose answers are of type `BatchReply`."""
 
     __slots__ = ()
-
-    async def result(self, timeout_ms: float | None = None) -> BatchReply:
-        """As `Handle.result`."""
-        return cast(BatchReply, await self._wait(self._pending.final, timeout_ms))
-
-    async def first(self, timeout_ms: float | None = None) -> BatchReply:
-        """As `Handle.first`."""
-        return cast(BatchReply, await self._wait(self._pending.first, timeout_ms))
+    result: Callable[..., Awaitable[BatchReply]]  # type: ignore[assignment]
+    first: Callable[..., Awaitable[BatchReply]]  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""The requests that wait for their answers. No I/O: both producers feed it reply bytes."""
+"""The requests that wait for their answers, without I/O: the reply readers feed it bytes."""
 
 from __future__ import annotations
 
@@ -136,14 +136,15 @@ class Inflight:
             WireError: Bytes that no worker of this version sends, or not to this request.
         """
         message = wire.decode_reply(payload)
-        if not isinstance(message, Failure):
+        outcome = message if not isinstance(message, Failure) else _error_of(message)
+        if not isinstance(outcome, QueueError):
             waits = self._pending.get(message.id)
-            if waits is not None and not waits.fits(message):
+            if waits is not None and not waits.fits(outcome):
                 raise WireError(f"request {message.id} got an answer to another number of contexts")
-            if message.provisional:
+            if outcome.provisional:
                 # One that the final answer has overtaken is dropped: that is no second answer.
                 if waits is not None:
-                    waits.settle(message)
+                    waits.settle(outcome)
                 return
         with self._lock:
             pending = self._take(message.id)
@@ -154,9 +155,9 @@ class Inflight:
                 _remember(self._answered, message.id, self._clock_s(), REMEMBERED_MAX)
             if pending is None and message.id in self._given_up:
                 del self._given_up[message.id]
-                _remember(self._kept, message.id, outcome_of(message), KEPT_MAX)
+                _remember(self._kept, message.id, outcome, KEPT_MAX)
         if pending is not None:
-            pending.settle(outcome_of(message))
+            pending.settle(outcome)
 
     def got_in(self, pending: Iterable[Pending]) -> None:
         """Notes that the server has them: from now on they can be lost."""
@@ -226,8 +227,5 @@ def _remember(table: OrderedDict[str, Any], request_id: str, value: object, limi
         table.popitem(last=False)
 
 
-def outcome_of(message: Answer | Failure) -> Answer | QueueError:
-    """The error that a failure names, or the reply itself."""
-    if isinstance(message, Failure):
-        return error_from_code(message.code, message.message, retryable=message.retryable)
-    return message
+def _error_of(failure: Failure) -> QueueError:
+    return error_from_code(failure.code, failure.message, retryable=failure.retryable)

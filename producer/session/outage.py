@@ -11,24 +11,28 @@ PAUSE_MS_MIN, PAUSE_MS_MAX = 20.0, 1_000.0
 
 
 class Outage:
-    """Logs the beginning and the end of an outage of one activity, and nothing between."""
+    """Logs the beginning and the end of an outage of one activity, and nothing between.
+
+    Attributes:
+        lasts: Whether one was noted that is not over.
+    """
 
     def __init__(self, activity: str, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._activity = activity
         self._clock_s = clock_s
-        self._began_at_s: float | None = None
+        self.lasts, self._began_at_s = False, 0.0
 
     def failed(self, error: Exception) -> None:
         """Notes a failure."""
-        if self._began_at_s is None:
-            self._began_at_s = self._clock_s()
+        if not self.lasts:
+            self.lasts, self._began_at_s = True, self._clock_s()
             _LOG.warning("%s_waits_for_server: %s", self._activity, error)
 
     def over(self) -> None:
         """Notes a success."""
-        if self._began_at_s is not None:
+        if self.lasts:
             lasted_ms = (self._clock_s() - self._began_at_s) * 1000
-            self._began_at_s = None
+            self.lasts = False
             _LOG.warning("%s_resumed: after %.0f ms", self._activity, lasted_ms)
 
 
@@ -39,12 +43,12 @@ class Backoff:
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
-        self.reset()
+        self._first_at_s: float | None = None
+        self._pause_ms = PAUSE_MS_MIN
 
     def reset(self) -> None:
         """Notes a success."""
-        self._first_at_s: float | None = None
-        self._pause_ms = PAUSE_MS_MIN
+        self._first_at_s, self._pause_ms = None, PAUSE_MS_MIN
 
     @property
     def lasts_ms(self) -> float:

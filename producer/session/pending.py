@@ -13,7 +13,7 @@ from producer.session.requests import Outgoing
 
 
 class FutureLike(Protocol):
-    """What `concurrent.futures.Future` and `asyncio.Future` have in common."""
+    """The methods that `ThreadFuture` and `asyncio.Future` have in common."""
 
     def done(self) -> bool:
         """Whether it has its outcome."""
@@ -44,6 +44,7 @@ class Pending:
     __slots__ = (
         "batched",
         "count",
+        "deadline_ms",
         "final",
         "first",
         "first_latency_ms",
@@ -65,6 +66,7 @@ class Pending:
         self.level = outgoing.level
         self.id = outgoing.id
         self.count = outgoing.count
+        self.deadline_ms = outgoing.deadline_ms
         self.batched = outgoing.batched
         self.named = outgoing.named
         self.sample_key = outgoing.sample_key
@@ -85,18 +87,17 @@ class Pending:
         waited_ms = (time.perf_counter() - self.started_at_s) * 1000
         if self.first_latency_ms is None:
             self.first_latency_ms = waited_ms
-        _resolve(self.first, outcome)
         if isinstance(outcome, QueueError) or not outcome.provisional:
             self.latency_ms = waited_ms
-            _resolve(self.final, outcome)
-
-
-def _resolve(future: FutureLike, outcome: Answer | QueueError) -> None:
-    if future.done():
-        return
-    if not isinstance(outcome, QueueError):
-        future.set_result(outcome)
-    else:
-        future.set_exception(outcome)
-        # Looked at once, so that asyncio does not complain of a handle that nobody awaits.
-        future.exception()
+            futures = (self.final,) if self.first is self.final else (self.first, self.final)
+        else:
+            futures = (self.first,)
+        for future in futures:
+            if future.done():
+                continue
+            if isinstance(outcome, QueueError):
+                future.set_exception(outcome)
+                # Looked at once, so that asyncio does not complain of a handle that nobody awaits.
+                future.exception()
+            else:
+                future.set_result(outcome)

@@ -12,11 +12,12 @@ from typing import Any
 
 from producer.errors import InvalidRequest, QueueError
 from producer.messages import Reply
-from producer.session.session import CHUNK, each_of
 
-Answer = tuple[int, Reply | QueueError]
+Numbered = tuple[int, Reply | QueueError]
 Chunk = list[tuple[int, Any]]
-Put = Callable[[Answer], None]
+Put = Callable[[Numbered], None]
+#: Requests that are prepared and sent together.
+CHUNK = 64
 #: A chunk that took this long to fill goes as it is: the iterable is slow.
 _FILL_S = 0.01
 #: For the submit under way when a stream is left.
@@ -36,7 +37,7 @@ def chunk_size(in_flight: int) -> int:
 
 def pumped(
     contexts: Iterable[Any], in_flight: int, submit_chunk: Callable[[Chunk, Put], None]
-) -> Iterator[Answer]:
+) -> Iterator[Numbered]:
     """Yields `(index, answer)`, each index once.
 
     Args:
@@ -47,7 +48,7 @@ def pumped(
         InvalidRequest: `in_flight` is below 1.
         Exception: What the iterable raised, after the answers to what it gave.
     """
-    done: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Numbered] = queue.SimpleQueue()
     numbered, waiting, size = enumerate(contexts), 0, chunk_size(in_flight)
     ended: Exception | None = None  # StopIteration, or what else ended it
     while waiting or ended is None:
@@ -82,8 +83,8 @@ async def pumped_async(
     contexts: Iterable[Any] | AsyncIterable[Any],
     in_flight: int,
     submit_chunk: Callable[[Chunk, Put], Awaitable[None]],
-) -> AsyncGenerator[Answer, None]:
-    """As `pumped`; the contexts may come from an asynchronous iterable.
+) -> AsyncGenerator[Numbered, None]:
+    """Yields as `pumped` does; the contexts may come from an asynchronous iterable.
 
     One task walks the iterable and another sends what it gave, so that neither holds up the other, nor
     the answers.
@@ -113,17 +114,17 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 
 class _Stream:
-    """What the two tasks and the reader have in common; all run in one event loop.
+    """The state that the two tasks and the reader share; all run in one event loop.
 
     Attributes:
-        failed: What the iterable raised.
+        failed: The error that the iterable raised.
     """
 
     def __init__(self, in_flight: int) -> None:
         self.failed: Exception | None = None
         self._in_flight, self._size = in_flight, chunk_size(in_flight)
         self._pulled: Chunk = []
-        self._done: deque[Answer] = deque()
+        self._done: deque[Numbered] = deque()
         self._waiting = 0
         self._pulled_all = self._sent_all = False
         self._changed = asyncio.Event()
@@ -132,7 +133,7 @@ class _Stream:
         """Takes from the iterable what there is room for."""
         index, turn_at_s = 0, time.monotonic()
         try:
-            async with aclosing(each_of(contexts)) as source:
+            async with aclosing(_each_of(contexts)) as source:
                 async for context in source:
                     self._pulled.append((index, context))
                     index += 1
@@ -164,7 +165,7 @@ class _Stream:
             self._sent_all = True
             self._changed.set()
 
-    async def answer(self) -> Answer | None:
+    async def answer(self) -> Numbered | None:
         """The next one; None when there are no more."""
         await self._until(lambda: bool(self._done) or (self._sent_all and not self._waiting))
         return self._done.popleft() if self._done else None
@@ -179,7 +180,7 @@ class _Stream:
         self._pulled.clear()
         self._changed.set()
 
-    def _put(self, answer: Answer) -> None:
+    def _put(self, answer: Numbered) -> None:
         self._done.append(answer)
         self._changed.set()
 
@@ -191,3 +192,13 @@ class _Stream:
         while not ready():
             self._changed.clear()
             await self._changed.wait()
+
+
+async def _each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+    """Walks an iterable of either kind."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

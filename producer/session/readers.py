@@ -74,7 +74,8 @@ class ReplyThread:
         while not self._stopping.is_set():
             try:
                 self._session.cursor.take(self._round_trip())
-                watch.over()
+                if watch.failing:
+                    watch.over()
             except Exception as error:
                 self._link.close()
                 self._stopping.wait(watch.failed(error))
@@ -90,7 +91,7 @@ class ReplyThread:
 
 
 class ReplyTask:
-    """The same as a task of the running event loop.
+    """Feeds a session's cursor from a task of the running event loop, likewise.
 
     Attributes:
         failed: Whether the task was cancelled, and not by `stop`; those who waited were told.
@@ -135,7 +136,8 @@ class ReplyTask:
             while task is not None and not task.cancelling():
                 try:
                     self._session.cursor.take(await self._round_trip())
-                    watch.over()
+                    if watch.failing:
+                        watch.over()
                 except Exception as error:
                     await self._client.connection_pool.disconnect()
                     await asyncio.sleep(watch.failed(error))
@@ -162,19 +164,23 @@ class ReplyTask:
 
 
 class _Watch:
-    """What both readers do when a round trip fails: they never end while somebody waits."""
+    """The care of both readers for a failed round trip: they never end while somebody waits."""
+
+    failing = False
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._backoff, self._outage = Backoff(), Outage("reply_reader")
 
     def over(self) -> None:
-        """Notes a success."""
+        """Notes a success after failures."""
+        self.failing = False
         self._outage.over()
         self._backoff.reset()
 
     def failed(self, error: Exception) -> float:
         """Notes a failure, whatever it was; returns the seconds to wait before the next try."""
+        self.failing = True
         self._session.cursor.failed(error)
         driver = isinstance(error, DRIVER_ERRORS)
         self._outage.failed(translated(error, self._session.settings.url) if driver else error)

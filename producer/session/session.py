@@ -1,55 +1,48 @@
-"""What the synchronous and the asyncio producer share: everything but the I/O."""
+"""The state of one producer with one server, without I/O: identity, limits and requests in flight."""
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from producer.errors import InvalidRequest, ProducerClosed, QueueError
+from producer.errors import ProducerClosed, QueueError, ServerUnavailable
 from producer.keys import GROUP, Keys
+from producer.options import Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
 from producer.sampling import RATE_MAX, sampled
-from producer.session import future as waiting
-from producer.session.calls import limit_arguments, request_arguments
-from producer.session.delivery import Delivery
+from producer.session import future
 from producer.session.handle import BaseHandle
 from producer.session.inflight import FORKED, REMEMBERED_MAX, Inflight
 from producer.session.outage import Outage
 from producer.session.pending import FutureLike, Pending
 from producer.session.replies import ReplyCursor
-from producer.session.requests import Options, Outgoing, new_id, prepare, prepare_all, prepare_batch
-from producer.settings import ProducerSettings, settings_of
+from producer.session.requests import Outgoing, new_id, prepare, prepare_all, prepare_batch
+from producer.session.submission import Submission
+from producer.settings import ProducerSettings
 from producer.transport import forks
 from producer.transport.clock import ServerClock
 from producer.transport.packing import written
 
-SHADOW_ENTRIES_MAX = 20_000
-#: Requests that `predict_many` prepares and sends together.
-CHUNK = 64
-
 
 class Session:
-    """One producer's identity, limits and requests in flight."""
+    """One producer's identity with one queue, its limits and its requests in flight."""
 
-    def __init__(
-        self, url: str | None, settings: ProducerSettings | None, make_future: Callable[[], FutureLike]
-    ) -> None:
-        self.settings = settings_of(url, settings)
-        name = self.settings.client
-        self.client_id = f"{name}.{new_id()}" if name else new_id()
-        self.keys = keys = Keys(self.settings.queue)
-        self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
-        # The same, as they go out in each call.
+    def __init__(self, settings: ProducerSettings, make_future: Callable[[], FutureLike]) -> None:
+        self.settings = settings
+        self.client_id = f"{settings.client}.{new_id()}" if settings.client else new_id()
+        self.keys = keys = Keys(settings.queue)
         # Every producer may read who noted an id, and must not learn there whom to answer in our name.
         self.note = blake2b(self.client_id.encode(), digest_size=16).hexdigest()
-        limits = limit_arguments(keys, self.settings, self.note)
-        self._submit_words = written(len(self._submit_keys), *self._submit_keys, *limits)
+        self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
+        limits = settings.entries_max, settings.bytes_max, settings.seen_window_ms
+        self._limits = *limits, keys.seen_prefix, self.note
+        self._submit_words = written(len(self._submit_keys), *self._submit_keys, *self._limits)
         self.clock = ServerClock()
-        self.inflight = Inflight(self.settings.in_flight_max, self.settings.seen_window_ms)
+        self.inflight = Inflight(settings.in_flight_max, settings.seen_window_ms)
         self.cursor = ReplyCursor(keys, self.client_id, self.inflight)
         self._make_future = make_future
         self._outage = Outage("submit")
@@ -62,18 +55,20 @@ class Session:
         """Whether this is the child of a fork: no reply reader runs here, and nothing is ours to end."""
         return os.getpid() != self._process_id
 
-    def check_process(self) -> None:
-        """Refuses to work in a forked child.
+    def check_open(self, closed: bool) -> None:
+        """Refuses to work in a forked child, and after `close`.
 
         Raises:
-            ProducerClosed: This is another process than the one that made the producer.
+            ProducerClosed: It says which.
         """
-        if self.elsewhere:
+        if os.getpid() != self._process_id:
             raise ProducerClosed(FORKED)
+        if closed:
+            raise ProducerClosed("this producer is closed; make a new one")
 
     def forked(self) -> None:
         """In a child: tells whoever waits there. Threads that are gone may have held these locks."""
-        waiting.forked()
+        future.forked()
         self.inflight.forked()
 
     def prepare_all(self, contexts: Sequence[Any], options: Sequence[Options] | Options) -> list[Outgoing]:
@@ -82,12 +77,10 @@ class Session:
         Raises:
             InvalidRequest, DeadlineExceeded: See `requests.prepare`.
         """
-        if isinstance(options, Options):
-            return prepare_all(contexts, options, self.client_id, self.settings, self.clock.now_ms())
-        if len(options) != len(contexts):
-            raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
-        pairs = zip(contexts, options, strict=True)
         now_ms = self.clock.now_ms()
+        if isinstance(options, Options):
+            return prepare_all(contexts, options, self.client_id, self.settings, now_ms)
+        pairs = zip(contexts, options, strict=True)
         return [prepare(context, option, self.client_id, self.settings, now_ms) for context, option in pairs]
 
     def prepare_batch(self, contexts: Any, options: Options) -> Outgoing:
@@ -108,23 +101,27 @@ class Session:
                 refused.append((index, error))
         return indices, outgoing, refused
 
-    def delivery(self, outgoing: Sequence[Outgoing], *, block: bool) -> Delivery:
+    def submission(self, outgoing: Sequence[Outgoing], *, block: bool) -> Submission:
         """Starts taking these requests into the queue."""
         for item in outgoing:
             if item.sample_key != item.id:
                 self._sample_keys[item.id] = item.sample_key
                 if len(self._sample_keys) > REMEMBERED_MAX:
                     self._sample_keys.popitem(last=False)
-        return Delivery(outgoing, self.inflight, self.settings, self._make_future, self._outage, block=block)
+        return Submission(
+            outgoing, self.inflight, self.settings, self._make_future, self._outage, block=block
+        )
 
-    def submit_call(self, batch: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
-        """Keys and arguments of lua/submit.lua."""
-        limits = limit_arguments(self.keys, self.settings, self.note)
-        return self._submit_keys, [*limits, *request_arguments(batch)]
+    def submit_words(self, requests: Sequence[Outgoing]) -> list[Any]:
+        """Keys and arguments of lua/submit.lua for a link, which takes those of each call ready written."""
+        words: list[Any] = [self._submit_words]
+        for item in requests:
+            words += (item.id, item.level, item.call, item.payload)
+        return words
 
-    def submit_words(self, batch: Sequence[Outgoing]) -> list[Any]:
-        """The same for `Link.run_words`."""
-        return [self._submit_words, *request_arguments(batch)]
+    def submit_call(self, requests: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of lua/submit.lua for the driver."""
+        return self._submit_keys, [*self._limits, *self.submit_words(requests)[1:]]
 
     def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/cancel.lua."""
@@ -152,6 +149,19 @@ class Session:
         self.inflight.close(lambda request_id: ProducerClosed(f"request {request_id}: {text}"))
 
 
+def checked_statuses(found: Any, count: int) -> list[int]:
+    """The statuses that submit.lua gave `count` requests.
+
+    Raises:
+        ServerUnavailable: It is the answer to something else; a repeat on a new connection is safe.
+    """
+    if isinstance(found, list) and len(found) == count and all(type(status) is int for status in found):
+        return found
+    error = ServerUnavailable("the server's answers came out of step; the connection is opened anew")
+    error.maybe_done = True
+    raise error
+
+
 def id_of(request: BaseHandle | str) -> str:
     """The request id of a handle, or the id itself."""
     return request.id if isinstance(request, BaseHandle) else request
@@ -159,15 +169,5 @@ def id_of(request: BaseHandle | str) -> str:
 
 def watch(pending: Pending, index: int, put: Callable[[tuple[int, Any]], object]) -> None:
     """Puts `(index, reply or error)` somewhere when the final answer comes."""
-    future: Any = pending.final
-    future.add_done_callback(lambda done: put((index, done.exception() or done.result())))
-
-
-async def each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
-    """Walks an iterable of either kind."""
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item
+    final: Any = pending.final
+    final.add_done_callback(lambda done: put((index, done.exception() or done.result())))

@@ -38,7 +38,7 @@ class Bridge:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chaos-asyncio", daemon=True).start()
         self._producer = self.wait(self._make(settings))
-        self._session = self._producer._session
+        self._session = self._producer.channels[0].session
 
     async def _make(self, settings: ProducerSettings) -> AsyncProducer:
         return AsyncProducer(settings=settings)
@@ -54,7 +54,7 @@ class Bridge:
         self.wait(self._producer.start())
 
     def close(self) -> None:
-        if self._producer._session.elsewhere:  # no loop runs in the child of a fork
+        if self._producer.channels[0].session.elsewhere:  # no loop runs in the child of a fork
             with contextlib.suppress(StopIteration):
                 self._producer.close().send(None)
             return

@@ -37,7 +37,10 @@ def send(config: dict[str, Any]) -> None:
             except QueueError as error:
                 handles = list(error.accepted)
             accepted += len(handles)
-            print(json.dumps({"client": producer._session.client_id, "accepted": accepted}), flush=True)
+            print(
+                json.dumps({"client": producer.channels[0].session.client_id, "accepted": accepted}),
+                flush=True,
+            )
             time.sleep(_PAUSE_S)
 
 

@@ -177,8 +177,8 @@ def test_an_id_of_which_nothing_can_be_known_is_not_taken_for_a_new_one(
 ) -> None:
     with Producer(real_server.url) as producer:
         producer.submit(context)
-        call = producer._session.submit_call(
-            producer._session.prepare_all([context], Options(request_id="twice"))
+        call = producer.channels[0].session.submit_call(
+            producer.channels[0].session.prepare_all([context], Options(request_id="twice"))
         )
         submit = real_server.admin.register_script(script_text("producer", "submit"))
         assert submit(*call) == [1]
@@ -283,7 +283,7 @@ def test_nonsense_under_an_id_takes_nothing_back(nonsense: str, real_server: Any
     real_server.admin.set(KEYS.high, "no stream")
     with Producer(real_server.url) as producer:
         handle = producer.submit(context)
-        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer._session.note))
+        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer.channels[0].session.note))
         assert handle.cancel() is False
     assert real_server.admin.xlen(KEYS.requests) == 1
 

@@ -202,7 +202,8 @@ def test_the_same_id_from_another_producer_is_a_duplicate(server, context):
 
 def test_a_repeated_submit_whose_reply_was_lost_keeps_waiting_and_runs_once(server, context, monkeypatch):
     with Producer(settings=settings(server)) as producer:
-        send, lost = producer._send, []
+        channel = producer.channels[0]
+        send, lost = channel.send, []
 
         def lose_first_reply(batch):
             statuses = send(batch)
@@ -211,7 +212,7 @@ def test_a_repeated_submit_whose_reply_was_lost_keeps_waiting_and_runs_once(serv
                 raise errors.ServerUnavailable("connection lost after the command was sent")
             return statuses
 
-        monkeypatch.setattr(producer, "_send", lose_first_reply)
+        monkeypatch.setattr(channel, "send", lose_first_reply)
         handle = producer.submit(context, request_id="a")
         assert server.admin.xlen(KEYS.requests) == 1
         with EchoWorker(server.url) as worker:
@@ -253,7 +254,7 @@ def test_over_the_byte_limit_submit_says_full(server, contexts):
 def test_a_full_queue_still_knows_what_it_accepted(server, contexts):
     with Producer(settings=settings(server, entries_max=1)) as producer:
         producer.submit(contexts(1)[0], request_id="a")
-        producer._session.inflight.settle("a", errors.Cancelled("forgotten here"))
+        producer.channels[0].session.inflight.settle("a", errors.Cancelled("forgotten here"))
         producer.submit(contexts(1)[0], request_id="a")  # a repeat is no new entry
         assert server.admin.xlen(KEYS.requests) == 1
 
@@ -324,15 +325,15 @@ def test_a_very_late_repeat_of_a_cancelled_submit_is_not_appended_again(server, 
     with Producer(settings=settings(server)) as producer:
         for options in ({}, {"request_id": "a"}):
             late = []
-            sent = producer._session.submit_words
-            producer._session.submit_words = lambda batch, sent=sent, late=late: (
+            sent = producer.channels[0].session.submit_words
+            producer.channels[0].session.submit_words = lambda batch, sent=sent, late=late: (
                 late.append(batch) or sent(batch)
             )
             handle = producer.submit(context, **options)
-            producer._session.submit_words = sent
+            producer.channels[0].session.submit_words = sent
             assert handle.cancel()
             # The first try was stuck in a stalled server's socket, and is carried out only now.
-            assert producer._send(late[0]) == [1]
+            assert producer.channels[0].send(late[0]) == [1]
             assert server.admin.xlen(KEYS.requests) == 0
         again = producer.submit(context, request_id="a")
         assert server.admin.xlen(KEYS.requests) == 1
@@ -343,7 +344,9 @@ def test_a_very_late_repeat_of_a_cancelled_submit_is_not_appended_again(server, 
 def test_behind_a_refusal_a_request_that_is_in_already_is_accepted(server, contexts):
     with Producer(settings=settings(server, entries_max=1)) as producer:
         producer.submit(contexts(1)[0], request_id="b")
-        producer._session.inflight.settle("b", errors.ServerUnavailable("the answer to this try was lost"))
+        producer.channels[0].session.inflight.settle(
+            "b", errors.ServerUnavailable("the answer to this try was lost")
+        )
         with pytest.raises(QueueFull) as caught:
             producer.submit_many(contexts(2), options=[Options(request_id="a"), Options(request_id="b")])
         (handle,) = caught.value.accepted
@@ -410,7 +413,7 @@ def test_a_reply_that_breaks_the_reader_is_skipped_and_counted(server, contexts,
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(wire, "decode_reply", lambda payload: 1 / 0)
             broken = producer.submit(contexts(1)[0])
-            wait_until(lambda: producer._session.cursor.odd)
+            wait_until(lambda: producer.channels[0].session.cursor.odd)
         assert wire.decode_reply is decode
         assert producer.predict(contexts(1)[0]).served_by == "amn"
         assert not broken.done()
@@ -425,7 +428,7 @@ def test_an_answer_of_the_other_kind_is_not_taken_for_one(server, contexts):
         wrong = {single.id: batch_reply(single.id, 1), batch.id: batch_reply(batch.id, 3)}
         for payload in wrong.values():
             server.admin.xadd(KEYS.replies(producer.client_id), {"reply": payload})
-        wait_until(lambda: producer._session.cursor.odd == 2)
+        wait_until(lambda: producer.channels[0].session.cursor.odd == 2)
         assert producer.in_flight == 2
         server.admin.xadd(KEYS.replies(producer.client_id), {"reply": batch_reply(batch.id, 2)})
         assert len(batch.result(5_000)) == 2

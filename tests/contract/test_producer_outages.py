@@ -230,9 +230,7 @@ def test_the_answer_to_a_given_up_submit_is_the_answer_to_its_repeat(make_server
 def test_a_cancel_that_is_repeated_after_a_lost_reply_is_still_true(real_server, context):
     with Producer(real_server.url) as producer:
         handle = producer.submit(context, request_id="a")
-        session = producer._session
-        keys, arguments = session.cancel_call("a")
-        assert producer._cancel(keys=keys, args=arguments) == 1  # carried out; nobody hears of it
+        assert producer.channels[0].cancel("a") == 1  # carried out; nobody hears of it
         assert handle.cancel()
         with pytest.raises(errors.Cancelled):
             handle.result()
@@ -350,7 +348,7 @@ def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, cont
     """As by the expiry of a stream that nobody read, or by its cap."""
     with Producer(settings=settings(real_server.url)) as client, EchoWorker(real_server.url) as worker:
         client.predict(contexts(1)[0])
-        stream, take = client._session.cursor.stream, client._session.cursor.take
+        stream, take = client.channels[0].session.cursor.stream, client.channels[0].session.cursor.take
         reads = threading.Event()
 
         def stuck(answers: list[object]) -> None:
@@ -359,7 +357,7 @@ def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, cont
                 answers = [None]
             take(answers)
 
-        client._session.cursor.take = stuck
+        client.channels[0].session.cursor.take = stuck
         time.sleep(0.6)  # the read that blocks is another one by now
         handles = client.submit_many(list(contexts(20)))
         eventually(lambda: len(worker.seen) == 21, "answered")
@@ -368,7 +366,7 @@ def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, cont
             real_server.admin.delete(stream)
         else:
             real_server.admin.xtrim(stream, maxlen=5, approximate=False)
-        client._session.cursor.take = take
+        client.channels[0].session.cursor.take = take
         reads.set()
         outcomes = [handle._pending.final for handle in handles]
         eventually(lambda: all(outcome.done() for outcome in outcomes), "all of them ended")
@@ -521,7 +519,7 @@ def test_a_worker_drops_what_a_client_does_not_read_and_the_client_is_told(
         Producer(settings=settings(real_server.url)) as client,
     ):
         handles = client.submit_many(list(contexts(8)) * (sent // 8))
-        stream = client._session.cursor.stream
+        stream = client.channels[0].session.cursor.stream
         eventually(lambda: len(worker.seen) == sent and not admin.xlen(KEYS.requests), "all are answered")
         if "reply_ttl_ms" in limits:
             eventually(lambda: not admin.exists(stream), "expired")

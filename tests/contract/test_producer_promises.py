@@ -12,8 +12,16 @@ import pytest
 from echo import EchoWorker
 from servers import Server, free_port
 
-from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
-from producer.partitions.producers import AsyncPartitionedProducer, PartitionedProducer
+from producer import (
+    AsyncPartitionedProducer,
+    AsyncProducer,
+    Options,
+    PartitionedProducer,
+    Producer,
+    ProducerSettings,
+    errors,
+)
+from producer.session.channel import Channel
 
 
 def settings(server, **changes):
@@ -268,8 +276,8 @@ def halves(server, make):
     """A producer of two partitions, of which the first has no server."""
     producer = make(partitions=2, settings=settings(server, retry_ms=50))
     away = replace(producer.settings, url=f"redis://127.0.0.1:{free_port()}/0")
-    kind = type(producer.parts[0])
-    producer.parts = [kind(settings=away), kind(settings=producer.settings)]
+    kind = type(producer.channels[0])
+    producer.channels[:] = [kind(away), kind(producer.settings)]
     return producer
 
 
@@ -303,10 +311,9 @@ def test_partitions_that_are_all_away_are_an_error_at_the_start():
 def test_a_stream_remembers_in_which_partition_each_request_went(server, contexts, monkeypatch):
     monkeypatch.setattr("producer.session.pump._FILL_S", 60.0)  # whole chunks, however slow this machine is
     producer = PartitionedProducer(partitions=2, settings=settings(server))
-    parts = [Producer(settings=producer.settings) for _ in range(2)]
-    producer.parts = parts
+    producer.channels[:] = [Channel(producer.settings) for _ in range(2)]
     with EchoWorker(server.url), producer:
         answers = dict(producer.predict_many(contexts(256), in_flight=128))
-    parts_of = [producer._spread.where(answers[index].id) for index in range(256)]
+    parts_of = [producer._verbs.spread.where(answers[index].id) for index in range(256)]
     assert parts_of == [0] * 64 + [1] * 64 + [0] * 64 + [1] * 64
     assert np.array_equal(answers[0].vector, contexts(256)[0][-1])

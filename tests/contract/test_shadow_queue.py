@@ -15,9 +15,9 @@ from ops.drift.measures.window import SliceSummary, summary
 from producer.client import Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Reply, Request
+from producer.options import Options
 from producer.protocol import wire
 from producer.sampling import RATE_MAX, sample_key, sampled
-from producer.session.requests import Options
 from producer.settings import ProducerSettings
 from workers.engine.entry import Outcome
 from workers.engine.loop import Loop

@@ -19,8 +19,9 @@ import numpy as np
 
 from producer.errors import QueueError, WireError
 from producer.messages import PRIORITIES, BatchReply, Reply, Request
+from producer.options import Options
 from producer.protocol import wire
-from producer.session.requests import Options, prepare
+from producer.session.requests import prepare
 from producer.settings import ProducerSettings
 
 SEED = 20261124

@@ -19,8 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Reply
+from producer.options import Options
 from producer.protocol import wire
-from producer.session.requests import Options, Outgoing, prepare
+from producer.session.requests import Outgoing, prepare
 from producer.session.session import Session
 from producer.settings import ProducerSettings
 from producer.transport.connection import script_text

@@ -9,8 +9,9 @@ from hypothesis.extra import numpy as arrays
 
 from producer import QueueError
 from producer.errors import InvalidRequest
+from producer.options import DEFAULT_OPTIONS, Options
 from producer.protocol import wire
-from producer.session.requests import DEFAULT_OPTIONS, Options, prepare
+from producer.session.requests import prepare
 from producer.settings import ProducerSettings
 from producer.testing import FakeProducer
 

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import tracemalloc
 from concurrent.futures import Future
+from contextlib import ExitStack
 
 import fuzz
 import msgpack
@@ -19,10 +20,10 @@ from hypothesis.extra import numpy as arrays
 from producer.errors import QueueFull, ServerUnavailable, Undecodable, WireError
 from producer.messages import BatchReply, Failure, Reply, Request, Timings
 from producer.protocol import wire
-from producer.session.delivery import Delivery
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage
 from producer.session.requests import Outgoing
+from producer.session.submission import Submission
 from producer.settings import ProducerSettings
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -232,17 +233,18 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
     queue = data.draw(st.lists(st.sampled_from([item.id for item in items]), max_size=2, unique=True))
     earlier = set(queue)
     inflight = Inflight(data.draw(st.integers(1, 12), "in flight at most"))
-    delivery = Delivery(
+    delivery = Submission(
         items, inflight, ProducerSettings(), Future, Outage("t"), block=data.draw(st.booleans(), "block")
     )
     confirmed: set[str] = set()
     refused = None
     try:
-        with delivery:
+        with ExitStack() as undo:
+            undo.push(lambda _, error, __: delivery.give_up(error) if error else None)
             for _ in range(200):
                 if delivery.done:
                     break
-                batch = delivery.batch()
+                batch = delivery.next_requests()
                 event = data.draw(st.sampled_from(["room", "full", "lost before", "lost after"]))
                 room = {"full": data.draw(st.integers(0, 3)), "lost before": 0}.get(event, len(batch))
                 statuses, full = [], set()

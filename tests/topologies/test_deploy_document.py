@@ -22,7 +22,7 @@ from ops.acl import acl_line
 from ops.app import app
 from producer import ProducerSettings
 from producer.address import parse_address
-from producer.partitions.spread import partition_queues
+from producer.partitions import partition_queues
 from producer.settings import _TLS_VARIABLES, _VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ from traffic import patient
 from producer import AsyncPartitionedProducer, Options, PartitionedProducer, Producer, ProducerSettings
 from producer.errors import Cancelled, InvalidRequest, InvalidSettings, QueueFull
 from producer.keys import Keys
-from producer.partitions.spread import Spread, partition_queues
+from producer.partitions import Spread, partition_queues
 from producer.sampling import RATE_MAX, sampled
 
 N = 3
@@ -164,9 +164,9 @@ def test_a_number_of_partitions_that_cannot_be_is_refused(partitions: int) -> No
 
 
 def test_no_more_places_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("producer.partitions.spread.REMEMBERED_MAX", 10)
+    monkeypatch.setattr("producer.partitions.REMEMBERED_MAX", 10)
     spread = Spread(4)
-    spread.placed((f"r{i}" for i in range(100)), 3)
+    spread.note((f"r{i}" for i in range(100)), 3)
     assert spread.where("r99") == 3
     assert spread.where("r0") == spread.of_name("r0")
 

@@ -159,7 +159,7 @@ for place, entries in pairs(done) do
     call('XDEL', KEYS[place], unpack(entries, first, last))
   end
   -- The counter heals itself if it ever went wrong: an empty stream holds no bytes, and no entry more
-  -- than BATCH_BYTES_MAX (producer/protocol/wire.py). A level of which nothing ended here may be no stream any more.
+  -- than BATCH_BYTES_MAX (producer/messages.py). A level of which nothing ended here may be no stream any more.
   local waiting = try('XLEN', KEYS[place])
   if waiting == 0 then call('DEL', KEYS[5 + place])
   elseif freed[place] > 0 then

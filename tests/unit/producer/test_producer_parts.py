@@ -27,12 +27,12 @@ import workers
 from producer import Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
 from producer.messages import Failure, Reply
-from producer.partitions.spread import partition_queues
+from producer.partitions import partition_queues
 from producer.protocol import wire
-from producer.session.delivery import SEND_COUNT_MAX, Delivery
 from producer.session.inflight import Inflight
 from producer.session.outage import PAUSE_MS_MAX, Backoff, Outage
 from producer.session.requests import prepare
+from producer.session.submission import SEND_COUNT_MAX, Submission
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer
 from producer.transport import packing
@@ -47,6 +47,16 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+@contextlib.contextmanager
+def verb_of(submission):
+    """Gives up as a verb does whose step raised."""
+    try:
+        yield submission
+    except BaseException as error:
+        submission.give_up(error)
+        raise
 
 
 def answer(request_id: str, vector, **fields) -> bytes:
@@ -165,7 +175,7 @@ def test_back_off_doubles_to_a_second_and_begins_again_after_a_success():
 
 def delivery(items, *, block=False, limit=1000, **settings):
     inflight = Inflight(limit)
-    made = Delivery(items, inflight, ProducerSettings(**settings), Future, Outage("submit"), block=block)
+    made = Submission(items, inflight, ProducerSettings(**settings), Future, Outage("submit"), block=block)
     return made, inflight
 
 
@@ -174,7 +184,7 @@ def test_a_long_submit_goes_in_bounded_batches(context):
     made, inflight = delivery(items)
     sizes = []
     while not made.done:
-        batch = made.batch()
+        batch = made.next_requests()
         sizes.append(len(batch))
         assert made.landed([1] * len(batch)) == 0
     assert sizes == [SEND_COUNT_MAX, SEND_COUNT_MAX, 1]
@@ -183,7 +193,7 @@ def test_a_long_submit_goes_in_bounded_batches(context):
 
 def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
     one, inflight = delivery([outgoing(context, request_id="a")])
-    other = Delivery(
+    other = Submission(
         [outgoing(context, request_id="a")],
         inflight,
         ProducerSettings(),
@@ -191,11 +201,11 @@ def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
         Outage("submit"),
         block=False,
     )
-    assert len(one.batch()) == 1
-    assert other.batch() == []
+    assert len(one.next_requests()) == 1
+    assert other.next_requests() == []
     assert other.landed([]) == 0
     assert other.done
-    with pytest.raises(errors.QueueFull), one:
+    with pytest.raises(errors.QueueFull), verb_of(one):
         one.landed([-1])
     assert isinstance(other.pending[0].final.exception(), errors.QueueFull)
     assert len(inflight) == 0
@@ -204,9 +214,9 @@ def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
 def test_an_answer_that_comes_while_the_submit_still_tries_is_accepted_when_it_gives_up(context):
     """Else nobody holds the answer, and a repeat of the id is told that it was given."""
     made, inflight = delivery([outgoing(context, request_id=name) for name in ("a", "b")])
-    made.batch()  # the server has both, and its word was lost on the way
+    made.next_requests()  # the server has both, and its word was lost on the way
     inflight.settle("a", errors.InferenceFailed("as an answer"))
-    with pytest.raises(errors.AuthenticationFailed) as raised, made:
+    with pytest.raises(errors.AuthenticationFailed) as raised, verb_of(made):
         made.failed(errors.AuthenticationFailed("no"))
     ((index, pending),) = raised.value.accepted
     assert (index, pending.id) == (0, "a")
@@ -220,25 +230,25 @@ def test_what_may_have_arrived_is_not_repeated_when_the_server_forgot_its_id(con
     items = [prepare(context, Options(request_id=name), "client", settings) for name in "ab"]
     error = errors.ServerUnavailable("away")
     error.maybe_done = arrived
-    with Delivery(items, inflight, settings, Future, Outage("submit"), block=True) as delivery:
-        delivery.batch()
+    with verb_of(Submission(items, inflight, settings, Future, Outage("submit"), block=True)) as delivery:
+        delivery.next_requests()
         delivery.failed(error)
         assert not delivery.done
         time.sleep(0.05)
-        delivery.batch()
+        delivery.next_requests()
         delivery.failed(error)
         # From then on it is found out as of any request that got in.
         assert delivery.done == arrived
         assert [math.isfinite(one.got_in_at_s) for one in delivery.pending] == [arrived] * 2
         if not arrived:
-            delivery.batch()
+            delivery.next_requests()
             delivery.landed([1, 1])
     assert len(inflight) == 2
 
 
 def test_an_error_that_no_repeat_can_mend_is_raised_at_once(context):
     made, _ = delivery([outgoing(context)], block=True)
-    made.batch()
+    made.next_requests()
     with pytest.raises(errors.AuthenticationFailed):
         made.failed(errors.AuthenticationFailed("no"))
 

@@ -12,12 +12,12 @@ import pytest
 from producer import Options, ProducerSettings, errors
 from producer.messages import BATCH_CONTEXTS_MAX, BatchReply
 from producer.protocol import wire
-from producer.protocol.batch_replies import fields_of
 from producer.protocol.checks import checked_contexts
-from producer.session.delivery import SEND_BYTES_MAX, Delivery
+from producer.protocol.replies import _batch_fields
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage
 from producer.session.requests import prepare, prepare_batch
+from producer.session.submission import SEND_BYTES_MAX, Submission
 from producer.testing import AsyncFakeProducer, FakeProducer
 
 SETTINGS = ProducerSettings()
@@ -188,7 +188,7 @@ def test_rows_of_an_answer_can_be_asked_for_their_rules():
     ],
 )
 def test_an_answer_of_another_form_is_undecodable(changes):
-    fields = {"version": 1, "status": "answered", **fields_of(answer())}
+    fields = {"version": 1, "status": "answered", **_batch_fields(answer())}
     wire.decode_reply(msgpack.packb(fields))
     with pytest.raises(errors.Undecodable):
         wire.decode_reply(msgpack.packb(fields | changes))
@@ -214,9 +214,10 @@ def test_a_call_carries_few_large_messages():
     items = [prepare_batch(batch(200), Options(), "client", SETTINGS) for _ in range(4)]
     inflight = Inflight(limit=10_000)
     sizes = []
-    with Delivery(items, inflight, SETTINGS, Future, Outage("submit"), block=False) as delivery:
+    delivery = Submission(items, inflight, SETTINGS, Future, Outage("submit"), block=False)
+    if delivery:
         while not delivery.done:
-            sent = delivery.batch()
+            sent = delivery.next_requests()
             sizes.append(sum(len(item.payload) for item in sent))
             delivery.landed([1] * len(sent))
     assert len(sizes) == 2

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from producer import errors
+from producer.options import Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_context, checked_contexts, checked_vector
-from producer.session.requests import Options, prepare, prepare_batch
+from producer.session.requests import prepare, prepare_batch
 from producer.settings import ProducerSettings
 from producer.testing import FakeProducer
 

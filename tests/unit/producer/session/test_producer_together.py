@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from producer import errors
+from producer.options import Options
 from producer.protocol import wire
-from producer.session.requests import Options, prepare, prepare_all
+from producer.session.requests import prepare, prepare_all
 from producer.settings import ProducerSettings
 
 SETTINGS = ProducerSettings()

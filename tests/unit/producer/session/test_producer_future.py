@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from producer.session.future import Waiting
+from producer.session.future import ThreadFuture
 
 
 def test_every_thread_that_waits_gets_the_answer():
-    waiting, got = Waiting(), []
+    waiting, got = ThreadFuture(), []
     threads = [threading.Thread(target=lambda: got.append(waiting.result(20))) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -23,7 +23,7 @@ def test_every_thread_that_waits_gets_the_answer():
 
 @pytest.mark.parametrize("timeout_s", [-1.0, 0.0, 0.001])
 def test_who_waited_in_vain_may_wait_again(timeout_s: float):
-    waiting = Waiting()
+    waiting = ThreadFuture()
     with pytest.raises(TimeoutError):
         waiting.result(timeout_s)
     assert not waiting.done()
@@ -34,8 +34,8 @@ def test_who_waited_in_vain_may_wait_again(timeout_s: float):
 @pytest.mark.parametrize(
     "second", [lambda it: it.set_result(2), lambda it: it.set_exception(KeyError("second"))]
 )
-def test_the_first_outcome_counts(second: Callable[[Waiting], None]):
-    answered, failed = Waiting(), Waiting()
+def test_the_first_outcome_counts(second: Callable[[ThreadFuture], None]):
+    answered, failed = ThreadFuture(), ThreadFuture()
     answered.set_result(1)
     failed.set_exception(ValueError("first"))
     second(answered)
@@ -46,7 +46,7 @@ def test_the_first_outcome_counts(second: Callable[[Waiting], None]):
 
 
 def test_callbacks_are_called_once_each_whenever_they_come():
-    waiting, called = Waiting(), []
+    waiting, called = ThreadFuture(), []
     waiting.add_done_callback(lambda it: called.append(("early", it.result())))
     assert called == []
     waiting.set_result(1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from producer.messages import Failure, Reply, Request, Timings
-from producer.protocol.fields import builder
+from producer.protocol.maps import builder
 
 
 @pytest.mark.parametrize("cls", [Request, Reply, Timings, Failure])

@@ -1,11 +1,9 @@
-"""One submit call on its way into the queue. No I/O: the two producers send what it hands out."""
+"""One submit call on its way into the queue, without I/O."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 from producer.errors import (
     DuplicateRequest,
@@ -23,28 +21,21 @@ from producer.settings import ProducerSettings
 
 #: Requests in one call of submit.lua; a script holds up every other client while it runs.
 SEND_COUNT_MAX = 256
-#: The same in bytes; at least one request goes, however large.
+#: Bytes in one call; at least one request goes, however large.
 SEND_BYTES_MAX = 4 * 1024**2
 _FULL_PAUSE_MS = 20
 #: Status of lua/submit.lua: the stream takes no entry any more.
 _UNUSABLE = -2
 
 
-class Delivery:
+class Submission:
     """Takes requests into the queue, in order, through refusals and outages.
 
-    A shell does the I/O:
-
-        with delivery:
-            while not delivery.done:
-                batch = delivery.batch()
-                ... send it, then delivery.landed(statuses) or delivery.failed(error) ...
-                ... wait for the milliseconds that either returned ...
-
-    Leaving the block early gives up what was not accepted; the error's `accepted` then holds the
-    index and the pending answer of each request that was.
+    The verb around it does the I/O: until it is done, it sends the `next_requests`, calls `landed` or
+    `failed`, and waits for the milliseconds that either returned. When it ends early it calls `give_up`.
 
     Attributes:
+        done: Whether every request is in the queue, or has its outcome.
         pending: One per request that was registered so far, in order.
     """
 
@@ -66,25 +57,19 @@ class Delivery:
         self._next = 0
         self._sent: list[int] = []
         self._own: set[int] = set()
-        #: In the queue, or with its outcome. A refusal does not end the batch: what comes behind it
+        #: In the queue, or with its outcome. A refusal does not end the call: what comes behind it
         #: may be of another level, or have got in by an earlier try whose answer was lost.
         self._landed: set[int] = set()
         self._outage = outage
-        self._backoff = Backoff()
+        self._backoff: Backoff | None = None  # since the last success
         self._refusal: QueueFull | None = None
-        self._tried_at_s = 0.0
         self._unsure_since_s: float | None = None
-        self._began_at_s = time.monotonic()
+        self._began_at_s = self._tried_at_s = time.monotonic()
         self.pending: list[Pending] = []
+        self.done = not outgoing
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            return
+    def give_up(self, error: BaseException) -> None:
+        """Ends what was not accepted; `error.accepted` gets index and pending answer of each that was."""
         reason = error if isinstance(error, QueueError) else ProducerClosed("the submit was interrupted")
         given_up = [i for i in range(len(self.pending)) if i in self._own and i not in self._landed]
         for index in given_up:
@@ -94,13 +79,10 @@ class Delivery:
         lost = {self.pending[index] for index in given_up if index not in self._landed}
         reason.accepted = [(i, p) for i, p in enumerate(self.pending) if i in self._landed and p not in lost]
 
-    @property
-    def done(self) -> bool:
-        """Whether every request is in the queue, or has its outcome."""
-        return self._next == len(self._outgoing)
-
-    def batch(self) -> list[Outgoing]:
+    def next_requests(self) -> list[Outgoing]:
         """Registers and returns what to send next; empty when there is nothing, or no room here."""
+        while self._next in self._landed:
+            self._next += 1
         self._sent, self._refusal, self._tried_at_s = [], None, time.monotonic()
         index, left_bytes = self._next, SEND_BYTES_MAX
         while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX and left_bytes > 0:
@@ -114,34 +96,35 @@ class Delivery:
                 self._sent.append(index)
                 left_bytes -= len(self._outgoing[index].payload)
             index += 1
-        self._advance()
         return [self._outgoing[index] for index in self._sent]
 
     def landed(self, statuses: Sequence[int]) -> float:
-        """Takes submit.lua's statuses of the last batch.
+        """Takes submit.lua's statuses of what was sent last.
 
         Returns:
-            How long to wait before the next batch, in milliseconds.
+            How long to wait before the next send, in milliseconds.
 
         Raises:
             QueueFull: There is no room, and this call does not block, or has waited long enough.
             StreamUnusable: A stream of the queue takes nothing, and somebody has to mend it.
         """
-        self._outage.over()
-        self._backoff.reset()
-        self._unsure_since_s = None
+        if self._outage.lasts:
+            self._outage.over()
+        self._backoff = self._unsure_since_s = None
         refused = False
-        pairs = list(zip(self._sent, statuses, strict=True))
-        self._inflight.got_in(self.pending[index] for index, status in pairs if status > 0)
-        for index, status in pairs:
+        got_in = []
+        for index, status in zip(self._sent, statuses, strict=True):
             if status < 0:
                 refused = True
                 continue
             self._landed.add(index)
-            if status == 0:
+            if status > 0:
+                got_in.append(self.pending[index])
+            else:
                 item = self._outgoing[index]
                 self._inflight.settle(item.id, _duplicate(item.id, "another producer enqueued it"))
-        self._advance()
+        self._inflight.got_in(got_in)
+        self.done = len(self._landed) == len(self._outgoing)
         if _UNUSABLE in statuses:
             raise self._unusable()
         if refused:
@@ -149,25 +132,26 @@ class Delivery:
         return 0.0 if self._refusal is None else self._full(self._refusal)
 
     def failed(self, error: ServerError) -> float:
-        """Takes a failure to send the last batch; the server may or may not have it.
+        """Takes a failure to send; the server may or may not have it.
 
         A repeat is safe: the server knows this client's requests by their ids, for a while. After that,
         what may have arrived counts as accepted: its answer comes, or it is found to be lost.
 
         Returns:
-            How long to wait before the same batch is sent again, in milliseconds.
+            How long to wait before the same is sent again, in milliseconds.
 
         Raises:
             ServerError: The error, when it is not worth another try, or time is up.
         """
         self._outage.failed(error)
+        self._backoff = self._backoff or Backoff()
         pause_ms = self._backoff.next_ms()
         if getattr(error, "maybe_done", False) and self._unsure_since_s is None:
             self._unsure_since_s = self._tried_at_s
         if self._block and self._is_forgotten():
             self._inflight.got_in(self.pending[index] for index in self._sent)
             self._landed.update(self._sent)
-            self._advance()
+            self.done = len(self._landed) == len(self._outgoing)
             return 0.0
         left_ms = self._left_ms()
         if not self._block:
@@ -196,10 +180,6 @@ class Delivery:
             self._own.add(index)
         else:
             self._landed.add(index)
-
-    def _advance(self) -> None:
-        while self._next in self._landed:
-            self._next += 1
 
     def _full(self, error: QueueFull) -> float:
         left_ms = self._left_ms()

@@ -1,1 +1,0 @@
-"""A queue in several partitions behind one producer."""

@@ -1,0 +1,175 @@
+"""Typed maps as bytes: the only module in the house that knows msgpack.
+
+A message is a msgpack map with full names, read field by field: fast when all is as expected, and exact
+when it is not.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, make_dataclass
+from operator import itemgetter
+from typing import Any, TypeVar, cast
+
+import msgpack
+
+from producer.errors import Undecodable, UnsupportedVersion
+from producer.messages import BATCH_CONTEXTS_MAX
+
+WIRE_VERSION = 1
+#: What a message may hold beside its arrays of bytes: every name at its longest, and room. One of this size
+#: or less is decoded at once; of a larger one, the lengths are looked at before anything is built.
+_BESIDE_BYTES_MAX = 16 * 1024
+#: The longest list has a row for each context, the largest map a few dozen fields. There are no extension
+#: types, not even for times.
+_MAP_MAX = 64
+_LIMITS = {"max_array_len": BATCH_CONTEXTS_MAX, "max_map_len": _MAP_MAX, "max_ext_len": 0}
+_BYTES_HEADS = (0xC4, 0xC5, 0xC6)
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+#: Marks a field that must be there.
+REQUIRED = object()
+_T = TypeVar("_T")
+
+
+class Fields:
+    """The fields of one kind of map: `name=(type, default)`, in the order of the values.
+
+    A field of type float also takes an int, as other languages write whole numbers; nothing else
+    is converted, and a bool is no number. Fields that are not named here are ignored.
+    """
+
+    def __init__(self, **fields: tuple[type, object]) -> None:
+        self._names = tuple(fields)
+        self._types = tuple(kind for kind, _ in fields.values())
+        self._defaults = {name: default for name, (_, default) in fields.items() if default is not REQUIRED}
+        self._get = itemgetter(*self._names)
+
+    def values(self, message: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values, in order.
+
+        Raises:
+            Undecodable: A field is missing, or of a wrong type.
+        """
+        try:
+            values = self._get(message)
+        except KeyError:
+            values = self._completed(message)
+        if tuple(map(type, values)) != self._types:
+            values = self._converted(values)
+        return values  # type: ignore[no-any-return]
+
+    def _completed(self, message: Mapping[str, Any]) -> Any:
+        try:
+            return self._get({**self._defaults, **message})
+        except KeyError as error:
+            raise Undecodable(f"field {error.args[0]!r} is missing") from None
+
+    def _converted(self, values: Sequence[Any]) -> tuple[Any, ...]:
+        converted = []
+        for name, kind, value in zip(self._names, self._types, values, strict=True):
+            if type(value) is kind:
+                converted.append(value)
+            elif kind is float and type(value) is int:
+                converted.append(float(value))
+            else:
+                raise Undecodable(
+                    f"field {name!r} is of type {type(value).__name__}, expected {kind.__name__}"
+                )
+        return tuple(converted)
+
+
+def builder(cls: type[_T]) -> Callable[[Sequence[Any]], _T]:
+    """A constructor of a frozen slotted dataclass from all its values, in order.
+
+    The generated `__init__` of a frozen class goes through `object.__setattr__`, field by field. Here a
+    sister with the same slots that is not frozen is filled, and then becomes one of `cls`: a quarter of the
+    time. For decoders, whose values are checked.
+
+    Raises:
+        TypeError: The class has other slots than its fields.
+    """
+    sister = make_dataclass(cls.__name__, [field.name for field in fields(cls)], slots=True)  # type: ignore[arg-type]
+    if getattr(cls, "__slots__", None) != sister.__slots__:  # type: ignore[attr-defined]
+        raise TypeError(f"{cls.__name__} needs slots=True, and no slots of a base class")
+
+    def build(values: Sequence[Any]) -> _T:
+        made = sister(*values)
+        made.__class__ = cls
+        return made  # type: ignore[no-any-return]
+
+    return build
+
+
+def pack(fields: Mapping[str, object]) -> bytes:
+    """One msgpack map."""
+    return cast(bytes, msgpack.packb(fields))
+
+
+def unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
+    """One msgpack map of this version, within its limits.
+
+    Raises:
+        Undecodable: Not msgpack, truncated, too large, or with two fields of one name.
+        UnsupportedVersion: A version other than `WIRE_VERSION`.
+    """
+    if len(payload) > bytes_max:
+        raise Undecodable(f"payload has {len(payload)} bytes, the limit is {bytes_max}")
+    try:
+        if len(payload) > _BESIDE_BYTES_MAX:
+            _look(payload)
+        message = msgpack.unpackb(payload, **_LIMITS)
+    except Undecodable:
+        raise
+    except Exception as error:  # msgpack raises several unrelated types for bad bytes
+        raise Undecodable(
+            f"payload of {len(payload)} bytes is not msgpack within its limits: "
+            f"{type(error).__name__} {error!s:.200}"
+        ) from None
+    if type(message) is not dict:
+        raise Undecodable(f"payload is a msgpack {type(message).__name__}, expected a map")
+    if len(message) != _field_count(payload):
+        raise Undecodable("payload has two fields of one name")
+    version = message.get("version")
+    if version != WIRE_VERSION or type(version) is not int:
+        raise UnsupportedVersion(
+            f"wire version {shown(version)} is not supported; this side reads {WIRE_VERSION}"
+        )
+    return message
+
+
+def _look(payload: bytes) -> None:
+    """Refuses a message that would take far more memory than its own bytes; builds nothing.
+
+    A byte of msgpack can become an object of sixty, so what is not an array of bytes must be small.
+    """
+    count = _field_count(payload)
+    if count > _MAP_MAX:
+        raise Undecodable(f"payload is no map of at most {_MAP_MAX} fields")
+    unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
+    unpacker.feed(payload)
+    unpacker.read_map_header()
+    beside = 0
+    for _ in range(count):
+        unpacker.skip()
+        begin = unpacker.tell()
+        unpacker.skip()
+        if payload[begin] not in _BYTES_HEADS:
+            beside += unpacker.tell() - begin
+    if beside > _BESIDE_BYTES_MAX:
+        raise Undecodable(f"payload holds {beside} bytes beside its arrays, the limit is {_BESIDE_BYTES_MAX}")
+
+
+def _field_count(payload: bytes) -> int:
+    """Fields of the map that begins here; more than any message has where none does."""
+    head = payload[0]
+    if head & 0xF0 == 0x80:
+        return head & 0x0F
+    width = {0xDE: 2, 0xDF: 4}.get(head)
+    return int.from_bytes(payload[1 : 1 + width], "big") if width else _MAP_MAX + 1
+
+
+def shown(value: object) -> str:
+    """For an error: short, and however deep and long the value is."""
+    return _SHORT.repr(value)[:80]
