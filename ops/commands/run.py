@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,25 +28,6 @@ from ops.settings import (
     workers_default,
 )
 from producer.session.requests import new_id
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Choices:
-    """The command line, as typed."""
-
-    requests: int
-    rate: float
-    workers: int
-    policy: str
-    sample_rate: float
-    sample: Path | None
-    artifacts: Path | None
-    url: str | None = field(repr=False)
-    queue: str | None
-    in_flight: int
-    warm_up: int
-    kill_worker: bool
-    worker_log: Path | None
 
 
 @click.command(short_help="Run the sample through the queue, and measure.")
@@ -93,7 +74,7 @@ class _Choices:
     "--worker-log", type=click.Path(path_type=Path, dir_okay=False), help="Keep the workers' logs here."
 )
 @options.as_json
-def run(as_json: bool, **choices: object) -> None:
+def run(as_json: bool, **choices: Any) -> None:
     """Send real contexts through the queue, and measure what comes back.
 
     Starts an embedded server (none when --url or REDIS_URL names one), AMN workers, a fallback and
@@ -112,7 +93,7 @@ def run(as_json: bool, **choices: object) -> None:
     """
     if choices["kill_worker"] and not choices["workers"]:
         raise click.UsageError("--kill-worker kills a worker of this run, and --workers 0 starts none")
-    summary = _run(_Choices(**choices))  # type: ignore[arg-type]
+    summary = _run(**choices)
     if as_json:
         console.say_json(summary.to_json())
     else:
@@ -125,45 +106,42 @@ def run(as_json: bool, **choices: object) -> None:
         )
 
 
-def _run(choices: _Choices) -> RunSummary:
-    notes = console.err()
-    sample = Sample.load(sample_path(choices.sample))
-    url = external_url(choices.url)
-    run_id = f"run-{new_id()[:12]}"
-    own_queue = url is not None and choices.queue is None and choices.workers > 0
+def _run(
+    *,
+    url: str | None,
+    queue: str | None,
+    workers: int,
+    sample: Path | None,
+    artifacts: Path | None,
+    worker_log: Path | None,
+    **more: Any,
+) -> RunSummary:
+    notes, windows = console.err(), Sample.load(sample_path(sample))
+    run_id, url = f"run-{new_id()[:12]}", external_url(url)
+    own_queue = url is not None and queue is None and workers > 0
+    counts = {"amn": workers, "fallback": 1, "shadow": 1 if more["sample_rate"] else 0}
     plan = RunPlan(
         traffic=TrafficSettings(
-            requests=choices.requests, rate=choices.rate, in_flight_max=choices.in_flight, run_id=run_id
+            requests=more["requests"], rate=more["rate"], in_flight_max=more["in_flight"], run_id=run_id
         ),
-        warm_up=choices.warm_up,
-        kill_worker=choices.kill_worker,
+        warm_up=more["warm_up"],
+        kill_worker=more["kill_worker"],
         own_queue=own_queue,
     )
-    scratch = Path(tempfile.mkdtemp(prefix="amn-run-"))
-    stack = Stack(
-        StackSettings(
-            url=url,
-            server=ServerSettings(),
-            counts=_counts(choices),
-            queue=run_id if own_queue else choices.queue or "main",
-            policy=choices.policy,
-            artifacts=artifacts_folder(choices.artifacts),
-            sample_rate=choices.sample_rate,
-            worker_log=choices.worker_log or scratch / "workers.log",
+    with tempfile.TemporaryDirectory(prefix="amn-run-", ignore_cleanup_errors=True) as scratch:
+        stack = Stack(
+            StackSettings(
+                url=url,
+                server=ServerSettings(),
+                counts=counts if workers else {},
+                queue=run_id if own_queue else queue or "main",
+                policy=more["policy"],
+                artifacts=artifacts_folder(artifacts),
+                sample_rate=more["sample_rate"],
+                worker_log=worker_log or Path(scratch) / "workers.log",
+            )
         )
-    )
-    try:
-        with notes.status("starting the server and the workers"):
-            stack.__enter__()
-        try:
-            return measure(stack, sample, plan, notes)
-        finally:
-            stack.__exit__()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _counts(choices: _Choices) -> dict[str, int]:
-    if not choices.workers:
-        return {}
-    return {"amn": choices.workers, "fallback": 1, "shadow": 1 if choices.sample_rate else 0}
+        with contextlib.ExitStack() as undo:
+            with notes.status("starting the server and the workers"):
+                undo.enter_context(stack)
+            return measure(stack, windows, plan, notes)

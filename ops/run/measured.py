@@ -9,15 +9,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import redis
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from ops import console
+from ops.health import server
+from ops.health.counters import read_counters
 from ops.local.stack import Stack
-from ops.run.summary import RunSummary, Surroundings, environment, percentiles, shown, summarize
+from ops.run.summary import RunSummary, environment, percentiles, shown, summarize
 from ops.run.traffic import Traffic, TrafficSettings
 from ops.sample import Sample
 from producer import Producer
@@ -59,18 +60,20 @@ def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> RunS
             before = _counters(admin, keys)
             traffic = Traffic(producer, sample, plan.traffic)
             with _shown(traffic, plan.traffic) as on_progress, _no_collection_pauses():
-                timing = traffic.run(on_progress, _killer(stack, notes) if plan.kill_worker else _nothing)
+                timing = traffic.run(on_progress, _killer(stack, notes) if plan.kill_worker else lambda: None)
             stack.drain()  # a second answer to anything would be here now, and is counted
             after = _counters(admin, keys)
-            around = Surroundings(
+            return summarize(
+                traffic.tally,
+                sample,
+                timing,
                 shadowed=after["shadowed"] - before["shadowed"],
-                lost=after["lost"] - before["lost"],
+                lost_leases=after["lost"] - before["lost"],
                 duplicates=producer.stray_replies,
                 warm_up=plan.warm_up,
                 worker_restarts=stack.pool.restarts if stack.pool else 0,
                 environment=environment(_server(admin), stack.settings.counts, plan.traffic.rate),
             )
-        return summarize(traffic.tally, sample, timing, around)
     finally:
         if plan.own_queue:
             _remove(admin, keys)
@@ -87,16 +90,13 @@ def _warm_up(producer: Producer, sample: Sample, count: int) -> None:
 
 
 def _counters(admin: redis.Redis, keys: Keys) -> dict[str, int]:
-    found = cast("dict[bytes, bytes]", admin.hgetall(keys.stats))
-    counts = {name.decode(): int(value) for name, value in found.items()}
-    return {name: counts.get(name, 0) for name in ("shadowed", "lost")}
+    found = read_counters(admin, keys)
+    return {name: found.get(name, 0) for name in ("shadowed", "lost")}
 
 
 def _server(admin: redis.Redis) -> str:
-    info = admin.info("server")
-    name = info.get("server_name", "redis")
-    version = info.get("valkey_version") or info["redis_version"]
-    return f"{name} {version}"
+    about, _ = server.read(admin, with_limits=False)
+    return f"{about.name} {about.version}"
 
 
 def _remove(admin: redis.Redis, keys: Keys) -> None:
@@ -114,10 +114,6 @@ def _killer(stack: Stack, notes: Console) -> Callable[[], None]:
             notes.print(f"killed AMN worker {pids[0]} (SIGKILL) half-way")
 
     return kill
-
-
-def _nothing() -> None:
-    """Nothing happens half-way."""
 
 
 @contextmanager

@@ -26,26 +26,19 @@ class RunSummary:
     """One finished run; the fields are the keys of `amn run --json`, in this order.
 
     Attributes:
-        requests: Sent.    answered: With exactly one final answer.    failed: With a named failure,
-            or none at all within 30 s.
-        escalated: Answered after a fallback was asked.    shadowed: Sampled for the shadow worker.
+        answered: With exactly one final answer.    failed: With a named failure, or none within 30 s.
         latency_ms: Of AMN answers, provisional ones of escalated requests included, from enqueue
             to received, both on the producer's monotonic clock.
-        latency_ms_fallback: Of fallback answers, likewise.
         throughput_per_s: Answers per second, from the first submit to the last answer.
-        reasons: Of escalated requests; one can have several.
         cosine: Mean cosine to the true next vectors: of AMN and of the fallback where they
             answered, of the final answers, and of the two baselines on all requests.
-        fallback_rate: Escalated by requests.
         ood_delta: Mean cosine of AMN on the unseen domain minus that on the known ones.
         duplicates: Final answers that came a second time, or to nobody.
         lost_leases: Finishes refused because another worker held the request by then.
         shed: Flagged requests that AMN answered all the same, by why.
         degraded: Escalated requests that got their AMN answer after all, by why.
-        failures: By code.    send_lag_ms: How late requests left, against the open-loop schedule.
-        warm_up: Requests sent before, and not counted.
-        worker_restarts: Workers that died and were replaced.
-        objectives: Whether the card's numbers held.    environment: Of this measurement.
+        send_lag_ms: How late requests left, against the open-loop schedule.
+        objectives: Whether the card's numbers held.
     """
 
     requests: int
@@ -81,24 +74,8 @@ class RunSummary:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the run's parts say beside the answers.
-
-    Attributes:
-        shadowed, lost: From the queue's counters, as differences over the run.
-    """
-
-    shadowed: int
-    lost: int
-    duplicates: int
-    warm_up: int
-    worker_restarts: int
-    environment: dict[str, Any]
-
-
-def summarize(tally: Tally, sample: Sample, timing: Timing, around: Surroundings) -> RunSummary:
-    """Turns what was collected into the summary."""
+def summarize(tally: Tally, sample: Sample, timing: Timing, **around: Any) -> RunSummary:
+    """Turns what was collected into the summary; `around` gives the fields that the answers do not tell."""
     latency = percentiles(tally.amn_ms)
     fallback_rate = float(tally.escalated.sum()) / tally.requests
     mean_baseline, last_baseline = sample.baselines(tally.requests)
@@ -108,7 +85,6 @@ def summarize(tally: Tally, sample: Sample, timing: Timing, around: Surroundings
         answered=tally.answered,
         failed=tally.failed,
         escalated=int(tally.escalated.sum()),
-        shadowed=around.shadowed,
         latency_ms=latency,
         latency_ms_fallback=percentiles(tally.fallback_ms),
         throughput_per_s=round(tally.answered / max(timing.elapsed_s, 1e-9), 1),
@@ -122,19 +98,15 @@ def summarize(tally: Tally, sample: Sample, timing: Timing, around: Surroundings
         },
         fallback_rate=round(fallback_rate, 4),
         ood_delta=ood_delta(tally, sample),
-        duplicates=around.duplicates,
-        lost_leases=around.lost,
         shed=_named(tally.shed),
         degraded=_named(tally.degraded),
         failures=_named(tally.codes),
         send_lag_ms=percentiles(timing.send_lag_ms),
-        warm_up=around.warm_up,
-        worker_restarts=around.worker_restarts,
         objectives={
             "latency_ms_p95": p95 is not None and p95 <= LATENCY_MS_P95_MAX,
             "fallback_rate": fallback_rate <= FALLBACK_RATE_MAX,
         },
-        environment=around.environment,
+        **around,
     )
 
 

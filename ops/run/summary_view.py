@@ -8,6 +8,14 @@ from rich.text import Text
 from ops.console import DataTable, styled
 from ops.run.summary import FALLBACK_RATE_MAX, LATENCY_MS_P95_MAX, RunSummary, shown
 
+_COSINES = {
+    "amn": "AMN",
+    "fallback": "fallback, on what was escalated",
+    "final": "final answers",
+    "context_mean": "baseline: mean of the context",
+    "last_vector": "baseline: last vector",
+}
+
 
 def view(summary: RunSummary) -> RenderableType:
     """The verdict, and four small tables."""
@@ -30,66 +38,53 @@ def _verdict(summary: RunSummary) -> Text:
 
 
 def _answers(summary: RunSummary) -> DataTable:
+    rows = [
+        ("answered", summary.answered, ""),
+        ("escalated to the fallback", summary.escalated, ""),
+        *((f"  because of {reason}", count, "dim") for reason, count in summary.reasons.items()),
+        *((f"flagged, but kept at AMN: {why}", count, "") for why, count in summary.shed.items()),
+        *((f"got AMN's answer after all: {why}", count, "yellow") for why, count in summary.degraded.items()),
+        ("sampled for the shadow worker", summary.shadowed, ""),
+        ("failed", summary.failed, "red" if summary.failed else ""),
+        *((f"  {code}", count, "red") for code, count in summary.failures.items()),
+    ]
     table = _table("Answers", "requests", "share")
-    total = summary.requests
-
-    def row(name: str, count: int, style: str = "") -> None:
-        table.add_row(name, f"{count:,}", f"{count / total:.1%}", style=style)
-
-    row("answered", summary.answered)
-    row("escalated to the fallback", summary.escalated)
-    for reason, count in summary.reasons.items():
-        row(f"  because of {reason}", count, "dim")
-    for why, count in summary.shed.items():
-        row(f"flagged, but kept at AMN: {why}", count)
-    for why, count in summary.degraded.items():
-        row(f"got AMN's answer after all: {why}", count, "yellow")
-    row("sampled for the shadow worker", summary.shadowed)
-    row("failed", summary.failed, "red" if summary.failed else "")
-    for code, count in summary.failures.items():
-        row(f"  {code}", count, "red")
+    for name, count, style in rows:
+        table.add_row(name, count, f"{count / summary.requests:.1%}", style=style)
     if summary.worker_restarts:
-        table.add_row("workers replaced", f"{summary.worker_restarts:,}", "")
+        table.add_row("workers replaced", summary.worker_restarts, "")
     return table
 
 
 def _latency(summary: RunSummary) -> DataTable:
     table = _table("Milliseconds from enqueue to received", "p50", "p95", "p99")
-    for name, values, style in (
-        ("AMN answers", summary.latency_ms, ""),
-        ("fallback answers", summary.latency_ms_fallback, ""),
-        ("(requests sent later than due)", summary.send_lag_ms, "dim"),
-    ):
-        if values is summary.send_lag_ms and not summary.environment["rate_per_s"]:
-            continue  # without a rate nothing is due
-        table.add_row(name, *(shown(value) for value in values.values()), style=style)
+    table.add_row("AMN answers", *map(shown, summary.latency_ms.values()))
+    table.add_row("fallback answers", *map(shown, summary.latency_ms_fallback.values()))
+    if summary.environment["rate_per_s"]:  # without a rate nothing is due
+        lag = map(shown, summary.send_lag_ms.values())
+        table.add_row("(requests sent later than due)", *lag, style="dim")
     return table
 
 
 def _cosines(summary: RunSummary) -> DataTable:
     table = _table("Cosine to the true next vector", "mean")
-    names = {
-        "amn": "AMN",
-        "fallback": "fallback, on what was escalated",
-        "final": "final answers",
-        "context_mean": "baseline: mean of the context",
-        "last_vector": "baseline: last vector",
-    }
-    for key, name in names.items():
+    for key, name in _COSINES.items():
         style = "dim" if name.startswith("baseline") else ""
         table.add_row(name, shown(summary.cosine[key], 4), style=style)
     delta = summary.ood_delta
-    table.add_row("OOD delta (unseen minus known)", "-" if delta is None else f"{delta:+.4f}")
+    table.add_row("OOD delta (unseen minus known)", None if delta is None else f"{delta:+.4f}")
     return table
 
 
 def _objectives(summary: RunSummary) -> DataTable:
     table = _table("Objectives", "measured", "at most", "")
-    p95 = shown(summary.latency_ms["p95"])
-    kept = summary.objectives
-    table.add_row("p95 of AMN answers (ms)", p95, f"{LATENCY_MS_P95_MAX}", _kept(kept["latency_ms_p95"]))
-    rate, limit = f"{summary.fallback_rate:.1%}", f"{FALLBACK_RATE_MAX:.0%}"
-    table.add_row("fallback rate", rate, limit, _kept(kept["fallback_rate"]))
+    rows = (
+        ("p95 of AMN answers (ms)", "latency_ms_p95", shown(summary.latency_ms["p95"]), LATENCY_MS_P95_MAX),
+        ("fallback rate", "fallback_rate", f"{summary.fallback_rate:.1%}", f"{FALLBACK_RATE_MAX:.0%}"),
+    )
+    for name, key, measured, at_most in rows:
+        kept = styled("kept", "green") if summary.objectives[key] else styled("missed", "red")
+        table.add_row(name, measured, at_most, kept)
     return table
 
 
@@ -111,7 +106,3 @@ def _where(summary: RunSummary) -> Text:
         f"after {summary.warm_up} to warm up",
         style="dim",
     )
-
-
-def _kept(kept: bool) -> Text:
-    return styled("kept", "green") if kept else styled("missed", "red")

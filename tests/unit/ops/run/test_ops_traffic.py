@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ops.run import traffic as traffic_module
-from ops.run.summary import Surroundings, percentiles, summarize
+from ops.run.summary import percentiles, summarize
 from ops.run.summary_view import view
 from ops.run.tally import Tally
 from ops.run.traffic import Timing, Traffic, TrafficSettings
@@ -151,16 +151,16 @@ def test_an_escalation_that_ends_with_amn_is_degraded_and_not_a_fallback_answer(
 
 
 def summary_of(handles: list[FakeHandle], duplicates: int = 0) -> Any:
-    around = Surroundings(
-        shadowed=1,
-        lost=0,
-        duplicates=duplicates,
-        warm_up=0,
-        worker_restarts=0,
-        environment={"server": "valkey 9", "workers": {"amn": 1}, "rate_per_s": 5, "cores": 1},
-    )
+    around = {
+        "shadowed": 1,
+        "lost_leases": 0,
+        "duplicates": duplicates,
+        "warm_up": 0,
+        "worker_restarts": 0,
+        "environment": {"server": "valkey 9", "workers": {"amn": 1}, "rate_per_s": 5, "cores": 1},
+    }
     timing = Timing(elapsed_s=1.0, send_lag_ms=np.zeros(len(handles), dtype=np.float32))
-    return summarize(collected(handles), sample(), timing, around)
+    return summarize(collected(handles), sample(), timing, **around)
 
 
 def test_the_json_has_the_promised_keys_first_and_in_order() -> None:
