@@ -7,9 +7,11 @@ among them. docs/alerts.md lists them all.
 from __future__ import annotations
 
 import hmac
+import itertools
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http.server import HTTPServer
 from typing import Any, cast
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -81,15 +83,14 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, or `amn_server_up 0` alone."""
-        up = gauge("amn_server_up", "Whether the queue's server answered this scrape.")
-        found: list[Metric] = []
+        up, found = True, []
         try:
             with self._lock, driver_errors(self._settings.url):
                 found = list(self._read())
-            add(up, (self._keys.queue,), 1)
         except ServerError:
-            add(up, (self._keys.queue,), 0)
-        yield up
+            up = False
+        said = "Whether the queue's server answered this scrape."
+        yield gauge("amn_server_up", said, {(self._keys.queue,): up})
         yield from found
 
     def _read(self) -> Iterator[Metric]:
@@ -122,123 +123,110 @@ def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
 
 def service_metrics(queue: str, live: Live) -> Iterator[Metric]:
     """The accounts of the requests, and the server's files and memory."""
+    server = live.server
     for name, text, value in (
         ("amn_requests_unanswered", "Requests accepted that have not ended.", live.unanswered),
         ("amn_requests_lost", "Of those, the ones that wait nowhere.", live.lost),
-        (
-            "amn_server_persistence_failed",
-            "Whether the server could not write its files.",
-            live.server.persistence_failed,
-        ),
-        ("amn_server_memory_used_bytes", "Memory of the server.", live.server.used_memory_bytes),
-        ("amn_server_memory_limit_bytes", "What it may use; 0: not known.", live.server.memory_limit_bytes),
+        ("amn_server_persistence_failed", "Whether its last write failed.", server.persistence_failed),
+        ("amn_server_memory_used_bytes", "Memory of the server.", server.used_memory_bytes),
+        ("amn_server_memory_limit_bytes", "What it may use; 0: not known.", server.memory_limit_bytes),
     ):
-        family = gauge(name, text)
-        add(family, (queue,), float(value))
-        yield family
+        yield gauge(name, text, {(queue,): value})
 
 
 def stream_metrics(queue: str, found: Mapping[str, streams.StreamFacts], dead: int) -> Iterator[Metric]:
-    """What waits and for how long."""
-    families = (
-        gauge("amn_stream_entries", "Entries waiting or leased.", "stream"),
-        gauge("amn_stream_leased_entries", "Entries leased.", "stream"),
-        gauge("amn_stream_oldest_age_seconds", "Age of the oldest entry; 0 when empty.", "stream"),
-        gauge("amn_stream_payload_bytes", "Payload waiting or leased.", "stream"),
+    """Entries, leases, ages and bytes of the streams, and the dead letters."""
+
+    def each(name: str, text: str, value: Callable[[streams.StreamFacts], float | None]) -> Metric:
+        samples = {(queue, stream): value(facts) for stream, facts in found.items()}
+        return gauge(name, text, samples, "stream")
+
+    yield each("amn_stream_entries", "Entries waiting or leased.", lambda one: one.entries)
+    yield each("amn_stream_leased_entries", "Entries leased.", lambda one: one.leased)
+    yield each(
+        "amn_stream_oldest_age_seconds",
+        "Age of the oldest entry; 0 when empty.",
+        lambda one: (one.oldest_age_ms or 0) / 1000,
     )
-    for name, facts in found.items():
-        values = (facts.entries, facts.leased, (facts.oldest_age_ms or 0) / 1000, facts.payload_bytes)
-        for family, value in zip(families, values, strict=True):
-            if value is not None:
-                add(family, (queue, name), value)
-    yield from families
-    letters = gauge("amn_dead_letters", "Dead letters kept.")
-    add(letters, (queue,), dead)
-    yield letters
+    yield each("amn_stream_payload_bytes", "Payload waiting or leased.", lambda one: one.payload_bytes)
+    yield gauge("amn_dead_letters", "Dead letters kept.", {(queue,): dead})
 
 
 def worker_metrics(queue: str, found: Sequence[workers.WorkerFacts]) -> Iterator[Metric]:
-    """Who is there and makes progress, by kind."""
-    alive = gauge("amn_workers", "Workers seen lately.", "kind")
-    stuck = gauge("amn_workers_stuck", "Of those, holding entries and ending none.", "kind")
-    longest = gauge("amn_workers_progress_age_seconds", "Longest time without progress.", "kind")
-    for kind in KINDS:
-        mine = [worker for worker in found if worker.kind == kind]
-        add(alive, (queue, kind), len(mine))
-        add(stuck, (queue, kind), sum(worker.stuck for worker in mine))
-        add(longest, (queue, kind), max((worker.stuck_ms for worker in mine), default=0) / 1000)
-    yield from (alive, stuck, longest)
+    """Presence and progress of the workers, by kind."""
+    by_kind = {(queue, kind): [one for one in found if one.kind == kind] for kind in KINDS}
+    alive = {labels: len(mine) for labels, mine in by_kind.items()}
+    stuck = {labels: sum(one.stuck for one in mine) for labels, mine in by_kind.items()}
+    ages_s = {
+        labels: max((one.stuck_ms for one in mine), default=0) / 1000 for labels, mine in by_kind.items()
+    }
+    yield gauge("amn_workers", "Workers seen lately.", alive, "kind")
+    yield gauge("amn_workers_stuck", "Of those, holding entries and ending none.", stuck, "kind")
+    yield gauge("amn_workers_progress_age_seconds", "Longest time without progress.", ages_s, "kind")
 
 
 def drift_metrics(queue: str, findings: list[Finding], evaluated_at_ms: int) -> Iterator[Metric]:
-    """What the judge said last."""
-    heard = gauge("amn_judge_last_evaluation_timestamp_seconds", "When the judge last finished; 0 for never.")
-    add(heard, (queue,), evaluated_at_ms / 1000)
-    firing = gauge(
-        "amn_rule_firing", "Whether a rule fires and speaks for itself.", "rule", "severity", "model", "lane"
-    )
-    unknown = gauge("amn_rule_insufficient", "Whether a rule has too little data.", "rule", "model", "lane")
-    sampling = gauge("amn_shadow_sampling_ratio", "Realised sampling of the last hour.")
-    for one in findings:
-        labels = (queue, one.rule, one.severity, one.model, one.lane)
-        add(firing, labels, int(one.state == "firing" and not one.beside))
-        add(unknown, (queue, one.rule, one.model, one.lane), int(one.state == "insufficient"))
-        if one.rule == "monitor_health" and "sampling" in one.values:
-            add(sampling, (queue,), float(one.values["sampling"]))
-    yield from (heard, firing, unknown, sampling, *_values(queue, findings))
-
-
-def _values(queue: str, findings: list[Finding]) -> Iterator[Metric]:
-    families: dict[str, GaugeMetricFamily] = {}
-    for name, text, rule, value, slice_ in VALUES:
-        labels = ("model", "lane", "slice") if slice_ else ("model", "lane")
-        family = families.setdefault(name, gauge(name, text, *labels))
-        for one in findings:
-            if one.rule == rule and value in one.values:
-                add(family, (queue, one.model, one.lane, *slice_), float(one.values[value]))
-    yield from families.values()
+    """The judge's last findings."""
+    said = "When the judge last finished; 0 for never."
+    yield gauge("amn_judge_last_evaluation_timestamp_seconds", said, {(queue,): evaluated_at_ms / 1000})
+    firing = {
+        (queue, one.rule, one.severity, one.model, one.lane): one.state == "firing" and not one.beside
+        for one in findings
+    }
+    unknown = {(queue, one.rule, one.model, one.lane): one.state == "insufficient" for one in findings}
+    health = next((one.values for one in findings if one.rule == "monitor_health"), {})
+    sampling = {(queue,): float(health["sampling"])} if "sampling" in health else {}
+    said = "Whether a rule fires and speaks for itself."
+    yield gauge("amn_rule_firing", said, firing, "rule", "severity", "model", "lane")
+    said = "Whether a rule has too little data."
+    yield gauge("amn_rule_insufficient", said, unknown, "rule", "model", "lane")
+    yield gauge("amn_shadow_sampling_ratio", "Realised sampling of the last hour.", sampling)
+    for name, parts in itertools.groupby(VALUES, key=lambda row: row[0]):
+        rows = list(parts)
+        samples = {
+            (queue, one.model, one.lane, *slice_): float(one.values[value])
+            for _, _, rule, value, slice_ in rows
+            for one in findings
+            if one.rule == rule and value in one.values
+        }
+        yield gauge(name, rows[0][1], samples, "model", "lane", *(["slice"] if rows[0][4] else []))
 
 
 def alert_metrics(client: redis.Redis, keys: Keys, now_ms: int) -> Iterator[Metric]:
-    """What fires by the state machine, and what was not delivered."""
-    firing = gauge("amn_alerts_firing", "Alerts firing or recovering.", "rule", "severity")
-    silenced = gauge("amn_alerts_silenced", "Of those, held back by a silence.", "rule", "severity")
-    counts: dict[Labels, list[int]] = {}
+    """The alerts that fire by the state machine, and the messages that were not delivered."""
+    queue, outbox = keys.queue, Outbox(client, keys)
+    firing: Counter[Labels] = Counter()
+    silenced: Counter[Labels] = Counter()
     for alert in alerts(client, keys):
         if alert.phase in ("firing", "recovering"):
-            count = counts.setdefault((keys.queue, alert.rule, alert.severity), [0, 0])
-            count[0] += 1
-            count[1] += bool(alert.silence)
-    for labels, (all_, held) in counts.items():
-        add(firing, labels, all_)
-        add(silenced, labels, held)
-    yield from (firing, silenced)
-    outbox = Outbox(client, keys)
-    waits = gauge("amn_alerts_outbox_messages", "Messages that no sender has taken.")
-    add(waits, (keys.queue,), outbox.waits())
-    under_way = gauge("amn_alerts_undelivered_messages", "Alerts with messages under way.", "sink")
-    oldest = gauge("amn_alerts_oldest_undelivered_age_seconds", "Of the longest under way.", "sink")
-    taken: dict[str, list[int]] = {}
+            firing[queue, alert.rule, alert.severity] += 1
+            silenced[queue, alert.rule, alert.severity] += bool(alert.silence)
+    yield gauge("amn_alerts_firing", "Alerts firing or recovering.", firing, "rule", "severity")
+    yield gauge("amn_alerts_silenced", "Of those, held back by a silence.", silenced, "rule", "severity")
+    yield gauge(
+        "amn_alerts_outbox_messages", "Messages that no sender has taken.", {(queue,): outbox.waits()}
+    )
+    taken: defaultdict[Labels, list[int]] = defaultdict(list)
     for one in counted(outbox.undelivered()):
-        taken.setdefault(one.sink, []).append(one.taken_ms)
-    for sink, times in taken.items():
-        add(under_way, (keys.queue, sink), len(times))
-        add(oldest, (keys.queue, sink), (now_ms - min(times)) / 1000)
-    dead = gauge("amn_alerts_dead_messages", "Messages given up in the last 6 h.")
-    add(dead, (keys.queue,), len(given_up(outbox, now_ms)))
-    looked = gauge("amn_alerts_sender_last_look_timestamp_seconds", "When a sender last looked; 0 for never.")
-    add(looked, (keys.queue,), int(cast("bytes | None", client.get(looked_key(keys))) or 0) / 1000)
-    yield from (waits, under_way, oldest, dead, looked)
+        taken[queue, one.sink].append(one.taken_ms)
+    under_way = {labels: len(times) for labels, times in taken.items()}
+    oldest_s = {labels: (now_ms - min(times)) / 1000 for labels, times in taken.items()}
+    yield gauge("amn_alerts_undelivered_messages", "Alerts with messages under way.", under_way, "sink")
+    yield gauge("amn_alerts_oldest_undelivered_age_seconds", "Of the longest under way.", oldest_s, "sink")
+    dead = len(given_up(outbox, now_ms))
+    yield gauge("amn_alerts_dead_messages", "Messages given up in the last 6 h.", {(queue,): dead})
+    looked_ms = int(cast("bytes | None", client.get(looked_key(keys))) or 0)
+    said = "When a sender last looked; 0 for never."
+    yield gauge("amn_alerts_sender_last_look_timestamp_seconds", said, {(queue,): looked_ms / 1000})
 
 
-def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    """An empty gauge; every metric has the queue as its first label."""
-    return GaugeMetricFamily(name, text, labels=("queue", *labels))
-
-
-def add(family: GaugeMetricFamily, labels: Labels, value: float) -> None:
-    """One sample."""
-    family.add_metric(labels, value)
+def gauge(name: str, text: str, samples: Mapping[Any, float | None], *labels: str) -> Metric:
+    """A gauge with its samples by label values; every metric has the queue as its first label."""
+    family = GaugeMetricFamily(name, text, labels=("queue", *labels))
+    for values, sample in samples.items():
+        if sample is not None:
+            family.add_metric(values, sample)
+    return family
 
 
 def registry(settings: ProducerSettings) -> CollectorRegistry:
