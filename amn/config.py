@@ -43,7 +43,7 @@ MODEL_NAMES: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Which network, and the regularisation used while it is trained.
+    """The network, and the regularisation used while it is trained.
 
     Sizes are fixed by the layout: a layout is a promise about the parameter count, so
     widths are not settings. `dropout` and `distrust` change training only, never a

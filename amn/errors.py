@@ -1,4 +1,4 @@
-"""What can go wrong in the model room.
+"""The errors of the model room.
 
     AmnError
     ├── ConfigError       a setting that no model, run or policy can have

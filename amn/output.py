@@ -1,4 +1,4 @@
-"""What leaves a program as text: for a terminal, for a log, for another program.
+"""Text that leaves a program: for a terminal, for a log, for another program.
 
 Much of it was written by others: names, reasons, errors, paths. A terminal obeys control characters, a
 reader of JSON knows neither NaN nor bytes, and a stream may be closed, full, or of an encoding that lacks
@@ -73,13 +73,13 @@ class Lossy:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As the stream's, but for its errors."""
+        """Does what the stream does, but for its errors."""
         with contextlib.suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As the stream's, but for its errors."""
+        """Does what the stream does, but for its errors."""
         with contextlib.suppress(OSError):
             self._stream.flush()
 

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardRules:
-    """What always escalates.
+    """The rules that always escalate.
 
     Attributes:
         lanes: Rule `high_stakes_lane`.
@@ -100,7 +100,7 @@ class MarginRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GainRule:
-    """What the calibrated score is used for.
+    """The use of the calibrated score.
 
     Attributes:
         min: A soft rule escalates only where the predicted gain is above this cosine.
@@ -116,7 +116,7 @@ class GainRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetRule:
-    """What may escalate, of all completed requests.
+    """The share of all completed requests that may escalate.
 
     Attributes:
         rate: Share over any window.    window_s: Length of the window.
@@ -143,7 +143,7 @@ class BudgetRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerRule:
-    """Which answer is final: `last`, the last fallback's; `blend`, the calibrated combination."""
+    """The final answer: `last`, the last fallback's; `blend`, the calibrated combination."""
 
     rule: str = LAST
 
@@ -185,12 +185,12 @@ class EscalationPolicy:
 
     @property
     def needs_bank(self) -> bool:
-        """Whether a rule looks at the reference bank."""
+        """Says whether a rule looks at the reference bank."""
         return self.confidence is not None or self.margin is not None
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether a rule looks at the calibrated gain, or blends with its weights."""
+        """Says whether a rule looks at the calibrated gain, or blends with its weights."""
         return self.gain is not None or self.answer.rule == BLEND
 
     @property
@@ -204,7 +204,7 @@ class EscalationPolicy:
 
     @property
     def margin_method(self) -> str:
-        """As `confidence_method`."""
+        """Works like `confidence_method`."""
         return self.margin.method if self.margin else DISTINCT if self.needs_bank else "none"
 
     def policy_id(self, calibration_id: str = "") -> str:

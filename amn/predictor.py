@@ -94,7 +94,7 @@ class Predictor:
         return self._folded.arrays(contexts)
 
     def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As `forward`, of contexts of any layout and precision.
+        """Works like `forward`, for contexts of any layout and precision.
 
         Raises:
             DataError: They are not floats, or some are masked.

@@ -32,7 +32,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlicesManifest:
-    """What the artifact says of itself.
+    """The manifest of the slices.
 
     Attributes:
         slices_id: `slices@` and the first 12 hex digits of `sha256`.
@@ -56,7 +56,7 @@ class SlicesManifest:
 
 
 class Place(NamedTuple):
-    """Where a context lies.
+    """The position of a context among the slices.
 
     Attributes:
         score: 0 (among the references) to 2; typically .2 to .8.
@@ -80,7 +80,7 @@ class Slicer:
 
     @property
     def cells(self) -> int:
-        """How many centroids there are."""
+        """The number of centroids."""
         return len(self._centroids)
 
     def place(self, context: NDArray[np.floating]) -> Place:

@@ -43,7 +43,7 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankSettings:
-    """How a bank is made.
+    """The settings of building a bank.
 
     Attributes:
         encoder_id: Recipe of the vectors.    source: Where they come from.
@@ -188,7 +188,7 @@ def _manifest(
 
 
 def _bank_id(digest: str, files: dict[str, str], index: dict[str, Any] | None) -> str:
-    """Of all that an answer depends on; of a bank without an index, of the vectors alone."""
+    """Returns a hash of all that an answer depends on: without an index, of the vectors alone."""
     if index is not None:
         parts = (digest, files[CELLS], files[CODES], json.dumps(index, sort_keys=True))
         digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -36,7 +36,7 @@ Multiplicity = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BankManifest:
-    """What a bank says of itself.
+    """The manifest of a bank.
 
     Attributes:
         bank_id: `bank@` and 12 hex digits of the hash of the vectors, and of the index and its widths.

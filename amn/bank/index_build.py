@@ -117,7 +117,7 @@ def _add(faiss: Any, index: Any, points: Vectors, ids: Ids, cells: Ids) -> None:
 
 
 def _weights(filing: Filing, sample: Ids) -> NDArray[np.floating]:
-    """What each direction's error costs: energy of a query there, times spread around a centroid.
+    """Returns the cost of an error in each direction: a query's energy, times spread around a centroid.
 
     Predictions are smoother than texts, as the centroids are; so these stand for the queries.
     """

@@ -30,7 +30,7 @@ WIDTH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cells:
-    """What a query meets first.
+    """The cells of an index, which a query is compared with first.
 
     Attributes:
         projection: Shape (768, d + 1): orthonormal columns, and one of zeros.

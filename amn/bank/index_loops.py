@@ -94,7 +94,7 @@ class LoopSearch:
     def top2(
         self, queries: Vectors, settings: IndexSettings, guard: Guard
     ) -> tuple[Vectors, Vectors, Ids, Rows]:
-        """As `ArraySearch.top2`.
+        """Works like `ArraySearch.top2`.
 
         Raises:
             MemoryError: There was none for the candidates.
@@ -123,7 +123,7 @@ class LoopSearch:
 
 
 def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
-    """Whether a block holds what faiss reads from it, where the loops look for it."""
+    """Says whether a block holds what faiss reads from it, where the loops look for it."""
     if packer.nvec != _BLOCK:
         return False
     held = np.empty((_BLOCK, packer.code_size), np.uint8)

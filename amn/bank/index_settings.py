@@ -1,4 +1,4 @@
-"""How an index is searched: what a manifest and a policy say."""
+"""The settings of an index: those in a manifest, and those of a search in a policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEAST_A_CELL = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSettings:
-    """How a bank is indexed and searched; stands in its manifest.
+    """The settings of indexing and searching a bank, as they stand in its manifest.
 
     Attributes:
         cells: K.    dimensions: d, of the projection.    groups: 4-bit codes a reference.
@@ -85,19 +85,19 @@ class Guard:
         )
 
     def keeps(self, best: Vectors, second: Vectors) -> Rows:
-        """Where no rule fires, (B,)."""
+        """Marks the rows where no rule fires, (B,)."""
         kept: Rows = (best >= self.confidence) & (best - second >= self.margin)
         return kept
 
     def undecided(self, best: Vectors, second: Vectors) -> Rows:
-        """Where a miss would matter, (B,)."""
+        """Marks the rows where a miss would matter, (B,)."""
         near: Rows = (best >= self.confidence - self.reach) & (best < self.confidence)
         if self.margin <= NO_MARGIN:
             return near  # a best cosine that was found is proof enough
         return near | self.keeps(best, second)
 
     def doubtful(self, best: Vectors, second: Vectors) -> Rows:
-        """Where another reference would easily change the decision, (B,)."""
+        """Marks the rows where another reference would easily change the decision, (B,)."""
         doubtful: Rows = np.abs(best - self.confidence) < self.doubt
         if self.margin > NO_MARGIN:
             doubtful |= (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)

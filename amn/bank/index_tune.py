@@ -1,4 +1,4 @@
-"""How wide an index must search: measured on held-out queries when a bank is built.
+"""The width that an index must search, measured on held-out queries when a bank is built.
 
 Two banks of one size can differ much in how often a search misses something. So each is measured: the
 exact answers to the queries are computed once, and the narrowest of `WIDTHS` is taken whose decisions
@@ -44,7 +44,7 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How an index decided against an exact search; shares of the queries.
+    """The decisions of an index beside those of an exact search, as shares of the queries.
 
     Attributes:
         queries: How many.
@@ -64,11 +64,11 @@ class Agreement:
 
     @property
     def met(self) -> bool:
-        """Whether this is as good as a bank must be."""
+        """Says whether this is as good as a bank must be."""
         return self.within(1.0, 1.0)
 
     def within(self, share: float = _SHARE, unsafe_share: float = _UNSAFE_SHARE) -> bool:
-        """Whether no more than these shares of the errors that are allowed were made."""
+        """Says whether no more than these shares of the errors that are allowed were made."""
         return (
             1 - self.agree <= share * (1 - AGREE_MIN) + 1e-12
             and self.unsafe <= unsafe_share * UNSAFE_MAX

@@ -32,7 +32,7 @@ _PAIRS_MAX = 50_000_000
 def merge_duplicates(
     unit: Vectors, epsilon: float, filing: Filing | None = None, on_rows: OnRows = lambda done: None
 ) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-    """Which vectors are kept, and how many source vectors each stands for.
+    """Returns the vectors that are kept, and the number of source vectors that each stands for.
 
     Args:
         unit: Shape (N, 768), float32, unit norm; may be mapped.
@@ -118,7 +118,7 @@ def _pairs_among(
 
 
 def _near(unit: Vectors, epsilon: float, filing: Filing, rows: Ids, before: Ids) -> tuple[Ids, Ids, Vectors]:
-    """As a full comparison, but only of pairs whose projections are near: no pair is farther apart
+    """Compares only pairs whose projections are near, and loses none by it: no pair is farther apart
     in a projection than it is."""
     a, b = filing.flat[rows, :-1], filing.flat[before, :-1]
     # |a - b|^2 <= |x - y|^2 = 2 - 2 cosine; a hair is left for rounding.
@@ -132,7 +132,7 @@ def _near(unit: Vectors, epsilon: float, filing: Filing, rows: Ids, before: Ids)
 
 
 def _greedy(pairs: tuple[Ids, Ids, Vectors]) -> dict[int, int]:
-    """Which row goes into which: the nearest earlier one that is kept itself."""
+    """Returns the row that each row goes into: the nearest earlier one that is kept itself."""
     later, earlier, cosine = pairs
     into: dict[int, int] = {}
     # By row; the nearest first.

@@ -20,7 +20,7 @@ _SPREAD = np.uint32(2654435761)
 
 
 class Rechecked(NamedTuple):
-    """What was found.
+    """The result of a recheck.
 
     Attributes:
         checked: Requests compared.

@@ -81,7 +81,7 @@ def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, flo
 
 
 def chosen(score: Cosines, rate: float) -> NDArray[np.float64]:
-    """How much of each window is escalated, 0 to 1, when the best `rate` of all are.
+    """Returns the escalated share of each window, 0 to 1, when the best `rate` of all are.
 
     Equal scores share what is left, as first come, first served does in the long run.
     """

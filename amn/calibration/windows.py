@@ -1,4 +1,4 @@
-"""What a calibration is fitted and judged on: held-out windows, both models' cosines, all scores.
+"""The data of a calibration: held-out windows, both models' cosines, all scores.
 
 Two slices are fitted on, and neither is ever judged: the validation articles, and the same articles
 *turned*. One random rotation of all vectors leaves every cosine among them as it was and takes away

@@ -1,4 +1,4 @@
-"""How long a prediction takes, by batch size, in the form that workers use (folded).
+"""The time of a prediction by batch size, in the form that workers use (folded).
 
 The only clock of this room besides the date of a run: models are never timed while they
 serve, workers do that.

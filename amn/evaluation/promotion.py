@@ -167,7 +167,7 @@ def move(link: Path, target: Path) -> None:
 
 
 def history_file(link: Path) -> Path:
-    """Where earlier targets of a link are kept."""
+    """Returns the file that keeps the earlier targets of a link."""
     return link.with_name(link.name + ".history")
 
 

@@ -1,4 +1,4 @@
-"""Who answers: the policy's rules, and what the budget leaves of them. Pure: no clock, no I/O.
+"""The choice of who answers, by the policy's rules and within the budget. Pure: no clock, no I/O.
 
 A request is flagged by hard rules (lane, length) or by soft ones (scores). Every flagged request is
 escalated or shed, and an answer says which: `reasons` names the rules, `shed` why they were overruled.
@@ -39,7 +39,7 @@ RECENT = 2048
 
 
 class Scores(NamedTuple):
-    """What the soft rules look at; a score that the policy does not ask for stays as it is here."""
+    """The scores that the soft rules look at; one that the policy does not ask for stays as it is here."""
 
     confidence: float = 0.0
     margin: float = 0.0
@@ -47,7 +47,7 @@ class Scores(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What happens to one request.
+    """The decision about one request.
 
     Attributes:
         escalate: Whether a fallback answers.
@@ -66,7 +66,7 @@ ANSWER = Decision(False)
 
 
 class Allowance:
-    """What one worker may escalate, and what it did. One thread decides and counts, another one
+    """The escalations that one worker may make, and made. One thread decides and counts, another one
     settles the counts with the shared budget; each writes only its own fields, so neither waits.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a fallback is worth: a calibrated score of a request, and the weight of a fallback's answer.
+"""The worth of a fallback: a calibrated score of a request, and the weight of a fallback's answer.
 
 `amn calibrate` fits both on held-out articles and writes one hashed JSON file of plain
 arrays; a worker evaluates it with NumPy. The features are a few dot products of the prediction and
@@ -104,7 +104,7 @@ class Calibration:
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
 
     def fits(self, amn: str, fallback: str) -> bool:
-        """Whether it was fitted for these two models."""
+        """Says whether it was fitted for these two models."""
         return (self.amn, self.fallback) == (amn, fallback)
 
     def predict(self, contexts: Vectors, predictions: Vectors) -> Values:

@@ -48,13 +48,13 @@ READY = LIBRARY is not None
 
 
 def address_of(array: NDArray[Any]) -> int:
-    """Where the first number is; half the time of `array.ctypes.data`."""
+    """Returns the address of the first number, in half the time of `array.ctypes.data`."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 def _floats(array: NDArray[Any]) -> Array:
-    """As the loops read it: float32, row by row, each number at an address that is a multiple of four."""
+    """Returns the array as the loops read it: float32, row by row, each address a multiple of four."""
     made = np.ascontiguousarray(array, np.float32)
     return made if made.flags.aligned else made.copy()
 
@@ -189,7 +189,7 @@ def _tiles(codes: NDArray[np.int16]) -> NDArray[np.int8]:
 
 
 def unpacked(made: Panels, rows: int, width: int) -> Array:
-    """What `panels` kept, (rows, width)."""
+    """Returns the values that `panels` kept, (rows, width)."""
     codes, scale = made.kept["codes"], made.kept["scale"]
     kept: Array = codes.swapaxes(1, 2).reshape(made.rows, made.width) * scale[:, None]
     return kept[:rows, :width]
@@ -243,7 +243,7 @@ class References:
 
 
 def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
-    """As `amn.gate.gain.features`."""
+    """Works like `amn.gate.gain.features`."""
     contexts, predictions = _floats(contexts), _floats(predictions)
     if contexts.shape[0] != predictions.shape[0]:
         raise ValueError(f"{len(contexts)} contexts, but {len(predictions)} predictions")

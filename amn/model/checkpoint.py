@@ -42,7 +42,7 @@ STORAGE = {"float32": torch.float32, "float16": torch.float16}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says of itself; everything in it is checked by `load`."""
+    """The manifest of a checkpoint; everything in it is checked by `load`."""
 
     name: str
     layout: str
@@ -224,7 +224,7 @@ def _shorten(names: list[str], shown: int = 3) -> str:
 
 
 def golden_inputs() -> Tensor:
-    """The same (4, 5, 768) contexts everywhere: two loose, one coherent, one repetitive."""
+    """Makes (4, 5, 768) contexts that are equal everywhere: two loose, one coherent, one repetitive."""
     draw = torch.Generator().manual_seed(20251023)
     noise = torch.randn(GOLDEN_COUNT, CONTEXT_LENGTH, VECTOR_DIM, generator=draw)
     topic = torch.randn(GOLDEN_COUNT, 1, VECTOR_DIM, generator=draw)

@@ -52,7 +52,7 @@ class Folded:
             return self._forward(x)
 
     def arrays(self, contexts: Array) -> Array:
-        """The same from array to array, which spares up to `FEW` contexts the way through tensors."""
+        """Predicts from array to array, which spares up to `FEW` contexts the way through tensors."""
         if self._few is not None and len(contexts) <= FEW:
             check_contexts(contexts)
             return self._few(contexts)

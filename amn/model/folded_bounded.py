@@ -104,7 +104,7 @@ class FoldedBounded:
 
 
 class _Loops:
-    """The same in compiled loops."""
+    """The prediction in compiled loops."""
 
     def __init__(self, folded: FoldedBounded) -> None:
         self._network = kernel.Network(
@@ -137,7 +137,7 @@ class _Loops:
 
 
 class _OneByOne:
-    """The same, of a few contexts, in NumPy."""
+    """The prediction of a few contexts in NumPy."""
 
     def __init__(self, folded: FoldedBounded) -> None:
         self.residual_max = folded.residual_max

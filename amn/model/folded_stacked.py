@@ -45,7 +45,7 @@ class FoldedStacked:
 
     @torch.inference_mode()
     def few(self, contexts: Array) -> Array:
-        """The same from array to array."""
+        """Predicts a few contexts from array to array."""
         x = shared(contexts)
         if self.first.loops is None:
             return self(x).numpy()

@@ -142,7 +142,7 @@ class PublishedAMN(nn.Module):
 
 
 class Grounded(nn.Module):
-    """What the bounded layouts share: a familiar subspace, trust in it, a limited residual."""
+    """The base of the bounded layouts: a familiar subspace, trust in it, a limited residual."""
 
     FAMILIAR_DIM = 90
 
@@ -157,7 +157,7 @@ class Grounded(nn.Module):
         self.familiar.copy_(axes[:, -self.FAMILIAR_DIM :].flip(1).T.float())
 
     def trust(self, baseline: Tensor) -> Tensor:
-        """How far learned directions may be used for a context, (B, 1) in [0, 1]."""
+        """Returns the trust in learned directions for each context, (B, 1) in [0, 1]."""
         inside = F.linear(baseline, self.familiar).square().sum(-1, keepdim=True)
         share = inside / baseline.square().sum(-1, keepdim=True).clamp_min(1e-12)
         low, high = self.config.familiar_low, self.config.familiar_high

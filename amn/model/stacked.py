@@ -45,7 +45,7 @@ class StackedAMN(nn.Module):
         nn.init.zeros_(self.recall.bias)
 
     def train(self, mode: bool = True) -> StackedAMN:
-        """As every module, but the first stage always answers as it does when it serves."""
+        """Switches the mode, but leaves the first stage answering as it does when it serves."""
         super().train(mode)
         self.first.eval()
         return self

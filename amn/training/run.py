@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """Where and how a recipe is trained.
+    """The settings of training a recipe.
 
     Attributes:
         out: The run's folder; the checkpoint appears in `out/checkpoint`.
@@ -132,7 +132,7 @@ def described(data: VectorSet, split: Split) -> Iterator[str]:
 
 
 def data_record(data: VectorSet, split: Split, data_hash: str) -> dict[str, Any]:
-    """What the manifest says of the data."""
+    """Returns the manifest's record of the data."""
     return {
         "source": data.source,
         "sha256": data_hash,
