@@ -1,4 +1,4 @@
-"""What a client installs: numpy, msgpack and redis, never torch.
+"""The client side of the queue, which needs numpy, msgpack and redis and never torch.
 
     from producer import Producer
 

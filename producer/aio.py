@@ -61,7 +61,7 @@ class AsyncProducer:
 
     @property
     def client_id(self) -> str:
-        """Where its replies go; random. With partitions, those of the first one."""
+        """The random name of this client and its reply stream; with partitions, of the first one."""
         return self.channels[0].session.client_id
 
     @property

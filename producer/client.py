@@ -56,7 +56,7 @@ class Producer:
 
     @property
     def client_id(self) -> str:
-        """Where its replies go; random. With partitions, those of the first one."""
+        """The random name of this client and its reply stream; with partitions, of the first one."""
         return self.channels[0].session.client_id
 
     @property

@@ -62,7 +62,7 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
 def valid_name(name: str) -> bool:
-    """Whether `name` may be a queue or a client: letters, digits, `_ . -`, at most 64."""
+    """Says whether `name` may be a queue or a client: letters, digits, `_ . -`, at most 64."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -71,7 +71,7 @@ valid_client = lru_cache(maxsize=4096)(valid_name)
 
 
 def valid_id(request_id: str) -> bool:
-    """Whether `request_id` may be a request id: as a name, and `:` too."""
+    """Says whether `request_id` may be a request id: as a name, and `:` too."""
     return _ID.fullmatch(request_id) is not None
 
 
@@ -136,11 +136,11 @@ class Keys:
         return self.replies_prefix + client
 
     def seen(self, request_id: str) -> str:
-        """What remembers that a request id was enqueued."""
+        """The key that remembers that a request id was enqueued."""
         return self.seen_prefix + request_id
 
     def worker(self, name: str) -> str:
-        """What a worker says about itself."""
+        """The key of a worker's heartbeat, in which it describes itself."""
         return self.workers_prefix + name
 
 

@@ -80,7 +80,7 @@ class Request:
 
     @property
     def batched(self) -> bool:
-        """Whether it is a batch, also one of a single context."""
+        """Says whether it is a batch, also one of a single context."""
         return self.context.ndim == 3
 
     @property
@@ -95,7 +95,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time went, in milliseconds.
+    """The time that each stage of a request took, in milliseconds.
 
     Attributes:
         queue_ms: From the producer's clock at submit to the worker's clock at the read; 0 where the
@@ -152,7 +152,7 @@ class Reply:
     timings: Timings = field(default_factory=Timings)
 
     def shed_for(self, why: str) -> Self:
-        """As the final answer of a request whose escalation was overruled."""
+        """Makes this the final answer of a request whose escalation was overruled."""
         return replace(self, provisional=False, shed=why)
 
 
@@ -213,7 +213,7 @@ class BatchReply:
         return tuple(rule for bit, rule in enumerate(self.rules) if self.fired[row] >> bit & 1)
 
     def shed_for(self, why: str) -> Self:
-        """As `Reply.shed_for`, of all rows."""
+        """Works like `Reply.shed_for`, for all rows."""
         return replace(self, provisional=False, sheds=(why,), shed=np.ones(len(self), np.uint8))
 
 

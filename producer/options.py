@@ -16,7 +16,7 @@ _INTEGER_MAX = 2**31
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How one request is to be served.
+    """The options of one request.
 
     Attributes:
         lane: Kind of traffic (settings.lanes).

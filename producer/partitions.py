@@ -61,6 +61,6 @@ class Spread:
             table.popitem(last=False)
 
     def where(self, request_id: str) -> int:
-        """Where a request went; for one that was not sent from here, where its id alone puts it."""
+        """Returns the partition that a request went to, by its id alone if it was not sent from here."""
         found = self._sent.get(request_id, self._streamed.get(request_id))
         return self.of_name(request_id) if found is None else found

@@ -1,4 +1,4 @@
-"""Which requests the shadow worker sees: a pure function of the request, the same everywhere."""
+"""The sample of requests that the shadow worker sees: a pure function of the request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BITS = 56
 
 
 def sample_key(request_id: str, sequence: str, position: int) -> str:
-    """What is hashed: the place in the sequence if there is one, else the request id.
+    """Returns the text to be hashed: the place in the sequence if there is one, else the request id.
 
     With a sequence, whoever handles position p + 1 can tell whether position p was sampled, so the
     truth finds its prediction without any look-up.
@@ -29,7 +29,7 @@ def sample_hash(key: str, salt: str = DEFAULT_SALT) -> int:
 
 
 def sampled(key: str, rate: float, salt: str = DEFAULT_SALT) -> bool:
-    """Whether `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
+    """Says whether `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
     return _digest(key, salt) < _threshold(rate)
 
 
@@ -39,7 +39,7 @@ def one_in(rate: float) -> int:
 
 
 def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
-    """Whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
+    """Says whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
     return _digest(key, salt) < _threshold_one_in(k)
 
 

@@ -1,4 +1,4 @@
-"""What a producer can be told; the only place in this room that reads the environment."""
+"""The settings of a producer; the only place in this room that reads the environment."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProducerSettings:
-    """How a producer connects, and its limits.
+    """The address, connection and limits of a producer.
 
     Attributes:
         url: Address of the server, the sentinels or the cluster (producer/address.py).
@@ -154,7 +154,7 @@ class ProducerSettings:
 
 
 def settings_of(url: str | None, settings: ProducerSettings | None) -> ProducerSettings:
-    """What a producer was told: the settings, with the URL where one is given; else the environment's."""
+    """Returns the given settings, with the URL if one is given; else those of the environment."""
     if settings is None:
         return ProducerSettings.from_environment(url=url)
     return settings if url is None else replace(settings, url=url)

@@ -1,1 +1,1 @@
-"""What crosses the queue, as bytes."""
+"""The messages that cross the queue, as bytes."""

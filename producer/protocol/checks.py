@@ -38,7 +38,7 @@ def quiet() -> np.errstate:
 
 
 def checked_quietly(context: Any, *, normalize: bool = False) -> NDArray[np.floating]:
-    """As `checked_context`, for who is within `quiet` already: that costs a third of a check."""
+    """Works like `checked_context`, for who is within `quiet` already: that costs a third of a check."""
     array = _numbers(context, "context")
     if array.shape != CONTEXT_SHAPE:
         raise BadShape(f"context has shape {array.shape}; send exactly {CONTEXT_SHAPE}")
@@ -69,7 +69,7 @@ def checked_quietly(context: Any, *, normalize: bool = False) -> NDArray[np.floa
 def checked_contexts(
     contexts: Any, *, normalize: bool = False, limit: int = BATCH_CONTEXTS_MAX
 ) -> NDArray[np.floating]:
-    """As `checked_context`, of many at once: shape (n, 5, 768), n from 1 to `limit`.
+    """Works like `checked_context`, for many at once: shape (n, 5, 768), n from 1 to `limit`.
 
     Raises:
         PayloadTooLarge: More than `limit`.

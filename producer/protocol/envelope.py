@@ -14,7 +14,7 @@ _FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes,
 
 
 class Envelope(NamedTuple):
-    """What it takes to tell a client of the end of its request; fields as in `Request`."""
+    """The fields of a `Request` that are needed to tell its client of the end."""
 
     id: str
     reply_to: str

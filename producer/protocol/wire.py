@@ -136,7 +136,7 @@ def _form(name: str, shape: tuple[int, ...]) -> bytes:
 
 @lru_cache(maxsize=16, typed=True)
 def _times(submitted_at_ms: float, expires_at_ms: float) -> bytes:
-    """The same for all that one call submits."""
+    """Returns the times, which are equal for all that one call submits."""
     return _pairs({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})
 
 

@@ -33,7 +33,7 @@ class ThreadFuture:
         self._callbacks: list[Callable[[ThreadFuture], object]] = []
 
     def done(self) -> bool:
-        """Whether it has its outcome."""
+        """Says whether it has its outcome."""
         return self._done
 
     def exception(self) -> BaseException | None:

@@ -41,12 +41,12 @@ class BaseHandle:
         return str, (self.id,)
 
     def done(self) -> bool:
-        """Whether the final answer, or failure, is here."""
+        """Says whether the final answer, or failure, is here."""
         return self._pending.final.done()
 
     @property
     def started_at_s(self) -> float:
-        """When it was checked and encoded, and was to be sent: `time.perf_counter`; latencies begin here."""
+        """The `time.perf_counter` at which it was checked and encoded; latencies begin here."""
         return self._pending.started_at_s
 
     @property

@@ -101,7 +101,7 @@ class Inflight:
             return pending, True
 
     def answered(self, request_id: str) -> bool:
-        """Whether this producer got the final answer of a request with this id within the window.
+        """Says whether this producer got the final answer of a request with this id within the window.
 
         The server's window begins at the enqueue and this one at the answer, so that it never
         ends first: the server would call the repeat accepted, and no answer would come.

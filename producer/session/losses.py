@@ -23,7 +23,7 @@ _FALLBACKS = (4,), (5,)
 
 
 class Standing:
-    """Where the streams stood at one moment.
+    """The positions of the streams at one moment.
 
     Attributes:
         turn: One more each time; 0 when nobody said anything.
@@ -40,7 +40,7 @@ class Standing:
         return self._spans[place][1] if self._spans[place] else None
 
     def has_passed(self, place: int, mark: _StreamId | None) -> bool:
-        """Whether nothing of what was there is there any more, up to this entry."""
+        """Says whether nothing of what was there is there any more, up to this entry."""
         span = self._spans[place]
         return mark is None or not span or span[0] > mark
 
@@ -57,7 +57,7 @@ class _Search:
         self._turn: int | None = None
 
     def is_over(self, standing: Standing) -> bool:
-        """Whether it is in none of them any more. What was said before it was looked for says nothing."""
+        """Says whether it is in none of them any more; words from before it was looked for say nothing."""
         turn, self._turn = self._turn, standing.turn
         if turn is None or standing.turn < turn:  # the latter: of a server that was flushed, or a replica
             self._stages, self._marks = list(self._all), None

@@ -56,7 +56,7 @@ class Backoff:
         return 0.0 if self._first_at_s is None else (self._clock_s() - self._first_at_s) * 1000
 
     def next_ms(self) -> float:
-        """How long to wait after one more failure."""
+        """Counts one more failure, and returns the pause after it."""
         if self._first_at_s is None:
             self._first_at_s = self._clock_s()
         pause_ms, self._pause_ms = self._pause_ms, min(2 * self._pause_ms, PAUSE_MS_MAX)

@@ -16,7 +16,7 @@ class FutureLike(Protocol):
     """The methods that `ThreadFuture` and `asyncio.Future` have in common."""
 
     def done(self) -> bool:
-        """Whether it has its outcome."""
+        """Says whether it has its outcome."""
         ...
 
     def exception(self) -> BaseException | None:
@@ -77,7 +77,7 @@ class Pending:
         self.latency_ms: float | None = None
 
     def fits(self, answer: Answer) -> bool:
-        """Whether this can be its answer: one vector for a context, n for a batch of n."""
+        """Says whether this can be its answer: one vector for a context, n for a batch of n."""
         if isinstance(answer, BatchReply):
             return self.batched and len(answer) == self.count
         return not self.batched

@@ -25,7 +25,7 @@ _LEAVE_S = 1.0
 
 
 def chunk_size(in_flight: int) -> int:
-    """How many requests go in one call: so many that another call can be under way meanwhile.
+    """Returns the requests to a call: few enough that another call can be under way meanwhile.
 
     Raises:
         InvalidRequest: `in_flight` is no number of requests.

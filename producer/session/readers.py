@@ -40,7 +40,7 @@ class ReplyThread:
 
     @property
     def started(self) -> bool:
-        """Whether `start` was called."""
+        """Says whether `start` was called."""
         return self._thread.ident is not None
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class ReplyTask:
 
     @property
     def started(self) -> bool:
-        """Whether `start` was called."""
+        """Says whether `start` was called."""
         return self._task is not None
 
     def start(self) -> None:

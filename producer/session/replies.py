@@ -1,4 +1,4 @@
-"""Where the reply reader is in its stream. No I/O: the two producers send its commands."""
+"""The position of the reply reader in its stream. No I/O: the two producers send its commands."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Session:
 
     @property
     def elsewhere(self) -> bool:
-        """Whether this is the child of a fork: no reply reader runs here, and nothing is ours to end."""
+        """Says whether this is the child of a fork: no reply reader runs here, and nothing is ours to end."""
         return os.getpid() != self._process_id
 
     def check_open(self, closed: bool) -> None:

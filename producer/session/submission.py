@@ -161,7 +161,7 @@ class Submission:
         return min(pause_ms, left_ms)
 
     def _is_forgotten(self) -> bool:
-        """Whether a repeat could arrive after the server forgot the ids, and run a second time."""
+        """Says whether a repeat could arrive after the server forgot the ids, and run a second time."""
         if self._unsure_since_s is None:
             return False
         window_ms = self._settings.seen_window_ms

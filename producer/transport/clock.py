@@ -39,12 +39,12 @@ class ServerClock:
 
     @property
     def known(self) -> bool:
-        """Whether it was ever measured."""
+        """Says whether it was ever measured."""
         return self._ahead_ms is not None
 
     @property
     def offset_ms(self) -> float:
-        """How far the wall clock here is ahead of the server's; 0 until that is known."""
+        """The time that the wall clock here is ahead of the server's; 0 until that is known."""
         return self._wall_s() * 1000 - self.now_ms()
 
     def now_ms(self) -> float:
@@ -55,7 +55,7 @@ class ServerClock:
 
     @property
     def due(self) -> bool:
-        """Whether the server should be asked again."""
+        """Says whether the server should be asked again."""
         return self._monotonic_s() - self._asked_at_s > _EVERY_S
 
     def asks(self) -> float:

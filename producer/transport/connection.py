@@ -145,7 +145,7 @@ class _Unshown(dict[str, Any]):
 
 
 def _tls_options(settings: ProducerSettings, address: Address) -> dict[str, Any]:
-    """What the URL says comes before what the settings say."""
+    """Returns the TLS options; those of the URL come before those of the settings."""
     if not address.tls:
         return {}
     named, check = settings.tls, address.check_hostname
@@ -217,7 +217,7 @@ def _hint(url: str, text: str) -> str:
 
 
 def _tls_refusal(error: BaseException | None) -> str | None:
-    """What TLS says of the other side, behind whatever the driver made of it."""
+    """Returns the refusal of TLS that stands behind the error of the driver."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and not isinstance(error, _BROKEN_OFF):
             return getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)

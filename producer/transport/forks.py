@@ -1,4 +1,4 @@
-"""What the child of a fork is left with: none of its parent's connections, and nobody who waits.
+"""The state of a forked child: none of its parent's connections, and no waiting callers.
 
 A child that closed, or only lost, a connection which it shares with its parent would end it for the parent
 too: by a shutdown of the socket, the farewell of TLS, a command on the way out, or by taking it from the
@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 
 class Forked(Protocol):
-    """What has to know of a fork."""
+    """An object that has to know of a fork."""
 
     def forked(self) -> None:
         """Called in the child."""

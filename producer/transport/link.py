@@ -76,7 +76,7 @@ class Link:
         return self.run_words(script, (len(keys), *keys, *arguments))
 
     def run_words(self, script: Script, words: Sequence[Word]) -> Any:
-        """The same; `words` are the number of keys, the keys and the arguments, some of them `Words`."""
+        """Runs a script on `words`: the number of keys, the keys and the arguments, some of them `Words`."""
         try:
             return self.call(script.by_hash, *words)
         except NoScriptError:
@@ -141,7 +141,7 @@ class Script:
         return run
 
     def on_async(self, client: redis.asyncio.Redis) -> Callable[[list[str], list[Any]], Awaitable[Any]]:
-        """The same for the asyncio client."""
+        """Returns a coroutine function that runs the script on the asyncio client."""
 
         execute: Any = client.execute_command
 

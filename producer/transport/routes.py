@@ -32,12 +32,12 @@ class Elsewhere(driver.ConnectionError):
 
 
 def other_node(error: Exception) -> bool:
-    """Whether a node of a cluster says that another one has the slot, now or for a while."""
+    """Says whether a node of a cluster says that another one has the slot, now or for a while."""
     return isinstance(error, driver.AskError) or str(error).startswith(_OTHER_NODE)
 
 
 def failed_over(error: Exception) -> bool:
-    """Whether a node says that it may not, or cannot, serve what it served."""
+    """Says whether a node says that it may not, or cannot, serve what it served."""
     return isinstance(error, _FAILED_OVER) or str(error).startswith(_DOWN)
 
 
@@ -66,7 +66,7 @@ class Route:
         return found
 
     def nobody(self, last: Exception | None) -> Exception:
-        """What to raise when nobody named a node: that they do not let us ask, or that none knows."""
+        """Returns the error for when nobody named a node: they do not let us ask, or none knows."""
         if isinstance(last, driver.AuthenticationError | driver.NoPermissionError):
             return last
         why = f"the last error: {last}" if last else f"{len(self.nodes)} were asked, and none knows"
@@ -135,7 +135,7 @@ class _Routed:
         raise route.nobody(last)
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """As the driver's; leaves a node that is not the right one."""
+        """Reads as the driver does, and leaves a node that is not the right one."""
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
         except driver.ResponseError as error:
@@ -147,7 +147,7 @@ class _Routed:
 
 
 class _AsyncRouted:
-    """The same for the asyncio connections."""
+    """Routing for the asyncio connections."""
 
     def __init__(
         self, *, route: Route | None = None, ask: dict[str, Any] | None = None, **options: Any
@@ -179,7 +179,7 @@ class _AsyncRouted:
         raise route.nobody(last)
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
-        """As the driver's; leaves a node that is not the right one."""
+        """Reads as the driver does, and leaves a node that is not the right one."""
         try:
             return await super().read_response(*arguments, **options)  # type: ignore[misc]
         except driver.ResponseError as error:

@@ -1,4 +1,4 @@
-"""How much to move at once, over a way that may lose large pieces."""
+"""The size of the pieces to move at once, over a connection that may lose large ones."""
 
 from __future__ import annotations
 
