@@ -1,4 +1,4 @@
-"""What a person sees: progress and notes on standard error, results on standard output.
+"""Output to a person: progress and notes on standard error, results on standard output.
 
 Whatever is printed goes through here, and here text is data: no string is read as markup, and none can
 give orders to the terminal. Only `styled` makes something bold or red.
@@ -38,7 +38,7 @@ class Screen(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """As the base does, with controls as visible text: whoever made the renderable."""
+        """Renders as the base does, with controls as visible text, whoever made the renderable."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(plain(segment.text, lines=True), segment.style)
 

@@ -69,7 +69,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of one letter: "ok", "gone", "full", "refused" or "unreadable".
+    """The outcome of replaying one letter: "ok", "gone", "full", "refused" or "unreadable".
 
     Attributes:
         awaited: Id under which the answer comes to the one who replays; "" when it goes elsewhere.

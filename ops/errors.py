@@ -1,4 +1,4 @@
-"""What stops a command. `ops.cli` prints the text as one line and leaves with `exit_code`.
+"""Errors that stop a command. `ops.cli` prints the text as one line and leaves with `exit_code`.
 
 OpsError
 ├── ServerMissing     server_missing      no server program is installed
@@ -80,7 +80,7 @@ class SinksRefused(OpsError):
 
 
 class AlertRefused(OpsError):
-    """What was asked for an alert, a silence or a sink cannot be done."""
+    """A request for an alert, a silence or a sink that cannot be done."""
 
     code = "alert_refused"
 

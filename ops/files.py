@@ -29,7 +29,7 @@ _REPORTED_MAX = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
-    """How a file goes through the queue.
+    """The options of sending a file through the queue.
 
     Attributes:
         lane, domain, normalize: As in `producer.session.requests.Options`.
@@ -53,7 +53,7 @@ class FileOptions:
 
 @dataclass(slots=True)
 class FileResult:
-    """What became of the rows.
+    """The outcome of the rows of a file.
 
     Attributes:
         rows: In the file.    failed: Rows without an answer; NaN in the output.

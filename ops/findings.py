@@ -1,4 +1,4 @@
-"""What the judge says each minute, and what the alerts act on."""
+"""The judge's findings of each minute, which the alerts act on."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ class Finding:
 
     @property
     def identity(self) -> tuple[str, str, str]:
-        """What makes two findings the same alert: rule, model and lane; no number, no time."""
+        """The identity that findings of one alert share: rule, model and lane; no number, no time."""
         return (self.rule, self.model, self.lane)

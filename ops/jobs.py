@@ -59,7 +59,7 @@ def jobs_queue(connection: redis.Redis) -> KnownQueue:
 
 
 def jobs_possible(url: str) -> bool:
-    """Whether RQ can use this server."""
+    """Says whether RQ can use this server."""
     return parse_address(url).kind != CLUSTER
 
 
@@ -147,7 +147,7 @@ def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:
 
 
 def _is_path(value: Any) -> bool:
-    """Whether a job may read or write this path: one that says plainly that it is a file of ours."""
+    """Says whether a job may read or write this path: one that says plainly that it is a file of ours."""
     if not isinstance(value, str) or len(value) > 4096 or not without_surrogates(value).isprintable():
         return False
     path = Path(value)

@@ -41,7 +41,7 @@ Check = tuple[Callable[[Any], bool], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """What a job may do.
+    """A function that a job may call.
 
     Attributes:
         run: Called with exactly the named arguments.    arguments: Their checks, by name.
@@ -96,7 +96,7 @@ class KnownJob(Job):
 
     @property
     def func(self) -> Callable[..., Any]:
-        """What the job runs.
+        """The function that the job runs.
 
         Raises:
             JobRefused: Nothing.
@@ -122,7 +122,7 @@ class KnownQueue(Queue):
     def dequeue_any(  # type: ignore[override]
         cls, queues: Any, timeout: int | None, connection: redis.Redis, **_: Any
     ) -> tuple[Job, Queue] | None:
-        """As RQ's; an entry that names no job is dropped, where RQ's worker ends and meets it again."""
+        """Dequeues as RQ does, but drops an entry that names no job; RQ's worker ends and meets it again."""
         [queue] = queues
         while (moved := cls.lmove(connection, queue.key, timeout)) is not None:
             try:
@@ -135,7 +135,7 @@ class KnownQueue(Queue):
 
 
 class KnownWorker(BaseWorker):
-    """What makes one of RQ's workers take such jobs; comes before it among the bases."""
+    """A mixin by which one of RQ's workers takes such jobs; it comes first among the bases."""
 
     queue_class = KnownQueue  # type: ignore[assignment]
     job_class = KnownJob

@@ -20,7 +20,7 @@ _REMEMBERED_MS = 90 * 24 * 3600 * 1000
 
 
 def leader_key(keys: Keys) -> str:
-    """Where the leader's fence stands, as decimal text; absent while nobody leads."""
+    """Returns the key of the leader's fence, which is decimal text; absent while nobody leads."""
     return keys.drift_prefix + "leader"
 
 

@@ -108,7 +108,7 @@ class QueueCollector(Collector):
 
 
 def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
-    """Of the stats hash. One that has not counted yet is 0, so that its first event is a rise."""
+    """Returns the counters of the stats hash, 0 before the first count, so that the first event is a rise."""
     for count in COUNTS:
         labels = ("queue", count.label) if count.label else ("queue",)
         family = CounterMetricFamily(count.name, count.help, labels=labels)

@@ -91,7 +91,7 @@ class Sample:
         )
 
     def window(self, i: int) -> int:
-        """Which window request `i` sends: the sample is repeated as often as needed."""
+        """Returns the window that request `i` sends; the sample is repeated as often as needed."""
         return i % len(self)
 
     def context(self, i: int) -> NDArray[np.float32]:
@@ -105,7 +105,7 @@ class Sample:
         return self.vectors[row]  # type: ignore[no-any-return]
 
     def options(self, i: int, run_id: str) -> Options:
-        """How request `i` is sent: sequence, position, domain, and a small share of hard cases."""
+        """Returns the options of request `i`: sequence, position, domain, and a small share of hard cases."""
         w = self.window(i)
         article = int(self.article[w])
         stakes = HIGH_STAKES[i // HIGH_STAKES_EVERY % len(HIGH_STAKES)]

@@ -1,4 +1,4 @@
-"""Where the command looks for a server, data and artifacts; reads the environment for this room."""
+"""The places of the server, data and artifacts; the only reader of the environment in this room."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Alert:
         return cls(id=name, rule=rule, model=model, lane=lane, source=source)
 
     def as_of(self, now_ms: int) -> Self:
-        """The same, and when a time in it lies in the future, all of them moved back with the clock."""
+        """Returns the alert; when a time in it lies in the future, all are moved back with the clock."""
         times = {name: getattr(self, name) for name in self.__slots__ if name.endswith("_ms")}
         back_ms = max(times.values()) - now_ms
         if back_ms <= 0:
@@ -94,7 +94,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """What is told about an alert.
+    """A message to a sink about an alert.
 
     Attributes:
         id: The same at every attempt and at every sink; given by the outbox.
@@ -110,7 +110,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transition:
-    """What one evaluation changed.
+    """The changes that one evaluation made.
 
     Attributes:
         alert: As it is now.    before: The phase that it was in.
@@ -128,6 +128,6 @@ def fingerprint(environment: str, rule: str, model: str, lane: str) -> str:
 
 
 def louder(one: str, other: str) -> bool:
-    """Whether severity `one` is above `other`; "" is below all."""
+    """Says whether severity `one` is above `other`; "" is below all."""
     order = ("", *SEVERITIES)
     return order.index(one) > order.index(other)

@@ -1,4 +1,4 @@
-"""Which sinks there are: a TOML file, environment variables, or both. Read anew for every attempt.
+"""The configured sinks: a TOML file, environment variables, or both. Read anew for every attempt.
 
     [sinks.pager]
     type = "pagerduty"
@@ -61,7 +61,7 @@ _VARIABLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertsConfig:
-    """What a sender goes by.
+    """The configuration of a sender.
 
     Attributes:
         settings: Times, name, links.    sinks: By name.
@@ -109,7 +109,7 @@ class Sinks:
 
 
 def configured(path: Path | None = None) -> bool:
-    """Whether anything names a sink."""
+    """Says whether anything names a sink."""
     names = (FILE_VARIABLE, *(variable for _, _, variable in _VARIABLES))
     return path is not None or any(os.environ.get(n) or os.environ.get(f"{n}_FILE") for n in names)
 
@@ -136,7 +136,7 @@ def load(path: Path | None = None) -> AlertsConfig:
 
 
 def load_usable(path: Path | None = None) -> AlertsConfig:
-    """As `load`, for a start: also refuses an environment in which a request could not even begin."""
+    """Works like `load`, for a start: also refuses an environment in which a request could not even begin."""
     config = load(path)
     for sink in config.sinks.values():
         try:

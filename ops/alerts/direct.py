@@ -1,4 +1,4 @@
-"""What no outbox can keep: that the server itself is away, or takes no writes.
+"""Messages that the server cannot keep: that it is away itself, or takes no writes.
 
 Judge, states and messages live on the queue's server, so that its own failure is the one alert that
 would never be told. The sender tells it by itself, from memory: a trigger to every sink that wants

@@ -101,7 +101,7 @@ class Outbox:
         return len(entries)
 
     def _drop(self, entry: bytes, detail: str, now_ms: int) -> None:
-        """What is no message is given up, and told as that: left where it is, it keeps the others back."""
+        """Gives up an entry that is no message, and tells so; left in place it would keep others back."""
         said: dict[str, str | int] = dict.fromkeys(("sink", "message", "alert", "kind"), "")
         said |= {"rule": "unreadable", "attempt": 0, "detail": detail, "at_ms": now_ms}
         with self._client.pipeline(transaction=True) as pipe:
@@ -260,7 +260,7 @@ class Outbox:
 
 
 def _said(tries: Sequence[bytes | None]) -> str:
-    """Of the last attempt that said something; of several that did not, that."""
+    """Returns the words of the last attempt that said something, if any did."""
     if tries[1] or int(tries[0] or 0) < 2:
         return (tries[1] or b"").decode("utf-8", "replace")
     return f"{int(tries[0] or 0) - 1} attempts ended without a word; see the sender's log"
@@ -274,7 +274,7 @@ def _rule(body: bytes) -> str:
 
 
 def next_attempt_ms(number: int, now_ms: int, taken_ms: int, settings: AlertSettings, chance: float) -> int:
-    """When to try again: doubling from 5 s up to 5 min, each between half of it and all of it.
+    """Returns the time of the next attempt: pauses double from 5 s to 5 min, each half of it or more.
 
     Args:
         number: Of the attempt that failed, from 1 on.

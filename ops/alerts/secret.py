@@ -35,7 +35,7 @@ class Secret:
 
 
 def plain(value: str | Secret) -> str:
-    """Of a value that may or may not be secret."""
+    """Returns the plain text of a value that may or may not be secret."""
     return value.reveal() if isinstance(value, Secret) else value
 
 

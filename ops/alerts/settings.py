@@ -15,7 +15,7 @@ _VARIABLES = {"environment": "AMN_ENVIRONMENT", "runbook_url": "AMN_RUNBOOK_URL"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSettings:
-    """What the state machine and the sender go by.
+    """The settings of the state machine and the sender.
 
     Attributes:
         environment: Name of this installation; part of every alert's identity.

@@ -23,7 +23,7 @@ SILENCE_MS_MAX = 30 * 24 * 3_600_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Silence:
-    """Which alerts are held back, until when, why and by whom.
+    """A selection of alerts that are held back, until when, why and by whom.
 
     Attributes:
         id: Name.    until_ms, made_ms: Epoch milliseconds.
@@ -48,14 +48,14 @@ class Silence:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """As it was stored; what a later version added is left out."""
+        """Reads the stored form; fields that a later version added are left out."""
         found = cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
         if not isinstance(found.until_ms, int):
             raise ValueError(f"no silence of this version: {found.id!r:.80}")
         return found
 
     def matches(self, alert: Alert, now_ms: int) -> bool:
-        """Whether it holds this alert back now."""
+        """Says whether it holds this alert back now."""
         if now_ms >= self.until_ms:
             return False
         if self.alert:
@@ -71,7 +71,7 @@ def silence_of(alert: Alert, silences: Iterable[Silence], now_ms: int) -> str:
 
 
 def parse_silences(stored: Mapping[bytes, bytes]) -> list[Silence]:
-    """Of the stored hash; the one that ends first comes first."""
+    """Returns the silences of the stored hash; the one that ends first comes first."""
     found = readable(stored.values(), Silence.from_json)
     return sorted(found, key=lambda one: one.until_ms)
 
@@ -96,5 +96,5 @@ def end_silence(client: redis.Redis, keys: Keys, name: str) -> bool:
 
 
 def silences_key(keys: Keys) -> str:
-    """Where they are."""
+    """Returns the key of the silences."""
     return keys.alerts_prefix + "silences"

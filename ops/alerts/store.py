@@ -1,4 +1,4 @@
-"""What the alerts keep on the server, below `amn:{main}:alerts:`, and how an evaluation changes it.
+"""The alerts' state on the server, below `amn:{main}:alerts:`, and its changes by an evaluation.
 
     states             hash    alert id -> JSON of Alert; those resolved are forgotten after a day
     silences           hash    id -> JSON of Silence; ended ones go with the next one that is made
@@ -74,7 +74,7 @@ def apply(
 
 
 class Evaluator:
-    """Who evaluates: its alerts are its own, and it may write while it leads."""
+    """An evaluator: its alerts are its own, and it may write while it leads."""
 
     __slots__ = ("fence", "leader", "source")
 
@@ -128,7 +128,7 @@ def alerts(client: redis.Redis, keys: Keys) -> list[Alert]:
 
 
 def alert_of(client: redis.Redis, keys: Keys, alert_id: str) -> Alert | None:
-    """As it is now; None when it is at rest."""
+    """Returns the alert as it is now; None when it is at rest."""
     stored = cast("bytes | None", client.hget(states_key(keys), alert_id))
     return next(iter(readable([stored] if stored else [], Alert.from_json)), None)
 
@@ -186,10 +186,10 @@ def _json(value: Any) -> str:
 
 
 def states_key(keys: Keys) -> str:
-    """Where the alerts are."""
+    """Returns the key of the alerts."""
     return keys.alerts_prefix + "states"
 
 
 def outbox_key(keys: Keys) -> str:
-    """Where messages wait for a sender."""
+    """Returns the key of the messages that wait for a sender."""
     return keys.alerts_prefix + "outbox"

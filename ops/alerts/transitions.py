@@ -111,7 +111,7 @@ def _absent(alert: Alert, now_ms: int, settings: AlertSettings) -> Alert:
 
 
 def _told(alert: Alert, fires: bool, now_ms: int, settings: AlertSettings) -> tuple[Alert, Kind]:
-    """What is said now. Whatever was told is resolved, also under a silence: nothing stays open.
+    """Returns the message to send now. Each told alert is resolved, also under a silence: none stays open.
 
     Only what fires at this evaluation is news; a reminder also comes while there is no data.
     """

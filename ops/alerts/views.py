@@ -41,7 +41,7 @@ def listing(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, Any]:
 
 
 def show_listing(out: Screen, found: dict[str, Any]) -> None:
-    """As tables."""
+    """Shows the alerts as tables."""
     now_ms = found["now_ms"]
     if found["alerts"]:
         out.print(_alerts_table(found["alerts"], now_ms))
@@ -78,7 +78,7 @@ def detail(
 
 
 def show_detail(out: Screen, found: dict[str, Any]) -> None:
-    """As lines."""
+    """Shows one alert as lines."""
     alert, now_ms = found["alert"], found["now_ms"]
     rows = {
         "alert": alert["id"],

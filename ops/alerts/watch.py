@@ -1,4 +1,4 @@
-"""What the sender itself watches: the judge's heartbeat, and its own deliveries."""
+"""The sender's own watch: the judge's heartbeat, and its own deliveries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def counted(undelivered: Sequence[Undelivered]) -> list[Undelivered]:
 
 
 def given_up(outbox: Outbox, now_ms: int) -> list[dict[str, str]]:
-    """What was given up lately; again without messages about that."""
+    """Returns the messages given up lately, without those about messages given up."""
     dead = outbox.log("dead", now_ms - _DEAD_FOR_MS)
     return [one for one in dead if one["rule"] != "delivery_failed"]
 

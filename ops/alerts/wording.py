@@ -1,4 +1,4 @@
-"""What a message says to a person, in plain text."""
+"""The text of a message to a person."""
 
 from __future__ import annotations
 

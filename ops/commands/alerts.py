@@ -89,7 +89,7 @@ class _Looking:
 @options.url
 @options.queue
 def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
-    """What fires or recovers, what was resolved in the last day, silences, and the delivery."""
+    """Lists firing, recovering and lately resolved alerts, silences, and the delivery."""
     from ops.alerts.views import listing, show_listing
 
     with _Looking(url, queue) as looking:

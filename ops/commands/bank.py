@@ -144,7 +144,7 @@ def check(folder: Path | None, artifacts: Path | None) -> None:
 @options.queue
 @options.as_json
 def status(url: str | None, queue: str | None, as_json: bool) -> None:
-    """How a running service's approximate bank decided live requests, against an exact search."""
+    """Compares the decisions of a running service's approximate bank with an exact search."""
     settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
     with driver_errors(settings.url):
         client = connect(settings, retries=0)
@@ -219,7 +219,7 @@ def _queries(path: Path | None, model: Path) -> NDArray[np.float32] | None:
 
 
 def _say_agreement(measured: dict[str, Any] | None) -> None:
-    """How the index decided against an exact search; loudly where that is too little, or not known."""
+    """Says how the index decided against an exact search; loudly if that is too little or not known."""
     if measured is None:
         console.say(
             "WARNING: nobody measured how often this index decides as an exact search would;", err=True

@@ -44,7 +44,7 @@ _older = click.option(
 
 @click.group(short_help="Dead letters: list, show, replay, purge.")
 def dlq() -> None:
-    """What no worker could answer, kept with the reason (the newest 10,000).
+    """Requests that no worker could answer, kept with the reason (the newest 10,000).
 
     A request's end is final: when its client was told, a replay is answered to whoever replays it,
     under a new id. A letter that nobody could read goes back as it is, and its client is answered.

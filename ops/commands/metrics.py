@@ -20,7 +20,7 @@ _TOKEN_LENGTH_MIN = 16
 
 
 def _is_here(host: str) -> bool:
-    """Whether an address is this machine's alone."""
+    """Says whether an address is this machine's alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -20,7 +20,7 @@ from producer.transport.connection import connect, driver_errors
 
 
 def login_name() -> str:
-    """Who runs this; the number of a user whom nobody gave a name, as in a container."""
+    """Returns the user who runs this; the number of one without a name, as in a container."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):

@@ -18,7 +18,7 @@ from producer.transport.connection import connect, driver_errors
 
 @click.group(short_help="Show, check, replay and simulate escalation policies.")
 def policy() -> None:
-    """Which requests a fallback answers, and how many of them.
+    """Shows and changes which requests a fallback answers, and how many of them.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""What the judge can be told, each value with its unit and its reason."""
+"""The settings of the judge, each value with its unit and its reason."""
 
 from __future__ import annotations
 

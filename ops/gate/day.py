@@ -62,7 +62,7 @@ class DaySettings:
 
 @dataclass(slots=True, kw_only=True)
 class Day:
-    """What happened, by second: requests, escalated, and what could have been."""
+    """The events of a day by second: requests, escalations, and possible escalations."""
 
     requests: NDArray[np.int64]
     escalated: NDArray[np.int64]

@@ -29,7 +29,7 @@ _LEAST_GAIN = "least gain"
 
 
 def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, Any]:
-    """What the gate says of a request, the budget left aside.
+    """Explains the gate's decision on a request, the budget left aside.
 
     Raises:
         AmnError: The policy or an artifact does not hold.

@@ -44,7 +44,7 @@ class Logged:
         return self.final_cosine if policy.answer.rule == BLEND else self.fallback_cosine
 
     def scores(self, policy: EscalationPolicy) -> Scores | None:
-        """What the policy would have seen; None when the log lacks a score that it asks for."""
+        """Returns the scores that the policy would have seen; None when the log lacks one."""
         confidence = self.confidence.get(policy.confidence_method)
         margin = self.margin.get(policy.margin_method)
         missing = policy.confidence is not None and confidence is None

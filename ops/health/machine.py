@@ -38,7 +38,7 @@ def read(root: Path) -> dict[str, str]:
 
 
 def read_loops() -> str:
-    """What keeps the compiled loops from being used; empty when they are in use."""
+    """Returns the reason that the compiled loops are not used; empty when they are."""
     from amn.kernel.bindings import WHY
 
     return WHY

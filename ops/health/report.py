@@ -71,7 +71,7 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Whether no check failed; warnings do not count."""
+        """Says whether no check failed; warnings do not count."""
         return all(result.level != FAILURE for result in self.results)
 
     def to_json(self) -> dict[str, Any]:

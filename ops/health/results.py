@@ -9,7 +9,7 @@ OK, WARNING, FAILURE = "ok", "warning", "failure"
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """How a check went: its level, its name, and the value with what to do about it."""
+    """The result of a check: its level, its name, and the value with what to do about it."""
 
     level: str
     check: str

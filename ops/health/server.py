@@ -53,12 +53,12 @@ class ServerFacts:
 
     @property
     def persistence_failed(self) -> bool:
-        """Whether it could not write what it should keep; it then refuses new requests."""
+        """Says whether it could not write what it should keep; it then refuses new requests."""
         return "err" in (self.append_only_status if self.append_only else "", self.snapshot_status)
 
     @property
     def memory_limit_bytes(self) -> int:
-        """What it may use: maxmemory, else all of its machine; 0 when neither is known."""
+        """Returns the memory it may use: maxmemory, else all of its machine; 0 when neither is known."""
         return self.maxmemory_bytes or self.total_memory_bytes
 
 

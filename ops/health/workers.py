@@ -67,7 +67,7 @@ class WorkerFacts:
 
     @property
     def stuck(self) -> bool:
-        """Whether it lives and does nothing."""
+        """Says whether it lives and does nothing."""
         return self.stuck_ms > STUCK_MS
 
 
@@ -110,7 +110,7 @@ def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
 
 
 def folder_here(workers: list[WorkerFacts]) -> Path | None:
-    """Where the workers of this host read models and banks; None when none says so."""
+    """Returns the folder of models and banks of this host's workers; None when none says so."""
     host = socket.gethostname()
     return next((Path(one.artifacts) for one in workers if one.artifacts and one.host == host), None)
 

@@ -1,4 +1,4 @@
-"""What is for this user alone, whatever existed before and whatever the umask: folders, logs, passwords."""
+"""Folders, logs and passwords for this user alone, whatever existed before and whatever the umask."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ exit "${code:-0}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """How the embedded server is started.
+    """The settings of the embedded server.
 
     Attributes:
         data: Folder of its files, kept; None for a temporary one that is removed at the end.
@@ -76,7 +76,7 @@ class ServerSettings:
 
 
 def _group_lives(pid: int) -> bool:
-    """Whether any process of the group that this process led is left."""
+    """Says whether any process of the group that this process led is left."""
     try:
         os.killpg(pid, 0)
     except (ProcessLookupError, PermissionError):  # of another user: the number was given away again
@@ -132,7 +132,7 @@ class Server:
 
     @property
     def tcp_url(self) -> str:
-        """The same over the port."""
+        """The server's address over the port."""
         return f"redis://{self._login}127.0.0.1:{self.settings.port}/0"
 
     @property
@@ -164,7 +164,7 @@ class Server:
             raise
 
     def alive(self) -> bool:
-        """Whether the program runs."""
+        """Says whether the program runs."""
         return self._guard is not None and self._guard.poll() is None
 
     def poll(self) -> int | None:

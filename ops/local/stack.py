@@ -22,7 +22,7 @@ _DRAIN_S_MAX = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackSettings:
-    """What is started.
+    """The parts to start, and their settings.
 
     Attributes:
         url: A running server; None starts an embedded one.
@@ -123,7 +123,7 @@ class Stack:
 
 
 def last_line(log: Path | None) -> str:
-    """What a log ends with; nothing without a log."""
+    """Returns the last line of a log; nothing without a log."""
     if log is None or not log.exists():
         return ""
     lines = log.read_text("utf-8", "replace").strip().splitlines()

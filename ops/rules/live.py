@@ -1,4 +1,4 @@
-"""What the service is doing now: the facts that the table's conditions look at, and the metrics show."""
+"""Facts about the service now, which the table's conditions look at and the metrics show."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Live:
         return sum(worker.kind == kind and not worker.stuck for worker in self.workers)
 
     def age_s(self, *names: str) -> float:
-        """Of the oldest entry in these streams; 0 when they are empty."""
+        """Returns the age of the oldest entry in these streams; 0 when they are empty."""
         ages = (found.oldest_age_ms or 0 for name in names if (found := self.streams.get(name)))
         return max(ages, default=0) / 1000
 

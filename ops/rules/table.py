@@ -32,7 +32,7 @@ _RECENT, _REFUSED_MIN = 2, 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """When a rule fires, and how loudly.
+    """The condition and the severity of a rule.
 
     Attributes:
         says: For a person; `{value}` is the number.

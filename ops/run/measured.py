@@ -81,7 +81,7 @@ def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> RunS
 
 
 def _warm_up(producer: Producer, sample: Sample, count: int) -> None:
-    """The same path as the measured requests, outside of any sequence; never sampled as one."""
+    """Sends a few requests on the measured path, outside of any sequence; never sampled as one."""
     for first in range(0, count, 16):
         numbers = range(first, min(first + 16, count))
         handles = producer.submit_many([sample.context(i) for i in numbers], options=Options(), block=True)

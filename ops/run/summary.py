@@ -66,7 +66,7 @@ class RunSummary:
 
     @property
     def exactly_once(self) -> bool:
-        """Whether every request got one final answer, and none a second."""
+        """Says whether every request got one final answer, and none a second."""
         return self.answered == self.requests and not self.failed and not self.duplicates
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def mean(values: NDArray[np.float32]) -> float | None:
 
 
 def environment(server: str, workers: dict[str, int], rate: float) -> dict[str, Any]:
-    """What a reader must know to compare two runs."""
+    """Returns the facts that a reader must know to compare two runs."""
     return {
         "server": server,
         "workers": workers,

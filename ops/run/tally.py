@@ -1,4 +1,4 @@
-"""What came back during a run: one slot per request, filled as the answers arrive."""
+"""The answers of a run: one slot per request, filled as they arrive."""
 
 from __future__ import annotations
 

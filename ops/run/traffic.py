@@ -26,7 +26,7 @@ _PROGRESS_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficSettings:
-    """How much is sent, and how fast.
+    """The amount and the rate of the traffic.
 
     Attributes:
         requests: How many.    rate: Per second; 0 for as fast as `in_flight_max` allows.
@@ -54,7 +54,7 @@ class TrafficSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """When it happened.
+    """The times of a run.
 
     Attributes:
         elapsed_s: From the first submit to the last answer.

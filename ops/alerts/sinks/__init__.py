@@ -1,1 +1,1 @@
-"""Where alerts go: one module a protocol, and what they have in common."""
+"""The sinks that alerts go to: one module a protocol, and their common base."""

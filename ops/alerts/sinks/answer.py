@@ -1,4 +1,4 @@
-"""What became of one attempt to deliver: in time, and from a few kilobytes, whatever the other side does."""
+"""The outcome of one attempt to deliver: in time, from a few kilobytes, whatever the other side does."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def of_response(status: int, body: bytes = b"", headers: Mapping[str, str] | Non
 
 
 def retry_after_ms(header: str, now: datetime) -> int:
-    """Of a Retry-After header, in either of its forms; 0 when there is none, an hour at most."""
+    """Returns the pause of a Retry-After header, in either of its forms; 0 without one, an hour at most."""
     text = header.strip()
     if re.fullmatch("[0-9]+", text):
         wait_ms = int(text[:9] if len(text) < 10 else "9" * 9) * 1000

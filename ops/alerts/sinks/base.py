@@ -1,4 +1,4 @@
-"""What every sink has."""
+"""The base of every sink."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Sink(ABC):
     secondary: bool = False
 
     def wants(self, kind: Kind, severity: str) -> bool:
-        """Whether this sink is sent such a message."""
+        """Says whether this sink is sent such a message."""
         return kind in self.kinds and severity in self.severities
 
     def send(self, envelope: Envelope) -> Answer:

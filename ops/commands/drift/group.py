@@ -42,7 +42,7 @@ def drift() -> None:
 @options.url
 @options.queue
 def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None) -> None:
-    """What every rule says now; nothing is changed, and no judge has to run."""
+    """Shows what every rule says now; nothing is changed, and no judge has to run."""
     from ops.drift.show.views import show, status_json
 
     settings = producer_settings(url, queue)

@@ -1,4 +1,4 @@
-"""What the commands of `amn drift` look through."""
+"""The data that the commands of `amn drift` look through."""
 
 from __future__ import annotations
 

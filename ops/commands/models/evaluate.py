@@ -54,7 +54,7 @@ def evaluate(
 @click.option("--rounds", type=click.IntRange(1), default=36, show_default=True)
 @options.threads
 def ratio(fast: str, slow: str, rounds: int, threads: int) -> None:
-    """How many times longer SLOW takes than FAST on this machine, by calls in turn.
+    """Measures how many times longer SLOW takes than FAST on this machine, by calls in turn.
 
     Each is a checkpoint folder or the name of a layout, such as transformer.
     """

@@ -26,7 +26,7 @@ def out(text: str, *, required: bool = True) -> Callable[[click.decorators.FC], 
 
 @contextmanager
 def shown_run() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int], None]]]:
-    """Where a training run says lines, and tells after each batch how far it is."""
+    """Shows the lines of a training run, and its progress after each batch."""
     with console.progress("batches") as bar:
         task = bar.add_task("starting", total=None, note="")
 

@@ -1,1 +1,1 @@
-"""What the drift judge keeps on the server."""
+"""The state that the drift judge keeps on the server."""

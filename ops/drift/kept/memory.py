@@ -1,4 +1,4 @@
-"""What the judge keeps on the server, below `amn:{main}:drift:`.
+"""The judge's state on the server, below `amn:{main}:drift:`.
 
     judge               hash    `state` (JSON of JudgeState), `findings` (JSON, the last evaluation's),
                                 `evaluated_at_ms` (the heartbeat), `fence`; kept 90 days
@@ -61,7 +61,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What one evaluation leaves.
+    """The state that one evaluation leaves.
 
     Attributes:
         blocks: That became final.    counts: Of blocks that ended.
@@ -99,12 +99,12 @@ class Memory:
         return JudgeState.from_json(json.loads(stored)) if stored else JudgeState()
 
     def evaluated_at_ms(self) -> int:
-        """When the judge last finished an evaluation, by the server's clock; 0 for never."""
+        """Returns the time of the judge's last finished evaluation, by the server's clock; 0 for never."""
         stored = cast("bytes | None", self._client.hget(self._key("judge"), "evaluated_at_ms"))
         return int(stored or 0)
 
     def findings(self) -> list[Finding]:
-        """Of the last evaluation."""
+        """Returns the findings of the last evaluation."""
         stored = cast("bytes | None", self._client.hget(self._key("judge"), "findings"))
         return [Finding(**one) for one in json.loads(stored or b"[]")]
 
@@ -159,7 +159,7 @@ class Memory:
         return {model.decode("utf-8", "replace"): json.loads(text) for model, text in found.items()}
 
     def orders(self) -> list[Order]:
-        """What operators asked for, oldest first."""
+        """Returns the requests of operators, oldest first."""
         found = cast("list[bytes]", self._client.lrange(self._key("orders"), 0, -1))
         return [Order(**json.loads(text)) for text in found]
 
@@ -199,7 +199,7 @@ class Memory:
         return written
 
     def _load(self, first: int, end_block: int) -> None:
-        """What earlier judges stored, after a start."""
+        """Loads the state that earlier judges stored, after a start."""
         for number, text in self._strings("block", range(first, end_block)):
             self._final[number] = Block.from_json(text)
             self._stored.add(number)

@@ -33,7 +33,7 @@ def read_minutes(
 def minutes_between(
     client: redis.Redis, keys: Keys, first: int, last: int
 ) -> Iterator[tuple[int, dict[str, int]]]:
-    """As `read_minutes`, for the minutes `first` to `last`, both included."""
+    """Works like `read_minutes`, for the minutes `first` to `last`, both included."""
     found = [
         int(minute) for minute in cast("list[bytes]", client.zrangebyscore(keys.drift_minutes, first, last))
     ]

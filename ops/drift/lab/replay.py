@@ -24,7 +24,7 @@ _ARRAYS = ("contexts", "truths", "lanes", "slices")
 
 
 class Model(Protocol):
-    """What scores; `amn.predictor.Predictor` is one."""
+    """A model that scores; `amn.predictor.Predictor` is one."""
 
     def predict(self, contexts: Vectors) -> Vectors:
         """(B, 5, 768) -> (B, 768), unit norm."""
@@ -59,7 +59,7 @@ class Sequences:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Sequences:
-        """Of `contexts`, `truths` and perhaps `lanes` and `slices`; `name` is for the error.
+        """Makes it from `contexts`, `truths` and perhaps `lanes` and `slices`; `name` is for the error.
 
         Raises:
             FileRefused: The shapes do not fit.

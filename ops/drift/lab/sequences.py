@@ -32,7 +32,7 @@ def keep(client: redis.Redis, keys: Keys, changes: Sequence[Transition], now_ms:
 
 
 def sequences_of(client: redis.Redis, keys: Keys, alert: str) -> Sequences:
-    """What was kept for an alert.
+    """Returns the sequences that were kept for an alert.
 
     Raises:
         FileRefused: Nothing is kept under this id.

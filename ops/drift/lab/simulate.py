@@ -1,4 +1,4 @@
-"""How often the rules cry wolf, and how soon they see a drop: years of made-up traffic in seconds.
+"""The rates of false alarms and the delay of detection: years of made-up traffic in seconds.
 
 The judging code is the judge's own. What is left out: the guard against a changed mixture of lanes,
 which can only turn pages into tickets, so that the false pages counted here are an upper bound.
@@ -35,7 +35,7 @@ _AT_ONCE = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Healthy:
-    """How much health is watched.
+    """The amount of healthy traffic to watch.
 
     Attributes:
         days: Of one deployment, after the week that it learns in.
@@ -55,7 +55,7 @@ class Healthy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came out for one drop.
+    """The result for one drop.
 
     Attributes:
         scenario: The traffic.    healthy: How much was watched.    drop: Of the OOD mean.

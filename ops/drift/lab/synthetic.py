@@ -14,7 +14,7 @@ CARD_MEANS = (0.6375, 0.5597)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What the traffic is like.
+    """The properties of the traffic.
 
     Attributes:
         rate_per_s: Requests.    sample: Share that is scored.    ood_share: Of those, OOD.

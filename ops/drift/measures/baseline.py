@@ -1,4 +1,4 @@
-"""What a model's scores were while it was well: learned from its first days, then frozen."""
+"""A model's scores while it was well: learned from its first days, then frozen."""
 
 from __future__ import annotations
 

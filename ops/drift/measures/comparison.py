@@ -22,7 +22,7 @@ Z_99 = 2.576
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """How far one mean lies below its reference; positive is worse.
+    """The distance of one mean below its reference; positive is worse.
 
     Attributes:
         value: In cosine.    error: Standard error, reference and day-to-day wander included.
@@ -85,7 +85,7 @@ class Comparison:
 
     @property
     def delta_expected(self) -> float:
-        """The same by the reference."""
+        """The delta that the reference expects."""
         return self.expected_ood - self.expected_id
 
 

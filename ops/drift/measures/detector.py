@@ -156,7 +156,7 @@ class Detector:
         return replace(self, **arrays)
 
     def without(self, rows: Sequence[int]) -> Self:
-        """The same with the evidence of some watched means at nothing: their incident is over."""
+        """Returns the detector without evidence on some watched means: their incident is over."""
         fresh, kept = type(self).fresh(self.next_block, self.waited.shape), {}
         for name in ("evidence", "cusum", "since", "run"):
             kept[name] = getattr(self, name).copy()
@@ -165,7 +165,7 @@ class Detector:
         return replace(self, **kept)
 
     def without_of(self, series: int, rows: Sequence[int]) -> Self:
-        """As `without`, for one of many series."""
+        """Works like `without`, for one of many series."""
         one, kept = self.pick(series).without(rows), {}
         for name in ("evidence", "cusum", "since", "run"):
             kept[name] = getattr(self, name).copy()

@@ -145,7 +145,7 @@ class Recent:
 
     @property
     def delta_drop(self) -> Floats:
-        """How far the delta lies below; positive is worse."""
+        """The distance of the delta below its reference; positive is worse."""
         return np.asarray(self.offset[..., ID] - self.offset[..., OOD])
 
 
@@ -195,7 +195,7 @@ def divergence(p: Floats, q: Floats) -> float:
 def divergence_by_chance(
     base: Floats, now: Floats, inflation: float = 1.0, quantile: float = 0.999, draws: int = 2000
 ) -> float:
-    """What the divergence of two histograms of one distribution exceeds with chance 1 - `quantile`.
+    """Returns the divergence that two histograms of one distribution exceed with chance 1 - `quantile`.
 
     Both are drawn from their pooled shares, with as many requests as they have, divided by
     `inflation`: neighbours of one document fall into one bin. Seeded: the same counts give the same

@@ -31,7 +31,7 @@ class Score:
 
     @property
     def variance_of_mean(self) -> float:
-        """Of independent requests."""
+        """The variance of the mean of independent requests."""
         return self.sd**2 / self.n if self.n else math.nan
 
 
@@ -73,7 +73,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """What the shadow worker measured for one model.
+    """The measurements of the shadow worker for one model.
 
     Attributes:
         model: Model id.

@@ -58,7 +58,7 @@ def _about(
     settings: JudgeSettings,
     values: dict[str, float | int | str],
 ) -> list[str]:
-    """What is wrong with the measuring of one model."""
+    """Returns the findings about the measuring of one model."""
     if model not in traffic.series or known.last_block < traffic.end_block - BLOCKS_PER_DAY:
         return []  # it was replaced
     reasons = []

@@ -76,7 +76,7 @@ def input_drift(
 
 
 def wander(model: str, traffic: Traffic, first_block: int, settings: JudgeSettings) -> float:
-    """How far the inputs of an hour went from those of the whole baseline, at most; in bits."""
+    """Returns the most that inputs of an hour diverged from those of the whole baseline, in bits."""
     pooled = _coarse(model, traffic, traffic.end_block, traffic.end_block - first_block)
     hour = 60 // BLOCK_MIN
     hours = range(first_block + hour, traffic.end_block + 1, hour)
@@ -141,7 +141,7 @@ def _slow(
 
 
 def _by_chance(known: ModelState, was: Floats, now: Floats, size: int) -> float:
-    """What the divergence exceeds once in a thousand times although nothing changed."""
+    """Returns the divergence that is exceeded once in a thousand times although nothing changed."""
     # The counts are weights: a request that was sampled at 1 % counts for a hundred.
     was = was * (max(known.histograms["inputs"][0], 1) / was.sum())
     now = now * (max(size, 1) / now.sum())
@@ -167,7 +167,7 @@ def _coarsened(counts: Floats) -> Floats:
 
 
 def _answers(model: str, known: ModelState, traffic: Traffic, latch: Latch, values: Values) -> str:
-    """What the cosines did since then: often little, and that is part of the picture."""
+    """Returns the change of the cosines since then: often little, and that is part of the picture."""
     first = max(latch.change_block, traffic.first_block)
     sums = traffic.series[model][ALL][..., first - traffic.end_block :]
     expected = known.baselines[ALL].expected(first, traffic.end_block - first)

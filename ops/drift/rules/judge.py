@@ -25,7 +25,7 @@ _DECLARED_MS = 60 * 60_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What the drift rules say now.
+    """The verdicts of the drift rules now.
 
     Attributes:
         findings: Every rule on every series, also those that rest.

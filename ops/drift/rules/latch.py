@@ -1,4 +1,4 @@
-"""What keeps a rule firing between its first moment and a recovery that lasts."""
+"""The latch that keeps a rule firing from its first moment to a recovery that lasts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Latch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What one evaluation says of a rule on a series.
+    """The result of one evaluation for a rule on a series.
 
     Attributes:
         fires: "page", "ticket" or "".

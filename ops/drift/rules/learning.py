@@ -1,4 +1,4 @@
-"""When a model's baseline is taken, taken again, and frozen."""
+"""The moments when a model's baseline is taken, taken again, and frozen."""
 
 from __future__ import annotations
 

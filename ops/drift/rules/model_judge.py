@@ -91,7 +91,7 @@ class ModelJudge:
         return found
 
     def changes(self, lane: str, bars: rules.Bars) -> dict[str, rules.Change]:
-        """What the detector says; nothing while there is no baseline."""
+        """Returns the changes that the detector sees; none while there is no baseline."""
         detector = self.state.detectors.get(lane)
         if detector is None:
             return {}
@@ -169,7 +169,7 @@ class ModelJudge:
         return None if window is None else compare(window, latch.reference, self.settings)
 
     def after_change(self, rule: str, lane: str, seen: Comparison | None, lasts: _Lasts) -> bool | None:
-        """Whether the drop lasts; None when the recent window reaches back before the change."""
+        """Says whether the drop lasts; None when the recent window reaches back before the change."""
         latch = self.state.latches.get(f"{rule}|{lane}")
         if seen is None:
             return None

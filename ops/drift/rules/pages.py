@@ -11,7 +11,7 @@ from ops.findings import Finding
 
 
 def one_page_each(findings: list[Finding], known: ModelState) -> list[Finding]:
-    """Of what tells one story, leaves the first page alone; everything else stands beside it.
+    """Leaves one page among findings with one cause; all others stand beside it.
 
     A page about all lanes covers each of them. What stands beside another stays so until it rests:
     nobody is woken again because the first one ended a minute earlier.

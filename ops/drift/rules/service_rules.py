@@ -122,7 +122,7 @@ OBJECTIVES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What is known about the service at an evaluation.
+    """The facts about the service at an evaluation.
 
     Attributes:
         now_ms: Server's clock.
@@ -139,7 +139,7 @@ class Service:
     canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def since(self, end_block: int, blocks: int, names: Sequence[str]) -> int | None:
-        """How much these counters grew since `blocks` before `end_block`; None when not known.
+        """Returns the growth of these counters since `blocks` before `end_block`; None when not known.
 
         Where nobody looked then, or the clock skipped that time, one within twice the window has to do.
         """
@@ -157,7 +157,7 @@ class Service:
         return max(grown, 0)
 
     def recent(self, blocks: int, names: Sequence[str]) -> int | None:
-        """As `since`, up to now; of a service that is younger, since the first block that is known."""
+        """Works like `since`, up to now; for a younger service, since the first block that is known."""
         open_block = self.now_ms // 60_000 // BLOCK_MIN
         for back in range(blocks, -1, -1):
             grown = self.since(open_block, back, names)
@@ -166,7 +166,7 @@ class Service:
         return None
 
     def risen(self, blocks: int, name: str) -> int | None:
-        """How much a number that may also fall rose in the last blocks; None where nobody noted it then."""
+        """Returns the rise in the last blocks of a number that may also fall; None if not noted then."""
         open_block = self.now_ms // 60_000 // BLOCK_MIN
         for number in range(open_block - blocks - 1, open_block):
             if name in self.counts.get(number, {}):

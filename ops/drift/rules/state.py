@@ -1,4 +1,4 @@
-"""What the judge remembers from one evaluation to the next; plain values, written under the fence."""
+"""The judge's memory from one evaluation to the next; plain values, written under the fence."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _SHARES = {"fast_drop": 1 / 2, "ood_delta": 1 / 4, "level": 1 / 4}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bars:
-    """What each rule must pass, so that all of them together keep to the false pages of a year.
+    """The thresholds of the rules, so that all of them together keep to the false pages of a year.
 
     Attributes:
         delta_se, level_se: Standard errors, for the 24 h rules.
@@ -77,14 +77,14 @@ def level_fires(seen: Comparison, u: float, settings: JudgeSettings) -> str:
 
 
 def level_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
-    """Whether either mean is still low in the last hours."""
+    """Says whether either mean is still low in the last hours."""
     return _lasting(seen.inside, settings.drop_page, settings) or _lasting(
         seen.ood, settings.level_ood_page, settings
     )
 
 
 def delta_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
-    """Whether the delta is still low in the last hours."""
+    """Says whether the delta is still low in the last hours."""
     return _lasting(seen.delta, settings.drop_page, settings)
 
 
@@ -95,7 +95,7 @@ def card_fires(delta: float, delta_before: float, settings: JudgeSettings) -> st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What the fast detector says of one watched mean.
+    """The change that the fast detector sees in one watched mean.
 
     Attributes:
         evidence: log M.    needed: log A.
@@ -117,7 +117,7 @@ class Change:
 
     @property
     def alarms(self) -> bool:
-        """Whether the evidence is enough."""
+        """Says whether the evidence is enough."""
         return self.evidence >= self.needed
 
 
@@ -178,12 +178,12 @@ def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> st
 
 
 def _alone(ood: Change) -> bool:
-    """Whether the mean in distribution fell less than half as much."""
+    """Says whether the mean in distribution fell less than half as much."""
     return ood.inside < ood.ood / 2
 
 
 def _fell(ood: float, delta: float, settings: JudgeSettings) -> bool:
-    """Whether it is m_OOD that fell: enough, and at least half of what the delta did."""
+    """Says whether it is m_OOD that fell: enough, and at least half of what the delta did."""
     return ood >= max(settings.share_lasting * settings.drop_page, delta / 2)
 
 
@@ -196,5 +196,5 @@ def _mixture(drop: Drop) -> bool:
 
 
 def _only_mixture(fixed: float, value: float) -> bool:
-    """Whether less than two thirds of the drop is left once the mixture of lanes is held fixed."""
+    """Says whether less than two thirds of the drop is left once the mixture of lanes is held fixed."""
     return not math.isnan(fixed) and fixed < value * 2 / 3

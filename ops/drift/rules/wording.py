@@ -1,4 +1,4 @@
-"""What a finding of the drift rules says: one line for a person, and the numbers behind it."""
+"""The wording of the drift rules' findings: one line for a person, and the numbers behind it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def change_values(change: Change) -> Values:
 
 
 def level_values(seen: Comparison | None, changes: Mapping[str, Change], u: float) -> Values:
-    """Of the 24 h; and of both means since the change, where the fast detector knows of one."""
+    """Returns the values of the 24 h, and of both means since a change that the fast detector saw."""
     values = comparison_values(seen) | {"u_se": round(u, 2)} if seen else {}
     alarming = [change for name, change, _ in _means(changes) if change.alarms]
     if alarming:

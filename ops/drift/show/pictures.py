@@ -25,7 +25,7 @@ def cosines(found: Look, known: ModelState, model: str) -> str:
 
 
 def inputs(found: Look, known: ModelState, model: str) -> list[str]:
-    """Where the inputs lie: their OOD scores and their nearest centroids; nothing where nobody scores."""
+    """Shows the inputs' OOD scores and nearest centroids; nothing where nobody scores."""
     score, score_base = _counts(found, known, model, "score")
     cells, cells_base = _counts(found, known, model, "cells")
     if not score.sum():
@@ -51,7 +51,7 @@ def inputs(found: Look, known: ModelState, model: str) -> list[str]:
 
 
 def _grown(score: Floats, score_base: Floats, cells: Floats, cells_base: Floats) -> str:
-    """How far both diverged, and the cells that grew most."""
+    """Says how far both diverged, and names the cells that grew most."""
     if not (score_base.sum() and cells_base.sum() and cells.sum()):
         return '<p class="soft">There is no baseline to compare with yet.</p>'
     now, base = cells / cells.sum(), cells_base / cells_base.sum()
@@ -65,7 +65,7 @@ def _grown(score: Floats, score_base: Floats, cells: Floats, cells_base: Floats)
 
 
 def _counts(found: Look, known: ModelState, model: str, name: str) -> tuple[Floats, Floats]:
-    """Of the last 24 h, and of the baseline."""
+    """Returns the counts of the last 24 h, and of the baseline."""
     bins = HISTOGRAMS[name]
     now = found.traffic.histogram(model, name, found.traffic.end_block, BLOCKS_PER_DAY, bins)
     return now, np.array(known.histograms.get(name, [0] * bins), dtype=np.float64)

@@ -158,7 +158,7 @@ def _verdict(line: str) -> str:
 
 
 def _rules(findings: Sequence[Finding]) -> str:
-    """What fires, and folded away what does not."""
+    """Shows the rules that fire, and folds the others away."""
     order = {"firing": 0, "insufficient": 1, "ok": 2}
     ordered = sorted(findings, key=lambda f: (order[f.state], f.severity != "page", f.rule, f.lane))
     firing = [one for one in ordered if one.state == "firing"]

@@ -1,4 +1,4 @@
-"""What `amn drift` prints: tables for a person, plain values for a program."""
+"""The output of `amn drift`: tables for a person, plain values for a program."""
 
 from __future__ import annotations
 
