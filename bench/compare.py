@@ -69,7 +69,7 @@ def command(only: str, written: bool, choice: str, name: str | None, out: Path, 
 
 
 def turned(systems: Sequence[System], by: int) -> list[System]:
-    """The same, beginning with another one."""
+    """Returns the list turned, so that another one comes first."""
     first = by % len(systems)
     return [*systems[first:], *systems[:first]]
 
@@ -169,7 +169,7 @@ def _bars(axis: Any, systems: Sequence[Mapping[str, Any]], figure: str) -> None:
 
 
 def label(system: str) -> str:
-    """As people read it: rq has two, and the others need no second word."""
+    """Returns the name for people: rq has two systems, and the others need no second word."""
     if system == OURS:
         return "amn-queue"
     return system.replace("_", " ") if system.startswith("rq_") else system.partition("_")[0]

@@ -39,7 +39,7 @@ def engines(model: nn.Module, folded: Engine, plain: Engine) -> dict[str, Engine
 
 
 class WithoutLoops:
-    """What a machine runs where the compiled loops were not built, beside what this one runs.
+    """The engine of a machine without the compiled loops, beside the one of this machine.
 
     The model room is imported a second time, as if there were no library.
 

@@ -250,7 +250,7 @@ def _spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]
 
 
 def _service(path: Path) -> dict[str, Any]:
-    """What `latency` measured into the same folder; {} when it did not."""
+    """Returns the measurement of `latency` in this folder; {} when there is none."""
     if not path.is_file():
         return {}
     report = json.loads(path.read_text("utf-8"))

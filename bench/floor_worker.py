@@ -73,7 +73,7 @@ _Answer = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 def _answering(variant: str, bank: Path) -> _Answer:
-    """What makes vectors (n, 768) of contexts (n, 5, 768)."""
+    """Returns the function that makes vectors (n, 768) of contexts (n, 5, 768)."""
     if variant == "no model":
         return lambda contexts: contexts[:, -1]
     import torch

@@ -130,7 +130,7 @@ def _timed(
 
 
 def _started(bank: Path, model: Path) -> dict[str, float]:
-    """What a process that opens both takes: time, and memory of its own."""
+    """Measures the time and the private memory of a process that opens both."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "bench.gate_start", str(bank), str(model)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

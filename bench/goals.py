@@ -1,4 +1,4 @@
-"""What was to be reached, beside what a run measured: one row a goal, from the reports of its folder."""
+"""The goals beside the measurements of a run: one row a goal, from the reports of its folder."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ _HIGHEST_US = 60_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is offered.
+    """The load that is offered.
 
     Attributes:
         rates: Requests a second; "60%" is a share of what saturates.
@@ -177,7 +177,7 @@ def with_bank(bank: Path, folder: Path) -> Path:
 
 
 def references(bank: Path) -> int:
-    """How many vectors a bank holds."""
+    """Returns the number of vectors in a bank."""
     from amn.bank.open import load_bank
 
     return len(load_bank(bank))

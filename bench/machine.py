@@ -1,4 +1,4 @@
-"""What the figures depend on, and how runs are kept apart from each other."""
+"""The environment that the figures depend on, and the state that a run leaves behind."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def environment() -> dict[str, object]:
 
 
 def _commit() -> str:
-    """Of this checkout; marked where its code was changed since."""
+    """Returns the commit of this checkout, marked if its code was changed since."""
     commit = _said(["git", "rev-parse", "--short", "HEAD"], r"(\w+)")
     changed = _said(["git", "diff", "--name-only", "HEAD", "--", "*.py", "*.c", "*.h", "*.lua"], r"(\S+)")
     return commit if changed == "unknown" else f"{commit} with changes"

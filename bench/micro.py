@@ -119,7 +119,7 @@ def _parts(
 
 
 def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[str, float]]:
-    """What 16-bit forms of the network change on the shipped sample.
+    """Measures the change by 16-bit forms of the network on the shipped sample.
 
     The one that serves is among them: in the loops weights and vectors are int16.
 
@@ -244,7 +244,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def abilities() -> str:
-    """Which number formats this CPU multiplies by itself, and which serve."""
+    """Says in words the number formats that this CPU multiplies by itself, and those that serve."""
     serves = "Float32 is what serves."
     if kernel.READY:
         serves = (

@@ -1,4 +1,4 @@
-"""What every step writes: NAME.json for programs, NAME.md for people, NAME*.svg beside them."""
+"""The files of each step: NAME.json for programs, NAME.md for people, NAME*.svg beside them."""
 
 from __future__ import annotations
 

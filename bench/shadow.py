@@ -29,7 +29,7 @@ from producer.keys import Keys
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is switched on. Each has a service of its own, but where one stops another's shadow worker."""
+    """The parts switched on. Each has a service of its own, unless one stops another's shadow worker."""
 
     name: str
     rate: float

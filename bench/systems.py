@@ -86,7 +86,7 @@ class System:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one run is told.
+    """The settings of one run.
 
     Attributes:
         system: Which.    contexts: File of raw contexts.    program: Module in bench.peers that runs it.

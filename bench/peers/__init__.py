@@ -1,4 +1,4 @@
-"""The same job on other Python queues: one small module each, with the same names.
+"""One job on other Python queues: one small module each, all with equal names.
 
     REQUIREMENTS  what pip installs for it
     NOTE          how it was set up, in its favour; {choice} is what the sweep chose

@@ -36,7 +36,7 @@ async def load(_: dict[str, Any]) -> None:
 
 
 class WorkerSettings:
-    """What arq's command reads."""
+    """The settings that arq's command reads."""
 
     functions = (work,)
     redis_settings = RedisSettings.from_dsn(URL)
@@ -70,12 +70,12 @@ def submit(contexts: Sequence[bytes]) -> list[str]:
 
 
 def waiting(client: redis.Redis) -> int:
-    """Of the queue's set, which a job leaves in the transaction that stores its result."""
+    """Counts the queue's set, which a job leaves in the transaction that stores its result."""
     return int(client.zcard("arq:queue"))
 
 
 def result(job: str) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
 
     async def run() -> bytes:
         pool = await _pool()

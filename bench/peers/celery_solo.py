@@ -56,5 +56,5 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: AsyncResult) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
     return bytes(app.backend.get_result(job.id))

@@ -67,5 +67,5 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: dramatiq.Message) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
     return bytes(job.get_result())

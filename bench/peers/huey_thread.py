@@ -57,5 +57,5 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: Any) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
     return bytes(job.get(preserve=True))

@@ -41,7 +41,7 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: Job) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
     return bytes(job.latest_result().return_value)
 
 

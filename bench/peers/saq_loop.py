@@ -55,12 +55,12 @@ def submit(contexts: Sequence[bytes]) -> list[str]:
 
 
 def waiting(client: redis.Redis) -> int:
-    """Of the set of incomplete jobs."""
+    """Counts the set of incomplete jobs."""
     return int(client.zcard("saq:bench:incomplete"))
 
 
 def result(job: str) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
 
     async def run() -> Any:
         one = _queue()

@@ -66,7 +66,7 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: str) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
 
     async def run() -> Any:
         async with worker:

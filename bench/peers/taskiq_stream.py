@@ -65,7 +65,7 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: str) -> bytes:
-    """Of one job."""
+    """Returns the result of one job."""
 
     async def run() -> Any:
         await broker.result_backend.startup()
