@@ -27,10 +27,10 @@ from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
 from ops.drift.kept.memory import Memory
+from ops.drift.service.live import KINDS, Live, look
 from ops.findings import Finding
 from ops.health import streams, workers
 from ops.health.counts import COUNTS
-from ops.rules.live import KINDS, Live, look
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings

@@ -47,7 +47,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     from ops.metrics import registry, serve
 
     if rules:
-        from ops.rules.prometheus import rules_file
+        from ops.drift.service.prometheus import rules_file
 
         click.echo(rules_file(), nl=False)
         return

@@ -16,14 +16,14 @@ from ops.drift.measures.blocks import Traffic
 from ops.drift.measures.statistics import BLOCK_MIN
 from ops.drift.rules.health import monitor_health
 from ops.drift.rules.judge import Evaluation, evaluate
-from ops.drift.rules.service_rules import Service, canary, objectives
-from ops.drift.rules.state import JudgeState, ModelState
+from ops.drift.service.live import LOST
+from ops.drift.service.live import look as look_live
+from ops.drift.service.objectives import Service, canary, objectives
+from ops.drift.service.table import conditions
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
 from ops.findings import Finding
 from ops.leader import Leadership
-from ops.rules.live import LOST
-from ops.rules.live import look as look_live
-from ops.rules.table import conditions
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.transport.connection import driver_errors

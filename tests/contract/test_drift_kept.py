@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from ops.alerts import Alert, Transition
 from ops.app import app
 from ops.clock import server_now_ms
+from ops.commands.drift.sequences import keep, of_last_day, sequences_of
 from ops.drift.kept.memory import Memory
-from ops.drift.lab.sequences import keep, of_last_day, sequences_of
 from ops.drift.loop import look
 from ops.drift.settings import JudgeSettings
 from ops.drift.show.report import page

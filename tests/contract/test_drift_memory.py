@@ -11,8 +11,8 @@ from ops.clock import server_now_ms
 from ops.drift.kept.memory import Commit, Memory, Order
 from ops.drift.loop import Judge, look
 from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
 from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels

@@ -45,14 +45,14 @@ class Looking:
     def worst(self) -> list[Exemplar]:
         """The exemplars of the last 24 h."""
         from ops.clock import server_now_ms
-        from ops.drift.lab.sequences import of_last_day
+        from ops.commands.drift.sequences import of_last_day
 
         return of_last_day(self.client, self.keys, server_now_ms(self.client))
 
     def alert(self) -> Alert:
         """Hands findings to the alerts, under the judge's fence."""
         from ops.alerts import apply
-        from ops.drift.lab.sequences import keep
+        from ops.commands.drift.sequences import keep
 
         def tell(findings: Sequence[Finding], now_ms: int, fence: int) -> None:
             changes = apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)

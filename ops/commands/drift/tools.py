@@ -99,7 +99,7 @@ def replay(
 
     root = artifacts_folder(artifacts)
     if alert_id:
-        from ops.drift.lab.sequences import sequences_of
+        from ops.commands.drift.sequences import sequences_of
 
         with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
             chosen = sequences_of(looking.client, looking.keys, alert_id)

@@ -5,7 +5,7 @@
     block:<number>      string  five minutes, added up (JSON of Block); kept 9 days. The number is the
                                 epoch minute divided by five
     counts:<number>     string  the queue's counters at the end of that block (JSON), and beside them
-                                `lost_requests` (ops/rules/live.py); kept 4 days
+                                `lost_requests` (ops/drift/service/live.py); kept 4 days
     orders              list    what operators asked for and the judge has not taken up; capped
     audit               list    who re-baselined what, when and why, and what was learned; newest
                                 first, capped
@@ -26,7 +26,7 @@ import redis
 from ops.drift.kept.store import minutes_between
 from ops.drift.measures.blocks import Block, block_of
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.rules.state import JudgeState
+from ops.drift.state import JudgeState
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys

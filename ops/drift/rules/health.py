@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY, PREDICTIONS, N
-from ops.drift.rules.service_rules import Service, service_finding
-from ops.drift.rules.state import JudgeState, ModelState
+from ops.drift.service.objectives import Service, service_finding
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
 from ops.findings import Finding
 
 _HOUR = 60 // BLOCK_MIN

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ops.drift.latch import Latch, Seen, advance
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.detector import Detector
 from ops.drift.measures.statistics import (
@@ -27,11 +28,10 @@ from ops.drift.measures.statistics import (
     divergence,
     divergence_by_chance,
 )
-from ops.drift.rules.latch import Latch, Seen, advance
-from ops.drift.rules.service_rules import service_finding
-from ops.drift.rules.state import ModelState
 from ops.drift.rules.wording import clock
+from ops.drift.service.objectives import service_finding
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import ModelState
 from ops.findings import Finding
 from workers.shadow.scores import SCORE_BINS
 

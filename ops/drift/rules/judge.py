@@ -13,8 +13,8 @@ from ops.drift.rules import learning
 from ops.drift.rules.inputs import input_drift
 from ops.drift.rules.model_judge import ModelJudge
 from ops.drift.rules.pages import one_page_each
-from ops.drift.rules.state import JudgeState, ModelState
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
 from ops.findings import Finding
 
 #: A model without traffic for this long is forgotten.

@@ -8,8 +8,8 @@ from ops.drift.measures.comparison import Window
 from ops.drift.measures.detector import Detector
 from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
 from ops.drift.rules.inputs import wander
-from ops.drift.rules.state import ModelState
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import ModelState
 from workers.shadow.scores import BINS
 
 _BLOCKS_PER_HOUR = BLOCKS_PER_DAY // 24

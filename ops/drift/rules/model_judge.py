@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ops.drift.latch import Latch, Seen, advance
 from ops.drift.measures.baseline import Reference, previous
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.comparison import Comparison, Window, compare
 from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
 from ops.drift.rules import verdicts as rules
-from ops.drift.rules.latch import Latch, Seen, advance
-from ops.drift.rules.state import ModelState
 from ops.drift.rules.wording import (
     change_values,
     comparison_values,
@@ -23,6 +22,7 @@ from ops.drift.rules.wording import (
     level_values,
 )
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import ModelState
 from ops.findings import Finding, State
 
 _Lasts = Callable[[Comparison, JudgeSettings], bool]

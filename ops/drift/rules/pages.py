@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ops.drift.latch import Latch
 from ops.drift.measures.blocks import ALL
-from ops.drift.rules.latch import Latch
-from ops.drift.rules.state import ModelState
+from ops.drift.state import ModelState
 from ops.findings import Finding
 
 

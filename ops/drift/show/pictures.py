@@ -7,9 +7,9 @@ import numpy as np
 from ops.drift.loop import Look
 from ops.drift.measures.statistics import BLOCKS_PER_DAY, Floats, divergence
 from ops.drift.rules.learning import HISTOGRAMS
-from ops.drift.rules.state import ModelState
 from ops.drift.show import plots
 from ops.drift.show.plots import Panel
+from ops.drift.state import ModelState
 
 #: Cells that are named below their picture.
 _NAMED = 5

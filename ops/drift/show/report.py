@@ -12,8 +12,8 @@ from ops.drift.measures import hourly
 from ops.drift.measures.blocks import ALL
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.service_rules import OBJECTIVES
 from ops.drift.rules.verdicts import bars
+from ops.drift.service.objectives import OBJECTIVES
 from ops.drift.settings import JudgeSettings
 from ops.drift.show import pictures, plots
 from ops.drift.show.views import STAND_INS, main_model, one_line, stand_ins

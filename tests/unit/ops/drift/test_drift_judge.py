@@ -14,8 +14,8 @@ from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.blocks import ALL, Block, Traffic
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.rules.judge import evaluate
-from ops.drift.rules.state import JudgeState
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState
 from ops.findings import Finding
 
 DAY = BLOCKS_PER_DAY

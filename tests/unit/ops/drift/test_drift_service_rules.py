@@ -12,12 +12,12 @@ from ops.drift.measures.blocks import ALL, Block, Traffic, block_of
 from ops.drift.measures.statistics import BLOCK_MIN
 from ops.drift.rules.health import monitor_health
 from ops.drift.rules.inputs import input_drift, wander
-from ops.drift.rules.service_rules import Service, canary, objectives
-from ops.drift.rules.state import JudgeState, ModelState
+from ops.drift.service.live import LOST, Live
+from ops.drift.service.objectives import Service, canary, objectives
+from ops.drift.service.table import conditions
 from ops.drift.settings import JudgeSettings
+from ops.drift.state import JudgeState, ModelState
 from ops.findings import Finding
-from ops.rules.live import LOST, Live
-from ops.rules.table import conditions
 from workers.shadow.scores import MILLION, Labels
 
 SETTINGS = JudgeSettings()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from ops.drift.latch import Latch
 from ops.drift.measures.baseline import Reference
 from ops.drift.measures.detector import Detector
-from ops.drift.rules.latch import Latch
 
 VERSION = 1
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ops.drift.rules.service_rules import OBJECTIVES
+from ops.drift.service.objectives import OBJECTIVES
+from ops.drift.service.prometheus import rules_file
+from ops.drift.service.table import RULES as TABLE
 from ops.drift.settings import JudgeSettings
-from ops.rules.prometheus import rules_file
-from ops.rules.table import RULES as TABLE
 
 RULES = Path(__file__).parents[4] / "ops" / "deploy" / "prometheus" / "amn-rules.yml"
 Series = dict[str, str]

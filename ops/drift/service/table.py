@@ -1,8 +1,7 @@
 """The table: what somebody must be told of the running service, each condition once.
 
-The judge evaluates `measure` each minute; ops/rules/prometheus.py writes `series` into the rules file.
-Both compare the same number with the same bar. A new rule is a row here and a heading in
-docs/runbook.md.
+The judge evaluates `measure` each minute; prometheus.py writes `series` into the rules file. Both compare
+the same number with the same bar. A new rule is a row here and a heading in docs/runbook.md.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ops.drift.rules.service_rules import Service, service_finding
+from ops.drift.service.live import LOST, Live
+from ops.drift.service.objectives import Service, service_finding
 from ops.findings import Finding, Severity
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING
-from ops.rules.live import LOST, Live
 from producer.settings import ProducerSettings
 
 #: A number, or None while it cannot be told.
