@@ -116,7 +116,7 @@ def test_the_folded_form_of_a_fallback_is_the_module_itself():
 
 
 def test_folding_copies_the_weights():
-    model = made("card")
+    model = made("bounded")
     predict = fold(model)
     before = predict(contexts(2))
     stir(model, seed=9)
