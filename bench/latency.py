@@ -25,7 +25,7 @@ from bench.machine import environment, spread
 from bench.report import facts, markdown, shown, write
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack, StackSettings
-from ops.run.traffic import Traffic, TrafficSettings
+from ops.run.traffic import TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
@@ -200,7 +200,7 @@ def _settings(stack: Stack) -> ProducerSettings:
 
 def _run(stack: Stack, sample: Sample, settings: TrafficSettings) -> dict[str, Any]:
     with Producer(settings=_settings(stack)) as producer:
-        traffic = Traffic(producer, sample, settings)
+        traffic = TrafficSender(producer, sample, settings)
         gc.collect()
         gc.freeze()  # a walk over all that was ever imported would be booked on the queue
         timing = traffic.run(lambda _: None, lambda: None)

@@ -23,7 +23,7 @@ WORKERS_SHOWN = "cores - 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
+class ServiceRecord:
     """A service, as its `amn up` describes it to the commands in the same folder.
 
     Attributes:
@@ -39,7 +39,7 @@ class Service:
     found: str = ""
 
     def __repr__(self) -> str:
-        return f"Service(queue={self.queue!r}, found={self.found!r})"
+        return f"ServiceRecord(queue={self.queue!r}, found={self.found!r})"
 
     def write(self, data: Path) -> Path:
         """Leaves it in the data folder, for the user alone; returns the file."""
@@ -53,7 +53,7 @@ def external_url(url: str | None) -> str | None:
     return url or os.environ.get("REDIS_URL") or None
 
 
-def service(url: str | None = None, data: Path | None = None) -> Service:
+def service(url: str | None = None, data: Path | None = None) -> ServiceRecord:
     """The service to talk to: flag > REDIS_URL > the `amn up` of this folder. Never a guess.
 
     What the folder's file says of queue and artifacts holds when its server is the one that was named.
@@ -68,7 +68,7 @@ def service(url: str | None = None, data: Path | None = None) -> Service:
     file, known = data / SERVICE_FILE, None
     named = external_url(url)
     try:
-        known = Service(**json.loads(file.read_text("utf-8")), found=str(file))
+        known = ServiceRecord(**json.loads(file.read_text("utf-8")), found=str(file))
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError) as error:
@@ -77,7 +77,7 @@ def service(url: str | None = None, data: Path | None = None) -> Service:
                 f"{file} cannot be read ({error}); start `amn up` again, or give --url"
             ) from None
     if named:
-        known = known if known is not None and known.url == named else Service(url=named)
+        known = known if known is not None and known.url == named else ServiceRecord(url=named)
         return replace(known, found="--url" if url else "REDIS_URL")
     if known is None:
         raise ServerUnknown(

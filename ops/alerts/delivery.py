@@ -14,8 +14,8 @@ from ops.alerts.config import Sinks
 from ops.alerts.outbox import Attempt, Outbox, next_attempt_ms
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.alertmanager import Alertmanager, to_repeat
-from ops.alerts.sinks.answer import Answer
-from ops.alerts.sinks.base import Envelope
+from ops.alerts.sinks.answer import SinkAnswer
+from ops.alerts.sinks.base import SinkMessage
 from ops.alerts.store import alert_of, alerts
 from ops.clock import server_now_ms
 from producer.keys import Keys
@@ -62,7 +62,7 @@ class Delivery:
         self._log(attempt, message, answer, next_ms)
         return answer.outcome
 
-    def _left_alone(self, sink: str) -> Answer | None:
+    def _left_alone(self, sink: str) -> SinkAnswer | None:
         """The outcome of an attempt that was handed out before its sink asked to be left alone, or hung.
 
         One sink that hangs would else hold up the messages of all others, fifteen seconds each.
@@ -71,7 +71,7 @@ class Delivery:
         rest_ms = asked_ms + wait_ms - self._clock()
         if not 0 < rest_ms <= wait_ms:
             return None
-        return Answer(
+        return SinkAnswer(
             outcome="again", detail="left alone: it gave no answer, or asked for it", wait_ms=rest_ms
         )
 
@@ -91,13 +91,13 @@ class Delivery:
             _LOG.warning("state_not_repeated", sink=name, detail=answer.detail)
         return answer.outcome
 
-    def _envelope(self, message: Message, anew: bool, settings: AlertSettings) -> Envelope:
+    def _envelope(self, message: Message, anew: bool, settings: AlertSettings) -> SinkMessage:
         if anew:
             now = alert_of(self._client, self._keys, message.alert.id) or message.alert
             message = Message(id=message.id, kind=message.kind, at_ms=message.at_ms, alert=now)
-        return Envelope(message=message, now_ms=self._clock(), queue=self._keys.queue, settings=settings)
+        return SinkMessage(message=message, now_ms=self._clock(), queue=self._keys.queue, settings=settings)
 
-    def _log(self, attempt: Attempt, message: Message, answer: Answer, next_ms: int) -> None:
+    def _log(self, attempt: Attempt, message: Message, answer: SinkAnswer, next_ms: int) -> None:
         say = _LOG.info if answer.outcome == "accepted" else _LOG.warning
         say(
             "alert_delivered" if answer.outcome == "accepted" else "alert_not_delivered",

@@ -15,7 +15,7 @@ import structlog
 
 from ops.alerts.alert import Alert, Kind, Message, fingerprint
 from ops.alerts.config import AlertsConfig, Sinks
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.base import Sink, SinkMessage
 
 _LOG = structlog.get_logger("amn.alerts")
 RULE = "server_down"
@@ -100,7 +100,7 @@ class Direct:
         name = f"{alert.id[:8]}-{alert.since_ms}-{kind}"
         message = Message(id=name, kind=kind, at_ms=time.time_ns() // 1_000_000, alert=alert)
         answer = sink.send(
-            Envelope(message=message, now_ms=message.at_ms, queue=self._queue, settings=config.settings)
+            SinkMessage(message=message, now_ms=message.at_ms, queue=self._queue, settings=config.settings)
         )
         _LOG.warning(
             "server_alert_told", sink=sink.name, told=kind, answer=answer.outcome, detail=answer.detail

@@ -18,7 +18,7 @@ from ops.alerts.alert import Alert, Message
 from ops.alerts.config import AlertsConfig
 from ops.alerts.records import UNREADABLE, record
 from ops.alerts.settings import AlertSettings
-from ops.alerts.sinks.answer import Answer
+from ops.alerts.sinks.answer import SinkAnswer
 from ops.alerts.sinks.base import Sink
 from ops.alerts.store import outbox_key
 from producer.keys import Keys
@@ -174,7 +174,7 @@ class Outbox:
         return message, int(taken_ms)
 
     def settle(
-        self, attempt: Attempt, message: Message, sink: Sink, answer: Answer, *, now_ms: int, next_ms: int
+        self, attempt: Attempt, message: Message, sink: Sink, answer: SinkAnswer, *, now_ms: int, next_ms: int
     ) -> bool:
         """Writes the outcome; `next_ms` is the next attempt, 0 for never. False: another took over."""
         outcome = answer.outcome if answer.outcome == "accepted" else ("again" if next_ms else "dead")

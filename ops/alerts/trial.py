@@ -9,11 +9,11 @@ from dataclasses import replace
 from ops.alerts.alert import Alert, Kind, Message
 from ops.alerts.delivery import quiet
 from ops.alerts.settings import AlertSettings
-from ops.alerts.sinks.answer import Answer
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.answer import SinkAnswer
+from ops.alerts.sinks.base import Sink, SinkMessage
 
 
-def send_trial(sink: Sink, settings: AlertSettings, queue: str) -> dict[str, Answer]:
+def send_trial(sink: Sink, settings: AlertSettings, queue: str) -> dict[str, SinkAnswer]:
     """Sends a trigger and its resolve; the second only when the first was accepted."""
     quiet()
     now_ms = time.time_ns() // 1_000_000
@@ -30,11 +30,11 @@ def send_trial(sink: Sink, settings: AlertSettings, queue: str) -> dict[str, Ans
         told_ms=now_ms,
     )
     ended = replace(alert, phase="ok", resolved_ms=now_ms)
-    answers: dict[str, Answer] = {}
+    answers: dict[str, SinkAnswer] = {}
     steps: tuple[tuple[Kind, Alert], ...] = (("trigger", alert), ("resolve", ended))
     for kind, state in steps:
         message = Message(id=f"test-{alert.id[:8]}-{kind}", kind=kind, at_ms=now_ms, alert=state)
-        envelope = Envelope(message=message, now_ms=now_ms, queue=queue, settings=settings)
+        envelope = SinkMessage(message=message, now_ms=now_ms, queue=queue, settings=settings)
         if answers:
             time.sleep(sink.pace_ms / 1000)
         answers[kind] = sink.send(envelope)

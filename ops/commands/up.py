@@ -26,7 +26,7 @@ from ops.settings import (
     DATA_DEFAULT,
     WORKERS_MAX,
     WORKERS_SHOWN,
-    Service,
+    ServiceRecord,
     artifacts_folder,
     external_url,
     workers_default,
@@ -164,7 +164,7 @@ def up(
         for name, words in wanted:
             beside.append(_beside(stack, log, log_level, name, words))
             undo.callback(beside[-1].stop)
-        served = Service(
+        served = ServiceRecord(
             url=stack.url, queue=stack.settings.queue, artifacts=str(stack.settings.artifacts.resolve())
         )
         undo.callback(served.write(data).unlink, missing_ok=True)

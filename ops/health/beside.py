@@ -20,7 +20,7 @@ _JOBS_WORKERS, _JOBS = "rq:workers:amn-jobs", "rq:queue:amn-jobs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Crash:
     """The error that ended a process.
 
     Attributes:
@@ -47,7 +47,7 @@ class BesideFacts:
     looked_ms_ago: int | None = None
     jobs_workers: int = 0
     jobs_waiting: int = 0
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[Crash, ...] = ()
 
 
 def _looked_key(keys: Keys) -> str:
@@ -66,7 +66,7 @@ def read(client: redis.Redis, keys: Keys, now_ms: int, *, jobs: bool) -> BesideF
         jobs_workers=sum(bool(client.exists(name)) for name in members),
         jobs_waiting=cast(Any, client.llen(_JOBS)) if jobs else 0,
         failures=tuple(
-            Failure(ms_ago=max(now_ms - one["at_ms"], 0), **{n: one[n] for n in ("kind", "host", "text")})
+            Crash(ms_ago=max(now_ms - one["at_ms"], 0), **{n: one[n] for n in ("kind", "host", "text")})
             for one in noted
         ),
     )
@@ -128,7 +128,7 @@ def _failures(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -
     return failure("failures", "ended with an error, and did not come back: " + "; ".join(texts))
 
 
-def _came_back(failed: Failure, found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> bool:
+def _came_back(failed: Crash, found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> bool:
     beside = {"judge": found.judged_ms_ago, "sender": found.looked_ms_ago}
     if failed.kind in beside:
         heard_ms_ago = beside[failed.kind]

@@ -19,7 +19,7 @@ from ops.health import server
 from ops.health.counters import read_counters
 from ops.local.stack import Stack
 from ops.run.summary import RunSummary, environment, percentiles, shown, summarize
-from ops.run.traffic import Traffic, TrafficSettings
+from ops.run.traffic import TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer import Producer
 from producer.keys import Keys
@@ -58,7 +58,7 @@ def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> RunS
             with notes.status("warming up"):
                 _warm_up(producer, sample, plan.warm_up)
             before = _counters(admin, keys)
-            traffic = Traffic(producer, sample, plan.traffic)
+            traffic = TrafficSender(producer, sample, plan.traffic)
             with _shown(traffic, plan.traffic) as on_progress, _no_collection_pauses():
                 timing = traffic.run(on_progress, _killer(stack, notes) if plan.kill_worker else lambda: None)
             stack.drain()  # a second answer to anything would be here now, and is counted
@@ -129,7 +129,7 @@ def _no_collection_pauses() -> Iterator[None]:
 
 
 @contextmanager
-def _shown(traffic: Traffic, settings: TrafficSettings) -> Iterator[Callable[[Traffic], None]]:
+def _shown(traffic: TrafficSender, settings: TrafficSettings) -> Iterator[Callable[[TrafficSender], None]]:
     """A live line: answered of all, rate, latency so far."""
     with console.progress("requests") as bar:
         task = bar.add_task("answering", total=settings.requests, note="")
@@ -137,7 +137,7 @@ def _shown(traffic: Traffic, settings: TrafficSettings) -> Iterator[Callable[[Tr
         _draw(bar, task, traffic)
 
 
-def _draw(bar: Progress, task: TaskID, traffic: Traffic) -> None:
+def _draw(bar: Progress, task: TaskID, traffic: TrafficSender) -> None:
     tally = traffic.tally
     done = tally.answered + tally.failed
     if bar.console.is_terminal:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.run.tally import Tally
+from ops.run.tally import RunTally
 from ops.run.traffic import Timing
 from ops.sample import Sample
 from ops.settings import cores
@@ -74,7 +74,7 @@ class RunSummary:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def summarize(tally: Tally, sample: Sample, timing: Timing, **around: Any) -> RunSummary:
+def summarize(tally: RunTally, sample: Sample, timing: Timing, **around: Any) -> RunSummary:
     """Turns what was collected into the summary; `around` gives the fields that the answers do not tell."""
     latency = percentiles(tally.amn_ms)
     fallback_rate = float(tally.escalated.sum()) / tally.requests
@@ -110,7 +110,7 @@ def summarize(tally: Tally, sample: Sample, timing: Timing, **around: Any) -> Ru
     )
 
 
-def ood_delta(tally: Tally, sample: Sample) -> float | None:
+def ood_delta(tally: RunTally, sample: Sample) -> float | None:
     """Mean AMN cosine on the unseen domain minus that on the known ones; None without both."""
     ood = np.array([sample.ood[sample.window(i)] for i in range(tally.requests)])
     outside, inside = mean(tally.cosine_amn[ood]), mean(tally.cosine_amn[~ood])

@@ -11,7 +11,7 @@ from producer import Handle
 from producer.errors import QueueError
 
 
-class Tally:
+class RunTally:
     """Collects finished handles; keeps numbers, never vectors, so that a long run needs little.
 
     Attributes:

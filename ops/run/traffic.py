@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.run.tally import Tally
+from ops.run.tally import RunTally
 from ops.sample import Sample
 from producer import Handle, Producer
 
@@ -65,7 +65,7 @@ class Timing:
     send_lag_ms: NDArray[np.float32]
 
 
-class Traffic:
+class TrafficSender:
     """One run."""
 
     def __init__(self, producer: Producer, sample: Sample, settings: TrafficSettings) -> None:
@@ -76,10 +76,10 @@ class Traffic:
         self._slow: list[tuple[int, Handle]] = []
         self._due_s = settings.due_s()
         self._send_lag_ms = np.zeros(settings.requests, dtype=np.float32)
-        self.tally = Tally(sample, settings.requests)
+        self.tally = RunTally(sample, settings.requests)
         self.sent = 0
 
-    def run(self, on_progress: Callable[[Traffic], None], on_half: Callable[[], None]) -> Timing:
+    def run(self, on_progress: Callable[[TrafficSender], None], on_half: Callable[[], None]) -> Timing:
         """Sends everything and waits until each request has ended, or nothing moves any more.
 
         Args:

@@ -29,7 +29,7 @@ K = TypeVar("K", bound=BaseHandle)
 Verb = Generator[tuple[Any, ...], Any, T]
 
 
-class Channel(Protocol):
+class IOChannel(Protocol):
     """The I/O of one producer with the server of one queue; each method but `check_open` may be awaitable.
 
     Attributes:
@@ -76,7 +76,7 @@ class Face(Generic[H, B]):
         handle, batch_handle: Classes of the handles.
     """
 
-    channel: Callable[[ProducerSettings], Channel]
+    channel: Callable[[ProducerSettings], IOChannel]
     pause: Callable[[float], Any]
     together: Callable[[Sequence[Verb[Any]]], Any]
     handle: type[H]
@@ -199,7 +199,7 @@ class Verbs(Generic[H, B]):
         return bool((yield from _twice(channel, channel.report, request, vector)))
 
     def _submit_to(
-        self, channel: Channel, outgoing: Sequence[Outgoing], block: bool, handle: type[K]
+        self, channel: IOChannel, outgoing: Sequence[Outgoing], block: bool, handle: type[K]
     ) -> Verb[list[K]]:
         """Takes the requests into the queue of a channel; gives their handles."""
         wait_ms, cancel = self._settings.result_timeout_ms, self._cancel
@@ -211,7 +211,7 @@ class Verbs(Generic[H, B]):
             error.accepted = [handle(pending, wait_ms, cancel) for _, pending in error.accepted]
             raise
 
-    def _accepted(self, channel: Channel, outgoing: Sequence[Outgoing], block: bool) -> Verb[list[Pending]]:
+    def _accepted(self, channel: IOChannel, outgoing: Sequence[Outgoing], block: bool) -> Verb[list[Pending]]:
         """Takes the requests into the queue, through refusals and outages; gives their pending answers."""
         submission = channel.session.submission(outgoing, block=block)
         try:
@@ -232,21 +232,21 @@ class Verbs(Generic[H, B]):
             raise
         return submission.pending
 
-    def _measure(self, channel: Channel) -> Verb[None]:
+    def _measure(self, channel: IOChannel) -> Verb[None]:
         """Starts, so that the first request too is stamped by the server's clock; an outage shows later."""
         if not channel.session.clock.known:
             with suppress(ServerError):
                 yield (channel.start,)
 
-    def _channel_for(self, options: Options) -> Channel:
+    def _channel_for(self, options: Options) -> IOChannel:
         if self.spread is None:
             return self.channels[0]
         return self.channels[self.spread.of(options.sequence, options.request_id)]
 
-    def _channel_of(self, request_id: str) -> Channel:
+    def _channel_of(self, request_id: str) -> IOChannel:
         return self.channels[0 if self.spread is None else self.spread.where(request_id)]
 
-    def _note(self, channel: Channel, outgoing: Sequence[Outgoing], *, streamed: bool = False) -> None:
+    def _note(self, channel: IOChannel, outgoing: Sequence[Outgoing], *, streamed: bool = False) -> None:
         if self.spread is not None:
             part = self.channels.index(channel)
             self.spread.note((item.id for item in outgoing), part, streamed=streamed)
@@ -256,7 +256,7 @@ def _once(step: Callable[[], Any]) -> Verb[Any]:
     return (yield (step,))
 
 
-def _twice(channel: Channel, *step: Any) -> Verb[Any]:
+def _twice(channel: IOChannel, *step: Any) -> Verb[Any]:
     """A connection that broke while idle is noticed only by the next command on it."""
     channel.check_open()
     try:

@@ -46,7 +46,7 @@ _OPS = {
 }
 
 
-class Computed(NamedTuple):
+class GatedBatch(NamedTuple):
     """Results of the model and the gate for a micro-batch of B rows.
 
     Attributes:
@@ -110,13 +110,13 @@ class AmnHandler:
         sound = [abs(square - 1) <= _SQUARE_TOLERANCE for square in np.vecdot(vectors, vectors).tolist()]
         several = [bool(batch.starts) and request.batched for request in requests]
         scores = [] if all(several) else columns.rows()
-        computed = Computed(vectors, hard, columns, scores, sound, took)
+        computed = GatedBatch(vectors, hard, columns, scores, sound, took)
         return [
             self._batched(batch, i, computed) if many else self._single(batch, i, computed)
             for i, many in enumerate(several)
         ]
 
-    def _single(self, batch: MicroBatch, i: int, computed: Computed) -> Outcome:
+    def _single(self, batch: MicroBatch, i: int, computed: GatedBatch) -> Outcome:
         """The end of request i, a single context."""
         request, entry, now_ms, took = batch.requests[i], batch.entries[i], batch.leased_at_ms, computed.took
         row = batch.starts[i] if batch.starts else i
@@ -147,7 +147,7 @@ class AmnHandler:
                 outcome.truth = wire.encode_vector(request.context[-1])
         return outcome
 
-    def _batched(self, batch: MicroBatch, i: int, computed: Computed) -> Outcome:
+    def _batched(self, batch: MicroBatch, i: int, computed: GatedBatch) -> Outcome:
         """The end of request i, a message of n contexts: never sampled, logged or counted as slow."""
         request, entry, rows, gate = batch.requests[i], batch.entries[i], batch.rows(i), self._gate
         hard, extra = computed.hard[i], request.count - 1

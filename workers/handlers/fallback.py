@@ -55,7 +55,7 @@ class Tier:
     tally: Tally = field(default_factory=Tally)
 
 
-class Computed(NamedTuple):
+class BlendedBatch(NamedTuple):
     """Results of the model and the blend for a micro-batch of B rows.
 
     Attributes:
@@ -98,10 +98,10 @@ class FallbackHandler:
             "compute_ms": (time.perf_counter() - started_s) * 1000,
             "batch_size": len(rows),
         }
-        computed = Computed(rows, best, weight, expected, sound, took)
+        computed = BlendedBatch(rows, best, weight, expected, sound, took)
         return [self._outcome(batch, i, answer, computed) for i, answer in enumerate(so_far)]
 
-    def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, computed: Computed) -> Outcome:
+    def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, computed: BlendedBatch) -> Outcome:
         """The end of request i: answered, or on its way to the next tier with the best answer so far."""
         entry, request, rows, tier = batch.entries[i], batch.requests[i], batch.rows(i), self._tier
         if so_far is None:
@@ -150,7 +150,7 @@ class FallbackHandler:
             weight = np.where(np.repeat(fits, counts), calibration.weight(looked_at), 1.0)
         return blend(fast, rows, weight), weight, expected
 
-    def _bettered(self, so_far: Answer, rows: slice, computed: Computed, timings: Timings) -> Answer:
+    def _bettered(self, so_far: Answer, rows: slice, computed: BlendedBatch, timings: Timings) -> Answer:
         """The answer with every tier's score and weight; served by AMN when this one has none."""
         weight, expected, name = computed.weight[rows], computed.expected[rows], self._predictor.model_id
         tally = self._tier.tally

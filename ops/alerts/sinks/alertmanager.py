@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from ops.alerts.alert import Alert
 from ops.alerts.secret import Secret, plain
-from ops.alerts.sinks.answer import Answer, post
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.answer import SinkAnswer, post
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.wording import clock
 
 #: A firing alert ends by itself so long after it was last sent: five repeats.
@@ -33,20 +33,20 @@ class Alertmanager(Sink):
     url: str | Secret = field(repr=False)
     token: Secret | None = None
 
-    def send_all(self, alerts: Sequence[Alert], envelope: Envelope) -> Answer:
+    def send_all(self, alerts: Sequence[Alert], envelope: SinkMessage) -> SinkAnswer:
         """All of them in one request; `envelope` says when and for whom."""
         return self._attempted(lambda: self._send_all(alerts, envelope))
 
-    def _send(self, envelope: Envelope) -> Answer:
+    def _send(self, envelope: SinkMessage) -> SinkAnswer:
         return self._send_all([envelope.message.alert], envelope)
 
-    def _send_all(self, alerts: Sequence[Alert], envelope: Envelope) -> Answer:
+    def _send_all(self, alerts: Sequence[Alert], envelope: SinkMessage) -> SinkAnswer:
         headers = {"Authorization": f"Bearer {self.token.reveal()}"} if self.token else {}
         body = [self.entry(alert, envelope) for alert in alerts]
         url = f"{plain(self.url).rstrip('/')}/api/v2/alerts"
         return post(url, headers, json=body)
 
-    def entry(self, alert: Alert, envelope: Envelope) -> dict[str, Any]:
+    def entry(self, alert: Alert, envelope: SinkMessage) -> dict[str, Any]:
         """One alert. Labels are its identity: no number and no time is among them."""
         labels = {
             "alertname": f"amn_{alert.rule}",

@@ -33,7 +33,7 @@ _CLUE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class SinkAnswer:
     """Outcome of an attempt.
 
     Attributes:
@@ -69,18 +69,18 @@ def _trusted() -> ssl.SSLContext:
         raise OSError(f"cannot read the certificates of SSL_CERT_FILE or SSL_CERT_DIR: {error}") from None
 
 
-def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: Any) -> Answer:
+def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: Any) -> SinkAnswer:
     """Makes a request, and reads what its answer means. Raises what the libraries raise."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(_post(plain(url), headers or {}, body))
     except TimeoutError:
-        return Answer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s", wait_ms=HUNG_MS)
+        return SinkAnswer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s", wait_ms=HUNG_MS)
     finally:
         loop.close()  # and does not wait for a thread that still asks for an address
 
 
-async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Answer:
+async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> SinkAnswer:
     async with (
         asyncio.timeout(DEADLINE_S) as whole,
         client(url) as http,
@@ -97,17 +97,17 @@ async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -
         return of_response(response.status_code, bytes(text[:_BODY_BYTES]), response.headers)
 
 
-def of_response(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+def of_response(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> SinkAnswer:
     """By its status, and by Retry-After."""
     detail = f"{status} {body.decode('utf-8', 'replace')}"
     if 200 <= status < 300:
-        return Answer(outcome="accepted", detail=detail)
+        return SinkAnswer(outcome="accepted", detail=detail)
     if status in _REFUSALS:
-        return Answer(outcome="refused", detail=detail)
+        return SinkAnswer(outcome="refused", detail=detail)
     wait_ms = retry_after_ms((headers or {}).get("retry-after", ""), datetime.now(UTC))
     if status == 429:
         wait_ms = wait_ms or _BUSY_MS
-    return Answer(outcome="again", detail=detail, wait_ms=wait_ms)
+    return SinkAnswer(outcome="again", detail=detail, wait_ms=wait_ms)
 
 
 def retry_after_ms(header: str, now: datetime) -> int:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import DEADLINE_S, HUNG_MS, Answer
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.answer import DEADLINE_S, HUNG_MS, SinkAnswer
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.wording import text, title
 from ops.errors import SinksRefused
 from workers.pool.child import our_environment, our_python
@@ -40,7 +40,7 @@ class Apprise(Sink):
                 f"sink {self.name}: apprise does not understand its url; its documentation lists the forms"
             )
 
-    def _send(self, envelope: Envelope) -> Answer:
+    def _send(self, envelope: SinkMessage) -> SinkAnswer:
         resolved = envelope.message.kind == "resolve"
         message = {
             "url": self.url.reveal(),
@@ -59,11 +59,13 @@ class Apprise(Sink):
             )
         except subprocess.TimeoutExpired:
             detail = f"apprise did not end within {DEADLINE_S:g} s"
-            return Answer(outcome="again", detail=detail, wait_ms=HUNG_MS)
+            return SinkAnswer(outcome="again", detail=detail, wait_ms=HUNG_MS)
         if ended.returncode:
             last = ended.stderr[-1000:].decode("utf-8", "replace").strip().splitlines()[-1:]
-            return Answer(outcome="again", detail=f"apprise ended with {ended.returncode}: {''.join(last)}")
+            return SinkAnswer(
+                outcome="again", detail=f"apprise ended with {ended.returncode}: {''.join(last)}"
+            )
         told = json.loads(ended.stdout)
         if told["accepted"]:
-            return Answer(outcome="accepted")
-        return Answer(outcome="again", detail=f"apprise could not send it: {told['said']}")
+            return SinkAnswer(outcome="accepted")
+        return SinkAnswer(outcome="again", detail=f"apprise could not send it: {told['said']}")

@@ -10,12 +10,12 @@ from typing import ClassVar
 from ops.alerts.alert import SEVERITIES, Kind, Message
 from ops.alerts.secret import Secret
 from ops.alerts.settings import AlertSettings
-from ops.alerts.sinks.answer import Answer, shown
+from ops.alerts.sinks.answer import SinkAnswer, shown
 from ops.findings import Severity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class SinkMessage:
     """A message on its way.
 
     Attributes:
@@ -65,19 +65,19 @@ class Sink(ABC):
         """Says whether this sink is sent such a message."""
         return kind in self.kinds and severity in self.severities
 
-    def send(self, envelope: Envelope) -> Answer:
+    def send(self, envelope: SinkMessage) -> SinkAnswer:
         """One attempt. Whatever is raised on the way is its outcome, and is tried again."""
         return self._attempted(lambda: self._send(envelope))
 
-    def _attempted(self, send: Callable[[], Answer]) -> Answer:
+    def _attempted(self, send: Callable[[], SinkAnswer]) -> SinkAnswer:
         try:
             answer = send()
         except Exception as error:
-            answer = Answer(outcome="again", detail=f"{type(error).__name__}: {error}")
+            answer = SinkAnswer(outcome="again", detail=f"{type(error).__name__}: {error}")
         values = [getattr(self, field.name) for field in fields(self)]
         flat = [one for value in values for one in (value if isinstance(value, tuple) else (value,))]
         return replace(answer, detail=shown(answer.detail, [one for one in flat if isinstance(one, Secret)]))
 
     @abstractmethod
-    def _send(self, envelope: Envelope) -> Answer:
+    def _send(self, envelope: SinkMessage) -> SinkAnswer:
         """One attempt; may raise anything."""

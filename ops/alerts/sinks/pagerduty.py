@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import Answer, post
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.answer import SinkAnswer, post
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.wording import clock, where
 
 _SUMMARY_MAX = 1024
@@ -28,10 +28,10 @@ class PagerDuty(Sink):
     routing_key: Secret
     url: str | Secret = field(default="https://events.pagerduty.com/v2/enqueue", repr=False)
 
-    def _send(self, envelope: Envelope) -> Answer:
+    def _send(self, envelope: SinkMessage) -> SinkAnswer:
         return post(self.url, json=self.event(envelope))
 
-    def event(self, envelope: Envelope) -> dict[str, Any]:
+    def event(self, envelope: SinkMessage) -> dict[str, Any]:
         """The body."""
         message, alert = envelope.message, envelope.message.alert
         event: dict[str, Any] = {

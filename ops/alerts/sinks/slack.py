@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from ops.alerts.alert import Kind
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import Answer, post
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.answer import SinkAnswer, post
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.wording import text, title
 
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -31,6 +31,6 @@ class Slack(Sink):
 
     url: Secret
 
-    def _send(self, envelope: Envelope) -> Answer:
+    def _send(self, envelope: SinkMessage) -> SinkAnswer:
         said = f"*{title(envelope.message, envelope.place)}*\n{text(envelope.message, envelope.runbook)}"
         return post(self.url, json={"text": said.translate(_ESCAPES)})

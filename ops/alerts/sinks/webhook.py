@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from amn.output import strict_json
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import Answer, post
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.answer import SinkAnswer, post
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.wording import clock, text, title
 from ops.errors import SinksRefused
 
@@ -49,13 +49,13 @@ class Webhook(Sink):
                     "make one with: openssl rand -base64 32"
                 )
 
-    def _send(self, envelope: Envelope) -> Answer:
+    def _send(self, envelope: SinkMessage) -> SinkAnswer:
         body = strict_json(self.event(envelope), compact=True).encode()
         headers = signature_headers(self.keys, envelope.message.id, envelope.now_ms // 1000, body)
         headers["Content-Type"] = "application/cloudevents+json"
         return post(self.url, headers, content=body)
 
-    def event(self, envelope: Envelope) -> dict[str, Any]:
+    def event(self, envelope: SinkMessage) -> dict[str, Any]:
         """The body."""
         message, alert = envelope.message, envelope.message.alert
         return {

@@ -14,7 +14,7 @@ from ops import settings
 from ops.app import run
 from ops.commands.options import login_name
 from ops.errors import ServerUnknown
-from ops.settings import SERVICE_FILE, Service, producer_settings, service, workers_default
+from ops.settings import SERVICE_FILE, ServiceRecord, producer_settings, service, workers_default
 from producer import Producer
 from producer.errors import QueueError
 
@@ -145,12 +145,12 @@ def test_options_come_from_the_environment_too(
 def test_the_server_is_flag_then_environment_then_the_one_of_this_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = Service(url="unix:///here", queue="mine", artifacts="/models").write(tmp_path)
+    file = ServiceRecord(url="unix:///here", queue="mine", artifacts="/models").write(tmp_path)
     assert service(None, tmp_path).url == "unix:///here"
     assert service(None, tmp_path).found == str(file)
     monkeypatch.setenv("REDIS_URL", "redis://environment")
-    assert service(None, tmp_path) == Service(url="redis://environment", found="REDIS_URL")
-    assert service("redis://flag", tmp_path) == Service(url="redis://flag", found="--url")
+    assert service(None, tmp_path) == ServiceRecord(url="redis://environment", found="REDIS_URL")
+    assert service("redis://flag", tmp_path) == ServiceRecord(url="redis://flag", found="--url")
     monkeypatch.setenv("REDIS_URL", "unix:///here")  # what `amn up` tells one to export
     assert service(None, tmp_path).artifacts == "/models"
 
@@ -178,7 +178,7 @@ def test_the_record_of_a_service_is_for_its_user_alone_and_names_its_queue(
 ) -> None:
     monkeypatch.setenv("AMN_UP_DATA", str(tmp_path))
     (tmp_path / SERVICE_FILE).touch(0o644)
-    file = Service(url="redis://:secret@127.0.0.1:27001/0", queue="mine").write(tmp_path)
+    file = ServiceRecord(url="redis://:secret@127.0.0.1:27001/0", queue="mine").write(tmp_path)
     assert file.stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == [SERVICE_FILE]
     assert "secret" not in repr(service())

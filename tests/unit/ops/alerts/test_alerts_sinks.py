@@ -29,9 +29,9 @@ from ops.alerts.secret import Secret, resolve
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks import answer as answers_module
 from ops.alerts.sinks import apprise as apprise_module
-from ops.alerts.sinks.answer import Answer, of_response, retry_after_ms, shown
+from ops.alerts.sinks.answer import SinkAnswer, of_response, retry_after_ms, shown
 from ops.alerts.sinks.apprise import Apprise
-from ops.alerts.sinks.base import Envelope, Sink
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.sinks.pagerduty import PagerDuty
 from ops.alerts.sinks.slack import Slack
 from ops.alerts.sinks.webhook import Webhook, signature_headers
@@ -52,7 +52,7 @@ def receiver() -> Iterator[Receiver]:
         yield one
 
 
-def envelope(kind: Any = "trigger", **values: Any) -> Envelope:
+def envelope(kind: Any = "trigger", **values: Any) -> SinkMessage:
     common = {
         "id": "f" * 32,
         "rule": "ood_delta",
@@ -71,10 +71,10 @@ def envelope(kind: Any = "trigger", **values: Any) -> Envelope:
     }
     alert = Alert(**{**common, **values})
     message = Message(id="ffffffff-1-0", kind=kind, at_ms=NOW, alert=alert)
-    return Envelope(message=message, now_ms=NOW, queue="main", settings=SETTINGS)
+    return SinkMessage(message=message, now_ms=NOW, queue="main", settings=SETTINGS)
 
 
-def send(sink: Sink, *kinds: str, **values: Any) -> list[Answer]:
+def send(sink: Sink, *kinds: str, **values: Any) -> list[SinkAnswer]:
     return [sink.send(envelope(kind, **values)) for kind in kinds]
 
 

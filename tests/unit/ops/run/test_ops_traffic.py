@@ -11,8 +11,8 @@ import pytest
 from ops.run import traffic as traffic_module
 from ops.run.summary import percentiles, summarize
 from ops.run.summary_view import view
-from ops.run.tally import Tally
-from ops.run.traffic import Timing, Traffic, TrafficSettings
+from ops.run.tally import RunTally
+from ops.run.traffic import Timing, TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer.errors import InferenceFailed, QueueError
 from producer.messages import Reply
@@ -75,10 +75,10 @@ def reply(vector: np.ndarray, **fields: Any) -> Reply:
     return Reply(id="r", vector=vector, confidence=0.5, margin=0.1, **fields)
 
 
-def run(answer: Any, requests: int = 100, **settings: Any) -> tuple[Traffic, FakeProducer, Timing]:
+def run(answer: Any, requests: int = 100, **settings: Any) -> tuple[TrafficSender, FakeProducer, Timing]:
     producer = FakeProducer(answer)
     choices = TrafficSettings(requests=requests, rate=settings.pop("rate", 0.0), **settings)
-    traffic = Traffic(producer, sample(), choices)  # type: ignore[arg-type]
+    traffic = TrafficSender(producer, sample(), choices)  # type: ignore[arg-type]
     timing = traffic.run(lambda _: None, lambda: None)
     return traffic, producer, timing
 
@@ -102,7 +102,7 @@ def test_a_rate_spreads_the_requests_over_time() -> None:
 def test_half_way_is_told_exactly_once() -> None:
     data, told = sample(), []
     producer = FakeProducer(lambda i: FakeHandle(reply(data.truth(i))))
-    traffic = Traffic(producer, data, TrafficSettings(requests=101, rate=0))  # type: ignore[arg-type]
+    traffic = TrafficSender(producer, data, TrafficSettings(requests=101, rate=0))  # type: ignore[arg-type]
     traffic.run(lambda _: None, lambda: told.append(traffic.sent))
     assert len(told) == 1
     assert told[0] >= 51
@@ -116,8 +116,8 @@ def test_requests_that_never_end_are_given_up_and_counted(monkeypatch: pytest.Mo
     assert traffic.tally.codes == {"result_timeout": 1}
 
 
-def collected(handles: list[FakeHandle]) -> Tally:
-    tally = Tally(sample(), len(handles))
+def collected(handles: list[FakeHandle]) -> RunTally:
+    tally = RunTally(sample(), len(handles))
     for i, handle in enumerate(handles):
         tally.collect(i, handle)  # type: ignore[arg-type]
     return tally
