@@ -17,13 +17,12 @@ Everything but `orders` is written by lua/commit.lua, under the leader's fence.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import redis
 
-from ops.drift.kept.store import minutes_between
 from ops.drift.measures.blocks import Block, block_of
 from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.state import JudgeState
@@ -41,6 +40,8 @@ _MINUTES_BLOCKS = 49 * 60 // BLOCK_MIN
 _BLOCK_TTL_S, _COUNTS_TTL_S, _JUDGE_TTL_S = 9 * 86_400, 4 * 86_400, 90 * 86_400
 _AUDIT_MAX, _ORDERS_MAX = 200, 100
 _MGET = 500
+#: Minutes fetched in one round trip.
+_CHUNK = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,3 +224,23 @@ class Memory:
 
     def _key(self, name: str) -> str:
         return self._keys.drift_prefix + name
+
+
+def minutes_between(
+    client: redis.Redis, keys: Keys, first: int, last: int
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """Yields `(epoch minute, sums)` of the shadow worker's minutes `first` to `last`, in order.
+
+    Minutes are kept for 50 hours.
+    """
+    found = [
+        int(minute) for minute in cast("list[bytes]", client.zrangebyscore(keys.drift_minutes, first, last))
+    ]
+    for start in range(0, len(found), _CHUNK):
+        some = found[start : start + _CHUNK]
+        with client.pipeline(transaction=False) as pipe:
+            for minute in some:
+                pipe.hgetall(f"{keys.drift_minute_prefix}{minute}")
+            rows = cast("list[dict[bytes, bytes]]", pipe.execute())
+        for minute, fields in zip(some, rows, strict=True):
+            yield minute, {field.decode(): int(amount) for field, amount in fields.items()}
