@@ -1,8 +1,11 @@
-"""The server's clock, which stamps everything that is stored."""
+"""The server's clock, and the blocks of five minutes that the judge and the rules count in."""
 
 from __future__ import annotations
 
 import redis
+
+BLOCK_MIN = 5
+BLOCKS_PER_DAY = 24 * 60 // BLOCK_MIN
 
 
 def server_now_ms(client: redis.Redis) -> int:

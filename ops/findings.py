@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 Severity = Literal["page", "ticket"]
 State = Literal["firing", "ok", "insufficient"]
@@ -44,3 +44,25 @@ class Finding:
     def identity(self) -> tuple[str, str, str]:
         """The identity that findings of one alert share: rule, model and lane; no number, no time."""
         return (self.rule, self.model, self.lane)
+
+
+def service_finding(
+    rule: str,
+    severity: str,
+    state: State,
+    summary: str,
+    values: Mapping[str, float | int | str] | None = None,
+    model: str = "",
+    evaluations: int = 3,
+) -> Finding:
+    """A finding over all lanes, with the runbook heading of its rule."""
+    return Finding(
+        rule=rule,
+        severity=cast(Severity, severity),
+        state=state,
+        model=model,
+        summary=summary,
+        values=values or {},
+        runbook=rule,
+        evaluations=evaluations,
+    )

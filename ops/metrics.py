@@ -27,7 +27,7 @@ from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
 from ops.drift.kept.memory import Memory
-from ops.drift.service.live import KINDS, Live, look
+from ops.drift.service.live import KINDS, Live, read_live
 from ops.findings import Finding
 from ops.health import streams, workers
 from ops.health.counts import COUNTS
@@ -95,7 +95,7 @@ class QueueCollector(Collector):
 
     def _read(self) -> Iterator[Metric]:
         client, keys, queue = self._client, self._keys, self._keys.queue
-        live = look(client, keys)
+        live = read_live(client, keys)
         yield from counters(queue, live.counters)
         yield from service_metrics(queue, live)
         yield from stream_metrics(

@@ -10,15 +10,13 @@ from typing import Any
 import redis
 import structlog
 
-from ops.clock import server_now_ms
+from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift.kept.memory import BLOCKS_KEPT, Commit, Memory, Order
 from ops.drift.measures.blocks import Traffic
-from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.health import monitor_health
+from ops.drift.rules.health import canary, monitor_health
 from ops.drift.rules.judge import Evaluation, evaluate
-from ops.drift.service.live import LOST
-from ops.drift.service.live import look as look_live
-from ops.drift.service.objectives import Service, canary, objectives
+from ops.drift.service.live import LOST, Service, read_live
+from ops.drift.service.objectives import objectives
 from ops.drift.service.table import conditions
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
@@ -72,7 +70,7 @@ def look(
     audit = [_obey(state, order, end, now_ms) for order in orders]
     state, evaluation = evaluate(traffic, state, now_ms, settings)
     audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
-    counts, live = memory.counts(open_block), look_live(client, keys)
+    counts, live = memory.counts(open_block), read_live(client, keys)
     counters = {**live.counters, LOST: live.lost}
     service = Service(
         now_ms=now_ms,

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from producer.messages import PRIORITIES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Count:
+class Count(NamedTuple):
     """A counter of the stats hash.
 
     Attributes:
-        name: Of the metric, without `_total`.    help: What it counts.
         field: Of the hash: exactly this one, or with `label` everything that begins with `<field>:`.
+        name: Of the metric, without `_total`.    help: What it counts.
         label: Name of the label that takes the rest of the field.
         values: Of the label, that are there before their first event: Prometheus sees no rise in the
             first value of a series.
     """
 
+    field: str
     name: str
     help: str
-    field: str
     label: str = ""
     values: tuple[str, ...] = ()
 
@@ -31,75 +30,45 @@ class Count:
         return tuple(f"{self.field}:{value}" for value in self.values) if self.label else (self.field,)
 
 
+_KINDS = ("amn", "fallback", "shadow")
 #: Totals stand apart from their parts: a part appears with its first event, and Prometheus sees no rise
 #: in that.
 COUNTS = (
-    Count(
-        name="amn_requests_accepted_by",
-        help="Requests taken into the queue.",
-        field="accepted",
-        label="level",
-        values=PRIORITIES,
-    ),
-    Count(
-        name="amn_requests_refused_by",
-        help="Submits refused because the queue was full.",
-        field="refused",
-        label="level",
-        values=PRIORITIES,
-    ),
-    Count(name="amn_requests_replayed", help="Dead letters put back as requests.", field="replayed"),
-    Count(name="amn_requests_cancelled", help="Requests taken back.", field="cancelled"),
-    Count(name="amn_requests_answered", help="Final answers.", field="answered"),
-    Count(name="amn_requests_answered_by", help="Final answers.", field="answered", label="served_by"),
-    Count(name="amn_requests_failed", help="Requests that ended in an error.", field="failed"),
-    Count(name="amn_requests_failed_by", help="The same.", field="failed", label="code"),
-    Count(name="amn_requests_dead", help="Requests dead-lettered.", field="dead"),
-    Count(name="amn_requests_dead_by", help="The same.", field="dead", label="reason"),
-    Count(name="amn_requests_escalated", help="Requests handed to a fallback.", field="escalated"),
-    Count(name="amn_requests_flagged", help="Requests that a rule fired on.", field="flagged"),
-    Count(
-        name="amn_requests_flagged_by", help="The same; one can have several.", field="reason", label="rule"
-    ),
-    Count(name="amn_requests_shed", help="Flagged requests that AMN answered.", field="shed"),
-    Count(name="amn_requests_shed_by", help="The same.", field="shed", label="why"),
-    Count(name="amn_requests_degraded", help="AMN answers in place of a fallback's.", field="degraded"),
-    Count(name="amn_requests_degraded_by", help="The same.", field="degraded", label="why"),
-    Count(name="amn_requests_slow", help="AMN answers that took more than 1.2 ms.", field="slow"),
-    Count(name="amn_requests_timed", help="AMN answers whose time is known.", field="timed"),
-    Count(name="amn_bulk_requests", help="Requests of bulk work that AMN decided or refused.", field="bulk"),
-    Count(name="amn_bulk_requests_escalated", help="Of those, escalated.", field="bulk:escalated"),
-    Count(name="amn_bulk_requests_failed", help="Of those, failed or dead-lettered.", field="bulk:failed"),
-    Count(name="amn_bulk_requests_slow", help="Of those, slower than a minute.", field="slow:bulk"),
-    Count(name="amn_bulk_requests_timed", help="Of those, whose time is known.", field="timed:bulk"),
-    Count(name="amn_batch_contexts", help="Contexts decided in batches.", field="batch:contexts"),
-    Count(
-        name="amn_batch_contexts_extra",
-        help="Those beyond the first of each batch, without bulk work.",
-        field="batch:extra",
-    ),
-    Count(
-        name="amn_batch_contexts_extra_escalated", help="Of those, escalated.", field="batch:extra:escalated"
-    ),
-    Count(name="amn_requests_sampleable", help="Requests that could be sampled.", field="sampleable"),
-    Count(name="amn_requests_sampled", help="Requests given to the shadow worker.", field="shadowed"),
-    Count(name="amn_leases_lost", help="Results that came after their lease.", field="lost"),
-    Count(name="amn_bank_rechecks", help="Answers searched again exactly.", field="rechecked"),
-    Count(name="amn_bank_rechecks_by", help="The same.", field="recheck", label="outcome"),
-    Count(name="amn_shadow_entries_by", help="Shadow entries by outcome.", field="shadow", label="outcome"),
-    Count(
-        name="amn_worker_deaths",
-        help="Workers of a pool that died and were started again.",
-        field="worker_died",
-        label="kind",
-        values=("amn", "fallback", "shadow"),
-    ),
-    Count(
-        name="amn_untold_by",
-        help="Writes that the server refused.",
-        field="untold",
-        label="what",
-    ),
+    Count("accepted", "amn_requests_accepted_by", "Requests taken into the queue.", "level", PRIORITIES),
+    Count("refused", "amn_requests_refused_by", "Submits refused: the queue was full.", "level", PRIORITIES),
+    Count("replayed", "amn_requests_replayed", "Dead letters put back as requests."),
+    Count("cancelled", "amn_requests_cancelled", "Requests taken back."),
+    Count("answered", "amn_requests_answered", "Final answers."),
+    Count("answered", "amn_requests_answered_by", "Final answers.", "served_by"),
+    Count("failed", "amn_requests_failed", "Requests that ended in an error."),
+    Count("failed", "amn_requests_failed_by", "The same.", "code"),
+    Count("dead", "amn_requests_dead", "Requests dead-lettered."),
+    Count("dead", "amn_requests_dead_by", "The same.", "reason"),
+    Count("escalated", "amn_requests_escalated", "Requests handed to a fallback."),
+    Count("flagged", "amn_requests_flagged", "Requests that a rule fired on."),
+    Count("reason", "amn_requests_flagged_by", "The same; one can have several.", "rule"),
+    Count("shed", "amn_requests_shed", "Flagged requests that AMN answered."),
+    Count("shed", "amn_requests_shed_by", "The same.", "why"),
+    Count("degraded", "amn_requests_degraded", "AMN answers in place of a fallback's."),
+    Count("degraded", "amn_requests_degraded_by", "The same.", "why"),
+    Count("slow", "amn_requests_slow", "AMN answers that took more than 1.2 ms."),
+    Count("timed", "amn_requests_timed", "AMN answers whose time is known."),
+    Count("bulk", "amn_bulk_requests", "Requests of bulk work that AMN decided or refused."),
+    Count("bulk:escalated", "amn_bulk_requests_escalated", "Of those, escalated."),
+    Count("bulk:failed", "amn_bulk_requests_failed", "Of those, failed or dead-lettered."),
+    Count("slow:bulk", "amn_bulk_requests_slow", "Of those, slower than a minute."),
+    Count("timed:bulk", "amn_bulk_requests_timed", "Of those, whose time is known."),
+    Count("batch:contexts", "amn_batch_contexts", "Contexts decided in batches."),
+    Count("batch:extra", "amn_batch_contexts_extra", "Those beyond the first of each, no bulk work."),
+    Count("batch:extra:escalated", "amn_batch_contexts_extra_escalated", "Of those, escalated."),
+    Count("sampleable", "amn_requests_sampleable", "Requests that could be sampled."),
+    Count("shadowed", "amn_requests_sampled", "Requests given to the shadow worker."),
+    Count("lost", "amn_leases_lost", "Results that came after their lease."),
+    Count("rechecked", "amn_bank_rechecks", "Answers searched again exactly."),
+    Count("recheck", "amn_bank_rechecks_by", "The same.", "outcome"),
+    Count("shadow", "amn_shadow_entries_by", "Shadow entries by outcome.", "outcome"),
+    Count("worker_died", "amn_worker_deaths", "Workers that died and were started again.", "kind", _KINDS),
+    Count("untold", "amn_untold_by", "Writes that the server refused.", "what"),
 )
 
 

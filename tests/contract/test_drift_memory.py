@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from ops.clock import server_now_ms
+from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift.kept.memory import Commit, Memory, Order
 from ops.drift.loop import Judge, look
-from ops.drift.measures.statistics import BLOCK_MIN
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.leader import leader_key

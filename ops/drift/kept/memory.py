@@ -23,8 +23,8 @@ from typing import Any, cast
 
 import redis
 
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, block_of
-from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.state import JudgeState
 from ops.findings import Finding
 from ops.leader import leader_key

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.baseline import Reference, learn
 from ops.drift.measures.comparison import Window, compare
 from ops.drift.measures.detector import Detector
-from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY, ID, OOD, Floats, W, X
+from ops.drift.measures.statistics import ID, OOD, Floats, W, X
 from ops.drift.rules import verdicts as rules
 from ops.drift.settings import JudgeSettings
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY, Floats
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
+from ops.drift.measures.statistics import Floats
 
 #: The model card's means, OOD and ID.
 CARD_MEANS = (0.6375, 0.5597)

@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, ID, OOD, W2, Floats, Means, W, X, means, noise
+from ops.clock import BLOCKS_PER_DAY
+from ops.drift.measures.statistics import ID, OOD, W2, Floats, Means, W, X, means, noise
 
 #: Day-to-day wander of the delta where too few days are known: a standard deviation.
 TAU_DEFAULT, TAU_LEAST = 0.005, 0.0025

@@ -14,8 +14,9 @@ from typing import Self
 
 import numpy as np
 
+from ops.clock import BLOCK_MIN
 from ops.drift.measures.comparison import Window
-from ops.drift.measures.statistics import BLOCK_MIN, Floats
+from ops.drift.measures.statistics import Floats
 from workers.shadow.scores import MILLION, TARGET_MODEL, TARGET_REFERENCE, TARGET_TRUE, Labels
 
 #: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.

@@ -22,7 +22,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, ID, OOD, W2, Floats, N, W, X
+from ops.clock import BLOCKS_PER_DAY
+from ops.drift.measures.statistics import ID, OOD, W2, Floats, N, W, X
 
 #: Drops that the mixture looks for. Below half of the least, which weekends and slow wander stay,
 #: no evidence gathers.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.baseline import Reference
 from ops.drift.measures.blocks import Traffic
 from ops.drift.measures.detector import Detector
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, ID, OOD, PREDICTIONS, W2, Floats, N, W, X
+from ops.drift.measures.statistics import ID, OOD, PREDICTIONS, W2, Floats, N, W, X
 
 HOUR = BLOCKS_PER_DAY // 24
 SHOWN_HOURS = 48

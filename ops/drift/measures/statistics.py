@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-BLOCK_MIN = 5
-BLOCKS_PER_DAY = 24 * 60 // BLOCK_MIN
 #: Axis -3: sampled requests, those with a truth, weights, squared weights, weighted cosines and
 #: weighted squared cosines. A weight is one over the sampling rate at which the request was taken.
 PREDICTIONS, N, W, W2, X, XX = range(6)

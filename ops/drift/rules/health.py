@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import ALL, Traffic
-from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY, PREDICTIONS, N
-from ops.drift.service.objectives import Service, service_finding
+from ops.drift.measures.statistics import PREDICTIONS, N
+from ops.drift.service.live import Service
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
-from ops.findings import Finding
+from ops.findings import Finding, service_finding
 
 _HOUR = 60 // BLOCK_MIN
 #: Sampled requests without which a coverage is no number.
 _COVERAGE_OF = 100
 #: Draws scatter: this much beyond the card's range is still within it.
 _RATE_SLACK = 0.1
+#: The frozen set is replayed hourly; a result older than this says nothing about now, minutes.
+_CANARY_MIN = 150
 
 
 def monitor_health(state: JudgeState, traffic: Traffic, service: Service, settings: JudgeSettings) -> Finding:
@@ -75,3 +78,23 @@ def _about(
         hours = silent_ms / 3_600_000
         reasons.append(f"too little data to judge {model} for {hours:.0f} h")
     return reasons
+
+
+def canary(model: str, service: Service, settings: JudgeSettings) -> Finding:
+    """`canary`: an item of the frozen set, replayed through the live path, scores differently.
+
+    Nothing of that is chance: the model, its code or its numbers changed, and not the traffic.
+    """
+    run = service.canary.get(model, {})
+    age_min = service.now_ms // 60_000 - int(run.get("minute", 0))
+    if not run.get("n") or not run.get("golden") or age_min > _CANARY_MIN:
+        return service_finding(
+            "canary", "ticket", "insufficient", "no frozen set was replayed lately", model=model
+        )
+    change = float(run["max_change"])
+    values = {"max_change": round(change, 6), "n": int(run["n"])}
+    text = f"of {run['n']} frozen items the cosine of one changed by {change:.5f}, of the others by less"
+    if change > settings.canary_ticket:
+        severity = "page" if change > settings.canary_page else "ticket"
+        return service_finding("canary", severity, "firing", text, values, model=model)
+    return service_finding("canary", "page", "ok", text, values, model=model)

@@ -13,26 +13,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.latch import Latch, Seen, advance
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.detector import Detector
-from ops.drift.measures.statistics import (
-    BLOCK_MIN,
-    BLOCKS_PER_DAY,
-    ID,
-    OOD,
-    PREDICTIONS,
-    Floats,
-    W,
-    X,
-    divergence,
-    divergence_by_chance,
-)
+from ops.drift.measures.statistics import ID, OOD, PREDICTIONS, Floats, W, X, divergence, divergence_by_chance
 from ops.drift.rules.wording import clock
-from ops.drift.service.objectives import service_finding
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import ModelState
-from ops.findings import Finding
+from ops.findings import Finding, service_finding
 from workers.shadow.scores import SCORE_BINS
 
 #: Histograms of the inputs, the most telling of topics first.

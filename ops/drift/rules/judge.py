@@ -6,9 +6,9 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.comparison import Comparison
-from ops.drift.measures.statistics import BLOCKS_PER_DAY
 from ops.drift.rules import learning
 from ops.drift.rules.inputs import input_drift
 from ops.drift.rules.model_judge import ModelJudge

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.baseline import Reference, learn
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.comparison import Window
 from ops.drift.measures.detector import Detector
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
+from ops.drift.measures.statistics import means
 from ops.drift.rules.inputs import wander
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import ModelState

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.drift.latch import Latch, Seen, advance
 from ops.drift.measures.baseline import Reference, previous
 from ops.drift.measures.blocks import ALL, Traffic
 from ops.drift.measures.comparison import Comparison, Window, compare
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, means
+from ops.drift.measures.statistics import means
 from ops.drift.rules import verdicts as rules
 from ops.drift.rules.wording import (
     change_values,

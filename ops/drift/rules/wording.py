@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ops.clock import BLOCK_MIN
 from ops.drift.measures.comparison import Comparison
-from ops.drift.measures.statistics import BLOCK_MIN
 from ops.drift.rules.verdicts import Change
 from ops.findings import Finding
 

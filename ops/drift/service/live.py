@@ -1,19 +1,20 @@
-"""Facts about the service now, which the table's conditions look at and the metrics show."""
+"""The facts about the service that the rules judge and the metrics show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
-from ops.clock import server_now_ms
+from ops.clock import BLOCK_MIN, server_now_ms
 from ops.health import server, streams, workers
 from ops.health.counters import read_counters
 from producer.keys import Keys
 
 KINDS = ("amn", "fallback", "shadow")
-#: How a request ends, once; and how one comes in.
+#: Counters of how a request ends, once, and of how one comes in.
 ENDS = ("answered", "failed", "dead", "cancelled")
 COMES = ("accepted:high", "accepted:normal", "accepted:low", "replayed")
 #: Name under which the judge keeps `Live.lost` beside the counters.
@@ -22,7 +23,7 @@ LOST = "lost_requests"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """One look at a queue and its server.
+    """A queue and its server at one moment.
 
     Attributes:
         now_ms: Server's clock.
@@ -54,7 +55,59 @@ class Live:
         return sum(one.entries for one in found), sum(one.payload_bytes or 0 for one in found)
 
 
-def look(client: redis.Redis, keys: Keys) -> Live:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The counters now and at the ends of past blocks, and what else an evaluation knows.
+
+    Attributes:
+        now_ms: Server's clock.
+        counters: Since the first request.
+        counts: The same at the ends of past blocks.
+        shadow_age_ms: Age of the oldest shadow entry; None when there is none.
+        canary: By model, the last result of the frozen set (docs/drift-data.md).
+    """
+
+    now_ms: int
+    counters: Mapping[str, int]
+    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    shadow_age_ms: int | None = None
+    canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def since(self, end_block: int, blocks: int, names: Sequence[str]) -> int | None:
+        """Returns the growth of these counters since `blocks` before `end_block`; None when not known.
+
+        The growth of a name after a minus is taken off. Where nobody counted at that moment, or the
+        clock skipped it, a moment within twice the window has to do.
+        """
+        wanted = end_block - blocks - 1
+        known = [number for number in range(wanted, wanted - blocks - 1, -1) if number in self.counts]
+        if not known:
+            return None
+        then = self.counts[known[0]]
+        grown = 0
+        for signed in names:
+            name = signed.removeprefix("-")
+            now, before = self.counters.get(name, 0), then.get(name, 0)
+            more = now - before if now >= before else now  # the server was emptied meanwhile
+            grown += more if name == signed else -more
+        return max(grown, 0)
+
+    def recent(self, blocks: int, names: Sequence[str]) -> int | None:
+        """Growth in the last `blocks`; of a younger service, since the first block that is known."""
+        open_block = self.now_ms // 60_000 // BLOCK_MIN
+        grown = (self.since(open_block, back, names) for back in range(blocks, -1, -1))
+        return next((found for found in grown if found is not None), None)
+
+    def risen(self, blocks: int, name: str) -> int | None:
+        """Returns the rise in the last blocks of a number that may also fall; None if not noted then."""
+        open_block = self.now_ms // 60_000 // BLOCK_MIN
+        for number in range(open_block - blocks - 1, open_block):
+            if name in self.counts.get(number, {}):
+                return max(self.counters.get(name, 0) - self.counts[number][name], 0)
+        return None
+
+
+def read_live(client: redis.Redis, keys: Keys) -> Live:
     """Reads the server; changes nothing."""
     try:
         about, now_ms = server.read(client, with_limits=False)

@@ -127,7 +127,7 @@ def _objectives() -> Iterator[str]:
 def _service(rule: Rule) -> Iterator[str]:
     by: dict[tuple[str, int], list[str]] = {}
     for one in rule.conditions:
-        by.setdefault((one.severity, one.minutes), []).append(f"({one.series}) > {one.above:g}")
+        by.setdefault((one.severity, one.minutes), []).append(f"({one.number.series}) > {one.above:g}")
     for (severity, minutes), found in by.items():
         yield _alert(rule.name, severity, "\nor ".join(found), rule.summary + _ON, minutes)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.drift.loop import Look
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, Floats, divergence
+from ops.drift.measures.statistics import Floats, divergence
 from ops.drift.rules.learning import HISTOGRAMS
 from ops.drift.show import plots
 from ops.drift.show.plots import Panel

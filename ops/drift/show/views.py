@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
 from ops.drift.lab.replay import Difference
 from ops.drift.loop import Look
 from ops.drift.measures.blocks import ALL, StandIn
 from ops.drift.measures.comparison import Comparison
-from ops.drift.measures.statistics import BLOCKS_PER_DAY
 from ops.drift.rules.wording import comparison_values, verdict
 
 #: A judge that has not finished an evaluation for this long is not at work.

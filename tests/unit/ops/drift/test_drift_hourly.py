@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, Traffic, block_of
 from ops.drift.measures.hourly import HOUR, SHOWN_HOURS, week_before
-from ops.drift.measures.statistics import BLOCKS_PER_DAY, W, X
+from ops.drift.measures.statistics import W, X
 from workers.shadow.scores import MILLION, Labels
 
 

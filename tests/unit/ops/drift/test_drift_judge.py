@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.blocks import ALL, Block, Traffic
-from ops.drift.measures.statistics import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.rules.judge import evaluate
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState

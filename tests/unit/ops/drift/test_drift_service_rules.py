@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ops.clock import BLOCK_MIN
 from ops.drift.measures.baseline import learn
 from ops.drift.measures.blocks import ALL, Block, Traffic, block_of
-from ops.drift.measures.statistics import BLOCK_MIN
-from ops.drift.rules.health import monitor_health
+from ops.drift.rules.health import canary, monitor_health
 from ops.drift.rules.inputs import input_drift, wander
-from ops.drift.service.live import LOST, Live
-from ops.drift.service.objectives import Service, canary, objectives
+from ops.drift.service.live import LOST, Live, Service
+from ops.drift.service.objectives import objectives
 from ops.drift.service.table import conditions
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from amn.gate.escalation import REASONS, Allowance, Scores, soft_rules
 from amn.policy import load_policy, parse_policy
-from ops.drift.service.objectives import OBJECTIVES, Service
+from ops.drift.service.live import Service
+from ops.drift.service.objectives import OBJECTIVES
 from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
 from workers.engine.entry import Entry, Outcome
