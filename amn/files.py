@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from amn.errors import FileRefused
 
-#: How a write says that there is no room, or that the disk is broken.
+#: Errors of a write without room, or on a broken disk.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 _ASIDE = re.compile(r"\.amn-[0-9a-f]{16}-[0-9]+\.part")

@@ -55,8 +55,8 @@ class SlicesManifest:
     format: int = FORMAT
 
 
-class Place(NamedTuple):
-    """The position of a context among the slices.
+class OodScore(NamedTuple):
+    """A context's distance from the training side, and its nearest cell.
 
     Attributes:
         score: 0 (among the references) to 2; typically .2 to .8.
@@ -83,14 +83,14 @@ class Slicer:
         """The number of centroids."""
         return len(self._centroids)
 
-    def place(self, context: NDArray[np.floating]) -> Place:
+    def measure(self, context: NDArray[np.floating]) -> OodScore:
         """Score and cell of one context (5, 768).
 
         One at a time, so that a context's score does not depend on what else is in its batch.
         """
         mean = unit_mean(context)
         score = nearest_distance(self._references @ mean, self.manifest.neighbours)
-        return Place(score, int((self._centroids @ mean).argmax()))
+        return OodScore(score, int((self._centroids @ mean).argmax()))
 
     def slice_of(self, score: float) -> str:
         """`INSIDE`, `UNSURE` or `OUTSIDE`."""

@@ -24,7 +24,7 @@ from amn.gate.scores import mean_top_k
 from amn.policy import ConfidenceRule
 
 FITTED, JUDGED = ("validation", "turned"), ("test", "unseen")
-#: As the preset `upstream`.
+#: The confidence rule of the preset `upstream`.
 UPSTREAM = ConfidenceRule(below=0.70, method="mean_top_k")
 
 

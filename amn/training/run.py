@@ -83,7 +83,7 @@ def run_training(
         records={
             "training": config.to_dict() | training,
             "data": data_record(data, split, data_hash),
-            "metrics": judge_sides(model, data, split),
+            "metrics": measure_sides(model, data, split),
         },
     )
     say(f"{manifest.model_id} in {folder / 'checkpoint'}")
@@ -141,7 +141,7 @@ def data_record(data: VectorSet, split: Split, data_hash: str) -> dict[str, Any]
     }
 
 
-def judge_sides(model: nn.Module, data: VectorSet, split: Split) -> dict[str, Any]:
+def measure_sides(model: nn.Module, data: VectorSet, split: Split) -> dict[str, Any]:
     """Cosine with standard error by article on every side but training, and baselines."""
     result: dict[str, Any] = {}
     for name, starts in split.sides().items():

@@ -66,13 +66,13 @@ def leave_out(chosen: Recipe, data: VectorSet, out: Path, *, say: Say, tick: Tic
     for domain in sorted(set(data.article_domain.tolist()) - {UNSEEN_DOMAIN}):
         without = chosen.changed({"selection_domain": domain})
         settings = RunSettings(out=out / f"without_{domain}")
-        result[domain] = judge_domain(
+        result[domain] = measure_domain(
             train_missing(without, data, settings, say=say, tick=tick), data, domain
         )
     return result
 
 
-def judge_domain(path: Path, data: VectorSet, domain: str) -> dict[str, Any]:
+def measure_domain(path: Path, data: VectorSet, domain: str) -> dict[str, Any]:
     """Cosine and paired gain on all windows of a domain that the model never saw."""
     starts = data.window_starts()
     starts = starts[data.article_domain[data.article[starts]] == domain]

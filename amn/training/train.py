@@ -160,7 +160,7 @@ def train_step(run: Run, windows: Tensor, config: TrainConfig, steps_total: int)
     return loss.item(), cosine.item()
 
 
-def judge(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
+def measure_epoch(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
     """Cosine of the averaged weights on validation articles and on the selection domain."""
     run.averaged.eval()
     device = next(run.averaged.parameters()).device
@@ -210,7 +210,7 @@ def train(
         run.averaged.load_state_dict(run.model.state_dict())
     while run.epoch < config.epochs and run.epoch - run.best_epoch < config.patience_epochs:
         row = train_epoch(run, data, split.train, config, tick)
-        row |= judge(run, data, split)
+        row |= measure_epoch(run, data, split)
         after_epoch(run, row, config)
         save_state(run, folder)
         report(run.history[-1])

@@ -114,7 +114,7 @@ class ShadowHandler:
         """Facts that need no truth, and the slice: the explicit domain's, else the score's."""
         slice_, ood, cell = self._shadow.slice_of(request.domain), None, 0
         if self._slicer is not None:
-            found = self._slicer.place(request.context)
+            found = self._slicer.measure(request.context)
             ood, cell = found.score, found.cell
             slice_ = slice_ if request.domain else self._slicer.slice_of(ood)
         took = reply.timings

@@ -97,9 +97,9 @@ class Scorer:
         answers = self.predict(windows.contexts) if served is None else served
         found = []
         for context, vector, truth in zip(windows.contexts, answers, windows.truths, strict=True):
-            place = self.slicer.place(context)
-            labels = Labels(MODEL, "general", slice_ or self.slicer.slice_of(place.score))
-            arrival = Arrival(weight=ONE_IN, ood=place.score, cell=place.cell)
+            ood = self.slicer.measure(context)
+            labels = Labels(MODEL, "general", slice_ or self.slicer.slice_of(ood.score))
+            arrival = Arrival(weight=ONE_IN, ood=ood.score, cell=ood.cell)
             half = prediction_half(b"0-0", labels, context, vector, None, arrival)
             found.append([*arrivals(half, labels, arrival), *increments(half, truth_half(truth))])
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from amn.evaluation.metrics import estimate
 from amn.model import checkpoint
 
 NOW = "2026-01-02T03:04:05Z"
+ARTIFACTS = Path("artifacts/lvm").absolute()
 
 
 def metrics(test=0.58, unseen=0.63, n=4000, mean=0.55):
@@ -245,3 +247,31 @@ def test_the_ratio_of_two_models_names_both_sizes(capsys):
     assert batch_1.startswith("batch   1: ")
     assert batch_32.startswith("batch  32: ")
     assert sizes == "parameters: 1,472,768 and 17,867,520, 12.1 times"
+
+
+def test_the_encoder_of_the_data_is_that_of_the_model_and_of_what_is_fitted_beside_it(tmp_path):
+    data = write_npz(tmp_path, **(articles(count=80) | {"encoder": np.array("another/mean/l2")}))
+    common = ["--data", data, "--preset", "robust", "--epochs", "1", "--batch-size", "128"]
+    assert amn("train", "--model", "amn", "--out", tmp_path / "run", *common) == 0
+    assert amn("slices", "--data", data, "--references", "50", "--out", tmp_path / "slices") == 0
+    assert amn("training-vectors", "--data", data, "--out", tmp_path / "training.npz") == 0
+    assert amn("sample", "--data", data, "--vectors", "60", "--out", tmp_path / "sample.npz") == 0
+    for folder in (tmp_path / "run" / "checkpoint", tmp_path / "slices"):
+        assert json.loads((folder / "manifest.json").read_text())["encoder_id"] == "another/mean/l2"
+    for name in ("training.npz", "sample.npz"):
+        assert str(np.load(tmp_path / name)["encoder"]) == "another/mean/l2"
+
+
+def test_models_banks_and_vectors_of_different_encoders_are_not_measured_together(tmp_path, capsys):
+    ours, data = candidate(tmp_path, "amn_1"), write_npz(tmp_path)
+    shipped, bank = ARTIFACTS / "production_model", ARTIFACTS / "reference_bank"
+    out = ["--data", data, "--out", tmp_path / "out"]
+    assert amn("evaluate", ours, shipped, *out) == 1
+    assert "are of several encoders" in capsys.readouterr().err
+    assert amn("evaluate", shipped, *out) == 1
+    assert f"of encoder '{ENCODER}', not 'all-mpnet-base-v2/mean/l2'" in capsys.readouterr().err
+    assert amn("calibrate", ours, ours, "--bank", bank, *out) == 1
+    assert "give the bank of that encoder" in capsys.readouterr().err
+    stacked = ["--model", "stacked", "--preset", "robust", "--first-stage", shipped]
+    assert amn("train", *stacked, *out) == 1
+    assert "train a first stage on this data" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_training_beats_the_context_mean_on_held_out_articles(documents, tmp_pat
 
 
 def test_patience_ends_a_run_that_no_longer_improves(documents, tmp_path, monkeypatch):
-    monkeypatch.setattr("amn.training.train.judge", lambda *_: {"score": 0.5})
+    monkeypatch.setattr("amn.training.train.measure_epoch", lambda *_: {"score": 0.5})
     config = TrainConfig(epochs=9, patience_epochs=2, batch_size=128)
     _, run = run_to_end(documents, tmp_path / "a", config, ModelConfig(layout="card"))
     assert (run.best_epoch, run.epoch) == (1, 3)

@@ -29,7 +29,7 @@ class Measured:
     def __init__(self, score: float, cell: int = 7) -> None:
         self.spot = Spot(score, cell)
 
-    def place(self, context: NDArray[np.floating]) -> Spot:
+    def measure(self, context: NDArray[np.floating]) -> Spot:
         return self.spot
 
     def slice_of(self, score: float) -> str:

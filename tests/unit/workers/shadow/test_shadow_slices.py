@@ -41,7 +41,7 @@ def test_the_score_is_one_minus_the_mean_of_the_best_cosines() -> None:
     references, context = units(0, 50), units(1, 5)
     mean = context.astype(np.float64).mean(axis=0)
     cosines = np.sort(references @ (mean / np.linalg.norm(mean)))
-    found = slicer(references, 3).place(context)
+    found = slicer(references, 3).measure(context)
     assert found.score == pytest.approx(1 - cosines[-3:].mean(), abs=1e-6)
     assert found.cell == int((units(9, 4) @ unit_mean(context)).argmax())
 
@@ -49,7 +49,7 @@ def test_the_score_is_one_minus_the_mean_of_the_best_cosines() -> None:
 def test_a_context_without_a_direction_is_far_from_everything() -> None:
     row = units(0)
     context = np.stack([row, -row, row, -row, np.zeros_like(row)])
-    assert slicer(units(0, 50), 3).place(context).score == 1.0
+    assert slicer(units(0, 50), 3).measure(context).score == 1.0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_shipped_score_tells_the_samples_slices_apart() -> None:
             for i in range(len(rows) - 5)
             if article[i] == article[i + 4] and slices[i] == slices[i + 4] == name
         ]
-        scores = [shipped.place(rows[i : i + 5]).score for i in starts[:: len(starts) // 300]]
+        scores = [shipped.measure(rows[i : i + 5]).score for i in starts[:: len(starts) // 300]]
         found[name] = [shipped.slice_of(score) for score in scores]
     assert found["ood"].count("ood") > 0.99 * len(found["ood"])
     assert found["id"].count("ood") < 0.05 * len(found["id"])
@@ -124,7 +124,7 @@ def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: V
     read = load_slices(tmp_path / "new")
     assert read.manifest == manifest
     assert read.cells == 8
-    assert read.slice_of(read.place(data.rows(slice(31 * 20, 31 * 20 + 5))).score) == "ood"
+    assert read.slice_of(read.measure(data.rows(slice(31 * 20, 31 * 20 + 5))).score) == "ood"
 
 
 @pytest.mark.parametrize("change", [{"references": 100_000}, {"neighbours": 61}, {"cells": 257}])
