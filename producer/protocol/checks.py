@@ -28,17 +28,13 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
         NotFinite: NaN or infinity.
         BadNorm: A row's norm is outside 1 +- 1e-3; a zero row also with `normalize`.
     """
-    with quiet():
+    # A number near the limit of float32 has an infinite square, which is refused, not warned of.
+    with np.errstate(all="ignore"):
         return checked_quietly(context, normalize=normalize)
 
 
-def quiet() -> np.errstate:
-    """A number near the limit of float32 has an infinite square, which is refused, not warned of."""
-    return np.errstate(all="ignore")
-
-
 def checked_quietly(context: Any, *, normalize: bool = False) -> NDArray[np.floating]:
-    """Works like `checked_context`, for who is within `quiet` already: that costs a third of a check."""
+    """Checks as `checked_context`, within an `np.errstate` of the caller's: that costs a third of a check."""
     array = _numbers(context, "context")
     if array.shape != CONTEXT_SHAPE:
         raise BadShape(f"context has shape {array.shape}; send exactly {CONTEXT_SHAPE}")
@@ -81,7 +77,7 @@ def checked_contexts(
     if len(array) > limit:
         raise PayloadTooLarge(f"{len(array)} contexts in one message, the limit is {limit}; send several")
     rows: NDArray[np.float32] = array.astype(np.float32, copy=False)
-    with quiet():
+    with np.errstate(all="ignore"):
         squares = np.vecdot(rows, rows)  # (n, 5)
     bad = np.flatnonzero(~((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1))
     if not len(bad):
@@ -95,15 +91,9 @@ def checked_contexts(
     return scaled
 
 
-def checked_lane(lane: str, lanes: tuple[str, ...]) -> str:
-    """Returns the lane.
-
-    Raises:
-        UnknownLane: It is not one of `lanes`.
-    """
-    if lane not in lanes:
-        raise UnknownLane(f"lane {lane!r:.80} is not known; use one of {', '.join(lanes)}")
-    return lane
+def unknown_lane(lane: str, lanes: tuple[str, ...]) -> UnknownLane:
+    """The error for a lane that is not one of `lanes`."""
+    return UnknownLane(f"lane {lane!r:.80} is not known; use one of {', '.join(lanes)}")
 
 
 def checked_vector(vector: Any) -> NDArray[np.float32]:

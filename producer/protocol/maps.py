@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, make_dataclass
 from operator import itemgetter
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -30,6 +30,8 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 #: Marks a field that must be there.
 REQUIRED = object()
+#: Writes one msgpack map.
+pack: Callable[[Mapping[str, object]], bytes] = msgpack.packb
 _T = TypeVar("_T")
 
 
@@ -100,11 +102,6 @@ def builder(cls: type[_T]) -> Callable[[Sequence[Any]], _T]:
         return made  # type: ignore[no-any-return]
 
     return build
-
-
-def pack(fields: Mapping[str, object]) -> bytes:
-    """One msgpack map."""
-    return cast(bytes, msgpack.packb(fields))
 
 
 def unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:

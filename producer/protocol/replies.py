@@ -164,7 +164,8 @@ def decode_reply(payload: bytes) -> Answer | Failure:
     reasons = values[4] = tuple(values[4])
     if reasons and set(map(type, reasons)) != {str}:
         raise Undecodable("field 'reasons' holds something other than text")
-    values[-2] = _tiers(values[-2])
+    if values[-2]:
+        values[-2] = _tiers(values[-2])
     values[-1] = _timings_of(values[-1])
     return _build_reply(values)
 

@@ -122,7 +122,7 @@ class RequestEncoder:
         name = "f2" if context.dtype == np.float16 else "f4"
         times = _times(submitted_at_ms, expires_at_ms)
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
-        form, this = _form(name, context.shape), _pairs({"id": request_id})
+        form, this = _form(name, context.shape), pack({"id": request_id})[1:]
         return b"".join((self._head, this, self._reply_to, form, data, self._kind, times, self._tail))
 
 

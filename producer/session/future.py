@@ -40,13 +40,19 @@ class ThreadFuture:
         """The error, of one that is done."""
         return self._error
 
-    def set_result(self, result: Any, /) -> None:
-        """Gives it a reply."""
-        self._settle(result, None)
+    def set_result(self, result: Any, error: BaseException | None = None, /) -> None:
+        """Gives it a reply, or the error in its place."""
+        with _LOCK:
+            if self._done:
+                return
+            self._result, self._error, self._done = result, error, True
+        self._gate.release()
+        for callback in self._callbacks:
+            callback(self)
 
     def set_exception(self, exception: BaseException, /) -> None:
         """Gives it an error."""
-        self._settle(None, exception)
+        self.set_result(None, exception)
 
     def result(self, timeout_s: float = 0.0) -> Any:
         """The reply, waited for.
@@ -70,12 +76,3 @@ class ThreadFuture:
                 self._callbacks.append(callback)
                 return
         callback(self)
-
-    def _settle(self, result: Any, error: BaseException | None) -> None:
-        with _LOCK:
-            if self._done:
-                return
-            self._result, self._error, self._done = result, error, True
-        self._gate.release()
-        for callback in self._callbacks:
-            callback(self)

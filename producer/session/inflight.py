@@ -147,9 +147,11 @@ class Inflight:
                     waits.settle(outcome)
                 return
         with self._lock:
-            pending = self._take(message.id)
+            pending = self._pending.pop(message.id, None)
             if pending is None:
                 self.stray += message.id not in self._late
+            else:
+                self._contexts -= pending.count
             if pending is None or pending.named:
                 # Only ids that a caller chose can come again; ours are random.
                 _remember(self._answered, message.id, self._clock_s(), REMEMBERED_MAX)

@@ -36,7 +36,7 @@ class ReplyCursor:
 
     def __init__(self, keys: Keys, client: str, inflight: Inflight) -> None:
         self.stream = keys.replies(client)
-        self.odd = 0
+        self.odd, self._stream = 0, self.stream.encode()
         self._standing = keys.standing
         self._inflight = inflight
         self._losses = Losses(inflight)
@@ -72,7 +72,8 @@ class ReplyCursor:
             ServerUnavailable: These are not the answers to what was asked; open a new connection.
         """
         rows, count = self._rows(answers[-1]), self._steps.size
-        self._steps.note_came()
+        if count < self._steps.size_max:
+            self._steps.note_came()
         self._idle, self._foreign = not rows, False
         if self._deleted and isinstance(answers[-2], Exception):  # rights of an earlier version: they stay
             self._taken |= self._deleted
@@ -101,10 +102,10 @@ class ReplyCursor:
             return []
         try:
             [[stream, rows]] = found
-            first = rows[0][0].decode()
+            in_step = stream == self._stream and _order(rows[0][0].decode()) > _order(self._last)
         except (TypeError, ValueError, IndexError, AttributeError):
-            stream = first = ""
-        if stream != self.stream.encode() or not _is_later(first, self._last):
+            in_step = False
+        if not in_step:
             raise ServerUnavailable("the server's answers came out of step; the connection is opened anew")
         return rows  # type: ignore[no-any-return]
 
@@ -112,7 +113,7 @@ class ReplyCursor:
         for _, fields in rows:
             try:
                 # The asyncio driver gives a map, a link the server's own list of names and values.
-                payload = fields.get(REPLY) if isinstance(fields, dict) else _value(fields)
+                payload = (fields if isinstance(fields, dict) else dict([fields[:2]])).get(REPLY)
                 if payload is None:  # the wake-up call of `close`
                     continue
                 self._read_bytes += len(payload)
@@ -123,17 +124,6 @@ class ReplyCursor:
                 _LOG.error("%s: %s: %s", what, type(error).__name__, error)
 
 
-def _value(flat: list[bytes]) -> bytes | None:
-    return flat[1] if flat[0] == REPLY else None
-
-
 def _order(entry_id: str) -> tuple[int, int]:
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)
-
-
-def _is_later(entry_id: str, than: str) -> bool:
-    try:
-        return _order(entry_id) > _order(than)
-    except ValueError:
-        return False

@@ -16,7 +16,7 @@ from producer.errors import InvalidRequest, PayloadTooLarge
 from producer.messages import PRIORITIES, Request
 from producer.options import Options
 from producer.protocol import wire
-from producer.protocol.checks import checked_context, checked_contexts, checked_lane, checked_quietly, quiet
+from producer.protocol.checks import checked_context, checked_contexts, checked_quietly, unknown_lane
 from producer.protocol.maps import builder
 from producer.sampling import sample_key
 from producer.settings import ProducerSettings
@@ -87,7 +87,7 @@ def prepare_all(
         InvalidRequest: The first wrong one refuses all.
     """
     normalize, outgoing = options.normalize, Preparer(options, client, settings, at_ms).outgoing
-    with quiet():
+    with np.errstate(all="ignore"):
         return [outgoing(checked_quietly(context, normalize=normalize)) for context in contexts]
 
 
@@ -116,7 +116,8 @@ class Preparer:
     def __init__(
         self, options: Options, client: str, settings: ProducerSettings, at_ms: float | None
     ) -> None:
-        checked_lane(options.lane, settings.lanes)
+        if options.lane not in settings.lanes:
+            raise unknown_lane(options.lane, settings.lanes)
         self._options = options
         self._submitted_at_ms = time.time() * 1000 if at_ms is None else at_ms
         self._deadline_ms = options.deadline_ms or 0.0

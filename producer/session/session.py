@@ -39,8 +39,8 @@ class Session:
         self.note = blake2b(self.client_id.encode(), digest_size=16).hexdigest()
         self._submit_keys = [*keys.levels, *keys.counters[:3], keys.stats]
         limits = settings.entries_max, settings.bytes_max, settings.seen_window_ms
-        self._limits = *limits, keys.seen_prefix, self.note
-        self._submit_words = written(len(self._submit_keys), *self._submit_keys, *self._limits)
+        self._limits = *limits, keys.seen_prefix
+        self._submit_words = written(len(self._submit_keys), *self._submit_keys, *self._limits, self.note)
         self.clock = ServerClock()
         self.inflight = Inflight(settings.in_flight_max, settings.seen_window_ms)
         self.cursor = ReplyCursor(keys, self.client_id, self.inflight)
@@ -121,7 +121,7 @@ class Session:
 
     def submit_call(self, requests: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/submit.lua for the driver."""
-        return self._submit_keys, [*self._limits, *self.submit_words(requests)[1:]]
+        return self._submit_keys, [*self._limits, self.note, *self.submit_words(requests)[1:]]
 
     def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
         """Keys and arguments of lua/cancel.lua."""

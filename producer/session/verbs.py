@@ -128,7 +128,7 @@ class Verbs(Generic[H, B]):
 
     def submit(self, context: Any, options: Options, block: bool) -> Verb[H]:
         """Sends one context."""
-        channel = self._channel_for(options)
+        channel = self.channels[0] if self.spread is None else self._channel_for(options)
         if not channel.session.clock.known:
             yield from self._measure(channel)
         outgoing = channel.session.prepare_all([context], options)
@@ -203,7 +203,8 @@ class Verbs(Generic[H, B]):
     ) -> Verb[list[K]]:
         """Takes the requests into the queue of a channel; gives their handles."""
         wait_ms, cancel = self._settings.result_timeout_ms, self._cancel
-        self._note(channel, outgoing)
+        if self.spread is not None:
+            self._note(channel, outgoing)
         try:
             accepted = yield from self._accepted(channel, outgoing, block)
             return [handle(pending, wait_ms, cancel) for pending in accepted]

@@ -26,6 +26,9 @@ class ServerClock:
 
     Args:
         monotonic_s, wall_s: For tests.
+
+    Attributes:
+        known: Whether it was ever measured.
     """
 
     def __init__(
@@ -34,13 +37,8 @@ class ServerClock:
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._monotonic_s, self._wall_s = monotonic_s, wall_s
-        self._ahead_ms: float | None = None
+        self.known, self._ahead_ms = False, 0.0
         self._asked_at_s = -math.inf
-
-    @property
-    def known(self) -> bool:
-        """Says whether it was ever measured."""
-        return self._ahead_ms is not None
 
     @property
     def offset_ms(self) -> float:
@@ -49,7 +47,7 @@ class ServerClock:
 
     def now_ms(self) -> float:
         """UTC epoch milliseconds."""
-        if self._ahead_ms is None:
+        if not self.known:
             return self._wall_s() * 1000
         return self._monotonic_s() * 1000 + self._ahead_ms
 
@@ -73,8 +71,8 @@ class ServerClock:
             return
         half_s = (self._monotonic_s() - asked_at_s) / 2
         ahead_ms = time_ms(answer) - (asked_at_s + half_s) * 1000
-        if self._ahead_ms is None or abs(ahead_ms - self._ahead_ms) > half_s * 1000:
-            self._ahead_ms = ahead_ms
+        if not self.known or abs(ahead_ms - self._ahead_ms) > half_s * 1000:
+            self.known, self._ahead_ms = True, ahead_ms
 
 
 def time_ms(answer: Sequence[Any]) -> float:

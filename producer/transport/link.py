@@ -77,10 +77,11 @@ class Link:
 
     def run_words(self, script: Script, words: Sequence[Word]) -> Any:
         """Runs a script on `words`: the number of keys, the keys and the arguments, some of them `Words`."""
-        try:
-            return self.call(script.by_hash, *words)
-        except NoScriptError:
-            pass
+        [answer] = self.each([(script.by_hash, *words)])
+        if not isinstance(answer, ResponseError):
+            return answer
+        if not isinstance(answer, NoScriptError):
+            raise answer
         try:
             return self.call("EVAL", script.text, *words)
         except NoPermissionError:

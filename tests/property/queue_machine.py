@@ -99,7 +99,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.admin.flushall()
         limits: dict[str, Any] = {"entries_max": ENTRIES_MAX, "seen_window_ms": 3_600_000}
         self.producer = ProducerSettings(url=self.target.url, **limits)
-        self.sessions = [Session(None, self.producer, Future) for _ in range(2)]
+        self.sessions = [Session(self.producer, Future) for _ in range(2)]
         self.submit_script = self.admin.register_script(script_text("producer", "submit"))
         self.cancel_script = self.admin.register_script(script_text("producer", "cancel"))
         self.extend_script = self.admin.register_script(script_text("workers", "extend"))
