@@ -36,7 +36,7 @@ from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
-Labels = tuple[str, ...]
+LabelValues = tuple[str, ...]
 
 
 #: Of one family: a hash that somebody filled with names must not fill Prometheus.
@@ -195,8 +195,8 @@ def drift_metrics(queue: str, findings: list[Finding], evaluated_at_ms: int) -> 
 def alert_metrics(client: redis.Redis, keys: Keys, now_ms: int) -> Iterator[Metric]:
     """The alerts that fire by the state machine, and the messages that were not delivered."""
     queue, outbox = keys.queue, Outbox(client, keys)
-    firing: Counter[Labels] = Counter()
-    silenced: Counter[Labels] = Counter()
+    firing: Counter[LabelValues] = Counter()
+    silenced: Counter[LabelValues] = Counter()
     for alert in alerts(client, keys):
         if alert.phase in ("firing", "recovering"):
             firing[queue, alert.rule, alert.severity] += 1
@@ -206,7 +206,7 @@ def alert_metrics(client: redis.Redis, keys: Keys, now_ms: int) -> Iterator[Metr
     yield gauge(
         "amn_alerts_outbox_messages", "Messages that no sender has taken.", {(queue,): outbox.waits()}
     )
-    taken: defaultdict[Labels, list[int]] = defaultdict(list)
+    taken: defaultdict[LabelValues, list[int]] = defaultdict(list)
     for one in counted(outbox.undelivered()):
         taken[queue, one.sink].append(one.taken_ms)
     under_way = {labels: len(times) for labels, times in taken.items()}

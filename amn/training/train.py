@@ -34,7 +34,7 @@ CONFIG_FILE = "config.json"
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 3
 
-Report = Callable[[dict[str, float]], None]
+OnEpoch = Callable[[dict[str, float]], None]
 Tick = Callable[[int, int, int], None]
 
 
@@ -197,7 +197,7 @@ def train(
     config: TrainConfig,
     *,
     folder: Path,
-    report: Report = lambda row: None,
+    report: OnEpoch = lambda row: None,
     tick: Tick = lambda epoch, batch, batches: None,
 ) -> nn.Module:
     """Train until the epochs are done or patience ends; return the best weights' model.

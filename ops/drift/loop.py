@@ -32,7 +32,7 @@ LEASE_MS, _RENEW_S, _EVERY_MS = 45_000, 10.0, 60_000
 _BLOCKS_PER_HOUR = 60 // BLOCK_MIN
 
 #: Takes a full list of findings: `apply(findings, now_ms, fence)`.
-Alert = Callable[[Sequence[Finding], int, int], None]
+Notify = Callable[[Sequence[Finding], int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Judge:
         client: redis.Redis,
         keys: Keys,
         settings: JudgeSettings,
-        alert: Alert | None = None,
+        alert: Notify | None = None,
         url: str = "",
     ) -> None:
         self.leads = False

@@ -11,7 +11,7 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
-    from ops.drift.loop import Alert, Look
+    from ops.drift.loop import Look, Notify
     from ops.findings import Finding
     from workers.shadow.exemplars import Exemplar
 
@@ -49,7 +49,7 @@ class Looking:
 
         return of_last_day(self.client, self.keys, server_now_ms(self.client))
 
-    def alert(self) -> Alert:
+    def alert(self) -> Notify:
         """Hands findings to the alerts, under the judge's fence."""
         from ops.alerts import apply
         from ops.commands.drift.sequences import keep

@@ -14,7 +14,7 @@ from amn.output import strict_json
 from ops.drift.kept.memory import minutes_between
 from ops.findings import Finding
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
-from ops.health.beside import BesideFacts, Failure
+from ops.health.beside import BesideFacts, Crash
 from ops.health.counters import read_counters
 from ops.health.report import _drift as read_drift
 from ops.health.server import ServerFacts
@@ -82,7 +82,7 @@ def test_what_runs_beside_the_workers_is_looked_at(
 
 
 def test_an_error_that_ended_a_process_is_shown_until_one_comes_after_it() -> None:
-    ended = Failure(kind="amn", host="box", ms_ago=60_000, text="model amn_7 is altered")
+    ended = Crash(kind="amn", host="box", ms_ago=60_000, text="model amn_7 is altered")
     older = replace(ended, ms_ago=90_000, text="an older one")
     cases: list[tuple[list[WorkerFacts], str]] = [
         ([], FAILURE),
