@@ -42,7 +42,7 @@ def bank() -> None:
 
     \b
     Examples:
-      amn bank build vectors.npy --out artifacts/lvm/banks/bank_new
+      amn bank build vectors.npz --out artifacts/lvm/banks/bank_new
       amn bank info
       amn bank check artifacts/lvm/banks/bank_new
       amn bank status
@@ -69,7 +69,7 @@ def bank() -> None:
 @click.option("--cells", type=click.IntRange(1), help="Cells of the index. [default: 1024]")
 @click.option("--count", type=click.IntRange(2), help="Draw so many source vectors at random. [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of the draw, and of the index.")
-@click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, help="Recipe that made the vectors.")
+@click.option("--encoder", help="Recipe that made the vectors, where the file does not say it.")
 @click.option(
     "--queries",
     type=click.Path(path_type=Path),
@@ -84,16 +84,17 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
     from amn.bank.index_settings import Guard, IndexSettings
     from amn.policy import load_policy
 
-    rows = _chosen(_read(vectors), vectors, chosen["count"], chosen["seed"])
+    array, encoder_id = _read(vectors, chosen["encoder"] or "")
+    rows = _chosen(array, vectors, chosen["count"], chosen["seed"])
     index = IndexSettings(seed=chosen["seed"])
     model = chosen["model"] or artifacts_folder(artifacts) / "production_model"
     settings = BankSettings(
-        encoder_id=chosen["encoder"],
+        encoder_id=encoder_id,
         source=f"{vectors.name}, {len(rows)} vectors, seed {chosen['seed']}",
         epsilon=chosen["epsilon"],
         indexed=None if chosen["index"] == "auto" else chosen["index"] == "cells",
         index=replace(index, cells=chosen["cells"]) if chosen["cells"] else index,
-        queries=_queries(chosen["queries"], model),
+        queries=_queries(chosen["queries"], model, encoder_id),
         guard=Guard.of(load_policy(chosen["policy"])),
     )
     with _progress() as on_progress:
@@ -209,13 +210,20 @@ def _progress() -> Iterator[OnProgress]:
         yield on_progress
 
 
-def _queries(path: Path | None, model: Path) -> NDArray[np.float32] | None:
+def _queries(path: Path | None, model: Path, encoder_id: str) -> NDArray[np.float32] | None:
     if path is None:
         return None
     from amn.evaluation.bank_queries import held_out_predictions
     from amn.predictor import Predictor
 
-    return held_out_predictions(path, Predictor.open(model))
+    predictor = Predictor.open(model)
+    trained_on = predictor.checkpoint.manifest.encoder_id
+    if trained_on != encoder_id:
+        raise FileRefused(
+            f"the bank's vectors are of encoder {encoder_id!r}, model {predictor.model_id} was trained on "
+            f"{trained_on!r}; name a model of the bank's encoder with --model"
+        )
+    return held_out_predictions(path, predictor)
 
 
 def _say_agreement(measured: dict[str, Any] | None) -> None:
@@ -238,16 +246,22 @@ def _say_agreement(measured: dict[str, Any] | None) -> None:
         console.say("         use --index exact or more --cells", err=True)
 
 
-def _read(path: Path) -> Rows:
+def _read(path: Path, encoder: str) -> tuple[Rows, str]:
+    """The vectors of a file, and the encoder that made them: an .npz can say it, an .npy cannot."""
+    from amn.data.readers import known_encoder
+
+    array: Rows | None
+    stored: object = ""
     if path.suffix == ".npz":
-        array = load_npz(path, ("vectors",), lazy=("vectors",)).get("vectors")
+        arrays = load_npz(path, ("vectors", "encoder"), lazy=("vectors",))
+        array, stored = arrays.get("vectors"), arrays.get("encoder", "")
         if array is None:
             raise FileRefused(f"{path} has no array called vectors")
     else:
         array = FileRows(path)
     if array.ndim != 2 or array.shape[1] != DIMENSIONS:
         raise FileRefused(f"{path} has shape {array.shape}; expected (N, {DIMENSIONS})")
-    return array
+    return array, known_encoder(path, stored, encoder)
 
 
 def _chosen(array: Rows, path: Path, count: int | None, seed: int) -> Rows:

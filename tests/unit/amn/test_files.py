@@ -104,7 +104,7 @@ def test_a_broken_npy_is_named_with_what_is_wrong(
         FileRows(path)
     for words in (
         ["predict", path, tmp_path / "out.npy", "--direct"],
-        ["bank", "build", path, "--out", tmp_path / "b"],
+        ["bank", "build", path, "--out", tmp_path / "b", "--encoder", "e"],
     ):
         assert run([str(word) for word in words]) == 1
         error = capsys.readouterr().err
@@ -279,7 +279,7 @@ def limited(bytes_max: int) -> Callable[[], None]:
     "words",
     [
         ["predict", "in.npy", "out", "--direct"],
-        ["bank", "build", "vectors.npy", "--out", "out"],
+        ["bank", "build", "vectors.npy", "--out", "out", "--encoder", "e"],
         ["bank", "enlarge", str(SAMPLE), "--out", "out", "--count", "5000"],
     ],
     ids=lambda words: " ".join(words[:2]),

@@ -209,13 +209,17 @@ def test_a_bank_is_built_and_read_back(tmp_path: Path, capsys: pytest.CaptureFix
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.save(tmp_path / "v.npy", np.vstack([vectors, vectors[:5]]))
     folder = str(tmp_path / "bank")
-    code, out, _ = outcome(capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder)
+    code, out, _ = outcome(
+        capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder, "--encoder", "e"
+    )
     assert code == 0
     assert "50 vectors, 5 merged away" in out
     code, out, _ = outcome(capsys, "bank", "info", folder)
     assert code == 0
     assert "bank@" in out
-    code, _, err = outcome(capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder)
+    code, _, err = outcome(
+        capsys, "bank", "build", str(tmp_path / "v.npy"), "--out", folder, "--encoder", "e"
+    )
     assert code == 1
     assert "exists already" in err
 

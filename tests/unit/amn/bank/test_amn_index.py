@@ -291,6 +291,7 @@ def test_two_workers_share_the_vectors(folder):
 def test_a_build_that_is_killed_leaves_no_bank(tmp_path, vectors):
     np.save(tmp_path / "vectors.npy", vectors)
     arguments = ["bank", "build", str(tmp_path / "vectors.npy"), "--out", str(tmp_path / "out" / "bank")]
+    arguments += ["--encoder", "all-mpnet-base-v2/mean/l2"]
     build = subprocess.Popen([sys.executable, "-m", "ops.cli", *arguments], stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 60

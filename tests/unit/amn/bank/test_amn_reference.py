@@ -12,6 +12,7 @@ from amn.bank.exact import exact_top2
 from amn.bank.merge import merge_duplicates
 from amn.bank.open import load_bank
 from amn.errors import CheckpointError, DataError
+from ops.app import run
 
 SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test")
 
@@ -94,3 +95,24 @@ def test_a_tampered_or_incomplete_bank_is_refused(tmp_path, bank):
     manifest.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_bank(folder)
+
+
+@pytest.mark.parametrize(
+    ("stored", "given", "code", "said"),
+    [
+        ("one/mean/l2", None, 0, "10 vectors"),
+        ("one/mean/l2", "other/mean/l2", 2, "encoder 'one/mean/l2', not 'other/mean/l2'"),
+        ("", None, 2, "add --encoder"),
+        ("", "other/mean/l2", 0, "10 vectors"),
+    ],
+)
+def test_a_bank_takes_its_encoder_from_the_vectors(tmp_path, capsys, stored, given, code, said):
+    rows = np.eye(10, 768, dtype=np.float32)
+    np.savez(tmp_path / "v.npz", vectors=rows, **({"encoder": stored} if stored else {}))
+    command = ["bank", "build", str(tmp_path / "v.npz"), "--out", str(tmp_path / "bank")]
+    found = run([*command, "--encoder", given] if given else command)
+    out, err = capsys.readouterr()
+    assert said in out + err
+    assert (found != 0) == (code != 0)
+    if not code:
+        assert load_bank(tmp_path / "bank").manifest.encoder_id == (stored or given)
