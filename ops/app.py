@@ -36,7 +36,7 @@ from producer.errors import QueueError, ServerUnavailable
 
 _USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
-#: What Kubernetes and Docker put into AMN_UP_PORT for a service of theirs that is called amn-up.
+#: A value that Kubernetes and Docker put into AMN_UP_PORT for a service of theirs that is called amn-up.
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 

@@ -29,7 +29,7 @@ from producer.settings import ProducerSettings
 from producer.transport.clock import time_ms
 from producer.transport.connection import script_text
 
-#: Letters read, replayed or deleted in one round trip: a few megabytes at most.
+#: Letters read, put back or deleted in one round trip: a few megabytes at most.
 _PAGE = 200
 
 
@@ -38,9 +38,8 @@ class DeadLetter:
     """One entry of the stream.
 
     Attributes:
-        id: Of the letter; its first part is the server's time of death, epoch ms.
+        id: Its first part is the server's time of death, epoch ms.
         reason: Code.    message: What the worker said.
-        deliveries: How often the entry was delivered.
         source: Key of the stream that it came from.    entry: Its id there.
         sha1: Of the payload, hexadecimal.
         told: Whether its client got a final answer.
@@ -68,11 +67,11 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """The outcome of replaying one letter: "ok", "gone", "full", "refused" or "unreadable".
+class Requeued:
+    """The end of one letter that was to be put back: "ok", "gone", "full", "refused" or "unreadable".
 
     Attributes:
-        awaited: Id under which the answer comes to the one who replays; "" when it goes elsewhere.
+        awaited: Id under which the answer comes to the one who asked; "" when it goes elsewhere.
     """
 
     letter: DeadLetter
@@ -87,7 +86,7 @@ class DeadLetters:
         self._client = client
         self._settings = settings
         self._keys = Keys(settings.queue)
-        self._replay = client.register_script(script_text("ops", "replay"))
+        self._requeue = client.register_script(script_text("ops", "requeue"))
 
     def __len__(self) -> int:
         return self._client.xlen(self._keys.dead)
@@ -110,14 +109,14 @@ class DeadLetters:
         rows = cast("list[Any]", self._client.xrange(self._keys.dead, letter_id, letter_id))
         return _letter(*rows[0]) if rows else None
 
-    def replay(self, letters: Iterable[DeadLetter], client_id: str) -> list[Replayed]:
+    def requeue(self, letters: Iterable[DeadLetter], client_id: str) -> list[Requeued]:
         """Puts letters back; answers that nobody else may get go to `client_id`."""
-        done: list[Replayed] = []
+        done: list[Requeued] = []
         now_ms = time_ms(self._client.time())
         waiting: list[tuple[DeadLetter, Request, bytes]] = []
         for letter in letters:
             if letter.request is None:
-                done.append(Replayed(letter, "unreadable"))
+                done.append(Requeued(letter, "unreadable"))
                 continue
             waiting.append((letter, *_again(letter, letter.request, client_id, now_ms)))
             if len(waiting) == _PAGE:
@@ -126,7 +125,7 @@ class DeadLetters:
         return done + self._put_back(waiting)
 
     def answers(self, client_id: str, awaited: set[str], timeout_s: float) -> dict[str, Answer | Failure]:
-        """Final answers to replayed requests, as many as came within the time; forgets the stream."""
+        """Final answers to what was put back, as many as came within the time; forgets the stream."""
         stream, last = self._keys.replies(client_id), b"0-0"
         found: dict[str, Answer | Failure] = {}
         give_up_at_s = time.monotonic() + timeout_s
@@ -148,7 +147,7 @@ class DeadLetters:
         pages = (ids[first : first + _PAGE] for first in range(0, len(ids), _PAGE))
         return sum(cast("list[int]", [self._client.xdel(self._keys.dead, *page) for page in pages]))
 
-    def _put_back(self, waiting: list[tuple[DeadLetter, Request, bytes]]) -> list[Replayed]:
+    def _put_back(self, waiting: list[tuple[DeadLetter, Request, bytes]]) -> list[Requeued]:
         if not waiting:
             return []
         keys = self._keys
@@ -156,9 +155,9 @@ class DeadLetters:
         for letter, request, payload in waiting:
             arguments += (letter.id, _level(request), request.id, payload)
         names = [keys.dead, *keys.levels, *keys.counters[:3], keys.stats]
-        statuses = cast("list[bytes]", self._replay(keys=names, args=arguments))
+        statuses = cast("list[bytes]", self._requeue(keys=names, args=arguments))
         return [
-            Replayed(letter, status.decode(), request.id if letter.told and status == b"ok" else "")
+            Requeued(letter, status.decode(), request.id if letter.told and status == b"ok" else "")
             for (letter, request, _), status in zip(waiting, statuses, strict=True)
         ]
 

@@ -16,6 +16,8 @@ OpsError
 
 from __future__ import annotations
 
+import re
+
 from amn.errors import FileRefused as FileRefused  # a room below refuses files too
 
 
@@ -23,81 +25,60 @@ class OpsError(Exception):
     """Base of this room's errors.
 
     Attributes:
-        code: Stable name.
-        exit_code: What the process ends with.
+        code: Stable name, made of the class's name.
+        exit_code: The code that the process ends with.
     """
 
     code = "ops_error"
     exit_code = 1
 
+    def __init_subclass__(cls) -> None:
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
 
 class ServerMissing(OpsError):
     """No program to start as the embedded server."""
-
-    code = "server_missing"
 
 
 class ServerFailed(OpsError):
     """The embedded server did not start."""
 
-    code = "server_failed"
-
 
 class ServerUnknown(OpsError):
     """A command needs a server, and nobody said which one is meant."""
-
-    code = "server_unknown"
 
 
 class RowsFailed(OpsError):
     """The output is written; some of its rows are NaN."""
 
-    code = "rows_failed"
-
 
 class RunFailed(OpsError):
     """Not every request got exactly one final answer."""
-
-    code = "run_failed"
 
 
 class Unhealthy(OpsError):
     """At least one check of the doctor failed."""
 
-    code = "unhealthy"
-
 
 class LettersLeft(OpsError):
     """A replay did not bring every letter to an answer."""
-
-    code = "letters_left"
 
 
 class SinksRefused(OpsError):
     """A file of sinks, or a variable, that cannot be used."""
 
-    code = "sinks_refused"
-
 
 class AlertRefused(OpsError):
     """A request for an alert, a silence or a sink that cannot be done."""
-
-    code = "alert_refused"
 
 
 class AclRefused(OpsError):
     """A name, or a password, that cannot go into a server's ACL."""
 
-    code = "acl_refused"
-
 
 class JobsUnavailable(OpsError):
     """A server that the jobs cannot use."""
 
-    code = "jobs_unavailable"
-
 
 class JobRefused(OpsError):
     """A job asks for another function than ours, or with other arguments."""
-
-    code = "job_refused"

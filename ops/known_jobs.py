@@ -29,13 +29,13 @@ from rq.worker_registration import clean_worker_registry
 
 from ops.errors import JobRefused
 
-#: Of what one job stores: its function and arguments, its notes, the text of its failure.
+#: Limit for each thing that a job stores: function and arguments, notes, the text of its failure.
 _BYTES_MAX = 64 * 1024
 _TEXT_MAX = 300
 _KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-#: Whether an argument may be so, and how it must be.
+#: A test of an argument, and the rule in words.
 Check = tuple[Callable[[Any], bool], str]
 
 

@@ -39,7 +39,7 @@ from producer.transport.connection import connect, driver_errors
 LabelValues = tuple[str, ...]
 
 
-#: Of one family: a hash that somebody filled with names must not fill Prometheus.
+#: Limit for one family: a hash that somebody filled with names must not fill Prometheus.
 LABELS_MAX = 100
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
 VALUES = (

@@ -18,7 +18,7 @@ DATA_DEFAULT = Path("var") / "amn"
 SERVICE_FILE = "service.json"
 #: Most AMN workers that `amn run` and `amn up` start.
 WORKERS_MAX = 64
-#: How help shows the default of `workers_default`.
+#: The default of `workers_default` in help.
 WORKERS_SHOWN = "cores - 1"
 
 

@@ -1,4 +1,4 @@
-"""`amn dlq`: what nobody could answer. Look at it, put it back, or throw it away."""
+"""`amn dlq`: dead letters are shown, put back, or thrown away."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import numpy as np
 
 from ops import console
 from ops.commands import options
-from ops.deadletters import DeadLetter, DeadLetters, Replayed
+from ops.deadletters import DeadLetter, DeadLetters, Requeued
 from ops.errors import LettersLeft
 from ops.settings import producer_settings
 from producer.messages import Answer, BatchReply, Failure, Reply
-from producer.transport.connection import connect, driver_errors
+from producer.transport.clock import time_ms
 
 _HEAD_BYTES = 128
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -76,16 +76,13 @@ def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: 
     if as_json:
         console.say_json({"total": total, "letters": [_plain(one, now_ms) for one in found]})
         return
-    table = console.DataTable()
-    for column in ("id", "age", "reason", "deliveries", "sha1", "bytes", "told", "lane", "client"):
-        table.add_column(column, justify="right" if column in ("age", "deliveries", "bytes") else "left")
+    columns = ("id", "age>", "reason", "deliveries>", "sha1", "bytes>", "told", "lane", "client")
+    table = console.DataTable(*columns)
     for one in found:
-        lane, client = (one.request.lane, one.request.reply_to) if one.request else ("-", "-")
-        told = "yes" if one.told else "no"
-        table.add_row(
-            one.id, _age(one, now_ms), one.reason, str(one.deliveries), one.sha1[:10],
-            f"{len(one.payload):,}", told, lane, client,
-        )  # fmt: skip
+        sender = (one.request.lane, one.request.reply_to) if one.request else (None, None)
+        size, told = len(one.payload), "yes" if one.told else "no"
+        age = _age(one, now_ms)
+        table.add_row(one.id, age, one.reason, one.deliveries, one.sha1[:10], size, told, *sender)
     out = console.out()
     if found:
         out.print(table)
@@ -158,7 +155,7 @@ def replay(
     client_id = f"dlq-{secrets.token_hex(6)}"
     with _opened(url, queue) as (letters, _):
         chosen = (_found(letters, one) for one in ids) if ids else list(letters.newest_first(reason))[::-1]
-        done = letters.replay(chosen, client_id)
+        done = letters.requeue(chosen, client_id)
         awaited = {one.awaited for one in done if one.awaited}
         answers = letters.answers(client_id, awaited, wait_s)
     ends = [(one, _end(one, answers.get(one.awaited))) for one in done]
@@ -218,13 +215,8 @@ def _opened(url: str | None, queue: str | None) -> Iterator[tuple[DeadLetters, i
     """The dead letters, and the server's clock in epoch ms."""
     settings = producer_settings(url, queue)
     # A wait for answers blocks for up to a second.
-    client = connect(settings, block_ms=1_000, retries=0)
-    try:
-        with driver_errors(settings.url):
-            seconds, micros = client.time()
-            yield DeadLetters(client, settings), seconds * 1000 + micros // 1000
-    finally:
-        client.close()
+    with options.client(settings, block_ms=1_000) as client:
+        yield DeadLetters(client, settings), int(time_ms(client.time()))
 
 
 def _found(letters: DeadLetters, letter_id: str) -> DeadLetter:
@@ -236,7 +228,7 @@ def _found(letters: DeadLetters, letter_id: str) -> DeadLetter:
     return letter
 
 
-def _end(one: Replayed, answer: Answer | Failure | None) -> str:
+def _end(one: Requeued, answer: Answer | Failure | None) -> str:
     if isinstance(answer, Reply):
         return f"answered by {answer.model}, confidence {answer.confidence:.3f}"
     if isinstance(answer, BatchReply):
@@ -254,21 +246,16 @@ def _end(one: Replayed, answer: Answer | Failure | None) -> str:
     return f"left: {texts[one.status]}"
 
 
-def _went_well(one: Replayed, answers: dict[str, Answer | Failure]) -> bool:
+def _went_well(one: Requeued, answers: dict[str, Answer | Failure]) -> bool:
     return one.status == "ok" and (not one.awaited or isinstance(answers.get(one.awaited), Answer))
 
 
 def _plain(letter: DeadLetter, now_ms: int) -> dict[str, Any]:
+    kept = ("reason", "message", "deliveries", "source", "entry", "sha1", "told")
     return {
         "id": letter.id,
         "age_s": round((now_ms - letter.died_at_ms) / 1000, 1),
-        "reason": letter.reason,
-        "message": letter.message,
-        "deliveries": letter.deliveries,
-        "source": letter.source,
-        "entry": letter.entry,
-        "sha1": letter.sha1,
-        "told": letter.told,
+        **{name: getattr(letter, name) for name in kept},
         "bytes": len(letter.payload),
         "request": _summary(letter) or f"unreadable: {letter.unreadable}",
     }

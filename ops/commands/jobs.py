@@ -97,9 +97,7 @@ def list_jobs(url: str | None, as_json: bool) -> None:
     if not rows:
         console.say("no jobs; submit one with `amn jobs submit predict-file IN.npy OUT.npy`")
         return
-    table = console.DataTable()
-    for column in ("job", "status", "rows done", "enqueued (UTC)", "what"):
-        table.add_column(column)
+    table = console.DataTable("job", "status", "rows done", "enqueued (UTC)", "what")
     for row in rows:
         done = f"{row['done']:,} of {row['rows']:,}"
         what = row["error"] or row["description"]

@@ -6,7 +6,6 @@ import ipaddress
 import os
 import signal
 import threading
-from types import FrameType
 
 import click
 
@@ -64,10 +63,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     follow_parent()
     stopping = threading.Event()
 
-    def on_signal(number: int, _: FrameType | None) -> None:
-        stopping.set()
-
-    unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     try:
         server, thread = serve(settings, host, port, token)
     except OSError as error:

@@ -13,7 +13,7 @@ from ops.commands import options
 from ops.settings import artifacts_folder, sample_path, server_url
 from producer.keys import Keys
 from producer.settings import ProducerSettings
-from producer.transport.connection import connect, driver_errors
+from producer.transport.connection import connect
 
 
 @click.group(short_help="Show, check, replay and simulate escalation policies.")
@@ -75,11 +75,9 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
 
     settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
     keys = Keys(settings.queue)
-    with driver_errors(settings.url):
-        client = connect(settings, retries=0)
+    with options.client(settings) as client:
         budget = read_budget(client, keys)
         tiers = {tier: read_tier(client, keys, tier) for tier in ("accuracy", "secondary")}
-        client.close()
     if as_json:
         console.say_json({"budget": budget, "tiers": tiers})
         return

@@ -35,7 +35,7 @@ from producer.settings import masked
 from workers.pool.child import our_environment, our_python
 
 _LOOK_S = 0.5
-#: What runs beside the workers is waited for so long before the greeting.
+#: Longest wait for the processes beside the workers before the greeting.
 _READY_S_MAX = 30.0
 _EXAMPLE = """\
     from producer import Producer

@@ -132,7 +132,7 @@ def report(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[s
     window_s, rate = policy.budget.window_s, policy.budget.rate
     n, escalated = (_windows(x, window_s) for x in (day.requests, day.escalated))
     rates = escalated / np.maximum(n, 1)
-    # What was wanted in one minute cannot be spent in another: demand is there when each minute has it.
+    # Demand of one minute cannot be spent in another: demand is there when each minute has it.
     short = _windows(day.demand, _MINUTE_S) < rate * _windows(day.requests, _MINUTE_S)
     wanted = _windows(short.astype(np.int64), len(short) - len(rates) + 1) == 0
     made: dict[str, Any] = {

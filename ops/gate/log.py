@@ -1,10 +1,10 @@
-"""Decision logs: what a worker's `--decision-log` and `amn calibrate` write, read back."""
+"""Decision logs: the lines that a worker's `--decision-log` and `amn calibrate` write, read back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +88,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _logged(line: dict[str, Any], truths: dict[str, float]) -> Logged:
-    return Logged(
-        lane=line["lane"],
-        tokens=line["tokens"],
-        domain=line["domain"],
-        at_ms=line.get("at_ms", 0),
-        confidence=line.get("confidence", {}),
-        margin=line.get("margin", {}),
-        gain=line.get("gain"),
-        escalated=line.get("escalate", False),
-        article=line.get("article", -1),
-        amn_cosine=line.get("amn_cosine", truths.get(line.get("key", ""))),
-        fallback_cosine=line.get("fallback_cosine"),
-        final_cosine=line.get("final_cosine"),
-    )
+    known = {field.name for field in fields(Logged)} & line.keys()
+    values: dict[str, Any] = {name: line[name] for name in known | {"lane", "tokens", "domain"}}
+    if (truth := truths.get(line.get("key", ""))) is not None:
+        values.setdefault("amn_cosine", truth)
+    return Logged(**values | {"escalated": line.get("escalate", False)})

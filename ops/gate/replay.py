@@ -1,4 +1,4 @@
-"""Runs a policy over logged scores: what would have fired, been escalated, been shed, and gained."""
+"""A policy is run over logged scores: rules that fire, escalations, requests that are shed, and gain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amn.gate.escalation import Allowance, Decision, Scores, decide, hard_rules,
 from amn.policy import ENFORCE, EscalationPolicy
 from ops.gate.log import Logged
 
-#: How often the threshold is set again, in requests: a worker does it about once a second.
+#: Requests between two settings of the threshold: a worker does it about once a second.
 _AIM_EVERY = 64
 _BURST = 5.0
 _EAGER = 1.1
@@ -50,11 +50,17 @@ class Counts:
     shed: int = 0
 
     def add(self, decision: Decision) -> None:
-        """One more."""
+        """Counts one more decision."""
         self.requests += 1
         self.flagged += bool(decision.reasons)
         self.escalated += decision.escalate
         self.shed += bool(decision.shed)
+
+    def to_json(self) -> dict[str, float]:
+        """The number of requests, and the shares."""
+        n = max(self.requests, 1)
+        rates = {name: round(getattr(self, name) / n, 5) for name in ("flagged", "escalated", "shed")}
+        return {"requests": self.requests} | {f"{name}_rate": rate for name, rate in rates.items()}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,27 +86,20 @@ class Replay:
     final: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-
-        def plain(counts: Counts) -> dict[str, float]:
-            n = max(counts.requests, 1)
-            return {
-                "requests": counts.requests,
-                "flagged_rate": round(counts.flagged / n, 5),
-                "escalated_rate": round(counts.escalated / n, 5),
-                "shed_rate": round(counts.shed / n, 5),
-            }
-
+        """Plain values; rates are shares of all requests."""
         n = max(self.total.requests, 1)
         return {
             "policy": self.policy,
-            **plain(self.total),
+            **self.total.to_json(),
             "unscored": self.unscored,
-            "rules": {name: round(count / n, 5) for name, count in self.rules.most_common()},
-            "shed": {name: round(count / n, 5) for name, count in self.shed.most_common()},
-            "lanes": {name: plain(counts) for name, counts in sorted(self.lanes.items())},
-            "domains": {name: plain(counts) for name, counts in sorted(self.domains.items())},
-            "hours": {name: plain(counts) for name, counts in sorted(self.hours.items())},
+            **{
+                name: {key: round(count / n, 5) for key, count in counts.most_common()}
+                for name, counts in (("rules", self.rules), ("shed", self.shed))
+            },
+            **{
+                name: {key: counts.to_json() for key, counts in sorted(parts.items())}
+                for name, parts in (("lanes", self.lanes), ("domains", self.domains), ("hours", self.hours))
+            },
             "cosine": {
                 "n": len(self.amn),
                 "amn": round(float(np.mean(self.amn)), 5) if self.amn else None,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ops.errors import ServerFailed
 
-#: What `amn up` and its server leave in a data folder.
+#: Files that `amn up` and its server leave in a data folder.
 _OURS = (
     *("lock", "password", "url", "service.json", "redis.sock", "*.log", "*.pid"),
     *("dump.rdb", "temp-*", "appendonlydir", "appendonlydir/*", "nodes.conf"),

@@ -35,7 +35,7 @@ _LOG = logging.getLogger("amn.server")
 
 #: sun_path has 108 bytes on Linux and 104 on macOS, the final zero included.
 _SOCKET_BYTES_MAX = 103
-#: Of open files; what is left of them is for clients.
+#: Least limit of open files; the server keeps some, and the rest is for clients.
 _FILES_MIN = 64
 _START_S_MAX = 20.0
 _STOP_S_MAX = 15.0

@@ -197,7 +197,7 @@ def test_a_batch_in_the_dead_letters_goes_back_to_its_level(rig: Rig, contexts: 
     [letter] = letters.newest_first()
     assert letter.request is not None
     assert letter.request.count == 3
-    [back] = letters.replay([letter], "replayer")
+    [back] = letters.requeue([letter], "replayer")
     assert back.status == "ok"
     [entry] = rig.queue("w3").lease()
     assert wire.decode_request(entry.fields[b"request"], batches=True).count == 3

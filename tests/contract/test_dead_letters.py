@@ -142,7 +142,7 @@ def test_two_replays_at_once_put_a_letter_back_once(rig: Any) -> None:
     rig.die("a", "b")
     letters = rig.letters()
     seen = list(letters.newest_first())
-    first, second = letters.replay(seen, "dlq-x"), letters.replay(seen, "dlq-y")
+    first, second = letters.requeue(seen, "dlq-x"), letters.requeue(seen, "dlq-y")
     assert [one.status for one in first] == ["ok", "ok"]
     assert [one.status for one in second] == ["gone", "gone"]
     assert rig.admin.xlen(KEYS.requests) == 2
@@ -151,18 +151,18 @@ def test_two_replays_at_once_put_a_letter_back_once(rig: Any) -> None:
 
 def test_a_replay_keeps_to_the_limits_and_leaves_the_rest_dead(rig: Any) -> None:
     rig.die("a", "b", "c")
-    done = rig.letters(entries_max=2).replay(list(rig.letters().newest_first()), "dlq-x")
+    done = rig.letters(entries_max=2).requeue(list(rig.letters().newest_first()), "dlq-x")
     assert [one.status for one in done] == ["ok", "ok", "full"]
     assert (rig.admin.xlen(KEYS.requests), rig.admin.xlen(KEYS.dead)) == (2, 1)
     size = int(rig.admin.get(KEYS.requests_bytes))
-    done = rig.letters(bytes_max=size + 10).replay(list(rig.letters().newest_first()), "dlq-x")
+    done = rig.letters(bytes_max=size + 10).requeue(list(rig.letters().newest_first()), "dlq-x")
     assert [one.status for one in done] == ["full"]
     assert rig.bytes_match()
 
 
 def test_a_replay_goes_back_to_its_level(rig: Any) -> None:
     rig.die("a", priority="high")
-    assert [one.status for one in rig.letters().replay(rig.letters().newest_first(), "dlq-x")] == ["ok"]
+    assert [one.status for one in rig.letters().requeue(rig.letters().newest_first(), "dlq-x")] == ["ok"]
     assert [rig.admin.xlen(stream) for stream in KEYS.levels] == [1, 0, 0]
     assert rig.bytes_match()
 
@@ -179,7 +179,7 @@ def test_a_workers_finish_and_the_letters_agree_about_who_was_told(rig: Any) -> 
 
 def test_the_worker_reads_a_replay_like_any_request(rig: Any) -> None:
     rig.die("a", lane="code-api", expires_at_ms=1.0)
-    rig.letters().replay(rig.letters().newest_first(), "dlq-x")
+    rig.letters().requeue(rig.letters().newest_first(), "dlq-x")
     batch = assemble(rig.queue.lease(), rig.worker, 2e12, 0.0)
     (request,) = batch.requests
     assert (request.lane, request.reply_to, request.expires_at_ms) == ("code-api", "dlq-x", 0)
