@@ -38,7 +38,6 @@ class Delivery:
         quiet()
         self._client, self._keys, self._sinks = client, keys, sinks
         self._outbox = Outbox(client, keys)
-        self._asked: dict[str, tuple[int, int]] = {}
         self._clock = clock or (lambda: server_now_ms(client))
 
     def deliver(self, attempt: Attempt) -> str:
@@ -49,10 +48,7 @@ class Delivery:
         if sink is None or begun is None:
             return "skipped"
         message, taken_ms = begun
-        answer = self._left_alone(sink.name)
-        if answer is None:
-            answer = sink.send(self._envelope(message, sink.repeats_state, config.settings))
-            self._asked[sink.name] = (self._clock(), answer.wait_ms)
+        answer = sink.send(self._envelope(message, sink.repeats_state, config.settings))
         now_ms, next_ms = self._clock(), 0
         if answer.outcome == "again":
             chance = random.random()  # noqa: S311  (it spreads retries, and guards nothing)
@@ -61,19 +57,6 @@ class Delivery:
         self._outbox.settle(attempt, message, sink, answer, now_ms=now_ms, next_ms=next_ms)
         self._log(attempt, message, answer, next_ms)
         return answer.outcome
-
-    def _left_alone(self, sink: str) -> SinkAnswer | None:
-        """The outcome of an attempt that was handed out before its sink asked to be left alone, or hung.
-
-        One sink that hangs would else hold up the messages of all others, fifteen seconds each.
-        """
-        asked_ms, wait_ms = self._asked.get(sink, (0, 0))
-        rest_ms = asked_ms + wait_ms - self._clock()
-        if not 0 < rest_ms <= wait_ms:
-            return None
-        return SinkAnswer(
-            outcome="again", detail="left alone: it gave no answer, or asked for it", wait_ms=rest_ms
-        )
 
     def repeat_state(self, name: str) -> str:
         """Sends what fires now, and what ended lately, to a sink that wants it every minute."""

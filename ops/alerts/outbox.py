@@ -143,21 +143,20 @@ class Outbox:
         )
         return [alert.decode() for alert in cast("list[bytes]", late)]
 
-    def lease(self, config: AlertsConfig, now_ms: int) -> list[Attempt]:
-        """Attempts to make now."""
+    def lease(self, config: AlertsConfig, now_ms: int) -> Attempt | None:
+        """The attempt to make now; None when nothing is due."""
         paces = [word for sink in config.sinks.values() for word in (sink.name, sink.pace_ms)]
         handed = cast(
-            "list[bytes]",
+            "list[bytes] | None",
             self._scripts["lease"](
                 keys=[self._key("due"), self._key("pace")],
                 args=[self._prefix, now_ms, LEASE_MS, _AT_ONCE, _KEPT_S, *paces],
             ),
         )
-        words = [word.decode() for word in handed]
-        return [
-            Attempt(line=words[i], message=words[i + 1], number=int(words[i + 2]))
-            for i in range(0, len(words), 3)
-        ]
+        if not handed:
+            return None
+        line, message, number = (word.decode() for word in handed)
+        return Attempt(line=line, message=message, number=int(number))
 
     def begin(self, attempt: Attempt, now_ms: int) -> tuple[Message, int] | None:
         """The message and when it was taken up; None when this attempt is not wanted any more."""

@@ -1,8 +1,9 @@
-"""The scheduler: takes messages up, hands out attempts, and watches the judge and its own deliveries."""
+"""The sender: takes messages up, makes the attempts, and watches the judge and its own deliveries."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -21,17 +22,21 @@ from producer.keys import Keys
 from producer.transport.connection import driver_errors
 
 _LOG = structlog.get_logger("amn.alerts")
-_TICK_S, _LEASE_MS, _EVERY_MS = 1.0, 15_000, 60_000
+_TICK_S, _EVERY_MS = 1.0, 60_000
+#: Longer than one attempt (15 s), so that a sender that waits for a sink keeps the lead.
+_LEASE_MS = 20_000
+#: No attempt begins later in a tick, so that the server and the judge are watched all the same.
+_BUSY_S = 10.0
 _HEARTBEAT_KEPT_S = 90 * 24 * 3600
 
-#: Makes one attempt, or has it made.
+#: Makes one attempt.
 Deliver = Callable[[Attempt], Any]
 #: Repeats the state to the sink of this name.
 Repeat = Callable[[str], Any]
 
 
 class Sender:
-    """The scheduler. Of several, one leads; any of them may die at any point."""
+    """Of several senders one leads and delivers; any of them may die at any point."""
 
     def __init__(
         self, client: redis.Redis, keys: Keys, sinks: Sinks, deliver: Deliver, repeat: Repeat
@@ -41,12 +46,13 @@ class Sender:
         self._outbox = Outbox(client, keys)
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
         self._looked_at_ms = self._ticked_at_ms = 0
+        self._stopping = threading.Event()
 
     def tick(self, now_ms: int | None = None) -> int:
-        """Hands out what is due; once a minute also looks at the judge and at its own deliveries.
+        """Delivers what is due; once a minute also looks at the judge and at its own deliveries.
 
         Returns:
-            Attempts handed out.
+            Attempts made.
         """
         fence = self._leadership.lead()
         if not fence:
@@ -66,10 +72,20 @@ class Sender:
         self._outbox.fan_out(self._sinks.last, now_ms)
         for alert in self._outbox.second(now_ms):
             _LOG.warning("alert_goes_to_secondary_sinks", alert=alert)
-        attempts = self._outbox.lease(self._sinks.last, now_ms)
-        for attempt in attempts:
+        return self._deliver_due(now_ms)
+
+    def _deliver_due(self, now_ms: int) -> int:
+        """Makes one attempt after the other, and stops between two when it stops or leads no more."""
+        made, until_s = 0, time.monotonic() + _BUSY_S
+        while not self._stopping.is_set() and time.monotonic() < until_s:
+            attempt = self._outbox.lease(self._sinks.last, now_ms)
+            if attempt is None:
+                break
             self._deliver(attempt)
-        return len(attempts)
+            made += 1
+            if not self._leadership.lead():
+                break
+        return made
 
     def resign(self) -> None:
         """Lets another sender lead at once. Idempotent."""
@@ -77,6 +93,7 @@ class Sender:
 
     def run(self, stopping: threading.Event, url: str) -> None:
         """Ticks until told to stop; waits for the server when it is away, and tells of that by itself."""
+        self._stopping = stopping
         down, direct = False, Direct(self._keys.queue, self._sinks)
         while not stopping.is_set():
             try:

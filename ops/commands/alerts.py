@@ -224,7 +224,7 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 @options.url
 @options.queue
 def run(config: Path | None, log_level: str, url: str | None, queue: str | None) -> None:
-    """Send alerts until Ctrl-C or SIGTERM. Of several of these one schedules, and all deliver."""
+    """Send alerts until Ctrl-C or SIGTERM. Of several of these one sends; the others stand by."""
     from ops.alerts.process import run as send
     from workers.logs import configure_logs
     from workers.pool.failures import last_words
@@ -234,4 +234,4 @@ def run(config: Path | None, log_level: str, url: str | None, queue: str | None)
     follow_parent()
     with last_words(settings, "sender"), driver_errors(settings.url):
         tell_ready()
-        send(settings, config, log_level)
+        send(settings, config)

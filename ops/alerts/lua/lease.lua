@@ -1,12 +1,12 @@
--- Hands out the first message of every line whose time has come. One attempt at a time a line: until
--- it is settled, or its lease ran out.
+-- Hands out the first message of one line whose time has come. One attempt at a time a line: until it
+-- is settled, or its lease ran out.
 --
 -- KEYS[1] due (zset: line -> time)   [2] pace (hash: sink -> time before which it is left alone)
--- ARGV[1] key prefix  [2] now_ms  [3] lease_ms  [4] most attempts handed out
+-- ARGV[1] key prefix  [2] now_ms  [3] lease_ms  [4] most lines looked at
 -- ARGV[5] how long what is tried is kept, s   then pairs: sink, least time between its messages, ms
 -- Keys made of the prefix: line:<line> (list), tries:<line> (hash)
--- Returns line, message id, attempt; line, ...
-local now, handed = tonumber(ARGV[2]), {}
+-- Returns line, message id, attempt; or nothing.
+local now = tonumber(ARGV[2])
 local paces = {}
 for i = 6, #ARGV, 2 do paces[ARGV[i]] = tonumber(ARGV[i + 1]) end
 for _, line in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[4])) do
@@ -28,9 +28,7 @@ for _, line in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT',
       redis.call('HSET', KEYS[2], sink, now + paces[sink])
       redis.call('EXPIRE', KEYS[2], ARGV[5])
     end
-    handed[#handed + 1] = line
-    handed[#handed + 1] = id
-    handed[#handed + 1] = tostring(attempt)
+    return {line, id, tostring(attempt)}
   end
 end
-return handed
+return false
