@@ -104,12 +104,12 @@ class Allowance:
         return self.granted - self.soft
 
     @property
-    def doors(self) -> float:
+    def breaker_left(self) -> float:
         """Escalations that the circuit breaker still lets through; the settling thread sets it."""
         return self.passed_max - self.passed
 
-    @doors.setter
-    def doors(self, count: float) -> None:
+    @breaker_left.setter
+    def breaker_left(self, count: float) -> None:
         self.passed_max = self.passed + count
 
     def want(self, gain: float) -> None:
@@ -168,7 +168,7 @@ def decide(
         return Decision(False, reasons, SHED_NO_GAIN)
     if not in_time:
         return Decision(False, reasons, SHED_DEADLINE)
-    if allowance.doors < 1:
+    if allowance.breaker_left < 1:
         return Decision(False, reasons, SHED_DOWN)
     if hard and allowance.hard >= allowance.hard_max:
         return Decision(False, reasons, SHED_HARD)

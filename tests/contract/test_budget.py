@@ -254,18 +254,18 @@ def test_a_tier_is_known_to_live_while_a_worker_of_it_says_so(server: Any) -> No
     allowance, tally = Allowance(), Tally()
     gate, tier = GateThread(settings, CALIBRATED, allowance), TierThread(settings, "accuracy", tally)
     gate.turn(0.0)
-    assert allowance.doors == 0  # nobody would answer
+    assert allowance.breaker_left == 0  # nobody would answer
     tally.ok, tally.blended, tally.gain = 3, 2, 0.0012
     tier.turn(0.0)
     tier.turn(1.0)  # what was told is not told again
     gate.turn(1.0)
-    assert allowance.doors == math.inf
+    assert allowance.breaker_left == math.inf
     found = read_tier(server.admin, KEYS, "accuracy")
     assert (found["ok"], found["blended"], found["gain_millionths"]) == (3, 2, 1200)
     assert 0 < server.admin.pttl(tier_key(KEYS, "accuracy")) <= 3000
     server.admin.delete(tier_key(KEYS, "accuracy"))
     gate.turn(2.0)
-    assert allowance.doors == 0
+    assert allowance.breaker_left == 0
 
 
 def test_a_tier_that_fails_opens_the_breaker(server: Any) -> None:
@@ -279,7 +279,7 @@ def test_a_tier_that_fails_opens_the_breaker(server: Any) -> None:
         tally.ok, tally.failed = ok, failed
         tier.turn(float(second))
         gate.turn(float(second))
-        doors.append(allowance.doors)
+        doors.append(allowance.breaker_left)
     assert doors == [math.inf, 0, 0, 0, 0, 0, 1, math.inf, math.inf]
 
 

@@ -66,7 +66,7 @@ def test_flagged_is_escalated_plus_shed_and_soft_ones_never_exceed_what_was_gran
     policy, requests, granted, doors, threshold
 ):
     allowance = Allowance(granted=granted)
-    allowance.threshold, allowance.doors = threshold, doors
+    allowance.threshold, allowance.breaker_left = threshold, doors
     flagged = escalated = shed = hard_shed = 0
     for one, lane, count, in_time in requests:
         hard = hard_rules(policy, lane, count)
@@ -127,7 +127,7 @@ def test_what_is_shed_before_the_budget_is_asked_spends_nothing():
         (flagged, True, 0, SHED_DOWN),
     ):
         allowance = Allowance(granted=5)
-        allowance.doors = doors
+        allowance.breaker_left = doors
         decision = decide(CALIBRATED, allowance, (), one, in_time=in_time)
         assert (decision.escalate, decision.shed) == (False, why)
         assert (allowance.left, allowance.wanted) == (5, 0)

@@ -25,11 +25,11 @@ class GateThread(SideThread):
     def take_turn(self, now_s: float) -> None:
         """Makes one settlement; the last one hands back what is not used."""
         facts = self._watch.update(now_s)
-        self._allowance.doors = self._watch.breaker.let_through if self._policy.chain.tiers else 0
+        self._allowance.breaker_left = self._watch.breaker.let_through if self._policy.chain.tiers else 0
         # A worker that leaves wants nothing more, so that what it holds goes back to the others.
         entries_max = self.settings.queue.fallback_entries_max
         self._budget.settle(0.0 if self.stopping.is_set() else self._limits.room(facts, entries_max))
 
     def pause_s(self) -> float:
         """A fallback that comes back should not be missed for long."""
-        return self.period_s if self._allowance.doors else self.period_s / 5
+        return self.period_s if self._allowance.breaker_left else self.period_s / 5

@@ -105,7 +105,7 @@ def test_a_policy_without_bank_rules_needs_no_bank_and_one_with_them_says_so():
 
 def test_while_the_fallback_is_down_amn_answers_and_says_that_it_stands_in():
     allowance = Allowance.unlimited()
-    allowance.doors = 0
+    allowance.breaker_left = 0
     reply = handled(Gate(policy=CARD, allowance=allowance), Bank(), entry(1, "sci-fact"))[0]
     assert (reply.provisional, reply.shed, reply.degraded) == (False, "fallback_down", "fallback_down")
     assert reply.served_by == "amn"
@@ -122,12 +122,12 @@ def test_a_breaker_that_opens_while_a_request_is_decided_stays_open():
         @passed.setter
         def passed(self, count: int) -> None:
             if count:
-                self.doors = 0
+                self.breaker_left = 0
             self.count = count
 
     allowance = Meanwhile(granted=10)
     handled(Gate(policy=CARD, allowance=allowance), Bank(), entry(1, "sci-fact"))
-    assert allowance.doors < 1
+    assert allowance.breaker_left < 1
 
 
 def test_counters_add_up_flagged_is_escalated_plus_shed():

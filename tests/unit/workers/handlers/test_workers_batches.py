@@ -164,7 +164,7 @@ def test_batches_and_single_requests_share_a_call_and_keep_their_order():
 
 def test_a_hard_rule_escalates_all_of_a_message_and_asks_for_no_score():
     bank, allowance = Bank(), Allowance.unlimited()
-    allowance.doors = 100
+    allowance.breaker_left = 100
     outcomes, replies = handled(
         handler(allowance=allowance, bank=bank),
         entry("a", rows(6), lane="sci-fact"),
@@ -177,7 +177,7 @@ def test_a_hard_rule_escalates_all_of_a_message_and_asks_for_no_score():
     assert replies[0].confidence_method == "none"
     assert {replies[0].reasons(i) for i in range(6)} == {("high_stakes_lane",)}
     assert replies[1].fired_by("long_context").all()
-    assert (allowance.hard, allowance.doors) == (8, 92)
+    assert (allowance.hard, allowance.breaker_left) == (8, 92)
     names = outcomes[0].counters.split(",")
     assert {"escalated", "reason:high_stakes_lane", "batch:contexts=6"} <= set(names)
     assert "batch:reason:high_stakes_lane=6" in names
@@ -238,7 +238,7 @@ def test_a_hard_request_in_the_batch_leaves_the_gains_of_the_others_as_they_are(
 )
 def test_a_batch_that_cannot_be_escalated_is_answered_and_says_why(left_ms, doors, shed):
     allowance = Allowance.unlimited()
-    allowance.doors = doors
+    allowance.breaker_left = doors
     outcomes, [reply] = handled(
         handler(allowance=allowance), entry("a", rows(6), lane="sci-fact", expires_at_ms=NOW_MS + left_ms)
     )
