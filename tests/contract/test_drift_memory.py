@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ops.clock import BLOCK_MIN, server_now_ms
+from ops.drift.kept import memory
 from ops.drift.kept.memory import Commit, Memory, Order
 from ops.drift.loop import Judge, look
 from ops.drift.settings import JudgeSettings
@@ -154,6 +155,23 @@ def test_late_truths_change_the_day_until_their_block_is_settled(server: Any) ->
     put(server, now_ms // 60_000 - 600, n=40)
     later = look(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
     assert later - first == 20
+
+
+def test_what_no_judge_can_have_written_is_not_read_whole(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(server.admin, KEYS, SETTINGS)
+    now_ms = a_day(server)
+    assert judge.turn(now_ms) is not None
+    monkeypatch.setattr(memory, "_TEXT_BYTES_MAX", 1_000)
+    end = now_ms // 60_000 // BLOCK_MIN
+    server.admin.set(f"{KEYS.drift_prefix}block:{end - 200}", "x" * 1_001)
+    server.admin.delete(f"{KEYS.drift_prefix}block:{end - 201}")
+    server.admin.hset(f"{KEYS.drift_prefix}block:{end - 201}", "x", "y")
+    assert len(Memory(server.admin, KEYS).blocks(end)) == memory.BLOCKS_KEPT
+    monkeypatch.setattr(memory, "_FIELD_BYTES_MAX", 100)
+    with pytest.raises(ValueError, match=r"field state .* has .* bytes"):
+        Memory(server.admin, KEYS).state()
 
 
 def test_an_empty_server_is_judged_without_complaint(server: Any) -> None:

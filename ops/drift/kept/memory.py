@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 import redis
+import structlog
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, block_of
@@ -31,6 +32,7 @@ from ops.leader import leader_key
 from producer.keys import Keys
 from producer.transport.connection import script_text
 
+_LOG = structlog.get_logger("amn.judge")
 #: Blocks that are looked at: what a baseline may take in, and a day to judge.
 BLOCKS_KEPT = 8 * BLOCKS_PER_DAY
 #: Truths come for two hours; a block older than this does not change any more.
@@ -39,7 +41,9 @@ _FINAL_AFTER_BLOCKS = 36
 _MINUTES_BLOCKS = 49 * 60 // BLOCK_MIN
 _BLOCK_TTL_S, _COUNTS_TTL_S, _JUDGE_TTL_S = 9 * 86_400, 4 * 86_400, 90 * 86_400
 _AUDIT_MAX, _ORDERS_MAX = 200, 100
-_MGET = 500
+_KEYS_AT_ONCE = 500
+#: More than these is not what a judge wrote: a block or a set of counters, and a field of the judge's hash.
+_TEXT_BYTES_MAX, _FIELD_BYTES_MAX = 4 << 20, 64 << 20
 #: Minutes fetched in one round trip.
 _CHUNK = 120
 
@@ -96,7 +100,7 @@ class Memory:
         Raises:
             ValueError: It was written by another version.
         """
-        stored = cast("bytes | None", self._client.hget(self._key("judge"), "state"))
+        stored = self._field("state")
         return JudgeState.from_json(json.loads(stored)) if stored else JudgeState()
 
     def evaluated_at_ms(self) -> int:
@@ -106,7 +110,7 @@ class Memory:
 
     def findings(self) -> list[Finding]:
         """Returns the findings of the last evaluation."""
-        stored = cast("bytes | None", self._client.hget(self._key("judge"), "findings"))
+        stored = self._field("findings")
         return [Finding(**one) for one in json.loads(stored or b"[]")]
 
     def blocks(self, end_block: int) -> list[Block]:
@@ -215,12 +219,39 @@ class Memory:
         return {n: block_of(found) for n, found in minutes.items() if n not in self._stored}
 
     def _strings(self, kind: str, numbers: Sequence[int]) -> list[tuple[int, bytes]]:
+        """Reads the texts that are there; one that is too long is left out, and read no further."""
         found = []
-        for at in range(0, len(numbers), _MGET):
-            some = numbers[at : at + _MGET]
-            texts = cast("list[bytes | None]", self._client.mget([self._key(f"{kind}:{n}") for n in some]))
-            found += [(n, text) for n, text in zip(some, texts, strict=True) if text]
+        for at in range(0, len(numbers), _KEYS_AT_ONCE):
+            some = numbers[at : at + _KEYS_AT_ONCE]
+            with self._client.pipeline(transaction=False) as pipe:
+                for number in some:
+                    pipe.getrange(self._key(f"{kind}:{number}"), 0, _TEXT_BYTES_MAX)
+                texts = pipe.execute(raise_on_error=False)
+            for number, text in zip(some, texts, strict=True):
+                if isinstance(text, redis.ResponseError):
+                    continue  # something else has the key's name
+                if isinstance(text, Exception):
+                    raise text
+                if len(text) > _TEXT_BYTES_MAX:
+                    _LOG.warning("stored_text_too_long", key=self._key(f"{kind}:{number}"))
+                elif text:
+                    found.append((number, text))
         return found
+
+    def _field(self, name: str) -> bytes | None:
+        """Reads a field of the judge's hash.
+
+        Raises:
+            ValueError: It is longer than anything that a judge writes.
+        """
+        key = self._key("judge")
+        length = self._client.hstrlen(key, name)
+        if length > _FIELD_BYTES_MAX:
+            raise ValueError(
+                f"field {name} of {key} has {length:,} bytes; the judge writes {_FIELD_BYTES_MAX:,} at most: "
+                "delete it, and the judge begins anew"
+            )
+        return cast("bytes | None", self._client.hget(key, name)) if length else None
 
     def _key(self, name: str) -> str:
         return self._keys.drift_prefix + name
