@@ -256,7 +256,10 @@ def test_the_encoder_of_the_data_is_that_of_the_model_and_of_what_is_fitted_besi
     assert amn("slices", "--data", data, "--references", "50", "--out", tmp_path / "slices") == 0
     assert amn("training-vectors", "--data", data, "--out", tmp_path / "training.npz") == 0
     assert amn("sample", "--data", data, "--vectors", "60", "--out", tmp_path / "sample.npz") == 0
-    for folder in (tmp_path / "run" / "checkpoint", tmp_path / "slices"):
+    assert amn("bank", "build", tmp_path / "training.npz", "--out", tmp_path / "bank") == 0
+    refused = ["bank", "build", tmp_path / "training.npz", "--out", tmp_path / "x", "--encoder", ENCODER]
+    assert amn(*refused) == 1
+    for folder in (tmp_path / "run" / "checkpoint", tmp_path / "slices", tmp_path / "bank"):
         assert json.loads((folder / "manifest.json").read_text())["encoder_id"] == "another/mean/l2"
     for name in ("training.npz", "sample.npz"):
         assert str(np.load(tmp_path / name)["encoder"]) == "another/mean/l2"
