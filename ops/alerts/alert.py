@@ -78,12 +78,12 @@ class Alert:
         return replace(self, **{name: at_ms - back_ms for name, at_ms in times.items() if at_ms})
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the alert as plain values."""
         return {**asdict(self), "values": dict(self.values)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`; what a later version added is left out."""
+        """Makes an alert from `to_json`; fields that a later version added are left out."""
         found = cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
         times = (getattr(found, name) for name in cls.__slots__ if name.endswith("_ms"))
         known = found.phase in get_args(Phase) and found.severity in SEVERITIES

@@ -71,7 +71,7 @@ class AlertsConfig:
     sinks: Mapping[str, Sink]
 
     def sink(self, name: str) -> Sink:
-        """By its name.
+        """Returns the sink of this name.
 
         Raises:
             SinksRefused: There is none of this name.
@@ -158,7 +158,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _from_environment() -> dict[str, dict[str, Any]]:
-    """By type; every value is a reference, so that what is secret is treated so."""
+    """Returns the sinks of the environment by type; each value is a reference, so secrets stay hidden."""
     found: dict[str, dict[str, Any]] = {}
     for kind, field, variable in _VARIABLES:
         reference = {"env": variable} if os.environ.get(variable) else None

@@ -1,4 +1,4 @@
-"""One attempt: the message to its sink, and what came of it to the outbox."""
+"""An attempt sends a message to its sink, and writes the outcome to the outbox."""
 
 from __future__ import annotations
 

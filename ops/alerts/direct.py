@@ -73,7 +73,7 @@ class Direct:
                     self._told[name] = now_s
 
     def _due(self) -> bool:
-        """At once, and then every quarter of a minute while something is left to do."""
+        """Returns True at once, and then every quarter of a minute while something is left to do."""
         now_s = time.monotonic()
         if now_s - self._tried_at_s < _AGAIN_S and self._tried_at_s:
             return False

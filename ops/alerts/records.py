@@ -26,7 +26,7 @@ def record(stored: bytes, make: Callable[[Any], _T]) -> _T:
 
 
 def readable(stored: Iterable[bytes], make: Callable[[Any], _T]) -> list[_T]:
-    """Those that can be read."""
+    """Reads the records that can be read, and logs the others."""
     found = []
     for one in stored:
         try:

@@ -36,7 +36,7 @@ Repeat = Callable[[str], Any]
 
 
 class Sender:
-    """Of several senders one leads and delivers; any of them may die at any point."""
+    """One sender. A single one of several leads and delivers; any of them may die at any point."""
 
     def __init__(
         self, client: redis.Redis, keys: Keys, sinks: Sinks, deliver: Deliver, repeat: Repeat

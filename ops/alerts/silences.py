@@ -77,7 +77,7 @@ def parse_silences(stored: Mapping[bytes, bytes]) -> list[Silence]:
 
 
 def silences(client: redis.Redis, keys: Keys, now_ms: int) -> list[Silence]:
-    """Those in force."""
+    """Returns the silences in force."""
     stored = cast("dict[bytes, bytes]", client.hgetall(silences_key(keys)))
     return [one for one in parse_silences(stored) if one.until_ms > now_ms]
 

@@ -90,7 +90,7 @@ def apply_as(
     evaluator: Evaluator,
     settings: AlertSettings,
 ) -> list[Transition]:
-    """`apply` for any evaluator."""
+    """Does what `apply` does, for any evaluator."""
     stored, silences = _read(client, keys)
     known = {name: one.as_of(now_ms) for name, one in stored.items() if one.source == evaluator.source}
     after = dict(known)

@@ -25,7 +25,7 @@ _DAY_MS = 24 * 3_600_000
 
 
 def listing(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, Any]:
-    """Everything that `amn alerts list` says."""
+    """Collects all that `amn alerts list` says."""
     outbox = Outbox(client, keys)
     looked_ms = int(cast("bytes | None", client.get(looked_key(keys))) or 0)
     return {
@@ -65,7 +65,7 @@ def show_listing(out: Screen, found: dict[str, Any]) -> None:
 def detail(
     client: redis.Redis, keys: Keys, alert: Alert, settings: AlertSettings, now_ms: int
 ) -> dict[str, Any]:
-    """Everything that `amn alerts show` says."""
+    """Collects all that `amn alerts show` says."""
     outbox = Outbox(client, keys)
     return {
         "now_ms": now_ms,

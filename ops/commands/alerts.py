@@ -41,7 +41,7 @@ def alerts() -> None:
 
 
 class _Looking:
-    """A client for the length of a command."""
+    """Holds a client for the length of a command."""
 
     def __init__(self, url: str | None, queue: str | None) -> None:
         self.settings = producer_settings(url, queue)
@@ -70,7 +70,7 @@ class _Looking:
         return sorted({one.rule for one in Memory(self.client, self.keys).findings()} | set(RULES))
 
     def alert(self, name: str) -> Alert:
-        """By its id, or by a beginning of it that is not another's.
+        """Returns the alert of this id, which may be shortened while it names one alert alone.
 
         Raises:
             AlertRefused: None, or several.

@@ -34,7 +34,7 @@ class Alertmanager(Sink):
     token: Secret | None = None
 
     def send_all(self, alerts: Sequence[Alert], envelope: SinkMessage) -> SinkAnswer:
-        """All of them in one request; `envelope` says when and for whom."""
+        """Sends all alerts in one request; `envelope` says when and for whom."""
         return self._attempted(lambda: self._send_all(alerts, envelope))
 
     def _send(self, envelope: SinkMessage) -> SinkAnswer:
@@ -72,7 +72,7 @@ class Alertmanager(Sink):
 
 
 def to_repeat(alerts: Sequence[Alert], now_ms: int) -> list[Alert]:
-    """Those told that fire, and those resolved a short while ago."""
+    """Returns the told alerts that fire, and those resolved a short while ago."""
     return [
         alert
         for alert in alerts

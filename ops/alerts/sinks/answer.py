@@ -34,7 +34,7 @@ _CLUE = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkAnswer:
-    """Outcome of an attempt.
+    """The outcome of an attempt.
 
     Attributes:
         outcome: "accepted"; "again" for later; "refused" for never.
@@ -48,7 +48,7 @@ class SinkAnswer:
 
 
 def client(url: str) -> httpx.AsyncClient:
-    """For this address, by the environment's proxies and certificates; raises anything where they are odd.
+    """Makes a client for this address by the environment's proxies and certificates; may raise anything.
 
     httpx itself refuses whole lists in NO_PROXY for one range of IPv6 addresses in them.
     """
@@ -98,7 +98,7 @@ async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -
 
 
 def of_response(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> SinkAnswer:
-    """By its status, and by Retry-After."""
+    """Reads a response by its status and its Retry-After header."""
     detail = f"{status} {body.decode('utf-8', 'replace')}"
     if 200 <= status < 300:
         return SinkAnswer(outcome="accepted", detail=detail)

@@ -1,4 +1,4 @@
-"""Everything else: what apprise knows, such as e-mail, Teams, Matrix or SMS."""
+"""The sink for all that apprise knows, such as e-mail, Teams, Matrix or SMS."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Sink(ABC):
         return kind in self.kinds and severity in self.severities
 
     def send(self, envelope: SinkMessage) -> SinkAnswer:
-        """One attempt. Whatever is raised on the way is its outcome, and is tried again."""
+        """Makes one attempt. An exception on the way is its outcome, and is tried again."""
         return self._attempted(lambda: self._send(envelope))
 
     def _attempted(self, send: Callable[[], SinkAnswer]) -> SinkAnswer:
@@ -80,4 +80,4 @@ class Sink(ABC):
 
     @abstractmethod
     def _send(self, envelope: SinkMessage) -> SinkAnswer:
-        """One attempt; may raise anything."""
+        """Makes one attempt; may raise anything."""
