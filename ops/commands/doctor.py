@@ -12,6 +12,7 @@ import click
 
 from ops import console
 from ops.commands import options
+from ops.drift.kept.memory import deltas
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
 from ops.health import keys as health_keys
@@ -99,9 +100,11 @@ def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> 
 def _examined(settings: ProducerSettings, root: Path | None, found: str) -> Report:
     try:
         facts = gather(settings, root, found)
+        with options.client(settings) as client:
+            drift = deltas(client, Keys(settings.queue), facts.now_ms)
     except ServerError as error:
         return Report(facts=None, results=[CheckResult(FAILURE, "server", with_origin(str(error)))])
-    return Report(facts=facts, results=check(facts))
+    return Report(facts=replace(facts, drift=drift), results=check(facts))
 
 
 def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
-
-import redis
+from typing import Any
 
 from ops.health import beside, keys, machine, server, streams, workers
 from ops.health.beside import BesideFacts
@@ -23,7 +20,6 @@ from producer.settings import ProducerSettings, masked
 from producer.transport.connection import connect, driver_errors
 
 #: Values of the judge's delta that a reader of the report wants first.
-_DELTA = ("delta", "delta_expected", "drop", "drop_error", "mean_id", "mean_ood", "n_id", "n_ood")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +28,7 @@ class Facts:
 
     Attributes:
         found: Who named this server: `--url`, `REDIS_URL`, or the file of this folder's `amn up`.
-        drift: The judge's last OOD delta of 24 h, by model id.
+        drift: The OOD delta of the last 24 h, by model id (`ops.drift.kept.memory.deltas`).
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
         loops: What keeps the compiled loops of this machine from being used; empty when they are.
         wrong: By key, what is not as the queue needs it.
@@ -47,7 +43,6 @@ class Facts:
     workers: list[WorkerFacts]
     letters: LetterFacts
     counters: dict[str, int]
-    drift: Mapping[str, Mapping[str, float]]
     artifacts: dict[str, str]
     loops: str = ""
     found: str = ""
@@ -55,6 +50,7 @@ class Facts:
     root: str = ""
     beside: BesideFacts = field(default_factory=BesideFacts)
     now_ms: int = 0
+    drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +103,6 @@ def gather(settings: ProducerSettings, root: Path | None, found: str = "") -> Fa
                 letters=streams.read_letters(client, names, now_ms),
                 counters=read_counters(client, names),
                 wrong=keys.read(client, names, now_ms),
-                drift=_drift(client, names),
                 artifacts=machine.read(root) if root else {},
                 root=str(root or ""),
                 beside=beside.read(client, names, now_ms, jobs=jobs),
@@ -117,15 +112,6 @@ def gather(settings: ProducerSettings, root: Path | None, found: str = "") -> Fa
             )
     finally:
         client.close()
-
-
-def _drift(client: redis.Redis, names: Keys) -> dict[str, dict[str, float]]:
-    stored = cast("bytes | None", client.hget(names.drift_prefix + "judge", "findings"))
-    return {
-        one["model"]: {name: one["values"][name] for name in _DELTA if name in one["values"]}
-        for one in json.loads(stored or b"[]")
-        if one["rule"] == "ood_delta" and not one["lane"]
-    }
 
 
 def check(facts: Facts) -> list[CheckResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import fakeredis
@@ -11,12 +11,10 @@ import pytest
 
 from amn.kernel import bindings as kernel
 from amn.output import strict_json
-from ops.drift.kept.memory import minutes_between
-from ops.findings import Finding
+from ops.drift.kept.memory import deltas, minutes_between
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
 from ops.health.beside import BesideFacts, Crash
 from ops.health.counters import read_counters
-from ops.health.report import _drift as read_drift
 from ops.health.server import ServerFacts
 from ops.health.streams import LetterFacts, StreamFacts
 from ops.health.workers import WorkerFacts
@@ -197,22 +195,23 @@ def test_without_a_server_the_reportsays_so_in_json_too() -> None:
     }
 
 
-def test_the_drift_of_the_reportis_the_delta_that_the_judge_kept() -> None:
-    client, keys = fakeredis.FakeRedis(), Keys("main")
-    values = {"delta": 0.041, "drop": 0.037, "reference": "baseline", "mean_id": 0.859}
-    kept = [
-        Finding(rule="ood_delta", severity="page", state="ok", model="amn@1", values=values),
-        Finding(
-            rule="ood_delta", severity="page", state="ok", model="amn@1", lane="a", values={"delta": 1.0}
-        ),
-        Finding(rule="canary", severity="page", state="ok", model="amn@1"),
-    ]
-    assert read_drift(client, keys) == {}
-    client.hset(keys.drift_prefix + "judge", "findings", json.dumps([asdict(one) for one in kept]))
-    drift = read_drift(client, keys)
-    assert drift == {"amn@1": {"delta": 0.041, "drop": 0.037, "mean_id": 0.859}}
+def test_the_delta_of_the_report_is_that_of_the_minutes_up_to_now_whether_or_not_a_judge_learned() -> None:
+    client, keys, now_ms = fakeredis.FakeRedis(), Keys("main"), 29_900_163 * 60_000
+    assert deltas(client, keys, now_ms) == {}
+    for slice_, cosine in (("ood", 0.5), ("id", 0.6)):
+        if slice_ == "id":
+            assert deltas(client, keys, now_ms) == {}  # no data is not a delta of 0
+        name = f"amn@1|general|{slice_}|true|"
+        sums = {"predictions": 4, "n": 4, "amn.sum": 4e6 * cosine, "amn.squares": 4e6 * cosine**2}
+        minute = now_ms // 60_000
+        client.zadd(keys.drift_minutes, {str(minute): minute})
+        fields = {name + stat: int(amount) for stat, amount in sums.items()}
+        client.hset(keys.drift_minute_prefix + str(minute), mapping=fields)
+    drift = deltas(client, keys, now_ms)
+    assert drift["amn@1"]["ood_delta"] == pytest.approx(-0.1)
+    assert drift["amn@1"]["n_id"] == 4
     shown = json.loads(strict_json(Report(facts=facts(drift=drift)).to_json()))["drift"]
-    assert shown["amn@1"]["delta"] == pytest.approx(0.041)
+    assert shown["amn@1"]["ood_delta"] == pytest.approx(-0.1)
 
 
 def test_a_hash_that_somebody_filled_with_names_hides_no_counter_that_a_rule_looks_at() -> None:
