@@ -29,10 +29,8 @@ FORMAT = 1
 PRESETS_FOLDER = Path(__file__).parent / "policies"
 DEFAULT = "calibrated"
 
-TOP1, MEAN_TOP_K = "top1", "mean_top_k"
-DISTINCT, RAW = "distinct", "raw"
-OBSERVE, ENFORCE = "observe", "enforce"
-LAST, BLEND = "last", "blend"
+TOP1, MEAN_TOP_K, DISTINCT, RAW = "top1", "mean_top_k", "distinct", "raw"
+OBSERVE, ENFORCE, LAST, BLEND = "observe", "enforce", "last", "blend"
 ACCURACY, SECONDARY = "accuracy", "secondary"
 CHAINS = ((), (ACCURACY,), (ACCURACY, SECONDARY))
 
@@ -46,8 +44,8 @@ class HardRules:
     Attributes:
         lanes: Rule `high_stakes_lane`.
         tokens_max: Rule `long_context`: more tokens than this. A request's `tokens` is what its
-            producer counted: word pieces of the encoder's own tokenizer over the five texts
-            together, without special tokens and before any truncation. 0 is unknown, and never fires.
+            producer counted: word pieces of the encoder's own tokenizer over the five texts together,
+            without special tokens, before any truncation. 0 is unknown, and never fires.
     """
 
     lanes: tuple[str, ...] = ()
@@ -227,9 +225,8 @@ def load_policy(name: str) -> EscalationPolicy:
     """
     path = PRESETS_FOLDER / f"{name}.toml" if name in presets() else Path(name)
     if not path.is_file():
-        raise ConfigError(
-            f"policy {name!r} is neither a preset ({', '.join(presets())}) nor a file; `amn policy list`"
-        )
+        known = ", ".join(presets())
+        raise ConfigError(f"policy {name!r} is neither a preset ({known}) nor a file; `amn policy list`")
     return parse_policy(path.read_text("utf-8"), str(name))
 
 
@@ -247,9 +244,8 @@ def parse_policy(text: str, source: str) -> EscalationPolicy:
         form = table.pop("format", None)
         if form != FORMAT:
             raise ConfigError(f"format is {form!r}; this version reads format = {FORMAT}")
-        made: dict[str, Any] = {
-            name: _section(kind, table[name], name) for name, kind in _SECTIONS.items() if name in table
-        }
+        some: dict[str, type[Any]] = {name: kind for name, kind in _SECTIONS.items() if name in table}
+        made = {name: _section(kind, table[name], name) for name, kind in some.items()}
         return _section(EscalationPolicy, table | made, "")
     except ConfigError as error:
         raise ConfigError(f"policy {source}: {error}") from error
@@ -290,8 +286,7 @@ def _value(where: str, kind: Any, value: Any) -> Any:
     expected = _PLAIN.get(kind)
     if expected is float and type(value) is int:
         return float(value)
-    if expected is not None and type(value) is not expected:
-        raise ConfigError(f"{where} is {value!r}; use {kind}")
+    _check(expected in (None, type(value)), where, value, f"use {kind}")
     return value
 
 

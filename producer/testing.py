@@ -27,9 +27,8 @@ from producer.options import DEFAULT_OPTIONS, Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
 from producer.session.channel import run, together
-from producer.session.future import ThreadFuture
 from producer.session.handle import BaseHandle
-from producer.session.pending import FutureLike
+from producer.session.pending import FutureLike, ThreadFuture
 from producer.session.pump import chunk_size
 from producer.session.requests import Outgoing
 from producer.session.session import Session, id_of

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
+
+import structlog
 
 from ops.findings import Finding, Severity
 
@@ -131,3 +134,31 @@ def louder(one: str, other: str) -> bool:
     """Says whether severity `one` is above `other`; "" is below all."""
     order = ("", *SEVERITIES)
     return order.index(one) > order.index(other)
+
+
+_LOG = structlog.get_logger("amn.alerts")
+_T = TypeVar("_T")
+_BYTES_MAX = 1024**2
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+def record(stored: bytes, make: Callable[[Any], _T]) -> _T:
+    """One record.
+
+    Raises:
+        UNREADABLE: It is too long, no JSON, or JSON of something else.
+    """
+    if len(stored) > _BYTES_MAX:
+        raise ValueError(f"a record of {len(stored)} bytes")
+    return make(json.loads(stored))
+
+
+def readable(stored: Iterable[bytes], make: Callable[[Any], _T]) -> list[_T]:
+    """Reads the records that can be read, and logs the others."""
+    found = []
+    for one in stored:
+        try:
+            found.append(record(one, make))
+        except UNREADABLE as error:
+            _LOG.error("record_unreadable", detail=f"{type(error).__name__}: {error!s:.200}")
+    return found

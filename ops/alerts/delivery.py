@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import random
+import time
+import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 import redis
 import structlog
 
-from ops.alerts.alert import Message
+from ops.alerts.alert import Alert, Kind, Message
 from ops.alerts.config import Sinks
 from ops.alerts.outbox import Attempt, Outbox, next_attempt_ms
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.alertmanager import Alertmanager, to_repeat
 from ops.alerts.sinks.answer import SinkAnswer
-from ops.alerts.sinks.base import SinkMessage
+from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.store import alert_of, alerts
 from ops.clock import server_now_ms
 from producer.keys import Keys
@@ -92,3 +95,33 @@ class Delivery:
             detail=answer.detail,
             next_ms=next_ms,
         )
+
+
+def send_trial(sink: Sink, settings: AlertSettings, queue: str) -> dict[str, SinkAnswer]:
+    """Sends a trigger and its resolve; the second only when the first was accepted."""
+    quiet()
+    now_ms = time.time_ns() // 1_000_000
+    alert = Alert(
+        id=uuid.uuid4().hex,
+        rule="test",
+        severity=sink.severities[0],
+        summary="a test of this sink by `amn alerts test`; nothing is wrong",
+        latest="nothing was wrong",
+        runbook="test",
+        phase="firing",
+        since_ms=now_ms,
+        fired_ms=now_ms,
+        told_ms=now_ms,
+    )
+    ended = replace(alert, phase="ok", resolved_ms=now_ms)
+    answers: dict[str, SinkAnswer] = {}
+    steps: tuple[tuple[Kind, Alert], ...] = (("trigger", alert), ("resolve", ended))
+    for kind, state in steps:
+        message = Message(id=f"test-{alert.id[:8]}-{kind}", kind=kind, at_ms=now_ms, alert=state)
+        envelope = SinkMessage(message=message, now_ms=now_ms, queue=queue, settings=settings)
+        if answers:
+            time.sleep(sink.pace_ms / 1000)
+        answers[kind] = sink.send(envelope)
+        if answers[kind].outcome != "accepted":
+            break
+    return answers

@@ -14,9 +14,8 @@ from typing import Any, cast
 
 import redis
 
-from ops.alerts.alert import Alert, Message
+from ops.alerts.alert import UNREADABLE, Alert, Message, record
 from ops.alerts.config import AlertsConfig
-from ops.alerts.records import UNREADABLE, record
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.answer import SinkAnswer
 from ops.alerts.sinks.base import Sink

@@ -10,8 +10,7 @@ from typing import Any, Self, cast
 
 import redis
 
-from ops.alerts.alert import Alert
-from ops.alerts.records import readable
+from ops.alerts.alert import Alert, readable
 from producer.keys import Keys
 from producer.transport.connection import script_text
 

@@ -28,8 +28,7 @@ from typing import Any, cast
 import redis
 import structlog
 
-from ops.alerts.alert import Alert, Transition
-from ops.alerts.records import readable
+from ops.alerts.alert import Alert, Transition, readable
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import Silence, parse_silences, silence_of, silences_key
 from ops.alerts.transitions import step

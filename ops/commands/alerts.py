@@ -205,7 +205,7 @@ def unsilence(silence_id: str, url: str | None, queue: str | None) -> None:
 def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> None:
     """Send SINK a test alert, and its end; no server is needed. Exit code 1 when it does not accept."""
     from ops.alerts.config import load
-    from ops.alerts.trial import send_trial
+    from ops.alerts.delivery import send_trial
 
     loaded = load(config)
     answers = send_trial(loaded.sink(sink), loaded.settings, queue or "main")

@@ -12,7 +12,7 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.drift.kept.memory import deltas
+from ops.drift.show.views import deltas
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
 from ops.health import keys as health_keys

@@ -128,8 +128,6 @@ def up(
     from ops.alerts.config import configured, load_usable
 
     sends = configured(alerts) and bool(load_usable(alerts).sinks)  # refuses now what it could not send later
-    stopping, again = threading.Event(), threading.Event()
-    _stop_on_signals(stopping, again)
     log = data / "workers.log"
     try:
         private_folder(data)
@@ -152,14 +150,27 @@ def up(
             worker_log=log,
         )
     )
+    sender = ["alerts", "run", *(["--config", str(alerts)] if alerts else [])] if sends else []
+    _serve(stack, log, log_level, sender, drawn)
+
+
+def _serve(stack: Stack, log: Path, log_level: str, sender: list[str], drawn: bool) -> None:
+    """Starts everything, says so, and looks after it until it is told to stop.
+
+    Args:
+        sender: Words of the command that sends alerts; none without sinks.
+        drawn: Whether the password was drawn just now, and is to be shown.
+    """
+    stopping, again, data = threading.Event(), threading.Event(), log.parent
+    _stop_on_signals(stopping, again)
     with contextlib.ExitStack() as undo:
         undo.enter_context(stack)
-        if password:  # not before the folder is ours: another `amn up` may run in it, with another one
+        # Not before the folder is ours: another `amn up` may run in it, with another password.
+        if password := stack.settings.server.password:
             write_privately(data / PASSWORD_FILE, password + "\n")
-        config = ["--config", str(alerts)] if alerts else []
         wanted = [("the jobs worker", ["jobs", "worker"])] * jobs_possible(stack.url)
         wanted += [("the judge", ["drift", "judge"])]
-        wanted += [("the sender of alerts", ["alerts", "run", *config])] * sends
+        wanted += [("the sender of alerts", sender)] * bool(sender)
         beside = []
         for name, words in wanted:
             beside.append(_beside(stack, log, log_level, name, words))

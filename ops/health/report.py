@@ -28,7 +28,7 @@ class Facts:
 
     Attributes:
         found: Who named this server: `--url`, `REDIS_URL`, or the file of this folder's `amn up`.
-        drift: The OOD delta of the last 24 h, by model id (`ops.drift.kept.memory.deltas`).
+        drift: The OOD delta of the last 24 h, by model id (`ops.drift.show.views.deltas`).
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
         loops: What keeps the compiled loops of this machine from being used; empty when they are.
         wrong: By key, what is not as the queue needs it.

@@ -227,14 +227,10 @@ class Server:
             private_file(self._data / "lock")
             self._lock = (self._data / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerFailed(
-                f"the data folder {self._data} is in use by another server; stop that one, or give --data"
-            ) from None
         except OSError as error:
-            raise ServerFailed(
-                f"the data folder {self._data} cannot be used: {error}; give --data"
-            ) from error
+            in_use = "is in use by another server; stop that one, or"
+            why = in_use if isinstance(error, BlockingIOError) else f"cannot be used: {error};"
+            raise ServerFailed(f"the data folder {self._data} {why} give --data") from error
         stable = self._data / "redis.sock"
         if len(os.fsencode(stable)) <= _SOCKET_BYTES_MAX and str(stable).isprintable():
             stable.unlink(missing_ok=True)  # left by a server that was killed; the lock is ours
@@ -300,7 +296,5 @@ class Server:
 
 def _quoted(text: str) -> str:
     """A value of the server's configuration; whatever is no plain character is escaped."""
-    plain = (
-        chr(one) if 32 <= one < 127 and one not in b'"\\' else f"\\x{one:02x}" for one in os.fsencode(text)
-    )
-    return f'"{"".join(plain)}"'
+    plain = frozenset(range(32, 127)) - {*b'"\\'}
+    return '"' + "".join(chr(b) if b in plain else f"\\x{b:02x}" for b in os.fsencode(text)) + '"'

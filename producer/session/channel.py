@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from producer.errors import AuthenticationFailed, ServerUnavailable
-from producer.session.future import ThreadFuture
 from producer.session.handle import BaseHandle
+from producer.session.pending import ThreadFuture
 from producer.session.readers import ReplyThread
 from producer.session.requests import Outgoing
 from producer.session.session import Session, checked_statuses

@@ -14,11 +14,10 @@ from producer.options import Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
 from producer.sampling import RATE_MAX, sampled
-from producer.session import future
 from producer.session.handle import BaseHandle
 from producer.session.inflight import FORKED, REMEMBERED_MAX, Inflight
 from producer.session.outage import Outage
-from producer.session.pending import FutureLike, Pending
+from producer.session.pending import FutureLike, Pending, forked
 from producer.session.replies import ReplyCursor
 from producer.session.requests import Outgoing, new_id, prepare, prepare_all, prepare_batch
 from producer.session.submission import Submission
@@ -68,7 +67,7 @@ class Session:
 
     def forked(self) -> None:
         """In a child: tells whoever waits there. Threads that are gone may have held these locks."""
-        future.forked()
+        forked()
         self.inflight.forked()
 
     def prepare_all(self, contexts: Sequence[Any], options: Sequence[Options] | Options) -> list[Outgoing]:

@@ -21,13 +21,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
-import numpy as np
 import redis
 import structlog
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.measures.blocks import ALL, Block, Traffic, block_of
-from ops.drift.measures.statistics import ID, OOD, means
+from ops.drift.measures.blocks import Block, block_of
 from ops.drift.state import JudgeState
 from ops.findings import Finding
 from ops.leader import leader_key
@@ -257,29 +255,6 @@ class Memory:
 
     def _key(self, name: str) -> str:
         return self._keys.drift_prefix + name
-
-
-def deltas(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, dict[str, float]]:
-    """The OOD delta of the last 24 h up to now, by model id, whatever a judge has learned.
-
-    A model without scored requests on both sides has none: no data is not a delta of 0.
-    """
-    end_block = now_ms // 60_000 // BLOCK_MIN + 1
-    blocks = Memory(client, keys).blocks(end_block)[-BLOCKS_PER_DAY:]
-    traffic = Traffic.of(end_block - len(blocks), blocks)
-    found = {}
-    for model, series in traffic.series.items():
-        seen = means(series[ALL])
-        if np.isfinite(seen.delta):
-            found[model] = {
-                "ood_delta": float(seen.delta),
-                "error": float(np.sqrt(seen.delta_variance)),
-                "mean_ood": float(seen.mean[OOD]),
-                "mean_id": float(seen.mean[ID]),
-                "n_ood": float(seen.n[OOD]),
-                "n_id": float(seen.n[ID]),
-            }
-    return found
 
 
 def minutes_between(

@@ -8,13 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ops.clock import BLOCKS_PER_DAY
+import numpy as np
+import redis
+
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
+from ops.drift.kept.memory import Memory
 from ops.drift.lab.replay import Difference
 from ops.drift.loop import Look
-from ops.drift.measures.blocks import ALL, StandIn
+from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison
+from ops.drift.measures.statistics import ID, OOD, means
 from ops.drift.rules.wording import comparison_values, verdict
+from producer.keys import Keys
 
 #: A judge that has not finished an evaluation for this long is not at work.
 SILENT_MS = 180_000
@@ -203,3 +209,26 @@ def hours(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value * 60:.0f} min" if value < 1 else f"{value:.1f} h"
+
+
+def deltas(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, dict[str, float]]:
+    """The OOD delta of the last 24 h up to now, by model id, whatever a judge has learned.
+
+    A model without scored requests on both sides has none: no data is not a delta of 0.
+    """
+    end_block = now_ms // 60_000 // BLOCK_MIN + 1
+    blocks = Memory(client, keys).blocks(end_block)[-BLOCKS_PER_DAY:]
+    traffic = Traffic.of(end_block - len(blocks), blocks)
+    found = {}
+    for model, series in traffic.series.items():
+        seen = means(series[ALL])
+        if np.isfinite(seen.delta):
+            found[model] = {
+                "ood_delta": float(seen.delta),
+                "error": float(np.sqrt(seen.delta_variance)),
+                "mean_ood": float(seen.mean[OOD]),
+                "mean_id": float(seen.mean[ID]),
+                "n_ood": float(seen.n[OOD]),
+                "n_id": float(seen.n[ID]),
+            }
+    return found

@@ -24,6 +24,7 @@ from receiver import Receiver, running
 
 from ops.alerts.alert import Alert, Message
 from ops.alerts.config import FILE_VARIABLE, configured, load, load_usable
+from ops.alerts.delivery import send_trial
 from ops.alerts.outbox import next_attempt_ms
 from ops.alerts.secret import Secret, resolve
 from ops.alerts.settings import AlertSettings
@@ -35,7 +36,6 @@ from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.sinks.pagerduty import PagerDuty
 from ops.alerts.sinks.slack import Slack
 from ops.alerts.sinks.webhook import Webhook, signature_headers
-from ops.alerts.trial import send_trial
 from ops.alerts.wording import parse_span, span
 from ops.commands.alerts import alerts as command
 from ops.errors import SinksRefused

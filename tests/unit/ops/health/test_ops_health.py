@@ -11,7 +11,8 @@ import pytest
 
 from amn.kernel import bindings as kernel
 from amn.output import strict_json
-from ops.drift.kept.memory import deltas, minutes_between
+from ops.drift.kept.memory import minutes_between
+from ops.drift.show.views import deltas
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
 from ops.health.beside import BesideFacts, Crash
 from ops.health.counters import read_counters

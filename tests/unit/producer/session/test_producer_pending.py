@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from producer.session.future import ThreadFuture
+from producer.session.pending import ThreadFuture
 
 
 def test_every_thread_that_waits_gets_the_answer():
