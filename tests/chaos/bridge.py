@@ -38,7 +38,7 @@ class Bridge:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="chaos-asyncio", daemon=True).start()
         self._producer = self.wait(self._make(settings))
-        self._session = self._producer.channels[0].session
+        self.channels = self._producer.channels
 
     async def _make(self, settings: ProducerSettings) -> AsyncProducer:
         return AsyncProducer(settings=settings)

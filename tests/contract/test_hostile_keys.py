@@ -272,7 +272,7 @@ def test_a_letter_that_no_stream_takes_stays_a_letter(real_server: Any) -> None:
     admin = real_server.admin
     letter = admin.xadd(KEYS.dead, {"reason": "test"})
     admin.xadd(KEYS.requests, {"x": "y"}, id=LAST_ID)
-    replay = admin.register_script(script_text("ops", "replay"))
+    replay = admin.register_script(script_text("ops", "requeue"))
     names = [KEYS.dead, *KEYS.levels, *KEYS.counters[:3], KEYS.stats]
     assert replay(keys=names, args=[10, 1000, letter, 2, "again", b"payload"]) == [b"refused"]
     assert admin.xlen(KEYS.dead) == 1
