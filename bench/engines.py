@@ -28,7 +28,7 @@ def engines(model: nn.Module, folded: Engine, plain: Engine) -> dict[str, Engine
     found: dict[str, Engine] = {
         "torch as written": eager(model),
         "folded (what workers run)": folded,
-        "folded, NumPy and torch alone": plain,
+        "folded, NumPy alone": plain,
         **{f"torch as written, {str(dtype).removeprefix('torch.')}": eager(model, dtype) for dtype in HALVES},
     }
     try:

@@ -2,7 +2,7 @@
 
     REQUIREMENTS  what pip installs for it
     NOTE          how it was set up, in its favour; {choice} is what the sweep chose
-    CHOICES       what the sweep (`python -m bench tune`) tries; none where there is nothing to choose
+    CHOICES       what `compare --choice` may try; none where there is nothing to choose
     COMMAND       the worker's command line, after the interpreter
     submit        sends contexts in the fastest way that the library documents; returns handles
     finished      how many jobs have their answer stored, by one cheap command; or `waiting`, how many
