@@ -112,8 +112,8 @@ def replay(log: Path, policy: str, as_json: bool) -> None:
 
     LOG is what `amn worker amn --decision-log` or `amn calibrate` wrote.
     """
+    from ops.gate.backtest import replay as replayed
     from ops.gate.log import read_log
-    from ops.gate.replay import replay as replayed
 
     found = replayed(read_log(log), load_policy(policy)).to_json()
     if as_json:

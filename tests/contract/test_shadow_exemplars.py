@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ops.clock import server_now_ms
-from ops.drift.lab.replay import Sequences
+from ops.drift.lab.paired import Sequences
 from producer.keys import Keys
 from workers.shadow.exemplars import KEPT, RANDOM, WORST, Exemplar, Exemplars, as_arrays, of_pair
 from workers.shadow.queue import key_hash

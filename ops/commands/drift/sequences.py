@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import redis
 
 from ops.alerts import Transition
-from ops.drift.lab.replay import Sequences
+from ops.drift.lab.paired import Sequences
 from ops.errors import FileRefused
 from producer.keys import Keys
 from workers.shadow.exemplars import Exemplar, Exemplars, as_arrays

@@ -92,7 +92,7 @@ def replay(
     Because the items are the same, a difference of 0.01 shows in a few hundred of them.
     """
     from amn.predictor import Predictor
-    from ops.drift.lab.replay import Sequences, cosines, differences
+    from ops.drift.lab.paired import Sequences, cosines, differences
     from ops.drift.show.views import replay_json, show_replay
     from ops.sample import Sample
     from ops.settings import artifacts_folder, sample_path

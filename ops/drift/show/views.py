@@ -14,7 +14,7 @@ import redis
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
 from ops.drift.kept.memory import Memory
-from ops.drift.lab.replay import Difference
+from ops.drift.lab.paired import Difference
 from ops.drift.loop import Look
 from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison

@@ -17,8 +17,8 @@ from amn.gate.scores import GateScores, mean_top_k
 from amn.policy import ConfidenceRule, load_policy, parse_policy
 from ops.app import app
 from ops.errors import FileRefused
+from ops.gate.backtest import replay
 from ops.gate.log import read_log
-from ops.gate.replay import replay
 from producer.messages import Reply, Request
 from producer.protocol import wire
 from workers.engine.entry import Entry

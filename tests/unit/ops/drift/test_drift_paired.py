@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ops.app import app
-from ops.drift.lab.replay import Sequences, Vectors, cosines, differences
+from ops.drift.lab.paired import Sequences, Vectors, cosines, differences
 from ops.errors import FileRefused
 
 
