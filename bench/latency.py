@@ -203,17 +203,16 @@ def _run(stack: Stack, sample: Sample, settings: TrafficSettings) -> dict[str, A
         traffic = TrafficSender(producer, sample, settings)
         gc.collect()
         gc.freeze()  # a walk over all that was ever imported would be booked on the queue
-        timing = traffic.run(lambda _: None, lambda: None)
+        record = traffic.run()
         gc.unfreeze()
-    tally = traffic.tally
     histogram = HdrHistogram(1, _HIGHEST_US, 3)
-    waited_ms = tally.amn_ms + timing.send_lag_ms
+    waited_ms = record.amn_ms + record.send_lag_ms
     for waited in waited_ms[np.isfinite(waited_ms)]:
         histogram.record_value(max(int(waited * 1000), 1))
     return {
-        "answered_per_s": round(tally.answered / timing.elapsed_s, 1),
-        "failed": tally.failed,
-        "escalated_share": round(float(tally.escalated.mean()), 4),
+        "answered_per_s": round(record.answered / record.elapsed_s, 1),
+        "failed": record.failed,
+        "escalated_share": round(float(record.escalated.mean()), 4),
         **percentiles(histogram),
         "histogram": histogram.encode().decode(),
     }

@@ -6,8 +6,9 @@ give orders to the terminal. Only `styled` makes something bold or red.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -29,6 +30,7 @@ from amn.output import plain, strict_json
 
 #: A pipe or a file has no width; tables must not be cut for it.
 _PIPED_WIDTH = 160
+_REDRAW_S = 0.2
 
 
 class Screen(Console):
@@ -97,31 +99,47 @@ def say_json(value: object, *, indent: int | None = None) -> None:
     click.echo(strict_json(value, indent=indent))
 
 
-class _Data(TextColumn):
-    """A column of a bar that shows a field of its task as it is."""
+class Bar:
+    """A progress bar on standard error, as a context manager; it begins anew with each step.
 
-    def __init__(self, text_format: str) -> None:
-        super().__init__(text_format, markup=False)
-
-
-def progress(unit: str) -> Progress:
-    """A bar on standard error.
-
-    It draws only when it is told to: a drawing thread would take the interpreter's lock from the
-    thread that receives answers, and would show in the latencies.
+    It draws only when it is told to, and a few times a second: a drawing thread would take the
+    interpreter's lock from the thread that receives answers, and would show in the latencies.
     """
-    columns: tuple[ProgressColumn, ...] = (
-        SpinnerColumn(),
-        _Data("{task.description}"),
-        BarColumn(bar_width=30),
-        MofNCompleteColumn(),
-        _Data(unit),
-        _Data("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        _Data("left"),
-        TimeRemainingColumn(),
-    )
-    screen = err()
-    return Progress(
-        *columns, console=screen, auto_refresh=False, transient=True, disable=not screen.is_terminal
-    )
+
+    def __init__(self, unit: str) -> None:
+        columns: tuple[ProgressColumn, ...] = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn(unit, markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("left", markup=False),
+            TimeRemainingColumn(),
+        )
+        screen = err()
+        self.print, self.visible = screen.print, screen.is_terminal
+        self._progress = Progress(
+            *columns, console=screen, auto_refresh=False, transient=True, disable=not self.visible
+        )
+        self._task = self._progress.add_task("", total=None, note="")
+        self._drawn_at_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def draw(self, step: str, done: int, total: int, note: str = "") -> None:
+        """Shows how far a step has come."""
+        now_s, progress = time.monotonic(), self._progress
+        if progress.tasks[0].description != step:
+            progress.reset(self._task, description=step, total=total)
+        elif now_s - self._drawn_at_s < _REDRAW_S and done < total:
+            return
+        self._drawn_at_s = now_s
+        progress.update(self._task, completed=done, note=note)
+        progress.refresh()

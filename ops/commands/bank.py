@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 import numpy as np
@@ -22,9 +20,6 @@ from producer.keys import Keys
 from producer.messages import DEFAULT_ENCODER, DIMENSIONS
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
-
-if TYPE_CHECKING:
-    from amn.bank.build import OnProgress
 
 #: Fields of the stats hash (workers/handlers/recheck.py).
 _RECHECKS = {
@@ -97,8 +92,8 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
         queries=_queries(chosen["queries"], model, encoder_id),
         guard=Guard.of(load_policy(chosen["policy"])),
     )
-    with _progress() as on_progress:
-        manifest = build_bank(rows, out, settings, on_progress)
+    with console.Bar("vectors") as bar:
+        manifest = build_bank(rows, out, settings, bar.draw)
     console.say(f"{out}: {manifest.bank_id}, {manifest.count} vectors, {manifest.merged} merged away")
     if manifest.index is not None:
         _say_agreement(manifest.agreement)
@@ -182,7 +177,7 @@ def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int, encod
     from amn.data.readers import read_vectors
 
     rows, article = training_vectors(read_vectors(vectors, encoder))
-    with _progress() as on_progress:
+    with console.Bar("vectors") as bar:
         make(
             rows,
             article,
@@ -190,24 +185,9 @@ def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int, encod
             count=count,
             noise=noise,
             seed=seed,
-            on_rows=lambda done: on_progress("making vectors", done, count),
+            on_rows=lambda done: bar.draw("making vectors", done, count),
         )
     console.say(f"{out}: {count} vectors, the first {len(rows)} real")
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """A bar that starts anew with each step."""
-    with console.progress("vectors") as bar:
-        task = bar.add_task("", total=None, note="")
-
-        def on_progress(step: str, done: int, total: int) -> None:
-            if bar.tasks[0].description != step:
-                bar.reset(task, description=step, total=total)
-            bar.update(task, completed=done)
-            bar.refresh()
-
-        yield on_progress
 
 
 def _queries(path: Path | None, model: Path, encoder_id: str) -> NDArray[np.float32] | None:

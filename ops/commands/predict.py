@@ -22,8 +22,6 @@ from ops.settings import artifacts_folder, producer_settings
 from producer import PartitionedProducer, Producer
 from producer.messages import LANES
 
-_REDRAW_S = 0.2
-
 
 @click.command(short_help="A file of contexts to a file of vectors.")
 @click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path))
@@ -78,16 +76,10 @@ def predict(
     rows = len(open_contexts(source))
     check_output(target, source)
     started_s = time.perf_counter()
-    with console.progress("rows") as bar:
-        task = bar.add_task("predicting", total=rows, note="")
-        drawn_at_s = 0.0
+    with console.Bar("rows") as bar:
 
         def on_progress(done: int) -> None:
-            nonlocal drawn_at_s
-            if time.perf_counter() - drawn_at_s > _REDRAW_S:
-                drawn_at_s = time.perf_counter()
-                bar.update(task, completed=done)
-                bar.refresh()
+            bar.draw("predicting", done, rows)
 
         if direct:
             model = artifacts_folder(artifacts) / "production_model"

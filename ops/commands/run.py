@@ -15,8 +15,7 @@ from ops.errors import RunFailed
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack, StackSettings
 from ops.run.measured import RunPlan, measure
-from ops.run.summary import RunSummary
-from ops.run.summary_view import view
+from ops.run.summary import exactly_once, view
 from ops.run.traffic import TrafficSettings
 from ops.sample import Sample
 from ops.settings import (
@@ -93,39 +92,30 @@ def run(as_json: bool, **choices: Any) -> None:
     """
     if choices["kill_worker"] and not choices["workers"]:
         raise click.UsageError("--kill-worker kills a worker of this run, and --workers 0 starts none")
-    summary = _run(**choices)
+    summary = _measured(choices)
     if as_json:
-        console.say_json(summary.to_json())
+        console.say_json(summary)
     else:
         console.out().print(view(summary))
-    if not summary.exactly_once:
+    if not exactly_once(summary):
         raise RunFailed(
-            f"{summary.requests} requests, but {summary.answered} answered, {summary.failed} failed "
-            f"({', '.join(summary.failures) or 'no code'}) and {summary.duplicates} stray answers; "
+            f"{summary['requests']} requests, but {summary['answered']} answered, {summary['failed']} failed "
+            f"({', '.join(summary['failures']) or 'no code'}) and {summary['duplicates']} stray answers; "
             "see `amn doctor`, or run again with --worker-log FILE"
         )
 
 
-def _run(
-    *,
-    url: str | None,
-    queue: str | None,
-    workers: int,
-    sample: Path | None,
-    artifacts: Path | None,
-    worker_log: Path | None,
-    **more: Any,
-) -> RunSummary:
-    notes, windows = console.err(), Sample.load(sample_path(sample))
-    run_id, url = f"run-{new_id()[:12]}", external_url(url)
-    own_queue = url is not None and queue is None and workers > 0
-    counts = {"amn": workers, "fallback": 1, "shadow": 1 if more["sample_rate"] else 0}
+def _measured(choices: dict[str, Any]) -> dict[str, Any]:
+    notes, sample = console.err(), Sample.load(sample_path(choices["sample"]))
+    run_id, url, workers = f"run-{new_id()[:12]}", external_url(choices["url"]), choices["workers"]
+    own_queue = url is not None and choices["queue"] is None and workers > 0
+    traffic = TrafficSettings(
+        requests=choices["requests"], rate=choices["rate"], in_flight_max=choices["in_flight"], run_id=run_id
+    )
     plan = RunPlan(
-        traffic=TrafficSettings(
-            requests=more["requests"], rate=more["rate"], in_flight_max=more["in_flight"], run_id=run_id
-        ),
-        warm_up=more["warm_up"],
-        kill_worker=more["kill_worker"],
+        traffic=traffic,
+        warm_up=choices["warm_up"],
+        kill_worker=choices["kill_worker"],
         own_queue=own_queue,
     )
     with tempfile.TemporaryDirectory(prefix="amn-run-", ignore_cleanup_errors=True) as scratch:
@@ -133,15 +123,17 @@ def _run(
             StackSettings(
                 url=url,
                 server=ServerSettings(),
-                counts=counts if workers else {},
-                queue=run_id if own_queue else queue or "main",
-                policy=more["policy"],
-                artifacts=artifacts_folder(artifacts),
-                sample_rate=more["sample_rate"],
-                worker_log=worker_log or Path(scratch) / "workers.log",
+                counts={"amn": workers, "fallback": 1, "shadow": int(choices["sample_rate"] > 0)}
+                if workers
+                else {},
+                queue=run_id if own_queue else choices["queue"] or "main",
+                policy=choices["policy"],
+                artifacts=artifacts_folder(choices["artifacts"]),
+                sample_rate=choices["sample_rate"],
+                worker_log=choices["worker_log"] or Path(scratch) / "workers.log",
             )
         )
         with contextlib.ExitStack() as undo:
             with notes.status("starting the server and the workers"):
                 undo.enter_context(stack)
-            return measure(stack, windows, plan, notes)
+            return measure(stack, sample, plan, notes)

@@ -6,19 +6,19 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import redis
 from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from ops import console
 from ops.health import server
 from ops.health.counters import read_counters
 from ops.local.stack import Stack
-from ops.run.summary import RunSummary, environment, percentiles, shown, summarize
+from ops.run.summary import environment, percentiles, summarize
 from ops.run.traffic import TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer import Producer
@@ -34,8 +34,8 @@ class RunPlan:
 
     Attributes:
         traffic: What is sent.    warm_up: Requests before, not measured.
-        kill_worker: Whether an AMN worker is killed half-way.
-        own_queue: Whether the queue's keys are removed at the end.
+        kill_worker: True to kill an AMN worker half-way.
+        own_queue: True to remove the queue's keys at the end.
     """
 
     traffic: TrafficSettings
@@ -44,8 +44,8 @@ class RunPlan:
     own_queue: bool = False
 
 
-def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> RunSummary:
-    """Runs the plan on a stack that is up.
+def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> dict[str, Any]:
+    """Runs the plan on a stack that is up, and returns its summary.
 
     Raises:
         QueueError: The server went away, or the warm-up got no answers.
@@ -57,22 +57,28 @@ def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> RunS
         with Producer(settings=settings) as producer, driver_errors(settings.url):
             with notes.status("warming up"):
                 _warm_up(producer, sample, plan.warm_up)
-            before = _counters(admin, keys)
+            before = read_counters(admin, keys)
             traffic = TrafficSender(producer, sample, plan.traffic)
-            with _shown(traffic, plan.traffic) as on_progress, _no_collection_pauses():
-                timing = traffic.run(on_progress, _killer(stack, notes) if plan.kill_worker else lambda: None)
+            with console.Bar("requests") as bar, _no_collection_pauses():
+                record = traffic.run(
+                    lambda: _draw(bar, traffic),
+                    lambda: _kill_worker(stack, notes) if plan.kill_worker else None,
+                )
             stack.drain()  # a second answer to anything would be here now, and is counted
-            after = _counters(admin, keys)
+            after = read_counters(admin, keys)
+            about, _ = server.read(admin, with_limits=False)
+            grown = {name: after.get(name, 0) - before.get(name, 0) for name in ("shadowed", "lost")}
             return summarize(
-                traffic.tally,
+                record,
                 sample,
-                timing,
-                shadowed=after["shadowed"] - before["shadowed"],
-                lost_leases=after["lost"] - before["lost"],
+                shadowed=grown["shadowed"],
+                lost_leases=grown["lost"],
                 duplicates=producer.stray_replies,
                 warm_up=plan.warm_up,
                 worker_restarts=stack.pool.restarts if stack.pool else 0,
-                environment=environment(_server(admin), stack.settings.counts, plan.traffic.rate),
+                environment=environment(
+                    f"{about.name} {about.version}", stack.settings.counts, plan.traffic.rate
+                ),
             )
     finally:
         if plan.own_queue:
@@ -89,16 +95,6 @@ def _warm_up(producer: Producer, sample: Sample, count: int) -> None:
             handle.result()
 
 
-def _counters(admin: redis.Redis, keys: Keys) -> dict[str, int]:
-    found = read_counters(admin, keys)
-    return {name: found.get(name, 0) for name in ("shadowed", "lost")}
-
-
-def _server(admin: redis.Redis) -> str:
-    about, _ = server.read(admin, with_limits=False)
-    return f"{about.name} {about.version}"
-
-
 def _remove(admin: redis.Redis, keys: Keys) -> None:
     """Removes the run's own queue from a server that belongs to somebody."""
     with contextlib.suppress(redis.RedisError):  # every key of it also expires or is capped
@@ -106,14 +102,10 @@ def _remove(admin: redis.Redis, keys: Keys) -> None:
             admin.unlink(key)
 
 
-def _killer(stack: Stack, notes: Console) -> Callable[[], None]:
-    def kill() -> None:
-        pids = stack.pool.pids()["amn"] if stack.pool else []
-        if pids:
-            os.kill(pids[0], signal.SIGKILL)
-            notes.print(f"killed AMN worker {pids[0]} (SIGKILL) half-way")
-
-    return kill
+def _kill_worker(stack: Stack, notes: Console) -> None:
+    for pid in (stack.pool.pids()["amn"] if stack.pool else [])[:1]:
+        os.kill(pid, signal.SIGKILL)
+        notes.print(f"killed AMN worker {pid} (SIGKILL) half-way")
 
 
 @contextmanager
@@ -128,20 +120,10 @@ def _no_collection_pauses() -> Iterator[None]:
         gc.unfreeze()
 
 
-@contextmanager
-def _shown(traffic: TrafficSender, settings: TrafficSettings) -> Iterator[Callable[[TrafficSender], None]]:
-    """A live line: answered of all, rate, latency so far."""
-    with console.progress("requests") as bar:
-        task = bar.add_task("answering", total=settings.requests, note="")
-        yield lambda now: _draw(bar, task, now)
-        _draw(bar, task, traffic)
-
-
-def _draw(bar: Progress, task: TaskID, traffic: TrafficSender) -> None:
-    tally = traffic.tally
-    done = tally.answered + tally.failed
-    if bar.console.is_terminal:
-        recent = tally.amn_ms[max(0, traffic.sent - 1000) : traffic.sent]
-        note = f"p95 {shown(percentiles(recent)['p95'], 2)} ms, {tally.failed} failed"
-        bar.update(task, completed=done, note=note)
-        bar.refresh()
+def _draw(bar: console.Bar, traffic: TrafficSender) -> None:
+    """Answered of all, and the latency of the last thousand; nothing is computed where nobody looks."""
+    if bar.visible:
+        record = traffic.record
+        p95 = percentiles(record.amn_ms[max(0, traffic.sent - 1000) : traffic.sent])["p95"]
+        note = "" if p95 is None else f"p95 {p95:.2f} ms, {record.failed} failed"
+        bar.draw("answering", record.ended, record.requests, note)

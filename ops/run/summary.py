@@ -1,17 +1,18 @@
-"""The result of `amn run`: one frozen value, as JSON for scripts and as tables for people."""
+"""The summary of a run: plain values for scripts, and tables of them for people."""
 
 from __future__ import annotations
 
-import math
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from ops.run.tally import RunTally
-from ops.run.traffic import Timing
+from ops.console import DataTable, styled
+from ops.run.record import RunRecord
 from ops.sample import Sample
 from ops.settings import cores
 
@@ -19,102 +20,66 @@ from ops.settings import cores
 LATENCY_MS_P95_MAX = 1.2
 FALLBACK_RATE_MAX = 0.20
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
+_COSINES = {
+    "amn": "AMN",
+    "fallback": "fallback, on what was escalated",
+    "final": "final answers",
+    "context_mean": "baseline: mean of the context",
+    "last_vector": "baseline: last vector",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """One finished run; the fields are the keys of `amn run --json`, in this order.
+def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any]:
+    """The object of `amn run --json`; `around` gives the values that the answers do not tell.
 
-    Attributes:
-        answered: With exactly one final answer.    failed: With a named failure, or none within 30 s.
-        latency_ms: Of AMN answers, provisional ones of escalated requests included, from enqueue
-            to received, both on the producer's monotonic clock.
-        throughput_per_s: Answers per second, from the first submit to the last answer.
-        cosine: Mean cosine to the true next vectors: of AMN and of the fallback where they
-            answered, of the final answers, and of the two baselines on all requests.
-        ood_delta: Mean cosine of AMN on the unseen domain minus that on the known ones.
-        duplicates: Final answers that came a second time, or to nobody.
-        lost_leases: Finishes refused because another worker held the request by then.
-        shed: Flagged requests that AMN answered all the same, by why.
-        degraded: Escalated requests that got their AMN answer after all, by why.
-        send_lag_ms: How late requests left, against the open-loop schedule.
-        objectives: Whether the card's numbers held.
+    `answered` counts requests with exactly one final answer, `failed` those with a named failure or with
+    none within 30 s, `duplicates` final answers that came a second time or to nobody, `lost_leases` the
+    finishes that were refused because another worker held the request by then. `latency_ms` is that of AMN
+    answers, provisional ones of escalated requests included, from enqueue to received. `cosine` holds means
+    to the true next vector: of AMN and of the fallback where they answered, of the final answers, and of the
+    two baselines on all requests. `ood_delta` is AMN's mean on the unseen domain minus that on known ones.
     """
-
-    requests: int
-    answered: int
-    failed: int
-    escalated: int
-    shadowed: int
-    latency_ms: dict[str, float | None]
-    latency_ms_fallback: dict[str, float | None]
-    throughput_per_s: float
-    reasons: dict[str, int]
-    cosine: dict[str, float | None]
-    fallback_rate: float
-    ood_delta: float | None
-    duplicates: int
-    lost_leases: int
-    shed: dict[str, int]
-    degraded: dict[str, int]
-    failures: dict[str, int]
-    send_lag_ms: dict[str, float | None]
-    warm_up: int
-    worker_restarts: int
-    objectives: dict[str, bool]
-    environment: dict[str, Any]
-
-    @property
-    def exactly_once(self) -> bool:
-        """Says whether every request got one final answer, and none a second."""
-        return self.answered == self.requests and not self.failed and not self.duplicates
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, in the order of the fields."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-def summarize(tally: RunTally, sample: Sample, timing: Timing, **around: Any) -> RunSummary:
-    """Turns what was collected into the summary; `around` gives the fields that the answers do not tell."""
-    latency = percentiles(tally.amn_ms)
-    fallback_rate = float(tally.escalated.sum()) / tally.requests
-    mean_baseline, last_baseline = sample.baselines(tally.requests)
-    p95 = latency["p95"]
-    return RunSummary(
-        requests=tally.requests,
-        answered=tally.answered,
-        failed=tally.failed,
-        escalated=int(tally.escalated.sum()),
-        latency_ms=latency,
-        latency_ms_fallback=percentiles(tally.fallback_ms),
-        throughput_per_s=round(tally.answered / max(timing.elapsed_s, 1e-9), 1),
-        reasons=dict(tally.reasons.most_common()),
-        cosine={
-            "amn": mean(tally.cosine_amn),
-            "fallback": mean(tally.cosine_fallback),
-            "final": mean(tally.cosine_final),
+    latency = percentiles(record.amn_ms)
+    fallback_rate = float(record.escalated.mean())
+    ood = sample.ood[np.arange(record.requests) % len(sample)]
+    outside, inside = mean(record.cosine_amn[ood]), mean(record.cosine_amn[~ood])
+    mean_baseline, last_baseline = sample.baselines(record.requests)
+    return {
+        "requests": record.requests,
+        "answered": record.answered,
+        "failed": record.failed,
+        "escalated": int(record.escalated.sum()),
+        "shadowed": around["shadowed"],
+        "latency_ms": latency,
+        "latency_ms_fallback": percentiles(record.fallback_ms),
+        "throughput_per_s": round(record.answered / max(record.elapsed_s, 1e-9), 1),
+        "reasons": record.named("reasons"),
+        "cosine": {
+            "amn": mean(record.cosine_amn),
+            "fallback": mean(record.cosine_fallback),
+            "final": mean(record.cosine_final),
             "context_mean": round(mean_baseline, 4),
             "last_vector": round(last_baseline, 4),
         },
-        fallback_rate=round(fallback_rate, 4),
-        ood_delta=ood_delta(tally, sample),
-        shed=_named(tally.shed),
-        degraded=_named(tally.degraded),
-        failures=_named(tally.codes),
-        send_lag_ms=percentiles(timing.send_lag_ms),
-        objectives={
-            "latency_ms_p95": p95 is not None and p95 <= LATENCY_MS_P95_MAX,
+        "fallback_rate": round(fallback_rate, 4),
+        "ood_delta": None if outside is None or inside is None else round(outside - inside, 4),
+        **{name: around[name] for name in ("duplicates", "lost_leases")},
+        "shed": record.named("shed"),
+        "degraded": record.named("degraded"),
+        "failures": record.named("codes"),
+        "send_lag_ms": percentiles(record.send_lag_ms),
+        **{name: around[name] for name in ("warm_up", "worker_restarts")},
+        "objectives": {
+            "latency_ms_p95": latency["p95"] is not None and latency["p95"] <= LATENCY_MS_P95_MAX,
             "fallback_rate": fallback_rate <= FALLBACK_RATE_MAX,
         },
-        **around,
-    )
+        "environment": around["environment"],
+    }
 
 
-def ood_delta(tally: RunTally, sample: Sample) -> float | None:
-    """Mean AMN cosine on the unseen domain minus that on the known ones; None without both."""
-    ood = np.array([sample.ood[sample.window(i)] for i in range(tally.requests)])
-    outside, inside = mean(tally.cosine_amn[ood]), mean(tally.cosine_amn[~ood])
-    return None if outside is None or inside is None else round(outside - inside, 4)
+def exactly_once(summary: dict[str, Any]) -> bool:
+    """True if every request got one final answer, and none a second."""
+    return summary["answered"] == summary["requests"] and not summary["failed"] and not summary["duplicates"]
 
 
 def percentiles(values: NDArray[np.float32]) -> dict[str, float | None]:
@@ -145,10 +110,94 @@ def environment(server: str, workers: dict[str, int], rate: float) -> dict[str, 
     }
 
 
-def _named(counts: dict[str, int]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if name and count}
+def view(summary: dict[str, Any]) -> RenderableType:
+    """The verdict, and four small tables."""
+    draw = (_verdict, _answers, _latency, _cosines, _objectives)
+    around = summary["environment"]
+    workers = ", ".join(f"{count} {kind}" for kind, count in around["workers"].items() if count)
+    rate = f"{around['rate_per_s']:g} requests per second" if around["rate_per_s"] else "as fast as it went"
+    where = (
+        f"{around['server']}; workers: {workers or 'those that ran already'}; {around['cores']} cores; "
+        f"{rate}, after {summary['warm_up']} to warm up"
+    )
+    parts: list[RenderableType] = []
+    for each in draw:
+        parts += (each(summary), "")
+    return Group(*parts, Text(where, style="dim"))
 
 
-def shown(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash when there is none."""
-    return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+def _verdict(summary: dict[str, Any]) -> Text:
+    if exactly_once(summary):
+        return styled(
+            f"Every one of {summary['requests']:,} requests was answered exactly once, "
+            f"{summary['throughput_per_s']:,.0f} predictions per second.",
+            "bold green",
+        )
+    return styled(
+        f"{summary['answered']:,} of {summary['requests']:,} requests were answered, {summary['failed']:,} "
+        f"failed, {summary['duplicates']:,} answers came twice or to nobody.",
+        "bold red",
+    )
+
+
+def _answers(summary: dict[str, Any]) -> DataTable:
+    def counts(name: str, text: str, style: str) -> list[tuple[str, int, str]]:
+        return [(text.format(one), count, style) for one, count in summary[name].items()]
+
+    table = _table("Answers", "requests", "share")
+    for name, count, style in (
+        ("answered", summary["answered"], ""),
+        ("escalated to the fallback", summary["escalated"], ""),
+        *counts("reasons", "  because of {}", "dim"),
+        *counts("shed", "flagged, but kept at AMN: {}", ""),
+        *counts("degraded", "got AMN's answer after all: {}", "yellow"),
+        ("sampled for the shadow worker", summary["shadowed"], ""),
+        ("failed", summary["failed"], "red" if summary["failed"] else ""),
+        *counts("failures", "  {}", "red"),
+    ):
+        table.add_row(name, count, f"{count / summary['requests']:.1%}", style=style)
+    if summary["worker_restarts"]:
+        table.add_row("workers replaced", summary["worker_restarts"], "")
+    return table
+
+
+def _latency(summary: dict[str, Any]) -> DataTable:
+    table = _table("Milliseconds from enqueue to received", *_PERCENTILES)
+    table.add_row("AMN answers", *_shown(summary["latency_ms"].values()))
+    table.add_row("fallback answers", *_shown(summary["latency_ms_fallback"].values()))
+    if summary["environment"]["rate_per_s"]:  # without a rate nothing is due
+        lag = _shown(summary["send_lag_ms"].values())
+        table.add_row("(requests sent later than due)", *lag, style="dim")
+    return table
+
+
+def _cosines(summary: dict[str, Any]) -> DataTable:
+    table, delta = _table("Cosine to the true next vector", "mean"), summary["ood_delta"]
+    for key, name in _COSINES.items():
+        style = "dim" if name.startswith("baseline") else ""
+        table.add_row(name, *_shown([summary["cosine"][key]], 4), style=style)
+    table.add_row("OOD delta (unseen minus known)", None if delta is None else f"{delta:+.4f}")
+    return table
+
+
+def _objectives(summary: dict[str, Any]) -> DataTable:
+    table, (p95,) = _table("Objectives", "measured", "at most", ""), _shown([summary["latency_ms"]["p95"]])
+    for name, measured, at_most, key in (
+        ("p95 of AMN answers (ms)", p95, LATENCY_MS_P95_MAX, "latency_ms_p95"),
+        ("fallback rate", f"{summary['fallback_rate']:.1%}", f"{FALLBACK_RATE_MAX:.0%}", "fallback_rate"),
+    ):
+        kept = styled("kept", "green") if summary["objectives"][key] else styled("missed", "red")
+        table.add_row(name, measured, at_most, kept)
+    return table
+
+
+def _table(title: str, *columns: str) -> DataTable:
+    table = DataTable(title=title, title_justify="left", title_style="bold")
+    table.add_column("", min_width=36, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", min_width=9, no_wrap=True)
+    return table
+
+
+def _shown(values: Iterable[float | None], digits: int = 3) -> list[str | None]:
+    return [None if value is None else f"{value:,.{digits}f}" for value in values]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.run.tally import RunTally
+from ops.run.record import RunRecord
 from ops.sample import Sample
 from producer import Handle, Producer
 
@@ -22,6 +22,8 @@ from producer import Handle, Producer
 _CHUNK = 64
 _NOTHING_S_MAX = 30.0
 _PROGRESS_S = 0.5
+#: The pause where nothing is due at a known time.
+_PAUSE_S = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +32,10 @@ class TrafficSettings:
 
     Attributes:
         requests: How many.    rate: Per second; 0 for as fast as `in_flight_max` allows.
-        poisson: Whether the times between requests are random (exponential) instead of equal.
+        poisson: True for random (exponential) times between requests instead of equal ones.
         in_flight_max: Requests that may wait for their answer at once.
         run_id: Starts the sequence ids, so that two runs never mix.
-        seed: Of the times between requests.
+        seed: Seed of the times between requests.
     """
 
     requests: int
@@ -52,21 +54,8 @@ class TrafficSettings:
         return np.cumsum(np.random.default_rng(self.seed).exponential(1 / self.rate, self.requests))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """The times of a run.
-
-    Attributes:
-        elapsed_s: From the first submit to the last answer.
-        send_lag_ms: Shape (N,): how late each request was sent, against its due time.
-    """
-
-    elapsed_s: float
-    send_lag_ms: NDArray[np.float32]
-
-
 class TrafficSender:
-    """One run."""
+    """The sender of one run; `record` holds what came back."""
 
     def __init__(self, producer: Producer, sample: Sample, settings: TrafficSettings) -> None:
         self._producer = producer
@@ -75,11 +64,13 @@ class TrafficSender:
         self._waiting: deque[tuple[int, Handle]] = deque()
         self._slow: list[tuple[int, Handle]] = []
         self._due_s = settings.due_s()
-        self._send_lag_ms = np.zeros(settings.requests, dtype=np.float32)
-        self.tally = RunTally(sample, settings.requests)
+        self._started_s = 0.0
+        self.record = RunRecord(sample, settings.requests)
         self.sent = 0
 
-    def run(self, on_progress: Callable[[TrafficSender], None], on_half: Callable[[], None]) -> Timing:
+    def run(
+        self, on_progress: Callable[[], None] = lambda: None, on_half: Callable[[], None] = lambda: None
+    ) -> RunRecord:
         """Sends everything and waits until each request has ended, or nothing moves any more.
 
         Args:
@@ -89,40 +80,33 @@ class TrafficSender:
         Raises:
             ServerError: The server went away while sending.
         """
-        settings, started_s = self._settings, time.perf_counter()
-        half_is_due, progress_at_s = True, started_s
-        moved_at_s = last_answer_s = started_s
-        while True:
-            ended = self.tally.answered + self.tally.failed
-            sent = self._send_due(started_s)
-            if half_is_due and 2 * self.sent >= settings.requests:
-                half_is_due = False
+        record, requests = self.record, self._settings.requests
+        self._started_s = moved_at_s = progress_at_s = time.perf_counter()
+        while record.ended < requests:
+            ended, sent = record.ended, self.sent
+            self._send_due()
+            if 2 * sent < requests <= 2 * self.sent:
                 on_half()
             self._collect()
             now_s = time.perf_counter()
-            if self.tally.answered + self.tally.failed > ended:
-                last_answer_s = now_s
-                moved_at_s = now_s
-            if self.sent == settings.requests and not self._waiting and not self._slow:
-                break
-            if sent:
+            if record.ended > ended:
+                record.elapsed_s = now_s - self._started_s
+            if record.ended > ended or self.sent > sent:
                 moved_at_s = now_s
             elif now_s - moved_at_s > _NOTHING_S_MAX:
                 self._give_up()
-                break
             if now_s >= progress_at_s:
                 progress_at_s = now_s + _PROGRESS_S
-                on_progress(self)
-            self._pause(started_s)
-        return Timing(elapsed_s=last_answer_s - started_s, send_lag_ms=self._send_lag_ms)
+                on_progress()
+            self._pause()
+        return record
 
-    def _send_due(self, started_s: float) -> int:
+    def _send_due(self) -> None:
         settings = self._settings
-        elapsed_s = time.perf_counter() - started_s
-        due = int(np.searchsorted(self._due_s, elapsed_s, side="right"))
+        due = int(np.searchsorted(self._due_s, time.perf_counter() - self._started_s, side="right"))
         count = min(due - self.sent, _CHUNK, settings.in_flight_max - self._producer.in_flight)
         if count <= 0:
-            return 0
+            return
         numbers = range(self.sent, self.sent + count)
         handles = self._producer.submit_many(
             [self._sample.context(i) for i in numbers],
@@ -131,48 +115,43 @@ class TrafficSender:
         )
         if settings.rate:
             # With the checks and the encoding of all that leave together: the latency does not hold them.
-            begun_s = np.array([handle.started_at_s for handle in handles]) - started_s
-            self._send_lag_ms[numbers.start : numbers.stop] = (begun_s - self._due_s[numbers]) * 1000
+            begun_s = np.array([handle.started_at_s for handle in handles]) - self._started_s
+            self.record.send_lag_ms[numbers.start : numbers.stop] = (begun_s - self._due_s[numbers]) * 1000
         self._waiting.extend(zip(numbers, handles, strict=True))
         self.sent += count
-        return count
 
     def _collect(self) -> None:
         """Takes finished requests off the front; escalated ones wait aside, not in the way."""
-        waiting, slow = self._waiting, self._slow
+        waiting = self._waiting
         while waiting and (waiting[0][1].done() or len(waiting) > 2 * _CHUNK):
-            i, handle = waiting.popleft()
-            if handle.done():
-                self.tally.collect(i, handle)
-            else:
-                slow.append((i, handle))
-        if (slow and not waiting) or len(slow) > _CHUNK:
-            left = []
-            for i, handle in slow:
-                if handle.done():
-                    self.tally.collect(i, handle)
-                else:
-                    left.append((i, handle))
-            self._slow = left
+            self._slow += self._unfinished([waiting.popleft()])
+        if (self._slow and not waiting) or len(self._slow) > _CHUNK:
+            self._slow = self._unfinished(self._slow)
 
-    def _pause(self, started_s: float) -> None:
+    def _unfinished(self, requests: list[tuple[int, Handle]]) -> list[tuple[int, Handle]]:
+        """Records those that are done, and returns the others."""
+        left = []
+        for i, handle in requests:
+            if handle.done():
+                self.record.collect(i, handle)
+            else:
+                left.append((i, handle))
+        return left
+
+    def _pause(self) -> None:
         """Sleeps until the next request is due; without a rate, or at the end, a moment."""
-        settings, wait_s = self._settings, 0.0005
-        if settings.rate and self.sent < settings.requests:
-            wait_s = started_s + float(self._due_s[self.sent]) - time.perf_counter()
-            if self._producer.in_flight >= settings.in_flight_max:
-                wait_s = max(wait_s, 0.0005)
-        elif not settings.rate and self._producer.in_flight + _CHUNK <= settings.in_flight_max:
-            wait_s = 0.0 if self.sent < settings.requests else wait_s
+        settings, wait_s = self._settings, _PAUSE_S
+        if self.sent < settings.requests:
+            if settings.rate:
+                wait_s = self._started_s + float(self._due_s[self.sent]) - time.perf_counter()
+                if self._producer.in_flight >= settings.in_flight_max:
+                    wait_s = max(wait_s, _PAUSE_S)
+            elif self._producer.in_flight + _CHUNK <= settings.in_flight_max:
+                return
         if wait_s > 0:
             time.sleep(min(wait_s, 0.5))
 
     def _give_up(self) -> None:
         """Takes what is there, and counts the rest as unanswered."""
-        for i, handle in [*self._waiting, *self._slow]:
-            if handle.done():
-                self.tally.collect(i, handle)
-            else:
-                self.tally.fail("result_timeout")
-        for _ in range(self._settings.requests - self.sent):
-            self.tally.fail("result_timeout")
+        left = len(self._unfinished([*self._waiting, *self._slow]))
+        self.record.fail("result_timeout", left + self._settings.requests - self.sent)

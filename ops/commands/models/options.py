@@ -27,11 +27,5 @@ def out(text: str, *, required: bool = True) -> Callable[[click.decorators.FC], 
 @contextmanager
 def shown_run() -> Iterator[tuple[Callable[[str], None], Callable[[int, int, int], None]]]:
     """Shows the lines of a training run, and its progress after each batch."""
-    with console.progress("batches") as bar:
-        task = bar.add_task("starting", total=None, note="")
-
-        def tick(epoch: int, batch: int, batches: int) -> None:
-            bar.update(task, description=f"epoch {epoch + 1}", completed=batch, total=batches)
-            bar.refresh()
-
-        yield bar.console.print, tick
+    with console.Bar("batches") as bar:
+        yield bar.print, lambda epoch, batch, batches: bar.draw(f"epoch {epoch + 1}", batch, batches)

@@ -1,4 +1,4 @@
-"""Traffic, tally and summary, against a producer that answers at once or never."""
+"""Traffic, record and summary, against a producer that answers at once or never."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from ops.run import traffic as traffic_module
-from ops.run.summary import percentiles, summarize
-from ops.run.summary_view import view
-from ops.run.tally import RunTally
-from ops.run.traffic import Timing, TrafficSender, TrafficSettings
+from ops.run.record import RunRecord
+from ops.run.summary import exactly_once, percentiles, summarize, view
+from ops.run.traffic import TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer.errors import InferenceFailed, QueueError
 from producer.messages import Reply
@@ -75,35 +74,34 @@ def reply(vector: np.ndarray, **fields: Any) -> Reply:
     return Reply(id="r", vector=vector, confidence=0.5, margin=0.1, **fields)
 
 
-def run(answer: Any, requests: int = 100, **settings: Any) -> tuple[TrafficSender, FakeProducer, Timing]:
+def run(answer: Any, requests: int = 100, **settings: Any) -> tuple[RunRecord, FakeProducer]:
     producer = FakeProducer(answer)
     choices = TrafficSettings(requests=requests, rate=settings.pop("rate", 0.0), **settings)
     traffic = TrafficSender(producer, sample(), choices)  # type: ignore[arg-type]
-    timing = traffic.run(lambda _: None, lambda: None)
-    return traffic, producer, timing
+    return traffic.run(), producer
 
 
 def test_every_request_is_sent_once_and_collected_once() -> None:
     data = sample()
-    traffic, producer, _ = run(lambda i: FakeHandle(reply(data.truth(i))))
+    record, producer = run(lambda i: FakeHandle(reply(data.truth(i))))
     assert sum(producer.chunks) == 100
     assert max(producer.chunks) <= 64
-    assert (traffic.tally.answered, traffic.tally.failed) == (100, 0)
-    assert traffic.tally.cosine_final == pytest.approx(np.ones(100), abs=1e-5)
+    assert (record.answered, record.failed) == (100, 0)
+    assert record.cosine_final == pytest.approx(np.ones(100), abs=1e-5)
 
 
 def test_a_rate_spreads_the_requests_over_time() -> None:
     data = sample()
-    _, producer, timing = run(lambda i: FakeHandle(reply(data.truth(i))), requests=20, rate=200.0)
+    record, producer = run(lambda i: FakeHandle(reply(data.truth(i))), requests=20, rate=200.0)
     assert len(producer.chunks) > 2
-    assert timing.elapsed_s >= 19 / 200
+    assert record.elapsed_s >= 19 / 200
 
 
 def test_half_way_is_told_exactly_once() -> None:
     data, told = sample(), []
     producer = FakeProducer(lambda i: FakeHandle(reply(data.truth(i))))
     traffic = TrafficSender(producer, data, TrafficSettings(requests=101, rate=0))  # type: ignore[arg-type]
-    traffic.run(lambda _: None, lambda: told.append(traffic.sent))
+    traffic.run(on_half=lambda: told.append(traffic.sent))
     assert len(told) == 1
     assert told[0] >= 51
 
@@ -111,43 +109,43 @@ def test_half_way_is_told_exactly_once() -> None:
 def test_requests_that_never_end_are_given_up_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(traffic_module, "_NOTHING_S_MAX", 0.01)
     data = sample()
-    traffic, _, _ = run(lambda i: FakeHandle(None if i == 3 else reply(data.truth(i))), requests=10)
-    assert (traffic.tally.answered, traffic.tally.failed) == (9, 1)
-    assert traffic.tally.codes == {"result_timeout": 1}
+    record, _ = run(lambda i: FakeHandle(None if i == 3 else reply(data.truth(i))), requests=10)
+    assert (record.answered, record.failed) == (9, 1)
+    assert record.counts["codes"] == {"result_timeout": 1}
 
 
-def collected(handles: list[FakeHandle]) -> RunTally:
-    tally = RunTally(sample(), len(handles))
+def collected(handles: list[FakeHandle]) -> RunRecord:
+    record = RunRecord(sample(), len(handles))
     for i, handle in enumerate(handles):
-        tally.collect(i, handle)  # type: ignore[arg-type]
-    return tally
+        record.collect(i, handle)  # type: ignore[arg-type]
+    return record
 
 
 def test_an_escalated_request_counts_for_both_models() -> None:
     truth = sample().truth(0)
     fast = reply(-truth, provisional=True, reasons=("thin_margin",))
     final = reply(truth, served_by="gru", reasons=("thin_margin",))
-    tally = collected([FakeHandle(final, fast)])
-    assert tally.escalated.tolist() == [True]
-    assert (tally.cosine_amn[0], tally.cosine_final[0]) == pytest.approx((-1, 1), abs=1e-5)
-    assert (tally.amn_ms[0], tally.fallback_ms[0]) == (1.0, 2.0)
-    assert tally.reasons == {"thin_margin": 1}
+    record = collected([FakeHandle(final, fast)])
+    assert record.escalated.tolist() == [True]
+    assert (record.cosine_amn[0], record.cosine_final[0]) == pytest.approx((-1, 1), abs=1e-5)
+    assert (record.amn_ms[0], record.fallback_ms[0]) == (1.0, 2.0)
+    assert record.named("reasons") == {"thin_margin": 1}
 
 
 def test_a_shed_request_is_not_escalated() -> None:
-    tally = collected([FakeHandle(reply(sample().truth(0), reasons=("thin_margin",), shed="budget"))])
-    assert not tally.escalated.any()
-    assert tally.reasons == {}
-    assert tally.shed == {"budget": 1}
+    record = collected([FakeHandle(reply(sample().truth(0), reasons=("thin_margin",), shed="budget"))])
+    assert not record.escalated.any()
+    assert record.named("reasons") == {}
+    assert record.named("shed") == {"budget": 1}
 
 
 def test_an_escalation_that_ends_with_amn_is_degraded_and_not_a_fallback_answer() -> None:
     truth = sample().truth(0)
     final = reply(truth, reasons=("thin_margin",), degraded="fallback_failed")
-    tally = collected([FakeHandle(final)])
-    assert tally.escalated.all()
-    assert np.isnan(tally.fallback_ms).all()
-    assert tally.degraded == {"fallback_failed": 1}
+    record = collected([FakeHandle(final)])
+    assert record.escalated.all()
+    assert np.isnan(record.fallback_ms).all()
+    assert record.named("degraded") == {"fallback_failed": 1}
 
 
 def summary_of(handles: list[FakeHandle], duplicates: int = 0) -> Any:
@@ -159,14 +157,13 @@ def summary_of(handles: list[FakeHandle], duplicates: int = 0) -> Any:
         "worker_restarts": 0,
         "environment": {"server": "valkey 9", "workers": {"amn": 1}, "rate_per_s": 5, "cores": 1},
     }
-    timing = Timing(elapsed_s=1.0, send_lag_ms=np.zeros(len(handles), dtype=np.float32))
-    return summarize(collected(handles), sample(), timing, **around)
+    return summarize(collected(handles), sample(), **around)
 
 
 def test_the_json_has_the_promised_keys_first_and_in_order() -> None:
     data = sample()
     summary = summary_of([FakeHandle(reply(data.truth(i))) for i in range(4)])
-    keys = list(summary.to_json())
+    keys = list(summary)
     assert keys[:12] == [
         "requests",
         "answered",
@@ -181,8 +178,8 @@ def test_the_json_has_the_promised_keys_first_and_in_order() -> None:
         "fallback_rate",
         "ood_delta",
     ]
-    assert list(summary.latency_ms) == ["p50", "p95", "p99"]
-    assert list(summary.cosine) == ["amn", "fallback", "final", "context_mean", "last_vector"]
+    assert list(summary["latency_ms"]) == ["p50", "p95", "p99"]
+    assert list(summary["cosine"]) == ["amn", "fallback", "final", "context_mean", "last_vector"]
 
 
 @pytest.mark.parametrize(("failed", "duplicates", "good"), [(0, 0, True), (1, 0, False), (0, 1, False)])
@@ -191,15 +188,15 @@ def test_only_exactly_one_answer_each_is_a_success(failed: int, duplicates: int,
     handles = [FakeHandle(reply(data.truth(i))) for i in range(4)]
     handles[:failed] = [FakeHandle(InferenceFailed("broken"))] * failed
     summary = summary_of(handles, duplicates)
-    assert summary.exactly_once is good
-    assert summary.failures == ({"inference_failed": 1} if failed else {})
+    assert exactly_once(summary) is good
+    assert summary["failures"] == ({"inference_failed": 1} if failed else {})
 
 
 def test_the_ood_delta_is_unseen_minus_known() -> None:
     data = sample()
     signs = [1 if data.ood[i] else -1 for i in range(4)]
     summary = summary_of([FakeHandle(reply(sign * data.truth(i))) for i, sign in enumerate(signs)])
-    assert summary.ood_delta == pytest.approx(2.0, abs=1e-3)
+    assert summary["ood_delta"] == pytest.approx(2.0, abs=1e-3)
 
 
 @pytest.mark.parametrize(("escalated", "kept"), [(40, True), (41, False)])
@@ -210,7 +207,7 @@ def test_the_fallback_rate_is_kept_up_to_20_percent_and_not_a_request_more(
     fast = reply(truth, provisional=True, reasons=("thin_margin",))
     slow = reply(truth, served_by="gru", reasons=("thin_margin",))
     handles = [FakeHandle(slow, fast)] * escalated + [FakeHandle(reply(truth))] * (200 - escalated)
-    assert summary_of(handles).objectives["fallback_rate"] is kept
+    assert summary_of(handles)["objectives"]["fallback_rate"] is kept
 
 
 def test_percentiles_of_nothing_are_none() -> None:
