@@ -26,7 +26,7 @@ from ops.alerts.outbox import Outbox
 from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import counted, given_up
-from ops.drift.kept.memory import Memory
+from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, Live, read_live
 from ops.findings import Finding
 from ops.health import streams, workers

@@ -65,7 +65,7 @@ class _Looking:
     def rules(self) -> list[str]:
         """Names of the rules that were judged last, and of the sender's own."""
         from ops.alerts.watch import RULES
-        from ops.drift.kept.memory import Memory
+        from ops.drift.memory import Memory
 
         return sorted({one.rule for one in Memory(self.client, self.keys).findings()} | set(RULES))
 

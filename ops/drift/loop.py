@@ -11,8 +11,8 @@ import redis
 import structlog
 
 from ops.clock import BLOCK_MIN, server_now_ms
-from ops.drift.kept.memory import BLOCKS_KEPT, Commit, Memory, Order
 from ops.drift.measures.blocks import Traffic
+from ops.drift.memory import BLOCKS_KEPT, Commit, Memory, Order
 from ops.drift.rules.health import canary, monitor_health
 from ops.drift.rules.judge import Evaluation, evaluate
 from ops.drift.service.live import LOST, Service, read_live

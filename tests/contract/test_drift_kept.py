@@ -13,8 +13,8 @@ from ops.alerts import Alert, Transition
 from ops.app import app
 from ops.clock import server_now_ms
 from ops.commands.drift.sequences import keep, of_last_day, sequences_of
-from ops.drift.kept.memory import Memory
 from ops.drift.loop import look
+from ops.drift.memory import Memory
 from ops.drift.settings import JudgeSettings
 from ops.drift.show.report import page
 from ops.errors import FileRefused

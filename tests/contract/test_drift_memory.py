@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ops.clock import BLOCK_MIN, server_now_ms
-from ops.drift.kept import memory
-from ops.drift.kept.memory import Commit, Memory, Order
+from ops.drift import memory
 from ops.drift.loop import Judge, look
+from ops.drift.memory import Commit, Memory, Order
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.leader import leader_key

@@ -12,7 +12,7 @@ import redis
 from numpy.typing import NDArray
 
 from ops.clock import server_now_ms
-from ops.drift.kept.memory import minutes_between
+from ops.drift.memory import minutes_between
 from producer.client import Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Reply, Request

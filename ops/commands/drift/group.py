@@ -130,7 +130,7 @@ def rebaseline(
     kind of documents. Everything that fires for this model ends with it.
     """
     from ops.clock import server_now_ms
-    from ops.drift.kept.memory import Order
+    from ops.drift.memory import Order
 
     with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
         models = sorted(looking.memory.state().models.items(), key=lambda item: item[1].last_block)

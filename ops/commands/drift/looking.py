@@ -20,7 +20,7 @@ class Looking:
     """A client and the judge's memory, for the length of a command."""
 
     def __init__(self, settings: ProducerSettings, judging: JudgeSettings) -> None:
-        from ops.drift.kept.memory import Memory
+        from ops.drift.memory import Memory
 
         self.keys = Keys(settings.queue)
         self.client = connect(settings)

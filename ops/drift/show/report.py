@@ -7,11 +7,11 @@ import html
 from collections.abc import Mapping, Sequence
 
 from ops.clock import BLOCK_MIN
-from ops.drift.kept.memory import Memory
 from ops.drift.loop import Look
 from ops.drift.measures import hourly
 from ops.drift.measures.blocks import ALL
 from ops.drift.measures.comparison import Comparison
+from ops.drift.memory import Memory
 from ops.drift.rules.verdicts import bars
 from ops.drift.service.objectives import OBJECTIVES
 from ops.drift.settings import JudgeSettings

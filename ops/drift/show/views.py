@@ -13,12 +13,12 @@ import redis
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
-from ops.drift.kept.memory import Memory
 from ops.drift.lab.paired import Difference
 from ops.drift.loop import Look
 from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import ID, OOD, means
+from ops.drift.memory import Memory
 from ops.drift.rules.wording import comparison_values, verdict
 from producer.keys import Keys
 

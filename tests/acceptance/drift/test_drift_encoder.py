@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from drift.world import KEYS, MODEL, Increments, Sample, Scorer, Service, Vectors, Windows
-from ops.drift.kept.memory import Memory, Order
+from ops.drift.memory import Memory, Order
 
 pytestmark = pytest.mark.timeout(300)
 

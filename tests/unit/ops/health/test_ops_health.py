@@ -11,7 +11,7 @@ import pytest
 
 from amn.kernel import bindings as kernel
 from amn.output import strict_json
-from ops.drift.kept.memory import minutes_between
+from ops.drift.memory import minutes_between
 from ops.drift.show.views import deltas
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
 from ops.health.beside import BesideFacts, Crash

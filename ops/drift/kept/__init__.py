@@ -1,1 +1,0 @@
-"""The state that the drift judge keeps on the server."""
