@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import redis
@@ -12,14 +12,14 @@ import structlog
 
 from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift.measures.blocks import Traffic
-from ops.drift.memory import BLOCKS_KEPT, Commit, Memory, Order
+from ops.drift.memory import BLOCKS_KEPT, Memory, Order
 from ops.drift.rules.health import canary, monitor_health
-from ops.drift.rules.judge import Evaluation, evaluate
+from ops.drift.rules.judge import evaluate_drift
 from ops.drift.service.live import LOST, Service, read_live
 from ops.drift.service.objectives import objectives
 from ops.drift.service.table import conditions
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import JudgeState, ModelState
+from ops.drift.state import Evaluation, JudgeState, ModelState
 from ops.findings import Finding
 from ops.leader import Leadership
 from producer.errors import ServerError
@@ -35,23 +35,9 @@ _BLOCKS_PER_HOUR = 60 // BLOCK_MIN
 Notify = Callable[[Sequence[Finding], int, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """One evaluation, before it is written.
-
-    Attributes:
-        traffic: What was judged.    evaluation: What the drift rules say.
-        commit: What is to be written; its findings are those of all rules.
-    """
-
-    traffic: Traffic
-    evaluation: Evaluation
-    commit: Commit
-
-
-def look(
+def evaluate(
     client: redis.Redis, keys: Keys, memory: Memory, settings: JudgeSettings, now_ms: int | None = None
-) -> Look:
+) -> Evaluation:
     """Evaluates every rule now; writes nothing.
 
     Args:
@@ -68,8 +54,8 @@ def look(
         memory.rewind(end, back_ms // 60_000 // BLOCK_MIN)
     traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
     audit = [_obey(state, order, end, now_ms) for order in orders]
-    state, evaluation = evaluate(traffic, state, now_ms, settings)
-    audit += [_learned(model, state.models[model], now_ms) for model in evaluation.learned]
+    found = evaluate_drift(traffic, state, now_ms, settings)
+    audit += [_learned(model, found.state.models[model], now_ms) for model in found.learned]
     counts, live = memory.counts(open_block), read_live(client, keys)
     counters = {**live.counters, LOST: live.lost}
     service = Service(
@@ -79,21 +65,12 @@ def look(
         shadow_age_ms=live.streams["shadow"].oldest_age_ms,
         canary=memory.canary(),
     )
-    findings = list(evaluation.findings)
-    findings += [canary(model, service, settings) for model in _current(evaluation)]
+    findings = list(found.findings)
+    findings += [canary(model, service, settings) for model in sorted({one.model for one in findings})]
     findings += objectives(service, open_block, settings)
     findings += conditions(live, service)
-    findings.append(monitor_health(state, traffic, service, settings))
-    commit = Commit(
-        state=state,
-        findings=findings,
-        now_ms=now_ms,
-        blocks=memory.unstored(),
-        counts={} if open_block - 1 in counts else {open_block - 1: counters},
-        audit=audit,
-        orders=len(orders),
-    )
-    return Look(traffic=traffic, evaluation=evaluation, commit=commit)
+    findings.append(monitor_health(found.state, traffic, service, settings))
+    return replace(found, findings=findings, audit=audit, orders=len(orders), counters=counters)
 
 
 class Judge:
@@ -118,7 +95,7 @@ class Judge:
         self._leadership = Leadership(client, keys, LEASE_MS)
         self._evaluated_at_ms = 0
 
-    def turn(self, now_ms: int | None = None) -> Look | None:
+    def turn(self, now_ms: int | None = None) -> Evaluation | None:
         """One look at the leadership and, when a minute is over, one evaluation.
 
         The alerts get the findings before the state is written: a judge that dies between the two
@@ -136,10 +113,10 @@ class Judge:
         # A clock that went back says nothing about when the next minute is over: it is now.
         if not fence or 0 <= clock_ms - self._evaluated_at_ms < _EVERY_MS:
             return None
-        found = look(self._client, self._keys, self._memory, self._settings, clock_ms)
+        found = evaluate(self._client, self._keys, self._memory, self._settings, clock_ms)
         if self._alert is not None:
-            self._alert(found.commit.findings, clock_ms, fence)
-        if not self._memory.commit(fence, found.commit):
+            self._alert(found.findings, clock_ms, fence)
+        if not self._memory.commit(fence, found):
             _LOG.warning("judge_was_replaced", fence=fence)
             return None
         self._evaluated_at_ms = clock_ms
@@ -171,15 +148,11 @@ class Judge:
             pass  # the lease runs out by itself
 
 
-def _log(found: Look) -> None:
-    firing = [f"{one.rule}/{one.lane or 'all'}" for one in found.commit.findings if one.state == "firing"]
-    _LOG.info("judged", findings=len(found.commit.findings), firing=firing)
-    for entry in found.commit.audit:
+def _log(found: Evaluation) -> None:
+    firing = [f"{one.rule}/{one.lane or 'all'}" for one in found.findings if one.state == "firing"]
+    _LOG.info("judged", findings=len(found.findings), firing=firing)
+    for entry in found.audit:
         _LOG.info("drift_audit", **entry)
-
-
-def _current(evaluation: Evaluation) -> list[str]:
-    return sorted({finding.model for finding in evaluation.findings})
 
 
 def _obey(state: JudgeState, order: Order, end_block: int, now_ms: int) -> dict[str, Any]:

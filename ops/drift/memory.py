@@ -17,8 +17,8 @@ Everything but `orders` is written by lua/commit.lua, under the leader's fence.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import redis
@@ -26,7 +26,7 @@ import structlog
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, block_of
-from ops.drift.state import JudgeState
+from ops.drift.state import Evaluation, JudgeState
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -62,24 +62,6 @@ class Order:
     who: str
     why: str
     at_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """The state that one evaluation leaves.
-
-    Attributes:
-        blocks: That became final.    counts: Of blocks that ended.
-        audit: Entries, oldest first.    orders: How many orders were taken up.
-    """
-
-    state: JudgeState
-    findings: Sequence[Finding]
-    now_ms: int
-    blocks: Mapping[int, Block] = field(default_factory=dict)
-    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    audit: Sequence[Mapping[str, Any]] = ()
-    orders: int = 0
 
 
 class Memory:
@@ -144,10 +126,6 @@ class Memory:
         self.counts(end_block + blocks + 1)
         self._counts = {number - blocks: counts for number, counts in self._counts.items()}
 
-    def unstored(self) -> dict[int, Block]:
-        """Final blocks with traffic that no commit has written yet."""
-        return {n: b for n, b in self._final.items() if n not in self._stored and b.minutes}
-
     def counts(self, end_block: int) -> dict[int, dict[str, int]]:
         """The queue's counters at the ends of the blocks of the last three days, where known."""
         first = end_block - 3 * BLOCKS_PER_DAY - 1
@@ -181,26 +159,33 @@ class Memory:
         found = cast("list[bytes]", self._client.lrange(self._key("audit"), 0, -1))
         return [json.loads(text) for text in found]
 
-    def commit(self, fence: int, commit: Commit) -> bool:
-        """Writes it under the fence; False when another judge leads by now."""
+    def commit(self, fence: int, found: Evaluation) -> bool:
+        """Writes an evaluation under the fence, with blocks that became final and counters of one that ended.
+
+        Returns:
+            False when another judge leads by now: nothing was written.
+        """
         fields = {
-            "state": json.dumps(commit.state.to_json(), separators=(",", ":")),
-            "findings": json.dumps([asdict(one) for one in commit.findings], separators=(",", ":")),
-            "evaluated_at_ms": str(commit.now_ms),
+            "state": json.dumps(found.state.to_json(), separators=(",", ":")),
+            "findings": json.dumps([asdict(one) for one in found.findings], separators=(",", ":")),
+            "evaluated_at_ms": str(found.now_ms),
         }
-        arguments: list[Any] = [str(fence), commit.orders, _AUDIT_MAX, _JUDGE_TTL_S, len(fields)]
+        blocks = {n: block for n, block in self._final.items() if n not in self._stored and block.minutes}
+        ended = found.now_ms // 60_000 // BLOCK_MIN - 1
+        counts = {} if ended in self._counts else {ended: dict(found.counters)}
+        arguments: list[Any] = [str(fence), found.orders, _AUDIT_MAX, _JUDGE_TTL_S, len(fields)]
         arguments += [word for pair in fields.items() for word in pair]
-        arguments += [len(commit.audit), *(json.dumps(entry) for entry in commit.audit)]
-        arguments.append(len(commit.blocks) + len(commit.counts))
-        for number, block in commit.blocks.items():
+        arguments += [len(found.audit), *(json.dumps(entry) for entry in found.audit)]
+        arguments.append(len(blocks) + len(counts))
+        for number, block in blocks.items():
             arguments += [self._key(f"block:{number}"), block.to_json(), _BLOCK_TTL_S]
-        for number, counts in commit.counts.items():
-            arguments += [self._key(f"counts:{number}"), json.dumps(counts), _COUNTS_TTL_S]
+        for number, numbers in counts.items():
+            arguments += [self._key(f"counts:{number}"), json.dumps(numbers), _COUNTS_TTL_S]
         names = [leader_key(self._keys), *(self._key(name) for name in ("judge", "orders", "audit"))]
         written = bool(self._commit(keys=names, args=arguments))
         if written:
-            self._stored.update(commit.blocks)
-            self._counts.update({n: dict(counts) for n, counts in commit.counts.items()})
+            self._stored.update(blocks)
+            self._counts |= counts
         return written
 
     def _load(self, first: int, end_block: int) -> None:

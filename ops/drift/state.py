@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from ops.drift.latch import Latch
 from ops.drift.measures.baseline import Reference
+from ops.drift.measures.blocks import Traffic
+from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.detector import Detector
+from ops.findings import Finding
 
 VERSION = 1
 
@@ -117,3 +120,30 @@ class JudgeState:
 def rewound(at_ms: int, back_ms: int) -> int:
     """A time of before the clock went back; 0, for never, stays."""
     return at_ms - back_ms if at_ms else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One evaluation of the rules, before it is written.
+
+    Attributes:
+        now_ms: Server's clock.
+        state: The judge's state afterwards.
+        findings: Every rule on every series, also those that rest.
+        traffic: The blocks that were judged.
+        comparisons: Each series against its reference, by model and lane.
+        learned: Models whose baselines were taken just now.
+        audit: Entries, oldest first.
+        orders: Number of operators' orders that were carried out.
+        counters: The queue's counters now.
+    """
+
+    now_ms: int
+    state: JudgeState
+    findings: Sequence[Finding] = ()
+    traffic: Traffic = field(default_factory=lambda: Traffic.of(0, []))
+    comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
+    learned: Sequence[str] = ()
+    audit: Sequence[Mapping[str, Any]] = ()
+    orders: int = 0
+    counters: Mapping[str, int] = field(default_factory=dict)

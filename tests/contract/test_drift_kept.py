@@ -13,7 +13,7 @@ from ops.alerts import Alert, Transition
 from ops.app import app
 from ops.clock import server_now_ms
 from ops.commands.drift.sequences import keep, of_last_day, sequences_of
-from ops.drift.loop import look
+from ops.drift.loop import evaluate
 from ops.drift.memory import Memory
 from ops.drift.settings import JudgeSettings
 from ops.drift.show.report import page
@@ -104,7 +104,7 @@ def test_the_report_lists_exemplars_and_escapes_what_producers_named(server: Any
     server.admin.hset(f"{KEYS.drift_minute_prefix}{minute}", mapping=fields)
     server.admin.zadd(KEYS.drift_minutes, {str(minute): minute})
     memory = Memory(server.admin, KEYS)
-    found = look(server.admin, KEYS, memory, JudgeSettings(), now_ms)
+    found = evaluate(server.admin, KEYS, memory, JudgeSettings(), now_ms)
     text = page(KEYS, memory, found, of_last_day(server.admin, KEYS, now_ms))
     assert "doc&lt;0&gt;#0" in text
     assert "doc<0>" not in text

@@ -9,10 +9,10 @@ import pytest
 
 from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift import memory
-from ops.drift.loop import Judge, look
-from ops.drift.memory import Commit, Memory, Order
+from ops.drift.loop import Judge, evaluate
+from ops.drift.memory import Memory, Order
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import JudgeState, ModelState
+from ops.drift.state import Evaluation, JudgeState, ModelState
 from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
@@ -52,16 +52,16 @@ def test_a_judge_learns_a_baseline_and_stores_what_it_needs_after_a_restart(serv
     judge = Judge(server.admin, KEYS, SETTINGS)
     found = judge.turn(now_ms)
     assert found is not None
-    assert found.evaluation.learned == [MODEL]
+    assert found.learned == [MODEL]
     again = Memory(server.admin, KEYS)
-    assert again.state().to_json() == found.commit.state.to_json()
+    assert again.state().to_json() == found.state.to_json()
     assert again.evaluated_at_ms() == now_ms
-    assert [f.rule for f in again.findings()] == [f.rule for f in found.commit.findings]
+    assert [f.rule for f in again.findings()] == [f.rule for f in found.findings]
     assert again.audit()[0]["what"] == "frozen"
     # The minutes expire after two days; the blocks carry on.
     for key in server.admin.keys("amn:{main}:drift:minute*"):
         server.admin.delete(key)
-    later = look(server.admin, KEYS, again, SETTINGS, now_ms)
+    later = evaluate(server.admin, KEYS, again, SETTINGS, now_ms)
     settled = found.traffic.series[MODEL][""][1, :, :-37]
     assert (later.traffic.series[MODEL][""][1, :, : settled.shape[-1]] == settled).all()
 
@@ -91,9 +91,9 @@ def test_two_judges_take_turns_and_only_the_leader_writes(server: Any) -> None:
 def test_a_judge_that_slept_through_its_lease_writes_nothing(server: Any) -> None:
     memory = Memory(server.admin, KEYS)
     server.admin.set(leader_key(KEYS), "7")
-    commit = Commit(state=JudgeState(models={"m": ModelState(first_block=1)}), findings=[], now_ms=5)
+    commit = Evaluation(state=JudgeState(models={"m": ModelState(first_block=1)}), findings=[], now_ms=5)
     assert memory.commit(7, commit)
-    stale = Commit(state=JudgeState(), findings=[], now_ms=9, audit=[{"what": "x"}], counts={1: {"a": 1}})
+    stale = Evaluation(state=JudgeState(), now_ms=600_000, audit=[{"what": "x"}], counters={"a": 1})
     assert not memory.commit(6, stale)
     assert memory.evaluated_at_ms() == 5
     assert "m" in memory.state().models
@@ -141,19 +141,19 @@ def test_an_order_given_while_the_judge_looked_is_not_lost(server: Any) -> None:
     now_ms = a_day(server)
     memory = Memory(server.admin, KEYS)
     server.admin.set(leader_key(KEYS), "7")
-    found = look(server.admin, KEYS, memory, SETTINGS, now_ms)
+    found = evaluate(server.admin, KEYS, memory, SETTINGS, now_ms)
     memory.order(Order(model=MODEL, hours=0, who="ada", why="late", at_ms=now_ms))
-    assert memory.commit(7, found.commit)
+    assert memory.commit(7, found)
     assert [order.why for order in memory.orders()] == ["late"]
 
 
 def test_late_truths_change_the_day_until_their_block_is_settled(server: Any) -> None:
     now_ms = a_day(server)
     memory = Memory(server.admin, KEYS)
-    first = look(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
+    first = evaluate(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
     put(server, now_ms // 60_000 - 60, n=40)
     put(server, now_ms // 60_000 - 600, n=40)
-    later = look(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
+    later = evaluate(server.admin, KEYS, memory, SETTINGS, now_ms).traffic.series[MODEL][""][1].sum()
     assert later - first == 20
 
 
@@ -175,9 +175,9 @@ def test_what_no_judge_can_have_written_is_not_read_whole(
 
 
 def test_an_empty_server_is_judged_without_complaint(server: Any) -> None:
-    found = look(server.admin, KEYS, Memory(server.admin, KEYS), SETTINGS)
-    assert {f.state for f in found.commit.findings} <= {"insufficient", "ok"}
-    json.dumps([f.summary for f in found.commit.findings])
+    found = evaluate(server.admin, KEYS, Memory(server.admin, KEYS), SETTINGS)
+    assert {f.state for f in found.findings} <= {"insufficient", "ok"}
+    json.dumps([f.summary for f in found.findings])
 
 
 class Living:
@@ -200,7 +200,7 @@ class Living:
                 self.server.admin.hincrby(KEYS.stats, name, amount)
             found = self.judge.turn(self.now_ms)
             assert found is not None
-            self.fired |= {one.rule for one in found.commit.findings if one.state == "firing"}
+            self.fired |= {one.rule for one in found.findings if one.state == "firing"}
         return self
 
     def step(self, minutes: int) -> Living:

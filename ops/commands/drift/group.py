@@ -47,7 +47,7 @@ def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None)
 
     settings = producer_settings(url, queue)
     with Looking(settings, JudgeSettings(card_strict=card_strict)) as looking:
-        found, evaluated_at_ms = looking.look(), looking.memory.evaluated_at_ms()
+        found, evaluated_at_ms = looking.evaluate(), looking.memory.evaluated_at_ms()
     if as_json:
         console.say_json(status_json(found, evaluated_at_ms), indent=2)
     else:
@@ -76,9 +76,9 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
             judge.resign()
         if found is None:
             console.say("another judge leads; it writes, this only looks", err=True)
-            found = looking.look()
-    show(console.out(), found, found.commit.now_ms)
-    if any(f.state == "firing" and f.severity == "page" for f in found.commit.findings):
+            found = looking.evaluate()
+    show(console.out(), found, found.now_ms)
+    if any(f.state == "firing" and f.severity == "page" for f in found.findings):
         raise click.exceptions.Exit(1)
 
 
@@ -173,7 +173,7 @@ def report(out: Path, model: str | None, url: str | None, queue: str | None) -> 
 
     settings = producer_settings(url, queue)
     with Looking(settings, JudgeSettings()) as looking:
-        text = page(looking.keys, looking.memory, looking.look(), looking.worst(), model)
+        text = page(looking.keys, looking.memory, looking.evaluate(), looking.worst(), model)
     write_whole(out, text)
     console.say(str(out))
 

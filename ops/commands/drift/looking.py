@@ -11,7 +11,8 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
-    from ops.drift.loop import Look, Notify
+    from ops.drift.loop import Notify
+    from ops.drift.state import Evaluation
     from ops.findings import Finding
     from workers.shadow.exemplars import Exemplar
 
@@ -36,11 +37,11 @@ class Looking:
         self.client.close()
         self._errors.__exit__(*error)
 
-    def look(self) -> Look:
+    def evaluate(self) -> Evaluation:
         """Evaluates without writing."""
-        from ops.drift.loop import look
+        from ops.drift.loop import evaluate
 
-        return look(self.client, self.keys, self.memory, self._judging)
+        return evaluate(self.client, self.keys, self.memory, self._judging)
 
     def worst(self) -> list[Exemplar]:
         """The exemplars of the last 24 h."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.blocks import ALL, Traffic
@@ -14,7 +13,7 @@ from ops.drift.rules.inputs import input_drift
 from ops.drift.rules.model_judge import ModelJudge
 from ops.drift.rules.pages import one_page_each
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import JudgeState, ModelState
+from ops.drift.state import Evaluation, JudgeState, ModelState
 from ops.findings import Finding
 
 #: A model without traffic for this long is forgotten.
@@ -23,24 +22,7 @@ _FORGOTTEN_BLOCKS = 8 * BLOCKS_PER_DAY
 _DECLARED_MS = 60 * 60_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """The verdicts of the drift rules now.
-
-    Attributes:
-        findings: Every rule on every series, also those that rest.
-        comparisons: By model and lane, for whoever shows them.
-        learned: Models whose baselines were taken just now.
-    """
-
-    findings: list[Finding]
-    comparisons: Mapping[tuple[str, str], Comparison]
-    learned: list[str]
-
-
-def evaluate(
-    traffic: Traffic, state: JudgeState, now_ms: int, settings: JudgeSettings
-) -> tuple[JudgeState, Evaluation]:
+def evaluate_drift(traffic: Traffic, state: JudgeState, now_ms: int, settings: JudgeSettings) -> Evaluation:
     """Judges every model with traffic in the last 24 h.
 
     The state that comes in is left as it is. Judging the same traffic twice, or after a restart
@@ -67,7 +49,14 @@ def evaluate(
     for model in list(state.models):
         if state.models[model].last_block < traffic.end_block - _FORGOTTEN_BLOCKS:
             del state.models[model]
-    return state, Evaluation(findings=findings, comparisons=comparisons, learned=learned)
+    return Evaluation(
+        now_ms=now_ms,
+        state=state,
+        findings=findings,
+        traffic=traffic,
+        comparisons=comparisons,
+        learned=learned,
+    )
 
 
 def _known(state: JudgeState, model: str, traffic: Traffic) -> ModelState:

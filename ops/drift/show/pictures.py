@@ -5,18 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from ops.clock import BLOCKS_PER_DAY
-from ops.drift.loop import Look
 from ops.drift.measures.statistics import Floats, divergence
 from ops.drift.rules.learning import HISTOGRAMS
 from ops.drift.show import plots
 from ops.drift.show.plots import Panel
-from ops.drift.state import ModelState
+from ops.drift.state import Evaluation, ModelState
 
 #: Cells that are named below their picture.
 _NAMED = 5
 
 
-def cosines(found: Look, known: ModelState, model: str) -> str:
+def cosines(found: Evaluation, known: ModelState, model: str) -> str:
     """AMN's cosines to the truth, by slice."""
     panels = []
     for name, colour in (("ood", plots.OOD_COLOUR), ("id", plots.ID_COLOUR)):
@@ -25,7 +24,7 @@ def cosines(found: Look, known: ModelState, model: str) -> str:
     return plots.histograms_plot(panels, "cosines")
 
 
-def inputs(found: Look, known: ModelState, model: str) -> list[str]:
+def inputs(found: Evaluation, known: ModelState, model: str) -> list[str]:
     """Shows the inputs' OOD scores and nearest centroids; nothing where nobody scores."""
     score, score_base = _counts(found, known, model, "score")
     cells, cells_base = _counts(found, known, model, "cells")
@@ -65,7 +64,7 @@ def _grown(score: Floats, score_base: Floats, cells: Floats, cells_base: Floats)
     )
 
 
-def _counts(found: Look, known: ModelState, model: str, name: str) -> tuple[Floats, Floats]:
+def _counts(found: Evaluation, known: ModelState, model: str, name: str) -> tuple[Floats, Floats]:
     """Returns the counts of the last 24 h, and of the baseline."""
     bins = HISTOGRAMS[name]
     now = found.traffic.histogram(model, name, found.traffic.end_block, BLOCKS_PER_DAY, bins)

@@ -7,7 +7,6 @@ import html
 from collections.abc import Mapping, Sequence
 
 from ops.clock import BLOCK_MIN
-from ops.drift.loop import Look
 from ops.drift.measures import hourly
 from ops.drift.measures.blocks import ALL
 from ops.drift.measures.comparison import Comparison
@@ -17,6 +16,7 @@ from ops.drift.service.objectives import OBJECTIVES
 from ops.drift.settings import JudgeSettings
 from ops.drift.show import pictures, plots
 from ops.drift.show.views import STAND_INS, main_model, one_line, stand_ins
+from ops.drift.state import Evaluation
 from ops.findings import Finding
 from producer.keys import Keys
 from workers.shadow.exemplars import RANDOM, WORST, Exemplar
@@ -55,7 +55,7 @@ _MARKS = {"PAGE": "#d64545", "TICKET": "#c58a12", "OK": "#2a9d6f"}
 def page(
     keys: Keys,
     memory: Memory,
-    found: Look,
+    found: Evaluation,
     exemplars: Sequence[Exemplar] = (),
     model: str | None = None,
     settings: JudgeSettings | None = None,
@@ -75,10 +75,10 @@ def page(
     """
     settings = settings or JudgeSettings()
     model = model or main_model(found)
-    at = datetime.datetime.fromtimestamp(found.commit.now_ms / 1000, datetime.UTC)
+    at = datetime.datetime.fromtimestamp(found.now_ms / 1000, datetime.UTC)
     body = [f"<h1>Drift report, queue {_text(keys.queue)}</h1>", _verdict(one_line(found))]
     body.append(f'<p class="soft">{at:%Y-%m-%d %H:%M} UTC, model {_text(model or "none")}</p>')
-    body.append(_rules(found.commit.findings))
+    body.append(_rules(found.findings))
     if model is None:
         body.append(
             "<p>Nothing was sampled in the last eight days, or only in the last minutes, which are not "
@@ -98,11 +98,11 @@ def page(
     )
 
 
-def _pictures(found: Look, memory: Memory, model: str, settings: JudgeSettings) -> list[str]:
-    traffic, known = found.traffic, found.commit.state.models[model]
+def _pictures(found: Evaluation, memory: Memory, model: str, settings: JudgeSettings) -> list[str]:
+    traffic, known = found.traffic, found.state.models[model]
     sums, reference = traffic.series[model][ALL], known.baselines.get(ALL)
     hours = hourly.hours_of(sums, traffic.first_block, reference)
-    lanes = {lane: seen for (name, lane), seen in found.evaluation.comparisons.items() if name == model}
+    lanes = {lane: seen for (name, lane), seen in found.comparisons.items() if name == model}
     parts = [
         "<h2>Mean cosines and the OOD delta, 48 h</h2>",
         _wide(plots.means_plot(hours, hourly.week_before(sums), settings.drop_page)),
@@ -123,7 +123,7 @@ def _pictures(found: Look, memory: Memory, model: str, settings: JudgeSettings) 
     return parts
 
 
-def _stand_ins(found: Look, model: str) -> str:
+def _stand_ins(found: Evaluation, model: str) -> str:
     """The tiers that are not judged."""
     rows = [
         f"<tr><td>{STAND_INS[one.tier]}</td><td>{_text(one.slice)}</td>"
@@ -137,8 +137,10 @@ def _stand_ins(found: Look, model: str) -> str:
     return f"<h2>Against what stands in for the truth</h2>{note}<table>{head}{''.join(rows)}</table>"
 
 
-def _strips(found: Look, memory: Memory, model: str, hours: hourly.Hours, settings: JudgeSettings) -> str:
-    end = found.commit.now_ms // 60_000 // BLOCK_MIN
+def _strips(
+    found: Evaluation, memory: Memory, model: str, hours: hourly.Hours, settings: JudgeSettings
+) -> str:
+    end = found.now_ms // 60_000 // BLOCK_MIN
     counts = memory.counts(end)
     sums = found.traffic.series[model][ALL]
     shown = [

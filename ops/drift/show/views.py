@@ -14,12 +14,12 @@ import redis
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
 from ops.drift.lab.paired import Difference
-from ops.drift.loop import Look
 from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import ID, OOD, means
 from ops.drift.memory import Memory
 from ops.drift.rules.wording import comparison_values, verdict
+from ops.drift.state import Evaluation
 from producer.keys import Keys
 
 #: A judge that has not finished an evaluation for this long is not at work.
@@ -30,31 +30,31 @@ _VERDICTS = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
 _STYLES = {"page": "bold red", "ticket": "yellow", "ok": "green", "insufficient": "dim"}
 
 
-def main_model(found: Look) -> str | None:
+def main_model(found: Evaluation) -> str | None:
     """The model that most of the last day's samples were of."""
     sizes = {model: lanes[ALL][1, :, -288:].sum() for model, lanes in found.traffic.series.items()}
     return max(sizes, key=lambda model: sizes[model]) if sizes else None
 
 
-def one_line(found: Look) -> str:
+def one_line(found: Evaluation) -> str:
     """The verdict."""
     model = main_model(found)
-    seen = found.evaluation.comparisons.get((model, ALL)) if model else None
-    return verdict(found.commit.findings, seen)
+    seen = found.comparisons.get((model, ALL)) if model else None
+    return verdict(found.findings, seen)
 
 
-def status_json(found: Look, evaluated_at_ms: int) -> dict[str, Any]:
+def status_json(found: Evaluation, evaluated_at_ms: int) -> dict[str, Any]:
     """Plain values: `amn drift status --json`."""
-    now_ms = found.commit.now_ms
+    now_ms = found.now_ms
     return {
         "verdict": one_line(found),
         "evaluated_at_ms": evaluated_at_ms,
         "judge_at_work": 0 <= now_ms - evaluated_at_ms <= SILENT_MS,
         "now_ms": now_ms,
-        "findings": [asdict(one) for one in found.commit.findings],
+        "findings": [asdict(one) for one in found.findings],
         "series": [
             {"model": model, "lane": lane, **comparison_values(seen)}
-            for (model, lane), seen in found.evaluation.comparisons.items()
+            for (model, lane), seen in found.comparisons.items()
         ],
         "models": {
             model: {
@@ -62,7 +62,7 @@ def status_json(found: Look, evaluated_at_ms: int) -> dict[str, Any]:
                 "since_block": known.first_block,
                 "delta": round(known.baselines[ALL].delta, 6) if ALL in known.baselines else None,
             }
-            for model, known in found.commit.state.models.items()
+            for model, known in found.state.models.items()
         },
         "not_judged": [
             {"model": model, **asdict(one)}
@@ -72,17 +72,17 @@ def status_json(found: Look, evaluated_at_ms: int) -> dict[str, Any]:
     }
 
 
-def stand_ins(found: Look, model: str) -> list[StandIn]:
+def stand_ins(found: Evaluation, model: str) -> list[StandIn]:
     """The tiers beside the true vector, of the last 24 h."""
     return found.traffic.stand_ins(model, found.traffic.end_block, BLOCKS_PER_DAY)
 
 
-def show(out: Screen, found: Look, evaluated_at_ms: int) -> None:
+def show(out: Screen, found: Evaluation, evaluated_at_ms: int) -> None:
     """Tables of the series and of the rules, and the verdict last."""
     for table in (_series(found), _tiers(found), _rules(found)):
         if table.row_count:
             out.print(table, "")
-    silent_ms = found.commit.now_ms - evaluated_at_ms
+    silent_ms = found.now_ms - evaluated_at_ms
     if not 0 <= silent_ms <= SILENT_MS:
         when = f"{silent_ms / 60_000:.0f} min ago" if silent_ms > 0 else "before the server's clock went back"
         since = f"looked {when}" if evaluated_at_ms else "has never looked"
@@ -94,16 +94,16 @@ def show(out: Screen, found: Look, evaluated_at_ms: int) -> None:
     out.print(styled(line, style), soft_wrap=True)
 
 
-def _series(found: Look) -> DataTable:
+def _series(found: Evaluation) -> DataTable:
     table = DataTable("last 24 h")
     for column in ("m_OOD", "m_ID", "D", "reference D", "drop", "99 % CI", "z", "n OOD", "n ID", "truths"):
         table.add_column(column, justify="right")
-    for (model, lane), seen in found.evaluation.comparisons.items():
+    for (model, lane), seen in found.comparisons.items():
         table.add_row(lane or f"{model}, all lanes", *_cells(seen))
     return table
 
 
-def _tiers(found: Look) -> DataTable:
+def _tiers(found: Evaluation) -> DataTable:
     table = DataTable("not judged: no truth, but", "slice")
     for column in ("cosine", "n"):
         table.add_column(column, justify="right")
@@ -130,9 +130,9 @@ def _number(value: float, form: str = ".4f") -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def _rules(found: Look) -> DataTable:
+def _rules(found: Evaluation) -> DataTable:
     table = DataTable("rule", "lane", "says", "what")
-    for one in found.commit.findings:
+    for one in found.findings:
         says = one.severity if one.state == "firing" else one.state
         table.add_row(one.rule, one.lane or "all", styled(says, _STYLES[says]), one.summary)
     return table

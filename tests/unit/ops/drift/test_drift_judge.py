@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.blocks import ALL, Block, Traffic
-from ops.drift.rules.judge import evaluate
+from ops.drift.rules.judge import evaluate_drift
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState
 from ops.findings import Finding
@@ -62,11 +62,9 @@ class World:
         for at in range(0, more.shape[-1], every):
             self.past = np.concatenate([self.past, more[..., at : at + every]], axis=-1)
             before = self.firing("page")
-            self.state, found = evaluate(
-                self.traffic(), self.state, self.now * BLOCK_MIN * 60_000, self.settings
-            )
+            found = evaluate_drift(self.traffic(), self.state, self.now * BLOCK_MIN * 60_000, self.settings)
             # What is stored and read again must judge alike.
-            self.state = JudgeState.from_json(json.loads(json.dumps(self.state.to_json())))
+            self.state = JudgeState.from_json(json.loads(json.dumps(found.state.to_json())))
             self.findings = found.findings
             self.pages += [(self.now, *key) for key in self.firing("page") - before]
         return self
@@ -246,5 +244,5 @@ def test_a_model_that_was_replaced_is_not_judged_but_still_known(
 def test_the_state_that_comes_in_is_left_alone(healthy: Callable[[], World]) -> None:
     world = healthy()
     before = json.dumps(world.state.to_json())
-    evaluate(world.traffic(), world.state, 10**9, world.settings)
+    evaluate_drift(world.traffic(), world.state, 10**9, world.settings)
     assert json.dumps(world.state.to_json()) == before
