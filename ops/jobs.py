@@ -9,34 +9,22 @@ any .npy file written that this user can write.
 from __future__ import annotations
 
 import os
+import re
+import reprlib
 import time
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import redis
-from rq import Worker, get_current_job
-from rq.job import JOB_ID_PATTERN
 from rq.results import Result
 
 from amn.files import check_output
 from amn.output import without_surrogates
-from ops.errors import FileRefused, JobsUnavailable
+from ops.errors import FileRefused, JobRefused, JobsUnavailable
 from ops.files import FileOptions, open_contexts, predict_through_queue
-from ops.known_jobs import (
-    IS_BOOL,
-    Check,
-    Function,
-    KnownJob,
-    KnownQueue,
-    KnownWorker,
-    inflated,
-    is_name,
-    is_text,
-    parsed,
-    text_of,
-)
+from ops.known_jobs import KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
 from producer import Producer
 from producer.address import CLUSTER, parse_address
 from producer.messages import LANES
@@ -45,21 +33,18 @@ from producer.transport.connection import connect
 
 #: Name of the RQ queue.
 JOBS = "amn-jobs"
+_PREDICT_FILE = "ops.jobs.predict_file"
 _SUFFIX = ".npy"
 #: Jobs that a listing shows at most.
 _LISTED_MAX = 1_000
 _META_EVERY_S = 1.0
 #: An idle worker comes back from its blocking read well within this.
 _WORKER_TTL_S = 60
-
-
-def jobs_queue(connection: redis.Redis) -> KnownQueue:
-    """The RQ queue of this house."""
-    return KnownQueue(JOBS, connection)
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def jobs_possible(url: str) -> bool:
-    """Says whether RQ can use this server."""
+    """True if RQ can use this server."""
     return parse_address(url).kind != CLUSTER
 
 
@@ -87,23 +72,15 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
     source, target = source.resolve(), target.resolve()
     for path in (source, target):
         if not _is_path(str(path)):
-            raise FileRefused(f"{path}: the files of a job have {_IS_PATH[1]}")
+            raise FileRefused(f"{path}: the files of a job have {_PATH_RULE}")
     rows = len(open_contexts(source))
     check_output(target, source)
-    arguments: dict[str, Any] = {
-        "source": str(source),
-        "target": str(target),
-        "queue": settings.queue,
-        "lane": options.lane,
-        "domain": options.domain,
-        "normalize": options.normalize,
-        "fast": options.fast,
-    }
+    arguments = {"source": str(source), "target": str(target), "queue": settings.queue}
     connection = rq_connection(settings)
     try:
-        job = jobs_queue(connection).enqueue(
+        job = KnownQueue(JOBS, connection).enqueue(
             _PREDICT_FILE,
-            kwargs=arguments,
+            kwargs=arguments | {name: getattr(options, name) for name in _CHECKS if name not in arguments},
             meta={"done": 0, "rows": rows},
             description=without_surrogates(f"predict-file {source} {target}"),
         )
@@ -112,27 +89,26 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
         connection.close()
 
 
-def predict_file(
-    *, source: str, target: str, queue: str, lane: str, domain: str, normalize: bool, fast: bool
-) -> dict[str, Any]:
-    """The job: streams the file through the queue; the result is the summary of `amn predict`."""
-    job = get_current_job()
+def predict_file(job: KnownJob, **arguments: Any) -> dict[str, Any]:
+    """The job: streams the file through the queue; the result is the summary of `amn predict`.
+
+    Raises:
+        JobRefused: An argument is not what it must be.
+    """
+    check(arguments)
     saved_at_s = 0.0
 
     def on_progress(done: int) -> None:
         nonlocal saved_at_s
-        if job is not None and time.monotonic() - saved_at_s > _META_EVERY_S:
+        if time.monotonic() - saved_at_s > _META_EVERY_S or done == job.meta.get("rows"):
             saved_at_s = time.monotonic()
             job.meta["done"] = done
             job.save_meta()  # type: ignore[no-untyped-call]
 
-    options = FileOptions(lane=lane, domain=domain, normalize=normalize, fast=fast)
+    source, target, queue = (arguments.pop(name) for name in ("source", "target", "queue"))
     with Producer(settings=ProducerSettings.from_environment(queue=queue)) as producer:
-        result = predict_through_queue(Path(source), Path(target), producer, options, on_progress)
-    if job is not None:
-        job.meta["done"] = result.rows
-        job.save_meta()  # type: ignore[no-untyped-call]
-    return result.to_json()
+        options = FileOptions(**arguments)
+        return predict_through_queue(Path(source), Path(target), producer, options, on_progress).to_json()
 
 
 def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:
@@ -141,73 +117,84 @@ def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:
     The forking worker fits here: it loads only the client side, so a fork is cheap, and a job that
     is killed is noticed and marked as failed by its parent.
     """
-    connection = rq_connection(settings)
-    worker = _JobsWorker(jobs_queue(connection), _FUNCTIONS, _WORKER_TTL_S)
+    queue = KnownQueue(JOBS, rq_connection(settings))
+    worker = KnownWorker(queue, {_PREDICT_FILE: predict_file}, _WORKER_TTL_S)
     worker.work(burst=burst, logging_level=log_level.upper())
 
 
+def check(arguments: Mapping[str, Any]) -> None:
+    """Checks the arguments of `predict_file`.
+
+    Raises:
+        JobRefused: One is missing, unknown, or not what it must be.
+    """
+    if arguments.keys() != _CHECKS.keys():
+        raise JobRefused(
+            f"{_PREDICT_FILE} takes {', '.join(_CHECKS)}; given were {reprlib.repr([*arguments])}"
+        )
+    for name, (holds, rule) in _CHECKS.items():
+        if not holds(arguments[name]):
+            raise JobRefused(f"{_PREDICT_FILE}: {name} is {reprlib.repr(arguments[name])}; it must be {rule}")
+
+
 def _is_path(value: Any) -> bool:
-    """Says whether a job may read or write this path: one that says plainly that it is a file of ours."""
-    if not isinstance(value, str) or len(value) > 4096 or not without_surrogates(value).isprintable():
+    """True for a path that a job may read or write: one that says plainly that it is a file of ours."""
+    if not isinstance(value, str) or len(value) > 4096:
         return False
-    path = Path(value)
-    whole = path.is_absolute() and str(path) == value and ".." not in path.parts
-    return whole and path.suffix == _SUFFIX and (not os.path.lexists(path) or path.is_file())
+    try:
+        path = Path(value)
+        whole = path.is_absolute() and str(path) == value and ".." not in path.parts
+        named = whole and path.suffix == _SUFFIX and without_surrogates(value).isprintable()
+        return named and (not os.path.lexists(path) or path.is_file())
+    except (ValueError, OSError):  # half a surrogate pair, a name that is too long
+        return False
 
 
-class _JobsWorker(KnownWorker, Worker):
-    """Forks for each job, and runs nothing but the functions below."""
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(_QUEUE.fullmatch(value))
 
 
-_IS_PATH: Check = (_is_path, f"an absolute path without '..' that ends in {_SUFFIX}, and no special file")
-_PREDICT_FILE = "ops.jobs.predict_file"
-_FUNCTIONS = {
-    _PREDICT_FILE: Function(
-        run=predict_file,
-        arguments={
-            "source": _IS_PATH,
-            "target": _IS_PATH,
-            "queue": is_name(),
-            "lane": (lambda value: value in LANES, f"one of {', '.join(LANES)}"),
-            "domain": is_text(512),
-            "normalize": IS_BOOL,
-            "fast": IS_BOOL,
-        },
-    )
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 512 and value.isprintable()
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+_PATH_RULE = f"an absolute path without '..' that ends in {_SUFFIX}, and no special file"
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "source": (_is_path, _PATH_RULE),
+    "target": (_is_path, _PATH_RULE),
+    "queue": (_is_name, f"a name, {_QUEUE.pattern}"),
+    "lane": (LANES.__contains__, f"one of {', '.join(LANES)}"),
+    "domain": (_is_text, "printable text of at most 512 characters"),
+    "normalize": (_is_bool, "true or false"),
+    "fast": (_is_bool, "true or false"),
 }
 
 
 def listed(connection: redis.Redis) -> list[dict[str, Any]]:
     """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said."""
-    queue = jobs_queue(connection)
-    registries = (
-        queue.started_job_registry,
-        queue.finished_job_registry,
-        queue.failed_job_registry,
-    )
+    queue = KnownQueue(JOBS, connection)
     with connection.pipeline(transaction=False) as pipe:
         pipe.lrange(queue.key, 0, _LISTED_MAX)
         pipe.lrange(queue.intermediate_queue.key, 0, _LISTED_MAX)
-        for registry in registries:
+        for registry in (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry):
             pipe.zrevrange(registry.key, 0, _LISTED_MAX)
-        found = [one for entries in pipe.execute() for one in entries]
-        names = [text_of(one).partition(":")[0] for one in found]
-        ids = [name for name in dict.fromkeys(names) if JOB_ID_PATTERN.fullmatch(name)]
-        for name in ids:
-            pipe.hgetall(KnownJob.key_for(name))
-            pipe.xrevrange(Result.get_key(name), count=1)  # type: ignore[no-untyped-call]
-        stored = pipe.execute(raise_on_error=False)
-    rows = []
-    for name, fields, results in zip(ids, stored[::2], stored[1::2], strict=True):
-        if isinstance(fields, dict) and fields:
-            job = KnownJob(name, connection=connection)
-            job.restore(fields)
-            rows.append(_row(job, results[0][1] if isinstance(results, list) and results else {}))
+        entries = [text_of(one).partition(":")[0] for found in pipe.execute() for one in found]
+    jobs = (KnownJob.found(name, connection) for name in dict.fromkeys(entries))
+    rows = [_row(job, connection) for job in jobs if job is not None]
     return sorted(rows, key=lambda row: str(row["enqueued_at"]), reverse=True)[:_LISTED_MAX]
 
 
-def _row(job: KnownJob, result: Mapping[bytes, bytes]) -> dict[str, Any]:
-    lines = inflated(_decoded(result.get(b"exc_string"))).decode("utf-8", "replace").strip().splitlines()
+def _row(job: KnownJob, connection: redis.Redis) -> dict[str, Any]:
+    try:
+        results: Any = connection.xrevrange(Result.get_key(job.id), count=1)  # type: ignore[no-untyped-call]
+    except redis.ResponseError:
+        results = []
+    result = results[0][1] if results else {}
+    failure = inflated(_decoded(result.get(b"exc_string"))).strip().splitlines()
     done, rows = (job.meta.get(name, 0) for name in ("done", "rows"))
     return {
         "id": job.id,
@@ -217,7 +204,7 @@ def _row(job: KnownJob, result: Mapping[bytes, bytes]) -> dict[str, Any]:
         "description": job.description or "",
         "enqueued_at": (job.enqueued_at or job.created_at).isoformat(timespec="seconds"),
         "result": parsed(_decoded(result.get(b"return_value"))),
-        "error": text_of(lines[-1].encode()) if lines else "",
+        "error": text_of(failure[-1]) if failure else "",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,7 +13,6 @@ from ops.commands import options
 from ops.files import FileOptions
 from ops.local.child import follow_parent, tell_ready
 from ops.settings import producer_settings
-from producer.messages import LANES
 from producer.transport.connection import driver_errors
 
 
@@ -34,31 +34,16 @@ def submit() -> None:
 
 
 @submit.command("predict-file")
-@click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path))
-@click.option("--fast", is_flag=True, help="Take AMN's answer for every row.")
-@click.option("--lane", type=click.Choice(LANES), default=LANES[0], show_default=True)
-@click.option("--domain", default="", help="Domain of the texts, for the drift slices.")
-@click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them.")
+@options.file_of_contexts
 @options.url
 @options.queue
-def predict_file(
-    source: Path,
-    target: Path,
-    fast: bool,
-    lane: str,
-    domain: str,
-    normalize: bool,
-    url: str | None,
-    queue: str | None,
-) -> None:
+def predict_file(source: Path, target: Path, url: str | None, queue: str | None, **how: Any) -> None:
     """`amn predict` as a job. The worker must see the same files under the same paths."""
     from ops.jobs import submit_predict_file
 
     settings = producer_settings(url, queue)
-    chosen = FileOptions(lane=lane, domain=domain, normalize=normalize, fast=fast)
     with driver_errors(settings.url):
-        console.say(submit_predict_file(settings, source, target, chosen))
+        console.say(submit_predict_file(settings, source, target, FileOptions(**how)))
 
 
 @jobs.command()
@@ -94,12 +79,8 @@ def list_jobs(url: str | None, as_json: bool) -> None:
     if as_json:
         console.say_json(rows)
         return
-    if not rows:
-        console.say("no jobs; submit one with `amn jobs submit predict-file IN.npy OUT.npy`")
-        return
     table = console.DataTable("job", "status", "rows done", "enqueued (UTC)", "what")
     for row in rows:
-        done = f"{row['done']:,} of {row['rows']:,}"
-        what = row["error"] or row["description"]
+        done, what = f"{row['done']:,} of {row['rows']:,}", row["error"] or row["description"]
         table.add_row(row["id"], row["status"], done, row["enqueued_at"][:19], what)
-    console.out().print(table)
+    console.out().print(table if rows else "no jobs; submit one: amn jobs submit predict-file IN.npy OUT.npy")

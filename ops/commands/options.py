@@ -13,6 +13,7 @@ import redis
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
+from producer.messages import LANES
 from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
 from producer.settings import ProducerSettings
@@ -82,6 +83,25 @@ policy = click.option(
     show_default=True,
     help="A preset (`amn policy list`), such as card: its rules to the letter; or a TOML file.",
 )
+_file_options = (
+    click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path)),
+    click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path)),
+    click.option("--fast", is_flag=True, help="Take AMN's answer for every row; do not wait for fallbacks."),
+    click.option(
+        "--lane", type=click.Choice(LANES), default=LANES[0], show_default=True, help="Kind of traffic."
+    ),
+    click.option("--domain", default="", help="Domain of the texts, for the drift slices."),
+    click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them."),
+)
+
+
+def file_of_contexts(command: click.decorators.FC) -> click.decorators.FC:
+    """The files of a prediction, and the fields of `FileOptions` that a job has too."""
+    for option in reversed(_file_options):
+        command = option(command)
+    return command
+
+
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else."
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,28 +12,14 @@ from amn.files import check_output
 from ops import console
 from ops.commands import options
 from ops.errors import RowsFailed
-from ops.files import (
-    FileOptions,
-    FileResult,
-    open_contexts,
-    predict_directly,
-    predict_through_queue,
-)
+from ops.files import FileOptions, FileResult, open_contexts, predict_directly, predict_through_queue
 from ops.settings import artifacts_folder, producer_settings
 from producer import PartitionedProducer, Producer
-from producer.messages import LANES
 
 
 @click.command(short_help="A file of contexts to a file of vectors.")
-@click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path))
-@click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path))
+@options.file_of_contexts
 @click.option("--direct", is_flag=True, help="In this process, with AMN alone: no server needed.")
-@click.option("--fast", is_flag=True, help="Take AMN's answer for every row; do not wait for fallbacks.")
-@click.option(
-    "--lane", type=click.Choice(LANES), default=LANES[0], show_default=True, help="Kind of traffic."
-)
-@click.option("--domain", default="", help="Domain of the texts, for the drift slices.")
-@click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them.")
 @click.option(
     "--in-flight",
     type=click.IntRange(64, 16_384),
@@ -54,7 +41,7 @@ def predict(
     queue: str | None,
     partitions: int | None,
     as_json: bool,
-    **how: object,
+    **how: Any,
 ) -> None:
     """Predict the next vector of every context in a file.
 
@@ -72,7 +59,7 @@ def predict(
       amn predict contexts.npy vectors.npy
       amn predict contexts.npy vectors.npy --direct
     """
-    settings = FileOptions(**how)  # type: ignore[arg-type]
+    settings = FileOptions(**how)
     rows = len(open_contexts(source))
     check_output(target, source)
     started_s = time.perf_counter()

@@ -182,12 +182,10 @@ def test_callbacks_repeats_dependents_and_webhooks_of_a_job_have_no_effect(
 def test_arguments_of_another_kind_are_refused_by_name(change: dict[str, Any], said: str) -> None:
     from ops import jobs
     from ops.errors import JobRefused
-    from ops.known_jobs import _admitted
 
-    function, arguments = _admitted(["ops.jobs.predict_file", None, [], GOOD], jobs._FUNCTIONS)
-    assert (function.run, arguments) == (jobs.predict_file, GOOD)
+    jobs.check(GOOD)
     with pytest.raises(JobRefused, match=said):
-        _admitted(["ops.jobs.predict_file", None, [], GOOD | change], jobs._FUNCTIONS)
+        jobs.predict_file(None, **GOOD | change)  # type: ignore[arg-type]
 
 
 def test_a_special_file_with_the_right_name_is_none_of_a_jobs_files(tmp_path: Path) -> None:
