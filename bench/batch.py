@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.machine import environment, pinned, spread
-from bench.report import facts, rows_table, write
+from bench.report import out_option, write
 from bench.service import Service, sample_contexts
 from producer import Producer
 
@@ -37,7 +37,7 @@ Contexts = NDArray[np.floating]
 @click.option("--policy", "policies", default=("none", "bankless", "calibrated"), multiple=True)
 @click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(policies: tuple[str, ...], size: int, dtype: str, out: Path, **options: int) -> None:
     """Measure; writes batch.json and batch.md."""
     report: dict[str, Any] = {"environment": environment(), **options, "runs": []}
@@ -48,10 +48,12 @@ def command(policies: tuple[str, ...], size: int, dtype: str, out: Path, **optio
         for policy in policies:
             alone = Alone(str(none) if policy == "none" else policy)
             click.echo(f"{policy}, {size} {dtype} contexts a message", err=True)
-            runs = [one_run(alone, batch, options["contexts"]) for _ in range(options["repeats"])]
+            runs = [  # a drain and, right behind it, the same work without a queue
+                drain(alone.policy, batch, options["contexts"]) | alone.run(batch)
+                for _ in range(options["repeats"])
+            ]
             report["runs"].append({"policy": policy, "size": size, "dtype": dtype, **summary(runs)})
-    text = f"{report['repeats']} repeats. {facts(report)}"
-    write(out, "batch", report, "\n".join([*rows_table(report["runs"]), "", text, ""]))
+    write(out, "batch", report, report["runs"], f"{report['repeats']} repeats: median (min, max).")
 
 
 def summary(runs: list[dict[str, float]]) -> dict[str, object]:
@@ -60,11 +62,6 @@ def summary(runs: list[dict[str, float]]) -> dict[str, object]:
     found: dict[str, object] = {name: spread([run[name] for run in runs]) for name in names}
     ratios = [run["contexts_per_s"] / run["alone_per_s"] for run in runs]
     return found | {"share_of_alone": spread(ratios, 3)}
-
-
-def one_run(alone: Alone, batch: Contexts, contexts: int) -> dict[str, float]:
-    """A drain and, right behind it, the same work without a queue."""
-    return drain(alone.policy, batch, contexts) | alone.run(batch)
 
 
 class Alone:

@@ -17,12 +17,11 @@ from typing import Any
 import click
 
 from bench.machine import environment, spread
-from bench.report import OTHER_COLOUR, OURS_COLOUR, draw, facts, markdown, progress, shown, write
-from bench.systems import OURS, REQUESTS, Run, System, contexts_file, run_one
+from bench.report import OTHER_COLOUR, OURS_COLOUR, draw, out_option, progress, write
+from bench.systems import OURS, REQUESTS, Run, System, contexts_file, label, run_one
 
-FIGURES = ("drain_per_s", "enqueue_per_s")
+FIGURES = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 CPU = "worker_cpu_us"
-_SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 
 
 @click.command("compare")
@@ -34,14 +33,12 @@ _SHOWN = {"drain_per_s": "answered/s", "enqueue_per_s": "enqueued/s"}
 @click.option("--choice", default="", help="A concurrency to try with --only ONE, instead of the best known.")
 @click.option("--minutes", default=60.0, show_default=True, help="No run begins after this.")
 @click.option("--name", help="Of the files; compare or compare-written by default.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(only: str, written: bool, choice: str, name: str | None, out: Path, **options: Any) -> None:
     """Compare with other queues; writes NAME.json, NAME.md and NAME.svg."""
-    if unknown := set(only.split(",")) - set(REQUESTS):
-        raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
     name = name or ("compare-written" if written else "compare")
     surroundings, workers = environment(), options["workers"]
-    systems = [System.load(one, choice) for one in only.split(",")]
+    systems = System.load_all(only, choice)
     plan = [(repeat, one) for repeat in range(options["repeats"]) for one in turned(systems, repeat)]
     over_s = time.monotonic() + options["minutes"] * 60
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -51,25 +48,22 @@ def command(only: str, written: bool, choice: str, name: str | None, out: Path, 
             if time.monotonic() > over_s:
                 failures["time"] = f"{options['minutes']:g} minutes were over before all repeats"
                 break
-            run = Run(
-                system=system,
-                contexts=contexts,
-                workers=workers,
-                words=("--requests", str(max(int(REQUESTS[system.name] * options["scale"]), 100))),
-                surroundings={"BENCH_WRITTEN": "1"} if written else {},
-            )
+            requests = max(int(REQUESTS[system.name] * options["scale"]), 100)
+            words = ("--requests", str(requests), "--workers", str(workers))
+            run = Run(system=system, contexts=contexts, workers=workers, words=words)
             try:
-                runs.setdefault(system.name, []).append({"repeat": repeat, **run_one(run)})
+                row = run_one(run, {"BENCH_WRITTEN": "1"} if written else {})
+                runs.setdefault(system.name, []).append({"repeat": repeat, **row})
             except RuntimeError as error:
                 failures[system.name] = str(error)
     report = {"environment": surroundings, "written": written, "failures": failures}
     report |= {"workers": workers, "ratios": {str(workers): ratios(runs)}, "systems": summary(runs, systems)}
-    write(out, name, report, table(report))
-    bars(report, out / f"{name}.svg")
+    write(out, name, report, *told(report))
+    bars(report["systems"], out / f"{name}.svg")
 
 
 def turned(systems: Sequence[System], by: int) -> list[System]:
-    """Returns the list turned, so that another one comes first."""
+    """Return the list turned, so that another one comes first."""
     first = by % len(systems)
     return [*systems[first:], *systems[:first]]
 
@@ -77,7 +71,7 @@ def turned(systems: Sequence[System], by: int) -> list[System]:
 def summary(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], systems: Sequence[System]
 ) -> list[dict[str, Any]]:
-    """Medians and spreads of each system, the fastest first, with what the runs were."""
+    """Return medians and spreads of each system, the fastest first, with what the runs were."""
     found = [
         {
             "system": system.name,
@@ -95,7 +89,7 @@ def summary(
 
 
 def ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Ours over the best other one: of medians, and by repeat; {} when one of them is missing."""
+    """Return ours over the best other one: of medians, and by repeat; {} when one of them is missing."""
     ours = runs.get(OURS)
     others = {name: some for name, some in runs.items() if name != OURS}
     if not ours or not others:
@@ -116,60 +110,47 @@ def ratios(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     return found
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
+def told(report: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of the text: headline, table, notes."""
     workers, systems = report["workers"], report["systems"]
-    lines = [
-        f"- {workers} worker process(es), {_SHOWN[figure]}: **{ratio['of_medians']:.1f} x** the best of the "
+    heads = [
+        f"- {workers} worker process(es), {FIGURES[figure]}: **{ratio['of_medians']:.1f} x** the best of the "
         f"others ({label(ratio['best'])}); by repeat {ratio['least']} to {ratio['most']}, "
         f"n = {ratio['repeats']}"
         for figure, ratio in report["ratios"][str(workers)].items()
     ]
-    heads = ("system", "answered/s, median (min, max)", "enqueued/s, median (min, max)")
-    heads += ("worker CPU, us a request", "n")
-    figures = ("drain_per_s", "enqueue_per_s", CPU)
-    rows = [(label(s["system"]), *(shown(s[f]) for f in figures), str(s["repeats"])) for s in systems]
-    lines += ["", *markdown(heads, rows), ""]
-    lines += [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in systems]
-    form = "as one would write them" if report["written"] else "in their fast forms"
-    lines += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
-    lines += [
-        "",
-        f"15,360-byte contexts; the others run network and gate {form}; loopback TCP. {facts(report)}",
+    rows = [
+        {
+            "system": label(s["system"]),
+            **{text: s[figure] for figure, text in FIGURES.items()},
+            "worker CPU, us a request": s[CPU],
+            "n": s["repeats"],
+        }
+        for s in systems
     ]
-    return "\n".join(lines) + "\n"
+    notes = [f"- {label(s['system'])} ({s['version']}): {s['note']}" for s in systems]
+    notes += [f"- not complete: {name}: {why}" for name, why in report["failures"].items()]
+    form = "as one would write them" if report["written"] else "in their fast forms"
+    last = f"15,360-byte contexts; the others run network and gate {form}; loopback TCP; median (min, max)."
+    return ["\n".join(heads), rows, "\n".join(notes), last]
 
 
-def bars(report: Mapping[str, Any], path: Path) -> None:
-    """Throughput, logarithmic, ours in another colour."""
-    systems = report["systems"][::-1]
-    if not systems:
-        return
+def bars(systems: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw throughput, logarithmic, ours in another colour."""
+    systems = systems[::-1]
 
     def plot(axes: Any) -> None:
-        for axis, figure in zip(axes, FIGURES, strict=True):
-            _bars(axis, systems, figure)
-            axis.set_title(_SHOWN[figure])
+        for axis, (figure, title) in zip(axes, FIGURES.items(), strict=True):
+            medians = [s[figure]["median"] for s in systems]
+            low = [s[figure]["median"] - s[figure]["min"] for s in systems]
+            high = [s[figure]["max"] - s[figure]["median"] for s in systems]
+            colours = [OURS_COLOUR if s["system"] == OURS else OTHER_COLOUR for s in systems]
+            axis.barh([label(s["system"]) for s in systems], medians, xerr=[low, high], color=colours)
+            axis.set(xscale="log", xlim=(min(medians) / 3, max(medians) * 4), title=title)
+            axis.xaxis.set_minor_formatter("")  # of a narrow range there would be one beside the other
+            for i, s in enumerate(systems):
+                axis.text(s[figure]["max"] * 1.1, i, f"{s[figure]['median']:,.0f}", va="center", fontsize=8)
         axes[1].set_yticklabels([])
 
-    draw(path, (10, 0.4 * len(systems) + 1.4), plot, columns=2)
-
-
-def _bars(axis: Any, systems: Sequence[Mapping[str, Any]], figure: str) -> None:
-    medians = [s[figure]["median"] for s in systems]
-    low = [m - s[figure]["min"] for m, s in zip(medians, systems, strict=True)]
-    high = [s[figure]["max"] - m for m, s in zip(medians, systems, strict=True)]
-    colours = [OURS_COLOUR if s["system"] == OURS else OTHER_COLOUR for s in systems]
-    axis.barh([label(s["system"]) for s in systems], medians, xerr=[low, high], color=colours)
-    axis.set_xscale("log")
-    axis.xaxis.set_minor_formatter("")  # of a narrow range there would be one beside the other
-    axis.set_xlim(min(medians) / 3, max(medians) * 4)
-    for i, s in enumerate(systems):
-        axis.text(s[figure]["max"] * 1.1, i, f"{s[figure]['median']:,.0f}", va="center", fontsize=8)
-
-
-def label(system: str) -> str:
-    """Returns the name for people: rq has two systems, and the others need no second word."""
-    if system == OURS:
-        return "amn-queue"
-    return system.replace("_", " ") if system.startswith("rq_") else system.partition("_")[0]
+    if systems:
+        draw(path, (10, 0.4 * len(systems) + 1.4), plot, columns=2)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.machine import environment, resident_mb
-from bench.report import COLOURS, draw, facts, markdown, progress, write
+from bench.report import COLOURS, draw, out_option, progress, write
 from bench.service import Service, sample_contexts
 from producer import Options, Producer
 
@@ -40,7 +40,7 @@ Row = dict[str, float]
 @click.option("--served-max", default=1_000_000, show_default=True, help="Requests served, by decades.")
 @click.option("--waiting-max", default=300_000, show_default=True, help="Entries that wait at most.")
 @click.option("--repeats", default=3, show_default=True, help="Of rows up to 10,000.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(served_max: int, waiting_max: int, repeats: int, out: Path) -> None:
     """Cost a request against requests served and waiting; writes cost.json, cost.md and cost.svg."""
     surroundings = environment()
@@ -53,7 +53,16 @@ def command(served_max: int, waiting_max: int, repeats: int, out: Path) -> None:
         "served": medians([one["served"] for one in rounds]),
         "waiting": medians([one["waiting"] for one in rounds]),
     }
-    write(out, "cost", report, table(report))
+    start = f"Start of a worker to ready: {report['start_s']:.2f} s."
+    write(
+        out,
+        "cost",
+        report,
+        start,
+        rows(report, "served", "requests"),
+        rows(report, "waiting", "waiting"),
+        NOTE,
+    )
     plot(report, out / "cost.svg")
 
 
@@ -116,7 +125,7 @@ def _loop(service: Service, producer: Producer, count: int, in_flight: int, name
     read = service.meter()
     answers = producer.predict_many(_endless(count), in_flight=in_flight, options=Options(provisional=True))
     failed = sum(isinstance(answer, Exception) for _, answer in progress(answers, name, count))
-    elapsed_s, worker_s, server_s = read()
+    elapsed_s, worker_s, server_s = map(float, read())
     if failed:
         raise click.ClickException(f"{failed} of {count} requests failed")
     figures = {
@@ -140,30 +149,26 @@ def _endless(count: int) -> Iterator[NDArray[np.float32]]:
     return (contexts[i % len(contexts)] for i in range(count))
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
-    heads = ("answered/s", "worker CPU, us a request", "server CPU, us a request", "server MB", "worker MB")
-    lines = [f"Start of a worker to ready: {report['start_s']:.2f} s.", ""]
-    for kind, name in (("served", "requests"), ("waiting", "waiting")):
-        rows = [
-            (
-                f"{row[name]:,.0f}",
-                f"{row['drain_per_s']:,.0f}",
-                f"{row['worker_cpu_us']:.1f}",
-                f"{row['server_cpu_us']:.1f}",
-                f"{row['server_mb']:,.0f}",
-                f"{row['worker_mb']:,.0f}" if "worker_mb" in row else "",
-            )
-            for row in report[kind]
-        ]
-        lines += [*markdown((f"requests {kind}", *heads), rows), ""]
-    lines.append(
-        "Each row of the first table is that decade alone. Of the second, rows up to 256 are closed loops of "
-        f"so many, and the others a drain of {DRAINED:,} alone, which begins with so many more than are "
-        f"left. Rows up to {_OFTEN:,}: medians of {report['repeats']} runs with new workers and an empty "
-        f"server. {facts(report)}"
-    )
-    return "\n".join(lines) + "\n"
+def rows(report: Mapping[str, Any], kind: str, name: str) -> list[dict[str, Any]]:
+    """Return the rows of one table."""
+    return [
+        {f"requests {kind}": f"{row[name]:,.0f}", **{t: row[f] for f, t in _SHOWN.items() if f in row}}
+        for row in report[kind]
+    ]
+
+
+_SHOWN = {
+    "drain_per_s": "answered/s",
+    "worker_cpu_us": "worker CPU, us a request",
+    "server_cpu_us": "server CPU, us a request",
+    "server_mb": "server MB",
+    "worker_mb": "worker MB",
+}
+NOTE = (
+    "Each row of the first table is that decade alone. Of the second, rows up to 256 are closed loops of "
+    f"so many, and the others a drain of {DRAINED:,} alone, which begins with so many more than are left. "
+    f"Rows up to {_OFTEN:,} are medians of several runs with new workers and an empty server."
+)
 
 
 def plot(report: Mapping[str, Any], path: Path) -> None:

@@ -19,7 +19,7 @@ import click
 import numpy as np
 
 from bench.machine import environment, spread
-from bench.report import facts, markdown, shown, write
+from bench.report import out_option, write
 from bench.service import Service, sample_contexts
 from workers.settings import artifacts_root
 
@@ -31,7 +31,7 @@ FIGURES = ("enqueue_per_s", "drain_per_s", "worker_cpu_us", "server_cpu_us")
 @click.option("--requests", default=20_000, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--workers", default="1,2,4", show_default=True, help="Counts of AMN workers.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(requests: int, repeats: int, workers: str, out: Path) -> None:
     """Measure; writes drain.json and drain.md."""
     counts = [int(count) for count in workers.split(",")]
@@ -51,7 +51,7 @@ def command(requests: int, repeats: int, workers: str, out: Path) -> None:
         },
         "alone": model_alone(),
     }
-    write(out, "drain", report, table(report))
+    write(out, "drain", report, rows(report), note(report))
 
 
 def drain(requests: int, workers: int) -> dict[str, float]:
@@ -88,33 +88,31 @@ def model_alone(rounds: int = 100) -> dict[str, float]:
     }
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
-    rows, alone = report["workers"], report["alone"]
-    first, cores = next(iter(rows.values())), int(report["environment"]["cores"])
-    heads = ("AMN workers", "drained/s, median (min, max)", "against one worker", "efficiency")
-    heads += ("enqueued/s", "worker CPU, us a request", "server CPU, us a request")
-    lines = markdown(heads, (_row(count, row, first, cores) for count, row in rows.items()))
-    both, spent = alone["model_us"] + alone["gate_us"], first["worker_cpu_us"]["median"]
-    lines += [
-        "",
-        f"Efficiency: drained/s over that of one worker times the cores in use ({cores} here). Model alone "
-        f"{alone['model_us']:.1f} us and gate alone {alone['gate_us']:.1f} us a context, in batches of "
-        f"{BATCH} on one thread: {both / spent:.0%} of the CPU that one worker spends on a request.",
-        "",
-        f"{report['requests']:,} requests, {report['repeats']} repeats, unix socket. {facts(report)}",
+def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a count of workers; efficiency is against one worker times the cores in use."""
+    by_count, cores = report["workers"], int(report["environment"]["cores"])
+    first = next(iter(by_count.values()))["drain_per_s"]["median"]
+    return [
+        {
+            "AMN workers": count,
+            "drained/s": row["drain_per_s"],
+            "against one worker": f"{row['drain_per_s']['median'] / first:.2f} x",
+            "efficiency": f"{row['drain_per_s']['median'] / first / min(int(count), cores):.0%}",
+            "enqueued/s": row["enqueue_per_s"],
+            "worker CPU, us a request": row["worker_cpu_us"]["median"],
+            "server CPU, us a request": row["server_cpu_us"]["median"],
+        }
+        for count, row in by_count.items()
     ]
-    return "\n".join(lines) + "\n"
 
 
-def _row(count: str, row: Mapping[str, Any], first: Mapping[str, Any], cores: int) -> tuple[str, ...]:
-    gain = row["drain_per_s"]["median"] / first["drain_per_s"]["median"]
+def note(report: Mapping[str, Any]) -> str:
+    """Return what the rows are, and the share of model and gate in them."""
+    alone, first = report["alone"], next(iter(report["workers"].values()))
+    both, spent = alone["model_us"] + alone["gate_us"], first["worker_cpu_us"]["median"]
     return (
-        count,
-        shown(row["drain_per_s"]),
-        f"{gain:.2f} x",
-        f"{gain / min(int(count), cores):.0%}",
-        shown(row["enqueue_per_s"]),
-        f"{row['worker_cpu_us']['median']:.1f}",
-        f"{row['server_cpu_us']['median']:.1f}",
+        f"{report['requests']:,} requests, {report['repeats']} repeats, median (min, max), unix socket. "
+        "Efficiency: drained/s over that of one worker times the cores in use. Model alone "
+        f"{alone['model_us']:.1f} us and gate alone {alone['gate_us']:.1f} us a context, in batches of "
+        f"{BATCH} on one thread: {both / spent:.0%} of the CPU that one worker spends on a request."
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from bench.goals import goals_table
+from bench.report import out_option
 from bench.systems import REQUESTS, System
 
 _MINUTES, _LONG_MINUTES = 45.0, 90.0
@@ -60,12 +61,12 @@ def steps(bank: Path | None = None, data: Path | None = None, long: bool = False
 @click.option("--minutes", type=float, help="No step begins that would end later; 45, or 90 with --long.")
 @click.option("--bank", type=click.Path(path_type=Path, exists=True), help="A large reference bank.")
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="Vectors, to judge its index.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(quick: bool, minutes: float | None, out: Path, **options: Path | None) -> None:
     """Measure everything into one folder, and write report.md there."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in () if quick else REQUESTS:  # what pip has to do once is not in the minutes
-        System.load(name)
+    if not quick:  # what pip has to do once is not in the minutes
+        System.load_all(",".join(REQUESTS))
     plan = list(QUICK) if quick else steps(options["bank"], options["data"], bool(options["long"]))
     over_s = time.monotonic() + (minutes or (_LONG_MINUTES if options["long"] else _MINUTES)) * 60
     failed = []

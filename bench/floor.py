@@ -1,73 +1,49 @@
 """python -m bench floor: the latency of a bare loop in Python, to compare the service's with.
 
 A client sends each context with one XADD at Poisson times; a worker reads what is there, computes, and
-writes answers, XACK and XDEL at once (bench/floor_worker.py); a second thread of the client reads the
-answers. A request's clock starts when it is due, as in `latency`. What the service takes longer is the
-queue: leases, checks, one script a batch, policy, and the other workers on the same cores.
+writes answers, XACK and XDEL at once; a second thread of the client reads the answers. There is no lease,
+check, script or policy: the rest is what a loop of this kind could not do without. A request's clock starts
+when it is due, as in `latency`. What the service takes longer is the queue, and the other workers on the
+same cores.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
 import click
 import numpy as np
-from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
-from bench.curves import curve
-from bench.floor_worker import ANSWERS, BLOCK_MS, VARIANTS, entries
-from bench.latency import percentiles, references, told
-from bench.machine import environment, spread
-from bench.report import facts, markdown, write
+from bench.curves import curve, percentiles, rows_shown, spreads
+from bench.latency import references
+from bench.machine import environment
+from bench.report import out_option, write
 from bench.service import sample_contexts
 from ops.local.server import Server, ServerSettings
 from producer import ProducerSettings
 from producer.transport.connection import connect
-from producer.transport.link import Link
-from workers.pool.settings import PoolSettings
+from producer.transport.link import Link, Word
 from workers.settings import artifacts_root
 
-SHOWN = ("ms_p50", "ms_p95", "ms_p99")
+VARIANTS = ("no model", "model", "model and gate")
 SERVICE = "the service"
-_START_S = 60.0
+ANSWERS, BLOCK_MS, COUNT = "answers", 500, 64
 #: No answer for so long means that there will be none.
 _PATIENCE_S = 10.0
 _WARM_UP = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """A bare loop that is ready.
-
-    Attributes:
-        variant: Of VARIANTS.    stream: Where it reads.    process, log: Itself, and what it said.
-    """
-
-    variant: str
-    stream: str
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
-
-    def check(self) -> None:
-        """Raises ClickException when it ended."""
-        code = self.process.poll()
-        if code is not None:
-            self.log.seek(0)
-            lines = self.log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise click.ClickException(f"the worker of {self.variant!r} ended (code {code}): {lines[-1]}")
+Answering = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @click.command("floor")
@@ -75,210 +51,183 @@ class Worker:
 @click.option("--seconds", default=5.0, show_default=True, help="Of each rate.")
 @click.option("--repeats", default=2, show_default=True, help="Of all variants and rates, in turns.")
 @click.option("--bank", type=click.Path(path_type=Path, exists=True), help="A reference bank of your own.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(rates: str, seconds: float, repeats: int, bank: Path | None, out: Path) -> None:
     """Latency of a bare loop; writes floor.json, floor.md and floor.svg."""
     surroundings, bank = environment(), bank or artifacts_root() / "reference_bank"
-    loads = _rates(rates)
+    asked = sorted(map(float, rates.split(",")))
     with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
-        found = measure(server.url, bank, loads, seconds, repeats)
-    report = {
-        "environment": surroundings,
-        "references": references(bank),
-        "seconds": seconds,
-        "repeats": repeats,
-        "variants": found,
-        "service": _service(out / "latency.json"),
-    }
-    write(out, "floor", report, table(report))
-    curve(_curves(report), out / "floor.svg")
+        found = measure(server.url, bank, asked, seconds, repeats)
+    service = of_service(out / "latency.json", asked)
+    report = {"environment": surroundings, "references": references(bank), "seconds": seconds}
+    report |= {"repeats": repeats, "variants": found, "service": service}
+    curves = {**({SERVICE: service["rates"]} if service else {}), **found}
+    rows = [row for name, some in curves.items() for row in rows_shown(some, seconds, loop=name)]
+    note = (
+        f"Bank of {report['references']:,} references. Poisson arrivals, {repeats} runs of {seconds:g} s of "
+        "each rate in turns: median (min, max) from due to read, unix socket, 15,360 bytes a request, "
+        "3,072 an answer."
+    )
+    if service:
+        note += f" The service's rows are those of `latency` above, of {service['date']}."
+    write(out, "floor", report, rows, note)
+    curve(curves, out / "floor.svg")
+
+
+def of_service(path: Path, rates: Sequence[float]) -> dict[str, Any]:
+    """Return what `latency` wrote of the same rates; {} when there is nothing."""
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text("utf-8"))
+    shown = ("rate", "ms_p50", "ms_p95", "ms_p99")
+    rows = [{name: row[name] for name in shown} for row in report["rates"] if row["rate"] in rates]
+    return {"date": report["environment"]["date"], "rates": rows}
 
 
 def measure(
     url: str, bank: Path, rates: Sequence[float], seconds: float, repeats: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """By variant, one row a rate: of each percentile the median, least and most of the repeats."""
-    contexts = [context.astype("<f4").tobytes() for context in sample_contexts()[:512]]
-    runs: dict[tuple[str, float], list[dict[str, float]]] = {}
+    """Return by variant one row a rate: of each percentile the median, least and most of the repeats."""
+    runs: dict[tuple[str, float], list[Mapping[str, float]]] = {}
     with ExitStack() as stack:
-        workers = [stack.enter_context(_worker(url, variant, bank)) for variant in VARIANTS]
-        for worker in workers:
-            once(url, worker, contexts, 1000, _WARM_UP, 0)
+        loops = [stack.enter_context(BareLoop(url, variant, bank)) for variant in VARIANTS]
+        for loop in loops:
+            once(url, loop, 1000, _WARM_UP, 0)
         for repeat in range(repeats):
             for rate in rates:
                 click.echo(f"{rate:g} requests/s, run {repeat + 1}", err=True)
-                for worker in workers:
-                    count = max(int(rate * seconds), 100)
-                    waited_ms = once(url, worker, contexts, rate, count, repeat)
-                    runs.setdefault((worker.variant, rate), []).append(_percentiles(waited_ms))
-    return {
-        variant: [{"rate": rate, **_spreads(runs[variant, rate])} for rate in rates] for variant in VARIANTS
-    }
+                for loop in loops:
+                    waited_ms = once(url, loop, rate, max(int(rate * seconds), 100), repeat)
+                    runs.setdefault((loop.variant, rate), []).append(percentiles(waited_ms))
+    return {name: [{"rate": rate, **spreads(runs[name, rate])} for rate in rates] for name in VARIANTS}
 
 
-def once(
-    url: str, worker: Worker, contexts: Sequence[bytes], rate: float, count: int, seed: int
-) -> NDArray[np.float64]:
-    """Milliseconds from due to read, of `count` requests."""
-    reader = _Reader(url, count)
-    link = Link(connect(ProducerSettings(url=url)))
+class BareLoop:
+    """A worker process that reads, computes and writes; a context manager in which it is ready."""
+
+    def __init__(self, url: str, variant: str, bank: Path) -> None:
+        self.variant, self.stream = variant, f"bare:{variant.replace(' ', '-')}"
+        context = multiprocessing.get_context("spawn")
+        self._ready = context.Event()
+        words = (url, variant, self.stream, bank, self._ready)
+        self._process = context.Process(target=serve, args=words, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        while not self._ready.wait(0.1):
+            self.check()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def check(self) -> None:
+        """Raise ClickException when it ended."""
+        if (code := self._process.exitcode) is not None:
+            raise click.ClickException(f"the loop of {self.variant!r} ended (code {code}); it said why above")
+
+
+def serve(url: str, variant: str, stream: str, bank: Path, ready: Event) -> None:
+    """Answer what comes until this process is killed."""
+    answer = answering(variant, bank)
+    link = Link(connect(ProducerSettings(url=url), block_ms=BLOCK_MS))
+    link.call("XGROUP", "CREATE", stream, "workers", "0", "MKSTREAM")
+    buffer = np.zeros((COUNT, 5, 768), np.float32)
+    answer(buffer[:1])
+    gc.collect()
+    gc.freeze()  # as our workers do
+    gc.set_threshold(100_000)
+    ready.set()
+    words: tuple[Word, ...] = ("XREADGROUP", "GROUP", "workers", "w", "COUNT", COUNT, "BLOCK", BLOCK_MS)
+    while True:
+        rows = entries(link.call(*words, "STREAMS", stream, ">"))
+        if not rows:
+            continue
+        for row, (_, fields) in zip(buffer, rows, strict=False):
+            row[:] = np.frombuffer(fields[1], "<f4").reshape(5, 768)
+        vectors = answer(buffer[: len(rows)])
+        ids = [entry for entry, _ in rows]
+        answers = [
+            ("XADD", ANSWERS, "*", "number", fields[3], "vector", vector.tobytes())
+            for vector, (_, fields) in zip(vectors, rows, strict=True)
+        ]
+        for said in link.each([*answers, ("XACK", stream, "workers", *ids), ("XDEL", stream, *ids)]):
+            if isinstance(said, Exception):
+                raise said
+
+
+def answering(variant: str, bank: Path) -> Answering:
+    """Return the function that makes vectors (n, 768) of contexts (n, 5, 768)."""
+    if variant == "no model":
+        return lambda contexts: contexts[:, -1]
+    import torch
+
+    from amn.predictor import Predictor
+
+    torch.set_num_threads(1)
+    predictor = Predictor.open(artifacts_root() / "production_model", bank)
+    if variant == "model":
+        return predictor.forward
+    references = predictor.bank
+    assert references is not None
+
+    def gated(contexts: NDArray[np.float32]) -> NDArray[np.float32]:
+        vectors = predictor.forward(contexts)
+        references.top2(vectors)
+        return vectors
+
+    return gated
+
+
+def entries(found: Any) -> list[tuple[bytes, list[bytes]]]:
+    """Return the entries of a read of one stream, whichever form the driver gives them."""
+    streams = found.items() if isinstance(found, dict) else found or ()
+    return [row for _, rows in streams for row in rows]
+
+
+def once(url: str, loop: BareLoop, rate: float, count: int, seed: int) -> NDArray[np.float64]:
+    """Return milliseconds from due to read, of `count` requests.
+
+    Raises:
+        ClickException: The loop ended, or its answers do not come.
+    """
+    contexts = [context.astype("<f4").tobytes() for context in sample_contexts()[:512]]
+    read_s, settings = np.full(count, np.nan), ProducerSettings(url=url)
+    link, answers = Link(connect(settings)), Link(connect(settings, block_ms=BLOCK_MS))
+    link.call("DEL", ANSWERS)
+    reader = threading.Thread(target=note_answers, args=(answers, read_s), daemon=True)
     gc.collect()
     gc.freeze()
-    waits_s = np.random.default_rng(seed).exponential(1 / rate, count)
-    due_s = time.perf_counter() + 0.05 + np.cumsum(waits_s)
-    try:
-        reader.start()
-        for i in range(count):
-            left_s = due_s[i] - time.perf_counter()
-            if left_s > 0:
-                time.sleep(left_s)
-            link.call("XADD", worker.stream, "*", "context", contexts[i % len(contexts)], "number", str(i))
-        reader.wait(worker)
-    finally:
-        reader.stop()
-        link.close()
-        gc.unfreeze()
-    return (reader.read_s - due_s) * 1000
+    due_s = time.perf_counter() + 0.05 + np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+    reader.start()
+    for i in range(count):
+        time.sleep(max(due_s[i] - time.perf_counter(), 0))
+        link.call("XADD", loop.stream, "*", "context", contexts[i % len(contexts)], "number", str(i))
+    while reader.is_alive():
+        reader.join(0.2)
+        loop.check()
+    gc.unfreeze()
+    link.close()
+    answers.close()
+    if missing := int(np.isnan(read_s).sum()):
+        raise click.ClickException(f"{loop.variant!r}: {missing} answers are missing")
+    return (read_s - due_s) * 1000
 
 
-class _Reader:
-    """A thread that notes when answers come; at most `_PATIENCE_S` without one.
-
-    Attributes:
-        read_s: Of each request, NaN before.
-    """
-
-    def __init__(self, url: str, count: int) -> None:
-        self.read_s = np.full(count, np.nan)
-        self._link = Link(connect(ProducerSettings(url=url), block_ms=BLOCK_MS))
-        self._left, self._ended = count, threading.Event()
-        self._last_s = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._link.call("DEL", ANSWERS)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wait(self, worker: Worker) -> None:
-        """Raises ClickException when the worker ended, or nothing comes."""
-        self._last_s = time.monotonic()
-        while self._thread.is_alive():
-            self._thread.join(0.2)
-            worker.check()
-            if time.monotonic() - self._last_s > _PATIENCE_S:
-                raise click.ClickException(
-                    f"{worker.variant!r}: {self._left} answers are missing, none came for {_PATIENCE_S:g} s"
-                )
-        if self._left:
-            raise click.ClickException(f"{worker.variant!r}: the answers could not be read to their end")
-
-    def stop(self) -> None:
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(2)
-        self._link.close()
-
-    def _run(self) -> None:
-        last: bytes | str = "0"
-        while self._left and not self._ended.is_set():
-            try:
-                found = self._link.call("XREAD", "COUNT", 256, "BLOCK", BLOCK_MS, "STREAMS", ANSWERS, last)
-            except (RedisError, OSError):  # `wait` tells what is missing
-                return
-            now_s = time.perf_counter()
-            rows = entries(found) if found else []
-            for _, fields in rows:
-                self.read_s[int(fields[1])] = now_s
-                np.frombuffer(fields[3], "<f4")
-            if rows:
-                last = rows[-1][0]
-                self._left -= len(rows)
-                self._last_s = time.monotonic()
-
-
-@contextmanager
-def _worker(url: str, variant: str, bank: Path) -> Iterator[Worker]:
-    """Starts one, waits until it is ready, and ends it."""
-    stream = f"bare:{variant.replace(' ', '-')}"
-    words = [sys.executable, "-m", "bench.floor_worker", variant, stream, str(bank)]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            words, env=PoolSettings(url=url).environment(), stdout=log, stderr=subprocess.STDOUT
-        )
-        worker = Worker(variant=variant, stream=stream, process=process, log=log)
+def note_answers(link: Link, read_s: NDArray[np.float64]) -> None:
+    """Note when answers come, until all are there or none has come for a while."""
+    last: bytes | str = "0"
+    left, last_s = len(read_s), time.perf_counter()
+    while left and time.perf_counter() - last_s < _PATIENCE_S:
         try:
-            _ready(worker)
-            yield worker
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _ready(worker: Worker) -> None:
-    give_up_at_s = time.monotonic() + _START_S
-    while True:
-        worker.log.seek(0, 2)
-        if worker.log.tell():
-            worker.log.seek(0)
-            if b"ready" in worker.log.read():
-                return
-        worker.check()
-        if time.monotonic() > give_up_at_s:
-            raise click.ClickException(f"the worker of {worker.variant!r} is not ready after {_START_S:g} s")
-        time.sleep(0.05)
-
-
-def _rates(text: str) -> list[float]:
-    try:
-        rates = [float(word) for word in text.split(",")]
-    except ValueError:
-        rates = []
-    if not rates or min(rates) <= 0:
-        raise click.BadParameter(f"{text!r}: give requests a second, such as 100,500", param_hint="--rates")
-    return sorted(rates)
-
-
-def _percentiles(waited_ms: NDArray[np.float64]) -> dict[str, float]:
-    histogram = HdrHistogram(1, 60_000_000, 3)
-    for waited in waited_ms:
-        histogram.record_value(max(int(waited * 1000), 1))
-    return percentiles(histogram)
-
-
-def _spreads(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    return {name: spread([run[name] for run in runs], 3) for name in SHOWN}
-
-
-def _service(path: Path) -> dict[str, Any]:
-    """Returns the measurement of `latency` in this folder; {} when there is none."""
-    if not path.is_file():
-        return {}
-    report = json.loads(path.read_text("utf-8"))
-    rates = [{"rate": row["rate"], **{name: row[name] for name in SHOWN}} for row in report["rates"]]
-    return {"date": report["environment"]["date"], "rates": rates}
-
-
-def _curves(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """All variants, and the service at the same rates."""
-    asked = {row["rate"] for row in report["variants"][VARIANTS[0]]}
-    ours = [row for row in report["service"].get("rates", ()) if row["rate"] in asked]
-    return {**({SERVICE: ours} if ours else {}), **report["variants"]}
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
-    rows = [
-        (name, f"{row['rate']:,.0f}", *(told(row, p, row["rate"] * report["seconds"]) for p in (50, 95, 99)))
-        for name, some in _curves(report).items()
-        for row in some
-    ]
-    service = report["service"]
-    from_ = f" The service's rows are those of `latency` above, of {service['date']}." if service else ""
-    lines = [
-        *markdown(("bare loop with", "offered/s", "p50 ms", "p95 ms", "p99 ms"), rows),
-        "",
-        f"Bank of {report['references']:,} references. Poisson arrivals, {report['repeats']} runs of "
-        f"{report['seconds']:g} s of each rate in turns: median (min, max) from due to read, unix socket, "
-        f"15,360 bytes a request, 3,072 an answer.{from_} {facts(report)}",
-    ]
-    return "\n".join(lines) + "\n"
+            rows = entries(link.call("XREAD", "COUNT", 256, "BLOCK", BLOCK_MS, "STREAMS", ANSWERS, last))
+        except (RedisError, OSError):  # what is missing is told
+            return
+        if not rows:
+            continue
+        last_s, last = time.perf_counter(), rows[-1][0]
+        for _, fields in rows:
+            read_s[int(fields[1])] = last_s
+            np.frombuffer(fields[3], "<f4")
+        left -= len(rows)

@@ -7,10 +7,9 @@ count; of requests that come alone, the wall time stands beside it.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,12 @@ from amn.data.readers import read_vectors
 from amn.evaluation.bank_queries import predictions
 from amn.predictor import Predictor
 from bench.machine import environment, pinned
-from bench.report import write
+from bench.report import out_option, write
 
 SIDES = {"test": "held-out articles", "unseen": "unseen domain"}
 BATCHES = (8, 32, 128)
 _TIMED = 1024
+STARTED_REQUESTS = 2000
 
 #: A single pass, as wide as two; for comparison.
 SINGLE = ((8, 48, 8, 48, 0.13), (16, 96, 16, 96, 0.13), (32, 192, 32, 192, 0.13), (64, 256, 64, 256, 2.0))
@@ -56,7 +56,7 @@ class Queries:
 @click.option("--model", default="artifacts/lvm/production_model", type=click.Path(path_type=Path))
 @click.option("--queries", default=5000, show_default=True, help="Of each side, at most.")
 @click.option("--sweep", is_flag=True, help="Other settings too.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(out: Path, **options: Any) -> None:
     """Cost and agreement of a bank's index; writes gate.json and gate.md."""
     torch.set_num_threads(1)
@@ -66,14 +66,15 @@ def command(out: Path, **options: Any) -> None:
     started = _started(options["folder"], options["model"])
     sides = _queries(bank, options)
     own = bank.settings
+    others = [widened(own, widths) for widths in (*WIDTHS, *SINGLE)] if options["sweep"] else []
     rows = []
     with threadpool_limits(1), pinned({0}):
-        for settings in [own, *_sweep(own)] if options["sweep"] else [own]:
+        for settings in [own, *others]:
             bank.settings = settings
             row = {"settings": _named(settings), **_cost(bank, sides)}
             row |= {side: asdict(agreement(bank, q.vectors, q.exact)) for side, q in sides.items()}
             rows.append(row)
-            click.echo(_line(row), err=True)
+            click.echo(f"measured: {row['settings']}", err=True)
     report = {
         "environment": environment(),
         "bank": bank.bank_id,
@@ -83,11 +84,13 @@ def command(out: Path, **options: Any) -> None:
         "start": started,
         "rows": rows,
     }
-    write(out, "gate", report, _table(report) + "\n")
-
-
-def _sweep(own: IndexSettings) -> list[IndexSettings]:
-    return [widened(own, widths) for widths in (*WIDTHS, *SINGLE)]
+    head = (
+        f"Bank {bank.bank_id} of {len(bank):,} vectors; queries {report['n']}. Opened and warmed up in "
+        f"{started['open_s']} s ({started['cpu_s']} s of processor with all imports); private memory "
+        f"{started['private_mb']:.0f} MB, after {STARTED_REQUESTS:,} requests "
+        f"{started['private_later_mb']:.0f} MB."
+    )
+    write(out, "gate", report, head, [_shown(row) for row in rows])
 
 
 def _queries(bank: Bank, options: dict[str, Any]) -> dict[str, Queries]:
@@ -130,12 +133,43 @@ def _timed(
 
 
 def _started(bank: Path, model: Path) -> dict[str, float]:
-    """Measures the time and the private memory of a process that opens both."""
-    began = time.perf_counter()
-    command = [sys.executable, "-m", "bench.gate_start", str(bank), str(model)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    found: dict[str, float] = json.loads(ended.stdout)
+    """Measure the time and the private memory of a new process that opens both as a worker does."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        began = time.perf_counter()
+        found = pool.submit(opened, bank, model).result()
     return found | {"process_s": round(time.perf_counter() - began, 2)}
+
+
+def opened(bank: Path, model: Path) -> dict[str, float]:
+    """Open both, warm up and answer; seconds and private megabytes of this process."""
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        began = time.perf_counter()
+        predictor = Predictor.open(model, bank)
+        predictor.warm_up(256)
+        assert predictor.bank is not None
+        ready = {
+            "open_s": time.perf_counter() - began,
+            "cpu_s": time.process_time(),
+            "private_mb": private_mb(),
+        }
+        random = np.random.default_rng(0)
+        rows = np.sort(random.choice(len(predictor.bank), STARTED_REQUESTS, replace=False))
+        queries = np.asarray(predictor.bank.vectors[rows])
+        queries += random.normal(size=queries.shape).astype(np.float32) / 40
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+        for start in range(0, len(queries), 32):
+            predictor.bank.top2(queries[start : start + 32])
+    return {name: round(value, 2) for name, value in ready.items()} | {"private_later_mb": private_mb()}
+
+
+def private_mb() -> float:
+    """Return the memory that this process has written itself, not what it maps from files."""
+    try:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return float("nan")
+    return round(sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024, 1)
 
 
 def _named(settings: IndexSettings) -> str:
@@ -145,27 +179,19 @@ def _named(settings: IndexSettings) -> str:
     return named if settings.within >= 1 else f"{named}, within {settings.within}"
 
 
-def _line(row: dict[str, Any]) -> str:
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row of the table."""
     cost, test, unseen = row["cost_us"]["test"], row["test"], row["unseen"]
-    return (
-        f"| {row['settings']} | {cost['8']:.0f} | {cost['32']:.0f} | {cost['128']:.0f} "
-        f"| {cost['alone_p50']:.0f} / {cost['alone_p95']:.0f} "
-        f"| {cost['alone_wall_p50']:.0f} / {cost['alone_wall_p95']:.0f} "
-        f"| {row['cost_us']['unseen']['32']:.0f} "
-        f"| {test['agree']:.2%} | {test['unsafe']:.2%} | {test['bias']:+.2%} | {test['both_right']:.1%} "
-        f"| {unseen['agree']:.2%} | {unseen['unsafe']:.2%} |"
-    )
-
-
-def _table(report: dict[str, Any]) -> str:
-    start = report["start"]
-    head = (
-        f"bank {report['bank']}, {report['count']} vectors; queries {report['n']}; "
-        f"load before {report['environment']['load_before']}\n"
-        f"opened and warmed up in {start['open_s']} s ({start['cpu_s']} s of processor with all imports); "
-        f"private memory {start['private_mb']:.0f} MB, after 2,000 requests "
-        f"{start['private_later_mb']:.0f} MB\n\n"
-        "| cells/candidates | us, batch 8 | 32 | 128 | alone, p50 / p95 | wall | unseen, 32 | agree "
-        "| unsafe keeps | bias | both right | unseen: agree | unsafe |\n" + "|---" + "|---:" * 12 + "|"
-    )
-    return "\n".join([head, *map(_line, report["rows"])])
+    return {
+        "cells/candidates": row["settings"],
+        **{f"us, batch {size}": f"{cost[str(size)]:.0f}" for size in BATCHES},
+        "alone, p50 / p95": f"{cost['alone_p50']:.0f} / {cost['alone_p95']:.0f}",
+        "wall": f"{cost['alone_wall_p50']:.0f} / {cost['alone_wall_p95']:.0f}",
+        "unseen, 32": f"{row['cost_us']['unseen']['32']:.0f}",
+        "agree": f"{test['agree']:.2%}",
+        "unsafe keeps": f"{test['unsafe']:.2%}",
+        "bias": f"{test['bias']:+.2%}",
+        "both right": f"{test['both_right']:.1%}",
+        "unseen: agree": f"{unseen['agree']:.2%}",
+        "unseen: unsafe": f"{unseen['unsafe']:.2%}",
+    }

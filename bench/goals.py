@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench.curves import OBJECTIVE_MS, fast_until
-from bench.report import markdown
+from bench.report import table
 
 Reports = Mapping[str, Any]
 Figure = Callable[[Reports], float]
 
 
 def _at(path: str) -> Figure:
-    """The figure under these keys; a number is a place in a list."""
+    """Return the figure under these keys; a number is a place in a list."""
 
     def found(reports: Any) -> float:
         for key in path.split("/"):
@@ -24,24 +24,18 @@ def _at(path: str) -> Figure:
     return found
 
 
-def _row(rows: Iterable[Mapping[str, Any]], **wanted: object) -> Any:
-    return next(row for row in rows if all(row[name] == value for name, value in wanted.items()))
+def _row(report: str, rows: str, figure: str, **wanted: object) -> Figure:
+    """Return the median of the row that has these values."""
 
+    def found(reports: Reports) -> float:
+        some: Iterable[Mapping[str, Any]] = reports[report][rows]
+        return float(next(r for r in some if wanted.items() <= r.items())[figure]["median"])
 
-def _at_1000(percentile: str) -> Figure:
-    return lambda r: float(_row(r["latency-bank"]["rates"], rate=1000)[percentile]["median"])
-
-
-def _batch(policy: str, figure: str) -> Figure:
-    return lambda r: float(_row(r["batch"]["runs"], policy=policy)[figure]["median"])
-
-
-def _half(figure: str, worst: Callable[..., float]) -> Figure:
-    return lambda r: float(worst(row[figure] for row in r["micro"]["half"].values()))
+    return found
 
 
 def _growth(kind: str, figure: str, first: int = 0) -> Figure:
-    """The last row over an early one."""
+    """Return the last row over an early one."""
     return lambda r: float(r["cost"][kind][-1][figure] / r["cost"][kind][first][figure])
 
 
@@ -56,56 +50,55 @@ def _share_of_both(reports: Reports) -> float:
 
 #: The row of 1,000 waiting: with fewer, batches are not full, and a request costs more than with many.
 _FULL = 3
+_RATIO = "ratios/1/{}/of_medians"
 _ENGINE = "micro/us_per_context/model, folded (what workers run)"
-_CPU = "worker CPU a request"
+_CPU, _MB = "worker CPU a request", "worker memory"
+_LAST_SERVED = "the last decade served over the first 1,000"
 #: What is measured, by which command of `python -m bench`, the limit, its unit, and the figure. A limit
 #: with a minus is the most that is good, the others are the least.
 GOALS: tuple[tuple[str, str, float, str, Figure], ...] = (
     (
-        "drained a second with one worker, over the best other",
-        "compare",
-        15,
-        "x",
-        _at("compare/ratios/1/drain_per_s/of_medians"),
+        *("drained a second with one worker, over the best other", "compare", 15, "x"),
+        _at("compare/" + _RATIO.format("drain_per_s")),
     ),
     (
-        "the same, the three fastest others without the fast forms of this project",
-        "compare --written",
-        15,
-        "x",
-        _at("compare-written/ratios/1/drain_per_s/of_medians"),
+        *("the same, the three fastest others without the fast forms of this project", "compare --written"),
+        *(15, "x", _at("compare-written/" + _RATIO.format("drain_per_s"))),
     ),
     (
-        "enqueued a second, over the best other",
-        "compare",
-        5,
-        "x",
-        _at("compare/ratios/1/enqueue_per_s/of_medians"),
+        *("enqueued a second, over the best other", "compare", 5, "x"),
+        _at("compare/" + _RATIO.format("enqueue_per_s")),
     ),
-    ("p95 at 1,000/s, large bank", "latency --bank", -OBJECTIVE_MS, "ms", _at_1000("ms_p95")),
-    ("p99 at 1,000/s, large bank", "latency --bank", -2.5, "ms", _at_1000("ms_p99")),
+    (
+        *("p95 at 1,000/s, large bank", "latency --bank", -OBJECTIVE_MS, "ms"),
+        _row("latency-bank", "rates", "ms_p95", rate=1000),
+    ),
+    (
+        *("p99 at 1,000/s, large bank", "latency --bank", -2.5, "ms"),
+        _row("latency-bank", "rates", "ms_p99", rate=1000),
+    ),
     ("share of saturation up to which p95 holds, large bank", "latency --bank", 0.6, "", _held_share),
     ("share of model and gate in a worker's CPU", "shares", 0.6, "", _share_of_both),
     ("model, one context", "micro", -60, "us", _at(f"{_ENGINE}/1")),
     ("model, a context in a batch of 64", "micro", -12, "us", _at(f"{_ENGINE}/64")),
-    ("most that it differs from the network as written", "micro", -1e-5, "", _at("micro/difference_max")),
-    ("least cosine of a 16-bit network with float32", "micro", 0.999, "", _half("cosine_min", min)),
-    ("gate decisions that 16 bits change", "micro", -0.001, "", _half("decisions_changed", max)),
-    ("contexts a second in batches, no gate", "batch", 30_000, "", _batch("none", "contexts_per_s")),
     (
-        "batches with gate, over model and gate alone",
-        "batch",
-        0.8,
-        "x",
-        _batch("calibrated", "share_of_alone"),
+        "most that what serves differs from the network as written",
+        "micro",
+        -1e-5,
+        "",
+        _at("micro/serving/difference_max"),
+    ),
+    ("least cosine of both", "micro", 0.999, "", _at("micro/serving/cosine_min")),
+    ("gate decisions that differ", "micro", -0.001, "", _at("micro/serving/decisions_changed")),
+    (
+        *("contexts a second in batches, no gate", "batch", 30_000, ""),
+        _row("batch", "runs", "contexts_per_s", policy="none"),
     ),
     (
-        f"{_CPU}, the last decade served over the first 1,000",
-        "cost",
-        -1.1,
-        "x",
-        _growth("served", "worker_cpu_us"),
+        *("batches with gate, over model and gate alone", "batch", 0.8, "x"),
+        _row("batch", "runs", "share_of_alone", policy="calibrated"),
     ),
+    (f"{_CPU}, {_LAST_SERVED}", "cost", -1.1, "x", _growth("served", "worker_cpu_us")),
     (f"{_CPU}, most waiting over one waiting", "cost", -1.1, "x", _growth("waiting", "worker_cpu_us")),
     (
         f"{_CPU}, most waiting over 1,000 waiting",
@@ -114,19 +107,13 @@ GOALS: tuple[tuple[str, str, float, str, Figure], ...] = (
         "x",
         _growth("waiting", "worker_cpu_us", _FULL),
     ),
-    (
-        "worker memory, the last decade served over the first 1,000",
-        "cost",
-        -1.05,
-        "x",
-        _growth("served", "worker_mb"),
-    ),
+    (f"{_MB}, {_LAST_SERVED}", "cost", -1.05, "x", _growth("served", "worker_mb")),
     ("start of a worker to ready", "cost", -3, "s", _at("cost/start_s")),
 )
 
 
 def goals_table(reports: Reports) -> str:
-    """Markdown; a goal whose step did not run says so."""
+    """Return the table; a goal whose step did not run says so."""
     rows = []
     for text, step, limit, unit, figure in GOALS:
         measured, held = "not run", ""
@@ -135,6 +122,14 @@ def goals_table(reports: Reports) -> str:
             digits = f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
             measured = f"{digits} {unit}".strip()
             held = "yes" if (value <= -limit if limit < 0 else value >= limit) else "**no**"
-        side = "at most" if limit < 0 else "at least"
-        rows.append((text, f"{side} {abs(limit):,g} {unit}".strip(), measured, held, f"`{step}`"))
-    return "\n".join(markdown(("goal", "limit", "measured", "held", "command of bench"), rows))
+        bound = f"at {'most' if limit < 0 else 'least'} {abs(limit):,g} {unit}".strip()
+        rows.append(
+            {
+                "goal": text,
+                "limit": bound,
+                "measured": measured,
+                "held": held,
+                "command of bench": f"`{step}`",
+            }
+        )
+    return table(rows)

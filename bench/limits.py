@@ -19,7 +19,7 @@ import click
 from bench.drain import BATCH, model_alone
 from bench.machine import cpu_seconds, environment, pin, spread
 from bench.micro import example_reply
-from bench.report import facts, markdown, shown, write
+from bench.report import out_option, write
 from bench.service import SUBMIT_COUNT, sample_contexts
 from ops.local.server import Server, ServerSettings
 from producer import Options, ProducerSettings
@@ -34,7 +34,7 @@ STEPS = ("enqueue", "drain")
 @click.command("limits")
 @click.option("--requests", default=20_480, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(requests: int, repeats: int, out: Path) -> None:
     """Bare Redis and the bare model; writes limits.json and limits.md."""
     surroundings = environment()
@@ -60,7 +60,7 @@ def command(requests: int, repeats: int, out: Path) -> None:
         "bare": {step: {f: spread([run[step][f] for run in runs]) for f in runs[0][step]} for step in STEPS},
         "alone": model_alone(),
     }
-    write(out, "limits", report, table(report))
+    write(out, "limits", report, rows(report), note(report))
 
 
 def bare(link: Link, server: int, count: int, request: bytes, reply: bytes) -> dict[str, dict[str, float]]:
@@ -96,30 +96,32 @@ def _timed(call: Callable[[], None], server: int, count: int) -> dict[str, float
     }
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
-    bare_, alone = report["bare"], report["alone"]
-    rows = [
-        (f"bare Redis, {step}", *(shown(bare_[step][f], d) for f, d in _DIGITS.items())) for step in STEPS
+def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the bare steps, the model, and the sum of the drain and the model."""
+    alone = report["alone"]["model_us"] + report["alone"]["gate_us"]
+    together = report["bare"]["drain"]["client_us"]["median"] + alone
+    found = [
+        {"what": f"bare Redis, {step}", **{text: row[figure] for figure, text in _SHOWN.items()}}
+        for step, row in report["bare"].items()
     ]
-    both = alone["model_us"] + alone["gate_us"]
-    rows.append((f"model and gate alone, batches of {BATCH}", f"{1e6 / both:,.0f}", f"{both:.1f}", "-"))
-    together = bare_["drain"]["client_us"]["median"] + both
-    rows.append(
-        (
-            "bare drain, model and gate, one core after the other",
-            f"{1e6 / together:,.0f}",
-            f"{together:.1f}",
-            "-",
-        )
+    for what, us in (
+        (f"model and gate alone, batches of {BATCH}", alone),
+        ("bare drain, model and gate, one core after the other", together),
+    ):
+        found.append({"what": what, "a second": 1e6 / us, "client CPU, us a request": us})
+    return found
+
+
+def note(report: Mapping[str, Any]) -> str:
+    """Return what the rows are."""
+    sizes = report["bytes"]
+    return (
+        f"{sizes['request']:,} bytes a request, {sizes['answer']:,} an answer; {report['repeats']} repeats."
     )
-    lines = markdown(("what", "a second", "client CPU, us a request", "server CPU, us a request"), rows)
-    lines += [
-        "",
-        f"{report['bytes']['request']:,} bytes a request, {report['bytes']['answer']:,} an answer; "
-        f"{report['repeats']} repeats. {facts(report)}",
-    ]
-    return "\n".join(lines) + "\n"
 
 
-_DIGITS = {"per_s": 0, "client_us": 1, "server_us": 1}
+_SHOWN = {
+    "per_s": "a second",
+    "client_us": "client CPU, us a request",
+    "server_us": "server CPU, us a request",
+}

@@ -1,7 +1,7 @@
 """python -m bench micro: the parts of a request's time, CPU microseconds of one thread.
 
-model     by engine, dtype and batch: torch as written, folded (what workers run), folded without the
-          compiled loops, ONNX Runtime where it is installed, float16, bfloat16
+model     by engine and batch: torch as written, folded (what workers run), folded without the compiled
+          loops, ONNX Runtime where it is installed
 gate      exact search on the shipped bank by batch, with and without the loops
 features  of the expected gain, by batch, with and without the loops
 wire      encode and decode of a request, encode of an answer
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -26,13 +25,12 @@ from threadpoolctl import threadpool_limits
 
 from amn.gate.gain import features
 from amn.gate.scores import GateScores
-from amn.kernel import bindings as kernel
 from amn.model.folded import fold
 from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
-from bench.engines import HALVES, WithoutLoops, eager, engines
+from bench.engines import WithoutLoops, eager, engines
 from bench.machine import environment
-from bench.report import facts, markdown, write
+from bench.report import out_option, write
 from bench.service import sample_contexts
 from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
@@ -46,13 +44,10 @@ from workers.settings import WorkerSettings
 
 BATCHES = (1, 8, 32, 64, 128, 256)
 ROUNDS, TURN = 12, 4
-#: By `amn.kernel.bindings.LEVEL`.
-INSTRUCTIONS = ("", "AVX2", "AVX-512 VNNI", "AMX for five vectors and more, AVX-512 VNNI or AVX2 for fewer")
-HALF_FLAGS = {"avx512_bf16", "avx512_fp16", "amx_bf16"}
 
 
 @click.command("micro")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(out: Path) -> None:
     """Engines, gate, wire and finish step; writes micro.json and micro.md."""
     torch.set_num_threads(1)
@@ -66,11 +61,19 @@ def command(out: Path) -> None:
             "environment": environment(),
             "us_per_context": _parts(predictor, plain, contexts),
             "us": {**_wire(contexts), **_finish(contexts)},
-            "half": half(predictor, sample_contexts()),
-            "difference_max": difference(predictor, sample_contexts()),
+            "serving": serving(predictor, sample_contexts()),
         }
     report = json.loads(json.dumps(report))  # sizes become text, as whoever reads the file finds them
-    write(out, "micro", report, table(report))
+    parts = [{"CPU us a context, by batch": name, **row} for name, row in report["us_per_context"].items()]
+    steps = [{"step": name, "us": us} for name, us in report["us"].items()]
+    serving_ = report["serving"]
+    note = (
+        f"What serves, against the network as written, in float32, for {serving_['requests']:,} requests: "
+        f"an element differs by at most {serving_['difference_max']:.1e}, the least cosine is "
+        f"{serving_['cosine_min']:.6f}, and the gate decides otherwise for "
+        f"{serving_['decisions_changed']:.3%}."
+    )
+    write(out, "micro", report, parts, steps, note)
 
 
 def in_turns(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
@@ -118,51 +121,32 @@ def _parts(
     return rows
 
 
-def half(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, dict[str, float]]:
-    """Measures the change by 16-bit forms of the network on the shipped sample.
-
-    The one that serves is among them: in the loops weights and vectors are int16.
+def serving(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, float]:
+    """Compare what serves with the network as written, in float32, on the shipped sample.
 
     Returns:
-        By format the least and the mean cosine with the float32 prediction, and the share of requests
-        for which a soft rule of the default policy fires in one of the two and not in the other.
+        The most by which an element differs, the least cosine, and the share of requests for which a soft
+        rule of the default policy fires in one of the two and not in the other.
     """
-    policy, model, bank = load_policy(DEFAULT), predictor.checkpoint.model, predictor.bank
+    policy, bank = load_policy(DEFAULT), predictor.bank
     assert bank is not None
     assert policy.confidence is not None
     assert policy.margin is not None
-    scores = GateScores(policy, bank)
+    low, thin, scores = policy.confidence.below, policy.margin.below, GateScores(policy, bank)
 
-    def flags(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def fired(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
         confidences, margins = scores(vectors)
-        low = confidences < policy.confidence.below  # type: ignore[union-attr]
-        return low | (margins < policy.margin.below)  # type: ignore[union-attr,no-any-return]
+        return (confidences < low) | (margins < thin)
 
-    exact = eager(model)(contexts)  # as written, in float32
-    forms = {str(dtype).removeprefix("torch."): (eager(model, dtype), 256) for dtype in HALVES}
-    if kernel.READY:
-        forms["int16 in compiled loops (what serves)"] = predictor.forward, 256
-    fired, found = flags(exact), {}
-    for name, (run, size) in forms.items():
-        vectors = np.concatenate([run(contexts[i : i + size]) for i in range(0, len(contexts), size)])
-        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        cosines = np.vecdot(vectors.astype(np.float64), exact)
-        found[name] = {
-            "cosine_min": round(float(cosines.min()), 6),
-            "cosine_mean": round(float(cosines.mean()), 6),
-            "decisions_changed": round(float(np.mean(flags(vectors) != fired)), 5),
-            "requests": len(contexts),
-        }
-    return found
-
-
-def difference(predictor: Predictor, contexts: NDArray[np.float32]) -> float:
-    """The most by which an element of what serves differs from the network as written, in float32."""
-    written, found = eager(predictor.checkpoint.model, torch.float32), 0.0
-    for first in range(0, len(contexts), 256):
-        some = contexts[first : first + 256]
-        found = max(found, float(np.abs(predictor.forward(some) - written(some)).max()))
-    return found
+    written = eager(predictor.checkpoint.model)(contexts)
+    parts = [predictor.forward(contexts[first : first + 256]) for first in range(0, len(contexts), 256)]
+    vectors = np.concatenate(parts)
+    return {
+        "requests": len(contexts),
+        "difference_max": float(np.abs(vectors - written).max()),
+        "cosine_min": round(float(np.vecdot(vectors.astype(np.float64), written).min()), 6),
+        "decisions_changed": round(float(np.mean(fired(vectors) != fired(written))), 5),
+    }
 
 
 def _wire(contexts: NDArray[np.float32]) -> dict[str, float]:
@@ -218,49 +202,3 @@ def _finish(contexts: NDArray[np.float32]) -> dict[str, float]:
                 found[f"finish, a request of {size}"] = round(statistics.median(took) / size * 1e6, 1)
         queue.close()
     return found
-
-
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
-    sizes = [str(size) for size in BATCHES]
-    parts = [(name, *(f"{row[n]:,.1f}" for n in sizes)) for name, row in report["us_per_context"].items()]
-    steps = [(name, f"{value:,.1f}") for name, value in report["us"].items()]
-    halves = [
-        (
-            name,
-            f"{row['cosine_min']:.6f}",
-            f"{row['cosine_mean']:.6f}",
-            f"{row['decisions_changed']:.3%} of {row['requests']:,}",
-        )
-        for name, row in report["half"].items()
-    ]
-    lines = ["CPU microseconds a context, one thread, by batch size:", "", *markdown(("", *sizes), parts), ""]
-    lines += [*markdown(("step", "us"), steps), ""]
-    heads = ("16-bit network", "cosine with float32, least", "mean", "gate decisions changed")
-    lines += markdown(heads, halves)
-    most = "An element of an answer differs from the network as written, in float32, by at most "
-    lines += ["", f"{most}{report['difference_max']:.1e}.", "", abilities(), "", facts(report), ""]
-    return "\n".join(lines)
-
-
-def abilities() -> str:
-    """Says in words the number formats that this CPU multiplies by itself, and those that serve."""
-    serves = "Float32 is what serves."
-    if kernel.READY:
-        serves = (
-            "What serves are integers of 16 bits, with a scale for each row of weights and each vector, by "
-            f"{INSTRUCTIONS[kernel.LEVEL]}."
-        )
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
-    except (OSError, IndexError):
-        return f"What this CPU multiplies in 16 bits is not known here. {serves}"
-    has = sorted(({"avx2", "avx512f", "avx512_vnni", "amx_int8"} | HALF_FLAGS) & set(flags))
-    if HALF_FLAGS & set(flags):
-        return (
-            f"This CPU has {', '.join(has)}: it multiplies 16-bit floating-point numbers by itself. {serves}"
-        )
-    return (
-        f"This CPU has {', '.join(has)}, and nothing that multiplies 16-bit floating-point numbers: torch "
-        f"widens them one by one, and takes more time than in float32. {serves}"
-    )

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import click
@@ -90,9 +89,8 @@ class Service:
         )
         self.client: redis.Redis = connect(self.settings)
         started_s = time.perf_counter()
-        self._pool = Pool(
-            self._counts, PoolSettings(url=self.url, policy=self._policy, sample_rate=self._sample_rate)
-        )
+        settings = PoolSettings(url=self.url, policy=self._policy, sample_rate=self._sample_rate)
+        self._pool = Pool(self._counts, settings)
         self._pool.start()
         self._pool.wait_ready()
         self.ready_s = time.perf_counter() - started_s
@@ -105,12 +103,7 @@ class Service:
         self.drain(self.fill(WARM_UP)[0])
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pin(os.getpid(), set(range(os.cpu_count() or 1)))
         self.client.close()
         if self._pool is not None:
@@ -169,22 +162,19 @@ class Service:
                 text = f"{wanted - ended} requests still wait, and for {_PATIENCE_S:.0f} s none was answered"
                 raise click.ClickException(f"{text}: has a worker ended?")
             time.sleep(0.005)
-        elapsed_s, worker_s, server_s = read()
+        elapsed_s, worker_s, server_s = map(float, read())
         done = count + ended - wanted
         return Drained(requests=done, seconds=elapsed_s, worker_cpu_s=worker_s, server_cpu_s=server_s)
 
-    def meter(self) -> Callable[[], tuple[float, float, float]]:
+    def meter(self) -> Callable[[], NDArray[np.float64]]:
         """A function that reads seconds since now: on the clock, of the workers' CPU, of the server's."""
-        started_s, worker_s, server_s = (
-            time.perf_counter(),
-            self._worker_cpu_s(),
-            cpu_seconds(self.server_pid),
-        )
-        return lambda: (
-            time.perf_counter() - started_s,
-            self._worker_cpu_s() - worker_s,
-            cpu_seconds(self.server_pid) - server_s,
-        )
+
+        def now_s() -> NDArray[np.float64]:
+            workers_s = sum(cpu_seconds(pid) for pid in self.pids)
+            return np.array([time.perf_counter(), workers_s, cpu_seconds(self.server_pid)])
+
+        began_s = now_s()
+        return lambda: now_s() - began_s
 
     def ended(self) -> int:
         """Requests answered or handed on since the queue began."""
@@ -199,9 +189,6 @@ class Service:
         """Removes the answers nobody fetched."""
         for key in self.client.scan_iter(Keys().replies("*"), count=1000):
             self.client.unlink(key)
-
-    def _worker_cpu_s(self) -> float:
-        return sum(cpu_seconds(pid) for pid in self.pids)
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from bench.machine import environment, spread
-from bench.report import facts, markdown, progress, write
+from bench.report import out_option, progress, write
 from bench.service import Service
 from ops.sample import Sample
 from producer.keys import Keys
@@ -43,14 +43,19 @@ VARIANTS = (
     Variant("5 %", 0.05),
     Variant("5 %, shadow worker stopped", 0.05, stopped=True),
 )
-FIGURES = ("drain_per_s", "worker_cpu_us", "server_cpu_us", "main_path_cpu_us")
+FIGURES = {
+    "drain_per_s": "answered/s",
+    "worker_cpu_us": "worker CPU",
+    "server_cpu_us": "server CPU",
+    "main_path_cpu_us": "both",
+}
 Run = dict[str, float]
 
 
 @click.command("shadow")
 @click.option("--requests", default=3_000, show_default=True, help="Of one run.")
 @click.option("--repeats", default=12, show_default=True, help="A B B A of each variant.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(requests: int, repeats: int, out: Path) -> None:
     """Measure; writes shadow.json and shadow.md."""
     surroundings = environment()
@@ -81,12 +86,14 @@ def command(requests: int, repeats: int, out: Path) -> None:
         "changes": {name: _compared(pairs) for name, pairs in found.items()},
     }
     rows = [
-        (name, f"{row['sampled']:.2%}", *(f"{row[f]['change']} ({row[f]['quartiles']})" for f in FIGURES))
+        {
+            "sampling": name,
+            "sampled": f"{row['sampled']:.2%}",
+            **{text: "{change} ({quartiles})".format(**row[figure]) for figure, text in FIGURES.items()},
+        }
         for name, row in report["changes"].items()
     ]
-    lines = markdown(("sampling", "sampled", "answered/s", "worker CPU", "server CPU", "both"), rows)
-    text = f"Changes against a worker that does not sample: median (quartiles). {facts(report)}"
-    write(out, "shadow", report, "\n".join([*lines, "", text, ""]))
+    write(out, "shadow", report, rows, "Changes against a worker that does not sample: median (quartiles).")
 
 
 def _mean(one: Run, other: Run) -> Run:

@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from bench.machine import environment
-from bench.report import facts, markdown, write
+from bench.report import out_option, write
 from bench.service import Service
 
 #: A part, and what the paths of its files begin with. The first that fits counts.
@@ -30,12 +30,7 @@ PARTS = {
     "model": ("amn/model/", "amn/predictor"),
     "gate": ("amn/bank/", "amn/gate/scores", "amn/gate/gain"),
     "decisions": ("amn/gate/escalation", "amn/policy"),
-    "Redis": (
-        "redis/",
-        "hiredis/",
-        "producer/transport/",
-        "workers/engine/queue",
-    ),
+    "Redis": ("redis/", "hiredis/", "producer/transport/", "workers/engine/queue"),
     "wire": ("producer/", "workers/engine/microbatch", "workers/engine/outcomes", "msgpack/"),
 }
 #: The loop, the threads, the interpreter.
@@ -46,7 +41,7 @@ _WAITS = re.compile(r"(threading|concurrent/futures/thread|selectors)\.py[^;]*$"
 @click.command("shares")
 @click.option("--requests", default=40_000, show_default=True)
 @click.option("--rate", default=400, show_default=True, help="Samples a second.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("var/bench"), show_default=True)
+@out_option
 def command(requests: int, rate: int, out: Path) -> None:
     """Share of a worker's CPU by part; writes shares.json, shares.md and shares-flame.svg."""
     surroundings = environment()
@@ -64,7 +59,11 @@ def command(requests: int, rate: int, out: Path) -> None:
         "worker_cpu_s": round(cpu_s, 2),
         "shares": {part: round(counts[part] / total, 4) for part in [*PARTS, REST]},
     }
-    write(out, "shares", report, table(report))
+    rows = [
+        {"part": part, "share of the worker's CPU": f"{share:.1%}"}
+        for part, share in report["shares"].items()
+    ]
+    write(out, "shares", report, rows, note(report))
 
 
 def record(service: Service, requests: int, rate: int, form: str) -> tuple[str, float]:
@@ -76,18 +75,9 @@ def record(service: Service, requests: int, rate: int, form: str) -> tuple[str, 
     total, _ = service.fill(requests)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "samples"
-        program = Path(sys.executable).with_name("py-spy")
-        command = [
-            str(program),
-            "record",
-            "--pid",
-            str(service.pids[0]),
-            "--format",
-            form,
-            "--output",
-            str(file),
-        ]
-        command += ["--rate", str(rate), "--duration", "600", "--nonblocking"]
+        command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking"]
+        command += ["--pid", str(service.pids[0]), "--format", form, "--output", str(file)]
+        command += ["--rate", str(rate), "--duration", "600"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as spy:
             drained = service.drain(total)
             spy.send_signal(signal.SIGINT)
@@ -125,16 +115,11 @@ def part_of(stack: str) -> str:
     return REST
 
 
-def table(report: Mapping[str, Any]) -> str:
-    """Markdown."""
-    shares = report["shares"]
-    rows = [(part, f"{share:.1%}") for part, share in shares.items()]
-    lines = markdown(("part", "share of the worker's CPU"), rows)
-    both = shares["model"] + shares["gate"]
-    lines += [
-        "",
+def note(report: Mapping[str, Any]) -> str:
+    """Return the share of model and gate, and what was sampled."""
+    both = report["shares"]["model"] + report["shares"]["gate"]
+    return (
         f"Model and gate: **{both:.0%}**. {report['samples']:,} samples of a worker that drains a queue, "
         f"batches of 256: {report['sampled_s']} s of sampled CPU, and {report['worker_cpu_s']} s by its "
-        f"clock. {facts(report)}",
-    ]
-    return "\n".join(lines) + "\n"
+        "clock."
+    )

@@ -1,19 +1,24 @@
-"""The systems that are compared, and one run of one of them in processes of its own."""
+"""The systems that are compared, each in an environment of its own, and one run of one of them."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import re
 import subprocess
+import sys
+import sysconfig
 import tempfile
+import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from bench.environments import interpreter, package
+import click
+
 from bench.machine import free_port, pinned
 from bench.service import sample_contexts
 from ops.local.server import Server, ServerSettings
@@ -34,6 +39,7 @@ REQUESTS = {
 }
 PEERS = Path(__file__).parent / "peers"
 TUNED = PEERS / "tuned.json"
+ENVIRONMENTS = Path(".venv-bench")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,24 +48,33 @@ class System:
 
     Attributes:
         name: Of its module in bench/peers.
-        requirements: For pip; empty for ours.
+        package: The one that it is about; empty for ours.
         choice: How many jobs it computes at once, in its own words.
-        note: How it is set up.    python: Its interpreter.
+        note: How it is set up.
+        python: Its interpreter.
     """
 
     name: str
-    requirements: tuple[str, ...]
+    package: str
     choice: str
     note: str
     python: Path
 
     @classmethod
-    def load(cls, name: str, choice: str = "") -> System:
-        """Reads its constants, and installs what it needs; without a choice it has the best known one.
+    def load_all(cls, names: str, choice: str = "") -> list[Self]:
+        """Read the constants of comma-separated systems, and install what they need.
 
         Raises:
-            CalledProcessError: pip could not install it.
+            BadParameter: One is not known.
+            CalledProcessError: pip could not install one.
         """
+        if unknown := set(names.split(",")) - set(REQUESTS):
+            raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
+        return [cls.load(name, choice) for name in names.split(",")]
+
+    @classmethod
+    def load(cls, name: str, choice: str = "") -> Self:
+        """Read the constants of one; without a choice it has the best known one."""
         constants = _constants(PEERS / f"{name}.py")
         # rq_forked takes them from its sister.
         requirements = constants.get("REQUIREMENTS", ("rq", "msgpack", "redis"))
@@ -67,7 +82,7 @@ class System:
         choice = choice or str(swept.get(name, {}).get("choice", ""))
         return cls(
             name=name,
-            requirements=requirements,
+            package=re.split(r"[\[<>=]", requirements[0])[0] if requirements else "",
             choice=choice,
             note=str(constants.get("NOTE", "")).format(choice=choice),
             python=interpreter(requirements),
@@ -76,12 +91,44 @@ class System:
     @property
     def version(self) -> str:
         """Name and version of its package."""
-        if not self.requirements:
+        if not self.package:
             return "this checkout"
-        name = package(self.requirements)
-        code = f"import importlib.metadata as m; print(m.version({name!r}))"
+        code = f"import importlib.metadata as m; print(m.version({self.package!r}))"
         done = subprocess.run([str(self.python), "-c", code], capture_output=True, text=True, check=True)
-        return f"{name} {done.stdout.strip()}"
+        return f"{self.package} {done.stdout.strip()}"
+
+
+def label(system: str) -> str:
+    """Return the name for people: rq has two systems, and the others need no second word."""
+    if system == OURS:
+        return "amn-queue"
+    return system.replace("_", " ") if system.startswith("rq_") else system.partition("_")[0]
+
+
+def interpreter(requirements: Sequence[str]) -> Path:
+    """Return the interpreter of a system, and install what it lacks.
+
+    The requirements of the systems exclude each other. Each environment sees the packages of the interpreter
+    that runs this (torch, numpy, this project) behind its own.
+
+    Raises:
+        CalledProcessError: pip could not install it.
+    """
+    if not requirements:
+        return Path(sys.executable)
+    home = ENVIRONMENTS / re.split(r"[\[<>=]", requirements[0])[0]
+    python, stamp = home / "bin" / "python", home / ".installed"
+    wanted = "\n".join(requirements)
+    if not stamp.is_file() or stamp.read_text("utf-8") != wanted:
+        click.echo(f"installing {' '.join(requirements)}", err=True)
+        venv.create(home, with_pip=True, clear=True)
+        quiet = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*quiet, *requirements], check=True)
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        behind = home / "lib" / version / "site-packages" / "behind.pth"
+        behind.write_text(f"{sysconfig.get_paths()['purelib']}\n", "utf-8")
+        stamp.write_text(wanted, "utf-8")
+    return python.absolute()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,20 +136,20 @@ class Run:
     """The settings of one run.
 
     Attributes:
-        system: Which.    contexts: File of raw contexts.    program: Module in bench.peers that runs it.
-        workers: Processes.    words: More arguments of the program.    surroundings: More environment.
+        system: Which.
+        contexts: File of raw contexts.
+        workers: Processes.
+        words: More arguments of bench/peers/runner.py.
     """
 
     system: System
     contexts: Path
-    program: str = "runner"
     workers: int = 1
     words: Sequence[str] = ()
-    surroundings: Mapping[str, str] = field(default_factory=dict)
 
 
-def run_one(run: Run) -> dict[str, Any]:
-    """One run with a server of its own, on loopback TCP, which all systems speak.
+def run_one(run: Run, surroundings: Mapping[str, str]) -> dict[str, Any]:
+    """Measure one run with a server of its own, on loopback TCP, which all systems speak.
 
     One worker goes to core 0 by itself (BENCH_CORE), all else stays on core 1; of more, nothing is pinned.
 
@@ -116,21 +163,12 @@ def run_one(run: Run) -> dict[str, Any]:
         Server(ServerSettings(data=Path(folder), port=port)),
     ):
         log = Path(folder) / "workers.log"
-        command = [str(run.system.python), "-m", f"bench.peers.{run.program}", run.system.name]
-        command += [
-            "--contexts",
-            str(run.contexts),
-            "--workers",
-            str(run.workers),
-            "--log",
-            str(log),
-            *run.words,
-        ]
-        surroundings = {"BENCH_CHOICE": run.system.choice} if run.system.choice else {}
-        surroundings |= {"BENCH_URL": f"redis://127.0.0.1:{port}/0", "BENCH_CORE": "0" if alone else ""}
-        done = subprocess.run(
-            command, env={**os.environ, **surroundings, **run.surroundings}, capture_output=True, text=True
-        )
+        command = [str(run.system.python), "-m", "bench.peers.runner", run.system.name, *run.words]
+        command += ["--contexts", str(run.contexts), "--log", str(log)]
+        given = {"BENCH_CHOICE": run.system.choice} if run.system.choice else {}
+        given |= {"BENCH_URL": f"redis://127.0.0.1:{port}/0", "BENCH_CORE": "0" if alone else ""}
+        environment = {**os.environ, **given, **surroundings}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
             more = log.read_text("utf-8", "replace").strip().splitlines()[-1:] if log.is_file() else []
@@ -141,7 +179,7 @@ def run_one(run: Run) -> dict[str, Any]:
 
 @contextmanager
 def contexts_file() -> Iterator[Path]:
-    """512 contexts of the shipped sample, raw float32, for programs of other environments."""
+    """Write 512 contexts of the shipped sample, raw float32, for programs of other environments."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "contexts.f4"
         sample_contexts()[:512].astype("<f4").tofile(path)
@@ -149,7 +187,7 @@ def contexts_file() -> Iterator[Path]:
 
 
 def _constants(path: Path) -> dict[str, Any]:
-    """The literal constants of a peer's module, which cannot be imported here."""
+    """Read the literal constants of a peer's module, which cannot be imported here."""
     found: dict[str, Any] = {}
     for node in ast.parse(path.read_text("utf-8")).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)

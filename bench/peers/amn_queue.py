@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 import redis
 
-from bench.peers.work import URL
+from bench.peers.work import URL, in_chunks
 from producer import Options, Producer, ProducerSettings
 from producer.keys import Keys
 from producer.messages import Reply
@@ -18,7 +18,6 @@ from producer.transport.connection import connect
 REQUIREMENTS: tuple[str, ...] = ()
 NOTE = "one AMN worker as shipped, default policy on; submit_many 64 at once"
 COMMAND = ("-m", "workers", "amn", "--log-level", "warning")
-CHUNK = 64
 
 _KEYS = Keys()
 
@@ -29,9 +28,9 @@ def submit(contexts: Sequence[bytes]) -> list[tuple[str, str]]:
     options = Options(provisional=True)
     handles = []
     with Producer(settings=settings) as producer:
-        for first in range(0, len(contexts), CHUNK):
-            some = [np.frombuffer(c, "<f4").reshape(5, 768) for c in contexts[first : first + CHUNK]]
-            handles += producer.submit_many(some, options=options)
+        for some in in_chunks(contexts):
+            arrays = [np.frombuffer(context, "<f4").reshape(5, 768) for context in some]
+            handles += producer.submit_many(arrays, options=options)
         return [(producer.client_id, handle.id) for handle in handles]
 
 

@@ -12,7 +12,7 @@ from arq import create_pool
 from arq.connections import RedisSettings
 from arq.jobs import Job
 
-from bench.peers.work import URL, chosen, predictor, work_of
+from bench.peers.work import URL, chosen, in_chunks, predictor, work_of
 
 REQUIREMENTS = ("arq", "msgpack")
 CHOICES = ("1", "16", "64", "256")
@@ -22,16 +22,13 @@ COMMAND = (
     *("--custom-log-dict", "bench.peers.arq_loop.QUIET"),
 )
 QUIET = {"version": 1}
-CHUNK = 64
 
 
 async def work(_: dict[str, Any], context: bytes) -> bytes:
-    """The job."""
     return work_of(context)
 
 
 async def load(_: dict[str, Any]) -> None:
-    """Before the first job."""
     predictor()
 
 
@@ -55,12 +52,10 @@ async def _pool() -> Any:
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:
-    """64 at a time."""
 
     async def run() -> list[str]:
         pool, ids = await _pool(), []
-        for first in range(0, len(contexts), CHUNK):
-            some = contexts[first : first + CHUNK]
+        for some in in_chunks(contexts):
             jobs = await asyncio.gather(*(pool.enqueue_job("work", context) for context in some))
             ids += [job.job_id for job in jobs]
         await pool.aclose()
@@ -75,7 +70,6 @@ def waiting(client: redis.Redis) -> int:
 
 
 def result(job: str) -> bytes:
-    """Returns the result of one job."""
 
     async def run() -> bytes:
         pool = await _pool()

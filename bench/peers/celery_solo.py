@@ -34,13 +34,11 @@ app.conf.update(
 
 @worker_init.connect
 def load(**_: Any) -> None:
-    """Before the first job."""
     predictor()
 
 
 @app.task(name="answer")
 def work(context: bytes) -> bytes:
-    """The job."""
     return work_of(context)
 
 
@@ -56,5 +54,4 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: AsyncResult) -> bytes:
-    """Returns the result of one job."""
     return bytes(app.backend.get_result(job.id))

@@ -25,11 +25,9 @@ class Msgpack(dramatiq.Encoder):
     """Messages and results without pickle or base64."""
 
     def encode(self, data: Any) -> bytes:
-        """To bytes."""
         return bytes(msgpack.packb(data))
 
     def decode(self, data: bytes) -> Any:
-        """From bytes."""
         return msgpack.unpackb(data)
 
 
@@ -41,7 +39,6 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(store_results=True)
 def work(context: bytes) -> bytes:
-    """The job."""
     return work_of(context)
 
 
@@ -49,7 +46,6 @@ class Load(dramatiq.Middleware):
     """Loads the model when the worker process starts."""
 
     def after_worker_boot(self, *_: Any) -> None:
-        """Before the first job."""
         predictor()
 
 
@@ -57,15 +53,12 @@ broker.add_middleware(Load())
 
 
 def submit(contexts: Sequence[bytes]) -> list[dramatiq.Message]:
-    """One after the other: there is no call for many."""
     return [work.send(context) for context in contexts]
 
 
 def finished(client: redis.Redis) -> int:
-    """Result keys; the queue's own are a handful."""
     return int(client.dbsize())
 
 
 def result(job: dramatiq.Message) -> bytes:
-    """Returns the result of one job."""
     return bytes(job.get_result())

@@ -36,26 +36,21 @@ huey = RedisHuey("bench", url=URL, blocking=True, serializer=Msgpack())
 
 @huey.on_startup()
 def load() -> None:
-    """Before the first job."""
     predictor()
 
 
 @huey.task()
 def work(context: bytes) -> bytes:
-    """The job."""
     return work_of(context)
 
 
 def submit(contexts: Sequence[bytes]) -> list[Any]:
-    """One after the other: there is no call for many."""
     return [work(context) for context in contexts]
 
 
 def finished(client: redis.Redis) -> int:
-    """Stored results."""
     return int(client.hlen("huey.results.bench"))
 
 
 def result(job: Any) -> bytes:
-    """Returns the result of one job."""
     return bytes(job.get(preserve=True))

@@ -31,17 +31,14 @@ def queue() -> Queue:
 
 
 def submit(contexts: Sequence[bytes]) -> list[Job]:
-    """All in one call."""
     return queue().enqueue_many([Queue.prepare_data(work_of, [context]) for context in contexts])
 
 
 def finished(client: redis.Redis) -> int:
-    """Size of the registry of finished jobs."""
     return int(client.zcard("rq:finished:bench"))
 
 
 def result(job: Job) -> bytes:
-    """Returns the result of one job."""
     return bytes(job.latest_result().return_value)
 
 

@@ -1,8 +1,14 @@
-"""python -m bench.peers.runner MODULE --requests N --workers W: one measured drain of one system.
+"""python -m bench.peers.runner MODULE: one measured run of one system, printed as one JSON line.
 
-Starts the workers, warms them with a few jobs, stops them, fills the queue, lets them go, waits
-until every answer is stored, compares some with a direct prediction, and prints one JSON line.
-The harness (`bench/compare.py`) gives each run an empty server of its own.
+With --requests it starts the workers, warms them with a few jobs, stops them, fills the queue, lets them go,
+waits until every answer is stored, and compares some with a direct prediction.
+
+With --rates requests are sent at Poisson times by the system's own call for one request. The job stamps the
+time at which it has computed the answer, so that a latency here is from due to computed: storing the answer
+and fetching it, which ours includes, is left out, in the others' favour. A rate that the system cannot keep
+up with ends the run.
+
+The harness (bench/systems.py) gives each run an empty server of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ import importlib
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -27,34 +34,43 @@ from bench.peers.work import CONTEXT_BYTES, URL, answer
 
 WARM_UP = 64
 CHECKED = 32
+CLOSED = 300
 TOLERANCE = 1e-5
 TIMEOUT_S = 120.0
+#: The last answer comes later than the last request by more than this allows: the system is saturated.
+KEPT_UP = 0.9
+Workers = Sequence[subprocess.Popen[bytes]]
 
 
 def main() -> None:
-    """Runs it."""
+    """Run it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("module")
     parser.add_argument("--contexts", required=True, help="raw float32 contexts, one after the other")
-    parser.add_argument("--requests", type=int, required=True)
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--log", required=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--requests", type=int, help="measure throughput with so many")
+    parser.add_argument("--rates", help="measure latency at these requests a second: 100,500")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each rate")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    with open(options.contexts, "rb") as file:
-        data = file.read()
+    data = Path(options.contexts).read_bytes()
     distinct = [data[i : i + CONTEXT_BYTES] for i in range(0, len(data), CONTEXT_BYTES)]
     peer = importlib.import_module(f"bench.peers.{options.module}")
     workers = start(peer, options.workers, options.log)
     try:
-        print(json.dumps(measure(peer, workers, distinct, options.requests)))
+        row = (
+            paces(peer, distinct, options)
+            if options.rates
+            else drain(peer, workers, distinct, options.requests)
+        )
+        print(json.dumps(row))
     finally:
         stop(workers)
 
 
-def measure(
-    peer: Any, workers: Sequence[subprocess.Popen[bytes]], distinct: Sequence[bytes], count: int
-) -> dict[str, float | int]:
-    """One fill and one drain.
+def drain(peer: Any, workers: Workers, distinct: Sequence[bytes], count: int) -> dict[str, float | int]:
+    """Measure one fill and one drain.
 
     Raises:
         RuntimeError: An answer differs from the direct prediction, or the drain takes minutes.
@@ -87,8 +103,58 @@ def measure(
     }
 
 
-def group_cpu_s(workers: Sequence[subprocess.Popen[bytes]]) -> float:
-    """CPU seconds of the workers, of all that they started, and of what of it has ended."""
+def paces(peer: Any, distinct: Sequence[bytes], options: argparse.Namespace) -> dict[str, Any]:
+    """Measure latency: one request at a time, then each rate."""
+    for job in peer.submit(distinct[:WARM_UP]):
+        fetched(peer, job)
+    closed, rows = [], []
+    for context in distinct[:CLOSED]:
+        started_s = time.time()
+        (job,) = peer.submit([context])
+        closed.append((fetched(peer, job) - started_s) * 1000)
+    for rate in map(float, options.rates.split(",")):
+        rows.append(paced(peer, distinct, rate, options.seconds, options.seed))
+        if not rows[-1]["kept_up"]:
+            break
+    return {"closed_ms": closed, "rates": rows}
+
+
+def paced(peer: Any, distinct: Sequence[bytes], rate: float, seconds: float, seed: int) -> dict[str, Any]:
+    """Measure one rate, open loop."""
+    count = max(int(rate * seconds), 100)
+    due_s = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+    jobs: list[Any] = []
+    started_s = time.time()
+    for i in range(count):
+        time.sleep(max(started_s + due_s[i] - time.time(), 0))
+        jobs += peer.submit([distinct[i % len(distinct)]])
+    stamps_s = np.array([fetched(peer, job) for job in jobs]) - started_s
+    return {
+        "rate": rate,
+        "answered_per_s": count / float(stamps_s.max()),
+        "kept_up": bool(due_s[-1] / stamps_s.max() > KEPT_UP),
+        "ms": [round(float(ms), 3) for ms in (stamps_s - due_s) * 1000],
+    }
+
+
+def fetched(peer: Any, job: Any) -> float:
+    """Return the time at the end of a stamped answer, as soon as it is there.
+
+    Raises:
+        RuntimeError: It does not come.
+    """
+    give_up_at_s = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return float(struct.unpack("<d", peer.result(job)[-8:])[0])
+        except Exception as error:  # each library says in its own way that there is none yet
+            if time.monotonic() > give_up_at_s:
+                raise RuntimeError(f"no answer after {TIMEOUT_S:g} s") from error
+        time.sleep(0.001)
+
+
+def group_cpu_s(workers: Workers) -> float:
+    """Return CPU seconds of the workers, of all that they started, and of what of it has ended."""
     groups, ticks = {worker.pid for worker in workers}, 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it ended just now
@@ -99,23 +165,19 @@ def group_cpu_s(workers: Sequence[subprocess.Popen[bytes]]) -> float:
 
 
 def check(got: bytes, expected: bytes, index: int) -> None:
-    """Raises when an answer is not the direct prediction."""
+    """Raise when an answer is not the direct prediction."""
     a, b = np.frombuffer(got, "<f4"), np.frombuffer(expected, "<f4")
     if a.shape != b.shape or not np.allclose(a, b, atol=TOLERANCE):
         raise RuntimeError(f"answer {index} differs from the direct prediction")
 
 
 def start(peer: Any, count: int, log: str) -> list[subprocess.Popen[bytes]]:
-    """Worker processes, each leading a group of its own."""
+    """Start worker processes, each leading a group of its own."""
     environment = {**os.environ, "REDIS_URL": URL, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, *peer.COMMAND]
     with open(log, "ab") as file:
-        workers = [
-            subprocess.Popen(
-                command, env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0
-            )
-            for _ in range(count)
-        ]
+        files: Any = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+        workers = [subprocess.Popen(command, env=environment, process_group=0, **files) for _ in range(count)]
     core = os.environ.get("BENCH_CORE")
     if core and hasattr(os, "sched_setaffinity"):
         for worker in workers:  # what it starts later inherits this
@@ -124,18 +186,12 @@ def start(peer: Any, count: int, log: str) -> list[subprocess.Popen[bytes]]:
 
 
 def finished(peer: Any, client: redis.Redis) -> int:
-    """Jobs that have their answer stored; 0 for a system that tells only how many wait."""
+    """Count jobs that have their answer stored; 0 for a system that tells only how many wait."""
     return 0 if hasattr(peer, "waiting") else int(peer.finished(client))
 
 
-def wait(
-    peer: Any,
-    client: redis.Redis,
-    began: int,
-    count: int,
-    workers: Sequence[subprocess.Popen[bytes]],
-) -> None:
-    """Until the `count` jobs just submitted have their answers."""
+def wait(peer: Any, client: redis.Redis, began: int, count: int, workers: Workers) -> None:
+    """Wait until the `count` jobs just submitted have their answers."""
     give_up_at_s = time.monotonic() + TIMEOUT_S
     while True:
         done = count - peer.waiting(client) if hasattr(peer, "waiting") else peer.finished(client) - began
@@ -148,15 +204,15 @@ def wait(
         time.sleep(0.01)
 
 
-def signal_all(workers: Sequence[subprocess.Popen[bytes]], number: int) -> None:
-    """To every process of every worker."""
+def signal_all(workers: Workers, number: int) -> None:
+    """Send a signal to every process of every worker."""
     for worker in workers:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(worker.pid, number)
 
 
-def stop(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ends them; nothing is lost that anybody wants."""
+def stop(workers: Workers) -> None:
+    """End them; nothing is lost that anybody wants."""
     signal_all(workers, signal.SIGKILL)
     for worker in workers:
         worker.wait()

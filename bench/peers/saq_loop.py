@@ -10,13 +10,12 @@ import msgpack
 import redis
 from saq import Queue
 
-from bench.peers.work import URL, chosen, predictor, work_of
+from bench.peers.work import URL, chosen, in_chunks, predictor, work_of
 
 REQUIREMENTS = ("saq[redis,hiredis]", "msgpack")
 CHOICES = ("1", "4", "16", "64")
 NOTE = "{choice} job(s) at once, msgpack; enqueue 64 at once"
 COMMAND = ("-m", "saq", "bench.peers.saq_loop.settings", "--quiet")
-CHUNK = 64
 
 
 def _queue() -> Any:
@@ -24,12 +23,10 @@ def _queue() -> Any:
 
 
 async def work(_: dict[str, Any], *, context: bytes) -> bytes:
-    """The job."""
     return work_of(context)
 
 
 async def load(_: dict[str, Any]) -> None:
-    """Before the first job."""
     predictor()
 
 
@@ -38,14 +35,12 @@ settings = {"queue": queue, "functions": [work], "concurrency": int(chosen()), "
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:
-    """64 at a time."""
 
     async def run() -> list[str]:
         one = _queue()
         await one.connect()
         keys: list[str] = []
-        for first in range(0, len(contexts), CHUNK):
-            some = contexts[first : first + CHUNK]
+        for some in in_chunks(contexts):
             jobs = await asyncio.gather(*(one.enqueue("work", context=context, ttl=3600) for context in some))
             keys += [job.key for job in jobs]
         await one.disconnect()
@@ -60,7 +55,6 @@ def waiting(client: redis.Redis) -> int:
 
 
 def result(job: str) -> bytes:
-    """Returns the result of one job."""
 
     async def run() -> Any:
         one = _queue()

@@ -12,18 +12,16 @@ import msgpack
 import redis
 from streaq import Worker
 
-from bench.peers.work import URL, chosen, predictor, work_of
+from bench.peers.work import URL, chosen, in_chunks, predictor, work_of
 
 REQUIREMENTS = ("streaq", "msgpack")
 CHOICES = ("1", "4", "16", "64")
 NOTE = "{choice} task(s) at once, prefetch as shipped, msgpack, logging at WARNING; enqueue_many 64 at once"
 COMMAND = ("-m", "streaq", "run", "bench.peers.streaq_loop:worker")
-CHUNK = 64
 
 
 @asynccontextmanager
 async def load() -> AsyncGenerator[None]:
-    """Before the first job."""
     logging.getLogger("streaq").setLevel(logging.WARNING)
     predictor()
     yield
@@ -41,18 +39,16 @@ worker: Any = Worker(
 
 @worker.task(ttl=3600)
 async def work(context: bytes) -> bytes:
-    """The job."""
     return work_of(context)
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:
-    """64 at a time."""
 
     async def run() -> list[str]:
         ids: list[str] = []
         async with worker:
-            for first in range(0, len(contexts), CHUNK):
-                tasks = [work.enqueue(context) for context in contexts[first : first + CHUNK]]
+            for some in in_chunks(contexts):
+                tasks = [work.enqueue(context) for context in some]
                 await worker.enqueue_many(tasks)
                 ids += [task.id for task in tasks]
         return ids
@@ -66,7 +62,6 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: str) -> bytes:
-    """Returns the result of one job."""
 
     async def run() -> Any:
         async with worker:

@@ -12,7 +12,7 @@ from taskiq import TaskiqEvents, TaskiqState
 from taskiq.serializers import MSGPackSerializer
 from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
-from bench.peers.work import URL, chosen, predictor, work_of
+from bench.peers.work import URL, chosen, in_chunks, predictor, work_of
 
 TASKS = chosen()
 REQUIREMENTS = ("taskiq[msgpack]", "taskiq-redis", "msgpack")
@@ -22,7 +22,6 @@ COMMAND = (
     *("-m", "taskiq", "worker", "bench.peers.taskiq_stream:broker", "--workers", "1", "--log-level", "ERROR"),
     *("--max-async-tasks", TASKS, "--max-prefetch", TASKS),
 )
-CHUNK = 64
 
 broker = (
     RedisStreamBroker(url=URL, xread_count=64)
@@ -33,7 +32,6 @@ broker = (
 
 @broker.on_event(TaskiqEvents.WORKER_STARTUP)
 async def load(_: TaskiqState) -> None:
-    """Before the first job."""
     predictor()
 
 
@@ -44,13 +42,11 @@ async def work(context: str) -> str:
 
 
 def submit(contexts: Sequence[bytes]) -> list[str]:
-    """64 at a time."""
 
     async def run() -> list[str]:
         await broker.startup()
         ids: list[str] = []
-        for first in range(0, len(contexts), CHUNK):
-            some = contexts[first : first + CHUNK]
+        for some in in_chunks(contexts):
             tasks = await asyncio.gather(*(work.kiq(b64encode(context).decode()) for context in some))
             ids += [task.task_id for task in tasks]
         await broker.shutdown()
@@ -65,7 +61,6 @@ def finished(client: redis.Redis) -> int:
 
 
 def result(job: str) -> bytes:
-    """Returns the result of one job."""
 
     async def run() -> Any:
         await broker.result_backend.startup()

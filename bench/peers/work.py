@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def predictor() -> Predictor:
 def chosen() -> str:
     """The concurrency that the harness asks for (bench/systems.py)."""
     return os.environ.get("BENCH_CHOICE", "1")
+
+
+def in_chunks(contexts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield 64 contexts at a time, which is what our own producer sends a call."""
+    return (contexts[first : first + 64] for first in range(0, len(contexts), 64))
 
 
 def work_of(context: bytes) -> bytes:

@@ -17,25 +17,23 @@ import numpy as np
 import pytest
 
 from amn.bank.exact import ReferenceBank
-from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
 from bench.compare import ratios, turned
 from bench.cost import decades, medians
-from bench.curves import fast_until, per_second
+from bench.curves import fast_until, per_second, percentiles, rows_shown
 from bench.engines import WithoutLoops
 from bench.everything import QUICK, steps
-from bench.floor import Worker
-from bench.floor import table as floor_table
-from bench.floor_worker import VARIANTS
+from bench.floor import BareLoop, of_service, once
 from bench.goals import GOALS, goals_table
 from bench.machine import cpu_seconds
-from bench.micro import abilities
 from bench.peers import work
 from bench.publish import command as publish
 from bench.publish import filled, neutral
+from bench.report import table
 from bench.service import sample_contexts
 from bench.shares import classify, titled
 from bench.systems import OURS, REQUESTS, TUNED
+from tests.conftest import Target
 
 PEERS = Path("bench/peers")
 LVM = Path("artifacts/lvm")
@@ -124,38 +122,58 @@ def test_reports_of_two_commits_are_no_page(tmp_path: Path) -> None:
         publish.callback(tmp_path)
 
 
-def _ended_worker(folder: Path) -> Worker:
-    log = (folder / "log").open("wb+")
-    process = subprocess.Popen(
-        [sys.executable, "-c", "raise SystemExit('no such bank')"], stdout=log, stderr=log
-    )
-    process.wait()
-    return Worker(variant="model", stream="bare:model", process=process, log=log)
+def test_a_bare_loop_that_cannot_start_ends_with_an_error(
+    real_server: Target, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        pytest.raises(click.ClickException, match=r"the loop of 'model and gate' ended \(code 1\)"),
+        BareLoop(real_server.url, "model and gate", tmp_path / "none"),
+    ):
+        pass
+    assert "none" in capfd.readouterr().err
 
 
-def test_a_bare_loop_whose_worker_died_says_what_the_worker_said(tmp_path: Path) -> None:
-    worker = _ended_worker(tmp_path)
-    with worker.log, pytest.raises(click.ClickException, match=r"'model' ended \(code 1\): no such bank"):
-        worker.check()
+def test_a_bare_loop_answers_every_request(real_server: Target) -> None:
+    with BareLoop(real_server.url, "no model", Path("unused")) as loop:
+        waited_ms = once(real_server.url, loop, 2_000, 50, 0)
+    assert waited_ms.shape == (50,)
+    assert np.isfinite(waited_ms).all()
+    assert (waited_ms > 0).all()
 
 
-def test_the_limit_of_latency_stands_beside_the_service_at_the_same_rates() -> None:
-    def row(rate: int, ms: float) -> dict[str, object]:
-        return {"rate": rate, **{f"ms_p{p}": {"median": ms, "min": ms, "max": ms} for p in (50, 95, 99)}}
+def test_the_service_is_compared_with_a_bare_loop_at_the_same_rates(tmp_path: Path) -> None:
+    def row(rate: float, ms: float) -> dict[str, object]:
+        return {"rate": rate, "failed": 0} | {
+            f"ms_p{p}": dict.fromkeys(("median", "min", "max"), ms) for p in (50, 95, 99)
+        }
 
-    report = {
-        "environment": {"commit": "abc"},
-        "references": 2047,
-        "seconds": 2.0,
-        "repeats": 1,
-        "variants": {variant: [row(100, 0.5)] for variant in VARIANTS},
-        "service": {"date": "2026-01-02 03:04", "rates": [row(100, 1.5), row(5000, 9.0)]},
-    }
-    text = floor_table(report)
-    assert "| the service | 100 | 1.50 (1.50, 1.50) |" in text
-    assert "| model and gate | 100 | 0.50 (0.50, 0.50) |" in text
-    assert "5,000" not in text
-    assert "of 2026-01-02 03:04" in text
+    latency = {"environment": {"date": "2026-01-02 03:04"}, "rates": [row(100, 1.5), row(5000, 9.0)]}
+    (tmp_path / "latency.json").write_text(json.dumps(latency), "utf-8")
+    found = of_service(tmp_path / "latency.json", [100.0])
+    assert found["date"] == "2026-01-02 03:04"
+    assert [(one["rate"], one["ms_p95"]["median"]) for one in found["rates"]] == [(100, 1.5)]
+    assert of_service(tmp_path / "none.json", [100.0]) == {}
+
+
+def test_a_percentile_with_few_requests_beyond_it_is_not_shown() -> None:
+    row = {"rate": 100.0, "ms_p50": 1.0, "ms_p95": 2.0, "ms_p99": 3.0}
+    assert rows_shown([row], 2.0, loop="model") == [
+        {"loop": "model", "offered/s": 100.0, "ms_p50": 1.0, "ms_p95": 2.0, "ms_p99": "-"}
+    ]
+
+
+def test_percentiles_leave_out_requests_without_an_answer() -> None:
+    assert percentiles([1.0, float("nan"), 3.0]) == {"ms_p50": 2.0, "ms_p95": 2.9, "ms_p99": 2.98}
+
+
+def test_a_table_has_a_column_for_each_name_and_shows_spreads() -> None:
+    spread = {"median": 1234.5, "min": 99.04, "max": 1.0}
+    assert table([{"what": "x", "a_b": spread}, {"what": "y", "n": 12_000}]).splitlines() == [
+        "| what | a b | n |",
+        "|---|---:|---:|",
+        "| x | 1,234 (99.0, 1) |  |",
+        "| y |  | 12,000 |",
+    ]
 
 
 def test_ratios_are_those_of_medians_against_the_best_other_one() -> None:
@@ -255,11 +273,3 @@ def test_what_others_would_write_themselves_gives_the_same_answer(monkeypatch: p
     monkeypatch.setattr(work, "WRITTEN", True)
     monkeypatch.setattr(ReferenceBank, "top2", None)  # not even asked
     np.testing.assert_allclose(np.frombuffer(work.answer(context), "<f4"), fast, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("ready", "text"), [(True, "serves are integers of 16 bits"), (False, "Float32 is what serves.")]
-)
-def test_the_formats_that_serve_are_named(monkeypatch: pytest.MonkeyPatch, ready: bool, text: str) -> None:
-    monkeypatch.setattr(kernel, "READY", ready)
-    assert text in abilities()
