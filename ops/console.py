@@ -7,7 +7,7 @@ give orders to the terminal. Only `styled` makes something bold or red.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any, Self
 
 import click
@@ -61,6 +61,12 @@ class DataTable(Table):
     def add_row(self, *cells: Any, **options: Any) -> None:
         """Adds a row; whole numbers get commas, None is a dash, and everything else becomes text."""
         super().add_row(*map(_cell, cells), **options)
+
+    def filled(self, rows: Iterable[Iterable[Any]]) -> Self:
+        """The table with these rows added."""
+        for row in rows:
+            self.add_row(*row)
+        return self
 
 
 def _cell(value: Any) -> Text | str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from ops import console
 from ops.commands import options
 from ops.settings import producer_settings, sample_path
 from producer.keys import Keys
-from producer.transport.connection import connect, driver_errors
 
 #: Rows of the table; the worst come first.
 _SHOWN = 20
@@ -26,19 +24,15 @@ _SHOWN = 20
 @options.url
 @options.queue
 def canary(as_json: bool, url: str | None, queue: str | None) -> None:
-    """Replay the frozen set through the live path now; the shadow worker does so hourly.
+    """Send the frozen set through the live path now; the shadow worker does so hourly.
 
     Answers are compared with those of the model's first run. Exit code 1 when nobody answered.
     """
     from workers.shadow.canary import Canary, FrozenSet
 
     settings = producer_settings(url, queue)
-    client = connect(settings)
-    try:
-        with driver_errors(settings.url):
-            result = Canary(client, settings, FrozenSet.load(sample_path(None))).run()
-    finally:
-        client.close()
+    with options.client(settings) as client:
+        result = Canary(client, settings, FrozenSet.load(sample_path(None))).run()
     if result is None:
         raise click.ClickException(
             "no AMN worker answered in time; start one (`amn up`), or look at `amn doctor`"
@@ -61,10 +55,11 @@ def canary(as_json: bool, url: str | None, queue: str | None) -> None:
 
 @click.command()
 @click.option("--lane", default="", help="Only this lane.")
-@click.option("--slice", "slice_", default="", help="Only this slice: id, ood, unsure or unknown.")
+@click.option(
+    "--slice", "slice_", type=click.Choice(["id", "ood", "unsure", "unknown"]), help="Only this one."
+)
 @click.option("--hours", type=click.IntRange(1, 48), default=24, show_default=True, help="How far back.")
 @click.option("--alert", default="", help="The copies that were kept for this alert, instead.")
-@click.option("--freeze", default="", metavar="ALERT", help="Keep copies under this name for 14 days.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="An .npz for `amn drift replay`."
 )
@@ -73,36 +68,22 @@ def canary(as_json: bool, url: str | None, queue: str | None) -> None:
 @options.queue
 def exemplars(
     lane: str,
-    slice_: str,
+    slice_: str | None,
     hours: int,
     alert: str,
-    freeze: str,
     out: Path | None,
     as_json: bool,
-    url: str | None,
-    queue: str | None,
+    **server: str | None,
 ) -> None:
     """The requests that were kept whole: ten worst and ten random of each lane, slice and hour."""
+    from ops.drift.show.views import exemplars_table
     from workers.shadow.exemplars import Exemplars, as_arrays
 
-    settings = producer_settings(url, queue)
-    client = connect(settings)
-    try:
-        with driver_errors(settings.url):
-            kept = Exemplars(client, Keys(settings.queue))
-            seconds, _ = client.time()
-            if alert:
-                found = [
-                    one for one in kept.frozen(alert) if lane in ("", one.lane) and slice_ in ("", one.slice)
-                ]
-            else:
-                found = kept.read(seconds // 3600 - hours + 1, seconds // 3600, lane, slice_)
-            if freeze:
-                console.say(
-                    f"{kept.freeze(freeze, found, seconds * 1000)} copies are kept as {freeze}", err=True
-                )
-    finally:
-        client.close()
+    settings = producer_settings(**server)
+    with options.client(settings) as client:
+        kept, hour = Exemplars(client, Keys(settings.queue)), client.time()[0] // 3600
+        found = kept.frozen(alert) if alert else kept.read(hour - hours + 1, hour)
+    found = [one for one in found if lane in ("", one.lane) and slice_ in (None, one.slice)]
     if out is not None:
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **as_arrays(found))  # type: ignore[arg-type]
@@ -113,10 +94,5 @@ def exemplars(
         rows = [{name: getattr(one, name) for name in names} for one in found[:_SHOWN]]
         console.say_json(rows, indent=2)
         return
-    table = console.DataTable("time", "lane", "slice", "kept as", "AMN", "fallback", "OOD score", "key")
-    for one in found[:_SHOWN]:
-        at = time.strftime("%m-%d %H:%M", time.gmtime(one.minute * 60))
-        scores = ("" if value is None else f"{value:.4f}" for value in (one.cosine, one.fallback, one.ood))
-        table.add_row(at, one.lane, one.slice, one.kind, *scores, one.key)
-    console.out().print(table)
+    console.out().print(exemplars_table(found[:_SHOWN]))
     console.say(f"{len(found)} kept")

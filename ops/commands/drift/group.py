@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -14,14 +13,14 @@ from ops import console
 from ops.commands import options
 from ops.commands.drift import canary
 from ops.commands.drift import tools as drift_tools
-from ops.commands.drift.looking import Looking
-from ops.drift.settings import JudgeSettings
+from ops.commands.drift.looking import looking
 from ops.local.child import follow_parent, tell_ready, unless_ignored
 from ops.settings import producer_settings
 
 strict = click.option(
     "--card-strict", is_flag=True, help="The card's sentence alone: drop over 0.03 in 24 h, no safeguards."
 )
+_model = click.option("--model", help="Model id. [default: the one that is judged now]")
 
 
 @click.group(short_help="The drift judgement: status, report, replay.")
@@ -45,9 +44,8 @@ def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None)
     """Shows what every rule says now; nothing is changed, and no judge has to run."""
     from ops.drift.show.views import show, status_json
 
-    settings = producer_settings(url, queue)
-    with Looking(settings, JudgeSettings(card_strict=card_strict)) as looking:
-        found, evaluated_at_ms = looking.evaluate(), looking.memory.evaluated_at_ms()
+    with looking(url, queue, card_strict=card_strict) as data:
+        found, evaluated_at_ms = data.evaluate(), data.memory.evaluated_at_ms()
     if as_json:
         console.say_json(status_json(found, evaluated_at_ms), indent=2)
     else:
@@ -66,17 +64,15 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
     from ops.drift.loop import Judge
     from ops.drift.show.views import show
 
-    settings = producer_settings(url, queue)
-    chosen = JudgeSettings(card_strict=card_strict)
-    with Looking(settings, chosen) as looking:
-        judge = Judge(looking.client, looking.keys, chosen, looking.alert())
+    with looking(url, queue, card_strict=card_strict) as data:
+        by_hand = Judge(data.client, data.keys, data.settings, data.tell)
         try:
-            found = judge.turn()
+            found = by_hand.turn()
         finally:
-            judge.resign()
+            by_hand.resign()
         if found is None:
             console.say("another judge leads; it writes, this only looks", err=True)
-            found = looking.evaluate()
+            found = data.evaluate()
     show(console.out(), found, found.now_ms)
     if any(f.state == "firing" and f.severity == "page" for f in found.findings):
         raise click.exceptions.Exit(1)
@@ -97,19 +93,14 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
     configure_logs(log_level)
     follow_parent()
     stopping = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        stopping.set()
-
-    unless_ignored(on_signal, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    chosen = JudgeSettings(card_strict=card_strict)
-    with last_words(settings, "judge"), Looking(settings, chosen) as looking:
+    unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with last_words(settings, "judge"), looking(url, queue, card_strict=card_strict) as data:
         tell_ready()
-        Judge(looking.client, looking.keys, chosen, looking.alert(), settings.url).run(stopping)
+        Judge(data.client, data.keys, data.settings, data.tell, data.url).run(stopping)
 
 
 @drift.command()
-@click.option("--model", help="Model id. [default: the one that is judged now]")
+@_model
 @click.option(
     "--hours",
     type=click.IntRange(0, 168),
@@ -132,15 +123,15 @@ def rebaseline(
     from ops.clock import server_now_ms
     from ops.drift.memory import Order
 
-    with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
-        models = sorted(looking.memory.state().models.items(), key=lambda item: item[1].last_block)
-        chosen = model or (models[-1][0] if models else None)
-        if chosen is None or chosen not in dict(models):
-            known = ", ".join(name for name, _ in models) or "none"
-            raise click.UsageError(f"the judge knows no model {chosen or ''}; it knows: {known}")
-        now_ms = server_now_ms(looking.client)
-        looking.memory.order(Order(model=chosen, hours=hours, who=who, why=reason, at_ms=now_ms))
-        waits = not 0 <= now_ms - looking.memory.evaluated_at_ms() <= 180_000
+    with looking(url, queue) as data:
+        known = {name: one.last_block for name, one in data.memory.state().models.items()}
+        chosen = model or max(known, key=lambda name: known[name], default="")
+        if chosen not in known:
+            names = ", ".join(known) or "none"
+            raise click.UsageError(f"the judge knows no model {chosen}; it knows: {names}")
+        now_ms = server_now_ms(data.client)
+        data.memory.order(Order(model=chosen, hours=hours, who=who, why=reason, at_ms=now_ms))
+        waits = not 0 <= now_ms - data.memory.evaluated_at_ms() <= 180_000
     console.say(f"ordered: baseline of {chosen} from the last {hours} h")
     if waits:
         console.say("no judge has looked for three minutes: start one (`amn drift judge`)", err=True)
@@ -152,33 +143,33 @@ def rebaseline(
 @options.queue
 def audit(as_json: bool, url: str | None, queue: str | None) -> None:
     """Baselines learned, frozen and reset: when, by whom, why; newest first."""
-    from ops.drift.show.views import show_audit
+    from ops.drift.show.views import audit_table
 
-    with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
-        entries = looking.memory.audit()
+    with looking(url, queue) as data:
+        entries = data.memory.audit()
     if as_json:
         console.say_json(entries, indent=2)
     else:
-        show_audit(console.out(), entries)
+        console.out().print(audit_table(entries))
 
 
 @drift.command()
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("drift.html"))
-@click.option("--model", help="Model id. [default: the one that is judged now]")
+@_model
 @options.url
 @options.queue
 def report(out: Path, model: str | None, url: str | None, queue: str | None) -> None:
     """One page with the plots of the last 48 h: for whoever was woken up."""
+    from ops.clock import server_now_ms
+    from ops.commands.drift.sequences import of_last_day
     from ops.drift.show.report import page
 
-    settings = producer_settings(url, queue)
-    with Looking(settings, JudgeSettings()) as looking:
-        text = page(looking.keys, looking.memory, looking.evaluate(), looking.worst(), model)
+    with looking(url, queue) as data:
+        worst = of_last_day(data.client, data.keys, server_now_ms(data.client))
+        text = page(data.keys, data.memory, data.evaluate(), worst, model)
     write_whole(out, text)
     console.say(str(out))
 
 
-drift.add_command(drift_tools.simulate)
-drift.add_command(drift_tools.replay)
-drift.add_command(canary.canary)
-drift.add_command(canary.exemplars)
+for command in (drift_tools.simulate, drift_tools.replay, canary.canary, canary.exemplars):
+    drift.add_command(command)

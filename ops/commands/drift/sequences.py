@@ -1,4 +1,4 @@
-"""Exemplars of an alert: kept when it is told, replayed when somebody looks into it."""
+"""Exemplars of an alert: kept when it is told, scored again when somebody looks into it."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,8 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.commands.drift.looking import Looking
+from ops.commands.drift.looking import looking
 from ops.drift.settings import JudgeSettings
-from ops.settings import producer_settings
 
 
 @click.command()
@@ -35,32 +35,58 @@ from ops.settings import producer_settings
 def simulate(
     drops: tuple[float, ...],
     rates: tuple[float, ...],
-    sample: float,
-    correlation: float,
-    ood_share: float,
     days: int,
     repeats: int,
     seed: int,
     as_json: bool,
+    **traffic: Any,
 ) -> None:
     """False pages a year and time to a page, on made-up traffic; the card's bare rule beside ours.
 
     The traffic has neighbours that are alike, a daily rhythm, weekends, a slow wander of both means
     and of the lanes' shares, and truths that never come. --drop and --rate can be repeated.
     """
-    from ops.drift.lab.simulate import Healthy, run
+    from ops.drift.lab.simulate import run
     from ops.drift.lab.synthetic import Scenario
-    from ops.drift.show.views import show_simulation
 
-    rows: list[dict[str, Any]] = []
-    for rate in rates:
-        scenario = Scenario(rate_per_s=rate, sample=sample, ood_share=ood_share, correlation=correlation)
-        healthy = Healthy(days=days, repeats=repeats, seed=seed)
-        rows += [one.to_json() for one in run(scenario, drops, healthy, JudgeSettings())]
+    rows = [
+        row
+        for rate in rates
+        for row in run(
+            Scenario(rate_per_s=rate, **traffic),
+            drops,
+            JudgeSettings(),
+            days=days,
+            repeats=repeats,
+            seed=seed,
+        )
+    ]
     if as_json:
         console.say_json(rows, indent=2)
-    else:
-        show_simulation(console.out(), rows)
+        return
+    names = ("drop>", "false pages/year>", "bare rule's>", "page after (median)>", "90 %>", "never>")
+    table = console.DataTable("requests/s", *names, "bare rule's>")
+    for row in rows:
+        table.add_row(
+            f"{row['rate_per_s']:g}",
+            f"{row['drop']:g}",
+            f"{row['false_pages_per_year']:.2f}",
+            f"{row['false_pages_per_year_naive']:.2f}",
+            _hours(row["delay_h_median"]),
+            _hours(row["delay_h_p90"]),
+            f"{row['missed']:.0%}",
+            f"{_hours(row['delay_h_median_naive'])}, never {row['missed_naive']:.0%}",
+        )
+    console.out().print(table, "")
+    years, horizon_h = rows[0]["years"], rows[0]["horizon_h"]
+    console.say(f"{years:.1f} healthy years a rate; drops are waited for {horizon_h:g} h")
+
+
+def _hours(value: float | None) -> str:
+    """Hours, or minutes below one."""
+    if value is None:
+        return "-"
+    return f"{value * 60:.0f} min" if value < 1 else f"{value:.1f} h"
 
 
 @click.command()
@@ -84,25 +110,22 @@ def replay(
     against: Path | None,
     as_json: bool,
     artifacts: Path | None,
-    url: str | None,
-    queue: str | None,
+    **server: str | None,
 ) -> None:
     """Score the same sequences with two models, and compare pair by pair.
 
     Because the items are the same, a difference of 0.01 shows in a few hundred of them.
     """
     from amn.predictor import Predictor
+    from ops.commands.drift.sequences import sequences_of
     from ops.drift.lab.paired import Sequences, cosines, differences
-    from ops.drift.show.views import replay_json, show_replay
     from ops.sample import Sample
     from ops.settings import artifacts_folder, sample_path
 
     root = artifacts_folder(artifacts)
     if alert_id:
-        from ops.commands.drift.sequences import sequences_of
-
-        with Looking(producer_settings(url, queue), JudgeSettings()) as looking:
-            chosen = sequences_of(looking.client, looking.keys, alert_id)
+        with looking(server["url"], server["queue"]) as data:
+            chosen = sequences_of(data.client, data.keys, alert_id)
     elif exemplars:
         chosen = Sequences.load(exemplars)
     else:
@@ -111,6 +134,14 @@ def replay(
     other = Predictor.open(against or root / "fallback_accuracy")
     found = differences(cosines(one, chosen), cosines(other, chosen), chosen)
     if as_json:
-        console.say_json(replay_json(one.model_id, other.model_id, found), indent=2)
-    else:
-        show_replay(console.out(), one.model_id, other.model_id, found)
+        groups = [row.to_json() for row in found]
+        console.say_json({"model": one.model_id, "against": other.model_id, "groups": groups}, indent=2)
+        return
+    table = console.DataTable(
+        "sequences", "n>", f"{one.model_id}>", f"{other.model_id}>", "difference>", "99 % CI>"
+    )
+    for row in found:
+        interval = None if math.isnan(row.error) else "{:+.4f} {:+.4f}".format(*row.interval)
+        means = (f"{row.mean_one:.4f}", f"{row.mean_other:.4f}", f"{row.difference:+.4f}")
+        table.add_row(row.group, row.n, *means, interval)
+    console.out().print(table)

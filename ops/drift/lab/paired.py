@@ -1,25 +1,24 @@
-"""`amn drift replay`: the same sequences through two models, pair by pair."""
+"""The same sequences through two models, compared pair by pair: `amn drift replay`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amn.data.arrays import load_npz
+from ops.drift.measures.comparison import Z_99
+from ops.drift.measures.statistics import Floats
 from ops.errors import FileRefused
 from ops.sample import Sample
 
 Vectors = NDArray[np.float32]
-#: Two-sided 99 % of a normal distribution; with fewer pairs than this no interval is given.
-_Z_99, _PAIRS_MIN = 2.576, 5
-
-
+#: With fewer pairs no interval is given.
+_PAIRS_MIN = 5
 _ARRAYS = ("contexts", "truths", "lanes", "slices")
 
 
@@ -31,14 +30,8 @@ class Model(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sequences:
-    """Frozen sequences.
-
-    Attributes:
-        contexts: (N, 5, 768).    truths: (N, 768), the vectors that came next.
-        lanes, slices: Of each.
-    """
+class Sequences(NamedTuple):
+    """Frozen sequences: contexts (N, 5, 768), the truths (N, 768) that came next, lane and slice of each."""
 
     contexts: Vectors
     truths: Vectors
@@ -52,21 +45,20 @@ class Sequences:
         Raises:
             FileRefused: It cannot be read, or its shapes do not fit.
         """
-        try:
-            return cls.of_arrays(load_npz(path, _ARRAYS), str(path))
-        except KeyError as error:
-            raise FileRefused(f"{path} holds no exemplars ({error}); it needs contexts and truths") from error
+        return cls.of_arrays(load_npz(path, _ARRAYS), str(path))
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Sequences:
-        """Makes it from `contexts`, `truths` and perhaps `lanes` and `slices`; `name` is for the error.
+        """Makes it from the arrays of `load`; `name` is for the error.
 
         Raises:
-            FileRefused: The shapes do not fit.
-            KeyError: One is missing.
+            FileRefused: An array is missing, or the shapes do not fit.
         """
-        if odd := [key for key in ("contexts", "truths") if arrays[key].dtype.kind != "f"]:
-            raise FileRefused(f"{name}: {odd[0]} are of type {arrays[odd[0]].dtype}; floats are needed")
+        for key in ("contexts", "truths"):
+            if key not in arrays:
+                raise FileRefused(f"{name} holds no {key}; it needs contexts and truths")
+            if arrays[key].dtype.kind != "f":
+                raise FileRefused(f"{name}: {key} are of type {arrays[key].dtype}; floats are needed")
         contexts, truths = (_unit(arrays[key]) for key in ("contexts", "truths"))
         n = len(contexts)
         lanes, slices = (arrays.get(key, np.full(n, "all")) for key in ("lanes", "slices"))
@@ -76,29 +68,20 @@ class Sequences:
                 f"{name}: contexts {contexts.shape} and truths {truths.shape} do not fit; "
                 "(N, 5, 768) and (N, 768) are needed"
             )
-        return cls(contexts=contexts, truths=truths, lanes=lanes, slices=slices)
+        return cls(contexts, truths, lanes, slices)
 
     @classmethod
     def of_sample(cls, sample: Sample) -> Sequences:
         """Every window of the shipped sample; its domain stands for the lane."""
-        at = sample.start
-        domains = np.array(sample.domains)[sample.article]
-        return cls(
-            contexts=sample.vectors[at[:, None] + np.arange(5)],
-            truths=sample.vectors[at + 5],
-            lanes=domains,
-            slices=np.where(sample.ood, "ood", "id"),
-        )
+        at, domains = sample.start, np.array(sample.domains)[sample.article]
+        contexts, truths = sample.vectors[at[:, None] + np.arange(5)], sample.vectors[at + 5]
+        return cls(contexts, truths, domains, np.where(sample.ood, "ood", "id"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One group of pairs.
+class Difference(NamedTuple):
+    """One group of pairs: mean cosine to the truth of each model, and the error of the mean difference.
 
-    Attributes:
-        group: Slice and lane.    n: Pairs.
-        mean_one, mean_other: Mean cosine to the truth of each model.
-        error: Standard error of the mean difference; NaN for too few pairs.
+    The error is NaN for too few pairs.
     """
 
     group: str
@@ -115,10 +98,17 @@ class Difference:
     @property
     def interval(self) -> tuple[float, float]:
         """99 % confidence interval of the difference."""
-        return self.difference - _Z_99 * self.error, self.difference + _Z_99 * self.error
+        return self.difference - Z_99 * self.error, self.difference + Z_99 * self.error
+
+    def to_json(self) -> dict[str, Any]:
+        """The group's object of `amn drift replay --json`."""
+        low, high = (None if math.isnan(value) else round(value, 6) for value in self.interval)
+        means = {"mean": round(self.mean_one, 6), "against": round(self.mean_other, 6)}
+        rest = {"difference": round(self.difference, 6), "low_99": low, "high_99": high}
+        return {"group": self.group, "n": self.n, **means, **rest}
 
 
-def cosines(model: Model, exemplars: Sequences, batch: int = 256) -> NDArray[np.float64]:
+def cosines(model: Model, exemplars: Sequences, batch: int = 256) -> Floats:
     """Cosine of each prediction with its truth, (N,)."""
     found = []
     for at in range(0, len(exemplars.contexts), batch):
@@ -128,28 +118,18 @@ def cosines(model: Model, exemplars: Sequences, batch: int = 256) -> NDArray[np.
     return np.concatenate(found)
 
 
-def differences(
-    one: NDArray[np.float64], other: NDArray[np.float64], exemplars: Sequences
-) -> list[Difference]:
+def differences(one: Floats, other: Floats, exemplars: Sequences) -> list[Difference]:
     """Paired differences, all together and by slice and lane; the items are the same for both."""
-    groups = np.char.add(np.char.add(exemplars.slices.astype(str), " / "), exemplars.lanes.astype(str))
-    found = [_difference("all", one, other)]
-    for group in sorted(set(groups.tolist())):
-        at = groups == group
-        found.append(_difference(group, one[at], other[at]))
-    return found
+    names = [f"{s} / {lane}" for s, lane in zip(exemplars.slices, exemplars.lanes, strict=True)]
+    groups = {"all": np.full(len(one), True)}
+    groups |= {name: np.array(names) == name for name in sorted(set(names))}
+    return [_difference(name, one[at], other[at]) for name, at in groups.items()]
 
 
-def _difference(group: str, one: NDArray[np.float64], other: NDArray[np.float64]) -> Difference:
+def _difference(group: str, one: Floats, other: Floats) -> Difference:
     n = len(one)
     spread = float((other - one).std(ddof=1)) if n >= _PAIRS_MIN else math.nan
-    return Difference(
-        group=group,
-        n=n,
-        mean_one=float(one.mean()),
-        mean_other=float(other.mean()),
-        error=spread / math.sqrt(n),
-    )
+    return Difference(group, n, float(one.mean()), float(other.mean()), spread / math.sqrt(n))
 
 
 def _unit(rows: NDArray[np.floating]) -> Vectors:

@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-import datetime
 import html
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+from rich.text import Text
 
 from ops.clock import BLOCK_MIN
-from ops.drift.measures import hourly
-from ops.drift.measures.blocks import ALL
-from ops.drift.measures.comparison import Comparison
 from ops.drift.memory import Memory
-from ops.drift.rules.verdicts import bars
-from ops.drift.service.objectives import OBJECTIVES
 from ops.drift.settings import JudgeSettings
-from ops.drift.show import pictures, plots
-from ops.drift.show.views import STAND_INS, main_model, one_line, stand_ins
+from ops.drift.show import pictures, views
+from ops.drift.show.plots import histograms_plot, times_plot
 from ops.drift.state import Evaluation
+from ops.errors import FileRefused
 from ops.findings import Finding
 from producer.keys import Keys
 from workers.shadow.exemplars import RANDOM, WORST, Exemplar
 
 _CSS = """
-:root { color-scheme: light dark;
-  --back: #fff; --ink: #1c2530; --soft: #5b6673; --line: #d9dee5; --card: #f5f7f9 }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14181d; --ink: #e4e8ed; --soft: #9aa5b1; --line: #313a44; --card: #1b2128 }
-}
-body { margin: 0 auto; max-width: 60rem; padding: 1rem 1rem 4rem;
-  background: var(--back); color: var(--ink);
-  font: 15px/1.45 system-ui, sans-serif }
-h1 { font-size: 1.3rem; margin: .5rem 0 } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem }
-.verdict { border-left: .4rem solid var(--mark); background: var(--card); padding: .7rem 1rem; margin: 1rem 0;
+:root { color-scheme: light dark; --soft: color-mix(in srgb, CanvasText 65%, Canvas);
+  --line: color-mix(in srgb, CanvasText 20%, Canvas) }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem 1rem 4rem; font: 15px/1.45 system-ui, sans-serif;
   overflow-wrap: anywhere }
-.soft { color: var(--soft); font-size: .88rem; overflow-wrap: anywhere } .wide { overflow-x: auto }
-.wide svg { display: block; width: 100%; min-width: 34rem; height: auto }
+h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem }
+.verdict { border-left: .4rem solid; padding: .7rem 1rem; font-weight: 600 }
+.soft, summary { color: var(--soft); font-size: .88rem }
+.wide { overflow-x: auto; overflow-wrap: normal }
+svg { display: block; width: 100%; min-width: 34rem; height: auto }
 table { border-collapse: collapse; width: 100%; font-size: .88rem }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.page { color: #d64545; font-weight: 600 } .ticket { color: #c58a12; font-weight: 600 }
-details { margin: 1rem 0 } summary { cursor: pointer; color: var(--soft) }
-@media (max-width: 40rem) {
-  .rules tr { display: flex; flex-wrap: wrap; gap: 0 .8rem; border-bottom: 1px solid var(--line) }
-  .rules th { display: none } .rules td { border: 0; padding: .2rem 0 } .rules td:last-child { width: 100% }
-}
-.ok { color: #2a9d6f } .insufficient { color: var(--soft) }
+.right { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+.bold.red { color: #d64545 } .yellow { color: #c58a12 } .green { color: #2a9d6f } .dim { color: var(--soft) }
 """
 #: Rows of each slice and kind.
 _EXEMPLARS = 10
-_MARKS = {"PAGE": "#d64545", "TICKET": "#c58a12", "OK": "#2a9d6f"}
+_AUDIT_ROWS = 20
 
 
 def page(
@@ -71,172 +60,90 @@ def page(
         settings: The judge's.
 
     Raises:
-        ValueError: Nothing was sampled of this model.
+        FileRefused: Nothing was sampled of this model.
     """
-    settings = settings or JudgeSettings()
-    model = model or main_model(found)
-    at = datetime.datetime.fromtimestamp(found.now_ms / 1000, datetime.UTC)
-    body = [f"<h1>Drift report, queue {_text(keys.queue)}</h1>", _verdict(one_line(found))]
-    body.append(f'<p class="soft">{at:%Y-%m-%d %H:%M} UTC, model {_text(model or "none")}</p>')
-    body.append(_rules(found.findings))
+    model = model or views.main_model(found)
+    if model is not None and model not in found.traffic.series:
+        known = ", ".join(found.traffic.series) or "none"
+        raise FileRefused(
+            f"nothing was sampled of model {model!r} in the last eight days; of these it was: {known}"
+        )
+    line, title = views.one_line(found), f"Drift report, queue {html.escape(keys.queue)}"
+    at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(found.now_ms / 1000))
+    parts = [
+        f'<div class="verdict {views.STYLES.get(line.split()[0].rstrip(":"), "")}">{html.escape(line)}</div>'
+    ]
+    parts += [f'<p class="soft">{at} UTC, model {html.escape(model or "none")}</p>']
+    parts += _rules(found.findings)
     if model is None:
-        body.append(
+        parts.append(
             "<p>Nothing was sampled in the last eight days, or only in the last minutes, which are not "
             "judged yet: there is nothing to draw.</p>"
         )
-    elif model not in found.traffic.series:
-        raise ValueError(f"nothing was sampled of model {model!r} in the last eight days")
     else:
-        body += _pictures(found, memory, model, settings)
-        body.append(_exemplars([one for one in exemplars if one.model == model]))
-    body.append(_audit(memory))
-    inner = "\n".join(body)
+        mine = [one for one in exemplars if one.model == model]
+        parts += _sections(found, memory, model, settings or JudgeSettings(), mine)
+    parts += _section("Baselines", _table(views.audit_table(memory.audit()[:_AUDIT_ROWS])))
+    body = "\n".join(parts)
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Drift report</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_CSS}</style></head><body>{inner}</body></html>\n"
+        f"<style>{_CSS}</style></head><body><h1>{title}</h1>{body}</body></html>\n"
     )
 
 
-def _pictures(found: Evaluation, memory: Memory, model: str, settings: JudgeSettings) -> list[str]:
-    traffic, known = found.traffic, found.state.models[model]
-    sums, reference = traffic.series[model][ALL], known.baselines.get(ALL)
-    hours = hourly.hours_of(sums, traffic.first_block, reference)
-    lanes = {lane: seen for (name, lane), seen in found.comparisons.items() if name == model}
-    parts = [
-        "<h2>Mean cosines and the OOD delta, 48 h</h2>",
-        _wide(plots.means_plot(hours, hourly.week_before(sums), settings.drop_page)),
-    ]
-    if reference is not None:
-        bar = bars(settings.pages_per_year, len(lanes) or 1, len(known.detectors) or 1)
-        ago, course = hourly.evidence_course(sums, traffic.first_block, reference)
-        needed = {"delta": bar.fast_delta, "mean": bar.fast_level}
-        parts += ["<h2>Since when</h2>", _wide(plots.evidence_plot(ago, course, needed))]
-    else:
-        parts.append("<p>There is no baseline yet, so the fast detector does not run.</p>")
-    if lanes:
-        parts += ["<h2>Where</h2>", _wide(plots.lanes_plot(lanes, settings.drop_page)), _lanes(lanes)]
-    parts += ["<h2>What the scores look like</h2>", _wide(pictures.cosines(found, known, model))]
-    parts += pictures.inputs(found, known, model)
-    parts += [_stand_ins(found, model)]
-    parts += ["<h2>What else moved</h2>", _wide(_strips(found, memory, model, hours, settings))]
-    return parts
-
-
-def _stand_ins(found: Evaluation, model: str) -> str:
-    """The tiers that are not judged."""
-    rows = [
-        f"<tr><td>{STAND_INS[one.tier]}</td><td>{_text(one.slice)}</td>"
-        f"<td class=n>{one.mean:.4f}</td><td class=n>{one.n:,}</td></tr>"
-        for one in stand_ins(found, model)
-    ]
-    if not rows:
-        return ""
-    head = "<tr><th>AMN against</th><th>slice</th><th class=n>cosine, 24 h</th><th class=n>n</th></tr>"
-    note = '<p class="soft">No truth, and never averaged with it: for comparison, not judged.</p>'
-    return f"<h2>Against what stands in for the truth</h2>{note}<table>{head}{''.join(rows)}</table>"
-
-
-def _strips(
-    found: Evaluation, memory: Memory, model: str, hours: hourly.Hours, settings: JudgeSettings
-) -> str:
-    end = found.now_ms // 60_000 // BLOCK_MIN
-    counts = memory.counts(end)
-    sums = found.traffic.series[model][ALL]
-    shown = [
-        ("OOD share of the samples", hourly.share_of(found.traffic, model), None),
-        ("truths that came", hourly.coverage_of(sums), settings.coverage_min),
-        ("sampled", hourly.counter_shares(counts, end, ("shadowed",), ("answered",)), settings.sample_min),
-    ]
-    for one in OBJECTIVES:
-        share = hourly.counter_shares(counts, end, one.bad, one.of)
-        shown.append((one.what, share, one.budget(settings)))
-    return plots.strips_plot(hours.ago, shown)
-
-
-def _verdict(line: str) -> str:
-    mark = next((colour for word, colour in _MARKS.items() if line.startswith(word)), "#8a94a0")
-    return f'<div class="verdict" style="--mark: {mark}">{_text(line)}</div>'
-
-
-def _rules(findings: Sequence[Finding]) -> str:
+def _rules(findings: Iterable[Finding]) -> list[str]:
     """Shows the rules that fire, and folds the others away."""
     order = {"firing": 0, "insufficient": 1, "ok": 2}
     ordered = sorted(findings, key=lambda f: (order[f.state], f.severity != "page", f.rule, f.lane))
     firing = [one for one in ordered if one.state == "firing"]
     resting = [one for one in ordered if one.state != "firing"]
-    shown = _rule_table(firing) if firing else "<p>No rule fires.</p>"
-    folded = f"<details><summary>{len(resting)} other checks</summary>{_rule_table(resting)}</details>"
-    return shown + folded
+    rest = _table(views.rules_table(resting))
+    folded = f"<details><summary>{len(resting)} other checks</summary>{rest}</details>"
+    return [_table(views.rules_table(firing)) or "<p>No rule fires.</p>", folded]
 
 
-def _rule_table(findings: Sequence[Finding]) -> str:
-    rows = []
-    for one in findings:
-        says = one.severity if one.state == "firing" else one.state
-        beside = f" (beside {one.beside})" if one.beside else ""
-        rows.append(
-            f'<tr><td>{_text(one.rule)}</td><td>{_text(one.lane or "all")}</td><td class="{says}">{says}</td>'
-            f"<td>{_text(one.summary + beside)}</td></tr>"
-        )
-    head = "<tr><th>rule</th><th>lane</th><th>says</th><th>what</th></tr>"
-    return f'<table class="rules">{head}{"".join(rows)}</table>'
+def _sections(
+    found: Evaluation, memory: Memory, model: str, settings: JudgeSettings, exemplars: Sequence[Exemplar]
+) -> list[str]:
+    counts = memory.counts(found.now_ms // 60_000 // BLOCK_MIN)
+    panels, note = pictures.histograms(found, model)
+    ordered = [
+        one
+        for slice_, kind in ((s, k) for s in ("ood", "id") for k in (WORST, RANDOM))
+        for one in [e for e in exemplars if (e.slice, e.kind) == (slice_, kind)][:_EXEMPLARS]
+    ]
+    times = times_plot("means", pictures.courses(found, model, settings))
+    shares = times_plot("shares", pictures.shares(found, model, counts, settings))
+    return [
+        *_section("Mean cosines, the OOD delta, and since when: 48 h", times),
+        *_section("Where", _table(views.series_table(found, model))),
+        *_section("Scores of 24 h", histograms_plot("scores", panels), f'<p class="soft">{note}</p>'),
+        *_section("Against what stands in for the truth", _table(views.tiers_table(found, model))),
+        *_section("What else moved", shares),
+        *_section("Requests, the worst and some at random", _table(views.exemplars_table(ordered))),
+    ]
 
 
-def _lanes(lanes: Mapping[str, Comparison]) -> str:
-    names = ("lane", "m_OOD", "m_ID", "D", "drop", "99 % interval", "n OOD / ID")
-    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    rows = []
-    for lane, seen in lanes.items():
-        low, high = seen.delta.interval
-        cells = [
-            f"{seen.mean_ood:.4f} ({-seen.ood.value:+.4f})",
-            f"{seen.mean_id:.4f} ({-seen.inside.value:+.4f})",
-            f"{seen.delta_now:+.4f}",
-            f"{seen.delta.value:+.4f}",
-            f"{low:+.4f} {high:+.4f}",
-            f"{seen.n_ood:,.0f} / {seen.n_id:,.0f}",
-        ]
-        inner = "".join(f"<td class=n>{cell}</td>" for cell in cells)
-        rows.append(f"<tr><td>{_text(lane or 'all')}</td>{inner}</tr>")
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+def _section(title: str, body: str, *more: str) -> list[str]:
+    """A heading over what is wide; nothing when the body is empty."""
+    return [f"<h2>{title}</h2>", f'<div class="wide">{body}</div>', *more] if body else []
 
 
-def _exemplars(found: Sequence[Exemplar]) -> str:
-    """The worst and the most typical of each slice."""
-    names = ("when (UTC)", "request", "lane", "slice", "kind", "cosine", "fallback's", "OOD score")
-    rows = []
-    for slice_, kind in ((s, k) for s in ("ood", "id") for k in (WORST, RANDOM)):
-        for one in [e for e in found if (e.slice, e.kind) == (slice_, kind)][:_EXEMPLARS]:
-            at = datetime.datetime.fromtimestamp(one.minute * 60, datetime.UTC)
-            words = (f"{at:%m-%d %H:%M}", one.key, one.lane, slice_, kind)
-            figures = (one.cosine, one.fallback, one.ood)
-            cells = "".join(f"<td>{_text(word)}</td>" for word in words)
-            cells += "".join(f"<td class=n>{'-' if f is None else f'{f:.4f}'}</td>" for f in figures)
-            rows.append(f"<tr>{cells}</tr>")
-    if not rows:
-        return ""
-    head = f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"
-    table = f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
-    return f"<h2>Requests, the worst and some at random</h2>{table}"
+def _table(table: Table) -> str:
+    """The same table that a terminal shows; a cell's style becomes its class. Empty without rows."""
+    kinds = [column.justify.replace("left", "") for column in table.columns]
+    head = "".join(
+        _cell("th", column.header, kind) for column, kind in zip(table.columns, kinds, strict=True)
+    )
+    rows = [
+        "".join(_cell("td", cell, kind) for cell, kind in zip(cells, kinds, strict=True))
+        for cells in zip(*(column.cells for column in table.columns), strict=True)
+    ]
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
 
 
-def _audit(memory: Memory) -> str:
-    rows = []
-    for entry in memory.audit()[:20]:
-        at = datetime.datetime.fromtimestamp(entry["at_ms"] / 1000, datetime.UTC)
-        rest = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in ("at_ms", "what", "model", "who"))
-        cells = (f"{at:%Y-%m-%d %H:%M}", entry["what"], entry["model"], entry["who"], rest)
-        rows.append(f"<tr>{''.join(f'<td>{_text(str(cell))}</td>' for cell in cells)}</tr>")
-    if not rows:
-        return ""
-    head = "<tr><th>when (UTC)</th><th>what</th><th>model</th><th>who</th><th></th></tr>"
-    return f'<h2>Baselines</h2><div class="wide"><table>{head}{"".join(rows)}</table></div>'
-
-
-def _wide(svg: str) -> str:
-    return f'<div class="wide">{svg}</div>'
-
-
-def _text(text: str) -> str:
-    return html.escape(text)
+def _cell(tag: str, cell: object, kind: str) -> str:
+    kind = kind or (str(cell.style) if isinstance(cell, Text) else "")
+    name = f' class="{kind}"' if kind else ""
+    return f"<{tag}{name}>{html.escape(str(cell))}</{tag}>"

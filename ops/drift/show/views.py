@@ -1,39 +1,39 @@
-"""The output of `amn drift`: tables for a person, plain values for a program."""
+"""The judge's results as tables, which the terminal and the report share, and as plain values."""
 
 from __future__ import annotations
 
-import datetime
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import redis
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
-from ops.drift.lab.paired import Difference
 from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import ID, OOD, means
 from ops.drift.memory import Memory
 from ops.drift.rules.wording import comparison_values, verdict
 from ops.drift.state import Evaluation
+from ops.findings import Finding
 from producer.keys import Keys
+from workers.shadow.exemplars import Exemplar
 
 #: A judge that has not finished an evaluation for this long is not at work.
 SILENT_MS = 180_000
-#: What stands in for the truth, for a person.
 STAND_INS = {"model": "the fallback's answer", "reference": "the nearest reference"}
-_VERDICTS = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
-_STYLES = {"page": "bold red", "ticket": "yellow", "ok": "green", "insufficient": "dim"}
+#: By the first word of a verdict, or by what a rule says.
+STYLES = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
+STYLES |= {"page": "bold red", "ticket": "yellow", "ok": "green", "insufficient": "dim"}
 
 
 def main_model(found: Evaluation) -> str | None:
     """The model that most of the last day's samples were of."""
-    sizes = {model: lanes[ALL][1, :, -288:].sum() for model, lanes in found.traffic.series.items()}
-    return max(sizes, key=lambda model: sizes[model]) if sizes else None
+    sizes = {model: lanes[ALL][1, :, -BLOCKS_PER_DAY:].sum() for model, lanes in found.traffic.series.items()}
+    return max(sizes, key=lambda model: sizes[model], default=None)
 
 
 def one_line(found: Evaluation) -> str:
@@ -41,6 +41,11 @@ def one_line(found: Evaluation) -> str:
     model = main_model(found)
     seen = found.comparisons.get((model, ALL)) if model else None
     return verdict(found.findings, seen)
+
+
+def stand_ins(found: Evaluation, model: str) -> list[StandIn]:
+    """The tiers beside the true vector, of the last 24 h."""
+    return found.traffic.stand_ins(model, found.traffic.end_block, BLOCKS_PER_DAY)
 
 
 def status_json(found: Evaluation, evaluated_at_ms: int) -> dict[str, Any]:
@@ -72,14 +77,14 @@ def status_json(found: Evaluation, evaluated_at_ms: int) -> dict[str, Any]:
     }
 
 
-def stand_ins(found: Evaluation, model: str) -> list[StandIn]:
-    """The tiers beside the true vector, of the last 24 h."""
-    return found.traffic.stand_ins(model, found.traffic.end_block, BLOCKS_PER_DAY)
-
-
 def show(out: Screen, found: Evaluation, evaluated_at_ms: int) -> None:
-    """Tables of the series and of the rules, and the verdict last."""
-    for table in (_series(found), _tiers(found), _rules(found)):
+    """Prints the tables of the series and of the rules, and the verdict last."""
+    models = tuple(found.traffic.series)
+    for table in (
+        series_table(found, *models),
+        tiers_table(found, *models),
+        rules_table(found.findings),
+    ):
         if table.row_count:
             out.print(table, "")
     silent_ms = found.now_ms - evaluated_at_ms
@@ -88,127 +93,76 @@ def show(out: Screen, found: Evaluation, evaluated_at_ms: int) -> None:
         since = f"looked {when}" if evaluated_at_ms else "has never looked"
         out.print(styled("judge", "yellow"), f": {since}; `amn up` runs one, or `amn drift judge`\n", sep="")
     line = one_line(found)
-    style = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}.get(
-        line.split(":")[0].split()[0], "bold"
+    out.print(styled(line, STYLES.get(line.split(":")[0].split()[0], "bold")), soft_wrap=True)
+
+
+def series_table(found: Evaluation, *models: str) -> DataTable:
+    """The 24 h of each lane against its reference, with the change of both means and the drop of D."""
+    names = ("m_OOD>", "m_ID>", "D>", "reference D>", "drop>", "99 % CI>", "n OOD>", "n ID>", "truths>")
+    return DataTable("last 24 h", *names).filled(
+        (lane or f"{model}, all lanes", *_cells(seen))
+        for (model, lane), seen in found.comparisons.items()
+        if model in models
     )
-    out.print(styled(line, style), soft_wrap=True)
 
 
-def _series(found: Evaluation) -> DataTable:
-    table = DataTable("last 24 h")
-    for column in ("m_OOD", "m_ID", "D", "reference D", "drop", "99 % CI", "z", "n OOD", "n ID", "truths"):
-        table.add_column(column, justify="right")
-    for (model, lane), seen in found.comparisons.items():
-        table.add_row(lane or f"{model}, all lanes", *_cells(seen))
-    return table
-
-
-def _tiers(found: Evaluation) -> DataTable:
-    table = DataTable("not judged: no truth, but", "slice")
-    for column in ("cosine", "n"):
-        table.add_column(column, justify="right")
-    for model in found.traffic.series:
-        for one in stand_ins(found, model):
-            table.add_row(f"{model}, {STAND_INS[one.tier]}", one.slice, _number(one.mean), f"{one.n:,}")
-    return table
-
-
-def _cells(seen: Comparison) -> list[str]:
-    low, high = seen.delta.interval
-    return [
-        *(_number(value) for value in (seen.mean_ood, seen.mean_id)),
-        *(_number(value, "+.4f") for value in (seen.delta_now, seen.delta_expected, seen.delta.value)),
-        f"{low:+.4f} {high:+.4f}",
-        _number(seen.delta.z, ".1f"),
+def _cells(seen: Comparison) -> tuple[str | None, ...]:
+    return (
+        f"{seen.mean_ood:.4f} ({-seen.ood.value:+.4f})",
+        f"{seen.mean_id:.4f} ({-seen.inside.value:+.4f})",
+        *(_number(value) for value in (seen.delta_now, seen.delta_expected, seen.delta.value)),
+        "{:+.4f} {:+.4f}".format(*seen.delta.interval),
         f"{seen.n_ood:,.0f}",
         f"{seen.n_id:,.0f}",
         f"{seen.coverage:.0%}",
-    ]
+    )
 
 
-def _number(value: float, form: str = ".4f") -> str:
-    return "-" if math.isnan(value) else format(value, form)
+def _number(value: float) -> str | None:
+    return None if math.isnan(value) else f"{value:+.4f}"
 
 
-def _rules(found: Evaluation) -> DataTable:
+def tiers_table(found: Evaluation, *models: str) -> DataTable:
+    """AMN against what stands in for the truth."""
+    return DataTable("not judged: no truth, but", "slice", "cosine>", "n>").filled(
+        (f"{model}, {STAND_INS[one.tier]}", one.slice, f"{one.mean:.4f}", one.n)
+        for model in models
+        for one in stand_ins(found, model)
+    )
+
+
+def rules_table(findings: Iterable[Finding]) -> DataTable:
+    """What each rule says now."""
     table = DataTable("rule", "lane", "says", "what")
-    for one in found.findings:
+    for one in findings:
         says = one.severity if one.state == "firing" else one.state
-        table.add_row(one.rule, one.lane or "all", styled(says, _STYLES[says]), one.summary)
+        beside = f" (beside {one.beside})" if one.beside else ""
+        table.add_row(one.rule, one.lane or "all", styled(says, STYLES[says]), one.summary + beside)
     return table
 
 
-def show_audit(out: Screen, entries: Sequence[Mapping[str, Any]]) -> None:
-    """One line an entry."""
-    table = DataTable("when (UTC)", "what", "model", "who", "")
+def exemplars_table(found: Iterable[Exemplar]) -> DataTable:
+    """Requests that were kept whole, with their scores."""
+    names = ("when (UTC)", "request", "lane", "slice", "kept as", "AMN>", "fallback>", "OOD score>")
+    table = DataTable(*names)
+    for one in found:
+        scores = (None if value is None else f"{value:.4f}" for value in (one.cosine, one.fallback, one.ood))
+        table.add_row(_when(60 * one.minute), one.key, one.lane, one.slice, one.kind, *scores)
+    return table
+
+
+def audit_table(entries: Sequence[Mapping[str, Any]]) -> DataTable:
+    """Baselines learned, frozen and reset, one row an entry."""
+    first = ("what", "model", "who")
+    table = DataTable("when (UTC)", *first, "")
     for entry in entries:
-        at = datetime.datetime.fromtimestamp(entry["at_ms"] / 1000, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-        rest = {k: v for k, v in entry.items() if k not in ("at_ms", "what", "model", "who")}
-        text = ", ".join(f"{name} {value}" for name, value in rest.items())
-        table.add_row(at, entry["what"], entry["model"], entry["who"], text)
-    out.print(table)
+        rest = (f"{name} {value}" for name, value in entry.items() if name not in ("at_ms", *first))
+        table.add_row(_when(entry["at_ms"] / 1000), *(entry[name] for name in first), ", ".join(rest))
+    return table
 
 
-def show_simulation(out: Screen, rows: Sequence[Mapping[str, Any]]) -> None:
-    """False pages and delays, beside those of the card's bare rule."""
-    table = DataTable("requests/s")
-    for column in (
-        "drop",
-        "false pages/year",
-        "bare rule's",
-        "page after (median)",
-        "90 %",
-        "never",
-        "bare rule's",
-    ):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row['rate_per_s']:g}",
-            f"{row['drop']:g}",
-            f"{row['false_pages_per_year']:.2f}",
-            f"{row['false_pages_per_year_naive']:.2f}",
-            hours(row["delay_h_median"]),
-            hours(row["delay_h_p90"]),
-            f"{row['missed']:.0%}",
-            f"{hours(row['delay_h_median_naive'])}, never {row['missed_naive']:.0%}",
-        )
-    out.print(table)
-    if rows:
-        out.print(
-            f"\n{rows[0]['years']:.1f} healthy years a rate; drops are waited for {rows[0]['horizon_h']:g} h"
-        )
-
-
-def replay_json(one: str, other: str, found: Sequence[Difference]) -> dict[str, Any]:
-    """Plain values: `amn drift replay --json`."""
-    groups = []
-    for row in found:
-        low, high = (None if math.isnan(value) else round(value, 6) for value in row.interval)
-        figures = {"mean": round(row.mean_one, 6), "against": round(row.mean_other, 6)}
-        figures |= {"difference": round(row.difference, 6)}
-        groups.append({"group": row.group, "n": row.n, **figures, "low_99": low, "high_99": high})
-    return {"model": one, "against": other, "groups": groups}
-
-
-def show_replay(out: Screen, one: str, other: str, found: Sequence[Difference]) -> None:
-    """Mean cosines of both models and their paired difference."""
-    table = DataTable("sequences")
-    for column in ("n", one, other, "difference", "99 % CI"):
-        table.add_column(column, justify="right")
-    for row in found:
-        low, high = row.interval
-        interval = "-" if math.isnan(low) else f"{low:+.4f} {high:+.4f}"
-        means = (f"{row.mean_one:.4f}", f"{row.mean_other:.4f}", f"{row.difference:+.4f}")
-        table.add_row(row.group, f"{row.n:,}", *means, interval)
-    out.print(table)
-
-
-def hours(value: float | None) -> str:
-    """Hours, or minutes below one."""
-    if value is None:
-        return "-"
-    return f"{value * 60:.0f} min" if value < 1 else f"{value:.1f} h"
+def _when(at_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(at_s))
 
 
 def deltas(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, dict[str, float]]:
@@ -222,10 +176,10 @@ def deltas(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, dict[str, 
     found = {}
     for model, series in traffic.series.items():
         seen = means(series[ALL])
-        if np.isfinite(seen.delta):
+        if math.isfinite(seen.delta):
             found[model] = {
                 "ood_delta": float(seen.delta),
-                "error": float(np.sqrt(seen.delta_variance)),
+                "error": math.sqrt(seen.delta_variance),
                 "mean_ood": float(seen.mean[OOD]),
                 "mean_id": float(seen.mean[ID]),
                 "n_ood": float(seen.n[OOD]),
