@@ -1,4 +1,4 @@
-"""The same sequences through two models, compared pair by pair: `amn drift replay`."""
+"""A paired comparison of two models on the same sequences: `amn drift replay`."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _section(title: str, body: str, *more: str) -> list[str]:
 
 
 def _table(table: Table) -> str:
-    """The same table that a terminal shows; a cell's style becomes its class. Empty without rows."""
+    """HTML of a table that a terminal shows too; a cell's style becomes its class. Empty without rows."""
     kinds = [column.justify.replace("left", "") for column in table.columns]
     head = "".join(
         _cell("th", column.header, kind) for column, kind in zip(table.columns, kinds, strict=True)

@@ -132,7 +132,7 @@ def tiers_table(found: Evaluation, *models: str) -> DataTable:
 
 
 def rules_table(findings: Iterable[Finding]) -> DataTable:
-    """What each rule says now."""
+    """The rules with what each says now."""
     table = DataTable("rule", "lane", "says", "what")
     for one in findings:
         says = one.severity if one.state == "firing" else one.state
