@@ -23,6 +23,7 @@ class Predictor:
         name: "amn", "gru", ...; goes into answers as `served_by`.
         model_id: `name@sha256[:12]`.
         bank: Reference bank, or None when answers carry no scores.
+        forward: (B, 5, 768) float32 -> (B, 768) float32, unit norm; raises ShapeError for another shape.
     """
 
     def __init__(self, checkpoint: Checkpoint, bank: Bank | None = None) -> None:
@@ -30,7 +31,7 @@ class Predictor:
         self.name = checkpoint.manifest.name
         self.model_id = checkpoint.manifest.model_id
         self.bank = bank
-        self._folded = fold(checkpoint.model)
+        self.forward = fold(checkpoint.model).arrays
 
     @classmethod
     def open(cls, model: Path, bank: Path | None = None) -> Predictor:
@@ -84,14 +85,6 @@ class Predictor:
                     vectors = self.forward(unit[:size])
                     if self.bank is not None:
                         self.bank.top2(vectors)
-
-    def forward(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B, 5, 768) float32 -> (B, 768) float32, unit norm.
-
-        Raises:
-            ShapeError: Another shape.
-        """
-        return self._folded.arrays(contexts)
 
     def predict(self, contexts: NDArray[np.float32]) -> NDArray[np.float32]:
         """Works like `forward`, for contexts of any layout and precision.

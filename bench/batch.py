@@ -72,9 +72,9 @@ class Alone:
         from threadpoolctl import threadpool_limits
 
         from amn.gate.gain import load_calibration
+        from amn.gate.scores import GateScores
         from amn.policy import load_policy
         from amn.predictor import Predictor
-        from workers.handlers.scoring import Gate, GateScorer
 
         torch.set_num_threads(1)
         threadpool_limits(1)
@@ -82,7 +82,7 @@ class Alone:
         loaded = load_policy(policy)
         calibration = load_calibration(ARTIFACTS / "gate_calibration") if loaded.needs_calibration else None
         self._predictor = Predictor.open(ARTIFACTS / "production_model", ARTIFACTS / "reference_bank")
-        self._scorer = GateScorer(self._predictor, Gate(policy=loaded, calibration=calibration))
+        self._scores = GateScores(loaded, self._predictor.bank, calibration)
 
     def run(self, batch: Contexts, calls: int = 60) -> dict[str, float]:
         """Contexts a second, in calls of one batch each; contexts of float32 from memory, not cache."""
@@ -100,7 +100,7 @@ class Alone:
         return {"alone_per_s": total / took_s, "alone_cpu_us": cpu_s / total * 1e6}
 
     def _call(self, batch: NDArray[np.float32]) -> None:
-        self._scorer.columns(batch, self._predictor.forward(batch))
+        self._scores(batch, self._predictor.forward(batch))
 
 
 def drain(policy: str, batch: Contexts, contexts: int) -> dict[str, float]:

@@ -135,7 +135,7 @@ def serving(predictor: Predictor, contexts: NDArray[np.float32]) -> dict[str, fl
     low, thin, scores = policy.confidence.below, policy.margin.below, GateScores(policy, bank)
 
     def fired(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
-        confidences, margins = scores(vectors)
+        confidences, margins, _ = scores(contexts, vectors)
         return (confidences < low) | (margins < thin)
 
     written = eager(predictor.checkpoint.model)(contexts)

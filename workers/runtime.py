@@ -106,10 +106,9 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     from amn.bank.index import CellBank
     from amn.gate.escalation import Allowance
     from workers.gate.settle import GateThread
-    from workers.handlers.amn import AmnHandler
+    from workers.handlers.amn import AmnHandler, Gate
     from workers.handlers.decisions import DecisionLog
     from workers.handlers.recheck import RecheckThread
-    from workers.handlers.scoring import Gate
     from workers.shadow.sampler import Sampler, SamplerThread
 
     policy, calibration = open_policy(artifacts)

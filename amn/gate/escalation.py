@@ -112,11 +112,6 @@ class Allowance:
     def breaker_left(self, count: float) -> None:
         self.passed_max = self.passed + count
 
-    def want(self, gain: float) -> None:
-        """One more candidate."""
-        self.recent[self.wanted & (RECENT - 1)] = gain
-        self.wanted += 1
-
     def candidates(self) -> NDArray[np.float64]:
         """Gains of the last candidates."""
         return self.recent[: min(self.wanted, RECENT)]
@@ -168,32 +163,22 @@ def decide(
         return Decision(False, reasons, SHED_NO_GAIN)
     if not in_time:
         return Decision(False, reasons, SHED_DEADLINE)
-    if allowance.breaker_left < 1:
+    if allowance.passed_max - allowance.passed < 1:
         return Decision(False, reasons, SHED_DOWN)
-    if hard and allowance.hard >= allowance.hard_max:
-        return Decision(False, reasons, SHED_HARD)
+    beyond = allowance.granted - allowance.soft < 1
     if hard:
-        return _escalate_hard(allowance, reasons)
-    return _escalate_soft(policy, allowance, reasons, scores.gain)
-
-
-def _escalate_hard(allowance: Allowance, reasons: tuple[str, ...]) -> Decision:
-    allowance.hard += 1
-    allowance.passed += 1
-    return Decision(True, reasons, beyond=allowance.left < 1)
-
-
-def _escalate_soft(
-    policy: EscalationPolicy, allowance: Allowance, reasons: tuple[str, ...], gain: float
-) -> Decision:
-    allowance.want(gain)
-    if policy.budget.mode == ENFORCE:
-        if gain < allowance.threshold:
-            return Decision(False, reasons, SHED_LAG if allowance.lagging else SHED_BUDGET)
-        if allowance.left < 1:
-            return Decision(False, reasons, SHED_BUDGET)
-    beyond = allowance.left < 1
-    allowance.soft += 1
+        if allowance.hard >= allowance.hard_max:
+            return Decision(False, reasons, SHED_HARD)
+        allowance.hard += 1
+    else:
+        allowance.recent[allowance.wanted & (RECENT - 1)] = scores.gain
+        allowance.wanted += 1
+        if policy.budget.mode == ENFORCE:
+            if scores.gain < allowance.threshold:
+                return Decision(False, reasons, SHED_LAG if allowance.lagging else SHED_BUDGET)
+            if beyond:
+                return Decision(False, reasons, SHED_BUDGET)
+        allowance.soft += 1
     allowance.passed += 1
     return Decision(True, reasons, beyond=beyond)
 

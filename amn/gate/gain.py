@@ -107,10 +107,6 @@ class Calibration:
         """Says whether it was fitted for these two models."""
         return (self.amn, self.fallback) == (amn, fallback)
 
-    def predict(self, contexts: Vectors, predictions: Vectors) -> Values:
-        """Predicted gain of each request of a batch, (B,)."""
-        return self.gain(features(contexts, predictions))
-
     def gain(self, rows: Values) -> Values:
         """Features (B, 5) -> predicted gain of escalating, (B,): expected cosine of the final answer
         minus AMN's. 0 where the fallback has no weight: asking it would not change the answer."""

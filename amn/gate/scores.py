@@ -1,8 +1,9 @@
-"""The scores of the two soft rules, by the method that the policy names."""
+"""The scores that a policy asks for, of a micro-batch of predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,23 +13,55 @@ from amn.bank.index import CellBank
 from amn.bank.index_settings import Guard
 from amn.bank.neighbours import Bank
 from amn.errors import ConfigError
+from amn.gate.gain import Calibration, features
+from amn.kernel import bindings as kernel
 from amn.policy import MEAN_TOP_K, RAW, ConfidenceRule, EscalationPolicy
 
 Cosines = NDArray[np.float32]
 
 
-class GateScores:
-    """Confidence and margin of predictions, (B, 768) -> (B,) and (B,)."""
+class Columns(NamedTuple):
+    """Scores of B rows, each (B,). A gain is a float64: rounded it could fall on the other side of a
+    threshold."""
 
-    def __init__(self, policy: EscalationPolicy, bank: Bank) -> None:
-        self._bank = bank
+    confidence: NDArray[np.floating]
+    margin: NDArray[np.floating]
+    gain: NDArray[np.floating]
+
+    def part(self, rows: slice) -> Columns:
+        """The scores of some rows."""
+        return Columns(self.confidence[rows], self.margin[rows], self.gain[rows])
+
+
+class GateScores:
+    """Scores predictions as a policy asks.
+
+    Attributes:
+        banked: Whether the reference bank is asked.
+
+    Raises:
+        ConfigError: The policy asks for what the bank does not have, or for a bank where there is none.
+    """
+
+    def __init__(
+        self, policy: EscalationPolicy, bank: Bank | None, calibration: Calibration | None = None
+    ) -> None:
+        if policy.needs_bank and bank is None:
+            raise ConfigError(f"policy {policy.name} needs a reference bank for its scores")
+        self._bank = bank if policy.needs_bank else None
+        self.banked = self._bank is not None
+        self._calibration = calibration if policy.gain is not None else None
+        self._features = kernel.features if kernel.READY else features
+        self._mean: Callable[[Cosines], Cosines] | None = None
+        self._multiplicity: NDArray[np.integer] | None = None
+        if self._bank is not None:
+            self._use(self._bank, policy)
+
+    def _use(self, bank: Bank, policy: EscalationPolicy) -> None:
         if isinstance(bank, CellBank):
             bank.guard = Guard.of(policy)  # where it must not miss anything
-        rule = policy.confidence
-        self._mean: Callable[[Cosines], Cosines] | None = None
-        if rule is not None and rule.method == MEAN_TOP_K:
-            self._mean = mean_top_k(bank.vectors, rule)
-        self._multiplicity: NDArray[np.integer] | None = None
+        if policy.confidence is not None and policy.confidence.method == MEAN_TOP_K:
+            self._mean = mean_top_k(bank.vectors, policy.confidence)
         if policy.margin is not None and policy.margin.method == RAW:
             self._multiplicity = getattr(bank, "multiplicity", None)
             if self._multiplicity is None:
@@ -36,13 +69,26 @@ class GateScores:
                     "margin.method is 'raw', and the bank kept no multiplicities; use 'distinct'"
                 )
 
-    def __call__(self, predictions: Cosines) -> tuple[Cosines, Cosines]:
-        """Scores a batch; cosines of unit vectors in float32."""
-        best, second, ids, *_ = self._bank.top2(predictions)
-        margins = best - second
-        if self._multiplicity is not None:
-            margins = np.where(self._multiplicity[ids] > 1, np.float32(0), margins)
-        return (best if self._mean is None else self._mean(predictions)), margins
+    def __call__(self, contexts: Cosines, vectors: Cosines, soft: NDArray[np.bool_] | None = None) -> Columns:
+        """(B, 5, 768) and (B, 768) -> scores (B,); 0, at no cost, where `soft` (B,) is false."""
+        if soft is not None:
+            made = Columns(*np.zeros((3, len(vectors))))
+            if soft.any():
+                for column, found in zip(made, self(contexts[soft], vectors[soft]), strict=True):
+                    column[soft] = found
+            return made
+        confidences: NDArray[np.floating] = np.zeros(len(vectors))
+        margins = gains = confidences
+        if self._bank is not None:
+            best, second, ids, *_ = self._bank.top2(vectors)
+            confidences, margins = best, best - second  # cosines of unit vectors in float32
+            if self._multiplicity is not None:
+                margins = np.where(self._multiplicity[ids] > 1, np.float32(0), margins)
+            if self._mean is not None:
+                confidences = self._mean(vectors)
+        if self._calibration is not None:
+            gains = self._calibration.gain(self._features(contexts, vectors))
+        return Columns(confidences, margins, gains)
 
 
 def mean_top_k(vectors: NDArray[np.floating], rule: ConfidenceRule) -> Callable[[Cosines], Cosines]:

@@ -53,6 +53,16 @@ def address_of(array: NDArray[Any]) -> int:
     return address
 
 
+def _call(loop: Any, *arguments: Any) -> Any:
+    """Calls a loop of the library; of an array it gets the address of the first number."""
+    return loop(
+        *[
+            argument.__array_interface__["data"][0] if isinstance(argument, np.ndarray) else argument
+            for argument in arguments
+        ]
+    )
+
+
 def _floats(array: NDArray[Any]) -> Array:
     """Returns the array as the loops read it: float32, row by row, each address a multiple of four."""
     made = np.ascontiguousarray(array, np.float32)
@@ -131,7 +141,7 @@ class Network:
         contexts = _floats(contexts)
         count, _, width = contexts.shape
         answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
-        _forward(self._address, address_of(contexts), count, address_of(answers), address_of(trust))
+        _call(_forward, self._address, contexts, count, answers, trust)
         return answers, trust
 
 
@@ -154,7 +164,7 @@ class Layer:
         if rows.ndim != 2 or rows.shape[1] != self._panels.width:
             raise ValueError(f"rows of shape {rows.shape}, the layer takes (B, {self._panels.width})")
         made = np.empty((len(rows), self._panels.rows), np.float32)
-        _layer(self._address, address_of(rows), len(rows), address_of(made))
+        _call(_layer, self._address, rows, len(rows), made)
         return made[:, : self._rows]
 
 
@@ -236,8 +246,7 @@ class References:
         predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
-        answers = (address_of(array) for array in (best, second, ids))
-        if _top2(self._address, address_of(predictions), count, *answers):
+        if _call(_top2, self._address, predictions, count, best, second, ids):
             raise MemoryError("no memory to compare predictions with the reference bank")
         return best, second, ids
 
@@ -248,7 +257,7 @@ def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
     if contexts.shape[0] != predictions.shape[0]:
         raise ValueError(f"{len(contexts)} contexts, but {len(predictions)} predictions")
     made = np.empty((len(contexts), 5))
-    _features(address_of(contexts), address_of(predictions), len(contexts), address_of(made))
+    _call(_features, contexts, predictions, len(contexts), made)
     return made
 
 

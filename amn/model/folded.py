@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from amn.model.folded_bounded import FoldedBounded
 from amn.model.folded_stacked import FoldedStacked
-from amn.model.network import BoundedAMN, check_contexts
+from amn.model.network import BoundedAMN
 from amn.model.stacked import StackedAMN
 from amn.model.tensors import shared
 
@@ -24,10 +24,14 @@ Array = NDArray[np.float32]
 
 
 class Folded:
-    """The fast form of a model, from contexts (B, 5, 768) float32 to unit vectors (B, 768)."""
+    """The fast form of a model, from contexts (B, 5, 768) float32 to unit vectors (B, 768).
 
-    def __init__(self, forward: Callable[[Array], Array]) -> None:
-        self._forward = forward
+    Attributes:
+        arrays: Predicts from array to array; raises ShapeError for contexts of another shape.
+    """
+
+    def __init__(self, arrays: Callable[[Array], Array]) -> None:
+        self.arrays = arrays
 
     def __call__(self, contexts: Array | Tensor) -> Tensor:
         """Predicts a tensor.
@@ -36,15 +40,6 @@ class Folded:
             ShapeError: Another shape.
         """
         return torch.from_numpy(self.arrays(np.asarray(contexts)))
-
-    def arrays(self, contexts: Array) -> Array:
-        """Predicts from array to array.
-
-        Raises:
-            ShapeError: Another shape.
-        """
-        check_contexts(contexts)
-        return self._forward(contexts)
 
 
 def fold(model: nn.Module) -> Folded:

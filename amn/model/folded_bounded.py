@@ -19,9 +19,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.config import CONTEXT_LENGTH
+from amn.config import CONTEXT_LENGTH, VECTOR_DIM
 from amn.kernel import bindings as kernel
-from amn.model.network import SCORE_SCALE, BoundedAMN
+from amn.model.network import SCORE_SCALE, BoundedAMN, check_contexts
 from amn.model.tensors import unit, weights_of
 
 K = CONTEXT_LENGTH
@@ -58,7 +58,13 @@ class FoldedBounded:
         )
 
     def __call__(self, contexts: Array) -> Array:
-        """(B, 5, 768) -> (B, 768), unit norm."""
+        """(B, 5, 768) -> (B, 768), unit norm.
+
+        Raises:
+            ShapeError: The contexts have another shape.
+        """
+        if contexts.shape[1:] != (K, VECTOR_DIM):
+            check_contexts(contexts)
         return self.trusted(contexts)[0]
 
     def _loops(self) -> kernel.Network:

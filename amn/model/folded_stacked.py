@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from amn.kernel import bindings as kernel
 from amn.model.folded_bounded import FoldedBounded
+from amn.model.network import check_contexts
 from amn.model.stacked import StackedAMN
 from amn.model.tensors import unit, weights_of
 
@@ -36,7 +37,12 @@ class FoldedStacked:
         self._recall, self._recall_bias = _layer(w["recall.weight"]), w["recall.bias"]
 
     def __call__(self, contexts: Array) -> Array:
-        """(B, 5, 768) -> (B, 768), unit norm."""
+        """(B, 5, 768) -> (B, 768), unit norm.
+
+        Raises:
+            ShapeError: The contexts have another shape.
+        """
+        check_contexts(contexts)
         answers, trust = self._first.trusted(contexts)
         rows = np.flatnonzero(trust)  # (T,)
         if not len(rows):

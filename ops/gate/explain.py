@@ -34,19 +34,20 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
     Raises:
         AmnError: The policy or an artifact does not hold.
     """
+    from amn.gate.scores import GateScores
     from amn.predictor import Predictor
-    from workers.handlers.scoring import Gate, GateScorer
 
     policy = load_policy(policy_name)
     calibration = load_calibration(artifacts / "gate_calibration") if policy.needs_calibration else None
-    gate = Gate(policy=policy, calibration=calibration)
     predictor = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
     if predictor.bank is None:
         raise ConfigError("no reference bank was loaded")
     context = np.array(request.context, dtype=np.float32)[None]  # decoded ones are read-only
     vectors = predictor.forward(context)
-    scores = GateScorer(predictor, gate)(context, vectors)[0]
+    columns = GateScores(policy, predictor.bank, calibration)(context, vectors)
+    scores = Scores(*(float(column[0]) for column in columns))
     hard = hard_rules(policy, request.lane, request.tokens)
+    calibration_id = calibration.calibration_id if calibration else ""
     decision = decide(policy, Allowance.unlimited(), hard, scores)
     made = {
         "id": request.id,
@@ -59,8 +60,8 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
         "chain": list(policy.chain.tiers),
         "model": predictor.model_id,
         "bank": predictor.bank.bank_id,
-        "policy": gate.policy_id,
-        "calibration": calibration.calibration_id if calibration else "",
+        "policy": policy.policy_id(calibration_id),
+        "calibration": calibration_id,
     }
     return made | (_calibrated(calibration, features(context, vectors)) if calibration else {})
 

@@ -16,14 +16,14 @@ _BATCH = 64
 
 def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
     """One line a window; `domain` is "unseen" or "known"."""
+    from amn.gate.scores import GateScores
     from amn.predictor import Predictor
-    from workers.handlers.scoring import Gate, GateScorer
 
     policy = load_policy("calibrated")
     calibration = load_calibration(artifacts / "gate_calibration")
     amn = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
     fallback = Predictor.open(artifacts / "fallback_accuracy")
-    scorer = GateScorer(amn, Gate(policy=policy, calibration=calibration))
+    scorer = GateScores(policy, amn.bank, calibration)
     lines = []
     for first in range(0, len(sample), _BATCH):
         rows = range(first, min(first + _BATCH, len(sample)))
@@ -32,19 +32,20 @@ def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
         fast, slow = amn.forward(contexts), fallback.predict(contexts)
         final = blend(fast, slow, calibration.weight(features(contexts, fast)))
         cosines = [np.vecdot(made, truth).tolist() for made in (fast, slow, final)]
-        for b, scores in enumerate(scorer(contexts, fast)):
-            lines.append(
-                Logged(
-                    lane="general",
-                    tokens=0,
-                    domain="unseen" if sample.ood[first + b] else "known",
-                    confidence={"top1": scores.confidence},
-                    margin={"distinct": scores.margin},
-                    gain=scores.gain,
-                    article=int(sample.article[first + b]),
-                    amn_cosine=cosines[0][b],
-                    fallback_cosine=cosines[1][b],
-                    final_cosine=cosines[2][b],
-                )
+        scores = scorer(contexts, fast)
+        lines += [
+            Logged(
+                lane="general",
+                tokens=0,
+                domain="unseen" if sample.ood[first + b] else "known",
+                confidence={"top1": float(scores.confidence[b])},
+                margin={"distinct": float(scores.margin[b])},
+                gain=float(scores.gain[b]),
+                article=int(sample.article[first + b]),
+                amn_cosine=cosines[0][b],
+                fallback_cosine=cosines[1][b],
+                final_cosine=cosines[2][b],
             )
+            for b in range(len(contexts))
+        ]
     return lines

@@ -21,9 +21,8 @@ from workers.engine.loop import Loop
 from workers.engine.microbatch import assemble
 from workers.engine.outcomes import dead
 from workers.engine.queue import LeasedQueue
-from workers.handlers.amn import AmnHandler
+from workers.handlers.amn import AmnHandler, Gate
 from workers.handlers.fallback import FallbackHandler
-from workers.handlers.scoring import Gate
 from workers.settings import QueueSettings, WorkerSettings
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.gate.escalation import SHED_DOWN, Decision, Scores, decide, hard_rules
+from amn.gate.escalation import SHED_DOWN, Allowance, Decision, Scores, decide, hard_rules
+from amn.gate.gain import Calibration
+from amn.gate.scores import Columns, GateScores
+from amn.policy import EscalationPolicy
 from producer.errors import InferenceFailed
 from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Timings
 from producer.protocol import wire
@@ -18,7 +22,7 @@ from workers.engine.entry import Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is_bulk
 from workers.handlers.batches import batch_reply, decide_batch
-from workers.handlers.scoring import Columns, Gate, GateScorer
+from workers.handlers.decisions import DecisionLog
 from workers.settings import FALLBACK_MS_MIN, WorkerSettings
 from workers.shadow.sampler import Sampler
 from workers.shadow.settings import SLOW_BULK_MS, SLOW_MS
@@ -44,6 +48,28 @@ _OPS = {
     (True, False): "escalate",
     (True, True): "both",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Policy, calibration and budget of one AMN worker.
+
+    Attributes:
+        policy: The rules.
+        calibration: Needed by policies that look at the gain or blend.
+        allowance: What the budget leaves; shared with the thread that settles it.
+        log: Where sampled decisions go; None for nowhere.
+    """
+
+    policy: EscalationPolicy
+    calibration: Calibration | None = None
+    allowance: Allowance = field(default_factory=Allowance.unlimited)
+    log: DecisionLog | None = None
+
+    @property
+    def policy_id(self) -> str:
+        """Stamped on every answer."""
+        return self.policy.policy_id(self.calibration.calibration_id if self.calibration else "")
 
 
 class GatedBatch(NamedTuple):
@@ -75,11 +101,11 @@ class AmnHandler:
         self._predictor = predictor
         self._gate = gate
         self._sampler = sampler or Sampler(settings.sample_rate, settings.sample_salt)
-        self._scorer = GateScorer(predictor, gate)
+        self._scores = GateScores(gate.policy, predictor.bank, gate.calibration)
         with_gain = gate.policy.gain is not None
         #: Shared fields of the answers, by "was scored" and "the fallback is down".
         self._shared = {
-            (scored, down): _shared(predictor, gate, scored and self._scorer.banked, SHED_DOWN * down)
+            (scored, down): _shared(predictor, gate, scored and self._scores.banked, SHED_DOWN * down)
             for scored in (False, True)
             for down in (False, True)
         }
@@ -100,7 +126,7 @@ class AmnHandler:
             for i, reasons in enumerate(hard):
                 if reasons:
                     soft[batch.rows(i)] = False
-        columns = self._scorer.columns(batch.contexts, vectors, soft)
+        columns = self._scores(batch.contexts, vectors, soft)
         took = {
             "batch_ms": (started_s - batch.leased_at_s) * 1000,
             "compute_ms": (time.perf_counter() - started_s) * 1000,
@@ -108,12 +134,12 @@ class AmnHandler:
         }
         # A list of a few numbers is read faster than an array.
         sound = [abs(square - 1) <= _SQUARE_TOLERANCE for square in np.vecdot(vectors, vectors).tolist()]
-        several = [bool(batch.starts) and request.batched for request in requests]
-        scores = [] if all(several) else columns.rows()
+        batched = [request.context.ndim == 3 for request in requests]
+        scores = [] if all(batched) else list(map(Scores, *(column.tolist() for column in columns)))
         computed = GatedBatch(vectors, hard, columns, scores, sound, took)
         return [
             self._batched(batch, i, computed) if many else self._single(batch, i, computed)
-            for i, many in enumerate(several)
+            for i, many in enumerate(batched)
         ]
 
     def _single(self, batch: MicroBatch, i: int, computed: GatedBatch) -> Outcome:
@@ -128,7 +154,7 @@ class AmnHandler:
         decision = decide(gate.policy, gate.allowance, hard, scores, in_time=in_time)
         if gate.log is not None:
             gate.log.note(request, scores, decision, vector, now_ms)
-        queue_ms = request.waited_ms(now_ms)
+        queue_ms = now_ms - request.submitted_at_ms if request.submitted_at_ms else 0.0
         verdict = decision.reasons, decision.shed, decision.escalate
         encoder = self._encoders[not hard, decision.shed == SHED_DOWN]
         payload = encoder.encode(request.id, vector, scores, verdict, {"queue_ms": queue_ms, **took})

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from amn.gate import escalation
 from amn.gate.escalation import REASONS, Allowance, Decision, Scores, decide
+from amn.gate.scores import Columns
 from amn.policy import EscalationPolicy
 from producer.messages import BatchReply, Reply, Timings
-from workers.handlers.scoring import Columns
 
 SHED_BATCH = "batch"
 #: Meanings of the codes in `BatchReply.shed`: 1 is the first.

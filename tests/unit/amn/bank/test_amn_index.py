@@ -31,6 +31,8 @@ pytest.importorskip("faiss")
 needs_loops = pytest.mark.needs("compiled loops")
 
 COUNT = 30_000
+#: Scores of a bank look at predictions alone.
+NO_CONTEXTS = np.empty((0, 5, 768), np.float32)
 INDEX = IndexSettings(cells=128, probes=16, rerank=64, probes_wide=40, rerank_wide=96, within=0.3)
 SETTINGS = BankSettings(encoder_id="all-mpnet-base-v2/mean/l2", source="a test", indexed=True, index=INDEX)
 
@@ -387,7 +389,7 @@ def test_a_policy_of_ones_own_moves_what_is_searched_twice(bank, queries):
     )
     for policy in (load_policy("card"), own):
         bank.settings = replace(INDEX, probes=1, rerank=8)
-        confidence, margin = GateScores(policy, bank)(queries)
+        confidence, margin, _ = GateScores(policy, bank)(NO_CONTEXTS, queries)
         assert bank.guard == Guard.of(policy)
         exact = exact_top2(bank.vectors, queries)
         kept = (confidence >= policy.confidence.below) & (margin >= policy.margin.below)
@@ -410,7 +412,9 @@ def test_raw_margins_count_what_was_merged_in_an_indexed_bank_too(tmp_path, vect
     rule = "format = 1\nname = 'own'\n[margin]\nbelow = 0.02\nmethod = '{}'"
     bank = load_bank(tmp_path / "bank")
     margins = {
-        method: GateScores(parse_policy(rule.format(method), "a test"), bank)(vectors[:60])[1]
+        method: GateScores(parse_policy(rule.format(method), "a test"), bank)(
+            NO_CONTEXTS, vectors[:60]
+        ).margin
         for method in ("raw", "distinct")
     }
     assert (margins["raw"][:40] == 0).all()

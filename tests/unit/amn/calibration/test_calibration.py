@@ -20,8 +20,11 @@ from amn.calibration.windows import FITTED, JUDGED, Scorer, Slice
 from amn.errors import CheckpointError
 from amn.evaluation.metrics import Predict, context_mean, last_vector
 from amn.gate.gain import FEATURES, Linear, blend, features, load_calibration, save_calibration
+from amn.gate.scores import GateScores
 from amn.manifest import MANIFEST
 from amn.policy import load_policy, parse_policy
+
+GAIN_ALONE = parse_policy('format = 1\nname = "x"\n[gain]\nmin = 0.0\n', "a test")
 
 
 def test_the_features_are_what_they_are_called():
@@ -160,7 +163,8 @@ def test_a_worker_scores_a_batch_as_the_features_do(run):
     answers = x[:, 3]
     constant = replace(load_calibration(run[0]), model=Linear(coefficients=np.zeros(0), intercept=0.5))
     for calibration in (load_calibration(run[0]), constant):
-        np.testing.assert_allclose(calibration.predict(x, answers), calibration.gain(features(x, answers)))
+        scores = GateScores(GAIN_ALONE, None, calibration)(x, answers)
+        np.testing.assert_array_equal(scores.gain, calibration.gain(features(x, answers)))
 
 
 def test_every_score_is_held_against_random_and_the_oracle(run):

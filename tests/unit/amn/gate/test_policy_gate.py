@@ -23,13 +23,14 @@ from producer.messages import Reply, Request
 from producer.protocol import wire
 from workers.engine.entry import Entry
 from workers.engine.microbatch import assemble
-from workers.handlers.amn import AmnHandler, counters_of
+from workers.handlers.amn import AmnHandler, Gate, counters_of
 from workers.handlers.decisions import DecisionLog
-from workers.handlers.scoring import Gate
 from workers.settings import WorkerSettings
 
 SETTINGS = WorkerSettings(kind="amn", sample_rate=0.0)
 CARD = load_policy("card")
+#: Scores of a bank look at predictions alone.
+NO_CONTEXTS = np.empty((0, 5, 768), np.float32)
 ARTIFACTS = Path("artifacts/lvm")
 
 
@@ -99,7 +100,7 @@ def test_a_policy_without_bank_rules_needs_no_bank_and_one_with_them_says_so():
     bankless = parse_policy('format = 1\nname = "x"\n', "x")
     reply = handled(Gate(policy=bankless), None, entry(1))[0]
     assert (reply.reasons, reply.confidence, reply.confidence_method) == ((), 0.0, "none")
-    with pytest.raises(ValueError, match="needs a reference bank"):
+    with pytest.raises(ConfigError, match="needs a reference bank"):
         AmnHandler(Last(None), Gate(policy=CARD), SETTINGS)  # type: ignore[arg-type]
 
 
@@ -157,8 +158,8 @@ def test_the_mean_of_the_best_is_over_a_seeded_sample_and_the_same_every_time():
 def test_a_raw_margin_is_zero_where_the_best_reference_stands_for_several():
     raw = parse_policy('format = 1\nname = "x"\n[margin]\nbelow = 0.02\nmethod = "raw"\n', "x")
     predictions = np.eye(768, dtype=np.float32)[[0, 1]]
-    assert GateScores(raw, Bank())(predictions)[1].tolist() == [0.0, 1.0]
-    assert GateScores(CARD, Bank())(predictions)[1].tolist() == [1.0, 1.0]
+    assert GateScores(raw, Bank())(NO_CONTEXTS, predictions).margin.tolist() == [0.0, 1.0]
+    assert GateScores(CARD, Bank())(NO_CONTEXTS, predictions).margin.tolist() == [1.0, 1.0]
 
 
 def logged(path: Path, *scored: tuple[Scores, str]) -> Path:

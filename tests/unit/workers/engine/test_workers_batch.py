@@ -14,8 +14,7 @@ from producer.protocol.answers import AnswerEncoder
 from workers.engine.entry import Entry
 from workers.engine.loop import Loop
 from workers.engine.microbatch import assemble
-from workers.handlers.amn import AmnHandler
-from workers.handlers.scoring import Gate
+from workers.handlers.amn import AmnHandler, Gate
 from workers.settings import FALLBACK_MS_MIN, QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amn.gate.escalation import REASONS, Allowance, Scores, soft_rules
+from amn.gate.scores import Columns
 from amn.policy import load_policy, parse_policy
 from ops.drift.service.live import Service
 from ops.drift.service.objectives import OBJECTIVES
@@ -22,10 +23,9 @@ from workers.engine.loop import Loop
 from workers.engine.microbatch import PORTION_BYTES, assemble, portion
 from workers.engine.outcomes import served_fast
 from workers.gate.tiers import Tally
-from workers.handlers.amn import FALLBACK_ROW_MS, AmnHandler
+from workers.handlers.amn import FALLBACK_ROW_MS, AmnHandler, Gate
 from workers.handlers.batches import SHEDS, decide_batch
 from workers.handlers.fallback import FAILED, FallbackHandler, Tier
-from workers.handlers.scoring import Columns, Gate
 from workers.settings import FALLBACK_MS_MIN, QueueSettings, WorkerSettings
 
 NOW_MS = 1_800_000_000_000.0
@@ -216,7 +216,7 @@ class Measured:
 
     calibration_id = "gain@0"
 
-    def predict(self, contexts: np.ndarray, *_: Any) -> np.ndarray:
+    def gain(self, contexts: np.ndarray) -> np.ndarray:
         return 0.25 + 1e-9 * np.arange(1, len(contexts) + 1)
 
 
@@ -282,8 +282,9 @@ def test_rules_of_many_rows_are_those_of_each(found, policy):
     verdicts = decide_batch(policy, allowance, (), columns)
     assert not verdicts.decision.escalate
     again = 0
-    for row, one in enumerate(columns.rows()):
-        rules = soft_rules(policy, Scores(*one))
+    for row, values in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        one = Scores(*values)
+        rules = soft_rules(policy, one)
         assert verdicts.fired[row] == sum(1 << REASONS.index(rule) for rule in rules)
         worth = policy.gain is None or one.gain > policy.gain.min
         expected = ("batch" if worth else "no_gain") if rules else ""

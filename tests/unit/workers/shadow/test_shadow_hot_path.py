@@ -15,8 +15,7 @@ from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled, sampled_one_in
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import assemble
-from workers.handlers.amn import AmnHandler
-from workers.handlers.scoring import Gate
+from workers.handlers.amn import AmnHandler, Gate
 from workers.settings import WorkerSettings
 from workers.shadow.rates import LaneRate, Rates
 from workers.shadow.sampler import Sampler
