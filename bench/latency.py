@@ -181,7 +181,7 @@ def with_bank(bank: Path, folder: Path) -> Path:
 
 def references(bank: Path) -> int:
     """Return the number of vectors in a bank."""
-    from amn.bank.open import load_bank
+    from amn.bank.bank import load_bank
 
     return len(load_bank(bank))
 

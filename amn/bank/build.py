@@ -13,6 +13,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
+from amn.bank.agreement import tune
+from amn.bank.bank import open_index
+from amn.bank.cells import Filing, write_index
 from amn.bank.files import (
     CELLS,
     CODES,
@@ -22,11 +25,8 @@ from amn.bank.files import (
     map_arrays,
     write_manifest,
 )
-from amn.bank.index_build import Filing, write_index
-from amn.bank.index_settings import Guard, IndexSettings
-from amn.bank.index_tune import tune
 from amn.bank.merge import ALL_PAIRS_MAX, merge_duplicates
-from amn.bank.open import open_index
+from amn.bank.settings import Guard, IndexSettings
 from amn.data.arrays import Rows, writing_rows
 from amn.data.vectors import check_numbers, chunks
 from amn.errors import DataError

@@ -3,7 +3,7 @@
 vectors.npy       (N, 768) unit vectors: float16, or float32 where they are searched in place
 multiplicity.npy  (N,) int32: how many source vectors each one stands for
 manifest.json     `BankManifest`: counts, hashes, and how the index was made
-cells.npz, codes.faiss   the index of a large bank (amn/bank/index_build.py)
+cells.npz, codes.faiss   the index of a large bank (amn/bank/cells.py)
 
 At a start everything but a large `vectors.npy` is hashed; of that one the size and a random sample of
 its pieces, another one at each start. `amn bank check` hashes all of it.
@@ -46,9 +46,9 @@ class BankManifest:
         sha256: Of `vectors.npy`.
         pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
         files: SHA-256 of every other file but this one; empty in banks made before there was one.
-        index: Parameters of the index (`amn.bank.index_settings.IndexSettings`), or None for an exact search.
+        index: Parameters of the index (`amn.bank.settings.IndexSettings`), or None for an exact search.
         agreement: How the index decided against an exact search when it was built
-            (`amn.bank.index_tune.Agreement`), or None where nobody gave queries.
+            (`amn.bank.agreement.Agreement`), or None where nobody gave queries.
     """
 
     bank_id: str

@@ -10,7 +10,7 @@ Every reference is filed under two of K cells. A batch of predictions (B, 768) i
 
 Escalating is the safe side. So the second pass goes where a miss would do harm: a second best that was
 not found makes a margin look wide. How wide both passes are is chosen when the bank is built
-(index_tune.py). A search is one call of compiled loops (index_loops.py), or of NumPy and faiss where they
+(agreement.py). A search is one call of compiled loops (search.py), or of NumPy and faiss where they
 cannot run (index_arrays.py).
 """
 
@@ -22,9 +22,9 @@ import numpy as np
 
 from amn.bank.files import BankManifest, Multiplicity
 from amn.bank.index_arrays import ArraySearch
-from amn.bank.index_loops import LoopSearch
-from amn.bank.index_settings import Guard, IndexSettings
 from amn.bank.neighbours import Bank, Neighbours, Vectors
+from amn.bank.search import LoopSearch
+from amn.bank.settings import Guard, IndexSettings
 
 
 class CellBank(Bank):

@@ -1,4 +1,4 @@
-"""The search of a large bank in NumPy and faiss, where the compiled loops (index_loops.py) cannot run."""
+"""The search of a large bank in NumPy and faiss, where the compiled loops (search.py) cannot run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.bank.index_cells import Cells
-from amn.bank.index_settings import Guard, IndexSettings
+from amn.bank.settings import Guard, IndexSettings
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.bank.index_build import Filing
+from amn.bank.cells import Filing
 from amn.data.vectors import chunks
 from amn.errors import DataError
 

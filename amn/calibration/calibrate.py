@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from amn.bank.open import load_bank
+from amn.bank.bank import load_bank
 from amn.calibration import report as shown
 from amn.calibration.fit import fit_linear, fit_threshold, fit_weights, weight_of
 from amn.calibration.windows import FITTED, JUDGED, Slice, join, score_slices

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from amn.bank.index import CellBank
-from amn.bank.index_settings import Guard
 from amn.bank.neighbours import Bank
+from amn.bank.settings import Guard
 from amn.errors import ConfigError
 from amn.gate.gain import Calibration, features
 from amn.kernel import bindings as kernel

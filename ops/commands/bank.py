@@ -76,7 +76,7 @@ def bank() -> None:
 def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:
     """Build a bank from a file of unit vectors, shape (N, 768); an .npz needs the key `vectors`."""
     from amn.bank.build import BankSettings, build_bank
-    from amn.bank.index_settings import Guard, IndexSettings
+    from amn.bank.settings import Guard, IndexSettings
     from amn.policy import load_policy
 
     array, encoder_id = _read(vectors, chosen["encoder"] or "")
@@ -105,7 +105,7 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
 @options.as_json
 def info(folder: Path | None, artifacts: Path | None, as_json: bool) -> None:
     """Open a bank as a worker does, and say what it holds. FOLDER defaults to the one in production."""
-    from amn.bank.open import load_bank
+    from amn.bank.bank import load_bank
 
     path = folder or artifacts_folder(artifacts) / "reference_bank"
     manifest = asdict(load_bank(path).manifest)

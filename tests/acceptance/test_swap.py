@@ -19,7 +19,7 @@ from command import ROOT, Amn, address, wait_until
 from recalibrated import recalibrated
 
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.index_settings import IndexSettings
+from amn.bank.settings import IndexSettings
 from amn.evaluation import promotion
 from amn.model import checkpoint
 from producer import Producer, ProducerSettings

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from amn.bank.bank import load_bank
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.index_settings import IndexSettings
-from amn.bank.open import load_bank
+from amn.bank.settings import IndexSettings
 from ops.app import run
 from producer.errors import ServerError
 from producer.keys import Keys

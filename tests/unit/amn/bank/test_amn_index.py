@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from amn.bank.agreement import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
+from amn.bank.bank import load_bank
 from amn.bank.build import BankSettings, build_bank
 from amn.bank.exact import exact_top2
 from amn.bank.files import check_files, read_manifest
 from amn.bank.index import CellBank
-from amn.bank.index_settings import Guard, IndexSettings
-from amn.bank.index_tune import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
-from amn.bank.open import load_bank
 from amn.bank.recheck import drawn, recheck
+from amn.bank.settings import Guard, IndexSettings
 from amn.errors import CheckpointError
 from amn.files import making_folder
 from amn.gate.scores import GateScores
@@ -260,7 +260,7 @@ def test_the_model_room_loads_no_faiss_by_itself():
 MAPPER = """
 import sys, torch
 from pathlib import Path
-from amn.bank.open import load_bank
+from amn.bank.bank import load_bank
 bank = load_bank(Path(sys.argv[1]))
 assert float(bank.vectors.sum()) != 0  # every page is in memory
 rollup = Path("/proc/self/smaps").read_text().split("vectors.npy\\n")[1:]
@@ -324,7 +324,7 @@ def test_widths_are_chosen_that_agree_on_the_queries_at_hand(bank, queries):
 
 
 def test_an_index_that_no_width_makes_good_enough_says_so(bank, queries, monkeypatch):
-    monkeypatch.setattr("amn.bank.index_tune.WIDTHS", ((1, 2, 1, 2, 0.1), (1, 3, 1, 3, 0.1)))
+    monkeypatch.setattr("amn.bank.agreement.WIDTHS", ((1, 2, 1, 2, 0.1), (1, 3, 1, 3, 0.1)))
     settings, found = tune(bank, queries, Guard())
     assert settings.rerank == 3
     assert not found.met

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from amn.bank.bank import load_bank
 from amn.bank.build import BankSettings, build_bank
 from amn.bank.exact import exact_top2
 from amn.bank.merge import merge_duplicates
-from amn.bank.open import load_bank
 from amn.errors import CheckpointError, DataError
 from ops.app import run
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from amn.bank.cells import Filing
 from amn.bank.enlarge import enlarge
-from amn.bank.index_build import Filing
-from amn.bank.index_settings import IndexSettings
 from amn.bank.merge import merge_duplicates
+from amn.bank.settings import IndexSettings
 from amn.errors import DataError
 
 

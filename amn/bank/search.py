@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.bank.index_cells import WIDTH, Cells
-from amn.bank.index_settings import Guard, IndexSettings
+from amn.bank.settings import Guard, IndexSettings
 from amn.errors import CheckpointError
 from amn.kernel.bindings import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
 

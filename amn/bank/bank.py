@@ -13,8 +13,8 @@ from amn.bank.files import CELLS, CODES, BankManifest, Multiplicity, check_files
 from amn.bank.index import CellBank
 from amn.bank.index_arrays import ArraySearch
 from amn.bank.index_cells import Cells, require_faiss
-from amn.bank.index_loops import LoopSearch
 from amn.bank.neighbours import Bank
+from amn.bank.search import LoopSearch
 from amn.errors import CheckpointError
 from amn.kernel import bindings as kernel
 

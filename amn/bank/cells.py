@@ -27,7 +27,7 @@ from amn.bank.index_cells import (
     project,
     require_faiss,
 )
-from amn.bank.index_settings import IndexSettings
+from amn.bank.settings import IndexSettings
 
 _ROWS = 16_384
 _SAMPLE = 40_000

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from amn.bank.exact import exact_top2
 from amn.bank.index import CellBank
-from amn.bank.index_settings import Guard, IndexSettings
 from amn.bank.neighbours import Neighbours
+from amn.bank.settings import Guard, IndexSettings
 
 Vectors = NDArray[np.float32]
 
