@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amn.bank.bank import load_bank
-from amn.bank.neighbours import Bank
+from amn.bank.bank import Bank, load_bank
 from amn.data.vectors import check_numbers
 from amn.errors import CheckpointError
 from amn.model.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load

@@ -8,7 +8,7 @@ import click
 
 _MODULES = (
     *("everything", "publish", "compare", "drain", "latency", "peer_latency", "floor", "limits"),
-    *("shares", "cost", "micro", "batch", "gate", "shadow"),
+    *("shares", "cost", "micro", "batch", "gate", "enlarge", "shadow"),
 )
 
 

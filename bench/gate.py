@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from amn.bank.agreement import WIDTHS, agreement, widened
-from amn.bank.bank import load_bank
-from amn.bank.exact import exact_top2
-from amn.bank.index import CellBank
-from amn.bank.neighbours import Bank, Neighbours
+from amn.bank.bank import Bank, CellBank, Neighbours, exact_top2, load_bank
 from amn.bank.settings import IndexSettings
 from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors

@@ -1,28 +1,28 @@
-"""The width that an index must search, measured on held-out queries when a bank is built.
+"""Decisions of an approximate bank beside those of an exact search: at its build, and live.
 
-Two banks of one size can differ much in how often a search misses something. So each is measured: the
-exact answers to the queries are computed once, and the narrowest of `WIDTHS` is taken whose decisions
-agree often enough. The sample may have a part of the errors that are allowed, because other queries
-differ from it; and less of the unsafe ones.
+Two banks of one size can differ much in how often a search misses something. So each is measured when it
+is built: the exact answers to held-out queries are computed once, and the narrowest of `WIDTHS` is taken
+whose decisions agree often enough. The sample may have a part of the errors that are allowed, because
+other queries differ from it; and less of the unsafe ones.
+
+Of the live requests, workers/handlers/recheck.py draws some and compares them later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.bank.exact import exact_top2
-from amn.bank.index import CellBank
-from amn.bank.neighbours import Neighbours
+from amn.bank.bank import CellBank, Neighbours, exact_top2
 from amn.bank.settings import Guard, IndexSettings
 
 Vectors = NDArray[np.float32]
 
-#: What a bank must meet: shares of the requests.
+#: A bank must meet these shares of the requests.
 AGREE_MIN, UNSAFE_MAX, BIAS_MAX = 0.997, 0.001, 0.002
 _SHARE, _UNSAFE_SHARE = 2 / 3, 0.5
 #: (probes, rerank, probes_wide, rerank_wide, within), the cheapest first.
@@ -37,9 +37,9 @@ WIDTHS = (
     (34, 128, 110, 256, 0.2),
     (48, 192, 160, 384, 0.3),
 )
-#: Queries that are searched exactly; a slice of the bank takes a product of this many columns.
-_BLOCK = 1024
 _BATCH = 32
+#: Knuth's multiplier: spreads the bits of a number over its upper ones.
+_SPREAD = np.uint32(2654435761)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +64,11 @@ class Agreement:
 
     @property
     def met(self) -> bool:
-        """Says whether this is as good as a bank must be."""
+        """True if this is as good as a bank must be."""
         return self.within(1.0, 1.0)
 
     def within(self, share: float = _SHARE, unsafe_share: float = _UNSAFE_SHARE) -> bool:
-        """Says whether no more than these shares of the errors that are allowed were made."""
+        """True if no more than these shares of the errors that are allowed were made."""
         return (
             1 - self.agree <= share * (1 - AGREE_MIN) + 1e-12
             and self.unsafe <= unsafe_share * UNSAFE_MAX
@@ -76,7 +76,7 @@ class Agreement:
         )
 
     def stored(self) -> dict[str, Any]:
-        """For the manifest."""
+        """The values for the manifest."""
         return {name: round(value, 6) for name, value in asdict(self).items()} | {"met": self.met}
 
 
@@ -106,9 +106,9 @@ def tune(
     Args:
         queries: Shape (n, 768), unit norm; predictions for texts that are not in the bank.
         guard: The thresholds to decide by.
-        on_rows: Told how many queries were searched exactly.
+        on_rows: Told how many references were compared exactly.
     """
-    exact = _exact(bank.vectors, queries, on_rows)
+    exact = exact_top2(bank.vectors, queries, on_rows)
     bank.guard = guard
     for widths in WIDTHS:
         bank.settings = widened(bank.settings, widths)
@@ -119,22 +119,39 @@ def tune(
 
 
 def widened(settings: IndexSettings, widths: tuple[int, int, int, int, float]) -> IndexSettings:
-    """Settings of one of `WIDTHS`, with no more cells than there are."""
-    probes, rerank, probes_wide, rerank_wide, within = widths
-    return replace(
-        settings,
-        probes=min(probes, settings.cells),
-        rerank=rerank,
-        probes_wide=min(probes_wide, settings.cells),
-        rerank_wide=rerank_wide,
-        within=within,
-    )
+    """Settings of one of `WIDTHS`."""
+    names = ("probes", "rerank", "probes_wide", "rerank_wide", "within")
+    return replace(settings, **dict(zip(names, widths, strict=True)))  # type: ignore[arg-type]
 
 
-def _exact(vectors: Vectors, queries: Vectors, on_rows: Callable[[int], None]) -> Neighbours:
-    parts = []
-    for start in range(0, len(queries), _BLOCK):
-        parts.append(exact_top2(vectors, queries[start : start + _BLOCK]))
-        on_rows(min(start + _BLOCK, len(queries)))
-    best, second, ids, certain = (np.concatenate([part[i] for part in parts]) for i in range(len(parts[0])))
-    return Neighbours(best, second, ids, certain)
+class Rechecked(NamedTuple):
+    """The result of a recheck.
+
+    Attributes:
+        checked: Requests compared.
+        agreed: The two rules decide as an exact search would have them decide.
+        unsafe: Kept, where an exact search would have escalated.
+    """
+
+    checked: int
+    agreed: int
+    unsafe: int
+
+
+def drawn(queries: Vectors, one_in: int) -> NDArray[np.intp]:
+    """The rows of (B, 768) that are compared, one in so many.
+
+    Drawn by the bits of a prediction: a request that comes again is drawn again or never, whichever
+    worker and batch it is in.
+    """
+    bits = np.ascontiguousarray(queries[:, :4]).view(np.uint32)
+    mixed = np.bitwise_xor.reduce(bits * _SPREAD, axis=1) * _SPREAD
+    return np.flatnonzero((mixed >> np.uint32(8)) % np.uint32(one_in) == 0)
+
+
+def recheck(bank: CellBank, queries: Vectors, best: Vectors, second: Vectors) -> Rechecked:
+    """Searches queries (n, 768) exactly, and compares the decisions with those by the two cosines (n,)
+    that were found."""
+    exact, guard = exact_top2(bank.vectors, queries), bank.guard
+    ours, true = guard.keeps(best, second), guard.keeps(exact.best, exact.second)
+    return Rechecked(len(queries), int((ours == true).sum()), int((ours & ~true).sum()))

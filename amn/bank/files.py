@@ -1,18 +1,17 @@
-"""The files of a reference bank: what is in the folder, how it is hashed, what is checked when.
+"""The files of a reference bank, and what of them is checked when it is opened.
 
 vectors.npy       (N, 768) unit vectors: float16, or float32 where they are searched in place
 multiplicity.npy  (N,) int32: how many source vectors each one stands for
 manifest.json     `BankManifest`: counts, hashes, and how the index was made
 cells.npz, codes.faiss   the index of a large bank (amn/bank/cells.py)
 
-At a start everything but a large `vectors.npy` is hashed; of that one the size and a random sample of
-its pieces, another one at each start. `amn bank check` hashes all of it.
+A start hashes everything but a large `vectors.npy`; of that one it hashes a random sample of the pieces,
+another one each time. `amn bank check` hashes all of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ class BankManifest:
         pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
         files: SHA-256 of every other file but this one; empty in banks made before there was one.
         index: Parameters of the index (`amn.bank.settings.IndexSettings`), or None for an exact search.
-        agreement: How the index decided against an exact search when it was built
+        agreement: Decisions of the index beside an exact search when it was built
             (`amn.bank.agreement.Agreement`), or None where nobody gave queries.
     """
 
@@ -59,7 +58,7 @@ class BankManifest:
     source: str
     sha256: str
     format: int = FORMAT
-    pieces: tuple[str, ...] = ()
+    pieces: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
     index: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
@@ -71,16 +70,12 @@ def read_manifest(folder: Path) -> BankManifest:
     Raises:
         CheckpointError: There is none, or it is of another version.
     """
-
-    def form(pieces: Iterable[str] = (), **fields: Any) -> BankManifest:
-        return BankManifest(**fields, pieces=tuple(pieces))
-
-    return manifests.read_manifest(folder, form, artifact="reference bank", remedy=_REMEDY)
+    return manifests.read_manifest(folder, BankManifest, artifact="reference bank", remedy=_REMEDY)
 
 
 def write_manifest(folder: Path, manifest: BankManifest) -> None:
     """Writes the manifest; the fields that say nothing are left out."""
-    content = {name: value for name, value in asdict(manifest).items() if value not in ((), {}, None)}
+    content = {name: value for name, value in asdict(manifest).items() if value not in ([], {}, None)}
     manifests.write_manifest(folder, content, indent=1)
 
 
@@ -98,22 +93,18 @@ def check_files(folder: Path, manifest: BankManifest, *, whole: bool = False) ->
     if whole or not manifest.pieces:
         check_file(folder / VECTORS, manifest.sha256, _REMEDY)
         return
+    # Without a seed: other workers, and other starts, look at other pieces. The first one holds the
+    # header of the array, the last one its end.
+    count = len(manifest.pieces)
+    drawn = np.random.default_rng().choice(count, size=min(_SAMPLED, count), replace=False)
     try:
-        for number, digest in _sampled_pieces(folder, len(manifest.pieces)):
-            name = f"{folder / VECTORS}, piece {number},"
-            check_sha256(name, digest, manifest.pieces[number], _REMEDY)
+        with (folder / VECTORS).open("rb") as file:
+            for number in sorted({0, count - 1, *drawn.tolist()}):
+                file.seek(number * PIECE_BYTES)
+                digest = hashlib.sha256(file.read(PIECE_BYTES)).hexdigest()
+                check_sha256(f"{file.name}, piece {number},", digest, manifest.pieces[number], _REMEDY)
     except OSError as error:
         raise CheckpointError(f"reference bank {folder} cannot be read: {error}; {_REMEDY}") from error
-
-
-def _sampled_pieces(folder: Path, count: int) -> Iterator[tuple[int, str]]:
-    """The first piece, which holds the array's header, the last one, and others at random."""
-    # Without a seed: other workers, and other starts, look at other pieces.
-    drawn = np.random.default_rng().choice(count, size=min(_SAMPLED, count), replace=False)
-    with (folder / VECTORS).open("rb") as file:
-        for number in sorted({0, count - 1, *drawn.tolist()}):
-            file.seek(number * PIECE_BYTES)
-            yield number, hashlib.sha256(file.read(PIECE_BYTES)).hexdigest()
 
 
 def map_arrays(folder: Path, manifest: BankManifest) -> tuple[NDArray[np.floating], Multiplicity]:
@@ -127,10 +118,10 @@ def map_arrays(folder: Path, manifest: BankManifest) -> tuple[NDArray[np.floatin
         multiplicity = np.load(folder / MULTIPLICITY, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise CheckpointError(f"reference bank {folder} cannot be read: {error}; {_REMEDY}") from error
-    if stored.shape != (manifest.count, 768) or manifest.count < 2:
+    count = manifest.count
+    if count < 2 or stored.shape != (count, 768) or multiplicity.shape != (count,):
         raise CheckpointError(
-            f"reference bank {folder} has shape {stored.shape}; expected ({manifest.count} >= 2, 768)"
+            f"reference bank {folder} has vectors {stored.shape} and multiplicities {multiplicity.shape}; "
+            f"expected ({count} >= 2, 768) and ({count},); {_REMEDY}"
         )
-    if multiplicity.shape != (manifest.count,):
-        raise CheckpointError(f"reference bank {folder}: {MULTIPLICITY} has shape {multiplicity.shape}")
     return stored, multiplicity

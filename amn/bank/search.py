@@ -1,30 +1,77 @@
-"""The search of a large bank in compiled loops (amn/kernel/cells.h), given what faiss has stored.
+"""The search of an index: half a million references in about a tenth of a millisecond (docs/bank.md).
 
-One call makes both passes of a batch. It reads faiss's packed codes, from a copy that it makes: so the
-layout is compared with what faiss says is in it.
+Every reference is filed under two of K cells. A batch of predictions (B, 768) is searched in passes:
+
+    q @ projection -> (B, d)   @ centroids -> (B, K)     the cells, best first
+    the first `probes` cells:   4-bit codes, 48 bytes a reference  -> candidates by estimate
+    the `rerank` best of them:  exact cosines with the mapped vectors -> best, second, id
+    where the two rules would keep the answer, or nearly: `rerank_wide` candidates more, and as many of
+    the cells up to `probes_wide`
+
+Escalating is the safe side, so the second pass goes where a miss would do harm: a second best that was
+not found makes a margin look wide. The widths of both passes are chosen when the bank is built
+(agreement.py). A search is one call of compiled loops (amn/kernel/cells.h), or of NumPy and faiss where
+they cannot run.
 """
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from amn.bank.index_cells import WIDTH, Cells
 from amn.bank.settings import Guard, IndexSettings
 from amn.errors import CheckpointError
 from amn.kernel.bindings import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
-Rows = NDArray[np.bool_]
+#: Best and second best cosine found, the best one's row, and whether there was a second pass; each (B,).
+Found = tuple[Vectors, Vectors, Ids, NDArray[np.bool_]]
 
+#: Directions in one 4-bit code; the places that a code leaves free are zero.
+WIDTH = 4
 #: References a block of codes, codes a group.
 _BLOCK, _CODES = 32, 16
 #: So that a sum of bytes stays below 2^15.
 _GROUPS_MAX = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """The cells of an index, which a query is compared with first.
+
+    Attributes:
+        projection: Shape (768, d + 1): orthonormal columns, and one of zeros.
+        centroids: Shape (K, d).    half: Shape (K,): half of their squared lengths.
+        columns: Shape (4 G,): which projected direction stands in which place of the G codes; d for none.
+    """
+
+    projection: Vectors
+    centroids: Vectors
+    half: Vectors
+    columns: NDArray[np.intp]
+
+
+def require_faiss(what: str) -> Any:
+    """The package faiss, with one thread.
+
+    Raises:
+        CheckpointError: It is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise CheckpointError(
+            f"{what} has an approximate index, which needs faiss: pip install 'amn-queue[bank]', or build "
+            "the bank with --index exact"
+        ) from error
+    faiss.omp_set_num_threads(1)
+    return faiss
 
 
 class _Index(Structure):
@@ -46,7 +93,10 @@ class _Widths(ctypes.Structure):
 
 
 class LoopSearch:
-    """Both passes of a search.
+    """Both passes in compiled loops.
+
+    They read faiss's packed codes, from a copy that is made here: so the layout is compared with what
+    faiss says is in it.
 
     Args:
         faiss: The package.
@@ -65,11 +115,9 @@ class LoopSearch:
         packed = np.empty((start[-1], _CODES * groups), np.uint8)
         ids = np.zeros((start[-1], _BLOCK), np.int32)
         for cell, size in enumerate(sizes):
-            blocks = packed[start[cell] : start[cell + 1]]
-            ctypes.memmove(address_of(blocks), int(lists.get_codes(cell)), blocks.nbytes)
-            ids[start[cell] : start[cell + 1]].reshape(-1)[:size] = faiss.rev_swig_ptr(
-                lists.get_ids(cell), int(size)
-            )
+            blocks = slice(start[cell], start[cell + 1])
+            ctypes.memmove(address_of(packed[blocks]), int(lists.get_codes(cell)), packed[blocks].nbytes)
+            ids[blocks].reshape(-1)[:size] = faiss.rev_swig_ptr(lists.get_ids(cell), int(size))
         if groups > _GROUPS_MAX or groups % 4 or not _as_expected(faiss, lists.packer, packed[0]):
             raise CheckpointError(
                 f"an index of {groups} codes, packed as this faiss packs them, is not readable here"
@@ -91,26 +139,16 @@ class LoopSearch:
             groups=groups,
         )
 
-    def top2(
-        self, queries: Vectors, settings: IndexSettings, guard: Guard
-    ) -> tuple[Vectors, Vectors, Ids, Rows]:
-        """Works like `ArraySearch.top2`.
+    def top2(self, queries: Vectors, settings: IndexSettings, guard: Guard) -> Found:
+        """Searches (B, 768), float32 and contiguous.
 
         Raises:
             MemoryError: There was none for the candidates.
         """
         best, second = np.empty((2, len(queries)), np.float32)
         ids, twice = np.empty(len(queries), np.int64), np.empty(len(queries), np.bool_)
-        answers = (address_of(array) for array in (best, second, ids, twice))
-        index, widths = ctypes.addressof(self._index), self._widths(settings, guard)
-        if _search(index, ctypes.addressof(widths), address_of(queries), len(queries), *answers):
-            raise MemoryError("no memory to search the reference bank")
-        return best, second, ids, twice
-
-    def _widths(self, settings: IndexSettings, guard: Guard) -> _Widths:
-        cells = int(self._index.cells)  # the loops look at no more than there are
-        wide = min(settings.probes_wide, cells)
-        return _Widths(
+        wide = min(settings.probes_wide, int(self._index.cells))  # whatever a manifest says
+        widths = _Widths(
             probes=min(settings.probes, wide),
             probes_wide=wide,
             rerank=settings.rerank,
@@ -120,10 +158,15 @@ class LoopSearch:
             margin=guard.margin,
             reach=guard.reach,
         )
+        index, widths_at = ctypes.addressof(self._index), ctypes.addressof(widths)
+        answers = (address_of(array) for array in (best, second, ids, twice))
+        if LIBRARY.amn_search(index, widths_at, address_of(queries), len(queries), *answers):
+            raise MemoryError("no memory to search the reference bank")
+        return best, second, ids, twice
 
 
 def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
-    """Says whether a block holds what faiss reads from it, where the loops look for it."""
+    """Returns True if a block holds what faiss reads from it, where the loops look for it."""
     if packer.nvec != _BLOCK:
         return False
     held = np.empty((_BLOCK, packer.code_size), np.uint8)
@@ -135,6 +178,70 @@ def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
 
 
 if LIBRARY is not None:
-    _search = LIBRARY.amn_search
-    _search.argtypes = (POINTER, POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER, POINTER)
-    _search.restype = ctypes.c_int
+    LIBRARY.amn_search.argtypes = (POINTER, POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER, POINTER)
+    LIBRARY.amn_search.restype = ctypes.c_int
+
+
+class ArraySearch:
+    """Both passes in NumPy and faiss; arguments and answers are those of `LoopSearch`."""
+
+    def __init__(self, faiss: Any, cells: Cells, codes: Any, vectors: Vectors) -> None:
+        self._faiss, self._cells, self._codes = faiss, cells, codes
+        self._vectors = vectors  # lives as long as its address
+        self._address = faiss.cast_integer_to_float_ptr(vectors.ctypes.data)
+
+    def top2(self, queries: Vectors, settings: IndexSettings, guard: Guard) -> Found:
+        """Searches (B, 768), float32 and contiguous."""
+        self._faiss.omp_set_num_threads(1)  # the number is the calling thread's own
+        flat = queries @ self._cells.projection
+        cells, inner = self._nearest(flat[:, :-1], settings.probes_wide, settings.within)
+        points = flat.take(self._cells.columns, axis=1)  # in the order of the codes
+        probes, rerank = settings.probes, settings.rerank
+        some = self._scan(points, cells[:, :probes], inner[:, :probes], rerank + settings.rerank_wide)
+        scores, ids = self._refine(queries, some[:, :rerank])
+        twice = guard.undecided(scores[:, 0], scores[:, 1])
+        again = np.flatnonzero(twice)
+        if len(again):
+            more = [ids[again], some[again, rerank:]]
+            if probes < settings.probes_wide:
+                rest = cells[again, probes:], inner[again, probes:]
+                more.append(self._scan(points[again], *rest, settings.rerank_wide))
+            scores[again], ids[again] = self._refine(queries[again], np.hstack(more))
+        return scores[:, 0], scores[:, 1], ids[:, 0], twice
+
+    def _nearest(self, flat: Vectors, count: int, within: float) -> tuple[Ids, Vectors]:
+        """The best cells of (B, d), best first, and their dot products with the query, (B, count).
+
+        A cell whose score is more than `within` below the best one's is replaced by -1.
+        """
+        scores = np.matmul(flat, self._cells.centroids.T, dtype=np.float32) - self._cells.half
+        found = torch.topk(torch.from_numpy(scores), count)
+        near, cells = found.values.numpy(), found.indices.numpy()
+        inner: Vectors = near + self._cells.half.take(cells)
+        cells[near < near[:, :1] - within] = -1
+        return cells, inner
+
+    def _scan(self, points: Vectors, cells: Ids, inner: Vectors, count: int) -> Ids:
+        """The `count` best of some cells by their codes, (B, count); -1 where there are fewer."""
+        self._codes.nprobe = cells.shape[1]
+        cells, inner = np.ascontiguousarray(cells), np.ascontiguousarray(inner)
+        found: Ids = self._codes.search_preassigned(points, count, cells, inner)[1]
+        return found
+
+    def _refine(self, queries: Vectors, ids: Ids) -> tuple[Vectors, Ids]:
+        """Exact cosines of candidates: the two best (B, 2), and which ones, (B, 2)."""
+        ids = np.ascontiguousarray(ids)
+        scores = np.empty(ids.shape, dtype=np.float32)
+        pointer = self._faiss.swig_ptr
+        # An id of -1 scores minus infinity.
+        self._faiss.fvec_inner_products_by_idx(
+            pointer(scores), pointer(queries), self._address, pointer(ids), 768, *ids.shape
+        )
+        rows = np.arange(len(ids))
+        found, which = np.empty((len(ids), 2), np.float32), np.empty((len(ids), 2), np.int64)
+        for i in (0, 1):
+            place = scores.argmax(axis=1)
+            found[:, i], which[:, i] = scores[rows, place], ids[rows, place]
+            if i == 0:
+                scores[ids == which[:, :1]] = -2  # twice, where it is filed under two of the cells
+        return found, which

@@ -1,4 +1,4 @@
-"""The settings of an index: those in a manifest, and those of a search in a policy."""
+"""The settings of an index, as a bank's manifest holds them, and the rules that its search must get right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class IndexSettings:
         cells: K.    dimensions: d, of the projection.    groups: 4-bit codes a reference.
         probes, rerank: Cells of the first pass, and candidates whose cosine is computed for all.
         probes_wide, rerank_wide: Cells after both passes, and candidates that the second one adds of
-            either's cells.
+            either's cells. Neither pass searches more cells than there are.
         within: Cells that score this much less than the nearest one are passed over.
         seed: Of the samples that the index is fitted on.
 
@@ -46,17 +46,17 @@ class IndexSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"cells": 1, "dimensions": 1, "groups": 1, "probes": 1, "probes_wide": 1, "rerank": 1}
+        least = dict.fromkeys(("cells", "dimensions", "groups", "probes", "probes_wide", "rerank"), 1)
         for name, at_least in {**least, "rerank_wide": 0}.items():
             value = getattr(self, name)
             if type(value) is not int or value < at_least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
+        for name in ("probes", "probes_wide"):
+            object.__setattr__(self, name, min(getattr(self, name), self.cells))
 
     def fitted(self, count: int) -> Self:
-        """For a bank of so many vectors: no more cells than it can fill, and no more searched than are."""
-        cells = min(self.cells, max(1, count // _LEAST_A_CELL))
-        probes, probes_wide = min(self.probes, cells), min(self.probes_wide, cells)
-        return replace(self, cells=cells, probes=probes, probes_wide=probes_wide)
+        """The settings for a bank of so many vectors: no more cells than it can fill."""
+        return replace(self, cells=min(self.cells, max(1, count // _LEAST_A_CELL)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

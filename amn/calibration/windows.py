@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amn.bank.neighbours import Bank
+from amn.bank.bank import Bank
 from amn.data.dataset import split_by_article
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.evaluation import metrics

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amn.bank.index import CellBank
-from amn.bank.neighbours import Bank
+from amn.bank.bank import Bank, CellBank
 from amn.bank.settings import Guard
 from amn.errors import ConfigError
 from amn.gate.gain import Calibration, features

@@ -1,4 +1,4 @@
-/* The search of a large bank (amn/bank/index.py tells it), for any number of predictions; part of kernel.c.
+/* The search of a large bank (amn/bank/search.py tells it), for any number of predictions; part of kernel.c.
  *
  * What it reads decides its time: for one prediction 0.7 MB of projection and centroids as int16, 0.05 MB
  * of codes a cell, 3 KB a candidate. So each is read once, and ids are looked up of candidates alone.

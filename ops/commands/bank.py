@@ -17,7 +17,7 @@ from ops.commands import options
 from ops.errors import FileRefused
 from ops.settings import artifacts_folder, server_url
 from producer.keys import Keys
-from producer.messages import DEFAULT_ENCODER, DIMENSIONS
+from producer.messages import DIMENSIONS
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
@@ -140,7 +140,7 @@ def check(folder: Path | None, artifacts: Path | None) -> None:
 @options.queue
 @options.as_json
 def status(url: str | None, queue: str | None, as_json: bool) -> None:
-    """Compares the decisions of a running service's approximate bank with an exact search."""
+    """Compare the decisions of a running service's approximate bank with an exact search."""
     settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
     with driver_errors(settings.url):
         client = connect(settings, retries=0)
@@ -158,36 +158,6 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
         f"{checked} answers searched again exactly: {found['agreed'] / checked:.2%} decided the same, unsafe "
         f"keeps {found['unsafe'] / checked:.2%}; {found['dropped']} more were drawn, and left out"
     )
-
-
-@bank.command()
-@click.argument("vectors", metavar="VECTORS", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The .npy to write, float16.")
-@click.option("--count", default=543_556, show_default=True, help="Vectors in all.")
-@click.option("--noise", default=0.5, show_default=True, help="Of a made vector, relative to its length.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--encoder", default=DEFAULT_ENCODER, show_default=True, help="Recipe that made VECTORS.")
-def enlarge(vectors: Path, out: Path, count: int, noise: float, seed: int, encoder: str) -> None:
-    """Make a large set for measuring: the training side of VECTORS, then vectors between two of one article.
-
-    VECTORS is a file with articles, as `amn train --data` takes it.
-    """
-    from amn.bank.enlarge import enlarge as make
-    from amn.data.dataset import training_vectors
-    from amn.data.readers import read_vectors
-
-    rows, article = training_vectors(read_vectors(vectors, encoder))
-    with console.Bar("vectors") as bar:
-        make(
-            rows,
-            article,
-            out,
-            count=count,
-            noise=noise,
-            seed=seed,
-            on_rows=lambda done: bar.draw("making vectors", done, count),
-        )
-    console.say(f"{out}: {count} vectors, the first {len(rows)} real")
 
 
 def _queries(path: Path | None, model: Path, encoder_id: str) -> NDArray[np.float32] | None:

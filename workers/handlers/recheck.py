@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.bank.recheck import drawn, recheck
+from amn.bank.agreement import drawn, recheck
 from workers.settings import WorkerSettings
 from workers.side import SideThread
 
 if TYPE_CHECKING:
-    from amn.bank.index import CellBank
-    from amn.bank.neighbours import Neighbours
+    from amn.bank.bank import CellBank, Neighbours
 
 TURN_S = 60.0
 #: Rows of one turn; about a second of one core at half a million references.

@@ -280,7 +280,6 @@ def limited(bytes_max: int) -> Callable[[], None]:
     [
         ["predict", "in.npy", "out", "--direct"],
         ["bank", "build", "vectors.npy", "--out", "out", "--encoder", "e"],
-        ["bank", "enlarge", str(SAMPLE), "--out", "out", "--count", "5000"],
     ],
     ids=lambda words: " ".join(words[:2]),
 )

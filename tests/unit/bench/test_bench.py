@@ -16,7 +16,7 @@ import click
 import numpy as np
 import pytest
 
-from amn.bank.exact import ReferenceBank
+from amn.bank.bank import ReferenceBank
 from amn.predictor import Predictor
 from bench.compare import ratios, turned
 from bench.cost import decades, medians
@@ -42,7 +42,7 @@ LVM = Path("artifacts/lvm")
 def test_a_sample_belongs_to_the_innermost_known_frame() -> None:
     stacks = [
         "run (workers/loop.py:80);handle (workers/x.py:9);__call__ (amn/model/folded.py:3);addmm (x.py:1) 5",
-        "run (workers/engine/loop.py:80);top2 (amn/bank/exact.py:3);dot (numpy/_core.py:1) 4",
+        "run (workers/engine/loop.py:80);top2 (amn/bank/bank.py:3);dot (numpy/_core.py:1) 4",
         "run (workers/engine/loop.py:80);lease (workers/engine/queue.py:3);read (redis/connection.py:1) 3",
         "run (workers/loop.py:80);assemble (workers/engine/batch.py:3);decode (/me/producer/wire.py:1) 2",
         "run (workers/engine/loop.py:80) 1",

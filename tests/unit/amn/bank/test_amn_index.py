@@ -13,13 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amn.bank.agreement import AGREE_MIN, WIDTHS, Agreement, agreement, tune, widened
-from amn.bank.bank import load_bank
+from amn.bank.agreement import AGREE_MIN, WIDTHS, Agreement, agreement, drawn, recheck, tune, widened
+from amn.bank.bank import CellBank, exact_top2, load_bank
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.exact import exact_top2
 from amn.bank.files import check_files, read_manifest
-from amn.bank.index import CellBank
-from amn.bank.recheck import drawn, recheck
 from amn.bank.settings import Guard, IndexSettings
 from amn.errors import CheckpointError
 from amn.files import making_folder
@@ -253,7 +250,7 @@ def test_without_faiss_an_indexed_bank_says_what_to_install(folder, monkeypatch)
 
 
 def test_the_model_room_loads_no_faiss_by_itself():
-    code = "import sys, amn.predictor, amn.bank.index, amn.bank.build; assert 'faiss' not in sys.modules"
+    code = "import sys, amn.predictor, amn.bank.bank, amn.bank.build; assert 'faiss' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

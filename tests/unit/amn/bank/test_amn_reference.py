@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from amn.bank.bank import load_bank
+from amn.bank.bank import exact_top2, load_bank
 from amn.bank.build import BankSettings, build_bank
-from amn.bank.exact import exact_top2
 from amn.bank.merge import merge_duplicates
 from amn.errors import CheckpointError, DataError
 from ops.app import run
@@ -56,9 +55,9 @@ def test_near_duplicates_become_one_with_a_count(tmp_path):
     [
         (lambda rows: rows[:, :700], r"\(9, 700\)"),
         (lambda rows: rows[:1], r"\(1, 768\)"),
-        (lambda rows: np.where(np.arange(9)[:, None] == 4, 0, rows), "vector 4 has norm 0"),
-        (lambda rows: np.where(np.arange(9)[:, None] == 5, np.nan, rows), "vector 5 has norm nan"),
-        (lambda rows: 2 * rows, "vector 0 has norm 2"),
+        (lambda rows: np.where(np.arange(9)[:, None] == 4, 0, rows), "row 4 is all zeros"),
+        (lambda rows: np.where(np.arange(9)[:, None] == 5, np.nan, rows), "row 5 holds NaN"),
+        (lambda rows: 2 * rows, "row 0 has norm 2"),
     ],
 )
 def test_vectors_that_are_no_unit_vectors_are_refused(tmp_path, spoil, text):
@@ -68,7 +67,7 @@ def test_vectors_that_are_no_unit_vectors_are_refused(tmp_path, spoil, text):
 
 
 def test_a_pass_in_slices_finds_what_one_product_finds(bank, monkeypatch):
-    monkeypatch.setattr("amn.bank.exact._SLICE_ROWS", 7)
+    monkeypatch.setattr("amn.bank.bank._SLICE_ROWS", 7)
     queries = unit_rows(9, seed=2)
     for one, other in zip(exact_top2(bank.vectors, queries), bank.top2(queries), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Merging among cells, against the comparison of all pairs; sets made larger."""
+"""Merging among cells, against the comparison of all pairs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from amn.bank.cells import Filing
-from amn.bank.enlarge import enlarge
 from amn.bank.merge import merge_duplicates
 from amn.bank.settings import IndexSettings
-from amn.errors import DataError
 
 
 def unit(rows):
@@ -30,8 +28,8 @@ def repeated():
 
 def test_cells_merge_nearly_all_that_all_pairs_merge_and_nothing_else(repeated):
     every, _ = merge_duplicates(repeated, 0.98)
-    filing = Filing(repeated, IndexSettings(cells=64, dimensions=96))
-    kept, multiplicity = merge_duplicates(repeated, 0.98, filing)
+    cells = Filing(repeated, IndexSettings(cells=64, dimensions=96)).cells
+    kept, multiplicity = merge_duplicates(repeated, 0.98, cells)
     assert 4300 < len(every) < 5700
     assert multiplicity.sum() == len(repeated)
     merged, all_merged = (np.setdiff1d(np.arange(6000), rows) for rows in (kept, every))
@@ -53,15 +51,3 @@ def test_a_text_that_stands_everywhere_costs_no_pairs():
     kept, multiplicity = merge_duplicates(rows.astype(np.float32), 0.98)
     assert kept.tolist() == [0, *range(9000, 9008)]
     assert multiplicity.tolist() == [9000, *[1] * 8]
-
-
-def test_an_enlarged_set_begins_with_the_real_one_and_is_the_same_each_time(tmp_path, repeated):
-    article = np.repeat(np.arange(60), 100)
-    for name in ("a.npy", "b.npy"):
-        enlarge(repeated, article, tmp_path / name, count=9000, seed=4)
-    made = np.load(tmp_path / "a.npy").astype(np.float32)
-    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), made.astype(np.float16))
-    np.testing.assert_allclose(made[:6000], repeated, atol=1e-3)
-    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-3)
-    with pytest.raises(DataError, match="ask for more"):
-        enlarge(repeated, article, tmp_path / "c.npy", count=100)

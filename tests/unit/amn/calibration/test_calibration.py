@@ -12,7 +12,7 @@ import pytest
 from amn_helpers import articles, contexts, vector_set
 from numpy.typing import NDArray
 
-from amn.bank.neighbours import Neighbours
+from amn.bank.bank import Neighbours
 from amn.calibration.calibrate import calibrate, suggested_policy
 from amn.calibration.fit import chosen, fit_linear, fit_weights
 from amn.calibration.report import text

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from amn.bank.neighbours import Neighbours
+from amn.bank.bank import Neighbours
 from amn.errors import ConfigError
 from amn.gate.escalation import Allowance, Scores, decide
 from amn.gate.scores import GateScores, mean_top_k

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from amn.bank.exact import ReferenceBank, exact_top2
+from amn.bank.bank import ReferenceBank, exact_top2
 from amn.gate import gain
 from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
