@@ -30,7 +30,7 @@ from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, Live, read_live
 from ops.findings import Finding
 from ops.health import streams, workers
-from ops.health.counts import COUNTS
+from ops.health.counters import COUNTS
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings

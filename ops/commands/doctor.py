@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -21,7 +19,7 @@ from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 
-_STYLE = {OK: "green", FAILURE: "bold red"}
+_STYLES = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
 
 
 @click.command(short_help="Is the service well?")
@@ -81,10 +79,9 @@ def doctor(
     report = replace(_examined(settings, root, found.found), repaired=repaired)
     _show(report, as_json)
     bad = (FAILURE, WARNING) if strict else (FAILURE,)
-    failed = [result for result in report.results if result.level in bad]
+    failed = [f"{result.check}: {result.text}" for result in report.results if result.level in bad]
     if failed:
-        texts = "; ".join(f"{result.check}: {result.text}" for result in failed)
-        raise Unhealthy(f"{len(failed)} of {len(report.results)} checks failed: {texts}")
+        raise Unhealthy(f"{len(failed)} of {len(report.results)} checks failed: {'; '.join(failed)}")
 
 
 def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> list[str]:
@@ -99,8 +96,8 @@ def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> 
 
 def _examined(settings: ProducerSettings, root: Path | None, found: str) -> Report:
     try:
-        facts = gather(settings, root, found)
         with options.client(settings) as client:
+            facts = gather(client, settings, root, found)
             drift = deltas(client, Keys(settings.queue), facts.now_ms)
     except ServerError as error:
         return Report(facts=None, results=[CheckResult(FAILURE, "server", with_origin(str(error)))])
@@ -120,51 +117,42 @@ def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:
 
 def _draw(report: Report, facts: Facts) -> None:
     out, server = console.out(), facts.server
-    out.print(
-        console.styled(facts.url, "bold"),
-        f" (by {facts.found}), queue ",
-        console.styled(facts.queue, "bold"),
+    about = (
         f": {server.name} {server.version}, up {server.uptime_s:,} s, "
-        f"{server.used_memory_bytes / 1024**2:,.1f} MiB used, {server.clients} connections\n",
-        sep="",
+        f"{server.used_memory_bytes / 1024**2:,.1f} MiB used, {server.clients} connections\n"
     )
+    url, queue = (console.styled(text, "bold") for text in (facts.url, facts.queue))
+    out.print(url, f" (by {facts.found}), queue ", queue, about, sep="")
     for line in report.repaired:
         console.say(line)
-    checks = console.DataTable("check", "", "")
-    for result in report.results:
-        level = console.styled(result.level, _STYLE.get(result.level, "yellow"))
-        checks.add_row(result.check, level, result.text)
-    out.print(checks, "")
-    for columns, rows in _TABLES.items():
-        table = console.DataTable(*columns)
-        for row in rows(facts):
-            table.add_row(*("-" if cell is None else cell for cell in row))
+    results = ((r.check, console.styled(r.level, _STYLES[r.level]), r.text) for r in report.results)
+    for table in (console.DataTable("check", "", "").filled(results), *_tables(facts)):
         if table.row_count:
             out.print(table, "")
 
 
-def _stream_rows(facts: Facts) -> Iterator[tuple[Any, ...]]:
-    for name, stream in facts.streams.items():
-        yield name, stream.entries, stream.leased, stream.payload_bytes, stream.oldest_age_ms
-
-
-def _worker_rows(facts: Facts) -> Iterator[tuple[Any, ...]]:
-    for one in facts.workers:
-        served = ", ".join(filter(None, (one.model, one.bank)))
-        yield one.name, str(one.pid), one.finished, one.seen_ms_ago, served
-
-
-def _drift_rows(facts: Facts) -> Iterator[tuple[Any, ...]]:
-    for model, values in sorted(facts.drift.items()):
-        for name, value in values.items():
-            yield model, name, f"{value:,.0f}" if name.startswith("n_") else f"{value:+.4f}"
-
-
-#: The tables below the checks: columns, and how their rows are made.
-_TABLES: dict[tuple[str, ...], Callable[[Facts], Iterator[tuple[Any, ...]]]] = {
-    ("stream", "entries>", "leased>", "payload bytes>", "oldest (ms)>"): _stream_rows,
-    ("worker", "pid>", "finished>", "seen (ms ago)>", "serves"): _worker_rows,
-    ("counter", "since the first request>"): lambda facts: iter(facts.counters.items()),
-    ("OOD delta, last 24 h", "", ">"): _drift_rows,
-    ("on this machine", ""): lambda facts: iter(facts.artifacts.items()),
-}
+def _tables(facts: Facts) -> list[console.DataTable]:
+    table = console.DataTable
+    return [
+        table("stream", "entries>", "leased>", "payload bytes>", "oldest (ms)>").filled(
+            (name, one.entries, one.leased, one.payload_bytes, one.oldest_age_ms)
+            for name, one in facts.streams.items()
+        ),
+        table("worker", "pid>", "finished>", "seen (ms ago)>", "serves").filled(
+            (
+                one.name,
+                str(one.pid),
+                one.finished,
+                one.seen_ms_ago,
+                ", ".join(filter(None, (one.model, one.bank))),
+            )
+            for one in facts.workers
+        ),
+        table("counter", "since the first request>").filled(facts.counters.items()),
+        table("OOD delta, last 24 h", "", ">").filled(
+            (model, name, f"{value:,.0f}" if name.startswith("n_") else f"{value:+.4f}")
+            for model, values in sorted(facts.drift.items())
+            for name, value in values.items()
+        ),
+        table("on this machine", "").filled(facts.artifacts.items()),
+    ]

@@ -1,7 +1,8 @@
-"""The checks of `amn doctor`: in each module `read` asks for the facts, and `check` is pure."""
+"""The doctor: modules that read facts, the checks of them, and the report."""
 
-from ops.health.report import Facts, Report, check, gather
-from ops.health.results import FAILURE, OK, WARNING, CheckResult
+from ops.health.checks import check
+from ops.health.facts import Facts, gather
+from ops.health.report import FAILURE, OK, WARNING, CheckResult, Report
 from ops.health.workers import alive_here
 
 __all__ = ["FAILURE", "OK", "WARNING", "CheckResult", "Facts", "Report", "alive_here", "check", "gather"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from secrets import token_hex
 from typing import Any, cast
 
 import redis
 
 from ops.health.counters import NAMES_MAX, TOTALS
-from ops.health.results import CheckResult, failure, ok
 from producer.keys import GROUP, Keys
 from producer.protocol.wire import BATCH_BYTES_MAX
 from producer.settings import ProducerSettings
@@ -27,18 +25,17 @@ _FIELDS_MAX = 64
 def read(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, str]:
     """Finds what is wrong, by key."""
     streams = (*keys.places, keys.shadow, keys.truths, keys.dead, keys.alerts_prefix + "outbox")
-    found = {key: _stream(client, key, now_ms) for key in streams}
+    found = {
+        key: _other_type(client, key, "stream", "stream") or _ids(client, key, now_ms) for key in streams
+    }
     for stream, counter in zip(keys.places, keys.counters, strict=True):
-        found[counter] = _counter(client, stream, counter) if not found[stream] else ""
-    found[keys.stats] = _stats(client, keys.stats)
+        if not found[stream]:
+            found[counter] = _other_type(client, counter, "string", "number")
+            found[counter] = found[counter] or _count(client, stream, counter)
+    found[keys.stats] = _other_type(client, keys.stats, "hash", "hash of counters")
+    if not found[keys.stats] and (names := client.hlen(keys.stats)) > NAMES_MAX:
+        found[keys.stats] = f"has {names:,} names, most of them not ours"
     return {key: wrong for key, wrong in found.items() if wrong}
-
-
-def check(wrong: Mapping[str, str]) -> list[CheckResult]:
-    """One result for each key that is wrong, or one good one."""
-    advice = "`amn doctor --repair` mends it, and loses nothing that waits"
-    results = [failure("keys", f"{key} {what}; {advice}") for key, what in wrong.items()]
-    return results or [ok("keys", "types, ids and counts as they should be")]
 
 
 def repair(client: redis.Redis, settings: ProducerSettings) -> list[str]:
@@ -56,31 +53,26 @@ def repair(client: redis.Redis, settings: ProducerSettings) -> list[str]:
     return done
 
 
-def _type(client: redis.Redis, key: str) -> str:
-    return cast(bytes, client.type(key)).decode()
+def _other_type(client: redis.Redis, key: str, wanted: str, name: str) -> str:
+    kind = cast(bytes, client.type(key)).decode()
+    return "" if kind in (wanted, "none") else f"is a {kind}, and should be a {name}"
 
 
-def _stream(client: redis.Redis, key: str, now_ms: int) -> str:
-    kind = _type(client, key)
-    if kind not in ("stream", "none"):
-        return f"is a {kind}, and should be a stream"
-    if kind == "none":
+def _ids(client: redis.Redis, stream: str, now_ms: int) -> str:
+    if not client.exists(stream):
         return ""
-    last_ms = int(client.xinfo_stream(key)["last-generated-id"].partition(b"-")[0])
-    if last_ms - now_ms <= AHEAD_MS_MAX:
-        return ""
+    last_ms = int(client.xinfo_stream(stream)["last-generated-id"].partition(b"-")[0])
     if last_ms == _LAST_MS:
         return "has used up its ids, and takes no entry any more"
+    if last_ms - now_ms <= AHEAD_MS_MAX:
+        return ""
     return (
         f"has ids {(last_ms - now_ms) / _DAY_MS:,.1f} days ahead of the server's clock, so that no age is "
         "known: somebody wrote one, or the clock was set back"
     )
 
 
-def _counter(client: redis.Redis, stream: str, counter: str) -> str:
-    kind = _type(client, counter)
-    if kind not in ("string", "none"):
-        return f"is a {kind}, and should be a number"
+def _count(client: redis.Redis, stream: str, counter: str) -> str:
     with client.pipeline(transaction=True) as pipe:
         pipe.get(counter)
         pipe.xlen(stream)
@@ -89,17 +81,8 @@ def _counter(client: redis.Redis, stream: str, counter: str) -> str:
         count = int(text or b"0")
     except ValueError:
         return "is text, and should be a number"
-    if 0 <= count <= entries * BATCH_BYTES_MAX:
-        return ""
-    return f"says {count:,} bytes for {entries:,} entries"
-
-
-def _stats(client: redis.Redis, key: str) -> str:
-    kind = _type(client, key)
-    if kind not in ("hash", "none"):
-        return f"is a {kind}, and should be a hash of counters"
-    names = client.hlen(key) if kind == "hash" else 0
-    return f"has {names:,} names, most of them not ours" if names > NAMES_MAX else ""
+    good = 0 <= count <= entries * BATCH_BYTES_MAX
+    return "" if good else f"says {count:,} bytes for {entries:,} entries"
 
 
 def _mend_stream(client: redis.Redis, keys: Keys, key: str) -> str:
@@ -119,7 +102,7 @@ def _mend_stream(client: redis.Redis, keys: Keys, key: str) -> str:
 
 def _mend_stats(client: redis.Redis, key: str) -> str:
     kept: dict[str, bytes] = {}
-    if _type(client, key) == "hash":
+    if client.type(key) == b"hash":
         values = cast("list[bytes | None]", client.hmget(key, list(TOTALS)))
         kept = {name: value for name, value in zip(TOTALS, values, strict=True) if value is not None}
     with client.pipeline(transaction=True) as pipe:

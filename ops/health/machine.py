@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from amn.manifest import files_sha256
-from ops.health.results import CheckResult, failure, ok, warning
 from workers.pool.served import MANIFEST, identity
 
-_MISSING, _ALTERED, _MISMATCHED = "missing: ", "altered: ", "mismatched: "
+MISSING, _ALTERED, _MISMATCHED = "missing: ", "altered: ", "mismatched: "
+#: Beginnings of the text that stands in the place of an id.
+WRONG = (MISSING, _ALTERED, _MISMATCHED)
 _FOLDERS = {
     "model": "production_model",
     "fallback": "fallback_accuracy",
@@ -20,7 +20,8 @@ _FOLDERS = {
 _AGAIN = (
     "install gcc and libc6-dev (or clang), then install this package again (pip install --force-reinstall)"
 )
-_LOOPS = {
+#: By the reason that the compiled loops are not used, what to do.
+LOOPS = {
     "not built": f"there was no C compiler when this package was installed; {_AGAIN}",
     "outdated": f"they were built from other sources, or for another system; {_AGAIN}",
     "processor": "this processor lacks AVX2 or FMA; run AMN workers on one that has both",
@@ -44,26 +45,6 @@ def read_loops() -> str:
     return WHY
 
 
-def check(artifacts: Mapping[str, str], root: str) -> list[CheckResult]:
-    """One result for each artifact that is wrong, or one good one."""
-    if not artifacts:
-        return [ok("artifacts", "no worker of this host, and no --artifacts: not looked at")]
-    wrong = []
-    for name, value in artifacts.items():
-        if value.startswith(_MISSING):
-            wrong.append(warning(name, f"{value}; workers on this machine would not start"))
-        elif value.startswith((_ALTERED, _MISMATCHED)):
-            wrong.append(failure(name, f"{value}; workers on this machine refuse it: promote or roll back"))
-    return wrong or [ok("artifacts", f"weights in {root} as their manifests say")]
-
-
-def check_loops(why: str) -> CheckResult:
-    """A warning where NumPy stands in: it gives the same answers, and takes more time."""
-    if not why:
-        return ok("loops", "compiled")
-    return warning("loops", f"not in use, workers on this machine take more time: {_LOOPS.get(why, why)}")
-
-
 def _identity(folder: Path) -> str:
     weights = folder / "model.safetensors"
     try:
@@ -74,7 +55,7 @@ def _identity(folder: Path) -> str:
                 return f"{_ALTERED}{weights.resolve()} is not what its manifest describes"
         return found
     except (OSError, ValueError, KeyError) as error:
-        return f"{_MISSING}{folder} ({type(error).__name__})"
+        return f"{MISSING}{folder} ({type(error).__name__})"
 
 
 def _policy(root: Path) -> str:
@@ -85,11 +66,11 @@ def _policy(root: Path) -> str:
     try:
         calibration = load_calibration(root / "gate_calibration")
     except AmnError as error:
-        return f"{_MISSING}{error}"
+        return f"{MISSING}{error}"
     fitted_for = {"production_model": calibration.amn, "fallback_accuracy": calibration.fallback}
     for link, model in fitted_for.items():
         found = _identity(root / link)
-        if not found.startswith((_MISSING, _ALTERED)) and found != model:
+        if not found.startswith((MISSING, _ALTERED)) and found != model:
             return (
                 f"{_MISMATCHED}gate_calibration ({calibration.calibration_id}) was fitted for {model}, "
                 f"{link} is {found}"

@@ -7,14 +7,10 @@ from typing import cast
 
 import redis
 
-from ops.health.results import FAILURE, WARNING, CheckResult, failure, ok, warning
 from producer.transport.clock import ServerClock
 
-VERSION_MIN = (7, 0)
-#: Shares of the limit. Above the second one a burst ends in refused writes.
+#: Shares of the memory limit. Above the second one a burst ends in refused writes.
 MEMORY_WARNING, MEMORY_FAILURE = 0.75, 0.9
-#: Workers and our clients go by the server's clock; other clients may not.
-SKEW_MS_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +18,9 @@ class ServerFacts:
     """One server.
 
     Attributes:
-        name, version: As it calls itself.
-        compatible: Version of Redis whose commands it speaks.
-        used_memory_bytes, maxmemory_bytes: In use, and allowed; 0 for no limit.
-        total_memory_bytes: Of its machine; 0 when it does not say.
-        maxmemory_policy: What it drops when the limit is reached.
-        append_only, append_only_status: Whether it keeps an append-only file, and how the last write went.
-        snapshot_status: How its last snapshot went.
+        name, version: As it calls itself.    compatible: Version of Redis whose commands it speaks.
+        maxmemory_bytes: 0 for no limit.    total_memory_bytes: Of its machine; 0 when it does not say.
+        append_only_status, snapshot_status: How the last write of each went.
         output_limit_bytes: Of the answers that a connection may have waiting; 0 for no limit, None where
             this user may not ask.
         output_cuts: Connections that it closed over that limit since its start.
@@ -53,7 +45,7 @@ class ServerFacts:
 
     @property
     def persistence_failed(self) -> bool:
-        """Says whether it could not write what it should keep; it then refuses new requests."""
+        """True if it could not write what it should keep; it then refuses new requests."""
         return "err" in (self.append_only_status if self.append_only else "", self.snapshot_status)
 
     @property
@@ -96,60 +88,5 @@ def _output_limit_bytes(client: redis.Redis) -> int | None:
         found = cast("dict[str, str]", client.config_get("client-output-buffer-limit"))
     except redis.exceptions.NoPermissionError:
         return None
-    words = found.get("client-output-buffer-limit", "").split()
-    at = words.index("normal") if "normal" in words else len(words)
-    return min((int(word) for word in words[at + 1 : at + 3] if word != "0"), default=0)
-
-
-def check(server: ServerFacts) -> list[CheckResult]:
-    """One result for version, eviction, persistence, memory and clock."""
-    return [_version(server), _eviction(server), _persistence(server), _memory(server), _clock(server)]
-
-
-def _version(server: ServerFacts) -> CheckResult:
-    said = f"{server.name} {server.version}"
-    parts = server.compatible.split(".")
-    if tuple(int(part) if part.isdigit() else 0 for part in parts[:2]) >= VERSION_MIN:
-        return ok("version", said)
-    return failure("version", f"{said} is older than 7.0, whose commands are used; upgrade the server")
-
-
-def _eviction(server: ServerFacts) -> CheckResult:
-    policy = server.maxmemory_policy
-    if policy == "noeviction":
-        return ok("eviction", policy)
-    level = FAILURE if server.maxmemory_bytes else WARNING
-    text = f"maxmemory-policy is {policy}: the server may drop accepted requests; set noeviction"
-    return CheckResult(level, "eviction", text)
-
-
-def _persistence(server: ServerFacts) -> CheckResult:
-    if server.persistence_failed:
-        text = "the server could not write its append-only file or its snapshot; look at its disk"
-        return failure("persistence", text)
-    if server.append_only:
-        return ok("persistence", "append-only file")
-    text = "no append-only file: a restart of the server loses waiting requests; set appendonly yes"
-    return warning("persistence", text)
-
-
-def _memory(server: ServerFacts) -> CheckResult:
-    used, limit = server.used_memory_bytes, server.memory_limit_bytes
-    if not limit:
-        return ok("memory", f"{used / 1024**2:,.0f} MiB, no limit known")
-    share, whose = used / limit, "maxmemory" if server.maxmemory_bytes else "the machine's memory"
-    text = f"{used / 1024**2:,.0f} MiB, {share:.0%} of {whose} ({limit / 1024**2:,.0f} MiB)"
-    if share < MEMORY_WARNING:
-        return ok("memory", text)
-    level = FAILURE if share >= MEMORY_FAILURE else WARNING
-    return CheckResult(level, "memory", f"{text}; raise it, add workers, or lower the queue's bytes_max")
-
-
-def _clock(server: ServerFacts) -> CheckResult:
-    if abs(server.skew_ms) <= SKEW_MS_MAX:
-        return ok("clock", f"{server.skew_ms:+.0f} ms from this host's")
-    text = (
-        f"the server's clock is {server.skew_ms:+.0f} ms from this host's: requests of a client that stamps "
-        "its own clock expire by so much too early or too late; run NTP on both"
-    )
-    return warning("clock", text)
+    _, _, limits = found.get("client-output-buffer-limit", "").partition("normal ")
+    return min((int(word) for word in limits.split()[:2] if word != "0"), default=0)

@@ -15,8 +15,7 @@ import pytest
 from rig import KEYS, answer
 from servers import Server
 
-from ops.health import server, workers
-from ops.health.results import FAILURE, OK, WARNING
+from ops.health import FAILURE, OK, WARNING, process_checks, server, workers
 from producer import Producer
 from producer.messages import Reply, Request
 from producer.protocol import wire
@@ -90,8 +89,7 @@ def singles(contexts: Any, count: int) -> list[bytes]:
 
 def finding(admin: Any) -> tuple[str, str]:
     about, now_ms = server.read(admin)
-    found = workers.check_reads(about, workers.read(admin, KEYS, now_ms))
-    return found.level, found.text
+    return process_checks.reads(about, workers.read(admin, KEYS, now_ms))
 
 
 @pytest.mark.parametrize("kind", ["valkey", pytest.param("redis", marks=pytest.mark.needs("redis-server"))])

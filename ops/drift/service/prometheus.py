@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ops.drift.service.objectives import OBJECTIVES, Objective
 from ops.drift.service.table import RULES, Rule
 from ops.drift.settings import JudgeSettings
-from ops.health.counts import metric_of
+from ops.health.counters import metric_of
 
 _HEAD = """\
 # Alert rules on the metrics of `amn metrics`, for the conditions that the judge and the sender judge.

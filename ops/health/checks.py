@@ -1,0 +1,167 @@
+"""The doctor's checks: pure functions from facts to a level, and a text that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ops.health import machine
+from ops.health.facts import Facts
+from ops.health.process_checks import (
+    clocks,
+    failures,
+    jobs,
+    judge,
+    present,
+    progress,
+    reads,
+    sender,
+    served,
+)
+from ops.health.report import FAILURE, OK, WARNING, CheckResult
+from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING, ServerFacts
+from ops.health.streams import LETTERS_READ_MAX, RECENT_MS, STALE_MS, LetterFacts, StreamFacts
+
+Verdict = tuple[str, str]
+
+VERSION_MIN = (7, 0)
+#: Workers and our clients go by the server's clock; other clients may not.
+SKEW_MS_MAX = 1_000
+#: An entry older than this is not being served.
+AGE_MS_MAX = 10_000
+#: So many dead letters within `RECENT_MS` are an incident and not an accident.
+GROWTH_MAX = 20
+#: From this share of the cap on, the oldest dead letters will soon be dropped unseen.
+NEARLY_FULL = 0.9
+
+
+def check(facts: Facts) -> list[CheckResult]:
+    """The results of all checks, in the order in which they are shown."""
+    server, found = facts.server, facts.beside
+    verdicts: list[tuple[str, Verdict]] = [
+        ("version", _version(server)),
+        ("eviction", _eviction(server)),
+        ("persistence", _persistence(server)),
+        ("memory", _memory(server)),
+        ("clock", _clock(server)),
+        *((f"{kind} workers", present(facts, kind)) for kind in ("amn", "fallback", "shadow")),
+        ("progress", progress(facts.workers)),
+        ("worker clocks", clocks(facts.workers)),
+        ("models", served(facts.workers, facts.artifacts)),
+        ("reads", reads(server, facts.workers)),
+        *((f"{name} stream", _flow(name, stream)) for name, stream in facts.streams.items()),
+        ("leases", _leases(facts.streams)),
+        ("dead letters", _letters(facts.letters)),
+        *(("keys", verdict) for verdict in _keys(facts.wrong)),
+        ("judge", judge(found.judged_ms_ago)),
+        ("sender", sender(found.looked_ms_ago)),
+        ("jobs", jobs(found)),
+        ("failures", failures(facts)),
+        *_artifacts(facts.artifacts, facts.root),
+        ("loops", _loops(facts.loops)),
+    ]
+    return [CheckResult(level, name, text) for name, (level, text) in verdicts]
+
+
+def _version(server: ServerFacts) -> Verdict:
+    said = f"{server.name} {server.version}"
+    parts = server.compatible.split(".")
+    if tuple(int(part) if part.isdigit() else 0 for part in parts[:2]) >= VERSION_MIN:
+        return OK, said
+    return FAILURE, f"{said} is older than 7.0, whose commands are used; upgrade the server"
+
+
+def _eviction(server: ServerFacts) -> Verdict:
+    policy = server.maxmemory_policy
+    if policy == "noeviction":
+        return OK, policy
+    text = f"maxmemory-policy is {policy}: the server may drop accepted requests; set noeviction"
+    return FAILURE if server.maxmemory_bytes else WARNING, text
+
+
+def _persistence(server: ServerFacts) -> Verdict:
+    if server.persistence_failed:
+        return FAILURE, "the server could not write its append-only file or its snapshot; look at its disk"
+    if server.append_only:
+        return OK, "append-only file"
+    return WARNING, "no append-only file: a restart of the server loses waiting requests; set appendonly yes"
+
+
+def _memory(server: ServerFacts) -> Verdict:
+    used, limit = server.used_memory_bytes, server.memory_limit_bytes
+    if not limit:
+        return OK, f"{used / 1024**2:,.0f} MiB, no limit known"
+    share, whose = used / limit, "maxmemory" if server.maxmemory_bytes else "the machine's memory"
+    text = f"{used / 1024**2:,.0f} MiB, {share:.0%} of {whose} ({limit / 1024**2:,.0f} MiB)"
+    if share < MEMORY_WARNING:
+        return OK, text
+    level = FAILURE if share >= MEMORY_FAILURE else WARNING
+    return level, f"{text}; raise it, add workers, or lower the queue's bytes_max"
+
+
+def _clock(server: ServerFacts) -> Verdict:
+    if abs(server.skew_ms) <= SKEW_MS_MAX:
+        return OK, f"{server.skew_ms:+.0f} ms from this host's"
+    return WARNING, (
+        f"the server's clock is {server.skew_ms:+.0f} ms from this host's: requests of a client that stamps "
+        "its own clock expire by so much too early or too late; run NTP on both"
+    )
+
+
+def _flow(name: str, stream: StreamFacts) -> Verdict:
+    age_ms = stream.oldest_age_ms or 0
+    if age_ms <= AGE_MS_MAX or name in ("shadow", "truths"):  # these two are slow by design
+        return OK, f"{stream.entries} waiting, {stream.leased} of them leased"
+    return FAILURE, (
+        f"the oldest of {stream.entries} entries waits for {age_ms / 1000:.0f} s; add workers, see their logs"
+    )
+
+
+def _leases(streams: Mapping[str, StreamFacts]) -> Verdict:
+    stale = ", ".join(f"{stream.stale} on {name}" for name, stream in streams.items() if stream.stale)
+    if not stale:
+        return OK, f"none older than {STALE_MS // 1000} s"
+    return FAILURE, (
+        f"not renewed for {STALE_MS // 1000} s, and nobody takes them over: {stale}; are workers reading?"
+    )
+
+
+def _letters(letters: LetterFacts) -> Verdict:
+    """Any dead letter is a warning, and a growing number of them a failure."""
+    if not letters.entries:
+        return OK, "none"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in letters.reasons.items())
+    level, text = WARNING, f"{letters.entries} ({reasons}); `amn dlq list` shows them"
+    if letters.recent >= GROWTH_MAX:
+        more = " or more" if letters.recent == LETTERS_READ_MAX else ""
+        level, text = FAILURE, f"{letters.recent}{more} new in {RECENT_MS // 60_000} minutes, of {text}"
+    if letters.entries >= NEARLY_FULL * letters.cap:
+        text += f"; at {letters.cap} the oldest are dropped: requeue or purge"
+    return level, text
+
+
+def _keys(wrong: Mapping[str, str]) -> list[Verdict]:
+    advice = "`amn doctor --repair` mends it, and loses nothing that waits"
+    found = [(FAILURE, f"{key} {what}; {advice}") for key, what in wrong.items()]
+    return found or [(OK, "types, ids and counts as they should be")]
+
+
+def _artifacts(artifacts: Mapping[str, str], root: str) -> Iterator[tuple[str, Verdict]]:
+    """Yields each artifact that is wrong, or one good result."""
+    wrong = {name: text for name, text in artifacts.items() if text.startswith(machine.WRONG)}
+    for name, text in wrong.items():
+        if text.startswith(machine.MISSING):
+            yield name, (WARNING, f"{text}; workers on this machine would not start")
+        else:
+            yield name, (FAILURE, f"{text}; workers on this machine refuse it: promote or roll back")
+    if not artifacts:
+        yield "artifacts", (OK, "no worker of this host, and no --artifacts: not looked at")
+    elif not wrong:
+        yield "artifacts", (OK, f"weights in {root} as their manifests say")
+
+
+def _loops(why: str) -> Verdict:
+    """A warning where NumPy stands in: it gives the same answers, and takes more time."""
+    if not why:
+        return OK, "compiled"
+    text = machine.LOOPS.get(why, why)
+    return WARNING, f"not in use, workers on this machine take more time: {text}"
