@@ -30,7 +30,7 @@ from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
 from ops.errors import OpsError
-from ops.local.child import unless_ignored
+from ops.local.beside import unless_ignored
 from ops.settings import server_url, with_origin
 from producer.errors import QueueError, ServerUnavailable
 

@@ -25,8 +25,8 @@ from amn.output import without_surrogates
 from ops.errors import FileRefused, JobRefused, JobsUnavailable
 from ops.files import FileOptions, open_contexts, predict_through_queue
 from ops.known_jobs import KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
+from ops.settings import jobs_possible
 from producer import Producer
-from producer.address import CLUSTER, parse_address
 from producer.messages import LANES
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect
@@ -41,11 +41,6 @@ _META_EVERY_S = 1.0
 #: An idle worker comes back from its blocking read well within this.
 _WORKER_TTL_S = 60
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-
-
-def jobs_possible(url: str) -> bool:
-    """True if RQ can use this server."""
-    return parse_address(url).kind != CLUSTER
 
 
 def rq_connection(settings: ProducerSettings) -> redis.Redis:

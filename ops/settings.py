@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ops.errors import ServerUnknown
 from ops.local.private import write_privately
+from producer.address import CLUSTER, parse_address
 from producer.settings import ProducerSettings, masked
 from workers.settings import artifacts_root
 
@@ -108,6 +109,11 @@ def producer_settings(url: str | None, queue: str | None) -> ProducerSettings:
     found = service(url)
     queue = queue or os.environ.get("AMN_QUEUE") or found.queue or None
     return ProducerSettings.from_environment(url=found.url, queue=queue)
+
+
+def jobs_possible(url: str) -> bool:
+    """True if RQ can use this server; on the nodes of a cluster, its keys would lie apart."""
+    return parse_address(url).kind != CLUSTER
 
 
 def artifacts_folder(artifacts: Path | None) -> Path:

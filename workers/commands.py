@@ -15,6 +15,7 @@ from producer.settings import ProducerSettings
 from workers.artifacts import Artifacts
 from workers.errors import WorkerError
 from workers.logs import configure_logs
+from workers.pool.child import parent_pid
 from workers.pool.failures import last_words
 from workers.runtime import run_worker
 from workers.settings import QueueSettings, WorkerSettings, artifacts_root
@@ -56,7 +57,6 @@ _OPTIONS = [
     ),
     click.option("--fallback-entries-max", type=int, help="Entries that may wait for a fallback."),
     click.option("--fallback-bytes-max", type=int, help="Payload bytes that may wait for a fallback."),
-    click.option("--parent", "parent_pid", default=0, hidden=True, help="Stop when this process ends."),
     click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
     click.option("--log-json/--log-text", default=False, help="Logs as JSON lines."),
 ]
@@ -115,7 +115,7 @@ def shadow(**common: Any) -> None:
 def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) -> None:
     try:
         configure_logs(common["log_level"], as_json=common["log_json"])
-        root = common["artifacts"] or artifacts_root()
+        root, parent = common["artifacts"] or artifacts_root(), parent_pid()
         settings = WorkerSettings(
             kind=kind,
             producer=ProducerSettings.from_environment(url=common["url"], queue=common["queue"]),
@@ -128,7 +128,7 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             ),
             sample_rate=common.get("sample_rate", RATE_MAX),
             recheck_one_in=common.get("recheck_one_in", 0),
-            parent_pid=common["parent_pid"],
+            parent_pid=parent,
             background=kind != "amn",
         )
         artifacts = Artifacts(
@@ -137,7 +137,7 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             calibration=root / "gate_calibration",
             slices=root / "ood_slices",
             # A pool has its workers read links of its own; the environment names the folder behind them.
-            origin=str((artifacts_root() if common["parent_pid"] else root).resolve()),
+            origin=str((artifacts_root() if parent else root).resolve()),
             **(gate or {}),
         )
         with last_words(settings.producer, kind):

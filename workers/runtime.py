@@ -19,6 +19,7 @@ from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue
 from workers.errors import NotReady
+from workers.pool.child import tell_ready
 from workers.pool.served import served_by
 from workers.settings import WorkerSettings, worker_name
 from workers.side import SideThread
@@ -66,7 +67,8 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     for side in sides:
         side.start()
     _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
-    print("ready", flush=True)  # what the pool waits for
+    tell_ready()
+    print("ready", flush=True)
     try:
         loop.run()
     finally:

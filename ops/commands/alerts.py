@@ -11,10 +11,10 @@ import click
 from ops import console
 from ops.commands import options
 from ops.errors import AlertRefused
-from ops.local.child import follow_parent, tell_ready
 from ops.settings import producer_settings
 from producer.keys import Keys
 from producer.transport.connection import connect, driver_errors
+from workers.pool.child import follow_parent, tell_ready
 
 if TYPE_CHECKING:
     import redis

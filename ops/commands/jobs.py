@@ -11,9 +11,9 @@ import click
 from ops import console
 from ops.commands import options
 from ops.files import FileOptions
-from ops.local.child import follow_parent, tell_ready
 from ops.settings import producer_settings
 from producer.transport.connection import driver_errors
+from workers.pool.child import follow_parent, tell_ready
 
 
 @click.group(short_help="Whole files as jobs, for later.")

@@ -12,8 +12,9 @@ import click
 from ops import console
 from ops.commands import options
 from ops.errors import ServerFailed
-from ops.local.child import follow_parent, unless_ignored
+from ops.local.beside import unless_ignored
 from ops.settings import producer_settings
+from workers.pool.child import follow_parent
 
 _TOKEN_LENGTH_MIN = 16
 

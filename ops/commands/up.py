@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
 import signal
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
 from ops import console
 from ops.commands import options
 from ops.errors import ServerFailed
-from ops.jobs import jobs_possible
-from ops.local.child import Child, unless_ignored
+from ops.local.beside import unless_ignored
 from ops.local.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack, StackSettings
@@ -29,14 +26,12 @@ from ops.settings import (
     ServiceRecord,
     artifacts_folder,
     external_url,
+    jobs_possible,
     workers_default,
 )
 from producer.settings import masked
-from workers.pool.child import our_environment, our_python
 
-_LOOK_S = 0.5
-#: Longest wait for the processes beside the workers before the greeting.
-_READY_S_MAX = 30.0
+_CHECK_S = 0.5
 _EXAMPLE = """\
     from producer import Producer
 
@@ -93,21 +88,7 @@ _EXAMPLE = """\
 @options.artifacts
 @options.url_or_own
 @options.queue
-def up(
-    workers: int,
-    fallbacks: int,
-    port: int,
-    password_file: Path | None,
-    no_password: bool,
-    data: Path,
-    policy: str,
-    sample_rate: float,
-    alerts: Path | None,
-    log_level: str,
-    artifacts: Path | None,
-    url: str | None,
-    queue: str | None,
-) -> None:
+def up(**choices: Any) -> None:
     """Run the service on this machine until Ctrl-C or SIGTERM; then drain and stop.
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
@@ -127,6 +108,7 @@ def up(
     # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
     from ops.alerts.config import configured, load_usable
 
+    alerts, data, url = choices["alerts"], choices["data"], external_url(choices["url"])
     sends = configured(alerts) and bool(load_usable(alerts).sinks)  # refuses now what it could not send later
     log = data / "workers.log"
     try:
@@ -135,113 +117,85 @@ def up(
     except OSError as error:
         raise ServerFailed(f"the data folder {data} cannot be used: {error}; give --data") from error
     password, drawn = "", False
-    if not no_password and not external_url(url):
-        password, drawn = password_of(data, password_file, needed=bool(port))
-    stack = Stack(
-        StackSettings(
-            url=external_url(url),
-            server=ServerSettings(data=data, port=port, append_only=True, password=password),
-            counts={"amn": workers, "fallback": fallbacks, "shadow": 1 if sample_rate else 0},
-            queue=queue or "main",
-            policy=policy,
-            artifacts=artifacts_folder(artifacts),
-            sample_rate=sample_rate,
-            log_level=log_level,
-            worker_log=log,
-        )
+    if not choices["no_password"] and not url:
+        password, drawn = password_of(data, choices["password_file"], needed=bool(choices["port"]))
+    counts = {"amn": choices["workers"], "fallback": choices["fallbacks"]}
+    settings = StackSettings(
+        url=url,
+        server=ServerSettings(data=data, port=choices["port"], append_only=True, password=password),
+        counts=counts | {"shadow": int(choices["sample_rate"] > 0)},
+        queue=choices["queue"] or "main",
+        policy=choices["policy"],
+        artifacts=artifacts_folder(choices["artifacts"]),
+        sample_rate=choices["sample_rate"],
+        log_level=choices["log_level"],
+        worker_log=log,
     )
-    sender = ["alerts", "run", *(["--config", str(alerts)] if alerts else [])] if sends else []
-    _serve(stack, log, log_level, sender, drawn)
+    beside = {"the jobs worker": ["jobs", "worker"]} if not url or jobs_possible(url) else {}
+    beside["the judge"] = ["drift", "judge"]
+    if sends:
+        config = ["--config", str(alerts)] if alerts else []
+        beside["the sender of alerts"] = ["alerts", "run", *config]
+    _serve(Stack(settings), data, beside, drawn)
 
 
-def _serve(stack: Stack, log: Path, log_level: str, sender: list[str], drawn: bool) -> None:
+def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) -> None:
     """Starts everything, says so, and looks after it until it is told to stop.
 
     Args:
-        sender: Words of the command that sends alerts; none without sinks.
-        drawn: Whether the password was drawn just now, and is to be shown.
+        beside: Words of the commands that run beside the workers, by name.
+        drawn: True if the password was drawn just now, and is to be shown.
     """
-    stopping, again, data = threading.Event(), threading.Event(), log.parent
+    stopping, again, settings = threading.Event(), threading.Event(), stack.settings
     _stop_on_signals(stopping, again)
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(stack)
+    with stack:
         # Not before the folder is ours: another `amn up` may run in it, with another password.
-        if password := stack.settings.server.password:
-            write_privately(data / PASSWORD_FILE, password + "\n")
-        wanted = [("the jobs worker", ["jobs", "worker"])] * jobs_possible(stack.url)
-        wanted += [("the judge", ["drift", "judge"])]
-        wanted += [("the sender of alerts", sender)] * bool(sender)
-        beside = []
-        for name, words in wanted:
-            beside.append(_beside(stack, log, log_level, name, words))
-            undo.callback(beside[-1].stop)
-        served = ServiceRecord(
-            url=stack.url, queue=stack.settings.queue, artifacts=str(stack.settings.artifacts.resolve())
-        )
-        undo.callback(served.write(data).unlink, missing_ok=True)
-        _greet(stack, log, drawn, _came_up(beside))
-        _look_after(stack, beside, stopping, again)
-        console.say("draining", err=True)
+        if settings.server.password:
+            write_privately(data / PASSWORD_FILE, settings.server.password + "\n")
+        for news in stack.start_beside(beside):
+            console.say(news, err=True)
+        record = ServiceRecord(
+            url=stack.url, queue=settings.queue, artifacts=str(settings.artifacts.resolve())
+        ).write(data)
+        try:
+            _greet(stack, data, drawn)
+            _look_after(stack, stopping, again)
+            console.say("draining", err=True)
+        finally:
+            record.unlink(missing_ok=True)
     console.say("stopped", err=True)
 
 
-def _look_after(stack: Stack, beside: list[Child], stopping: threading.Event, again: threading.Event) -> None:
+def _look_after(stack: Stack, stopping: threading.Event, again: threading.Event) -> None:
     """Starts again what died, until it is told to stop; what the system does not allow, later."""
     trouble = ""
-    while not stopping.wait(_LOOK_S):
+    while not stopping.wait(_CHECK_S):
         if again.is_set():
             again.clear()
             stack.restart_workers()
             console.say("rolling restart of the workers", err=True)
+        before, trouble = trouble, ""
         try:
-            for news in _started_again(stack, beside):
+            for news in stack.revive():
                 console.say(news, err=True)
-            trouble = ""
         except OSError as error:  # the disk is full, there is no free process
-            if trouble != str(error):
-                console.say(f"cannot start again what died: {error}", err=True)
-            trouble = str(error)
+            trouble = f"cannot start again what died: {error}"
+            if trouble != before:
+                console.say(trouble, err=True)
 
 
-def _started_again(stack: Stack, beside: list[Child]) -> Iterator[str]:
-    if stack.server is not None and (code := stack.server.poll()) is not None:
-        log = stack.server.log_path
-        yield f"the embedded server ended by itself (code {code}) and was started again; see {log}"
-    for child in beside:
-        if news := child.poll():
-            yield f"{news} (it is started again)"
-
-
-def _beside(stack: Stack, log: Path, log_level: str, name: str, words: list[str]) -> Child:
-    """A command of ours that runs beside the workers."""
-    command = our_python("ops.cli", *words, "--log-level", log_level, "--queue", stack.settings.queue)
-    child = Child(command, our_environment(REDIS_URL=stack.url), log, name)
-    child.start()
-    return child
-
-
-def _came_up(beside: list[Child]) -> list[str]:
-    """Names of those that work; of the others, what became of them is said."""
-    give_up_at_s, found = time.monotonic() + _READY_S_MAX, []
-    for child in beside:
-        if child.came_up(give_up_at_s - time.monotonic()):
-            found.append(child.name)
-        else:
-            console.say(f"{child.last_words()} (it is started again)", err=True)
-    return found
-
-
-def _greet(stack: Stack, log: Path, drawn: bool, beside: list[str]) -> None:
+def _greet(stack: Stack, data: Path, drawn: bool) -> None:
     settings, out = stack.settings, console.out()
-    kinds = ", ".join(f"{count} {kind}" for kind, count in settings.counts.items() if count)
-    what = f": {', '.join([kinds, *beside])}, on queue {settings.queue}; logs in {log}\n"
+    parts = [f"{count} {kind}" for kind, count in settings.counts.items() if count]
+    parts += [one.name for one in stack.beside if one.child.is_ready()]
+    what = f": {', '.join(parts)}, on queue {settings.queue}; logs in {settings.worker_log}\n"
     out.print(console.styled("ready", "bold green"), what, sep="")
     out.print(f"export REDIS_URL={_pasted(stack.url, settings.server)}", soft_wrap=True)
     if stack.server is not None and settings.server.port:
         url = _pasted(stack.server.tcp_url, settings.server)
         out.print(f"export REDIS_URL={url}   # the same over loopback TCP", soft_wrap=True)
     if drawn:
-        said = f"The password, shown this once and kept in {log.with_name(PASSWORD_FILE)}: "
+        said = f"The password, shown this once and kept in {data / PASSWORD_FILE}: "
         out.print(said + settings.server.password, soft_wrap=True)
     out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.")
 

@@ -1,22 +1,25 @@
-"""Server and worker pool together, as `amn run` and `amn up` need them."""
+"""Server, workers and the processes beside them, as `amn run` and `amn up` need them."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
+from ops.local.beside import Beside
 from ops.local.server import Server, ServerSettings
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
-from workers.errors import NotReady
 from workers.logs import configure_logs
 from workers.pool.pool import Pool
 from workers.pool.settings import PoolSettings
 
 _READY_S_MAX = 120.0
+#: Longest wait for the processes beside the workers.
+_BESIDE_S_MAX = 30.0
 _DRAIN_S_MAX = 15.0
 
 
@@ -26,10 +29,10 @@ class StackSettings:
 
     Attributes:
         url: A running server; None starts an embedded one.
-        server: Of the embedded one.
+        server: Settings of the embedded one.
         counts: Workers by kind; kinds with 0 are left out.
-        queue, policy, artifacts, sample_rate, log_level: For the workers.
-        worker_log: Where the workers' logs go; None for standard error.
+        queue, policy, artifacts, sample_rate, log_level: Settings of the workers.
+        worker_log: The file of the workers' logs; None for standard error.
     """
 
     url: str | None = field(repr=False)
@@ -44,39 +47,56 @@ class StackSettings:
 
 
 class Stack:
-    """A context manager: in it, server and workers run; after it, nothing is left."""
+    """A context manager: in it, server and workers run; after it, nothing is left.
+
+    Attributes:
+        server: The embedded server, if there is one.    pool: The workers, if there are any.
+        beside: The processes that `start_beside` started.
+    """
 
     def __init__(self, settings: StackSettings) -> None:
         self.settings = settings
         self.server: Server | None = None
         self.pool: Pool | None = None
+        self.beside: list[Beside] = []
         self.url = settings.url or ""
+        self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         configure_logs(self.settings.log_level)  # what the pool says belongs on standard error
-        try:
+        with contextlib.ExitStack() as undo:
             if not self.url:
-                self.server = Server(self.settings.server)
-                self.server.start()
+                self.server = undo.enter_context(Server(self.settings.server))
                 self.url = self.server.url
             self._check_server()
+            undo.callback(self.drain)
             self._start_workers()
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
+            self._undo = undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None = None,
-        _error: BaseException | None = None,
-        _traceback: TracebackType | None = None,
-    ) -> None:
-        try:
-            self.drain()
-        finally:
-            if self.server is not None:
-                self.server.stop()
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def start_beside(self, commands: Mapping[str, Sequence[str]]) -> list[str]:
+        """Starts commands of ours by name; returns what became of those that do not work."""
+        assert self.settings.worker_log is not None
+        common = ("--log-level", self.settings.log_level, "--queue", self.settings.queue)
+        for name, words in commands.items():
+            self.beside.append(Beside(name, (*words, *common), self.url, self.settings.worker_log))
+            self._undo.callback(self.beside[-1].stop)
+        give_up_at_s = time.monotonic() + _BESIDE_S_MAX
+        ready = [one.child.is_ready(give_up_at_s - time.monotonic()) for one in self.beside]
+        down = (one for one, is_ready in zip(self.beside, ready, strict=True) if not is_ready)
+        return [f"{one.child.last_words()} (it is started again)" for one in down]
+
+    def revive(self) -> Iterator[str]:
+        """Starts again what died, but for the workers, which their pool watches; yields what is news."""
+        if self.server is not None and (code := self.server.poll()) is not None:
+            log = self.server.log_path
+            yield f"the embedded server ended by itself (code {code}) and was started again; see {log}"
+        for one in self.beside:
+            if news := one.poll():
+                yield f"{news} (it is started again)"
 
     def drain(self) -> None:
         """Lets the workers finish what they hold, and ends them. Idempotent."""
@@ -91,10 +111,8 @@ class Stack:
     def _check_server(self) -> None:
         """Says at once what every worker would say ten seconds later, each for itself."""
         settings = ProducerSettings(url=self.url, queue=self.settings.queue)
-        with driver_errors(self.url):
-            client = connect(settings, retries=0)
+        with driver_errors(self.url), contextlib.closing(connect(settings, retries=0)) as client:
             client.ping()
-            client.close()
 
     def _start_workers(self) -> None:
         settings = self.settings
@@ -114,17 +132,5 @@ class Stack:
             ),
         )
         self.pool.start()
-        try:
-            self.pool.wait_ready(_READY_S_MAX)
-        except NotReady as error:
-            last = last_line(settings.worker_log)
-            raise NotReady(f"a worker did not start: {last}" if last else str(error)) from error
+        self.pool.wait_ready(_READY_S_MAX)
         self.pool.watch()
-
-
-def last_line(log: Path | None) -> str:
-    """Returns the last line of a log; nothing without a log."""
-    if log is None or not log.exists():
-        return ""
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1].strip().removeprefix("Error: ") if lines else ""

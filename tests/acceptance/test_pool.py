@@ -85,7 +85,7 @@ def test_a_model_that_was_tampered_with_is_not_served(real_server, tmp_path, cap
     pool = Pool({"amn": 1}, PoolSettings(url=real_server.url, artifacts=artifacts))
     pool.start()
     try:
-        with pytest.raises(NotReady, match="amn worker ended with code 1"):
+        with pytest.raises(NotReady, match="amn ended with code 1"):
             pool.wait_ready()
     finally:
         pool.drain()

@@ -1,9 +1,10 @@
-"""One worker process, as its pool sees it."""
+"""A child process of ours: it says when it is ready, leaves when it is told to, and follows its parent."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 #: The folder of our packages.
 _ROOT = Path(__file__).resolve().parents[2]
+_FOLLOWED, _READY = "AMN_FOLLOW_PARENT", "AMN_READY_FD"
+_CHECK_S = 1.0
+_LEAVE_S_MAX = 10.0
 
 
 def our_python(module: str, *words: str) -> list[str]:
@@ -31,37 +34,43 @@ def our_environment(**more: str) -> dict[str, str]:
     return found
 
 
-class WorkerProcess:
-    """A spawned worker.
+class Child:
+    """A spawned process, in a process group of its own: Ctrl-C is for the parent, which then drains.
+
+    The session stays one, since Linux weighs nice values only within a session.
 
     Attributes:
-        kind: Of worker.
+        name: Kind of worker, or another name for people.
         started_at_s: Monotonic.
-        ready: Set when it has loaded, checked and warmed its model.
     """
 
     def __init__(
-        self, kind: str, command: Sequence[str], environment: Mapping[str, str], log: IO[bytes] | None
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path | None = None
     ) -> None:
-        self.kind = kind
+        self.name = name
         self.started_at_s = time.monotonic()
-        self.ready = threading.Event()
         self._told_at_s: float | None = None
-        self._process = subprocess.Popen(
-            command,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            process_group=0,  # Ctrl-C goes to the parent, which drains; the session stays one, since
-            # Linux weighs nice values only within a session
-        )
-        try:
-            threading.Thread(target=self._wait_for_ready, daemon=True).start()
-        except RuntimeError:  # no more threads: nobody would know of this process
-            self.kill()
-            self.close()
-            raise
+        self._log = log
+        with contextlib.ExitStack() as undo:
+            stream = None if log is None else undo.enter_context(log.open("ab"))
+            self._log_began = 0 if stream is None else stream.tell()
+            self._ready: int | None
+            self._ready, told = os.pipe()
+            undo.callback(os.close, told)
+            self._said_ready = False
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    env={**environment, _FOLLOWED: str(os.getpid()), _READY: str(told)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL if stream is None else stream,
+                    stderr=stream,
+                    process_group=0,
+                    pass_fds=(told,),
+                )
+            except BaseException:
+                self._close()
+                raise
 
     @property
     def pid(self) -> int:
@@ -71,7 +80,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """True while it runs."""
-        return self._process.poll() is None
+        return self.code is None
 
     @property
     def code(self) -> int | None:
@@ -88,6 +97,21 @@ class WorkerProcess:
         """Since it was told to leave; 0 before."""
         return 0.0 if self._told_at_s is None else time.monotonic() - self._told_at_s
 
+    def is_ready(self, timeout_s: float = 0.0) -> bool:
+        """Waits until it says that its work begins, or ends; true if it said so."""
+        if self._ready is not None and select.select([self._ready], [], [], max(timeout_s, 0))[0]:
+            self._said_ready = bool(os.read(self._ready, 1))  # the pipe of one that ends gives nothing
+            self._close()
+            if not self._said_ready:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(1.0)  # so that its code is known
+        return self._said_ready
+
+    def last_words(self) -> str:
+        """How it ended: its code, and the last error in its log."""
+        ended = "does not answer" if self.code is None else f"ended with code {self.code}"
+        return f"{self.name} {ended}: {self._last_error()}"
+
     def leave(self) -> None:
         """SIGTERM: finish what is at hand, hand back the rest."""
         if self._told_at_s is None:
@@ -95,26 +119,59 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Waits for its end; true when that came within the time."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
+    def end(self, timeout_s: float) -> bool:
+        """Waits for its end, and kills it when that does not come in time; true when it came."""
+        self._close()
+        try:
             self._process.wait(max(timeout_s, 0.01))
-            return True
-        return False
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+        return True
 
-    def kill(self) -> None:
-        """SIGKILL; the lease brings back what it held."""
-        self._process.kill()
-        self._process.wait()
+    def _last_error(self) -> str:
+        if self._log is None:
+            return "its message is above"
+        with self._log.open("rb") as log:
+            log.seek(self._log_began)
+            lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
+        lines = [line for line in lines if line] or ["it said nothing"]
+        errors = [line for line in lines if line.startswith(("amn: ", "Error: "))]
+        return (errors or lines)[-1].removeprefix("amn: ").removeprefix("Error: ")
 
-    def close(self) -> None:
-        """Lets go of its output; it must have ended."""
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+    def _close(self) -> None:
+        if self._ready is not None:
+            os.close(self._ready)
+            self._ready = None
 
-    def _wait_for_ready(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(ValueError, OSError):  # closed by `close`
-            for line in self._process.stdout:
-                if line.strip() == b"ready":
-                    self.ready.set()
+
+def tell_ready() -> None:
+    """In the child: what it needs is loaded and read, and the work begins."""
+    if told := os.environ.pop(_READY, None):
+        with contextlib.suppress(OSError):  # the parent does not wait any more
+            os.write(int(told), b"1")
+        os.close(int(told))
+
+
+def parent_pid() -> int:
+    """In the child: the process that started it; 0 in a process that no `Child` is."""
+    return int(os.environ.pop(_FOLLOWED, "0"))  # for this process, and none that it starts
+
+
+def follow_parent() -> None:
+    """In the child: ends this process when the one that started it is gone, also by SIGKILL.
+
+    A parent that died while this process was loading is gone too.
+    """
+    if not (parent := parent_pid()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_CHECK_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_LEAVE_S_MAX)
+        os._exit(1)  # the work at hand does not end: the server that it needs is gone too
+
+    threading.Thread(target=watch, name="amn-follow-parent", daemon=True).start()

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import structlog
 
 from workers.errors import NotReady
-from workers.pool.child import WorkerProcess
+from workers.pool.child import Child
 from workers.pool.failures import Deaths
 from workers.pool.rollout import Rollout, Slot, Version
 from workers.pool.served import Served, pin, read_links
@@ -43,21 +42,18 @@ class Pool:
         self._counts = dict(counts)
         self._settings = settings
         self._slots: list[Slot] = []
-        self._leaving: list[WorkerProcess] = []
+        self._leaving: list[Child] = []
         self._rollout = Rollout(self._slots, self._spawn, self._dismiss)
         self._wanted = Version(Served())
         self._links_read_at_s = 0.0
         self._pause_s: dict[str, float] = {}
         self._draining = False
-        self._log: IO[bytes] | None = None
         self._pins: tempfile.TemporaryDirectory[str] | None = None
         self._pinned: dict[Served, Path] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Spawns every child; returns before they are ready."""
-        if self._settings.log_file is not None:
-            self._log = self._settings.log_file.open("ab")
         self._pins = tempfile.TemporaryDirectory(prefix="amn-pool-", ignore_cleanup_errors=True)
         self._wanted = Version(read_links(self._settings.artifacts))
         with self._lock:
@@ -72,23 +68,16 @@ class Pool:
             NotReady: A child ended instead, or the time is over.
         """
         give_up_at_s = time.monotonic() + timeout_s
-        where = f" (log: {self._settings.log_file})" if self._settings.log_file else ""
         for child in [slot.child for slot in self._slots]:
-            while not child.ready.wait(0.02):
-                if not child.alive:
-                    raise NotReady(
-                        f"the {child.kind} worker ended with code {child.code} before it was "
-                        f"ready; its message is above{where}"
-                    )
-                if time.monotonic() > give_up_at_s:
-                    raise NotReady(f"the {child.kind} worker was not ready within {timeout_s:g} s{where}")
+            if not child.is_ready(give_up_at_s - time.monotonic()):
+                raise NotReady(f"a worker did not start: {child.last_words()}")
 
     def pids(self) -> dict[str, list[int]]:
         """Process ids of the living children by kind, those that come and go included."""
         found: dict[str, list[int]] = {kind: [] for kind in self._counts}
         for child in self._children():
             if child.alive:
-                found[child.kind].append(child.pid)
+                found[child.name].append(child.pid)
         return found
 
     def restart(self) -> None:
@@ -153,17 +142,12 @@ class Pool:
             child.leave()
         give_up_at_s = time.monotonic() + deadline_s
         for child in children:
-            if not child.wait(give_up_at_s - time.monotonic()):
-                _kill(child)
-            child.close()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+            _end(child, give_up_at_s - time.monotonic())
         if self._pins is not None:
             self._pins.cleanup()
             self._pins = None
 
-    def _children(self) -> list[WorkerProcess]:
+    def _children(self) -> list[Child]:
         coming = self._rollout.successor
         return [*(slot.child for slot in self._slots), *([coming] if coming else []), *self._leaving]
 
@@ -179,33 +163,31 @@ class Pool:
         if old.age_s < pause_s:
             return
         child = self._spawn(kind, slot.version)
-        self._pause_s[kind] = 0.0 if old.ready.is_set() else min(2 * pause_s + 0.5, _PAUSE_S_MAX)
+        self._pause_s[kind] = 0.0 if old.is_ready() else min(2 * pause_s + 0.5, _PAUSE_S_MAX)
         slot.child = child
         self.died[kind] += 1
-        old.close()
+        old.end(0)
         _LOG.warning("worker_died", kind=kind, pid=old.pid, code=old.code)
 
-    def _dismiss(self, child: WorkerProcess) -> None:
+    def _dismiss(self, child: Child) -> None:
         child.leave()
         self._leaving.append(child)
 
     def _see_off(self) -> None:
         for child in list(self._leaving):
-            if child.leaving_s > _LEAVE_S_MAX:
-                _kill(child)
-            if not child.alive:
-                child.close()
+            if not child.alive or child.leaving_s > _LEAVE_S_MAX:
+                _end(child, 0)
                 self._leaving.remove(child)
 
-    def _spawn(self, kind: str, version: Version) -> WorkerProcess:
+    def _spawn(self, kind: str, version: Version) -> Child:
         settings, served = self._settings, version.served
         assert self._pins is not None
         folder = self._pinned.setdefault(served, Path(self._pins.name) / str(len(self._pinned)))
         # Each time anew: whoever tidies up temporary folders may have been there since.
         command = settings.command(kind, pin(served, settings.artifacts, folder))
-        return WorkerProcess(kind, command, settings.environment(), self._log)
+        return Child(kind, command, settings.environment(), settings.log_file)
 
 
-def _kill(child: WorkerProcess) -> None:
-    _LOG.warning("worker_killed_at_deadline", kind=child.kind, pid=child.pid)
-    child.kill()
+def _end(child: Child, timeout_s: float) -> None:
+    if not child.end(timeout_s):
+        _LOG.warning("worker_killed_at_deadline", kind=child.name, pid=child.pid)

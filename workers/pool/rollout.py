@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from workers.pool.child import WorkerProcess
+from workers.pool.child import Child
 from workers.pool.served import Served
 
 _LOG = structlog.get_logger("amn.pool")
@@ -36,7 +36,7 @@ class Slot:
     """One of the pool's workers, whichever process it is at the moment."""
 
     kind: str
-    child: WorkerProcess
+    child: Child
     version: Version
 
 
@@ -46,7 +46,7 @@ class _Attempt:
 
     slot: Slot
     version: Version
-    successor: WorkerProcess
+    successor: Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class Rollout:
     def __init__(
         self,
         slots: list[Slot],
-        spawn: Callable[[str, Version], WorkerProcess],
-        dismiss: Callable[[WorkerProcess], None],
+        spawn: Callable[[str, Version], Child],
+        dismiss: Callable[[Child], None],
     ) -> None:
         self.swaps = 0
         self._slots, self._spawn, self._dismiss = slots, spawn, dismiss
@@ -77,7 +77,7 @@ class Rollout:
         self._refusals: dict[str, _Refusal] = {}
 
     @property
-    def successor(self) -> WorkerProcess | None:
+    def successor(self) -> Child | None:
         """The one that is getting ready."""
         return None if self._attempt is None else self._attempt.successor
 
@@ -92,7 +92,7 @@ class Rollout:
             slot = next((slot for slot in self._slots if self._due(slot, wanted)), None)
             if slot is not None:
                 self._attempt = _Attempt(slot, wanted, self._spawn(slot.kind, wanted))
-        elif attempt.successor.ready.is_set() and attempt.successor.alive:
+        elif attempt.successor.is_ready() and attempt.successor.alive:
             self._take_over(attempt)
         elif not attempt.successor.alive or attempt.successor.age_s > _READY_S_MAX:
             self._refuse(attempt)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,8 +38,6 @@ class PoolSettings:
         """The child's command line."""
         words = our_python("workers", kind, "--queue", self.queue)
         words += ["--artifacts", str(artifacts), "--log-level", self.log_level]
-        # Workers of a pool that was killed stop by themselves.
-        words += ["--parent", str(os.getpid())]
         words += ["--lease-ms", str(self.lease_ms)]
         if kind != "shadow":
             words += ["--policy", self.policy]

@@ -14,8 +14,9 @@ from ops.commands import options
 from ops.commands.drift import canary
 from ops.commands.drift import tools as drift_tools
 from ops.commands.drift.looking import looking
-from ops.local.child import follow_parent, tell_ready, unless_ignored
+from ops.local.beside import unless_ignored
 from ops.settings import producer_settings
+from workers.pool.child import follow_parent, tell_ready
 
 strict = click.option(
     "--card-strict", is_flag=True, help="The card's sentence alone: drop over 0.03 in 24 h, no safeguards."

@@ -19,27 +19,24 @@ class Child:
     """A worker that is alive until its test says otherwise."""
 
     made: ClassVar[list[Child]] = []
-    kind, pid, code, age_s, leaving_s = "amn", 1, -11, 100.0, 0.0
+    name, pid, code, age_s, leaving_s = "amn", 1, -11, 100.0, 0.0
 
     def __init__(self, *_: Any) -> None:
         self.alive = True
-        self.ready = type("Ready", (), {"is_set": staticmethod(lambda: True)})
+        self.is_ready = lambda: True
         Child.made.append(self)
 
     def leave(self) -> None:
         self.alive = False
 
-    def wait(self, _: float) -> bool:
+    def end(self, _: float) -> bool:
         return True
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
     Child.made = []
-    monkeypatch.setattr("workers.pool.pool.WorkerProcess", Child)
+    monkeypatch.setattr("workers.pool.pool.Child", Child)
     made = Pool({"amn": 1}, PoolSettings(url=f"unix://{tmp_path}/nothing", artifacts=tmp_path))
     made.start()
     yield made
@@ -63,12 +60,12 @@ def test_a_worker_is_replaced_once_the_system_allows_it(
         tries.append(1)
         raise error
 
-    monkeypatch.setattr("workers.pool.pool.WorkerProcess", refuse)
+    monkeypatch.setattr("workers.pool.pool.Child", refuse)
     pool.watch()
     Child.made[0].alive = False
     wait_for(lambda: len(tries) >= 2)
     assert pool.restarts == 0
-    monkeypatch.setattr("workers.pool.pool.WorkerProcess", Child)
+    monkeypatch.setattr("workers.pool.pool.Child", Child)
     wait_for(lambda: pool.pids() == {"amn": [1]})
     assert pool.died == {"amn": 1}
 
@@ -83,7 +80,7 @@ def test_a_worker_that_died_over_its_work_is_replaced_at_once_and_one_that_never
         assert pool.restarts == count
     for _ in range(3):
         Child.made[-1].alive = False
-        Child.made[-1].ready.is_set = staticmethod(lambda: False)
+        Child.made[-1].is_ready = lambda: False
         Child.made[-1].age_s = 0.4
         pool.poll()
     assert pool.restarts == 6

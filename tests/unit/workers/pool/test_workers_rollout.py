@@ -20,8 +20,9 @@ class Child:
     """What a rollout asks of a worker process."""
 
     def __init__(self, kind: str, pid: int) -> None:
-        self.kind, self.pid = kind, pid
+        self.name, self.pid = kind, pid
         self.ready = threading.Event()
+        self.is_ready = self.ready.is_set
         self.alive, self.code, self.age_s = True, None, 0.0
 
     def end(self, code: int) -> None:
@@ -74,7 +75,7 @@ def test_a_restart_concerns_everybody() -> None:
         pool.spawned[-1].ready.set()
         pool.rollout.turn(again)
     assert pool.rollout.settled(again)
-    assert [child.kind for child in pool.dismissed] == ["amn", "fallback", "shadow"]
+    assert [child.name for child in pool.dismissed] == ["amn", "fallback", "shadow"]
 
 
 def test_what_is_refused_is_said_and_tried_again_later_and_later(clock: list[float]) -> None:
