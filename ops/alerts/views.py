@@ -14,7 +14,8 @@ from ops.alerts.sender import looked_key
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import silences
 from ops.alerts.store import alerts
-from ops.alerts.wording import clock, span
+from ops.alerts.wording import clock
+from ops.clock import span
 from ops.console import DataTable, Screen, styled
 from producer.keys import Keys
 

@@ -9,7 +9,7 @@ import redis
 
 from ops.alerts.outbox import Outbox, Undelivered
 from ops.alerts.settings import AlertSettings
-from ops.alerts.wording import span
+from ops.clock import span
 from ops.drift.memory import Memory
 from ops.findings import Finding
 from producer.keys import Keys

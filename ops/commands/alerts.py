@@ -122,7 +122,7 @@ def show(alert_id: str, as_json: bool, url: str | None, queue: str | None) -> No
 
 def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
     from ops.alerts.silences import SILENCE_MS_MAX
-    from ops.alerts.wording import parse_span, span
+    from ops.clock import parse_span, span
 
     try:
         length_ms = parse_span(value)
