@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+from amn.checked import Checked, check, checked, one_of
 from amn.errors import ConfigError
 
 VECTOR_DIM = 768
@@ -41,8 +43,14 @@ MODEL_NAMES: dict[str, str] = {
 }
 
 
+_part = partial(checked, lambda v: 0 <= v < 1, "it must be in [0, 1)")
+_share = partial(checked, lambda v: 0 <= v <= 1, "it must be in [0, 1]")
+_length = partial(checked, lambda v: 0 < v <= 2, "it must be in (0, 2]")
+_positive = partial(checked, lambda v: v > 0, "it must be above zero")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """The network, and the regularisation used while it is trained.
 
     Sizes are fixed by the layout: a layout is a promise about the parameter count, so
@@ -50,37 +58,26 @@ class ModelConfig:
     checkpoint's answers.
     """
 
-    layout: Layout
-    dropout: float = 0.0
+    layout: Layout = checked(PARAMETERS.__contains__, f"choose one of {', '.join(PARAMETERS)}")
+    dropout: float = _part(0.0)
     #: Share of training contexts that the bounded layout treats as unfamiliar, so that the
     #: answer without its residual is trained as well.
-    distrust: float = 0.0
+    distrust: float = _part(0.0)
     #: Largest length of the bounded residual relative to the (unit-norm) mixture.
-    residual_max: float = 0.5
+    residual_max: float = _length(0.5)
     #: Largest residual of the second stage of the stacked layout, which keeps its first stage's
     #: own bound, and the share of it that counts in an answer.
-    stage_max: float = 0.7
-    residual_share: float = 1.0
+    stage_max: float = _length(0.7)
+    residual_share: float = _share(1.0)
     #: Familiarity at which the residual starts to count, and at which it counts in full.
     familiar_low: float = 0.45
     familiar_high: float = 0.65
 
     def __post_init__(self) -> None:
-        if self.layout not in PARAMETERS:
-            raise ConfigError(f"unknown layout {self.layout!r}; choose one of {', '.join(PARAMETERS)}")
-        for name in ("dropout", "distrust"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name in ("residual_max", "stage_max"):
-            if not 0.0 < getattr(self, name) <= 2.0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in (0, 2]")
-        if not 0.0 <= self.residual_share <= 1.0:
-            raise ConfigError(f"residual_share is {self.residual_share}; it must be in [0, 1]")
-        if not 0.0 <= self.familiar_low < self.familiar_high <= 1.0:
-            raise ConfigError(
-                f"familiar_low {self.familiar_low} and familiar_high {self.familiar_high} "
-                "must satisfy 0 <= low < high <= 1"
-            )
+        Checked.__post_init__(self)
+        good = 0.0 <= self.familiar_low < self.familiar_high <= 1.0
+        advice = f"with familiar_high {self.familiar_high} it must satisfy 0 <= low < high <= 1"
+        check(good, "familiar_low", self.familiar_low, advice)
 
     @property
     def parameters(self) -> int:
@@ -116,56 +113,34 @@ Loss = Literal["mse", "cosine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """Everything that decides the weights of a run beside the data.
 
     The defaults are the recipe of the model card: MSE of the raw output, AdamW 5e-4,
     weight decay 0.01, batches of 32, 20 epochs, gradient norm clipped at 1.
     """
 
-    loss: Loss = "mse"
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.01
-    batch_size: int = 32
-    epochs: int = 20
-    schedule: Schedule = "plateau"
-    warmup_fraction: float = 0.15
-    gradient_norm_max: float = 1.0
+    loss: Loss = one_of("mse", "cosine")
+    learning_rate: float = _positive(5e-4)
+    weight_decay: float = checked(lambda v: v >= 0, "it must not be negative", 0.01)
+    batch_size: int = _positive(32)
+    epochs: int = _positive(20)
+    schedule: Schedule = one_of("plateau", "one-cycle", "constant")
+    warmup_fraction: float = _share(0.15)
+    gradient_norm_max: float = _positive(1.0)
     #: Stop after so many epochs without a better selection score.
-    patience_epochs: int = 20
+    patience_epochs: int = _positive(20)
     seed: int = 0
     #: Decay per step of the averaged weights; 0 keeps the last weights as they are.
-    ema_decay: float = 0.0
-    #: Which domain is kept out of training for the final verdict.
+    ema_decay: float = _share(0.0)
+    #: The domain that is kept out of training for the final verdict.
     unseen_domain: str = "anarchism"
     #: Share of the training batches that are read backwards, as more text of the same kind.
-    reversed_share: float = 0.0
+    reversed_share: float = _share(0.0)
     #: Model id of the finished first stage of the stacked layout.
     first_stage: str = ""
     #: A further domain kept out of training and used to select the epoch ("" for none).
     selection_domain: str = ""
-
-    def __post_init__(self) -> None:
-        positive = {
-            "learning_rate": self.learning_rate,
-            "batch_size": self.batch_size,
-            "epochs": self.epochs,
-            "gradient_norm_max": self.gradient_norm_max,
-            "patience_epochs": self.patience_epochs,
-        }
-        for name, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"{name} is {value}; it must be above zero")
-        for name in ("ema_decay", "warmup_fraction", "reversed_share"):
-            value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
-                raise ConfigError(f"{name} is {value}; it must be in [0, 1]")
-        if self.weight_decay < 0:
-            raise ConfigError(f"weight_decay is {self.weight_decay}; it must not be negative")
-        if self.loss not in ("mse", "cosine"):
-            raise ConfigError(f"loss is {self.loss!r}; choose mse or cosine")
-        if self.schedule not in ("plateau", "one-cycle", "constant"):
-            raise ConfigError(f"schedule is {self.schedule!r}; choose plateau, one-cycle or constant")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the run folder and the manifest."""

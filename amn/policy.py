@@ -19,10 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
+from amn.checked import Checked, check, checked, one_of
 from amn.errors import ConfigError
 
 FORMAT = 1
@@ -32,13 +33,12 @@ DEFAULT = "calibrated"
 TOP1, MEAN_TOP_K, DISTINCT, RAW = "top1", "mean_top_k", "distinct", "raw"
 OBSERVE, ENFORCE, LAST, BLEND = "observe", "enforce", "last", "blend"
 ACCURACY, SECONDARY = "accuracy", "secondary"
-CHAINS = ((), (ACCURACY,), (ACCURACY, SECONDARY))
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HardRules:
+class HardRules(Checked):
     """The rules that always escalate.
 
     Attributes:
@@ -48,15 +48,13 @@ class HardRules:
             without special tokens, before any truncation. 0 is unknown, and never fires.
     """
 
+    section: ClassVar[str] = "hard."
     lanes: tuple[str, ...] = ()
-    tokens_max: int = 384
-
-    def __post_init__(self) -> None:
-        _check(self.tokens_max > 0, "hard.tokens_max", self.tokens_max, "use a positive count of tokens")
+    tokens_max: int = checked(lambda v: v > 0, "use a positive count of tokens", 384)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConfidenceRule:
+class ConfidenceRule(Checked):
     """Rule `low_confidence`.
 
     Attributes:
@@ -65,20 +63,20 @@ class ConfidenceRule:
             seeded sample of `sample_count` references.
     """
 
-    below: float
-    method: str = TOP1
+    section: ClassVar[str] = "confidence."
+    below: float = checked(lambda v: -1 <= v <= 1, "use a cosine, -1 to 1")
+    method: str = one_of(TOP1, MEAN_TOP_K)
     k: int = 50
     sample_count: int = 10_000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(-1 <= self.below <= 1, "confidence.below", self.below, "use a cosine, -1 to 1")
-        _choice("confidence.method", self.method, (TOP1, MEAN_TOP_K))
-        _check(0 < self.k <= self.sample_count, "confidence.k", self.k, "use 1 to sample_count")
+        Checked.__post_init__(self)
+        check(0 < self.k <= self.sample_count, "confidence.k", self.k, "use 1 to sample_count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarginRule:
+class MarginRule(Checked):
     """Rule `thin_margin`.
 
     Attributes:
@@ -88,69 +86,60 @@ class MarginRule:
             stands for more than one.
     """
 
-    below: float
-    method: str = DISTINCT
-
-    def __post_init__(self) -> None:
-        _check(0 <= self.below <= 2, "margin.below", self.below, "use a difference of cosines, 0 to 2")
-        _choice("margin.method", self.method, (DISTINCT, RAW))
+    section: ClassVar[str] = "margin."
+    below: float = checked(lambda v: 0 <= v <= 2, "use a difference of cosines, 0 to 2")
+    method: str = one_of(DISTINCT, RAW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GainRule:
+class GainRule(Checked):
     """The use of the calibrated score.
 
     Attributes:
         min: A soft rule escalates only where the predicted gain is above this cosine.
-        rule: Whether a gain above `min` fires by itself, as `worth_escalating`.
+        rule: True if a gain above `min` fires by itself, as `worth_escalating`.
     """
 
-    min: float = 0.0
+    section: ClassVar[str] = "gain."
+    min: float = checked(lambda v: -2 <= v <= 2, "use a difference of cosines, -2 to 2", 0.0)
     rule: bool = False
-
-    def __post_init__(self) -> None:
-        _check(-2 <= self.min <= 2, "gain.min", self.min, "use a difference of cosines, -2 to 2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetRule:
+class BudgetRule(Checked):
     """The share of all completed requests that may escalate.
 
     Attributes:
+        mode: `observe`: the rules win, and what is beyond the budget is counted. `enforce`: the
+            best candidates within the budget, AMN answers the others.
         rate: Share over any window.    window_s: Length of the window.
         reserve: Share of the requests that soft rules leave unspent, for bursts of the hard ones.
         hard_rate: Share of the requests of a window that hard rules may escalate; beyond it, and beyond a
             hundred, AMN answers. So who sends everything in a hard lane leaves some to the others.
-        mode: `observe`: the rules win, and what is beyond the budget is counted. `enforce`: the
-            best candidates within the budget, AMN answers the others.
     """
 
-    mode: str = OBSERVE
-    rate: float = 0.20
+    section: ClassVar[str] = "budget."
+    mode: str = one_of(OBSERVE, ENFORCE)
+    rate: float = checked(lambda v: 0 <= v <= 1, "use a share, 0 to 1", 0.20)
     reserve: float = 0.0
-    hard_rate: float = 1.0
-    window_s: int = 3600
+    hard_rate: float = checked(lambda v: 0 < v <= 1, "use a share above 0, up to 1", 1.0)
+    window_s: int = checked(lambda v: 60 <= v <= 86_400, "use 60 to 86400", 3600)
 
     def __post_init__(self) -> None:
-        _choice("budget.mode", self.mode, (OBSERVE, ENFORCE))
-        _check(0 <= self.rate <= 1, "budget.rate", self.rate, "use a share, 0 to 1")
-        _check(0 <= self.reserve <= self.rate, "budget.reserve", self.reserve, "use 0 to budget.rate")
-        _check(0 < self.hard_rate <= 1, "budget.hard_rate", self.hard_rate, "use a share above 0, up to 1")
-        _check(60 <= self.window_s <= 86_400, "budget.window_s", self.window_s, "use 60 to 86400")
+        Checked.__post_init__(self)
+        check(0 <= self.reserve <= self.rate, "budget.reserve", self.reserve, "use 0 to budget.rate")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerRule:
+class AnswerRule(Checked):
     """The final answer: `last`, the last fallback's; `blend`, the calibrated combination."""
 
-    rule: str = LAST
-
-    def __post_init__(self) -> None:
-        _choice("answer.rule", self.rule, (LAST, BLEND))
+    section: ClassVar[str] = "answer."
+    rule: str = one_of(LAST, BLEND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chain:
+class Chain(Checked):
     """The fallback tiers in order.
 
     Attributes:
@@ -159,12 +148,9 @@ class Chain:
             cosine than this; otherwise only when the accuracy tier could not answer.
     """
 
-    tiers: tuple[str, ...] = (ACCURACY,)
-    agreement_min: float = -1.0
-
-    def __post_init__(self) -> None:
-        _choice("chain.tiers", self.tiers, CHAINS)
-        _check(-1 <= self.agreement_min <= 1, "chain.agreement_min", self.agreement_min, "use a cosine")
+    section: ClassVar[str] = "chain."
+    tiers: tuple[str, ...] = one_of((ACCURACY,), (ACCURACY, SECONDARY), ())
+    agreement_min: float = checked(lambda v: -1 <= v <= 1, "use a cosine", -1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,17 +169,17 @@ class EscalationPolicy:
 
     @property
     def needs_bank(self) -> bool:
-        """Says whether a rule looks at the reference bank."""
+        """True if a rule looks at the reference bank."""
         return self.confidence is not None or self.margin is not None
 
     @property
     def needs_calibration(self) -> bool:
-        """Says whether a rule looks at the calibrated gain, or blends with its weights."""
+        """True if a rule looks at the calibrated gain, or blends with its weights."""
         return self.gain is not None or self.answer.rule == BLEND
 
     @property
     def confidence_method(self) -> str:
-        """Stamped on answers; `none` where no bank was asked."""
+        """The method of the confidence, stamped on answers; `none` where no bank was asked."""
         if self.confidence is None:
             return TOP1 if self.needs_bank else "none"
         if self.confidence.method == MEAN_TOP_K:
@@ -202,7 +188,7 @@ class EscalationPolicy:
 
     @property
     def margin_method(self) -> str:
-        """Works like `confidence_method`."""
+        """The method of the margin; `none` where no bank was asked."""
         return self.margin.method if self.margin else DISTINCT if self.needs_bank else "none"
 
     def policy_id(self, calibration_id: str = "") -> str:
@@ -244,29 +230,15 @@ def parse_policy(text: str, source: str) -> EscalationPolicy:
         form = table.pop("format", None)
         if form != FORMAT:
             raise ConfigError(f"format is {form!r}; this version reads format = {FORMAT}")
-        some: dict[str, type[Any]] = {name: kind for name, kind in _SECTIONS.items() if name in table}
-        made = {name: _section(kind, table[name], name) for name, kind in some.items()}
-        return _section(EscalationPolicy, table | made, "")
+        return _section(EscalationPolicy, table, "")
     except ConfigError as error:
         raise ConfigError(f"policy {source}: {error}") from error
 
 
-_SECTIONS: dict[str, type] = {
-    "hard": HardRules,
-    "confidence": ConfidenceRule,
-    "margin": MarginRule,
-    "gain": GainRule,
-    "budget": BudgetRule,
-    "answer": AnswerRule,
-    "chain": Chain,
-}
-_PLAIN = {"str": str, "int": int, "float": float, "bool": bool}
-
-
 def _section(kind: type[_T], table: Any, where: str) -> _T:
-    prefix = f"{where}." if where else ""
     if not isinstance(table, dict):
         raise ConfigError(f"{where} is {table!r}; make it a section, [{where}]")
+    prefix, types = f"{where}." if where else "", get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
@@ -274,27 +246,19 @@ def _section(kind: type[_T], table: Any, where: str) -> _T:
     for name, f in known.items():
         if name not in table and f.default is MISSING and f.default_factory is MISSING:
             raise ConfigError(f"{prefix}{name} is missing")
-    return kind(**{key: _value(prefix + key, known[key].type, value) for key, value in table.items()})
+    return kind(**{key: _value(prefix + key, types[key], value) for key, value in table.items()})
 
 
 def _value(where: str, kind: Any, value: Any) -> Any:
-    """Checked against the field's annotation, which is text here; sections were made already."""
-    if kind == "tuple[str, ...]":
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{where} is {value!r}; use a list of text")
+    """Reads a value by the type of its field: a section, a tuple of text, or a plain value."""
+    section: Any = next(filter(is_dataclass, (kind, *get_args(kind))), None)
+    if section is not None:
+        return _section(section, value, where)
+    if kind == tuple[str, ...]:
+        good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        check(good, where, value, "use a list of text")
         return tuple(value)
-    expected = _PLAIN.get(kind)
-    if expected is float and type(value) is int:
+    if kind is float and type(value) is int:
         return float(value)
-    _check(expected in (None, type(value)), where, value, f"use {kind}")
+    check(type(value) is kind, where, value, f"use {kind.__name__}")
     return value
-
-
-def _check(good: bool, where: str, value: object, advice: str) -> None:
-    if not good:
-        raise ConfigError(f"{where} is {value!r}; {advice}")
-
-
-def _choice(where: str, value: object, allowed: tuple[Any, ...]) -> None:
-    shown = ", ".join(repr(list(a) if isinstance(a, tuple) else a) for a in allowed)
-    _check(value in allowed, where, list(value) if isinstance(value, tuple) else value, f"use {shown}")
