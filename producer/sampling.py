@@ -43,16 +43,21 @@ def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
     return _digest(key, salt) < _threshold_one_in(k)
 
 
-def sieve(k: int, salt: str = DEFAULT_SALT) -> Callable[[str], bool]:
-    """`sampled_one_in` at one rate, for who asks of every request: it looks nothing up."""
+def sieve(k: int, salt: str = DEFAULT_SALT) -> Callable[[str, str, int], str]:
+    """`sample_key` and `sampled_one_in` at one rate, for a worker, which asks of every request.
+
+    Returns:
+        A function of `sample_key`'s arguments that gives the key when it is in the sample, else "".
+    """
     keyed, threshold = _keyed(salt), _threshold_one_in(k)
 
-    def holds(key: str) -> bool:
+    def sampled_key(request_id: str, sequence: str, position: int) -> str:
+        key = f"{sequence}#{position}" if sequence and position >= 0 else request_id
         hashed = keyed.copy()
         hashed.update(key.encode())
-        return hashed.digest() < threshold
+        return key if hashed.digest() < threshold else ""
 
-    return holds
+    return sampled_key
 
 
 # Every request is hashed once or twice, so what can be made ready is: a keyed hash to copy, and

@@ -126,7 +126,9 @@ def unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
         ) from None
     if type(message) is not dict:
         raise Undecodable(f"payload is a msgpack {type(message).__name__}, expected a map")
-    if len(message) != _field_count(payload):
+    head = payload[0]
+    count = head & 0x0F if head < 0xDE else int.from_bytes(payload[1 : 3 if head == 0xDE else 5])
+    if len(message) != count:
         raise Undecodable("payload has two fields of one name")
     version = message.get("version")
     if version != WIRE_VERSION or type(version) is not int:
@@ -141,12 +143,11 @@ def _look(payload: bytes) -> None:
 
     A byte of msgpack can become an object of sixty, so what is not an array of bytes must be small.
     """
-    count = _field_count(payload)
-    if count > _MAP_MAX:
-        raise Undecodable(f"payload is no map of at most {_MAP_MAX} fields")
     unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
     unpacker.feed(payload)
-    unpacker.read_map_header()
+    count = unpacker.read_map_header()
+    if count > _MAP_MAX:
+        raise Undecodable(f"payload has {count} fields, the limit is {_MAP_MAX}")
     beside = 0
     for _ in range(count):
         unpacker.skip()
@@ -156,15 +157,6 @@ def _look(payload: bytes) -> None:
             beside += unpacker.tell() - begin
     if beside > _BESIDE_BYTES_MAX:
         raise Undecodable(f"payload holds {beside} bytes beside its arrays, the limit is {_BESIDE_BYTES_MAX}")
-
-
-def _field_count(payload: bytes) -> int:
-    """Fields of the map that begins here; more than any message has where none does."""
-    head = payload[0]
-    if head & 0xF0 == 0x80:
-        return head & 0x0F
-    width = {0xDE: 2, 0xDF: 4}.get(head)
-    return int.from_bytes(payload[1 : 1 + width], "big") if width else _MAP_MAX + 1
 
 
 def shown(value: object) -> str:

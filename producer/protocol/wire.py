@@ -172,7 +172,10 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
         raise Undecodable(f"field 'level' is of type {type(level).__name__}, expected str")
     values.append(level)
     request = _build_request(values)
-    _check_names(request)
+    if not (valid_id(request.id) and valid_client(request.reply_to)):
+        raise _misnamed(request)  # it would only fail later: in a key, a sum or a counter's name
+    if not (0 <= request.submitted_at_ms < TIME_MS_MAX and 0 <= request.expires_at_ms < TIME_MS_MAX):
+        raise Undecodable("submitted_at_ms or expires_at_ms is not a time in epoch milliseconds")
     if len(payload) > len(data) + TEXT_LENGTH_MAX:  # else none can be too long
         _check_lengths(request)
     return request
@@ -195,15 +198,11 @@ def _misshapen(name: str, shape: object, data: bytes, more: str) -> Undecodable:
     )
 
 
-def _check_names(request: Request) -> None:
-    """Refuses what would only fail later: in a key, a sum or a counter's name."""
-    if not (valid_id(request.id) and valid_client(request.reply_to)):
-        raise Undecodable(
-            f"id {request.id!r:.80} or reply_to {request.reply_to!r:.80} is not a valid name "
-            "(1-64 letters, digits, '_', '.', '-'; ids also ':')"
-        )
-    if not (0 <= request.submitted_at_ms < TIME_MS_MAX and 0 <= request.expires_at_ms < TIME_MS_MAX):
-        raise Undecodable("submitted_at_ms or expires_at_ms is not a time in epoch milliseconds")
+def _misnamed(request: Request) -> Undecodable:
+    return Undecodable(
+        f"id {request.id!r:.80} or reply_to {request.reply_to!r:.80} is not a valid name "
+        "(1-64 letters, digits, '_', '.', '-'; ids also ':')"
+    )
 
 
 def _check_lengths(request: Request) -> None:

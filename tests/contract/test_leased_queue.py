@@ -45,6 +45,13 @@ def test_a_lease_takes_what_is_there_up_to_the_batch(rig: Rig) -> None:
     ]
 
 
+def test_a_read_that_is_not_to_block_comes_back_at_once_from_a_single_stream_too(rig: Rig) -> None:
+    queue = rig.queue("w", stream=KEYS.fallback, block_ms=5_000)
+    started_s = time.monotonic()
+    assert queue.lease(block=False) == []
+    assert time.monotonic() - started_s < 2
+
+
 def test_a_finish_that_is_repeated_does_nothing_the_second_time(rig: Rig) -> None:
     rig.put("a")
     queue = rig.queue("w")

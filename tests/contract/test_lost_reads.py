@@ -104,7 +104,7 @@ def test_a_server_with_a_small_output_limit_is_worked_for_and_named(
     put(admin, singles(contexts, 150))
     with working(made.url) as (loop, handler):
         wait_for(lambda: loop.finished == 150)
-        assert loop.queue.room.lost >= 3
+        assert loop.queue.sizes.lost >= 3
         assert max(handler.sizes) <= 8
         wait_for(lambda: finding(admin)[0] == FAILURE)
         assert "100,000 bytes" in finding(admin)[1]

@@ -122,7 +122,7 @@ class Keeper(SideThread):
             "clock_offset_ms": round(clock.offset_ms),
             "lease_ms": self.settings.queue.lease_ms,
             "given_up": self._loop.given_up,
-            "reads_lost": self._loop.queue.room.lost,
-            "reads_narrowed": self._loop.queue.room.narrowed,
+            "reads_lost": self._loop.queue.sizes.lost,
+            "reads_narrowed": self._loop.queue.sizes.narrowed,
             **self._serves,
         }

@@ -114,7 +114,7 @@ class Loop:
 
     def _turn(self) -> bool:
         """One blocking read and all that follows from it; returns whether something came."""
-        if self._held.is_due(time.monotonic()):
+        if self._held.waiting and self._held.is_due(time.monotonic()):
             self._hand = self._held.take()
             self._begin(self._hand)
         entries = self.queue.lease()
@@ -200,21 +200,29 @@ class Loop:
         return None
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
-        batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
-        return batch.refused + self._handled(batch) if batch.requests else batch.refused
-
-    def _handled(self, batch: MicroBatch) -> list[Outcome]:
-        """Handles them; when that raises, halves them until the culprit is alone: it becomes a dead
-        letter, and an escalated one has its AMN answer."""
         self.progress += 1
+        batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
+        if not batch.requests:
+            return batch.refused
         try:
-            return self._handler.handle(batch)
+            return batch.refused + self._handler.handle(batch)
         except Exception as error:
-            if (count := len(batch)) > 1:
-                half = count // 2
-                return self._handled(batch.part(0, half)) + self._handled(batch.part(half, count))
-            _LOG.error("request_breaks_batch", request=batch.requests[0].id, exc_info=True)
+            return batch.refused + self._bisected(batch, error)
+
+    def _bisected(self, batch: MicroBatch, error: Exception) -> list[Outcome]:
+        """Halves a batch that raised until the culprit is alone: it becomes a dead letter, and an escalated
+        one has its AMN answer."""
+        if (count := len(batch)) == 1:
+            _LOG.error("request_breaks_batch", request=batch.requests[0].id, exc_info=error)
             return [dead_with_answer(batch.entries[0], batch.requests[0], "batch_breaking", repr(error))]
+        outcomes = []
+        for part in (batch.part(0, count // 2), batch.part(count // 2, count)):
+            self.progress += 1
+            try:
+                outcomes += self._handler.handle(part)
+            except Exception as again:
+                outcomes += self._bisected(part, again)
+        return outcomes
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.
@@ -224,13 +232,15 @@ class Loop:
         steps, so that an entry that cannot be ended keeps nothing but itself: it leaves the hand, and
         its lease brings it back.
         """
-        left, steps, pause_s, refusals = outcomes, Steps(len(outcomes)), _PAUSE_S, 0
+        left, pause_s, refusals = outcomes, _PAUSE_S, 0
+        steps: Steps | None = None  # all at once, until that is lost
         while left:
             self.progress += 1
-            some = left[: steps.size]
+            some = left[: steps.size] if steps else left
             try:
                 statuses = self.queue.finish(some)
             except ServerError as error:
+                steps = steps or Steps(len(outcomes))
                 steps.note_lost(len(some))
                 refusals += len(some) == 1 and refused(error)
                 if refusals < _REFUSALS_MAX:
@@ -245,7 +255,7 @@ class Loop:
                 if b"lost" in statuses or b"full" in statuses:
                     self._not_ended(some, statuses)
             left, pause_s = left[len(some) :], _PAUSE_S
-            if left:
+            if left and steps:
                 steps.note_came()
 
     def _not_ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:

@@ -114,7 +114,7 @@ def _fill(batch: MicroBatch) -> None:
     """Makes the one copy of the contexts, float16 widened on the way; a lone float32 message needs none."""
     requests = batch.requests
     batch.starts = ()
-    if any(request.batched for request in requests):
+    if any(request.context.ndim == 3 for request in requests):
         batch.starts = list(accumulate([request.count for request in requests], initial=0))
     if len(requests) == 1 and requests[0].context.dtype == np.float32:
         batch.contexts = requests[0].context.reshape(-1, *CONTEXT_SHAPE)

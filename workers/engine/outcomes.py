@@ -18,19 +18,19 @@ WORKER_DIED = "worker_died"
 BULK_ESCALATED = "bulk:escalated"
 #: Contexts of an escalated batch beyond its first.
 EXTRA_ESCALATED = "batch:extra:escalated"
-_BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
+BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
 
 
 def is_bulk(entry: Entry, request: Request | Envelope | None) -> bool:
     """True of bulk work, for which nobody waits: it has objectives of its own (docs/alerts.md)."""
-    return entry.place == _BULK_PLACE or (isinstance(request, Request) and request.priority == BULK_PRIORITY)
+    return entry.place == BULK_PLACE or (isinstance(request, Request) and request.priority == BULK_PRIORITY)
 
 
 def _ended_badly(entry: Entry, request: Request | Envelope | None) -> str:
     if not is_bulk(entry, request):
         return ""
     # One that was escalated is counted as bulk already, when AMN decided it.
-    return ",bulk:failed" if entry.place > _BULK_PLACE else ",bulk,bulk:failed"
+    return ",bulk:failed" if entry.place > BULK_PLACE else ",bulk,bulk:failed"
 
 
 def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:

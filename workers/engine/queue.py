@@ -18,7 +18,6 @@ from typing import Any, cast
 import redis
 
 from producer.keys import GROUP, REQUEST, Keys
-from producer.protocol.wire import PAYLOAD_BYTES_MAX
 from producer.transport.clock import ServerClock
 from producer.transport.connection import (
     DRIVER_ERRORS,
@@ -28,10 +27,10 @@ from producer.transport.connection import (
     script_text,
     translated,
 )
-from producer.transport.link import Link, Script
+from producer.transport.link import Link, Script, Word
 from producer.transport.packing import written
 from workers.engine.entry import Entry, Outcome
-from workers.engine.reads import Room, Shares
+from workers.engine.reads import ReadSizes
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
@@ -54,7 +53,7 @@ class LeasedQueue:
         more: Whether the last lease may have left something waiting.
         heavy: Whether it holds messages of many contexts, so that it may be too much for one step.
         lent: Scripts of the producers, who may be allowed no text of their own.
-        room: How many entries a read asks for.
+        sizes: How many entries a read asks for.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
@@ -65,14 +64,13 @@ class LeasedQueue:
         self.streams = several.get(stream, (stream,))
         self._levels = {stream.encode(): level for level, stream in enumerate(self.streams)}
         self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
-        self._shares = Shares(settings.queue.batch_max, len(self.streams))
+        self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams))
         self.more = self.heavy = False
-        self.room = Room(settings.queue.batch_max)
         self._write_fixed_words()
         self._unread: dict[str, int] = {}
         self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
         # Two connections: a micro-batch may be finished while the next one is read.
-        self._reads, self._writes = Link(self.client), Link(self.client)
+        self._reading, self._writes = Link(self.client), Link(self.client)
         self._finish, self._reclaim, self._begin = load("finish"), load("reclaim"), load("begin")
         self.lent = tuple(Script(script_text("producer", name)) for name in ("submit", "cancel"))
         self._reclaim_at = 0.0
@@ -97,7 +95,7 @@ class LeasedQueue:
     def ensure_group(self) -> None:
         """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
-            self.clock.measured(self.clock.asks(), self._reads.call("TIME"))
+            self.clock.measured(self.clock.asks(), self._reading.call("TIME"))
             for stream in self.streams:
                 try:
                     self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
@@ -106,9 +104,9 @@ class LeasedQueue:
                 except redis.ResponseError as error:
                     if "BUSYGROUP" not in str(error):
                         raise
-            self._reads.run(load("prune"), list(self.streams), [GROUP, _GONE_MS])
+            self._reading.run(load("prune"), list(self.streams), [GROUP, _GONE_MS])
             for script in self.lent:
-                self._reads.load(script)
+                self._reading.load(script)
             self._expect_sizes()
 
     def rejoin(self) -> None:
@@ -119,7 +117,7 @@ class LeasedQueue:
         what waits behind it is read first.
         """
         self.ensure_group()
-        if not self.room.lost_alone:
+        if not self.sizes.lost_alone:
             self.release()
 
     def lease(self, *, block: bool = True) -> list[Entry]:
@@ -129,17 +127,13 @@ class LeasedQueue:
         once without `block`. Without it, levels are strict (workers/engine/reads.py).
         """
         try:
-            entries = self._reclaimed() if time.monotonic() >= self._reclaim_at else None
-            entries = entries or self._read(block)
+            due = time.monotonic() >= self._reclaim_at
+            return (due and self._reclaimed()) or self._read(block)
         except DRIVER_ERRORS as error:
             if isinstance(error, LOST):
-                self.room.note_lost()
+                self.sizes.note_lost()
                 self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
             raise translated(error, self.settings.producer.url) from error
-        largest_bytes = max([len(entry.fields.get(REQUEST, b"")) for entry in entries], default=0)
-        self.heavy = largest_bytes > PAYLOAD_BYTES_MAX
-        self.room.note_came(largest_bytes)
-        return entries
 
     def begin(self, entries: Sequence[Entry]) -> list[Entry]:
         """Counts entries that were delivered before as begun; returns those that are still ours.
@@ -150,7 +144,7 @@ class LeasedQueue:
         for entry in entries:
             arguments += (entry.place - self._first_place + 1, entry.id, entry.deliveries)
         with driver_errors(self.settings.producer.url):
-            held = self._reads.run(self._begin, list(self.streams), arguments)
+            held = self._reading.run(self._begin, list(self.streams), arguments)
         return [entry for entry, is_held in zip(entries, held, strict=True) if is_held]
 
     def ids(self, entries: Iterable[Entry]) -> dict[str, list[bytes]]:
@@ -164,24 +158,27 @@ class LeasedQueue:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
         if not outcomes:
             return []
-        sent: dict[str, int] = {}  # bytes by client, in the order of the reply numbers
-        numbers: dict[str, int] = {"": 0}
-        places = set()
-        arguments: list[Any] = []
+        numbers: dict[str, int] = {"": 0}  # of the clients; nobody is told by the first
+        unread, places, arguments = self._unread, set(), list[Any]()
+        if len(unread) > _CLIENTS_MAX:
+            unread.clear()
         for o in outcomes:
             number = numbers.setdefault(o.reply_to, len(numbers))
-            if number:
-                sent[o.reply_to] = sent.get(o.reply_to, 0) + len(o.payload) + _BESIDE_BYTES
+            unread[o.reply_to] = unread.get(o.reply_to, 0) + len(o.payload) + _BESIDE_BYTES
             places.add(str(o.entry.place))
             payload = o.entry.fields.get(REQUEST, b"")
             arguments += (o.entry.place, o.entry.id, o.op, number, o.payload, o.counters, o.sample_key)
             arguments += (o.truth_key, o.truth, len(payload))
             if o.op == "dead":
                 arguments += (o.reason, o.message, sha1(payload, usedforsecurity=False).hexdigest())
+        _, *clients = numbers
+        due = [client for client in clients if unread[client] >= UNREAD_BYTES]
+        unread |= {client: unread[client] % UNREAD_BYTES for client in due}
+        measured = " ".join([str(numbers[client]) for client in due])
         prefix, fixed = self.keys.replies_prefix, self._finish_keys
-        replies = [prefix + client for client in sent]
-        said = (self._finish_words, "".join(places), *self._reply_limits, self._unread_due(sent))
-        words = [fixed.number + len(sent), fixed, *replies, *said, *arguments]
+        replies = [prefix + client for client in clients]
+        said = (self._finish_words, "".join(places), *self._reply_limits, measured)
+        words = [fixed.number + len(replies), fixed, *replies, *said, *arguments]
         try:
             return cast("list[bytes]", self._writes.run_words(self._finish, words))
         except DRIVER_ERRORS as error:
@@ -191,25 +188,13 @@ class LeasedQueue:
         """Hands everything still leased back at once; returns how many entries."""
         with driver_errors(self.settings.producer.url):
             arguments = [GROUP, self.name, _RELEASED]
-            return int(self._reads.run(load("release"), list(self.streams), arguments))
+            return int(self._reading.run(load("release"), list(self.streams), arguments))
 
     def close(self) -> None:
         """Closes the connections; what is leased stays leased until it runs out."""
-        self._reads.close()
+        self._reading.close()
         self._writes.close()
         self.client.close()
-
-    def _unread_due(self, sent: dict[str, int]) -> str:
-        """The numbers, from 1, of the clients whose unread answers are to be measured now."""
-        if len(self._unread) > _CLIENTS_MAX:
-            self._unread.clear()
-        due = ""
-        for number, (client, size) in enumerate(sent.items(), 1):
-            total = self._unread.get(client, 0) + size
-            self._unread[client] = total % UNREAD_BYTES
-            if total >= UNREAD_BYTES:
-                due += f"{number} "
-        return due
 
     def _expect_sizes(self) -> None:
         """Learns from what waits how large the first read's entries may be."""
@@ -222,51 +207,56 @@ class LeasedQueue:
                 pipe.get(counter)
             found = [int(value or 0) for value in pipe.execute()]
         pairs = zip(found[::2], found[1::2], strict=True)
-        self.room.expect(max(size_bytes // max(1, count) for count, size_bytes in pairs))
+        self.sizes.expect(max(size_bytes // max(1, count) for count, size_bytes in pairs))
 
     def _reclaimed(self) -> list[Entry]:
-        queue, room = self.settings.queue, self.room.entries
+        queue, room = self.settings.queue, self.sizes.entries
         beginning = [b"0-0"] * len(self.streams)
         start = self._reclaim_from or beginning
         arguments = [GROUP, self.name, queue.lease_ms, room, *start]
-        self._reclaim_from, rows = self._reads.run(self._reclaim, list(self.streams), arguments)
+        self._reclaim_from, rows = self._reading.run(self._reclaim, list(self.streams), arguments)
         if len(rows) < room and start == self._reclaim_from == beginning:
             # All of them were looked at in one go; else the next read goes on.
             self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
-        self.more = len(rows) >= room
+        if not rows:
+            return []
         first = self._first_place - 1
-        return [Entry(entry, _fields(flat), n + 1, first + i) for i, entry, n, flat in rows]
+        # One that was deleted under its lease has no fields.
+        entries = [
+            Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), n + 1, first + i)
+            for i, entry, n, flat in rows
+        ]
+        self.sizes.took([], [], [len(entry.fields.get(REQUEST, b"")) for entry in entries])
+        self.more, self.heavy = len(rows) >= room, self.sizes.heavy
+        return entries
 
     def _read(self, block: bool) -> list[Entry]:
         """Reads new entries: level by level in one round trip, or with `block` the first that come."""
-        shares, room = self._shares, self.room.entries
-        if block or len(self.streams) == 1:
-            count = min(shares.waiting, room)
-            asked = [count] * len(self.streams)
-            found = self._reads.call(self._read_words, count, self._wait_words) or ()
+        sizes, words = self.sizes, self._read_words
+        commands: list[tuple[Word, ...]]
+        if block:
+            asked = [min(sizes.waiting, sizes.entries)] * len(self.streams)
+            commands = [(words, asked[0], self._wait_words)]
         else:
-            asked = [min(count, room) for count in shares.counts()]
-            pairs, words = zip(asked, self.streams, strict=True), self._read_words
-            answers = self._reads.each([(words, count, "STREAMS", stream, ">") for count, stream in pairs])
-            for answer in answers:
-                if isinstance(answer, Exception):
-                    raise answer
-            found = [answer[0] for answer in answers if answer]
-        got, entries = [0] * len(asked), []
-        for stream, rows in found:
-            level = self._levels[stream]
-            got[level], place = len(rows), self._first_place + level
-            entries += [Entry(entry_id, _fields(flat), 1, place) for entry_id, flat in rows]
-        shares.took(asked, got)
-        self.more = shares.more
+            asked = sizes.counts()
+            pairs = zip(asked, self.streams, strict=True)
+            commands = [(words, count, "STREAMS", stream, ">") for count, stream in pairs]
+        got, entries = [0] * len(asked), list[Entry]()
+        for answer in self._reading.each(commands):
+            if isinstance(answer, Exception):
+                raise answer
+            for stream, rows in answer or ():
+                level = self._levels[stream]
+                got[level], place = len(rows), self._first_place + level
+                entries += [
+                    Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), 1, place)
+                    for entry, flat in rows
+                ]
+        sizes.took(asked, got, [len(entry.fields.get(REQUEST, b"")) for entry in entries])
+        self.more, self.heavy = sizes.more, sizes.heavy
         return entries
 
 
 def load(name: str) -> Script:
     """The script `lua/<name>.lua` of this room."""
     return Script(script_text("workers", name))
-
-
-def _fields(flat: list[bytes]) -> dict[bytes, bytes]:
-    """Names and values in turn; none when the entry was deleted under its lease."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -25,63 +25,59 @@ from producer.transport.steps import Steps
 READ_BYTES_MAX = 4 * 1024**2
 
 
-class Shares:
-    """The entries that each level may give to the next read.
+class ReadSizes:
+    """The entries that the next read asks of each level, learned from the reads before.
 
     Attributes:
         waiting: Entries of each level for a blocking read: together at most `batch_max`.
+        entries: More than these are asked of no level; at least one.
         more: Whether the last read may have left something behind.
-    """
-
-    def __init__(self, batch_max: int, levels: int) -> None:
-        self.batch_max = batch_max
-        self.waiting = max(1, batch_max // levels)
-        self.more = False
-        self._sure = max(1, batch_max // 16)
-        self._floors = [1] * levels
-        self._wants = [batch_max] * levels
-
-    def counts(self) -> list[int]:
-        """Entries of each level for a read of a backlog, together `batch_max`."""
-        left = self.batch_max - sum(self._floors)
-        counts = []
-        for floor, want in zip(self._floors, self._wants, strict=True):
-            extra = max(0, min(want - floor, left))
-            counts.append(floor + extra)
-            left -= extra
-        counts[0] += max(0, left)
-        return counts
-
-    def took(self, asked: Sequence[int], got: Sequence[int]) -> None:
-        """Learns from a read. A level that gave nothing keeps one entry, enough to notice it."""
-        self.more = False
-        for level, count in enumerate(got):
-            full = count >= asked[level]
-            floor = self._floors[level] = self._sure if count else 1
-            self._wants[level] = self.batch_max if full else count + floor
-            self.more |= full
-
-
-class Room:
-    """The number of entries that the next read may ask for, of each level.
-
-    Attributes:
-        entries: That number, at least one.
+        heavy: Whether the last read holds a message that is larger than a single context's.
         lost: Reads whose answer was lost.
         lost_alone: Whether the last read was, although it asked for one entry of each level.
     """
 
-    def __init__(self, entries_max: int) -> None:
-        self.entries = entries_max
+    def __init__(self, batch_max: int, levels: int) -> None:
+        self.entries = self._batch_max = batch_max
+        self.waiting = max(1, batch_max // levels)
+        self.more = self.heavy = self.lost_alone = False
         self.lost = 0
-        self.lost_alone = False
-        self._steps = Steps(entries_max)
+        self._sure = max(1, batch_max // 16)
+        self._floors = [1] * levels
+        self._wants = [batch_max] * levels
+        self._steps = Steps(batch_max)
         self._largest_bytes = 0
 
     @property
     def narrowed(self) -> int:
         """Entries to which lost answers have narrowed the reads; 0 when they are not much narrower."""
         return self._steps.size if 4 * self._steps.size <= self._steps.size_max else 0
+
+    def counts(self) -> list[int]:
+        """Entries of each level for a read of a backlog, together at most `batch_max`."""
+        left = self._batch_max - sum(self._floors)
+        counts = []
+        for floor, want in zip(self._floors, self._wants, strict=True):
+            extra = max(0, min(want - floor, left))
+            counts.append(floor + extra)
+            left -= extra
+        counts[0] += max(0, left)
+        return [min(count, self.entries) for count in counts]
+
+    def took(self, asked: Sequence[int], got: Sequence[int], lengths: Sequence[int] = ()) -> None:
+        """Learns from a read; `lengths` are bytes of its entries. A level that gave nothing keeps one
+        entry, enough to notice it."""
+        self.more = self.lost_alone = False
+        largest_bytes = max(lengths, default=0)
+        self.heavy = largest_bytes > PAYLOAD_BYTES_MAX
+        for level, count in enumerate(got):
+            full = count >= asked[level]
+            floor = self._floors[level] = self._sure if count else 1
+            self._wants[level] = self._batch_max if full else count + floor
+            self.more |= full
+        if self.heavy or self.entries < self._batch_max:
+            self._steps.note_came()
+            self.expect(largest_bytes)
 
     def expect(self, largest_bytes: int) -> None:
         """The next entries may be so large. Large ones seldom come alone: half of what was seen is
@@ -90,12 +86,6 @@ class Room:
         self.entries = self._steps.size
         if largest_bytes > PAYLOAD_BYTES_MAX:
             self.entries = max(1, min(READ_BYTES_MAX // largest_bytes, self.entries))
-
-    def note_came(self, largest_bytes: int = 0) -> None:
-        """An answer came, and its largest entry had so many bytes."""
-        self.lost_alone = False
-        self._steps.note_came()
-        self.expect(largest_bytes)
 
     def note_lost(self) -> None:
         """The connection broke while an answer was due."""

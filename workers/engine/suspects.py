@@ -36,17 +36,20 @@ class HeldBack:
     Args:
         entries_max: More than this are begun at once all the same.
         deliveries_max: One beyond this is not begun any more, and so waits for nothing.
+
+    Attributes:
+        waiting: Each with the time at which it is due, the first one first.
     """
 
     def __init__(self, entries_max: int, deliveries_max: int) -> None:
         self._entries_max, self._deliveries_max = entries_max, deliveries_max
-        self._waiting: tuple[tuple[float, Entry], ...] = ()
+        self.waiting: tuple[tuple[float, Entry], ...] = ()
         self._due_s: dict[tuple[int, bytes, int], float] = {}
 
     @property
     def entries(self) -> list[Entry]:
         """All of them. Read by another thread."""
-        return [entry for _, entry in self._waiting]
+        return [entry for _, entry in self.waiting]
 
     def sift(self, entries: Sequence[Entry], now_s: float) -> list[Entry]:
         """Keeps those that are to wait, and returns the others.
@@ -58,25 +61,25 @@ class HeldBack:
             self._due_s.clear()  # other workers ended most of them
         for entry in entries:
             times = entry.deliveries - _ALONE
-            if 0 < times <= self._deliveries_max - _ALONE and len(self._waiting) < self._entries_max:
+            if 0 < times <= self._deliveries_max - _ALONE and len(self.waiting) < self._entries_max:
                 name = entry.place, entry.id, entry.deliveries
-                waiting = (*self._waiting, (self._due_s.setdefault(name, now_s + times * PAUSE_S), entry))
+                waiting = (*self.waiting, (self._due_s.setdefault(name, now_s + times * PAUSE_S), entry))
                 # By the time alone: entries of two levels may have one id, and their fields have no order.
-                self._waiting = tuple(sorted(waiting, key=lambda one: one[0]))
+                self.waiting = tuple(sorted(waiting, key=lambda one: one[0]))
             else:
                 at_once.append(entry)
         return at_once
 
     def is_due(self, now_s: float) -> bool:
         """True when the first has waited long enough."""
-        return bool(self._waiting) and now_s >= self._waiting[0][0]
+        return bool(self.waiting) and now_s >= self.waiting[0][0]
 
     def take(self) -> list[Entry]:
         """Takes out the first."""
-        (_, entry), *_ = self._waiting
-        self._waiting = self._waiting[1:]
+        (_, entry), *_ = self.waiting
+        self.waiting = self.waiting[1:]
         return [entry]
 
     def clear(self) -> None:
         """They went back to the queue."""
-        self._waiting = ()
+        self.waiting = ()

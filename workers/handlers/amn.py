@@ -15,12 +15,12 @@ from amn.gate.gain import Calibration
 from amn.gate.scores import Columns, GateScores
 from amn.policy import EscalationPolicy
 from producer.errors import InferenceFailed
-from producer.messages import DIMENSIONS, NORM_TOLERANCE, Reply, Timings
+from producer.messages import BULK_PRIORITY, DIMENSIONS, NORM_TOLERANCE, Reply, Timings
 from producer.protocol import wire
 from producer.protocol.answers import AnswerEncoder
 from workers.engine.entry import Outcome
 from workers.engine.microbatch import MicroBatch
-from workers.engine.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is_bulk
+from workers.engine.outcomes import BULK_ESCALATED, BULK_PLACE, EXTRA_ESCALATED, failure, is_bulk
 from workers.handlers.batches import batch_reply, decide_batch
 from workers.handlers.decisions import DecisionLog
 from workers.settings import FALLBACK_MS_MIN, WorkerSettings
@@ -158,7 +158,7 @@ class AmnHandler:
         verdict = decision.reasons, decision.shed, decision.escalate
         encoder = self._encoders[not hard, decision.shed == SHED_DOWN]
         payload = encoder.encode(request.id, vector, scores, verdict, {"queue_ms": queue_ms, **took})
-        bulk = is_bulk(entry, request)
+        bulk = entry.place == BULK_PLACE or request.priority == BULK_PRIORITY
         counters = counters_of(decision, bulk)
         if not decision.escalate and request.submitted_at_ms:
             took_ms = queue_ms + took["batch_ms"] + took["compute_ms"]

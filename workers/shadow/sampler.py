@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from producer.messages import Request
-from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sample_key, sampled_one_in, sieve
+from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sampled_one_in, sieve
 from workers.settings import WorkerSettings
 from workers.shadow.rates import Rates, rates_key, read_rates
 from workers.side import SideThread
@@ -29,7 +29,7 @@ class Sampler:
         self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
         self._salt = salt
         self._sieve = sieve(self._least, salt)
-        self._positions: dict[str, tuple[int, bool]] = {}
+        self._positions: dict[str, tuple[int, str]] = {}
 
     def one_in(self, lane: str, minute: int) -> int:
         """k of the rate 1/k."""
@@ -50,25 +50,21 @@ class Sampler:
         if not self.on:
             return "", ""
         sequence, position = request.sequence, request.position
-        key = sample_key(request.id, sequence, position)
         mark = truth = ""
-        eligible = self._sieve(key)
-        if eligible:  # most are not, and need no look at their lane
+        key = self._sieve(request.id, sequence, position)
+        if key:  # most are not, and need no look at their lane
             k = self.one_in(request.lane, minute)
             if k == self._least or sampled_one_in(key, k, self._salt):
                 mark = f"{k} {key}"
         if sequence and position >= 0:
             # If this worker saw the position before, as a lone worker mostly does, it is hashed already.
-            seen, before = self._positions.get(sequence, (-1, False))
-            if position and (before if seen == position - 1 else self._eligible(sequence, position - 1)):
-                truth = sample_key(request.id, sequence, position - 1)
+            seen, before = self._positions.get(sequence, (-1, ""))
+            if position:
+                truth = before if seen == position - 1 else self._sieve("", sequence, position - 1)
             if len(self._positions) >= _POSITIONS_MAX:
                 self._positions.clear()
-            self._positions[sequence] = position, eligible
+            self._positions[sequence] = position, key
         return mark, truth
-
-    def _eligible(self, sequence: str, position: int) -> bool:
-        return self._sieve(sample_key("", sequence, position))
 
 
 class SamplerThread(SideThread):

@@ -11,6 +11,7 @@ from amn.policy import load_policy
 from producer.messages import Reply, Request, Timings
 from producer.protocol import wire
 from producer.protocol.answers import AnswerEncoder
+from producer.transport.clock import ServerClock
 from workers.engine.entry import Entry
 from workers.engine.loop import Loop
 from workers.engine.microbatch import assemble
@@ -105,12 +106,15 @@ class Poisoned:
 class NoQueue:
     settings = SETTINGS
     name = "nobody"
+    clock = ServerClock()
 
 
 def test_a_batch_that_breaks_is_halved_until_the_culprit_is_alone():
     handler = Poisoned("r6")
-    batch = assemble([good(n) for n in range(1, 9)], SETTINGS, NOW_MS, 0.0)
-    *answered, dead = sorted(Loop(NoQueue(), handler)._handled(batch), key=lambda o: not isinstance(o, str))
+    entries = [good(n) for n in range(1, 9)]
+    *answered, dead = sorted(
+        Loop(NoQueue(), handler)._outcomes(entries), key=lambda o: not isinstance(o, str)
+    )
     assert answered == ["r1", "r2", "r3", "r4", "r5", "r7", "r8"]
     assert (dead.op, dead.reason) == ("dead", "batch_breaking")
     assert handler.sizes == [8, 4, 4, 2, 1, 1, 2]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.reads import Shares
+from workers.engine.reads import ReadSizes
 
 backlogs = st.lists(st.integers(0, 2000), min_size=3, max_size=3)
 
 
-def read(shares: Shares, backlog: list[int], *, waits: bool) -> list[int]:
+def read(shares: ReadSizes, backlog: list[int], *, waits: bool) -> list[int]:
     """One read of this backlog, as the server answers it."""
     asked = [shares.waiting] * 3 if waits else shares.counts()
     got = [min(count, waiting) for count, waiting in zip(asked, backlog, strict=True)]
@@ -22,7 +22,7 @@ def read(shares: Shares, backlog: list[int], *, waits: bool) -> list[int]:
 
 @given(st.integers(1, 300), backlogs, st.lists(backlogs, max_size=20))
 def test_a_read_is_never_larger_than_a_batch_and_asks_every_level(batch_max, backlog, arrivals):
-    shares = Shares(batch_max, 3)
+    shares = ReadSizes(batch_max, 3)
     read(shares, backlog, waits=True)
     for more in arrivals:
         counts = shares.counts()
@@ -34,7 +34,7 @@ def test_a_read_is_never_larger_than_a_batch_and_asks_every_level(batch_max, bac
 
 @given(st.integers(16, 300), backlogs)
 def test_from_the_second_read_of_a_backlog_on_the_highest_level_gets_all_but_an_eighth(batch_max, backlog):
-    shares = Shares(batch_max, 3)
+    shares = ReadSizes(batch_max, 3)
     read(shares, backlog, waits=True)
     while shares.more:
         high_waited = backlog[0]
@@ -46,7 +46,7 @@ def test_from_the_second_read_of_a_backlog_on_the_highest_level_gets_all_but_an_
 
 @given(st.integers(1, 300), backlogs)
 def test_each_level_that_waits_gets_its_part_of_every_read(batch_max, backlog):
-    shares = Shares(batch_max, 3)
+    shares = ReadSizes(batch_max, 3)
     reads = 0
     while any(backlog) and reads < 10_000:
         waiting = list(backlog)
@@ -61,7 +61,7 @@ def test_each_level_that_waits_gets_its_part_of_every_read(batch_max, backlog):
 
 @given(st.integers(1, 300), backlogs)
 def test_a_read_that_left_something_says_so(batch_max, backlog):
-    shares = Shares(batch_max, 3)
+    shares = ReadSizes(batch_max, 3)
     read(shares, backlog, waits=True)
     assert shares.more or not any(backlog)
     read(shares, backlog, waits=False)
@@ -69,14 +69,14 @@ def test_a_read_that_left_something_says_so(batch_max, backlog):
 
 
 def test_one_level_alone_gets_nearly_the_whole_batch():
-    shares = Shares(256, 3)
+    shares = ReadSizes(256, 3)
     backlog = [0, 5000, 0]
     assert read(shares, backlog, waits=True) == [0, 85, 0]
     assert [read(shares, backlog, waits=False) for _ in range(3)] == [[0, 254, 0]] * 3
 
 
 def test_what_one_level_leaves_over_goes_to_the_next():
-    shares = Shares(64, 3)
+    shares = ReadSizes(64, 3)
     backlog = [0, 5000, 5000]
     read(shares, backlog, waits=True)
     for _ in range(5):  # a few urgent ones arrive for each read

@@ -17,7 +17,7 @@ from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import begun_too_often
-from workers.engine.reads import Room
+from workers.engine.reads import ReadSizes
 from workers.engine.suspects import PAUSE_S, HeldBack, suspects
 from workers.engine.watchdog import Watchdog
 from workers.settings import QueueSettings, WorkerSettings
@@ -180,17 +180,17 @@ def test_an_entry_begun_too_often_has_its_amn_answer_once_and_then_no_answer(con
 
 
 def test_a_read_that_was_lost_is_tried_smaller_and_grows_again() -> None:
-    room = Room(256)
+    room = ReadSizes(256, 1)
     found = []
     for _ in range(10):
         room.note_lost()
         found.append((room.entries, room.lost_alone))
     assert [entries for entries, _ in found] == [128, 64, 32, 16, 8, 4, 2, 1, 1, 1]
     assert [alone for _, alone in found] == [False] * 8 + [True] * 2
-    room.note_came()
+    room.took([256], [1])
     assert (room.entries, room.lost_alone, room.lost) == (2, False, 10)
     for _ in range(7 + 16):
-        room.note_came()
+        room.took([256], [1])
     assert room.entries == 256
 
 

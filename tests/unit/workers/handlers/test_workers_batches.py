@@ -18,6 +18,7 @@ from ops.drift.service.live import Service
 from ops.drift.service.objectives import OBJECTIVES
 from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
+from producer.transport.clock import ServerClock
 from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
 from workers.engine.microbatch import PORTION_BYTES, assemble, portion
@@ -376,6 +377,7 @@ class Poisoned(Last):
 class NoQueue:
     settings = SETTINGS
     name = "nobody"
+    clock = ServerClock()
 
 
 def test_a_batch_that_breaks_the_model_ends_alone():
@@ -384,7 +386,7 @@ def test_a_batch_that_breaks_the_model_ends_alone():
     bad[1, 1, 0] = 1
     loop = Loop(NoQueue(), AmnHandler(Poisoned(), Gate(policy=CARD), SETTINGS))  # type: ignore[arg-type]
     entries = [entry("a", rows(2)), entry("b", bad), entry("c", rows(1)[0]), entry("d", rows(5, 1))]
-    outcomes = loop._handled(assemble(entries, SETTINGS, NOW_MS, 0.0))
+    outcomes = loop._outcomes(entries)
     assert [(o.entry.id, o.op == "dead") for o in outcomes] == [
         (b"a-1", False),
         (b"b-1", True),

@@ -15,6 +15,7 @@ from producer.sampling import (
     RATE_MAX,
     one_in,
     sample_hash,
+    sample_key,
     sampled,
     sampled_one_in,
     sieve,
@@ -133,6 +134,8 @@ def test_a_sampler_knows_unknown_lanes_ceilings_and_shedding() -> None:
 
 @pytest.mark.parametrize("k", [1, 20, 50, 100])
 def test_a_sieve_holds_what_is_sampled(k: int) -> None:
-    holds = sieve(k, "other")
-    keys = [f"doc-{n}#{n % 7}" for n in range(3000)]
-    assert [holds(key) for key in keys] == [sampled_one_in(key, k, "other") for key in keys]
+    sampled_key = sieve(k, "other")
+    places = [("", f"doc-{n}", n % 7) for n in range(3000)] + [(f"r{n}", "", -1) for n in range(100)]
+    for place in places:
+        key = sample_key(*place)
+        assert sampled_key(*place) == (key if sampled_one_in(key, k, "other") else "")
