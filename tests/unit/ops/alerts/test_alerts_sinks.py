@@ -36,7 +36,7 @@ from ops.alerts.sinks.base import Sink, SinkMessage
 from ops.alerts.sinks.pagerduty import PagerDuty
 from ops.alerts.sinks.slack import Slack
 from ops.alerts.sinks.webhook import Webhook, signature_headers
-from ops.alerts.wording import parse_span, span
+from ops.clock import parse_span, span
 from ops.commands.alerts import alerts as command
 from ops.errors import SinksRefused
 
