@@ -10,10 +10,9 @@ import click
 from amn.policy import DEFAULT, PRESETS_FOLDER, load_policy, presets
 from ops import console
 from ops.commands import options
-from ops.settings import artifacts_folder, sample_path, server_url
+from ops.settings import artifacts_folder, producer_settings, sample_path
 from producer.keys import Keys
 from producer.settings import ProducerSettings
-from producer.transport.connection import connect
 
 
 @click.group(short_help="Show, check, replay and simulate escalation policies.")
@@ -73,7 +72,7 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
     from workers.gate.budget import read_budget
     from workers.gate.tiers import read_tier
 
-    settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
+    settings = producer_settings(url, queue)
     keys = Keys(settings.queue)
     with options.client(settings) as client:
         budget = read_budget(client, keys)
@@ -81,26 +80,23 @@ def status(url: str | None, queue: str | None, as_json: bool) -> None:
     if as_json:
         console.say_json({"budget": budget, "tiers": tiers})
         return
-    for line in _budget_lines(budget):
-        console.say(line)
+    console.say(_budget_line(budget))
+    if budget.get("infeasible"):
+        console.say("INFEASIBLE: hard rules alone exceed the budget; raise it, or send less to hard lanes")
     for tier, found in tiers.items():
         line = ", ".join(f"{name} {value}" for name, value in found.items()) if found else "no worker lives"
         console.say(f"{tier}: {line}")
 
 
-def _budget_lines(budget: dict[str, float]) -> list[str]:
+def _budget_line(budget: dict[str, float]) -> str:
     if not budget:
-        return ["budget: nothing settled lately; no AMN worker runs on this queue"]
-    n = max(budget["n"], 1)
-    shares = {name: budget[name] / n for name in "hsw"}
-    lines = [
-        f"budget: {shares['h'] + shares['s']:.2%} of {budget['n']:.0f} requests escalated in the window, "
-        f"limit {budget['rate']:.0%} (hard {shares['h']:.2%}, soft {shares['s']:.2%}, "
-        f"soft candidates {shares['w']:.2%}); {budget['tokens']:.1f} in the bucket"
-    ]
-    if budget["infeasible"]:
-        lines.append("INFEASIBLE: hard rules alone exceed the budget; raise it, or send less to hard lanes")
-    return lines
+        return "budget: nothing settled lately; no AMN worker runs on this queue"
+    hard, soft, candidates = (budget[name] / max(budget["n"], 1) for name in "hsw")
+    return (
+        f"budget: {hard + soft:.2%} of {budget['n']:.0f} requests escalated in the window, "
+        f"limit {budget['rate']:.0%} (hard {hard:.2%}, soft {soft:.2%}, "
+        f"soft candidates {candidates:.2%}); {budget['tokens']:.1f} in the bucket"
+    )
 
 
 @policy.command()
@@ -112,14 +108,37 @@ def replay(log: Path, policy: str, as_json: bool) -> None:
 
     LOG is what `amn worker amn --decision-log` or `amn calibrate` wrote.
     """
-    from ops.gate.backtest import replay as replayed
+    from ops.gate.backtest import backtest
     from ops.gate.log import read_log
 
-    found = replayed(read_log(log), load_policy(policy)).to_json()
+    found = backtest(read_log(log), load_policy(policy))
     if as_json:
         console.say_json(found)
     else:
-        _show_replay(found)
+        _show_backtest(found)
+
+
+def _show_backtest(found: dict[str, Any]) -> None:
+    out, cosine = console.out(), found["cosine"]
+    for title in ("rules", "shed"):
+        out.print(f"{title}: " + (", ".join(f"{k} {v:.2%}" for k, v in found[title].items()) or "none"))
+    rows = {"all": found}
+    for part in ("lane", "domain", "hour"):
+        rows |= {f"{part} {name}": row for name, row in found[f"{part}s"].items()}
+    out.print(
+        console.DataTable("", "requests", "flagged", "escalated", "shed", title=found["policy"]).filled(
+            (
+                name,
+                row["requests"],
+                *(f"{row[f'{key}_rate']:.2%}" for key in ("flagged", "escalated", "shed")),
+            )
+            for name, row in rows.items()
+        )
+    )
+    if cosine["n"]:
+        out.print(f"cosine with the truth, n = {cosine['n']:,}: AMN {cosine['amn']}, final {cosine['final']}")
+    if found["unscored"]:
+        out.print(f"{found['unscored']:,} lines lack a score that this policy asks for, and were left out")
 
 
 @policy.command()
@@ -128,7 +147,7 @@ def replay(log: Path, policy: str, as_json: bool) -> None:
 @click.option("--hours", default=24.0, show_default=True, type=click.FloatRange(0.1, 240))
 @click.option("--rate", default=20.0, show_default=True, type=click.FloatRange(1, 1000), help="Requests/s.")
 @click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64))
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @options.artifacts
 @options.as_json
 def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: bool, **traffic: Any) -> None:
@@ -138,43 +157,19 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
     a worker crashes every half hour. Requests are drawn from the shipped sample, or from a log that
     `amn calibrate` wrote. A day of 20 requests a second takes about two minutes.
     """
-    from ops.gate.day import DaySettings, report
-    from ops.gate.day import simulate as run_day
-    from ops.gate.log import read_log
-    from ops.gate.scored import score_sample
+    from ops.gate import day
+    from ops.gate.log import read_log, score_sample
     from ops.local.server import Server, ServerSettings
     from ops.sample import Sample
 
-    chosen, settings = load_policy(policy), DaySettings(**traffic)
+    chosen, settings = load_policy(policy), day.DaySettings(**traffic)
     pool = read_log(log) if log else score_sample(Sample.load(sample_path(None)), artifacts_folder(artifacts))
-    notes = console.err()
-    with Server(ServerSettings()) as server, notes.status("simulating") as shown:
-        client = connect(ProducerSettings(url=server.url))
+    with Server(ServerSettings()) as server, console.err().status("simulating") as shown:
 
         def on_second(second: int) -> None:
             if second % 600 == 0:
                 shown.update(f"simulating, hour {second / 3600:.1f} of {settings.hours:g}")
 
-        day = run_day(client, chosen, pool, settings, on_second)
-        client.close()
-    found = report(day, pool, chosen)
+        with options.client(ProducerSettings(url=server.url)) as client:
+            found = day.report(day.simulate(client, chosen, pool, settings, on_second), pool, chosen)
     console.say_json(found, indent=None if as_json else 2)
-
-
-def _show_replay(found: dict[str, Any]) -> None:
-    out = console.out()
-    for title in ("rules", "shed"):
-        out.print(f"{title}: " + (", ".join(f"{k} {v:.2%}" for k, v in found[title].items()) or "none"))
-    table = console.DataTable("", "requests", "flagged", "escalated", "shed", title=found["policy"])
-    rows = {"all": found} | {f"lane {k}": v for k, v in found["lanes"].items()}
-    rows |= {f"domain {k}": v for k, v in found["domains"].items()}
-    rows |= {f"hour {k}": v for k, v in found["hours"].items()}
-    for name, row in rows.items():
-        rates = (f"{row[f'{key}_rate']:.2%}" for key in ("flagged", "escalated", "shed"))
-        table.add_row(name, f"{row['requests']:,}", *rates)
-    out.print(table)
-    cosine = found["cosine"]
-    if cosine["n"]:
-        out.print(f"cosine with the truth, n = {cosine['n']:,}: AMN {cosine['amn']}, final {cosine['final']}")
-    if found["unscored"]:
-        out.print(f"{found['unscored']:,} lines lack a score that this policy asks for, and were left out")

@@ -1,17 +1,16 @@
-"""A policy is run over logged scores: rules that fire, escalations, requests that are shed, and gain."""
+"""A policy run over logged scores: rules that fire, escalations, requests that are shed, and gain."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from amn.gate.escalation import Allowance, Decision, Scores, decide, hard_rules, threshold_for
-from amn.policy import ENFORCE, EscalationPolicy
+from amn.policy import ENFORCE, BudgetRule, EscalationPolicy
 from ops.gate.log import Logged
 
 #: Requests between two settings of the threshold: a worker does it about once a second.
@@ -19,123 +18,80 @@ _AIM_EVERY = 64
 _BURST = 5.0
 _EAGER = 1.1
 
-
-class LocalBudget:
-    """The shared budget's bucket for one worker, without a server: for replays."""
-
-    def __init__(self, policy: EscalationPolicy, allowance: Allowance) -> None:
-        self._policy = policy
-        self._allowance = allowance
-        self._hard = 0
-
-    def earn(self) -> None:
-        """After each request."""
-        allowance, budget = self._allowance, self._policy.budget
-        allowance.granted += budget.rate - budget.reserve - (allowance.hard - self._hard)
-        self._hard = allowance.hard
-        allowance.granted = min(allowance.granted, allowance.soft + _BURST)
-        if budget.mode == ENFORCE and allowance.seen % _AIM_EVERY == 0 and allowance.wanted:
-            left = max(0.0, budget.rate - budget.reserve - allowance.hard / allowance.seen)
-            share = _EAGER * left * allowance.seen / allowance.wanted
-            allowance.threshold = threshold_for(allowance.candidates(), share)
+Decided = list[tuple[Logged, Decision]]
 
 
-@dataclass(slots=True)
-class Counts:
-    """Requests, and of them flagged, escalated and shed."""
+def backtest(lines: Iterable[Logged], policy: EscalationPolicy) -> dict[str, Any]:
+    """Decides every logged request anew, in order, with one bucket for all; rates are shares of all requests.
 
-    requests: int = 0
-    flagged: int = 0
-    escalated: int = 0
-    shed: int = 0
-
-    def add(self, decision: Decision) -> None:
-        """Counts one more decision."""
-        self.requests += 1
-        self.flagged += bool(decision.reasons)
-        self.escalated += decision.escalate
-        self.shed += bool(decision.shed)
-
-    def to_json(self) -> dict[str, float]:
-        """The number of requests, and the shares."""
-        n = max(self.requests, 1)
-        rates = {name: round(getattr(self, name) / n, 5) for name in ("flagged", "escalated", "shed")}
-        return {"requests": self.requests} | {f"{name}_rate": rate for name, rate in rates.items()}
-
-
-@dataclass(slots=True, kw_only=True)
-class Replay:
-    """The outcome.
-
-    Attributes:
-        unscored: Lines that lack a score which the policy asks for; they are left out.
-        rules: How often each fired.    shed: Why flagged requests were not escalated.
-        lanes, hours, domains: Counts by name; hours are UTC.
-        amn, final: Cosines with the truth, where known: of AMN alone, and of the final answers.
+    Lines that lack a score which the policy asks for are left out, and counted as `unscored`.
     """
-
-    policy: str
-    total: Counts = field(default_factory=Counts)
-    unscored: int = 0
-    rules: Counter[str] = field(default_factory=Counter)
-    shed: Counter[str] = field(default_factory=Counter)
-    lanes: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    hours: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    domains: dict[str, Counts] = field(default_factory=lambda: defaultdict(Counts))
-    amn: list[float] = field(default_factory=list)
-    final: list[float] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; rates are shares of all requests."""
-        n = max(self.total.requests, 1)
-        return {
-            "policy": self.policy,
-            **self.total.to_json(),
-            "unscored": self.unscored,
-            **{
-                name: {key: round(count / n, 5) for key, count in counts.most_common()}
-                for name, counts in (("rules", self.rules), ("shed", self.shed))
-            },
-            **{
-                name: {key: counts.to_json() for key, counts in sorted(parts.items())}
-                for name, parts in (("lanes", self.lanes), ("domains", self.domains), ("hours", self.hours))
-            },
-            "cosine": {
-                "n": len(self.amn),
-                "amn": round(float(np.mean(self.amn)), 5) if self.amn else None,
-                "final": round(float(np.mean(self.final)), 5) if self.final else None,
-            },
-        }
-
-
-def replay(lines: Sequence[Logged], policy: EscalationPolicy) -> Replay:
-    """Decides every logged request anew, in order, with one bucket for all."""
-    made = Replay(policy=policy.policy_id("replayed"))
-    allowance = Allowance()
-    budget = LocalBudget(policy, allowance)
+    allowance, decided, unscored = Allowance(), Decided(), 0
     for line in lines:
-        hard = hard_rules(policy, line.lane, line.tokens)
+        hard, hard_before = hard_rules(policy, line.lane, line.tokens), allowance.hard
         scores = Scores() if hard else line.scores(policy)
         if scores is None:
-            made.unscored += 1
+            unscored += 1
             continue
-        decision = decide(policy, allowance, hard, scores)
-        budget.earn()
-        _note(made, line, decision, line.after(policy))
-    return made
+        decided.append((line, decide(policy, allowance, hard, scores)))
+        _earn(policy.budget, allowance, allowance.hard - hard_before)
+    decisions = [decision for _, decision in decided]
+    rules = Counter(reason for decision in decisions for reason in decision.reasons)
+    shed = Counter(decision.shed for decision in decisions if decision.shed)
+    return {
+        "policy": policy.policy_id("replayed"),
+        **_rates(decisions),
+        "unscored": unscored,
+        "rules": {name: round(count / len(decisions), 5) for name, count in rules.most_common()},
+        "shed": {name: round(count / len(decisions), 5) for name, count in shed.most_common()},
+        "lanes": _by(decided, lambda line: line.lane),
+        "domains": _by(decided, lambda line: line.domain or "none"),
+        "hours": _by(decided, _hour),
+        "cosine": _cosine(decided, policy),
+    }
 
 
-def _note(made: Replay, line: Logged, decision: Decision, after: float | None) -> None:
-    made.total.add(decision)
-    made.lanes[line.lane].add(decision)
-    made.domains[line.domain or "none"].add(decision)
-    if line.at_ms:
-        hour = datetime.fromtimestamp(line.at_ms / 1000, UTC)
-        made.hours[f"{hour:%Y-%m-%d %H}"].add(decision)
-    made.rules.update(decision.reasons)
-    if decision.shed:
-        made.shed[decision.shed] += 1
-    final = after if decision.escalate else line.amn_cosine
-    if line.amn_cosine is not None and final is not None:
-        made.amn.append(line.amn_cosine)
-        made.final.append(final)
+def _earn(budget: BudgetRule, allowance: Allowance, hard: int) -> None:
+    """The shared budget's bucket for one worker, without a server, after each request.
+
+    Args:
+        hard: Whether a hard rule escalated it.
+    """
+    allowance.granted += budget.rate - budget.reserve - hard
+    allowance.granted = min(allowance.granted, allowance.soft + _BURST)
+    if budget.mode == ENFORCE and allowance.seen % _AIM_EVERY == 0 and allowance.wanted:
+        left = max(0.0, budget.rate - budget.reserve - allowance.hard / allowance.seen)
+        share = _EAGER * left * allowance.seen / allowance.wanted
+        allowance.threshold = threshold_for(allowance.candidates(), share)
+
+
+def _rates(decisions: Sequence[Decision]) -> dict[str, float]:
+    n = max(len(decisions), 1)
+    return {
+        "requests": len(decisions),
+        "flagged_rate": round(sum(bool(one.reasons) for one in decisions) / n, 5),
+        "escalated_rate": round(sum(one.escalate for one in decisions) / n, 5),
+        "shed_rate": round(sum(bool(one.shed) for one in decisions) / n, 5),
+    }
+
+
+def _by(decided: Decided, name_of: Callable[[Logged], str]) -> dict[str, dict[str, float]]:
+    groups: defaultdict[str, list[Decision]] = defaultdict(list)
+    for line, decision in decided:
+        groups[name_of(line)].append(decision)
+    return {name: _rates(groups[name]) for name in sorted(groups) if name}
+
+
+def _hour(line: Logged) -> str:
+    return f"{datetime.fromtimestamp(line.at_ms / 1000, UTC):%Y-%m-%d %H}" if line.at_ms else ""
+
+
+def _cosine(decided: Decided, policy: EscalationPolicy) -> dict[str, float | None]:
+    """Mean cosines with the truth, where known: of AMN alone, and of the final answers."""
+    pairs = [
+        (line.amn_cosine, line.after(policy) if decision.escalate else line.amn_cosine)
+        for line, decision in decided
+    ]
+    known = np.array([pair for pair in pairs if None not in pair], dtype=np.float64)
+    amn, final = known.mean(0).round(5).tolist() if len(known) else (None, None)
+    return {"n": len(known), "amn": amn, "final": final}

@@ -16,7 +16,7 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 
-from amn.evaluation.metrics import Estimate, estimate
+from amn.evaluation.metrics import estimate
 from amn.gate.escalation import HIGH_STAKES_LANE, Allowance, decide
 from amn.policy import EscalationPolicy
 from ops.errors import FileRefused
@@ -26,6 +26,7 @@ from workers.gate.budget import SharedBudget
 
 _MINUTE_S = 60
 _START_MS = 1_800_000_000_000
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,29 +48,34 @@ class DaySettings:
     crash_every_s: int = 1800
     seed: int = 0
 
-    def unseen(self, share: float) -> float:
-        """Share of out-of-distribution requests at a share of the day: 0, up to 1, and back to 0."""
+    @property
+    def seconds(self) -> int:
+        """The day's length."""
+        return int(self.hours * 3600)
+
+    def unseen(self, second: int) -> float:
+        """Share of out-of-distribution requests in a second: 0, up to 1, and back to 0."""
+        share = second / self.seconds
         return float(np.interp(share, [0.0, 0.3, 0.45, 0.55, 0.7, 1.0], [0, 0, 1, 1, 0, 0]))
 
     def hard(self, second: int) -> float:
         """Share of hard lanes in a second."""
         for start, length_s, share in self.bursts:
-            begun = start * self.hours * 3600
-            if begun <= second < begun + length_s:
+            if 0 <= second - start * self.hours * 3600 < length_s:
                 return share
         return self.hard_share
 
 
 @dataclass(slots=True, kw_only=True)
 class Day:
-    """The events of a day by second: requests, escalations, and possible escalations."""
+    """The events of a day: by second, requests, escalations and possible escalations; and by request,
+    its row in the pool and whether a soft rule escalated it."""
 
-    requests: NDArray[np.int64]
-    escalated: NDArray[np.int64]
-    demand: NDArray[np.int64]
+    requests: Counts
+    escalated: Counts
+    demand: Counts
     shed: Counter[str] = field(default_factory=Counter)
     flagged: int = 0
-    #: By request: row of the pool, and whether it was escalated by a soft rule.
     rows: list[int] = field(default_factory=list)
     taken: list[bool] = field(default_factory=list)
 
@@ -88,18 +94,16 @@ def simulate(
     """
     draw = np.random.default_rng(settings.seed)
     scores = [line.scores(policy) for line in pool]
-    kinds = [
-        np.flatnonzero([(line.domain == "unseen") == unseen for line in pool]) for unseen in (False, True)
-    ]
+    unseen_rows = np.array([line.domain == "unseen" for line in pool])
+    kinds = [np.flatnonzero(unseen_rows == unseen) for unseen in (False, True)]
     if None in scores or not all(map(len, kinds)):
         raise FileRefused("the log lacks a score of the policy, or has no text of one kind (domain unseen)")
-    seconds = int(settings.hours * 3600)
-    none = np.zeros(seconds, np.int64)
-    day = Day(requests=none, escalated=none.copy(), demand=none.copy())
+    requests, escalated, demand = np.zeros((3, settings.seconds), np.int64)
+    day = Day(requests=requests, escalated=escalated, demand=demand)
     workers = [_worker(client, policy) for _ in range(settings.workers)]
-    for second in range(seconds):
+    for second in range(settings.seconds):
         arrivals = int(draw.poisson(settings.rate))
-        unseen = draw.random(arrivals) < settings.unseen(second / seconds)
+        unseen = draw.random(arrivals) < settings.unseen(second)
         hard = (draw.random(arrivals) < settings.hard(second)).tolist()
         for i in range(arrivals):
             row = int(draw.choice(kinds[int(unseen[i])]))
@@ -107,9 +111,9 @@ def simulate(
             before = allowance.wanted
             reasons = (HIGH_STAKES_LANE,) if hard[i] else ()
             decision = decide(policy, allowance, reasons, scores[row])  # type: ignore[arg-type]
-            day.requests[second] += 1
-            day.escalated[second] += decision.escalate
-            day.demand[second] += hard[i] or allowance.wanted > before
+            requests[second] += 1
+            escalated[second] += decision.escalate
+            demand[second] += hard[i] or allowance.wanted > before
             day.flagged += bool(decision.reasons)
             day.shed[decision.shed] += bool(decision.shed)
             day.rows.append(row)
@@ -130,36 +134,30 @@ def _worker(client: redis.Redis, policy: EscalationPolicy) -> tuple[Allowance, S
 def report(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[str, Any]:
     """Rates over every window, and what the escalations gained."""
     window_s, rate = policy.budget.window_s, policy.budget.rate
-    n, escalated = (_windows(x, window_s) for x in (day.requests, day.escalated))
-    rates = escalated / np.maximum(n, 1)
+    rates = _windows(day.escalated, window_s) / np.maximum(_windows(day.requests, window_s), 1)
     # Demand of one minute cannot be spent in another: demand is there when each minute has it.
     short = _windows(day.demand, _MINUTE_S) < rate * _windows(day.requests, _MINUTE_S)
     wanted = _windows(short.astype(np.int64), len(short) - len(rates) + 1) == 0
-    made: dict[str, Any] = {
-        "requests": int(day.requests.sum()),
+    requests, escalated = int(day.requests.sum()), int(day.escalated.sum())
+    return {
+        "requests": requests,
         "flagged": day.flagged,
-        "escalated": int(day.escalated.sum()),
+        "escalated": escalated,
         "shed": {name: count for name, count in day.shed.items() if name},
         "windows": len(rates),
         "rate_max": round(float(rates.max()), 5),
         "windows_with_demand": int(wanted.sum()),
         "rate_min_with_demand": round(float(rates[wanted].min()), 5) if wanted.any() else None,
-        "rate_mean": round(float(day.escalated.sum() / max(day.requests.sum(), 1)), 5),
+        "rate_mean": round(escalated / max(requests, 1), 5),
+        "gain": _gains(day, pool, policy),
     }
-    return made | {"gain": _gains(day, pool, policy)}
 
 
-def _windows(by_second: NDArray[np.int64], window_s: int) -> NDArray[np.int64]:
+def _windows(by_second: Counts, window_s: int) -> Counts:
     """Sums of every window that begins at a second, the whole day long."""
     total = np.concatenate(([0], np.cumsum(by_second)))
     length = min(window_s, len(by_second))
-    made: NDArray[np.int64] = total[length:] - total[:-length]
-    return made
-
-
-def _shown(found: Estimate) -> dict[str, float]:
-    """Mean and 95 % interval over resampled articles, in cosine."""
-    return {name: round(getattr(found, name), 7) for name in ("mean", "low", "high")}
+    return np.asarray(total[length:] - total[:-length])
 
 
 def _gains(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[str, Any]:
@@ -167,21 +165,17 @@ def _gains(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[s
 
     Hard escalations are left out on both sides: no policy may choose about them.
     """
-    after = [line.after(policy) for line in pool]
-    if None in after or any(line.amn_cosine is None for line in pool):
+    pairs = [(line.after(policy), line.amn_cosine) for line in pool]
+    if any(None in pair for pair in pairs):
         return {}
-    each = np.array(after, dtype=np.float64) - np.array([line.amn_cosine for line in pool], dtype=np.float64)
     rows, taken = np.array(day.rows), np.array(day.taken, dtype=np.float64)
-    articles = np.array([line.article for line in pool])[rows]
+    after, before = np.array(pairs, dtype=np.float64)[rows].T
+    gain, articles = after - before, np.array([line.article for line in pool])[rows]
     unseen = np.array([line.domain == "unseen" for line in pool])[rows]
-    gain = each[rows]
-    made = {}
-    for name, keep in (("all", np.ones(len(rows), bool)), ("known", ~unseen), ("unseen", unseen)):
-        over_random = (taken - taken.mean()) * gain
-        made[name] = {
-            "n": int(keep.sum()),
-            "escalated": round(float(taken[keep].mean()), 4),
-            "over_amn": _shown(estimate((taken * gain)[keep], articles[keep])),
-            "over_random": _shown(estimate(over_random[keep], articles[keep])),
-        }
-    return made
+    found: dict[str, dict[str, Any]] = {}
+    for name, keep in (("all", np.full(len(rows), True)), ("known", ~unseen), ("unseen", unseen)):
+        found[name] = {"n": int(keep.sum()), "escalated": round(float(taken[keep].mean()), 4)}
+        for rival, share in (("over_amn", taken), ("over_random", taken - taken.mean())):
+            seen = estimate((share * gain)[keep], articles[keep])
+            found[name][rival] = {part: round(getattr(seen, part), 7) for part in ("mean", "low", "high")}
+    return found

@@ -1,16 +1,22 @@
-"""Decision logs: the lines that a worker's `--decision-log` and `amn calibrate` write, read back."""
+"""Decisions with their scores: the lines of a decision log, or of the shipped sample, scored now."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from amn.gate.escalation import Scores
-from amn.policy import BLEND, EscalationPolicy
+from amn.policy import BLEND, EscalationPolicy, load_policy
 from ops.errors import FileRefused
+from ops.sample import Sample
+
+_BATCH = 64
+_NEEDED = ("lane", "tokens", "domain")
+_TYPES = {"lane": str, "tokens": int, "domain": str, "confidence": dict, "margin": dict, "at_ms": int}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +26,6 @@ class Logged:
     Attributes:
         at_ms: When; 0 when the log does not say.
         confidence, margin: By method.    gain: Predicted; None when it was not asked for.
-        escalated: Whether it was, at the time.
         article: Of the text, for intervals; -1 when the log does not say.
         amn_cosine, fallback_cosine, final_cosine: With the truth, where it is known: of AMN's answer,
             of the fallback's, and of the two blended.
@@ -33,7 +38,7 @@ class Logged:
     confidence: dict[str, float] = field(default_factory=dict)
     margin: dict[str, float] = field(default_factory=dict)
     gain: float | None = None
-    escalated: bool = False
+    escalate: bool = False
     article: int = -1
     amn_cosine: float | None = None
     fallback_cosine: float | None = None
@@ -54,42 +59,74 @@ class Logged:
 
 
 def read_log(path: Path) -> list[Logged]:
-    """All decisions, each with its truth where a later line tells it.
+    """All decisions of a log, each with the truth that a later line tells.
 
     Raises:
         FileRefused: It cannot be read, or a line is not of a decision log.
     """
-    found: list[dict[str, Any]] = []
+    found: list[tuple[str, Logged]] = []
     truths: dict[str, float] = {}
-    for number, line in _lines(path):
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise FileRefused(f"{path} cannot be read as JSON lines: {error}") from error
+    for number, text in enumerate(lines, start=1):
         try:
+            line = dict(json.loads(text))
             if line.get("kind") == "truth":
                 truths[line["key"]] = float(line["amn_cosine"])
             else:
-                found.append(line)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileRefused(f"{path}, line {number} is not of a decision log: {error!r}") from error
-    try:
-        return [_logged(line, truths) for line in found]
-    except (KeyError, TypeError) as error:
-        raise FileRefused(f"{path} is not a decision log: {error!r} is missing or of another type") from error
+                found.append((line.get("key", ""), _logged(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise FileRefused(
+                f"{path}, line {number} is not of a decision log: {error!r}; give a file that "
+                "`amn worker amn --decision-log` or `amn calibrate` wrote"
+            ) from error
+    return [
+        replace(line, amn_cosine=truths[key]) if key in truths and line.amn_cosine is None else line
+        for key, line in found
+    ]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        with path.open(encoding="utf-8") as stored:
-            for number, text in enumerate(stored, start=1):
-                line = json.loads(text)
-                if not isinstance(line, dict):
-                    raise FileRefused(f"{path}, line {number} is not a JSON object")
-                yield number, line
-    except (OSError, ValueError) as error:
-        raise FileRefused(f"{path} cannot be read as JSON lines: {error}") from error
+def _logged(line: dict[str, Any]) -> Logged:
+    for name, kind in _TYPES.items():
+        if (name in line or name in _NEEDED) and not isinstance(line[name], kind):
+            raise TypeError(f"{name} is {line[name]!r}")
+    return Logged(**{one.name: line[one.name] for one in fields(Logged) if one.name in line})
 
 
-def _logged(line: dict[str, Any], truths: dict[str, float]) -> Logged:
-    known = {field.name for field in fields(Logged)} & line.keys()
-    values: dict[str, Any] = {name: line[name] for name in known | {"lane", "tokens", "domain"}}
-    if (truth := truths.get(line.get("key", ""))) is not None:
-        values.setdefault("amn_cosine", truth)
-    return Logged(**values | {"escalated": line.get("escalate", False)})
+def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
+    """One line a window of the shipped sample, by both models; `domain` is "unseen" or "known"."""
+    from amn.gate.gain import blend, features, load_calibration
+    from amn.gate.scores import GateScores
+    from amn.predictor import Predictor
+
+    calibration = load_calibration(artifacts / "gate_calibration")
+    amn = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
+    fallback = Predictor.open(artifacts / "fallback_accuracy")
+    scorer = GateScores(load_policy("calibrated"), amn.bank, calibration)
+    lines = []
+    for first in range(0, len(sample), _BATCH):
+        rows = range(first, min(first + _BATCH, len(sample)))
+        contexts = np.stack([sample.context(i) for i in rows])
+        truth = np.stack([sample.truth(i) for i in rows])
+        fast, slow = amn.forward(contexts), fallback.predict(contexts)
+        final = blend(fast, slow, calibration.weight(features(contexts, fast)))
+        cosines = [np.vecdot(made, truth) for made in (fast, slow, final)]
+        columns = zip(*(column.tolist() for column in (*scorer(contexts, fast), *cosines)), strict=True)
+        lines += [
+            Logged(
+                lane="general",
+                tokens=0,
+                domain="unseen" if sample.ood[i] else "known",
+                confidence={"top1": confidence},
+                margin={"distinct": margin},
+                gain=gain,
+                article=int(sample.article[i]),
+                amn_cosine=of_amn,
+                fallback_cosine=of_fallback,
+                final_cosine=of_both,
+            )
+            for i, (confidence, margin, gain, of_amn, of_fallback, of_both) in zip(rows, columns, strict=True)
+        ]
+    return lines

@@ -15,8 +15,12 @@ from ops.drift.settings import JudgeSettings
 
 
 @click.command()
-@click.option("--drop", "drops", type=float, multiple=True, default=(0.03,), show_default=True)
-@click.option("--rate", "rates", type=float, multiple=True, default=(100.0,), show_default=True)
+@click.option(
+    "--drop", "drops", type=click.FloatRange(0, 2), multiple=True, default=(0.03,), show_default=True
+)
+@click.option(
+    "--rate", "rates", type=click.FloatRange(0.001), multiple=True, default=(100.0,), show_default=True
+)
 @click.option("--sample", type=click.FloatRange(0.0001, 1), default=0.01, show_default=True)
 @click.option(
     "--correlation",
@@ -30,7 +34,7 @@ from ops.drift.settings import JudgeSettings
     "--days", type=click.IntRange(2), default=90, show_default=True, help="Healthy days a deployment."
 )
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Deployments.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @options.as_json
 def simulate(
     drops: tuple[float, ...],

@@ -17,7 +17,7 @@ from amn.gate.scores import GateScores, mean_top_k
 from amn.policy import ConfidenceRule, load_policy, parse_policy
 from ops.app import app
 from ops.errors import FileRefused
-from ops.gate.backtest import replay
+from ops.gate.backtest import backtest
 from ops.gate.log import read_log
 from producer.messages import Reply, Request
 from producer.protocol import wire
@@ -190,7 +190,7 @@ def test_a_decision_log_is_read_back_with_the_truth_that_came_later(tmp_path):
     )
     first, second, third = read_log(path)
     assert (first.confidence, first.margin) == ({"top1": 0.6}, {"distinct": 0.5})
-    assert (second.confidence, second.escalated) == ({}, True)
+    assert (second.confidence, second.escalate) == ({}, True)
     assert (first.amn_cosine, second.amn_cosine, third.amn_cosine) == (0.0, 0.0, None)
 
 
@@ -198,7 +198,7 @@ def test_a_replay_of_the_same_policy_decides_the_same_and_counts_by_rule_lane_an
     path = logged(
         tmp_path / "log", (Scores(0.6, 0.5), "general"), (Scores(), "sci-fact"), (Scores(0.9, 0.5), "general")
     )
-    found = replay(read_log(path), CARD).to_json()
+    found = backtest(read_log(path), CARD)
     assert found["rules"] == {
         "low_confidence": pytest.approx(1 / 3, abs=1e-4),
         "high_stakes_lane": pytest.approx(1 / 3, abs=1e-4),
@@ -207,13 +207,13 @@ def test_a_replay_of_the_same_policy_decides_the_same_and_counts_by_rule_lane_an
     assert len(found["hours"]) == 3
     assert found["cosine"]["n"] == 0  # the fallback's answers are not in this log
     loose = parse_policy('format = 1\nname = "x"\n[confidence]\nbelow = 0.5\n', "x")
-    assert replay(read_log(path), loose).to_json()["flagged_rate"] == 0
+    assert backtest(read_log(path), loose)["flagged_rate"] == 0
 
 
 def test_a_replay_leaves_out_what_it_cannot_score_and_says_so(tmp_path):
     path = logged(tmp_path / "log", (Scores(0.6, 0.5), "general"), (Scores(), "sci-fact"))
-    found = replay(read_log(path), load_policy("upstream"))
-    assert (found.unscored, found.total.requests, found.total.escalated) == (1, 1, 1)
+    found = backtest(read_log(path), load_policy("upstream"))
+    assert (found["unscored"], found["requests"], found["escalated_rate"]) == (1, 1, 1.0)
 
 
 def test_an_enforced_budget_is_kept_in_a_replay(tmp_path):
@@ -226,15 +226,19 @@ def test_an_enforced_budget_is_kept_in_a_replay(tmp_path):
     }
     rows = [line | {"gain": float(g)} for g in np.random.default_rng(0).uniform(0, 1, 5000)]
     (tmp_path / "log").write_text("\n".join(map(json.dumps, rows)))
-    found = replay(read_log(tmp_path / "log"), load_policy("calibrated")).to_json()
+    found = backtest(read_log(tmp_path / "log"), load_policy("calibrated"))
     assert 0.18 < found["escalated_rate"] <= 0.2
     assert found["flagged_rate"] == pytest.approx(found["escalated_rate"] + found["shed_rate"], abs=1e-4)
 
 
-@pytest.mark.parametrize("text", ["not json", "[1]", '{"kind": "truth"}', '{"lane": "general"}'])
+ODD_LINES = ["not json", "[1]", '{"kind": "truth"}', '{"lane": "general"}']
+ODD_LINES += ['{"lane": "general", "tokens": "many", "domain": ""}']
+
+
+@pytest.mark.parametrize("text", ODD_LINES)
 def test_what_is_no_decision_log_is_refused(tmp_path, text):
     (tmp_path / "log").write_text(text)
-    with pytest.raises(FileRefused):
+    with pytest.raises(FileRefused, match="line 1 is not of a decision log"):
         read_log(tmp_path / "log")
 
 
