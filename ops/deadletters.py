@@ -14,6 +14,7 @@ Either way it begins anew, on the stream of its level, with the model and policy
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,10 +40,10 @@ class DeadLetter:
 
     Attributes:
         id: Its first part is the server's time of death, epoch ms.
-        reason: Code.    message: What the worker said.
+        reason: Code.    message: The worker's explanation.
         source: Key of the stream that it came from.    entry: Its id there.
-        sha1: Of the payload, hexadecimal.
-        told: Whether its client got a final answer.
+        sha1: Hash of the payload, hexadecimal.
+        told: True if its client got a final answer.
         payload: The request as it came.
         request: Decoded; None when this version cannot read it.
         unreadable: Why it cannot.
@@ -94,15 +95,11 @@ class DeadLetters:
     def newest_first(self, reason: str = "") -> Iterator[DeadLetter]:
         """All letters, or those with one reason, in pages."""
         end = "+"
-        while True:
-            rows = cast("list[Any]", self._client.xrevrange(self._keys.dead, max=end, count=_PAGE))
-            for name, fields in rows:
-                letter = _letter(name, fields)
+        while rows := cast("list[Any]", self._client.xrevrange(self._keys.dead, max=end, count=_PAGE)):
+            for letter in itertools.starmap(_letter, rows):
+                end = f"({letter.id}"
                 if not reason or letter.reason == reason:
                     yield letter
-            if len(rows) < _PAGE:
-                return
-            end = f"({rows[-1][0].decode()}"
 
     def get(self, letter_id: str) -> DeadLetter | None:
         """One letter, or None when there is none with this id."""
@@ -112,27 +109,20 @@ class DeadLetters:
     def requeue(self, letters: Iterable[DeadLetter], client_id: str) -> list[Requeued]:
         """Puts letters back; answers that nobody else may get go to `client_id`."""
         done: list[Requeued] = []
-        now_ms = time_ms(self._client.time())
-        waiting: list[tuple[DeadLetter, Request, bytes]] = []
-        for letter in letters:
-            if letter.request is None:
-                done.append(Requeued(letter, "unreadable"))
-                continue
-            waiting.append((letter, *_again(letter, letter.request, client_id, now_ms)))
-            if len(waiting) == _PAGE:
-                done += self._put_back(waiting)
-                waiting = []
-        return done + self._put_back(waiting)
+        now_ms, rest = time_ms(self._client.time()), iter(letters)
+        while page := list(itertools.islice(rest, _PAGE)):
+            done += [Requeued(letter, "unreadable") for letter in page if letter.request is None]
+            done += self._put_back(
+                [(one, *_again(one, one.request, client_id, now_ms)) for one in page if one.request]
+            )
+        return done
 
     def answers(self, client_id: str, awaited: set[str], timeout_s: float) -> dict[str, Answer | Failure]:
         """Final answers to what was put back, as many as came within the time; forgets the stream."""
         stream, last = self._keys.replies(client_id), b"0-0"
         found: dict[str, Answer | Failure] = {}
         give_up_at_s = time.monotonic() + timeout_s
-        while awaited - found.keys():
-            left_ms = int((give_up_at_s - time.monotonic()) * 1000)
-            if left_ms <= 0:
-                break
+        while awaited - found.keys() and (left_ms := int((give_up_at_s - time.monotonic()) * 1000)) > 0:
             read = cast(Any, self._client.xread({stream: last}, count=_PAGE, block=min(left_ms, 1_000)))
             for name, fields in read[0][1] if read else ():
                 last = name
@@ -148,8 +138,6 @@ class DeadLetters:
         return sum(cast("list[int]", [self._client.xdel(self._keys.dead, *page) for page in pages]))
 
     def _put_back(self, waiting: list[tuple[DeadLetter, Request, bytes]]) -> list[Requeued]:
-        if not waiting:
-            return []
         keys = self._keys
         arguments: list[Any] = [self._settings.entries_max, self._settings.bytes_max]
         for letter, request, payload in waiting:
@@ -183,25 +171,23 @@ def _again(letter: DeadLetter, request: Request, client_id: str, now_ms: float) 
 
 
 def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
-    def text(field: bytes) -> str:
-        return fields.get(field, b"").decode("utf-8", "replace")
-
-    payload = fields.get(b"request", b"")
-    request, unreadable = None, ""
+    names = ("reason", "message", "source", "entry", "sha1", "told", "deliveries")
+    text = {one: fields.get(one.encode(), b"").decode("utf-8", "replace") for one in names}
+    payload, request, unreadable = fields.get(b"request", b""), None, ""
     try:
         request = wire.decode_request(payload, batches=True)
     except WireError as error:
         unreadable = str(error)
     return DeadLetter(
         id=name.decode(),
-        reason=text(b"reason") or "?",
-        message=text(b"message"),
-        deliveries=int(text(b"deliveries") or 0),
-        source=text(b"source"),
-        entry=text(b"entry"),
-        sha1=text(b"sha1"),
+        reason=text["reason"] or "?",
+        message=text["message"],
+        deliveries=int(text["deliveries"] or 0),
+        source=text["source"],
+        entry=text["entry"],
+        sha1=text["sha1"],
         # A letter of a version that did not say: nobody may get a second answer.
-        told=text(b"told") != "0",
+        told=text["told"] != "0",
         payload=payload,
         request=request,
         unreadable=unreadable,

@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 from ops import console
+from ops.clock import parse_span, span
 from ops.commands import options
 from ops.deadletters import DeadLetter, DeadLetters, Requeued
 from ops.errors import LettersLeft
@@ -22,24 +23,38 @@ from ops.settings import producer_settings
 from producer.messages import Answer, BatchReply, Failure, Reply
 from producer.transport.clock import time_ms
 
-_HEAD_BYTES = 128
-_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_HEAD_BYTES, _LINE_BYTES = 128, 16
+#: Why a letter stayed where it was.
+_LEFT = {
+    "gone": "not there any more",
+    "full": "the queue is full",
+    "refused": "the server takes no entry into this stream; `amn doctor` says why",
+}
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    """A span such as 90s, 15m, 12h or 7d, in seconds."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+)([smhd])", value)
-    if found is None:
-        raise click.BadParameter(f"{value!r} is not an age; write for example 90s, 15m, 12h or 7d")
-    return float(found[1]) * _UNITS_S[found[2]]
+def _age_ms(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_span(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 _reason = click.option("--reason", default="", metavar="CODE", help="Only letters with this reason.")
-_older = click.option(
-    "--older-than", "older_s", callback=_seconds, metavar="AGE", help="Only older ones: 90s, 15m, 12h, 7d."
+_CHOICE = (
+    click.argument("ids", nargs=-1, metavar="[ID]..."),
+    click.option("--all", "every", is_flag=True, help="All of them, or those that the next two leave."),
+    _reason,
+    click.option(
+        "--older-than", "older_ms", callback=_age_ms, metavar="AGE", help="Only older ones: 90s, 15m, 2h, 7d."
+    ),
 )
+
+
+def _chosen_letters(command: click.decorators.FC) -> click.decorators.FC:
+    """The options that choose letters: by id, or by what they are."""
+    for option in reversed(_CHOICE):
+        command = option(command)
+    return command
 
 
 @click.group(short_help="Dead letters: list, show, replay, purge.")
@@ -63,25 +78,20 @@ def dlq() -> None:
 @options.queue
 @options.as_json
 def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: bool) -> None:
-    """Show the newest dead letters, one a line.
-
-    \b
-    Examples:
-      amn dlq list
-      amn dlq list --reason batch_breaking --limit 500 --json
-    """
+    """Show the newest dead letters, one a line."""
     with _opened(url, queue) as (letters, now_ms):
         total = len(letters)
         found = list(itertools.islice(letters.newest_first(reason), limit))
     if as_json:
         console.say_json({"total": total, "letters": [_plain(one, now_ms) for one in found]})
         return
-    columns = ("id", "age>", "reason", "deliveries>", "sha1", "bytes>", "told", "lane", "client")
-    table = console.DataTable(*columns)
+    table = console.DataTable(
+        "id", "age>", "reason", "deliveries>", "sha1", "bytes>", "told", "lane", "client"
+    )
     for one in found:
         sender = (one.request.lane, one.request.reply_to) if one.request else (None, None)
         size, told = len(one.payload), "yes" if one.told else "no"
-        age = _age(one, now_ms)
+        age = span(now_ms - one.died_at_ms)
         table.add_row(one.id, age, one.reason, one.deliveries, one.sha1[:10], size, told, *sender)
     out = console.out()
     if found:
@@ -95,51 +105,39 @@ def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: 
 @options.queue
 @options.as_json
 def show(letter_id: str, url: str | None, queue: str | None, as_json: bool) -> None:
-    """Show one dead letter: reason, decoded request, head of the payload.
-
-    \b
-    Example:
-      amn dlq show 1764000000000-0
-    """
+    """Show one dead letter: reason, decoded request, head of the payload."""
     with _opened(url, queue) as (letters, now_ms):
         letter = _found(letters, letter_id)
+    found, head = _plain(letter, now_ms), letter.payload[:_HEAD_BYTES]
     if as_json:
-        head = {"head_hex": letter.payload[:_HEAD_BYTES].hex()}
-        console.say_json(_plain(letter, now_ms) | head)
+        console.say_json(found | {"head_hex": head.hex()})
         return
-    out = console.out()
-    table = console.DataTable(show_header=False)
-    for name, value in _plain(letter, now_ms).items():
-        if name == "request" and isinstance(value, dict):
-            for field, inner in value.items():
-                table.add_row(f"request.{field}", inner)
-        else:
-            table.add_row(name, value)
+    if isinstance(found["request"], dict):
+        found |= {f"request.{name}": value for name, value in found.pop("request").items()}
+    out, table = console.out(), console.DataTable(show_header=False)
+    for row in found.items():
+        table.add_row(*row)
     out.print(table)
-    out.print(f"\nfirst {min(_HEAD_BYTES, len(letter.payload))} of {len(letter.payload):,} payload bytes")
-    out.print(_hex(letter.payload[:_HEAD_BYTES]))
+    out.print(f"\nfirst {len(head)} of {len(letter.payload):,} payload bytes")
+    for at in range(0, len(head), _LINE_BYTES):
+        line = head[at : at + _LINE_BYTES]
+        out.print(f"{at:06x}  {line.hex(' '):<47}  {re.sub(rb'[^ -~]', b'.', line).decode()}")
 
 
 @dlq.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "every", is_flag=True, help="All of them, or all with --reason.")
-@_reason
+@_chosen_letters
 @click.option(
-    "--wait", "wait_s", type=click.FloatRange(0, 86_400), default=30.0, show_default=True,
+    "--wait",
+    "wait_s",
+    type=click.FloatRange(0, 86_400),
+    default=30.0,
+    show_default=True,
     help="Seconds to wait for the answers.",
-)  # fmt: skip
+)
 @options.url
 @options.queue
 @options.as_json
-def replay(
-    ids: tuple[str, ...],
-    every: bool,
-    reason: str,
-    wait_s: float,
-    url: str | None,
-    queue: str | None,
-    as_json: bool,
-) -> None:
+def replay(wait_s: float, url: str | None, queue: str | None, as_json: bool, **choice: Any) -> None:
     """Put dead letters back into the queue, and say what became of each.
 
     Each letter is removed and its request appended in one step, within the queue's limits. Exit
@@ -150,21 +148,16 @@ def replay(
       amn dlq replay 1764000000000-0
       amn dlq replay --all --reason batch_breaking
     """
-    if bool(ids) == every:
-        raise click.UsageError("name letters by id, or say --all")
     client_id = f"dlq-{secrets.token_hex(6)}"
-    with _opened(url, queue) as (letters, _):
-        chosen = (_found(letters, one) for one in ids) if ids else list(letters.newest_first(reason))[::-1]
-        done = letters.requeue(chosen, client_id)
+    with _opened(url, queue) as (letters, now_ms):
+        done = letters.requeue(_choose(letters, now_ms, **choice)[::-1], client_id)
         awaited = {one.awaited for one in done if one.awaited}
         answers = letters.answers(client_id, awaited, wait_s)
     ends = [(one, _end(one, answers.get(one.awaited))) for one in done]
     if as_json:
-        rows = [
-            {"id": one.letter.id, "status": one.status, "replayed_as": one.awaited, "end": end}
-            for one, end in ends
-        ]
-        console.say_json({"replayed": rows})
+        names = ("id", "status", "replayed_as", "end")
+        rows = [(one.letter.id, one.status, one.awaited, end) for one, end in ends]
+        console.say_json({"replayed": [dict(zip(names, row, strict=True)) for row in rows]})
     else:
         for one, end in ends:
             console.say(f"{one.letter.id}  {one.status}  {end}")
@@ -175,18 +168,12 @@ def replay(
 
 
 @dlq.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--all", "every", is_flag=True, help="All of them, or what --reason and --older-than leave.")
-@_reason
-@_older
+@_chosen_letters
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.url
 @options.queue
 @options.as_json
-def purge(
-    ids: tuple[str, ...], every: bool, reason: str, older_s: float | None, yes: bool,
-    url: str | None, queue: str | None, as_json: bool,
-) -> None:  # fmt: skip
+def purge(yes: bool, url: str | None, queue: str | None, as_json: bool, **choice: Any) -> None:
     """Delete dead letters for good.
 
     \b
@@ -194,19 +181,11 @@ def purge(
       amn dlq purge --older-than 7d
       amn dlq purge --all --reason undecodable --yes
     """
-    if bool(ids) == bool(every or reason or older_s is not None):
-        raise click.UsageError("name letters by id, or choose them with --all, --reason, --older-than")
     with _opened(url, queue) as (letters, now_ms):
-        chosen = list(ids) or [
-            one.id
-            for one in letters.newest_first(reason)
-            if older_s is None or now_ms - one.died_at_ms > older_s * 1000
-        ]
-        if chosen and not yes:
-            click.confirm(
-                f"delete {len(chosen)} of {len(letters)} dead letters for good?", abort=True, err=True
-            )
-        purged = letters.purge(chosen)
+        ids = [one.id for one in _choose(letters, now_ms, **choice)]
+        if ids and not yes:
+            click.confirm(f"delete {len(ids)} of {len(letters)} dead letters for good?", abort=True, err=True)
+        purged = letters.purge(ids)
     console.say_json({"purged": purged}) if as_json else console.say(f"{purged} deleted")
 
 
@@ -217,6 +196,18 @@ def _opened(url: str | None, queue: str | None) -> Iterator[tuple[DeadLetters, i
     # A wait for answers blocks for up to a second.
     with options.client(settings, block_ms=1_000) as client:
         yield DeadLetters(client, settings), int(time_ms(client.time()))
+
+
+def _choose(
+    letters: DeadLetters, now_ms: int, *, ids: tuple[str, ...], every: bool, reason: str, older_ms: int | None
+) -> list[DeadLetter]:
+    """The letters that were named, or chosen, newest first."""
+    if bool(ids) == bool(every or reason or older_ms is not None):
+        raise click.UsageError("name letters by id, or choose them with --all, --reason, --older-than")
+    if ids:
+        return [_found(letters, one) for one in ids[::-1]]
+    found = letters.newest_first(reason)
+    return [one for one in found if older_ms is None or now_ms - one.died_at_ms > older_ms]
 
 
 def _found(letters: DeadLetters, letter_id: str) -> DeadLetter:
@@ -237,13 +228,7 @@ def _end(one: Requeued, answer: Answer | Failure | None) -> str:
         return f"failed with {answer.code}: {answer.message}"
     if one.status == "ok":
         return "no answer yet" if one.awaited else "its client will be answered"
-    texts = {
-        "gone": "not there any more",
-        "full": "the queue is full",
-        "refused": "the server takes no entry into this stream; `amn doctor` says why",
-        "unreadable": one.letter.unreadable,
-    }
-    return f"left: {texts[one.status]}"
+    return f"left: {_LEFT.get(one.status, one.letter.unreadable)}"
 
 
 def _went_well(one: Requeued, answers: dict[str, Answer | Failure]) -> bool:
@@ -257,35 +242,18 @@ def _plain(letter: DeadLetter, now_ms: int) -> dict[str, Any]:
         "age_s": round((now_ms - letter.died_at_ms) / 1000, 1),
         **{name: getattr(letter, name) for name in kept},
         "bytes": len(letter.payload),
-        "request": _summary(letter) or f"unreadable: {letter.unreadable}",
+        "request": _request(letter) or f"unreadable: {letter.unreadable}",
     }
 
 
-def _summary(letter: DeadLetter) -> dict[str, Any] | None:
+def _request(letter: DeadLetter) -> dict[str, Any] | None:
     request = letter.request
     if request is None:
         return None
-    names = [field.name for field in fields(request) if field.name != "context"]
-    found: dict[str, Any] = {name: getattr(request, name) for name in names}
+    found = {field.name: getattr(request, field.name) for field in fields(request)}
     context = request.context.astype(np.float64)
-    found["context"] = f"{request.context.dtype} {request.context.shape}"
-    found["context_finite"] = bool(np.isfinite(context).all())
-    found["context_norms"] = np.linalg.norm(context, axis=-1).round(4).tolist()  # of a batch: five each
-    return found
-
-
-def _age(letter: DeadLetter, now_ms: int) -> str:
-    age_s = max(now_ms - letter.died_at_ms, 0) / 1000
-    for unit in ("d", "h", "m"):
-        if age_s >= 2 * _UNITS_S[unit]:
-            return f"{age_s / _UNITS_S[unit]:.0f} {unit}"
-    return f"{age_s:.0f} s"
-
-
-def _hex(payload: bytes) -> str:
-    rows = []
-    for at in range(0, len(payload), 16):
-        part = payload[at : at + 16]
-        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
-        rows.append(f"{at:06x}  {part.hex(' '):<47}  {text}")
-    return "\n".join(rows)
+    return found | {
+        "context": f"{request.context.dtype} {request.context.shape}",
+        "context_finite": bool(np.isfinite(context).all()),
+        "context_norms": np.linalg.norm(context, axis=-1).round(4).tolist(),  # five for each context
+    }
