@@ -107,7 +107,7 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
     from amn.bank.bank import CellBank
     from amn.gate.escalation import Allowance
-    from workers.gate.settle import GateThread
+    from workers.gate.budget import GateThread
     from workers.handlers.amn import AmnHandler, Gate
     from workers.handlers.decisions import DecisionLog
     from workers.handlers.recheck import RecheckThread

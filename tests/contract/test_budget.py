@@ -17,8 +17,7 @@ from ops.gate.log import Logged
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from workers.gate.breaker import TierFacts
-from workers.gate.budget import LoadLimits, SharedBudget, budget_key, read_budget, window_key
-from workers.gate.settle import GateThread
+from workers.gate.budget import GateThread, SharedBudget, budget_key, read_budget, room_for, window_key
 from workers.gate.tiers import Tally, TierThread, read_tier, tier_key
 from workers.settings import WorkerSettings
 
@@ -179,11 +178,10 @@ def test_the_best_candidates_are_taken(server: Any) -> None:
 
 
 def test_a_lagging_fallback_takes_fewer_and_the_best_of_them(server: Any) -> None:
-    limits = LoadLimits()
-    room = limits.room(TierFacts(waiting=10, lag_ms=6_000), 1000)
-    assert room == pytest.approx(0.5)
-    assert limits.room(TierFacts(waiting=10, lag_ms=60_000), 1000) == 0
-    assert limits.room(TierFacts(waiting=900, lag_ms=0), 1000) == 0
+    share = room_for(TierFacts(waiting=10, lag_ms=6_000), 1000)
+    assert share == pytest.approx(0.5)
+    assert room_for(TierFacts(waiting=10, lag_ms=60_000), 1000) == 0
+    assert room_for(TierFacts(waiting=900, lag_ms=0), 1000) == 0
     worker = Worker(server.admin)
     worker.decide(100)
     worker.budget.settle(0.0, now_ms=NOW_MS)

@@ -55,7 +55,6 @@ def test_a_lanes_rate_follows_what_its_samples_stand_for(rig: Rig) -> None:
     assert rig.turn()
     found = rig.rates()
     assert found.lanes["narrative"].k == 80
-    assert found.lanes["narrative"].since >= rig.now_min + 2
     assert found.lanes["sci-fact"].k == 20
     assert rig.admin.ttl(rates_key(KEYS)) > 23 * 3600
 
@@ -93,7 +92,7 @@ def test_a_lag_sheds_every_lane_and_recovers_when_it_is_over(rig: Rig) -> None:
     assert found.shed
     sampler = Sampler(0.05)
     sampler.rates = found
-    assert {sampler.one_in(lane, rig.now_min) for lane in ("general", "narrative")} == {100}
+    assert {sampler.one_in(lane) for lane in ("general", "narrative")} == {100}
     for age_s, shed in ((40, True), (1, False)):
         rig.admin.hset(rates_key(KEYS), "minute", rig.now_min - 2)
         rig.waits(age_s)
@@ -111,7 +110,7 @@ def test_an_amn_worker_looks_the_rates_up(rig: Rig) -> None:
     settings = WorkerSettings(kind="amn", producer=ProducerSettings(url=rig.server.url))
     thread = SamplerThread(settings, sampler)
     thread.turn()
-    assert sampler.one_in("general", rig.now_min + 5) == 100
+    assert sampler.one_in("general") == 100
     thread.client.close()
 
 
@@ -128,4 +127,4 @@ def test_rates_go_on_and_shedding_ends_when_the_servers_clock_went_back(rig: Rig
     assert rig.turn()
     assert not rig.rates().shed
     assert rig.now_min - 1 <= rig.rates().minute <= rig.now_min
-    assert rig.rates().lanes["general"].since <= rig.now_min + 2
+    assert rig.rates().lanes["general"].k == 20

@@ -15,6 +15,10 @@ import math
 from dataclasses import dataclass
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
+#: Failures, and their share among the tier's results of the last `_MEMORY_S`, from which on it opens.
+_FAILED_MIN, _FAILED_SHARE, _MEMORY_S = 5, 0.5, 10.0
+#: An entry older than this is a tier that does not answer.
+_LAG_MS_MAX = 30_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,30 +38,16 @@ class TierFacts:
     lag_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerSettings:
-    """Conditions that open a breaker.
+class Breaker:
+    """The state of one tier as one worker sees it; all see the same facts.
 
-    Attributes:
-        failed_min: Fewer failures than this in one `memory_s` never open it.
-        failed_share: Share of failures among the tier's results from which on it opens.
-        lag_ms_max: An entry older than this is a tier that does not answer.
-        memory_s: How long results count.    pause_s: How long it stays open.
+    Args:
+        pause_s: How long it stays open.
     """
 
-    failed_min: int = 5
-    failed_share: float = 0.5
-    lag_ms_max: int = 30_000
-    memory_s: float = 10.0
-    pause_s: float = 5.0
-
-
-class Breaker:
-    """The state of one tier as one worker sees it; all see the same facts."""
-
-    def __init__(self, settings: BreakerSettings | None = None) -> None:
+    def __init__(self, pause_s: float = 5.0) -> None:
         self.state = CLOSED
-        self._settings = settings or BreakerSettings()
+        self._pause_s = pause_s
         self._unwell = False
         self._opened_at_s = 0.0
         self._past: list[tuple[float, int, int]] = []
@@ -70,15 +60,14 @@ class Breaker:
     def update(self, facts: TierFacts, now_s: float) -> str:
         """Takes in what is known now; returns the state."""
         failed, ok = self._recent(facts, now_s)
-        settings = self._settings
-        broken = failed >= settings.failed_min and failed >= settings.failed_share * (failed + ok)
-        self._unwell = not facts.alive or facts.lag_ms > settings.lag_ms_max
+        broken = failed >= _FAILED_MIN and failed >= _FAILED_SHARE * (failed + ok)
+        self._unwell = not facts.alive or facts.lag_ms > _LAG_MS_MAX
         if (self.state == CLOSED and broken) or (self.state == HALF_OPEN and failed > 0):
             self.state = OPEN
             self._opened_at_s = now_s
         elif self.state == HALF_OPEN and ok:
             self.state = CLOSED
-        elif self.state == OPEN and now_s - self._opened_at_s >= settings.pause_s:
+        elif self.state == OPEN and now_s - self._opened_at_s >= self._pause_s:
             self.state = HALF_OPEN
             self._past = self._past[-1:]  # only what comes from now on counts
         return self.shown
@@ -89,11 +78,11 @@ class Breaker:
         return OPEN if self._unwell else self.state
 
     def _recent(self, facts: TierFacts, now_s: float) -> tuple[int, int]:
-        """Failures and answers since `memory_s` ago, or since the breaker was half opened."""
+        """Failures and answers of the last `_MEMORY_S`, or since the breaker was half opened."""
         if self._past and (facts.ok < self._past[-1][1] or facts.failed < self._past[-1][2]):
             self._past.clear()  # the tier's totals began anew
         self._past.append((now_s, facts.ok, facts.failed))
-        while len(self._past) > 2 and now_s - self._past[1][0] >= self._settings.memory_s:
+        while len(self._past) > 2 and now_s - self._past[1][0] >= _MEMORY_S:
             del self._past[0]
         _, ok, failed = self._past[0]
         return facts.failed - failed, facts.ok - ok

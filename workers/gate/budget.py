@@ -5,7 +5,7 @@ Keys, both below `gate_prefix`, both gone two windows after the last settlement:
     amn:{main}:gate:window   hash   `<bucket>:<stat>`, lua/budget.lua says what they hold
     amn:{main}:gate:budget   hash   tokens, and sums of the window for whoever looks
 
-About once a second a side thread (workers/gate/settle.py) settles what the worker decided since, and is
+About once a second a side thread settles what the worker decided since, and is
 granted soft escalations for the next second. What can go wrong, and how far:
 
 - Soft escalations never exceed what was granted, and what is granted is paid for at once: over any
@@ -20,17 +20,19 @@ granted soft escalations for the next second. What can go wrong, and how far:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import cast
 
 import redis
 import structlog
 
 from amn.gate.escalation import Allowance, threshold_for
-from amn.policy import ENFORCE, EscalationPolicy
+from amn.policy import ACCURACY, ENFORCE, EscalationPolicy
 from producer.keys import Keys
 from workers.engine.queue import load
 from workers.gate.breaker import TierFacts
+from workers.gate.tiers import TierWatch
+from workers.settings import WorkerSettings
+from workers.side import SideThread
 
 _LOG = structlog.get_logger("amn.gate")
 #: A little more than a second's need, so that a late settlement does not leave the worker dry.
@@ -41,6 +43,9 @@ _EAGER = 1.25
 _FADE = 0.97
 #: Hard escalations of a window that are let through however few requests there were.
 HARD_MIN = 100
+#: Up to this age of the oldest entry that waits for a fallback nothing changes; from the second one on no
+#: soft rule escalates, as from this share of the stream's limit of entries on.
+_LAG_MS_FINE, _LAG_MS_MAX, _FULL_SHARE = 2_000, 10_000, 0.9
 
 
 def window_key(keys: Keys) -> str:
@@ -53,26 +58,12 @@ def budget_key(keys: Keys) -> str:
     return f"{keys.gate_prefix}budget"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadLimits:
-    """Limits from which on a lagging fallback makes the gate choosier.
-
-    Attributes:
-        lag_ms_fine: Up to this age of the oldest waiting entry nothing changes.
-        lag_ms_max: From here on no soft rule escalates. In between the best candidates still do.
-        full_share: The same from this share of the stream's limit of entries on.
-    """
-
-    lag_ms_fine: int = 2_000
-    lag_ms_max: int = 10_000
-    full_share: float = 0.9
-
-    def room(self, facts: TierFacts, entries_max: int) -> float:
-        """Share of the usual soft escalations that the tier can take, 0 to 1."""
-        if facts.waiting >= self.full_share * entries_max:
-            return 0.0
-        late = (facts.lag_ms - self.lag_ms_fine) / (self.lag_ms_max - self.lag_ms_fine)
-        return 1.0 - min(max(late, 0.0), 1.0)
+def room_for(facts: TierFacts, entries_max: int) -> float:
+    """Share of the usual soft escalations, 0 to 1, that a tier can take which may lag."""
+    if facts.waiting >= _FULL_SHARE * entries_max:
+        return 0.0
+    late = (facts.lag_ms - _LAG_MS_FINE) / (_LAG_MS_MAX - _LAG_MS_FINE)
+    return 1.0 - min(max(late, 0.0), 1.0)
 
 
 class SharedBudget:
@@ -151,6 +142,31 @@ class SharedBudget:
             self.infeasible = infeasible
             event = "budget_infeasible" if infeasible else "budget_feasible_again"
             _LOG.warning(event, hard_share=round(hard / n, 4) if n else 0, rate=self._policy.budget.rate)
+
+
+class GateThread(SideThread):
+    """The side thread of an AMN worker: settles the budget once a second, and follows the first tier."""
+
+    name = "gate"
+    at_end = True
+
+    def __init__(self, settings: WorkerSettings, policy: EscalationPolicy, allowance: Allowance) -> None:
+        super().__init__(settings)
+        self._policy, self._allowance = policy, allowance
+        self._budget = SharedBudget(self.client, self.keys, policy, allowance)
+        self._watch = TierWatch(self.client, self.keys, ACCURACY)
+
+    def take_turn(self, now_s: float) -> None:
+        """Makes one settlement; the last one hands back what is not used."""
+        facts = self._watch.update(now_s)
+        self._allowance.breaker_left = self._watch.breaker.let_through if self._policy.chain.tiers else 0
+        # A worker that leaves wants nothing more, so that what it holds goes back to the others.
+        entries_max = self.settings.queue.fallback_entries_max
+        self._budget.settle(0.0 if self.stopping.is_set() else room_for(facts, entries_max))
+
+    def pause_s(self) -> float:
+        """A fallback that comes back should not be missed for long."""
+        return self.period_s if self._allowance.breaker_left else self.period_s / 5
 
 
 def _faded(past: tuple[float, float, float], now: tuple[int, int, int]) -> tuple[float, float, float]:

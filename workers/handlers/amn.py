@@ -168,7 +168,7 @@ class AmnHandler:
         # The truth of bulk work without a position would never come, and would seem to be missing.
         if self._sampler.on and not (bulk and (not request.sequence or request.position < 0)):
             outcome.counters += ",sampleable"
-            outcome.sample_key, outcome.truth_key = self._sampler.marks(request, int(now_ms) // 60_000)
+            outcome.sample_key, outcome.truth_key = self._sampler.marks(request)
             if outcome.truth_key:
                 outcome.truth = wire.encode_vector(request.context[-1])
         return outcome

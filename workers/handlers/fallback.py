@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
-from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Timings
+from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Request, Timings
 from producer.protocol import wire
-from workers.engine.entry import Outcome
+from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import answered, dead, degraded, fast_answer
 from workers.gate.tiers import Tally
@@ -83,22 +83,30 @@ class FallbackHandler:
 
     def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One model call for all; one outcome per request, in order."""
-        started_s = time.perf_counter()
+        started_s, requests = time.perf_counter(), batch.requests
         try:
-            rows = self._predictor.predict(batch.contexts)  # (B, 768)
+            rows = self._predictor.forward(batch.contexts)  # (B, 768)
         except Exception:
-            failed = len(batch) == 1  # the loop halves them until one is to blame
-            self._tier.tally.failed += batch.requests[0].count if failed else 0
+            if len(requests) == 1:  # the loop halves them until one is to blame
+                self._tier.tally.failed += requests[0].count
             raise
-        so_far = [_so_far(batch, i) for i in range(len(batch))]
-        best, weight, expected = self._best(batch, so_far, rows)
-        sound = np.abs(np.sqrt(np.vecdot(rows, rows)) - 1) <= NORM_TOLERANCE
+        so_far = [_so_far(entry, request) for entry, request in zip(batch.entries, requests, strict=True)]
+        fast = [
+            rows[batch.rows(i)]
+            if reply is None
+            else reply.vectors
+            if isinstance(reply, BatchReply)
+            else reply.vector[None]
+            for i, reply in enumerate(so_far)
+        ]
+        weight, expected = self._weighed(batch.contexts, fast, so_far)
         took = {
             "batch_ms": (started_s - batch.leased_at_s) * 1000,
             "compute_ms": (time.perf_counter() - started_s) * 1000,
             "batch_size": len(rows),
         }
-        computed = BlendedBatch(rows, best, weight, expected, sound, took)
+        best, sound = blend(np.concatenate(fast), rows, weight), np.abs(np.sqrt(np.vecdot(rows, rows)) - 1)
+        computed = BlendedBatch(rows, best, weight, expected, sound <= NORM_TOLERANCE, took)
         return [self._outcome(batch, i, answer, computed) for i, answer in enumerate(so_far)]
 
     def _outcome(self, batch: MicroBatch, i: int, so_far: Answer | None, computed: BlendedBatch) -> Outcome:
@@ -128,27 +136,22 @@ class FallbackHandler:
             return degraded(entry, request.reply_to, so_far, FAILED)
         return answered(entry, request.reply_to, best)
 
-    def _best(
-        self, batch: MicroBatch, so_far: list[Answer | None], rows: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], NDArray[np.floating], NDArray[np.floating]]:
-        """Final vectors (B, 768), this model's weight in them (B,), expected cosines (B, 2)."""
-        fast = np.concatenate(
-            [rows[batch.rows(i)] if reply is None else vectors_of(reply) for i, reply in enumerate(so_far)]
-        )
-        weight: NDArray[np.floating] = np.ones(len(rows))
-        expected = np.zeros((len(rows), 2))
-        calibration = self._tier.calibration
-        counts = [request.count for request in batch.requests]
-        if self._tier.name == SECONDARY:
+    def _weighed(
+        self, contexts: NDArray[np.float32], fast: list[NDArray[np.float32]], so_far: list[Answer | None]
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """This model's weight in the final vectors (B,), and expected cosines (B, 2)."""
+        tier, counts, total = self._tier, [len(vectors) for vectors in fast], len(contexts)
+        if tier.name == SECONDARY:
             halves = [0.5 if reply is not None and len(reply.tiers) > 1 else 1.0 for reply in so_far]
-            weight = np.repeat(halves, counts)
-        elif calibration is not None:
-            looked_at = features(batch.contexts, fast)
-            expected = np.stack([model.predict(looked_at) for model in calibration.expected], axis=1)
-            blends, own = self._tier.policy.answer.rule == BLEND, self._predictor.model_id
-            fits = [blends and reply is not None and calibration.fits(reply.model, own) for reply in so_far]
-            weight = np.where(np.repeat(fits, counts), calibration.weight(looked_at), 1.0)
-        return blend(fast, rows, weight), weight, expected
+            return np.repeat(halves, counts), np.zeros((total, 2))
+        calibration, own = tier.calibration, self._predictor.model_id
+        if calibration is None:
+            return np.ones(total), np.zeros((total, 2))
+        looked_at = features(contexts, np.concatenate(fast))
+        expected = np.stack([model.predict(looked_at) for model in calibration.expected], axis=1)
+        blends = tier.policy.answer.rule == BLEND
+        fits = [blends and reply is not None and calibration.fits(reply.model, own) for reply in so_far]
+        return np.where(np.repeat(fits, counts), calibration.weight(looked_at), 1.0), expected
 
     def _bettered(self, so_far: Answer, rows: slice, computed: BlendedBatch, timings: Timings) -> Answer:
         """The answer with every tier's score and weight; served by AMN when this one has none."""
@@ -176,17 +179,12 @@ class FallbackHandler:
         return replace(so_far, **changes)
 
 
-def _so_far(batch: MicroBatch, i: int) -> Answer | None:
-    """The best answer that request i carries, if it has as many vectors as the request has contexts."""
-    reply, request = fast_answer(batch.entries[i]), batch.requests[i]
+def _so_far(entry: Entry, request: Request) -> Answer | None:
+    """The best answer that an entry carries, if it has as many vectors as the request has contexts."""
+    reply = fast_answer(entry)
     if isinstance(reply, BatchReply):
         return reply if request.batched and len(reply) == request.count else None
-    return None if request.batched else reply
-
-
-def vectors_of(reply: Answer) -> NDArray[np.float32]:
-    """(n, 768); n is 1 of an answer to a single request."""
-    return reply.vectors if isinstance(reply, BatchReply) else reply.vector[None]
+    return None if request.context.ndim == 3 else reply
 
 
 def _pairs(expected: NDArray[np.floating], weight: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -3,9 +3,8 @@
 A rate is 1/k with a whole k, so that a sample's weight is exact. The traffic of a lane is what the
 samples of a minute stand for (the sum of their weights): nothing is counted on the hot path. Once a
 minute one of the shadow workers, whichever comes first, smooths it and sets each lane's k towards
-`samples_per_s`; AMN workers look every half minute (shadow_sampler.py). A worker that looked late
-samples at the old rate, and says so with each sample: nothing depends on everybody changing at the
-same time.
+`samples_per_s`; AMN workers look every half minute. Each sample says at which rate it was taken, so that
+nothing depends on everybody changing at the same time.
 
 When the shadow stream lags, every lane is sampled at the lowest rate until it has caught up: what is
 left out is a uniform part, never the newest or the slowest.
@@ -18,7 +17,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import redis
 import structlog
@@ -30,9 +29,7 @@ from workers.shadow.scores import TARGET_TRUE, Labels
 from workers.shadow.settings import ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
-_LANE = "lane:"
-#: A new rate is published this many minutes before it holds: every worker has looked by then.
-_AHEAD_MIN = 2
+_LANE = b"lane:"
 #: Further back than this, minutes that were missed are not made up for.
 _CATCH_UP_MIN = 10
 #: Below this many requests a minute, a lane at the highest rate need not be remembered.
@@ -40,31 +37,11 @@ _FORGOTTEN = 0.01
 _TTL_S = 24 * 3600
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneRate:
-    """One lane: k from the epoch minute `since` on, `before` until then; traffic in requests a minute."""
+class LaneRate(NamedTuple):
+    """One lane: it is sampled at 1/k, and has so much traffic, in requests a minute."""
 
     k: int
-    since: int
-    before: int
     traffic: float
-
-    def at(self, minute: int) -> int:
-        """k in force."""
-        return self.k if minute >= self.since else self.before
-
-    def __str__(self) -> str:
-        return f"{self.k} {self.since} {self.before} {self.traffic:.6g}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The inverse of `str`.
-
-        Raises:
-            ValueError: Written by another version.
-        """
-        k, since, before, traffic = text.split()
-        return cls(k=int(k), since=int(since), before=int(before), traffic=float(traffic))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,25 +65,22 @@ class Rates:
         Raises:
             ValueError: Written by another version.
         """
-        fields = {name.decode(): text.decode() for name, text in stored.items()}
-        lanes = {
-            name.removeprefix(_LANE): LaneRate.parse(text)
-            for name, text in fields.items()
-            if name.startswith(_LANE)
-        }
-        return cls(minute=int(fields.get("minute", "0")), shed=fields.get("shed") == "1", lanes=lanes)
+        lanes = {}
+        for name, text in stored.items():
+            if name.startswith(_LANE):
+                k, _, _, traffic = text.split()
+                lanes[name.removeprefix(_LANE).decode()] = LaneRate(int(k), float(traffic))
+        return cls(minute=int(stored.get(b"minute", b"0")), shed=stored.get(b"shed") == b"1", lanes=lanes)
 
-    def as_of(self, minute: int) -> Rates:
-        """These rates; when they are of before the server's clock went back, all of them hold now."""
-        if self.minute < minute:
-            return self
-        lanes = {name: replace(rate, since=min(rate.since, minute)) for name, rate in self.lanes.items()}
-        return replace(self, minute=minute - 2, lanes=lanes)
-
-    def fields(self) -> dict[str, str]:
-        """For the hash."""
-        lanes = {_LANE + name: str(rate) for name, rate in self.lanes.items()}
-        return {"minute": str(self.minute), "shed": str(int(self.shed)), **lanes}
+    def words(self) -> list[str]:
+        """Fields and values of the hash in turn."""
+        # A lane's second and third number are those of versions that announced a change before it held.
+        lanes = [(f"lane:{name}", f"{k} 0 {k} {traffic:.6g}") for name, (k, traffic) in self.lanes.items()]
+        return [
+            word
+            for pair in [("minute", str(self.minute)), ("shed", str(int(self.shed))), *lanes]
+            for word in pair
+        ]
 
 
 class Steering:
@@ -122,7 +96,8 @@ class Steering:
         now_ms = seconds * 1000 + microseconds // 1000
         stored = read_rates(self._client, rates_key(self._keys))
         last = now_ms // 60_000 - 1
-        old = stored.as_of(last + 1)
+        # What is of before the server's clock went back holds now.
+        old = stored if stored.minute <= last else replace(stored, minute=last - 1)
         if last <= old.minute:
             return False
         oldest_ms = self._oldest_ms(now_ms)
@@ -136,12 +111,11 @@ class Steering:
                 return False
             new = replace(old, shed=False)
             for minute in range(max(old.minute + 1, complete - _CATCH_UP_MIN + 1), complete + 1):
-                new = step(new, minute, self._traffic(minute), last + 1, self._shadow)
+                new = step(new, minute, self._traffic(minute), self._shadow)
         if new.shed != old.shed:
             _LOG.warning("sampling_sheds" if new.shed else "sampling_recovers", lag_ms=lag_ms)
-        flat = [word for pair in new.fields().items() for word in pair]
         expected = str(stored.minute) if stored.minute else ""
-        return bool(self._publish([rates_key(self._keys)], [expected, _TTL_S, *flat]))
+        return bool(self._publish([rates_key(self._keys)], [expected, _TTL_S, *new.words()]))
 
     def _oldest_ms(self, now_ms: int) -> int:
         """The time of the oldest shadow entry; now, when there is none."""
@@ -160,33 +134,19 @@ class Steering:
         return dict(found)
 
 
-def step(old: Rates, minute: int, traffic: Mapping[str, int], now_min: int, shadow: ShadowSettings) -> Rates:
-    """The rates after one more minute.
-
-    Args:
-        traffic: Requests of that minute, by lane.
-        now_min: The present minute; a change holds from two minutes later on.
-    """
+def step(old: Rates, minute: int, traffic: Mapping[str, int], shadow: ShadowSettings) -> Rates:
+    """The rates after one more minute, of which `traffic` are the requests by lane."""
     share = 1 - 0.5 ** (1 / shadow.half_life_min)
     lanes = {}
     for lane in {*old.lanes, *traffic}:
-        seen, known = float(traffic.get(lane, 0)), old.lanes.get(lane)
-        if known is None:
-            known = LaneRate(k=ONE_IN_MIN, since=0, before=ONE_IN_MIN, traffic=seen)
-        smooth = known.traffic + share * (seen - known.traffic)
-        if smooth < _FORGOTTEN and known.k == ONE_IN_MIN:
+        seen = float(traffic.get(lane, 0))
+        k, known = old.lanes.get(lane, LaneRate(ONE_IN_MIN, seen))
+        smooth = known + share * (seen - known)
+        if smooth < _FORGOTTEN and k == ONE_IN_MIN:
             continue
-        lanes[lane] = _changed(replace(known, traffic=smooth), now_min, shadow)
+        wanted = min(max(round(smooth / 60 / shadow.samples_per_s), ONE_IN_MIN), ONE_IN_MAX)
+        lanes[lane] = LaneRate(wanted if abs(wanted - k) >= shadow.hysteresis * k else k, smooth)
     return Rates(minute=minute, shed=old.shed, lanes=lanes)
-
-
-def _changed(rate: LaneRate, now_min: int, shadow: ShadowSettings) -> LaneRate:
-    wanted = round(rate.traffic / 60 / shadow.samples_per_s)
-    wanted = min(max(wanted, ONE_IN_MIN), ONE_IN_MAX)
-    pending = rate.since > now_min
-    if pending or abs(wanted - rate.k) < shadow.hysteresis * rate.k:
-        return rate
-    return replace(rate, k=wanted, since=now_min + _AHEAD_MIN, before=rate.k)
 
 
 def rates_key(keys: Keys) -> str:

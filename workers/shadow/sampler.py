@@ -31,15 +31,15 @@ class Sampler:
         self._sieve = sieve(self._least, salt)
         self._positions: dict[str, tuple[int, str]] = {}
 
-    def one_in(self, lane: str, minute: int) -> int:
+    def one_in(self, lane: str) -> int:
         """k of the rate 1/k."""
         rates = self.rates
         if rates.shed:
             return ONE_IN_MAX
         known = rates.lanes.get(lane)
-        return self._least if known is None else max(known.at(minute), self._least)
+        return self._least if known is None else max(known.k, self._least)
 
-    def marks(self, request: Request, minute: int) -> tuple[str, str]:
+    def marks(self, request: Request) -> tuple[str, str]:
         """Marks what the shadow stream gets of a request.
 
         Returns:
@@ -53,7 +53,7 @@ class Sampler:
         mark = truth = ""
         key = self._sieve(request.id, sequence, position)
         if key:  # most are not, and need no look at their lane
-            k = self.one_in(request.lane, minute)
+            k = self.one_in(request.lane)
             if k == self._least or sampled_one_in(key, k, self._salt):
                 mark = f"{k} {key}"
         if sequence and position >= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from workers.gate.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerSettings, TierFacts
+from workers.gate.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, TierFacts
 
 
 def fed(breaker: Breaker, *looks: tuple[float, TierFacts]) -> list[str]:
@@ -33,7 +33,7 @@ def test_failures_open_it_a_pause_later_one_request_tries_and_an_answer_closes_i
 
 
 def test_a_failed_try_opens_it_again():
-    breaker = Breaker(BreakerSettings(pause_s=1))
+    breaker = Breaker(pause_s=1)
     fed(breaker, (0, TierFacts()), (1, TierFacts(failed=5)), (3, TierFacts(failed=5)))
     assert breaker.state == HALF_OPEN
     assert breaker.update(TierFacts(failed=6), 4) == OPEN

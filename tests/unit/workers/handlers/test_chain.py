@@ -36,7 +36,7 @@ class Model:
     def __init__(self, vector: np.ndarray) -> None:
         self.vector = vector
 
-    def predict(self, contexts: np.ndarray) -> np.ndarray:
+    def forward(self, contexts: np.ndarray) -> np.ndarray:
         return np.repeat(self.vector[None], len(contexts), axis=0)
 
 
@@ -127,7 +127,7 @@ def test_a_failed_fallback_degrades_to_the_answer_so_far():
 
 def test_a_model_that_raises_counts_as_failed_once_the_culprit_is_alone():
     class Raises(Model):
-        def predict(self, contexts: np.ndarray) -> np.ndarray:
+        def forward(self, contexts: np.ndarray) -> np.ndarray:
             raise RuntimeError("out of memory")
 
     tier = Tier(policy=CARD)

@@ -56,7 +56,7 @@ def handled(
 
 def test_a_request_is_marked_with_the_rate_of_its_lane() -> None:
     sampler = Sampler(RATE_MAX)
-    sampler.rates = Rates(minute=1, lanes={"narrative": LaneRate(k=50, since=0, before=20, traffic=1.0)})
+    sampler.rates = Rates(minute=1, lanes={"narrative": LaneRate(k=50, traffic=1.0)})
     for lane, k in (("narrative", 50), ("general", 20)):
         marks = {o.sample_key for o in handled(sampler, lane=lane) if o.sample_key}
         assert marks == {f"{k} s#{p}" for p in range(400) if sampled_one_in(f"s#{p}", k)}
@@ -124,7 +124,7 @@ def test_what_a_worker_saw_before_does_not_change_which_truths_it_sends(places: 
     sampler = Sampler(RATE_MAX)
     for place in places:
         request = Request(id="r", reply_to="c", context=ROWS, sequence="s", position=place)
-        _, truth = sampler.marks(request, 0)
+        _, truth = sampler.marks(request)
         expected = place > 0 and sampled(f"s#{place - 1}", RATE_MAX)
         assert truth == (f"s#{place - 1}" if expected else "")
 
@@ -132,5 +132,5 @@ def test_what_a_worker_saw_before_does_not_change_which_truths_it_sends(places: 
 def test_many_sequences_are_not_remembered_for_ever() -> None:
     sampler = Sampler(RATE_MAX)
     for n in range(5000):
-        sampler.marks(Request(id="r", reply_to="c", context=ROWS, sequence=f"s{n}", position=0), 0)
+        sampler.marks(Request(id="r", reply_to="c", context=ROWS, sequence=f"s{n}", position=0))
     assert len(sampler._positions) <= 4096
