@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
 
 from ops.drift.measures.baseline import Reference
+from ops.drift.measures.blocks import ALL
 from ops.drift.settings import JudgeSettings
-from ops.findings import Severity
+from ops.findings import Finding, Severity
+
+#: How loudly a rule fires now.
+Fires = Literal["page", "ticket", ""]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +37,8 @@ class Latch:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "reference"}
-        return {**plain, "reference": None if self.reference is None else self.reference.to_json()}
+        reference = None if self.reference is None else self.reference.to_json()
+        return {**asdict(replace(self, reference=None)), "reference": reference}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -45,41 +49,88 @@ class Latch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The result of one evaluation for a rule on a series.
+class Verdict:
+    """A rule on a series at one evaluation, before the latch.
 
     Attributes:
-        fires: "page", "ticket" or "".
-        lasting: Whether the drop is still there; None when too little was seen since it began.
-        change_block: Where it began.
+        severity: "page" or "ticket" while the rule's condition holds, else "".
+        lasting: Says whether the drop is there in the newest window; None when nothing is known.
+        seen_from_block: First block of that window.
+        change_block: Block in which the drop began.
+        summary: One line for a person.    values: The numbers behind it.
+        reference: What the series was compared with.
     """
 
-    fires: Severity | str
+    severity: Fires
     lasting: bool | None
-    change_block: int = 0
+    change_block: int
+    seen_from_block: int = 0
+    summary: str = ""
+    values: Mapping[str, float | int | str] = field(default_factory=dict)
+    reference: Reference | None = None
 
 
 def advance(
-    latch: Latch | None, seen: Seen, reference: Reference | None, now_ms: int, settings: JudgeSettings
-) -> Latch | None:
-    """The latch after this evaluation, or None when the rule rests.
+    latches: dict[str, Latch], name: str, verdict: Verdict, now_ms: int, settings: JudgeSettings
+) -> bool:
+    """Moves the latch of a rule on, and returns True when its incident ends now.
 
     A rule begins to fire at once. It rests when the drop has been gone for `recovered_min` without a
-    break, and not before `firing_min`. Not to know is not a recovery.
+    break, and not before `firing_min`. Not to know is not a recovery, and a window that reaches back
+    before the change does not know.
     """
+    latch = latches.get(name)
     if latch is None:
-        if not seen.fires:
-            return None
-        return Latch(
-            severity=cast(Severity, seen.fires),
-            since_ms=now_ms,
-            change_block=seen.change_block,
-            reference=reference,
-        )
-    if seen.fires == "page":
+        if verdict.severity:
+            latches[name] = Latch(
+                severity=verdict.severity,
+                since_ms=now_ms,
+                change_block=verdict.change_block,
+                reference=verdict.reference,
+            )
+        return False
+    if verdict.severity == "page":
         latch = replace(latch, severity="page")
-    if seen.lasting is not False:
-        return replace(latch, gone_since_ms=0)
-    latch = replace(latch, gone_since_ms=latch.gone_since_ms or now_ms)
-    rested = now_ms - latch.gone_since_ms >= settings.recovered_min * 60_000
-    return None if rested and now_ms - latch.since_ms >= settings.firing_min * 60_000 else latch
+    gone = verdict.lasting is False and verdict.seen_from_block >= latch.change_block
+    latches[name] = latch = replace(latch, gone_since_ms=(latch.gone_since_ms or now_ms) if gone else 0)
+    rested = gone and now_ms - latch.gone_since_ms >= settings.recovered_min * 60_000
+    ended = rested and now_ms - latch.since_ms >= settings.firing_min * 60_000
+    if ended:
+        del latches[name]
+    return ended
+
+
+def one_page_each(findings: Sequence[Finding], latches: dict[str, Latch]) -> list[Finding]:
+    """Leaves one page among findings with one cause; all others stand beside it.
+
+    A page about all lanes covers each of them. What stands beside another stays so until it rests:
+    nobody is woken again because the first one ended a minute earlier.
+    """
+    told = []
+    for finding in findings:
+        name = f"{finding.rule}|{finding.lane}"
+        if finding.state == "firing" and name in latches:
+            beside = latches[name].beside or _covering(name, latches)
+            latches[name] = replace(latches[name], beside=beside)
+            if beside:
+                finding = replace(finding, severity="ticket", beside=beside)
+        told.append(finding)
+    return told
+
+
+def _covering(name: str, latches: Mapping[str, Latch]) -> str:
+    """Returns "rule" or "rule/lane" of a page with a stronger claim on the same lane or on all, or ""."""
+    since_ms, lane = latches[name].since_ms, name.partition("|")[2]
+    for other, latch in sorted(latches.items(), key=_claim):
+        if other == name:
+            return ""
+        covers = latch.severity == "page" and not latch.beside and other.partition("|")[2] in (lane, ALL)
+        if covers and latch.since_ms <= since_ms:
+            return other.replace("|", "/").rstrip("/")
+    return ""
+
+
+def _claim(item: tuple[str, Latch]) -> tuple[int, bool, int]:
+    """Oldest first; of one minute, all lanes before one, and the fast rule before the others."""
+    rule, _, lane = item[0].partition("|")
+    return item[1].since_ms, lane != ALL, {"fast_drop": 0, "ood_delta": 1}.get(rule, 2)

@@ -13,8 +13,8 @@ import structlog
 from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift.measures.blocks import Traffic
 from ops.drift.memory import BLOCKS_KEPT, Memory, Order
+from ops.drift.rules.drift import evaluate_drift
 from ops.drift.rules.health import canary, monitor_health
-from ops.drift.rules.judge import evaluate_drift
 from ops.drift.service.live import LOST, Service, read_live
 from ops.drift.service.objectives import objectives
 from ops.drift.service.table import conditions

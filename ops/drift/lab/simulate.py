@@ -19,7 +19,7 @@ from ops.drift.measures.baseline import Reference, learn
 from ops.drift.measures.comparison import Window, compare
 from ops.drift.measures.detector import Detector
 from ops.drift.measures.statistics import ID, OOD, Floats, W, X
-from ops.drift.rules import verdicts as rules
+from ops.drift.rules import drops as rules
 from ops.drift.settings import JudgeSettings
 
 _LEARN_DAYS = 7

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ops.clock import BLOCKS_PER_DAY
-from ops.drift.measures.statistics import ID, OOD, W2, Floats, Means, W, X, means, noise
+from ops.drift.measures.statistics import ID, OOD, W2, Floats, Means, W, X, means
 
 #: Day-to-day wander of the delta where too few days are known: a standard deviation.
 TAU_DEFAULT, TAU_LEAST = 0.005, 0.0025
@@ -22,18 +22,13 @@ _MAD_TO_SD = 1.4826
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
+class Reference(Means):
     """Means that a window is compared with.
 
     Attributes:
         kind: "baseline", or "previous" for the 24 h before.
         first_block, blocks: Where it was taken.
-        n: Effective requests by slice, shape (2,).
-        mean, variance: By slice, (2,); the variance is that of the mean.
-        delta_variance: Of the difference.
-        spread: Variance of one request's cosine, (2,).
-        inflation: Of the variances of delta and means over those of independent requests, (3,).
-        tau: How much the delta wanders from day to day beyond that.
+        tau: How much the delta wanders from day to day beyond its error.
         rhythm: By slice, cosine and sine of the 24 h and of the 12 h wave, (2, 4).
         strata: By lane, weight OOD, weight ID, mean OOD, mean ID: for the standardised delta.
     """
@@ -41,25 +36,14 @@ class Reference:
     kind: str
     first_block: int
     blocks: int
-    n: Floats
-    mean: Floats
-    variance: Floats
-    delta_variance: float
-    spread: Floats
-    inflation: Floats
     tau: float = TAU_DEFAULT
     rhythm: Floats = field(default_factory=lambda: np.zeros((2, 4)))
-    strata: Mapping[str, tuple[float, float, float, float]] = field(default_factory=dict)
+    strata: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
-    def delta(self) -> float:
+    def delta(self) -> float:  # type: ignore[override]
         """Mean OOD minus mean ID."""
         return float(self.mean[OOD] - self.mean[ID])
-
-    @property
-    def noise(self) -> Floats:
-        """Variance that one request adds to (delta, mean OOD, mean ID), (3, 2)."""
-        return noise(self.spread, self.inflation)
 
     def expected(self, first_block: int, blocks: int) -> Floats:
         """Mean by slice and block, (2, blocks), with the daily rhythm."""
@@ -68,20 +52,14 @@ class Reference:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        plain = {name: getattr(self, name) for name in ("kind", "first_block", "blocks", "tau")}
-        strata = {lane: list(values) for lane, values in self.strata.items()}
-        return {**plain, **arrays, "delta_variance": self.delta_variance, "strata": strata}
+        stored = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in stored.items()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        arrays = {name: np.array(stored[name], dtype=np.float64) for name in _ARRAYS}
-        rest = {name: value for name, value in stored.items() if name not in _ARRAYS}
-        return cls(**{**rest, **arrays})
-
-
-_ARRAYS = ("n", "mean", "variance", "spread", "inflation", "rhythm")
+        arrays = {name: np.array(v, dtype=np.float64) for name, v in stored.items() if isinstance(v, list)}
+        return cls(**{**stored, **arrays})
 
 
 def rhythm(blocks: NDArray[np.int64]) -> Floats:
@@ -92,7 +70,7 @@ def rhythm(blocks: NDArray[np.int64]) -> Floats:
 
 def previous(sums: Floats, first_block: int) -> Reference:
     """A window as it is, to compare the next one with; (6, 2, T)."""
-    return _reference("previous", sums, first_block, means(sums), {})
+    return _reference("previous", sums, first_block, {}, np.zeros((2, 4)))
 
 
 def learn(sums: Floats, first_block: int, lanes: Mapping[str, Floats] | None = None) -> Reference:
@@ -106,30 +84,24 @@ def learn(sums: Floats, first_block: int, lanes: Mapping[str, Floats] | None = N
         lanes: The same by lane, when `sums` is all of them together.
     """
     waves = rhythm(np.arange(first_block, first_block + sums.shape[-1]))
-    fitted = [_fit(sums, slice_, waves) for slice_ in (OOD, ID)]
-    found = np.stack(fitted)
-    expected = found[:, 1:] @ waves
-    around = means(sums, expected)
-    return _reference("baseline", sums, first_block, around, lanes or {}, found[:, 1:])
+    fitted = np.stack([_fit(sums, slice_, waves) for slice_ in (OOD, ID)])
+    return _reference("baseline", sums, first_block, lanes or {}, fitted)
 
 
 def _fit(sums: Floats, slice_: int, waves: Floats) -> Floats:
-    """Mean and four coefficients of one slice, by weighted least squares; weak waves are zero."""
+    """Four coefficients of one slice's waves, by weighted least squares; those of weak ones are zero."""
     w, x = sums[W, slice_], sums[X, slice_]
-    kept = [True, False, False, False, False]
-    rows = np.vstack([np.ones_like(w), waves])
     if (w > 0).sum() < BLOCKS_PER_DAY // 2:
-        return np.array([x.sum() / w.sum(), 0, 0, 0, 0])
+        return np.zeros(4)
+    rows = np.vstack([np.ones_like(w), waves])
     full = _solve(rows, w, x)
     around = means(sums, full[1:] @ waves + np.zeros((2, 1)))
     # Each coefficient of a wave has twice the variance of the mean, for traffic that is even.
-    noise = 2 * float(around.variance[slice_])
-    for wave in (1, 3):
-        strong = float(full[wave] ** 2 + full[wave + 1] ** 2) > _RHYTHM_BEYOND * noise
-        kept[wave] = kept[wave + 1] = strong
-    found = np.zeros(5)
+    chance = _RHYTHM_BEYOND * 2 * float(around.variance[slice_])
+    strong = np.repeat((full[1:] ** 2).reshape(2, 2).sum(1) > chance, 2)
+    kept, found = np.concatenate([[True], strong]), np.zeros(5)
     found[kept] = _solve(rows[kept], w, x)
-    return found
+    return found[1:]
 
 
 def _solve(rows: Floats, w: Floats, x: Floats) -> Floats:
@@ -139,19 +111,15 @@ def _solve(rows: Floats, w: Floats, x: Floats) -> Floats:
 
 
 def _reference(
-    kind: str,
-    sums: Floats,
-    first_block: int,
-    around: Means,
-    lanes: Mapping[str, Floats],
-    waves: Floats | None = None,
+    kind: str, sums: Floats, first_block: int, lanes: Mapping[str, Floats], waves: Floats
 ) -> Reference:
-    total = sums[W].sum(-1)
-    strata = {}
+    blocks = np.arange(first_block, first_block + sums.shape[-1])
+    around = means(sums, waves @ rhythm(blocks))
+    total, strata = sums[W].sum(-1), {}
     for lane, part in lanes.items():
         w, x = part[W].sum(-1), part[X].sum(-1)
         if w.all():
-            strata[lane] = (*(w / total).tolist(), *(x / w).tolist())
+            strata[lane] = [*(w / total).tolist(), *(x / w).tolist()]
     return Reference(
         kind=kind,
         first_block=first_block,
@@ -159,11 +127,11 @@ def _reference(
         n=around.n,
         mean=around.mean,
         variance=around.variance,
-        delta_variance=float(around.delta_variance),
+        delta_variance=around.delta_variance,
         spread=around.spread,
         inflation=around.inflation,
         tau=_tau(sums),
-        rhythm=np.zeros((2, 4)) if waves is None else waves,
+        rhythm=waves,
         strata=strata,
     )
 

@@ -1,7 +1,7 @@
 """From minutes of integer sums to blocks of five, and from blocks to arrays; pure.
 
 A block is what the judge remembers once a minute's hash has expired, so it is kept as integers and
-small: six sums a slice and lane, and the histograms that the rules compare.
+small: eight sums a slice and lane, and the histograms that the rules compare.
 """
 
 from __future__ import annotations
@@ -17,19 +17,28 @@ import numpy as np
 from ops.clock import BLOCK_MIN
 from ops.drift.measures.comparison import Window
 from ops.drift.measures.statistics import Floats
-from workers.shadow.scores import MILLION, TARGET_MODEL, TARGET_REFERENCE, TARGET_TRUE, Labels
+from workers.shadow.scores import (
+    BINS,
+    MILLION,
+    SCORE_BINS,
+    TARGET_INPUT,
+    TARGET_MODEL,
+    TARGET_REFERENCE,
+    TARGET_TRUE,
+    Labels,
+)
 
 #: Stored sums, and what one unit of each is. The last two stand in where nobody stored weights.
 _STATS = ("predictions", "n", "w.sum", "w.squares", "amn.wsum", "amn.wsquares", "amn.sum", "amn.squares")
 _UNITS = np.array([1, 1, 1, 1, MILLION, MILLION, MILLION, MILLION], dtype=np.float64)
 _SLICES = ("ood", "id")
-_TARGET_INPUT = "input"
 #: What stands in for the truth where none came, and the sums that are kept of it: shown, never judged.
 _STAND_INS = (TARGET_MODEL, TARGET_REFERENCE)
-_TIER_STATS = ("n", "w.sum", "amn.wsum")
-#: Stats of the inputs by their first letter: nearest of the model's centroids, OOD score; and their
-#: number.
+_STAND_IN_STATS = ("n", "w.sum", "amn.wsum")
+#: Stats of the inputs by their first letter: nearest of the model's centroids, OOD score.
 _INPUTS = {"c": "cells", "s": "score"}
+#: Histograms, and their bins; "inputs" has the number of scored inputs in its only one.
+HISTOGRAMS = {"cosine.ood": BINS, "cosine.id": BINS, "cells": 256, "score": SCORE_BINS, "inputs": 1}
 ALL = ""
 
 
@@ -40,10 +49,9 @@ class Block:
     Attributes:
         sums: By model and lane, eight numbers for OOD and eight for ID.
         minutes: By model, minutes in which something was sampled.
-        histograms: By model and name, counts by bin: "cosine.ood", "cosine.id"; of all inputs, by
-            weight, "cells" and "score"; "inputs" has their number in bin 0.
+        histograms: By model and name, counts by bin; of cosines each counts one, of inputs their weight.
         shares: By model and slice, sampled requests and their weight.
-        tiers: By model, other tier and slice: requests, weight, weighted cosine in millionths.
+        tiers: By model, stand-in for the truth and slice: requests, weight, weighted cosine in millionths.
     """
 
     sums: dict[str, dict[str, list[list[int]]]] = field(default_factory=dict)
@@ -63,7 +71,7 @@ class Block:
 
 
 def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
-    """The block of these minutes. Fields of other tiers or of a later version are passed over."""
+    """The block of these minutes. Fields of other targets or of a later version are passed over."""
     block = Block()
     for sums in minutes:
         models = set()
@@ -71,14 +79,16 @@ def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
             labels, stat = _parsed(name)
             if labels is None:
                 continue
-            if labels.target == _TARGET_INPUT:
-                _add_input(block, labels.model, stat, amount)
-            elif labels.target in _STAND_INS and stat in _TIER_STATS:
-                slices = block.tiers.setdefault(labels.model, {}).setdefault(labels.target, {})
-                slices.setdefault(labels.slice, [0, 0, 0])[_TIER_STATS.index(stat)] += amount
-            elif labels.target == TARGET_TRUE:
+            if labels.target == TARGET_TRUE:
                 models.add(labels.model)
                 _add(block, labels, stat, amount)
+            elif labels.target == TARGET_INPUT and stat == "n":
+                _add_bin(block, labels.model, "inputs", "0", amount)
+            elif labels.target == TARGET_INPUT and stat[:1] in _INPUTS:
+                _add_bin(block, labels.model, _INPUTS[stat[:1]], stat[1:], amount)
+            elif labels.target in _STAND_INS and stat in _STAND_IN_STATS:
+                slices = block.tiers.setdefault(labels.model, {}).setdefault(labels.target, {})
+                slices.setdefault(labels.slice, [0, 0, 0])[_STAND_IN_STATS.index(stat)] += amount
         for model in models:
             block.minutes[model] = block.minutes.get(model, 0) + 1
     return block
@@ -90,24 +100,27 @@ def _add(block: Block, labels: Labels, stat: str, amount: int) -> None:
         row[stat != "predictions"] += amount
     if labels.slice not in _SLICES:
         return
-    if stat[:1] == "h" and stat[1:].isdigit():
-        _add_bin(block, labels.model, f"cosine.{labels.slice}", stat[1:], amount)
-    elif stat in _STATS:
+    if stat in _STATS:
         lanes = block.sums.setdefault(labels.model, {})
         rows = lanes.setdefault(labels.lane, [[0] * len(_STATS), [0] * len(_STATS)])
         rows[_SLICES.index(labels.slice)][_STATS.index(stat)] += amount
-
-
-def _add_input(block: Block, model: str, stat: str, amount: int) -> None:
-    if stat == "n":
-        _add_bin(block, model, "inputs", "0", amount)
-    elif stat[:1] in _INPUTS and stat[1:].isdigit():
-        _add_bin(block, model, _INPUTS[stat[:1]], stat[1:], amount)
+    elif stat[:1] == "h":
+        _add_bin(block, labels.model, f"cosine.{labels.slice}", stat[1:], amount)
 
 
 def _add_bin(block: Block, model: str, name: str, bin_: str, amount: int) -> None:
-    bins = block.histograms.setdefault(model, {}).setdefault(name, {})
-    bins[bin_] = bins.get(bin_, 0) + amount
+    if bin_.isdigit():
+        bins = block.histograms.setdefault(model, {}).setdefault(name, {})
+        bins[bin_] = bins.get(bin_, 0) + amount
+
+
+@lru_cache(maxsize=65_536)
+def _parsed(name: str) -> tuple[Labels | None, str]:
+    """Fields repeat from minute to minute, so most are known."""
+    try:
+        return Labels.parse(name)
+    except ValueError:
+        return None, ""
 
 
 def _arrays(rows: list[list[int]]) -> Floats:
@@ -118,13 +131,10 @@ def _arrays(rows: list[list[int]]) -> Floats:
     return np.stack([predictions, n, *weighted])
 
 
-@lru_cache(maxsize=65_536)
-def _parsed(name: str) -> tuple[Labels | None, str]:
-    """Fields repeat from minute to minute, so most are known."""
-    try:
-        return Labels.parse(name)
-    except ValueError:
-        return None, ""
+def ood_share(shares: Mapping[str, int]) -> float:
+    """The part of the sampled requests that are OOD, from their numbers by slice; NaN without any."""
+    total = sum(shares.values())
+    return shares.get("ood", 0) / total if total else np.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,40 +206,48 @@ class Traffic:
             minutes=float(self.minutes[model][cut].sum() / (BLOCK_MIN * blocks)),
         )
 
-    def histogram(self, model: str, name: str, end_block: int, blocks: int, bins: int) -> Floats:
+    def histogram(self, model: str, name: str, end_block: int, blocks: int) -> Floats:
         """Counts by bin over a window."""
-        found = np.zeros(bins)
-        for block in self.blocks[
-            max(end_block - blocks - self.first_block, 0) : end_block - self.first_block
-        ]:
+        found = np.zeros(HISTOGRAMS[name])
+        for block in self._cut(end_block, blocks):
             for bin_, count in block.histograms.get(model, {}).get(name, {}).items():
-                if int(bin_) < bins:
+                if int(bin_) < len(found):
                     found[int(bin_)] += count
         return found
 
+    def inputs(self, model: str, end_block: int, blocks: int) -> int:
+        """Scored inputs of a window."""
+        return int(self.histogram(model, "inputs", end_block, blocks)[0])
+
     def shares(self, model: str, end_block: int, blocks: int) -> dict[str, int]:
         """Sampled requests by slice over a window, by weight where there are weights."""
-        rows: dict[str, list[int]] = {}
-        for block in self._cut(end_block, blocks):
-            for name, row in block.shares.get(model, {}).items():
-                rows[name] = [a + b for a, b in zip(rows.get(name, [0, 0]), row, strict=True)]
+        rows = _added(block.shares.get(model, {}) for block in self._cut(end_block, blocks))
         weighted = any(weight for _, weight in rows.values())
         return {name: row[weighted] for name, row in rows.items()}
 
     def stand_ins(self, model: str, end_block: int, blocks: int) -> list[StandIn]:
-        """AMN's mean cosine to what stands in for the truth, by tier and slice, over a window."""
-        rows: dict[tuple[str, str], list[int]] = {}
-        for block in self._cut(end_block, blocks):
-            for tier, slices in block.tiers.get(model, {}).items():
-                for name, row in slices.items():
-                    old = rows.get((tier, name), [0, 0, 0])
-                    rows[tier, name] = [a + b for a, b in zip(old, row, strict=True)]
-        return [
-            StandIn(tier=tier, slice=name, n=n, mean=x / MILLION / w)
-            for (tier, name), (n, w, x) in sorted(rows.items())
-            if w
-        ]
+        """AMN's mean cosine to what stands in for the truth, by target and slice, over a window."""
+        found = []
+        for target in _STAND_INS:
+            tiers = (block.tiers.get(model, {}) for block in self._cut(end_block, blocks))
+            rows = _added(slices.get(target, {}) for slices in tiers)
+            found += [
+                StandIn(tier=target, slice=name, n=n, mean=x / MILLION / w)
+                for name, (n, w, x) in sorted(rows.items())
+                if w
+            ]
+        return found
 
     def _cut(self, end_block: int, blocks: int) -> list[Block]:
         end = end_block - self.first_block
         return self.blocks[max(end - blocks, 0) : end]
+
+
+def _added(tables: Iterable[Mapping[str, list[int]]]) -> dict[str, list[int]]:
+    """Rows of one name added up."""
+    found: dict[str, list[int]] = {}
+    for table in tables:
+        for name, row in table.items():
+            known = found.get(name)
+            found[name] = row if known is None else [a + b for a, b in zip(known, row, strict=True)]
+    return found

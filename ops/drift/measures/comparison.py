@@ -1,4 +1,4 @@
-"""One series against its reference: everything that the rules look at, in numbers."""
+"""One series against its reference: everything that the rules go by, in numbers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Comparison:
 
     Attributes:
         reference: What with.
-        mean_ood, mean_id: Of the 24 h.    expected_ood, expected_id: By the reference.
+        mean_ood, mean_id, delta_now: Of the 24 h.    delta_expected: By the reference.
         delta, ood, inside: The drops.
         recent_blocks: Length of the recent window.
         n_ood, n_id: Effective requests.
@@ -65,8 +65,8 @@ class Comparison:
     reference: Reference
     mean_ood: float
     mean_id: float
-    expected_ood: float
-    expected_id: float
+    delta_now: float
+    delta_expected: float
     delta: Drop
     ood: Drop
     inside: Drop
@@ -77,16 +77,6 @@ class Comparison:
     minutes: float
     inflation: float
     lacks: str
-
-    @property
-    def delta_now(self) -> float:
-        """Mean OOD minus mean ID of the 24 h."""
-        return self.mean_ood - self.mean_id
-
-    @property
-    def delta_expected(self) -> float:
-        """The delta that the reference expects."""
-        return self.expected_ood - self.expected_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,41 +98,31 @@ class Window:
 
 def compare(window: Window, reference: Reference, settings: JudgeSettings) -> Comparison:
     """The drops of a window against a reference, and whether there is enough to judge them."""
-    sums, blocks = window.sums, window.sums.shape[-1]
-    expected = reference.expected(window.first_block, blocks)
+    sums = window.sums
+    expected = reference.expected(window.first_block, sums.shape[-1])
     now = means(sums, expected)
     with np.errstate(invalid="ignore", divide="ignore"):
         raw = sums[X].sum(-1) / sums[W].sum(-1)
     last = recent(sums, expected, reference.noise, settings.recent_error)
     fixed = standardised(window.lanes, reference)
     wander = 2 * reference.tau**2
-    variance = now.variance + reference.variance + wander
-    both = float(now.delta_variance) + reference.delta_variance + wander
-    by_slice = [
-        Drop(
-            value=-float(now.mean[s]),
-            error=math.sqrt(variance[s]),
-            recent=-float(last.offset[s]),
-            standardised=float(fixed[s]),
-        )
-        for s in (OOD, ID)
-    ]
-    delta = Drop(
-        value=-float(now.delta),
-        error=math.sqrt(both),
-        recent=float(last.delta_drop),
-        standardised=float(fixed[OOD] - fixed[ID]),
+    variances = [*(now.variance + reference.variance), now.delta_variance + reference.delta_variance]
+    means_of = [*now.mean, now.delta], [*last.offset, last.offset[OOD] - last.offset[ID]]
+    ood, inside, delta = (
+        Drop(value=-float(mean), error=math.sqrt(v + wander), recent=-float(late), standardised=float(alike))
+        for mean, late, v, alike in zip(*means_of, variances, [*fixed, fixed[OOD] - fixed[ID]], strict=True)
     )
-    coverage = _coverage(sums)
+    sampled, met = sums[PREDICTIONS].sum(-1), sums[N].sum(-1)
+    coverage = float(min((met[s] / sampled[s] for s in (OOD, ID) if sampled[s]), default=0.0))
     return Comparison(
         reference=reference,
         mean_ood=float(raw[OOD]),
         mean_id=float(raw[ID]),
-        expected_ood=float(raw[OOD] - now.mean[OOD]),
-        expected_id=float(raw[ID] - now.mean[ID]),
+        delta_now=float(raw[OOD] - raw[ID]),
+        delta_expected=float(raw[OOD] - raw[ID] - now.delta),
         delta=delta,
-        ood=by_slice[OOD],
-        inside=by_slice[ID],
+        ood=ood,
+        inside=inside,
         recent_blocks=int(last.blocks),
         n_ood=float(now.n[OOD]),
         n_id=float(now.n[ID]),
@@ -169,12 +149,6 @@ def standardised(lanes: Mapping[str, Floats], reference: Reference) -> Floats:
                 weights[s] += shares[s]
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weights >= _STRATA_COVERED, drops / weights, np.nan)
-
-
-def _coverage(sums: Floats) -> float:
-    """The lesser slice's share of sampled requests that met their truth."""
-    sampled, met = sums[PREDICTIONS].sum(-1), sums[N].sum(-1)
-    return float(min((met[s] / sampled[s] for s in (OOD, ID) if sampled[s]), default=0.0))
 
 
 def _lacks(n: Floats, coverage: float, minutes: float, settings: JudgeSettings) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,11 @@ class Means:
     def delta(self) -> Floats:
         """Mean OOD minus mean ID."""
         return np.asarray(self.mean[..., OOD] - self.mean[..., ID])
+
+    @property
+    def noise(self) -> Floats:
+        """Variance that one request adds to (delta, mean OOD, mean ID), (..., 3, 2)."""
+        return noise(self.spread, self.inflation)
 
 
 def noise(spread: Floats, inflation: Floats) -> Floats:
@@ -129,22 +135,11 @@ def threshold(pages_per_year: float, series: int, *, previous_window: bool = Fal
     return high
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recent:
-    """The mean offset of the last hours from what was expected.
-
-    Attributes:
-        offset: Shape (..., 2), by slice.
-        blocks: How many blocks that took.
-    """
+class Recent(NamedTuple):
+    """The mean offset of the last hours from what was expected, (..., 2), and how many blocks that took."""
 
     offset: Floats
     blocks: NDArray[np.int64]
-
-    @property
-    def delta_drop(self) -> Floats:
-        """The distance of the delta below its reference; positive is worse."""
-        return np.asarray(self.offset[..., ID] - self.offset[..., OOD])
 
 
 def recent(sums: Floats, expected: Floats, noise: Floats, error_max: float, least: int = 12) -> Recent:

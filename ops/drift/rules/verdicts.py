@@ -1,200 +1,90 @@
-"""The drift rules, as conditions over one comparison; each returns how loudly it fires."""
+"""The three drift rules: from the evidence on one series to a verdict. Pure."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
-import numpy as np
-
-from ops.drift.measures.baseline import Reference
-from ops.drift.measures.comparison import Comparison, Drop, standardised
-from ops.drift.measures.detector import Detector, evidence_needed
-from ops.drift.measures.statistics import ID, OOD, Floats, threshold
+from ops.drift.latch import Verdict
+from ops.drift.measures.comparison import Comparison
+from ops.drift.rules import drops, wording
 from ops.drift.settings import JudgeSettings
 
-PAGE, TICKET, REST = "page", "ticket", ""
-#: How the rules share the false pages of a year; `level` spends half of its own on each of its ways.
-_SHARES = {"fast_drop": 1 / 2, "ood_delta": 1 / 4, "level": 1 / 4}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bars:
-    """The thresholds of the rules, so that all of them together keep to the false pages of a year.
+class Evidence(NamedTuple):
+    """The numbers of one series that the drift rules go by.
 
     Attributes:
-        delta_se, level_se: Standard errors, for the 24 h rules.
-        fast_delta, fast_level: log A, for the fast detector on the delta and on a mean.
+        seen: 24 h against the reference; None when either is missing.
+        changes: What the fast detector sees, by watched mean; empty without a baseline.
     """
 
-    delta_se: float
-    level_se: float
-    fast_delta: float
-    fast_level: float
+    seen: Comparison | None
+    changes: Mapping[str, drops.Change]
+    bars: drops.Bars
+    end_block: int
 
 
-def bars(pages_per_year: float, series: int, detectors: int, *, previous_window: bool = False) -> Bars:
-    """The bars for so many judged series (lanes, and all of them) and series with a detector."""
-    share = {rule: pages_per_year * part for rule, part in _SHARES.items()}
-    each = share["level"] / 2
-    return Bars(
-        delta_se=threshold(share["ood_delta"], series, previous_window=previous_window),
-        level_se=threshold(each, 2 * series, previous_window=previous_window),
-        fast_delta=evidence_needed(share["fast_drop"], detectors),
-        fast_level=evidence_needed(each, 2 * detectors),
+def ood_delta(at: Evidence, settings: JudgeSettings) -> Verdict:
+    """The delta fell over 24 h."""
+    seen, u = at.seen, at.bars.delta_se
+    return Verdict(
+        severity=drops.delta_fires(seen, u, settings) if seen else drops.REST,
+        lasting=drops.delta_lasts(seen, settings) if seen else None,
+        change_block=at.end_block,
+        summary=wording.delta_text(seen),
+        values=wording.comparison_values(seen) | {"u_se": round(u, 2)} if seen else {},
     )
 
 
-def delta_fires(seen: Comparison, u: float, settings: JudgeSettings) -> str:
-    """`ood_delta`: the card's rule on 24 h, with what keeps it from crying wolf.
-
-    A page needs the drop, its size in standard errors, that it lasts, that the mean out of
-    distribution fell (a better mean in distribution is no alarm), and that it is no mere change of
-    the mixture of lanes. A drop that lacks one of the last three, or is less sure, is a ticket.
-    """
-    drop = seen.delta
-    if seen.lacks or drop.value < settings.drop_page or not _lasting(drop, settings.drop_page, settings):
-        return REST
-    fell = _fell(seen.ood.value, drop.value, settings)
-    if drop.z >= u and fell and not _mixture(drop):
-        return PAGE
-    return TICKET if drop.z >= settings.ticket_se else REST
-
-
-def level_fires(seen: Comparison, u: float, settings: JudgeSettings) -> str:
-    """`level`: a mean itself fell over 24 h, whatever the delta did."""
-    if seen.lacks:
-        return REST
-    loudest = REST
-    for drop, least in ((seen.inside, settings.drop_page), (seen.ood, settings.level_ood_page)):
-        if drop.value < least or drop.z < settings.ticket_se or not _lasting(drop, least, settings):
-            continue
-        if drop.z >= u and not _mixture(drop):
-            return PAGE
-        loudest = TICKET
-    return loudest
-
-
-def level_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
-    """Says whether either mean is still low in the last hours."""
-    return _lasting(seen.inside, settings.drop_page, settings) or _lasting(
-        seen.ood, settings.level_ood_page, settings
+def fast_drop(at: Evidence, settings: JudgeSettings) -> Verdict:
+    """The fast detector alarms on the delta."""
+    change = at.changes["delta"]
+    return Verdict(
+        severity=drops.fast_fires(change, settings),
+        lasting=drops.delta_lasts(at.seen, settings) if at.seen else None,
+        change_block=change.block,
+        summary=wording.fast_text(change),
+        values=wording.change_values(change),
     )
 
 
-def delta_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
-    """Says whether the delta is still low in the last hours."""
-    return _lasting(seen.delta, settings.drop_page, settings)
+def level(at: Evidence, settings: JudgeSettings) -> Verdict:
+    """A mean fell, over 24 h or by the fast detector."""
+    seen, u = at.seen, at.bars.level_se
+    slow = drops.level_fires(seen, u, settings) if seen else drops.REST
+    fast = drops.fast_level_fires(at.changes, settings) if at.changes else drops.REST
+    alarms = {name: at.changes[name] for name in ("ood", "id") if at.changes and at.changes[name].alarms}
+    values = wording.comparison_values(seen) | {"u_se": round(u, 2)} if seen else {}
+    if alarms:
+        newest = wording.change_values(max(alarms.values(), key=lambda change: change.block))
+        since = {f"{name}_since": newest[name] for name in ("change_ood", "change_id")}
+        values |= {**since, "changed_at_min": newest["changed_at_min"]}
+    return Verdict(
+        severity=drops.PAGE if drops.PAGE in (slow, fast) else slow or fast,
+        lasting=drops.level_lasts(seen, settings) if seen else None,
+        change_block=max(at.changes[name].block for name in ("ood", "id")) if fast else at.end_block,
+        summary=wording.level_text(seen, alarms),
+        values=values,
+    )
 
 
-def card_fires(delta: float, delta_before: float, settings: JudgeSettings) -> str:
-    """The card's sentence and nothing else: more than 0.03 below the 24 h before."""
-    return PAGE if delta_before - delta > settings.drop_page else REST
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """The change that the fast detector sees in one watched mean.
+class DriftRule(NamedTuple):
+    """A drift rule.
 
     Attributes:
-        evidence: log M.    needed: log A.
-        block: Where the change began, as estimated.
-        delta, ood, inside: Estimated drops since then.
-        error: Standard error of the watched one.    ood_error: Of m_OOD.
-        standardised: Drops with the baseline's mixture of lanes, (OOD, ID); NaN when unknown.
+        judge: From the evidence to a verdict.
+        rows: Watched means of the fast detector whose evidence ends with the rule's incident.
+        evaluations: Evaluations in a row that must fire before somebody is told.
     """
 
-    evidence: float
-    needed: float
-    block: int
-    delta: float
-    ood: float
-    inside: float
-    error: float
-    ood_error: float
-    standardised: Floats
-
-    @property
-    def alarms(self) -> bool:
-        """Says whether the evidence is enough."""
-        return self.evidence >= self.needed
+    judge: Callable[[Evidence, JudgeSettings], Verdict]
+    rows: tuple[int, ...] = ()
+    evaluations: int = 3
 
 
-def changes(
-    detector: Detector,
-    reference: Reference,
-    bar: Bars,
-    lanes: Mapping[str, Floats],
-    first_block: int,
-) -> dict[str, Change]:
-    """By watched mean. `lanes` are sums (6, 2, T) from `first_block` on, or empty."""
-    drops, errors = detector.drops(), detector.errors(reference.noise)
-    found = {}
-    for i, name in enumerate(("delta", "ood", "id")):
-        since = int(detector.since[i])
-        at = max(since - first_block, 0)
-        part = {lane: sums[..., at:] for lane, sums in lanes.items()}
-        found[name] = Change(
-            evidence=float(detector.log_evidence[i]),
-            needed=bar.fast_delta if name == "delta" else bar.fast_level,
-            block=since,
-            delta=float(drops[i, 0]),
-            ood=float(drops[i, 1]),
-            inside=float(drops[i, 2]),
-            error=float(errors[i, i]),
-            ood_error=float(errors[i, 1]),
-            standardised=standardised(part, reference) if part else np.full(2, np.nan),
-        )
-    return found
-
-
-def fast_fires(change: Change, settings: JudgeSettings) -> str:
-    """`fast_drop`: the detector's alarm on the delta.
-
-    The run length keeps false alarms rare; here only the size is asked for. A drop that may well be
-    0.03, by two standard errors, is a page; one that is surely less is a ticket.
-    """
-    if not change.alarms:
-        return REST
-    fixed = change.standardised[OOD] - change.standardised[ID]
-    large = change.delta + 2 * change.error >= settings.drop_page
-    # After a few blocks m_OOD may seem to have fallen when it was m_ID that rose.
-    fell = _fell(change.ood, change.delta, settings) and change.ood >= 3 * change.ood_error
-    return PAGE if large and fell and not _only_mixture(fixed, change.delta) else TICKET
-
-
-def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> str:
-    """`level`, by the detector's alarms on the two means; an OOD mean that fell alone is the delta's."""
-    inside, ood = found["id"], found["ood"]
-    large = ood.ood + 2 * ood.error >= settings.level_ood_page
-    mixture = _only_mixture(ood.standardised[OOD], ood.ood)
-    if ood.alarms and large and not mixture and not _alone(ood):
-        return PAGE
-    if not inside.alarms:
-        return REST
-    large = inside.inside + 2 * inside.error >= settings.drop_page
-    return PAGE if large and not _only_mixture(inside.standardised[ID], inside.inside) else TICKET
-
-
-def _alone(ood: Change) -> bool:
-    """Says whether the mean in distribution fell less than half as much."""
-    return ood.inside < ood.ood / 2
-
-
-def _fell(ood: float, delta: float, settings: JudgeSettings) -> bool:
-    """Says whether it is m_OOD that fell: enough, and at least half of what the delta did."""
-    return ood >= max(settings.share_lasting * settings.drop_page, delta / 2)
-
-
-def _lasting(drop: Drop, least: float, settings: JudgeSettings) -> bool:
-    return drop.recent >= settings.share_lasting * least
-
-
-def _mixture(drop: Drop) -> bool:
-    return _only_mixture(drop.standardised, drop.value)
-
-
-def _only_mixture(fixed: float, value: float) -> bool:
-    """Says whether less than two thirds of the drop is left once the mixture of lanes is held fixed."""
-    return not math.isnan(fixed) and fixed < value * 2 / 3
+RULES = {
+    "ood_delta": DriftRule(ood_delta),
+    "fast_drop": DriftRule(fast_drop, (0,), 1),
+    "level": DriftRule(level, (1, 2)),
+}

@@ -8,10 +8,9 @@ import numpy as np
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures import hourly
-from ops.drift.measures.blocks import ALL
+from ops.drift.measures.blocks import ALL, HISTOGRAMS
 from ops.drift.measures.statistics import divergence
-from ops.drift.rules.learning import HISTOGRAMS
-from ops.drift.rules.verdicts import bars
+from ops.drift.rules.drops import bars
 from ops.drift.service.objectives import OBJECTIVES
 from ops.drift.settings import JudgeSettings
 from ops.drift.show.plots import (
@@ -90,7 +89,7 @@ def histograms(found: Evaluation, model: str) -> tuple[list[Histogram], str]:
     end, known = found.traffic.end_block, found.state.models[model]
     now, base = {}, {}
     for name, bins in HISTOGRAMS.items():
-        now[name] = found.traffic.histogram(model, name, end, BLOCKS_PER_DAY, bins)
+        now[name] = found.traffic.histogram(model, name, end, BLOCKS_PER_DAY)
         base[name] = np.array(known.histograms.get(name, [0] * bins), dtype=np.float64)
     panels = [
         Histogram(f"cosine to the truth, {name.upper()}", colour, now[key], base[key], -1.0, 1.0)
@@ -99,7 +98,7 @@ def histograms(found: Evaluation, model: str) -> tuple[list[Histogram], str]:
     ]
     if not now["score"].sum():
         return panels, "Nobody scored the inputs."
-    recent = found.traffic.histogram(model, "score", end, BLOCKS_PER_DAY // 24, HISTOGRAMS["score"])
+    recent = found.traffic.histogram(model, "score", end, BLOCKS_PER_DAY // 24)
     # A cell's number says nothing: the baseline's most frequent one comes first.
     order = np.argsort(-base["cells"], kind="stable")
     used = order[(now["cells"] + base["cells"])[order] > 0]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.blocks import ALL, Block, Traffic
-from ops.drift.rules.judge import evaluate_drift
+from ops.drift.rules.drift import evaluate_drift
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState
 from ops.findings import Finding

@@ -242,7 +242,7 @@ def test_a_nightly_batch_that_the_baseline_knows_is_no_page() -> None:
     seen = traffic(days)
     wandered = wander(MODEL, seen, seen.first_block, SETTINGS)
     assert wandered > 0.5
-    score = seen.histogram(MODEL, "score", seen.end_block, 576, 100).astype(int).tolist()
+    score = seen.histogram(MODEL, "score", seen.end_block, 576).astype(int).tolist()
     base = known(shares={"ood": 250, "id": 750}, histograms={"score": score, "inputs": [115_200]})
     assert judged_inputs(base, seen).severity == "page"
     base.latches.clear()

@@ -139,11 +139,11 @@ def test_the_recent_window_is_an_hour_when_busy_and_longer_when_thin() -> None:
     busy[[1, 2, 3]] = 1000
     busy[4, OOD, -12:] = -20.0  # the last hour lies 0.02 low
     found = recent(busy, expected, each, 0.006)
-    assert (int(found.blocks), float(found.delta_drop)) == (12, pytest.approx(0.02))
+    assert (int(found.blocks), float(found.offset[ID] - found.offset[OOD])) == (12, pytest.approx(0.02))
     thin = busy / 100
     longer = recent(thin, expected, each, 0.006)
     assert int(longer.blocks) == 125  # 2 * 0.0225 / (10 * 125) = 0.006**2
-    assert float(longer.delta_drop) == pytest.approx(0.02 * 12 / 125)
+    assert float(longer.offset[ID] - longer.offset[OOD]) == pytest.approx(0.02 * 12 / 125)
     assert int(recent(busy / 10_000, expected, each, 0.006).blocks) == 288
 
 

@@ -1,0 +1,182 @@
+"""The conditions of the drift rules on one comparison, or on what the fast detector saw. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ops.drift.latch import Fires
+from ops.drift.measures.baseline import Reference
+from ops.drift.measures.comparison import Comparison, Drop, standardised
+from ops.drift.measures.detector import WATCHED, Detector, evidence_needed
+from ops.drift.measures.statistics import ID, OOD, Floats, threshold
+from ops.drift.settings import JudgeSettings
+
+PAGE: Fires = "page"
+TICKET: Fires = "ticket"
+REST: Fires = ""
+#: How the rules share the false pages of a year; `level` spends half of its own on each of its ways.
+_SHARES = {"fast_drop": 1 / 2, "ood_delta": 1 / 4, "level": 1 / 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """The thresholds of the rules, so that all of them together keep to the false pages of a year.
+
+    Attributes:
+        delta_se, level_se: Standard errors, for the 24 h rules.
+        fast_delta, fast_level: log A, for the fast detector on the delta and on a mean.
+    """
+
+    delta_se: float
+    level_se: float
+    fast_delta: float
+    fast_level: float
+
+
+def bars(pages_per_year: float, series: int, detectors: int, *, previous_window: bool = False) -> Bars:
+    """The bars for so many judged series (lanes, and all of them) and series with a detector."""
+    share = {rule: pages_per_year * part for rule, part in _SHARES.items()}
+    each = share["level"] / 2
+    return Bars(
+        delta_se=threshold(share["ood_delta"], series, previous_window=previous_window),
+        level_se=threshold(each, 2 * series, previous_window=previous_window),
+        fast_delta=evidence_needed(share["fast_drop"], detectors),
+        fast_level=evidence_needed(each, 2 * detectors),
+    )
+
+
+def delta_fires(seen: Comparison, u: float, settings: JudgeSettings) -> Fires:
+    """`ood_delta`: the card's rule on 24 h, with what keeps it from crying wolf.
+
+    A page needs the drop, its size in standard errors, that it lasts, that the mean out of
+    distribution fell (a better mean in distribution is no alarm), and that it is no mere change of
+    the mixture of lanes. A drop that lacks one of the last three, or is less sure, is a ticket.
+    """
+    drop = seen.delta
+    if seen.lacks or drop.value < settings.drop_page or not delta_lasts(seen, settings):
+        return REST
+    fell = _fell(seen.ood.value, drop.value, settings)
+    if drop.z >= u and fell and not _only_mixture(drop.standardised, drop.value):
+        return PAGE
+    return TICKET if drop.z >= settings.ticket_se else REST
+
+
+def delta_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
+    """Says whether the delta is still low in the last hours."""
+    return _lasts(seen.delta, settings.drop_page, settings)
+
+
+def level_fires(seen: Comparison, u: float, settings: JudgeSettings) -> Fires:
+    """`level`: a mean itself fell over 24 h, whatever the delta did."""
+    loudest = REST
+    for drop, least in ((seen.inside, settings.drop_page), (seen.ood, settings.level_ood_page)):
+        small = drop.value < least or drop.z < settings.ticket_se or not _lasts(drop, least, settings)
+        if seen.lacks or small:
+            continue
+        if drop.z >= u and not _only_mixture(drop.standardised, drop.value):
+            return PAGE
+        loudest = TICKET
+    return loudest
+
+
+def level_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
+    """Says whether either mean is still low in the last hours."""
+    inside = _lasts(seen.inside, settings.drop_page, settings)
+    return inside or _lasts(seen.ood, settings.level_ood_page, settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The change that the fast detector sees in one watched mean.
+
+    Attributes:
+        evidence: log M.    needed: log A.
+        block: Where the change began, as estimated.
+        delta, ood, inside: Estimated drops since then.
+        error: Standard error of the watched one.    ood_error: Of m_OOD.
+        standardised: Drops with the baseline's mixture of lanes, (OOD, ID); NaN when unknown.
+    """
+
+    evidence: float
+    needed: float
+    block: int
+    delta: float
+    ood: float
+    inside: float
+    error: float
+    ood_error: float
+    standardised: Floats
+
+    @property
+    def alarms(self) -> bool:
+        """Says whether the evidence is enough."""
+        return self.evidence >= self.needed
+
+
+def changes(
+    detector: Detector, reference: Reference, bar: Bars, lanes: Mapping[str, Floats], first_block: int
+) -> dict[str, Change]:
+    """The change of each watched mean. `lanes` are sums (6, 2, T) from `first_block` on, or empty."""
+    drops, errors, evidence = detector.drops(), detector.errors(reference.noise), detector.log_evidence
+    found = {}
+    for i, name in enumerate(WATCHED):
+        block = int(detector.since[i])
+        part = {lane: sums[..., max(block - first_block, 0) :] for lane, sums in lanes.items()}
+        found[name] = Change(
+            evidence=float(evidence[i]),
+            needed=bar.fast_delta if name == "delta" else bar.fast_level,
+            block=block,
+            delta=float(drops[i, 0]),
+            ood=float(drops[i, 1]),
+            inside=float(drops[i, 2]),
+            error=float(errors[i, i]),
+            ood_error=float(errors[i, 1]),
+            standardised=standardised(part, reference) if part else np.full(2, np.nan),
+        )
+    return found
+
+
+def fast_fires(change: Change, settings: JudgeSettings) -> Fires:
+    """`fast_drop`: the detector's alarm on the delta.
+
+    The run length keeps false alarms rare; here only the size is asked for. A drop that may well be
+    0.03, by two standard errors, is a page; one that is surely less is a ticket.
+    """
+    if not change.alarms:
+        return REST
+    fixed = change.standardised[OOD] - change.standardised[ID]
+    large = change.delta + 2 * change.error >= settings.drop_page
+    # After a few blocks m_OOD may seem to have fallen when it was m_ID that rose.
+    fell = _fell(change.ood, change.delta, settings) and change.ood >= 3 * change.ood_error
+    return PAGE if large and fell and not _only_mixture(fixed, change.delta) else TICKET
+
+
+def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> Fires:
+    """`level`, by the detector's alarms on the two means; an OOD mean that fell alone is the delta's."""
+    inside, ood = found["id"], found["ood"]
+    large = ood.ood + 2 * ood.error >= settings.level_ood_page
+    alone = ood.inside < ood.ood / 2
+    if ood.alarms and large and not alone and not _only_mixture(ood.standardised[OOD], ood.ood):
+        return PAGE
+    if not inside.alarms:
+        return REST
+    large = inside.inside + 2 * inside.error >= settings.drop_page
+    return PAGE if large and not _only_mixture(inside.standardised[ID], inside.inside) else TICKET
+
+
+def _fell(ood: float, delta: float, settings: JudgeSettings) -> bool:
+    """Says whether it is m_OOD that fell: enough, and at least half of what the delta did."""
+    return ood >= max(settings.share_lasting * settings.drop_page, delta / 2)
+
+
+def _lasts(drop: Drop, least: float, settings: JudgeSettings) -> bool:
+    return drop.recent >= settings.share_lasting * least
+
+
+def _only_mixture(fixed: float, value: float) -> bool:
+    """Says whether less than two thirds of the drop is left once the mixture of lanes is held fixed."""
+    return not math.isnan(fixed) and fixed < value * 2 / 3
