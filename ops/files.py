@@ -32,7 +32,7 @@ class FileOptions:
     """The options of sending a file through the queue.
 
     Attributes:
-        lane, domain, normalize: As in `producer.session.requests.Options`.
+        lane, domain, normalize: As in `producer.options.Options`.
         fast: Take the AMN answer of every row, and do not wait for fallbacks.
         in_flight: Rows that wait for their answer at once.
 

@@ -7,17 +7,18 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Se
 from contextlib import aclosing
 from typing import Any, Self
 
-from producer.errors import QueueError
+from producer.core import Core
+from producer.errors import ProducerClosed, QueueError
 from producer.messages import BatchReply, Reply
 from producer.options import DEFAULT_OPTIONS, Options, options_of, options_of_many
-from producer.session.channel_async import AsyncChannel, run_async, together_async
 from producer.session.handle import AsyncBatchHandle, AsyncHandle
 from producer.session.pump import pumped_async
-from producer.session.verbs import Face, Verb, Verbs
-from producer.settings import ProducerSettings, settings_of
+from producer.session.tasks import AsyncChannel
+from producer.settings import ProducerSettings
+from producer.transport.verbs import T, Verb, run_async, together_async
 
 
-class AsyncProducer:
+class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
     """Pushes contexts into the queue and receives the answers, in one event loop: that of its first use.
 
     In another one, as in a forked process, it refuses at once; make one in each.
@@ -38,41 +39,20 @@ class AsyncProducer:
     """
 
     _channel: Callable[[ProducerSettings], Any] = AsyncChannel
-    _run = staticmethod(run_async)
+    _pause = staticmethod(asyncio.sleep)
     _together: Callable[[Sequence[Verb[Any]]], Any] = staticmethod(together_async)
+    _handle, _batch_handle = AsyncHandle, AsyncBatchHandle
+    _steps = staticmethod(run_async)
+    _loop: asyncio.AbstractEventLoop | None = None  # the first one that it was used in
 
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        settings: ProducerSettings | None = None,
-        partitions: int | None = None,
-    ) -> None:
-        self.settings = settings_of(url, settings)
-        face = Face(
-            channel=self._channel,
-            pause=asyncio.sleep,
-            together=self._together,
-            handle=AsyncHandle,
-            batch_handle=AsyncBatchHandle,
-        )
-        self._verbs = Verbs(self.settings, partitions, face, self.cancel)
-        self.channels = self._verbs.channels
-
-    @property
-    def client_id(self) -> str:
-        """The random name of this client and its reply stream; with partitions, of the first one."""
-        return self.channels[0].session.client_id
-
-    @property
-    def in_flight(self) -> int:
-        """Requests without their final answer."""
-        return sum(len(channel.session.inflight) for channel in self.channels)
-
-    @property
-    def stray_replies(self) -> int:
-        """Final answers that nobody waited for; 0 in a healthy system."""
-        return sum(channel.session.inflight.stray for channel in self.channels)
+    async def _run(self, verb: Verb[T]) -> T:
+        """Runs a verb in the event loop of the first one; anywhere else it refuses."""
+        self.channels[0].check_open()
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise ProducerClosed("this producer was used in another event loop before; make one in each loop")
+        return await self._steps(verb)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -83,7 +63,7 @@ class AsyncProducer:
 
     async def start(self) -> None:
         """Does what `Producer.start` does."""
-        await self._run(self._verbs.start())
+        await self._run(self._starting())
 
     async def close(self) -> None:
         """Stops reading, as `Producer.close`. After the end of its event loop it only drops the connections.
@@ -91,13 +71,23 @@ class AsyncProducer:
         Raises:
             ProducerClosed: Its event loop is another one, and still runs.
         """
-        await self._run(self._verbs.close())
+        loop = self._loop
+        if loop is not None and loop.is_closed():
+            channels: list[Any] = self.channels
+            for channel in channels:
+                channel.drop()
+            return
+        if loop is not None and not self.channels[0].elsewhere and loop is not asyncio.get_running_loop():
+            raise ProducerClosed(
+                "this producer was used in another event loop, which still runs; close it there"
+            )
+        await self._steps(self._closing())
 
     async def submit(
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncHandle:
         """Sends one context, as `Producer.submit`."""
-        return await self._run(self._verbs.submit(context, options_of(options, fields), block))
+        return (await self._run(self._submitting([context], options_of(options, fields), block)))[0]
 
     async def submit_many(
         self,
@@ -107,7 +97,7 @@ class AsyncProducer:
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[AsyncHandle]:
         """Sends several contexts, as `Producer.submit_many`; all partitions at once."""
-        return await self._run(self._verbs.submit_many(contexts, options, block))
+        return await self._run(self._submitting(contexts, options, block))
 
     async def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
         """Sends one context and waits for its final answer, as `Producer.predict`."""
@@ -127,7 +117,7 @@ class AsyncProducer:
         options = options_of_many(options)
         await self.start()
         stream = pumped_async(
-            contexts, in_flight, lambda chunk, put: self._run(self._verbs.submit_chunk(chunk, options, put))
+            contexts, in_flight, lambda chunk, put: self._steps(self._streaming(options, chunk, put))
         )
         async with aclosing(stream) as answers:
             async for answer in answers:
@@ -137,7 +127,7 @@ class AsyncProducer:
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncBatchHandle:
         """Sends many contexts as one request, as `Producer.submit_batch`."""
-        return await self._run(self._verbs.submit_batch(contexts, options_of(options, fields), block))
+        return await self._run(self._submitting_batch(contexts, options_of(options, fields), block))
 
     async def predict_batch(
         self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any
@@ -147,11 +137,11 @@ class AsyncProducer:
 
     async def cancel(self, request: AsyncHandle | AsyncBatchHandle | str) -> bool:
         """Takes a request back, as `Producer.cancel`."""
-        return await self._run(self._verbs.cancel(request))
+        return await self._run(self._cancelling(request))
 
     async def report_truth(self, request: AsyncHandle | str, vector: Any) -> bool:
         """Reports the true next vector of an earlier request, as `Producer.report_truth`."""
-        return await self._run(self._verbs.report_truth(request, vector))
+        return await self._run(self._reporting(request, vector))
 
 
 class AsyncPartitionedProducer(AsyncProducer):

@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
+from producer.core import Core
 from producer.errors import QueueError
 from producer.messages import BatchReply, Reply
 from producer.options import DEFAULT_OPTIONS, Options, options_of, options_of_many
-from producer.session.channel import Channel, run, together
 from producer.session.handle import BatchHandle, Handle
 from producer.session.pump import pumped
-from producer.session.verbs import Face, Verbs
-from producer.settings import ProducerSettings, settings_of
+from producer.session.threads import ThreadChannel
+from producer.settings import ProducerSettings
+from producer.transport.verbs import run, together
 
 
-class Producer:
+class Producer(Core[Handle, BatchHandle]):
     """Pushes contexts into the queue and receives the answers.
 
     Use it as a context manager. Threads may share one producer. A forked process needs its own: in a
@@ -34,40 +35,9 @@ class Producer:
         channels: The I/O with the queue, or with each partition in order.
     """
 
-    _channel: Callable[[ProducerSettings], Any] = Channel
-
-    def __init__(
-        self,
-        url: str | None = None,
-        *,
-        settings: ProducerSettings | None = None,
-        partitions: int | None = None,
-    ) -> None:
-        self.settings = settings_of(url, settings)
-        face = Face(
-            channel=self._channel,
-            pause=time.sleep,
-            together=together,
-            handle=Handle,
-            batch_handle=BatchHandle,
-        )
-        self._verbs = Verbs(self.settings, partitions, face, self.cancel)
-        self.channels = self._verbs.channels
-
-    @property
-    def client_id(self) -> str:
-        """The random name of this client and its reply stream; with partitions, of the first one."""
-        return self.channels[0].session.client_id
-
-    @property
-    def in_flight(self) -> int:
-        """Requests without their final answer."""
-        return sum(len(channel.session.inflight) for channel in self.channels)
-
-    @property
-    def stray_replies(self) -> int:
-        """Final answers that nobody waited for; 0 in a healthy system."""
-        return sum(channel.session.inflight.stray for channel in self.channels)
+    _channel: Callable[[ProducerSettings], Any] = ThreadChannel
+    _pause, _together = staticmethod(time.sleep), staticmethod(together)
+    _handle, _batch_handle = Handle, BatchHandle
 
     def __enter__(self) -> Self:
         self.start()
@@ -85,14 +55,14 @@ class Producer:
             ServerUnavailable, AuthenticationFailed: The server, or every partition's, cannot be used.
             ProducerClosed: This producer was closed, or made before a fork.
         """
-        run(self._verbs.start())
+        run(self._starting())
 
     def close(self) -> None:
         """Stops reading; whoever still waits gets ProducerClosed. Idempotent.
 
         In the child of a fork there is nothing to close: its copies of the connections are gone already.
         """
-        run(self._verbs.close())
+        run(self._closing())
 
     def submit(
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
@@ -115,7 +85,7 @@ class Producer:
             ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
                 server may have got the request; the same `request_id` again is safe.
         """
-        return run(self._verbs.submit(context, options_of(options, fields), block))
+        return run(self._submitting([context], options_of(options, fields), block))[0]
 
     def submit_many(
         self,
@@ -133,7 +103,7 @@ class Producer:
             QueueError: Any error of `submit`. Some requests may have been accepted: their handles are in
                 the error's `accepted`, in order; with partitions, those of the whole ones first.
         """
-        return run(self._verbs.submit_many(contexts, options, block))
+        return run(self._submitting(contexts, options, block))
 
     def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
@@ -160,9 +130,7 @@ class Producer:
         """
         options = options_of_many(options)
         self.start()
-        return pumped(
-            contexts, in_flight, lambda chunk, put: run(self._verbs.submit_chunk(chunk, options, put))
-        )
+        return pumped(contexts, in_flight, lambda chunk, put: run(self._streaming(options, chunk, put)))
 
     def submit_batch(
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
@@ -180,7 +148,7 @@ class Producer:
             QueueError: Any error of `submit`; the text of an InvalidRequest begins with the number of
                 the context.
         """
-        return run(self._verbs.submit_batch(contexts, options_of(options, fields), block))
+        return run(self._submitting_batch(contexts, options_of(options, fields), block))
 
     def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
         """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""
@@ -200,7 +168,7 @@ class Producer:
         Raises:
             ServerUnavailable, ProducerClosed: It may, or may not, have been taken back.
         """
-        return run(self._verbs.cancel(request))
+        return run(self._cancelling(request))
 
     def report_truth(self, request: Handle | str, vector: Any) -> bool:
         """Reports the true next vector of an earlier request, for the shadow evaluation.
@@ -215,7 +183,7 @@ class Producer:
         Raises:
             BadShape, NotFinite, BadNorm: The vector breaks the contract.
         """
-        return run(self._verbs.report_truth(request, vector))
+        return run(self._reporting(request, vector))
 
 
 class PartitionedProducer(Producer):

@@ -11,9 +11,9 @@ answer at once. For asyncio code, `AsyncFakeProducer` has the same verbs to be a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,12 @@ from producer.messages import BatchReply, Reply, Request
 from producer.options import DEFAULT_OPTIONS, Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
-from producer.session.channel import run, together
+from producer.session.channel import Channel
 from producer.session.handle import BaseHandle
-from producer.session.pending import FutureLike, ThreadFuture
 from producer.session.pump import chunk_size
 from producer.session.requests import Outgoing
-from producer.session.session import Session, id_of
-from producer.session.verbs import T, Verb
 from producer.settings import ProducerSettings
+from producer.transport.verbs import T, Verb, run, together
 
 #: Makes the answer to a request: a vector (768,), a whole reply, or an error to be raised by the handle.
 Answerer = Callable[[Request], "Reply | QueueError | NDArray[Any]"]
@@ -44,7 +42,7 @@ def last_vector(request: Request) -> NDArray[Any]:
     return np.asarray(request.context[-1])
 
 
-class MemoryChannel:
+class MemoryChannel(Channel):
     """The queue of a fake: it answers each request in the moment that it is sent.
 
     Attributes:
@@ -52,25 +50,14 @@ class MemoryChannel:
         truths: Reported true vectors by request id, whether or not the request would be sampled.
     """
 
-    started = True
-
-    def __init__(
-        self, settings: ProducerSettings, make_future: Callable[[], FutureLike], answer: Answerer
-    ) -> None:
-        self.session = Session(settings, make_future)
-        self.session.client_id = "fake"
+    def __init__(self, settings: ProducerSettings, answer: Answerer) -> None:
+        super().__init__(settings)
+        self.client_id, self.started, self._answer = "fake", True, answer
         self.requests: list[Request] = []
         self.truths: dict[str, NDArray[np.float32]] = {}
-        self._answer = answer
-
-    def check_open(self) -> None:
-        """A fake is always open."""
-
-    def start(self) -> None:
-        """Nothing to be done."""
 
     def close(self) -> None:
-        """Nothing to be done."""
+        """Does nothing: a fake is always open."""
 
     def send(self, requests: Sequence[Outgoing]) -> list[int]:
         """Answers the requests; a batch gets each context's answer as a request of its own would."""
@@ -78,16 +65,18 @@ class MemoryChannel:
             request = wire.decode_request(item.payload, batches=item.batched)
             self.requests.append(request)
             answered = self._batch(request) if item.batched else self._outcome(request)
-            self.session.inflight.settle(item.id, answered)
+            self.inflight.settle(item.id, answered)
         return [1] * len(requests)
 
-    def cancel(self, request_id: str) -> int:
-        """Too late, always: the answer is there at once."""
-        return 0
+    def cancelling(self, request_id: str) -> Verb[bool]:
+        """Is too late, always: the answer is there at once."""
+        yield from ()
+        return False
 
-    def report(self, request: BaseHandle | str, vector: Any) -> bool:
+    def reporting(self, request: BaseHandle | str, vector: Any) -> Verb[bool]:
         """Keeps the vector in `truths`."""
-        self.truths[id_of(request)] = checked_vector(vector)
+        yield from ()
+        self.truths[request.id if isinstance(request, BaseHandle) else request] = checked_vector(vector)
         return True
 
     def _outcome(self, request: Request) -> Reply | QueueError:
@@ -120,7 +109,7 @@ class FakeProducer(Producer):
     """
 
     def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
-        self._channel = lambda settings: MemoryChannel(settings, ThreadFuture, answer)
+        self._channel = partial(MemoryChannel, answer=answer)
         super().__init__(settings=settings or ProducerSettings())
         memory: Any = self.channels[0]
         self.requests: list[Request] = memory.requests
@@ -141,14 +130,11 @@ class AsyncFakeProducer(AsyncProducer):
         fake: The queue in memory, which has both as well.
     """
 
-    _run = staticmethod(_run_at_once)
+    _steps = staticmethod(_run_at_once)
     _together = staticmethod(together)
 
     def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
-        def make_future() -> FutureLike:
-            return asyncio.get_running_loop().create_future()
-
-        self._channel = lambda settings: MemoryChannel(settings, make_future, answer)
+        self._channel = partial(MemoryChannel, answer=answer)
         super().__init__(settings=settings or ProducerSettings())
         memory: Any = self.channels[0]
         self.requests: list[Request] = memory.requests

@@ -1,1 +1,1 @@
-"""Requests in flight: sending, waiting, reading replies. Mostly without I/O."""
+"""The state of one producer with the server of each queue, and its I/O."""

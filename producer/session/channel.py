@@ -1,144 +1,238 @@
-"""The I/O of a synchronous producer with the server of one queue."""
+"""One producer's part of one queue: its identity, its requests in flight, and the order of what it does.
+
+The I/O is left to its subclasses, for threads, for an event loop and for tests.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Any
 
-from producer.errors import AuthenticationFailed, ServerUnavailable
+from producer.errors import (
+    AuthenticationFailed,
+    Cancelled,
+    ProducerClosed,
+    ServerError,
+    ServerUnavailable,
+)
+from producer.keys import GROUP, Keys
+from producer.protocol import wire
+from producer.protocol.checks import checked_vector
+from producer.sampling import RATE_MAX, sampled
 from producer.session.handle import BaseHandle
-from producer.session.pending import ThreadFuture
-from producer.session.readers import ReplyThread
-from producer.session.requests import Outgoing
-from producer.session.session import Session, checked_statuses
-from producer.session.verbs import T, Verb
+from producer.session.inflight import REMEMBERED_MAX, Inflight
+from producer.session.outage import Outage
+from producer.session.replies import ReplyCursor
+from producer.session.requests import Outgoing, new_id
+from producer.session.submission import Submission
 from producer.settings import ProducerSettings
-from producer.transport.connection import DRIVER_ERRORS, connect, driver_errors, script_text, translated
-from producer.transport.link import Link, Script
+from producer.transport import forks
+from producer.transport.clock import ServerClock
+from producer.transport.connection import DRIVER_ERRORS, driver_errors, script_text, translated
+from producer.transport.link import Script
+from producer.transport.verbs import Verb
 
 SHADOW_ENTRIES_MAX = 20_000
-
-
-def run(verb: Verb[T]) -> T:
-    """Runs a verb: calls each of its steps, and gives it the result or the error."""
-    try:
-        step = next(verb)
-        while True:
-            try:
-                found = step[0](*step[1:])
-            except BaseException as error:
-                step = verb.throw(error)
-            else:
-                step = verb.send(found)
-    except StopIteration as ended:
-        result: T = ended.value
-        return result
-
-
-def together(verbs: Sequence[Verb[Any]]) -> list[Any]:
-    """Runs verbs one after another; the result or the error of each."""
-    outcomes: list[Any] = []
-    for verb in verbs:
-        try:
-            outcomes.append(run(verb))
-        except Exception as error:
-            outcomes.append(error)
-    return outcomes
+CLOSED = "this producer was closed; make a new one"
+FORKED = "this producer was made before a fork; make one in each process"
 
 
 class Channel:
-    """One connection for the submits of one thread at a time, a pool for the rest, and a reply reader."""
+    """The state and the verbs of one producer with one queue; each subclass brings the I/O.
+
+    Attributes:
+        note: What the server remembers of this client beside the ids that it enqueued.
+        started: True once `starting` has ended.
+        closed: Why nothing may be sent from here any more; "" while it may.
+    """
+
+    #: A lock, and the reply reader, of threads or of an event loop.
+    start_lock: Any
+    reader: Any
 
     def __init__(self, settings: ProducerSettings) -> None:
-        self.session = Session(settings, ThreadFuture)
-        self.started = False
-        self._url = settings.url
-        self._commands = connect(settings)
-        self._reader = ReplyThread(self.session)
-        self._submit_script = Script(script_text("producer", "submit"))
-        self._submit = self._submit_script.on(self._commands)
-        self._cancel = Script(script_text("producer", "cancel")).on(self._commands)
-        self._link, self._link_lock = Link(self._commands), threading.Lock()
-        self._closed = False
-        self._start_lock = threading.Lock()
+        self.settings = settings
+        self.client_id = f"{settings.client}.{new_id()}" if settings.client else new_id()
+        self.keys = keys = Keys(settings.queue)
+        # Every producer may read who noted an id, and must not learn there whom to answer in our name.
+        self.note = blake2b(self.client_id.encode(), digest_size=16).hexdigest()
+        self.clock = ServerClock()
+        self.inflight = Inflight(settings.in_flight_max, settings.seen_window_ms)
+        self.cursor = ReplyCursor(keys, self.client_id, self.inflight)
+        self.started, self.closed = False, ""
+        self.submit_script = Script(script_text("producer", "submit"))
+        self._cancel_script = Script(script_text("producer", "cancel"))
+        self._outage = Outage("submit")
+        self._sample_keys: OrderedDict[str, str] = OrderedDict()
+        forks.tell(self)
+
+    # -- the I/O of a subclass ----------------------------------------------------------------------
+
+    #: Sends one command; gives the server's answer, or raises the driver's error.
+    execute: Callable[..., Any]
+    #: Runs lua/submit.lua on requests; gives its statuses, or raises the driver's error.
+    send: Callable[[Sequence[Outgoing]], Any]
+
+    def close(self) -> Any:
+        """Stops the reader, tells those who wait, and closes the connections."""
+        raise NotImplementedError
+
+    # -- state --------------------------------------------------------------------------------------
+
+    @property
+    def elsewhere(self) -> bool:
+        """True in the child of a fork: no reply reader runs here, and nothing is ours to end."""
+        return self.closed == FORKED
 
     def check_open(self) -> None:
-        """Refuses to work when closed, or in a forked child."""
-        self.session.check_open(self._closed)
+        """Raises ProducerClosed when nothing may be sent from here."""
+        if self.closed:
+            raise ProducerClosed(self.closed)
 
-    def start(self) -> None:
+    def forked(self) -> None:
+        """In the child of a fork: tells whoever waits there."""
+        self.closed = FORKED
+        self.inflight.forked(FORKED)
+
+    def submit_head(self) -> list[Any]:
+        """The keys and the first arguments of lua/submit.lua."""
+        keys, settings = self.keys, self.settings
+        limits = settings.entries_max, settings.bytes_max, settings.seen_window_ms
+        return [*keys.levels, *keys.counters[:3], keys.stats, *limits, keys.seen_prefix, self.note]
+
+    def submit_call(self, requests: Sequence[Outgoing]) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of lua/submit.lua."""
+        head = self.submit_head()
+        return head[:7], [*head[7:], *(word for item in requests for word in item[:4])]
+
+    def cancel_call(self, request_id: str) -> tuple[list[str], list[Any]]:
+        """Keys and arguments of lua/cancel.lua."""
+        keys = self.keys
+        return [*keys.places, *keys.counters, keys.seen(request_id), keys.stats], [self.note, GROUP]
+
+    # -- verbs --------------------------------------------------------------------------------------
+
+    def starting(self) -> Verb[None]:
         """Checks the server, measures its clock, and starts the reply reader."""
         self.check_open()
         if self.started:
             return
-        with self._start_lock:
+        yield (self.start_lock.acquire,)
+        try:
             self.check_open()
             if self.started:
                 return
-            with driver_errors(self._url):
-                clock = self.session.clock
-                asked_at_s = clock.asks()
-                with suppress(AuthenticationFailed), driver_errors(self._url):
+            with driver_errors(self.settings.url):
+                asked_at_s = self.clock.asks()
+                with suppress(AuthenticationFailed), driver_errors(self.settings.url):
                     # A user may be without this right, and works nevertheless.
-                    clock.measured(asked_at_s, self._commands.time())
+                    self.clock.measured(asked_at_s, (yield self.execute, "TIME"))
                 # One read of what is to be read from now on: says more than that somebody is there.
-                self._commands.xread({self.session.cursor.stream: "0-0"}, count=1)
-            self._reader.start()
+                yield self.execute, "XREAD", "COUNT", 1, "STREAMS", self.cursor.stream, "0-0"
+            self.check_open()
+            self.reader.start()
             self.started = True
-
-    def send(self, requests: Sequence[Outgoing]) -> list[int]:
-        """Runs lua/submit.lua; gives its statuses."""
-        if not self._link_lock.acquire(blocking=False):
-            # Another thread is using the link: take a connection of the pool.
-            with driver_errors(self._url):
-                return checked_statuses(self._submit(*self.session.submit_call(requests)), len(requests))
-        try:
-            words = self.session.submit_words(requests)
-            try:
-                found = self._link.run_words(self._submit_script, words)
-            except DRIVER_ERRORS as error:
-                found = self._send_again(words, error)
-            return checked_statuses(found, len(requests))
-        except ServerUnavailable:
-            self._link.close()  # what comes next on it may be the answer to this call
-            raise
         finally:
-            self._link_lock.release()
+            self.start_lock.release()
 
-    def _send_again(self, words: list[Any], error: Exception) -> Any:
-        """A connection that broke while idle is noticed only by the next command on it."""
-        ours = translated(error, self._url)
-        if not isinstance(ours, ServerUnavailable):
-            raise ours from error
-        self.check_open()  # it may have been closed meanwhile
-        with driver_errors(self._url):
-            return self._link.run_words(self._submit_script, words)
+    def measuring(self) -> Verb[None]:
+        """Starts, so that the first request too is stamped by the server's clock; an outage shows later."""
+        if not self.clock.known:
+            with suppress(ServerError):
+                yield from self.starting()
 
-    def cancel(self, request_id: str) -> Any:
+    def submitting(
+        self,
+        outgoing: Sequence[Outgoing],
+        make_handle: Callable[[Outgoing], BaseHandle],
+        block: bool,
+        pause: Callable[[float], Any],
+    ) -> Verb[list[Any]]:
+        """Takes requests into the queue, through refusals and outages; gives their handles."""
+        submission = Submission(
+            outgoing, self.inflight, self.settings, make_handle, self._outage, block=block
+        )
+        for item in outgoing:
+            if item.sample_key != item.id:  # kept for a truth that is reported by the id alone
+                self._sample_keys[item.id] = item.sample_key
+                if len(self._sample_keys) > REMEMBERED_MAX:
+                    self._sample_keys.popitem(last=False)
+        try:
+            while not submission.done:
+                try:
+                    if self.closed or not self.started:
+                        yield from self.starting()
+                    requests = submission.next_requests()
+                    pause_ms = submission.landed((yield self.send, requests) if requests else ())
+                except ServerError as error:
+                    pause_ms = submission.failed(error)
+                except DRIVER_ERRORS as error:
+                    pause_ms = submission.failed(translated(error, self.settings.url))
+                if pause_ms:
+                    yield pause, pause_ms / 1000
+        except BaseException as error:
+            submission.give_up(error)
+            raise
+        return submission.handles
+
+    def cancelling(self, request_id: str) -> Verb[bool]:
+        """Takes a request back; gives whether that was in time."""
+        if (yield from self._twice(self.running_cancel, request_id)) != 1:
+            return False
+        self.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
+        return True
+
+    def running_cancel(self, request_id: str) -> Verb[Any]:
         """Runs lua/cancel.lua; gives what it returns."""
-        with driver_errors(self._url):
-            return self._cancel(*self.session.cancel_call(request_id))
+        return (yield from self._cancel_script.running(self.execute, *self.cancel_call(request_id)))
 
-    def report(self, request: BaseHandle | str, vector: Any) -> bool:
-        """Sends a true vector; gives whether it may belong to a sample."""
-        entry: Any = self.session.truth_entry(request, vector)
-        if entry is not None:
-            with driver_errors(self._url):
-                truths = self.session.keys.truths
-                self._commands.xadd(truths, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
-        return entry is not None
+    def reporting(self, request: BaseHandle | str, vector: Any) -> Verb[bool]:
+        """Sends a true vector; gives whether it may belong to a sample.
 
-    def close(self) -> None:
-        """Stops the reader and closes the connections; in the child of a fork there are none."""
-        if self.session.elsewhere:
-            return
-        with self._start_lock:
-            if self._closed:
-                return
-            self._closed = True
-        self._reader.stop(self._commands)
-        self.session.close("the producer was closed before the answer came")
-        self._link.close()
-        self._commands.close()
+        Raises:
+            BadShape, NotFinite, BadNorm: The vector breaks the contract.
+        """
+        array = checked_vector(vector)
+        if isinstance(request, BaseHandle):
+            key = request.sample_key
+        else:
+            key = self._sample_keys.get(request, request)
+        if not sampled(key, RATE_MAX, self.settings.sample_salt):
+            return False
+        entry = "kind", "truth", "key", key, "vector", wire.encode_vector(array)
+        yield from self._twice(
+            _once, self.execute, "XADD", self.keys.truths, "MAXLEN", "~", SHADOW_ENTRIES_MAX, "*", *entry
+        )
+        return True
+
+    def _twice(self, verb: Callable[..., Verb[Any]], *arguments: Any) -> Verb[Any]:
+        """Runs a verb; again, when a connection broke: one that broke while idle is noticed only then."""
+        for last in (False, True):
+            self.check_open()
+            try:
+                with driver_errors(self.settings.url):
+                    return (yield from verb(*arguments))
+            except ServerUnavailable:
+                if last:
+                    raise
+        return None
+
+
+def _once(*step: Any) -> Verb[Any]:
+    return (yield step)
+
+
+def checked_statuses(found: Any, count: int) -> list[int]:
+    """The statuses that submit.lua gave `count` requests.
+
+    Raises:
+        ServerUnavailable: It is the answer to something else; a repeat on a new connection is safe.
+    """
+    if isinstance(found, list) and len(found) == count and all(type(status) is int for status in found):
+        return found
+    error = ServerUnavailable("the server's answers came out of step; the connection is opened anew")
+    error.maybe_done = True
+    raise error

@@ -1,17 +1,18 @@
-"""The handles of requests in flight, which block a thread or are awaited."""
+"""Requests in flight: their handles, which block a thread or are awaited."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from numbers import Real
 from typing import Any, cast
 
-from producer.errors import InvalidRequest, ProducerClosed, ResultTimeout
-from producer.messages import BatchReply, Reply
-from producer.session.pending import Pending
+from producer.errors import InvalidRequest, ProducerClosed, QueueError, ResultTimeout
+from producer.messages import Answer, BatchReply, Reply
+from producer.session.requests import Outgoing
 
 #: Added to a deadline when the caller waits for the named failure of a late request.
 GRACE_MS = 1_000.0
@@ -22,48 +23,80 @@ _WAIT_MS_MAX = 7 * 24 * 3600 * 1000.0
 class BaseHandle:
     """One request on its way.
 
+    Its first answer and its final one are the same unless a provisional one was asked for. Those who wait
+    for one wait at its gate.
+
+    Args:
+        owner: The producer that it is a request of.
+        on_end: Called with the handle and the final outcome.
+
     Attributes:
         id: The request id.
         sample_key: The text that the shadow sampling hashes (see `producer.sampling`).
+        started_at_s: The `time.perf_counter` at which it was registered; latencies begin here.
+        latency_ms, first_latency_ms: To the arrival of the final and the first answer; None before.
+        lost_at_s: When the producer gives it up; infinite without a deadline.
+        got_in_at_s: When the server said that it has it; infinite before.
     """
 
-    __slots__ = ("_cancel", "_pending", "_wait_ms", "id", "sample_key")
+    __slots__ = (
+        *("_deadline_ms", "_final", "_final_gate", "_first", "_first_gate", "_on_end", "_owner"),
+        *("contexts", "first_latency_ms", "got_in_at_s", "id", "latency_ms", "level", "lost_at_s"),
+        *("named", "rows", "sample_key", "started_at_s"),
+    )
 
-    def __init__(self, pending: Pending, wait_ms: float, cancel: Callable[[str], Any]) -> None:
-        self._pending = pending
-        self._wait_ms = wait_ms
-        self._cancel = cancel
-        self.id = pending.id
-        self.sample_key = pending.sample_key
+    def __init__(
+        self,
+        owner: Any,
+        outgoing: Outgoing,
+        on_end: Callable[[BaseHandle, Answer | QueueError], object] | None = None,
+    ) -> None:
+        self._owner, self._on_end = owner, on_end
+        self.id, self.sample_key, self.level = outgoing.id, outgoing.sample_key, outgoing.level
+        self.contexts, self.named = outgoing.contexts, outgoing.named
+        self.rows = outgoing.contexts if outgoing.batched else 0
+        self._deadline_ms = outgoing.deadline_ms
+        self.lost_at_s = self.got_in_at_s = math.inf
+        self._first: Answer | QueueError | None = None
+        self._final: Answer | QueueError | None = None
+        self._final_gate = self._make_gate()
+        self._first_gate = self._make_gate() if outgoing.provisional else self._final_gate
+        self.first_latency_ms: float | None = None
+        self.latency_ms: float | None = None
+        self.started_at_s = time.perf_counter()
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """In another process it is its id, so that an error which names some can be sent there."""
         return str, (self.id,)
 
+    #: Make a gate that is closed, and open it for those who wait.
+    _make_gate: Callable[[], Any]
+    _open: Callable[[Any], None]
+
     def done(self) -> bool:
-        """Says whether the final answer, or failure, is here."""
-        return self._pending.final.done()
+        """True once the final answer, or failure, is here."""
+        return self._final is not None
 
-    @property
-    def started_at_s(self) -> float:
-        """The `time.perf_counter` at which it was checked and encoded; latencies begin here."""
-        return self._pending.started_at_s
-
-    @property
-    def latency_ms(self) -> float | None:
-        """From submit to the final answer's arrival, or None before."""
-        return self._pending.latency_ms
-
-    @property
-    def first_latency_ms(self) -> float | None:
-        """From submit to the first answer's arrival, or None before."""
-        return self._pending.first_latency_ms
+    def settle(self, outcome: Answer | QueueError) -> None:
+        """Takes a provisional answer or, once, the final outcome."""
+        waited_ms = (time.perf_counter() - self.started_at_s) * 1000
+        final = isinstance(outcome, QueueError) or not outcome.provisional
+        if final:
+            self.latency_ms, self._final = waited_ms, outcome
+        if self._first is None:
+            self.first_latency_ms, self._first = waited_ms, outcome
+            self._open(self._first_gate)
+        if final:
+            if self._final_gate is not self._first_gate:
+                self._open(self._final_gate)
+            if self._on_end is not None:
+                self._on_end(self, outcome)
 
     def _limit_ms(self, timeout_ms: float | None) -> float:
         if timeout_ms is None:
-            waited_ms = (time.perf_counter() - self._pending.started_at_s) * 1000
-            deadline_ms = self._pending.deadline_ms
-            left_ms = deadline_ms + GRACE_MS - waited_ms if deadline_ms else self._wait_ms
+            if not self._deadline_ms:
+                return float(self._owner.settings.result_timeout_ms)
+            left_ms = self._deadline_ms + GRACE_MS - (time.perf_counter() - self.started_at_s) * 1000
             return min(max(left_ms, 0.0), _WAIT_MS_MAX)
         number = isinstance(timeout_ms, Real) and not isinstance(timeout_ms, bool)
         limit_ms = float(min(max(timeout_ms, 0.0), _WAIT_MS_MAX)) if number else math.nan
@@ -71,34 +104,38 @@ class BaseHandle:
             raise InvalidRequest(f"timeout_ms is {timeout_ms!r:.80}; give a number of milliseconds")
         return limit_ms
 
+    def _outcome(self, first: bool) -> Any:
+        outcome = self._first if first else self._final
+        if isinstance(outcome, QueueError):
+            raise outcome
+        return outcome
+
     def _timed_out(self, limit_ms: float) -> ResultTimeout:
         return ResultTimeout(
             f"no answer to request {self.id} within {limit_ms:.6g} ms; is a worker running? (`amn doctor`)"
         )
-
-    def _wait(self, future: Any, timeout_ms: float | None) -> Any:
-        limit_ms = self._limit_ms(timeout_ms)
-        try:
-            return future.result(limit_ms / 1000)
-        except TimeoutError:
-            raise self._timed_out(limit_ms) from None
-
-    async def _wait_async(self, future: Any, timeout_ms: float | None) -> Any:
-        limit_ms = self._limit_ms(timeout_ms)
-        if not future.done():
-            if future.get_loop() is not asyncio.get_running_loop():
-                raise ProducerClosed(f"request {self.id} was sent in another event loop; wait for it there")
-            # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
-            await asyncio.wait((future,), timeout=limit_ms / 1000)
-        if not future.done():
-            raise self._timed_out(limit_ms)
-        return future.result()
 
 
 class Handle(BaseHandle):
     """A request of a `Producer`; its methods block the calling thread."""
 
     __slots__ = ()
+
+    @staticmethod
+    def _make_gate() -> threading.Lock:
+        # One lock, held until there is an answer, costs a third of a condition for each request.
+        gate = threading.Lock()
+        gate.acquire()
+        return gate
+
+    _open = staticmethod(type(threading.Lock()).release)
+
+    def _wait(self, first: bool, timeout_ms: float | None) -> Any:
+        gate, limit_ms = self._first_gate if first else self._final_gate, self._limit_ms(timeout_ms)
+        if not gate.acquire(timeout=limit_ms / 1000):
+            raise self._timed_out(limit_ms)
+        gate.release()  # the next waiter passes too
+        return self._outcome(first)
 
     def result(self, timeout_ms: float | None = None) -> Reply:
         """Waits for the final answer.
@@ -111,15 +148,15 @@ class Handle(BaseHandle):
             ResultTimeout: Nothing came in time.
             QueueError: The failure that the worker named, or DuplicateRequest.
         """
-        return cast(Reply, self._wait(self._pending.final, timeout_ms))
+        return cast(Reply, self._wait(False, timeout_ms))
 
     def first(self, timeout_ms: float | None = None) -> Reply:
         """Waits for the first answer: the provisional one if it was asked for, else the final."""
-        return cast(Reply, self._wait(self._pending.first, timeout_ms))
+        return cast(Reply, self._wait(True, timeout_ms))
 
     def cancel(self) -> bool:
         """Takes the request back, as `Producer.cancel`."""
-        return bool(self._cancel(self.id))
+        return bool(self._owner.cancel(self.id))
 
 
 class BatchHandle(Handle):
@@ -135,17 +172,35 @@ class AsyncHandle(BaseHandle):
 
     __slots__ = ()
 
+    @staticmethod
+    def _make_gate() -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    def _open(self, gate: asyncio.Future[None]) -> None:
+        gate.set_result(None)
+
+    async def _wait(self, first: bool, timeout_ms: float | None) -> Any:
+        gate, limit_ms = self._first_gate if first else self._final_gate, self._limit_ms(timeout_ms)
+        if not gate.done():
+            if gate.get_loop() is not asyncio.get_running_loop():
+                raise ProducerClosed(f"request {self.id} was sent in another event loop; wait for it there")
+            # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
+            await asyncio.wait((gate,), timeout=limit_ms / 1000)
+            if not gate.done():
+                raise self._timed_out(limit_ms)
+        return self._outcome(first)
+
     async def result(self, timeout_ms: float | None = None) -> Reply:
         """Waits as `Handle.result`. Cancelling the waiting task leaves the request in flight."""
-        return cast(Reply, await self._wait_async(self._pending.final, timeout_ms))
+        return cast(Reply, await self._wait(False, timeout_ms))
 
     async def first(self, timeout_ms: float | None = None) -> Reply:
         """Waits as `Handle.first`."""
-        return cast(Reply, await self._wait_async(self._pending.first, timeout_ms))
+        return cast(Reply, await self._wait(True, timeout_ms))
 
     async def cancel(self) -> bool:
         """Takes the request back, as `Producer.cancel`."""
-        return bool(await self._cancel(self.id))
+        return bool(await self._owner.cancel(self.id))
 
 
 class AsyncBatchHandle(AsyncHandle):

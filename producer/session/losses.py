@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from producer.errors import RequestLost
+from producer.session.handle import BaseHandle
 from producer.session.inflight import Inflight
-from producer.session.pending import Pending
 
-_StreamId = tuple[int, int]
+_StreamId = tuple[int, ...]
 _FALLBACKS = (4,), (5,)
 
 
@@ -31,8 +31,10 @@ class Standing:
 
     def __init__(self, said: Mapping[bytes, bytes]) -> None:
         self.turn = int(said.get(b"turn", 0))
-        self._spans = {
-            place: [_stream_id(one) for one in said.get(b"%d" % place, b"").split()] for place in range(1, 6)
+        #: By place, the ids of the first and the last entry; empty for an empty stream.
+        self._spans: dict[int, list[_StreamId]] = {
+            place: [tuple(map(int, one.split(b"-"))) for one in said.get(b"%d" % place, b"").split()]
+            for place in range(1, 6)
         }
 
     def last(self, place: int) -> _StreamId | None:
@@ -40,7 +42,7 @@ class Standing:
         return self._spans[place][1] if self._spans[place] else None
 
     def has_passed(self, place: int, mark: _StreamId | None) -> bool:
-        """Says whether nothing of what was there is there any more, up to this entry."""
+        """True if nothing of what was there is there any more, up to this entry."""
         span = self._spans[place]
         return mark is None or not span or span[0] > mark
 
@@ -48,27 +50,27 @@ class Standing:
 class _Search:
     """One request, followed through the streams that it can be in."""
 
-    def __init__(self, pending: Pending) -> None:
+    def __init__(self, handle: BaseHandle) -> None:
         # An id that the caller chose may have got in earlier, at another level.
-        first = (1, 2, 3) if pending.named else (pending.level,)
-        self._stages = [first, *_FALLBACKS]
-        self._all = list(self._stages)
+        self._stages = ((1, 2, 3) if handle.named else (handle.level,)), *_FALLBACKS
+        self._passed = 0
         self._marks: list[_StreamId | None] | None = None
         self._turn: int | None = None
 
     def is_over(self, standing: Standing) -> bool:
-        """Says whether it is in none of them any more; words from before it was looked for say nothing."""
+        """True if it is in none of them any more; words from before it was looked for say nothing."""
         turn, self._turn = self._turn, standing.turn
         if turn is None or standing.turn < turn:  # the latter: of a server that was flushed, or a replica
-            self._stages, self._marks = list(self._all), None
+            self._passed, self._marks = 0, None
             return False
-        while self._stages and standing.turn > turn:
+        while self._passed < len(self._stages) and standing.turn > turn:
+            places = self._stages[self._passed]
             if self._marks is None:
-                self._marks = [standing.last(place) for place in self._stages[0]]
-            if not all(map(standing.has_passed, self._stages[0], self._marks)):
+                self._marks = [standing.last(place) for place in places]
+            if not all(map(standing.has_passed, places, self._marks)):
                 break
-            self._stages, self._marks = self._stages[1:], None
-        return not self._stages
+            self._passed, self._marks = self._passed + 1, None
+        return self._passed == len(self._stages)
 
 
 class Losses:
@@ -76,29 +78,30 @@ class Losses:
 
     def __init__(self, inflight: Inflight) -> None:
         self._inflight = inflight
-        self._searches: dict[Pending, _Search] = {}
-        self._over: list[Pending] = []
+        self._searches: dict[BaseHandle, _Search] = {}
+        self._over: list[BaseHandle] = []
 
     def restart(self) -> None:
         """Begins anew: another server may answer now, and have more, or less, than the one before."""
         self._searches, self._over = {}, []
 
-    def look(self, said: Any) -> bool:
+    def note(self, said: Any) -> bool:
         """Takes what workers said; returns whether requests are over that may have no answer.
 
         Args:
-            said: The fields of the hash; anything else, such as a refusal, says nothing.
+            said: The fields of the hash, as a map of the asyncio driver's or a list of names and values of a
+                link's; anything else, such as a refusal, says nothing.
         """
         try:
-            standing = Standing(_fields(said))
+            fields = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
+            standing = Standing(fields)
         except (TypeError, ValueError, IndexError):
             return False
-        overdue = self._inflight.overdue
-        self._searches = {one: self._searches.get(one) or _Search(one) for one in overdue}
+        self._searches = {one: self._searches.get(one) or _Search(one) for one in self._inflight.overdue}
         self._over = [one for one, search in self._searches.items() if search.is_over(standing)]
         return bool(self._over)
 
-    def judge(self) -> None:
+    def end_lost(self) -> None:
         """Ends those that are over and have no answer, now that the whole reply stream was read."""
         self._inflight.give_up(self._over, _lost)
         self._over = []
@@ -109,17 +112,3 @@ def _lost(request_id: str) -> RequestLost:
         f"the server no longer has request {request_id}, and no answer to it is there: it was lost (a flush, "
         "a failover), or its answer was dropped unread (it expired, or too many waited); submit it again"
     )
-
-
-def _fields(said: Any) -> Mapping[bytes, bytes]:
-    """The asyncio driver gives a map, a link the server's own list of names and values."""
-    if isinstance(said, dict):
-        return said
-    if not isinstance(said, list):
-        raise TypeError(said)
-    return dict(zip(said[::2], said[1::2], strict=True))
-
-
-def _stream_id(text: bytes) -> _StreamId:
-    milliseconds, _, sequence = text.partition(b"-")
-    return int(milliseconds), int(sequence)

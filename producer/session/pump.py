@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import queue
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -22,6 +22,8 @@ CHUNK = 64
 _FILL_S = 0.01
 #: For the submit under way when a stream is left.
 _LEAVE_S = 1.0
+#: Comes after the last one.
+_END: Any = object()
 
 
 def chunk_size(in_flight: int) -> int:
@@ -89,109 +91,78 @@ async def pumped_async(
     One task walks the iterable and another sends what it gave, so that neither holds up the other, nor
     the answers.
     """
-    stream = _Stream(in_flight)
-    pull = asyncio.create_task(stream.pull(contexts), name="amn-predict-many-pull")
-    send = asyncio.create_task(stream.send(submit_chunk), name="amn-predict-many-send")
+    size, room = chunk_size(in_flight), asyncio.Semaphore(in_flight)
+    pulled: asyncio.Queue[Any] = asyncio.Queue(size)
+    done: asyncio.Queue[Any] = asyncio.Queue()
+    pull = asyncio.create_task(_pull(contexts, room, pulled), name="amn-predict-many-pull")
+    send = asyncio.create_task(
+        _send(pulled, size, submit_chunk, done.put_nowait), name="amn-predict-many-send"
+    )
+    send.add_done_callback(lambda _: done.put_nowait(_END))
+    taken, sent = 0, math.inf
     try:
-        while (answer := await stream.answer()) is not None:
-            yield answer
-            stream.taken()
+        while taken < sent:
+            answer = await done.get()
+            if answer is _END:
+                sent = send.result()
+            else:
+                yield answer
+                taken += 1
+                room.release()
     finally:
         await _cancelled(pull)
-        stream.drop()
+        while not pulled.empty():
+            pulled.get_nowait()
+        pulled.put_nowait(_END)
         # A submit under way may end: one that is broken off leaves answers that nobody waits for.
         await asyncio.wait((send,), timeout=_LEAVE_S)
         await _cancelled(send)
-    if stream.failed is not None:
-        raise stream.failed
+    if (failed := pull.result()) is not None:
+        raise failed
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
+async def _pull(
+    contexts: Iterable[Any] | AsyncIterable[Any], room: asyncio.Semaphore, pulled: asyncio.Queue[Any]
+) -> Exception | None:
+    """Takes from the iterable what there is room for; returns the error that it raised."""
+    failed, turn_at_s = None, time.monotonic()
+    try:
+        async with aclosing(_each_of(contexts)) as source:
+            await room.acquire()
+            async for context in source:
+                await pulled.put(context)
+                if time.monotonic() - turn_at_s > _FILL_S:
+                    await asyncio.sleep(0)  # one that never waits would let nobody else work
+                    turn_at_s = time.monotonic()
+                await room.acquire()
+    except Exception as error:
+        failed = error
+    await pulled.put(_END)
+    return failed
+
+
+async def _send(
+    pulled: asyncio.Queue[Any], size: int, submit_chunk: Callable[[Chunk, Put], Awaitable[None]], put: Put
+) -> int:
+    """Sends what was pulled since the last time, again and again; returns how many that were."""
+    chunk: Chunk = []
+    sent, context = 0, await pulled.get()
+    while context is not _END:
+        chunk.append((sent + len(chunk), context))
+        if pulled.empty() or len(chunk) == size:
+            await submit_chunk(chunk, put)
+            sent, chunk = sent + len(chunk), []
+        context = await pulled.get()
+    if chunk:
+        await submit_chunk(chunk, put)
+    return sent + len(chunk)
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
     """Ends a task. Cancels again until it has: the driver, and `wait_for`, may lose one."""
     while not task.done():
         task.cancel()
         await asyncio.wait((task,), timeout=0.05)
-
-
-class _Stream:
-    """The state that the two tasks and the reader share; all run in one event loop.
-
-    Attributes:
-        failed: The error that the iterable raised.
-    """
-
-    def __init__(self, in_flight: int) -> None:
-        self.failed: Exception | None = None
-        self._in_flight, self._size = in_flight, chunk_size(in_flight)
-        self._pulled: Chunk = []
-        self._done: deque[Numbered] = deque()
-        self._waiting = 0
-        self._pulled_all = self._sent_all = False
-        self._changed = asyncio.Event()
-
-    async def pull(self, contexts: Iterable[Any] | AsyncIterable[Any]) -> None:
-        """Takes from the iterable what there is room for."""
-        index, turn_at_s = 0, time.monotonic()
-        try:
-            async with aclosing(_each_of(contexts)) as source:
-                async for context in source:
-                    self._pulled.append((index, context))
-                    index += 1
-                    self._changed.set()
-                    if time.monotonic() - turn_at_s > _FILL_S:
-                        await asyncio.sleep(0)  # one that never waits would let nobody else work
-                        turn_at_s = time.monotonic()
-                    await self._until(self._has_room)
-        except Exception as error:
-            self.failed = error
-        finally:
-            self._pulled_all = True
-            self._changed.set()
-
-    async def send(self, submit_chunk: Callable[[Chunk, Put], Awaitable[None]]) -> None:
-        """Sends what was pulled since the last time."""
-        try:
-            while True:
-                await self._until(lambda: bool(self._pulled) or self._pulled_all)
-                if not self._pulled:
-                    return
-                chunk, self._pulled = self._pulled, []
-                self._waiting += len(chunk)
-                self._changed.set()
-                await submit_chunk(chunk, self._put)
-        except Exception as error:  # a fault of ours: its answers will not come
-            self.failed, self._waiting = error, 0
-        finally:
-            self._sent_all = True
-            self._changed.set()
-
-    async def answer(self) -> Numbered | None:
-        """The next one; None when there are no more."""
-        await self._until(lambda: bool(self._done) or (self._sent_all and not self._waiting))
-        return self._done.popleft() if self._done else None
-
-    def taken(self) -> None:
-        """An answer was: another request may go."""
-        self._waiting -= 1
-        self._changed.set()
-
-    def drop(self) -> None:
-        """Forgets what was pulled and not sent."""
-        self._pulled.clear()
-        self._changed.set()
-
-    def _put(self, answer: Numbered) -> None:
-        self._done.append(answer)
-        self._changed.set()
-
-    def _has_room(self) -> bool:
-        count = len(self._pulled)
-        return count < self._size and self._waiting + count < self._in_flight
-
-    async def _until(self, ready: Callable[[], bool]) -> None:
-        while not ready():
-            self._changed.clear()
-            await self._changed.wait()
 
 
 async def _each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:

@@ -19,7 +19,7 @@ READ_COUNT = 512
 BLOCK_MS = 500
 #: Read replies that may lie in the stream: their deletion is an answer to wait for, and to take, too.
 TAKEN_BYTES = 32 * 1024
-_BEGINNING = "0-0"
+_BEGINNING = b"0-0"
 
 
 class ReplyCursor:
@@ -79,16 +79,16 @@ class ReplyCursor:
             self._taken |= self._deleted
         self._deleted = set()
         if rows:
-            self._last = rows[-1][0].decode()
+            self._last = rows[-1][0]
             fresh = [row for row in rows if row[0] not in self._taken]
             self._taken.update([row[0] for row in rows])
             self._settle(fresh)
-        if self._asked and self._losses.look(answers[0]) and not self._over:
+        if self._asked and self._losses.note(answers[0]) and not self._over:
             # The whole stream is the proof: one that was made anew may have answers before `_last`.
             self._over, self._last = True, _BEGINNING
         elif self._over and len(rows) < count:
             self._over = False
-            self._losses.judge()
+            self._losses.end_lost()
 
     def failed(self, error: Exception) -> None:
         """Notes that a round trip failed; the next one takes less, in case its answer was too large."""
@@ -102,7 +102,8 @@ class ReplyCursor:
             return []
         try:
             [[stream, rows]] = found
-            in_step = stream == self._stream and _order(rows[0][0].decode()) > _order(self._last)
+            first, last = (tuple(map(int, one.split(b"-"))) for one in (rows[0][0], self._last))
+            in_step = stream == self._stream and first > last
         except (TypeError, ValueError, IndexError, AttributeError):
             in_step = False
         if not in_step:
@@ -122,8 +123,3 @@ class ReplyCursor:
                 self.odd += 1
                 what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
                 _LOG.error("%s: %s: %s", what, type(error).__name__, error)
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

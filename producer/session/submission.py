@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from producer.errors import (
     DuplicateRequest,
@@ -13,9 +14,9 @@ from producer.errors import (
     ServerError,
     StreamUnusable,
 )
+from producer.session.handle import BaseHandle
 from producer.session.inflight import Inflight
-from producer.session.outage import Backoff, Outage
-from producer.session.pending import FutureLike, Pending
+from producer.session.outage import Outage, pause_ms
 from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 
@@ -31,12 +32,12 @@ _UNUSABLE = -2
 class Submission:
     """Takes requests into the queue, in order, through refusals and outages.
 
-    The verb around it does the I/O: until it is done, it sends the `next_requests`, calls `landed` or
+    The channel does the I/O: until it is done, it sends the `next_requests`, calls `landed` or
     `failed`, and waits for the milliseconds that either returned. When it ends early it calls `give_up`.
 
     Attributes:
-        done: Whether every request is in the queue, or has its outcome.
-        pending: One per request that was registered so far, in order.
+        done: True once every request is in the queue, or has its outcome.
+        handles: One for each request that was registered so far, in order.
     """
 
     def __init__(
@@ -44,40 +45,36 @@ class Submission:
         outgoing: Sequence[Outgoing],
         inflight: Inflight,
         settings: ProducerSettings,
-        make_future: Callable[[], FutureLike],
+        make_handle: Callable[[Outgoing], BaseHandle],
         outage: Outage,
         *,
         block: bool,
     ) -> None:
-        self._outgoing = outgoing
-        self._inflight = inflight
-        self._settings = settings
-        self._make_future = make_future
-        self._block = block
+        self._outgoing, self._make_handle, self._block = outgoing, make_handle, block
+        self._inflight, self._settings, self._outage = inflight, settings, outage
         self._next = 0
         self._sent: list[int] = []
-        self._own: set[int] = set()
         #: In the queue, or with its outcome. A refusal does not end the call: what comes behind it
         #: may be of another level, or have got in by an earlier try whose answer was lost.
         self._landed: set[int] = set()
-        self._outage = outage
-        self._backoff: Backoff | None = None  # since the last success
+        self._failures, self._failing_since_s = 0, 0.0  # since the last success
         self._refusal: QueueFull | None = None
         self._unsure_since_s: float | None = None
         self._began_at_s = self._tried_at_s = time.monotonic()
-        self.pending: list[Pending] = []
+        self.handles: list[Any] = []
         self.done = not outgoing
 
     def give_up(self, error: BaseException) -> None:
-        """Ends what was not accepted; `error.accepted` gets index and pending answer of each that was."""
+        """Ends what was not accepted; `error.accepted` gets the handle of each that was."""
         reason = error if isinstance(error, QueueError) else ProducerClosed("the submit was interrupted")
-        given_up = [i for i in range(len(self.pending)) if i in self._own and i not in self._landed]
-        for index in given_up:
-            # Settled, not only forgotten: another call may share this pending answer.
-            if not self._inflight.settle(self.pending[index].id, reason):
-                self._landed.add(index)  # it has its answer: that came while the call still tried
-        lost = {self.pending[index] for index in given_up if index not in self._landed}
-        reason.accepted = [(i, p) for i, p in enumerate(self.pending) if i in self._landed and p not in lost]
+        # Settled, not only forgotten: another call may share the handle. One that is not in flight any more
+        # has its answer: that came while the call still tried.
+        lost = {
+            handle
+            for index, handle in enumerate(self.handles)
+            if index not in self._landed and self._inflight.settle(handle.id, reason)
+        }
+        reason.accepted = [handle for handle in self.handles if handle not in lost]
 
     def next_requests(self) -> list[Outgoing]:
         """Registers and returns what to send next; empty when there is nothing, or no room here."""
@@ -86,15 +83,19 @@ class Submission:
         self._sent, self._refusal, self._tried_at_s = [], None, time.monotonic()
         index, left_bytes = self._next, SEND_BYTES_MAX
         while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX and left_bytes > 0:
-            if index == len(self.pending):
+            item = self._outgoing[index]
+            if index == len(self.handles):
                 try:
-                    self._register(index, self._outgoing[index])
+                    handle, new = self._inflight.add(item, self._make_handle)
                 except QueueFull as error:
                     self._refusal = error
                     break
+                self.handles.append(handle)
+                if not new or (item.named and self._ended_before(item)):
+                    self._landed.add(index)
             if index not in self._landed:
                 self._sent.append(index)
-                left_bytes -= len(self._outgoing[index].payload)
+                left_bytes -= len(item.payload)
             index += 1
         return [self._outgoing[index] for index in self._sent]
 
@@ -110,20 +111,18 @@ class Submission:
         """
         if self._outage.lasts:
             self._outage.over()
-        self._backoff = self._unsure_since_s = None
-        refused = False
-        got_in = []
+        self._failures, self._unsure_since_s = 0, None
+        refused, now_s = False, self._inflight.clock_s()
         for index, status in zip(self._sent, statuses, strict=True):
             if status < 0:
                 refused = True
                 continue
             self._landed.add(index)
             if status > 0:
-                got_in.append(self.pending[index])
+                self.handles[index].got_in_at_s = now_s  # from now on it can be lost
             else:
                 item = self._outgoing[index]
                 self._inflight.settle(item.id, _duplicate(item.id, "another producer enqueued it"))
-        self._inflight.got_in(got_in)
         self.done = len(self._landed) == len(self._outgoing)
         if _UNUSABLE in statuses:
             raise self._unusable()
@@ -144,42 +143,41 @@ class Submission:
             ServerError: The error, when it is not worth another try, or time is up.
         """
         self._outage.failed(error)
-        self._backoff = self._backoff or Backoff()
-        pause_ms = self._backoff.next_ms()
+        now_s = time.monotonic()
+        if not self._failures:
+            self._failing_since_s = now_s
+        self._failures += 1
         if getattr(error, "maybe_done", False) and self._unsure_since_s is None:
             self._unsure_since_s = self._tried_at_s
         if self._block and self._is_forgotten():
-            self._inflight.got_in(self.pending[index] for index in self._sent)
+            for index in self._sent:
+                self.handles[index].got_in_at_s = self._inflight.clock_s()
             self._landed.update(self._sent)
             self.done = len(self._landed) == len(self._outgoing)
             return 0.0
         left_ms = self._left_ms()
         if not self._block:
-            left_ms = min(left_ms, self._settings.retry_ms - self._backoff.lasts_ms)
+            left_ms = min(left_ms, self._settings.retry_ms - (now_s - self._failing_since_s) * 1000)
         if not error.retryable or left_ms <= 0:
             raise error
-        return min(pause_ms, left_ms)
+        return min(pause_ms(self._failures), left_ms)
 
     def _is_forgotten(self) -> bool:
-        """Says whether a repeat could arrive after the server forgot the ids, and run a second time."""
+        """True if a repeat could arrive after the server forgot the ids, and run a second time."""
         if self._unsure_since_s is None:
             return False
         window_ms = self._settings.seen_window_ms
         margin_ms = min(2 * self._settings.command_timeout_ms, window_ms / 2)
         return (time.monotonic() - self._unsure_since_s) * 1000 > window_ms - margin_ms
 
-    def _register(self, index: int, item: Outgoing) -> None:
-        pending, new = self._inflight.add(item, self._make_future)
-        self.pending.append(pending)
-        if new and item.named and self._inflight.answered(item.id):
-            kept = self._inflight.kept(item.id)
-            early = _duplicate(item.id, "this producer has its answer already")
-            self._inflight.settle(item.id, early if kept is None else kept)
-            self._landed.add(index)
-        elif new:
-            self._own.add(index)
-        else:
-            self._landed.add(index)
+    def _ended_before(self, item: Outgoing) -> bool:
+        """Ends a request whose answer came within the window: with that answer, if nobody has it yet."""
+        if not self._inflight.answered(item.id):
+            return False
+        kept = self._inflight.kept(item.id)
+        early = _duplicate(item.id, "this producer has its answer already")
+        self._inflight.settle(item.id, early if kept is None else kept)
+        return True
 
     def _full(self, error: QueueFull) -> float:
         left_ms = self._left_ms()

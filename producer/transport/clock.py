@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 #: A producer asks so often, on the connection that waits for answers.
 _EVERY_S = 5.0
-
-
-def _awake_or_not_s() -> float:
-    """A monotonic clock that goes on while this machine sleeps, where the system has one."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
 
 
 class ServerClock:
@@ -32,10 +26,11 @@ class ServerClock:
     """
 
     def __init__(
-        self,
-        monotonic_s: Callable[[], float] = _awake_or_not_s,
-        wall_s: Callable[[], float] = time.time,
+        self, monotonic_s: Callable[[], float] | None = None, wall_s: Callable[[], float] = time.time
     ) -> None:
+        if monotonic_s is None:  # one that goes on while this machine sleeps, where the system has it
+            boot = getattr(time, "CLOCK_BOOTTIME", None)
+            monotonic_s = time.monotonic if boot is None else partial(time.clock_gettime, boot)
         self._monotonic_s, self._wall_s = monotonic_s, wall_s
         self.known, self._ahead_ms = False, 0.0
         self._asked_at_s = -math.inf

@@ -20,7 +20,6 @@ from redis.retry import Retry
 from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
 from producer.errors import (
     AuthenticationFailed,
-    QueueError,
     ServerError,
     ServerOutOfMemory,
     ServerUnavailable,
@@ -172,7 +171,7 @@ def script_text(package: str, name: str) -> str:
     return resources.files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
-def translated(error: Exception, url: str) -> QueueError:
+def translated(error: Exception, url: str) -> ServerError:
     """Our error for a driver's error, naming the server (password masked) and what to do."""
     where, text = masked(url), str(error).split("\n")[0]
     if isinstance(error, driver.AuthenticationError | driver.NoPermissionError) or text.startswith(_DENIED):

@@ -9,15 +9,16 @@ the protocol.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
-import redis.asyncio
 from redis.exceptions import ConnectionError as DriverConnectionError
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from producer.transport.packing import joined, written
+from producer.transport.verbs import Verb, run
 
 Word = str | int | float | bytes | memoryview
 
@@ -124,36 +125,17 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         self.by_hash = written("EVALSHA", self.sha)
 
+    def running(self, execute: Callable[..., Any], keys: list[str], arguments: list[Any]) -> Verb[Any]:
+        """Runs it by its hash, and sends its text when the server does not know it."""
+        words = len(keys), *keys, *arguments
+        with suppress(NoScriptError):
+            return (yield execute, "EVALSHA", self.sha, *words)
+        try:
+            return (yield execute, "EVAL", self.text, *words)
+        except NoPermissionError:
+            raise ScriptMissing from None
+
     def on(self, client: redis.Redis) -> Callable[[list[str], list[Any]], Any]:
         """The script as a function of keys and arguments, on a connection of the client's pool."""
-
-        execute: Any = client.execute_command
-
-        def run(keys: list[str], args: list[Any]) -> Any:
-            try:
-                return execute("EVALSHA", self.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                pass
-            try:
-                return execute("EVAL", self.text, len(keys), *keys, *args)
-            except NoPermissionError:
-                raise ScriptMissing from None
-
-        return run
-
-    def on_async(self, client: redis.asyncio.Redis) -> Callable[[list[str], list[Any]], Awaitable[Any]]:
-        """Returns a coroutine function that runs the script on the asyncio client."""
-
-        execute: Any = client.execute_command
-
-        async def run(keys: list[str], args: list[Any]) -> Any:
-            try:
-                return await execute("EVALSHA", self.sha, len(keys), *keys, *args)
-            except NoScriptError:
-                pass
-            try:
-                return await execute("EVAL", self.text, len(keys), *keys, *args)
-            except NoPermissionError:
-                raise ScriptMissing from None
-
-        return run
+        execute = client.execute_command
+        return lambda keys, arguments: run(self.running(execute, keys, arguments))

@@ -143,15 +143,15 @@ class Audit:
         return len(done)
 
     def _heard(self, n: int, handle: Any) -> None:
-        error = handle._pending.final.exception()
+        outcome = handle._final
         if handle.latency_ms is not None:
             self.latencies_ms.append(handle.latency_ms)
-        if error is None:
+        if not isinstance(outcome, QueueError):
             self.counts["heard:answered"] += 1
-        elif isinstance(error, QueueError):
-            self.counts[f"heard:{error.code}"] += 1
-            if error.code in _NO_END:
-                self._unheard[n] = error.code
+        else:
+            self.counts[f"heard:{outcome.code}"] += 1
+            if outcome.code in _NO_END:
+                self._unheard[n] = outcome.code
 
     def _between(self, n: int, again_s: float) -> bool:
         """Whether a flush came between two ends: it made the server forget the id, and the submit

@@ -17,12 +17,15 @@ class _Handle:
     def __init__(self, handle: Any, bridge: Bridge) -> None:
         self._handle = handle
         self._bridge = bridge
-        self._pending = handle._pending
         self.id: str = handle.id
 
     @property
     def latency_ms(self) -> float | None:
         return self._handle.latency_ms  # type: ignore[no-any-return]
+
+    @property
+    def _final(self) -> Any:
+        return self._handle._final
 
     def done(self) -> bool:
         return bool(self._handle.done())
@@ -54,7 +57,7 @@ class Bridge:
         self.wait(self._producer.start())
 
     def close(self) -> None:
-        if self._producer.channels[0].session.elsewhere:  # no loop runs in the child of a fork
+        if self._producer.channels[0].elsewhere:  # no loop runs in the child of a fork
             with contextlib.suppress(StopIteration):
                 self._producer.close().send(None)
             return

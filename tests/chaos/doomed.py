@@ -38,7 +38,7 @@ def send(config: dict[str, Any]) -> None:
                 handles = list(error.accepted)
             accepted += len(handles)
             print(
-                json.dumps({"client": producer.channels[0].session.client_id, "accepted": accepted}),
+                json.dumps({"client": producer.channels[0].client_id, "accepted": accepted}),
                 flush=True,
             )
             time.sleep(_PAUSE_S)

@@ -83,7 +83,7 @@ class Traffic:
     def run(self) -> dict[str, Any]:
         """Sends until told to stop, waits for the answers, listens a while for second ones."""
         self._producer.start()
-        self._audit.tap(self._producer.channels[0].session.inflight)
+        self._audit.tap(self._producer.channels[0].inflight)
         threading.Thread(target=self._listen, daemon=True).start()
         began_s = time.monotonic()
         while not self._stopping.is_set() and self._next < self._config["requests"]:
@@ -237,7 +237,7 @@ class Traffic:
             return
         self._status_s = now_s + _STATUS_S
         audit = self._audit
-        client = self._producer.channels[0].session.client_id
+        client = self._producer.channels[0].client_id
         say({"accepted": len(audit.accepted), "open": audit.open, "sent": self._next, "client": client})
 
 

@@ -135,7 +135,7 @@ def test_a_batch_of_a_high_stakes_lane_is_answered_by_the_fallback(
 def test_a_partition_takes_a_whole_batch(server: Any, contexts: Callable[..., Any]) -> None:
     with PartitionedProducer(partitions=2, settings=settings(server)) as producer:
         handles = [producer.submit_batch(contexts(2)) for _ in range(2)]
-        waiting = [server.admin.xlen(channel.session.keys.requests) for channel in producer.channels]
+        waiting = [server.admin.xlen(channel.keys.requests) for channel in producer.channels]
         assert waiting == [1, 1]
         assert all(producer.cancel(handle) for handle in handles)
 

@@ -270,7 +270,7 @@ def test_a_producer_stamps_the_servers_time_whatever_its_own_clock_says(
 
     def off(producer: Any) -> None:
         clock = ServerClock(wall_s=lambda: time.time() + off_s)
-        producer.channels[0].session.clock = clock
+        producer.channels[0].clock = clock
         clock.measured(clock.asks(), real_server.admin.time())
 
     with EchoWorker(real_server.url, note), Producer(real_server.url) as producer:
@@ -286,7 +286,7 @@ def test_the_first_request_of_a_producer_is_stamped_by_the_servers_clock(
     server: Any, contexts: Callable[..., NDArray[np.float32]]
 ) -> None:
     producer = Producer(server.url)
-    producer.channels[0].session.clock = clock = ServerClock(wall_s=lambda: 1.0)
+    producer.channels[0].clock = clock = ServerClock(wall_s=lambda: 1.0)
     with EchoWorker(server.url):
         assert producer.submit(contexts(1)[0], deadline_ms=9_000).result()
         assert clock.now_ms() == pytest.approx(time.time() * 1000, abs=5_000)
@@ -300,7 +300,7 @@ def test_a_producer_follows_the_servers_clock_within_seconds(
 ) -> None:
     server, _ = stepping
     with EchoWorker(server.url) as worker, Producer(server.url) as producer:
-        clock = producer.channels[0].session.clock
+        clock = producer.channels[0].clock
         for step_s in (-3600, 700):
             server.step_clock(step_s)
             until(partial(follows, clock, step_s))
@@ -321,10 +321,10 @@ def test_answers_reach_a_client_whose_stream_was_made_anew_after_the_servers_clo
     with EchoWorker(server.url), Producer(server.url) as producer:
         assert producer.predict(contexts(1)[0])
         server.step_clock(-3600)
-        until(partial(follows, producer.channels[0].session.clock, -3600))
+        until(partial(follows, producer.channels[0].clock, -3600))
         rig.admin.flushall()
         handles = [producer.submit(context) for context in contexts(8)]
         assert all(handle.result(3_000) for handle in handles)
         assert producer.submit(contexts(1)[0]).result(3_000)
-        until(lambda: rig.admin.xlen(producer.channels[0].session.cursor.stream) == 0)  # and they are trimmed
+        until(lambda: rig.admin.xlen(producer.channels[0].cursor.stream) == 0)  # and they are trimmed
     assert producer.stray_replies == 0

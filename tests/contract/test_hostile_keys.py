@@ -16,6 +16,7 @@ from producer.errors import AuthenticationFailed, ServerUnavailable, StreamUnusa
 from producer.keys import GROUP
 from producer.messages import Failure
 from producer.protocol import wire
+from producer.session.requests import prepare
 from producer.transport.connection import script_text
 from workers.engine.outcomes import dead, served_fast
 from workers.engine.queue import LeasedQueue, Outcome
@@ -177,9 +178,9 @@ def test_an_id_of_which_nothing_can_be_known_is_not_taken_for_a_new_one(
 ) -> None:
     with Producer(real_server.url) as producer:
         producer.submit(context)
-        call = producer.channels[0].session.submit_call(
-            producer.channels[0].session.prepare_all([context], Options(request_id="twice"))
-        )
+        channel = producer.channels[0]
+        twice = prepare(context, Options(request_id="twice"), channel.client_id, channel.settings)
+        call = channel.submit_call([twice])
         submit = real_server.admin.register_script(script_text("producer", "submit"))
         assert submit(*call) == [1]
         denied("-get")
@@ -283,7 +284,7 @@ def test_nonsense_under_an_id_takes_nothing_back(nonsense: str, real_server: Any
     real_server.admin.set(KEYS.high, "no stream")
     with Producer(real_server.url) as producer:
         handle = producer.submit(context)
-        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer.channels[0].session.note))
+        real_server.admin.set(KEYS.seen(handle.id), nonsense.format(producer.channels[0].note))
         assert handle.cancel() is False
     assert real_server.admin.xlen(KEYS.requests) == 1
 

@@ -214,7 +214,7 @@ def test_a_client_takes_its_answers_through_a_server_with_a_small_output_limit(
     admin = made.client()
     with Producer(settings=ProducerSettings(url=made.url)) as producer:
         handles = producer.submit_many(list(contexts(200)))
-        stream = KEYS.replies(producer.channels[0].session.client_id)
+        stream = KEYS.replies(producer.channels[0].client_id)
         rows = [Reply(id=h.id, vector=contexts(1)[0][0], confidence=0.9, margin=0.1) for h in handles]
         admin.config_set("client-output-buffer-limit", "normal 30000 0 0")  # nine answers
         with admin.pipeline() as pipe:  # all of them at once

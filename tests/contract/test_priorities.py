@@ -259,7 +259,7 @@ def test_an_escalation_does_not_touch_the_record_of_a_later_request_with_that_id
         producer.submit(context, request_id="a")
         amn = rig.queue("amn")
         (entry,) = amn.lease()
-        later = f"{producer.channels[0].session.note} call 2 99-1"
+        later = f"{producer.channels[0].note} call 2 99-1"
         rig.admin.set(KEYS.seen("a"), later)  # the window ended, and the id was used again
         amn.finish([answer(entry, "escalate")])
         assert rig.admin.get(KEYS.seen("a")).decode() == later

@@ -24,7 +24,6 @@ from producer import (
 )
 from producer.keys import Keys
 from producer.sampling import sampled
-from producer.session.pending import Pending
 from producer.session.requests import prepare
 
 KEYS = Keys("main")
@@ -260,7 +259,7 @@ def test_in_another_event_loop_a_producer_is_refused_at_once(real_server, contex
     began_s = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # the first loop ended without a close
-        handle = AsyncHandle(Pending(prepared(context), asyncio.new_event_loop().create_future), 9_000, print)
+        handle = asyncio.run(sent_elsewhere(producer, context))
         asyncio.run(each_verb(producer, handle))
         asyncio.run(producer.close())
         asyncio.run(producer.close())
@@ -296,5 +295,5 @@ def test_when_all_tasks_are_cancelled_those_who_wait_are_told(real_server, conte
     asyncio.run(main())
 
 
-def prepared(context):
-    return prepare(context, Options(), "client", ProducerSettings())
+async def sent_elsewhere(producer, context):
+    return AsyncHandle(producer, prepare(context, Options(), "client", ProducerSettings()))

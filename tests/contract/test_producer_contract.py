@@ -254,7 +254,7 @@ def test_over_the_byte_limit_submit_says_full(server, contexts):
 def test_a_full_queue_still_knows_what_it_accepted(server, contexts):
     with Producer(settings=settings(server, entries_max=1)) as producer:
         producer.submit(contexts(1)[0], request_id="a")
-        producer.channels[0].session.inflight.settle("a", errors.Cancelled("forgotten here"))
+        producer.channels[0].inflight.settle("a", errors.Cancelled("forgotten here"))
         producer.submit(contexts(1)[0], request_id="a")  # a repeat is no new entry
         assert server.admin.xlen(KEYS.requests) == 1
 
@@ -324,16 +324,14 @@ def test_a_cancelled_id_may_be_used_again(server, context):
 def test_a_very_late_repeat_of_a_cancelled_submit_is_not_appended_again(server, context):
     with Producer(settings=settings(server)) as producer:
         for options in ({}, {"request_id": "a"}):
-            late = []
-            sent = producer.channels[0].session.submit_words
-            producer.channels[0].session.submit_words = lambda batch, sent=sent, late=late: (
-                late.append(batch) or sent(batch)
-            )
+            late, channel = [], producer.channels[0]
+            send = channel.send
+            channel.send = lambda batch, send=send, late=late: late.append(batch) or send(batch)
             handle = producer.submit(context, **options)
-            producer.channels[0].session.submit_words = sent
+            channel.send = send
             assert handle.cancel()
             # The first try was stuck in a stalled server's socket, and is carried out only now.
-            assert producer.channels[0].send(late[0]) == [1]
+            assert send(late[0]) == [1]
             assert server.admin.xlen(KEYS.requests) == 0
         again = producer.submit(context, request_id="a")
         assert server.admin.xlen(KEYS.requests) == 1
@@ -344,9 +342,7 @@ def test_a_very_late_repeat_of_a_cancelled_submit_is_not_appended_again(server, 
 def test_behind_a_refusal_a_request_that_is_in_already_is_accepted(server, contexts):
     with Producer(settings=settings(server, entries_max=1)) as producer:
         producer.submit(contexts(1)[0], request_id="b")
-        producer.channels[0].session.inflight.settle(
-            "b", errors.ServerUnavailable("the answer to this try was lost")
-        )
+        producer.channels[0].inflight.settle("b", errors.ServerUnavailable("the answer to this try was lost"))
         with pytest.raises(QueueFull) as caught:
             producer.submit_many(contexts(2), options=[Options(request_id="a"), Options(request_id="b")])
         (handle,) = caught.value.accepted
@@ -413,7 +409,7 @@ def test_a_reply_that_breaks_the_reader_is_skipped_and_counted(server, contexts,
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(wire, "decode_reply", lambda payload: 1 / 0)
             broken = producer.submit(contexts(1)[0])
-            wait_until(lambda: producer.channels[0].session.cursor.odd)
+            wait_until(lambda: producer.channels[0].cursor.odd)
         assert wire.decode_reply is decode
         assert producer.predict(contexts(1)[0]).served_by == "amn"
         assert not broken.done()
@@ -428,7 +424,7 @@ def test_an_answer_of_the_other_kind_is_not_taken_for_one(server, contexts):
         wrong = {single.id: batch_reply(single.id, 1), batch.id: batch_reply(batch.id, 3)}
         for payload in wrong.values():
             server.admin.xadd(KEYS.replies(producer.client_id), {"reply": payload})
-        wait_until(lambda: producer.channels[0].session.cursor.odd == 2)
+        wait_until(lambda: producer.channels[0].cursor.odd == 2)
         assert producer.in_flight == 2
         server.admin.xadd(KEYS.replies(producer.client_id), {"reply": batch_reply(batch.id, 2)})
         assert len(batch.result(5_000)) == 2

@@ -159,7 +159,7 @@ def test_a_fork_amid_other_threads_calls_does_not_stop_the_child(real_server, co
 
 def test_partitioned_producers_leave_their_parents_alone(real_server, contexts, run):
     with PartitionedProducer(partitions=2, settings=settings(real_server.url)) as producer:
-        streams = {channel.session.cursor.stream for channel in producer.channels}
+        streams = {channel.cursor.stream for channel in producer.channels}
         for stream in streams:
             real_server.admin.xadd(stream, {"wake": b""})
         in_a_child(producer.close)

@@ -22,8 +22,9 @@ from ops.health.keys import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.keys import Keys
 from producer.messages import Reply
-from producer.session.readers import ReplyThread
+from producer.session.replies import ReplyCursor
 from producer.transport.connection import script_text
+from producer.transport.verbs import run
 
 KEYS = Keys("main")
 PERSISTENT = ("--appendonly", "yes", "--appendfsync", "always")
@@ -230,7 +231,7 @@ def test_the_answer_to_a_given_up_submit_is_the_answer_to_its_repeat(make_server
 def test_a_cancel_that_is_repeated_after_a_lost_reply_is_still_true(real_server, context):
     with Producer(real_server.url) as producer:
         handle = producer.submit(context, request_id="a")
-        assert producer.channels[0].cancel("a") == 1  # carried out; nobody hears of it
+        assert run(producer.channels[0].running_cancel("a")) == 1  # carried out; nobody hears of it
         assert handle.cancel()
         with pytest.raises(errors.Cancelled):
             handle.result()
@@ -348,7 +349,7 @@ def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, cont
     """As by the expiry of a stream that nobody read, or by its cap."""
     with Producer(settings=settings(real_server.url)) as client, EchoWorker(real_server.url) as worker:
         client.predict(contexts(1)[0])
-        stream, take = client.channels[0].session.cursor.stream, client.channels[0].session.cursor.take
+        stream, take = client.channels[0].cursor.stream, client.channels[0].cursor.take
         reads = threading.Event()
 
         def stuck(answers: list[object]) -> None:
@@ -357,7 +358,7 @@ def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, cont
                 answers = [None]
             take(answers)
 
-        client.channels[0].session.cursor.take = stuck
+        client.channels[0].cursor.take = stuck
         time.sleep(0.6)  # the read that blocks is another one by now
         handles = client.submit_many(list(contexts(20)))
         eventually(lambda: len(worker.seen) == 21, "answered")
@@ -366,11 +367,10 @@ def test_who_reads_too_late_is_told_which_answers_were_dropped(real_server, cont
             real_server.admin.delete(stream)
         else:
             real_server.admin.xtrim(stream, maxlen=5, approximate=False)
-        client.channels[0].session.cursor.take = take
+        client.channels[0].cursor.take = take
         reads.set()
-        outcomes = [handle._pending.final for handle in handles]
-        eventually(lambda: all(outcome.done() for outcome in outcomes), "all of them ended")
-        lost = [outcome for outcome in outcomes if isinstance(outcome.exception(), errors.RequestLost)]
+        eventually(lambda: all(handle.done() for handle in handles), "all of them ended")
+        lost = [handle for handle in handles if isinstance(handle._final, errors.RequestLost)]
         assert len(lost) == (20 if drop == "delete" else 15)
         assert client.stray_replies == 0
 
@@ -511,15 +511,15 @@ def test_a_worker_drops_what_a_client_does_not_read_and_the_client_is_told(
 ):
     """A reader that stands still, while its answers go for want of room, or expire."""
     monkeypatch.setattr(workers.engine.queue, "UNREAD_BYTES", 32 * 1024)
-    reading, round_trip = threading.Event(), ReplyThread._round_trip
-    monkeypatch.setattr(ReplyThread, "_round_trip", lambda reader: reading.wait(20) and round_trip(reader))
+    reading, commands = threading.Event(), ReplyCursor.commands
+    monkeypatch.setattr(ReplyCursor, "commands", lambda cursor: reading.wait(20) and commands(cursor))
     admin, sent = real_server.admin, 600
     with (
         EchoWorker(real_server.url, **limits) as worker,
         Producer(settings=settings(real_server.url)) as client,
     ):
         handles = client.submit_many(list(contexts(8)) * (sent // 8))
-        stream = client.channels[0].session.cursor.stream
+        stream = client.channels[0].cursor.stream
         eventually(lambda: len(worker.seen) == sent and not admin.xlen(KEYS.requests), "all are answered")
         if "reply_ttl_ms" in limits:
             eventually(lambda: not admin.exists(stream), "expired")

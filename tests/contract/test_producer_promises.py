@@ -21,7 +21,7 @@ from producer import (
     ProducerSettings,
     errors,
 )
-from producer.session.channel import Channel
+from producer.session.threads import ThreadChannel
 
 
 def settings(server, **changes):
@@ -311,9 +311,9 @@ def test_partitions_that_are_all_away_are_an_error_at_the_start():
 def test_a_stream_remembers_in_which_partition_each_request_went(server, contexts, monkeypatch):
     monkeypatch.setattr("producer.session.pump._FILL_S", 60.0)  # whole chunks, however slow this machine is
     producer = PartitionedProducer(partitions=2, settings=settings(server))
-    producer.channels[:] = [Channel(producer.settings) for _ in range(2)]
+    producer.channels[:] = [ThreadChannel(producer.settings) for _ in range(2)]
     with EchoWorker(server.url), producer:
         answers = dict(producer.predict_many(contexts(256), in_flight=128))
-    parts_of = [producer._verbs.spread.where(answers[index].id) for index in range(256)]
+    parts_of = [producer._spread.where(answers[index].id) for index in range(256)]
     assert parts_of == [0] * 64 + [1] * 64 + [0] * 64 + [1] * 64
     assert np.array_equal(answers[0].vector, contexts(256)[0][-1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import runpy
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from rig import KEYS, Rig, answer
 from producer import Options
 from producer.messages import Failure
 from producer.protocol import wire
+from producer.session.channel import Channel
 from producer.session.requests import prepare
-from producer.session.session import Session
 from producer.settings import ProducerSettings
 from producer.transport.connection import script_text
 from workers.engine.entry import Entry
@@ -85,7 +84,7 @@ def test_what_an_earlier_version_left_is_escalated_once_more(rig: Rig, name: str
 @pytest.mark.parametrize("name", SHA256)
 def test_its_ids_are_known_and_its_requests_can_be_taken_back(rig: Rig, context: Any, name: str) -> None:
     client = load(rig.admin, stored(name))
-    session = Session(ProducerSettings(url=rig.url), Future)
+    session = Channel(ProducerSettings(url=rig.url))
     session.note = client
     submit = rig.admin.register_script(script_text("producer", "submit"))
     cancel = rig.admin.register_script(script_text("producer", "cancel"))
@@ -113,7 +112,7 @@ def test_its_ids_are_known_and_its_requests_can_be_taken_back(rig: Rig, context:
 def test_the_present_version_still_writes_what_the_latest_fixture_holds(rig: Rig, contexts: Any) -> None:
     """Who changes what is stored writes a new fixture first."""
     latest = stored(max(SHA256))
-    session = Session(ProducerSettings(url=rig.url), Future)
+    session = Channel(ProducerSettings(url=rig.url))
     outgoing = prepare(contexts(1)[0], Options(request_id="a"), session.client_id, session.settings)
     keys, arguments = session.submit_call([outgoing])
     rig.admin.register_script(script_text("producer", "submit"))(keys=keys, args=arguments)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,8 +20,8 @@ from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES, Reply
 from producer.options import Options
 from producer.protocol import wire
+from producer.session.channel import Channel
 from producer.session.requests import Outgoing, prepare
-from producer.session.session import Session
 from producer.settings import ProducerSettings
 from producer.transport.connection import script_text
 from workers.engine.entry import Entry, Outcome
@@ -99,7 +98,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.admin.flushall()
         limits: dict[str, Any] = {"entries_max": ENTRIES_MAX, "seen_window_ms": 3_600_000}
         self.producer = ProducerSettings(url=self.target.url, **limits)
-        self.sessions = [Session(self.producer, Future) for _ in range(2)]
+        self.sessions = [Channel(self.producer) for _ in range(2)]
         self.submit_script = self.admin.register_script(script_text("producer", "submit"))
         self.cancel_script = self.admin.register_script(script_text("producer", "cancel"))
         self.extend_script = self.admin.register_script(script_text("workers", "extend"))
@@ -246,7 +245,7 @@ class QueueMachine(RuleBasedStateMachine):
         request = wire.decode_request(entry.fields[b"request"])
         if how == "dead":
             return dead(entry, request, "test", "ended by the machine")
-        if how == "expire" and work.outgoing.expires_at_ms:
+        if how == "expire" and work.outgoing.deadline_ms:
             (outcome,) = assemble([entry], self.queues["amn-1"].settings, FAR_MS, 0.0).refused
             return outcome
         op = "reply" if how == "expire" else how

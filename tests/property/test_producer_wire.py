@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import tracemalloc
-from concurrent.futures import Future
 from contextlib import ExitStack
+from functools import partial
 
 import fuzz
 import msgpack
@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as arrays
 from producer.errors import QueueFull, ServerUnavailable, Undecodable, WireError
 from producer.messages import BatchReply, Failure, Reply, Request, Timings
 from producer.protocol import wire
+from producer.session.handle import Handle
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage
 from producer.session.requests import Outgoing
@@ -218,10 +219,8 @@ def test_ten_thousand_odd_calls_send_something_sound_or_are_refused_by_type():
 
 
 def outgoing(name: str, level: int) -> Outgoing:
-    times: dict[str, float] = {"deadline_ms": 0, "expires_at_ms": 0}
-    return Outgoing(
-        id=name, payload=b"", sample_key=name, provisional=False, named=True, level=level, **times
-    )
+    sent = name, level, "call", b""
+    return Outgoing(*sent, name, deadline_ms=0.0, provisional=False, named=True, contexts=1, batched=False)
 
 
 @settings(max_examples=200)
@@ -234,7 +233,12 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
     earlier = set(queue)
     inflight = Inflight(data.draw(st.integers(1, 12), "in flight at most"))
     delivery = Submission(
-        items, inflight, ProducerSettings(), Future, Outage("t"), block=data.draw(st.booleans(), "block")
+        items,
+        inflight,
+        ProducerSettings(),
+        partial(Handle, None),
+        Outage("t"),
+        block=data.draw(st.booleans(), "block"),
     )
     confirmed: set[str] = set()
     refused = None
@@ -260,15 +264,15 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
                 else:
                     confirmed |= {item.id for item, n in zip(batch, statuses, strict=True) if n == 1}
                     delivery.landed(statuses)
-                for pending in [*delivery.pending]:  # answers come and make room in flight
-                    if pending.id in queue and not pending.final.done():
+                for pending in [*delivery.handles]:  # answers come and make room in flight
+                    if pending.id in queue and not pending.done():
                         inflight.settle(pending.id, ServerUnavailable("as an answer"))
     except QueueFull as error:
         refused = error
     if refused is not None:
-        accepted = [pending.id for _, pending in refused.accepted]
+        accepted = [handle.id for handle in refused.accepted]
         assert set(accepted) == confirmed
-        assert accepted == [items[i].id for i, _ in refused.accepted]
+        assert accepted == [item.id for item in items if item.id in accepted]
     for level in (1, 2, 3):  # the order of a level holds
         of_level = [item.id for item in items if item.level == level and item.id not in earlier]
         went_in = [name for name in queue if name in of_level]
@@ -277,4 +281,4 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
     if delivery.done:
         assert set(queue) == {item.id for item in items}
     if delivery.done or refused:
-        assert set(inflight._pending) <= set(queue)  # who waits, waits for something that is there
+        assert set(inflight._handles) <= set(queue)  # who waits, waits for something that is there

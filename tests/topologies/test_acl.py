@@ -402,8 +402,8 @@ def test_a_hostile_producer_stops_and_repeats_nobody_s_end(
             guarded.client("ops") as ops,
         ):
             producer.submit(contexts(1)[0], block=True).result()
-            take = producer.channels[0].session.inflight.on_reply
-            producer.channels[0].session.inflight.on_reply = lambda payload: (  # type: ignore[method-assign]
+            take = producer.channels[0].inflight.on_reply
+            producer.channels[0].inflight.on_reply = lambda payload: (  # type: ignore[method-assign]
                 finals.update([wire.decode_reply(payload).id]),
                 take(payload),
             )[1]

@@ -19,6 +19,7 @@ from producer import AsyncProducer, Options, Producer
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.messages import PRIORITIES
+from producer.session.requests import prepare
 from producer.transport.connection import script_text, translated
 
 QUEUE = "main"
@@ -101,8 +102,10 @@ def test_a_repeat_meets_its_id_on_the_way_to_another_node_and_runs_once(
         producer.submit_many(list(contexts(len(options))), options=options)
         source = next(node for node in cluster.nodes if node.port == cluster.owner_port(cluster.owner.port))
         target = next(node for node in cluster.nodes if node is not source)
-        session = producer.channels[0].session
-        names, words = session.submit_call(session.prepare_all([contexts(1)[0]], Options(request_id="twice")))
+        session = producer.channels[0]
+        names, words = session.submit_call(
+            [prepare(contexts(1)[0], Options(request_id="twice"), session.client_id, session.settings)]
+        )
         with plain(source.port) as client:
             submit = partial(client.eval, script_text("producer", "submit"), len(names), *names, *words)
             assert submit() == [1]

@@ -12,7 +12,7 @@ import pkgutil
 import subprocess
 import sys
 import time
-from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +29,18 @@ from producer.keys import Keys
 from producer.messages import Failure, Reply
 from producer.partitions import partition_queues
 from producer.protocol import wire
+from producer.session.handle import Handle
 from producer.session.inflight import Inflight
-from producer.session.outage import PAUSE_MS_MAX, Backoff, Outage
+from producer.session.outage import PAUSE_MS_MAX, Outage, pause_ms
 from producer.session.requests import prepare
 from producer.session.submission import SEND_COUNT_MAX, Submission
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer
 from producer.transport import packing
 from producer.transport.connection import translated
+
+#: Makes handles of nobody's.
+HANDLE = partial(Handle, None)
 
 
 class Clock:
@@ -96,37 +100,38 @@ def test_every_exported_name_exists():
 def test_a_second_final_answer_is_counted_as_stray(context):
     inflight = Inflight(10)
     item = outgoing(context)
-    pending, new = inflight.add(item, Future)
+    pending, new = inflight.add(item, HANDLE)
     assert new
     for _ in range(2):
         inflight.on_reply(answer(item.id, context[0]))
-    assert pending.final.result().id == item.id
+    assert pending.result(0).id == item.id
     assert inflight.stray == 1
 
 
 def test_a_provisional_answer_after_the_final_one_is_no_second_answer(context):
     inflight = Inflight(10)
     item = outgoing(context, provisional=True)
-    pending, _ = inflight.add(item, Future)
+    pending, _ = inflight.add(item, HANDLE)
     inflight.on_reply(answer(item.id, context[0]))
     inflight.on_reply(answer(item.id, context[1], provisional=True))
     assert inflight.stray == 0
-    np.testing.assert_array_equal(pending.first.result().vector, context[0])
+    np.testing.assert_array_equal(pending.first(0).vector, context[0])
 
 
 def test_a_failure_settles_both_futures_with_the_named_error(context):
     inflight = Inflight(10)
     item = outgoing(context, provisional=True)
-    pending, _ = inflight.add(item, Future)
+    pending, _ = inflight.add(item, HANDLE)
     inflight.on_reply(wire.encode_failure(Failure(id=item.id, code="dead_lettered", message="gone")))
-    for future in (pending.first, pending.final):
-        assert isinstance(future.exception(), errors.DeadLettered)
+    for wait in (pending.first, pending.result):
+        with pytest.raises(errors.DeadLettered):
+            wait(0)
 
 
 def test_an_answered_id_is_remembered_for_the_window(context):
     clock = Clock()
     inflight = Inflight(10, window_ms=1000, clock_s=clock)
-    inflight.add(outgoing(context, request_id="a"), Future)
+    inflight.add(outgoing(context, request_id="a"), HANDLE)
     inflight.on_reply(answer("a", context[0]))
     clock.now_s += 0.9
     assert inflight.answered("a")
@@ -137,7 +142,7 @@ def test_an_answered_id_is_remembered_for_the_window(context):
 def test_ids_that_we_made_are_not_remembered(context):
     inflight = Inflight(10)
     item = outgoing(context)
-    inflight.add(item, Future)
+    inflight.add(item, HANDLE)
     inflight.on_reply(answer(item.id, context[0]))
     assert not inflight.answered(item.id)
 
@@ -160,22 +165,25 @@ def test_an_outage_is_one_line_at_its_beginning_and_one_at_its_end(caplog):
     ]
 
 
-def test_back_off_doubles_to_a_second_and_begins_again_after_a_success():
-    clock = Clock()
-    backoff = Backoff(clock)
-    assert backoff.lasts_ms == 0
-    pauses = [backoff.next_ms() for _ in range(8)]
-    clock.now_s += 3
+def test_back_off_doubles_to_a_second():
+    pauses = [pause_ms(failures) for failures in range(1, 2000)]
     assert pauses[:3] == [20, 40, 80]
-    assert pauses[-1] == PAUSE_MS_MAX
-    assert backoff.lasts_ms == 3000
-    backoff.reset()
-    assert (backoff.lasts_ms, backoff.next_ms()) == (0, 20)
+    assert pauses[7] == pauses[-1] == PAUSE_MS_MAX
+
+
+def test_a_submit_that_does_not_block_tries_for_a_while_from_its_first_failure_on(context):
+    made, _ = delivery([outgoing(context)], retry_ms=30)
+    away = errors.ServerUnavailable("away")
+    made.next_requests()
+    assert made.failed(away) == 20
+    time.sleep(0.04)
+    with pytest.raises(errors.ServerUnavailable):
+        made.failed(away)
 
 
 def delivery(items, *, block=False, limit=1000, **settings):
     inflight = Inflight(limit)
-    made = Submission(items, inflight, ProducerSettings(**settings), Future, Outage("submit"), block=block)
+    made = Submission(items, inflight, ProducerSettings(**settings), HANDLE, Outage("submit"), block=block)
     return made, inflight
 
 
@@ -197,7 +205,7 @@ def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
         [outgoing(context, request_id="a")],
         inflight,
         ProducerSettings(),
-        Future,
+        HANDLE,
         Outage("submit"),
         block=False,
     )
@@ -207,7 +215,8 @@ def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
     assert other.done
     with pytest.raises(errors.QueueFull), verb_of(one):
         one.landed([-1])
-    assert isinstance(other.pending[0].final.exception(), errors.QueueFull)
+    with pytest.raises(errors.QueueFull):
+        other.handles[0].result(0)
     assert len(inflight) == 0
 
 
@@ -218,9 +227,10 @@ def test_an_answer_that_comes_while_the_submit_still_tries_is_accepted_when_it_g
     inflight.settle("a", errors.InferenceFailed("as an answer"))
     with pytest.raises(errors.AuthenticationFailed) as raised, verb_of(made):
         made.failed(errors.AuthenticationFailed("no"))
-    ((index, pending),) = raised.value.accepted
-    assert (index, pending.id) == (0, "a")
-    assert isinstance(pending.final.exception(), errors.InferenceFailed)
+    (handle,) = raised.value.accepted
+    assert handle.id == "a"
+    with pytest.raises(errors.InferenceFailed):
+        handle.result(0)
 
 
 @pytest.mark.parametrize("arrived", [True, False])
@@ -230,7 +240,7 @@ def test_what_may_have_arrived_is_not_repeated_when_the_server_forgot_its_id(con
     items = [prepare(context, Options(request_id=name), "client", settings) for name in "ab"]
     error = errors.ServerUnavailable("away")
     error.maybe_done = arrived
-    with verb_of(Submission(items, inflight, settings, Future, Outage("submit"), block=True)) as delivery:
+    with verb_of(Submission(items, inflight, settings, HANDLE, Outage("submit"), block=True)) as delivery:
         delivery.next_requests()
         delivery.failed(error)
         assert not delivery.done
@@ -239,7 +249,7 @@ def test_what_may_have_arrived_is_not_repeated_when_the_server_forgot_its_id(con
         delivery.failed(error)
         # From then on it is found out as of any request that got in.
         assert delivery.done == arrived
-        assert [math.isfinite(one.got_in_at_s) for one in delivery.pending] == [arrived] * 2
+        assert [math.isfinite(one.got_in_at_s) for one in delivery.handles] == [arrived] * 2
         if not arrived:
             delivery.next_requests()
             delivery.landed([1, 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
+from functools import partial
 
 import msgpack
 import numpy as np
@@ -14,6 +14,7 @@ from producer.messages import BATCH_CONTEXTS_MAX, BatchReply
 from producer.protocol import wire
 from producer.protocol.checks import checked_contexts
 from producer.protocol.replies import _batch_fields
+from producer.session.handle import Handle
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage
 from producer.session.requests import prepare, prepare_batch
@@ -21,6 +22,7 @@ from producer.session.submission import SEND_BYTES_MAX, Submission
 from producer.testing import AsyncFakeProducer, FakeProducer
 
 SETTINGS = ProducerSettings()
+HANDLE = partial(Handle, None)
 
 
 def batch(count: int = 3, seed: int = 0) -> np.ndarray:
@@ -65,7 +67,7 @@ def test_a_batch_comes_out_as_it_went_in(count, dtype):
     contexts = batch(count).astype(dtype)
     options = Options(lane="narrative", tokens=7, request_id="b", priority="low", provisional=True)
     outgoing = prepare_batch(contexts, options, "client", SETTINGS)
-    assert outgoing.count == count
+    assert outgoing.contexts == count
     request = wire.decode_request(outgoing.payload, batches=True)
     assert request.context.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(request.context, contexts)
@@ -197,24 +199,24 @@ def test_an_answer_of_another_form_is_undecodable(changes):
 def test_contexts_in_flight_are_counted_and_not_messages():
     inflight = Inflight(limit=10)
     first = prepare_batch(batch(9), Options(), "client", SETTINGS)
-    inflight.add(first, Future)
-    inflight.add(prepare_batch(batch(5), Options(), "client", SETTINGS), Future)
+    inflight.add(first, HANDLE)
+    inflight.add(prepare_batch(batch(5), Options(), "client", SETTINGS), HANDLE)
     with pytest.raises(errors.QueueFull, match="10 contexts"):
-        inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), Future)
+        inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), HANDLE)
     none = np.zeros(9, np.uint8)
     inflight.on_reply(wire.encode_reply(answer(9, id=first.id, fired=none, shed=none)))
-    inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), Future)
-    inflight.close(errors.ProducerClosed)
+    inflight.add(prepare(batch(1)[0], Options(), "client", SETTINGS), HANDLE)
+    inflight.close("closed")
     assert len(inflight) == 0
     with pytest.raises(errors.ProducerClosed):
-        inflight.add(prepare_batch(batch(9), Options(), "client", SETTINGS), Future)
+        inflight.add(prepare_batch(batch(9), Options(), "client", SETTINGS), HANDLE)
 
 
 def test_a_call_carries_few_large_messages():
     items = [prepare_batch(batch(200), Options(), "client", SETTINGS) for _ in range(4)]
     inflight = Inflight(limit=10_000)
     sizes = []
-    delivery = Submission(items, inflight, SETTINGS, Future, Outage("submit"), block=False)
+    delivery = Submission(items, inflight, SETTINGS, HANDLE, Outage("submit"), block=False)
     while not delivery.done:
         sent = delivery.next_requests()
         sizes.append(sum(len(item.payload) for item in sent))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from producer import Options, ProducerSettings, errors
 from producer.keys import Keys
 from producer.messages import Failure, Reply
 from producer.protocol import wire
+from producer.session.handle import Handle
 from producer.session.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.session.losses import Losses
 from producer.session.replies import ReplyCursor
@@ -31,7 +32,7 @@ class Clock:
 
 def sent(inflight: Inflight, **options):
     item = prepare(CONTEXT, Options(**options), "client", ProducerSettings())
-    return inflight.add(item, Future)[0]
+    return inflight.add(item, partial(Handle, None))[0]
 
 
 def reply(request_id: str) -> bytes:
@@ -46,15 +47,15 @@ def test_a_request_long_past_its_deadline_ends_by_name_and_frees_its_slot():
     for seconds, ended in ((2.0, False), (LOST_S - 0.5, False), (SWEEP_S, True)):
         clock.now_s += seconds
         cursor.commands()
-        assert lost.final.done() == ended
+        assert lost.done() == ended
     with pytest.raises(errors.ResultTimeout, match="lost"):
-        lost.final.result()
+        lost.result(0)
     assert (len(inflight), inflight.swept) == (1, 1)
     sent(inflight)
     # Without a deadline a request may wait as long as it likes.
     clock.now_s += 1e6
     inflight.sweep()
-    assert not waits.final.done()
+    assert not waits.done()
 
 
 def said(turn: int, **spans: str) -> dict[bytes, bytes]:
@@ -70,7 +71,7 @@ class Followed:
         self.clock = Clock()
         self.inflight = Inflight(limit=9, clock_s=self.clock)
         self.pending = sent(self.inflight, **options)
-        self.inflight.got_in([self.pending])
+        self.pending.got_in_at_s = self.clock.now_s
         self.losses = Losses(self.inflight)
 
     def looks(self, *each: dict[bytes, bytes]) -> list[bool]:
@@ -78,7 +79,7 @@ class Followed:
         for fields in each:
             self.clock.now_s += OVERDUE_S
             self.inflight.sweep()
-            found.append(self.losses.look(fields))
+            found.append(self.losses.note(fields))
         return found
 
 
@@ -94,9 +95,9 @@ def test_a_request_is_over_when_all_that_was_in_its_stream_and_in_the_fallbacks_
         said(7, p5="1-0 2-0"),
         said(8, p1="1-0 9-9"),  # another level says nothing of it
     ) == [False] * 7 + [True]
-    followed.losses.judge()
+    followed.losses.end_lost()
     with pytest.raises(errors.RequestLost, match="submit it again") as caught:
-        followed.pending.final.result()
+        followed.pending.result(0)
     assert (caught.value.code, caught.value.retryable) == ("request_lost", True)
     assert (len(followed.inflight), followed.inflight.swept) == (0, 1)
 
@@ -149,9 +150,9 @@ def test_an_answer_that_is_there_is_taken_before_anything_is_called_lost():
         followed.clock.now_s += OVERDUE_S
         assert cursor.commands()[0] == ("HGETALL", Keys().standing)
         cursor.take([fields, [[STREAM, [entry]]]])
-    assert cursor.commands()[-1][-1] == "0-0"
+    assert cursor.commands()[-1][-1] == b"0-0"
     cursor.take([[[STREAM, [[b"1-0", {b"reply": reply(followed.pending.id)}], *spent]]]])
-    assert followed.pending.final.result().id == followed.pending.id
+    assert followed.pending.result(0).id == followed.pending.id
     assert followed.inflight.stray == 2  # what was read twice counts once
 
 
@@ -176,7 +177,7 @@ def test_answers_out_of_step_are_noticed_and_change_nothing(answer):
     with pytest.raises(errors.ServerUnavailable, match="out of step"):
         cursor.take([answer])
     cursor.take([[[STREAM, [[b"6-0", [b"reply", reply(waits.id)]]]]]])
-    assert waits.final.result().id == waits.id
+    assert waits.result(0).id == waits.id
 
 
 def test_an_answer_that_comes_after_all_is_no_second_one():
@@ -211,10 +212,10 @@ def test_it_is_looked_for_now_and_then():
     lost = sent(inflight, deadline_ms=1.0)
     lost.lost_at_s = clock.now_s
     inflight.sweep()
-    assert not lost.final.done()
+    assert not lost.done()
     clock.now_s += SWEEP_S
     inflight.sweep()
-    assert lost.final.done()
+    assert lost.done()
 
 
 def test_what_was_taken_is_deleted_by_its_id_and_each_answer_is_given_once(monkeypatch: pytest.MonkeyPatch):
@@ -228,7 +229,7 @@ def test_what_was_taken_is_deleted_by_its_id_and_each_answer_is_given_once(monke
     deletion, read = cursor.commands()
     assert deletion[:2] == ("XDEL", cursor.stream)
     assert set(deletion[2:]) == {row[0] for row in rows[:4]}
-    assert read[-1] == "0-0"
+    assert read[-1] == b"0-0"
     cursor.failed(ConnectionError("the answer was lost"))
     cursor.take([[[STREAM, rows[:1]]]])
     cursor.take([[[STREAM, rows[4:]]]])

@@ -1,0 +1,203 @@
+"""The verbs of every producer and the order of their steps; the faces in client.py and aio.py do the I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
+
+from producer.errors import InvalidRequest, QueueError, ServerError
+from producer.messages import Answer
+from producer.options import Options
+from producer.partitions import Spread, partition_queues
+from producer.session.channel import Channel
+from producer.session.handle import BaseHandle
+from producer.session.requests import Outgoing, prepare, prepare_all, prepare_batch
+from producer.settings import ProducerSettings, settings_of
+from producer.transport.verbs import Verb
+
+H = TypeVar("H", bound=BaseHandle)
+B = TypeVar("B", bound=BaseHandle)
+
+
+class Core(Generic[H, B]):
+    """The part that the producers have in common.
+
+    Attributes:
+        settings: What this producer was told; `queue` is the name without the partition.
+        channels: The I/O with the queue, or with each partition in order.
+    """
+
+    #: What differs between threads and an event loop: the I/O with one queue, how to wait for some seconds,
+    #: how to run several verbs, and the handles.
+    _channel: Callable[[ProducerSettings], Any]
+    _pause: Callable[[float], Any]
+    _together: Callable[[Sequence[Verb[Any]]], Any]
+    _handle: type[H]
+    _batch_handle: type[B]
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        settings: ProducerSettings | None = None,
+        partitions: int | None = None,
+    ) -> None:
+        self.settings = settings = settings_of(url, settings)
+        queues = [settings.queue] if partitions is None else partition_queues(settings.queue, partitions)
+        self.channels: list[Channel] = [self._channel(replace(settings, queue=queue)) for queue in queues]
+        self._spread = None if partitions is None else Spread(partitions)
+
+    @property
+    def client_id(self) -> str:
+        """The random name of this client and its reply stream; with partitions, of the first one."""
+        return self.channels[0].client_id
+
+    @property
+    def in_flight(self) -> int:
+        """Requests without their final answer."""
+        return sum(len(channel.inflight) for channel in self.channels)
+
+    @property
+    def stray_replies(self) -> int:
+        """Final answers that nobody waited for; 0 in a healthy system."""
+        return sum(channel.inflight.stray for channel in self.channels)
+
+    def _starting(self) -> Verb[None]:
+        """Starts every channel; a partition that is away is tried again when it is needed."""
+        if self._spread is None:
+            return (yield from self.channels[0].starting())
+        outcomes = yield self._together, [channel.starting() for channel in self.channels]
+        failed = [error for error in outcomes if error is not None]
+        others = [error for error in failed if not isinstance(error, ServerError)]
+        if others or len(failed) == len(self.channels):
+            raise (others or failed)[0]
+
+    def _closing(self) -> Verb[None]:
+        """Closes every channel, also when one fails to; in the child of a fork there is nothing to close."""
+        here = [channel for channel in self.channels if not channel.elsewhere]
+        outcomes = (yield self._together, [_called(channel.close) for channel in here]) if here else []
+        for error in outcomes:
+            if error is not None:
+                raise error
+
+    def _submitting(
+        self, contexts: Sequence[Any], options: Sequence[Options] | Options, block: bool
+    ) -> Verb[list[H]]:
+        """Sends several contexts; a wrong one refuses all."""
+        if not isinstance(options, Options) and len(options) != len(contexts):
+            raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
+        if self._spread is not None:
+            return (yield from self._spreading(self._spread, contexts, options, block))
+        [channel] = self.channels
+        if not channel.clock.known:
+            yield from channel.measuring()
+        now_ms = channel.clock.now_ms()
+        outgoing = prepare_all(contexts, options, channel.client_id, channel.settings, now_ms)
+        return (yield from channel.submitting(outgoing, partial(self._handle, self), block, self._pause))
+
+    def _spreading(
+        self, spread: Spread, contexts: Sequence[Any], options: Sequence[Options] | Options, block: bool
+    ) -> Verb[list[H]]:
+        """Sends several contexts; each partition has its own part."""
+        each = [options] * len(contexts) if isinstance(options, Options) else options
+        parts: dict[int, list[int]] = {}
+        for index, option in enumerate(each):
+            parts.setdefault(spread.of(option.sequence, option.request_id), []).append(index)
+        yield self._together, [self.channels[part].measuring() for part in parts]
+        verbs, make_handle = [], partial(self._handle, self)
+        for part, indices in parts.items():
+            channel, own = self.channels[part], [each[i] for i in indices]
+            now_ms, chosen = channel.clock.now_ms(), [contexts[i] for i in indices]
+            outgoing = prepare_all(chosen, own, channel.client_id, channel.settings, now_ms)
+            spread.note([item.id for item in outgoing], part)
+            verbs.append(channel.submitting(outgoing, make_handle, block, self._pause))
+        return _joined(list(parts.values()), (yield self._together, verbs))
+
+    def _submitting_batch(self, contexts: Any, options: Options, block: bool) -> Verb[B]:
+        """Sends many contexts as one request."""
+        part, channel = self._choice(options)
+        yield from channel.measuring()
+        now_ms = channel.clock.now_ms()
+        outgoing = [prepare_batch(contexts, options, channel.client_id, channel.settings, now_ms)]
+        self._note(outgoing, part)
+        make_handle = partial(self._batch_handle, self)
+        [handle] = yield from channel.submitting(outgoing, make_handle, block, self._pause)
+        return cast(B, handle)
+
+    def _streaming(
+        self, options: Options, chunk: Sequence[tuple[int, Any]], put: Callable[[tuple[int, Any]], object]
+    ) -> Verb[None]:
+        """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
+        part, channel = self._choice(options)
+        outgoing: list[Outgoing] = []
+        numbers: dict[str, int] = {}
+        now_ms = channel.clock.now_ms()
+        for index, context in chunk:
+            try:
+                item = prepare(context, options, channel.client_id, channel.settings, now_ms)
+            except QueueError as error:
+                put((index, error))
+            else:
+                outgoing.append(item)
+                numbers[item.id] = index
+        self._note(outgoing, part, streamed=True)
+
+        def ended(handle: BaseHandle, outcome: Answer | QueueError) -> None:
+            put((numbers.pop(handle.id), outcome))
+
+        try:
+            make_handle = partial(self._handle, self, on_end=ended)
+            yield from channel.submitting(outgoing, make_handle, True, self._pause)
+        except QueueError as error:
+            # The others that it raised for have ended by it, or are accepted.
+            for request_id in set(numbers).difference(handle.id for handle in error.accepted):
+                put((numbers.pop(request_id), error))
+
+    def _cancelling(self, request: BaseHandle | str) -> Verb[bool]:
+        """Takes a request back; gives whether that was in time."""
+        request_id = request.id if isinstance(request, BaseHandle) else request
+        return (yield from self._channel_of(request_id).cancelling(request_id))
+
+    def _reporting(self, request: BaseHandle | str, vector: Any) -> Verb[bool]:
+        """Sends a true vector; gives whether it may belong to a sample."""
+        request_id = request.id if isinstance(request, BaseHandle) else request
+        return (yield from self._channel_of(request_id).reporting(request, vector))
+
+    def _choice(self, options: Options) -> tuple[int, Channel]:
+        part = 0 if self._spread is None else self._spread.of(options.sequence, options.request_id)
+        return part, self.channels[part]
+
+    def _channel_of(self, request_id: str) -> Channel:
+        return self.channels[0 if self._spread is None else self._spread.where(request_id)]
+
+    def _note(self, outgoing: Sequence[Outgoing], part: int, *, streamed: bool = False) -> None:
+        if self._spread is not None:
+            self._spread.note([item.id for item in outgoing], part, streamed=streamed)
+
+
+def _called(step: Callable[[], Any]) -> Verb[Any]:
+    return (yield (step,))
+
+
+def _joined(parts: Sequence[Sequence[int]], outcomes: Sequence[Any]) -> list[Any]:
+    """The handles of all partitions in the order of the contexts.
+
+    Raises:
+        BaseException: The first partition's that failed; its `accepted` has those of whole ones first.
+    """
+    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    whole = {
+        index: handle
+        for indices, outcome in zip(parts, outcomes, strict=True)
+        if not isinstance(outcome, BaseException)
+        for index, handle in zip(indices, outcome, strict=True)
+    }
+    found = [whole[index] for index in sorted(whole)]
+    if failed:
+        partly = [handle for error in failed for handle in getattr(error, "accepted", ())]
+        if isinstance(failed[0], QueueError):
+            failed[0].accepted = found + partly
+        raise failed[0]
+    return found

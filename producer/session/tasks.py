@@ -1,0 +1,118 @@
+"""The I/O of an asyncio producer with the server of one queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from producer.errors import ServerError
+from producer.session.channel import CLOSED, Channel, checked_statuses
+from producer.session.funnel import Funnel
+from producer.session.reader import Reader
+from producer.session.replies import BLOCK_MS
+from producer.session.requests import Outgoing
+from producer.settings import ProducerSettings
+from producer.transport.connection import connect_async, driver_errors, let_go
+from producer.transport.verbs import run_async
+
+#: Connections for commands; the rest waits its turn.
+_CONNECTIONS_MAX = 4
+_CANCEL_AGAIN_S = 0.05
+CANCELLED = (
+    "this producer's reply reader was cancelled, as all tasks of its event loop were; make a new producer"
+)
+
+
+class AsyncChannel(Channel):
+    """A few connections for commands and one for replies, shared by the tasks of one event loop."""
+
+    def __init__(self, settings: ProducerSettings) -> None:
+        super().__init__(settings)
+        self._commands = connect_async(settings)
+        self._funnel = Funnel(self._send)
+        self.send = self._funnel.send
+        self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self.start_lock, self.reader = asyncio.Lock(), ReplyTask(self)
+
+    async def execute(self, *words: Any) -> Any:
+        """Sends one command when it has its turn; gives the server's answer."""
+        execute: Any = self._commands.execute_command
+        async with self._turns:
+            task = asyncio.current_task()
+            asked = task.cancelling() if task is not None else 0
+            answer = await execute(*words)
+            if task is not None and task.cancelling() > asked:
+                raise asyncio.CancelledError  # the driver loses one that meets an answer
+            return answer
+
+    async def _send(self, requests: Sequence[Outgoing]) -> list[int]:
+        verb = self.submit_script.running(self.execute, *self.submit_call(requests))
+        return checked_statuses(await run_async(verb), len(requests))
+
+    async def close(self) -> None:
+        """Stops the reader, tells those who wait, and closes the connections."""
+        if self.closed == CLOSED:
+            return
+        self.closed = CLOSED
+        await self.reader.stop()
+        if self.started:
+            with suppress(ServerError), driver_errors(self.settings.url):
+                await self._commands.delete(self.cursor.stream)
+        self.inflight.close(CLOSED)
+        await self._funnel.close()
+        await self._commands.aclose()
+
+    def drop(self) -> None:
+        """Drops the connections; its event loop has ended."""
+        self.closed = CLOSED
+        let_go(self.reader.client)
+        let_go(self._commands)
+
+
+class ReplyTask(Reader):
+    """The reply reader of a task of the running event loop."""
+
+    pause = staticmethod(asyncio.sleep)
+
+    def __init__(self, channel: AsyncChannel) -> None:
+        super().__init__(channel.settings.url, channel.clock, channel.cursor)
+        self._channel = channel
+        self.client = connect_async(channel.settings, block_ms=BLOCK_MS)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._task = asyncio.create_task(self._run(), name="amn-replies")
+
+    async def stop(self) -> None:
+        """Ends the task."""
+        while self._task is not None and not self._task.done():
+            # Again and again: the driver loses a cancellation that meets a reply.
+            self._task.cancel()
+            await asyncio.wait((self._task,), timeout=_CANCEL_AGAIN_S)
+        await self.client.aclose()
+
+    async def _run(self) -> None:
+        try:
+            await run_async(self.reading())
+        finally:
+            if not self._channel.closed:
+                self._channel.closed = CANCELLED
+                self._channel.inflight.close(CANCELLED)
+
+    def stopping(self) -> bool:
+        """True when the task was cancelled; the driver may have lost that: the loop would wait for ever."""
+        return self._task is None or bool(self._task.cancelling())
+
+    async def each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Sends several commands in one write; returns all answers, an error answer as one of them."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return await pipe.execute(raise_on_error=False)
+
+    async def drop(self) -> None:
+        """Closes the connection; the next command opens another."""
+        await self.client.connection_pool.disconnect()

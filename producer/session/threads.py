@@ -1,0 +1,100 @@
+"""The I/O of a synchronous producer with the server of one queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from producer.errors import ServerError, ServerUnavailable
+from producer.keys import WAKE
+from producer.session.channel import CLOSED, Channel, checked_statuses
+from producer.session.reader import Reader
+from producer.session.replies import BLOCK_MS
+from producer.session.requests import Outgoing
+from producer.settings import ProducerSettings
+from producer.transport.connection import LOST, connect, driver_errors
+from producer.transport.link import Link
+from producer.transport.packing import written
+from producer.transport.verbs import run
+
+
+class ThreadChannel(Channel):
+    """One connection for the submits of one thread at a time, a pool for the rest, and a reply reader."""
+
+    def __init__(self, settings: ProducerSettings) -> None:
+        super().__init__(settings)
+        self._commands = connect(settings)
+        self.execute = self._commands.execute_command
+        self._link, self._link_lock = Link(self._commands), threading.Lock()
+        self._head = written(7, *self.submit_head())
+        self.start_lock, self.reader = threading.Lock(), ReplyThread(self)
+
+    def send(self, requests: Sequence[Outgoing]) -> list[int]:
+        """Runs lua/submit.lua; gives its statuses."""
+        if not self._link_lock.acquire(blocking=False):
+            # Another thread is using the link: take a connection of the pool.
+            found = run(self.submit_script.running(self.execute, *self.submit_call(requests)))
+            return checked_statuses(found, len(requests))
+        try:
+            words = [self._head, *(word for item in requests for word in item[:4])]
+            try:
+                found = self._link.run_words(self.submit_script, words)
+            except LOST:  # a connection that broke while idle is noticed only by the next command on it
+                self.check_open()  # it may have been closed meanwhile
+                found = self._link.run_words(self.submit_script, words)
+            return checked_statuses(found, len(requests))
+        except ServerUnavailable:
+            self._link.close()  # what comes next on it may be the answer to this call
+            raise
+        finally:
+            self._link_lock.release()
+
+    def close(self) -> None:
+        """Stops the reader, tells those who wait, and closes the connections."""
+        with self.start_lock:
+            if self.closed:
+                return
+            self.closed = CLOSED
+        self.reader.stop(self._wake)
+        if self.started:
+            with suppress(ServerError), driver_errors(self.settings.url):
+                # When even this fails, the stream expires by itself.
+                self._commands.delete(self.cursor.stream)
+        self.inflight.close(CLOSED)
+        self._link.close()
+        self._commands.close()
+
+    def _wake(self) -> None:
+        """Ends the reader's blocking read at once, by an entry without a reply."""
+        with suppress(ServerError), driver_errors(self.settings.url), self._commands.pipeline() as pipe:
+            pipe.xadd(self.cursor.stream, {WAKE: b""})
+            pipe.pexpire(self.cursor.stream, 60_000)
+            pipe.execute()
+
+
+class ReplyThread(Reader):
+    """The reply reader of a daemon thread."""
+
+    def __init__(self, channel: ThreadChannel) -> None:
+        super().__init__(channel.settings.url, channel.clock, channel.cursor)
+        self._client = connect(channel.settings, block_ms=BLOCK_MS)
+        self._link = Link(self._client)
+        self.each, self.drop = self._link.each, self._link.close
+        self._stop = threading.Event()
+        self.pause, self.stopping = self._stop.wait, self._stop.is_set
+        self._limit_s = (BLOCK_MS + channel.settings.command_timeout_ms) / 1000
+        self._thread = threading.Thread(target=run, args=(self.reading(),), name="amn-replies", daemon=True)
+
+    def start(self) -> None:
+        """Begins to read."""
+        self._thread.start()
+
+    def stop(self, wake: Callable[[], None]) -> None:
+        """Ends the thread; `wake` ends its blocking read."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            wake()
+            self._thread.join(self._limit_s)
+        self._link.close()
+        self._client.close()
