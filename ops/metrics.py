@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import hmac
 import itertools
-import socket
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from http.server import HTTPServer
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIServer
 
 import redis
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.registry import Collector
 
 from ops.alerts.outbox import Outbox
@@ -29,7 +26,7 @@ from ops.alerts.watch import counted, given_up
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, Live, read_live
 from ops.findings import Finding
-from ops.health import streams, workers
+from ops.health import streams
 from ops.health.counters import COUNTS
 from producer.errors import ServerError
 from producer.keys import Keys
@@ -37,8 +34,6 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 LabelValues = tuple[str, ...]
-
-
 #: Limit for one family: a hash that somebody filled with names must not fill Prometheus.
 LABELS_MAX = 100
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
@@ -77,10 +72,6 @@ class QueueCollector(Collector):
         self._client = connect(settings)
         self._lock = threading.Lock()
 
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: a registry must not need the server."""
-        return ()
-
     def collect(self) -> Iterator[Metric]:
         """All metrics, or `amn_server_up 0` alone."""
         up, found = True, []
@@ -97,11 +88,7 @@ class QueueCollector(Collector):
         client, keys, queue = self._client, self._keys, self._keys.queue
         live = read_live(client, keys)
         yield from counters(queue, live.counters)
-        yield from service_metrics(queue, live)
-        yield from stream_metrics(
-            queue, live.streams, streams.read_letters(client, keys, live.now_ms).entries
-        )
-        yield from worker_metrics(queue, live.workers)
+        yield from queue_metrics(queue, live, streams.read_letters(client, keys, live.now_ms).entries)
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())
         yield from alert_metrics(client, keys, live.now_ms)
@@ -121,8 +108,8 @@ def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
         yield family
 
 
-def service_metrics(queue: str, live: Live) -> Iterator[Metric]:
-    """The accounts of the requests, and the server's files and memory."""
+def queue_metrics(queue: str, live: Live, dead_letters: int) -> Iterator[Metric]:
+    """The accounts of the requests, the server's files and memory, the streams, and the workers by kind."""
     server = live.server
     for name, text, value in (
         ("amn_requests_unanswered", "Requests accepted that have not ended.", live.unanswered),
@@ -130,36 +117,25 @@ def service_metrics(queue: str, live: Live) -> Iterator[Metric]:
         ("amn_server_persistence_failed", "Whether its last write failed.", server.persistence_failed),
         ("amn_server_memory_used_bytes", "Memory of the server.", server.used_memory_bytes),
         ("amn_server_memory_limit_bytes", "What it may use; 0: not known.", server.memory_limit_bytes),
+        ("amn_dead_letters", "Dead letters kept.", dead_letters),
     ):
         yield gauge(name, text, {(queue,): value})
-
-
-def stream_metrics(queue: str, found: Mapping[str, streams.StreamFacts], dead: int) -> Iterator[Metric]:
-    """Entries, leases, ages and bytes of the streams, and the dead letters."""
-
-    def each(name: str, text: str, value: Callable[[streams.StreamFacts], float | None]) -> Metric:
-        samples = {(queue, stream): value(facts) for stream, facts in found.items()}
-        return gauge(name, text, samples, "stream")
-
-    yield each("amn_stream_entries", "Entries waiting or leased.", lambda one: one.entries)
-    yield each("amn_stream_leased_entries", "Entries leased.", lambda one: one.leased)
-    yield each(
-        "amn_stream_oldest_age_seconds",
-        "Age of the oldest entry; 0 when empty.",
-        lambda one: (one.oldest_age_ms or 0) / 1000,
-    )
-    yield each("amn_stream_payload_bytes", "Payload waiting or leased.", lambda one: one.payload_bytes)
-    yield gauge("amn_dead_letters", "Dead letters kept.", {(queue,): dead})
-
-
-def worker_metrics(queue: str, found: Sequence[workers.WorkerFacts]) -> Iterator[Metric]:
-    """Presence and progress of the workers, by kind."""
-    by_kind = {(queue, kind): [one for one in found if one.kind == kind] for kind in KINDS}
-    alive = {labels: len(mine) for labels, mine in by_kind.items()}
-    stuck = {labels: sum(one.stuck for one in mine) for labels, mine in by_kind.items()}
-    ages_s = {
-        labels: max((one.stuck_ms for one in mine), default=0) / 1000 for labels, mine in by_kind.items()
+    of_streams: dict[str, tuple[str, Callable[[streams.StreamFacts], float | None]]] = {
+        "entries": ("Entries waiting or leased.", lambda one: one.entries),
+        "leased_entries": ("Entries leased.", lambda one: one.leased),
+        "oldest_age_seconds": (
+            "Age of the oldest entry; 0 when empty.",
+            lambda one: (one.oldest_age_ms or 0) / 1000,
+        ),
+        "payload_bytes": ("Payload waiting or leased.", lambda one: one.payload_bytes),
     }
+    for name, (text, value_of) in of_streams.items():
+        samples = {(queue, stream): value_of(facts) for stream, facts in live.streams.items()}
+        yield gauge(f"amn_stream_{name}", text, samples, "stream")
+    kinds = {(queue, kind): [one for one in live.workers if one.kind == kind] for kind in KINDS}
+    alive = {labels: len(mine) for labels, mine in kinds.items()}
+    stuck = {labels: sum(one.stuck for one in mine) for labels, mine in kinds.items()}
+    ages_s = {labels: max((one.stuck_ms for one in mine), default=0) / 1000 for labels, mine in kinds.items()}
     yield gauge("amn_workers", "Workers seen lately.", alive, "kind")
     yield gauge("amn_workers_stuck", "Of those, holding entries and ending none.", stuck, "kind")
     yield gauge("amn_workers_progress_age_seconds", "Longest time without progress.", ages_s, "kind")
@@ -230,7 +206,7 @@ def gauge(name: str, text: str, samples: Mapping[Any, float | None], *labels: st
 
 
 def registry(settings: ProducerSettings) -> CollectorRegistry:
-    """The queue's metrics and nothing else."""
+    """The queue's metrics and nothing else; registering them does not need the server."""
     made = CollectorRegistry(auto_describe=False)
     made.register(QueueCollector(settings))
     return made
@@ -238,7 +214,7 @@ def registry(settings: ProducerSettings) -> CollectorRegistry:
 
 def serve(
     settings: ProducerSettings, host: str, port: int, token: str = ""
-) -> tuple[HTTPServer, threading.Thread]:
+) -> tuple[WSGIServer, threading.Thread]:
     """Starts answering scrapes at `/metrics`, with a token to those who bear it; `shutdown` ends it."""
     answer, wanted = make_wsgi_app(registry(settings)), f"Bearer {token}".encode()
 
@@ -249,14 +225,6 @@ def serve(
             return [b""]
         return answer(environ, start)
 
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    kind = type("Server", (ThreadingWSGIServer,), {"address_family": family})
-    server: HTTPServer = make_server(host, port, guarded, kind, handler_class=_Quiet)
-    thread = threading.Thread(target=server.serve_forever, name="amn-metrics", daemon=True)
-    thread.start()
+    server, thread = start_http_server(port, host, CollectorRegistry())  # empty until the guard stands
+    server.set_app(guarded)
     return server, thread
-
-
-class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        """A scrape is no event."""

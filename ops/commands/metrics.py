@@ -20,7 +20,7 @@ _TOKEN_LENGTH_MIN = 16
 
 
 def _is_here(host: str) -> bool:
-    """Says whether an address is this machine's alone."""
+    """True if an address is this machine's alone."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -63,7 +63,6 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
         )
     follow_parent()
     stopping = threading.Event()
-
     unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     try:
         server, thread = serve(settings, host, port, token)
