@@ -19,10 +19,10 @@ from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_serve
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ops.alerts.outbox import Outbox
+from ops.alerts import books
 from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
-from ops.alerts.watch import counted, given_up
+from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, Live, read_live
 from ops.findings import Finding
@@ -170,7 +170,7 @@ def drift_metrics(queue: str, findings: list[Finding], evaluated_at_ms: int) -> 
 
 def alert_metrics(client: redis.Redis, keys: Keys, now_ms: int) -> Iterator[Metric]:
     """The alerts that fire by the state machine, and the messages that were not delivered."""
-    queue, outbox = keys.queue, Outbox(client, keys)
+    queue, now = keys.queue, books.read(client, keys)
     firing: Counter[LabelValues] = Counter()
     silenced: Counter[LabelValues] = Counter()
     for alert in alerts(client, keys):
@@ -179,17 +179,16 @@ def alert_metrics(client: redis.Redis, keys: Keys, now_ms: int) -> Iterator[Metr
             silenced[queue, alert.rule, alert.severity] += bool(alert.silence)
     yield gauge("amn_alerts_firing", "Alerts firing or recovering.", firing, "rule", "severity")
     yield gauge("amn_alerts_silenced", "Of those, held back by a silence.", silenced, "rule", "severity")
-    yield gauge(
-        "amn_alerts_outbox_messages", "Messages that no sender has taken.", {(queue,): outbox.waits()}
-    )
-    taken: defaultdict[LabelValues, list[int]] = defaultdict(list)
-    for one in counted(outbox.undelivered()):
-        taken[queue, one.sink].append(one.taken_ms)
-    under_way = {labels: len(times) for labels, times in taken.items()}
-    oldest_s = {labels: (now_ms - min(times)) / 1000 for labels, times in taken.items()}
+    said = "Incidents that no sender has taken up."
+    yield gauge("amn_alerts_outbox_messages", said, {(queue,): now.untaken()})
+    owed: defaultdict[LabelValues, list[int]] = defaultdict(list)
+    for one in counted(now.undelivered()):
+        owed[queue, one["sink"]].append(one["owed_ms"])
+    under_way = {labels: len(times) for labels, times in owed.items()}
+    oldest_s = {labels: (now_ms - min(times)) / 1000 for labels, times in owed.items()}
     yield gauge("amn_alerts_undelivered_messages", "Alerts with messages under way.", under_way, "sink")
     yield gauge("amn_alerts_oldest_undelivered_age_seconds", "Of the longest under way.", oldest_s, "sink")
-    dead = len(given_up(outbox, now_ms))
+    dead = len(counted(books.log(client, keys, "dead", now_ms - GIVEN_UP_FOR_MS)))
     yield gauge("amn_alerts_dead_messages", "Messages given up in the last 6 h.", {(queue,): dead})
     looked_ms = int(cast("bytes | None", client.get(looked_key(keys))) or 0)
     said = "When a sender last looked; 0 for never."

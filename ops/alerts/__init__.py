@@ -1,13 +1,13 @@
-"""From findings to a person: states with hysteresis, an outbox, and what delivers it.
+"""From findings to a person: alerts with hysteresis, and a sender that tells each sink what it does not know.
 
-The judge calls `apply` with every finding once a minute. Whatever changed is written in one step
-together with the messages that tell it; `amn alerts run` delivers those.
+The judge calls `apply` with every finding once a minute; `amn alerts run` compares the told alerts with
+what each sink acknowledged, and sends the difference.
 """
 
 from __future__ import annotations
 
-from ops.alerts.alert import Alert, Message, Transition
+from ops.alerts.alert import Alert
 from ops.alerts.settings import AlertSettings
-from ops.alerts.store import apply
+from ops.alerts.store import Transition, apply
 
-__all__ = ["Alert", "AlertSettings", "Message", "Transition", "apply"]
+__all__ = ["Alert", "AlertSettings", "Transition", "apply"]

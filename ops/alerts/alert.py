@@ -1,4 +1,4 @@
-"""One alert as it is stored and told."""
+"""One alert as it is stored."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ from ops.findings import Finding, Severity
 
 #: "ok" is an alert that was never told, or was resolved.
 Phase = Literal["ok", "pending", "firing", "recovering"]
-#: What a message tells. "" is no message.
+#: The news that a message brings. "" is no message.
 Kind = Literal["", "trigger", "raised", "reminder", "resolve"]
 #: Ascending.
 SEVERITIES: tuple[Severity, ...] = ("ticket", "page")
+
+_LOG = structlog.get_logger("amn.alerts")
+_T = TypeVar("_T")
+_BYTES_MAX = 1024**2
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,22 +33,24 @@ class Alert:
 
     Attributes:
         id: Fingerprint: the same for every incident of this rule on this series.
+        incident: Name of the present incident; "" when it began before incidents had names.
         rule, severity, model, lane, values, runbook, beside: As `Finding`; the severity is the
             incident's worst so far.
-        summary: What the rule said when it last fired.    latest: What it said last.
+        summary: Text of the rule when it last fired.    latest: Its last text.
         source: Who evaluates it: "judge" or "sender".
-        phase: Where it stands.
         count: Firing evaluations in a row, while pending.    counted_ms: When it last grew.
         seen_ms: Last evaluation of any outcome.
         since_ms: First evaluation of this incident that fired.
         fired_ms: When it was sure.    rests_since_ms: Since when it recovers.
         resolved_ms: When it ended.
-        told_ms: Last message of this incident.    told_severity: Its severity; "" before the first.
-        silence: Id of the silence that holds its messages back.
+        told_ms: When this incident last became news; 0 before it did, and after its end.
+        told_severity: The severity that is to be known outside; "" before the first news.
+        silence: Id of the silence that holds its news back.
     """
 
     id: str
     rule: str
+    incident: str = ""
     model: str = ""
     lane: str = ""
     severity: Severity = "ticket"
@@ -67,10 +74,15 @@ class Alert:
 
     @classmethod
     def of(cls, finding: Finding, environment: str, source: str) -> Self:
-        """The resting alert of a finding."""
+        """Returns the resting alert of a finding."""
         rule, model, lane = finding.identity
         name = fingerprint(environment, rule, model, lane)
         return cls(id=name, rule=rule, model=model, lane=lane, source=source)
+
+    @property
+    def name(self) -> str:
+        """The name of its present incident."""
+        return f"{self.id}|{self.incident}"
 
     def as_of(self, now_ms: int) -> Self:
         """Returns the alert; when a time in it lies in the future, all are moved back with the clock."""
@@ -86,43 +98,11 @@ class Alert:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Makes an alert from `to_json`; fields that a later version added are left out."""
-        found = cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
-        times = (getattr(found, name) for name in cls.__slots__ if name.endswith("_ms"))
-        known = found.phase in get_args(Phase) and found.severity in SEVERITIES
-        if not known or not {*map(type, times)} <= {int, float}:
+        """Makes an alert from `to_json`; see `known_fields`."""
+        found = cls(**known_fields(cls, stored))
+        if found.phase not in get_args(Phase) or found.severity not in SEVERITIES:
             raise ValueError(f"no alert of this version: {found.id!r:.80}")
         return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """A message to a sink about an alert.
-
-    Attributes:
-        id: The same at every attempt and at every sink; given by the outbox.
-        kind: What happened.    at_ms: When.
-        alert: As it was then.
-    """
-
-    id: str
-    kind: Kind
-    at_ms: int
-    alert: Alert
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
-    """The changes that one evaluation made.
-
-    Attributes:
-        alert: As it is now.    before: The phase that it was in.
-        kind: The message in the outbox, or "".
-    """
-
-    alert: Alert
-    before: Phase
-    kind: Kind
 
 
 def fingerprint(environment: str, rule: str, model: str, lane: str) -> str:
@@ -131,34 +111,34 @@ def fingerprint(environment: str, rule: str, model: str, lane: str) -> str:
 
 
 def louder(one: str, other: str) -> bool:
-    """Says whether severity `one` is above `other`; "" is below all."""
+    """True if severity `one` is above `other`; "" is below all."""
     order = ("", *SEVERITIES)
     return order.index(one) > order.index(other)
 
 
-_LOG = structlog.get_logger("amn.alerts")
-_T = TypeVar("_T")
-_BYTES_MAX = 1024**2
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-
-
-def record(stored: bytes, make: Callable[[Any], _T]) -> _T:
-    """One record.
+def known_fields(kind: type[Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the stored fields of a record; those that a later version added are left out.
 
     Raises:
-        UNREADABLE: It is too long, no JSON, or JSON of something else.
+        ValueError: A time is no number.
     """
-    if len(stored) > _BYTES_MAX:
-        raise ValueError(f"a record of {len(stored)} bytes")
-    return make(json.loads(stored))
+    found = {name: stored[name] for name in kind.__slots__ if name in stored}
+    if not {type(value) for name, value in found.items() if name.endswith("_ms")} <= {int, float}:
+        raise ValueError(f"a time that is no number: {found!r:.80}")
+    return found
 
 
 def readable(stored: Iterable[bytes], make: Callable[[Any], _T]) -> list[_T]:
-    """Reads the records that can be read, and logs the others."""
-    found = []
-    for one in stored:
-        try:
-            found.append(record(one, make))
-        except UNREADABLE as error:
-            _LOG.error("record_unreadable", detail=f"{type(error).__name__}: {error!s:.200}")
-    return found
+    """Returns the records that can be read, and logs the others."""
+    return [one for one in (read_record(text, make) for text in stored) if one is not None]
+
+
+def read_record(stored: bytes, make: Callable[[Any], _T]) -> _T | None:
+    """Returns a stored record; None when it is too long, no JSON, or JSON of something else."""
+    try:
+        if len(stored) > _BYTES_MAX:
+            raise ValueError(f"a record of {len(stored)} bytes")
+        return make(json.loads(stored))
+    except _UNREADABLE as error:
+        _LOG.error("record_unreadable", detail=f"{type(error).__name__}: {error!s:.200}")
+        return None

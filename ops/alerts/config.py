@@ -6,10 +6,8 @@
     severities = ["page"]                         # default: ["ticket", "page"]
     secondary = false
 
-A secret is never written into the file. Without a file, each of these variables makes a sink, and each
-can end in `_FILE` to name a file that holds the value: AMN_ALERTS_PAGERDUTY_KEY, AMN_ALERTS_SLACK_URL,
-AMN_ALERTS_ALERTMANAGER_URL, AMN_ALERTS_APPRISE_URL, and AMN_ALERTS_WEBHOOK_URL with
-AMN_ALERTS_WEBHOOK_KEY.
+A secret is never written into the file. Without a file, each of the variables below makes a sink, and
+each can end in `_FILE` to name a file that holds the value.
 """
 
 from __future__ import annotations
@@ -28,13 +26,10 @@ import structlog
 from ops.alerts.alert import SEVERITIES
 from ops.alerts.secret import Secret, plain, read_small, resolve
 from ops.alerts.settings import AlertSettings
-from ops.alerts.sinks.alertmanager import Alertmanager
-from ops.alerts.sinks.answer import client
 from ops.alerts.sinks.apprise import Apprise
 from ops.alerts.sinks.base import Sink
-from ops.alerts.sinks.pagerduty import PagerDuty
-from ops.alerts.sinks.slack import Slack
-from ops.alerts.sinks.webhook import Webhook
+from ops.alerts.sinks.http import client
+from ops.alerts.sinks.services import Alertmanager, PagerDuty, Slack, Webhook
 from ops.errors import SinksRefused
 from producer.settings import masked
 
@@ -61,11 +56,7 @@ _VARIABLES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertsConfig:
-    """The configuration of a sender.
-
-    Attributes:
-        settings: Times, name, links.    sinks: By name.
-    """
+    """The configuration of a sender: times, name and links; and the sinks by name."""
 
     settings: AlertSettings
     sinks: Mapping[str, Sink]
@@ -87,8 +78,8 @@ class Sinks:
     """The sinks as they are described now; while that cannot be used, as they last were.
 
     Attributes:
-        last: As they were read last.
-        trouble: Why what is described now cannot be used; "" when it can.
+        last: The configuration that was read last.
+        trouble: Why the description of now cannot be used; "" when it can.
     """
 
     def __init__(self, read: Callable[[], AlertsConfig]) -> None:
@@ -109,16 +100,16 @@ class Sinks:
 
 
 def configured(path: Path | None = None) -> bool:
-    """Says whether anything names a sink."""
+    """True if anything names a sink."""
     names = (FILE_VARIABLE, *(variable for _, _, variable in _VARIABLES))
     return path is not None or any(os.environ.get(n) or os.environ.get(f"{n}_FILE") for n in names)
 
 
 def load(path: Path | None = None) -> AlertsConfig:
-    """Flag > AMN_ALERTS_FILE for the file; the sinks of the environment beside it.
+    """Reads the sinks of a file (flag > AMN_ALERTS_FILE), and those of the environment beside it.
 
     Raises:
-        SinksRefused: What cannot be used, by file, sink and field.
+        SinksRefused: File, sink and field that cannot be used.
     """
     named = os.environ.get(FILE_VARIABLE, "")
     file = path or (Path(named) if named else None)
@@ -126,10 +117,8 @@ def load(path: Path | None = None) -> AlertsConfig:
     unknown = ", ".join(sorted(set(stored) - {"sinks"}))
     if unknown or not isinstance(stored.get("sinks", {}), dict):
         raise SinksRefused(f"{file}: {unknown or 'sinks'} is not known here; write [sinks.NAME] tables")
-    sinks = {name: _sink(name, table) for name, table in stored.get("sinks", {}).items()}
-    for kind, table in _from_environment().items():
-        if kind not in sinks:
-            sinks[kind] = _sink(kind, {"type": kind, **table})
+    tables = {**_from_environment(), **stored.get("sinks", {})}
+    sinks = {name: _sink(name, table) for name, table in tables.items()}
     if sinks and all(sink.secondary for sink in sinks.values()):
         raise SinksRefused("every sink is secondary; at least one must be told first")
     return AlertsConfig(settings=AlertSettings.from_environment(), sinks=sinks)
@@ -161,11 +150,10 @@ def _from_environment() -> dict[str, dict[str, Any]]:
     """Returns the sinks of the environment by type; each value is a reference, so secrets stay hidden."""
     found: dict[str, dict[str, Any]] = {}
     for kind, field, variable in _VARIABLES:
-        reference = {"env": variable} if os.environ.get(variable) else None
-        if os.environ.get(f"{variable}_FILE"):
-            reference = {"file": os.environ[f"{variable}_FILE"]}
-        if reference is not None:
-            found.setdefault(kind, {})[field] = [reference] if field == "keys" else reference
+        file = os.environ.get(f"{variable}_FILE")
+        if file or os.environ.get(variable):
+            reference = {"file": file} if file else {"env": variable}
+            found.setdefault(kind, {"type": kind})[field] = reference
     return found
 
 
@@ -177,16 +165,13 @@ def _sink(name: str, table: Any) -> Sink:
         raise SinksRefused(f"{where}: type must be one of {', '.join(TYPES)}")
     kind = TYPES[table["type"]]
     known = {field.name: field for field in fields(kind) if field.name != "name"}
-    values = {}
-    for field, value in table.items():
-        if field == "type":
-            continue
-        if field not in known:
+    for field in table:
+        if field not in known and field != "type":
             raise SinksRefused(f"{where}: {field} is not known; it may have {', '.join(known)}")
-        values[field] = _value(f"{where}: {field}", field, value, kind)
-    missing = [n for n, one in known.items() if n not in values and one.default is MISSING]
+    missing = [n for n, one in known.items() if n not in table and one.default is MISSING]
     if missing:
         raise SinksRefused(f"{where}: {', '.join(missing)} is missing")
+    values = {n: _value(f"{where}: {n}", n, value, kind) for n, value in table.items() if n != "type"}
     sink: Sink = kind(name=name, **values)
     return sink
 
@@ -210,7 +195,7 @@ def _value(what: str, field: str, value: Any, kind: type[Any]) -> Any:
 
 
 def _check_url(what: str, value: Any) -> None:
-    said = "what it names" if isinstance(value, Secret) else masked(repr(value))
+    said = "its value" if isinstance(value, Secret) else masked(repr(value))
     try:
         url = httpx.URL(plain(value))
         if url.scheme not in ("http", "https") or not url.host:

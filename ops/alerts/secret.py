@@ -21,7 +21,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The value, for the request that needs it."""
+        """Returns the value, for the request that needs it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -40,10 +40,9 @@ def plain(value: str | Secret) -> str:
 
 
 def resolve(reference: Any, what: str) -> Secret:
-    """The secret that `{ env = "NAME" }` or `{ file = "path" }` names.
+    """Returns the secret that `{ env = "NAME" }` or `{ file = "path" }` names.
 
     Args:
-        reference: As it stands in the file of sinks.
         what: "sink pager: routing_key", for the error.
 
     Raises:
@@ -55,12 +54,8 @@ def resolve(reference: Any, what: str) -> Secret:
             '{ env = "NAME" } or { file = "/run/secrets/name" }'
         )
     [(kind, name)] = reference.items()
-    if kind == "env":
-        text = os.environ.get(str(name), "")
-        where = f"environment variable {name}"
-    else:
-        where = f"file {name}"
-        text = read_small(Path(str(name)), what)
+    where = f"environment variable {name}" if kind == "env" else f"file {name}"
+    text = os.environ.get(str(name), "") if kind == "env" else read_small(Path(str(name)), what)
     text = text.strip()
     if not text:
         raise SinksRefused(f"{what}: {where} is empty or not set")
@@ -70,20 +65,19 @@ def resolve(reference: Any, what: str) -> Secret:
 
 
 def read_small(path: Path, what: str) -> str:
-    """The text of a file that a person wrote: a regular one, of at most a mebibyte.
+    """Returns the text of a regular file of at most a mebibyte, which a person wrote.
 
     Raises:
         SinksRefused: It cannot be read, or is no such file.
     """
+    why = "no regular file" if path.exists() else "it is missing"
     try:
-        if not path.is_file():  # a pipe would be waited for, and a device has no end
-            raise SinksRefused(
-                f"{what}: cannot read file {path} ({'no regular file' if path.exists() else 'it is missing'})"
-            )
-        with path.open("rb") as file:
-            data = file.read(_FILE_BYTES_MAX + 1)
-        if len(data) > _FILE_BYTES_MAX:
-            raise SinksRefused(f"{what}: {path} has more than {_FILE_BYTES_MAX} bytes")
-        return data.decode("utf-8")
+        if path.is_file():  # a pipe would be waited for, and a device has no end
+            with path.open("rb") as file:
+                data = file.read(_FILE_BYTES_MAX + 1)
+            if len(data) <= _FILE_BYTES_MAX:
+                return data.decode("utf-8")
+            why = f"more than {_FILE_BYTES_MAX} bytes"
     except (OSError, ValueError) as error:
-        raise SinksRefused(f"{what}: cannot read file {path} ({error})") from None
+        why = str(error)
+    raise SinksRefused(f"{what}: cannot read file {path} ({why})")

@@ -1,25 +1,39 @@
-"""The sender: takes messages up, makes the attempts, and watches the judge and its own deliveries."""
+"""The sender: compares what is with what its sinks acknowledged, and sends the difference.
+
+Killed between the send and its receipt, it tells the same again under the same id.
+"""
 
 from __future__ import annotations
 
+import logging
+import random
+import signal
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, cast
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import redis
 import structlog
 
-from ops.alerts.config import Sinks
-from ops.alerts.direct import Direct
-from ops.alerts.outbox import Attempt, Outbox
-from ops.alerts.store import Evaluator, apply_as
-from ops.alerts.watch import watch
+from ops.alerts.alert import Alert, Kind
+from ops.alerts.books import keep, log, log_entry, put, read
+from ops.alerts.config import AlertsConfig, Sinks, load, load_usable
+from ops.alerts.earlier import take_over
+from ops.alerts.receipts import Owed, begun, compare, firsts, noted, settled
+from ops.alerts.server_down import ServerDown
+from ops.alerts.sinks.base import Message, Sink, SinkAnswer
+from ops.alerts.store import Command, alerts, apply, write
+from ops.alerts.watch import GIVEN_UP_FOR_MS, delivery_failed, judge_dead
 from ops.clock import server_now_ms
+from ops.drift.memory import Memory
 from ops.leader import Leadership
 from producer.errors import ServerError
 from producer.keys import Keys
-from producer.transport.connection import driver_errors
+from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
 
 _LOG = structlog.get_logger("amn.alerts")
 _TICK_S, _EVERY_MS = 1.0, 60_000
@@ -28,64 +42,129 @@ _LEASE_MS = 20_000
 #: No attempt begins later in a tick, so that the server and the judge are watched all the same.
 _BUSY_S = 10.0
 _HEARTBEAT_KEPT_S = 90 * 24 * 3600
-
-#: Makes one attempt.
-Deliver = Callable[[Attempt], Any]
-#: Repeats the state to the sink of this name.
-Repeat = Callable[[str], Any]
+#: A resolved alert is repeated for so long, as Prometheus does.
+_RESOLVED_FOR_MS = 15 * 60_000
 
 
 class Sender:
-    """One sender. A single one of several leads and delivers; any of them may die at any point."""
+    """One sender. A single one of several leads and sends; any of them may die at any point."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, sinks: Sinks, deliver: Deliver, repeat: Repeat
+        self, client: redis.Redis, keys: Keys, sinks: Sinks, clock: Callable[[], int] | None = None
     ) -> None:
+        _quiet()
         self._client, self._keys, self._sinks = client, keys, sinks
-        self._deliver, self._repeat = deliver, repeat
-        self._outbox = Outbox(client, keys)
+        self._clock = clock or (lambda: server_now_ms(client))
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
-        self._looked_at_ms = self._ticked_at_ms = 0
+        self._looked_at_ms = 0
+        #: Times between which a sink is left alone.
+        self._pauses: dict[str, tuple[int, int]] = {}
         self._stopping = threading.Event()
 
-    def tick(self, now_ms: int | None = None) -> int:
-        """Delivers what is due; once a minute also looks at the judge and at its own deliveries.
+    def tick(self) -> int:
+        """Sends what is due; once a minute also looks at the judge and at its own deliveries.
 
         Returns:
             Attempts made.
         """
-        fence = self._leadership.lead()
-        if not fence:
-            self._ticked_at_ms = 0
+        if not self._leadership.lead():
             return 0
-        now_ms = server_now_ms(self._client) if now_ms is None else now_ms
-        before_ms = self._ticked_at_ms or int(
-            cast("bytes | None", self._client.get(looked_key(self._keys))) or 0
-        )
-        if before_ms > now_ms:
-            _LOG.warning("server_clock_went_back", seconds=(before_ms - now_ms) // 1000)
-            self._outbox.rewind(before_ms - now_ms)
-        self._ticked_at_ms = now_ms
+        now_ms = self._clock()
         if not 0 <= now_ms - self._looked_at_ms < _EVERY_MS:
-            self._look(fence, now_ms)
+            self._look(now_ms)
             self._looked_at_ms = now_ms
-        self._outbox.fan_out(self._sinks.last, now_ms)
-        for alert in self._outbox.second(now_ms):
-            _LOG.warning("alert_goes_to_secondary_sinks", alert=alert)
-        return self._deliver_due(now_ms)
+        books = read(self._client, self._keys)
+        compared = compare(self._sinks.last, books.incidents, books.receipts, now_ms)
+        changes = books.changes(self._keys, compared, now_ms)
+        if changes and not self._write(changes):
+            return 0
+        noted_now = [replace(one, receipt=noted(one, now_ms)) for one in compared]
+        return self._send(firsts(noted_now), now_ms)
 
-    def _deliver_due(self, now_ms: int) -> int:
+    def _send(self, owed: Sequence[Owed], now_ms: int) -> int:
         """Makes one attempt after the other, and stops between two when it stops or leads no more."""
         made, until_s = 0, time.monotonic() + _BUSY_S
-        while not self._stopping.is_set() and time.monotonic() < until_s:
-            attempt = self._outbox.lease(self._sinks.last, now_ms)
-            if attempt is None:
+        for one in owed:
+            if self._stopping.is_set() or time.monotonic() >= until_s:
                 break
-            self._deliver(attempt)
+            if one.receipt.waits(now_ms) or self._paused(one.sink, now_ms):
+                continue
+            if not self._leadership.lead() or not self._attempt(one, now_ms):
+                break
             made += 1
-            if not self._leadership.lead():
-                break
         return made
+
+    def _paused(self, sink: Sink, now_ms: int) -> bool:
+        since_ms, until_ms = self._pauses.get(sink.name, (0, 0))
+        return since_ms <= now_ms < until_ms
+
+    def _attempt(self, one: Owed, tick_ms: int) -> bool:
+        """Makes an attempt with the sink as it is described now; False when another sender leads."""
+        config, now_ms = self._sinks.now(), self._clock()
+        sink = config.sinks.get(one.sink.name)
+        if sink is None:
+            return True
+        one = replace(one, receipt=begun(one.receipt, now_ms, random.random()))  # noqa: S311  (guards nothing)
+        if not self._write([put(self._keys, one.name, one.receipt)]):
+            return False
+        message = self._message(one.kind, one.alert, config, now_ms)
+        answer = sink.send(message)
+        now_ms = self._clock()
+        self._pauses[sink.name] = (tick_ms, now_ms + max(answer.wait_ms, sink.pace_ms))
+        receipt, book = settled(one, answer, now_ms, config.settings), []
+        if not receipt.owed:
+            said = {"sink": sink.name, "message": message.id, "alert": one.alert.id, "rule": one.alert.rule}
+            said |= {"kind": one.kind, "detail": answer.detail}
+            name = "dead" if receipt.gave_up else "sent"
+            book = log_entry(self._keys, name, now_ms, attempt=one.receipt.attempts, **said)
+        say, event = _LOG.info, "alert_delivered"
+        if answer.outcome != "accepted":
+            say, event = _LOG.warning, "alert_not_delivered"
+        said = {"sink": sink.name, "message": message.id, "rule": one.alert.rule, "detail": answer.detail}
+        say(event, told=one.kind, attempt=one.receipt.attempts, next_ms=receipt.next_ms, **said)
+        return self._write([put(self._keys, one.name, receipt)], book)
+
+    def _look(self, now_ms: int) -> None:
+        config = self._sinks.now()
+        if earlier := take_over(self._client, self._keys, config):
+            self._write(earlier)
+        books = read(self._client, self._keys)
+        dead = log(self._client, self._keys, "dead", now_ms - GIVEN_UP_FOR_MS)
+        heard_ms = Memory(self._client, self._keys).evaluated_at_ms()
+        findings = [
+            judge_dead(heard_ms, now_ms, config.settings),
+            delivery_failed(books.undelivered(), dead, now_ms, config.settings, self._sinks.trouble),
+        ]
+        fence, settings = self._leadership.fence, config.settings
+        apply(
+            self._client, self._keys, findings, now_ms=now_ms, fence=fence, settings=settings, source="sender"
+        )
+        self._client.set(looked_key(self._keys), now_ms, ex=_HEARTBEAT_KEPT_S)
+        for sink in config.sinks.values():
+            if sink.repeats_state and not self._paused(sink, now_ms):
+                self._repeat(sink, config, now_ms)
+
+    def _repeat(self, sink: Sink, config: AlertsConfig, now_ms: int) -> None:
+        """Sends the told alerts that fire, and those resolved a short while ago."""
+        known = [
+            one
+            for one in alerts(self._client, self._keys)
+            if one.severity in sink.severities
+            and (one.told_ms or (one.told_severity and now_ms - one.resolved_ms < _RESOLVED_FOR_MS))
+        ]
+        if known:
+            answer = sink.repeat(known, self._message("reminder", known[0], config, now_ms))
+            if answer.outcome != "accepted":
+                _LOG.warning("state_not_repeated", sink=sink.name, detail=answer.detail)
+
+    def _message(self, kind: Kind, alert: Alert, config: AlertsConfig, now_ms: int) -> Message:
+        return Message(
+            kind=kind, alert=alert, now_ms=now_ms, queue=self._keys.queue, settings=config.settings
+        )
+
+    def _write(self, commands: Sequence[Command], book: Sequence[Command] = ()) -> bool:
+        leader = self._keys.alerts_prefix + "leader"
+        return write(self._client, leader, self._leadership.fence, [*commands, keep(self._keys)], book)
 
     def resign(self) -> None:
         """Lets another sender lead at once. Idempotent."""
@@ -94,17 +173,17 @@ class Sender:
     def run(self, stopping: threading.Event, url: str) -> None:
         """Ticks until told to stop; waits for the server when it is away, and tells of that by itself."""
         self._stopping = stopping
-        down, direct = False, Direct(self._keys.queue, self._sinks)
+        down, server = False, ServerDown(self._keys.queue, self._sinks)
         while not stopping.is_set():
             try:
                 with driver_errors(url):
                     self.tick()
-                direct.well()
+                server.well()
                 down = False
             except ServerError as error:
                 if not down:
                     _LOG.warning("sender_waits_for_server", error=str(error))
-                direct.failed(str(error))
+                server.failed(str(error))
                 down = True
             stopping.wait(_TICK_S)
         try:
@@ -113,18 +192,53 @@ class Sender:
         except ServerError:
             pass  # the lease runs out by itself
 
-    def _look(self, fence: int, now_ms: int) -> None:
-        config = self._sinks.now()
-        settings = config.settings
-        findings = watch(self._client, self._keys, self._outbox, now_ms, settings, self._sinks.trouble)
-        evaluator = Evaluator("sender", self._keys.alerts_prefix + "leader", fence)
-        apply_as(self._client, self._keys, findings, now_ms, evaluator, settings)
-        self._client.set(looked_key(self._keys), now_ms, ex=_HEARTBEAT_KEPT_S)
-        for sink in config.sinks.values():
-            if sink.repeats_state:
-                self._repeat(sink.name)
+
+def run(settings: ProducerSettings, config: Path | None) -> None:
+    """Sends until SIGTERM or Ctrl-C; the attempt at hand is finished first.
+
+    Raises:
+        SinksRefused: The sinks cannot be used as they are described.
+    """
+    load_usable(config)
+    stopping = threading.Event()
+    sender = Sender(connect(settings), Keys(settings.queue), Sinks(lambda: load(config)))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    sender.run(stopping, settings.url)
+
+
+def send_trial(config: AlertsConfig, sink: Sink, queue: str) -> dict[str, SinkAnswer]:
+    """Sends a trigger and its resolve; the second only when the first was accepted."""
+    _quiet()
+    now_ms = time.time_ns() // 1_000_000
+    alert = Alert(
+        id=uuid.uuid4().hex,
+        rule="test",
+        severity=sink.severities[0],
+        summary="a test of this sink by `amn alerts test`; nothing is wrong",
+        latest="nothing was wrong",
+        runbook="test",
+        phase="firing",
+        since_ms=now_ms,
+        fired_ms=now_ms,
+        told_ms=now_ms,
+    )
+    answers: dict[str, SinkAnswer] = {}
+    steps: dict[Kind, Alert] = {"trigger": alert, "resolve": replace(alert, phase="ok", resolved_ms=now_ms)}
+    for kind, state in steps.items():
+        if not answers or answers["trigger"].outcome == "accepted":
+            time.sleep(sink.pace_ms / 1000 if answers else 0)
+            message = Message(kind=kind, alert=state, now_ms=now_ms, queue=queue, settings=config.settings)
+            answers[kind] = sink.send(message)
+    return answers
 
 
 def looked_key(keys: Keys) -> str:
-    """The sender's heartbeat, epoch milliseconds."""
+    """Returns the key of the sender's heartbeat, epoch milliseconds."""
     return keys.alerts_prefix + "looked_ms"
+
+
+def _quiet() -> None:
+    """Silences httpx and apprise, which log whole addresses; some of those are secrets."""
+    for name in ("httpx", "httpcore", "apprise", "requests", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

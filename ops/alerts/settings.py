@@ -19,11 +19,10 @@ class AlertSettings:
 
     Attributes:
         environment: Name of this installation; part of every alert's identity.
-        runbook_url: Page of docs/runbook.md; "" names the file itself, by its whole address where this
-            is a checkout.
+        runbook_url: Page of docs/runbook.md; "" names the file of this checkout.
         apart_ms: Evaluations closer than this count once, so that a judge that starts again, or a
             person who checks by hand, does not hurry an alert.
-        broken_off_ms: After this long without a look, what was counted does not count any more.
+        broken_off_ms: After this long without a look, the count of firing evaluations begins anew.
         firing_min_ms: An alert that fired does so for this long at least.
         hold_ms: It must rest for this long before it is resolved.
         gone_ms: A firing alert that nobody judges any more (a model that was replaced) ends after this.
@@ -52,13 +51,10 @@ class AlertSettings:
     server_silent_ms: int = 2 * _MIN_MS
 
     @classmethod
-    def from_environment(cls, **overrides: object) -> Self:
-        """Explicit value > environment (`AMN_ENVIRONMENT`, `AMN_RUNBOOK_URL`) > default."""
-        found = {name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()}
-        values: dict[str, object] = {name: value for name, value in found.items() if value}
-        values.update({name: value for name, value in overrides.items() if value is not None})
-        return cls(**values)  # type: ignore[arg-type]
+    def from_environment(cls) -> Self:
+        """Returns the defaults, with `AMN_ENVIRONMENT` and `AMN_RUNBOOK_URL` where they are set."""
+        return cls(**{name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()})  # type: ignore[arg-type]
 
     def runbook(self, heading: str) -> str:
-        """Link to a heading of the runbook."""
+        """Returns the link to a heading of the runbook."""
         return f"{self.runbook_url or _SHIPPED}#{heading}"

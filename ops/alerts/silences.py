@@ -1,4 +1,4 @@
-"""Silences: what is evaluated and shown, and not told, for a while."""
+"""Silences: alerts that they match are evaluated and shown, and not told, for a while."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, Self, cast
 
 import redis
 
-from ops.alerts.alert import Alert, readable
+from ops.alerts.alert import Alert, known_fields, readable
 from producer.keys import Keys
-from producer.transport.connection import script_text
 
 #: More than this nobody keeps in view.
 SILENCES_MAX = 200
@@ -25,9 +24,8 @@ class Silence:
     """A selection of alerts that are held back, until when, why and by whom.
 
     Attributes:
-        id: Name.    until_ms, made_ms: Epoch milliseconds.
         alert: Id of one alert; else "", and the next three say which.
-        rule, model, lane: What must be equal; "" is anything.
+        rule, model, lane: Names that must be equal; "" is anything.
     """
 
     id: str
@@ -42,19 +40,16 @@ class Silence:
 
     @classmethod
     def new(cls, **values: Any) -> Self:
-        """With an id of its own."""
+        """Makes a silence with an id of its own."""
         return cls(id=secrets.token_hex(4), **values)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Reads the stored form; fields that a later version added are left out."""
-        found = cls(**{name: stored[name] for name in cls.__slots__ if name in stored})
-        if not isinstance(found.until_ms, int):
-            raise ValueError(f"no silence of this version: {found.id!r:.80}")
-        return found
+        """Reads the stored form; see `known_fields`."""
+        return cls(**known_fields(cls, stored))
 
     def matches(self, alert: Alert, now_ms: int) -> bool:
-        """Says whether it holds this alert back now."""
+        """True if it holds this alert back now."""
         if now_ms >= self.until_ms:
             return False
         if self.alert:
@@ -64,29 +59,33 @@ class Silence:
 
 
 def silence_of(alert: Alert, silences: Iterable[Silence], now_ms: int) -> str:
-    """Id of the silence that holds longest, or ""."""
+    """Returns the id of the silence that holds longest, or ""."""
     found = [one for one in silences if one.matches(alert, now_ms)]
     return max(found, key=lambda one: one.until_ms).id if found else ""
 
 
-def parse_silences(stored: Mapping[bytes, bytes]) -> list[Silence]:
-    """Returns the silences of the stored hash; the one that ends first comes first."""
-    found = readable(stored.values(), Silence.from_json)
+def silences(client: redis.Redis, keys: Keys, now_ms: int) -> list[Silence]:
+    """Returns the silences in force; the one that ends first comes first."""
+    stored = cast("dict[bytes, bytes]", client.hgetall(silences_key(keys)))
+    found = [one for one in readable(stored.values(), Silence.from_json) if one.until_ms > now_ms]
     return sorted(found, key=lambda one: one.until_ms)
 
 
-def silences(client: redis.Redis, keys: Keys, now_ms: int) -> list[Silence]:
-    """Returns the silences in force."""
-    stored = cast("dict[bytes, bytes]", client.hgetall(silences_key(keys)))
-    return [one for one in parse_silences(stored) if one.until_ms > now_ms]
-
-
 def add_silence(client: redis.Redis, keys: Keys, silence: Silence) -> bool:
-    """Stores it; False when `SILENCES_MAX` are in force."""
-    add = client.register_script(script_text("ops.alerts", "silence"))
-    text = json.dumps(asdict(silence))
-    args: list[str | int] = [silence.id, text, silence.made_ms, SILENCES_MAX, SILENCE_MS_MAX]
-    return bool(add(keys=[silences_key(keys)], args=args))
+    """Stores it, and drops those that have ended; False when `SILENCES_MAX` are in force."""
+    key, left = silences_key(keys), {one.id for one in silences(client, keys, silence.made_ms)}
+    ended = [
+        name for name in cast("list[bytes]", client.hkeys(key)) if name.decode("utf-8", "replace") not in left
+    ]
+    if len(left) >= SILENCES_MAX:
+        return False
+    with client.pipeline(transaction=True) as pipe:
+        if ended:
+            pipe.hdel(key, *ended)
+        pipe.hset(key, silence.id, json.dumps(asdict(silence)))
+        pipe.pexpire(key, SILENCE_MS_MAX)
+        pipe.execute()
+    return True
 
 
 def end_silence(client: redis.Redis, keys: Keys, name: str) -> bool:

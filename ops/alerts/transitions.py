@@ -22,12 +22,11 @@ from ops.findings import Finding
 def step(
     alert: Alert, finding: Finding | None, now_ms: int, settings: AlertSettings, silence: str = ""
 ) -> tuple[Alert, Kind]:
-    """The alert after one evaluation, and what is to be told.
+    """Returns the alert after one evaluation, and the news that it makes.
 
     Args:
-        alert: As it was; an `Alert.of` when it is new.
-        finding: Of this evaluation; None when nobody judges this series any more.
-        now_ms: Of this evaluation.
+        alert: The alert before it; an `Alert.of` when it is new.
+        finding: The finding of this evaluation; None when nobody judges this series any more.
         silence: Id of the silence in force for it, or "".
     """
     alert = replace(alert, silence=silence)
@@ -40,22 +39,14 @@ def step(
     else:
         alert = _unknown(alert, finding, now_ms)
     fires = finding is not None and finding.state == "firing"
-    return _told(alert, fires, now_ms, settings)
+    return _news(alert, fires, now_ms, settings)
 
 
 def _fires(alert: Alert, finding: Finding, now_ms: int, settings: AlertSettings) -> Alert:
     broken_off = alert.phase == "pending" and now_ms - alert.counted_ms > settings.broken_off_ms
     if alert.phase == "ok" or broken_off:
-        alert = Alert(
-            id=alert.id,
-            rule=alert.rule,
-            model=alert.model,
-            lane=alert.lane,
-            source=alert.source,
-            silence=alert.silence,
-            phase="pending",
-            since_ms=now_ms,
-        )
+        same = {name: getattr(alert, name) for name in ("id", "rule", "model", "lane", "source", "silence")}
+        alert = Alert(**same, phase="pending", incident=str(now_ms), since_ms=now_ms)
     pending = alert.phase == "pending"
     severity = finding.severity if pending or louder(finding.severity, alert.severity) else alert.severity
     alert = replace(
@@ -110,8 +101,8 @@ def _absent(alert: Alert, now_ms: int, settings: AlertSettings) -> Alert:
     return alert
 
 
-def _told(alert: Alert, fires: bool, now_ms: int, settings: AlertSettings) -> tuple[Alert, Kind]:
-    """Returns the message to send now. Each told alert is resolved, also under a silence: none stays open.
+def _news(alert: Alert, fires: bool, now_ms: int, settings: AlertSettings) -> tuple[Alert, Kind]:
+    """Returns the news of now. Each told alert is resolved, also under a silence: none stays open.
 
     Only what fires at this evaluation is news; a reminder also comes while there is no data.
     """

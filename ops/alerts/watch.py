@@ -1,44 +1,23 @@
-"""The sender's own watch: the judge's heartbeat, and its own deliveries."""
+"""The sender's own findings: the judge's heartbeat, and its own deliveries."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import redis
-
-from ops.alerts.outbox import Outbox, Undelivered
 from ops.alerts.settings import AlertSettings
 from ops.clock import span
-from ops.drift.memory import Memory
-from ops.findings import Finding
-from producer.keys import Keys
+from ops.findings import Finding, State, service_finding
 
-#: A message that was given up is an alert for this long.
-_DEAD_FOR_MS = 6 * 3_600_000
 RULES = ("judge_dead", "delivery_failed")
+#: A message that was given up is an alert for this long.
+GIVEN_UP_FOR_MS = 6 * 3_600_000
 
 
-def watch(
-    client: redis.Redis, keys: Keys, outbox: Outbox, now_ms: int, settings: AlertSettings, trouble: str = ""
-) -> list[Finding]:
-    """The findings of now; `trouble` is what keeps the sinks from being read anew."""
-    heard_ms = Memory(client, keys).evaluated_at_ms()
-    return [
-        judge_dead(heard_ms, now_ms, settings),
-        delivery_failed(counted(outbox.undelivered()), given_up(outbox, now_ms), now_ms, settings, trouble),
-    ]
-
-
-def counted(undelivered: Sequence[Undelivered]) -> list[Undelivered]:
-    """Without messages about failed deliveries: the sink that is broken cannot take those either."""
-    return [one for one in undelivered if one.rule != "delivery_failed"]
-
-
-def given_up(outbox: Outbox, now_ms: int) -> list[dict[str, str]]:
-    """Returns the messages given up lately, without those about messages given up."""
-    dead = outbox.log("dead", now_ms - _DEAD_FOR_MS)
-    return [one for one in dead if one["rule"] != "delivery_failed"]
+def counted(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out messages about failed deliveries: the sink that is broken cannot take those either."""
+    return [one for one in messages if one["rule"] != "delivery_failed"]
 
 
 def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
@@ -60,36 +39,30 @@ def judge_dead(heard_ms: int, now_ms: int, settings: AlertSettings) -> Finding:
 
 
 def delivery_failed(
-    undelivered: Sequence[Undelivered],
-    gone: Sequence[dict[str, str]],
+    undelivered: Sequence[dict[str, Any]],
+    dead: Sequence[dict[str, Any]],
     now_ms: int,
     settings: AlertSettings,
     trouble: str = "",
 ) -> Finding:
     """`delivery_failed`: a sink does not take its messages, or the sinks cannot be read any more.
 
-    Arguments as `counted`, `given_up` and `Sinks.trouble`.
+    Args:
+        undelivered: Messages under way, as `Books.undelivered`.    dead: Those given up, as `books.log`.
+        trouble: Why the sinks cannot be read anew; see `Sinks`.
     """
-    late = [one for one in undelivered if now_ms - one.taken_ms > settings.late_ms]
-    if trouble:
-        text = f"the sinks cannot be read any more, and those of before are used: {trouble}"
-        return _finding("delivery_failed", "firing", text, late=len(late), dead=len(gone))
-    if not late and not gone:
+    late = [one for one in counted(undelivered) if now_ms - one["owed_ms"] > settings.late_ms]
+    gone = counted(dead)
+    if not late and not gone and not trouble:
         return _finding("delivery_failed", "ok", "every message was accepted, or is on its way")
-    sinks = sorted({one.sink for one in late} | {one["sink"] for one in gone})
-    errors = [one.error for one in late] + [one["detail"] for one in gone]
-    text = f"{len(late)} messages are late and {len(gone)} were given up; sinks: {', '.join(sinks)}"
-    text += f"; last error: {errors[-1]}" if errors[-1] else ""
+    text = f"the sinks cannot be read any more, and those of before are used: {trouble}"
+    if not trouble:
+        sinks = sorted({one["sink"] for one in [*late, *gone]})
+        errors = [one["error"] for one in late] + [one["detail"] for one in gone]
+        text = f"{len(late)} messages are late and {len(gone)} were given up; sinks: {', '.join(sinks)}"
+        text += f"; last error: {errors[-1]}" if errors[-1] else ""
     return _finding("delivery_failed", "firing", text, late=len(late), dead=len(gone))
 
 
-def _finding(rule: str, state: str, summary: str, **values: int) -> Finding:
-    return Finding(
-        rule=rule,
-        severity="ticket",
-        state=state,  # type: ignore[arg-type]
-        summary=summary,
-        values=values,
-        runbook=rule,
-        evaluations=1,
-    )
+def _finding(rule: str, state: State, summary: str, **values: int) -> Finding:
+    return service_finding(rule, "ticket", state, summary, values, evaluations=1)

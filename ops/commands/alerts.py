@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from amn.output import plain
 from ops import console
+from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
 from ops.errors import AlertRefused
 from ops.settings import producer_settings
 from producer.keys import Keys
-from producer.transport.connection import connect, driver_errors
+from producer.transport.connection import driver_errors
 from workers.pool.child import follow_parent, tell_ready
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     import redis
 
     from ops.alerts import Alert
+
+_STYLES = {"page": "bold red", "ticket": "yellow"}
+#: A sender that looks once a minute, and missed one.
+_SENDER_SILENT_MS = 150_000
+_DAY_MS = 24 * 3_600_000
 
 config = click.option(
     "--config",
@@ -40,48 +49,23 @@ def alerts() -> None:
     """
 
 
-class _Looking:
-    """Holds a client for the length of a command."""
+@contextmanager
+def _opened(url: str | None, queue: str | None) -> Iterator[tuple[redis.Redis, Keys, int]]:
+    """Yields a client, its queue's keys, and the server's time."""
+    settings = producer_settings(url, queue)
+    with options.client(settings) as client:
+        yield client, Keys(settings.queue), server_now_ms(client)
 
-    def __init__(self, url: str | None, queue: str | None) -> None:
-        self.settings = producer_settings(url, queue)
-        self.keys = Keys(self.settings.queue)
-        self.client: redis.Redis = connect(self.settings)
-        self._errors = driver_errors(self.settings.url)
 
-    def __enter__(self) -> _Looking:
-        self._errors.__enter__()
-        return self
+def _named(client: redis.Redis, keys: Keys, name: str) -> Alert:
+    """Returns the alert of this id, which may be shortened while it names one alert alone."""
+    from ops.alerts import store
 
-    def __exit__(self, *error: Any) -> None:
-        self.client.close()
-        self._errors.__exit__(*error)
-
-    def now_ms(self) -> int:
-        from ops.clock import server_now_ms
-
-        return server_now_ms(self.client)
-
-    def rules(self) -> list[str]:
-        """Names of the rules that were judged last, and of the sender's own."""
-        from ops.alerts.watch import RULES
-        from ops.drift.memory import Memory
-
-        return sorted({one.rule for one in Memory(self.client, self.keys).findings()} | set(RULES))
-
-    def alert(self, name: str) -> Alert:
-        """Returns the alert of this id, which may be shortened while it names one alert alone.
-
-        Raises:
-            AlertRefused: None, or several.
-        """
-        from ops.alerts.store import alerts as read
-
-        found = [one for one in read(self.client, self.keys) if one.id.startswith(name)]
-        if len(found) != 1:
-            said = "no alert begins" if not found else f"{len(found)} alerts begin"
-            raise AlertRefused(f"{said} with {name!r}; `amn alerts list` shows them")
-        return found[0]
+    found = [one for one in store.alerts(client, keys) if one.id.startswith(name)]
+    if len(found) != 1:
+        said = "no alert begins" if not found else f"{len(found)} alerts begin"
+        raise AlertRefused(f"{said} with {name!r}; `amn alerts list` shows them")
+    return found[0]
 
 
 @alerts.command("list")
@@ -90,14 +74,66 @@ class _Looking:
 @options.queue
 def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
     """Lists firing, recovering and lately resolved alerts, silences, and the delivery."""
-    from ops.alerts.views import listing, show_listing
+    from ops.alerts import books, silences, store
+    from ops.alerts.sender import looked_key
 
-    with _Looking(url, queue) as looking:
-        found = listing(looking.client, looking.keys, looking.now_ms())
+    with _opened(url, queue) as (client, keys, now_ms):
+        now = books.read(client, keys)
+        looked_ms = int(client.get(looked_key(keys)) or 0)
+        found = {
+            "now_ms": now_ms,
+            "alerts": [one.to_json() for one in store.alerts(client, keys)],
+            "silences": [asdict(one) for one in silences.silences(client, keys, now_ms)],
+            "sender_looked_ms": looked_ms,
+            "sender_runs": 0 <= now_ms - looked_ms < _SENDER_SILENT_MS,
+            "outbox": now.untaken(),
+            "undelivered": now.undelivered(),
+            "dead": books.log(client, keys, "dead", now_ms - _DAY_MS),
+        }
     if as_json:
         console.say_json(found, indent=2)
     else:
-        show_listing(console.out(), found)
+        _show_listing(console.out(), found)
+
+
+def _show_listing(out: console.Screen, found: dict[str, Any]) -> None:
+    now_ms = found["now_ms"]
+    table = console.DataTable("id", "severity", "rule", "model", "lane", "state", "what")
+    for row in found["alerts"]:
+        severity = console.styled(row["severity"], _STYLES[row["severity"]])
+        said = row["latest"] if row["phase"] == "ok" else row["summary"]
+        where = (row["model"] or "all", row["lane"] or "all")
+        table.add_row(row["id"][:8], severity, row["rule"], *where, _state(row, now_ms), said)
+    out.print(table if found["alerts"] else "nothing fires, and nothing did in the last day")
+    table = console.DataTable("silence", "of", "ends in", "by", "because")
+    for row in found["silences"]:
+        names = " ".join(f"{name}={row[name]}" for name in ("rule", "model", "lane") if row[name])
+        left = span(row["until_ms"] - now_ms)
+        table.add_row(row["id"], row["alert"][:8] or names, left, row["author"], row["reason"])
+    out.print(*(["", table] if found["silences"] else []), "", sep="\n")
+    silent = span(now_ms - found["sender_looked_ms"])
+    who = f"NO SENDER for {silent}; start one with `amn alerts run`"
+    if not found["sender_looked_ms"]:
+        who = "no sender has run here; nobody is told (docs/alerts.md)"
+    who = "a sender runs" if found["sender_runs"] else who
+    counts = f"{found['outbox']} wait, {len(found['undelivered'])} on their way"
+    out.print(f"delivery: {who}; {counts}, {len(found['dead'])} given up in a day")
+    for one in found["undelivered"]:
+        tried = f"tried {one['attempts']} times, next in {span(one['next_ms'] - now_ms)}"
+        out.print(f"  {one['sink']}: {one['rule']} ({one['alert'][:8]}) {tried}; {plain(one['error'])}")
+    for one in found["dead"]:
+        out.print(f"  {one['sink']} never took {one['rule']} ({one['alert'][:8]}): {plain(one['detail'])}")
+
+
+def _state(row: dict[str, Any], now_ms: int) -> str:
+    phase = row["phase"]
+    if phase == "ok":
+        return f"resolved {span(now_ms - row['resolved_ms'])} ago"
+    if phase == "pending":
+        return f"pending, {row['count']} in a row"
+    held = f", silenced by {row['silence']}" if row["silence"] else ""
+    held += f", beside {row['beside']}" if row["beside"] else ""
+    return f"{phase} for {span(now_ms - row['fired_ms'])}{held}"
 
 
 @alerts.command()
@@ -107,22 +143,57 @@ def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
 @options.queue
 def show(alert_id: str, as_json: bool, url: str | None, queue: str | None) -> None:
     """One alert with its numbers, its runbook and what was sent. ID may be shortened."""
-    from ops.alerts.settings import AlertSettings
-    from ops.alerts.views import detail, show_detail
+    from ops.alerts import AlertSettings, books
 
-    with _Looking(url, queue) as looking:
-        alert = looking.alert(alert_id)
-        settings = AlertSettings.from_environment()
-        found = detail(looking.client, looking.keys, alert, settings, looking.now_ms())
+    with _opened(url, queue) as (client, keys, now_ms):
+        alert = _named(client, keys, alert_id)
+        waits = books.read(client, keys).undelivered()
+        logs = {name: books.log(client, keys, name) for name in ("sent", "dead")}
+        found = {
+            "now_ms": now_ms,
+            "alert": alert.to_json(),
+            "runbook": AlertSettings.from_environment().runbook(alert.runbook),
+            "undelivered": [one for one in waits if one["alert"] == alert.id],
+            **{name: [one for one in log if one["alert"] == alert.id] for name, log in logs.items()},
+        }
     if as_json:
         console.say_json(found, indent=2)
     else:
-        show_detail(console.out(), found)
+        _show_alert(console.out(), found)
 
 
-def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
+def _show_alert(out: console.Screen, found: dict[str, Any]) -> None:
+    from ops.alerts.sinks.base import clock
+
+    alert, now_ms = found["alert"], found["now_ms"]
+    told = f"{clock(alert['told_ms'])}, as a {alert['told_severity']}"
+    rows = [
+        ("alert", alert["id"]),
+        ("rule", f"{alert['rule']} ({alert['severity']})"),
+        ("model", alert["model"] or "all"),
+        ("lane", alert["lane"] or "all"),
+        ("state", _state(alert, now_ms)),
+        ("since", f"{clock(alert['since_ms'])}, {span(now_ms - alert['since_ms'])} ago"),
+        ("said", alert["summary"]),
+        ("says now", alert["latest"]),
+        ("runbook", found["runbook"]),
+        *([("told", told)] if alert["told_ms"] else []),
+        *((f"  {name}", value) for name, value in alert["values"].items()),
+        *(("sent", f"{clock(int(one['at_ms']))} {one['kind']} to {one['sink']}") for one in found["sent"]),
+        *(("not sent yet", f"{one['sink']}: {one['error']}") for one in found["undelivered"]),
+        *(
+            ("given up", f"{clock(int(one['at_ms']))} {one['sink']}: {one['detail']}")
+            for one in found["dead"]
+        ),
+    ]
+    table = console.DataTable(show_header=False)
+    for name, value in rows:
+        table.add_row(console.styled(name, "dim"), value)
+    out.print(table)
+
+
+def _length_ms(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
     from ops.alerts.silences import SILENCE_MS_MAX
-    from ops.clock import parse_span, span
 
     try:
         length_ms = parse_span(value)
@@ -134,52 +205,39 @@ def _span(_context: click.Context, _parameter: click.Parameter, value: str) -> i
 
 
 @alerts.command()
-@click.argument("alert_id", metavar="[ID]", required=False)
+@click.argument("alert_id", metavar="[ID]", default="")
 @click.option("--rule", default="", help="Every alert of this rule.")
 @click.option("--model", default="", help="Of this model only.")
 @click.option("--lane", default="", help="Of this lane only.")
-@click.option("--for", "length_ms", metavar="TIME", required=True, callback=_span, help="90s, 30m, 2h or 3d.")
+@click.option(
+    "--for", "length_ms", metavar="TIME", required=True, callback=_length_ms, help="90s, 30m, 2h or 3d."
+)
 @click.option("--reason", required=True, help="Why nobody needs to hear of it.")
 @click.option("--author", default=options.login_name, show_default="login name", help="Who decides.")
 @options.url
 @options.queue
-def silence(
-    alert_id: str | None,
-    rule: str,
-    model: str,
-    lane: str,
-    length_ms: int,
-    reason: str,
-    author: str,
-    url: str | None,
-    queue: str | None,
-) -> None:
+def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, **values: str) -> None:
     """Hold back one alert, or those of a rule, model or lane; prints the id of the silence.
 
     They are judged and listed all the same. What was told already is still resolved; what goes on
     when the silence ends is told then.
     """
     from ops.alerts.silences import SILENCES_MAX, Silence, add_silence
+    from ops.alerts.watch import RULES
+    from ops.drift.memory import Memory
 
-    if bool(alert_id) == bool(rule or model or lane):
+    if bool(alert_id) == any(values[name] for name in ("rule", "model", "lane")):
         raise click.UsageError("Give the ID of one alert, or some of --rule, --model and --lane.")
-    if not reason.strip():
+    if not values["reason"].strip():
         raise click.BadParameter("it is empty.", param_hint="'--reason'")
-    with _Looking(url, queue) as looking:
-        if rule and rule not in (known := looking.rules()):
-            console.say(f"note: no rule {rule!r} was judged here yet; known: {', '.join(known)}", err=True)
-        now_ms = looking.now_ms()
-        made = Silence.new(
-            until_ms=now_ms + length_ms,
-            made_ms=now_ms,
-            reason=reason,
-            author=author,
-            alert=looking.alert(alert_id).id if alert_id else "",
-            rule=rule,
-            model=model,
-            lane=lane,
-        )
-        if not add_silence(looking.client, looking.keys, made):
+    with _opened(url, queue) as (client, keys, now_ms):
+        known = sorted({*RULES, *(one.rule for one in Memory(client, keys).findings())})
+        if values["rule"] and values["rule"] not in known:
+            said = f"note: no rule {values['rule']!r} was judged here yet; known: {', '.join(known)}"
+            console.say(said, err=True)
+        alert = _named(client, keys, alert_id).id if alert_id else ""
+        made = Silence.new(until_ms=now_ms + length_ms, made_ms=now_ms, alert=alert, **values)
+        if not add_silence(client, keys, made):
             raise AlertRefused(f"{SILENCES_MAX} silences are in force; end some with `amn alerts unsilence`")
     console.say(made.id)
 
@@ -192,8 +250,8 @@ def unsilence(silence_id: str, url: str | None, queue: str | None) -> None:
     """End a silence now; its id is in `amn alerts list`."""
     from ops.alerts.silences import end_silence
 
-    with _Looking(url, queue) as looking:
-        if not end_silence(looking.client, looking.keys, silence_id):
+    with _opened(url, queue) as (client, keys, _):
+        if not end_silence(client, keys, silence_id):
             raise AlertRefused(f"no silence is called {silence_id!r}; `amn alerts list` shows them")
 
 
@@ -205,10 +263,10 @@ def unsilence(silence_id: str, url: str | None, queue: str | None) -> None:
 def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> None:
     """Send SINK a test alert, and its end; no server is needed. Exit code 1 when it does not accept."""
     from ops.alerts.config import load
-    from ops.alerts.delivery import send_trial
+    from ops.alerts.sender import send_trial
 
     loaded = load(config)
-    answers = send_trial(loaded.sink(sink), loaded.settings, queue or "main")
+    answers = send_trial(loaded, loaded.sink(sink), queue or "main")
     if as_json:
         console.say_json({kind: asdict(answer) for kind, answer in answers.items()})
     else:
@@ -225,7 +283,7 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 @options.queue
 def run(config: Path | None, log_level: str, url: str | None, queue: str | None) -> None:
     """Send alerts until Ctrl-C or SIGTERM. Of several of these one sends; the others stand by."""
-    from ops.alerts.process import run as send
+    from ops.alerts.sender import run as send
     from workers.logs import configure_logs
     from workers.pool.failures import last_words
 

@@ -24,7 +24,7 @@ _FIELDS_MAX = 64
 
 def read(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, str]:
     """Finds what is wrong, by key."""
-    streams = (*keys.places, keys.shadow, keys.truths, keys.dead, keys.alerts_prefix + "outbox")
+    streams = (*keys.places, keys.shadow, keys.truths, keys.dead, keys.alerts_prefix + "ended")
     found = {
         key: _other_type(client, key, "stream", "stream") or _ids(client, key, now_ms) for key in streams
     }

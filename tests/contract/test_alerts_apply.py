@@ -1,4 +1,4 @@
-"""Findings become states and messages in one step, under a fence; on every server."""
+"""Findings become alerts and ended incidents in one step, under a fence; on every server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from ops.alerts import AlertSettings, apply
+from ops.alerts import AlertSettings, apply, books
 from ops.alerts.silences import SILENCES_MAX, Silence, add_silence, end_silence, silences
-from ops.alerts.store import KEPT_S, OUTBOX_MAX, alerts, outbox_key, states_key
+from ops.alerts.store import ENDED_MAX, KEPT_S, alerts, ended_key, states_key
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -43,17 +43,21 @@ def judge(server: Any) -> Callable[..., Any]:
     return at
 
 
-def outbox(client: redis.Redis) -> list[dict[str, Any]]:
-    return [json.loads(fields[b"message"]) for _, fields in client.xrange(outbox_key(KEYS))]
+def told(client: redis.Redis) -> list[str]:
+    """Phases of the incidents that a sender is to tell."""
+    return [alert.phase for alert in books.read(client, KEYS).incidents]
 
 
-def test_a_trigger_and_a_resolve_reach_the_outbox_once(server: Any, judge: Any) -> None:
+def test_an_incident_is_told_as_open_and_then_as_ended(server: Any, judge: Any) -> None:
+    changes = []
     for minute in range(60):
-        judge(minute, firing() if minute < 40 else firing(state="ok"))
-    told = outbox(server.admin)
-    assert [message["kind"] for message in told] == ["trigger", "resolve"]
-    assert told[0]["alert"]["id"] == told[1]["alert"]["id"]
-    assert server.admin.ttl(outbox_key(KEYS)) > KEPT_S - 60
+        changes += judge(minute, firing() if minute < 40 else firing(state="ok"))
+        if minute < 40:
+            assert told(server.admin) == ["firing"] * (minute >= 2)
+    assert told(server.admin) == ["ok"]
+    assert [change.kind for change in changes if change.kind] == ["trigger", "resolve"]
+    assert len({change.alert.id for change in changes}) == 1
+    assert server.admin.ttl(ended_key(KEYS)) > KEPT_S - 60
     assert server.admin.ttl(states_key(KEYS)) > KEPT_S - 60
 
 
@@ -61,7 +65,7 @@ def test_a_judge_that_was_replaced_writes_nothing(server: Any, judge: Any) -> No
     for minute in range(5):
         assert judge(minute, firing(), fence=6) == []
     assert alerts(server.admin, KEYS) == []
-    assert outbox(server.admin) == []
+    assert told(server.admin) == []
     changes = [change for minute in (5, 6, 7) for change in judge(minute, firing())]
     assert [change.kind for change in changes] == ["", "trigger"]
 
@@ -69,7 +73,7 @@ def test_a_judge_that_was_replaced_writes_nothing(server: Any, judge: Any) -> No
 def test_the_same_evaluation_again_tells_nothing_again(server: Any, judge: Any) -> None:
     for minute in (0, 1, 1, 2, 2, 2):
         judge(minute, firing())
-    assert len(outbox(server.admin)) == 1
+    assert len(told(server.admin)) == 1
 
 
 def test_series_of_one_rule_are_alerts_of_their_own(server: Any, judge: Any) -> None:
@@ -77,7 +81,7 @@ def test_series_of_one_rule_are_alerts_of_their_own(server: Any, judge: Any) -> 
     for minute in range(3):
         judge(minute, *both)
     assert {alert.lane for alert in alerts(server.admin, KEYS)} == {"a", "b"}
-    assert len(outbox(server.admin)) == 2
+    assert len(told(server.admin)) == 2
 
 
 def test_rest_leaves_no_trace_and_a_resolved_alert_is_forgotten_after_a_day(server: Any, judge: Any) -> None:
@@ -98,9 +102,9 @@ def test_a_silence_is_read_with_the_states(server: Any, judge: Any) -> None:
     for minute in range(10):
         judge(minute, firing())
     assert [alert.silence for alert in alerts(server.admin, KEYS)] == [silence.id]
-    assert outbox(server.admin) == []
+    assert told(server.admin) == []
     judge(10, firing())
-    assert [message["kind"] for message in outbox(server.admin)] == ["trigger"]
+    assert told(server.admin) == ["firing"]
 
 
 def test_silences_end_are_capped_and_can_be_taken_back(server: Any) -> None:
@@ -118,17 +122,16 @@ def test_silences_end_are_capped_and_can_be_taken_back(server: Any) -> None:
     assert not end_silence(server.admin, KEYS, name)
 
 
-def test_the_outbox_is_capped(server: Any, judge: Any) -> None:
-    server.admin.execute_command("XADD", outbox_key(KEYS), "*", "message", "{}")
+def test_what_waits_for_a_sender_is_capped(server: Any, judge: Any) -> None:
     with server.admin.pipeline() as pipe:
-        for _ in range(OUTBOX_MAX):
-            pipe.xadd(outbox_key(KEYS), {"message": "{}"})
+        for _ in range(ENDED_MAX + 1):
+            pipe.xadd(ended_key(KEYS), {"alert": "{}"})
         pipe.execute()
-    judge(0, firing(evaluations=1))
-    assert server.admin.xlen(outbox_key(KEYS)) == OUTBOX_MAX
-    assert (
-        json.loads(server.admin.xrevrange(outbox_key(KEYS), count=1)[0][1][b"message"])["kind"] == "trigger"
-    )
+    for minute in range(45):
+        judge(minute, firing() if minute < 31 else firing(state="ok"))
+    assert server.admin.xlen(ended_key(KEYS)) == ENDED_MAX
+    last = json.loads(server.admin.xrevrange(ended_key(KEYS), count=1)[0][1][b"alert"])
+    assert (last["rule"], last["phase"]) == ("level", "ok")
 
 
 def test_two_queues_of_one_server_have_alerts_of_their_own(server: Any) -> None:
@@ -143,21 +146,21 @@ def test_two_queues_of_one_server_have_alerts_of_their_own(server: Any) -> None:
     assert len(ids) == 2
 
 
-def test_an_alert_that_cannot_be_told_is_not_written_down_as_told(real_server: Any) -> None:
+def test_an_end_that_cannot_be_told_is_not_written_down(real_server: Any) -> None:
     admin = real_server.admin
     admin.set(leader_key(KEYS), "7")
-    admin.xadd(outbox_key(KEYS), {"x": "y"}, id="18446744073709551615-18446744073709551615")
+    admin.xadd(ended_key(KEYS), {"x": "y"}, id="18446744073709551615-18446744073709551615")
 
     def evaluate(minute: int) -> Any:
-        now_ms = START + minute * MIN
-        return apply(admin, KEYS, (firing(),), now_ms=now_ms, fence=7, settings=AlertSettings())
+        now_ms, found = START + minute * MIN, firing(state="firing" if minute < 31 else "ok")
+        return apply(admin, KEYS, (found,), now_ms=now_ms, fence=7, settings=AlertSettings())
 
-    for minute in (0, 1):
+    for minute in range(41):
         evaluate(minute)
-    for minute in (2, 3):
+    for minute in (41, 42):
         with pytest.raises(redis.ResponseError, match="exhausted"):
             evaluate(minute)
-        assert [alert.phase for alert in alerts(admin, KEYS)] == ["pending"]
-    admin.delete(outbox_key(KEYS))
-    evaluate(4)
-    assert [message["kind"] for message in outbox(admin)] == ["trigger"]
+        assert [alert.phase for alert in alerts(admin, KEYS)] == ["recovering"]
+    admin.delete(ended_key(KEYS))
+    evaluate(43)
+    assert told(admin) == ["ok"]

@@ -1,8 +1,9 @@
-"""From the outbox to a receiver: order, repeats, back-off, silence of a sink, second sinks."""
+"""From the alerts to a receiver: order, repeats, back-off, silence of a sink, second sinks."""
 
 from __future__ import annotations
 
 import json
+import runpy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,18 +12,14 @@ from typing import Any
 import pytest
 from receiver import Receiver, running
 
-from ops.alerts import AlertSettings, apply
+from ops.alerts import AlertSettings, apply, books
 from ops.alerts.config import AlertsConfig, Sinks, load
-from ops.alerts.delivery import Delivery
-from ops.alerts.outbox import LEASE_MS, Outbox
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
-from ops.alerts.sinks import answer as answer_module
-from ops.alerts.sinks.alertmanager import Alertmanager
+from ops.alerts.sinks import http
 from ops.alerts.sinks.base import Sink
-from ops.alerts.sinks.pagerduty import PagerDuty
-from ops.alerts.sinks.slack import Slack
-from ops.alerts.store import alerts
+from ops.alerts.sinks.services import Alertmanager, PagerDuty, Slack
+from ops.alerts.store import alerts, ended_key
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -30,36 +27,59 @@ from producer.keys import Keys
 MIN = 60_000
 START = 1_800_000_000_000
 KEYS = Keys("main")
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class Died(BaseException):
+    """The end of a process."""
 
 
 class Rig:
-    """A judge and a sender on one injected clock, and attempts that run at once.
+    """A judge and a sender on one injected clock.
 
     Attributes:
-        now_ms: The clock.    crash: Attempts that die before they begin.
+        now_ms: The clock.
+        dies: Moments at which the sender dies in its next attempts: "before" the send or "after" it.
     """
 
     def __init__(self, client: Any, sinks: list[Sink]) -> None:
         self.client = client
         self.now_ms = START
-        self.crash = 0
+        self.dies: list[str] = []
         self.config = AlertsConfig(settings=AlertSettings(), sinks={sink.name: sink for sink in sinks})
         self.sinks = Sinks(lambda: self.config)
-        self.delivery = Delivery(client, KEYS, self.sinks, clock=lambda: self.now_ms)
-        self.outbox = Outbox(client, KEYS)
         client.set(leader_key(KEYS), "1")
         self.restart()
 
     def restart(self) -> None:
         """A new sender in the place of the old one, which died."""
         self.client.delete(KEYS.alerts_prefix + "leader")
-        self.sender = Sender(self.client, KEYS, self.sinks, self._deliver, self.delivery.repeat_state)
+        self.sender = Sender(self.client, KEYS, self.sinks, clock=lambda: self.now_ms)
 
-    def _deliver(self, attempt: Any) -> None:
-        if self.crash:
-            self.crash -= 1
-            return
-        self.delivery.deliver(attempt)
+    def tick(self) -> int:
+        """One tick of the sender; of a new one after it died."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Sink, "send", lambda sink, message: self._send(sink, message))
+            try:
+                return self.sender.tick()
+            except Died:
+                self.restart()
+                return 0
+
+    def _send(self, sink: Sink, message: Any) -> Any:
+        moment = self.dies.pop(0) if self.dies else ""
+        if moment == "before":
+            raise Died
+        answer = sink._attempted(lambda: sink._send(message))
+        if moment == "after":
+            raise Died
+        return answer
+
+    def undelivered(self) -> list[dict[str, Any]]:
+        return books.read(self.client, KEYS).undelivered()
+
+    def log(self, name: str) -> list[dict[str, str]]:
+        return books.log(self.client, KEYS, name)
 
     def judge(self, *findings: Finding) -> None:
         self.client.hset(KEYS.drift_prefix + "judge", "evaluated_at_ms", self.now_ms)
@@ -71,7 +91,7 @@ class Rig:
         while self.now_ms < end_ms:
             if (self.now_ms - START) % MIN == 0 and findings:
                 self.judge(*findings)
-            self.sender.tick(self.now_ms)
+            self.tick()
             self.now_ms += step_ms
 
     def incident(self) -> None:
@@ -103,15 +123,11 @@ def actions(receiver: Receiver) -> list[tuple[str, str]]:
     return [(call.json["event_action"], call.json["dedup_key"]) for call in receiver.accepted()]
 
 
-def left(rig: Rig) -> list[str]:
-    """Keys of deliveries that are not done."""
-    assert rig.outbox.waits() == 0
-    names = ("due", "waiting", "line:", "tries:", "incident:")
-    return [
-        key.decode()
-        for key in rig.client.keys(KEYS.alerts_prefix + "*")
-        if key.decode().removeprefix(KEYS.alerts_prefix).startswith(names)
-    ]
+def left(rig: Rig) -> list[Any]:
+    """Everything that is not done."""
+    now = books.read(rig.client, KEYS)
+    assert now.untaken() == 0
+    return [*now.ended, *now.undelivered()]
 
 
 def test_an_incident_is_one_trigger_and_one_resolve(rig: Any, receiver: Receiver) -> None:
@@ -121,8 +137,8 @@ def test_an_incident_is_one_trigger_and_one_resolve(rig: Any, receiver: Receiver
     assert (first, last) == ("trigger", "resolve")
     assert key == same
     assert left(on) == []
-    assert on.outbox.log("dead") == []
-    assert [one["kind"] for one in on.outbox.log("sent")] == ["resolve", "trigger"]
+    assert on.log("dead") == []
+    assert [one["kind"] for one in on.log("sent")] == ["resolve", "trigger"]
 
 
 def test_overload_errors_and_hang_ups_are_repeated_with_the_same_key(rig: Any, receiver: Receiver) -> None:
@@ -151,7 +167,7 @@ def test_a_message_that_is_refused_is_given_up_at_once_and_raises_an_alert(
     receiver.answers = [400]
     on = rig(pager(receiver))
     on.minutes(5, level())
-    [dead] = on.outbox.log("dead")
+    [dead] = on.log("dead")
     assert (dead["rule"], dead["kind"], dead["detail"][:3]) == ("level", "trigger", "400")
     assert "delivery_failed" in {alert.rule for alert in alerts(on.client, KEYS) if alert.phase == "firing"}
     assert [call.json["payload"]["class"] for call in receiver.accepted()] == ["delivery_failed"]
@@ -175,55 +191,83 @@ def test_after_a_day_a_message_is_given_up_and_its_own_alert_is_told_elsewhere(
         on = rig(pager(broken), pager(receiver, name="other"))
         on.minutes(3, level(), step_ms=10_000)
         on.minutes(24 * 60 + 10, step_ms=300_000)
-        assert {one["sink"] for one in on.outbox.log("dead")} == {"pager"}
+        assert {one["sink"] for one in on.log("dead")} == {"pager"}
         assert len(broken.calls) > 200
     rules = [call.json["payload"]["class"] for call in receiver.accepted()]
     assert rules[0] == "level"
     assert "delivery_failed" in rules
 
 
-def test_a_sender_that_dies_anywhere_loses_nothing(rig: Any, receiver: Receiver) -> None:
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_sender_that_dies_anywhere_loses_nothing(rig: Any, receiver: Receiver, moment: str) -> None:
+    """One that dies after the send tells the same again under the same id, and no end before a beginning."""
     on = rig(pager(receiver))
     for minute in range(60):
         on.judge(level() if minute < 40 else level(state="ok"))
-        on.crash = 1
-        on.sender.tick(on.now_ms)
-        on.restart()
+        on.dies = [moment]
+        on.tick()
         on.now_ms += MIN
-        on.sender.tick(on.now_ms)
-    on.crash = 0
+        on.tick()
+    on.dies = []
     on.minutes(3)
-    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+    told = actions(receiver)
+    assert [kind for kind, _ in dict.fromkeys(told)] == ["trigger", "resolve"]
+    assert len(told) == (2 if moment == "before" else 4)
+    messages = [
+        call.json["payload"]["custom_details"]["message"] for call in receiver.calls if "payload" in call.json
+    ]
+    assert len(set(messages)) == 1
     assert left(on) == []
 
 
-def test_an_attempt_that_lost_its_lease_is_not_made(rig: Any, receiver: Receiver) -> None:
+def test_a_sender_that_lost_its_lead_makes_no_attempt(rig: Any, receiver: Receiver) -> None:
     on = rig(pager(receiver))
     on.minutes(2, level())
     on.judge(level())
-    on.outbox.fan_out(on.config, on.now_ms)
-    stale = on.outbox.lease(on.config, on.now_ms)
-    assert on.outbox.lease(on.config, on.now_ms + LEASE_MS - 1) is None
-    on.now_ms += LEASE_MS
-    taken = on.outbox.lease(on.config, on.now_ms)
-    assert (stale.number, taken.number) == (1, 2)
-    assert on.delivery.deliver(stale) == "skipped"
-    assert on.delivery.deliver(taken) == "accepted"
-    assert on.delivery.deliver(taken) == "skipped"
+    stale, now = on.sender, on.sinks.now
+
+    def loses() -> AlertsConfig:
+        on.client.set(KEYS.alerts_prefix + "leader", "77")
+        return now()
+
+    on.sinks.now = loses
+    assert stale.tick() == 0
+    assert receiver.calls == []
+    on.sinks.now = now
+    on.restart()
+    assert on.tick() == 1
+    assert stale.tick() == 0
     assert len(receiver.calls) == 1
 
 
-def test_taking_from_the_outbox_twice_gives_a_message_once(rig: Any, receiver: Receiver) -> None:
+def test_what_is_noted_twice_is_told_once(rig: Any, receiver: Receiver) -> None:
     on = rig(pager(receiver))
     on.minutes(2, level())
     on.judge(level())
-    entries = on.client.xrange(KEYS.alerts_prefix + "outbox")
-    on.outbox.fan_out(on.config, on.now_ms)
-    for entry, _ in entries:
-        stored = json.loads(entries[0][1][b"message"])
-        on.outbox._fan_out(entry.decode(), on.config, on.now_ms, stored)
-    [line] = on.outbox.undelivered()
-    assert on.client.llen(f"{KEYS.alerts_prefix}line:{line.line}") == 1
+    receiver.answers = [500]
+    for _ in range(3):
+        on.tick()
+        on.restart()
+    [one] = on.undelivered()
+    assert (one["owed"], one["attempts"]) == ("trigger", 1)
+    on.now_ms += 5_000
+    assert (on.tick(), on.tick()) == (1, 0)
+    assert [kind for kind, _ in actions(receiver)] == ["trigger"]
+
+
+def test_incidents_that_begin_and_end_while_a_sink_is_away_are_all_told_in_order(
+    rig: Any, receiver: Receiver
+) -> None:
+    on = rig(pager(receiver))
+    receiver.stop()
+    on.incident()
+    on.incident()
+    on.minutes(35, level())
+    receiver.start()
+    on.minutes(12, level())
+    level_id = next(alert.id for alert in alerts(on.client, KEYS) if alert.rule == "level")
+    kinds = [kind for kind, key in actions(receiver) if key == level_id]
+    assert kinds == ["trigger", "resolve", "trigger", "resolve", "trigger"]
 
 
 def test_secondary_sinks_hear_what_no_primary_accepts_and_its_end(rig: Any, receiver: Receiver) -> None:
@@ -262,8 +306,8 @@ def test_a_fault_in_a_sink_is_tried_again_and_says_nothing_secret(
 
     monkeypatch.setattr(PagerDuty, "event", fail)
     on.minutes(3, level())
-    [line] = on.outbox.undelivered()
-    assert line.error == "ValueError: ***"
+    [line] = on.undelivered()
+    assert line["error"] == "ValueError: ***"
     monkeypatch.undo()
     on.minutes(3, level())
     assert [kind for kind, _ in actions(receiver)] == ["trigger"]
@@ -296,16 +340,16 @@ def test_a_sink_that_hangs_does_not_hold_up_the_others(
     rig: Any, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of ten alerts one is tried at the sink that hangs; the other sink hears of all ten."""
-    monkeypatch.setattr(answer_module, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(http, "DEADLINE_S", 0.5)
     with running() as hanging:
         hanging.delay_s = 2.0
         on = rig(pager(hanging, name="hanging"), pager(receiver))
         on.judge(*(level(lane=str(n), evaluations=1) for n in range(10)))
         began_s = time.monotonic()
-        on.sender.tick(on.now_ms)
+        on.tick()
         assert time.monotonic() - began_s < 5
         assert len(receiver.accepted()) == 10
-        waiting = sorted((one.attempts, one.error) for one in on.outbox.undelivered())
+        waiting = sorted((one["attempts"], one["error"]) for one in on.undelivered())
         assert waiting == [(0, "")] * 9 + [(1, "no answer within 0.5 s")]
         hanging.delay_s = 0.0
         on.minutes(3)
@@ -322,15 +366,17 @@ def test_a_sink_that_hangs_does_not_hold_up_the_others(
 def test_a_record_that_cannot_be_read_keeps_no_page_back(rig: Any, receiver: Receiver, bad: bytes) -> None:
     on = rig(pager(receiver))
     prefix = KEYS.alerts_prefix
-    on.client.xadd(prefix + "outbox", {"message": bad})
-    on.client.xadd(prefix + "outbox", {"other": bad})
+    on.client.xadd(ended_key(KEYS), {"alert": bad})
+    on.client.xadd(ended_key(KEYS), {"other": bad})
+    on.client.xadd(prefix + "outbox", {"message": bad})  # of an earlier version
+    on.client.hset(prefix + "receipts", "bad", bad)
     for name in ("states", "silences"):
         on.client.hset(prefix + name, "bad", bad)
     on.client.hset(prefix + "silences", "odd", b'{"id": "o", "until_ms": "x", "later": 1}')
     on.minutes(4, level())
     assert "trigger" in {kind for kind, _ in actions(receiver)}
-    assert [one["rule"] for one in on.outbox.log("dead")] == ["unreadable"] * 2
-    assert on.client.xlen(prefix + "outbox") == 0
+    assert [one["rule"] for one in on.log("dead")] == ["unreadable"] * 2
+    assert on.client.xlen(ended_key(KEYS)) == 0
     found = {one.rule: one for one in alerts(on.client, KEYS)}
     assert found["level"].phase == "firing"
     assert found["delivery_failed"].phase in ("pending", "firing")
@@ -338,10 +384,10 @@ def test_a_record_that_cannot_be_read_keeps_no_page_back(rig: Any, receiver: Rec
 
 def test_an_attempt_that_ends_without_a_word_is_listed_with_one(rig: Any, receiver: Receiver) -> None:
     on = rig(pager(receiver))
-    on.crash = 3
+    on.dies = ["before"] * 100
     on.minutes(5, level())
-    [line] = on.outbox.undelivered()
-    assert "without a word" in line.error
+    [line] = on.undelivered()
+    assert "without a word" in line["error"]
 
 
 def test_secondary_sinks_hear_nothing_of_what_is_accepted(rig: Any, receiver: Receiver) -> None:
@@ -366,10 +412,10 @@ def test_slack_gets_one_message_a_second(rig: Any, receiver: Receiver) -> None:
     lanes = [level(lane=str(n), evaluations=1) for n in range(5)]
     on.judge(*lanes)
     for expected in (1, 1, 2, 2, 3):
-        on.sender.tick(on.now_ms)
+        on.tick()
         assert len(receiver.calls) == expected
         on.now_ms += 500
-    assert len(on.client.zrange(KEYS.alerts_prefix + "due", 0, -1)) == 2
+    assert len(on.undelivered()) == 2
 
 
 def test_alertmanager_is_told_every_minute_and_of_the_end_for_a_quarter_of_an_hour(
@@ -437,28 +483,32 @@ def test_what_is_for_a_sink_that_is_gone_is_dropped(rig: Any, receiver: Receiver
     on.sinks.now()
     on.restart()
     on.minutes(5, level())
-    assert on.outbox.undelivered() == []
+    assert on.undelivered() == []
 
 
-def test_only_one_sender_schedules(rig: Any, receiver: Receiver) -> None:
+def test_only_one_sender_sends(rig: Any, receiver: Receiver) -> None:
     on = rig(pager(receiver))
-    other = Sender(on.client, KEYS, on.sinks, on.delivery.deliver, on.delivery.repeat_state)
-    assert on.sender.tick(on.now_ms) == 0
+    other = Sender(on.client, KEYS, on.sinks, clock=lambda: on.now_ms)
+    assert on.tick() == 0
     on.minutes(2, level())
     on.judge(level())
-    assert other.tick(on.now_ms) == 0
+    assert other.tick() == 0
     on.sender.resign()
-    assert other.tick(on.now_ms) == 1
+    assert other.tick() == 1
 
 
 def test_everything_the_alerts_keep_expires(rig: Any, receiver: Receiver) -> None:
-    receiver.answers = [202, 400, 500, 500]
     on = rig(pager(receiver))
+    on.incident()
+    receiver.answers = [202, 400, 500, 500]
     on.minutes(5, level(), level(lane="a"), level(lane="b"))
+    on.minutes(60, level())
+    receiver.stop()
+    on.minutes(60, level(state="ok"))
     keys = on.client.keys(KEYS.alerts_prefix + "*")
-    lasting = [key for key in keys if on.client.ttl(key) < 0]
-    assert {key.decode().removeprefix(KEYS.alerts_prefix) for key in lasting} <= {"due", "waiting"}
-    assert len(keys) > 8
+    assert [key for key in keys if on.client.ttl(key) < 0] == []
+    kept = ("states", "ended", "receipts", "sent", "dead", "leader", "fence", "looked_ms")
+    assert {key.decode().removeprefix(KEYS.alerts_prefix) for key in keys} == set(kept)
 
 
 def test_what_waits_for_its_time_is_sent_soon_after_the_clock_went_back(rig: Any, receiver: Receiver) -> None:
@@ -493,7 +543,7 @@ def test_a_step_of_the_clock_is_no_death_of_the_judge(rig: Any, receiver: Receiv
     on = rig(pager(receiver))
     on.minutes(5, level(state="ok"))
     on.now_ms += minutes * MIN
-    on.sender.tick(on.now_ms)  # before the judge, which lives, could look
+    on.tick()  # before the judge, which lives, could look
     on.minutes(10, level(state="ok"))
     assert receiver.calls == []
 
@@ -504,3 +554,32 @@ def test_a_log_that_takes_nothing_has_no_message_sent_again(rig: Any, receiver: 
     on.minutes(30, level())
     assert [kind for kind, _ in actions(receiver)] == ["trigger"]
     assert left(on) == []
+
+
+def test_what_an_earlier_sender_left_is_told_once_and_nothing_is_lost(rig: Any, receiver: Receiver) -> None:
+    """The pager knew of all but lane fresh, missed and waits; of no end but those that are long ago."""
+    text = (GOLDEN / "stored" / "alerts.json").read_text("utf-8")
+    with running() as second:
+        on = rig(pager(receiver), pager(second, name="second", secondary=True))
+        runpy.run_path(str(GOLDEN / "make_stored.py"))["load"](on.client, json.loads(text))
+        on.now_ms += 59 * MIN
+        lanes = {alert.id: alert.lane or alert.rule for alert in alerts(on.client, KEYS)}
+        states = {"known": "firing", "ends": "ok", "over": "ok", "missed": "ok", "waits": "firing"}
+        found = [level(lane=lane, state=state) for lane, state in {**states, "fresh": "firing"}.items()]
+        on.minutes(5, *found)
+        told = [(lanes[key], kind) for kind, key in actions(receiver)]
+        assert sorted(one for one in told if one[0] != "delivery_failed") == [
+            ("ends", "resolve"),
+            ("fresh", "trigger"),
+            ("missed", "resolve"),
+            ("missed", "trigger"),
+            ("over", "resolve"),
+            ("waits", "trigger"),
+        ]
+        assert told.index(("missed", "trigger")) < told.index(("missed", "resolve"))
+        assert second.calls == []
+        assert left(on) == []
+        assert not on.client.exists(*(KEYS.alerts_prefix + name for name in ("outbox", "due", "waiting")))
+        on.minutes(45, *(level(lane=lane, state="ok") for lane in ("known", "waits", "fresh")))
+        ends = {lanes[key] for kind, key in actions(receiver) if kind == "resolve"}
+        assert ends >= {"known", "waits", "fresh"}

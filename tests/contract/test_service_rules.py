@@ -17,11 +17,10 @@ from receiver import Receiver, running
 
 from ops.alerts import AlertSettings, apply
 from ops.alerts.config import AlertsConfig, Sinks
-from ops.alerts.delivery import Delivery
-from ops.alerts.direct import Direct
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
-from ops.alerts.sinks.pagerduty import PagerDuty
+from ops.alerts.server_down import ServerDown
+from ops.alerts.sinks.services import PagerDuty
 from ops.clock import server_now_ms
 from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
@@ -47,9 +46,7 @@ class OnCall:
         sink = PagerDuty(name="pager", routing_key=Secret("k" * 32), url=receiver.url + "/v2/enqueue")
         self.settings = AlertSettings(environment="prod")
         config = AlertsConfig(settings=self.settings, sinks={"pager": sink})
-        sinks = Sinks(lambda: config)
-        delivery = Delivery(client, KEYS, sinks, clock=lambda: self.now_ms)
-        self.sender = Sender(client, KEYS, sinks, delivery.deliver, delivery.repeat_state)
+        self.sender = Sender(client, KEYS, Sinks(lambda: config), clock=lambda: self.now_ms)
         self.judge = Judge(client, KEYS, JudgeSettings(), self._tell)
 
     def _tell(self, findings: Any, now_ms: int, fence: int) -> None:
@@ -59,7 +56,7 @@ class OnCall:
         for _ in range(count):
             self.judge.turn(self.now_ms)
             for _ in range(3):
-                self.sender.tick(self.now_ms)
+                self.sender.tick()
             self.now_ms += MIN
 
     def told(self) -> dict[str, str]:
@@ -284,11 +281,9 @@ def test_a_server_that_does_nothing_any_more_is_told_without_it(
     fault: Callable[[Any], None],
     make_server: Any,
     receiver: Receiver,
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The judge and the outbox need it; the sender alone is left."""
-    monkeypatch.setattr("ops.alerts.direct._AGAIN_S", 0.2)
+    """The judge and the receipts need it; the sender alone is left."""
     folder = tmp_path / "files"
     folder.mkdir()
     server = make_server(arguments=("--dir", str(folder)))
@@ -297,7 +292,7 @@ def test_a_server_that_does_nothing_any_more_is_told_without_it(
     config = AlertsConfig(settings=AlertSettings(server_silent_ms=1_000), sinks={"pager": sink})
     sinks, stopping = Sinks(lambda: config), threading.Event()
     client = connect(ProducerSettings(url=server.url), retries=0)
-    sender = Sender(client, KEYS, sinks, lambda _: None, lambda _: None)
+    sender = Sender(client, KEYS, sinks)
     thread = threading.Thread(target=sender.run, args=(stopping, server.url))
     thread.start()
     try:
@@ -323,7 +318,7 @@ def test_the_secondary_sinks_hear_of_the_server_when_no_primary_one_takes_it(rec
         for answer, told in ((202, 0), (400, 1), (503, 1)):
             receiver.answers = [answer]
             config = AlertsConfig(settings=settings, sinks={"a": first, "b": other})
-            Direct("main", Sinks(lambda config=config: config)).failed("gone")
+            ServerDown("main", Sinks(lambda config=config: config)).failed("gone")
             assert len(second.calls) == told
             second.calls.clear()
 

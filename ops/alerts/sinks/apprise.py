@@ -1,18 +1,28 @@
-"""The sink for all that apprise knows, such as e-mail, Teams, Matrix or SMS."""
+"""The sink for all that apprise knows, such as e-mail, Teams, Matrix or SMS.
+
+Its plugins wait and read for as long as a receiver likes, so that each message has a process of its own:
+`main` of this module. It reads the message as JSON from standard input, so that no secret is on a command
+line, and writes the outcome to standard output.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
+import resource
+import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ops.alerts.secret import Secret
-from ops.alerts.sinks.answer import DEADLINE_S, HUNG_MS, SinkAnswer
-from ops.alerts.sinks.base import Sink, SinkMessage
-from ops.alerts.wording import text, title
+from ops.alerts.sinks.base import Message, Sink, SinkAnswer
+from ops.alerts.sinks.http import DEADLINE_S, HUNG_MS
 from ops.errors import SinksRefused
 from workers.pool.child import our_environment, our_python
+
+_MEMORY_BYTES_MAX = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +50,14 @@ class Apprise(Sink):
                 f"sink {self.name}: apprise does not understand its url; its documentation lists the forms"
             )
 
-    def _send(self, envelope: SinkMessage) -> SinkAnswer:
-        resolved = envelope.message.kind == "resolve"
-        message = {
-            "url": self.url.reveal(),
-            "title": title(envelope.message, envelope.place),
-            "body": text(envelope.message, envelope.runbook),
-            "notify_type": "success" if resolved else "failure",
-        }
+    def _send(self, message: Message) -> SinkAnswer:
+        notify_type = "success" if message.kind == "resolve" else "failure"
+        told = {"title": message.title, "body": message.text, "notify_type": notify_type}
         try:
             ended = subprocess.run(
-                our_python("ops.alerts.sinks.apprise_child"),
+                our_python("ops.alerts.sinks.apprise"),
                 env=our_environment(),
-                input=json.dumps(message).encode(),
+                input=json.dumps({"url": self.url.reveal(), **told}).encode(),
                 capture_output=True,
                 timeout=DEADLINE_S,
                 check=False,
@@ -62,10 +67,38 @@ class Apprise(Sink):
             return SinkAnswer(outcome="again", detail=detail, wait_ms=HUNG_MS)
         if ended.returncode:
             last = ended.stderr[-1000:].decode("utf-8", "replace").strip().splitlines()[-1:]
-            return SinkAnswer(
-                outcome="again", detail=f"apprise ended with {ended.returncode}: {''.join(last)}"
-            )
-        told = json.loads(ended.stdout)
-        if told["accepted"]:
+            detail = f"apprise ended with {ended.returncode}: {''.join(last)}"
+            return SinkAnswer(outcome="again", detail=detail)
+        accepted, said = json.loads(ended.stdout)
+        if accepted:
             return SinkAnswer(outcome="accepted")
-        return SinkAnswer(outcome="again", detail=f"apprise could not send it: {told['said']}")
+        return SinkAnswer(outcome="again", detail=f"apprise could not send it: {said}")
+
+
+class _Last(logging.Handler):
+    """Keeps the last line that apprise had to say."""
+
+    said = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said = record.getMessage()
+
+
+def main() -> None:
+    """Sends one message. Ends by itself, also when whoever started it is gone."""
+    signal.alarm(int(DEADLINE_S) + 1)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most == resource.RLIM_INFINITY or most > _MEMORY_BYTES_MAX:
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES_MAX, most))
+    import apprise
+
+    message, last = json.load(sys.stdin), _Last()
+    logging.getLogger("apprise").addHandler(last)
+    receiver = apprise.Apprise()
+    receiver.add(message.pop("url"))
+    accepted = bool(receiver.notify(**message))
+    json.dump([accepted, last.said], sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 from amn.slices import Slicer
 from ops.alerts import AlertSettings, apply
 from ops.alerts.config import AlertsConfig, Sinks
-from ops.alerts.delivery import Delivery
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
-from ops.alerts.sinks.webhook import Webhook
+from ops.alerts.sinks.services import Webhook
 from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings
 from ops.findings import Finding
@@ -166,7 +165,6 @@ class Service:
         key = Secret(base64.b64encode(bytes(32)).decode())
         sink = Webhook(name="hook", url=self.receiver.url, keys=(key,), severities=("page",))
         self.config = AlertsConfig(settings=AlertSettings(), sinks={"hook": sink})
-        self.delivery = Delivery(admin, KEYS, Sinks(lambda: self.config), lambda: self.minute * 60_000)
         self.sender = self.new_sender()
         self.minute = start_min
         self.draw = random.Random(5)
@@ -181,9 +179,7 @@ class Service:
         return Judge(self.admin, KEYS, JudgeSettings(learn_max_h=24), self.alert)
 
     def new_sender(self) -> Sender:
-        return Sender(
-            self.admin, KEYS, Sinks(lambda: self.config), self.delivery.deliver, self.delivery.repeat_state
-        )
+        return Sender(self.admin, KEYS, Sinks(lambda: self.config), clock=lambda: self.minute * 60_000)
 
     def kill_judge_and_sender(self) -> None:
         """As when both are killed, and their leases run out."""
@@ -191,7 +187,7 @@ class Service:
         self.judge, self.sender = self.new_judge(), self.new_sender()
 
     def alert(self, findings: Sequence[Finding], now_ms: int, fence: int) -> None:
-        """Tells the real alerts; notes what they put into the outbox about pages."""
+        """Tells the real alerts; notes their news about pages."""
         self.findings = list(findings)
         for change in apply(self.admin, KEYS, findings, now_ms=now_ms, fence=fence):
             if change.alert.severity != "page":
@@ -220,7 +216,7 @@ class Service:
     def look(self) -> None:
         """Judge and sender take a turn."""
         self.judge.turn(self.minute * 60_000)
-        self.sender.tick(self.minute * 60_000)
+        self.sender.tick()
 
     def drawn(self, ood: list[Increments], inside: list[Increments]) -> dict[str, int]:
         """The sums of one minute of requests drawn at random."""

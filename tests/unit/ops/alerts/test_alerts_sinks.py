@@ -22,20 +22,18 @@ import pytest
 from click.testing import CliRunner
 from receiver import Receiver, running
 
-from ops.alerts.alert import Alert, Message
-from ops.alerts.config import FILE_VARIABLE, configured, load, load_usable
-from ops.alerts.delivery import send_trial
-from ops.alerts.outbox import next_attempt_ms
+from ops.alerts.alert import Alert
+from ops.alerts.config import FILE_VARIABLE, AlertsConfig, configured, load, load_usable
+from ops.alerts.receipts import pause_ms
 from ops.alerts.secret import Secret, resolve
+from ops.alerts.sender import send_trial
 from ops.alerts.settings import AlertSettings
-from ops.alerts.sinks import answer as answers_module
 from ops.alerts.sinks import apprise as apprise_module
-from ops.alerts.sinks.answer import SinkAnswer, of_response, retry_after_ms, shown
+from ops.alerts.sinks import http
 from ops.alerts.sinks.apprise import Apprise
-from ops.alerts.sinks.base import Sink, SinkMessage
-from ops.alerts.sinks.pagerduty import PagerDuty
-from ops.alerts.sinks.slack import Slack
-from ops.alerts.sinks.webhook import Webhook, signature_headers
+from ops.alerts.sinks.base import Message, Sink, SinkAnswer, shown
+from ops.alerts.sinks.http import of_response, retry_after_ms
+from ops.alerts.sinks.services import PagerDuty, Slack, Webhook, signature_headers
 from ops.clock import parse_span, span
 from ops.commands.alerts import alerts as command
 from ops.errors import SinksRefused
@@ -52,9 +50,10 @@ def receiver() -> Iterator[Receiver]:
         yield one
 
 
-def envelope(kind: Any = "trigger", **values: Any) -> SinkMessage:
+def envelope(kind: Any = "trigger", **values: Any) -> Message:
     common = {
         "id": "f" * 32,
+        "incident": "1",
         "rule": "ood_delta",
         "severity": "page",
         "model": "v12",
@@ -70,8 +69,7 @@ def envelope(kind: Any = "trigger", **values: Any) -> SinkMessage:
         "phase": "ok" if kind == "resolve" else "firing",
     }
     alert = Alert(**{**common, **values})
-    message = Message(id="ffffffff-1-0", kind=kind, at_ms=NOW, alert=alert)
-    return SinkMessage(message=message, now_ms=NOW, queue="main", settings=SETTINGS)
+    return Message(kind=kind, alert=alert, now_ms=NOW, queue="main", settings=SETTINGS)
 
 
 def send(sink: Sink, *kinds: str, **values: Any) -> list[SinkAnswer]:
@@ -116,7 +114,11 @@ def test_a_webhook_is_a_signed_cloud_event(receiver: Receiver) -> None:
     first, again = receiver.calls
     assert first.headers["content-type"] == "application/cloudevents+json"
     event = first.json
-    assert (event["specversion"], event["type"], event["id"]) == ("1.0", "amn.alert.v1", "ffffffff-1-0")
+    assert (event["specversion"], event["type"], event["id"]) == (
+        "1.0",
+        "amn.alert.v1",
+        "ffffffff-1-trigger-page",
+    )
     assert event["source"] == "/amn/prod/main"
     assert event["data"]["values"] == {"drop": 0.037, "n_ood": 4310}
     signed = f"{event['id']}.{first.headers['webhook-timestamp']}.".encode() + first.body
@@ -187,7 +189,7 @@ def test_nobody_there_a_hang_up_and_a_time_out_are_tried_again(
     receiver.answers = [0]
     assert send(sink, "trigger")[0].outcome == "again"
     receiver.delay_s = 1.0
-    monkeypatch.setattr(answers_module, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(http, "DEADLINE_S", 0.5)
     [answer] = send(sink, "trigger")
     assert (answer.outcome, answer.detail) == ("again", "no answer within 0.5 s")
     receiver.stop()
@@ -252,7 +254,7 @@ _OK, _NO = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 500 no\r\n"
 def test_a_receiver_has_little_time_and_is_read_little(
     head: bytes, piece: bytes, pause_s: float, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers_module, "DEADLINE_S", 1.5)
+    monkeypatch.setattr(http, "DEADLINE_S", 1.5)
     with Odd(head, piece, pause_s) as odd:
         sink = PagerDuty(name="p", routing_key=Secret("R" * 32), url=f"http://127.0.0.1:{odd.port}/x")
         began_s, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -290,8 +292,10 @@ def test_whatever_is_raised_on_the_way_is_an_outcome(
     for url in odd:
         [answer] = send(PagerDuty(name="p", routing_key=Secret("R" * 32), url=url), "trigger")
         assert (answer.outcome, bool(answer.detail)) == ("again", True)
-    monkeypatch.setattr(PagerDuty, "event", lambda *_: {"key": float("nan"), "more": object()})
+    monkeypatch.setattr(PagerDuty, "event", lambda *_: {}["gone"])
     assert send(sink, "trigger")[0].outcome == "again"
+    monkeypatch.undo()
+    assert send(sink, "trigger", values={"drop": float("nan")})[0].outcome == "accepted"
 
 
 @pytest.mark.parametrize("more", ["", "fd07:b51a:cc66:f0::/64", "[::1]", "10.0.0.0/8", " *.x ,,"])
@@ -328,21 +332,20 @@ def test_an_environment_in_which_nothing_can_be_sent_is_refused_at_the_start(
     variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path, '[sinks.am]\ntype = "alertmanager"\nurl = "http://127.0.0.1:9"')
-    answers_module._trusted.cache_clear()
+    http._trusted.cache_clear()
     assert load_usable(path).sinks
-    answers_module._trusted.cache_clear()
+    http._trusted.cache_clear()
     monkeypatch.setenv(variable, value)
     with pytest.raises(SinksRefused, match=r"nothing could be sent .* HTTP_PROXY"):
         load_usable(path)
-    answers_module._trusted.cache_clear()
+    http._trusted.cache_clear()
 
 
-def test_back_off_doubles_scatters_and_ends() -> None:
-    waits = [next_attempt_ms(n, 0, 0, SETTINGS, 1.0) for n in range(1, 10)]
+def test_back_off_doubles_and_scatters() -> None:
+    waits = [pause_ms(n, 1.0) for n in range(1, 10)]
     assert waits == [5_000, 10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000, 300_000]
-    assert next_attempt_ms(3, 0, 0, SETTINGS, 0.0) == 10_000
-    assert next_attempt_ms(1_000_000, 0, 0, SETTINGS, 1.0) == 300_000
-    assert next_attempt_ms(1, SETTINGS.give_up_ms, 0, SETTINGS, 1.0) == 0
+    assert pause_ms(3, 0.0) == 10_000
+    assert pause_ms(1_000_000, 1.0) == 300_000
 
 
 def write(folder: Path, text: str) -> Path:
@@ -452,7 +455,8 @@ def test_a_secret_shows_nothing() -> None:
 
 def test_no_address_is_logged(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    answers = send_trial(Slack(name="s", url=Secret(receiver.url + "/services/HUSH")), SETTINGS, "main")
+    sink = Slack(name="s", url=Secret(receiver.url + "/services/HUSH"))
+    answers = send_trial(AlertsConfig(settings=SETTINGS, sinks={}), sink, "main")
     assert [answer.outcome for answer in answers.values()] == ["accepted"] * 2
     assert "HUSH" not in caplog.text
 

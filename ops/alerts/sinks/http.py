@@ -1,50 +1,34 @@
-"""The outcome of one attempt to deliver: in time, from a few kilobytes, whatever the other side does."""
+"""One request to a receiver, within a deadline, whatever the other side does."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from amn.output import strict_json
 from ops.alerts.secret import Secret, plain
+from ops.alerts.sinks.base import SinkAnswer
 
-#: From the first look at the address to the last byte that is read. An attempt's lease is far longer.
+#: From the first look at the address to the last byte that is read.
 DEADLINE_S = 15.0
-#: What is wrong with the message itself will be wrong again. Everything else (a moved address, a
-#: wrong key, an overload) may be repaired while the message waits.
-_REFUSALS = (400, 413, 422)
 #: A receiver that gave no answer is left alone for this long.
 HUNG_MS = 30_000
+#: A message that is wrong will be wrong again. Everything else (a moved address, a wrong key, an
+#: overload) may be repaired while the message waits.
+_REFUSALS = (400, 413, 422)
 _BUSY_MS, _RETRY_AFTER_MS_MAX = 60_000, 3_600_000
-_HEADERS = {"User-Agent": "amn-queue", "Accept-Encoding": "identity"}
-_BODY_BYTES, _SHOWN = 4_096, 200
-#: A part of a secret that is shorter is no clue.
-_CLUE = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SinkAnswer:
-    """The outcome of an attempt.
-
-    Attributes:
-        outcome: "accepted"; "again" for later; "refused" for never.
-        detail: For a person; no secret.
-        wait_ms: How long this sink wants to be left alone; 0 for no wish.
-    """
-
-    outcome: Literal["accepted", "again", "refused"]
-    detail: str = ""
-    wait_ms: int = 0
+_HEADERS = {"User-Agent": "amn-queue", "Accept-Encoding": "identity", "Content-Type": "application/json"}
+_BODY_BYTES = 4_096
 
 
 def client(url: str) -> httpx.AsyncClient:
@@ -69,22 +53,27 @@ def _trusted() -> ssl.SSLContext:
         raise OSError(f"cannot read the certificates of SSL_CERT_FILE or SSL_CERT_DIR: {error}") from None
 
 
-def post(url: str | Secret, headers: Mapping[str, str] | None = None, **body: Any) -> SinkAnswer:
+def post_json(url: str | Secret, value: Any, headers: Mapping[str, str] | None = None) -> SinkAnswer:
+    """Posts a value as JSON; see `post`."""
+    return post(url, strict_json(value, compact=True).encode(), headers or {})
+
+
+def post(url: str | Secret, body: bytes, headers: Mapping[str, str]) -> SinkAnswer:
     """Makes a request, and reads what its answer means. Raises what the libraries raise."""
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(_post(plain(url), headers or {}, body))
+        return loop.run_until_complete(_post(plain(url), body, headers))
     except TimeoutError:
         return SinkAnswer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s", wait_ms=HUNG_MS)
     finally:
         loop.close()  # and does not wait for a thread that still asks for an address
 
 
-async def _post(url: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> SinkAnswer:
+async def _post(url: str, body: bytes, headers: Mapping[str, str]) -> SinkAnswer:
     async with (
         asyncio.timeout(DEADLINE_S) as whole,
         client(url) as http,
-        http.stream("POST", url, headers=headers, **body) as response,
+        http.stream("POST", url, headers=headers, content=body) as response,
     ):
         text = bytearray()
         # The status is the answer; what comes after it only explains.
@@ -121,12 +110,3 @@ def retry_after_ms(header: str, now: datetime) -> int:
         except (TypeError, ValueError, OverflowError, IndexError):
             return 0
     return min(max(wait_ms, 0), _RETRY_AFTER_MS_MAX)
-
-
-def shown(text: str, secrets: Iterable[Secret]) -> str:
-    """One short line of an answer or an error, without the secrets in it or any part of them."""
-    clues = {part for one in secrets for part in (one.reveal(), *re.split(r"[/?&=@:]+", one.reveal()))}
-    for clue in sorted(clues, key=len, reverse=True):
-        if len(clue) >= _CLUE:
-            text = text.replace(clue, "***")
-    return "".join(one if one.isprintable() else " " for one in text).strip()[:_SHOWN]
