@@ -191,7 +191,7 @@ def test_the_report_is_one_page_that_loads_nothing(real_server: Any, amn: Amn, t
     assert amn("report", "--out", str(out)).exit_code == 0
     text = out.read_text("utf-8")
     page = Page(text)
-    assert page.tags.count("svg") == 3
+    assert page.tags.count("svg") == 2
     assert page.loads == []
     assert "script" not in page.tags
     assert len(page.ids) == len(set(page.ids))

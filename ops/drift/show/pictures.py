@@ -1,17 +1,15 @@
-"""The panels of the report: means, evidence and shares over 48 h, histograms over 24 h."""
+"""The panels of the report: means and evidence over 48 h, histograms over 24 h."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.measures import hourly
+from ops.clock import BLOCKS_PER_DAY
+from ops.drift.measures.baseline import Reference
 from ops.drift.measures.blocks import ALL, HISTOGRAMS
-from ops.drift.measures.statistics import divergence
+from ops.drift.measures.detector import Detector
+from ops.drift.measures.statistics import ID, OOD, W2, Floats, W, X, divergence
 from ops.drift.rules.drops import bars
-from ops.drift.service.objectives import OBJECTIVES
 from ops.drift.settings import JudgeSettings
 from ops.drift.show.plots import (
     BASE_COLOUR,
@@ -24,64 +22,84 @@ from ops.drift.show.plots import (
 )
 from ops.drift.state import Evaluation
 
+HOUR = BLOCKS_PER_DAY // 24
+SHOWN_HOURS = 48
 #: Cells that are named below their picture.
 _NAMED = 5
-_WATCHED = (("D", DELTA_COLOUR), ("m_OOD", OOD_COLOUR), ("m_ID", ID_COLOUR))
+#: The rows of means, errors and evidence.
+_ROWS = {"D = OOD - ID": DELTA_COLOUR, "mean cosine, OOD": OOD_COLOUR, "mean cosine, ID": ID_COLOUR}
 
 
 def courses(found: Evaluation, model: str, settings: JudgeSettings) -> dict[str, list[Line]]:
-    """The means and D by hour beside baseline, last week and D's limit; the fast detector's evidence."""
+    """D and the means by hour beside baseline, last week and D's limit; the fast detector's evidence."""
     traffic, known = found.traffic, found.state.models[model]
     sums, reference = traffic.series[model][ALL], known.baselines.get(ALL)
-    hours, before = hourly.hours_of(sums, traffic.first_block, reference), hourly.week_before(sums)
-    panels = {}
-    titles = {"mean cosine, OOD": OOD_COLOUR, "mean cosine, ID": ID_COLOUR, "D = OOD - ID": DELTA_COLOUR}
-    for row, (title, colour) in enumerate(titles.items()):
-        panels[title] = [
-            Line(hours.ago, hours.mean[row], "by hour, 2 standard errors", colour, error=hours.error[row]),
-            Line(hours.ago, hours.expected[row], "baseline", BASE_COLOUR, "--"),
-        ]
-        if np.isfinite(before[row]).any():
-            panels[title].append(Line(hours.ago, before[row], "a week ago", INK, "-."))
-    limit, drop = hours.expected[2] - settings.drop_page, f"baseline - {settings.drop_page:g}"
-    panels["D = OOD - ID"].append(Line(hours.ago, limit, drop, BASE_COLOUR, ":"))
-    if reference is not None:
-        lanes = sum(name == model for name, _ in found.comparisons)
-        bar = bars(settings.pages_per_year, lanes or 1, len(known.detectors) or 1)
-        ago, course = hourly.evidence_course(sums, traffic.first_block, reference)
-        panels["fast detector: log evidence for a drop"] = [
-            *(Line(ago, np.maximum(course[row], -5), *watched) for row, watched in enumerate(_WATCHED)),
-            Line(ago, bar.fast_delta, "alarm (D)", BASE_COLOUR, "--"),
-            Line(ago, bar.fast_level, "alarm (means)", BASE_COLOUR, ":"),
-        ]
-    return panels
-
-
-def shares(
-    found: Evaluation, model: str, counts: Mapping[int, Mapping[str, int]], settings: JudgeSettings
-) -> dict[str, list[Line]]:
-    """Shares of the samples and of the service by hour, in percent, with the limits that rules set them.
-
-    Args:
-        counts: The counters at the ends of past blocks.
-    """
-    end, sums = found.now_ms // 60_000 // BLOCK_MIN, found.traffic.series[model][ALL]
-    sampled = hourly.counter_shares(counts, end, ("shadowed",), ("answered",))
-    shown = [
-        ("OOD share of the samples", hourly.share_of(found.traffic, model), None),
-        ("truths that came", hourly.coverage_of(sums), settings.coverage_min),
-        ("sampled", sampled, settings.sample_min),
+    hours = min(SHOWN_HOURS, sums.shape[-1] // HOUR)
+    ago, means, before = np.arange(-hours, 0.0) + 0.5, means_by_hour(sums, hours), week_before(sums)
+    error = None if reference is None else _errors(sums, hours, reference)
+    panels = {
+        title: [Line(ago, means[i], "by hour", colour, error=None if error is None else error[i])]
+        for i, (title, colour) in enumerate(_ROWS.items())
+    }
+    for i, lines in enumerate(panels.values()):
+        if np.isfinite(before[i]).any():
+            lines.append(Line(ago, before[i], "a week ago", INK, "-."))
+    if reference is None:
+        return panels
+    blocks = hours * HOUR
+    first = traffic.end_block - blocks
+    expected = reference.expected(first, blocks)
+    by_hour = expected.reshape(2, hours, HOUR).mean(-1)
+    for lines, base in zip(panels.values(), (by_hour[OOD] - by_hour[ID], *by_hour), strict=True):
+        lines.append(Line(ago, base, "baseline", BASE_COLOUR, "--"))
+    limit, label = by_hour[OOD] - by_hour[ID] - settings.drop_page, f"baseline - {settings.drop_page:g}"
+    panels["D = OOD - ID"].append(Line(ago, limit, label, BASE_COLOUR, ":"))
+    lanes = sum(name == model for name, _ in found.comparisons)
+    bar = bars(settings.pages_per_year, lanes or 1, len(known.detectors) or 1)
+    state, course = Detector.fresh(first), np.full((3, blocks), np.nan)
+    for at in range(blocks):
+        block = sums[..., sums.shape[-1] - blocks + at]
+        state = state.step(block, expected[..., at], reference.noise)
+        course[:, at] = np.maximum(state.log_evidence, -5)
+    ends = np.arange(-blocks, 0.0) / HOUR + 1 / HOUR
+    panels["fast detector: log evidence for a drop"] = [
+        *(Line(ends, course[i], title, colour) for i, (title, colour) in enumerate(_ROWS.items())),
+        Line(ends, bar.fast_delta, "alarm (D)", BASE_COLOUR, "--"),
+        Line(ends, bar.fast_level, "alarm (means)", BASE_COLOUR, ":"),
     ]
-    for one in OBJECTIVES:
-        share = hourly.counter_shares(counts, end, one.bad, one.of)
-        shown.append((one.what, share, one.budget(settings)))
-    panels = {}
-    for title, values, limit in shown:
-        ago = np.arange(-len(values), 0.0) + 0.5
-        panels[title] = [Line(ago, 100 * values, "%", ID_COLOUR)]
-        if limit is not None:
-            panels[title].append(Line(ago, 100 * limit, "limit", BASE_COLOUR, "--"))
     return panels
+
+
+def means_by_hour(sums: Floats, hours: int) -> Floats:
+    """D, mean OOD and mean ID of the last hours of a series (6, 2, T), (3, hours); NaN where not known."""
+    known, found = min(hours, sums.shape[-1] // HOUR), np.full((3, hours), np.nan)
+    by_hour = _by_hour(sums, known)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = by_hour[X] / by_hour[W]
+    found[:, hours - known :] = mean[OOD] - mean[ID], *mean
+    return found
+
+
+def week_before(sums: Floats) -> Floats:
+    """The same hours a week ago.
+
+    Blocks are kept for eight days, so that there is one for the last 24 h only; NaN elsewhere.
+    """
+    past = sums[..., : max(sums.shape[-1] - 7 * BLOCKS_PER_DAY, 0)]
+    return means_by_hour(past, min(SHOWN_HOURS, sums.shape[-1] // HOUR))
+
+
+def _errors(sums: Floats, hours: int, reference: Reference) -> Floats:
+    """Standard errors of `means_by_hour`."""
+    by_hour, noise = _by_hour(sums, hours), reference.noise[:, :, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kish = by_hour[W] ** 2 / by_hour[W2]
+        # A slice that a mean does not use may be empty.
+        return np.asarray(np.sqrt(np.where(noise > 0, noise / kish, 0).sum(1)))
+
+
+def _by_hour(sums: Floats, hours: int) -> Floats:
+    return np.asarray(sums[..., sums.shape[-1] - hours * HOUR :].reshape(6, 2, hours, HOUR).sum(-1))
 
 
 def histograms(found: Evaluation, model: str) -> tuple[list[Histogram], str]:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ops.clock import BLOCK_MIN
 from ops.drift.memory import Memory
 from ops.drift.settings import JudgeSettings
 from ops.drift.show import pictures, views
@@ -82,7 +81,7 @@ def page(
         )
     else:
         mine = [one for one in exemplars if one.model == model]
-        parts += _sections(found, memory, model, settings or JudgeSettings(), mine)
+        parts += _sections(found, model, settings or JudgeSettings(), mine)
     parts += _section("Baselines", _table(views.audit_table(memory.audit()[:_AUDIT_ROWS])))
     body = "\n".join(parts)
     return (
@@ -104,9 +103,8 @@ def _rules(findings: Iterable[Finding]) -> list[str]:
 
 
 def _sections(
-    found: Evaluation, memory: Memory, model: str, settings: JudgeSettings, exemplars: Sequence[Exemplar]
+    found: Evaluation, model: str, settings: JudgeSettings, exemplars: Sequence[Exemplar]
 ) -> list[str]:
-    counts = memory.counts(found.now_ms // 60_000 // BLOCK_MIN)
     panels, note = pictures.histograms(found, model)
     ordered = [
         one
@@ -114,13 +112,11 @@ def _sections(
         for one in [e for e in exemplars if (e.slice, e.kind) == (slice_, kind)][:_EXEMPLARS]
     ]
     times = times_plot("means", pictures.courses(found, model, settings))
-    shares = times_plot("shares", pictures.shares(found, model, counts, settings))
     return [
         *_section("Mean cosines, the OOD delta, and since when: 48 h", times),
         *_section("Where", _table(views.series_table(found, model))),
         *_section("Scores of 24 h", histograms_plot("scores", panels), f'<p class="soft">{note}</p>'),
         *_section("Against what stands in for the truth", _table(views.tiers_table(found, model))),
-        *_section("What else moved", shares),
         *_section("Requests, the worst and some at random", _table(views.exemplars_table(ordered))),
     ]
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, Traffic, block_of
-from ops.drift.measures.hourly import HOUR, SHOWN_HOURS, week_before
 from ops.drift.measures.statistics import W, X
+from ops.drift.show.pictures import HOUR, SHOWN_HOURS, week_before
 from workers.shadow.scores import MILLION, Labels
 
 
@@ -21,7 +21,7 @@ def test_the_same_hours_a_week_ago_are_known_for_as_long_as_blocks_are_kept() ->
     assert found.shape == (3, SHOWN_HOURS)
     assert np.isnan(found[:, :24]).all()
     last_hour = blocks - 7 * BLOCKS_PER_DAY - HOUR + np.arange(HOUR)
-    assert found[:, -1].tolist() == [last_hour.mean(), 1.0, last_hour.mean() - 1.0]
+    assert found[:, -1].tolist() == [last_hour.mean() - 1.0, last_hour.mean(), 1.0]
 
 
 def test_a_week_ago_is_not_known_in_the_first_week() -> None:
