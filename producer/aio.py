@@ -21,10 +21,9 @@ from producer.transport.verbs import T, Verb, run_async, together_async
 class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
     """Pushes contexts into the queue and receives the answers, in one event loop: that of its first use.
 
-    In another one, as in a forked process, it refuses at once; make one in each.
-
-    Thousands of tasks share one connection for commands and one for replies: requests that are
-    submitted while a round trip is under way go out together in the next.
+    In another one, as in a forked process, it refuses at once; make one in each. Thousands of tasks share
+    one connection for commands and one for replies: requests that are submitted while a round trip is
+    under way go out together in the next.
 
     Example:
         async with AsyncProducer() as producer:
@@ -32,10 +31,6 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
 
     Args:
         partitions: How many the queue has; None for a queue without.
-
-    Attributes:
-        settings: What this producer was told; `queue` is the name without the partition.
-        channels: The I/O with the queue, or with each partition in order.
     """
 
     _channel: Callable[[ProducerSettings], Any] = AsyncChannel

@@ -29,10 +29,6 @@ class Producer(Core[Handle, BatchHandle]):
 
     Args:
         partitions: How many the queue has; None for a queue without.
-
-    Attributes:
-        settings: What this producer was told; `queue` is the name without the partition.
-        channels: The I/O with the queue, or with each partition in order.
     """
 
     _channel: Callable[[ProducerSettings], Any] = ThreadChannel
@@ -47,21 +43,16 @@ class Producer(Core[Handle, BatchHandle]):
         self.close()
 
     def start(self) -> None:
-        """Checks the server and starts the reply reader. `submit` calls it when you did not.
-
-        A partition that is away is tried again when it is needed.
+        """Checks the server and starts the reply reader; `submit` calls it when you did not.
 
         Raises:
-            ServerUnavailable, AuthenticationFailed: The server, or every partition's, cannot be used.
+            ServerUnavailable, AuthenticationFailed: The server, or that of every partition, cannot be used.
             ProducerClosed: This producer was closed, or made before a fork.
         """
         run(self._starting())
 
     def close(self) -> None:
-        """Stops reading; whoever still waits gets ProducerClosed. Idempotent.
-
-        In the child of a fork there is nothing to close: its copies of the connections are gone already.
-        """
+        """Stops reading; whoever still waits gets ProducerClosed. In the child of a fork it does nothing."""
         run(self._closing())
 
     def submit(

@@ -45,7 +45,6 @@ Three rooms keep more of their own, below a prefix; each says in its module what
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 GROUP = "workers"
@@ -73,45 +72,44 @@ valid_client = lru_cache(maxsize=4096)(valid_name)
 valid_id = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch
 
 
-@dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one queue; the module's text says what each holds."""
+    """The keys of one queue; the module's text says what each holds.
 
-    queue: str = "main"
-    high: str = field(init=False)
-    high_bytes: str = field(init=False)
-    requests: str = field(init=False)
-    requests_bytes: str = field(init=False)
-    low: str = field(init=False)
-    low_bytes: str = field(init=False)
-    fallback: str = field(init=False)
-    fallback_bytes: str = field(init=False)
-    secondary: str = field(init=False)
-    secondary_bytes: str = field(init=False)
-    shadow: str = field(init=False)
-    truths: str = field(init=False)
-    dead: str = field(init=False)
-    stats: str = field(init=False)
-    standing: str = field(init=False)
-    replies_prefix: str = field(init=False)
-    seen_prefix: str = field(init=False)
-    workers_prefix: str = field(init=False)
-    failures: str = field(init=False)
-    clock: str = field(init=False)
-    drift_minute_prefix: str = field(init=False)
-    drift_half_prefix: str = field(init=False)
-    drift_minutes: str = field(init=False)
-    drift_prefix: str = field(init=False)
-    alerts_prefix: str = field(init=False)
-    gate_prefix: str = field(init=False)
+    Raises:
+        ValueError: The queue's name is not valid.
+    """
 
-    def __post_init__(self) -> None:
-        if not valid_name(self.queue):
-            raise ValueError(
-                f"queue name {self.queue!r} is not valid; use 1-64 letters, digits, '_', '.' or '-'"
-            )
-        for attribute, name in _SUFFIXES.items():
-            object.__setattr__(self, attribute, f"amn:{{{self.queue}}}:{name}")
+    def __init__(self, queue: str = "main") -> None:
+        if not valid_name(queue):
+            raise ValueError(f"queue name {queue!r} is not valid; use 1-64 letters, digits, '_', '.' or '-'")
+        start = f"amn:{{{queue}}}:"
+        self.queue = queue
+        self.high = start + "requests:high"
+        self.high_bytes = start + "bytes:requests:high"
+        self.low = start + "requests:low"
+        self.low_bytes = start + "bytes:requests:low"
+        self.requests = start + "requests"
+        self.requests_bytes = start + "bytes:requests"
+        self.fallback = start + "fallback"
+        self.fallback_bytes = start + "bytes:fallback"
+        self.secondary = start + "fallback:secondary"
+        self.secondary_bytes = start + "bytes:fallback:secondary"
+        self.shadow = start + "shadow"
+        self.truths = start + "truths"
+        self.dead = start + "dead"
+        self.stats = start + "stats"
+        self.standing = start + "standing"
+        self.replies_prefix = start + "replies:"
+        self.seen_prefix = start + "seen:"
+        self.workers_prefix = start + "workers:"
+        self.failures = start + "failures"
+        self.clock = start + "clock"
+        self.drift_minute_prefix = start + "drift:minute:"
+        self.drift_half_prefix = start + "drift:half:"
+        self.drift_minutes = start + "drift:minutes"
+        self.drift_prefix = start + "drift:"
+        self.alerts_prefix = start + "alerts:"
+        self.gate_prefix = start + "gate:"
 
     @property
     def levels(self) -> tuple[str, str, str]:
@@ -140,33 +138,3 @@ class Keys:
     def worker(self, name: str) -> str:
         """The key of a worker's heartbeat, in which it describes itself."""
         return self.workers_prefix + name
-
-
-_SUFFIXES = {
-    "high": "requests:high",
-    "high_bytes": "bytes:requests:high",
-    "low": "requests:low",
-    "low_bytes": "bytes:requests:low",
-    "requests": "requests",
-    "requests_bytes": "bytes:requests",
-    "fallback": "fallback",
-    "fallback_bytes": "bytes:fallback",
-    "secondary": "fallback:secondary",
-    "secondary_bytes": "bytes:fallback:secondary",
-    "shadow": "shadow",
-    "truths": "truths",
-    "dead": "dead",
-    "stats": "stats",
-    "standing": "standing",
-    "replies_prefix": "replies:",
-    "seen_prefix": "seen:",
-    "workers_prefix": "workers:",
-    "failures": "failures",
-    "clock": "clock",
-    "drift_minute_prefix": "drift:minute:",
-    "drift_half_prefix": "drift:half:",
-    "drift_minutes": "drift:minutes",
-    "drift_prefix": "drift:",
-    "alerts_prefix": "alerts:",
-    "gate_prefix": "gate:",
-}

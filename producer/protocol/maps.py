@@ -43,10 +43,10 @@ class Fields:
     """
 
     def __init__(self, **fields: tuple[type, object]) -> None:
-        self._names = tuple(fields)
+        self.names = tuple(fields)
         self._types = tuple(kind for kind, _ in fields.values())
         self._defaults = {name: default for name, (_, default) in fields.items() if default is not REQUIRED}
-        self._get = itemgetter(*self._names)
+        self._get = itemgetter(*self.names)
 
     def values(self, message: Mapping[str, Any]) -> tuple[Any, ...]:
         """The values, in order.
@@ -57,20 +57,17 @@ class Fields:
         try:
             values = self._get(message)
         except KeyError:
-            values = self._completed(message)
+            try:
+                values = self._get({**self._defaults, **message})
+            except KeyError as error:
+                raise Undecodable(f"field {error.args[0]!r} is missing") from None
         if tuple(map(type, values)) != self._types:
             values = self._converted(values)
         return values  # type: ignore[no-any-return]
 
-    def _completed(self, message: Mapping[str, Any]) -> Any:
-        try:
-            return self._get({**self._defaults, **message})
-        except KeyError as error:
-            raise Undecodable(f"field {error.args[0]!r} is missing") from None
-
     def _converted(self, values: Sequence[Any]) -> tuple[Any, ...]:
         converted = []
-        for name, kind, value in zip(self._names, self._types, values, strict=True):
+        for name, kind, value in zip(self.names, self._types, values, strict=True):
             if type(value) is kind:
                 converted.append(value)
             elif kind is float and type(value) is int:

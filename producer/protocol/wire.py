@@ -120,7 +120,7 @@ class RequestEncoder:
     ) -> bytes:
         """One request; the arguments are fields of `Request`."""
         name = "f2" if context.dtype == np.float16 else "f4"
-        times = _times(submitted_at_ms, expires_at_ms)
+        times = pack({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})[1:]
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
         form, this = _form(name, context.shape), pack({"id": request_id})[1:]
         return b"".join((self._head, this, self._reply_to, form, data, self._kind, times, self._tail))
@@ -132,12 +132,6 @@ def _form(name: str, shape: tuple[int, ...]) -> bytes:
     size_bytes = math.prod(shape) * _DTYPES[name].itemsize
     pairs = _pairs({"dtype": name, "shape": shape, "context": bytes(size_bytes)})
     return pairs[: len(pairs) - size_bytes]
-
-
-@lru_cache(maxsize=16, typed=True)
-def _times(submitted_at_ms: float, expires_at_ms: float) -> bytes:
-    """Returns the times, which are equal for all that one call submits."""
-    return _pairs({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})
 
 
 def _pairs(fields: dict[str, object]) -> bytes:

@@ -11,13 +11,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
-from producer.errors import (
-    AuthenticationFailed,
-    Cancelled,
-    ProducerClosed,
-    ServerError,
-    ServerUnavailable,
-)
+from producer import errors
 from producer.keys import GROUP, Keys
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
@@ -90,7 +84,7 @@ class Channel:
     def check_open(self) -> None:
         """Raises ProducerClosed when nothing may be sent from here."""
         if self.closed:
-            raise ProducerClosed(self.closed)
+            raise errors.ProducerClosed(self.closed)
 
     def forked(self) -> None:
         """In the child of a fork: tells whoever waits there."""
@@ -127,7 +121,7 @@ class Channel:
                 return
             with driver_errors(self.settings.url):
                 asked_at_s = self.clock.asks()
-                with suppress(AuthenticationFailed), driver_errors(self.settings.url):
+                with suppress(errors.AuthenticationFailed), driver_errors(self.settings.url):
                     # A user may be without this right, and works nevertheless.
                     self.clock.measured(asked_at_s, (yield self.execute, "TIME"))
                 # One read of what is to be read from now on: says more than that somebody is there.
@@ -141,7 +135,7 @@ class Channel:
     def measuring(self) -> Verb[None]:
         """Starts, so that the first request too is stamped by the server's clock; an outage shows later."""
         if not self.clock.known:
-            with suppress(ServerError):
+            with suppress(errors.ServerError):
                 yield from self.starting()
 
     def submitting(
@@ -167,7 +161,7 @@ class Channel:
                         yield from self.starting()
                     requests = submission.next_requests()
                     pause_ms = submission.landed((yield self.send, requests) if requests else ())
-                except ServerError as error:
+                except errors.ServerError as error:
                     pause_ms = submission.failed(error)
                 except DRIVER_ERRORS as error:
                     pause_ms = submission.failed(translated(error, self.settings.url))
@@ -182,7 +176,7 @@ class Channel:
         """Takes a request back; gives whether that was in time."""
         if (yield from self._twice(self.running_cancel, request_id)) != 1:
             return False
-        self.inflight.settle(request_id, Cancelled(f"request {request_id} was cancelled"))
+        self.inflight.settle(request_id, errors.Cancelled(f"request {request_id} was cancelled"))
         return True
 
     def running_cancel(self, request_id: str) -> Verb[Any]:
@@ -215,7 +209,7 @@ class Channel:
             try:
                 with driver_errors(self.settings.url):
                     return (yield from verb(*arguments))
-            except ServerUnavailable:
+            except errors.ServerUnavailable:
                 if last:
                     raise
         return None
@@ -233,6 +227,6 @@ def checked_statuses(found: Any, count: int) -> list[int]:
     """
     if isinstance(found, list) and len(found) == count and all(type(status) is int for status in found):
         return found
-    error = ServerUnavailable("the server's answers came out of step; the connection is opened anew")
+    error = errors.ServerUnavailable("the server's answers came out of step; the connection is opened anew")
     error.maybe_done = True
     raise error

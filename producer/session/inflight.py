@@ -9,16 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from producer.errors import (
-    Cancelled,
-    DuplicateRequest,
-    ProducerClosed,
-    QueueError,
-    QueueFull,
-    ResultTimeout,
-    WireError,
-    error_from_code,
-)
+from producer import errors
 from producer.messages import Answer, BatchReply, Failure
 from producer.protocol import wire
 from producer.session.handle import BaseHandle
@@ -35,7 +26,7 @@ OVERDUE_S = 5.0
 #: How often both are looked for.
 SWEEP_S = 2.0
 #: Ends that a repeat of the submit does not take back.
-_FINAL = (Cancelled, DuplicateRequest)
+_FINAL = (errors.Cancelled, errors.DuplicateRequest)
 H = TypeVar("H", bound=BaseHandle)
 
 
@@ -59,7 +50,7 @@ class Inflight:
         self._contexts = 0
         self._answered: OrderedDict[str, float] = OrderedDict()
         #: Named requests that were given up here, with the answer if one came after all.
-        self._given_up: OrderedDict[str, Answer | QueueError | None] = OrderedDict()
+        self._given_up: OrderedDict[str, Answer | errors.QueueError | None] = OrderedDict()
         self._late: OrderedDict[str, None] = OrderedDict()
         self._sweep_at_s = clock_s() + SWEEP_S
         self._lock = threading.Lock()
@@ -83,13 +74,13 @@ class Inflight:
         """
         with self._lock:
             if self._closed:
-                raise ProducerClosed(f"request {outgoing.id}: {self._closed}")
+                raise errors.ProducerClosed(f"request {outgoing.id}: {self._closed}")
             known: H | None = self._handles.get(outgoing.id)
             if known is not None:
                 return known, False
             # One batch may go a little beyond: else a small limit would never let it in.
             if self._contexts >= self._limit:
-                raise QueueFull(
+                raise errors.QueueFull(
                     f"{self._limit} contexts of this producer are in flight, its limit "
                     "(in_flight_max); collect some answers first",
                     retry_after_ms=10,
@@ -108,7 +99,7 @@ class Inflight:
         """
         return self.clock_s() - self._answered.get(request_id, -math.inf) < self._window_s
 
-    def kept(self, request_id: str) -> Answer | QueueError | None:
+    def kept(self, request_id: str) -> Answer | errors.QueueError | None:
         """The answer that came to a request after its submit was given up; handed out once.
 
         A submit that raised for want of the server's word may be repeated with its id; the answer
@@ -117,7 +108,7 @@ class Inflight:
         with self._lock:
             return self._given_up.pop(request_id, None)
 
-    def settle(self, request_id: str, outcome: Answer | QueueError) -> bool:
+    def settle(self, request_id: str, outcome: Answer | errors.QueueError) -> bool:
         """Ends a request on this side; False when it is not in flight any more."""
         with self._lock:
             handle = self._take(request_id)
@@ -138,13 +129,13 @@ class Inflight:
         with self._lock:
             handle = self._handles.get(message.id)
             if isinstance(message, Failure):
-                outcome: Answer | QueueError = error_from_code(
+                outcome: Answer | errors.QueueError = errors.error_from_code(
                     message.code, message.message, retryable=message.retryable
                 )
             else:
                 outcome, rows = message, len(message) if isinstance(message, BatchReply) else 0
                 if handle is not None and handle.rows != rows:
-                    raise WireError(f"request {message.id} got an answer to another number of contexts")
+                    raise errors.WireError(f"request {message.id} got an answer to other contexts")
                 if message.provisional:
                     # One that the final answer has overtaken is dropped: that is no second answer.
                     if handle is not None:
@@ -179,7 +170,7 @@ class Inflight:
         self.give_up([one for one in waiting if one.lost_at_s <= now_s], _too_late)
         return True
 
-    def give_up(self, lost: Iterable[BaseHandle], make_error: Callable[[str], QueueError]) -> None:
+    def give_up(self, lost: Iterable[BaseHandle], make_error: Callable[[str], errors.QueueError]) -> None:
         """Ends requests to which no answer will come, so that their slots are free and nobody waits on."""
         with self._lock:
             lost = [one for one in lost if self._handles.get(one.id) is one]
@@ -204,7 +195,7 @@ class Inflight:
             self._closed = why
             left, self._handles, self._contexts = list(self._handles.values()), {}, 0
         for handle in left:
-            handle.settle(ProducerClosed(f"request {handle.id}: {why}"))
+            handle.settle(errors.ProducerClosed(f"request {handle.id}: {why}"))
 
     def forked(self, why: str) -> None:
         """In the child of a fork: closes. Another thread may have held the lock."""
@@ -212,8 +203,8 @@ class Inflight:
         self.close(why)
 
 
-def _too_late(request_id: str) -> ResultTimeout:
-    return ResultTimeout(
+def _too_late(request_id: str) -> errors.ResultTimeout:
+    return errors.ResultTimeout(
         f"no answer to request {request_id} came within {LOST_S:g} s of its deadline; the server "
         "may have lost it (a failover, a flush): send it again"
     )

@@ -6,14 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from producer.errors import (
-    DuplicateRequest,
-    ProducerClosed,
-    QueueError,
-    QueueFull,
-    ServerError,
-    StreamUnusable,
-)
+from producer import errors
 from producer.session.handle import BaseHandle
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage, pause_ms
@@ -58,7 +51,7 @@ class Submission:
         #: may be of another level, or have got in by an earlier try whose answer was lost.
         self._landed: set[int] = set()
         self._failures, self._failing_since_s = 0, 0.0  # since the last success
-        self._refusal: QueueFull | None = None
+        self._refusal: errors.QueueFull | None = None
         self._unsure_since_s: float | None = None
         self._began_at_s = self._tried_at_s = time.monotonic()
         self.handles: list[Any] = []
@@ -66,7 +59,9 @@ class Submission:
 
     def give_up(self, error: BaseException) -> None:
         """Ends what was not accepted; `error.accepted` gets the handle of each that was."""
-        reason = error if isinstance(error, QueueError) else ProducerClosed("the submit was interrupted")
+        reason: Any = error
+        if not isinstance(error, errors.QueueError):
+            reason = errors.ProducerClosed("the submit was interrupted")
         # Settled, not only forgotten: another call may share the handle. One that is not in flight any more
         # has its answer: that came while the call still tried.
         lost = {
@@ -87,7 +82,7 @@ class Submission:
             if index == len(self.handles):
                 try:
                     handle, new = self._inflight.add(item, self._make_handle)
-                except QueueFull as error:
+                except errors.QueueFull as error:
                     self._refusal = error
                     break
                 self.handles.append(handle)
@@ -130,7 +125,7 @@ class Submission:
             return self._full(self._queue_full())
         return 0.0 if self._refusal is None else self._full(self._refusal)
 
-    def failed(self, error: ServerError) -> float:
+    def failed(self, error: errors.ServerError) -> float:
         """Takes a failure to send; the server may or may not have it.
 
         A repeat is safe: the server knows this client's requests by their ids, for a while. After that,
@@ -179,7 +174,7 @@ class Submission:
         self._inflight.settle(item.id, early if kept is None else kept)
         return True
 
-    def _full(self, error: QueueFull) -> float:
+    def _full(self, error: errors.QueueFull) -> float:
         left_ms = self._left_ms()
         if not self._block or left_ms <= 0:
             raise error
@@ -192,15 +187,15 @@ class Submission:
         limit_ms = min(deadlines, default=self._settings.result_timeout_ms)
         return limit_ms - (time.monotonic() - self._began_at_s) * 1000
 
-    def _unusable(self) -> StreamUnusable:
-        return StreamUnusable(
+    def _unusable(self) -> errors.StreamUnusable:
+        return errors.StreamUnusable(
             f"a stream of queue {self._settings.queue!r} takes no entry any more (its last id is used up, or "
             "something else has its name); whoever operates the queue mends it: `amn doctor --repair`"
         )
 
-    def _queue_full(self) -> QueueFull:
+    def _queue_full(self) -> errors.QueueFull:
         settings = self._settings
-        return QueueFull(
+        return errors.QueueFull(
             f"queue {settings.queue!r} is at its limit of {settings.entries_max} entries or "
             f"{settings.bytes_max} bytes (half of that for low priority, five quarters for high); "
             "retry later, add workers, or submit with block=True",
@@ -208,8 +203,8 @@ class Submission:
         )
 
 
-def _duplicate(request_id: str, who: str) -> DuplicateRequest:
-    return DuplicateRequest(
+def _duplicate(request_id: str, who: str) -> errors.DuplicateRequest:
+    return errors.DuplicateRequest(
         f"request id {request_id!r} was used within the window, and {who}; it is not run again: "
         "wait at the first request's handle, or send with a new id"
     )

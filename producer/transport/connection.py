@@ -17,14 +17,8 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
+from producer import errors
 from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
-from producer.errors import (
-    AuthenticationFailed,
-    ServerError,
-    ServerOutOfMemory,
-    ServerUnavailable,
-    TlsFailed,
-)
 from producer.settings import ProducerSettings, masked
 from producer.transport import forks
 from producer.transport.packing import Packer
@@ -158,7 +152,7 @@ def _tls_options(settings: ProducerSettings, address: Address) -> dict[str, Any]
             if file:
                 Path(file).open("rb").close()
         except OSError as error:  # at once: to the driver this is a server that is away
-            raise TlsFailed(f"{name} names {file}, which cannot be read: {error.strerror}") from None
+            raise errors.TlsFailed(f"{name} names {file}, which cannot be read: {error.strerror}") from None
     return {
         **{name: file or None for name, file in files.items()},
         "ssl_check_hostname": named.check_hostname if check is None else check,
@@ -171,40 +165,40 @@ def script_text(package: str, name: str) -> str:
     return resources.files(package).joinpath("lua", f"{name}.lua").read_text("utf-8")
 
 
-def translated(error: Exception, url: str) -> ServerError:
+def translated(error: Exception, url: str) -> errors.ServerError:
     """Our error for a driver's error, naming the server (password masked) and what to do."""
     where, text = masked(url), str(error).split("\n")[0]
     if isinstance(error, driver.AuthenticationError | driver.NoPermissionError) or text.startswith(_DENIED):
-        return AuthenticationFailed(
+        return errors.AuthenticationFailed(
             f"the server at {where} refused the credentials, or this command ({text}); check user and "
             "password in REDIS_URL, AMN_CLIENT and the user's ACL"
         )
     if isinstance(error, driver.OutOfMemoryError) or text.startswith("OOM"):
-        return ServerOutOfMemory(
+        return errors.ServerOutOfMemory(
             f"the server at {where} is out of memory ({text}); raise maxmemory or drain the queue"
         )
     if isinstance(error, _BUSY) or failed_over(error) or text.startswith(_PASSING) or _MOVING in text:
-        return ServerUnavailable(f"the server at {where} cannot serve this now ({text}); try again soon")
+        return errors.ServerUnavailable(f"the server at {where} cannot serve now ({text}); try again soon")
     if other_node(error):
-        return ServerError(
+        return errors.ServerError(
             f"the server at {where} belongs to a cluster, and another node serves this queue; "
             "write redis+cluster://host:port"
         )
     if (refusal := _tls_refusal(error)) is not None:
-        return TlsFailed(
+        return errors.TlsFailed(
             f"no TLS connection to {where} ({refusal}); check ssl_ca_certs (or REDIS_TLS_CA), the host name, "
             "that the port is a TLS port, and whether it asks for a client's certificate (ssl_certfile)"
         )
     if isinstance(error, driver.InvalidResponse):
-        return ServerError(f"what listens at {where} does not speak the Redis protocol; is it a TLS port?")
+        return errors.ServerError(f"what is at {where} does not speak the Redis protocol; is it a TLS port?")
     if isinstance(error, LOST):
-        lost = ServerUnavailable(
+        lost = errors.ServerUnavailable(
             f"no usable server at {where} ({text}); start one with `amn up`, or set REDIS_URL"
             + _hint(url, text)
         )
         lost.maybe_done = not any(words in text for words in _NOT_SENT)
         return lost
-    return ServerError(f"the server at {where} answered {text!r}")
+    return errors.ServerError(f"the server at {where} answered {text!r}")
 
 
 def _hint(url: str, text: str) -> str:

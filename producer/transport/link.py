@@ -36,15 +36,7 @@ class Link:
         Raises:
             RedisError: The driver's own; after a lost connection the command may have run.
         """
-        return self.together([words])
-
-    def together(self, commands: Sequence[tuple[Word, ...]]) -> Any:
-        """Sends several commands in one write; returns the last one's answer.
-
-        Raises:
-            RedisError: As `call`; of several error answers, the last.
-        """
-        answer = self.each(commands)[-1]
+        [answer] = self.each([words])
         if isinstance(answer, ResponseError):
             raise answer
         return answer

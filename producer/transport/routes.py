@@ -16,6 +16,7 @@ import redis.asyncio
 from redis import exceptions as driver
 
 from producer.transport.forks import Kept
+from producer.transport.verbs import Verb, run, run_async
 
 Node = tuple[str, int]
 #: An answer of a node that was asked, and that node: who serves, if anybody, and whom else to ask.
@@ -104,86 +105,67 @@ def _text(value: bytes | str | None) -> str:
 
 
 class _Routed:
-    """Mixin of the driver's synchronous connections."""
+    """Mixin of the driver's connections, which ask for the way each time they are opened."""
 
     def __init__(
         self, *, route: Route | None = None, ask: dict[str, Any] | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
-        self._route = route
-        self._ask = ask or {}
+        self._route, self._ask = route, ask or {}
 
-    def _connect(self) -> Any:
-        if self._route is not None:
-            self.host, self.port = self._find(self._route)
-        return super()._connect()  # type: ignore[misc]
-
-    def _find(self, route: Route) -> Node:
+    def _finding(self, route: Route) -> Verb[None]:
+        """Asks one node after the other, and goes where it is told."""
         last: Exception | None = None
-        for node in list(route.nodes):
-            connection: Any = type(self)(host=node[0], port=node[1], **self._ask)
+        for host, port in list(route.nodes):
+            connection: Any = type(self)(host=host, port=port, **self._ask)
             try:
-                connection.send_command(*route.question)
-                found = route.heard(node, connection.read_response())
+                yield (connection.connect,)
+                yield connection.send_command, *route.question
+                found = route.heard((host, port), (yield (connection.read_response,)))
             except (driver.RedisError, OSError) as error:
                 last = error
                 continue
             finally:
-                connection.disconnect()
+                yield (connection.disconnect,)
             if found:
-                return found
+                self.host, self.port = found
+                return
         raise route.nobody(last)
+
+    def _is_elsewhere(self, error: Exception) -> bool:
+        # A cluster behind a URL that names one server: that is not going to pass.
+        return failed_over(error) or (other_node(error) and self._route is not None)
+
+
+class _ThreadRouted(_Routed):
+    def _connect(self) -> Any:
+        if self._route is not None:
+            run(self._finding(self._route))
+        return super()._connect()  # type: ignore[misc]
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Reads as the driver does, and leaves a node that is not the right one."""
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
         except driver.ResponseError as error:
-            # A cluster behind a URL that names one server: that is not going to pass.
-            if not (failed_over(error) or (other_node(error) and self._route is not None)):
+            if not self._is_elsewhere(error):
                 raise
             self.disconnect()  # type: ignore[attr-defined]
             raise Elsewhere(str(error)) from error
 
 
-class _AsyncRouted:
-    """Routing for the asyncio connections."""
-
-    def __init__(
-        self, *, route: Route | None = None, ask: dict[str, Any] | None = None, **options: Any
-    ) -> None:
-        super().__init__(**options)
-        self._route = route
-        self._ask = ask or {}
-
+class _AsyncRouted(_Routed):
     async def _connect(self) -> None:
         if self._route is not None:
-            self.host, self.port = await self._find(self._route)
+            await run_async(self._finding(self._route))
         await super()._connect()  # type: ignore[misc]
-
-    async def _find(self, route: Route) -> Node:
-        last: Exception | None = None
-        for node in list(route.nodes):
-            connection: Any = type(self)(host=node[0], port=node[1], **self._ask)
-            try:
-                await connection.connect()
-                await connection.send_command(*route.question)
-                found = route.heard(node, await connection.read_response())
-            except (driver.RedisError, OSError) as error:
-                last = error
-                continue
-            finally:
-                await connection.disconnect()
-            if found:
-                return found
-        raise route.nobody(last)
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         """Reads as the driver does, and leaves a node that is not the right one."""
         try:
             return await super().read_response(*arguments, **options)  # type: ignore[misc]
         except driver.ResponseError as error:
-            if not (failed_over(error) or (other_node(error) and self._route is not None)):
+            if not self._is_elsewhere(error):
                 raise
             await self.disconnect(nowait=True)  # type: ignore[attr-defined]
             raise Elsewhere(str(error)) from error
@@ -193,11 +175,11 @@ class UnixConnection(Kept, redis.UnixDomainSocketConnection):
     """One connection to a socket's file."""
 
 
-class TcpConnection(Kept, _Routed, redis.Connection):
+class TcpConnection(Kept, _ThreadRouted, redis.Connection):
     """One TCP connection."""
 
 
-class TlsConnection(Kept, _Routed, redis.SSLConnection):
+class TlsConnection(Kept, _ThreadRouted, redis.SSLConnection):
     """One encrypted connection."""
 
 

@@ -17,7 +17,7 @@ from amn.policy import EscalationPolicy
 from producer.errors import InferenceFailed
 from producer.messages import BULK_PRIORITY, DIMENSIONS, NORM_TOLERANCE, Reply, Timings
 from producer.protocol import wire
-from producer.protocol.answers import AnswerEncoder
+from producer.protocol.replies import AnswerEncoder
 from workers.engine.entry import Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import BULK_ESCALATED, BULK_PLACE, EXTRA_ESCALATED, failure, is_bulk

@@ -12,8 +12,8 @@ import pytest
 from producer import Options, ProducerSettings, errors
 from producer.messages import BATCH_CONTEXTS_MAX, BatchReply
 from producer.protocol import wire
+from producer.protocol.batches import batch_fields
 from producer.protocol.checks import checked_contexts
-from producer.protocol.replies import _batch_fields
 from producer.session.handle import Handle
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage
@@ -190,7 +190,7 @@ def test_rows_of_an_answer_can_be_asked_for_their_rules():
     ],
 )
 def test_an_answer_of_another_form_is_undecodable(changes):
-    fields = {"version": 1, "status": "answered", **_batch_fields(answer())}
+    fields = {"version": 1, "status": "answered", **batch_fields(answer())}
     wire.decode_reply(msgpack.packb(fields))
     with pytest.raises(errors.Undecodable):
         wire.decode_reply(msgpack.packb(fields | changes))

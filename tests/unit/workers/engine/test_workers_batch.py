@@ -10,7 +10,7 @@ import pytest
 from amn.policy import load_policy
 from producer.messages import Reply, Request, Timings
 from producer.protocol import wire
-from producer.protocol.answers import AnswerEncoder
+from producer.protocol.replies import AnswerEncoder
 from producer.transport.clock import ServerClock
 from workers.engine.entry import Entry
 from workers.engine.loop import Loop
