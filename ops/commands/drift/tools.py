@@ -69,9 +69,8 @@ def simulate(
         console.say_json(rows, indent=2)
         return
     names = ("drop>", "false pages/year>", "bare rule's>", "page after (median)>", "90 %>", "never>")
-    table = console.DataTable("requests/s", *names, "bare rule's>")
-    for row in rows:
-        table.add_row(
+    table = console.DataTable("requests/s", *names, "bare rule's>").filled(
+        (
             f"{row['rate_per_s']:g}",
             f"{row['drop']:g}",
             f"{row['false_pages_per_year']:.2f}",
@@ -81,6 +80,8 @@ def simulate(
             f"{row['missed']:.0%}",
             f"{_hours(row['delay_h_median_naive'])}, never {row['missed_naive']:.0%}",
         )
+        for row in rows
+    )
     console.out().print(table, "")
     years, horizon_h = rows[0]["years"], rows[0]["horizon_h"]
     console.say(f"{years:.1f} healthy years a rate; drops are waited for {horizon_h:g} h")
@@ -134,18 +135,26 @@ def replay(
         chosen = Sequences.load(exemplars)
     else:
         chosen = Sequences.of_sample(Sample.load(sample_path(None)))
-    one = Predictor.open(model or root / "production_model")
-    other = Predictor.open(against or root / "fallback_accuracy")
-    found = differences(cosines(one, chosen), cosines(other, chosen), chosen)
+    models = [
+        Predictor.open(folder)
+        for folder in (model or root / "production_model", against or root / "fallback_accuracy")
+    ]
+    one, other = (found.model_id for found in models)
+    scored = [cosines(found, chosen) for found in models]
+    groups = differences(scored[0], scored[1], chosen)
     if as_json:
-        groups = [row.to_json() for row in found]
-        console.say_json({"model": one.model_id, "against": other.model_id, "groups": groups}, indent=2)
+        console.say_json({"model": one, "against": other, "groups": groups}, indent=2)
         return
-    table = console.DataTable(
-        "sequences", "n>", f"{one.model_id}>", f"{other.model_id}>", "difference>", "99 % CI>"
+    console.out().print(
+        console.DataTable("sequences", "n>", f"{one}>", f"{other}>", "difference>", "99 % CI>").filled(
+            (
+                row["group"],
+                row["n"],
+                f"{row['mean']:.4f}",
+                f"{row['against']:.4f}",
+                f"{row['difference']:+.4f}",
+                None if math.isnan(row["low_99"]) else f"{row['low_99']:+.4f} {row['high_99']:+.4f}",
+            )
+            for row in groups
+        )
     )
-    for row in found:
-        interval = None if math.isnan(row.error) else "{:+.4f} {:+.4f}".format(*row.interval)
-        means = (f"{row.mean_one:.4f}", f"{row.mean_other:.4f}", f"{row.difference:+.4f}")
-        table.add_row(row.group, row.n, *means, interval)
-    console.out().print(table)

@@ -19,7 +19,7 @@ from ops.sample import Sample
 Vectors = NDArray[np.float32]
 #: With fewer pairs no interval is given.
 _PAIRS_MIN = 5
-_ARRAYS = ("contexts", "truths", "lanes", "slices")
+_BATCH = 256
 
 
 class Model(Protocol):
@@ -40,12 +40,8 @@ class Sequences(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Sequences:
-        """Reads an .npz with `contexts` and `truths`, and perhaps `lanes` and `slices`.
-
-        Raises:
-            FileRefused: It cannot be read, or its shapes do not fit.
-        """
-        return cls.of_arrays(load_npz(path, _ARRAYS), str(path))
+        """Reads an .npz with `contexts` and `truths`, and perhaps `lanes` and `slices`."""
+        return cls.of_arrays(load_npz(path, cls._fields), str(path))
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]], name: str) -> Sequences:
@@ -78,58 +74,33 @@ class Sequences(NamedTuple):
         return cls(contexts, truths, domains, np.where(sample.ood, "ood", "id"))
 
 
-class Difference(NamedTuple):
-    """One group of pairs: mean cosine to the truth of each model, and the error of the mean difference.
-
-    The error is NaN for too few pairs.
-    """
-
-    group: str
-    n: int
-    mean_one: float
-    mean_other: float
-    error: float
-
-    @property
-    def difference(self) -> float:
-        """Other minus one: positive when the other model is better."""
-        return self.mean_other - self.mean_one
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """99 % confidence interval of the difference."""
-        return self.difference - Z_99 * self.error, self.difference + Z_99 * self.error
-
-    def to_json(self) -> dict[str, Any]:
-        """The group's object of `amn drift replay --json`."""
-        low, high = (None if math.isnan(value) else round(value, 6) for value in self.interval)
-        means = {"mean": round(self.mean_one, 6), "against": round(self.mean_other, 6)}
-        rest = {"difference": round(self.difference, 6), "low_99": low, "high_99": high}
-        return {"group": self.group, "n": self.n, **means, **rest}
-
-
-def cosines(model: Model, exemplars: Sequences, batch: int = 256) -> Floats:
+def cosines(model: Model, exemplars: Sequences) -> Floats:
     """Cosine of each prediction with its truth, (N,)."""
     found = []
-    for at in range(0, len(exemplars.contexts), batch):
-        contexts = np.ascontiguousarray(exemplars.contexts[at : at + batch])
+    for at in range(0, len(exemplars.contexts), _BATCH):
+        contexts = np.ascontiguousarray(exemplars.contexts[at : at + _BATCH])
         predicted = model.predict(contexts).astype(np.float64)
-        found.append((predicted * exemplars.truths[at : at + batch]).sum(axis=1))
+        found.append((predicted * exemplars.truths[at : at + _BATCH]).sum(axis=1))
     return np.concatenate(found)
 
 
-def differences(one: Floats, other: Floats, exemplars: Sequences) -> list[Difference]:
-    """Paired differences, all together and by slice and lane; the items are the same for both."""
+def differences(one: Floats, other: Floats, exemplars: Sequences) -> list[dict[str, Any]]:
+    """Mean cosines of both models and the mean paired difference, all together and by slice and lane.
+
+    A difference is positive when the other model is better; too few pairs have no interval.
+    """
     names = [f"{s} / {lane}" for s, lane in zip(exemplars.slices, exemplars.lanes, strict=True)]
     groups = {"all": np.full(len(one), True)}
     groups |= {name: np.array(names) == name for name in sorted(set(names))}
-    return [_difference(name, one[at], other[at]) for name, at in groups.items()]
-
-
-def _difference(group: str, one: Floats, other: Floats) -> Difference:
-    n = len(one)
-    spread = float((other - one).std(ddof=1)) if n >= _PAIRS_MIN else math.nan
-    return Difference(group, n, float(one.mean()), float(other.mean()), spread / math.sqrt(n))
+    rows = []
+    for name, at in groups.items():
+        pairs, n = (other - one)[at], int(at.sum())
+        means = {"mean": one[at].mean(), "against": other[at].mean(), "difference": pairs.mean()}
+        half = Z_99 * pairs.std(ddof=1) / math.sqrt(n) if n >= _PAIRS_MIN else math.nan
+        bounds = {"low_99": pairs.mean() - half, "high_99": pairs.mean() + half}
+        figures = {key: round(float(value), 6) for key, value in (means | bounds).items()}
+        rows.append({"group": name, "n": n, **figures})
+    return rows
 
 
 def _unit(rows: NDArray[np.floating]) -> Vectors:

@@ -41,25 +41,26 @@ def test_a_small_difference_shows_because_the_items_are_the_same(tmp_path: Path)
     exemplars = Sequences.load(saved(tmp_path / "e.npz"))
     one, other = (cosines(Mean(worse), exemplars) for worse in (0.0, 0.2))
     everything, *by_lane = differences(one, other, exemplars)
-    assert everything.n == 200
-    assert everything.difference < -0.005
-    assert everything.interval[1] < 0
+    assert everything["n"] == 200
+    assert everything["difference"] < -0.005
+    assert everything["high_99"] < 0
     # As two independent samples, the same difference would be lost in the noise.
-    assert 2.576 * np.sqrt((one.var() + other.var()) / 200) > -everything.difference / 4
-    assert [row.group for row in by_lane] == ["all / a", "all / b"]
-    assert sum(row.n for row in by_lane) == 200
+    assert 2.576 * np.sqrt((one.var() + other.var()) / 200) > -everything["difference"] / 4
+    assert [row["group"] for row in by_lane] == ["all / a", "all / b"]
+    assert sum(row["n"] for row in by_lane) == 200
 
 
 def test_a_model_against_itself_does_not_differ(tmp_path: Path) -> None:
     exemplars = Sequences.load(saved(tmp_path / "e.npz"))
     same = cosines(Mean(), exemplars)
-    assert differences(same, same, exemplars)[0].interval == (0.0, 0.0)
+    found = differences(same, same, exemplars)[0]
+    assert (found["low_99"], found["high_99"]) == (0.0, 0.0)
 
 
 def test_too_few_pairs_have_no_interval(tmp_path: Path) -> None:
     exemplars = Sequences.load(saved(tmp_path / "e.npz", n=3))
     same = cosines(Mean(), exemplars)
-    assert np.isnan(differences(same, same, exemplars)[0].error)
+    assert np.isnan(differences(same, same, exemplars)[0]["low_99"])
 
 
 @pytest.mark.parametrize("what", ["missing", "text", "shape"])
