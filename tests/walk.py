@@ -28,9 +28,8 @@ from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
 from producer import Producer
 from producer.settings import ProducerSettings
-from workers.artifacts import Artifacts
-from workers.runtime import build
-from workers.settings import WorkerSettings
+from workers.kinds import build
+from workers.settings import Artifacts, WorkerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = tuple(f"{ROOT}/{room}/" for room in ("amn", "producer", "workers", "ops"))

@@ -12,13 +12,11 @@ from amn.policy import DEFAULT
 from producer.errors import QueueError
 from producer.sampling import RATE_MAX
 from producer.settings import ProducerSettings
-from workers.artifacts import Artifacts
 from workers.errors import WorkerError
 from workers.logs import configure_logs
 from workers.pool.child import parent_pid
 from workers.pool.failures import last_words
-from workers.runtime import run_worker
-from workers.settings import QueueSettings, WorkerSettings, artifacts_root
+from workers.settings import Artifacts, QueueSettings, WorkerSettings, artifacts_root
 
 _DEFAULT_MODELS = {
     "amn": "production_model",
@@ -30,12 +28,12 @@ _LOG_HELP = "Append the sampled requests' scores and decisions, as JSON lines (`
 _policy = click.option(
     "--policy", default=DEFAULT, show_default=True, help="A preset (`amn policy list`), or a TOML file."
 )
+_LIMITS = ("lease_ms", "stall_ms", "fallback_entries_max", "fallback_bytes_max")
 #: A matrix product per request is cheapest from 256 rows on; a slow model is to finish within a lease.
 _BATCH_MAX = {"amn": 256, "fallback": 64, "shadow": 64}
 #: A slow model costs a third per request in a batch of eight, and takes less of the memory's
 #: bandwidth from the fast path. Who waits for a fallback waits for a slower model anyway.
 _LINGER_MS = {"fallback": 25, "shadow": 250}
-_LIMITS = ("fallback_entries_max", "fallback_bytes_max")
 _OPTIONS = [
     click.option("--url", envvar="REDIS_URL", help="Server address. [env: REDIS_URL]"),
     click.option("--queue", envvar="AMN_QUEUE", default="main", show_default=True, help="Queue name."),
@@ -55,8 +53,8 @@ _OPTIONS = [
         show_default=True,
         help="A worker that makes no step for this long ends itself. [env: AMN_STALL_MS]",
     ),
-    click.option("--fallback-entries-max", type=int, help="Entries that may wait for a fallback."),
-    click.option("--fallback-bytes-max", type=int, help="Payload bytes that may wait for a fallback."),
+    click.option("--fallback-entries-max", default=20_000, help="Entries that may wait for a fallback."),
+    click.option("--fallback-bytes-max", default=512 * 1024**2, help="Payload bytes that may wait for it."),
     click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
     click.option("--log-json/--log-text", default=False, help="Logs as JSON lines."),
 ]
@@ -121,10 +119,8 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             producer=ProducerSettings.from_environment(url=common["url"], queue=common["queue"]),
             queue=QueueSettings(
                 batch_max=_BATCH_MAX[kind] if common["batch_max"] is None else common["batch_max"],
-                lease_ms=common["lease_ms"],
-                stall_ms=common["stall_ms"],
                 linger_ms=_LINGER_MS.get(kind, 0),
-                **{name: common[name] for name in _LIMITS if common[name] is not None},
+                **{name: common[name] for name in _LIMITS},
             ),
             sample_rate=common.get("sample_rate", RATE_MAX),
             recheck_one_in=common.get("recheck_one_in", 0),
@@ -141,6 +137,8 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             **(gate or {}),
         )
         with last_words(settings.producer, kind):
+            from workers.runtime import run_worker  # the model's libraries are for the process that serves
+
             run_worker(settings, artifacts)
     except (QueueError, WorkerError, ValueError) as error:
         raise click.ClickException(str(error)) from error

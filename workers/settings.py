@@ -116,6 +116,31 @@ class WorkerSettings:
             raise ValueError(f"recheck_one_in is {self.recheck_one_in}; use a count, or 0 to switch it off")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifacts:
+    """Models, banks and policy of a worker.
+
+    Attributes:
+        model: Checkpoint folder.
+        bank: Reference bank folder; only the AMN worker reads it.
+        calibration: Of the gate and the blend; read when the policy asks for it.
+        policy: Escalation policy: name of a preset, or a file.
+        tier: Of a fallback worker: `accuracy` or `secondary`.
+        decision_log: Where a sample of the AMN worker's decisions goes; None for nowhere.
+        slices: Of the shadow worker: slices requests that name no domain; may be missing.
+        origin: Folder of models and banks that they come from, for the doctor.
+    """
+
+    model: Path
+    bank: Path
+    calibration: Path = Path("gate_calibration")
+    policy: str = "calibrated"
+    tier: str = "accuracy"
+    decision_log: Path | None = None
+    slices: Path = Path("ood_slices")
+    origin: str = ""
+
+
 def artifacts_root() -> Path:
     """Folder of models and banks: `artifacts/lvm` here, else beside the installed packages."""
     here = Path("artifacts") / "lvm"

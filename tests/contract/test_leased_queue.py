@@ -11,12 +11,11 @@ from rig import KEYS, REPLIES, Rig, answer
 
 from producer.keys import GROUP
 from producer.messages import Failure, Reply
-from producer.transport.connection import script_text
 from workers.engine.entry import Outcome
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch, assemble
-from workers.engine.queue import UNREAD_BYTES
+from workers.engine.queue import UNREAD_BYTES, load
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:
@@ -99,7 +98,7 @@ def test_a_renewed_lease_is_kept_and_is_no_delivery(rig: Rig) -> None:
     owner, other = rig.queue("owner"), rig.queue("other")
     ids = [entry.id for entry in owner.lease()]
     rig.expire_leases()
-    extend = rig.admin.register_script(script_text("workers", "extend"))
+    extend = rig.admin.register_script(load("extend").text)
     assert extend(keys=[KEYS.requests], args=[GROUP, "owner", *ids]) == 2
     assert other.lease() == []
     assert rig.deliveries() == [1, 1]
@@ -111,7 +110,7 @@ def test_a_renewal_does_not_take_back_what_another_worker_has(rig: Rig) -> None:
     (entry,) = late.lease()
     rig.expire_leases()
     other.lease()
-    extend = rig.admin.register_script(script_text("workers", "extend"))
+    extend = rig.admin.register_script(load("extend").text)
     assert extend(keys=[KEYS.requests], args=[GROUP, "late", entry.id]) == 0
     assert rig.admin.xpending_range(KEYS.requests, GROUP, "-", "+", 10)[0]["consumer"] == b"other"
 
@@ -121,7 +120,7 @@ def test_what_a_worker_does_not_have_in_hand_is_not_renewed(rig: Rig) -> None:
     owner, other = rig.queue("owner"), rig.queue("other")
     in_hand, given_up = owner.lease()
     rig.expire_leases()
-    extend = rig.admin.register_script(script_text("workers", "extend"))
+    extend = rig.admin.register_script(load("extend").text)
     assert extend(keys=[KEYS.requests], args=[GROUP, "owner", in_hand.id]) == 1
     assert [entry.id for entry in other.lease()] == [given_up.id]
 

@@ -27,7 +27,7 @@ from producer.transport.connection import script_text
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import assemble
 from workers.engine.outcomes import dead
-from workers.engine.queue import LeasedQueue
+from workers.engine.queue import LeasedQueue, load
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()
@@ -101,7 +101,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.sessions = [Channel(self.producer) for _ in range(2)]
         self.submit_script = self.admin.register_script(script_text("producer", "submit"))
         self.cancel_script = self.admin.register_script(script_text("producer", "cancel"))
-        self.extend_script = self.admin.register_script(script_text("workers", "extend"))
+        self.extend_script = self.admin.register_script(load("extend").text)
         self.queues = {name: self._queue(name, place) for name, place in WORKERS.items()}
         self.hands: dict[str, list[tuple[Entry, Work]]] = {name: [] for name in WORKERS}
         self.model = Model()

@@ -30,6 +30,7 @@ from producer.messages import PRIORITIES
 from producer.protocol import wire
 from producer.transport.connection import script_text
 from workers.engine.keeper import Keeper
+from workers.engine.queue import load
 from workers.settings import QueueSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +134,7 @@ def test_a_producer_with_the_least_rights_is_told_what_the_server_lost(
     [context], _ = sample(1)
     with guarded.client("worker") as worker, guarded.client("admin") as admin:
         admin.script_load(script_text("producer", "submit"))
-        standing = worker.register_script(script_text("workers", "standing"))
+        standing = worker.register_script(load("standing").text)
         with Producer(settings=guarded.settings("team-a")) as producer:
             handle = producer.submit(context, normalize=True)
             admin.flushall()

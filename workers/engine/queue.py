@@ -258,5 +258,5 @@ class LeasedQueue:
 
 
 def load(name: str) -> Script:
-    """The script `lua/<name>.lua` of this room."""
-    return Script(script_text("workers", name))
+    """The script `lua/<name>.lua` of this room, behind the functions that all of them share."""
+    return Script(script_text("workers", "common") + script_text("workers", name))

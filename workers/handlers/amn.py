@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from amn.gate.escalation import SHED_DOWN, Allowance, Decision, Scores, decide, 
 from amn.gate.gain import Calibration
 from amn.gate.scores import Columns, GateScores
 from amn.policy import EscalationPolicy
+from amn.predictor import Predictor
 from producer.errors import InferenceFailed
 from producer.messages import BULK_PRIORITY, DIMENSIONS, NORM_TOLERANCE, Reply, Timings
 from producer.protocol import wire
@@ -26,9 +27,6 @@ from workers.handlers.decisions import DecisionLog
 from workers.settings import FALLBACK_MS_MIN, WorkerSettings
 from workers.shadow.sampler import Sampler
 from workers.shadow.settings import SLOW_BULK_MS, SLOW_MS
-
-if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
-    from amn.predictor import Predictor
 
 #: Allowed difference of the square of a norm from 1.
 _SQUARE_TOLERANCE = 2 * NORM_TOLERANCE

@@ -16,22 +16,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
+from amn.predictor import Predictor
 from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Request, Timings
 from producer.protocol import wire
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import answered, dead, degraded, fast_answer
 from workers.gate.tiers import Tally
-
-if TYPE_CHECKING:  # the model's libraries are loaded by whoever builds the predictor
-    from amn.predictor import Predictor
 
 FAILED = "fallback_failed"
 

@@ -17,17 +17,14 @@ import os
 import sys
 import threading
 from collections import Counter, deque
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from amn.bank.agreement import drawn, recheck
+from amn.bank.bank import CellBank, Neighbours
 from workers.settings import WorkerSettings
 from workers.side import SideThread
-
-if TYPE_CHECKING:
-    from amn.bank.bank import CellBank, Neighbours
 
 TURN_S = 60.0
 #: Rows of one turn; about a second of one core at half a million references.

@@ -17,10 +17,7 @@
 -- plus that.
 local window_ms, rate, reserve = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_ms = tonumber(ARGV[1])
-if now_ms == 0 then
-  local time = redis.call('TIME')
-  now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-end
+if now_ms == 0 then now_ms = time_ms() end
 local bucket = math.floor(now_ms / (window_ms / 60))
 local names, told = {'n', 'h', 's', 'w'}, {}
 -- Both keys are read before either is written: what cannot be settled whole is not begun.

@@ -4,11 +4,7 @@
 --
 -- KEYS[1] stream   ARGV[1] group  [2] consumer  [3..] ids, up to a thousand
 -- Returns how many were renewed.
-local held, ids = {}, {}
--- A flush may have taken the group just now; an error's table has no rows.
-for _, row in ipairs(redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 100000, ARGV[2])) do
-  held[row[1]] = true
-end
+local held, ids = held_by(ARGV[2], KEYS[1], ARGV[1]) or {}, {}
 for i = 3, #ARGV do
   if held[ARGV[i]] then ids[#ids + 1] = ARGV[i] end
 end
@@ -16,4 +12,4 @@ if #ids > 0 then
   ids[#ids + 1] = 'JUSTID'
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, unpack(ids))
 end
-return #ids > 0 and #ids - 1 or 0
+return math.max(#ids - 1, 0)

@@ -23,8 +23,7 @@
 -- as "untold:<what>", and the entry ends all the same. What the server refuses to us (read-only, no
 -- rights) is no such end: the step stops there, what it had ended stays so, and the error is returned.
 --
--- The fence: only entries that this consumer still holds are touched. XPENDING by consumer walks
--- that consumer's own list, so its cost is the size of the lease and not of the queue.
+-- The fence: only entries that this consumer still holds are touched.
 local call, try, group, consumer, seen_prefix = redis.call, redis.pcall, ARGV[1], ARGV[2], ARGV[10]
 local held, done, freed, tally, refused = {}, {}, {}, {}, nil
 local function count(name, n) tally[name] = (tally[name] or 0) + n end
@@ -48,13 +47,10 @@ local function value(key)
   return type(found) == 'string' and found or nil
 end
 for digit in string.gmatch(ARGV[11], '%d') do
-  local place = tonumber(digit)
-  local pending = try('XPENDING', KEYS[place], group, '-', '+', 100000, consumer)
-  -- Without a group, after a flush, or without a stream, nobody holds anything; other errors are errors.
-  if pending.err and not string.find(tostring(pending.err), 'NOGROUP') and
-    not string.find(tostring(pending.err), 'WRONGTYPE') then return pending end
-  held[place], done[place], freed[place] = {}, {}, 0
-  for _, row in ipairs(pending) do held[place][row[1]] = row[4] end
+  local place, problem = tonumber(digit), nil
+  held[place], problem = held_by(consumer, KEYS[place], group)
+  if problem then return problem end
+  done[place], freed[place] = {}, 0
 end
 
 -- Out of memory, a server refuses a script whose first write needs memory, and lets one go on that
@@ -102,8 +98,7 @@ while i <= #ARGV and not refused do
     -- The payload and the id beside it, unless somebody deleted the entry under its lease.
     local row = call('XRANGE', KEYS[place], entry, entry)[1]
     if row then
-      local fields = {}
-      for f = 1, #row[2], 2 do fields[row[2][f]] = row[2][f + 1] end
+      local fields = pairs_of(row[2])
       request, id = fields.request or '', fields.id
     elseif op ~= 'reply' then
       status = 'lost'
@@ -153,11 +148,8 @@ end
 
 local stopped = refused
 for place, entries in pairs(done) do
-  for first = 1, #entries, 1000 do
-    local last = math.min(first + 999, #entries)
-    call('XACK', KEYS[place], group, unpack(entries, first, last))
-    call('XDEL', KEYS[place], unpack(entries, first, last))
-  end
+  with_ids(entries, 'XACK', KEYS[place], group)
+  with_ids(entries, 'XDEL', KEYS[place])
   -- The counter heals itself if it ever went wrong: an empty stream holds no bytes, and no entry more
   -- than BATCH_BYTES_MAX (producer/messages.py). A level of which nothing ended here may be no stream any more.
   local waiting = try('XLEN', KEYS[place])

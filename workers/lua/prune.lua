@@ -5,8 +5,7 @@
 for _, stream in ipairs(KEYS) do
   -- A flush may have taken the group just now; an error's table has no rows.
   for _, row in ipairs(redis.pcall('XINFO', 'CONSUMERS', stream, ARGV[1])) do
-    local fields = {}
-    for i = 1, #row, 2 do fields[row[i]] = row[i + 1] end
+    local fields = pairs_of(row)
     if tonumber(fields.pending) == 0 and tonumber(fields.idle) > tonumber(ARGV[2]) then
       redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], fields.name)
     end

@@ -19,17 +19,12 @@
 -- As in finish.lua, what the server refuses is counted, and the entry ends all the same.
 local group, consumer, prefix = ARGV[1], ARGV[2], ARGV[3]
 local minute_ttl_s = tonumber(ARGV[10])
-local clock = redis.call('TIME')
-local now_ms, now_min = clock[1] * 1000 + math.floor(clock[2] / 1000), math.floor(clock[1] / 60)
-local held, done = {{}, {}}, {{}, {}}
+local now_ms = time_ms()
+local now_min = math.floor(now_ms / 60000)
+local held, done, problem = {}, {{}, {}}, nil
 for number = 1, 2 do
-  local pending = redis.pcall('XPENDING', KEYS[number], group, '-', '+', 100000, consumer)
-  local text = tostring(pending.err)
-  -- Without a group, after a flush, or without a stream, nobody holds anything; other errors are errors.
-  if pending.err and not (string.find(text, 'NOGROUP') or string.find(text, 'WRONGTYPE')) then
-    return pending
-  end
-  for _, row in ipairs(pending) do held[number][row[1]] = true end
+  held[number], problem = held_by(consumer, KEYS[number], group)
+  if problem then return problem end
 end
 
 redis.pcall('XACK', KEYS[1], group, '0-0') -- lets it run out of memory: see finish.lua
@@ -113,11 +108,8 @@ while i <= #ARGV do
 end
 
 for number, ended in ipairs(done) do
-  for from = 1, #ended, 1000 do
-    local ids = {unpack(ended, from, math.min(from + 999, #ended))}
-    redis.call('XACK', KEYS[number], group, unpack(ids))
-    redis.call('XDEL', KEYS[number], unpack(ids))
-  end
+  with_ids(ended, 'XACK', KEYS[number], group)
+  with_ids(ended, 'XDEL', KEYS[number])
 end
 for minute, fields in pairs(sums) do
   local key = ARGV[4] .. minute

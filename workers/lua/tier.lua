@@ -5,10 +5,7 @@
 -- Returns: 1 when a worker lives, ok, failed, entries in the stream, age of the oldest one in ms.
 local found = redis.call('HMGET', KEYS[1], 'ok', 'failed')
 local oldest, age = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1], 0
-if oldest then
-  local time = redis.call('TIME')
-  age = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(string.match(oldest[1], '^%d+'))
-end
+if oldest then age = time_ms() - tonumber(string.match(oldest[1], '^%d+')) end
 -- One that has longer to live than it was given is from before the server's clock went back: who lives
 -- reports again within a second.
 local left = redis.call('PTTL', KEYS[1])

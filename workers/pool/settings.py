@@ -19,7 +19,6 @@ class PoolSettings:
         queue: Queue name.    policy: Escalation policy of the AMN workers.
         artifacts: Folder of models and banks.
         lease_ms, sample_rate: As in `workers.settings`.
-        fallback_entries_max, fallback_bytes_max: The same; None for the defaults there.
         log_level: Of the children.    log_file: Where their logs go; None for standard error.
     """
 
@@ -29,8 +28,6 @@ class PoolSettings:
     artifacts: Path = field(default_factory=artifacts_root)
     lease_ms: int = 3_000
     sample_rate: float = 0.05
-    fallback_entries_max: int | None = None
-    fallback_bytes_max: int | None = None
     log_level: str = "warning"
     log_file: Path | None = None
 
@@ -43,9 +40,6 @@ class PoolSettings:
             words += ["--policy", self.policy]
         if kind == "amn":
             words += ["--sample-rate", str(self.sample_rate)]
-            for name in ("fallback_entries_max", "fallback_bytes_max"):
-                limit = getattr(self, name)
-                words += [] if limit is None else [f"--{name.replace('_', '-')}", str(limit)]
         return words
 
     def environment(self) -> dict[str, str]:

@@ -9,11 +9,12 @@ Producers report truths on a stream of their own; a prediction there is forged.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.predictor import Predictor
+from amn.slices import Slicer
 from producer.errors import Undecodable, WireError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
 from producer.protocol import wire
@@ -25,10 +26,6 @@ from workers.settings import WorkerSettings
 from workers.shadow.queue import HalfOutcome
 from workers.shadow.scores import Arrival, Labels, arrivals, prediction_half, truth_half
 from workers.shadow.settings import SLOW_MS, ShadowSettings
-
-if TYPE_CHECKING:
-    from amn.predictor import Predictor
-    from amn.slices import Slicer
 
 
 class ShadowHandler:

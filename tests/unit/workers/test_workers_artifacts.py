@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from recalibrated import SHIPPED, recalibrated
 
-from workers.artifacts import Artifacts
 from workers.errors import NotReady
-from workers.runtime import build
-from workers.settings import QueueSettings, WorkerSettings
+from workers.kinds import build
+from workers.settings import Artifacts, QueueSettings, WorkerSettings
 
 ROOT = SHIPPED.parent
 

@@ -86,8 +86,7 @@ def test_models_and_banks_say_who_they_are(root: Path, tmp_path: Path) -> None:
 
 def test_a_pool_tells_its_workers_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1")
-    settings = PoolSettings(url="redis://127.0.0.1", fallback_entries_max=7, fallback_bytes_max=9)
+    settings = PoolSettings(url="redis://127.0.0.1", lease_ms=700, sample_rate=0.02)
     command = settings.command("amn", tmp_path)
     parsed = worker.commands["amn"].make_context("amn", command[command.index("amn") + 1 :])
-    assert (parsed.params["fallback_entries_max"], parsed.params["fallback_bytes_max"]) == (7, 9)
-    assert "--fallback-entries-max" not in PoolSettings(url="redis://127.0.0.1").command("amn", tmp_path)
+    assert (parsed.params["lease_ms"], parsed.params["sample_rate"]) == (700, 0.02)

@@ -1,0 +1,153 @@
+"""The parts of a worker of each kind: its artifacts, loaded and checked to belong together, and its loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+import torch
+from threadpoolctl import threadpool_limits
+
+from amn.bank.bank import CellBank
+from amn.errors import AmnError
+from amn.gate.escalation import Allowance
+from amn.gate.gain import Calibration, load_calibration
+from amn.policy import ACCURACY, BLEND, EscalationPolicy, load_policy
+from amn.predictor import Predictor
+from amn.slices import Slicer, load_slices
+from producer.keys import Keys
+from workers.engine.loop import Loop
+from workers.engine.queue import LeasedQueue
+from workers.errors import NotReady
+from workers.gate.budget import GateThread
+from workers.gate.tiers import Tally, TierThread
+from workers.handlers.amn import AmnHandler, Gate
+from workers.handlers.decisions import DecisionLog
+from workers.handlers.fallback import FallbackHandler, Tier
+from workers.handlers.recheck import RecheckThread
+from workers.settings import Artifacts, WorkerSettings, worker_name
+from workers.shadow.handler import ShadowHandler
+from workers.shadow.queue import ShadowQueue
+from workers.shadow.sampler import Sampler, SamplerThread
+from workers.shadow.settings import ShadowSettings
+from workers.shadow.turns import ShadowTurns
+from workers.side import SideThread
+
+_LOG = structlog.get_logger("amn.worker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A worker, put together: its loop, with the model warmed up, and what runs beside it."""
+
+    loop: Loop
+    sides: tuple[SideThread, ...] = ()
+
+
+def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
+    """A worker of `settings.kind`, not started.
+
+    Raises:
+        NotReady: Model, bank, policy or calibration do not hold, or do not belong together.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.set_num_interop_threads(1)
+    threadpool_limits(settings.threads)  # NumPy's library has threads of its own
+    kinds = {"amn": _amn, "fallback": _fallback, "shadow": _shadow}
+    try:
+        return kinds[settings.kind](settings, artifacts, _predictor(settings, artifacts))
+    except AmnError as error:
+        raise NotReady(str(error)) from error
+
+
+def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    policy, calibration = _policy(artifacts)
+    if calibration is not None:
+        _check_calibration(calibration, artifacts, "AMN", calibration.amn, predictor)
+    path, allowance = artifacts.decision_log, Allowance()
+    log = DecisionLog(path, policy, settings.sample_rate, settings.sample_salt) if path else None
+    gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
+    sampler = Sampler(settings.sample_rate, settings.sample_salt)
+    sides: list[SideThread] = [GateThread(settings, policy, allowance), SamplerThread(settings, sampler)]
+    if settings.recheck_one_in and isinstance(predictor.bank, CellBank):
+        sides.append(RecheckThread(settings, predictor.bank))
+    queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
+    return Parts(loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)), sides=tuple(sides))
+
+
+def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    policy, calibration = _policy(artifacts)
+    accuracy, keys, tally = artifacts.tier == ACCURACY, Keys(settings.producer.queue), Tally()
+    if calibration is not None and accuracy and policy.answer.rule == BLEND:
+        _check_calibration(calibration, artifacts, "fallback", calibration.fallback, predictor)
+    side = TierThread(settings, artifacts.tier, tally)
+    tier = Tier(
+        name=artifacts.tier,
+        policy=policy,
+        calibration=calibration,
+        next_is_up=lambda: side.next_is_up,
+        tally=tally,
+    )
+    stream = keys.fallback if accuracy else keys.secondary
+    queue = LeasedQueue(settings, stream, worker_name("fallback"))
+    return Parts(loop=Loop(queue, FallbackHandler(predictor, tier)), sides=(side,))
+
+
+def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
+    shadow = ShadowSettings()
+    handler = ShadowHandler(shadow, predictor, _slicer(settings, artifacts))
+    queue = ShadowQueue(settings, worker_name("shadow"), shadow)
+    return Parts(loop=Loop(queue, handler, handler.assemble), sides=(ShadowTurns(settings, shadow),))
+
+
+def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
+    """The OOD score, if these artifacts have one for this encoder."""
+    if not artifacts.slices.is_dir():
+        _LOG.warning("slices_missing", slices=str(artifacts.slices))
+        return None
+    slicer = load_slices(artifacts.slices)
+    if slicer.manifest.encoder_id != settings.encoder:
+        _LOG.warning("slices_of_another_encoder", fitted=slicer.manifest.encoder_id, serves=settings.encoder)
+        return None
+    return slicer
+
+
+def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]:
+    """The policy, and the calibration if it asks for one."""
+    policy = load_policy(artifacts.policy)
+    return policy, load_calibration(artifacts.calibration) if policy.needs_calibration else None
+
+
+def _check_calibration(
+    calibration: Calibration, artifacts: Artifacts, role: str, fitted_for: str, predictor: Predictor
+) -> None:
+    """Refuses a calibration that was fitted for another model: its gain would say nothing of this one.
+
+    Raises:
+        NotReady: It was.
+    """
+    if fitted_for != predictor.model_id:
+        raise NotReady(
+            f"calibration {calibration.calibration_id} in {artifacts.calibration} was fitted for {role} "
+            f"{fitted_for}, and {artifacts.model} is {predictor.model_id}; promote the model with a "
+            "calibration that was fitted for it (`amn promote --calibration`), go back with `amn "
+            "rollback`, or serve a policy without [gain] and blend, such as card"
+        )
+
+
+def _predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
+    """The model, ready for its first micro-batch.
+
+    Raises:
+        NotReady: It was trained on vectors of another encoder.
+        AmnError: It does not hold.
+    """
+    predictor = Predictor.open(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
+    trained_on = predictor.checkpoint.manifest.encoder_id
+    if trained_on != settings.encoder:
+        raise NotReady(
+            f"model {predictor.model_id} was trained on encoder {trained_on!r}, this worker is to serve "
+            f"{settings.encoder!r}; name the right model with --model"
+        )
+    predictor.warm_up(settings.queue.batch_max)
+    return predictor
