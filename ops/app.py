@@ -167,7 +167,7 @@ def _ended(arguments: Sequence[str]) -> tuple[int, str]:
     except Exception as error:
         if debug:
             raise
-        return getattr(error, "exit_code", _FAILURE), _sentence(error)
+        return _FAILURE, _sentence(error)
 
 
 def _sentence(error: Exception) -> str:
@@ -176,13 +176,11 @@ def _sentence(error: Exception) -> str:
 
     if isinstance(error, ServerUnavailable):
         return with_origin(str(error))
-    if isinstance(error, OpsError | QueueError | AmnError | WorkerError):
-        return str(error)
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is missing; install it with: pip install 'amn-queue[ops]'"
     if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
         return f"standard output cannot be written: {error.strerror}"  # what we write by name is named
-    if isinstance(error, ValueError | OSError):
+    if isinstance(error, OpsError | QueueError | AmnError | WorkerError | ValueError | OSError):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (run `amn --debug ...` for the traceback)"
 

@@ -1,39 +1,10 @@
-"""Errors that stop a command. `ops.cli` prints the text as one line and leaves with `exit_code`.
-
-OpsError
-├── ServerMissing     server_missing      no server program is installed
-├── ServerFailed      server_failed       the embedded server did not start
-├── ServerUnknown     server_unknown      nobody said which server is meant
-├── RowsFailed        rows_failed         some rows of a file got no answer
-├── RunFailed         run_failed          a request of `amn run` was not answered exactly once
-├── LettersLeft       letters_left        some dead letters did not go back, or ended badly again
-├── JobsUnavailable   jobs_unavailable    a server that RQ cannot use
-├── SinksRefused      sinks_refused       sinks that cannot be used as they are described
-├── AlertRefused      alert_refused       an alert or silence that is not there; a sink that refuses
-├── AclRefused        acl_refused         a name or password that cannot go into an ACL
-└── Unhealthy         unhealthy           `amn doctor` found something wrong
-"""
-
-from __future__ import annotations
-
-import re
+"""Errors that stop a command; `ops.app` prints the text as one line, and leaves with code 1."""
 
 from amn.errors import FileRefused as FileRefused  # a room below refuses files too
 
 
 class OpsError(Exception):
-    """Base of this room's errors.
-
-    Attributes:
-        code: Stable name, made of the class's name.
-        exit_code: The code that the process ends with.
-    """
-
-    code = "ops_error"
-    exit_code = 1
-
-    def __init_subclass__(cls) -> None:
-        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+    """Base of this room's errors."""
 
 
 class ServerMissing(OpsError):
@@ -41,7 +12,7 @@ class ServerMissing(OpsError):
 
 
 class ServerFailed(OpsError):
-    """The embedded server did not start."""
+    """The embedded server did not start, or cannot be used as it was asked for."""
 
 
 class ServerUnknown(OpsError):

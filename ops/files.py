@@ -32,8 +32,8 @@ class FileOptions:
     """The options of sending a file through the queue.
 
     Attributes:
-        lane, domain, normalize: As in `producer.options.Options`.
-        fast: Take the AMN answer of every row, and do not wait for fallbacks.
+        lane, domain: Fields of each request.    normalize: True to scale rows to unit norm.
+        fast: True to take the AMN answer of every row, and not to wait for fallbacks.
         in_flight: Rows that wait for their answer at once.
 
     Raises:
@@ -150,8 +150,7 @@ class _Rows:
         options: FileOptions,
     ) -> None:
         self.result, self.done = FileResult(len(contexts)), 0
-        self._contexts, self._output, self._producer = contexts, output, producer
-        self._fast, self._normalize = options.fast, options.normalize
+        self._contexts, self._output, self._producer, self._options = contexts, output, producer, options
         self._each = Options(
             lane=options.lane, domain=options.domain, provisional=options.fast, priority=BULK_PRIORITY
         )
@@ -161,7 +160,9 @@ class _Rows:
 
     def send(self, rows: range) -> None:
         """Sends rows as one batch; what breaks the contract ends here."""
-        good, contexts = self._checked(rows)
+        good, contexts, failed = _checked(self._contexts, rows, self._options.normalize)
+        for row, error in failed:
+            self._fail(row, error)
         if good:
             handle = self._producer.submit_batch(contexts, options=self._each, block=True)
             self._batches.append((good, contexts, handle))
@@ -175,51 +176,37 @@ class _Rows:
             else:
                 self._take_batch(*self._batches.popleft())
 
-    def _checked(self, rows: range) -> tuple[list[int], NDArray[np.floating]]:
-        """The rows that hold, and their contexts."""
-        block = self._contexts[rows.start : rows.stop]
-        try:
-            return list(rows), checked_contexts(block, normalize=self._normalize)
-        except InvalidRequest:
-            good, kept = [], []
-        for row, context in zip(rows, block, strict=True):
-            try:
-                kept.append(checked_context(context, normalize=self._normalize))
-                good.append(row)
-            except InvalidRequest as error:
-                self._fail(row, error)
-        return good, np.stack(kept) if kept else block[:0]
-
     def _take_batch(self, rows: list[int], contexts: NDArray[np.floating], handle: BatchHandle) -> None:
         try:
-            reply = handle.first() if self._fast else handle.result()
+            reply = handle.first() if self._options.fast else handle.result()
         except (ServerError, ResultTimeout):
             raise
         except QueueError:
             again = np.arange(len(rows))  # one of them is to blame: alone, it fails alone
         else:
             self._output.put(rows, reply.vectors)
-            again = np.flatnonzero(reply.shed_as("batch") & (not self._fast))
-            kept = len(rows) - len(again)
-            self.result.served[reply.served_by] += kept
-            self.done += kept
-            self._waiting -= kept
+            again = np.flatnonzero(reply.shed_as("batch") & (not self._options.fast))
+            self._answered(reply.served_by, len(rows) - len(again))
         if len(again):
             handles = self._producer.submit_many(list(contexts[again]), options=self._each, block=True)
             self._singles.extend(zip([rows[i] for i in again], handles, strict=True))
 
     def _take_single(self, row: int, handle: Handle) -> None:
-        self._waiting -= 1
         try:
-            reply = handle.first() if self._fast else handle.result()
+            reply = handle.first() if self._options.fast else handle.result()
         except (ServerError, ResultTimeout):
             raise
         except QueueError as error:
+            self._waiting -= 1
             self._fail(row, error)
-            return
-        self._output.put([row], reply.vector)
-        self.result.served[reply.served_by] += 1
-        self.done += 1
+        else:
+            self._output.put([row], reply.vector)
+            self._answered(reply.served_by, 1)
+
+    def _answered(self, model: str, count: int) -> None:
+        self.result.served[model] += count
+        self.done += count
+        self._waiting -= count
 
     def _fail(self, row: int, error: QueueError) -> None:
         self._output.put([row], np.nan)
@@ -240,21 +227,34 @@ def predict_directly(
 
     contexts = open_contexts(source)
     check_output(target, source)
-    predictor = Predictor.open(model)
-    result = FileResult(len(contexts))
+    predictor, result = Predictor.open(model), FileResult(len(contexts))
     with _output(source, contexts, target) as output:
         for first in range(0, len(contexts), _DIRECT_BATCH):
             last = min(first + _DIRECT_BATCH, len(contexts))
-            good, rows = [], []
-            for row, context in enumerate(contexts[first:last], first):
-                try:
-                    good.append(checked_context(context, normalize=normalize))
-                    rows.append(row)
-                except InvalidRequest as error:
-                    output.put([row], np.nan)
-                    result.fail(row, error)
+            good, block, failed = _checked(contexts, range(first, last), normalize)
+            for row, error in failed:
+                output.put([row], np.nan)
+                result.fail(row, error)
             if good:
-                output.put(rows, predictor.predict(np.stack(good).astype(np.float32, copy=False)))
-                result.served[predictor.name] += len(rows)
+                output.put(good, predictor.predict(block.astype(np.float32, copy=False)))
+                result.served[predictor.name] += len(good)
             on_progress(last)
     return result
+
+
+def _checked(
+    contexts: FileRows, rows: range, normalize: bool
+) -> tuple[list[int], NDArray[np.floating], list[tuple[int, InvalidRequest]]]:
+    """The rows that hold the contract, their contexts, and the others with what is wrong."""
+    block = contexts[rows.start : rows.stop]
+    try:
+        return list(rows), checked_contexts(block, normalize=normalize), []
+    except InvalidRequest:
+        good, kept, failed = [], [], []
+    for row, context in zip(rows, block, strict=True):
+        try:
+            kept.append(checked_context(context, normalize=normalize))
+            good.append(row)
+        except InvalidRequest as error:
+            failed.append((row, error))
+    return good, np.stack(kept) if kept else block[:0], failed

@@ -69,23 +69,18 @@ class Sample:
         article = arrays["article"].astype(np.intp)
         first = np.flatnonzero(np.r_[True, article[1:] != article[:-1]])
         length = np.diff(np.r_[first, len(article)])
-        starts, positions, progress = [], [], []
-        for row, rows in zip(first, length, strict=True):
-            count = max(rows - CONTEXT_VECTORS, 0)
-            starts.append(row + np.arange(count))
-            positions.append(CONTEXT_VECTORS - 1 + np.arange(count))
-            progress.append((np.arange(count) + 0.5) / max(count, 1))
-        order = np.argsort(np.concatenate(progress), kind="stable")
-        start = np.concatenate(starts)[order].astype(np.intp)
+        place, windows = np.arange(len(article)) - np.repeat(first, length), length - CONTEXT_VECTORS
+        start = np.flatnonzero(place < np.repeat(windows, length))
         if not len(start):
             raise FileRefused("the sample has no article of six or more vectors; use another file")
-        owner = article[start]
+        progress = (place[start] + 0.5) / np.repeat(windows, np.maximum(windows, 0))
+        start = start[np.argsort(progress, kind="stable")]
         return cls(
             vectors=vectors,
             start=start,
-            position=np.concatenate(positions)[order].astype(np.intp),
-            article=owner,
-            ood=(arrays["article_slice"] == "ood")[owner],
+            position=place[start] + CONTEXT_VECTORS - 1,
+            article=article[start],
+            ood=(arrays["article_slice"] == "ood")[article[start]],
             names=[str(name) for name in arrays["article_name"]],
             domains=[str(domain) for domain in arrays["article_domain"]],
         )
@@ -120,16 +115,11 @@ class Sample:
 
     def baselines(self, count: int) -> tuple[float, float]:
         """Mean cosine to the truth of the context's mean and of its last vector, over a run."""
-        used = np.full(len(self), count // len(self))  # how often each window was sent
-        used[: count % len(self)] += 1
-        total_mean = total_last = 0.0
-        for first in range(0, len(self), 4096):
-            rows = self.start[first : first + 4096]
-            truth = self.vectors[rows + CONTEXT_VECTORS]
-            context = self.vectors[rows[:, None] + np.arange(CONTEXT_VECTORS)]  # (B, 5, 768)
-            mean = context.mean(axis=1)
-            mean /= np.linalg.norm(mean, axis=1, keepdims=True)
-            weight = used[first : first + 4096]
-            total_mean += float(weight @ np.einsum("bd,bd->b", mean, truth))
-            total_last += float(weight @ np.einsum("bd,bd->b", context[:, -1], truth))
-        return total_mean / count, total_last / count
+        weight = np.full(len(self), count // len(self))  # how often each window was sent
+        weight[: count % len(self)] += 1
+        truth = self.vectors[self.start + CONTEXT_VECTORS]
+        last = self.vectors[self.start + CONTEXT_VECTORS - 1]
+        mean = sum(self.vectors[self.start + k] for k in range(CONTEXT_VECTORS))
+        mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+        of_mean, of_last = (float(weight @ np.einsum("bd,bd->b", one, truth)) for one in (mean, last))
+        return of_mean / count, of_last / count

@@ -65,26 +65,23 @@ def service(url: str | None = None, data: Path | None = None) -> ServiceRecord:
     Raises:
         ServerUnknown: Nobody named a server, and no `amn up` runs in this folder.
     """
-    data = data or Path(os.environ.get("AMN_UP_DATA") or DATA_DEFAULT)
-    file, known = data / SERVICE_FILE, None
-    named = external_url(url)
+    file = (data or Path(os.environ.get("AMN_UP_DATA") or DATA_DEFAULT)) / SERVICE_FILE
+    named, known = external_url(url), None
     try:
         known = ServiceRecord(**json.loads(file.read_text("utf-8")), found=str(file))
+        why = ""
     except FileNotFoundError:
-        pass
+        why = (
+            f"no server is named, and no `amn up` runs here ({file} does not exist): give --url, set "
+            "REDIS_URL, or go to the folder in which `amn up` was started"
+        )
     except (OSError, ValueError, TypeError) as error:
-        if not named:
-            raise ServerUnknown(
-                f"{file} cannot be read ({error}); start `amn up` again, or give --url"
-            ) from None
+        why = f"{file} cannot be read ({error}); start `amn up` again, or give --url"
     if named:
         known = known if known is not None and known.url == named else ServiceRecord(url=named)
         return replace(known, found="--url" if url else "REDIS_URL")
     if known is None:
-        raise ServerUnknown(
-            f"no server is named, and no `amn up` runs here ({file} does not exist): give --url, set "
-            "REDIS_URL, or go to the folder in which `amn up` was started"
-        )
+        raise ServerUnknown(why)
     return known
 
 
@@ -100,7 +97,7 @@ def with_origin(text: str) -> str:
 
 
 def server_url(url: str | None) -> str:
-    """The address of `service`."""
+    """Return the address of `service`."""
     return service(url).url
 
 

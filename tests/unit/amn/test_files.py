@@ -157,7 +157,7 @@ def test_a_file_that_shrinks_or_changes_while_it_is_read_is_an_error(source: Pat
 def test_an_input_that_shrinks_under_a_prediction_ends_with_one_line(
     source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = "ops.files.checked_context"
+    check = "ops.files.checked_contexts"
     monkeypatch.setattr(check, lambda context, **_: os.truncate(source, 200) or context)
     monkeypatch.setattr("ops.files._DIRECT_BATCH", 2)
     assert run(["predict", str(source), str(source.with_name("out.npy")), "--direct"]) == 1
