@@ -115,7 +115,7 @@ class _Text(click.types.StringParamType):
 
 
 def _prepare(group: click.Group, prefix: str) -> None:
-    """An option's variable has the option's name, and not that of the parameter behind it."""
+    """Names each option's variable after the option, not after its parameter, and shows its default."""
     for command in group.commands.values():
         name = f"{prefix}_{command.name}"
         for option in command.params:
@@ -124,6 +124,8 @@ def _prepare(group: click.Group, prefix: str) -> None:
             if isinstance(option, click.Option) and option.envvar is None:
                 longest = max(option.opts, key=len).lstrip("-")
                 option.envvar = f"{name}_{longest}".upper().replace("-", "_")
+            if isinstance(option, click.Option) and option.show_default is None:
+                option.show_default = option.default not in (None, "", False, 0)
         if isinstance(command, click.Group):
             _prepare(command, name)
 

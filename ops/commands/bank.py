@@ -48,17 +48,12 @@ def bank() -> None:
 @click.argument("vectors", metavar="VECTORS.npy|.npz", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option(
-    "--epsilon",
-    type=click.FloatRange(0, 1),
-    default=0.98,
-    show_default=True,
-    help="Vectors with a larger cosine count as one.",
+    "--epsilon", type=click.FloatRange(0, 1), default=0.98, help="Vectors with a larger cosine count as one."
 )
 @click.option(
     "--index",
     type=click.Choice(["auto", "exact", "cells"]),
     default="auto",
-    show_default=True,
     help="auto: cells above 16,384 vectors; it needs faiss-cpu.",
 )
 @click.option("--cells", type=click.IntRange(1), help="Cells of the index. [default: 1024]")
@@ -71,7 +66,7 @@ def bank() -> None:
     help="Held-out contexts (n, 5, 768), or vectors with articles: the index is made wide enough for them.",
 )
 @click.option("--model", type=click.Path(path_type=Path), help="That predicts them. [default: in production]")
-@click.option("--policy", default=DEFAULT, show_default=True, help="Whose thresholds the index is to meet.")
+@click.option("--policy", default=DEFAULT, help="Whose thresholds the index is to meet.")
 @options.artifacts
 def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:
     """Build a bank from a file of unit vectors, shape (N, 768); an .npz needs the key `vectors`."""

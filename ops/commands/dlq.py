@@ -73,7 +73,7 @@ def dlq() -> None:
 
 @dlq.command("list")
 @_reason
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, help="At most so many.")
 @options.url
 @options.queue
 @options.as_json
@@ -131,7 +131,6 @@ def show(letter_id: str, url: str | None, queue: str | None, as_json: bool) -> N
     "wait_s",
     type=click.FloatRange(0, 86_400),
     default=30.0,
-    show_default=True,
     help="Seconds to wait for the answers.",
 )
 @options.url

@@ -48,7 +48,7 @@ def predict_file(source: Path, target: Path, url: str | None, queue: str | None,
 
 @jobs.command()
 @click.option("--burst", is_flag=True, help="Leave when no job waits.")
-@click.option("--log-level", default="info", show_default=True)
+@click.option("--log-level", default="info")
 @options.url
 @options.queue
 def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> None:

@@ -80,16 +80,13 @@ policy = click.option(
     metavar="NAME|FILE",
     default=DEFAULT,
     callback=_known_policy,
-    show_default=True,
     help="A preset (`amn policy list`), such as card: its rules to the letter; or a TOML file.",
 )
 _file_options = (
     click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path)),
     click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path)),
     click.option("--fast", is_flag=True, help="Take AMN's answer for every row; do not wait for fallbacks."),
-    click.option(
-        "--lane", type=click.Choice(LANES), default=LANES[0], show_default=True, help="Kind of traffic."
-    ),
+    click.option("--lane", type=click.Choice(LANES), default=LANES[0], help="Kind of traffic."),
     click.option("--domain", default="", help="Domain of the texts, for the drift slices."),
     click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them."),
 )
@@ -117,7 +114,6 @@ sample_rate = click.option(
     "--sample-rate",
     type=float,
     default=RATE_MAX,
-    show_default=True,
     callback=_checked_rate,
     help="Share of requests for the shadow worker, 0.01 to 0.05; 0 for none.",
 )

@@ -20,13 +20,7 @@ from producer import PartitionedProducer, Producer
 @click.command(short_help="A file of contexts to a file of vectors.")
 @options.file_of_contexts
 @click.option("--direct", is_flag=True, help="In this process, with AMN alone: no server needed.")
-@click.option(
-    "--in-flight",
-    type=click.IntRange(64, 16_384),
-    default=1024,
-    show_default=True,
-    help="Rows waiting at once.",
-)
+@click.option("--in-flight", type=click.IntRange(64, 16_384), default=1024, help="Rows waiting at once.")
 @options.artifacts
 @options.url
 @options.queue

@@ -30,13 +30,12 @@ from producer.session.requests import new_id
 
 
 @click.command(short_help="Run the sample through the queue, and measure.")
-@click.option("--requests", "-n", type=click.IntRange(1, 10_000_000), default=20_000, show_default=True)
+@click.option("--requests", "-n", type=click.IntRange(1, 10_000_000), default=20_000)
 @click.option(
     "--rate",
     "-r",
     type=click.FloatRange(0, 1_000_000),
     default=500.0,
-    show_default=True,
     help="Requests per second, on a fixed schedule; 0 for as fast as it goes.",
 )
 @click.option(
@@ -55,18 +54,10 @@ from producer.session.requests import new_id
 @options.url_or_own
 @options.queue
 @click.option(
-    "--in-flight",
-    type=click.IntRange(64, 16_384),
-    default=1024,
-    show_default=True,
-    help="Most requests waiting at once.",
+    "--in-flight", type=click.IntRange(64, 16_384), default=1024, help="Most requests waiting at once."
 )
 @click.option(
-    "--warm-up",
-    type=click.IntRange(0, 100_000),
-    default=200,
-    show_default=True,
-    help="Requests before the measured ones.",
+    "--warm-up", type=click.IntRange(0, 100_000), default=200, help="Requests before the measured ones."
 )
 @click.option("--kill-worker", is_flag=True, help="SIGKILL one AMN worker half-way; nothing may be lost.")
 @click.option(

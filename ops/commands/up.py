@@ -50,9 +50,7 @@ _EXAMPLE = """\
     show_default=WORKERS_SHOWN,
     help="AMN workers. One core is left for the server and everything else.",
 )
-@click.option(
-    "--fallbacks", type=click.IntRange(0, 16), default=1, show_default=True, help="Fallback workers."
-)
+@click.option("--fallbacks", type=click.IntRange(0, 16), default=1, help="Fallback workers.")
 @click.option(
     "--port",
     "-p",
@@ -74,7 +72,6 @@ _EXAMPLE = """\
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
     default=DATA_DEFAULT,
-    show_default=True,
     help="Folder of the server's files.",
 )
 @options.policy
@@ -84,7 +81,7 @@ _EXAMPLE = """\
     type=click.Path(path_type=Path, dir_okay=False),
     help="TOML file that says where alerts are sent (docs/alerts.md). [env: AMN_ALERTS_FILE]",
 )
-@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
+@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info")
 @options.artifacts
 @options.url_or_own
 @options.queue
