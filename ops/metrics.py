@@ -24,7 +24,7 @@ from ops.alerts.sender import looked_key
 from ops.alerts.store import alerts
 from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
-from ops.drift.service.live import KINDS, Live, read_live
+from ops.drift.service.live import KINDS, LOST, Service, read_service
 from ops.findings import Finding
 from ops.health import streams
 from ops.health.counters import COUNTS
@@ -86,7 +86,7 @@ class QueueCollector(Collector):
 
     def _read(self) -> Iterator[Metric]:
         client, keys, queue = self._client, self._keys, self._keys.queue
-        live = read_live(client, keys)
+        live = read_service(client, keys)
         yield from counters(queue, live.counters)
         yield from queue_metrics(queue, live, streams.read_letters(client, keys, live.now_ms).entries)
         memory = Memory(client, keys)
@@ -108,12 +108,12 @@ def counters(queue: str, stats: Mapping[str, int]) -> Iterator[Metric]:
         yield family
 
 
-def queue_metrics(queue: str, live: Live, dead_letters: int) -> Iterator[Metric]:
+def queue_metrics(queue: str, live: Service, dead_letters: int) -> Iterator[Metric]:
     """The accounts of the requests, the server's files and memory, the streams, and the workers by kind."""
     server = live.server
     for name, text, value in (
         ("amn_requests_unanswered", "Requests accepted that have not ended.", live.unanswered),
-        ("amn_requests_lost", "Of those, the ones that wait nowhere.", live.lost),
+        ("amn_requests_lost", "Of those, the ones that wait nowhere.", live.counters[LOST]),
         ("amn_server_persistence_failed", "Whether its last write failed.", server.persistence_failed),
         ("amn_server_memory_used_bytes", "Memory of the server.", server.used_memory_bytes),
         ("amn_server_memory_limit_bytes", "What it may use; 0: not known.", server.memory_limit_bytes),

@@ -49,7 +49,7 @@ class Latch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class RuleResult:
     """A rule on a series at one evaluation, before the latch.
 
     Attributes:
@@ -71,7 +71,7 @@ class Verdict:
 
 
 def advance(
-    latches: dict[str, Latch], name: str, verdict: Verdict, now_ms: int, settings: JudgeSettings
+    latches: dict[str, Latch], name: str, result: RuleResult, now_ms: int, settings: JudgeSettings
 ) -> bool:
     """Moves the latch of a rule on, and returns True when its incident ends now.
 
@@ -81,17 +81,17 @@ def advance(
     """
     latch = latches.get(name)
     if latch is None:
-        if verdict.severity:
+        if result.severity:
             latches[name] = Latch(
-                severity=verdict.severity,
+                severity=result.severity,
                 since_ms=now_ms,
-                change_block=verdict.change_block,
-                reference=verdict.reference,
+                change_block=result.change_block,
+                reference=result.reference,
             )
         return False
-    if verdict.severity == "page":
+    if result.severity == "page":
         latch = replace(latch, severity="page")
-    gone = verdict.lasting is False and verdict.seen_from_block >= latch.change_block
+    gone = result.lasting is False and result.seen_from_block >= latch.change_block
     latches[name] = latch = replace(latch, gone_since_ms=(latch.gone_since_ms or now_ms) if gone else 0)
     rested = gone and now_ms - latch.gone_since_ms >= settings.recovered_min * 60_000
     ended = rested and now_ms - latch.since_ms >= settings.firing_min * 60_000

@@ -15,9 +15,9 @@ from ops.drift.measures.blocks import Traffic
 from ops.drift.memory import BLOCKS_KEPT, Memory, Order
 from ops.drift.rules.drift import evaluate_drift
 from ops.drift.rules.health import canary, monitor_health
-from ops.drift.service.live import LOST, Service, read_live
+from ops.drift.service.live import read_service
 from ops.drift.service.objectives import objectives
-from ops.drift.service.table import conditions
+from ops.drift.service.table import evaluate_conditions
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation, JudgeState, ModelState
 from ops.findings import Finding
@@ -56,21 +56,14 @@ def evaluate(
     audit = [_obey(state, order, end, now_ms) for order in orders]
     found = evaluate_drift(traffic, state, now_ms, settings)
     audit += [_learned(model, found.state.models[model], now_ms) for model in found.learned]
-    counts, live = memory.counts(open_block), read_live(client, keys)
-    counters = {**live.counters, LOST: live.lost}
-    service = Service(
-        now_ms=now_ms,
-        counters=counters,
-        counts=counts,
-        shadow_age_ms=live.streams["shadow"].oldest_age_ms,
-        canary=memory.canary(),
-    )
+    counts, canaries = memory.counts(open_block), memory.canary()
+    service = replace(read_service(client, keys), now_ms=now_ms, counts=counts, canary=canaries)
     findings = list(found.findings)
     findings += [canary(model, service, settings) for model in sorted({one.model for one in findings})]
     findings += objectives(service, open_block, settings)
-    findings += conditions(live, service)
+    findings += evaluate_conditions(service)
     findings.append(monitor_health(found.state, traffic, service, settings))
-    return replace(found, findings=findings, audit=audit, orders=len(orders), counters=counters)
+    return replace(found, findings=findings, audit=audit, orders=len(orders), counters=service.counters)
 
 
 class Judge:

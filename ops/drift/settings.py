@@ -37,8 +37,6 @@ class JudgeSettings:
         sample_min, sample_max: The card's range of the realised sampling rate.
         lag_ticket_ms: Age of the oldest shadow entry.
         silent_ticket_min: Too little data for this long is a ticket.
-        fallback_budget, latency_budget, error_budget, bulk_latency_budget, bulk_error_budget: Shares
-            that the objectives allow.
         events_min: Requests that a burn rate's short window needs.
     """
 
@@ -68,11 +66,6 @@ class JudgeSettings:
     sample_max: float = 0.05
     lag_ticket_ms: int = 60_000
     silent_ticket_min: int = 24 * 60
-    fallback_budget: float = 0.20
-    latency_budget: float = 0.05
-    error_budget: float = 0.001
-    bulk_latency_budget: float = 0.05
-    bulk_error_budget: float = 0.01
     events_min: int = 1_000
 
     def __post_init__(self) -> None:

@@ -15,8 +15,8 @@ from ops.drift.measures.comparison import Comparison, Window, compare
 from ops.drift.measures.statistics import means
 from ops.drift.rules import drops
 from ops.drift.rules.baselines import learn_when_due
+from ops.drift.rules.drift_rules import RULES, Evidence
 from ops.drift.rules.inputs import input_drift
-from ops.drift.rules.verdicts import RULES, Evidence
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation, JudgeState, ModelState
 from ops.findings import Finding, State
@@ -149,7 +149,7 @@ class ModelRules:
         return drops.changes(detector, self.known.baselines[lane], bars, {} if lane else lanes, first)
 
     def finding(self, name: str, lane: str, at: Evidence) -> Finding:
-        """One rule on one lane: its verdict, kept by its latch.
+        """One rule on one lane: its result, kept by its latch.
 
         While a rule fires, its series is compared with what it was compared with at the start.
         """
@@ -158,11 +158,11 @@ class ModelRules:
         if latch is not None and latch.reference is not None and latch.reference.kind == "previous":
             window = self.window(lane)
             seen = None if window is None else compare(window, latch.reference, self.settings)
-        verdict = rule.judge(at._replace(seen=seen), self.settings)
+        result = rule.evaluate(at._replace(seen=seen), self.settings)
         if seen is not None:
             since = at.end_block - seen.recent_blocks
-            verdict = replace(verdict, seen_from_block=since, reference=seen.reference)
-        ended = advance(self.known.latches, key, verdict, self.now_ms, self.settings)
+            result = replace(result, seen_from_block=since, reference=seen.reference)
+        ended = advance(self.known.latches, key, result, self.now_ms, self.settings)
         if ended and lane in self.known.detectors:  # the incident is over, and its evidence goes with it
             self.known.detectors[lane] = self.known.detectors[lane].without(rule.rows)
         latch = self.known.latches.get(key)
@@ -173,8 +173,8 @@ class ModelRules:
             state="firing" if latch else ("ok" if enough else "insufficient"),
             model=self.model,
             lane=lane,
-            summary=verdict.summary,
-            values=verdict.values,
+            summary=result.summary,
+            values=result.values,
             runbook=name,
             evaluations=rule.evaluations,
         )

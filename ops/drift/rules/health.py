@@ -29,9 +29,10 @@ def monitor_health(state: JudgeState, traffic: Traffic, service: Service, settin
         values["sampling"] = round(rate, 5)
         if not settings.sample_min * (1 - _RATE_SLACK) <= rate <= settings.sample_max * (1 + _RATE_SLACK):
             reasons.append(f"{rate:.2%} of the requests are sampled, 1 to 5 % are agreed")
-    if service.shadow_age_ms is not None and service.shadow_age_ms > settings.lag_ticket_ms:
-        values["shadow_age_ms"] = service.shadow_age_ms
-        reasons.append(f"the oldest shadow entry waits for {service.shadow_age_ms / 1000:.0f} s")
+    shadow_age_ms = round(1000 * service.age_s("shadow"))
+    if shadow_age_ms > settings.lag_ticket_ms:
+        values["shadow_age_ms"] = shadow_age_ms
+        reasons.append(f"the oldest shadow entry waits for {shadow_age_ms / 1000:.0f} s")
     for model, known in state.models.items():
         if model not in traffic.series or known.last_block < traffic.end_block - BLOCKS_PER_DAY:
             continue  # it was replaced

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.latch import Verdict, advance
+from ops.drift.latch import RuleResult, advance
 from ops.drift.measures.blocks import ALL, Traffic, ood_share
 from ops.drift.measures.detector import Detector
 from ops.drift.measures.statistics import ID, OOD, PREDICTIONS, Floats, W, X, divergence, divergence_by_chance
@@ -68,21 +68,21 @@ def wander(model: str, traffic: Traffic, first_block: int, settings: JudgeSettin
     )
 
 
-def _sudden(model: str, known: ModelState, traffic: Traffic, settings: JudgeSettings) -> Verdict:
+def _sudden(model: str, known: ModelState, traffic: Traffic, settings: JudgeSettings) -> RuleResult:
     """The page: the OOD scores of the newest window with inputs enough against the baseline's."""
     end, least = traffic.end_block, settings.recent_inputs_min
     sizes = ((blocks, traffic.inputs(model, end, blocks)) for blocks in _RECENT_BLOCKS)
     blocks, size = next((found for found in sizes if found[1] >= least), (0, 0))
     if not blocks or "score" not in known.histograms:  # nobody scores inputs, or there are too few
         text = "too few inputs to say more"
-        return Verdict(severity="", lasting=None, change_block=end, summary=text, values={"recent_min": 0})
+        return RuleResult(severity="", lasting=None, change_block=end, summary=text, values={"recent_min": 0})
     was = _coarse(np.array(known.histograms["score"], dtype=np.float64))
     now = _coarse(traffic.histogram(model, "score", end, blocks))
     found = divergence(was, now)
     # Where a night's batch looks like this while all is well, it takes more.
     bar = max(settings.divergence_page, known.wander_bits + settings.divergence_ticket)
     what = f"OOD scores of the last {blocks * BLOCK_MIN} min diverged by {found:.2f} bits of 1"
-    return Verdict(
+    return RuleResult(
         severity="page" if found >= bar and found > _by_chance(known, was, now, size) else "",
         lasting=found >= settings.share_lasting * bar,
         change_block=end - blocks,

@@ -17,28 +17,31 @@ KINDS = ("amn", "fallback", "shadow")
 #: Counters of how a request ends, once, and of how one comes in.
 ENDS = ("answered", "failed", "dead", "cancelled")
 COMES = ("accepted:high", "accepted:normal", "accepted:low", "replayed")
-#: Name under which the judge keeps `Live.lost` beside the counters.
+#: Name under which the lost requests are kept beside the counters.
 LOST = "lost_requests"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Live:
-    """A queue and its server at one moment.
+class Service:
+    """A queue and its server at one moment, and its counters at the ends of past blocks.
 
     Attributes:
         now_ms: Server's clock.
-        counters: Since the first request.
+        counters: Since the first request; and `LOST`, the requests that have not ended and wait
+            nowhere: nobody will ever end them.
         unanswered: Requests that were accepted and have not ended.
-        lost: Of those, the ones that wait nowhere: nobody will ever end them.
+        counts: The counters at the ends of past blocks.
+        canary: By model, the last result of the frozen set (docs/drift-data.md).
     """
 
     now_ms: int
     counters: Mapping[str, int] = field(default_factory=dict)
     unanswered: int = 0
-    lost: int = 0
     server: server.ServerFacts = field(default_factory=server.ServerFacts)
     streams: Mapping[str, streams.StreamFacts] = field(default_factory=dict)
     workers: tuple[workers.WorkerFacts, ...] = ()
+    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def working(self, kind: str) -> int:
         """Workers of a kind that live and make progress."""
@@ -48,30 +51,6 @@ class Live:
         """Returns the age of the oldest entry in these streams; 0 when they are empty."""
         ages = (found.oldest_age_ms or 0 for name in names if (found := self.streams.get(name)))
         return max(ages, default=0) / 1000
-
-    def size(self, *names: str) -> tuple[int, int]:
-        """Entries and payload bytes in these streams."""
-        found = [self.streams[name] for name in names if name in self.streams]
-        return sum(one.entries for one in found), sum(one.payload_bytes or 0 for one in found)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """The counters now and at the ends of past blocks, and what else an evaluation knows.
-
-    Attributes:
-        now_ms: Server's clock.
-        counters: Since the first request.
-        counts: The same at the ends of past blocks.
-        shadow_age_ms: Age of the oldest shadow entry; None when there is none.
-        canary: By model, the last result of the frozen set (docs/drift-data.md).
-    """
-
-    now_ms: int
-    counters: Mapping[str, int]
-    counts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    shadow_age_ms: int | None = None
-    canary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def since(self, end_block: int, blocks: int, names: Sequence[str]) -> int | None:
         """Returns the growth of these counters since `blocks` before `end_block`; None when not known.
@@ -101,40 +80,33 @@ class Service:
     def risen(self, blocks: int, name: str) -> int | None:
         """Returns the rise in the last blocks of a number that may also fall; None if not noted then."""
         open_block = self.now_ms // 60_000 // BLOCK_MIN
-        for number in range(open_block - blocks - 1, open_block):
-            if name in self.counts.get(number, {}):
-                return max(self.counters.get(name, 0) - self.counts[number][name], 0)
-        return None
+        past = (self.counts.get(number, {}) for number in range(open_block - blocks - 1, open_block))
+        then = next((counts[name] for counts in past if name in counts), None)
+        return None if then is None else max(self.counters.get(name, 0) - then, 0)
 
 
-def read_live(client: redis.Redis, keys: Keys) -> Live:
+def read_service(client: redis.Redis, keys: Keys) -> Service:
     """Reads the server; changes nothing."""
     try:
         about, now_ms = server.read(client, with_limits=False)
     except redis.ResponseError:  # it does not tell this user its figures
         about, now_ms = server.ServerFacts(), server_now_ms(client)
-    unanswered, lost = _accounts(client, keys)
-    return Live(
+    with client.pipeline(transaction=True) as pipe:  # all of one moment
+        pipe.hmget(keys.stats, [*COMES, *ENDS])
+        for stream in keys.places:
+            pipe.xlen(stream)
+        counts, *lengths = pipe.execute(raise_on_error=False)
+    unanswered, lost = 0, 0
+    # If something else has the name of one of them, ops/health/keys.py says so.
+    if not any(isinstance(one, Exception) for one in (counts, *lengths)):
+        numbers = [int(value) if value and value.lstrip(b"-").isdigit() else 0 for value in counts]
+        unanswered = max(sum(numbers[: len(COMES)]) - sum(numbers[len(COMES) :]), 0)
+        lost = max(unanswered - sum(lengths), 0)
+    return Service(
         now_ms=now_ms,
-        counters=read_counters(client, keys),
+        counters={**read_counters(client, keys), LOST: lost},
         unanswered=unanswered,
-        lost=lost,
         server=about,
         streams=streams.read(client, keys, now_ms),
         workers=tuple(workers.read(client, keys, now_ms)),
     )
-
-
-def _accounts(client: redis.Redis, keys: Keys) -> tuple[int, int]:
-    """Requests without an end, and those of them that wait nowhere; all of one moment."""
-    with client.pipeline(transaction=True) as pipe:
-        pipe.hmget(keys.stats, [*COMES, *ENDS])
-        for stream in keys.places:
-            pipe.xlen(stream)
-        found = pipe.execute(raise_on_error=False)
-    if any(isinstance(one, Exception) for one in found):
-        return 0, 0  # something else has the name of one of them: ops/health/keys.py says so
-    counts, *lengths = found
-    numbers = [int(value) if value and value.lstrip(b"-").isdigit() else 0 for value in counts]
-    unanswered = max(sum(numbers[: len(COMES)]) - sum(numbers[len(COMES) :]), 0)
-    return unanswered, max(unanswered - sum(lengths), 0)

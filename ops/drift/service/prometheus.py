@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
+from ops.clock import BLOCK_MIN
 from ops.drift.service.objectives import OBJECTIVES, Objective
-from ops.drift.service.table import RULES, Rule
+from ops.drift.service.table import CONDITIONS
 from ops.drift.settings import JudgeSettings
 from ops.health.counters import metric_of
 
@@ -25,26 +27,40 @@ groups:
 """
 _LINK = "{{ with $externalLabels.amn_runbook }}{{ . }}{{ else }}docs/runbook.md{{ end }}#"
 _ON = ", on queue {{ $labels.queue }}"
+_SHOWN = {"age": "humanizeDuration", "share": "humanizePercentage", "count": "humanize"}
+_VALUE = {name: f"{{{{ $value | {shown} }}}}" for name, shown in _SHOWN.items()}
 _SETTINGS = JudgeSettings()
-#: Of the drift rules: what is said, and how long they must fire, minutes.
 _SERIES = (
     "{{ $labels.rule }} of {{ $labels.model }}{{ with $labels.lane }} in lane {{ . }}{{ end }}: "
     "`amn drift status` says why"
 )
-_DRIFT = {"ood_delta": (_SERIES, 3), "fast_drop": (_SERIES, 0), "level": (_SERIES, 3)}
-_INPUTS = {
-    "page": "the inputs of {{ $labels.model }} lie where none lay before: another encoder?",
-    "ticket": "what is asked of {{ $labels.model }} differs from its baseline",
-}
-_CANARY = "a frozen item scores differently with {{ $labels.model }}, by {{ $value | humanize }}"
+_ENCODER = "the inputs of {{ $labels.model }} lie where none lay before: another encoder?"
+_TOPICS = "what is asked of {{ $labels.model }} differs from its baseline"
+#: Rule, severity and text of the judge's own verdicts, and how long they must fire, minutes.
+_VERDICTS = (
+    ("ood_delta", "page", _SERIES, 3),
+    ("ood_delta", "ticket", _SERIES, 3),
+    ("fast_drop", "page", _SERIES, 0),
+    ("fast_drop", "ticket", _SERIES, 0),
+    ("level", "page", _SERIES, 3),
+    ("level", "ticket", _SERIES, 3),
+    ("input_drift", "page", _ENCODER, 3),
+    ("input_drift", "ticket", _TOPICS, 3),
+)
+_CANARY, _CHANGE = (
+    "a frozen item scores differently with {{ $labels.model }}, by ",
+    "amn_canary_change_cosine",
+)
+#: One from the future is of before a clock went back.
+_SILENT = "abs(time() - ({} > 0)) > 180"
 
 
 def rules_file() -> str:
     """The whole file."""
-    groups: Mapping[str, Iterable[str]] = {
+    groups = {
         "amn-ratios": _ratios(),
         "amn-objectives": _objectives(),
-        "amn-service": (line for rule in RULES for line in _service(rule)),
+        "amn-service": _service(),
         "amn-drift": _drift(),
         "amn-monitoring": _monitoring(),
     }
@@ -66,85 +82,68 @@ def _indented(expr: str) -> str:
     return "".join(f"          {line}\n" for line in expr.splitlines())
 
 
-def _windows(objectives: Iterable[Objective]) -> list[int]:
+def _windows(objectives: Iterable[Objective]) -> set[int]:
     """Their lengths in blocks of five minutes."""
-    return sorted(
-        {n for one in objectives for burn in one.burns for n in (burn.long_blocks, burn.short_blocks)}
-    )
+    return {n for one in objectives for burn in one.burns for n in (burn.long_blocks, burn.short_blocks)}
+
+
+def _ratio(one: Objective, blocks: int) -> str:
+    return f"amn:{one.short}:ratio{_span(blocks)}"
 
 
 def _span(blocks: int) -> str:
-    minutes = 5 * blocks
-    for unit, size in (("d", 1440), ("h", 60)):
-        if minutes % size == 0:
-            return f"{minutes // size}{unit}"
-    return f"{minutes}m"
+    minutes = BLOCK_MIN * blocks
+    sizes = ((1440, "d"), (60, "h"), (1, "m"))
+    return next(f"{minutes // size}{unit}" for size, unit in sizes if minutes % size == 0)
 
 
 def _sum(fields: Iterable[str], span: str) -> str:
-    text = ""
-    for field in fields:
-        sign = "- " if field.startswith("-") else "+ "
-        one = f"sum by (queue) (increase({_ranged(metric_of(field.removeprefix('-')), span)}))"
-        text += f" {sign if text else ''}{one}" if text else one
-    return text
-
-
-def _ranged(metric: str, span: str) -> str:
-    return f"{metric}[{span}]"
+    parts = (
+        f"{'-' if field.startswith('-') else '+'} "
+        f"sum by (queue) (increase({metric_of(field.removeprefix('-'))}[{span}]))"
+        for field in fields
+    )
+    return " ".join(parts).removeprefix("+ ")
 
 
 def _ratios() -> Iterator[str]:
-    for blocks in _windows(OBJECTIVES):
+    for blocks in sorted(_windows(OBJECTIVES)):
         span = _span(blocks)
         for one in OBJECTIVES:
-            if blocks not in _windows([one]):
-                continue
-            expr = (
-                f"(\n  ({_sum(one.bad, span)})\n"
-                f"  / (({_sum(one.of, span)}) >= {_SETTINGS.events_min})\n"
-                f") and sum by (queue) (amn_requests_answered_total offset {span})"
-            )
-            yield f"      - record: amn:{one.short}:ratio{span}\n        expr: |\n{_indented(expr)}"
+            if blocks in _windows([one]):
+                expr = (
+                    f"(\n  ({_sum(one.bad, span)})\n"
+                    f"  / (({_sum(one.of, span)}) >= {_SETTINGS.events_min})\n"
+                    f") and sum by (queue) (amn_requests_answered_total offset {span})"
+                )
+                yield f"      - record: {_ratio(one, blocks)}\n        expr: |\n{_indented(expr)}"
 
 
 def _objectives() -> Iterator[str]:
     for one in OBJECTIVES:
-        for severity in ("page", "ticket"):
-            parts = [
-                " and ".join(
-                    f"amn:{one.short}:ratio{_span(blocks)} > {burn.rate * one.budget(_SETTINGS):g}"
-                    for blocks in (burn.long_blocks, burn.short_blocks)
-                )
-                for burn in one.burns
-                if burn.severity == severity
-            ]
-            if parts:
-                summary = f"{{{{ $value | humanizePercentage }}}} {one.what}{_ON}"
-                yield _alert(one.rule, severity, "\nor ".join(f"({part})" for part in parts), summary, 3)
+        for severity, burns in groupby(one.burns, lambda burn: burn.severity):
+            pairs = [((b.long_blocks, b.short_blocks), f"{b.rate * one.budget:g}") for b in burns]
+            parts = (" and ".join(f"{_ratio(one, n)} > {bar}" for n in both) for both, bar in pairs)
+            expr = "\nor ".join(f"({part})" for part in parts)
+            yield _alert(one.rule, severity, expr, f"{_VALUE['share']} {one.what}{_ON}", 3)
 
 
-def _service(rule: Rule) -> Iterator[str]:
-    by: dict[tuple[str, int], list[str]] = {}
-    for one in rule.conditions:
-        by.setdefault((one.severity, one.minutes), []).append(f"({one.number.series}) > {one.above:g}")
-    for (severity, minutes), found in by.items():
-        yield _alert(rule.name, severity, "\nor ".join(found), rule.summary + _ON, minutes)
+def _service() -> Iterator[str]:
+    for (rule, severity), found in groupby(CONDITIONS, lambda row: (row.rule, row.severity)):
+        rows = list(found)
+        expr = "\nor ".join(f"({row.number.series}) > {row.above:g}" for row in rows)
+        # Only `no_worker` has conditions of one severity, and their number does not say which.
+        text = rows[0].says.format(**_VALUE) if len(rows) == 1 else "nobody works on what waits"
+        yield _alert(rule, severity, expr, text + _ON, rows[0].minutes)
 
 
 def _drift() -> Iterator[str]:
-    for rule, (summary, minutes) in _DRIFT.items():
-        for severity in ("page", "ticket"):
-            yield _alert(rule, severity, _fires(rule, severity), summary, minutes)
-    for severity, summary in _INPUTS.items():
-        yield _alert("input_drift", severity, _fires("input_drift", severity), summary, 3)
-    change, page, ticket = "amn_canary_change_cosine", _SETTINGS.canary_page, _SETTINGS.canary_ticket
-    yield _alert("canary", "page", f"{change} > {page:g}", _CANARY, 3)
-    yield _alert("canary", "ticket", f"{change} > {ticket:g} and {change} <= {page:g}", _CANARY, 3)
-
-
-def _fires(rule: str, severity: str) -> str:
-    return f'amn_rule_firing{{rule="{rule}", severity="{severity}"}} == 1'
+    for rule, severity, text, minutes in _VERDICTS:
+        fires = f'amn_rule_firing{{rule="{rule}", severity="{severity}"}} == 1'
+        yield _alert(rule, severity, fires, text, minutes)
+    page, ticket, text = _SETTINGS.canary_page, _SETTINGS.canary_ticket, _CANARY + _VALUE["count"]
+    yield _alert("canary", "page", f"{_CHANGE} > {page:g}", text, 3)
+    yield _alert("canary", "ticket", f"{_CHANGE} > {ticket:g} and {_CHANGE} <= {page:g}", text, 3)
 
 
 def _monitoring() -> Iterator[str]:
@@ -156,15 +155,15 @@ def _monitoring() -> Iterator[str]:
     )
     what = "the monitoring does not see what it should; `amn drift status` says why"
     yield _alert("monitor_health", "ticket", health, what + _ON, 10)
-    silent = "abs(time() - ({} > 0)) > 180"  # one from the future is of before a clock went back
-    lately = "amn_judge_last_evaluation_timestamp_seconds"
-    what = "no judge for {{ $value | humanizeDuration }}; nothing is judged"
-    yield _alert("judge_dead", "ticket", silent.format(lately), what + _ON, 2, keep=False)
+    silent = _SILENT.format("amn_judge_last_evaluation_timestamp_seconds")
+    what = f"no judge for {_VALUE['age']}; nothing is judged"
+    yield _alert("judge_dead", "ticket", silent, what + _ON, 2, keep=False)
     late = "max by (queue) (amn_alerts_oldest_undelivered_age_seconds) > 900\nor amn_alerts_dead_messages > 0"
     what = "a sink does not take its messages; `amn alerts list` says which"
     yield _alert("delivery_failed", "ticket", late, what + _ON, 1, keep=False)
-    what = "no sender of alerts for {{ $value | humanizeDuration }}"
-    lately = "amn_alerts_sender_last_look_timestamp_seconds"
-    yield _alert("sender_dead", "ticket", silent.format(lately), what + _ON, 2, keep=False)
+    silent = _SILENT.format("amn_alerts_sender_last_look_timestamp_seconds")
+    yield _alert(
+        "sender_dead", "ticket", silent, f"no sender of alerts for {_VALUE['age']}{_ON}", 2, keep=False
+    )
     what = "the server of the queue does not answer, or `amn metrics` is not scraped"
     yield _alert("server_down", "page", "amn_server_up == 0 or absent(amn_server_up)", what, 2, keep=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from ops.drift.measures.baseline import learn
 from ops.drift.measures.blocks import ALL, Block, Traffic, block_of
 from ops.drift.rules.health import canary, monitor_health
 from ops.drift.rules.inputs import input_drift, wander
-from ops.drift.service.live import LOST, Live, Service
+from ops.drift.service.live import LOST, Service
 from ops.drift.service.objectives import objectives
-from ops.drift.service.table import conditions
+from ops.drift.service.table import evaluate_conditions
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState, ModelState
 from ops.findings import Finding
+from ops.health.streams import StreamFacts
 from workers.shadow.scores import MILLION, Labels
 
 SETTINGS = JudgeSettings()
@@ -77,7 +79,7 @@ def test_only_requests_that_vanished_lately_are_told(before: int | None, now: in
     """A client that adds entries by itself makes the number fall; an earlier version noted none."""
     counts = {n: {"answered": 9} if before is None else {LOST: before} for n in range(NOW - 900, NOW)}
     at = Service(now_ms=NOW * BLOCK_MIN * 60_000, counters={LOST: now}, counts=counts)
-    assert finding(conditions(Live(now_ms=at.now_ms), at), "unanswered").state == state
+    assert finding(evaluate_conditions(at), "unanswered").state == state
 
 
 def test_an_alert_ends_soon_after_the_trouble_by_its_short_window() -> None:
@@ -270,7 +272,8 @@ def test_a_sampling_rate_outside_of_the_card_is_a_ticket(share: float) -> None:
 
 def test_a_shadow_stream_that_lags_is_a_ticket() -> None:
     base = service(shadowed=0.02)
-    late = Service(now_ms=base.now_ms, counters=base.counters, counts=base.counts, shadow_age_ms=90_000)
+    waiting = {"shadow": StreamFacts(entries=1, leased=0, payload_bytes=None, oldest_age_ms=90_000)}
+    late = replace(base, streams=waiting)
     assert "90 s" in health(late).summary
 
 

@@ -1,11 +1,11 @@
-"""The three drift rules: from the evidence on one series to a verdict. Pure."""
+"""The three drift rules: from the evidence on one series to a result. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ops.drift.latch import Verdict
+from ops.drift.latch import RuleResult
 from ops.drift.measures.comparison import Comparison
 from ops.drift.rules import drops, wording
 from ops.drift.settings import JudgeSettings
@@ -25,10 +25,10 @@ class Evidence(NamedTuple):
     end_block: int
 
 
-def ood_delta(at: Evidence, settings: JudgeSettings) -> Verdict:
+def ood_delta(at: Evidence, settings: JudgeSettings) -> RuleResult:
     """The delta fell over 24 h."""
     seen, u = at.seen, at.bars.delta_se
-    return Verdict(
+    return RuleResult(
         severity=drops.delta_fires(seen, u, settings) if seen else drops.REST,
         lasting=drops.delta_lasts(seen, settings) if seen else None,
         change_block=at.end_block,
@@ -37,10 +37,10 @@ def ood_delta(at: Evidence, settings: JudgeSettings) -> Verdict:
     )
 
 
-def fast_drop(at: Evidence, settings: JudgeSettings) -> Verdict:
+def fast_drop(at: Evidence, settings: JudgeSettings) -> RuleResult:
     """The fast detector alarms on the delta."""
     change = at.changes["delta"]
-    return Verdict(
+    return RuleResult(
         severity=drops.fast_fires(change, settings),
         lasting=drops.delta_lasts(at.seen, settings) if at.seen else None,
         change_block=change.block,
@@ -49,7 +49,7 @@ def fast_drop(at: Evidence, settings: JudgeSettings) -> Verdict:
     )
 
 
-def level(at: Evidence, settings: JudgeSettings) -> Verdict:
+def level(at: Evidence, settings: JudgeSettings) -> RuleResult:
     """A mean fell, over 24 h or by the fast detector."""
     seen, u = at.seen, at.bars.level_se
     slow = drops.level_fires(seen, u, settings) if seen else drops.REST
@@ -60,7 +60,7 @@ def level(at: Evidence, settings: JudgeSettings) -> Verdict:
         newest = wording.change_values(max(alarms.values(), key=lambda change: change.block))
         since = {f"{name}_since": newest[name] for name in ("change_ood", "change_id")}
         values |= {**since, "changed_at_min": newest["changed_at_min"]}
-    return Verdict(
+    return RuleResult(
         severity=drops.PAGE if drops.PAGE in (slow, fast) else slow or fast,
         lasting=drops.level_lasts(seen, settings) if seen else None,
         change_block=max(at.changes[name].block for name in ("ood", "id")) if fast else at.end_block,
@@ -73,12 +73,12 @@ class DriftRule(NamedTuple):
     """A drift rule.
 
     Attributes:
-        judge: From the evidence to a verdict.
+        evaluate: Its condition on the evidence.
         rows: Watched means of the fast detector whose evidence ends with the rule's incident.
         evaluations: Evaluations in a row that must fire before somebody is told.
     """
 
-    judge: Callable[[Evidence, JudgeSettings], Verdict]
+    evaluate: Callable[[Evidence, JudgeSettings], RuleResult]
     rows: tuple[int, ...] = ()
     evaluations: int = 3
 
