@@ -14,6 +14,7 @@ import reprlib
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ _LISTED_MAX = 1_000
 _META_EVERY_S = 1.0
 #: An idle worker comes back from its blocking read well within this.
 _WORKER_TTL_S = 60
-_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_QUEUE = r"[A-Za-z0-9_.-]{1,64}"
 
 
 def rq_connection(settings: ProducerSettings) -> redis.Redis:
@@ -71,8 +72,7 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
     rows = len(open_contexts(source))
     check_output(target, source)
     arguments = {"source": str(source), "target": str(target), "queue": settings.queue}
-    connection = rq_connection(settings)
-    try:
+    with closing(rq_connection(settings)) as connection:
         job = KnownQueue(JOBS, connection).enqueue(
             _PREDICT_FILE,
             kwargs=arguments | {name: getattr(options, name) for name in _CHECKS if name not in arguments},
@@ -80,8 +80,6 @@ def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, 
             description=without_surrogates(f"predict-file {source} {target}"),
         )
         return str(job.id)
-    finally:
-        connection.close()
 
 
 def predict_file(job: KnownJob, **arguments: Any) -> dict[str, Any]:
@@ -127,45 +125,36 @@ def check(arguments: Mapping[str, Any]) -> None:
         raise JobRefused(
             f"{_PREDICT_FILE} takes {', '.join(_CHECKS)}; given were {reprlib.repr([*arguments])}"
         )
-    for name, (holds, rule) in _CHECKS.items():
-        if not holds(arguments[name]):
-            raise JobRefused(f"{_PREDICT_FILE}: {name} is {reprlib.repr(arguments[name])}; it must be {rule}")
+    for name, (kind, holds, rule) in _CHECKS.items():
+        if not isinstance(value := arguments[name], kind) or not holds(value):
+            raise JobRefused(f"{_PREDICT_FILE}: {name} is {reprlib.repr(value)}; it must be {rule}")
 
 
-def _is_path(value: Any) -> bool:
+def _is_path(value: str) -> bool:
     """True for a path that a job may read or write: one that says plainly that it is a file of ours."""
-    if not isinstance(value, str) or len(value) > 4096:
-        return False
     try:
         path = Path(value)
-        whole = path.is_absolute() and str(path) == value and ".." not in path.parts
+        whole = path.is_absolute() and str(path) == value and ".." not in path.parts and len(value) <= 4096
         named = whole and path.suffix == _SUFFIX and without_surrogates(value).isprintable()
         return named and (not os.path.lexists(path) or path.is_file())
     except (ValueError, OSError):  # half a surrogate pair, a name that is too long
         return False
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(_QUEUE.fullmatch(value))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 512 and value.isprintable()
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
 _PATH_RULE = f"an absolute path without '..' that ends in {_SUFFIX}, and no special file"
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "source": (_is_path, _PATH_RULE),
-    "target": (_is_path, _PATH_RULE),
-    "queue": (_is_name, f"a name, {_QUEUE.pattern}"),
-    "lane": (LANES.__contains__, f"one of {', '.join(LANES)}"),
-    "domain": (_is_text, "printable text of at most 512 characters"),
-    "normalize": (_is_bool, "true or false"),
-    "fast": (_is_bool, "true or false"),
+#: The type of each argument of `predict_file`, what it must hold, and that rule in words.
+_CHECKS: dict[str, tuple[type, Callable[[Any], object], str]] = {
+    "source": (str, _is_path, _PATH_RULE),
+    "target": (str, _is_path, _PATH_RULE),
+    "queue": (str, re.compile(_QUEUE).fullmatch, f"a name, {_QUEUE}"),
+    "lane": (str, LANES.__contains__, f"one of {', '.join(LANES)}"),
+    "domain": (
+        str,
+        lambda text: len(text) <= 512 and text.isprintable(),
+        "printable text of at most 512 characters",
+    ),
+    "normalize": (bool, lambda _: True, "true or false"),
+    "fast": (bool, lambda _: True, "true or false"),
 }
 
 
@@ -184,27 +173,26 @@ def listed(connection: redis.Redis) -> list[dict[str, Any]]:
 
 
 def _row(job: KnownJob, connection: redis.Redis) -> dict[str, Any]:
-    try:
-        results: Any = connection.xrevrange(Result.get_key(job.id), count=1)  # type: ignore[no-untyped-call]
-    except redis.ResponseError:
-        results = []
-    result = results[0][1] if results else {}
-    failure = inflated(_decoded(result.get(b"exc_string"))).strip().splitlines()
-    done, rows = (job.meta.get(name, 0) for name in ("done", "rows"))
+    result: dict[bytes, bytes] = {}
+    with suppress(redis.ResponseError):
+        found: Any = connection.xrevrange(Result.get_key(job.id), count=1)  # type: ignore[no-untyped-call]
+        result = found[0][1] if found else {}
+    failure = inflated(_decoded(result, b"exc_string")).strip().splitlines()
+    done, rows = (count if isinstance(count := job.meta.get(name), int) else 0 for name in ("done", "rows"))
     return {
         "id": job.id,
         "status": str(job.get_status(refresh=False).value),
-        "done": done if isinstance(done, int) else 0,
-        "rows": rows if isinstance(rows, int) else 0,
+        "done": done,
+        "rows": rows,
         "description": job.description or "",
         "enqueued_at": (job.enqueued_at or job.created_at).isoformat(timespec="seconds"),
-        "result": parsed(_decoded(result.get(b"return_value"))),
+        "result": parsed(_decoded(result, b"return_value")),
         "error": text_of(failure[-1]) if failure else "",
     }
 
 
-def _decoded(stored: bytes | None) -> bytes:
+def _decoded(result: Mapping[bytes, bytes], name: bytes) -> bytes:
     try:
-        return b64decode(stored or b"")
+        return b64decode(result.get(name, b""))
     except ValueError:
         return b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ def list_jobs(url: str | None, as_json: bool) -> None:
     from ops.jobs import listed, rq_connection
 
     settings = producer_settings(url, None)
-    with driver_errors(settings.url):
-        connection = rq_connection(settings)
+    with driver_errors(settings.url), closing(rq_connection(settings)) as connection:
         rows = listed(connection)
-        connection.close()
     if as_json:
         console.say_json(rows)
         return

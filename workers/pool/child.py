@@ -108,8 +108,11 @@ class Child:
         return self._said_ready
 
     def last_words(self) -> str:
-        """How it ended: its code, and the last error in its log."""
-        ended = "does not answer" if self.code is None else f"ended with code {self.code}"
+        """Return its name, its code or signal, and the last error in its log."""
+        code = self.code
+        if code is not None and code < 0:
+            return f"{self.name} was killed by signal {-code}"
+        ended = "does not answer" if code is None else f"ended with code {code}"
         return f"{self.name} {ended}: {self._last_error()}"
 
     def leave(self) -> None:

@@ -47,12 +47,13 @@ def test_a_child_is_ready_when_it_says_so_and_one_that_died_is_named_with_its_la
 def test_a_child_that_ignores_the_stop_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
-    child = started(log, code)
+    child = started(log, code, "stubborn")
     assert wait_until(lambda: "on" in log.read_text())
     child.leave()
     assert not child.end(0.2)
     assert child.end(0)  # a second stop does nothing
     assert (child.alive, child.code) == (False, -9)
+    assert child.last_words() == "stubborn was killed by signal 9"
 
 
 def test_a_child_that_cannot_be_started_leaves_no_pipe_open(tmp_path: Path) -> None:
