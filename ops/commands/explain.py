@@ -45,18 +45,13 @@ def explain(request_file: Path, policy: str, artifacts: Path | None, as_json: bo
 
 
 def _show(found: dict[str, Any]) -> None:
-    out = console.out()
-    table = console.DataTable("rule", "method", "value", "fires", "fired", title=f"request {found['id']}")
-    for row in found["rules"]:
-        table.add_row(
-            *(row[name] for name in ("rule", "method", "value", "fires")), "yes" if row["fired"] else ""
-        )
+    out, columns = console.out(), ("rule", "method", "value", "fires")
+    table = console.DataTable(*columns, "fired", title=f"request {found.pop('id')}")
+    for row in found.pop("rules"):
+        table.add_row(*(row[name] for name in columns), "yes" if row["fired"] else "")
     out.print(table)
-    verdict = "escalate" if found["escalate"] else "answered by AMN"
-    shed = f", shed: {found['shed']}" if found["shed"] else ""
-    out.print(f"\n{verdict}{shed} ({', '.join(found['reasons']) or 'no rule fired'}), within the budget")
-    for name in ("budget", "answer", "chain", "weight", "expected", "features"):
-        if name in found:
-            out.print(f"{name:12} {found[name]}")
-    for name in ("model", "bank", "policy", "calibration"):
-        out.print(f"{name:12} {found[name] or 'none'}")
+    verdict, shed = "escalate" if found.pop("escalate") else "answered by AMN", found.pop("shed")
+    reasons = ", ".join(found.pop("reasons")) or "no rule fired"
+    out.print(f"\n{verdict}{f', shed: {shed}' if shed else ''} ({reasons}), within the budget")
+    for name, value in found.items():
+        out.print(f"{name:12} {value or 'none'}")

@@ -157,12 +157,13 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
     a worker crashes every half hour. Requests are drawn from the shipped sample, or from a log that
     `amn calibrate` wrote. A day of 20 requests a second takes about two minutes.
     """
-    from ops.gate import day
+    from ops.gate.day import DaySettings
+    from ops.gate.day import simulate as simulate_day
     from ops.gate.log import read_log, score_sample
     from ops.local.server import Server, ServerSettings
     from ops.sample import Sample
 
-    chosen, settings = load_policy(policy), day.DaySettings(**traffic)
+    chosen, settings = load_policy(policy), DaySettings(**traffic)
     pool = read_log(log) if log else score_sample(Sample.load(sample_path(None)), artifacts_folder(artifacts))
     with Server(ServerSettings()) as server, console.err().status("simulating") as shown:
 
@@ -171,5 +172,5 @@ def simulate(policy: str, log: Path | None, artifacts: Path | None, as_json: boo
                 shown.update(f"simulating, hour {second / 3600:.1f} of {settings.hours:g}")
 
         with options.client(ProducerSettings(url=server.url)) as client:
-            found = day.report(day.simulate(client, chosen, pool, settings, on_second), pool, chosen)
+            found = simulate_day(client, chosen, pool, settings, on_second)
     console.say_json(found, indent=None if as_json else 2)

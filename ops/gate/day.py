@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from amn.evaluation.metrics import estimate
 from amn.gate.escalation import HIGH_STAKES_LANE, Allowance, decide
-from amn.policy import EscalationPolicy
+from amn.policy import BudgetRule, EscalationPolicy
 from ops.errors import FileRefused
 from ops.gate.log import Logged
 from producer.keys import Keys
@@ -66,28 +66,16 @@ class DaySettings:
         return self.hard_share
 
 
-@dataclass(slots=True, kw_only=True)
-class Day:
-    """The events of a day: by second, requests, escalations and possible escalations; and by request,
-    its row in the pool and whether a soft rule escalated it."""
-
-    requests: Counts
-    escalated: Counts
-    demand: Counts
-    shed: Counter[str] = field(default_factory=Counter)
-    flagged: int = 0
-    rows: list[int] = field(default_factory=list)
-    taken: list[bool] = field(default_factory=list)
-
-
 def simulate(
     client: redis.Redis,
     policy: EscalationPolicy,
     pool: Sequence[Logged],
     settings: DaySettings,
     on_second: Callable[[int], None] = lambda second: None,
-) -> Day:
-    """Runs the day. The server's keys of the queue `simulated` are used.
+) -> dict[str, Any]:
+    """Runs the day, and reports the rates of every window and what the escalations gained.
+
+    The server's keys of the queue `simulated` are used.
 
     Raises:
         FileRefused: The pool lacks scores, or one of the two kinds of text.
@@ -99,10 +87,10 @@ def simulate(
     if None in scores or not all(map(len, kinds)):
         raise FileRefused("the log lacks a score of the policy, or has no text of one kind (domain unseen)")
     requests, escalated, demand = np.zeros((3, settings.seconds), np.int64)
-    day = Day(requests=requests, escalated=escalated, demand=demand)
+    rows, taken, flagged, shed = [], [], 0, Counter[str]()
     workers = [_worker(client, policy) for _ in range(settings.workers)]
     for second in range(settings.seconds):
-        arrivals = int(draw.poisson(settings.rate))
+        requests[second] = arrivals = int(draw.poisson(settings.rate))
         unseen = draw.random(arrivals) < settings.unseen(second)
         hard = (draw.random(arrivals) < settings.hard(second)).tolist()
         for i in range(arrivals):
@@ -111,19 +99,25 @@ def simulate(
             before = allowance.wanted
             reasons = (HIGH_STAKES_LANE,) if hard[i] else ()
             decision = decide(policy, allowance, reasons, scores[row])  # type: ignore[arg-type]
-            requests[second] += 1
             escalated[second] += decision.escalate
             demand[second] += hard[i] or allowance.wanted > before
-            day.flagged += bool(decision.reasons)
-            day.shed[decision.shed] += bool(decision.shed)
-            day.rows.append(row)
-            day.taken.append(decision.escalate and not hard[i])
+            flagged += bool(decision.reasons)
+            shed[decision.shed] += 1
+            rows.append(row)
+            taken.append(decision.escalate and not hard[i])
         for _, budget in workers:
             budget.settle(now_ms=_START_MS + second * 1000 + 999)
         if settings.crash_every_s and second % settings.crash_every_s == settings.crash_every_s - 1:
             workers[(second // settings.crash_every_s) % len(workers)] = _worker(client, policy)
         on_second(second)
-    return day
+    return {
+        "requests": int(requests.sum()),
+        "flagged": flagged,
+        "escalated": int(escalated.sum()),
+        "shed": {name: count for name, count in shed.items() if name},
+        **_rates(requests, escalated, demand, policy.budget),
+        "gain": _gains(np.array(rows), np.array(taken, dtype=np.float64), pool, policy),
+    }
 
 
 def _worker(client: redis.Redis, policy: EscalationPolicy) -> tuple[Allowance, SharedBudget]:
@@ -131,25 +125,20 @@ def _worker(client: redis.Redis, policy: EscalationPolicy) -> tuple[Allowance, S
     return allowance, SharedBudget(client, Keys("simulated"), policy, allowance)
 
 
-def report(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[str, Any]:
-    """Rates over every window, and what the escalations gained."""
-    window_s, rate = policy.budget.window_s, policy.budget.rate
-    rates = _windows(day.escalated, window_s) / np.maximum(_windows(day.requests, window_s), 1)
-    # Demand of one minute cannot be spent in another: demand is there when each minute has it.
-    short = _windows(day.demand, _MINUTE_S) < rate * _windows(day.requests, _MINUTE_S)
+def _rates(requests: Counts, escalated: Counts, demand: Counts, budget: BudgetRule) -> dict[str, Any]:
+    """Shares escalated in every window, and in those whose every minute had enough to escalate.
+
+    Demand of one minute cannot be spent in another: demand is there when each minute has it.
+    """
+    rates = _windows(escalated, budget.window_s) / np.maximum(_windows(requests, budget.window_s), 1)
+    short = _windows(demand, _MINUTE_S) < budget.rate * _windows(requests, _MINUTE_S)
     wanted = _windows(short.astype(np.int64), len(short) - len(rates) + 1) == 0
-    requests, escalated = int(day.requests.sum()), int(day.escalated.sum())
     return {
-        "requests": requests,
-        "flagged": day.flagged,
-        "escalated": escalated,
-        "shed": {name: count for name, count in day.shed.items() if name},
         "windows": len(rates),
         "rate_max": round(float(rates.max()), 5),
         "windows_with_demand": int(wanted.sum()),
         "rate_min_with_demand": round(float(rates[wanted].min()), 5) if wanted.any() else None,
-        "rate_mean": round(escalated / max(requests, 1), 5),
-        "gain": _gains(day, pool, policy),
+        "rate_mean": round(int(escalated.sum()) / max(int(requests.sum()), 1), 5),
     }
 
 
@@ -160,15 +149,19 @@ def _windows(by_second: Counts, window_s: int) -> Counts:
     return np.asarray(total[length:] - total[:-length])
 
 
-def _gains(day: Day, pool: Sequence[Logged], policy: EscalationPolicy) -> dict[str, Any]:
+def _gains(
+    rows: NDArray[np.int_], taken: NDArray[np.float64], pool: Sequence[Logged], policy: EscalationPolicy
+) -> dict[str, Any]:
     """Cosine of all final answers over AMN alone, and over as many escalations drawn at random.
 
     Hard escalations are left out on both sides: no policy may choose about them.
+
+    Args:
+        rows: By request, its line in the pool.    taken: Whether a soft rule escalated it.
     """
     pairs = [(line.after(policy), line.amn_cosine) for line in pool]
     if any(None in pair for pair in pairs):
         return {}
-    rows, taken = np.array(day.rows), np.array(day.taken, dtype=np.float64)
     after, before = np.array(pairs, dtype=np.float64)[rows].T
     gain, articles = after - before, np.array([line.article for line in pool])[rows]
     unseen = np.array([line.domain == "unseen" for line in pool])[rows]

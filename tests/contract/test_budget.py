@@ -12,7 +12,7 @@ import redis
 
 from amn.gate.escalation import HIGH_STAKES_LANE, SHED_BUDGET, SHED_HARD, SHED_LAG, Allowance, Scores, decide
 from amn.policy import BudgetRule, load_policy
-from ops.gate.day import DaySettings, report, simulate
+from ops.gate.day import DaySettings, simulate
 from ops.gate.log import Logged
 from producer.keys import Keys
 from producer.settings import ProducerSettings
@@ -235,8 +235,7 @@ def test_every_window_of_a_simulated_day_is_within_the_budget_and_spent_when_wan
     policy = replace(CALIBRATED, budget=BudgetRule(mode="enforce", rate=0.20, reserve=0.005, window_s=600))
     bursts = ((0.2, 30, 0.25), (0.7, 8, 0.5))
     settings = DaySettings(hours=1.0, rate=30, workers=3, bursts=bursts, crash_every_s=300)
-    day = simulate(real_server.admin, policy, pool(), settings)
-    found = report(day, pool(), policy)
+    found = simulate(real_server.admin, policy, pool(), settings)
     assert found["rate_max"] <= 0.2
     assert found["windows_with_demand"] > 500
     # The day is compressed into an hour: where the mix turns within minutes, a threshold taken from
