@@ -5,24 +5,36 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from ops.drift.measures.statistics import Floats
+from ops.clock import BLOCKS_PER_DAY
+from ops.drift.measures.baseline import Reference
+from ops.drift.measures.blocks import ALL, HISTOGRAMS
+from ops.drift.measures.detector import Detector
+from ops.drift.measures.statistics import ID, OOD, W2, Floats, W, X, divergence
+from ops.drift.rules.drops import bars
+from ops.drift.settings import JudgeSettings
+from ops.drift.state import Evaluation
 
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home it tells where its cache is
+HOUR = BLOCKS_PER_DAY // 24
+SHOWN_HOURS = 48
+#: Cells that are named below their picture.
+_NAMED = 5
 #: Stands for the page's text colour until the SVG is written.
-INK = "#010203"
-OOD_COLOUR, ID_COLOUR, DELTA_COLOUR, BASE_COLOUR = "#d9822b", "#3d8bd9", "#2a9d6f", "#9a6fd0"
+_INK = "#010203"
+_OOD_COLOUR, _ID_COLOUR, _DELTA_COLOUR, _BASE_COLOUR = "#d9822b", "#3d8bd9", "#2a9d6f", "#9a6fd0"
+#: The rows of means, errors and evidence.
+_ROWS = {"D = OOD - ID": _DELTA_COLOUR, "mean cosine, OOD": _OOD_COLOUR, "mean cosine, ID": _ID_COLOUR}
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.size": 10,
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    "lines.linewidth": 1.4,
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 10.5,
@@ -31,91 +43,165 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-P = ParamSpec("P")
 
 
-class Line(NamedTuple):
-    """One line of a panel over time; a constant is a level that the others are compared with."""
-
-    ago: Floats
-    values: Floats | float
-    label: str
-    colour: str
-    style: str = "-"
-    error: Floats | None = None
-
-
-class Histogram(NamedTuple):
-    """Counts by bin of 24 h, of the baseline and perhaps of the last hour, between `low` and `high`."""
-
-    title: str
-    colour: str
-    now: Floats
-    base: Floats
-    low: float
-    high: float
-    recent: Floats | None = None
-
-
-def _plot(draw: Callable[P, Figure]) -> Callable[P, str]:
-    """Draws with our style, leaves matplotlib's as it was, and makes SVG whose ids are its own."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
-        name, buffer = str(args[0]), io.StringIO()
-        with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-            draw(*args, **kwargs).savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        text = buffer.getvalue()
-        text = text[text.index("<svg") :].replace(INK, "currentColor")
-        text = re.sub(r'^(<svg [^>]*?)width="[^"]*"([^>]*?)height="[^"]*"', r"\1\2", text)
-        text = re.sub(r'(id="|href="#|url\(#)', rf"\1{name}-", text)  # two figures may hash one alike
-        return text.replace("font-family: ", "font-family: system-ui, ").replace("'DejaVu Sans', ", "")
-
-    return drawn
+def means_plot(found: Evaluation, model: str, settings: JudgeSettings) -> str:
+    """D and the means by hour beside baseline, last week and D's limit; the fast detector's evidence."""
+    traffic, known = found.traffic, found.state.models[model]
+    sums, reference = traffic.series[model][ALL], known.baselines.get(ALL)
+    hours = min(SHOWN_HOURS, sums.shape[-1] // HOUR)
+    ago, means, before = np.arange(-hours, 0.0) + 0.5, means_by_hour(sums, hours), week_before(sums)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.2, 6.8), layout="constrained")
+        axes = figure.subplots(4, 1, sharex=True)
+        for ax, mean, past, (title, colour) in zip(axes, means, before, _ROWS.items(), strict=False):
+            ax.plot(ago, mean, color=colour, label="by hour")
+            if np.isfinite(past).any():
+                ax.plot(ago, past, "-.", color=_INK, alpha=0.5, label="a week ago")
+            ax.set_title(title)
+        axes[3].set_title("fast detector: log evidence for a drop")
+        axes[3].set_xlabel("hours before now")
+        if reference is None:
+            axes[3].text(0.5, 0.5, "There is no baseline yet.", transform=axes[3].transAxes, ha="center")
+        else:
+            first = traffic.end_block - hours * HOUR
+            expected = reference.expected(first, hours * HOUR)
+            _beside(axes, ago, means, _errors(sums, hours, reference), expected, settings)
+            course = _evidence(sums[..., sums.shape[-1] - hours * HOUR :], first, expected, reference)
+            ends = (np.arange(-len(course), 0) + 1) / HOUR
+            for name, colour, values in zip(("D", "m_OOD", "m_ID"), _ROWS.values(), course.T, strict=True):
+                axes[3].plot(ends, np.maximum(values, -5), color=colour, label=name)
+            lanes = sum(of == model for of, _ in found.comparisons)
+            bar = bars(settings.pages_per_year, lanes or 1, len(known.detectors) or 1)
+            axes[3].axhline(bar.fast_delta, color=_BASE_COLOUR, linestyle="--", label="alarm (D)")
+            axes[3].axhline(bar.fast_level, color=_BASE_COLOUR, linestyle=":", label="alarm (means)")
+        for ax in axes[: 3 if reference is None else 4]:
+            ax.legend(loc="best", ncols=5)
+        return _svg(figure, "means")
 
 
-@_plot
-def times_plot(name: str, panels: Mapping[str, Sequence[Line]]) -> Figure:
-    """Panels by title, one above the other, on one axis of hours before now; bands of two errors."""
-    figure = Figure(figsize=(8.2, 0.4 + 1.6 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
-    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        for line in lines:
-            values, error = np.broadcast_to(line.values, line.ago.shape), line.error
-            ax.plot(line.ago, values, line.style, color=line.colour, linewidth=1.4, label=line.label)
-            if error is not None:
-                low, high = values - 2 * error, values + 2 * error
-                ax.fill_between(line.ago, low, high, color=line.colour, alpha=0.25, linewidth=0)
-        if np.isnan(lines[0].values).all():
-            ax.text(0.5, 0.5, "not known", transform=ax.transAxes, ha="center", va="center", alpha=0.7)
-        ax.set_title(title)
-        ax.legend(loc="best", ncols=4)
-    axes[-1].set_xlabel("hours before now")
-    return figure
-
-
-@_plot
-def histograms_plot(name: str, panels: Sequence[Histogram]) -> Figure:
-    """Shares by bin now (filled), in the baseline and in the last hour (lines), two panels a row."""
-    rows = (len(panels) + 1) // 2
-    figure = Figure(figsize=(8.2, 2.7 * rows), layout="constrained")
-    for ax, (title, colour, now, base, low, high, recent) in zip(
-        figure.subplots(rows, 2, squeeze=False).flat, panels, strict=False
+def _beside(
+    axes: Any, ago: Floats, means: Floats, errors: Floats, expected: Floats, settings: JudgeSettings
+) -> None:
+    """Bands of two standard errors, the baseline, and D's limit."""
+    ood, inside = expected.reshape(2, -1, HOUR).mean(-1)
+    delta = ood - inside
+    for ax, mean, error, base, colour in zip(
+        axes, means, errors, (delta, ood, inside), _ROWS.values(), strict=False
     ):
-        counts = {"last 24 h": now, "baseline": base, "last hour": np.zeros(1) if recent is None else recent}
-        looks: list[dict[str, Any]] = [
-            {"fill": True, "color": colour, "alpha": 0.45},
-            {"color": BASE_COLOUR, "linewidth": 1.3},
-            {"color": INK, "linewidth": 1, "alpha": 0.8},
-        ]
-        edges, used = np.linspace(low, high, len(now) + 1), np.zeros(len(now), bool)
-        for (label, count), look in zip(counts.items(), looks, strict=True):
-            if count.sum():
-                ax.stairs(count / count.sum(), edges, label=label, **look)
-                used |= count > 0
-        if used.any():
-            at = np.flatnonzero(used)
-            ax.set_xlim(edges[at[0]], edges[at[-1] + 1])
-            ax.legend(loc="upper left")
-        ax.set_title(title)
-    return figure
+        low, high = mean - 2 * error, mean + 2 * error
+        ax.fill_between(ago, low, high, color=colour, alpha=0.25, linewidth=0, label="2 standard errors")
+        ax.plot(ago, base, "--", color=_BASE_COLOUR, label="baseline")
+    limit = settings.drop_page
+    axes[0].plot(ago, delta - limit, ":", color=_BASE_COLOUR, label=f"baseline - {limit:g}")
+
+
+def means_by_hour(sums: Floats, hours: int) -> Floats:
+    """D, mean OOD and mean ID of the last hours of a series (6, 2, T), (3, hours); NaN where not known."""
+    known, found = min(hours, sums.shape[-1] // HOUR), np.full((3, hours), np.nan)
+    by_hour = _by_hour(sums, known)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = by_hour[X] / by_hour[W]
+    found[:, hours - known :] = mean[OOD] - mean[ID], *mean
+    return found
+
+
+def week_before(sums: Floats) -> Floats:
+    """The same hours a week ago.
+
+    Blocks are kept for eight days, so that there is one for the last 24 h only; NaN elsewhere.
+    """
+    past = sums[..., : max(sums.shape[-1] - 7 * BLOCKS_PER_DAY, 0)]
+    return means_by_hour(past, min(SHOWN_HOURS, sums.shape[-1] // HOUR))
+
+
+def _errors(sums: Floats, hours: int, reference: Reference) -> Floats:
+    """Standard errors of `means_by_hour`."""
+    by_hour, noise = _by_hour(sums, hours), reference.noise[:, :, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kish = by_hour[W] ** 2 / by_hour[W2]
+        # A slice that a mean does not use may be empty.
+        return np.asarray(np.sqrt(np.where(noise > 0, noise / kish, 0).sum(1)))
+
+
+def _by_hour(sums: Floats, hours: int) -> Floats:
+    return np.asarray(sums[..., sums.shape[-1] - hours * HOUR :].reshape(6, 2, hours, HOUR).sum(-1))
+
+
+def _evidence(sums: Floats, first: int, expected: Floats, reference: Reference) -> Floats:
+    """The fast detector's evidence after each block, (T, 3), had it begun with the first."""
+    state, course = Detector.fresh(first), []
+    for at in range(sums.shape[-1]):
+        state = state.step(sums[..., at], expected[..., at], reference.noise)
+        course.append(state.log_evidence)
+    return np.array(course)
+
+
+def scores_plot(found: Evaluation, model: str) -> tuple[str, str]:
+    """Cosines, OOD scores and cells of 24 h against the baseline; and how far the inputs diverged."""
+    end, known = found.traffic.end_block, found.state.models[model]
+    now, base = {}, {}
+    for name, bins in HISTOGRAMS.items():
+        now[name] = found.traffic.histogram(model, name, end, BLOCKS_PER_DAY)
+        base[name] = np.array(known.histograms.get(name, [0] * bins), dtype=np.float64)
+    recent = found.traffic.histogram(model, "score", end, HOUR)
+    # A cell's number says nothing: the baseline's most frequent one comes first.
+    order = np.argsort(-base["cells"], kind="stable")
+    used = order[(now["cells"] + base["cells"])[order] > 0]
+    panels: dict[str, tuple[str, float, float, list[Floats]]] = {
+        "cosine to the truth, OOD": (_OOD_COLOUR, -1, 1, [h["cosine.ood"] for h in (now, base)]),
+        "cosine to the truth, ID": (_ID_COLOUR, -1, 1, [h["cosine.id"] for h in (now, base)]),
+        "OOD score of the inputs": (_DELTA_COLOUR, 0, 1, [now["score"], base["score"], recent]),
+        "nearest centroid, by the baseline's share": (
+            *(_DELTA_COLOUR, 0, max(len(used), 1)),
+            [h["cells"][used] for h in (now, base)],
+        ),
+    }
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8.2, 5.4), layout="constrained")
+        for ax, (title, panel) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+            _histogram(ax, *panel)
+            ax.set_title(title)
+        return _svg(figure, "scores"), _grown(now, base)
+
+
+def _histogram(ax: Any, colour: str, low: float, high: float, counts: list[Floats]) -> None:
+    """Shares by bin in 24 h (filled), in the baseline and perhaps in the last hour (lines)."""
+    looks: dict[str, Any] = {
+        "last 24 h": {"fill": True, "color": colour, "alpha": 0.45},
+        "baseline": {"color": _BASE_COLOUR},
+        "last hour": {"color": _INK, "linewidth": 1},
+    }
+    edges, used = np.linspace(low, high, len(counts[0]) + 1), np.flatnonzero(sum(counts))
+    for count, (label, look) in zip(counts, looks.items(), strict=False):
+        if count.sum():
+            ax.stairs(count / count.sum(), edges, label=label, **look)
+    if len(used):
+        ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
+        ax.legend(loc="upper left")
+
+
+def _grown(now: dict[str, Floats], base: dict[str, Floats]) -> str:
+    """Says how far the inputs diverged, and names the cells that grew most."""
+    if not all(counts[name].sum() for counts in (now, base) for name in ("score", "cells")):
+        return "There is no baseline of the inputs to compare with yet, or nobody scores them."
+    after, before = now["cells"] / now["cells"].sum(), base["cells"] / base["cells"].sum()
+    most = [i for i in np.argsort(before - after, kind="stable")[:_NAMED].tolist() if after[i] > before[i]]
+    named = ", ".join(f"{i} ({before[i]:.1%} to {after[i]:.1%})" for i in most)
+    scores, cells = (divergence(base[name], now[name]) for name in ("score", "cells"))
+    return (
+        f"Divergence from the baseline over 24 h: OOD scores {scores:.3f}, cells {cells:.3f} bits. "
+        f"Cells that grew most: {named or 'none'}."
+    )
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure's SVG element, ids its own."""
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].replace(_INK, "currentColor")
+    text = re.sub(r'^(<svg [^>]*?)width="[^"]*"([^>]*?)height="[^"]*"', r"\1\2", text)
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\1{name}-", text)  # two figures may hash one alike
+    return text.replace("font-family: ", "font-family: system-ui, ").replace("'DejaVu Sans', ", "")

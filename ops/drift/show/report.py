@@ -11,8 +11,8 @@ from rich.text import Text
 
 from ops.drift.memory import Memory
 from ops.drift.settings import JudgeSettings
-from ops.drift.show import pictures, views
-from ops.drift.show.plots import histograms_plot, times_plot
+from ops.drift.show import views
+from ops.drift.show.plots import means_plot, scores_plot
 from ops.drift.state import Evaluation
 from ops.errors import FileRefused
 from ops.findings import Finding
@@ -105,17 +105,16 @@ def _rules(findings: Iterable[Finding]) -> list[str]:
 def _sections(
     found: Evaluation, model: str, settings: JudgeSettings, exemplars: Sequence[Exemplar]
 ) -> list[str]:
-    panels, note = pictures.histograms(found, model)
+    scores, note = scores_plot(found, model)
     ordered = [
         one
         for slice_, kind in ((s, k) for s in ("ood", "id") for k in (WORST, RANDOM))
         for one in [e for e in exemplars if (e.slice, e.kind) == (slice_, kind)][:_EXEMPLARS]
     ]
-    times = times_plot("means", pictures.courses(found, model, settings))
     return [
-        *_section("Mean cosines, the OOD delta, and since when: 48 h", times),
+        *_section("Mean cosines, the OOD delta, and since when: 48 h", means_plot(found, model, settings)),
         *_section("Where", _table(views.series_table(found, model))),
-        *_section("Scores of 24 h", histograms_plot("scores", panels), f'<p class="soft">{note}</p>'),
+        *_section("Scores of 24 h", scores, f'<p class="soft">{note}</p>'),
         *_section("Against what stands in for the truth", _table(views.tiers_table(found, model))),
         *_section("Requests, the worst and some at random", _table(views.exemplars_table(ordered))),
     ]

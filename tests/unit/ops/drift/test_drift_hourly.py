@@ -7,7 +7,7 @@ import numpy as np
 from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, Traffic, block_of
 from ops.drift.measures.statistics import W, X
-from ops.drift.show.pictures import HOUR, SHOWN_HOURS, week_before
+from ops.drift.show.plots import HOUR, SHOWN_HOURS, week_before
 from workers.shadow.scores import MILLION, Labels
 
 
