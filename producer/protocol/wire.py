@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ __all__ = [
     "pack",
 ]
 
+_FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes, and up to 255
 #: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.
 TIME_MS_MAX = 1e14
 _DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
@@ -206,3 +207,40 @@ def _check_lengths(request: Request) -> None:
         raise Undecodable(
             f"lane, encoder, sequence, domain, traceparent or level exceeds {TEXT_LENGTH_MAX} characters"
         )
+
+
+class Envelope(NamedTuple):
+    """The fields of a request that are needed to tell its client of the end."""
+
+    id: str
+    reply_to: str
+
+
+def envelope(payload: bytes, request_id: bytes = b"") -> Envelope | None:
+    """Id and client of an encoded request, found without decoding it; None where that cannot be done.
+
+    Who gives up a request that may have killed the processes that worked on it must not decode it: the
+    decoder may be what died. The names are short texts at the front, so that looking for them is enough.
+
+    Args:
+        request_id: The id beside the payload, where the entry has one.
+    """
+    found = Envelope(
+        request_id.decode("ascii", "replace") or _text_behind(b"\xa2id", payload),
+        _text_behind(b"\xa8reply_to", payload),
+    )
+    return found if valid_id(found.id) and valid_client(found.reply_to) else None
+
+
+def _text_behind(field: bytes, payload: bytes) -> str:
+    """The text behind the first occurrence of an encoded field name; "" when there is none."""
+    at = payload.find(field)
+    head = payload[at + len(field) :][:2] if at >= 0 else b""
+    if len(head) < 2:
+        return ""
+    short = head[0] & _FIXED_MASK == _FIXED
+    if not short and head[0] != _SHORT:
+        return ""
+    length = head[0] & ~_FIXED_MASK if short else head[1]
+    start = at + len(field) + (1 if short else 2)
+    return payload[start : start + length].decode("ascii", "replace")

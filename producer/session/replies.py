@@ -1,16 +1,20 @@
-"""The position of the reply reader in its stream. No I/O: the two producers send its commands."""
+"""The reader of a client's reply stream; it yields its I/O, to a thread or to a task of an event loop."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from producer.errors import ServerUnavailable, WireError
 from producer.keys import REPLY, Keys
 from producer.session.inflight import Inflight
 from producer.session.losses import Losses
+from producer.session.outage import Outage, pause_ms
+from producer.transport.clock import ServerClock
+from producer.transport.connection import DRIVER_ERRORS, translated
 from producer.transport.steps import Steps
+from producer.transport.verbs import Verb
 
 _LOG = logging.getLogger("amn.producer")
 #: Replies taken in one read.
@@ -49,10 +53,9 @@ class ReplyCursor:
         self._idle = self._asked = self._over = self._foreign = False
 
     def commands(self) -> list[tuple[Any, ...]]:
-        """One round trip: blocks for more, now and then after a deletion of what was read.
+        """One round trip: blocks for more, after a deletion when much was read or nothing more came.
 
-        A deletion is due when much was read, and when nothing more came. Asked for again and again, also
-        while the server is away: the time to look for lost requests.
+        It is asked for again and again, also while the server is away: the time to look for lost requests.
         """
         self._asked = self._inflight.sweep() and bool(self._inflight.overdue)
         commands: list[tuple[Any, ...]] = [("HGETALL", self._standing)] if self._asked else []
@@ -123,3 +126,41 @@ class ReplyCursor:
                 self.odd += 1
                 what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
                 _LOG.error("%s: %s: %s", what, type(error).__name__, error)
+
+
+class Reader:
+    """Feeds a cursor, through any outage, until it is stopped: it never ends while somebody waits.
+
+    A subclass says how commands go out together, how to drop the connection, how to wait, and when to end.
+    """
+
+    each: Callable[..., Any]
+    drop: Callable[[], Any]
+    pause: Callable[[float], Any]
+    stopping: Callable[[], bool]
+
+    def __init__(self, url: str, clock: ServerClock, cursor: ReplyCursor) -> None:
+        self._url, self._clock, self._cursor = url, clock, cursor
+
+    def reading(self) -> Verb[None]:
+        """Reads on and on; asks for the server's time now and then."""
+        outage, failures = Outage("reply_reader"), 0
+        while not self.stopping():
+            try:
+                if self._clock.due:
+                    asked_at_s = self._clock.asks()
+                    [answer] = yield self.each, [("TIME",)]
+                    self._clock.measured(asked_at_s, answer)
+                answers = yield self.each, self._cursor.commands()
+                if isinstance(answers[-1], Exception):
+                    raise answers[-1]
+                self._cursor.take(answers)
+                if failures:
+                    failures = 0
+                    outage.over()
+            except Exception as error:
+                failures += 1
+                self._cursor.failed(error)
+                outage.failed(translated(error, self._url) if isinstance(error, DRIVER_ERRORS) else error)
+                yield (self.drop,)
+                yield self.pause, pause_ms(failures) / 1000

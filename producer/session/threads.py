@@ -9,13 +9,11 @@ from contextlib import suppress
 from producer.errors import ServerError, ServerUnavailable
 from producer.keys import WAKE
 from producer.session.channel import CLOSED, Channel, checked_statuses
-from producer.session.reader import Reader
-from producer.session.replies import BLOCK_MS
+from producer.session.replies import BLOCK_MS, Reader
 from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 from producer.transport.connection import LOST, connect, driver_errors
-from producer.transport.link import Link
-from producer.transport.packing import written
+from producer.transport.link import Link, written
 from producer.transport.verbs import run
 
 

@@ -21,7 +21,7 @@ from producer import errors
 from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
 from producer.settings import ProducerSettings, masked
 from producer.transport import forks
-from producer.transport.packing import Packer
+from producer.transport.link import Packer
 from producer.transport.routes import (
     AsyncTcpConnection,
     AsyncTlsConnection,

@@ -239,7 +239,7 @@ def test_workers_clients_may_be_forked_too(real_rig):
 
     def use() -> None:
         assert queue.client.ping()
-        queue._reads.call("PING")
+        queue._reading.call("PING")
         queue.close()
         gc.collect()
 

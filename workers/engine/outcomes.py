@@ -8,7 +8,7 @@ from producer.errors import QueueError, WireError
 from producer.keys import ID, REQUEST
 from producer.messages import BULK_PRIORITY, PRIORITIES, Answer, Failure, Request
 from producer.protocol import wire
-from producer.protocol.envelope import Envelope, envelope
+from producer.protocol.wire import Envelope, envelope
 from workers.engine.entry import Entry, Outcome
 
 #: Why an entry that was begun too often is a dead letter.

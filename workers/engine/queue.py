@@ -27,8 +27,7 @@ from producer.transport.connection import (
     script_text,
     translated,
 )
-from producer.transport.link import Link, Script, Word
-from producer.transport.packing import written
+from producer.transport.link import Link, Script, Word, written
 from workers.engine.entry import Entry, Outcome
 from workers.engine.reads import ReadSizes
 from workers.settings import WorkerSettings

@@ -36,7 +36,7 @@ from producer.session.requests import prepare
 from producer.session.submission import SEND_COUNT_MAX, Submission
 from producer.settings import masked
 from producer.testing import AsyncFakeProducer, FakeProducer
-from producer.transport import packing
+from producer.transport import link as packing
 from producer.transport.connection import translated
 
 #: Makes handles of nobody's.

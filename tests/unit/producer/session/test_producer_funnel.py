@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from producer import errors
-from producer.session.funnel import Funnel
 from producer.session.submission import SEND_BYTES_MAX, SEND_COUNT_MAX
+from producer.session.tasks import Funnel
 
 
 class Item(str):

@@ -10,7 +10,7 @@ import pytest
 from producer.errors import AuthenticationFailed, ServerError, ServerUnavailable
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
-from producer.protocol.envelope import Envelope, envelope
+from producer.protocol.wire import Envelope, envelope
 from producer.transport.clock import ServerClock
 from producer.transport.steps import Steps
 from workers.engine.entry import Entry, Outcome
