@@ -30,11 +30,7 @@ _KINDS = {"": TCP, "sentinel": SENTINEL, "cluster": CLUSTER}
 _PORTS = {TCP: 6379, SENTINEL: 26379, CLUSTER: 6379}
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _PARAMETERS = {
-    "db": "db",
-    "username": "username",
-    "password": "password",
-    "sentinel_username": "sentinel_username",
-    "sentinel_password": "sentinel_password",
+    **{name: name for name in ("db", "username", "password", "sentinel_username", "sentinel_password")},
     "ssl_ca_certs": "ca",
     "ssl_certfile": "certificate",
     "ssl_keyfile": "key",
@@ -51,10 +47,8 @@ class Address:
 
     Attributes:
         kind: "tcp", "unix", "sentinel" or "cluster".
-        tls: Whether connections are encrypted.
         hosts: Host and port: of the server, of sentinels, or of cluster nodes to begin with.
-        path: Of the unix socket.    service: What the sentinels call the servers.
-        db: Number of the database.
+        service: The name of the servers among the sentinels.
         ca, certificate, key: Files; "" where the URL names none.
         check_hostname: Whether the certificate's name is compared; None where the URL does not say.
     """
@@ -92,34 +86,27 @@ def parse_address(url: str) -> Address:
         raise ValueError("`#` must be percent-encoded as %23")
     if "@" in parts.query:  # it may be the rest of a password, and must not be quoted below
         raise ValueError("`?` and `@` must be percent-encoded as %3F and %40")
-    given = _parameters(parts.query)
+    login, _, hosts = parts.netloc.rpartition("@")
+    username, _, password = login.partition(":")
+    found: dict[str, Any] = {"username": unquote(username), "password": unquote(password)}
     if scheme == "unix":
-        username, password, _ = _split_login(parts.netloc)
-        if len(os.fsencode(unquote(parts.path))) > _SOCKET_BYTES_MAX:
+        found |= {"kind": UNIX, "path": unquote(parts.path)}
+        if len(os.fsencode(found["path"])) > _SOCKET_BYTES_MAX:
             raise ValueError(
                 f"the path of a socket takes at most {_SOCKET_BYTES_MAX} bytes; use a shorter link to it"
             )
-        return Address(
-            kind=UNIX,
-            path=unquote(parts.path),
-            **_merged({"username": username, "password": password}, given),
-        )
-    kind = _KINDS[scheme.partition("+")[2]]
-    username, password, hosts = _split_login(parts.netloc)
-    if kind == TCP and "," in hosts:
-        raise ValueError("one host only; several go with redis+sentinel:// or redis+cluster://")
-    place = {"username": username, "password": password, **_place(kind, parts.path)}
-    return Address(
-        kind=kind, tls=scheme.startswith("rediss"), hosts=_hosts(hosts, _PORTS[kind]), **_merged(place, given)
-    )
+    else:
+        kind = _KINDS[scheme.partition("+")[2]]
+        if kind == TCP and "," in hosts:
+            raise ValueError("one host only; several go with redis+sentinel:// or redis+cluster://")
+        each = hosts.split(",") if hosts else ["localhost"]
+        found |= {"kind": kind, "tls": scheme.startswith("rediss"), **_place(kind, parts.path)}
+        found["hosts"] = tuple(_host(one, _PORTS[kind]) for one in each)
+    return Address(**found | _parameters(parts.query))
 
 
-def _merged(place: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in place.items() if value not in ("", None)} | given
-
-
-def _parameters(query: str) -> dict[str, object]:
-    found: dict[str, object] = {}
+def _parameters(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name == "ssl_cert_reqs" and value == "required":
             continue
@@ -127,19 +114,12 @@ def _parameters(query: str) -> dict[str, object]:
             raise ValueError(f"parameter {name!r} is not known; known are {', '.join(_PARAMETERS)}")
         found[_PARAMETERS[name]] = value
     if "db" in found:
-        found["db"] = _number(str(found["db"]))
+        found["db"] = _number(found["db"])
     if "check_hostname" in found:
-        text = str(found["check_hostname"]).lower()
-        if text not in _BOOLEANS:
+        found["check_hostname"] = _BOOLEANS.get(found["check_hostname"].lower())
+        if found["check_hostname"] is None:
             raise ValueError("ssl_check_hostname is true or false")
-        found["check_hostname"] = _BOOLEANS[text]
     return found
-
-
-def _split_login(netloc: str) -> tuple[str, str, str]:
-    login, _, hosts = netloc.rpartition("@")
-    username, _, password = login.partition(":")
-    return unquote(username), unquote(password), hosts
 
 
 def _place(kind: str, path: str) -> dict[str, object]:
@@ -159,10 +139,6 @@ def _place(kind: str, path: str) -> dict[str, object]:
     if kind == CLUSTER and place.get("db"):
         raise ValueError("a cluster has only database 0")
     return place
-
-
-def _hosts(text: str, port: int) -> tuple[tuple[str, int], ...]:
-    return tuple(_host(one, port) for one in text.split(",")) if text else (("localhost", port),)
 
 
 def _host(text: str, default: int) -> tuple[str, int]:

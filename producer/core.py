@@ -25,11 +25,11 @@ class Core(Generic[H, B]):
     """The part that the producers have in common.
 
     Attributes:
-        settings: What this producer was told; `queue` is the name without the partition.
+        settings: The settings that it was given; `queue` is the name without the partition.
         channels: The I/O with the queue, or with each partition in order.
     """
 
-    #: What differs between threads and an event loop: the I/O with one queue, how to wait for some seconds,
+    #: These differ between threads and an event loop: the I/O with one queue, how to wait for some seconds,
     #: how to run several verbs, and the handles.
     _channel: Callable[[ProducerSettings], Any]
     _pause: Callable[[float], Any]
@@ -162,8 +162,10 @@ class Core(Generic[H, B]):
 
     def _reporting(self, request: BaseHandle | str, vector: Any) -> Verb[bool]:
         """Sends a true vector; gives whether it may belong to a sample."""
-        request_id = request.id if isinstance(request, BaseHandle) else request
-        return (yield from self._channel_of(request_id).reporting(request, vector))
+        request_id, key = (
+            (request.id, request.sample_key) if isinstance(request, BaseHandle) else (request, "")
+        )
+        return (yield from self._channel_of(request_id).reporting(request_id, key, vector))
 
     def _choice(self, options: Options) -> tuple[int, Channel]:
         part = 0 if self._spread is None else self._spread.of(options.sequence, options.request_id)

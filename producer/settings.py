@@ -6,7 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from producer.address import parse_address
 from producer.errors import InvalidSettings
@@ -23,11 +23,8 @@ DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
 
 def masked(url: str) -> str:
-    """The URL with its password replaced, for logs and messages.
-
-    Everything up to the last `@` counts as password, so that one with unescaped characters in it
-    does not leak either.
-    """
+    """The URL with its password replaced, for logs and messages."""
+    # Everything up to the last `@`: one with unescaped characters in it must not leak either.
     url = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
     return re.sub(r"(?i)([?&]\w*password=)[^&]*", r"\1***", url)
 
@@ -141,16 +138,17 @@ class ProducerSettings:
         The environment: `REDIS_URL`, `AMN_QUEUE`, `AMN_CLIENT`, and for TLS `REDIS_TLS_CA`,
         `REDIS_TLS_CERT` and `REDIS_TLS_KEY`.
         """
-        found = {name: os.environ.get(variable, "") for name, variable in _VARIABLES.items()}
-        files = {name: os.environ.get(variable, "") for name, variable in _TLS_VARIABLES.items()}
-        values: dict[str, object] = {name: value for name, value in found.items() if value}
-        if any(files.values()):
-            values["tls"] = Tls(ca=files["ca"], certificate=files["certificate"], key=files["key"])
-        values.update({name: value for name, value in overrides.items() if value is not None})
-        return cls(**values)  # type: ignore[arg-type]
+        values: dict[str, Any] = _environment(_VARIABLES)
+        if files := _environment(_TLS_VARIABLES):
+            values["tls"] = Tls(**files)
+        return cls(**values | {name: value for name, value in overrides.items() if value is not None})
 
     def __repr__(self) -> str:
         return f"ProducerSettings(url={masked(self.url)!r}, queue={self.queue!r})"
+
+
+def _environment(variables: dict[str, str]) -> dict[str, Any]:
+    return {name: value for name, variable in variables.items() if (value := os.environ.get(variable, ""))}
 
 
 def settings_of(url: str | None, settings: ProducerSettings | None) -> ProducerSettings:

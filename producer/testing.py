@@ -11,7 +11,7 @@ answer at once. For asyncio code, `AsyncFakeProducer` has the same verbs to be a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,14 +21,12 @@ from numpy.typing import NDArray
 
 from producer.aio import AsyncProducer
 from producer.client import Producer
+from producer.core import Core
 from producer.errors import QueueError
 from producer.messages import BatchReply, Reply, Request
-from producer.options import DEFAULT_OPTIONS, Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_vector
 from producer.session.channel import Channel
-from producer.session.handle import BaseHandle
-from producer.session.pump import chunk_size
 from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 from producer.transport.verbs import T, Verb, run, together
@@ -43,12 +41,7 @@ def last_vector(request: Request) -> NDArray[Any]:
 
 
 class MemoryChannel(Channel):
-    """The queue of a fake: it answers each request in the moment that it is sent.
-
-    Attributes:
-        requests: Every request, in order.
-        truths: Reported true vectors by request id, whether or not the request would be sampled.
-    """
+    """The queue of a fake: it answers each request in the moment that it is sent."""
 
     def __init__(self, settings: ProducerSettings, answer: Answerer) -> None:
         super().__init__(settings)
@@ -73,10 +66,10 @@ class MemoryChannel(Channel):
         yield from ()
         return False
 
-    def reporting(self, request: BaseHandle | str, vector: Any) -> Verb[bool]:
+    def reporting(self, request_id: str, key: str, vector: Any) -> Verb[bool]:
         """Keeps the vector in `truths`."""
         yield from ()
-        self.truths[request.id if isinstance(request, BaseHandle) else request] = checked_vector(vector)
+        self.truths[request_id] = checked_vector(vector)
         return True
 
     def _outcome(self, request: Request) -> Reply | QueueError:
@@ -97,59 +90,34 @@ class MemoryChannel(Channel):
         return _joined(request.id, replies)
 
 
+class _Fake(Core[Any, Any]):
+    """A producer over a queue in memory.
+
+    Attributes:
+        requests: Every request, in order.
+        truths: Reported true vectors by request id, whether or not the request would be sampled.
+    """
+
+    def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
+        self._channel = partial(MemoryChannel, answer=answer)
+        super().__init__(settings=settings or ProducerSettings())
+        memory: Any = self.channels[0]
+        self.requests: list[Request] = memory.requests
+        self.truths: dict[str, NDArray[np.float32]] = memory.truths
+
+
+class FakeProducer(_Fake, Producer):
+    """Stands in for `Producer`."""
+
+
 async def _run_at_once(verb: Verb[T]) -> T:
     return run(verb)
 
 
-class FakeProducer(Producer):
-    """Stands in for `Producer`.
+class AsyncFakeProducer(_Fake, AsyncProducer):
+    """Stands in for `AsyncProducer`."""
 
-    Attributes:
-        requests, truths: See `MemoryChannel`.
-    """
-
-    def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
-        self._channel = partial(MemoryChannel, answer=answer)
-        super().__init__(settings=settings or ProducerSettings())
-        memory: Any = self.channels[0]
-        self.requests: list[Request] = memory.requests
-        self.truths: dict[str, NDArray[np.float32]] = memory.truths
-
-    def predict_many(
-        self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
-    ) -> Iterator[tuple[int, Reply | QueueError]]:
-        """Yields as `Producer.predict_many`, in order."""
-        return super().predict_many(contexts, in_flight=min(chunk_size(in_flight), 1), options=options)
-
-
-class AsyncFakeProducer(AsyncProducer):
-    """Stands in for `AsyncProducer`.
-
-    Attributes:
-        requests, truths: See `MemoryChannel`.
-        fake: The queue in memory, which has both as well.
-    """
-
-    _steps = staticmethod(_run_at_once)
-    _together = staticmethod(together)
-
-    def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
-        self._channel = partial(MemoryChannel, answer=answer)
-        super().__init__(settings=settings or ProducerSettings())
-        memory: Any = self.channels[0]
-        self.requests: list[Request] = memory.requests
-        self.truths: dict[str, NDArray[np.float32]] = memory.truths
-        self.fake: MemoryChannel = memory
-
-    def predict_many(
-        self,
-        contexts: Iterable[Any] | AsyncIterable[Any],
-        *,
-        in_flight: int = 1024,
-        options: Options = DEFAULT_OPTIONS,
-    ) -> AsyncIterator[tuple[int, Reply | QueueError]]:
-        """Yields as `AsyncProducer.predict_many`, in order."""
-        return super().predict_many(contexts, in_flight=min(chunk_size(in_flight), 1), options=options)
+    _steps, _together = staticmethod(_run_at_once), staticmethod(together)
 
 
 def _joined(request_id: str, replies: Sequence[Reply]) -> BatchReply:

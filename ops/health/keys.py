@@ -9,7 +9,7 @@ import redis
 
 from ops.health.counters import NAMES_MAX, TOTALS
 from producer.keys import GROUP, Keys
-from producer.protocol.wire import BATCH_BYTES_MAX
+from producer.messages import BATCH_BYTES_MAX
 from producer.settings import ProducerSettings
 from producer.transport.clock import time_ms
 from producer.transport.connection import script_text

@@ -1,9 +1,8 @@
 """The wire format: requests as bytes, and back, beside the answers of `producer.protocol.replies`.
 
-`version` is in every map; unknown fields are ignored,
-so a later minor addition is readable here; a changed meaning takes a new version, which this side
-refuses instead of guessing. A vector is one `bin` of little-endian float32 (`f4`) or float16
-(`f2`) beside its shape: no float objects, no base64, and one copy on the way into a batch.
+`version` is in every map; unknown fields are ignored, so that a later minor addition is readable here; a
+changed meaning takes a new version, which this side refuses instead of guessing. A vector is one `bin` of
+little-endian float32 (`f4`) or float16 (`f2`) beside its shape: one copy on the way into a batch.
 docs/wire.md is the description for other languages; tests/golden holds fixtures.
 """
 
@@ -29,29 +28,11 @@ from producer.messages import (
     Request,
 )
 from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack
-from producer.protocol.replies import (
-    decode_reply,
-    decode_vector,
-    encode_failure,
-    encode_reply,
-    encode_vector,
-)
-
-__all__ = [
-    "BATCH_BYTES_MAX",
-    "PAYLOAD_BYTES_MAX",
-    "TEXT_LENGTH_MAX",
-    "WIRE_VERSION",
-    "RequestEncoder",
-    "decode_reply",
-    "decode_request",
-    "decode_vector",
-    "encode_failure",
-    "encode_reply",
-    "encode_request",
-    "encode_vector",
-    "pack",
-]
+from producer.protocol.replies import decode_reply as decode_reply
+from producer.protocol.replies import decode_vector as decode_vector
+from producer.protocol.replies import encode_failure as encode_failure
+from producer.protocol.replies import encode_reply as encode_reply
+from producer.protocol.replies import encode_vector as encode_vector
 
 _FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes, and up to 255
 #: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.

@@ -1,7 +1,4 @@
-"""One producer's part of one queue: its identity, its requests in flight, and the order of what it does.
-
-The I/O is left to its subclasses, for threads, for an event loop and for tests.
-"""
+"""One producer's part of one queue: its identity, its requests in flight, and the order of what it does."""
 
 from __future__ import annotations
 
@@ -35,15 +32,19 @@ FORKED = "this producer was made before a fork; make one in each process"
 
 
 class Channel:
-    """The state and the verbs of one producer with one queue; each subclass brings the I/O.
+    """The state and the verbs of one producer with one queue.
+
+    A subclass, for threads, for an event loop or for tests, brings the I/O: `execute` sends one command,
+    `send` runs lua/submit.lua on requests and gives its statuses; both raise the driver's errors.
 
     Attributes:
-        note: What the server remembers of this client beside the ids that it enqueued.
+        note: The mark that the server keeps of this client beside the ids that it enqueued.
         started: True once `starting` has ended.
-        closed: Why nothing may be sent from here any more; "" while it may.
+        closed: The reason why nothing may be sent from here any more; "" while it may.
     """
 
-    #: A lock, and the reply reader, of threads or of an event loop.
+    execute: Callable[..., Any]
+    send: Callable[[Sequence[Outgoing]], Any]
     start_lock: Any
     reader: Any
 
@@ -63,18 +64,9 @@ class Channel:
         self._sample_keys: OrderedDict[str, str] = OrderedDict()
         forks.tell(self)
 
-    # -- the I/O of a subclass ----------------------------------------------------------------------
-
-    #: Sends one command; gives the server's answer, or raises the driver's error.
-    execute: Callable[..., Any]
-    #: Runs lua/submit.lua on requests; gives its statuses, or raises the driver's error.
-    send: Callable[[Sequence[Outgoing]], Any]
-
     def close(self) -> Any:
         """Stops the reader, tells those who wait, and closes the connections."""
         raise NotImplementedError
-
-    # -- state --------------------------------------------------------------------------------------
 
     @property
     def elsewhere(self) -> bool:
@@ -106,8 +98,6 @@ class Channel:
         """Keys and arguments of lua/cancel.lua."""
         keys = self.keys
         return [*keys.places, *keys.counters, keys.seen(request_id), keys.stats], [self.note, GROUP]
-
-    # -- verbs --------------------------------------------------------------------------------------
 
     def starting(self) -> Verb[None]:
         """Checks the server, measures its clock, and starts the reply reader."""
@@ -174,26 +164,16 @@ class Channel:
 
     def cancelling(self, request_id: str) -> Verb[bool]:
         """Takes a request back; gives whether that was in time."""
-        if (yield from self._twice(self.running_cancel, request_id)) != 1:
+        call = self._cancel_script.running, self.execute, *self.cancel_call(request_id)
+        if (yield from self._twice(*call)) != 1:
             return False
         self.inflight.settle(request_id, errors.Cancelled(f"request {request_id} was cancelled"))
         return True
 
-    def running_cancel(self, request_id: str) -> Verb[Any]:
-        """Runs lua/cancel.lua; gives what it returns."""
-        return (yield from self._cancel_script.running(self.execute, *self.cancel_call(request_id)))
-
-    def reporting(self, request: BaseHandle | str, vector: Any) -> Verb[bool]:
-        """Sends a true vector; gives whether it may belong to a sample.
-
-        Raises:
-            BadShape, NotFinite, BadNorm: The vector breaks the contract.
-        """
+    def reporting(self, request_id: str, key: str, vector: Any) -> Verb[bool]:
+        """Sends a true vector; gives whether it may belong to a sample, by its key, if that is known."""
         array = checked_vector(vector)
-        if isinstance(request, BaseHandle):
-            key = request.sample_key
-        else:
-            key = self._sample_keys.get(request, request)
+        key = key or self._sample_keys.get(request_id, request_id)
         if not sampled(key, RATE_MAX, self.settings.sample_salt):
             return False
         entry = "kind", "truth", "key", key, "vector", wire.encode_vector(array)

@@ -21,13 +21,10 @@ _WAIT_MS_MAX = 7 * 24 * 3600 * 1000.0
 
 
 class BaseHandle:
-    """One request on its way.
-
-    Its first answer and its final one are the same unless a provisional one was asked for. Those who wait
-    for one wait at its gate.
+    """One request on its way; its first answer is the final one unless a provisional one was asked for.
 
     Args:
-        owner: The producer that it is a request of.
+        owner: Its producer.
         on_end: Called with the handle and the final outcome.
 
     Attributes:

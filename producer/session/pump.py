@@ -27,11 +27,7 @@ _END: Any = object()
 
 
 def chunk_size(in_flight: int) -> int:
-    """Returns the requests to a call: few enough that another call can be under way meanwhile.
-
-    Raises:
-        InvalidRequest: `in_flight` is no number of requests.
-    """
+    """Returns the requests to a call: few enough that another call can be under way meanwhile."""
     if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
         raise InvalidRequest(f"in_flight is {in_flight!r:.80}; send an integer >= 1")
     return min(CHUNK, -(-in_flight // 2))
@@ -40,15 +36,11 @@ def chunk_size(in_flight: int) -> int:
 def pumped(
     contexts: Iterable[Any], in_flight: int, submit_chunk: Callable[[Chunk, Put], None]
 ) -> Iterator[Numbered]:
-    """Yields `(index, answer)`, each index once.
+    """Yields `(index, answer)`, each index once; what the iterable raises comes after the answers.
 
     Args:
         in_flight: Most requests that wait at once; the iterable may be longer than memory.
         submit_chunk: Sends numbered contexts, and puts each one's answer once.
-
-    Raises:
-        InvalidRequest: `in_flight` is below 1.
-        Exception: What the iterable raised, after the answers to what it gave.
     """
     done: queue.SimpleQueue[Numbered] = queue.SimpleQueue()
     numbered, waiting, size = enumerate(contexts), 0, chunk_size(in_flight)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import InvalidRequest, PayloadTooLarge
-from producer.messages import PRIORITIES, Request
+from producer.messages import BATCH_BYTES_MAX, PAYLOAD_BYTES_MAX, PRIORITIES, Request
 from producer.options import Options
 from producer.protocol import wire
 from producer.protocol.checks import checked_contexts, checked_quietly, unknown_lane
@@ -126,7 +126,7 @@ def _outgoing(
     deadline_ms = options.deadline_ms or 0.0
     expires_at_ms = at_ms + deadline_ms if deadline_ms else 0.0
     payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
-    bytes_max = wire.BATCH_BYTES_MAX if batched else wire.PAYLOAD_BYTES_MAX
+    bytes_max = BATCH_BYTES_MAX if batched else PAYLOAD_BYTES_MAX
     if len(payload) > bytes_max:
         raise PayloadTooLarge(
             f"the request has {len(payload)} bytes, the limit is {bytes_max}; "

@@ -25,7 +25,7 @@ _UNUSABLE = -2
 class Submission:
     """Takes requests into the queue, in order, through refusals and outages.
 
-    The channel does the I/O: until it is done, it sends the `next_requests`, calls `landed` or
+    The channel does the I/O: until this is done, it sends the `next_requests`, calls `landed` or
     `failed`, and waits for the milliseconds that either returned. When it ends early it calls `give_up`.
 
     Attributes:
@@ -95,10 +95,7 @@ class Submission:
         return [self._outgoing[index] for index in self._sent]
 
     def landed(self, statuses: Sequence[int]) -> float:
-        """Takes submit.lua's statuses of what was sent last.
-
-        Returns:
-            How long to wait before the next send, in milliseconds.
+        """Takes the statuses of what was sent last; returns the milliseconds until the next send.
 
         Raises:
             QueueFull: There is no room, and this call does not block, or has waited long enough.
@@ -107,32 +104,33 @@ class Submission:
         if self._outage.lasts:
             self._outage.over()
         self._failures, self._unsure_since_s = 0, None
-        refused, now_s = False, self._inflight.clock_s()
+        now_s = self._inflight.clock_s()
         for index, status in zip(self._sent, statuses, strict=True):
-            if status < 0:
-                refused = True
-                continue
-            self._landed.add(index)
             if status > 0:
                 self.handles[index].got_in_at_s = now_s  # from now on it can be lost
-            else:
+            elif status == 0:
                 item = self._outgoing[index]
                 self._inflight.settle(item.id, _duplicate(item.id, "another producer enqueued it"))
+            if status >= 0:
+                self._landed.add(index)
         self.done = len(self._landed) == len(self._outgoing)
-        if _UNUSABLE in statuses:
+        least = min(statuses, default=0)
+        if least == _UNUSABLE:
             raise self._unusable()
-        if refused:
-            return self._full(self._queue_full())
-        return 0.0 if self._refusal is None else self._full(self._refusal)
+        if least < 0:
+            self._refusal = self._queue_full()
+        if self._refusal is None:
+            return 0.0
+        left_ms = self._left_ms()
+        if not self._block or left_ms <= 0:
+            raise self._refusal
+        return min(_FULL_PAUSE_MS, left_ms)
 
     def failed(self, error: errors.ServerError) -> float:
-        """Takes a failure to send; the server may or may not have it.
+        """Takes a failure to send; returns the milliseconds until the same is sent again.
 
         A repeat is safe: the server knows this client's requests by their ids, for a while. After that,
         what may have arrived counts as accepted: its answer comes, or it is found to be lost.
-
-        Returns:
-            How long to wait before the same is sent again, in milliseconds.
 
         Raises:
             ServerError: The error, when it is not worth another try, or time is up.
@@ -173,12 +171,6 @@ class Submission:
         early = _duplicate(item.id, "this producer has its answer already")
         self._inflight.settle(item.id, early if kept is None else kept)
         return True
-
-    def _full(self, error: errors.QueueFull) -> float:
-        left_ms = self._left_ms()
-        if not self._block or left_ms <= 0:
-            raise error
-        return min(_FULL_PAUSE_MS, left_ms)
 
     def _left_ms(self) -> float:
         """Until the first deadline or, without any, the result timeout; whatever the wall clock does."""

@@ -231,7 +231,9 @@ def test_the_answer_to_a_given_up_submit_is_the_answer_to_its_repeat(make_server
 def test_a_cancel_that_is_repeated_after_a_lost_reply_is_still_true(real_server, context):
     with Producer(real_server.url) as producer:
         handle = producer.submit(context, request_id="a")
-        assert run(producer.channels[0].running_cancel("a")) == 1  # carried out; nobody hears of it
+        channel = producer.channels[0]
+        cancel = channel._cancel_script.running(channel.execute, *channel.cancel_call("a"))
+        assert run(cancel) == 1  # carried out; nobody hears of it
         assert handle.cancel()
         with pytest.raises(errors.Cancelled):
             handle.result()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from producer.protocol.wire import PAYLOAD_BYTES_MAX
+from producer.messages import PAYLOAD_BYTES_MAX
 from producer.transport.steps import Steps
 
 #: Payload that a read should not exceed by much, of each level: one full message of contexts. A read of

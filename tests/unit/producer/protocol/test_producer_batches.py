@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from producer import Options, ProducerSettings, errors
-from producer.messages import BATCH_CONTEXTS_MAX, BatchReply
+from producer.messages import BATCH_BYTES_MAX, BATCH_CONTEXTS_MAX, BatchReply
 from producer.protocol import wire
 from producer.protocol.batches import batch_fields
 from producer.protocol.checks import checked_contexts
@@ -99,7 +99,7 @@ def test_a_single_context_gets_no_more_room_beside_batches():
     fields = msgpack.unpackb(prepare(batch(1)[0], Options(), "client", SETTINGS).payload)
     with pytest.raises(errors.Undecodable):
         wire.decode_request(msgpack.packb(fields | {"later": bytes(70_000)}), batches=True)
-    fields |= {"shape": [1, 5, 768], "later": bytes(wire.BATCH_BYTES_MAX)}
+    fields |= {"shape": [1, 5, 768], "later": bytes(BATCH_BYTES_MAX)}
     with pytest.raises(errors.Undecodable, match="limit"):
         wire.decode_request(msgpack.packb(fields), batches=True)
 
