@@ -24,7 +24,7 @@ from ops.commands.drift.group import drift
 from ops.commands.explain import explain
 from ops.commands.jobs import jobs
 from ops.commands.metrics import metrics
-from ops.commands.models import evaluate, fit, links, train
+from ops.commands.models import evaluate, fit, train
 from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
@@ -93,9 +93,9 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
         evaluate.evaluate,
         evaluate.ratio,
         evaluate.card,
-        links.promote,
-        links.rollback,
-        links.import_published,
+        evaluate.promote,
+        evaluate.rollback,
+        evaluate.import_published,
         train.reproduce,
         train.leave_out,
         fit.sample,

@@ -1,4 +1,4 @@
-"""Fits what a worker evaluates: the blend's weights, the score of the gain, the expected cosines."""
+"""Fits of all that a worker evaluates: the blend's weights, the score of the gain, the expected cosines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,39 @@ from numpy.typing import NDArray
 
 from amn.calibration.windows import Slice
 from amn.evaluation.metrics import Cosines, resampled_means
+from amn.gate.gain import FEATURES
 
 BINS = 6
 WEIGHT_GRID = np.arange(0.0, 1.01, 0.05)
 RIDGE = 30.0
 ROUNDS = 1000
+#: With a weight above 0; fewer say nothing about others.
+ARTICLES_MIN = 10
+
+
+def fit_gate(fitted: Slice) -> dict[str, Any]:
+    """Blend, score of the gain and expected cosines, as they are stored.
+
+    Where the fallback has no weight there is no gain, and nothing to rank. One that never certainly helps
+    leaves next to nothing to fit on: then a constant says where it has a weight at all.
+    """
+    edges, weights = fit_weights(fitted)
+    weighted = fitted.part(weight_of(fitted, edges, weights) > 0)
+    gain = weighted.gain(weight_of(weighted, edges, weights))
+    features = slice(len(FEATURES))
+    if len(np.unique(weighted.articles)) >= ARTICLES_MIN:
+        score, model = "linear", fit_linear(weighted.rows[:, features], gain)
+    else:
+        mean = float(gain.mean()) if len(gain) else 0.0
+        score, model = "constant", {"kind": "linear", "coefficients": [], "intercept": mean}
+    expected = [fit_linear(fitted.rows[:, features], target) for target in (fitted.fast, fitted.slow)]
+    return {
+        "score": score,
+        "model": model,
+        "expected": expected,
+        "weight_edges": edges,
+        "weights": weights,
+    }
 
 
 def fit_linear(rows: NDArray[np.float64], target: Cosines) -> dict[str, Any]:
@@ -41,25 +69,21 @@ def fit_weights(data: Slice) -> tuple[list[float], list[float]]:
     """
     novelty = data.rows[:, 0]
     edges = np.quantile(novelty, np.linspace(0, 1, BINS + 1))[:-1]
-    place = np.searchsorted(edges, novelty, side="right") - 1
+    bins = np.searchsorted(edges, novelty, side="right") - 1
     weights = []
-    for index in range(BINS):
-        here = place == index
-        bounds = [_lower_bound(data, here, weight) for weight in WEIGHT_GRID]
+    for number in range(BINS):
+        here = data.part(bins == number)
+        means = (resampled_means(here.gain(weight), here.articles, rounds=ROUNDS) for weight in WEIGHT_GRID)
+        bounds = [float(np.quantile(found, 0.05)) for found in means]
         best = int(np.argmax(bounds))
         weights.append(float(WEIGHT_GRID[best]) if bounds[best] > 0 else 0.0)
-    return [float(e) for e in edges], weights
-
-
-def _lower_bound(data: Slice, here: NDArray[np.bool_], weight: float) -> float:
-    gain = (data.final(np.full(len(data), weight)) - data.fast)[here]
-    return float(np.quantile(resampled_means(gain, data.articles[here], rounds=ROUNDS), 0.05))
+    return [float(edge) for edge in edges], weights
 
 
 def weight_of(data: Slice, edges: list[float], weights: list[float]) -> NDArray[np.float64]:
     """The fallback's weight for each window, as `Calibration.weight` gives it."""
-    place = np.searchsorted(edges, data.rows[:, 0], side="right")
-    return np.asarray(np.concatenate(([0.0], weights))[place], dtype=np.float64)
+    at = np.searchsorted(edges, data.rows[:, 0], side="right")
+    return np.asarray(np.concatenate(([0.0], weights))[at], dtype=np.float64)
 
 
 def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, float]:
@@ -78,15 +102,3 @@ def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, flo
         "rate": round(float((predicted > level).mean()), 4),
         "rate_upper_95": round(upper(level), 4),
     }
-
-
-def chosen(score: Cosines, rate: float) -> NDArray[np.float64]:
-    """Returns the escalated share of each window, 0 to 1, when the best `rate` of all are.
-
-    Equal scores share what is left, as first come, first served does in the long run.
-    """
-    budget = rate * len(score)
-    _, member, counts = np.unique(-score, return_inverse=True, return_counts=True)
-    before = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    share = np.clip((budget - before) / counts, 0.0, 1.0)
-    return np.asarray(share[member])

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.calibration.fit import chosen
 from amn.calibration.windows import JUDGED, Slice
 from amn.evaluation import plots
 from amn.evaluation.metrics import Cosines, estimate
@@ -28,22 +27,34 @@ def curves(data: Slice, predicted: Cosines, gain: Cosines) -> dict[str, Any]:
         "thin margin": -data.rows[:, 6],
         "random": None,
     }
-    made: dict[str, Any] = {}
-    for name, score in scores.items():
-        made[name] = {}
-        for rate in RATES:
-            share = np.full(len(data), rate) if score is None else chosen(score, rate)
-            over_random = estimate((share - rate) * gain, data.articles)
-            made[name][f"{rate:g}"] = estimate(share * gain, data.articles).to_dict() | {
-                "over_random": [round(x, 6) for x in (over_random.mean, over_random.low, over_random.high)]
-            }
-    return made
+    return {
+        name: {f"{rate:g}": _at(rate, score, gain, data.articles) for rate in RATES}
+        for name, score in scores.items()
+    }
+
+
+def _at(rate: float, score: Cosines | None, gain: Cosines, articles: NDArray[np.integer]) -> dict[str, Any]:
+    share = np.full(len(gain), rate) if score is None else escalated_share(score, rate)
+    found = estimate((share - rate) * gain, articles)
+    over_random = [round(x, 6) for x in (found.mean, found.low, found.high)]
+    return estimate(share * gain, articles).to_dict() | {"over_random": over_random}
+
+
+def escalated_share(score: Cosines, rate: float) -> NDArray[np.float64]:
+    """Returns the escalated share of each window, 0 to 1, when the best `rate` of all are.
+
+    Equal scores share the rest of the budget, as first come, first served does in the long run.
+    """
+    _, member, counts = np.unique(-score, return_inverse=True, return_counts=True)
+    before = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    share = np.clip((rate * len(score) - before) / counts, 0.0, 1.0)
+    return np.asarray(share[member])
 
 
 def whole(data: Slice, weight: NDArray[np.float64]) -> dict[str, Any]:
     """Gain over AMN alone if everything were escalated: blended, with a fifth everywhere, and `last`."""
-    ways = {"blend": weight, "a fifth": np.full(len(data), 0.2), "last": np.ones(len(data))}
-    return {name: estimate(data.final(w) - data.fast, data.articles).to_dict() for name, w in ways.items()}
+    gains = {"blend": data.gain(weight), "a fifth": data.gain(0.2), "last": data.gain(1.0)}
+    return {name: estimate(gain, data.articles).to_dict() for name, gain in gains.items()}
 
 
 def text(report: dict[str, Any]) -> str:
@@ -57,8 +68,7 @@ def text(report: dict[str, Any]) -> str:
     if not any(report["weights"]):
         parts.append("No weight of this fallback certainly helps: no soft rule will escalate to it.")
     parts.append("## Gain over AMN alone if everything were escalated, in 1e-5")
-    ways = ("blend", "a fifth", "last")
-    rows = [[side, *(_cell(found[way]) for way in ways)] for side, found in report["whole"].items()]
+    rows = [[side, *map(_cell, found.values())] for side, found in report["whole"].items()]
     parts.append(markdown(["slice", "blend", "a fifth everywhere", "last"], rows))
     for side in JUDGED:
         parts.append(f"## Gain over AMN alone, {side} (n = {report['n'][side]}), in 1e-5")
@@ -85,11 +95,10 @@ def _cell(found: dict[str, float]) -> str:
 
 def plot(report: dict[str, Any], side: str) -> str:
     """Gain over AMN alone against the share escalated, one line a score, as SVG."""
-    drawn, axes = plots.figure(f"Gain over AMN alone, {side}")
-    for name, row in report["curves"][side].items():
-        if name != "oracle":
-            means = [0.0, *(cell["mean"] for cell in row.values())]
-            axes.plot([0.0, *RATES], means, label=name, lw=1.4, ls="--" if name == "random" else "-")
-    axes.set_xlabel("share escalated", fontsize=9)
-    axes.set_ylabel("mean cosine gained", fontsize=9)
-    return plots.svg(drawn)
+    means = {
+        name: {0.0: 0.0} | {rate: cells[f"{rate:g}"]["mean"] for rate in RATES}
+        for name, cells in report["curves"][side].items()
+        if name != "oracle"
+    }
+    labels = {"xlabel": "share escalated", "ylabel": "mean cosine gained"}
+    return plots.lines(f"Gain over AMN alone, {side}", means, **labels)

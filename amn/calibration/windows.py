@@ -2,7 +2,7 @@
 
 Two slices are fitted on, and neither is ever judged: the validation articles, and the same articles
 *turned*. One random rotation of all vectors leaves every cosine among them as it was and takes away
-what the models know of particular directions, which is what an unseen domain does: turned text stands
+the models' knowledge of particular directions, as an unseen domain does: turned text stands
 for unfamiliar text without a look at it. Judged are the test articles and the unseen domain.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from amn.bank.bank import Bank
 from amn.data.dataset import split_by_article
-from amn.data.vectors import Index, Vectors, VectorSet, chunks
+from amn.data.vectors import Index, VectorSet, chunks
 from amn.evaluation import metrics
 from amn.evaluation.metrics import Cosines, Predict, cosine
 from amn.gate.gain import features
@@ -30,7 +30,7 @@ UPSTREAM = ConfidenceRule(below=0.70, method="mean_top_k")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """Windows with everything that a rule or a score may look at; all arrays have n rows.
+    """Windows with everything that a rule or a score may read; all arrays have n rows.
 
     Attributes:
         rows: (n, 7): `gain.FEATURES`, then confidence and margin.
@@ -53,30 +53,33 @@ class Slice:
 
     def part(self, keep: NDArray[np.bool_]) -> Slice:
         """Some of the windows."""
-        arrays = {f.name: getattr(self, f.name)[keep] for f in fields(self) if f.name != "name"}
-        return Slice(name=self.name, **arrays)
+        return Slice(name=self.name, **{name: getattr(self, name)[keep] for name in _ARRAYS})
 
-    def final(self, weight: NDArray[np.floating]) -> Cosines:
-        """Cosine with the truth of normalise((1 - w) AMN + w fallback), from the three cosines."""
+    def gain(self, weight: NDArray[np.floating] | float) -> Cosines:
+        """Cosine with the truth of normalise((1 - w) AMN + w fallback) minus AMN's, by the three cosines."""
         length2 = 1 - 2 * weight * (1 - weight) * (1 - self.agreement)
-        made: Cosines = ((1 - weight) * self.fast + weight * self.slow) / np.sqrt(length2)
-        return made
+        final: Cosines = ((1 - weight) * self.fast + weight * self.slow) / np.sqrt(length2)
+        return final - self.fast
+
+
+_ARRAYS = [field.name for field in fields(Slice) if field.name != "name"]
 
 
 def join(slices: list[Slice]) -> Slice:
     """Several slices as one."""
-    names = [f.name for f in fields(Slice) if f.name != "name"]
-    arrays = {name: np.concatenate([getattr(s, name) for s in slices]) for name in names}
+    arrays = {name: np.concatenate([getattr(s, name) for s in slices]) for name in _ARRAYS}
     return Slice(name="+".join(s.name for s in slices), **arrays)
 
 
-def score_slices(data: VectorSet, amn: Predict, fallback: Predict, bank: Bank, every: int) -> list[Slice]:
+def score_slices(
+    data: VectorSet, amn: Predict, fallback: Predict, bank: Bank, every: int
+) -> dict[str, Slice]:
     """All four slices; `every` takes each n-th window only, for a quick look."""
     split = split_by_article(data)
     starts = {"validation": split.validation, "turned": split.validation}
     starts |= {"test": split.test, "unseen": split.unseen}
     scorer = Scorer(data, amn, fallback, bank)
-    return [scorer.score(name, starts[name][::every]) for name in (*FITTED, *JUDGED)]
+    return {name: scorer.score(name, rows[::every]) for name, rows in starts.items()}
 
 
 class Scorer:
@@ -90,35 +93,24 @@ class Scorer:
 
     def score(self, name: str, starts: Index) -> Slice:
         """One slice; `turned` sees everything through the rotation."""
-        edit = self._rotate if name == "turned" else None
-        truth = metrics.truth(self._data, starts)
-        if name == "turned":
-            truth = truth @ self._turn
+        turn, truth = torch.from_numpy(self._turn), self._data.next_vectors(starts)
+        edit = (lambda x: x @ turn) if name == "turned" else None
+        truth = truth @ self._turn if name == "turned" else truth
         fast = metrics.predict_windows(self._amn, self._data, starts, edit)
         slow = metrics.predict_windows(self._fallback, self._data, starts, edit)
-        rows, mean_top = self._scores(starts, fast, turned=name == "turned")
+        rows, means = [], []
+        for part in chunks(len(starts), 1024):
+            contexts = np.ascontiguousarray(self._data.windows(starts[part])[:, :-1])
+            contexts = contexts @ self._turn if name == "turned" else contexts
+            best, second, *_ = self._bank.top2(fast[part])
+            rows.append(np.column_stack([features(contexts, fast[part]), best, best - second]))
+            means.append(self._mean_top(fast[part]).astype(np.float64))
         return Slice(
             name=name,
-            rows=rows,
-            mean_top=mean_top,
+            rows=np.concatenate(rows),
+            mean_top=np.concatenate(means),
             fast=cosine(fast, truth),
             slow=cosine(slow, truth),
             agreement=cosine(fast, slow),
             articles=self._data.article[starts],
         )
-
-    def _rotate(self, contexts: torch.Tensor) -> torch.Tensor:
-        return contexts @ torch.from_numpy(self._turn)
-
-    def _scores(self, starts: Index, fast: Vectors, *, turned: bool) -> tuple[NDArray[np.float64], Cosines]:
-        rows, means = [], []
-        for part in chunks(len(starts), 1024):
-            contexts = np.ascontiguousarray(self._data.windows(starts[part])[:, :-1])
-            if turned:
-                contexts = contexts @ self._turn
-            predictions = fast[part]
-            best, second, *_ = self._bank.top2(predictions)
-            bank = np.stack([best, best - second], axis=1)
-            rows.append(np.concatenate([features(contexts, fast[part]), bank], axis=1))
-            means.append(self._mean_top(predictions).astype(np.float64))
-        return np.concatenate(rows), np.concatenate(means)

@@ -47,15 +47,20 @@ class FileRows:
             FileRefused: It is none, is cut, or holds something else than plain numbers in C order.
         """
         self._path = path
-        with _named(path, "as an .npy file"), _opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
+        with _named(path, "as an .npy file"):
+            self._file = _opened(path)
+            weakref.finalize(self, self._file.close)
             if member is not None:
-                _skip_local_header(file, member)
-            elif os.pread(file.fileno(), 4, 0) == b"PK\x03\x04":
+                _skip_local_header(self._file, member)
+            elif self._file.read(4) == b"PK\x03\x04":
                 raise ValueError("it is an archive; give one array saved with np.save")
-            self.shape, fortran, self.dtype = _header(file)
-            self.ndim, self._offset = len(self.shape), file.tell()
-            end = self._offset + math.prod(self.shape) * self.dtype.itemsize
+            else:
+                self._file.seek(0)
+            self.shape, fortran, self.dtype = _header(self._file)
+            self.ndim, self._offset = len(self.shape), self._file.tell()
+            self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+            self._opened = self._state()
+            end, size = self._offset + math.prod(self.shape) * self.dtype.itemsize, self._opened[0]
             if fortran and self.ndim > 1:
                 raise ValueError("it is stored in Fortran order; save np.ascontiguousarray(array)")
             if end > size:
@@ -63,10 +68,6 @@ class FileRows:
                     f"its header promises {self.shape} {self.dtype}, {end:,} bytes, and it has {size:,}: it "
                     "is cut short, or still being written"
                 )
-            self._file = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._file)
-        self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        self._opened = self._state()
 
     def __len__(self) -> int:
         return self.shape[0] if self.shape else 0
@@ -77,20 +78,21 @@ class FileRows:
         Raises:
             FileRefused: They are not in the file any more.
         """
-        if isinstance(rows, slice):
-            first, last, step = rows.indices(len(self))
-            if step == 1:
-                return self._read(first, max(last - first, 0))
-            rows = np.arange(first, last, step)
-        index = np.atleast_1d(np.asarray(rows))
-        index = np.where(index < 0, index + len(self), index).astype(np.intp)
-        if index.size and not (index.min() >= 0 and index.max() < len(self)):
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows, np.intp)
+        index = np.where(index < 0, index + len(self), index)
+        if index.size and not 0 <= index.min() <= index.max() < len(self):
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(self)}")
         flat = index.ravel()
-        found = np.empty((index.size, *self.shape[1:]), dtype=self.dtype)
+        found = np.empty((flat.size, *self.shape[1:]), dtype=self.dtype)
         for start, end in _runs(flat):
-            found[start:end] = self._read(int(flat[start]), end - start)
-        return found[0] if np.isscalar(rows) else found.reshape((*index.shape, *self.shape[1:]))
+            part = found[start:end].reshape(-1).view(np.uint8).data
+            with _named(self._path, "to its end"):
+                self._file.seek(self._offset + int(flat[start]) * self._row_bytes)
+                if self._file.readinto(part) < len(part):
+                    raise FileRefused(
+                        f"{self._path} became shorter while it was read; run it again when it is complete"
+                    )
+        return found.reshape((*index.shape, *self.shape[1:]))
 
     def check_unchanged(self) -> None:
         """Refuses a file that was written while it was read: rows of two states may be mixed.
@@ -102,22 +104,8 @@ class FileRows:
             raise FileRefused(f"{self._path} was changed while it was read; run it again when it is complete")
 
     def _state(self) -> tuple[int, int]:
-        now = os.fstat(self._file)
+        now = os.fstat(self._file.fileno())
         return now.st_size, now.st_mtime_ns
-
-    def _read(self, first: int, count: int) -> NDArray[Any]:
-        found = np.empty((count, *self.shape[1:]), dtype=self.dtype)
-        left = found.reshape(-1).view(np.uint8).data
-        at = self._offset + first * self._row_bytes
-        while len(left):
-            with _named(self._path, "to its end"):
-                done = os.preadv(self._file, [left], at)
-            if not done:
-                raise FileRefused(
-                    f"{self._path} became shorter while it was read; run it again when it is complete"
-                )
-            left, at = left[done:], at + done
-        return found
 
 
 #: Rows in memory or in a file.
@@ -127,8 +115,8 @@ Rows = FileRows | NDArray[Any]
 class RowsWriter:
     """Puts rows into an .npy file in any order."""
 
-    def __init__(self, file: IO[bytes], offset: int, dtype: np.dtype[Any], width: int) -> None:
-        self._file, self._offset, self._dtype, self._width = file.fileno(), offset, dtype, width
+    def __init__(self, file: IO[bytes], dtype: np.dtype[Any], width: int) -> None:
+        self._file, self._offset, self._dtype, self._width = file, file.tell(), dtype, width
 
     def put(self, rows: slice | list[int], values: NDArray[Any] | float) -> None:
         """Values for some rows; a number fills them."""
@@ -136,11 +124,8 @@ class RowsWriter:
         shape = (len(index), self._width)
         block = np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype=self._dtype), shape))
         for start, end in _runs(index):
-            left = block[start:end].reshape(-1).view(np.uint8).data
-            at = self._offset + int(index[start]) * self._width * self._dtype.itemsize
-            while len(left):
-                done = os.pwrite(self._file, left, at)
-                left, at = left[done:], at + done
+            self._file.seek(self._offset + int(index[start]) * self._width * self._dtype.itemsize)
+            self._file.write(block[start:end].data)
 
 
 def _runs(index: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
@@ -154,16 +139,14 @@ def writing_rows(path: Path, count: int, width: int, dtype: DTypeLike) -> Iterat
     """An .npy file of shape (count, width), with all its room reserved; it appears when the block ends well.
 
     Raises:
-        FileRefused: As `amn.files.writing`.
+        FileRefused: The output cannot be used, has no room, or another process writes it.
     """
     kind, header = np.dtype(dtype), io.BytesIO()
     content = {"descr": npy_format.dtype_to_descr(kind), "fortran_order": False, "shape": (count, width)}
     npy_format.write_array_header_1_0(header, content)
-    offset = header.tell()
-    with writing(path, room=offset + count * width * kind.itemsize) as file:
+    with writing(path, room=header.tell() + count * width * kind.itemsize) as file:
         file.write(header.getvalue())
-        file.flush()
-        yield RowsWriter(file, offset, kind, width)
+        yield RowsWriter(file, kind, width)
 
 
 def load_npz(path: Path, names: Container[str] | None = None, *, lazy: Container[str] = ()) -> dict[str, Any]:
@@ -188,8 +171,8 @@ def load_npz(path: Path, names: Container[str] | None = None, *, lazy: Container
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, lazily: bool) -> Any:
     with archive.open(member) as stream:
         shape, fortran, dtype = _header(stream)
-        length, need = stream.tell(), math.prod(shape) * dtype.itemsize
-        if length + need != member.file_size:
+        need = math.prod(shape) * dtype.itemsize
+        if stream.tell() + need != member.file_size:
             raise ValueError(
                 f"{member.filename} promises {shape} {dtype} and holds {member.file_size:,} bytes"
             )
@@ -212,16 +195,15 @@ def _skip_local_header(file: IO[bytes], member: zipfile.ZipInfo) -> None:
     file.seek(name + extra, os.SEEK_CUR)
 
 
-def _opened(path: Path) -> IO[bytes]:
-    """A FIFO would be waited for, and a device has no end."""
+def _opened(path: Path) -> io.BufferedReader:
+    """Opens a regular file: a FIFO would be waited for, and a device has no end."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("it is no regular file")
     return path.open("rb")
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy_format.read_magic(stream)
-    first = version == (1, 0)
+    first = npy_format.read_magic(stream) == (1, 0)
     read = npy_format.read_array_header_1_0 if first else npy_format.read_array_header_2_0
     try:
         shape, fortran, dtype = read(stream)

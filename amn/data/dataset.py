@@ -12,112 +12,91 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.data.vectors import WINDOW, Index, Vectors, VectorSet, chunks
+from amn.data.vectors import Index, Vectors, VectorSet, chunks, window_rows
 from amn.errors import DataError
 
 NEAR_DUPLICATE_COSINE = 0.999
 UNSEEN_DOMAIN = "anarchism"
-TRAINING_SPLIT_SEED = 0
+SIDES = ("train", "validation", "test", "selection", "unseen")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Windows (by first row) of each side; no article stands on two sides."""
+    """Windows (by first row) of each side; no article stands on two sides.
+
+    Attributes:
+        selection: Windows of a domain kept out of training to select on; empty without one.
+        dropped: Windows dropped because a vector stands nearly verbatim on a side that is judged.
+    """
 
     train: Index
     validation: Index
     test: Index
     unseen: Index
-    #: Windows of a domain kept out of training to select on; empty without one.
     selection: Index
-    #: Windows dropped because a vector stands nearly verbatim on a side that is judged.
     dropped: int
 
     def sides(self) -> dict[str, Index]:
         """Name -> window starts, without empty sides."""
-        named = {name: getattr(self, name) for name in ("train", "validation", "test")}
-        named |= {"selection": self.selection, "unseen": self.unseen}
-        return {name: starts for name, starts in named.items() if len(starts)}
+        return {name: getattr(self, name) for name in SIDES if len(getattr(self, name))}
 
 
 def split_by_article(
-    data: VectorSet,
-    *,
-    seed: int = TRAINING_SPLIT_SEED,
-    unseen_domain: str = UNSEEN_DOMAIN,
-    selection_domain: str = "",
+    data: VectorSet, *, seed: int = 0, unseen_domain: str = UNSEEN_DOMAIN, selection_domain: str = ""
 ) -> Split:
     """80 / 10 / 10 of the articles outside the domains that are kept out of training.
 
-    The permutation is drawn before the selection domain is taken out, so validation and
-    test articles are the same with and without one.
+    The permutation is drawn before the selection domain is taken out, so validation and test articles are
+    the same with and without one. Training and validation windows that repeat a vector of a judged side
+    are dropped: boilerplate stands in many articles, and a failure would refuse all real documentation.
 
     Raises:
-        DataError: a domain does not exist, or a side would be empty.
+        DataError: A domain does not exist, or a side would be empty.
     """
-    domains = data.article_domain
+    domains, starts = data.article_domain, data.window_starts()
     for domain in filter(None, (unseen_domain, selection_domain)):
         if domain not in domains:
-            raise DataError(
-                f"{data.source}: no article of domain {domain!r}; there are "
-                f"{', '.join(sorted(set(domains.tolist())))}"
-            )
-    known = np.flatnonzero(domains != unseen_domain)
-    order = np.random.default_rng(seed).permutation(known)
+            known = ", ".join(sorted(set(domains.tolist())))
+            raise DataError(f"{data.source}: no article of domain {domain!r}; there are {known}")
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(domains != unseen_domain))
     tenth = len(order) // 10
-    starts = data.window_starts()
     of_window = data.article[starts]
-    left_out = np.isin(of_window, np.flatnonzero(domains == selection_domain))
+    left_out = domains[of_window] == selection_domain
 
     def side(articles: NDArray[np.integer]) -> Index:
-        return starts[np.isin(of_window, articles) & ~left_out]
+        found: Index = starts[np.isin(of_window, articles) & ~left_out]
+        return found
 
-    sides = {
-        "validation": side(order[:tenth]),
-        "test": side(order[tenth : 2 * tenth]),
-        "train": side(order[2 * tenth :]),
-        "unseen": starts[np.isin(of_window, np.flatnonzero(domains == unseen_domain))],
-        "selection": starts[left_out],
-    }
-    for name in ("train", "validation", "test"):
-        if not len(sides[name]):
+    validation, test = side(order[:tenth]), side(order[tenth : 2 * tenth])
+    train = side(order[2 * tenth :])
+    for name, windows in (("train", train), ("validation", validation), ("test", test)):
+        if not len(windows):
             raise DataError(f"{data.source}: the {name} side is empty; give more articles")
-    return drop_near_duplicates(data, sides)
-
-
-def drop_near_duplicates(data: VectorSet, sides: dict[str, Index]) -> Split:
-    """Drop training and validation windows that repeat a vector of a judged side.
-
-    Boilerplate sentences stand in many articles, so a hard failure would refuse all real
-    documentation; the judged sides stay as they are and what trains gives way.
-    """
-    judged = [sides[name] for name in ("test", "unseen", "selection")]
-    held_out = rows_of(np.concatenate(judged))
-    validation = without_duplicates(data, sides["validation"], held_out)
-    held_out = np.union1d(held_out, rows_of(validation))
-    train = without_duplicates(data, sides["train"], held_out)
-    dropped = len(sides["validation"]) - len(validation) + len(sides["train"]) - len(train)
+    unseen, selection = starts[domains[of_window] == unseen_domain], starts[left_out]
+    held_out = rows_of(np.concatenate([test, unseen, selection]))
+    kept_validation = without_duplicates(data, validation, held_out)
+    held_out = np.union1d(held_out, rows_of(kept_validation))
+    kept_train = without_duplicates(data, train, held_out)
     return Split(
-        train=train,
-        validation=validation,
-        test=sides["test"],
-        unseen=sides["unseen"],
-        selection=sides["selection"],
-        dropped=dropped,
+        train=kept_train,
+        validation=kept_validation,
+        test=test,
+        unseen=unseen,
+        selection=selection,
+        dropped=len(validation) - len(kept_validation) + len(train) - len(kept_train),
     )
 
 
 def rows_of(starts: Index) -> Index:
     """All rows that the windows touch, each once."""
-    return np.unique(starts[:, None] + np.arange(WINDOW))
+    return np.unique(window_rows(starts))
 
 
 def without_duplicates(data: VectorSet, starts: Index, held_out: Index) -> Index:
     """The windows of `starts` none of whose rows is a near-duplicate of a held-out row."""
     rows = rows_of(starts)
     repeated = rows[near_duplicates(data.rows(rows), data.rows(held_out))]
-    touched = np.isin(starts[:, None] + np.arange(WINDOW), repeated).any(axis=1)
-    return starts[~touched]
+    return starts[~np.isin(window_rows(starts), repeated).any(axis=1)]
 
 
 def near_duplicates(vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:
@@ -145,19 +124,11 @@ def near_duplicates(vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:
     return found
 
 
-def training_vectors(
-    data: VectorSet, *, unseen_domain: str = UNSEEN_DOMAIN, selection_domain: str = ""
-) -> tuple[Vectors, NDArray[np.int32]]:
+def training_vectors(data: VectorSet) -> tuple[Vectors, NDArray[np.int32]]:
     """Vectors (n, 768) of the training side and the article of each, in reading order.
 
-    This is what a reference bank may be made of: no article of validation, test or unseen
+    A reference bank may be made of them: no article of validation, test or unseen
     domain is in it, nor a near-duplicate of one of their vectors.
     """
-    split = split_by_article(
-        data,
-        seed=TRAINING_SPLIT_SEED,
-        unseen_domain=unseen_domain,
-        selection_domain=selection_domain,
-    )
-    rows = rows_of(split.train)
+    rows = rows_of(split_by_article(data).train)
     return data.rows(rows), np.asarray(data.article[rows], dtype=np.int32)

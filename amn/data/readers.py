@@ -31,38 +31,38 @@ def read_vectors(path: Path, encoder_id: str = "") -> VectorSet:
 encoder in the metadata of the schema |
 
     Raises:
-        DataError: the file is missing, damaged, pickled, or its vectors are unusable; it names
+        DataError: The file is missing, damaged, pickled, or its vectors are unusable; it names
             another encoder than `encoder_id`, or nobody named one.
     """
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give a .npz, a folder of .npy, or Parquet")
-    try:
-        if path.is_dir():
-            arrays = read_folder(path)
-        elif path.suffix in (".parquet", ".arrow", ".feather"):
-            arrays = read_table(path)
-        elif path.suffix == ".npz":
-            arrays = load_npz(path, lazy=("vectors",))
-        else:
-            raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .npz, .parquet, .arrow")
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read ({error}); it is damaged, write it again") from error
-    missing = [name for name in REQUIRED if name not in arrays]
-    if missing:
+    arrays = _arrays(path)
+    if missing := [name for name in REQUIRED if name not in arrays]:
         raise DataError(f"{path} lacks {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
     domain = np.asarray(arrays["article_domain"]).astype(np.str_)
-    name = arrays.get("article_name")
-    names = np.asarray(name).astype(np.str_) if name is not None else domain
     return validate(
         VectorSet(
             vectors=arrays["vectors"],
             article=arrays["article"],
             article_domain=domain,
-            article_name=names,
+            article_name=np.asarray(arrays.get("article_name", domain)).astype(np.str_),
             source=path.name,
             encoder_id=known_encoder(path, arrays.get("encoder", ""), encoder_id),
         )
     )
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a .npz, a folder of .npy, or Parquet")
+    try:
+        if path.is_dir():
+            return _read_folder(path)
+        if path.suffix == ".npz":
+            return load_npz(path, lazy=("vectors",))
+        if path.suffix in (".parquet", ".arrow", ".feather"):
+            return _read_table(path)
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read ({error}); it is damaged, write it again") from error
+    raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .npz, .parquet, .arrow")
 
 
 def known_encoder(path: Path, stored: Any, given: str) -> str:
@@ -81,16 +81,16 @@ def known_encoder(path: Path, stored: Any, given: str) -> str:
     return own or given
 
 
-def read_folder(path: Path) -> dict[str, Any]:
+def _read_folder(path: Path) -> dict[str, Any]:
     """The .npy files of a folder; the vectors stay in theirs."""
-    found = {file.stem: FileRows(file) for file in path.glob("*.npy")}
-    arrays: dict[str, Any] = {name: rows if name == "vectors" else rows[:] for name, rows in found.items()}
+    arrays: dict[str, Any] = {file.stem: FileRows(file) for file in path.glob("*.npy")}
+    arrays = {name: rows if name == "vectors" else rows[:] for name, rows in arrays.items()}
     if (path / "encoder.txt").is_file():
         arrays["encoder"] = (path / "encoder.txt").read_text("utf-8")
     return arrays
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def _read_table(path: Path) -> dict[str, Any]:
     """Columns of a Parquet or Arrow file; needs pyarrow, which nothing else here does."""
     try:
         import pyarrow as pa
@@ -102,53 +102,56 @@ def read_table(path: Path) -> dict[str, Any]:
         table = read(path, memory_map=False)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
-    missing = {"vector", "article", "domain"} - set(table.column_names)
-    if missing:
+    names = [name for name in table.column_names if name in _COLUMNS]
+    if missing := {"vector", "article", "domain"} - set(names):
         raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-    if twice := [name for name in _COLUMNS if table.column_names.count(name) > 1]:
+    if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"{path} has several columns {', '.join(twice)}; give each a name of its own")
-    columns = {name: _column(path, table, name) for name in _COLUMNS if name in table.column_names}
-    ids = columns["article"].to_numpy(zero_copy_only=False)
-    _, first, article = np.unique(ids, return_index=True, return_inverse=True)
+    columns = {name: table.column(name).combine_chunks() for name in names}
+    for name, column in columns.items():
+        if column.null_count:
+            raise DataError(f"{path}: row {_first(column.is_null())} has no {name} (null); mend or drop it")
+    _, first, article = np.unique(_values(columns["article"]), return_index=True, return_inverse=True)
     arrays: dict[str, Any] = {
         "vectors": _table_vectors(path, columns["vector"]),
         "article": article.astype(np.int32),
         "encoder": (table.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace"),
     }
     for name in {"domain", "name"} & set(columns):
-        values = columns[name].to_numpy(zero_copy_only=False).astype(np.str_)
-        arrays[f"article_{name}"] = values[first]
-        if (other := np.flatnonzero(values != values[first][article])).size:
-            row, begins = int(other[0]), str(values[first][article[other[0]]])
+        values = _values(columns[name]).astype(np.str_)
+        own = values[first][article]
+        if (other := np.flatnonzero(values != own)).size:
+            row, begins = other[0], str(own[other[0]])
             raise DataError(
                 f"{path}: row {row} has {name} {str(values[row])!r:.80}, and its article begins with "
                 f"{begins!r:.80}; give an article one {name}"
             )
+        arrays[f"article_{name}"] = values[first]
     return arrays
 
 
-def _column(path: Path, table: Any, name: str) -> Any:
-    column = table.column(name).combine_chunks()
-    if column.null_count:
-        row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{path}: row {row} has no {name} (null); fill it in, or drop the row")
-    return column
-
-
 def _table_vectors(path: Path, column: Any) -> NDArray[Any]:
-    """The rows of a column of lists. Each is looked at: a short and a long one would shift those between."""
+    """The rows of a column of lists. Each is checked: a short and a long one would shift those between."""
     import pyarrow as pa
     from pyarrow import compute
 
     kind = getattr(column.type, "value_type", None)
     if kind is None or not pa.types.is_floating(kind):
         raise DataError(f"{path}: column vector holds {column.type}; store lists of 768 float32 or float16")
-    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
+    lengths = _values(compute.list_value_length(column))
     if (wrong := np.flatnonzero(lengths != VECTOR_DIM)).size:
-        row = int(wrong[0])
+        row = wrong[0]
         raise DataError(f"{path}: row {row} holds {lengths[row]} numbers, a vector has {VECTOR_DIM}; mend it")
     flat = column.flatten()
     if flat.null_count:
-        place = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0])
-        raise DataError(f"{path}: row {place // VECTOR_DIM} holds a null; fill it in, or drop the row")
-    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, VECTOR_DIM)
+        row = _first(flat.is_null()) // VECTOR_DIM
+        raise DataError(f"{path}: row {row} holds a null; fill it in, or drop the row")
+    return _values(flat).reshape(-1, VECTOR_DIM)
+
+
+def _values(column: Any) -> NDArray[Any]:
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _first(mask: Any) -> int:
+    return int(np.flatnonzero(_values(mask))[0])

@@ -1,7 +1,6 @@
 """The files that other parts are made from: the sample that ships, and the source of a bank.
 
-The sample has real held-out sequences.
-Contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
+The sample has contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
 with the true next vectors in them: enough for a demonstration, a benchmark and a test on
 real contexts, and nothing that any shipped model was trained on.
 """
@@ -20,7 +19,6 @@ from amn.data.vectors import WINDOW, Index, VectorSet
 from amn.errors import DataError
 from amn.files import write_whole
 
-VECTORS_TOTAL = 2_750
 IN_DISTRIBUTION_SHARE = 0.6
 STRETCH_VECTORS_MAX = 40
 
@@ -48,12 +46,11 @@ def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int
     """Choose stretches, write them as float16, and return the number of windows.
 
     Raises:
-        DataError: fewer vectors were asked for than one window has.
+        DataError: Fewer vectors were asked for than one window has.
     """
     if vectors < 2 * WINDOW:
         raise DataError(f"a sample of {vectors} vectors holds no windows; ask for more")
-    split = split_by_article(data)
-    draw = np.random.default_rng(seed)
+    split, draw = split_by_article(data), np.random.default_rng(seed)
     inside = stretches(data, split.test, int(vectors * IN_DISTRIBUTION_SHARE), draw)
     outside = stretches(data, split.unseen, vectors - sum(map(len, inside)), draw)
     rows = inside + outside

@@ -26,14 +26,21 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorSet:
-    """Articles as vectors; rows of one article are consecutive and in reading order."""
+    """Articles as vectors; rows of one article are consecutive and in reading order.
 
-    vectors: Rows  # (N, 768), float16 or float32
-    article: NDArray[np.integer]  # (N,)
-    article_domain: NDArray[np.str_]  # (articles,)
-    article_name: NDArray[np.str_]  # (articles,)
+    Attributes:
+        vectors: (N, 768), float16 or float32.
+        article: The article's number of each row, (N,).
+        article_domain, article_name: By article.
+        encoder_id: The recipe that made the vectors, by the file or by whoever gave it.
+    """
+
+    vectors: Rows
+    article: NDArray[np.integer]
+    article_domain: NDArray[np.str_]
+    article_name: NDArray[np.str_]
     source: str
-    encoder_id: str  # the recipe that made the vectors, by the file or by whoever gave it
+    encoder_id: str
 
     def rows(self, index: NDArray[np.integer] | slice) -> Vectors:
         """Rows as float32 with norm exactly one (float16 storage rounds it)."""
@@ -42,7 +49,7 @@ class VectorSet:
         return rows
 
     def sha256(self) -> str:
-        """Hash of vectors and article ids: what a manifest calls the training data."""
+        """Hash of vectors and article ids, by which a manifest names the training data."""
         digest = hashlib.sha256()
         for rows in chunks(len(self.vectors)):
             digest.update(np.ascontiguousarray(self.vectors[rows]).tobytes())
@@ -53,13 +60,20 @@ class VectorSet:
         """First row of every window of 5 + 1 that stays inside one article."""
         if len(self.article) < WINDOW:
             return np.empty(0, dtype=np.int64)
-        same = self.article[: -WINDOW + 1] == self.article[WINDOW - 1 :]
-        return np.flatnonzero(same)
+        return np.flatnonzero(self.article[: -WINDOW + 1] == self.article[WINDOW - 1 :])
 
     def windows(self, starts: Index) -> Vectors:
         """Windows (n, 6, 768): five context vectors, then the true next one."""
-        rows = starts[:, None] + np.arange(WINDOW)
-        return self.rows(rows.ravel()).reshape(len(starts), WINDOW, VECTOR_DIM)
+        return self.rows(window_rows(starts).ravel()).reshape(len(starts), WINDOW, VECTOR_DIM)
+
+    def next_vectors(self, starts: Index) -> Vectors:
+        """The true next vectors of windows, (n, 768)."""
+        return self.rows(starts + CONTEXT_LENGTH)
+
+
+def window_rows(starts: Index) -> Index:
+    """The rows of windows, (n, 6)."""
+    return starts[:, None] + np.arange(WINDOW)
 
 
 def chunks(length: int, size: int = ROWS_PER_CHUNK) -> Iterator[slice]:
@@ -72,25 +86,25 @@ def validate(data: VectorSet) -> VectorSet:
     """Return `data`, or say which row must not be trained or judged on.
 
     Raises:
-        DataError: wrong width or type, non-finite or all-zero rows, norms outside 1 +- 1e-3,
+        DataError: Wrong width or type, non-finite or all-zero rows, norms outside 1 +- 1e-3,
             articles shorter than six vectors or not stored in one piece.
     """
-    vectors, article = data.vectors, data.article
+    source, vectors, article = data.source, data.vectors, data.article
     if vectors.ndim != 2 or vectors.shape[1] != VECTOR_DIM:
-        raise DataError(f"{data.source}: vectors have shape {vectors.shape}; expected (N, {VECTOR_DIM})")
+        raise DataError(f"{source}: vectors have shape {vectors.shape}; expected (N, {VECTOR_DIM})")
     if article.shape != (len(vectors),):
         raise DataError(
-            f"{data.source}: {len(vectors)} vectors but article ids of shape {article.shape}; "
+            f"{source}: {len(vectors)} vectors but article ids of shape {article.shape}; "
             "give one article id for each vector"
         )
     if len(vectors) == 0:
-        raise DataError(f"{data.source}: no vectors; n = 0 proves nothing")
-    check_numbers(data.source, vectors)
+        raise DataError(f"{source}: no vectors; n = 0 proves nothing")
+    check_numbers(source, vectors)
     if article.dtype.kind not in "iu" or isinstance(article, np.ma.MaskedArray):
-        raise DataError(f"{data.source}: article ids of type {article.dtype}; number the articles from 0")
+        raise DataError(f"{source}: article ids of type {article.dtype}; number the articles from 0")
     for rows in chunks(len(vectors)):
-        check_rows(data.source, np.asarray(vectors[rows], dtype=np.float32), rows.start)
-    check_articles(data)
+        _check_rows(source, np.asarray(vectors[rows], dtype=np.float32), rows.start)
+    _check_articles(data)
     return data
 
 
@@ -98,7 +112,7 @@ def check_numbers(source: str, array: Rows) -> None:
     """Refuse what NumPy would turn into numbers by itself: text, times, complex and masked values.
 
     Raises:
-        DataError: it does not hold floats, or some are masked.
+        DataError: It does not hold floats, or some are masked.
     """
     if array.dtype.kind != "f":
         raise DataError(f"{source}: vectors of type {array.dtype}; save them as float32 or float16")
@@ -107,51 +121,45 @@ def check_numbers(source: str, array: Rows) -> None:
         raise DataError(f"{source}: numbers of row {row} are masked, so they are not there; drop the row")
 
 
-def check_rows(source: str, rows: Vectors, offset: int) -> None:
-    """Refuse rows that are not finite unit vectors; `offset` is the number of the first."""
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        row = offset + int(np.argmin(finite))
-        raise DataError(f"{source}: row {row} holds NaN or infinity; encode it again")
+def _check_rows(source: str, rows: Vectors, offset: int) -> None:
+    """Refuses rows that are not finite unit vectors; `offset` is the number of the first."""
     norms = np.linalg.norm(rows, axis=1)
-    if not norms.all():
-        row = offset + int(np.argmin(norms))
-        raise DataError(f"{source}: row {row} is all zeros: the encoder failed there; drop it")
-    wrong = np.abs(norms - 1.0) > NORM_TOLERANCE
+    wrong = ~(np.abs(norms - 1.0) <= NORM_TOLERANCE)  # NaN too
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise DataError(
-            f"{source}: row {offset + row} has norm {norms[row]:.4f}, outside 1 +- "
-            f"{NORM_TOLERANCE}; normalise the vectors after encoding"
-        )
+        if not np.isfinite(norms[row]):
+            why = "holds NaN or infinity; encode it again"
+        elif not norms[row]:
+            why = "is all zeros: the encoder failed there; drop it"
+        else:
+            why = f"has norm {norms[row]:.4f}, outside 1 +- {NORM_TOLERANCE}; normalise after encoding"
+        raise DataError(f"{source}: row {offset + row} {why}")
 
 
-def check_articles(data: VectorSet) -> None:
-    """Refuse articles too short for one window, split in pieces, or without a domain."""
-    article = data.article
-    changes = np.flatnonzero(np.diff(article)) + 1
-    pieces = article[np.concatenate([[0], changes])]
-    lengths = np.diff(np.concatenate([[0], changes, [len(article)]]))
+def _check_articles(data: VectorSet) -> None:
+    """Refuses articles too short for one window, split in pieces, or without a domain."""
+    source, article, domains = data.source, data.article, data.article_domain
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(article)) + 1, [len(article)]])
+    pieces, lengths = article[edges[:-1]], np.diff(edges)
     ids, times = np.unique(pieces, return_counts=True)
     if (times > 1).any():
         raise DataError(
-            f"{data.source}: article {ids[times > 1][0]} is stored in several pieces; "
+            f"{source}: article {ids[times > 1][0]} is stored in several pieces; "
             "keep the rows of an article together, in reading order"
         )
     if lengths.min() < WINDOW:
-        short = int(pieces[np.argmin(lengths)])
         raise DataError(
-            f"{data.source}: article {short} has {lengths.min()} vectors; a window needs "
+            f"{source}: article {pieces[np.argmin(lengths)]} has {lengths.min()} vectors; a window needs "
             f"{WINDOW}, so drop shorter articles"
         )
-    if ids.min() < 0 or ids.max() >= len(data.article_domain):
+    if ids.min() < 0 or ids.max() >= len(domains):
         raise DataError(
-            f"{data.source}: article ids {ids.min()}..{ids.max()} do not fit the "
-            f"{len(data.article_domain)} entries of article_domain"
+            f"{source}: article ids {ids.min()}..{ids.max()} do not fit the {len(domains)} entries of "
+            "article_domain"
         )
-    for name, values in (("article_domain", data.article_domain), ("article_name", data.article_name)):
-        if values.shape != data.article_domain.shape or (len(values) == len(article) > len(ids)):
+    for name, values in (("article_domain", domains), ("article_name", data.article_name)):
+        if values.shape != domains.shape or (len(values) == len(article) > len(ids)):
             raise DataError(
-                f"{data.source}: {name} has shape {values.shape}; give one entry for each article, not for "
+                f"{source}: {name} has shape {values.shape}; give one entry for each article, not for "
                 "each vector"
             )

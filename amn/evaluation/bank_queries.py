@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 from amn.data.arrays import FileRows
 from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
 from amn.data.readers import read_vectors
-from amn.data.vectors import Index, VectorSet, chunks
+from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.predictor import Predictor
-
-Vectors = NDArray[np.float32]
 
 QUERIES = 4096
 _CHUNK = 256

@@ -1,13 +1,11 @@
-"""Figures of any set of checkpoints, and of the two baselines, on the same windows.
+"""Figures of any set of checkpoints, and of the two baselines, on the same windows, as one record.
 
-All models see the same windows, and all differences are paired by window and resampled by
-article. A split is judged only with windows that the manifest's training side excludes.
+All differences are paired by window and resampled by article. A split is judged only with windows
+that the manifest's training side excludes.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,8 @@ from amn.config import PARAMETERS
 from amn.data.dataset import split_by_article, training_vectors
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
-from amn.evaluation import latency, metrics, report
+from amn.evaluation import latency, metrics
 from amn.evaluation.metrics import BASELINES, Cosines, Predict, cosine, estimate
-from amn.files import write_whole
 from amn.model.checkpoint import WEIGHTS_FILE, Checkpoint
 from amn.model.folded import fold
 
@@ -28,48 +25,56 @@ BANK_SIZE = 4_096
 TRAIN_SAMPLE = 5_000
 HITS = (1, 5, 10)
 SLICES = ("train", "validation", "test", "unseen")
-#: Slices on which retrieval, order and copying are looked at, and on how many windows.
+#: Slices on which retrieval, order and copying are measured, and the number of windows of the latter two.
 PROBED = ("test", "unseen")
 PROBE_WINDOWS = 1_000
+
+Record = dict[str, Any]
 
 
 def evaluate(
     loaded: list[Checkpoint], data: VectorSet, *, every: int = 1, with_latency: bool = True
-) -> dict[str, Any]:
-    """All figures of all checkpoints and baselines as one JSON-ready dict.
+) -> Record:
+    """All figures of all checkpoints and baselines as one JSON-ready record.
 
     Args:
-        loaded: verified checkpoints; the first is the one others are compared with.
-        data: the vectors to judge on; the split is made anew and is always the same.
-        every: judge every n-th window only, for a quick look.
-        with_latency: also measure latency by batch size.
+        loaded: Verified checkpoints; the first is the one that others are compared with.
+        data: The vectors to judge on; the split is made anew and is always the same.
+        every: Judge every n-th window only, for a quick look.
+        with_latency: Also measure latency by batch size.
+
+    Raises:
+        DataError: One checkpoint was given twice.
     """
+    predictors: dict[str, Predict] = {item.manifest.model_id: fold(item.model) for item in loaded}
+    if len(predictors) < len(loaded):
+        raise DataError(f"a checkpoint was given twice ({', '.join(predictors)}); name each once")
     sides = {name: starts[::every] for name, starts in slices_of(data).items()}
-    bank, predictors = bank_vectors(data), named_predictors(loaded)
+    vectors, _ = training_vectors(data)
+    bank = vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
     cosines: dict[str, dict[str, Cosines]] = {}
-    models: dict[str, Any] = {}
-    for name, predict in predictors.items():
+    models: Record = {}
+    for name, predict in (predictors | BASELINES).items():
         cosines[name], models[name] = measure(predict, data, sides, bank)
     for name, entry in models.items():
-        entry |= compare(name, cosines, data, sides)
-        entry |= {"layout": "baseline", "parameters": 0}
+        entry |= compare(name, cosines, data, sides) | {"layout": "baseline", "parameters": 0}
     for item in loaded:
         models[item.manifest.model_id] |= describe(item, with_latency)
     return {
         "data": {"source": data.source, "sha256": data.sha256()},
-        "slices": {side: describe_slice(data, starts) for side, starts in sides.items()},
+        "slices": {
+            side: {
+                "n": len(starts),
+                "articles": len(np.unique(data.article[starts])),
+                "coherence": round(metrics.coherence(data, starts), 4),
+            }
+            for side, starts in sides.items()
+        },
         "bank_vectors": len(bank),
         "threads": torch.get_num_threads(),
         "reference": next(iter(models)),
         "models": models,
     }
-
-
-def write_evaluation(result: dict[str, Any], out: Path) -> None:
-    """Write the figures as `evaluation.json` and the page as `evaluation.html`."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    write_whole(out / "evaluation.html", report.page(result))
 
 
 def common_encoder(loaded: list[Checkpoint]) -> str:
@@ -91,34 +96,14 @@ def slices_of(data: VectorSet) -> dict[str, Index]:
     return {name: sides[name] for name in SLICES if name in sides}
 
 
-def bank_vectors(data: VectorSet) -> Vectors:
-    """An even sample of the training side to hide the true vector among."""
-    vectors, _ = training_vectors(data)
-    return vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
-
-
-def named_predictors(loaded: list[Checkpoint]) -> dict[str, Predict]:
-    """Folded checkpoints by model id, then the baselines.
-
-    Raises:
-        DataError: one checkpoint was given twice.
-    """
-    named: dict[str, Predict] = {}
-    for item in loaded:
-        if item.manifest.model_id in named:
-            raise DataError(f"{item.manifest.model_id} was given twice; name each once")
-        named[item.manifest.model_id] = fold(item.model)
-    return named | BASELINES
-
-
 def measure(
     predict: Predict, data: VectorSet, sides: dict[str, Index], bank: Vectors
-) -> tuple[dict[str, Cosines], dict[str, Any]]:
+) -> tuple[dict[str, Cosines], Record]:
     """Predicts every slice once; keeps the cosines, hits and probes instead of the vectors."""
     cosines: dict[str, Cosines] = {}
-    entry: dict[str, Any] = {"hits": {}, "probes": {}}
+    entry: Record = {"hits": {}, "probes": {}}
     for side, starts in sides.items():
-        predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
+        predicted, true = metrics.predict_windows(predict, data, starts), data.next_vectors(starts)
         cosines[side] = cosine(predicted, true)
         if side in PROBED:
             entry["hits"][side] = hits(predicted, true, bank)
@@ -126,19 +111,12 @@ def measure(
     return cosines, entry
 
 
-def describe_slice(data: VectorSet, starts: Index) -> dict[str, Any]:
-    """n, articles and coherence of a slice."""
-    articles = len(np.unique(data.article[starts]))
-    coherence = round(metrics.coherence(data, starts), 4)
-    return {"n": len(starts), "articles": articles, "coherence": coherence}
-
-
 def compare(
     name: str, cosines: dict[str, dict[str, Cosines]], data: VectorSet, sides: dict[str, Index]
-) -> dict[str, Any]:
-    """Cosines of a model, and its paired gains over the baselines and the first model."""
+) -> Record:
+    """Cosines of a model, its paired gains over the baselines and the first model, and those by domain."""
     others = [one for one in dict.fromkeys([*BASELINES, next(iter(cosines))]) if one != name]
-    result: dict[str, Any] = {"cosine": {}, "gains": {}}
+    result: Record = {"cosine": {}, "gains": {}}
     for side, starts in sides.items():
         own, articles = cosines[name][side], data.article[starts]
         result["cosine"][side] = estimate(own, articles).to_dict()
@@ -146,27 +124,21 @@ def compare(
             other: estimate(own - cosines[other][side], articles).to_dict() for other in others
         }
     delta = result["cosine"]["unseen"]["mean"] - result["cosine"]["test"]["mean"]
-    result["ood_delta"] = round(delta, 5)
-    gain = cosines[name]["test"] - cosines["context_mean"]["test"]
-    result["domains"] = by_domain(gain, data, sides["test"])
-    return result
+    gain, articles = cosines[name]["test"] - cosines["context_mean"]["test"], data.article[sides["test"]]
+    domain = data.article_domain[articles]
+    return result | {
+        "ood_delta": round(delta, 5),
+        "domains": {
+            str(one): estimate(gain[domain == one], articles[domain == one]).to_dict()
+            for one in np.unique(domain)
+        },
+    }
 
 
-def by_domain(gain: Cosines, data: VectorSet, starts: Index) -> dict[str, Any]:
-    """Gain over the context mean on the test articles of each domain."""
-    articles = data.article[starts]
-    masks = {str(name): data.article_domain[articles] == name for name in np.unique(data.article_domain)}
-    return {name: estimate(gain[own], articles[own]).to_dict() for name, own in masks.items() if own.any()}
-
-
-def probes(predict: Predict, data: VectorSet, starts: Index) -> dict[str, Any]:
-    """Changes of the cosine with the order and the positions of the context; and copying.
-
-    A position is left out by putting the mean of the other four in its place, since the
-    networks take exactly five vectors.
-    """
+def probes(predict: Predict, data: VectorSet, starts: Index) -> Record:
+    """Changes of the cosine with the order and the positions of the context; and copying."""
     order = torch.tensor([2, 0, 4, 1, 3])
-    predicted, true = metrics.predict_windows(predict, data, starts), metrics.truth(data, starts)
+    predicted, true = metrics.predict_windows(predict, data, starts), data.next_vectors(starts)
     own, to_last = cosine(predicted, true), cosine(predicted, data.rows(starts + 4))
 
     def change(edit: metrics.Edit) -> float:
@@ -184,7 +156,7 @@ def probes(predict: Predict, data: VectorSet, starts: Index) -> dict[str, Any]:
 
 
 def without(position: int) -> metrics.Edit:
-    """Replace one context vector by the normalised mean of the others."""
+    """Replaces one context vector by the normalised mean of the others: networks take exactly five."""
 
     def edit(x: Tensor) -> Tensor:
         changed = x.clone()
@@ -207,9 +179,9 @@ def hits(predicted: Vectors, true: Vectors, bank: Vectors) -> dict[str, float]:
     return {f"hit@{k}": round(float((better < k).mean()), 4) for k in HITS}
 
 
-def describe(item: Checkpoint, with_latency: bool) -> dict[str, Any]:
+def describe(item: Checkpoint, with_latency: bool) -> Record:
     """Layout, size, recipe and latency of a checkpoint."""
-    entry: dict[str, Any] = {
+    entry: Record = {
         "layout": item.manifest.layout,
         "parameters": PARAMETERS[item.manifest.layout],
         "weights_bytes": (item.path / WEIGHTS_FILE).stat().st_size,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime
 import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -28,13 +27,23 @@ WARNING = (
 
 
 def import_published(path: Path, folder: Path, *, encoder_id: str) -> checkpoint.Manifest:
-    """Turn a published `.pt` file into a checkpoint folder with golden vectors.
+    """Turns a published `.pt` file into a checkpoint folder with golden vectors.
 
     Raises:
-        CheckpointError: the file is missing, needs pickle, lacks fields, or its keys do not
+        CheckpointError: The file is missing, needs pickle, lacks fields, or its keys do not
             fit the layout that it names.
     """
-    values = read_pt(path)
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; give a published best_model.pt") from error
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a plain tensor file ({str(error).splitlines()[0]}); it is damaged, "
+            "or needs pickle, which is never run here. Save its model_state_dict again"
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("model_state_dict"), dict):
+        raise CheckpointError(f"{path} holds no model_state_dict; give a published best_model.pt")
     kind = values.get("model_type")
     if kind not in LAYOUT_OF_TYPE:
         raise CheckpointError(f"{path}: model_type is {kind!r}; known are {', '.join(LAYOUT_OF_TYPE)}")
@@ -48,19 +57,3 @@ def import_published(path: Path, folder: Path, *, encoder_id: str) -> checkpoint
     }
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return checkpoint.save(model, folder, name=kind, encoder_id=encoder_id, created_utc=now, records=records)
-
-
-def read_pt(path: Path) -> dict[str, Any]:
-    """Read a .pt file without running anything in it."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; give a published best_model.pt")
-    try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is not a plain tensor file ({str(error).splitlines()[0]}); it is damaged, "
-            "or needs pickle, which is never run here. Save its model_state_dict again"
-        ) from error
-    if not isinstance(values, dict) or not isinstance(values.get("model_state_dict"), dict):
-        raise CheckpointError(f"{path} holds no model_state_dict; give a published best_model.pt")
-    return values

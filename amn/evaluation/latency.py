@@ -1,12 +1,9 @@
-"""The time of a prediction by batch size, in the form that workers use (folded).
-
-The only clock of this room besides the date of a run: models are never timed while they
-serve, workers do that.
-"""
+"""The time of a prediction by batch size, in the form that workers use (folded), on the present threads."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +16,39 @@ from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.model.layouts import build
 
-Contexts = NDArray[np.float32]
-
 BATCH_SIZES = (1, 8, 32, 128)
 ROUNDS = 200
 WARM_UP_ROUNDS = 10
+#: Once a model took so long, twenty rounds are enough.
 SECONDS_MAX = 4.0
 
 
-def measure(model: nn.Module, batch_sizes: tuple[int, ...] = BATCH_SIZES) -> list[dict[str, float]]:
-    """Latency and throughput of a model's fast form by batch size, on the present threads."""
-    predict, rows = fold(model).arrays, []
-    for size in batch_sizes:
-        x = trusted_contexts(model, size)
-        for _ in range(WARM_UP_ROUNDS):
-            predict(x)
-        took: list[float] = []
-        while len(took) < ROUNDS and (len(took) < 20 or sum(took) < SECONDS_MAX):
+def times(models: Sequence[nn.Module], size: int, rounds: int | None = None) -> NDArray[np.float64]:
+    """Seconds of each call on `size` contexts, (rounds, models); without `rounds` at most `ROUNDS`.
+
+    The models are called in turn, so that other work on the machine falls on all alike.
+    """
+    calls = [(fold(model).arrays, trusted_contexts(model, size)) for model in models]
+    took, spent = [], 0.0
+    for number in range(WARM_UP_ROUNDS + (rounds or ROUNDS)):
+        row = []
+        for predict, x in calls:
             start = time.perf_counter()
             predict(x)
-            took.append(time.perf_counter() - start)
-        p50, p95 = np.percentile(took, (50, 95))
+            row.append(time.perf_counter() - start)
+        if number >= WARM_UP_ROUNDS:
+            took.append(row)
+            spent += sum(row)
+        if rounds is None and len(took) >= 20 and spent > SECONDS_MAX * len(models):
+            break
+    return np.array(took)
+
+
+def measure(model: nn.Module) -> list[dict[str, float]]:
+    """Latency and throughput of a model by batch size."""
+    rows = []
+    for size in BATCH_SIZES:
+        p50, p95 = np.percentile(times([model], size), (50, 95))
         rows.append(
             {
                 "batch": size,
@@ -52,7 +61,7 @@ def measure(model: nn.Module, batch_sizes: tuple[int, ...] = BATCH_SIZES) -> lis
     return rows
 
 
-def trusted_contexts(model: nn.Module, size: int) -> Contexts:
+def trusted_contexts(model: nn.Module, size: int) -> NDArray[np.float32]:
     """Random contexts (size, 5, 768) that a model trusts fully, if it asks: those cost the most."""
     draw = torch.Generator().manual_seed(0)
     familiar = [weight for name, weight in model.state_dict().items() if name.endswith("familiar")]
@@ -64,21 +73,3 @@ def trusted_contexts(model: nn.Module, size: int) -> Contexts:
 def named(name: str) -> nn.Module:
     """The model of a checkpoint folder; for a layout's name one with fresh weights, which take as long."""
     return build(ModelConfig(layout=name)) if name in PARAMETERS else checkpoint.load(Path(name)).model  # type: ignore[arg-type]
-
-
-def best_in_turn(models: list[nn.Module], size: int, rounds: int) -> list[float]:
-    """Seconds of the best call of each model on `size` contexts that it trusts; the first round warms up.
-
-    Calls are taken in turn and the best of each is kept, so that other work on the machine, which only
-    ever adds time, falls on all alike and does not count.
-    """
-    calls = [(fold(model).arrays, trusted_contexts(model, size)) for model in models]
-    best = [float("inf")] * len(calls)
-    for number in range(rounds + 1):
-        for index, (predict, x) in enumerate(calls):
-            start = time.perf_counter()
-            predict(x)
-            took = time.perf_counter() - start
-            if number:
-                best[index] = min(best[index], took)
-    return best

@@ -1,7 +1,7 @@
-"""Figures of merit with honest errors: windows of one article are not independent.
+"""Cosines of predictions by window, and their means with intervals that resample whole articles.
 
-Standard errors and intervals resample whole articles (cluster bootstrap). Means of batches
-or of overlapping windows would look several times more certain than they are.
+Windows of one article are not independent. Errors over batches or overlapping windows would look
+several times more certain than they are.
 """
 
 from __future__ import annotations
@@ -44,12 +44,10 @@ class Estimate:
 
 
 def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> Estimate:
-    """Mean of `values` (n,), with a 95 % interval from resampled articles.
-
-    Give differences of two models on the same windows for a paired comparison.
+    """Mean of `values` (n,) with a 95 % interval; differences of two models make a paired comparison.
 
     Raises:
-        DataError: there are no values, or not one article id for each.
+        DataError: There are no values, or not one article id for each.
     """
     if len(values) == 0:
         raise DataError("no windows to judge (n = 0); check the split or the domain name")
@@ -79,22 +77,17 @@ def resampled_means(
 
 def predict_windows(predict: Predict, data: VectorSet, starts: Index, edit: Edit | None = None) -> Vectors:
     """Predictions (n, 768) for windows; `edit` may change the contexts (B, 5, 768) first."""
-    out = []
+    predicted = []
     with torch.inference_mode():
         for rows in chunks(len(starts), WINDOWS_PER_BATCH):
             context = torch.from_numpy(data.windows(starts[rows])[:, :-1]).contiguous()
-            out.append(predict(context if edit is None else edit(context)).float().cpu())
-    return torch.cat(out).numpy()
-
-
-def truth(data: VectorSet, starts: Index) -> Vectors:
-    """The true next vectors (n, 768)."""
-    return data.rows(starts + 5)
+            predicted.append(predict(context if edit is None else edit(context)).float().cpu())
+    return torch.cat(predicted).numpy()
 
 
 def window_cosines(predict: Predict, data: VectorSet, starts: Index) -> Cosines:
     """Cosine of prediction and true next vector, (n,)."""
-    return cosine(predict_windows(predict, data, starts), truth(data, starts))
+    return cosine(predict_windows(predict, data, starts), data.next_vectors(starts))
 
 
 def cosine(a: Vectors, b: Vectors) -> Cosines:
@@ -115,11 +108,18 @@ def last_vector(x: Tensor) -> Tensor:
 BASELINES: dict[str, Predict] = {"context_mean": context_mean, "last_vector": last_vector}
 
 
+def mean_baselines(data: VectorSet, starts: Index) -> dict[str, float]:
+    """Mean cosine of each baseline on the windows."""
+    return {
+        name: round(float(window_cosines(predict, data, starts).mean()), 5)
+        for name, predict in BASELINES.items()
+    }
+
+
 def coherence(data: VectorSet, starts: Index) -> float:
     """Mean cosine of adjacent vectors in the windows."""
-    total, count = 0.0, 0
+    total = 0.0
     for rows in chunks(len(starts), WINDOWS_PER_BATCH):
         windows = data.windows(starts[rows])
         total += float(np.einsum("nkd,nkd->", windows[:, 1:], windows[:, :-1], dtype=np.float64))
-        count += len(windows) * 5
-    return total / max(count, 1)
+    return total / max(len(starts) * 5, 1)

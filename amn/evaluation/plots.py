@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-Models = dict[str, dict[str, Any]]
 
 
 def figure(title: str) -> tuple[Figure, Axes]:
@@ -32,66 +31,50 @@ def svg(drawn: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _style(models: Models, name: str) -> dict[str, Any]:
-    """The colour of a model, the same in all plots, and its short name."""
-    base, _, digest = name.partition("@")
-    return {"color": f"C{[*models].index(name)}", "label": f"{base}@{digest[:4]}" if digest else base}
-
-
-def cosine_plot(models: Models, sides: list[str]) -> str:
-    """Cosine by slice, with standard errors."""
-    drawn, axes = figure("Cosine by slice (bars: one standard error)")
-    width = 0.8 / len(models)
-    lowest = 1.0
-    for number, (name, entry) in enumerate(models.items()):
-        places = [i + (number + 0.5) * width - 0.4 for i in range(len(sides))]
-        means = [entry["cosine"][side]["mean"] for side in sides]
-        errors = [entry["cosine"][side]["standard_error"] for side in sides]
-        axes.bar(places, means, width * 0.92, yerr=errors, error_kw={"lw": 1}, **_style(models, name))
-        lowest = min(lowest, *means)
-    axes.set_ylim(max(0.0, lowest - 0.05), None)
-    axes.set_xticks(range(len(sides)), sides)
-    return svg(drawn)
-
-
-def domain_plot(models: Models) -> str:
-    """Gain over the context mean on the test articles of each domain."""
-    drawn, axes = figure("Gain over the context mean, test articles by domain")
+def all_plots(models: dict[str, Any]) -> Iterator[str]:
+    """Cosines, gains by domain, positions and, where it was measured, latency; a model has one colour."""
     judged = {name: entry for name, entry in models.items() if entry["layout"] != "baseline"}
-    domains: list[str] = []
-    for number, (name, entry) in enumerate(judged.items()):
-        domains = list(entry["domains"])
-        gains = [entry["domains"][domain] for domain in domains]
-        bars = [
-            [max(0.0, gain["mean"] - gain["low"]) for gain in gains],
-            [max(0.0, gain["high"] - gain["mean"]) for gain in gains],
-        ]
-        places = [i + (number - (len(judged) - 1) / 2) * 0.1 for i in range(len(domains))]
-        means = [gain["mean"] for gain in gains]
-        axes.errorbar(places, means, yerr=bars, fmt="o", ms=4, lw=1, **_style(models, name))
-    axes.axhline(0.0, color="black", lw=0.8)
-    axes.set_xticks(range(len(domains)), domains, rotation=25)
+    cosines = {name: entry["cosine"] for name, entry in models.items()}
+    yield _intervals("Cosine by slice (bars: 95 % interval by article)", cosines)
+    gains = {name: entry["domains"] for name, entry in judged.items()}
+    yield _intervals("Gain over the context mean, test articles by domain", gains)
+    positions = ("1 oldest", "2", "3", "4", "5 newest")
+    changes = {
+        name: dict(zip(positions, entry["probes"]["test"]["without_position"], strict=True))
+        for name, entry in models.items()
+    }
+    yield lines("Change of cosine without one position (test)", changes)
+    latency = {
+        name: {row["batch"]: row["us_per_context"] for row in entry["latency"]}
+        for name, entry in judged.items()
+        if "latency" in entry
+    }
+    if latency:
+        yield lines("Microseconds a context, by batch size", latency, xscale="log", yscale="log")
+
+
+def _intervals(title: str, models: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Means with their intervals, models side by side in each group."""
+    drawn, axes = figure(title)
+    for number, (name, groups) in enumerate(models.items()):
+        means = [group["mean"] for group in groups.values()]
+        below = [max(0.0, group["mean"] - group["low"]) for group in groups.values()]
+        above = [max(0.0, group["high"] - group["mean"]) for group in groups.values()]
+        at = [i + (number - (len(models) - 1) / 2) * 0.1 for i in range(len(groups))]
+        axes.errorbar(at, means, yerr=[below, above], fmt="o", ms=4, lw=1, **_style(number, name))
+        axes.set_xticks(range(len(groups)), list(groups), rotation=25)
     return svg(drawn)
 
 
-def position_plot(models: Models) -> str:
-    """Change of the cosine when one context position is left out."""
-    drawn, axes = figure("Change of cosine without one position (test)")
-    for name, entry in models.items():
-        changes = entry["probes"]["test"]["without_position"]
-        axes.plot(range(1, 6), changes, marker="o", ms=3, **_style(models, name))
-    axes.axhline(0.0, color="black", lw=0.8)
-    axes.set_xticks(range(1, 6), ["1 oldest", "2", "3", "4", "5 newest"])
+def lines(title: str, models: dict[str, dict[Any, float]], **scales: str) -> str:
+    """A line of points for each model."""
+    drawn, axes = figure(title)
+    for number, (name, points) in enumerate(models.items()):
+        axes.plot(list(points), list(points.values()), marker="o", ms=3, **_style(number, name))
+    axes.set(**scales)
     return svg(drawn)
 
 
-def latency_plot(models: Models) -> str:
-    """Microseconds a context by batch size; empty when nothing was timed."""
-    drawn, axes = figure("Microseconds a context")
-    timed = {name: entry["latency"] for name, entry in models.items() if "latency" in entry}
-    for name, rows in timed.items():
-        sizes = [row["batch"] for row in rows]
-        axes.plot(sizes, [row["us_per_context"] for row in rows], marker="o", ms=4, **_style(models, name))
-        axes.set(xscale="log", yscale="log", xlabel="batch size")
-        axes.set_xticks(sizes, [str(size) for size in sizes])
-    return svg(drawn) if timed else ""
+def _style(number: int, name: str) -> dict[str, Any]:
+    base, _, digest = name.partition("@")
+    return {"color": f"C{number}", "label": f"{base}@{digest[:4]}" if digest else base}

@@ -1,4 +1,4 @@
-"""The fit of the OOD score: references, cells and thresholds, and what they are worth.
+"""The fit of the OOD score: references, cells and thresholds, and the figures of their worth.
 
 References are context means of the training side, drawn at random. Thresholds are the 90th and 99th
 percentile of the validation side: one context in a hundred in distribution is taken for OOD. The
@@ -62,16 +62,25 @@ def fit(data: VectorSet, settings: FitSettings) -> Fit:
     draw = np.random.default_rng(settings.seed)
     references = stored(means[draw.permutation(len(means))[: settings.references]])
     centroids = stored(centres(means, settings.cells, draw))
-    sides = {name: means_of(data, getattr(split, name)) for name in ("validation", "test", "unseen")}
-    scores = {name: distances(side, references, settings.neighbours) for name, side in sides.items()}
-    low, high = (float(np.quantile(scores["validation"], q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
-    measured = separation(scores["test"], scores["unseen"], low, high)
+    validation, test, unseen = (
+        distances(means_of(data, starts), references, settings.neighbours)
+        for starts in (split.validation, split.test, split.unseen)
+    )
+    low, high = (float(np.quantile(validation, q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
+    measured = {
+        "auc": area(test, unseen),
+        "true_ood": (unseen > high).mean(),
+        "false_ood": (test > high).mean(),
+        "ood_taken_for_id": (unseen <= low).mean(),
+        "unsure_id": ((test > low) & (test <= high)).mean(),
+        "unsure_ood": ((unseen > low) & (unseen <= high)).mean(),
+    }
     return Fit(
         references=references,
         centroids=centroids,
         inside_max=low,
         outside_min=high,
-        measured={name: round(value, 5) for name, value in measured.items()},
+        measured={name: round(float(value), 5) for name, value in measured.items()},
     )
 
 
@@ -121,18 +130,6 @@ def centres(means: Vectors, cells: int, draw: np.random.Generator) -> Vectors:
         norms = np.linalg.norm(moved, axis=1, keepdims=True)
         found = np.where(norms > 0, moved / np.maximum(norms, 1e-12), found)
     return found
-
-
-def separation(inside: Vectors, outside: Vectors, low: float, high: float) -> dict[str, float]:
-    """Figures of how well two sides are told apart."""
-    return {
-        "auc": area(inside, outside),
-        "true_ood": float((outside > high).mean()),
-        "false_ood": float((inside > high).mean()),
-        "ood_taken_for_id": float((outside <= low).mean()),
-        "unsure_id": float(((inside > low) & (inside <= high)).mean()),
-        "unsure_ood": float(((outside > low) & (outside <= high)).mean()),
-    }
 
 
 def area(inside: Vectors, outside: Vectors) -> float:

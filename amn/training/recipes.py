@@ -1,4 +1,4 @@
-"""Named recipes: what `amn train --preset` chooses.
+"""Named recipes: the choices of `amn train --preset`.
 
 `card` is the model card's recipe for every network. The others were found on articles and
 domains that the final figures do not use; docs/models.md tells what else was tried.
@@ -14,6 +14,8 @@ from typing import Any
 from amn.config import MODEL_NAMES, ModelConfig, TrainConfig
 from amn.errors import ConfigError
 
+_SHAPE = {field.name for field in dataclasses.fields(ModelConfig)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -26,60 +28,44 @@ class Recipe:
 
     def changed(self, values: Mapping[str, Any]) -> Recipe:
         """The recipe with other values for some fields of either config."""
-        fields = {field.name for field in dataclasses.fields(ModelConfig)}
-        shape = {name: value for name, value in values.items() if name in fields}
-        rest = {name: value for name, value in values.items() if name not in fields}
-        return dataclasses.replace(
-            self,
-            model=dataclasses.replace(self.model, **shape),
-            train=dataclasses.replace(self.train, **rest),
-        )
+        shape = {name: value for name, value in values.items() if name in _SHAPE}
+        rest = {name: value for name, value in values.items() if name not in _SHAPE}
+        model, train = dataclasses.replace(self.model, **shape), dataclasses.replace(self.train, **rest)
+        return dataclasses.replace(self, model=model, train=train)
 
 
-#: Bounded by an hour and a half on one core for all of them, not by what they could still learn.
-_EPOCHS = {"card": 3, "published": 3, "gru": 8, "gru-bounded": 3, "transformer": 5}
+#: The defaults: MSE, AdamW 5e-4, weight decay 0.01, 20 epochs of batches of 32.
+_CARD: dict[str, dict[str, Any]] = {layout: {} for layout in MODEL_NAMES.values()}
+_CARD["transformer"] = {"dropout": 0.1}
 
-
-def _card(layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """MSE, AdamW 5e-4, weight decay 0.01, 20 epochs of batches of 32."""
-    return {"dropout": 0.1 if layout == "transformer" else 0.0}, {}
-
-
-def _robust(layout: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Cosine loss, one cycle, averaged weights; for `amn` the bounded residual."""
-    train: dict[str, Any] = {
-        "loss": "cosine",
-        "schedule": "one-cycle",
-        "batch_size": 128,
-        "weight_decay": 0.1,
-    }
-    if layout == "bounded":
-        train |= {"learning_rate": 1e-3, "weight_decay": 0.05, "epochs": 8, "ema_decay": 0.999}
-        return {"dropout": 0.4, "distrust": 0.4, "residual_max": 0.7}, train
-    if layout == "stacked":
-        train |= {"batch_size": 256, "epochs": 4, "ema_decay": 0.998, "reversed_share": 0.5}
-        return {"dropout": 0.6, "residual_max": 0.7, "residual_share": 0.35}, train
-    transformer = layout == "transformer"
-    # Validation says when the plain networks begin to learn articles by heart.
-    train |= {"epochs": _EPOCHS[layout], "patience_epochs": 2, "ema_decay": 0.99}
-    train["learning_rate"] = 4e-4 if transformer else 5e-4
-    return {"dropout": 0.1 if transformer else 0.3}, train
-
-
-PRESETS = {"card": _card, "robust": _robust}
+#: Cosine loss, one cycle, averaged weights; for `amn` the bounded residual. Epochs are bounded by an hour and
+#: a half on one core for all of them. Validation says when plain networks begin to learn articles by heart.
+_ONE_CYCLE = {"loss": "cosine", "schedule": "one-cycle"}
+_PLAIN = {"dropout": 0.3, "batch_size": 128, "weight_decay": 0.1, "patience_epochs": 2, "ema_decay": 0.99}
+_ROBUST: dict[str, dict[str, Any]] = {
+    "bounded": {"dropout": 0.4, "distrust": 0.4, "residual_max": 0.7, "learning_rate": 1e-3}
+    | {"batch_size": 128, "weight_decay": 0.05, "epochs": 8, "ema_decay": 0.999},
+    "stacked": {"dropout": 0.6, "residual_max": 0.7, "residual_share": 0.35, "reversed_share": 0.5}
+    | {"batch_size": 256, "weight_decay": 0.1, "epochs": 4, "ema_decay": 0.998},
+    "card": {**_PLAIN, "epochs": 3},
+    "published": {**_PLAIN, "epochs": 3},
+    "gru": {**_PLAIN, "epochs": 8},
+    "gru-bounded": {**_PLAIN, "epochs": 3},
+    "transformer": {**_PLAIN, "epochs": 5, "dropout": 0.1, "learning_rate": 4e-4},
+}
+PRESETS = {"card": _CARD, "robust": {layout: _ONE_CYCLE | values for layout, values in _ROBUST.items()}}
 
 
 def recipe(name: str, preset: str) -> Recipe:
     """Look up a recipe by the names of the command line.
 
     Raises:
-        ConfigError: no such model or preset.
+        ConfigError: No such model or preset.
     """
     if name not in MODEL_NAMES:
         raise ConfigError(f"unknown model {name!r}; choose one of {', '.join(MODEL_NAMES)}")
     if preset not in PRESETS:
         raise ConfigError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
     layout = MODEL_NAMES[name]
-    shape, train = PRESETS[preset](layout)
-    config = ModelConfig(layout=layout, **shape)  # type: ignore[arg-type]
-    return Recipe(name=name, preset=preset, model=config, train=TrainConfig(**train))
+    plain = Recipe(name=name, preset=preset, model=ModelConfig(layout=layout), train=TrainConfig())  # type: ignore[arg-type]
+    return plain.changed(PRESETS[preset][layout])

@@ -5,24 +5,27 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from amn.data.dataset import Split, split_by_article
-from amn.data.vectors import Index, VectorSet
-from amn.errors import ConfigError
-from amn.evaluation import metrics
-from amn.files import write_whole, writing
+from amn.data.vectors import VectorSet
+from amn.errors import ConfigError, DataError
+from amn.evaluation import metrics, plots
+from amn.files import write_whole
 from amn.model import checkpoint
 from amn.training.recipes import Recipe
-from amn.training.train import Tick, pick_device, resume, set_first_stage, start_run, train, write_config
+from amn.training.train import Tick, start_run, train
 
+CONFIG_FILE = "config.json"
 Say = Callable[[str], None]
 
 
@@ -48,7 +51,12 @@ class RunSettings:
 def run_training(
     recipe: Recipe, data: VectorSet, settings: RunSettings, *, say: Say, tick: Tick
 ) -> checkpoint.Manifest:
-    """Train, judge on every side, and write the checkpoint, `log.csv` and `curve.svg`."""
+    """Train, judge on every side, and write the checkpoint, `log.csv` and `curve.svg`.
+
+    Raises:
+        ConfigError: Recipe, first stage and data do not belong together.
+        DataError: The folder holds another run, or the loss became NaN or infinite.
+    """
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -58,21 +66,16 @@ def run_training(
     split = split_by_article(
         data, unseen_domain=config.unseen_domain, selection_domain=config.selection_domain
     )
-    for line in described(data, split):
-        say(line)
+    say_sides(data, split, say)
     data_hash = data.sha256()
     write_config(folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": data_hash})
-    run = start_run(recipe.model, config, pick_device(settings.device))
-    if first is not None:
-        set_first_stage(run, first.model)
+    run = start_run(recipe.model, config, settings.device, first.model if first else None)
     if settings.resume:
-        resume(run, folder)
+        run.resume(folder)
     model = train(
         run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_epoch_line(row))
     )
-    write_log(folder / "log.csv", run.history)
-    plot_curve(folder / "curve.svg", run.history)
-    training = {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch}
+    write_history(folder, run.history)
     manifest = checkpoint.save(
         model,
         folder / "checkpoint",
@@ -81,15 +84,18 @@ def run_training(
         created_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         storage=settings.storage,
         records={
-            "training": config.to_dict() | training,
-            "data": data_record(data, split, data_hash),
-            "metrics": measure_sides(model, data, split),
+            "training": config.to_dict()
+            | {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch},
+            "data": {
+                "source": data.source,
+                "sha256": data_hash,
+                "windows": {name: len(starts) for name, starts in split.sides().items()},
+                "dropped_near_duplicates": split.dropped,
+            },
+            "metrics": measure_sides(model, data, split, say),
         },
     )
     say(f"{manifest.model_id} in {folder / 'checkpoint'}")
-    for side, figures in manifest.metrics.items():
-        if isinstance(figures, dict):
-            say(f"{side:>11}  {_cosine_text(figures['cosine'])}  context mean {figures['context_mean']:.4f}")
     return manifest
 
 
@@ -119,51 +125,43 @@ def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encode
     return recipe.changed(own | {"first_stage": manifest.model_id})
 
 
-def described(data: VectorSet, split: Split) -> Iterator[str]:
-    """Number, coherence and baselines of every side, before anything is trained."""
+def write_config(folder: Path, values: dict[str, Any]) -> None:
+    """Saves the run's config, or refuses to mix two runs in one folder.
+
+    Raises:
+        DataError: The folder holds a run with another config.
+    """
+    path = folder / CONFIG_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.is_file() and json.loads(path.read_text("utf-8")) != values:
+        raise DataError(f"{folder} holds a run with other settings; choose another --out")
+    write_whole(path, json.dumps(values, indent=2) + "\n")
+
+
+def say_sides(data: VectorSet, split: Split, say: Say) -> None:
+    """Tells number, coherence and baselines of every side, before anything is trained."""
     for name, starts in split.sides().items():
-        articles = len(set(data.article[starts].tolist()))
-        baselines = "  ".join(f"{label} {value:.4f}" for label, value in _baselines(data, starts).items())
-        yield (
-            f"{name:>11}  n {len(starts):>6}  articles {articles:>4}  "
-            f"coherence {metrics.coherence(data, starts):.4f}  {baselines}"
+        baselines = metrics.mean_baselines(data, starts).items()
+        say(
+            f"{name:>11}  n {len(starts):>6}  articles {len(np.unique(data.article[starts])):>4}  "
+            f"coherence {metrics.coherence(data, starts):.4f}  "
+            + "  ".join(f"{label} {value:.4f}" for label, value in baselines)
         )
-    yield f"{split.dropped} windows dropped: near-duplicates of judged vectors"
+    say(f"{split.dropped} windows dropped: near-duplicates of judged vectors")
 
 
-def data_record(data: VectorSet, split: Split, data_hash: str) -> dict[str, Any]:
-    """Returns the manifest's record of the data."""
-    return {
-        "source": data.source,
-        "sha256": data_hash,
-        "windows": {name: len(starts) for name, starts in split.sides().items()},
-        "dropped_near_duplicates": split.dropped,
-    }
-
-
-def measure_sides(model: nn.Module, data: VectorSet, split: Split) -> dict[str, Any]:
+def measure_sides(model: nn.Module, data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
     """Cosine with standard error by article on every side but training, and baselines."""
     result: dict[str, Any] = {}
     for name, starts in split.sides().items():
         if name != "train":
-            cosines = metrics.window_cosines(model, data, starts)
-            own = metrics.estimate(cosines, data.article[starts]).to_dict()
-            result[name] = {"cosine": own} | _baselines(data, starts)
+            own = metrics.estimate(metrics.window_cosines(model, data, starts), data.article[starts])
+            result[name] = {"cosine": own.to_dict()} | metrics.mean_baselines(data, starts)
+            say(f"{name:>11}  cosine {own.mean:.4f} +- {own.standard_error:.4f}  n {own.n}")
     if "unseen" in result:
         delta = result["unseen"]["cosine"]["mean"] - result["test"]["cosine"]["mean"]
         result["ood_delta"] = round(delta, 5)
     return result
-
-
-def _baselines(data: VectorSet, starts: Index) -> dict[str, float]:
-    return {
-        label: round(float(metrics.window_cosines(predict, data, starts).mean()), 5)
-        for label, predict in metrics.BASELINES.items()
-    }
-
-
-def _cosine_text(figures: dict[str, float]) -> str:
-    return f"cosine {figures['mean']:.4f} +- {figures['standard_error']:.4f}  n {figures['n']}"
 
 
 def _epoch_line(row: dict[str, float]) -> str:
@@ -171,27 +169,16 @@ def _epoch_line(row: dict[str, float]) -> str:
     return f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.6f}  {figures}"
 
 
-def write_log(path: Path, history: list[dict[str, float]]) -> None:
-    """One row of figures an epoch; after a resume those before the kill as well."""
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Writes a row of figures for each epoch, those before a kill too, and the cosines as a plot."""
     stream = io.StringIO(newline="")
     writer = csv.DictWriter(stream, fieldnames=list(history[0]))
     writer.writeheader()
     writer.writerows(history)
-    write_whole(path, stream.getvalue())
-
-
-def plot_curve(path: Path, history: list[dict[str, float]]) -> None:
-    """Loss and cosines by epoch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    left.plot(epochs, [row["train_loss"] for row in history], marker=".")
-    left.set(title="training loss", xlabel="epoch")
-    for name in (key for key in history[0] if key.endswith("cosine")):
-        right.plot(epochs, [row[name] for row in history], marker=".", label=name.removesuffix("_cosine"))
-    right.set(title="cosine with the true next vector", xlabel="epoch")
-    right.legend()
-    with writing(path) as file:
-        figure.savefig(file, format="svg")
+    write_whole(folder / "log.csv", stream.getvalue())
+    curves = {
+        name.removesuffix("_cosine"): {row["epoch"]: row[name] for row in history}
+        for name in history[0]
+        if name.endswith("cosine")
+    }
+    write_whole(folder / "curve.svg", plots.lines("Cosine with the true next vector, by epoch", curves))

@@ -39,7 +39,7 @@ def train_missing(chosen: Recipe, data: VectorSet, settings: RunSettings, *, say
 
 
 def reproduce(data: VectorSet, out: Path, *, quick: bool, say: Say, tick: Tick) -> list[Path]:
-    """Train what is missing of the table; returns the checkpoints.
+    """Train the models of the table that are missing; returns the checkpoints.
 
     Hours on one core. `quick` trains the small networks for one epoch each: the figures
     are lower, the order of the models is not.
@@ -56,7 +56,7 @@ def reproduce(data: VectorSet, out: Path, *, quick: bool, say: Say, tick: Tick) 
 
 
 def leave_out(chosen: Recipe, data: VectorSet, out: Path, *, say: Say, tick: Tick) -> dict[str, Any]:
-    """Cosine and gain on each domain of a model that was trained without it.
+    """Cosine and paired gain on all windows of each domain, of a model that was trained without it.
 
     One unseen domain is one draw. This repeats the question for every domain: does a model that
     never saw it still beat the mean of the context there? The unseen domain of the main split
@@ -64,22 +64,15 @@ def leave_out(chosen: Recipe, data: VectorSet, out: Path, *, say: Say, tick: Tic
     """
     result: dict[str, Any] = {}
     for domain in sorted(set(data.article_domain.tolist()) - {UNSEEN_DOMAIN}):
-        without = chosen.changed({"selection_domain": domain})
         settings = RunSettings(out=out / f"without_{domain}")
-        result[domain] = measure_domain(
-            train_missing(without, data, settings, say=say, tick=tick), data, domain
-        )
+        path = train_missing(chosen.changed({"selection_domain": domain}), data, settings, say=say, tick=tick)
+        starts = data.window_starts()
+        starts = starts[data.article_domain[data.article[starts]] == domain]
+        articles = data.article[starts]
+        cosines = metrics.window_cosines(fold(checkpoint.load(path).model), data, starts)
+        gains = cosines - metrics.window_cosines(metrics.context_mean, data, starts)
+        result[domain] = {
+            "cosine": metrics.estimate(cosines, articles).to_dict(),
+            "gain_over_context_mean": metrics.estimate(gains, articles).to_dict(),
+        }
     return result
-
-
-def measure_domain(path: Path, data: VectorSet, domain: str) -> dict[str, Any]:
-    """Cosine and paired gain on all windows of a domain that the model never saw."""
-    starts = data.window_starts()
-    starts = starts[data.article_domain[data.article[starts]] == domain]
-    articles = data.article[starts]
-    cosines = metrics.window_cosines(fold(checkpoint.load(path).model), data, starts)
-    mean = metrics.window_cosines(metrics.context_mean, data, starts)
-    return {
-        "cosine": metrics.estimate(cosines, articles).to_dict(),
-        "gain_over_context_mean": metrics.estimate(cosines - mean, articles).to_dict(),
-    }

@@ -1,4 +1,4 @@
-"""The training loop, in reading order: batches, one step, one epoch, the run.
+"""The training loop, in reading order: a run's state, its learning rate, one epoch, all of them.
 
 Everything random in an epoch follows from (seed, epoch), and the state is written between
 epochs. A run that was killed and resumed therefore gives the same weights as one that was
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,17 +21,17 @@ from torch import Tensor, nn
 
 from amn.config import ModelConfig, TrainConfig
 from amn.data.dataset import Split
-from amn.data.vectors import Index, VectorSet, chunks
+from amn.data.vectors import VectorSet, chunks
 from amn.errors import DataError
 from amn.evaluation.metrics import window_cosines
-from amn.files import write_whole, writing
+from amn.files import writing
 from amn.model.layouts import build
 from amn.model.network import Grounded
 
 STATE_FILE = "state.pt"
-CONFIG_FILE = "config.json"
 PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 3
+_NETWORKS = ("model", "averaged", "optimizer")
 
 OnEpoch = Callable[[dict[str, float]], None]
 Tick = Callable[[int, int, int], None]
@@ -40,7 +39,7 @@ Tick = Callable[[int, int, int], None]
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """All that a run needs to go on after an epoch; this is what state.pt holds."""
+    """All that a run needs to go on after an epoch; `state.pt` holds it."""
 
     model: nn.Module
     averaged: nn.Module
@@ -54,20 +53,39 @@ class Run:
     plateau_epochs: int = 0
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
+    def save(self, folder: Path) -> None:
+        """Writes state.pt in one step: a kill while writing leaves the previous epoch."""
+        state: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        state |= {name: state[name].state_dict() for name in _NETWORKS}
+        with writing(folder / STATE_FILE) as file:
+            torch.save(state, file)
 
-def pick_device(name: str) -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    def resume(self, folder: Path) -> None:
+        """Continues from state.pt of the run folder, if one was written."""
+        if not (folder / STATE_FILE).is_file():
+            return
+        for name, value in torch.load(folder / STATE_FILE, weights_only=True).items():
+            if name in _NETWORKS:
+                getattr(self, name).load_state_dict(value)
+            else:
+                setattr(self, name, value)
 
 
-def start_run(model_config: ModelConfig, config: TrainConfig, device: torch.device) -> Run:
-    """Fresh weights that depend on the seed alone."""
+def start_run(
+    model_config: ModelConfig, config: TrainConfig, device: str = "auto", first_stage: nn.Module | None = None
+) -> Run:
+    """Fresh weights that depend on the seed alone; a stacked layout gets its finished first stage.
+
+    Args:
+        device: Name of PyTorch's device; `auto` takes CUDA, then MPS, then the CPU.
+    """
+    if device == "auto":
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else mps
     torch.manual_seed(config.seed)
     model = build(model_config).to(device)
+    if first_stage is not None:
+        model.first.load_state_dict(first_stage.state_dict())  # type: ignore[union-attr]
     trained = [p for p in model.parameters() if p.requires_grad]
     # Biases, gains and scores are few and need no pull towards zero.
     groups = [
@@ -76,21 +94,6 @@ def start_run(model_config: ModelConfig, config: TrainConfig, device: torch.devi
     ]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
     return Run(model=model, averaged=copy.deepcopy(model), best={}, optimizer=optimizer)
-
-
-def set_first_stage(run: Run, first: nn.Module) -> None:
-    """Give the stacked layout its finished first stage; training leaves it alone."""
-    for model in (run.model, run.averaged):
-        model.first.load_state_dict(first.state_dict())  # type: ignore[union-attr]
-
-
-def fit_familiar(model: nn.Module, data: VectorSet, train: Index) -> None:
-    """Give a bounded layout the subspace of its training contexts."""
-    if not isinstance(model, Grounded):
-        return
-    means = np.concatenate([data.windows(train[rows])[:, :5].mean(1) for rows in chunks(len(train))])
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    model.fit_familiar(torch.from_numpy(means).to(model.familiar.device))
 
 
 def learning_rate(config: TrainConfig, run: Run, steps_total: int) -> float:
@@ -106,58 +109,79 @@ def learning_rate(config: TrainConfig, run: Run, steps_total: int) -> float:
     return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
 
 
-def loss_of(model: nn.Module, windows: Tensor, config: TrainConfig) -> tuple[Tensor, Tensor]:
-    """Loss and mean cosine of windows (B, 6, 768)."""
-    raw, out = model(windows[:, :5], return_raw=True)
-    target = windows[:, 5]
-    cosine = (out * target).sum(-1).mean()
-    if config.loss == "mse":
-        return nn.functional.mse_loss(raw, target), cosine
-    return 1.0 - cosine, cosine
+def train(
+    run: Run,
+    data: VectorSet,
+    split: Split,
+    config: TrainConfig,
+    *,
+    folder: Path,
+    report: OnEpoch = lambda row: None,
+    tick: Tick = lambda epoch, batch, batches: None,
+) -> nn.Module:
+    """Train until the epochs are done or patience ends; return the best weights' model.
+
+    Raises:
+        DataError: The loss became NaN or infinite.
+    """
+    if run.epoch == 0 and isinstance(run.model, Grounded):
+        # A bounded layout trusts the subspace of its training contexts.
+        means = np.concatenate(
+            [data.windows(split.train[at])[:, :5].mean(1) for at in chunks(len(split.train))]
+        )
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        run.model.fit_familiar(torch.from_numpy(means).to(run.model.familiar.device))
+        run.averaged.load_state_dict(run.model.state_dict())
+    while run.epoch < config.epochs and run.epoch - run.best_epoch < config.patience_epochs:
+        row = train_epoch(run, data, split, config, tick) | measure_epoch(run, data, split)
+        after_epoch(run, row)
+        run.save(folder)
+        report(run.history[-1])
+    model = run.averaged.cpu()
+    model.load_state_dict(run.best)
+    return model.eval()
 
 
-def train_epoch(run: Run, data: VectorSet, train: Index, config: TrainConfig, tick: Tick) -> dict[str, float]:
+def train_epoch(run: Run, data: VectorSet, split: Split, config: TrainConfig, tick: Tick) -> dict[str, float]:
     """One pass over the training windows in an order that (seed, epoch) decides."""
     device = next(run.model.parameters()).device
     draw = np.random.default_rng((config.seed, run.epoch))
     torch.manual_seed(config.seed * 100_003 + run.epoch)
-    order = draw.permutation(train)
+    order = draw.permutation(split.train)
     batches = max(1, len(order) // config.batch_size)
-    total = {"loss": 0.0, "cosine": 0.0}
+    total = {"train_loss": 0.0, "train_cosine": 0.0}
     run.model.train()
-    for number in range(batches):
-        index = np.sort(order[number * config.batch_size : (number + 1) * config.batch_size])
-        windows = torch.from_numpy(data.windows(index)).to(device)
+    for batch in range(batches):
+        index = np.sort(order[batch * config.batch_size : (batch + 1) * config.batch_size])
+        windows = torch.from_numpy(data.windows(index)).to(device)  # (B, 6, 768)
         if config.reversed_share and draw.random() < config.reversed_share:
             windows = windows.flip(1)
-        loss, cosine = train_step(run, windows, config, batches * config.epochs)
-        total["loss"] += loss
-        total["cosine"] += cosine
-        tick(run.epoch, number + 1, batches)
-    return {f"train_{name}": value / batches for name, value in total.items()}
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(config, run, batches * config.epochs)
+        raw, out = run.model(windows[:, :5], return_raw=True)
+        target = windows[:, 5]
+        cosine = (out * target).sum(-1).mean()
+        loss = nn.functional.mse_loss(raw, target) if config.loss == "mse" else 1.0 - cosine
+        if not torch.isfinite(loss):
+            raise DataError(f"loss is {loss.item()} at step {run.step}; lower the learning rate")
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(run.model.parameters(), config.gradient_norm_max)
+        run.optimizer.step()
+        run.step += 1
+        average_weights(run, config.ema_decay)
+        total["train_loss"] += loss.item()
+        total["train_cosine"] += cosine.item()
+        tick(run.epoch, batch + 1, batches)
+    return {name: value / batches for name, value in total.items()}
 
 
-def train_step(run: Run, windows: Tensor, config: TrainConfig, steps_total: int) -> tuple[float, float]:
-    """One update of the weights, and of their running average."""
-    rate = learning_rate(config, run, steps_total)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    loss, cosine = loss_of(run.model, windows, config)
-    if not torch.isfinite(loss):
-        raise DataError(f"loss is {loss.item()} at step {run.step}; lower the learning rate")
-    run.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(run.model.parameters(), config.gradient_norm_max)
-    run.optimizer.step()
-    run.step += 1
-    with torch.no_grad():
-        # Early averages forget the first weights faster, as in Adam's own correction.
-        decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
-        decay = decay if config.ema_decay else 0.0
-        pairs = zip(run.averaged.parameters(), run.model.parameters(), strict=True)
-        for average, current in pairs:
-            average.lerp_(current, 1.0 - decay)
-    return loss.item(), cosine.item()
+@torch.no_grad()
+def average_weights(run: Run, ema_decay: float) -> None:
+    """Moves the running average; early ones forget the first weights faster, as in Adam's own correction."""
+    decay = min(ema_decay, (1 + run.step) / (10 + run.step))
+    for average, current in zip(run.averaged.parameters(), run.model.parameters(), strict=True):
+        average.lerp_(current, 1.0 - decay)
 
 
 def measure_epoch(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
@@ -172,11 +196,10 @@ def measure_epoch(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
     values = {"validation_cosine": float(window_cosines(predict, data, split.validation).mean())}
     if len(split.selection):
         values["selection_cosine"] = float(window_cosines(predict, data, split.selection).mean())
-    values["score"] = float(np.mean(list(values.values())))
-    return values
+    return values | {"score": float(np.mean(list(values.values())))}
 
 
-def after_epoch(run: Run, row: dict[str, float], config: TrainConfig) -> None:
+def after_epoch(run: Run, row: dict[str, float]) -> None:
     """Keep the best weights, and let a plateau halve the learning rate."""
     run.epoch += 1
     run.history.append({"epoch": run.epoch, "learning_rate": run.optimizer.param_groups[0]["lr"]} | row)
@@ -188,66 +211,3 @@ def after_epoch(run: Run, row: dict[str, float], config: TrainConfig) -> None:
     if run.plateau_epochs > PLATEAU_PATIENCE:
         run.plateau_scale *= PLATEAU_FACTOR
         run.plateau_epochs = 0
-
-
-def train(
-    run: Run,
-    data: VectorSet,
-    split: Split,
-    config: TrainConfig,
-    *,
-    folder: Path,
-    report: OnEpoch = lambda row: None,
-    tick: Tick = lambda epoch, batch, batches: None,
-) -> nn.Module:
-    """Train until the epochs are done or patience ends; return the best weights' model.
-
-    Raises:
-        DataError: the loss became NaN or infinite.
-    """
-    if run.epoch == 0:
-        fit_familiar(run.model, data, split.train)
-        run.averaged.load_state_dict(run.model.state_dict())
-    while run.epoch < config.epochs and run.epoch - run.best_epoch < config.patience_epochs:
-        row = train_epoch(run, data, split.train, config, tick)
-        row |= measure_epoch(run, data, split)
-        after_epoch(run, row, config)
-        save_state(run, folder)
-        report(run.history[-1])
-    model = run.averaged.cpu()
-    model.load_state_dict(run.best)
-    return model.eval()
-
-
-def save_state(run: Run, folder: Path) -> None:
-    """Write state.pt in one step: a kill while writing leaves the previous epoch."""
-    state: dict[str, Any] = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
-    for name in ("model", "averaged", "optimizer"):
-        state[name] = state[name].state_dict()
-    with writing(folder / STATE_FILE) as file:
-        torch.save(state, file)
-
-
-def resume(run: Run, folder: Path) -> None:
-    """Continue from state.pt of the run folder, if one was written."""
-    path = folder / STATE_FILE
-    if not path.is_file():
-        return
-    state = torch.load(path, weights_only=True)
-    for name in ("model", "averaged", "optimizer"):
-        getattr(run, name).load_state_dict(state.pop(name))
-    for name, value in state.items():
-        setattr(run, name, value)
-
-
-def write_config(folder: Path, values: dict[str, Any]) -> None:
-    """Save the run's config, or refuse to mix two runs in one folder.
-
-    Raises:
-        DataError: the folder holds a run with another config.
-    """
-    path = folder / CONFIG_FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and json.loads(path.read_text()) != values:
-        raise DataError(f"{folder} holds a run with other settings; choose another --out")
-    write_whole(path, json.dumps(values, indent=2) + "\n")

@@ -20,7 +20,7 @@ _number = click.IntRange(1)
 @options.data
 @options.out("Folder for the artifact and the report.")
 @options.threads
-@click.option("--quick", is_flag=True, help="A tenth of the windows.")
+@options.quick
 def calibrate(
     amn: Path, fallback: Path, bank: Path, data: Path, out: Path, threads: int, quick: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""Options that the commands about models share, and how a run shows itself."""
+"""Options that the commands about models share, and the progress of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ encoder = click.option(
     "--encoder", default="", metavar="ID", help="Encoder of the vectors, where the file does not name it."
 )
 threads = click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-epochs = click.option("--epochs", type=click.IntRange(1))
+quick = click.option("--quick", is_flag=True, help="A tenth of the windows.")
 
 
 def out(text: str, *, required: bool = True) -> Callable[[click.decorators.FC], click.decorators.FC]:

@@ -11,41 +11,37 @@ from amn.config import MODEL_NAMES
 from ops import console
 from ops.commands.models import options
 
-_PRESETS = ("card", "robust")
-#: Options that replace one value of the preset.
-_CHANGES: dict[str, tuple[Any, bool]] = {
-    "batch-size": (int, False),
-    "learning-rate": (float, False),
-    "weight-decay": (float, False),
-    "patience-epochs": (int, False),
-    "ema-decay": (float, False),
-    "seed": (int, False),
-    "dropout": (float, False),
-    "distrust": (float, False),
-    "residual-max": (float, False),
-    "unseen-domain": (str, True),
-    "selection-domain": (str, True),
+_PRESETS = click.Choice(("card", "robust"))
+_MODELS = click.Choice(list(MODEL_NAMES))
+_EPOCHS = click.IntRange(1)
+#: Options that replace one value of the preset, and their types.
+_CHANGES: dict[str, Any] = {
+    "epochs": _EPOCHS,
+    **dict.fromkeys(("batch-size", "patience-epochs", "seed"), int),
+    **dict.fromkeys(
+        ("learning-rate", "weight-decay", "ema-decay", "dropout", "distrust", "residual-max"), float
+    ),
+    **dict.fromkeys(("unseen-domain", "selection-domain"), str),
 }
 
 
 def _changes(command: Any) -> Any:
-    for name, (kind, hidden) in reversed(_CHANGES.items()):
-        command = click.option(f"--{name}", type=kind, hidden=hidden)(command)
+    for name, kind in reversed(_CHANGES.items()):
+        command = click.option(f"--{name}", type=kind, hidden=kind is str)(command)
     return command
 
 
 @click.command(short_help="Train a model on vectors in reading order.")
-@click.option("--model", required=True, type=click.Choice(list(MODEL_NAMES)))
+@click.option("--model", required=True, type=_MODELS)
 @options.data
 @options.encoder
 @options.out("Run folder, such as runs/amn.")
-@click.option("--preset", default="card", show_default=True, type=click.Choice(_PRESETS))
+@click.option("--preset", default="card", show_default=True, type=_PRESETS)
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda", "mps"]))
 @click.option("--threads", type=click.IntRange(1), default=1, help="1, the default, repeats bit for bit.")
 @click.option("--first-stage", type=options.path, help="Finished AMN under the stacked layout.")
 @click.option("--resume", is_flag=True, help="Go on after a kill.")
 @click.option("--storage", default="float32", type=click.Choice(["float32", "float16"]))
-@options.epochs
 @_changes
 def train(model: str, preset: str, data: Path, encoder: str, **chosen: Any) -> None:
     """Train a model on vectors in reading order, judge it on every side, and write OUT/checkpoint.
@@ -56,12 +52,10 @@ def train(model: str, preset: str, data: Path, encoder: str, **chosen: Any) -> N
     from amn.training.recipes import recipe
     from amn.training.run import RunSettings, run_training
 
-    names = {name.replace("-", "_") for name in ("epochs", *_CHANGES)}
-    changes = {name: value for name, value in chosen.items() if name in names and value is not None}
-    settings = RunSettings(**{name: value for name, value in chosen.items() if name not in names})
-    changed = recipe(model, preset).changed(changes)
+    changes = {name: chosen.pop(name) for name in (name.replace("-", "_") for name in _CHANGES)}
+    changed = recipe(model, preset).changed({name: x for name, x in changes.items() if x is not None})
     with options.shown_run() as (say, tick):
-        run_training(changed, read_vectors(data, encoder), settings, say=say, tick=tick)
+        run_training(changed, read_vectors(data, encoder), RunSettings(**chosen), say=say, tick=tick)
 
 
 @click.command(short_help="Train every model of docs/models.md and print the table.")
@@ -70,7 +64,7 @@ def train(model: str, preset: str, data: Path, encoder: str, **chosen: Any) -> N
 @options.out("Folder for the runs and the report.")
 @click.option("--quick", is_flag=True, help="The small networks, one epoch, a tenth of the windows.")
 def reproduce(data: Path, encoder: str, out: Path, quick: bool) -> None:
-    """Train what is missing of the table in docs/models.md, then judge all of it together.
+    """Train the missing models of the table in docs/models.md, then judge all of them together.
 
     It takes hours on one core. With --quick the figures are lower, the order of the models is not.
     """
@@ -88,12 +82,13 @@ def reproduce(data: Path, encoder: str, out: Path, quick: bool) -> None:
 @options.data
 @options.encoder
 @options.out("Folder for the runs and leave_out.json.")
-@click.option("--model", default="amn", show_default=True, type=click.Choice(list(MODEL_NAMES)))
-@click.option("--preset", default="robust", show_default=True, type=click.Choice(_PRESETS))
-@click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="For each domain.")
+@click.option("--model", default="amn", show_default=True, type=_MODELS)
+@click.option("--preset", default="robust", show_default=True, type=_PRESETS)
+@click.option("--epochs", type=_EPOCHS, default=3, show_default=True, help="For each domain.")
 def leave_out(data: Path, encoder: str, out: Path, model: str, preset: str, epochs: int) -> None:
     """Train without each domain in turn, and judge each model on the domain that it never saw."""
     from amn.data.readers import read_vectors
+    from amn.evaluation.report import gain_text
     from amn.files import write_whole
     from amn.output import strict_json
     from amn.training.recipes import recipe
@@ -105,7 +100,4 @@ def leave_out(data: Path, encoder: str, out: Path, model: str, preset: str, epoc
     write_whole(out / "leave_out.json", strict_json(result, indent=2) + "\n")
     for domain, found in result.items():
         gain = found["gain_over_context_mean"]
-        console.say(
-            f"{domain:>12}  {found['cosine']['mean']:.4f}  gain {gain['mean']:+.4f} "
-            f"[{gain['low']:+.4f}, {gain['high']:+.4f}]  n {gain['n']}"
-        )
+        console.say(f"{domain:>12}  {found['cosine']['mean']:.4f}  gain {gain_text(gain)}  n {gain['n']}")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from amn.bank.bank import Neighbours
 from amn.calibration.calibrate import calibrate, suggested_policy
-from amn.calibration.fit import chosen, fit_linear, fit_weights
-from amn.calibration.report import text
+from amn.calibration.fit import fit_linear, fit_weights
+from amn.calibration.report import escalated_share, text
 from amn.calibration.windows import FITTED, JUDGED, Scorer, Slice
 from amn.errors import CheckpointError
 from amn.evaluation.metrics import Predict, context_mean, last_vector
@@ -90,7 +90,7 @@ def test_weights_are_zero_unless_the_gain_is_certain():
 
 
 def test_equal_scores_share_what_is_left_and_the_best_come_first():
-    share = chosen(np.array([3.0, 1.0, 1.0, 2.0]), 0.75)
+    share = escalated_share(np.array([3.0, 1.0, 1.0, 2.0]), 0.75)
     np.testing.assert_allclose(share, [1, 0.5, 0.5, 1])
 
 

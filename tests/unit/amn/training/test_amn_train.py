@@ -15,18 +15,10 @@ from amn.data.dataset import split_by_article
 from amn.errors import ConfigError, DataError
 from amn.model.checkpoint import load
 from amn.training.recipes import recipe
-from amn.training.train import (
-    Run,
-    after_epoch,
-    learning_rate,
-    resume,
-    set_first_stage,
-    start_run,
-    train,
-    write_config,
-)
+from amn.training.run import write_config
+from amn.training.train import Run, after_epoch, learning_rate, start_run, train
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 QUICK = TrainConfig(loss="cosine", batch_size=32, epochs=3, schedule="one-cycle", ema_decay=0.9)
 BOUNDED = ModelConfig(layout="bounded", dropout=0.2, distrust=0.3)
 
@@ -52,7 +44,7 @@ class Killed(Exception):
 def run_to_end(documents, folder, config=QUICK, model=BOUNDED, tick=None):
     folder.mkdir(exist_ok=True)
     run = start_run(model, config, CPU)
-    resume(run, folder)
+    run.resume(folder)
     more = {} if tick is None else {"tick": tick}
     return train(run, *documents, config, folder=folder, **more), run
 
@@ -100,9 +92,8 @@ def test_a_stacked_run_that_is_resumed_ends_with_the_same_weights_on_the_same_fi
 
     def go(folder, tick=None):
         folder.mkdir(exist_ok=True)
-        run = start_run(stacked, config, CPU)
-        set_first_stage(run, first)
-        resume(run, folder)
+        run = start_run(stacked, config, CPU, first)
+        run.resume(folder)
         more = {} if tick is None else {"tick": tick}
         return train(run, *documents, config, folder=folder, **more)
 
@@ -203,9 +194,9 @@ def test_one_cycle_warms_up_and_falls_to_zero():
 def test_a_plateau_halves_the_learning_rate_after_four_epochs_without_gain():
     config, run = TrainConfig(), make_run()
     for score in (0.5, 0.4, 0.4, 0.4):
-        after_epoch(run, {"score": score}, config)
+        after_epoch(run, {"score": score})
     assert learning_rate(config, run, 1) == 5e-4
-    after_epoch(run, {"score": 0.4}, config)
+    after_epoch(run, {"score": 0.4})
     assert learning_rate(config, run, 1) == 2.5e-4
 
 
