@@ -49,7 +49,7 @@ def calibrate_models(models: tuple[Path, Path], bank_folder: Path, path: Path, o
             f"on {encoder_id!r}; give the bank of that encoder"
         )
     data = read_vectors(path, encoder_id)
-    slices = score_slices(data, fold(fast.model), fold(slow.model), bank, every)
+    slices = score_slices(data, (fold(fast.model), fold(slow.model)), bank, every)
     ids = {"amn": fast.manifest.model_id, "fallback": slow.manifest.model_id, "bank": bank.bank_id}
     report = calibrate(slices, ids, data, out)
     write_whole(out / "report.json", strict_json(report, indent=1) + "\n")

@@ -36,13 +36,7 @@ def fit_gate(fitted: Slice) -> dict[str, Any]:
         mean = float(gain.mean()) if len(gain) else 0.0
         score, model = "constant", {"kind": "linear", "coefficients": [], "intercept": mean}
     expected = [fit_linear(fitted.rows[:, features], target) for target in (fitted.fast, fitted.slow)]
-    return {
-        "score": score,
-        "model": model,
-        "expected": expected,
-        "weight_edges": edges,
-        "weights": weights,
-    }
+    return {"score": score, "model": model, "expected": expected, "weight_edges": edges, "weights": weights}
 
 
 def fit_linear(rows: NDArray[np.float64], target: Cosines) -> dict[str, Any]:
@@ -52,10 +46,8 @@ def fit_linear(rows: NDArray[np.float64], target: Cosines) -> dict[str, Any]:
     """
     scale, centre = rows.std(0), rows.mean(0)
     columns = (rows - centre) / scale
-    penalty = RIDGE * np.eye(columns.shape[1])
-    coefficients = (
-        np.linalg.solve(columns.T @ columns + penalty, columns.T @ (target - target.mean())) / scale
-    )
+    system = columns.T @ columns + RIDGE * np.eye(columns.shape[1])
+    coefficients = np.linalg.solve(system, columns.T @ (target - target.mean())) / scale
     intercept = float(target.mean() - centre @ coefficients)
     return {"kind": "linear", "coefficients": coefficients.tolist(), "intercept": intercept}
 
@@ -87,8 +79,10 @@ def weight_of(data: Slice, edges: list[float], weights: list[float]) -> NDArray[
 
 
 def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, float]:
-    """The least threshold of the gain whose rate stays below `rate` with 95 % confidence, one-sided,
-    over resampled articles; equal gains are escalated together, so it may take all or nothing."""
+    """The least threshold of the gain whose rate stays below `rate` with 95 % confidence, one-sided.
+
+    Equal gains are escalated together, so it may take all or nothing.
+    """
 
     def upper(level: float) -> float:
         above = (predicted > level).astype(np.float64)
@@ -97,8 +91,5 @@ def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, flo
     levels = np.unique(predicted).tolist()
     # The rate falls as the level rises, and is 0 above the highest.
     level = levels[bisect.bisect_left(range(len(levels) - 1), True, key=lambda i: upper(levels[i]) <= rate)]
-    return {
-        "threshold": level,
-        "rate": round(float((predicted > level).mean()), 4),
-        "rate_upper_95": round(upper(level), 4),
-    }
+    taken = round(float((predicted > level).mean()), 4)
+    return {"threshold": level, "rate": taken, "rate_upper_95": round(upper(level), 4)}

@@ -26,6 +26,8 @@ from amn.policy import ConfidenceRule
 FITTED, JUDGED = ("validation", "turned"), ("test", "unseen")
 #: The confidence rule of the preset `upstream`.
 UPSTREAM = ConfidenceRule(below=0.70, method="mean_top_k")
+#: AMN and its fallback.
+Models = tuple[Predict, Predict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,46 +73,35 @@ def join(slices: list[Slice]) -> Slice:
     return Slice(name="+".join(s.name for s in slices), **arrays)
 
 
-def score_slices(
-    data: VectorSet, amn: Predict, fallback: Predict, bank: Bank, every: int
-) -> dict[str, Slice]:
+def score_slices(data: VectorSet, models: Models, bank: Bank, every: int) -> dict[str, Slice]:
     """All four slices; `every` takes each n-th window only, for a quick look."""
     split = split_by_article(data)
     starts = {"validation": split.validation, "turned": split.validation}
     starts |= {"test": split.test, "unseen": split.unseen}
-    scorer = Scorer(data, amn, fallback, bank)
-    return {name: scorer.score(name, rows[::every]) for name, rows in starts.items()}
+    return {name: score_slice(name, rows[::every], data, models, bank) for name, rows in starts.items()}
 
 
-class Scorer:
-    """Runs both models and the bank on windows."""
-
-    def __init__(self, data: VectorSet, amn: Predict, fallback: Predict, bank: Bank) -> None:
-        self._data, self._amn, self._fallback, self._bank = data, amn, fallback, bank
-        self._mean_top = mean_top_k(bank.vectors, UPSTREAM)
-        noise = np.random.default_rng(0).standard_normal((768, 768))
-        self._turn = np.linalg.qr(noise)[0].astype(np.float32)
-
-    def score(self, name: str, starts: Index) -> Slice:
-        """One slice; `turned` sees everything through the rotation."""
-        turn, truth = torch.from_numpy(self._turn), self._data.next_vectors(starts)
-        edit = (lambda x: x @ turn) if name == "turned" else None
-        truth = truth @ self._turn if name == "turned" else truth
-        fast = metrics.predict_windows(self._amn, self._data, starts, edit)
-        slow = metrics.predict_windows(self._fallback, self._data, starts, edit)
-        rows, means = [], []
-        for part in chunks(len(starts), 1024):
-            contexts = np.ascontiguousarray(self._data.windows(starts[part])[:, :-1])
-            contexts = contexts @ self._turn if name == "turned" else contexts
-            best, second, *_ = self._bank.top2(fast[part])
-            rows.append(np.column_stack([features(contexts, fast[part]), best, best - second]))
-            means.append(self._mean_top(fast[part]).astype(np.float64))
-        return Slice(
-            name=name,
-            rows=np.concatenate(rows),
-            mean_top=np.concatenate(means),
-            fast=cosine(fast, truth),
-            slow=cosine(slow, truth),
-            agreement=cosine(fast, slow),
-            articles=self._data.article[starts],
-        )
+def score_slice(name: str, starts: Index, data: VectorSet, models: Models, bank: Bank) -> Slice:
+    """One slice, by both models and the bank; `turned` sees everything through the rotation."""
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((768, 768)))[0].astype(np.float32)
+    turned, mean_top = name == "turned", mean_top_k(bank.vectors, UPSTREAM)
+    truth = data.next_vectors(starts)
+    truth = truth @ turn if turned else truth
+    edit = (lambda x: x @ torch.from_numpy(turn)) if turned else None
+    fast, slow = (metrics.predict_windows(model, data, starts, edit) for model in models)
+    rows, means = [], []
+    for part in chunks(len(starts), 1024):
+        contexts = np.ascontiguousarray(data.windows(starts[part])[:, :-1])
+        contexts = contexts @ turn if turned else contexts
+        best, second, *_ = bank.top2(fast[part])
+        rows.append(np.column_stack([features(contexts, fast[part]), best, best - second]))
+        means.append(mean_top(fast[part]).astype(np.float64))
+    return Slice(
+        name=name,
+        rows=np.concatenate(rows),
+        mean_top=np.concatenate(means),
+        fast=cosine(fast, truth),
+        slow=cosine(slow, truth),
+        agreement=cosine(fast, slow),
+        articles=data.article[starts],
+    )

@@ -1,4 +1,4 @@
-"""Splits by article, free of near-duplicates.
+"""Splits by article, free of near-duplicates, and the files that other parts are made from.
 
 Windows of one article overlap, so a split of windows would put almost the same context on
 both sides. Splits here are of whole articles, and vectors that stand (nearly) verbatim on
@@ -7,17 +7,24 @@ both sides are found and their windows dropped from the side that is not judged.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.data.vectors import Index, Vectors, VectorSet, chunks, window_rows
+from amn.config import VECTOR_DIM
+from amn.data.arrays import writing_rows
+from amn.data.vectors import WINDOW, Index, Vectors, VectorSet, chunks, window_rows
 from amn.errors import DataError
+from amn.files import write_whole
 
 NEAR_DUPLICATE_COSINE = 0.999
 UNSEEN_DOMAIN = "anarchism"
 SIDES = ("train", "validation", "test", "selection", "unseen")
+IN_DISTRIBUTION_SHARE = 0.6
+STRETCH_VECTORS_MAX = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,38 +60,25 @@ def split_by_article(
     Raises:
         DataError: A domain does not exist, or a side would be empty.
     """
-    domains, starts = data.article_domain, data.window_starts()
-    for domain in filter(None, (unseen_domain, selection_domain)):
-        if domain not in domains:
+    starts = data.window_starts()
+    article, domains = data.article[starts], data.article_domain
+    for name in filter(None, (unseen_domain, selection_domain)):
+        if name not in domains:
             known = ", ".join(sorted(set(domains.tolist())))
-            raise DataError(f"{data.source}: no article of domain {domain!r}; there are {known}")
+            raise DataError(f"{data.source}: no article of domain {name!r}; there are {known}")
     order = np.random.default_rng(seed).permutation(np.flatnonzero(domains != unseen_domain))
     tenth = len(order) // 10
-    of_window = data.article[starts]
-    left_out = domains[of_window] == selection_domain
-
-    def side(articles: NDArray[np.integer]) -> Index:
-        found: Index = starts[np.isin(of_window, articles) & ~left_out]
-        return found
-
-    validation, test = side(order[:tenth]), side(order[tenth : 2 * tenth])
-    train = side(order[2 * tenth :])
-    for name, windows in (("train", train), ("validation", validation), ("test", test)):
-        if not len(windows):
-            raise DataError(f"{data.source}: the {name} side is empty; give more articles")
-    unseen, selection = starts[domains[of_window] == unseen_domain], starts[left_out]
-    held_out = rows_of(np.concatenate([test, unseen, selection]))
-    kept_validation = without_duplicates(data, validation, held_out)
-    held_out = np.union1d(held_out, rows_of(kept_validation))
-    kept_train = without_duplicates(data, train, held_out)
-    return Split(
-        train=kept_train,
-        validation=kept_validation,
-        test=test,
-        unseen=unseen,
-        selection=selection,
-        dropped=len(validation) - len(kept_validation) + len(train) - len(kept_train),
-    )
+    parts = {"validation": order[:tenth], "test": order[tenth : 2 * tenth], "train": order[2 * tenth :]}
+    selected = domains[article] == selection_domain
+    side = {name: starts[np.isin(article, part) & ~selected] for name, part in parts.items()}
+    if empty := [name for name, windows in side.items() if not len(windows)]:
+        raise DataError(f"{data.source}: the {empty[0]} side is empty; give more articles")
+    side |= {"unseen": starts[domains[article] == unseen_domain], "selection": starts[selected]}
+    before = len(side["validation"]) + len(side["train"])
+    judged = rows_of(np.concatenate([side["test"], side["unseen"], side["selection"]]))
+    side["validation"] = without_duplicates(data, side["validation"], judged)
+    side["train"] = without_duplicates(data, side["train"], np.union1d(judged, rows_of(side["validation"])))
+    return Split(**side, dropped=before - len(side["validation"]) - len(side["train"]))
 
 
 def rows_of(starts: Index) -> Index:
@@ -132,3 +126,65 @@ def training_vectors(data: VectorSet) -> tuple[Vectors, NDArray[np.int32]]:
     """
     rows = rows_of(split_by_article(data).train)
     return data.rows(rows), np.asarray(data.article[rows], dtype=np.int32)
+
+
+def write_training_vectors(data: VectorSet, path: Path) -> tuple[int, int]:
+    """Write the vectors of the training side as float16; an `.npy` has no room for their encoder.
+
+    Returns:
+        The number of vectors and of articles.
+    """
+    vectors, articles = training_vectors(data)
+    if path.suffix == ".npz":
+        arrays = io.BytesIO()
+        np.savez(arrays, vectors=vectors.astype(np.float16), encoder=data.encoder_id)
+        write_whole(path, arrays.getvalue())
+    else:
+        with writing_rows(path, len(vectors), VECTOR_DIM, np.float16) as output:
+            output.put(slice(0, len(vectors)), vectors)
+    return len(vectors), len(np.unique(articles))
+
+
+def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int:
+    """Write the sample that ships, as float16, and return the number of its windows.
+
+    It holds contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
+    with the true next vectors in them, and nothing that any shipped model was trained on.
+
+    Raises:
+        DataError: Fewer vectors were asked for than one window has.
+    """
+    if vectors < 2 * WINDOW:
+        raise DataError(f"a sample of {vectors} vectors holds no windows; ask for more")
+    split, draw = split_by_article(data), np.random.default_rng(seed)
+    inside = _stretches(data, split.test, int(vectors * IN_DISTRIBUTION_SHARE), draw)
+    outside = _stretches(data, split.unseen, vectors - sum(map(len, inside)), draw)
+    rows = inside + outside
+    articles = [int(data.article[stretch[0]]) for stretch in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = io.BytesIO()
+    np.savez_compressed(
+        arrays,
+        vectors=np.asarray(data.vectors[np.concatenate(rows)], dtype=np.float16),
+        article=np.repeat(np.arange(len(rows), dtype=np.int32), [len(r) for r in rows]),
+        article_name=data.article_name[articles],
+        article_domain=data.article_domain[articles],
+        encoder=data.encoder_id,
+        article_slice=np.array(["id"] * len(inside) + ["ood"] * len(outside)),
+    )
+    write_whole(path, arrays.getvalue())
+    return sum(len(stretch) - WINDOW + 1 for stretch in rows)
+
+
+def _stretches(data: VectorSet, starts: Index, vectors: int, draw: np.random.Generator) -> list[Index]:
+    """One stretch of at most 40 rows from each of several articles, `vectors` rows in all."""
+    chosen: list[Index] = []
+    for article in draw.permutation(np.unique(data.article[starts])):
+        own = starts[data.article[starts] == article]
+        rows = np.arange(own[0], own[-1] + WINDOW)
+        length = min(len(rows), STRETCH_VECTORS_MAX, vectors - sum(map(len, chosen)))
+        if length < WINDOW:
+            break
+        first = int(draw.integers(len(rows) - length + 1))
+        chosen.append(rows[first : first + length])
+    return chosen

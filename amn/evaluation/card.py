@@ -32,9 +32,8 @@ def card_of(path: Path, evaluation: Path) -> str:
     except (OSError, ValueError) as error:
         raise DataError(f"{evaluation} cannot be read ({error}); run `amn evaluate`") from error
     except KeyError as error:
-        raise DataError(
-            f"{evaluation} does not judge {manifest.model_id}; evaluate this checkpoint first"
-        ) from error
+        name = manifest.model_id
+        raise DataError(f"{evaluation} does not judge {name}; evaluate this checkpoint first") from error
     counts = manifest.data.get("windows", {}).items()
     return TEMPLATE.read_text("utf-8").format(
         m=manifest,
@@ -45,13 +44,12 @@ def card_of(path: Path, evaluation: Path) -> str:
         windows=", ".join(f"{name} {count:,}" for name, count in counts) or "unknown",
         recipe=markdown(["setting", "value"], manifest.training.items()),
         cosines=_cosines(entry, result["models"]),
-        timing=_timing(entry, result["threads"]),
-        strengths=_strengths(entry),
+        timing=_timing(entry.get("latency", []), result["threads"]),
+        strengths="\n".join(_strengths(entry)),
     )
 
 
 def _cosines(entry: dict[str, Any], models: dict[str, Any]) -> str:
-    """Figures of every slice with their uncertainty, the baselines and the specification."""
     mean, last = (models[name]["cosine"] for name in ("context_mean", "last_vector"))
     head = ["slice", "cosine", "context mean", "last vector", "windows / articles", "AMN as specified"]
     rows = []
@@ -62,21 +60,18 @@ def _cosines(entry: dict[str, Any], models: dict[str, Any]) -> str:
     return markdown(head, rows)
 
 
-def _timing(entry: dict[str, Any], threads: int) -> str:
-    if "latency" not in entry:
-        return ""
+def _timing(latency: list[dict[str, float]], threads: int) -> str:
     forms = {"batch": "d", "latency_ms_p50": ".3f", "latency_ms_p95": ".3f", "contexts_per_s": ",.0f"}
-    rows = [[f"{row[name]:{form}}" for name, form in forms.items()] for row in entry["latency"]]
+    rows = [[f"{row[name]:{form}}" for name, form in forms.items()] for row in latency]
     title = f"\n### Latency (CPU, {threads} thread; specification of AMN: 0.62 ms P50 on MPS)\n"
-    return title + markdown(["batch", "P50 ms", "P95 ms", "contexts/s"], rows)
+    return title + markdown(["batch", "P50 ms", "P95 ms", "contexts/s"], rows) if rows else ""
 
 
-def _strengths(entry: dict[str, Any]) -> str:
+def _strengths(entry: dict[str, Any]) -> list[str]:
     """The verdicts that the intervals support, and nothing else."""
-    lines = []
-    for side, gains in entry["gains"].items():
-        gain = gains.get("context_mean")
-        if side != "train" and gain:
-            verdict = "above" if gain["low"] > 0 else "below" if gain["high"] < 0 else "not apart from"
-            lines.append(f"- {side}: {verdict} the context mean, {gain_text(gain)}")
-    return "\n".join(lines)
+    gains = {side: found["context_mean"] for side, found in entry["gains"].items() if side != "train"}
+    words = {(True, False): "above", (False, True): "below", (False, False): "not apart from"}
+    return [
+        f"- {side}: {words[gain['low'] > 0, gain['high'] < 0]} the context mean, {gain_text(gain)}"
+        for side, gain in gains.items()
+    ]

@@ -20,9 +20,8 @@ from amn.manifest import MANIFEST
 from amn.model import checkpoint
 from amn.model.checkpoint import Checkpoint
 
-LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
 CALIBRATION = "gate_calibration"
-#: How a calibration calls the model of a link; the secondary tier has no part in it.
+#: The role that a calibration gives the model of a link; the secondary tier has no part in it.
 ROLES = {"production_model": "amn", "fallback_accuracy": "fallback"}
 WINDOWS_MIN = 1_000
 COSINE_LOSS_MAX = 0.003
@@ -48,9 +47,8 @@ def promote(path: Path, link: Path, *, calibration: Path | None = None, with_lat
     if present is not None and (present / MANIFEST).is_file():
         compare(candidate, checkpoint.load(present), with_latency)
     fitted = fitting(link, candidate.manifest.model_id, calibration)
-    if link.is_symlink():
-        write_history(link, [*read_history(link), os.readlink(link)])
-    return point(link, candidate, fitted)
+    _remember(link)
+    return _point(link, candidate, fitted)
 
 
 def rollback(link: Path) -> str:
@@ -60,21 +58,20 @@ def rollback(link: Path) -> str:
         PromotionError: There is nothing to go back to, or no calibration fits.
         CheckpointError: The earlier model no longer holds.
     """
-    history = read_history(link)
+    history = _history(link)
     if not history:
         raise PromotionError(f"{link} has no earlier target; promote one explicitly")
     earlier = checkpoint.load(link.parent / history[-1])
-    refused: PromotionError | None = None
-    for name in (None, *reversed(read_history(link.with_name(CALIBRATION)))):
+    refusals = []
+    for name in (None, *reversed(_history(link.with_name(CALIBRATION)))):
         try:
             fitted = fitting(link, earlier.manifest.model_id, link.parent / name if name else None)
         except PromotionError as error:
-            refused = refused or error
+            refusals.append(error)
         else:
-            write_history(link, history[:-1])
-            return point(link, earlier, fitted)
-    assert refused is not None
-    raise refused
+            _write_history(link, history[:-1])
+            return _point(link, earlier, fitted)
+    raise refusals[0]
 
 
 def fitting(link: Path, model_id: str, calibration: Path | None) -> Path | None:
@@ -97,22 +94,6 @@ def fitting(link: Path, model_id: str, calibration: Path | None) -> Path | None:
             "--calibration"
         )
     return None if linked.is_symlink() and linked.resolve() == folder else folder
-
-
-def point(link: Path, model: Checkpoint, calibration: Path | None) -> str:
-    """Moves the model's link, then the calibration's.
-
-    A worker that starts in between refuses the two together, and its pool starts it again.
-    """
-    move(link, model.path)
-    moved = f"{link} -> {model.path.name} ({model.manifest.model_id})"
-    if calibration is None:
-        return moved
-    linked = link.with_name(CALIBRATION)
-    if linked.is_symlink():
-        write_history(linked, [*read_history(linked), os.readlink(linked)])
-    move(linked, calibration)
-    return f"{moved}, {linked.name} -> {calibration.name}"
 
 
 def check_figures(candidate: Checkpoint) -> None:
@@ -141,17 +122,31 @@ def compare(candidate: Checkpoint, present: Checkpoint, with_latency: bool) -> N
         after = new.metrics[side]["cosine"]["mean"]
         if before is not None and after < before - COSINE_LOSS_MAX:
             raise PromotionError(
-                f"{new.model_id} has cosine {after:.4f} on {side}, {old.model_id} has "
-                f"{before:.4f}; the gate allows a loss of {COSINE_LOSS_MAX}"
+                f"{new.model_id} has cosine {after:.4f} on {side}, {old.model_id} has {before:.4f}; the gate "
+                f"allows a loss of {COSINE_LOSS_MAX}"
             )
-    if not with_latency:
-        return
-    slow, fast = 1e3 * np.median(latency.times([candidate.model, present.model], 1), axis=0)
-    if slow > fast * LATENCY_FACTOR_MAX:
-        raise PromotionError(
-            f"{new.model_id} takes {slow:.3f} ms a context, the present model {fast:.3f} ms; the gate allows "
-            f"{LATENCY_FACTOR_MAX} times"
-        )
+    if with_latency:
+        slow, fast = 1e3 * np.median(latency.times([candidate.model, present.model], 1), axis=0)
+        if slow > fast * LATENCY_FACTOR_MAX:
+            raise PromotionError(
+                f"{new.model_id} takes {slow:.3f} ms a context, the present model {fast:.3f} ms; the gate "
+                f"allows {LATENCY_FACTOR_MAX} times"
+            )
+
+
+def _point(link: Path, model: Checkpoint, calibration: Path | None) -> str:
+    """Moves the model's link, then the calibration's.
+
+    A worker that starts in between refuses the two together, and its pool starts it again.
+    """
+    move(link, model.path)
+    moved = f"{link} -> {model.path.name} ({model.manifest.model_id})"
+    if calibration is None:
+        return moved
+    linked = link.with_name(CALIBRATION)
+    _remember(linked)
+    move(linked, calibration)
+    return f"{moved}, {linked.name} -> {calibration.name}"
 
 
 def move(link: Path, target: Path) -> None:
@@ -163,12 +158,15 @@ def move(link: Path, target: Path) -> None:
     part.replace(link)
 
 
-def read_history(link: Path) -> list[str]:
-    """Earlier targets of a link, newest last."""
+def _history(link: Path) -> list[str]:
     path = link.with_name(link.name + ".history")
     return list(json.loads(path.read_text("utf-8"))) if path.is_file() else []
 
 
-def write_history(link: Path, targets: list[str]) -> None:
-    """Keeps the earlier targets of a link beside it."""
+def _write_history(link: Path, targets: list[str]) -> None:
     write_whole(link.with_name(link.name + ".history"), json.dumps(targets) + "\n")
+
+
+def _remember(link: Path) -> None:
+    if link.is_symlink():
+        _write_history(link, [*_history(link), os.readlink(link)])

@@ -7,8 +7,9 @@ test side and the unseen domain only judge.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,46 +25,40 @@ INSIDE_QUANTILE, OUTSIDE_QUANTILE = 0.90, 0.99
 _KMEANS_ROUNDS = 15
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitSettings:
-    """Size of the artifact, and the domain that is kept out and judged as OOD."""
-
-    references: int = 1024
-    neighbours: int = 10
-    cells: int = 64
-    seed: int = 0
-    unseen_domain: str = UNSEEN_DOMAIN
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
-    """The arrays and thresholds of an artifact, and their measured worth."""
+class Fit(NamedTuple):
+    """The arrays of an artifact, and its manifest without the hash of their files."""
 
     references: Vectors
     centroids: Vectors
-    inside_max: float
-    outside_min: float
-    measured: dict[str, float]
+    manifest: SlicesManifest
 
 
-def fit(data: VectorSet, settings: FitSettings) -> Fit:
+def fit(
+    data: VectorSet,
+    *,
+    references: int = 1024,
+    neighbours: int = 10,
+    cells: int = 64,
+    seed: int = 0,
+    unseen_domain: str = UNSEEN_DOMAIN,
+) -> Fit:
     """References, cells and thresholds from the training and validation sides.
 
     Raises:
-        DataError: The data is too small for what was asked.
+        DataError: The data is too small for so many.
     """
-    split = split_by_article(data, unseen_domain=settings.unseen_domain)
+    split = split_by_article(data, unseen_domain=unseen_domain)
     means = means_of(data, split.train)
-    if not settings.neighbours <= settings.references <= len(means) or not 1 <= settings.cells <= CELLS_MAX:
+    if not neighbours <= references <= len(means) or not 1 <= cells <= CELLS_MAX:
         raise DataError(
-            f"{settings.references} references, {settings.neighbours} neighbours and {settings.cells} cells "
-            f"do not fit {len(means)} contexts; use neighbours <= references <= contexts, at most {CELLS_MAX}"
+            f"{references} references, {neighbours} neighbours and {cells} cells do not fit {len(means)} "
+            f"contexts; use neighbours <= references <= contexts, at most {CELLS_MAX} cells"
         )
-    draw = np.random.default_rng(settings.seed)
-    references = stored(means[draw.permutation(len(means))[: settings.references]])
-    centroids = stored(centres(means, settings.cells, draw))
+    draw = np.random.default_rng(seed)
+    chosen = stored(means[draw.permutation(len(means))[:references]])
+    centroids = stored(centres(means, cells, draw))
     validation, test, unseen = (
-        distances(means_of(data, starts), references, settings.neighbours)
+        distances(means_of(data, starts), chosen, neighbours)
         for starts in (split.validation, split.test, split.unseen)
     )
     low, high = (float(np.quantile(validation, q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
@@ -75,31 +70,26 @@ def fit(data: VectorSet, settings: FitSettings) -> Fit:
         "unsure_id": ((test > low) & (test <= high)).mean(),
         "unsure_ood": ((unseen > low) & (unseen <= high)).mean(),
     }
-    return Fit(
-        references=references,
-        centroids=centroids,
-        inside_max=low,
-        outside_min=high,
+    manifest = SlicesManifest(
+        slices_id="",
+        neighbours=neighbours,
+        inside_max=round(low, 6),
+        outside_min=round(high, 6),
+        encoder_id=data.encoder_id,
+        source=data.source,
+        sha256="",
         measured={name: round(float(value), 5) for name, value in measured.items()},
     )
+    return Fit(chosen, centroids, manifest)
 
 
-def write(found: Fit, out: Path, settings: FitSettings, data: VectorSet) -> SlicesManifest:
+def write(found: Fit, out: Path) -> SlicesManifest:
     """Writes the artifact, atomically: the folder appears when it is whole."""
     with making_folder(out) as work:
         for name, array in zip(FILES, (found.references, found.centroids), strict=True):
             np.save(work / name, array.astype(np.float16), allow_pickle=False)
         digest = files_hash(work)
-        manifest = SlicesManifest(
-            slices_id=f"slices@{digest[:12]}",
-            neighbours=settings.neighbours,
-            inside_max=round(found.inside_max, 6),
-            outside_min=round(found.outside_min, 6),
-            encoder_id=data.encoder_id,
-            source=data.source,
-            sha256=digest,
-            measured=found.measured,
-        )
+        manifest = dataclasses.replace(found.manifest, slices_id=f"slices@{digest[:12]}", sha256=digest)
         write_manifest(work, manifest)
     return manifest
 

@@ -41,26 +41,23 @@ def calibrate(
 @options.data
 @options.encoder
 @options.out("The new folder; without it the fit is only judged.", required=False)
-@click.option("--unseen-domain", help="Kept out, and judged as OOD. [default: anarchism]")
+@click.option("--unseen-domain", default="anarchism", show_default=True, help="Kept out, and judged as OOD.")
 @click.option("--references", type=_number, default=1024, show_default=True)
 @click.option("--neighbours", type=_number, default=10, show_default=True)
 @click.option("--cells", type=_number, default=64, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def slices(data: Path, encoder: str, out: Path | None, unseen_domain: str | None, **sizes: int) -> None:
+def slices(data: Path, encoder: str, out: Path | None, unseen_domain: str, **sizes: int) -> None:
     """Fit the OOD score's references, cells and thresholds, and judge them (docs/drift-slices.md)."""
-    from amn.data.dataset import UNSEEN_DOMAIN
     from amn.data.readers import read_vectors
-    from amn.evaluation.slices_fit import FitSettings, fit, write
+    from amn.evaluation.slices_fit import fit, write
 
     if out is not None and out.exists():
         raise DataError(f"{out} exists already; name a new folder")
-    settings = FitSettings(unseen_domain=unseen_domain or UNSEEN_DOMAIN, **sizes)
-    vectors = read_vectors(data, encoder)
-    found = fit(vectors, settings)
-    for name, value in found.measured.items():
+    found = fit(read_vectors(data, encoder), unseen_domain=unseen_domain, **sizes)
+    for name, value in found.manifest.measured.items():
         console.say(f"{name:24} {value:.4f}")
     if out is not None:
-        console.say(f"{write(found, out, settings, vectors).slices_id} in {out}")
+        console.say(f"{write(found, out).slices_id} in {out}")
 
 
 @click.command(short_help="Write the small file of held-out sequences that ships.")
@@ -71,8 +68,8 @@ def slices(data: Path, encoder: str, out: Path | None, unseen_domain: str | None
 @click.option("--seed", default=0, show_default=True)
 def sample(data: Path, encoder: str, out: Path, vectors: int, seed: int) -> None:
     """Write a small file of real held-out sequences, such as the one that ships."""
+    from amn.data.dataset import write_sample
     from amn.data.readers import read_vectors
-    from amn.data.sample import write_sample
 
     windows = write_sample(read_vectors(data, encoder), out, vectors=vectors, seed=seed)
     console.say(f"{windows} windows in {out} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -84,8 +81,8 @@ def sample(data: Path, encoder: str, out: Path, vectors: int, seed: int) -> None
 @options.out("The .npz to write, or a .npy, which cannot name the encoder.")
 def training_vectors(data: Path, encoder: str, out: Path) -> None:
     """Write the vectors of the training side as float16 (n, 768): the source of a reference bank."""
+    from amn.data.dataset import write_training_vectors
     from amn.data.readers import read_vectors
-    from amn.data.sample import write_training_vectors
 
     vectors, articles = write_training_vectors(read_vectors(data, encoder), out)
     console.say(f"{vectors} vectors of {articles} articles in {out}")

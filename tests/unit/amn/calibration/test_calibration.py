@@ -16,7 +16,7 @@ from amn.bank.bank import Neighbours
 from amn.calibration.calibrate import calibrate, suggested_policy
 from amn.calibration.fit import fit_linear, fit_weights
 from amn.calibration.report import escalated_share, text
-from amn.calibration.windows import FITTED, JUDGED, Scorer, Slice
+from amn.calibration.windows import FITTED, JUDGED, Slice, score_slice
 from amn.errors import CheckpointError
 from amn.evaluation.metrics import Predict, context_mean, last_vector
 from amn.gate.gain import FEATURES, Linear, blend, features, load_calibration, save_calibration
@@ -115,9 +115,11 @@ class Bank:
 def calibrated(amn: Predict, fallback: Predict, out: Path) -> dict[str, Any]:
     """The whole calibration of two baselines on small documents."""
     data = vector_set(**articles(count=160))
-    scorer = Scorer(data, amn, fallback, Bank())
     starts = data.window_starts()
-    slices = {name: scorer.score(name, starts[i::4]) for i, name in enumerate((*FITTED, *JUDGED))}
+    slices = {
+        name: score_slice(name, starts[i::4], data, (amn, fallback), Bank())
+        for i, name in enumerate((*FITTED, *JUDGED))
+    }
     return calibrate(slices, {"amn": "amn@1", "fallback": "gru@2", "bank": "bank@3"}, data, out)
 
 

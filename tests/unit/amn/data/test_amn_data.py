@@ -9,9 +9,8 @@ import pytest
 from amn_helpers import ENCODER, articles, vector_set, write_npz
 
 from amn.data.arrays import FileRows
-from amn.data.dataset import near_duplicates, rows_of, split_by_article, training_vectors
+from amn.data.dataset import near_duplicates, rows_of, split_by_article, training_vectors, write_sample
 from amn.data.readers import read_vectors
-from amn.data.sample import write_sample
 from amn.data.vectors import validate
 from amn.errors import DataError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from amn.data.vectors import VectorSet
 from amn.errors import CheckpointError, DataError
-from amn.evaluation.slices_fit import FitSettings, area, centres, fit, write
+from amn.evaluation.slices_fit import area, centres, fit, write
 from amn.slices import Slicer, SlicesManifest, load_slices, unit_mean
 
 SHIPPED = Path("artifacts/lvm/ood_slices")
@@ -94,7 +94,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
         load_slices(tmp_path / "missing")
 
 
-SETTINGS = FitSettings(unseen_domain="far", references=60, neighbours=5, cells=8)
+SETTINGS: dict[str, Any] = {"unseen_domain": "far", "references": 60, "neighbours": 5, "cells": 8}
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +116,10 @@ def data() -> VectorSet:
 
 
 def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: VectorSet) -> None:
-    found = fit(data, SETTINGS)
-    assert found.measured["auc"] == 1.0
-    assert found.measured["true_ood"] == 1.0
-    manifest = write(found, tmp_path / "new", SETTINGS, data)
+    found = fit(data, **SETTINGS)
+    assert found.manifest.measured["auc"] == 1.0
+    assert found.manifest.measured["true_ood"] == 1.0
+    manifest = write(found, tmp_path / "new")
     assert manifest.encoder_id == data.encoder_id
     read = load_slices(tmp_path / "new")
     assert read.manifest == manifest
@@ -130,7 +130,7 @@ def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: V
 @pytest.mark.parametrize("change", [{"references": 100_000}, {"neighbours": 61}, {"cells": 257}])
 def test_a_fit_that_the_data_cannot_give_is_refused(data: VectorSet, change: dict[str, int]) -> None:
     with pytest.raises(DataError, match="do not fit"):
-        fit(data, replace(SETTINGS, **change))
+        fit(data, **SETTINGS | change)
 
 
 def test_the_area_counts_pairs_and_half_of_the_ties() -> None:
