@@ -49,27 +49,22 @@ def evaluate(
     predictors: dict[str, Predict] = {item.manifest.model_id: fold(item.model) for item in loaded}
     if len(predictors) < len(loaded):
         raise DataError(f"a checkpoint was given twice ({', '.join(predictors)}); name each once")
-    sides = {name: starts[::every] for name, starts in slices_of(data).items()}
+    sides = split_by_article(data).sides()
+    sides["train"] = sides["train"][:: max(1, len(sides["train"]) // TRAIN_SAMPLE)]
+    sides = {name: sides[name][::every] for name in SLICES if name in sides}
     vectors, _ = training_vectors(data)
     bank = vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
-    cosines: dict[str, dict[str, Cosines]] = {}
-    models: Record = {}
-    for name, predict in (predictors | BASELINES).items():
-        cosines[name], models[name] = measure(predict, data, sides, bank)
-    for name, entry in models.items():
-        entry |= compare(name, cosines, data, sides) | {"layout": "baseline", "parameters": 0}
+    measured = {name: measure(one, data, sides, bank) for name, one in (predictors | BASELINES).items()}
+    cosines = {name: found for name, (found, _) in measured.items()}
+    models = {
+        name: entry | compare(name, cosines, data, sides) | {"layout": "baseline", "parameters": 0}
+        for name, (_, entry) in measured.items()
+    }
     for item in loaded:
         models[item.manifest.model_id] |= describe(item, with_latency)
     return {
         "data": {"source": data.source, "sha256": data.sha256()},
-        "slices": {
-            side: {
-                "n": len(starts),
-                "articles": len(np.unique(data.article[starts])),
-                "coherence": round(metrics.coherence(data, starts), 4),
-            }
-            for side, starts in sides.items()
-        },
+        "slices": {side: describe_slice(data, starts) for side, starts in sides.items()},
         "bank_vectors": len(bank),
         "threads": torch.get_num_threads(),
         "reference": next(iter(models)),
@@ -89,11 +84,22 @@ def common_encoder(loaded: list[Checkpoint]) -> str:
     return loaded[0].manifest.encoder_id
 
 
-def slices_of(data: VectorSet) -> dict[str, Index]:
-    """Windows of each slice; training ones are sampled, since they only show what was memorised."""
-    sides = split_by_article(data).sides()
-    sides["train"] = sides["train"][:: max(1, len(sides["train"]) // TRAIN_SAMPLE)]
-    return {name: sides[name] for name in SLICES if name in sides}
+def describe_slice(data: VectorSet, starts: Index) -> Record:
+    """The number of windows and articles of a slice, and its coherence."""
+    articles = len(np.unique(data.article[starts]))
+    coherence = round(metrics.coherence(data, starts), 4)
+    return {"n": len(starts), "articles": articles, "coherence": coherence}
+
+
+def describe(item: Checkpoint, with_latency: bool) -> Record:
+    """Layout, size, recipe and latency of a checkpoint."""
+    entry: Record = {
+        "layout": item.manifest.layout,
+        "parameters": PARAMETERS[item.manifest.layout],
+        "weights_bytes": (item.path / WEIGHTS_FILE).stat().st_size,
+        "preset": item.manifest.training.get("preset", "unknown"),
+    }
+    return entry | ({"latency": latency.measure(item.model)} if with_latency else {})
 
 
 def measure(
@@ -116,20 +122,19 @@ def compare(
 ) -> Record:
     """Cosines of a model, its paired gains over the baselines and the first model, and those by domain."""
     others = [one for one in dict.fromkeys([*BASELINES, next(iter(cosines))]) if one != name]
-    result: Record = {"cosine": {}, "gains": {}}
-    for side, starts in sides.items():
-        own, articles = cosines[name][side], data.article[starts]
-        result["cosine"][side] = estimate(own, articles).to_dict()
-        result["gains"][side] = {
-            other: estimate(own - cosines[other][side], articles).to_dict() for other in others
-        }
-    delta = result["cosine"]["unseen"]["mean"] - result["cosine"]["test"]["mean"]
-    gain, articles = cosines[name]["test"] - cosines["context_mean"]["test"], data.article[sides["test"]]
-    domain = data.article_domain[articles]
-    return result | {
-        "ood_delta": round(delta, 5),
+    own, articles = cosines[name], {side: data.article[starts] for side, starts in sides.items()}
+    means = {side: estimate(own[side], articles[side]).to_dict() for side in sides}
+    gains = {
+        side: {one: estimate(own[side] - cosines[one][side], articles[side]).to_dict() for one in others}
+        for side in sides
+    }
+    gain, domain = own["test"] - cosines["context_mean"]["test"], data.article_domain[articles["test"]]
+    return {
+        "cosine": means,
+        "gains": gains,
+        "ood_delta": round(means["unseen"]["mean"] - means["test"]["mean"], 5),
         "domains": {
-            str(one): estimate(gain[domain == one], articles[domain == one]).to_dict()
+            str(one): estimate(gain[domain == one], articles["test"][domain == one]).to_dict()
             for one in np.unique(domain)
         },
     }
@@ -177,14 +182,3 @@ def hits(predicted: Vectors, true: Vectors, bank: Vectors) -> dict[str, float]:
         [(predicted[rows] @ crowd.T > own[rows, None] + 1e-6).sum(1) for rows in chunks(len(own), 1024)]
     )
     return {f"hit@{k}": round(float((better < k).mean()), 4) for k in HITS}
-
-
-def describe(item: Checkpoint, with_latency: bool) -> Record:
-    """Layout, size, recipe and latency of a checkpoint."""
-    entry: Record = {
-        "layout": item.manifest.layout,
-        "parameters": PARAMETERS[item.manifest.layout],
-        "weights_bytes": (item.path / WEIGHTS_FILE).stat().st_size,
-        "preset": item.manifest.training.get("preset", "unknown"),
-    }
-    return entry | ({"latency": latency.measure(item.model)} if with_latency else {})

@@ -1,4 +1,4 @@
-"""One training run: from vectors in reading order to a checkpoint folder with its figures."""
+"""One training run, from vectors in reading order to a checkpoint folder with its figures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from amn.model import checkpoint
 from amn.training.recipes import Recipe
 from amn.training.train import Tick, start_run, train
 
-CONFIG_FILE = "config.json"
 Say = Callable[[str], None]
 
 
@@ -48,9 +47,7 @@ class RunSettings:
     resume: bool = False
 
 
-def run_training(
-    recipe: Recipe, data: VectorSet, settings: RunSettings, *, say: Say, tick: Tick
-) -> checkpoint.Manifest:
+def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say: Say, tick: Tick) -> None:
     """Train, judge on every side, and write the checkpoint, `log.csv` and `curve.svg`.
 
     Raises:
@@ -66,16 +63,16 @@ def run_training(
     split = split_by_article(
         data, unseen_domain=config.unseen_domain, selection_domain=config.selection_domain
     )
-    say_sides(data, split, say)
-    data_hash = data.sha256()
-    write_config(folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": data_hash})
+    about = describe(data, split, say)
+    write_config(
+        folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": about["sha256"]}
+    )
     run = start_run(recipe.model, config, settings.device, first.model if first else None)
     if settings.resume:
         run.resume(folder)
-    model = train(
-        run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_epoch_line(row))
-    )
+    model = train(run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_line(row)))
     write_history(folder, run.history)
+    ended = {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch}
     manifest = checkpoint.save(
         model,
         folder / "checkpoint",
@@ -84,19 +81,12 @@ def run_training(
         created_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         storage=settings.storage,
         records={
-            "training": config.to_dict()
-            | {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch},
-            "data": {
-                "source": data.source,
-                "sha256": data_hash,
-                "windows": {name: len(starts) for name, starts in split.sides().items()},
-                "dropped_near_duplicates": split.dropped,
-            },
+            "training": config.to_dict() | ended,
+            "data": about,
             "metrics": measure_sides(model, data, split, say),
         },
     )
     say(f"{manifest.model_id} in {folder / 'checkpoint'}")
-    return manifest
 
 
 def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encoder_id: str) -> Recipe:
@@ -125,29 +115,33 @@ def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encode
     return recipe.changed(own | {"first_stage": manifest.model_id})
 
 
+def describe(data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
+    """Tells number, coherence and baselines of every side; returns the manifest's record of the data."""
+    for name, starts in split.sides().items():
+        articles, coherence = len(np.unique(data.article[starts])), metrics.coherence(data, starts)
+        baselines = metrics.mean_baselines(data, starts).items()
+        said = "  ".join(f"{label} {value:.4f}" for label, value in baselines)
+        say(f"{name:>11}  n {len(starts):>6}  articles {articles:>4}  coherence {coherence:.4f}  {said}")
+    say(f"{split.dropped} windows dropped: near-duplicates of judged vectors")
+    return {
+        "source": data.source,
+        "sha256": data.sha256(),
+        "windows": {name: len(starts) for name, starts in split.sides().items()},
+        "dropped_near_duplicates": split.dropped,
+    }
+
+
 def write_config(folder: Path, values: dict[str, Any]) -> None:
     """Saves the run's config, or refuses to mix two runs in one folder.
 
     Raises:
         DataError: The folder holds a run with another config.
     """
-    path = folder / CONFIG_FILE
+    path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.is_file() and json.loads(path.read_text("utf-8")) != values:
         raise DataError(f"{folder} holds a run with other settings; choose another --out")
     write_whole(path, json.dumps(values, indent=2) + "\n")
-
-
-def say_sides(data: VectorSet, split: Split, say: Say) -> None:
-    """Tells number, coherence and baselines of every side, before anything is trained."""
-    for name, starts in split.sides().items():
-        baselines = metrics.mean_baselines(data, starts).items()
-        say(
-            f"{name:>11}  n {len(starts):>6}  articles {len(np.unique(data.article[starts])):>4}  "
-            f"coherence {metrics.coherence(data, starts):.4f}  "
-            + "  ".join(f"{label} {value:.4f}" for label, value in baselines)
-        )
-    say(f"{split.dropped} windows dropped: near-duplicates of judged vectors")
 
 
 def measure_sides(model: nn.Module, data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
@@ -164,7 +158,7 @@ def measure_sides(model: nn.Module, data: VectorSet, split: Split, say: Say) -> 
     return result
 
 
-def _epoch_line(row: dict[str, float]) -> str:
+def _line(row: dict[str, float]) -> str:
     figures = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if name.endswith("cosine"))
     return f"epoch {row['epoch']:>3.0f}  loss {row['train_loss']:.6f}  {figures}"
 
@@ -176,9 +170,6 @@ def write_history(folder: Path, history: list[dict[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(history)
     write_whole(folder / "log.csv", stream.getvalue())
-    curves = {
-        name.removesuffix("_cosine"): {row["epoch"]: row[name] for row in history}
-        for name in history[0]
-        if name.endswith("cosine")
-    }
+    names = [name for name in history[0] if name.endswith("cosine")]
+    curves = {name: {row["epoch"]: row[name] for row in history} for name in names}
     write_whole(folder / "curve.svg", plots.lines("Cosine with the true next vector, by epoch", curves))

@@ -33,7 +33,7 @@ PLATEAU_FACTOR = 0.5
 PLATEAU_PATIENCE = 3
 _NETWORKS = ("model", "averaged", "optimizer")
 
-OnEpoch = Callable[[dict[str, float]], None]
+#: Called after each batch: the epoch from 0, the batches done, and those of an epoch.
 Tick = Callable[[int, int, int], None]
 
 
@@ -116,7 +116,7 @@ def train(
     config: TrainConfig,
     *,
     folder: Path,
-    report: OnEpoch = lambda row: None,
+    report: Callable[[dict[str, float]], None] = lambda row: None,
     tick: Tick = lambda epoch, batch, batches: None,
 ) -> nn.Module:
     """Train until the epochs are done or patience ends; return the best weights' model.
@@ -169,19 +169,15 @@ def train_epoch(run: Run, data: VectorSet, split: Split, config: TrainConfig, ti
         nn.utils.clip_grad_norm_(run.model.parameters(), config.gradient_norm_max)
         run.optimizer.step()
         run.step += 1
-        average_weights(run, config.ema_decay)
+        # Early averages forget the first weights faster, as in Adam's own correction.
+        decay = min(config.ema_decay, (1 + run.step) / (10 + run.step))
+        with torch.no_grad():
+            for average, current in zip(run.averaged.parameters(), run.model.parameters(), strict=True):
+                average.lerp_(current, 1.0 - decay)
         total["train_loss"] += loss.item()
         total["train_cosine"] += cosine.item()
         tick(run.epoch, batch + 1, batches)
     return {name: value / batches for name, value in total.items()}
-
-
-@torch.no_grad()
-def average_weights(run: Run, ema_decay: float) -> None:
-    """Moves the running average; early ones forget the first weights faster, as in Adam's own correction."""
-    decay = min(ema_decay, (1 + run.step) / (10 + run.step))
-    for average, current in zip(run.averaged.parameters(), run.model.parameters(), strict=True):
-        average.lerp_(current, 1.0 - decay)
 
 
 def measure_epoch(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
