@@ -103,7 +103,7 @@ def validate(data: VectorSet) -> VectorSet:
     if article.dtype.kind not in "iu" or isinstance(article, np.ma.MaskedArray):
         raise DataError(f"{source}: article ids of type {article.dtype}; number the articles from 0")
     for rows in chunks(len(vectors)):
-        _check_rows(source, np.asarray(vectors[rows], dtype=np.float32), rows.start)
+        check_rows(source, np.asarray(vectors[rows], dtype=np.float32), rows.start)
     _check_articles(data)
     return data
 
@@ -121,7 +121,7 @@ def check_numbers(source: str, array: Rows) -> None:
         raise DataError(f"{source}: numbers of row {row} are masked, so they are not there; drop the row")
 
 
-def _check_rows(source: str, rows: Vectors, offset: int) -> None:
+def check_rows(source: str, rows: Vectors, offset: int) -> None:
     """Refuses rows that are not finite unit vectors; `offset` is the number of the first."""
     norms = np.linalg.norm(rows, axis=1)
     wrong = ~(np.abs(norms - 1.0) <= NORM_TOLERANCE)  # NaN too
