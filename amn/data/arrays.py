@@ -73,11 +73,7 @@ class FileRows:
         return self.shape[0] if self.shape else 0
 
     def __getitem__(self, rows: slice | NDArray[np.integer] | int) -> NDArray[Any]:
-        """Some rows, as an array of their own.
-
-        Raises:
-            FileRefused: They are not in the file any more.
-        """
+        """Some rows, as an array of their own; refuses those that are not in the file any more."""
         index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows, np.intp)
         index = np.where(index < 0, index + len(self), index)
         if index.size and not 0 <= index.min() <= index.max() < len(self):
@@ -95,11 +91,7 @@ class FileRows:
         return found.reshape((*index.shape, *self.shape[1:]))
 
     def check_unchanged(self) -> None:
-        """Refuses a file that was written while it was read: rows of two states may be mixed.
-
-        Raises:
-            FileRefused: Its size or its time is another.
-        """
+        """Refuses a file that was written while it was read: rows of two states may be mixed."""
         if self._state() != self._opened:
             raise FileRefused(f"{self._path} was changed while it was read; run it again when it is complete")
 
@@ -136,11 +128,7 @@ def _runs(index: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
 
 @contextlib.contextmanager
 def writing_rows(path: Path, count: int, width: int, dtype: DTypeLike) -> Iterator[RowsWriter]:
-    """An .npy file of shape (count, width), with all its room reserved; it appears when the block ends well.
-
-    Raises:
-        FileRefused: The output cannot be used, has no room, or another process writes it.
-    """
+    """An .npy file of shape (count, width), its room reserved; it appears when the block ends well."""
     kind, header = np.dtype(dtype), io.BytesIO()
     content = {"descr": npy_format.dtype_to_descr(kind), "fortran_order": False, "shape": (count, width)}
     npy_format.write_array_header_1_0(header, content)

@@ -66,11 +66,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def known_encoder(path: Path, stored: Any, given: str) -> str:
-    """The encoder that a file names, or else the one that was given for it.
-
-    Raises:
-        DataError: They are two, or none is known.
-    """
+    """The encoder that a file names, or else the one that was given for it; refuses two, or none."""
     own = str(stored).strip()
     if own and given and own != given:
         raise DataError(f"{path} holds vectors of encoder {own!r}, not {given!r}; give vectors of that one")
@@ -132,11 +128,10 @@ def _read_table(path: Path) -> dict[str, Any]:
 
 def _table_vectors(path: Path, column: Any) -> NDArray[Any]:
     """The rows of a column of lists. Each is checked: a short and a long one would shift those between."""
-    import pyarrow as pa
-    from pyarrow import compute
+    from pyarrow import compute, types
 
     kind = getattr(column.type, "value_type", None)
-    if kind is None or not pa.types.is_floating(kind):
+    if kind is None or not types.is_floating(kind):
         raise DataError(f"{path}: column vector holds {column.type}; store lists of 768 float32 or float16")
     lengths = _values(compute.list_value_length(column))
     if (wrong := np.flatnonzero(lengths != VECTOR_DIM)).size:

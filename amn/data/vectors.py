@@ -89,31 +89,43 @@ def validate(data: VectorSet) -> VectorSet:
         DataError: Wrong width or type, non-finite or all-zero rows, norms outside 1 +- 1e-3,
             articles shorter than six vectors or not stored in one piece.
     """
-    source, vectors, article = data.source, data.vectors, data.article
-    if vectors.ndim != 2 or vectors.shape[1] != VECTOR_DIM:
-        raise DataError(f"{source}: vectors have shape {vectors.shape}; expected (N, {VECTOR_DIM})")
-    if article.shape != (len(vectors),):
-        raise DataError(
-            f"{source}: {len(vectors)} vectors but article ids of shape {article.shape}; "
-            "give one article id for each vector"
-        )
-    if len(vectors) == 0:
-        raise DataError(f"{source}: no vectors; n = 0 proves nothing")
-    check_numbers(source, vectors)
-    if article.dtype.kind not in "iu" or isinstance(article, np.ma.MaskedArray):
-        raise DataError(f"{source}: article ids of type {article.dtype}; number the articles from 0")
-    for rows in chunks(len(vectors)):
-        check_rows(source, np.asarray(vectors[rows], dtype=np.float32), rows.start)
-    _check_articles(data)
+    for fault in _faults(data):
+        raise DataError(f"{data.source}: {fault}")
+    check_numbers(data.source, data.vectors)
+    for rows in chunks(len(data.vectors)):
+        check_rows(data.source, np.asarray(data.vectors[rows], dtype=np.float32), rows.start)
     return data
 
 
-def check_numbers(source: str, array: Rows) -> None:
-    """Refuse what NumPy would turn into numbers by itself: text, times, complex and masked values.
+def _faults(data: VectorSet) -> Iterator[str]:
+    """The faults of the arrays' shapes, and of articles; only the first can be relied on."""
+    vectors, article, domains = data.vectors, data.article, data.article_domain
+    if vectors.ndim != 2 or vectors.shape[1] != VECTOR_DIM:
+        yield f"vectors have shape {vectors.shape}; expected (N, {VECTOR_DIM})"
+    if article.shape != (len(vectors),):
+        yield f"{len(vectors)} vectors and article ids {article.shape}; give one article id for each vector"
+    if len(vectors) == 0:
+        yield "no vectors; n = 0 proves nothing"
+    if article.dtype.kind not in "iu" or isinstance(article, np.ma.MaskedArray):
+        yield f"article ids of type {article.dtype}; number the articles from 0"
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(article)) + 1, [len(article)]])
+    pieces, lengths = article[edges[:-1]], np.diff(edges)
+    ids, times = np.unique(pieces, return_counts=True)
+    if (times > 1).any():
+        several = ids[times > 1][0]
+        yield f"article {several} is stored in several pieces; keep its rows together, in reading order"
+    if lengths.min() < WINDOW:
+        short = pieces[np.argmin(lengths)]
+        yield f"article {short} has {lengths.min()} vectors; a window needs {WINDOW}, so drop short articles"
+    if ids.min() < 0 or ids.max() >= len(domains):
+        yield f"article ids {ids.min()}..{ids.max()} do not fit the {len(domains)} entries of article_domain"
+    for name, values in (("article_domain", domains), ("article_name", data.article_name)):
+        if values.shape != domains.shape or (len(values) == len(article) > len(ids)):
+            yield f"{name} has shape {values.shape}; give one entry for each article, not for each vector"
 
-    Raises:
-        DataError: It does not hold floats, or some are masked.
-    """
+
+def check_numbers(source: str, array: Rows) -> None:
+    """Refuse what NumPy would turn into numbers by itself: text, times, complex and masked values."""
     if array.dtype.kind != "f":
         raise DataError(f"{source}: vectors of type {array.dtype}; save them as float32 or float16")
     if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
@@ -134,32 +146,3 @@ def check_rows(source: str, rows: Vectors, offset: int) -> None:
         else:
             why = f"has norm {norms[row]:.4f}, outside 1 +- {NORM_TOLERANCE}; normalise after encoding"
         raise DataError(f"{source}: row {offset + row} {why}")
-
-
-def _check_articles(data: VectorSet) -> None:
-    """Refuses articles too short for one window, split in pieces, or without a domain."""
-    source, article, domains = data.source, data.article, data.article_domain
-    edges = np.concatenate([[0], np.flatnonzero(np.diff(article)) + 1, [len(article)]])
-    pieces, lengths = article[edges[:-1]], np.diff(edges)
-    ids, times = np.unique(pieces, return_counts=True)
-    if (times > 1).any():
-        raise DataError(
-            f"{source}: article {ids[times > 1][0]} is stored in several pieces; "
-            "keep the rows of an article together, in reading order"
-        )
-    if lengths.min() < WINDOW:
-        raise DataError(
-            f"{source}: article {pieces[np.argmin(lengths)]} has {lengths.min()} vectors; a window needs "
-            f"{WINDOW}, so drop shorter articles"
-        )
-    if ids.min() < 0 or ids.max() >= len(domains):
-        raise DataError(
-            f"{source}: article ids {ids.min()}..{ids.max()} do not fit the {len(domains)} entries of "
-            "article_domain"
-        )
-    for name, values in (("article_domain", domains), ("article_name", data.article_name)):
-        if values.shape != domains.shape or (len(values) == len(article) > len(ids)):
-            raise DataError(
-                f"{source}: {name} has shape {values.shape}; give one entry for each article, not for "
-                "each vector"
-            )

@@ -42,9 +42,6 @@ def evaluate(
         data: The vectors to judge on; the split is made anew and is always the same.
         every: Judge every n-th window only, for a quick look.
         with_latency: Also measure latency by batch size.
-
-    Raises:
-        DataError: One checkpoint was given twice.
     """
     predictors: dict[str, Predict] = {item.manifest.model_id: fold(item.model) for item in loaded}
     if len(predictors) < len(loaded):
@@ -73,11 +70,7 @@ def evaluate(
 
 
 def common_encoder(loaded: list[Checkpoint]) -> str:
-    """The encoder of all checkpoints.
-
-    Raises:
-        DataError: They were trained on vectors of several.
-    """
+    """The encoder of all checkpoints; refuses those of several."""
     encoders = {item.manifest.model_id: item.manifest.encoder_id for item in loaded}
     if len(set(encoders.values())) > 1:
         raise DataError(f"the models are of several encoders ({encoders}); judge those of one together")

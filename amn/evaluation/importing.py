@@ -1,9 +1,7 @@
 """Import of checkpoints in the published `.pt` format.
 
-The file is a dict with `model_type`, `model_state_dict` and records of the run; it is read
-with weights_only, so nothing in it is executed. The keys must fit strictly. They still do
-not prove the class: another network has the same names, shapes and count, and answers
-noise with the same weights. Only figures measured on your data tell.
+The file is a dict with `model_type`, `model_state_dict` and records of the run; it is read with
+weights_only, so nothing in it is executed.
 """
 
 from __future__ import annotations

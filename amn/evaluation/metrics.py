@@ -44,11 +44,7 @@ class Estimate:
 
 
 def estimate(values: Cosines, articles: NDArray[np.integer], seed: int = 0) -> Estimate:
-    """Mean of `values` (n,) with a 95 % interval; differences of two models make a paired comparison.
-
-    Raises:
-        DataError: There are no values, or not one article id for each.
-    """
+    """Mean of `values` (n,) with a 95 % interval; differences of two models make a paired comparison."""
     if len(values) == 0:
         raise DataError("no windows to judge (n = 0); check the split or the domain name")
     if len(values) != len(articles):

@@ -57,11 +57,7 @@ PRESETS = {"card": _CARD, "robust": {layout: _ONE_CYCLE | values for layout, val
 
 
 def recipe(name: str, preset: str) -> Recipe:
-    """Look up a recipe by the names of the command line.
-
-    Raises:
-        ConfigError: No such model or preset.
-    """
+    """Look up a recipe by the names of the command line; refuses unknown ones."""
     if name not in MODEL_NAMES:
         raise ConfigError(f"unknown model {name!r}; choose one of {', '.join(MODEL_NAMES)}")
     if preset not in PRESETS:

@@ -92,9 +92,7 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
 def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encoder_id: str) -> Recipe:
     """The recipe with the id of its first stage, and with the first stage's own settings.
 
-    Raises:
-        ConfigError: The layout takes a first stage and got none, or the other way round, or the
-            first stage is of another layout than AMN's, or of another encoder than the data.
+    Refuses a first stage of another layout than AMN's, or of another encoder than the data.
     """
     if (recipe.model.layout == "stacked") != (first is not None):
         raise ConfigError(
@@ -132,11 +130,7 @@ def describe(data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
 
 
 def write_config(folder: Path, values: dict[str, Any]) -> None:
-    """Saves the run's config, or refuses to mix two runs in one folder.
-
-    Raises:
-        DataError: The folder holds a run with another config.
-    """
+    """Saves the run's config, or refuses to mix two runs in one folder."""
     path = folder / "config.json"
     folder.mkdir(parents=True, exist_ok=True)
     if path.is_file() and json.loads(path.read_text("utf-8")) != values:

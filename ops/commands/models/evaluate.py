@@ -83,7 +83,7 @@ def ratio(fast: str, slow: str, rounds: int, threads: int) -> None:
 @options.out("File to write. [default: standard output]", required=False)
 def card(path: Path, evaluation: Path, out: Path | None) -> None:
     """Write a model card of the checkpoint PATH, with the figures of an evaluation."""
-    from amn.evaluation.card import card_of
+    from amn.evaluation.report import card_of
     from amn.files import write_whole
 
     text = card_of(path, evaluation)
