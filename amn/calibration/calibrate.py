@@ -14,7 +14,7 @@ from typing import Any
 
 from amn.bank.bank import load_bank
 from amn.calibration import report as reports
-from amn.calibration.fit import fit_gate, fit_threshold, weight_of
+from amn.calibration.fit import fit_gate, fit_threshold
 from amn.calibration.windows import FITTED, JUDGED, Slice, join, score_slices
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
@@ -66,12 +66,11 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     about = {"format": FORMAT, **models, "encoder_id": data.encoder_id, "data": source}
     save_calibration(about | fitted, out)
     calibration = load_calibration(out)
-    edges, weights = fitted["weight_edges"], fitted["weights"]
     curves: dict[str, Any] = {}
     lines: list[str] = []
     for side in JUDGED:
         judged, predicted = slices[side], calibration.gain(slices[side].rows)
-        gain = judged.gain(weight_of(judged, edges, weights))
+        gain = judged.gain(calibration.weight(judged.rows))
         curves[side] = reports.curves(judged, predicted, gain)
         lines += decisions(judged, predicted, gain)
     validation = slices["validation"]
@@ -81,12 +80,10 @@ def calibrate(slices: dict[str, Slice], models: dict[str, str], data: VectorSet,
     return {
         "calibration_id": calibration.calibration_id,
         **models,
-        "score": fitted["score"],
-        "weight_edges": edges,
-        "weights": weights,
+        **{name: fitted[name] for name in ("score", "weight_edges", "weights")},
         "curves": curves,
         "n": {side: len(slices[side]) for side in JUDGED},
-        "whole": {name: reports.whole(one, weight_of(one, edges, weights)) for name, one in slices.items()},
+        "whole": {name: reports.whole(one, calibration.weight(one.rows)) for name, one in slices.items()},
         "rate_bound": bound,
     }
 

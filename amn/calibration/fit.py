@@ -26,9 +26,8 @@ def fit_gate(fitted: Slice) -> dict[str, Any]:
     Where the fallback has no weight there is no gain, and nothing to rank. One that never certainly helps
     leaves next to nothing to fit on: then a constant says where it has a weight at all.
     """
-    edges, weights = fit_weights(fitted)
-    weighted = fitted.part(weight_of(fitted, edges, weights) > 0)
-    gain = weighted.gain(weight_of(weighted, edges, weights))
+    edges, weights, weight = fit_weights(fitted)
+    weighted, gain = fitted.part(weight > 0), fitted.gain(weight)[weight > 0]
     features = slice(len(FEATURES))
     if len(np.unique(weighted.articles)) >= ARTICLES_MIN:
         score, model = "linear", fit_linear(weighted.rows[:, features], gain)
@@ -52,8 +51,8 @@ def fit_linear(rows: NDArray[np.float64], target: Cosines) -> dict[str, Any]:
     return {"kind": "linear", "coefficients": coefficients.tolist(), "intercept": intercept}
 
 
-def fit_weights(data: Slice) -> tuple[list[float], list[float]]:
-    """The fallback's weight by novelty: edges and values.
+def fit_weights(data: Slice) -> tuple[list[float], list[float], NDArray[np.float64]]:
+    """The fallback's weight by novelty: edges, values, and the one of each window.
 
     In each bin of equally many windows, the weight whose gain over AMN alone has the highest lower
     95 % bound over resampled articles; 0 unless that bound is above zero, so that a blend is never
@@ -69,13 +68,7 @@ def fit_weights(data: Slice) -> tuple[list[float], list[float]]:
         bounds = [float(np.quantile(found, 0.05)) for found in means]
         best = int(np.argmax(bounds))
         weights.append(float(WEIGHT_GRID[best]) if bounds[best] > 0 else 0.0)
-    return [float(edge) for edge in edges], weights
-
-
-def weight_of(data: Slice, edges: list[float], weights: list[float]) -> NDArray[np.float64]:
-    """The fallback's weight for each window, as `Calibration.weight` gives it."""
-    at = np.searchsorted(edges, data.rows[:, 0], side="right")
-    return np.asarray(np.concatenate(([0.0], weights))[at], dtype=np.float64)
+    return edges.tolist(), weights, np.array(weights)[bins]
 
 
 def fit_threshold(data: Slice, predicted: Cosines, rate: float) -> dict[str, float]:

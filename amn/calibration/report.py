@@ -94,4 +94,4 @@ def plot(report: dict[str, Any], side: str) -> str:
         if name != "oracle"
     }
     labels = {"xlabel": "share escalated", "ylabel": "mean cosine gained"}
-    return plots.lines(f"Gain over AMN alone, {side}", means, **labels)
+    return plots.plot(f"Gain over AMN alone, {side}", means, **labels)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from amn.config import PARAMETERS, ModelConfig
-from amn.model import checkpoint
 from amn.model.folded import fold
-from amn.model.layouts import build
 
 BATCH_SIZES = (1, 8, 32, 128)
 ROUNDS = 200
@@ -49,14 +45,9 @@ def measure(model: nn.Module) -> list[dict[str, float]]:
     rows = []
     for size in BATCH_SIZES:
         p50, p95 = np.percentile(times([model], size), (50, 95))
+        row = {"batch": size, "latency_ms_p50": round(p50 * 1e3, 4), "latency_ms_p95": round(p95 * 1e3, 4)}
         rows.append(
-            {
-                "batch": size,
-                "latency_ms_p50": round(p50 * 1e3, 4),
-                "latency_ms_p95": round(p95 * 1e3, 4),
-                "us_per_context": round(p50 * 1e6 / size, 1),
-                "contexts_per_s": round(size / p50, 1),
-            }
+            row | {"us_per_context": round(p50 * 1e6 / size, 1), "contexts_per_s": round(size / p50, 1)}
         )
     return rows
 
@@ -68,8 +59,3 @@ def trusted_contexts(model: nn.Module, size: int) -> NDArray[np.float32]:
     x = torch.randn(size, 5, len(familiar[0]) if familiar else 768, generator=draw)
     x = x @ familiar[0].float() if familiar else x
     return nn.functional.normalize(x + x.mean(1, keepdim=True), dim=-1).numpy()
-
-
-def named(name: str) -> nn.Module:
-    """The model of a checkpoint folder; for a layout's name one with fresh weights, which take as long."""
-    return build(ModelConfig(layout=name)) if name in PARAMETERS else checkpoint.load(Path(name)).model  # type: ignore[arg-type]

@@ -166,4 +166,4 @@ def write_history(folder: Path, history: list[dict[str, float]]) -> None:
     write_whole(folder / "log.csv", stream.getvalue())
     names = [name for name in history[0] if name.endswith("cosine")]
     curves = {name: {row["epoch"]: row[name] for row in history} for name in names}
-    write_whole(folder / "curve.svg", plots.lines("Cosine with the true next vector, by epoch", curves))
+    write_whole(folder / "curve.svg", plots.plot("Cosine with the true next vector, by epoch", curves))

@@ -64,11 +64,14 @@ def ratio(fast: str, slow: str, rounds: int, threads: int) -> None:
     """
     import torch
 
-    from amn.evaluation.latency import named, times
+    from amn.config import PARAMETERS, ModelConfig
+    from amn.evaluation.latency import times
+    from amn.model.checkpoint import load
+    from amn.model.layouts import build
     from amn.model.network import count_parameters
 
     torch.set_num_threads(threads)
-    models = [named(name) for name in (fast, slow)]
+    models = [build(ModelConfig(layout=x)) if x in PARAMETERS else load(Path(x)).model for x in (fast, slow)]  # type: ignore[arg-type]
     for size in (1, 32):
         # Other work on the machine only ever adds time: the best call of each counts.
         few, many = times(models, size, rounds).min(axis=0)
