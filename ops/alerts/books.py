@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis
 
 from ops.alerts.alert import Alert, read_record, readable
-from ops.alerts.receipts import Owed, Receipt, noted
+from ops.alerts.receipts import Owed, Receipt
 from ops.alerts.store import KEPT_S, Command, ended_key, states_key
 from producer.keys import Keys
 
@@ -54,14 +54,19 @@ class Books:
 
     def changes(self, keys: Keys, compared: Sequence[Owed], now_ms: int) -> list[Command]:
         """Returns the commands that note what is owed, and forget incidents that every sink knows."""
-        after = {one.name: noted(one, now_ms) for one in compared}
+        after = {one.name: one.receipt for one in compared}
         changed = {name: one for name, one in after.items() if one != self.receipts.get(name)}
         commands = [put(keys, name, one) for name, one in changed.items()]
         commands += [("HDEL", _receipts_key(keys), name) for name in self.receipts if name not in after]
-        told = {one.alert.name for one in compared if one.kind}
+        told = {one.alert.name for one in compared if not one.settled(now_ms)}
         for entry, alert in self.ended.items():
             if alert is None:
-                commands += log_entry(keys, "dead", now_ms, rule="unreadable", detail=f"entry {entry}")
+                said: dict[str, str | int] = {
+                    "rule": "unreadable",
+                    "detail": f"entry {entry}",
+                    "at_ms": now_ms,
+                }
+                commands += log_entry(keys, "dead", said)
             if alert is None or alert.name not in told:
                 commands.append(("XDEL", ended_key(keys), entry))
         return commands
@@ -97,12 +102,11 @@ def keep(keys: Keys) -> Command:
     return ("EXPIRE", _receipts_key(keys), KEPT_S)
 
 
-def log_entry(keys: Keys, name: str, now_ms: int, **said: str | int) -> list[Command]:
+def log_entry(keys: Keys, name: str, said: dict[str, str | int]) -> list[Command]:
     """Returns the commands that add an entry to "sent" or "dead"."""
     key = keys.alerts_prefix + name
-    names = ("sink", "message", "alert", "rule", "kind", "attempt", "detail")
-    fields = {**{name: said.get(name, "") for name in names}, "at_ms": now_ms}
-    words = [word for pair in fields.items() for word in pair]
+    names = ("sink", "message", "alert", "rule", "kind", "attempt", "detail", "at_ms")
+    words = [word for field in names for word in (field, said.get(field, ""))]
     return [("XADD", key, "MAXLEN", _LOG_MAX, "*", *words), ("EXPIRE", key, _LOG_KEPT_S)]
 
 

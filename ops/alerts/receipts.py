@@ -15,6 +15,8 @@ from ops.alerts.config import AlertsConfig
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.base import Sink, SinkAnswer
 
+#: A sink that wants the state again hears of an end for so long, as Prometheus repeats it.
+_RESOLVED_FOR_MS = 15 * 60_000
 #: The error of an attempt until another one is written.
 _NO_WORD = "an attempt ended without a word; see the sender's log"
 
@@ -59,30 +61,39 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """A sink's receipt for an incident, and the kind of message that is due; "" for none."""
+    """An incident, and the receipt of a sink that names what it is owed of it."""
 
     sink: Sink
     alert: Alert
     receipt: Receipt
-    kind: Kind
 
     @property
     def name(self) -> str:
         """The name of the receipt."""
         return f"{self.sink.name}|{self.alert.name}"
 
+    @property
+    def kind(self) -> Kind:
+        """Kind of the message that is owed; "" for none."""
+        return self.receipt.owed
+
+    def settled(self, now_ms: int) -> bool:
+        """True if this sink is never again owed anything of an incident that ended."""
+        repeats = self.sink.repeat_ms and now_ms - self.alert.resolved_ms < _RESOLVED_FOR_MS
+        return not self.kind and not repeats
+
 
 def compare(
     config: AlertsConfig, incidents: Iterable[Alert], receipts: Mapping[str, Receipt], now_ms: int
 ) -> list[Owed]:
-    """Compares what is with what was acknowledged, for each incident and sink."""
+    """Compares what is with what was acknowledged, for each incident and sink, and notes what is owed."""
     found = []
     for alert in incidents:
         mine = {n: receipts.get(f"{n}|{alert.name}", Receipt()) for n in config.sinks}
         unheard = _unheard(config, alert, mine, now_ms)
         for name, sink in config.sinks.items():
-            kind = _kind(sink, alert, mine[name], unheard)
-            found.append(Owed(sink=sink, alert=alert, receipt=mine[name], kind=kind))
+            receipt = _noted(mine[name], _kind(sink, alert, mine[name], unheard, now_ms), now_ms)
+            found.append(Owed(sink=sink, alert=alert, receipt=receipt))
     return found
 
 
@@ -110,30 +121,28 @@ def _unheard(config: AlertsConfig, alert: Alert, receipts: Mapping[str, Receipt]
     return taken and all(one.gave_up or louder(alert.severity, one.severity) for one in known)
 
 
-def _kind(sink: Sink, alert: Alert, receipt: Receipt, unheard: bool) -> Kind:
+def _kind(sink: Sink, alert: Alert, receipt: Receipt, unheard: bool, now_ms: int) -> Kind:
+    again = bool(sink.repeat_ms) and not 0 <= now_ms - receipt.tried_ms < sink.repeat_ms
     if receipt.ended:
-        return ""
+        return "resolve" if again and now_ms - alert.resolved_ms < _RESOLVED_FOR_MS else ""
     if alert.phase == "ok" and receipt.severity:
         return "resolve"
-    if sink.secondary and not unheard:
+    if sink.secondary and not unheard and not (again and receipt.severity):
         return ""
     kind: Kind = ""
     if not receipt.severity:
         kind = "trigger"
     elif louder(alert.severity, receipt.severity):
         kind = "raised"
-    elif alert.told_ms > receipt.told_ms and not sink.secondary:
+    elif again or (alert.told_ms > receipt.told_ms and not sink.secondary):
         kind = "reminder"
     return kind if sink.wants(kind, alert.severity) else ""
 
 
-def noted(owed: Owed, now_ms: int) -> Receipt:
-    """Returns the receipt with the message that it is owed now."""
-    if owed.kind == owed.receipt.owed:
-        return owed.receipt
-    fresh = Receipt(owed=owed.kind, owed_ms=now_ms if owed.kind else 0)
-    kept = {name: getattr(owed.receipt, name) for name in ("severity", "told_ms", "ended", "gave_up")}
-    return replace(fresh, **kept)
+def _noted(receipt: Receipt, kind: Kind, now_ms: int) -> Receipt:
+    if kind == receipt.owed:
+        return receipt
+    return replace(receipt, owed=kind, owed_ms=now_ms if kind else 0, attempts=0, error="", next_ms=0)
 
 
 def begun(receipt: Receipt, now_ms: int, chance: float) -> Receipt:

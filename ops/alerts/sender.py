@@ -5,8 +5,6 @@ Killed between the send and its receipt, it tells the same again under the same 
 
 from __future__ import annotations
 
-import logging
-import random
 import signal
 import threading
 import time
@@ -19,14 +17,14 @@ import redis
 import structlog
 
 from ops.alerts.alert import Alert, Kind
+from ops.alerts.attempts import Attempts, quiet
 from ops.alerts.books import keep, log, log_entry, put, read
 from ops.alerts.config import AlertsConfig, Sinks, load, load_usable
 from ops.alerts.earlier import take_over
-from ops.alerts.receipts import Owed, begun, compare, firsts, noted, settled
-from ops.alerts.server_down import ServerDown
+from ops.alerts.receipts import Owed, Receipt, compare
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer
-from ops.alerts.store import Command, alerts, apply, write
-from ops.alerts.watch import GIVEN_UP_FOR_MS, delivery_failed, judge_dead
+from ops.alerts.store import Command, apply, write
+from ops.alerts.watch import GIVEN_UP_FOR_MS, ServerDown, delivery_failed, judge_dead
 from ops.clock import server_now_ms
 from ops.drift.memory import Memory
 from ops.leader import Leadership
@@ -39,11 +37,7 @@ _LOG = structlog.get_logger("amn.alerts")
 _TICK_S, _EVERY_MS = 1.0, 60_000
 #: Longer than one attempt (15 s), so that a sender that waits for a sink keeps the lead.
 _LEASE_MS = 20_000
-#: No attempt begins later in a tick, so that the server and the judge are watched all the same.
-_BUSY_S = 10.0
 _HEARTBEAT_KEPT_S = 90 * 24 * 3600
-#: A resolved alert is repeated for so long, as Prometheus does.
-_RESOLVED_FOR_MS = 15 * 60_000
 
 
 class Sender:
@@ -52,14 +46,12 @@ class Sender:
     def __init__(
         self, client: redis.Redis, keys: Keys, sinks: Sinks, clock: Callable[[], int] | None = None
     ) -> None:
-        _quiet()
+        quiet()
         self._client, self._keys, self._sinks = client, keys, sinks
         self._clock = clock or (lambda: server_now_ms(client))
+        self._attempts = Attempts(keys.queue, sinks, self._clock)
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
         self._looked_at_ms = 0
-        #: Times between which a sink is left alone.
-        self._pauses: dict[str, tuple[int, int]] = {}
-        self._stopping = threading.Event()
 
     def tick(self) -> int:
         """Sends what is due; once a minute also looks at the judge and at its own deliveries.
@@ -74,55 +66,16 @@ class Sender:
             self._look(now_ms)
             self._looked_at_ms = now_ms
         books = read(self._client, self._keys)
-        compared = compare(self._sinks.last, books.incidents, books.receipts, now_ms)
-        changes = books.changes(self._keys, compared, now_ms)
+        owed = compare(self._sinks.last, books.incidents, books.receipts, now_ms)
+        changes = books.changes(self._keys, owed, now_ms)
         if changes and not self._write(changes):
             return 0
-        noted_now = [replace(one, receipt=noted(one, now_ms)) for one in compared]
-        return self._send(firsts(noted_now), now_ms)
+        return self._attempts.make(owed, now_ms, self._keep)
 
-    def _send(self, owed: Sequence[Owed], now_ms: int) -> int:
-        """Makes one attempt after the other, and stops between two when it stops or leads no more."""
-        made, until_s = 0, time.monotonic() + _BUSY_S
-        for one in owed:
-            if self._stopping.is_set() or time.monotonic() >= until_s:
-                break
-            if one.receipt.waits(now_ms) or self._paused(one.sink, now_ms):
-                continue
-            if not self._leadership.lead() or not self._attempt(one, now_ms):
-                break
-            made += 1
-        return made
-
-    def _paused(self, sink: Sink, now_ms: int) -> bool:
-        since_ms, until_ms = self._pauses.get(sink.name, (0, 0))
-        return since_ms <= now_ms < until_ms
-
-    def _attempt(self, one: Owed, tick_ms: int) -> bool:
-        """Makes an attempt with the sink as it is described now; False when another sender leads."""
-        config, now_ms = self._sinks.now(), self._clock()
-        sink = config.sinks.get(one.sink.name)
-        if sink is None:
-            return True
-        one = replace(one, receipt=begun(one.receipt, now_ms, random.random()))  # noqa: S311  (guards nothing)
-        if not self._write([put(self._keys, one.name, one.receipt)]):
-            return False
-        message = self._message(one.kind, one.alert, config, now_ms)
-        answer = sink.send(message)
-        now_ms = self._clock()
-        self._pauses[sink.name] = (tick_ms, now_ms + max(answer.wait_ms, sink.pace_ms))
-        receipt, book = settled(one, answer, now_ms, config.settings), []
-        if not receipt.owed:
-            said = {"sink": sink.name, "message": message.id, "alert": one.alert.id, "rule": one.alert.rule}
-            said |= {"kind": one.kind, "detail": answer.detail}
-            name = "dead" if receipt.gave_up else "sent"
-            book = log_entry(self._keys, name, now_ms, attempt=one.receipt.attempts, **said)
-        say, event = _LOG.info, "alert_delivered"
-        if answer.outcome != "accepted":
-            say, event = _LOG.warning, "alert_not_delivered"
-        said = {"sink": sink.name, "message": message.id, "rule": one.alert.rule, "detail": answer.detail}
-        say(event, told=one.kind, attempt=one.receipt.attempts, next_ms=receipt.next_ms, **said)
-        return self._write([put(self._keys, one.name, receipt)], book)
+    def _keep(self, one: Owed, receipt: Receipt, said: dict[str, str | int]) -> bool:
+        log = "dead" if receipt.gave_up else "sent"
+        entry = log_entry(self._keys, log, said) if said else []
+        return bool(self._leadership.lead()) and self._write([put(self._keys, one.name, receipt)], entry)
 
     def _look(self, now_ms: int) -> None:
         config = self._sinks.now()
@@ -140,27 +93,6 @@ class Sender:
             self._client, self._keys, findings, now_ms=now_ms, fence=fence, settings=settings, source="sender"
         )
         self._client.set(looked_key(self._keys), now_ms, ex=_HEARTBEAT_KEPT_S)
-        for sink in config.sinks.values():
-            if sink.repeats_state and not self._paused(sink, now_ms):
-                self._repeat(sink, config, now_ms)
-
-    def _repeat(self, sink: Sink, config: AlertsConfig, now_ms: int) -> None:
-        """Sends the told alerts that fire, and those resolved a short while ago."""
-        known = [
-            one
-            for one in alerts(self._client, self._keys)
-            if one.severity in sink.severities
-            and (one.told_ms or (one.told_severity and now_ms - one.resolved_ms < _RESOLVED_FOR_MS))
-        ]
-        if known:
-            answer = sink.repeat(known, self._message("reminder", known[0], config, now_ms))
-            if answer.outcome != "accepted":
-                _LOG.warning("state_not_repeated", sink=sink.name, detail=answer.detail)
-
-    def _message(self, kind: Kind, alert: Alert, config: AlertsConfig, now_ms: int) -> Message:
-        return Message(
-            kind=kind, alert=alert, now_ms=now_ms, queue=self._keys.queue, settings=config.settings
-        )
 
     def _write(self, commands: Sequence[Command], book: Sequence[Command] = ()) -> bool:
         leader = self._keys.alerts_prefix + "leader"
@@ -172,7 +104,7 @@ class Sender:
 
     def run(self, stopping: threading.Event, url: str) -> None:
         """Ticks until told to stop; waits for the server when it is away, and tells of that by itself."""
-        self._stopping = stopping
+        self._attempts.stopping = stopping
         down, server = False, ServerDown(self._keys.queue, self._sinks)
         while not stopping.is_set():
             try:
@@ -209,7 +141,7 @@ def run(settings: ProducerSettings, config: Path | None) -> None:
 
 def send_trial(config: AlertsConfig, sink: Sink, queue: str) -> dict[str, SinkAnswer]:
     """Sends a trigger and its resolve; the second only when the first was accepted."""
-    _quiet()
+    quiet()
     now_ms = time.time_ns() // 1_000_000
     alert = Alert(
         id=uuid.uuid4().hex,
@@ -236,9 +168,3 @@ def send_trial(config: AlertsConfig, sink: Sink, queue: str) -> dict[str, SinkAn
 def looked_key(keys: Keys) -> str:
     """Returns the key of the sender's heartbeat, epoch milliseconds."""
     return keys.alerts_prefix + "looked_ms"
-
-
-def _quiet() -> None:
-    """Silences httpx and apprise, which log whole addresses; some of those are secrets."""
-    for name in ("httpx", "httpcore", "apprise", "requests", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,11 +1,22 @@
-"""The sender's own findings: the judge's heartbeat, and its own deliveries."""
+"""The sender's own findings: the judge's heartbeat, its own deliveries, and the server itself.
+
+Judge, states and receipts live on the queue's server, so that its own failure is the one alert that would
+never be told. The sender tells it by itself, from memory: a trigger to every sink that wants pages, again
+until it is accepted, and a resolve when the server takes writes again. The id of the alert is always the
+same, so that receivers know a repeat, also that of another sender; Slack does not.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ops.alerts.alert import Alert, fingerprint
+from ops.alerts.attempts import Attempts
+from ops.alerts.config import Sinks
+from ops.alerts.receipts import Owed, Receipt, compare
 from ops.alerts.settings import AlertSettings
 from ops.clock import span
 from ops.findings import Finding, State, service_finding
@@ -13,6 +24,77 @@ from ops.findings import Finding, State, service_finding
 RULES = ("judge_dead", "delivery_failed")
 #: A message that was given up is an alert for this long.
 GIVEN_UP_FOR_MS = 6 * 3_600_000
+_SERVER_RULE = "server_down"
+
+
+class ServerDown:
+    """Watches over the sender's own commands.
+
+    Args:
+        queue: Name of the queue whose server it is.
+    """
+
+    def __init__(self, queue: str, sinks: Sinks) -> None:
+        self._queue, self._sinks = queue, sinks
+        self._attempts = Attempts(queue, sinks, _now_ms)
+        self._down_since_s: float | None = None
+        self._alert: Alert | None = None
+        self._receipts: dict[str, Receipt] = {}
+
+    def well(self) -> None:
+        """The server did what was asked: whoever was told otherwise learns it."""
+        self._down_since_s = None
+        if self._alert is None:
+            return
+        if self._alert.phase != "ok":
+            said = "the server takes writes again"
+            self._alert = replace(self._alert, phase="ok", resolved_ms=_now_ms(), latest=said)
+        if not self._tell(self._alert):
+            self._alert, self._receipts = None, {}
+
+    def failed(self, error: str) -> None:
+        """It did not; told once that has lasted."""
+        now_s = time.monotonic()
+        self._down_since_s = self._down_since_s or now_s
+        for_ms = int((now_s - self._down_since_s) * 1000)
+        if for_ms < self._sinks.last.settings.server_silent_ms:
+            return
+        if self._alert is None or self._alert.phase == "ok":
+            self._alert, self._receipts = self._fired(error, for_ms), {}
+        self._tell(self._alert)
+
+    def _fired(self, error: str, for_ms: int) -> Alert:
+        now_ms = _now_ms()
+        environment = f"{self._sinks.now().settings.environment}/{self._queue}"
+        return Alert(
+            id=fingerprint(environment, _SERVER_RULE, "", ""),
+            incident=str(now_ms),
+            rule=_SERVER_RULE,
+            severity="page",
+            summary=f"the server of the queue does not do what is asked: {error}",
+            runbook=_SERVER_RULE,
+            source="sender",
+            phase="firing",
+            since_ms=now_ms - for_ms,
+            fired_ms=now_ms,
+            told_ms=1,  # long ago: the secondary sinks are told when no primary one accepts at once
+        )
+
+    def _tell(self, alert: Alert) -> bool:
+        """Tells the primary sinks, and then the secondary ones of what none accepted; True if some wait."""
+        for _ in range(2):
+            owed = compare(self._sinks.last, [alert], self._receipts, _now_ms())
+            self._receipts = {one.name: one.receipt for one in owed}
+            self._attempts.make(owed, _now_ms(), self._keep)
+        return any(one.owed for one in self._receipts.values())
+
+    def _keep(self, one: Owed, receipt: Receipt, _said: object) -> bool:
+        self._receipts[one.name] = receipt
+        return True
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def counted(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

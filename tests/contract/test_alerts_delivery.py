@@ -27,6 +27,7 @@ from producer.keys import Keys
 MIN = 60_000
 START = 1_800_000_000_000
 KEYS = Keys("main")
+SEND = Sink.send
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -70,7 +71,7 @@ class Rig:
         moment = self.dies.pop(0) if self.dies else ""
         if moment == "before":
             raise Died
-        answer = sink._attempted(lambda: sink._send(message))
+        answer = SEND(sink, message)
         if moment == "after":
             raise Died
         return answer

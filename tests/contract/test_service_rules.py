@@ -19,8 +19,8 @@ from ops.alerts import AlertSettings, apply
 from ops.alerts.config import AlertsConfig, Sinks
 from ops.alerts.secret import Secret
 from ops.alerts.sender import Sender
-from ops.alerts.server_down import ServerDown
 from ops.alerts.sinks.services import PagerDuty
+from ops.alerts.watch import ServerDown
 from ops.clock import server_now_ms
 from ops.drift.loop import Judge
 from ops.drift.settings import JudgeSettings

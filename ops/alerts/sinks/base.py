@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import ClassVar, Literal
@@ -108,8 +108,8 @@ class Sink(ABC):
     reminded: ClassVar[bool] = True
     #: Least time between two messages.
     pace_ms: ClassVar[int] = 0
-    #: Wants the state of now again every minute.
-    repeats_state: ClassVar[bool] = False
+    #: How often it wants to hear the state of now again; 0 for never.
+    repeat_ms: ClassVar[int] = 0
     #: Fields that hold secrets.
     secrets: ClassVar[tuple[str, ...]] = ()
 
@@ -123,15 +123,8 @@ class Sink(ABC):
 
     def send(self, message: Message) -> SinkAnswer:
         """Makes one attempt. An exception on the way is its outcome, and is tried again."""
-        return self._attempted(lambda: self._send(message))
-
-    def repeat(self, alerts: Sequence[Alert], message: Message) -> SinkAnswer:
-        """Sends the state of these alerts, where a sink wants it; `message` says when and for whom."""
-        raise NotImplementedError
-
-    def _attempted(self, send: Callable[[], SinkAnswer]) -> SinkAnswer:
         try:
-            answer = send()
+            answer = self._send(message)
         except Exception as error:
             answer = SinkAnswer(outcome="again", detail=f"{type(error).__name__}: {error}")
         values = [getattr(self, field.name) for field in fields(self)]

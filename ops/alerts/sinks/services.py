@@ -9,12 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from amn.output import strict_json
-from ops.alerts.alert import Alert
 from ops.alerts.secret import Secret, plain
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer, clock, series
 from ops.alerts.sinks.http import post, post_json
@@ -95,26 +94,19 @@ class Alertmanager(Sink):
         token: Bearer token, if it asks for one.
     """
 
-    repeats_state: ClassVar[bool] = True
+    repeat_ms: ClassVar[int] = 60_000
     secrets: ClassVar[tuple[str, ...]] = ("token",)
 
     url: str | Secret = field(repr=False)
     token: Secret | None = None
 
-    def repeat(self, alerts: Sequence[Alert], message: Message) -> SinkAnswer:
-        """Sends the state of all these alerts in one request."""
-        return self._attempted(lambda: self._send_all(alerts, message))
-
     def _send(self, message: Message) -> SinkAnswer:
-        return self._send_all([message.alert], message)
-
-    def _send_all(self, alerts: Sequence[Alert], message: Message) -> SinkAnswer:
         headers = {"Authorization": f"Bearer {self.token.reveal()}"} if self.token else {}
-        body = [self.entry(alert, message) for alert in alerts]
-        return post_json(f"{plain(self.url).rstrip('/')}/api/v2/alerts", body, headers)
+        return post_json(f"{plain(self.url).rstrip('/')}/api/v2/alerts", [self.entry(message)], headers)
 
-    def entry(self, alert: Alert, message: Message) -> dict[str, Any]:
-        """One alert. Labels are its identity: no number and no time is among them."""
+    def entry(self, message: Message) -> dict[str, Any]:
+        """The alert. Labels are its identity: no number and no time is among them."""
+        alert = message.alert
         labels = {
             "alertname": f"amn_{alert.rule}",
             "severity": alert.severity,
@@ -125,7 +117,7 @@ class Alertmanager(Sink):
         }
         annotations = {
             "summary": alert.summary,
-            "runbook_url": message.settings.runbook(alert.runbook),
+            "runbook_url": message.runbook,
             "alert": alert.id,
             **{f"value_{name}": str(value) for name, value in alert.values.items()},
         }
