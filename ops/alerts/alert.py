@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import structlog
@@ -92,13 +92,9 @@ class Alert:
             return self
         return replace(self, **{name: at_ms - back_ms for name, at_ms in times.items() if at_ms})
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the alert as plain values."""
-        return {**asdict(self), "values": dict(self.values)}
-
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Makes an alert from `to_json`; see `known_fields`."""
+        """Reads the stored form; see `known_fields`."""
         found = cls(**known_fields(cls, stored))
         if found.phase not in get_args(Phase) or found.severity not in SEVERITIES:
             raise ValueError(f"no alert of this version: {found.id!r:.80}")

@@ -61,12 +61,7 @@ class Books:
         told = {one.alert.name for one in compared if not one.settled(now_ms)}
         for entry, alert in self.ended.items():
             if alert is None:
-                said: dict[str, str | int] = {
-                    "rule": "unreadable",
-                    "detail": f"entry {entry}",
-                    "at_ms": now_ms,
-                }
-                commands += log_entry(keys, "dead", said)
+                commands += log_entry(keys, "dead", {"rule": "unreadable", "detail": entry, "at_ms": now_ms})
             if alert is None or alert.name not in told:
                 commands.append(("XDEL", ended_key(keys), entry))
         return commands
@@ -94,7 +89,7 @@ def read(client: redis.Redis, keys: Keys) -> Books:
 
 def put(keys: Keys, name: str, receipt: Receipt) -> Command:
     """Returns the command that stores a receipt; `keep` has to follow."""
-    return ("HSET", _receipts_key(keys), name, json.dumps(receipt.to_json(), separators=(",", ":")))
+    return ("HSET", _receipts_key(keys), name, json.dumps(asdict(receipt)))
 
 
 def keep(keys: Keys) -> Command:

@@ -15,11 +15,11 @@ from typing import Any, cast
 import redis
 
 from ops.alerts.alert import Alert, Kind, read_record
-from ops.alerts.books import put
+from ops.alerts.books import put, read
 from ops.alerts.config import AlertsConfig
 from ops.alerts.receipts import Receipt
 from ops.alerts.sinks.base import Sink
-from ops.alerts.store import Command, add_ended, states
+from ops.alerts.store import Command, add_ended
 from producer.keys import Keys
 
 
@@ -35,7 +35,7 @@ def take_over(client: redis.Redis, keys: Keys, config: AlertsConfig) -> list[Com
         waiting[name, alert.id, alert.since_ms].add(kind)
         if kind == "resolve":
             ended[alert.id, alert.since_ms] = replace(alert, incident=str(alert.since_ms))
-    begun = [one for one in states(client, keys).values() if one.told_ms and not one.incident]
+    begun = [one for one in read(client, keys).incidents if not one.incident]
     commands = add_ended(keys, ended.values())
     for alert in [*ended.values(), *begun]:
         for sink in config.sinks.values():

@@ -7,7 +7,7 @@ So a sink is told once, again when it ends, and never of an end before its begin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ops.alerts.alert import Alert, Kind, known_fields, louder
@@ -49,10 +49,6 @@ class Receipt:
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Reads the stored form; see `known_fields`."""
         return cls(**known_fields(cls, stored))
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the fields that say something."""
-        return {name: value for name, value in asdict(self).items() if value}
 
     def waits(self, now_ms: int) -> bool:
         """True before the next attempt; a last attempt in the future is of before the clock went back."""

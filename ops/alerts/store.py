@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import redis
@@ -102,10 +102,8 @@ def apply(
                 commands.append(("HDEL", states_key(keys), name))
         elif alert != stored.get(name):
             commands.append(("HSET", states_key(keys), name, _json(alert)))
-    commands = [
-        *add_ended(keys, ended),
-        *commands,
-    ]  # the end is kept before its alert forgets that it was told
+    # An end is kept before its alert forgets that it was told.
+    commands = [*add_ended(keys, ended), *commands]
     leader = leader_key(keys) if source == "judge" else keys.alerts_prefix + "leader"
     if commands and not write(client, leader, fence, [*commands, ("EXPIRE", states_key(keys), KEPT_S)]):
         _LOG.warning("alerts_refused", source=source, fence=fence)
@@ -162,7 +160,7 @@ def _log(changes: Iterable[Transition]) -> None:
 
 
 def _json(alert: Alert) -> str:
-    return json.dumps(alert.to_json(), separators=(",", ":"))
+    return json.dumps(asdict(alert), separators=(",", ":"))
 
 
 def states_key(keys: Keys) -> str:

@@ -82,7 +82,7 @@ def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
         looked_ms = int(client.get(looked_key(keys)) or 0)
         found = {
             "now_ms": now_ms,
-            "alerts": [one.to_json() for one in store.alerts(client, keys)],
+            "alerts": [asdict(one) for one in store.alerts(client, keys)],
             "silences": [asdict(one) for one in silences.silences(client, keys, now_ms)],
             "sender_looked_ms": looked_ms,
             "sender_runs": 0 <= now_ms - looked_ms < _SENDER_SILENT_MS,
@@ -151,7 +151,7 @@ def show(alert_id: str, as_json: bool, url: str | None, queue: str | None) -> No
         logs = {name: books.log(client, keys, name) for name in ("sent", "dead")}
         found = {
             "now_ms": now_ms,
-            "alert": alert.to_json(),
+            "alert": asdict(alert),
             "runbook": AlertSettings.from_environment().runbook(alert.runbook),
             "undelivered": [one for one in waits if one["alert"] == alert.id],
             **{name: [one for one in log if one["alert"] == alert.id] for name, log in logs.items()},

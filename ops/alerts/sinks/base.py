@@ -45,7 +45,8 @@ class Message:
     @property
     def at_ms(self) -> int:
         """Time of the news."""
-        return self.alert.resolved_ms if self.kind == "resolve" else self.alert.told_ms
+        alert = self.alert
+        return alert.resolved_ms if self.kind == "resolve" else alert.told_ms or alert.fired_ms
 
     @property
     def origin(self) -> str:
