@@ -6,6 +6,7 @@ amn:{main}:gate:tier:<t>  hash  ok, failed, blended, kept, gain_millionths of th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 import redis
@@ -27,6 +28,7 @@ def tier_key(keys: Keys, tier: str) -> str:
     return f"{keys.gate_prefix}tier:{tier}"
 
 
+@dataclass(slots=True)
 class Tally:
     """Counts of one worker of a tier since its start; written by one thread.
 
@@ -36,11 +38,11 @@ class Tally:
         gain: Sum of the predicted gains of all answers, in cosine.
     """
 
-    __slots__ = ("blended", "failed", "gain", "kept", "ok")
-
-    def __init__(self) -> None:
-        self.ok = self.failed = self.blended = self.kept = 0
-        self.gain = 0.0
+    ok: int = 0
+    failed: int = 0
+    blended: int = 0
+    kept: int = 0
+    gain: float = 0.0
 
 
 class TierWatch:

@@ -27,6 +27,7 @@ SHEDS = (
 _CODES = {"": 0} | {why: code for code, why in enumerate(SHEDS, 1)}
 _BITS = {rule: 1 << bit for bit, rule in enumerate(REASONS)}
 _NO_SCORES = Scores()
+_SHARED = ("served_by", "degraded", "model", "bank", "policy", "confidence_method", "margin_method")
 
 
 class Verdicts(NamedTuple):
@@ -70,8 +71,9 @@ def decide_batch(
         fired = _soft_rules(policy, columns)
         shed = np.where(fired, _CODES[SHED_BATCH], 0).astype(np.uint8)
         if policy.gain is not None:
-            worthless = ~(columns.gain > np.float64(policy.gain.min))
-            shed[(fired != 0) & worthless] = _CODES[escalation.SHED_NO_GAIN]
+            shed[(fired != 0) & ~(columns.gain > np.float64(policy.gain.min))] = _CODES[
+                escalation.SHED_NO_GAIN
+            ]
         # A row that may come again by itself is counted then.
         allowance.seen += count - int(np.count_nonzero(shed == _CODES[SHED_BATCH]))
         return Verdicts(Decision(False), fired, shed)
@@ -103,15 +105,9 @@ def batch_reply(
         fired=verdicts.fired,
         sheds=SHEDS,
         shed=verdicts.shed,
-        served_by=shared.served_by,
         provisional=verdicts.decision.escalate,
-        degraded=shared.degraded,
-        model=shared.model,
-        bank=shared.bank,
-        policy=shared.policy,
-        confidence_method=shared.confidence_method,
-        margin_method=shared.margin_method,
         timings=timings,
+        **{name: getattr(shared, name) for name in _SHARED},
     )
 
 

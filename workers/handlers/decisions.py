@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from amn.gate.escalation import Decision, Scores
+from amn.gate.escalation import HIGH_STAKES_LANE, LONG_CONTEXT, Decision, Scores
 from amn.output import strict_json
 from amn.policy import EscalationPolicy
 from producer.messages import Request
@@ -44,24 +44,19 @@ class DecisionLog:
     ) -> None:
         """Logs a decision of the sample, and the truth that a request brings for an earlier one."""
         self._truth(request)
-        key = sample_key(request.id, request.sequence, request.position)
+        key, policy = sample_key(request.id, request.sequence, request.position), self._policy
         if not sampled(key, self._rate, self._salt):
             return
-        self._write(
-            {
-                "kind": "decision",
-                "at_ms": round(now_ms),
-                "key": key,
-                "lane": request.lane,
-                "tokens": request.tokens,
-                "domain": request.domain,
-                **self._scores(scores, decision),
-                "escalate": decision.escalate,
-                "reasons": decision.reasons,
-                "shed": decision.shed,
-                "policy": self._policy.name,
-            }
-        )
+        line: dict[str, Any] = {"kind": "decision", "at_ms": round(now_ms), "key": key}
+        line |= {"lane": request.lane, "tokens": request.tokens, "domain": request.domain}
+        scored = not {HIGH_STAKES_LANE, LONG_CONTEXT}.intersection(decision.reasons)
+        if scored and policy.needs_bank:
+            line["confidence"] = {policy.confidence_method: round(scores.confidence, 6)}
+            line["margin"] = {policy.margin_method: round(scores.margin, 6)}
+        if scored and policy.gain is not None:
+            line["gain"] = round(scores.gain, 8)
+        line |= {"escalate": decision.escalate, "reasons": decision.reasons, "shed": decision.shed}
+        self._write(line | {"policy": policy.name})
         if request.sequence:
             self._waiting[key] = vector.copy()
             if len(self._waiting) > _WAITING_MAX:
@@ -70,19 +65,6 @@ class DecisionLog:
     def close(self) -> None:
         """Closes the file."""
         os.close(self._file)
-
-    def _scores(self, scores: Scores, decision: Decision) -> dict[str, Any]:
-        """The scores under their methods' names; none of a request that a hard rule decided."""
-        policy = self._policy
-        if any(reason in ("high_stakes_lane", "long_context") for reason in decision.reasons):
-            return {}
-        found: dict[str, Any] = {}
-        if policy.needs_bank:
-            found["confidence"] = {policy.confidence_method: round(scores.confidence, 6)}
-            found["margin"] = {policy.margin_method: round(scores.margin, 6)}
-        if policy.gain is not None:
-            found["gain"] = round(scores.gain, 8)
-        return found
 
     def _truth(self, request: Request) -> None:
         if not request.sequence or request.position < 1:

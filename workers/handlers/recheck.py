@@ -70,23 +70,20 @@ class RecheckThread(SideThread):
         if not self._nice and threading.current_thread() is self._thread:
             self._nice = True
             _be_nice()
-        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        taken, untold = [self._waiting.popleft() for _ in range(len(self._waiting))], self._untold
         if taken:
             columns = [np.array(column, dtype=np.float32) for column in zip(*taken, strict=True)]
             found = recheck(self._bank, *columns)
-            self._untold["rechecked"] += found.checked
-            self._untold["recheck:agreed"] += found.agreed
-            self._untold["recheck:unsafe"] += found.unsafe
+            untold.update({"rechecked": found.checked, "recheck:agreed": found.agreed})
+            untold["recheck:unsafe"] += found.unsafe
         dropped = self._dropped
-        self._untold["recheck:dropped"] += dropped - self._dropped_told
+        untold["recheck:dropped"] += dropped - self._dropped_told
         self._dropped_told = dropped
-        told = {name: count for name, count in self._untold.items() if count}
-        if told:
-            with self.client.pipeline() as pipe:
-                for name, count in told.items():
-                    pipe.hincrby(self.keys.stats, name, count)
-                pipe.execute()
-        self._untold.clear()
+        with self.client.pipeline() as pipe:
+            for name, count in (+untold).items():
+                pipe.hincrby(self.keys.stats, name, count)
+            pipe.execute()
+        untold.clear()
 
 
 def _be_nice() -> None:

@@ -121,11 +121,11 @@ class Canary:
     def __init__(self, client: redis.Redis, settings: ProducerSettings, items: FrozenSet) -> None:
         self._client, self._items = client, items
         self._settings = replace(settings, client="canary")
-        self._prefix = Keys(settings.queue).drift_prefix
+        self._prefix = Keys(settings.queue).drift_prefix + "canary"
 
     def claim(self, every_ms: int) -> bool:
         """Takes the turn, if it is free: then nobody else has it for `every_ms`."""
-        turn = self._prefix + "canary:turn"
+        turn = f"{self._prefix}:turn"
         if self._client.set(turn, "1", nx=True, px=every_ms):
             return True
         if self._client.pttl(turn) > every_ms:  # of before the server's clock went back: it begins anew
@@ -134,7 +134,7 @@ class Canary:
 
     def postpone(self, wait_ms: int) -> None:
         """After a run that came to nothing: the next may be sooner."""
-        self._client.pexpire(self._prefix + "canary:turn", wait_ms)
+        self._client.pexpire(f"{self._prefix}:turn", wait_ms)
 
     def run(self) -> CanaryResult | None:
         """Replays, compares, stores; None when no answer came.
@@ -147,42 +147,39 @@ class Canary:
         models = Counter(reply.model for reply in answers if reply is not None and reply.served_by == "amn")
         if not models:
             return None
-        model = models.most_common(1)[0][0]
+        model, runs = models.most_common(1)[0][0], f"{self._prefix}:runs"
         result = self._compared(model, answers)
         text = json.dumps(asdict(result))
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(self._prefix + "canary", model, text)
-            pipe.expire(self._prefix + "canary", _RESULTS_TTL_S)
-            pipe.lpush(self._prefix + "canary:runs", text)
-            pipe.ltrim(self._prefix + "canary:runs", 0, _RUNS_MAX - 1)
-            pipe.expire(self._prefix + "canary:runs", _RESULTS_TTL_S)
+            pipe.hset(self._prefix, model, text)
+            pipe.expire(self._prefix, _RESULTS_TTL_S)
+            pipe.lpush(runs, text)
+            pipe.ltrim(runs, 0, _RUNS_MAX - 1)
+            pipe.expire(runs, _RESULTS_TTL_S)
             pipe.execute()
         return result
 
     def _compared(self, model: str, answers: Sequence[Reply | None]) -> CanaryResult:
-        here = [reply is not None and (reply.model, reply.served_by) == (model, "amn") for reply in answers]
-        ours = np.array(here)
-        vectors = np.zeros((len(answers), 768), dtype=np.float16)
-        for i in np.flatnonzero(ours).tolist():
-            vectors[i] = cast(Reply, answers[i]).vector
-        truths = self._items.truths
-        found = _cosines_of(vectors, truths)
+        vectors, ours = np.zeros((len(answers), 768), np.float16), np.zeros(len(answers), np.bool_)
+        for i, reply in enumerate(answers):
+            if reply is not None and (reply.model, reply.served_by) == (model, "amn"):
+                vectors[i], ours[i] = reply.vector, True
+        items, found = self._items, _cosines_of(vectors, self._items.truths)
         golden = self._golden(model, vectors if ours.all() else None)
         change = distance = 0.0
         if golden is not None:
-            change = float(np.abs(found - _cosines_of(golden, truths))[ours].max())
+            change = float(np.abs(found - _cosines_of(golden, items.truths))[ours].max())
             distance = float((1 - _cosines_of(vectors, golden))[ours].max())
-        seconds, _ = self._client.time()
-        failed = sum(reply is None for reply in answers)
+        n, failed = int(ours.sum()), sum(reply is None for reply in answers)
         return CanaryResult(
             model=model,
-            minute=seconds // 60,
+            minute=self._client.time()[0] // 60,
             asked=len(answers),
-            n=int(ours.sum()),
-            other=len(answers) - failed - int(ours.sum()),
+            n=n,
+            other=len(answers) - failed - n,
             failed=failed,
-            mean_id=_mean(found[ours & ~self._items.ood]),
-            mean_ood=_mean(found[ours & self._items.ood]),
+            mean_id=_mean(found[ours & ~items.ood]),
+            mean_ood=_mean(found[ours & items.ood]),
             golden=golden is not None,
             max_change=round(change, 6),
             max_distance=round(max(distance, 0.0), 6),
@@ -190,18 +187,16 @@ class Canary:
 
     def _golden(self, model: str, vectors: NDArray[np.float16] | None) -> NDArray[np.float16] | None:
         """The model's first answers; a first run that is whole becomes them, and has none before it."""
-        key = f"{self._prefix}canary:golden:{model}"
-        stored = cast("list[bytes | None]", self._client.hmget(key, ["set", "answers"]))
-        if stored[1] is not None and stored[0] == self._items.id.encode():
-            self._client.expire(key, _GOLDEN_TTL_S)
-            return np.frombuffer(stored[1], dtype="<f2").reshape(-1, 768)
-        if vectors is not None:
-            answers = vectors.astype("<f2").tobytes()
-            with self._client.pipeline(transaction=True) as pipe:
+        key = f"{self._prefix}:golden:{model}"
+        items, stored = cast("list[bytes | None]", self._client.hmget(key, ["set", "answers"]))
+        known = stored is not None and items == self._items.id.encode()
+        with self._client.pipeline(transaction=True) as pipe:
+            if not known and vectors is not None:
+                answers = vectors.astype("<f2").tobytes()
                 pipe.hset(key, mapping={"set": self._items.id, "answers": answers})
-                pipe.expire(key, _GOLDEN_TTL_S)
-                pipe.execute()
-        return None
+            pipe.expire(key, _GOLDEN_TTL_S)
+            pipe.execute()
+        return np.frombuffer(stored, dtype="<f2").reshape(-1, 768) if known and stored else None
 
 
 def replay(producer: Producer, items: FrozenSet) -> list[Reply | None]:

@@ -9,7 +9,7 @@ never a count. Keys and the record are described in docs/drift-data.md.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
@@ -109,14 +109,9 @@ class Exemplar:
 
 
 def of_pair(key: str, name: str, prediction: Half, truth: Half) -> list[Exemplar]:
-    """The two exemplars, worst and random, that a matched pair can become.
-
-    Args:
-        key: Sample key.    name: Its hash.
-    """
+    """The two exemplars, worst and random, that a matched pair of this sample key and hash can become."""
     labels, _ = Labels.parse(f"{prediction.labels}|n")
-    cosines = against(prediction, truth)
-    rows = prediction.rows
+    amn, _, _, *fallback = (value / MILLION for value in against(prediction, truth))
     shared: dict[str, Any] = {
         "id": name[:16],
         "key": key,
@@ -124,10 +119,10 @@ def of_pair(key: str, name: str, prediction: Half, truth: Half) -> list[Exemplar
         "lane": labels.lane,
         "slice": labels.slice,
         "minute": prediction.minute,
-        "cosine": cosines[0] / MILLION,
-        "fallback": cosines[3] / MILLION if len(cosines) > 3 else None,
+        "cosine": amn,
+        "fallback": fallback[0] if fallback else None,
         "ood": None if prediction.ood < 0 else prediction.ood / MILLION,
-        "rows": np.concatenate([rows[:6], truth.rows, rows[6:]]),
+        "rows": np.concatenate([prediction.rows[:6], truth.rows, prediction.rows[6:]]),
     }
     return [Exemplar(kind=kind, **shared) for kind in (WORST, RANDOM)]
 
@@ -178,15 +173,18 @@ class Exemplars:
         key = f"{self._prefix}frozen:{alert}"
         some = _thinned(found, _FROZEN_RECORDS)
         if some:
-            fields: Mapping[Any, Any] = {f"{one.hour}|{one.group}|{one.id}": one.pack() for one in some}
+            fields: dict[Any, Any] = {f"{one.hour}|{one.group}|{one.id}": one.pack() for one in some}
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.delete(key)
-                pipe.hset(key, mapping=dict(fields))
+                pipe.hset(key, mapping=fields)
                 pipe.expire(key, _FROZEN_TTL_S)
                 pipe.zadd(self._prefix + "frozen", {alert: now_ms})
                 pipe.expire(self._prefix + "frozen", _FROZEN_TTL_S)
-                pipe.execute()
-            self._make_room()
+                pipe.zrange(self._prefix + "frozen", 0, -_FROZEN_ALERTS - 1)
+                *_, over = pipe.execute()
+            for old in over:  # more alerts than are kept
+                self._client.delete(f"{self._prefix}frozen:{old.decode()}")
+                self._client.zrem(self._prefix + "frozen", old)
         return int(self._client.hlen(key))
 
     def frozen(self, alert: str) -> list[Exemplar]:
@@ -194,16 +192,10 @@ class Exemplars:
         stored = cast("list[bytes]", self._client.hvals(f"{self._prefix}frozen:{alert}"))
         return sorted((Exemplar.unpack(record) for record in stored), key=lambda one: (one.cosine, one.key))
 
-    def _make_room(self) -> None:
-        over = cast("list[bytes]", self._client.zrange(self._prefix + "frozen", 0, -_FROZEN_ALERTS - 1))
-        for alert in over:
-            self._client.delete(f"{self._prefix}frozen:{alert.decode()}")
-            self._client.zrem(self._prefix + "frozen", alert)
-
 
 def as_arrays(found: Sequence[Exemplar]) -> dict[str, NDArray[Any]]:
     """Each request once, as `amn drift replay --exemplars` reads them from an .npz."""
-    once = list({one.key: one for one in found}.values())
+    once = {one.key: one for one in found}.values()
     return {
         "contexts": np.array([one.context for one in once], dtype=np.float16).reshape(-1, 5, 768),
         "truths": np.array([one.truth for one in once], dtype=np.float16).reshape(-1, 768),

@@ -22,7 +22,6 @@ MILLION = 1_000_000
 BINS = 200
 #: Scores against the truth, in the order of `_against`.
 COSINES = ("amn", "mean", "last", "fallback")
-SCORES = (*COSINES, "coherence")
 #: Targets of a comparison: the true vector, a stronger model's answer, the nearest reference. The
 #: fourth is none: sums over the inputs alone.
 TARGET_TRUE, TARGET_MODEL, TARGET_REFERENCE, TARGET_INPUT = "true", "model", "reference", "input"
@@ -34,6 +33,7 @@ _ROW = np.dtype("<f2")
 _ROW_BYTES = 768 * 2
 #: Rows of a prediction half: five of the context, the prediction, and perhaps the fallback's.
 _CONTEXT, _AMN, _FALLBACK = 5, 5, 6
+_ROWS = {"truth": (1,), "prediction": (_AMN + 1, _FALLBACK + 1)}
 
 Pairs = list[tuple[str, int]]
 Doubles = NDArray[np.float64]
@@ -75,14 +75,13 @@ class Half:
     """A prediction or a truth, as it waits for the other.
 
     Attributes:
-        kind: "prediction" or "truth".
+        kind: "prediction" or "truth". Of a truth, all but `data` is as it is here.
         data: Float16 rows of 768: the truth; or the context, AMN's prediction and, when a fallback
             was run, its prediction.
-        labels: Of a prediction, the text of its `Labels`.
-        coherence: Of a prediction, in millionths.
-        minute: Of a prediction, the epoch minute of its stream entry: the event's time.
-        weight: Of a prediction, k of the rate 1/k at which it was sampled.
-        ood: Of a prediction, its OOD score in millionths; -1 without one.
+        labels: The text of its `Labels`.
+        coherence, ood: In millionths; -1 for no OOD score.
+        minute: The epoch minute of its stream entry: the event's time.
+        weight: k of the rate 1/k at which it was sampled.
     """
 
     kind: str
@@ -110,19 +109,12 @@ class Half:
         Raises:
             ValueError: Stored by something else.
         """
-        minute, coherence, weight, ood, labels = head.split("|", 4)
-        rows = (1,) if kind == "truth" else (_AMN + 1, _FALLBACK + 1)
-        if kind not in ("truth", "prediction") or len(data) not in [n * _ROW_BYTES for n in rows]:
+        *numbers, labels = head.split("|", 4)
+        if len(data) not in [rows * _ROW_BYTES for rows in _ROWS.get(kind, ())]:
             raise ValueError(f"waiting half of kind {kind!r} with {len(data)} bytes is not one of ours")
-        return cls(
-            kind=kind,
-            data=data,
-            labels=labels,
-            coherence=int(coherence),
-            minute=int(minute),
-            weight=int(weight),
-            ood=int(ood),
-        )
+        minute, coherence, weight, ood = map(int, numbers)
+        fields = {"coherence": coherence, "minute": minute, "weight": weight, "ood": ood}
+        return cls(kind=kind, data=data, labels=labels, **fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +158,7 @@ def prediction_half(
     Args:
         entry_id: Of the shadow stream; gives the event's minute.
         labels: Where its sums go.
-        context: Shape (5, 768), oldest first.
-        amn: Shape (768,), the prediction that was served.
+        context, amn: Shapes (5, 768), oldest first, and (768,): the prediction that was served.
         fallback: Shape (768,), the fallback's, when one was run.
         arrival: Weight and OOD score are kept for when the truth comes.
     """
@@ -188,17 +179,15 @@ def prediction_half(
 def arrivals(half: Half, labels: Labels, arrival: Arrival) -> Pairs:
     """Fields and amounts that a prediction adds to its minute, whether or not its truth comes."""
     weight = arrival.weight
-    pairs = _of(labels, [("predictions", 1), ("predictions.wsum", weight)])
-    if arrival.slow:
-        pairs += _of(labels, [("slow", 1)])
+    stats = [("predictions", 1), ("predictions.wsum", weight), *([("slow", 1)] if arrival.slow else [])]
+    pairs = _of(labels, stats)
     rows = half.rows.astype(np.float64)
     if len(rows) > _FALLBACK:
         value = millionths(cosines(rows[_AMN : _AMN + 1], rows[_FALLBACK:])[0])
         pairs += _of(replace(labels, target=TARGET_MODEL), judged(value, weight))
     if arrival.reference is not None:
-        pairs += _of(
-            replace(labels, target=TARGET_REFERENCE), judged(millionths(min(arrival.reference, 1.0)), weight)
-        )
+        nearest = judged(millionths(min(arrival.reference, 1.0)), weight)
+        pairs += _of(replace(labels, target=TARGET_REFERENCE), nearest)
     if arrival.ood is not None:
         stats = [("n", 1), ("w.sum", weight), *_moments("ood", half.ood)]
         pairs += _of(replace(labels, target=TARGET_INPUT), stats)
@@ -211,14 +200,12 @@ def arrivals(half: Half, labels: Labels, arrival: Arrival) -> Pairs:
 def increments(prediction: Half, truth: Half) -> Pairs:
     """Fields and amounts that one matched pair adds to its minute (`arrivals` apart)."""
     values = dict(zip(COSINES, against(prediction, truth), strict=False))
-    stats = judged(values["amn"], prediction.weight)
+    stats = judged(values.pop("amn"), prediction.weight)
     if "fallback" in values:
         stats.append(("fallback.n", 1))
-    for name in (*COSINES[1:], "coherence"):
-        value = prediction.coherence if name == "coherence" else values.get(name)
-        if value is not None:
-            stats += _moments(name, value)
-    return [(f"{prediction.labels}|{stat}", amount) for stat, amount in stats]
+    for name, value in {**values, "coherence": prediction.coherence}.items():
+        stats += _moments(name, value)
+    return _of(prediction.labels, stats)
 
 
 def against(prediction: Half, truth: Half) -> list[int]:
@@ -266,7 +253,7 @@ def _square(value: int) -> int:
     return (value * value + MILLION // 2) // MILLION
 
 
-def _of(labels: Labels, stats: Pairs) -> Pairs:
+def _of(labels: Labels | str, stats: Pairs) -> Pairs:
     text = str(labels)
     return [(f"{text}|{stat}", amount) for stat, amount in stats]
 
