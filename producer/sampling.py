@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -40,24 +39,7 @@ def one_in(rate: float) -> int:
 
 def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
     """Says whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
-    return _digest(key, salt) < _threshold_one_in(k)
-
-
-def sieve(k: int, salt: str = DEFAULT_SALT) -> Callable[[str, str, int], str]:
-    """`sample_key` and `sampled_one_in` at one rate, for a worker, which asks of every request.
-
-    Returns:
-        A function of `sample_key`'s arguments that gives the key when it is in the sample, else "".
-    """
-    keyed, threshold = _keyed(salt), _threshold_one_in(k)
-
-    def sampled_key(request_id: str, sequence: str, position: int) -> str:
-        key = f"{sequence}#{position}" if sequence and position >= 0 else request_id
-        hashed = keyed.copy()
-        hashed.update(key.encode())
-        return key if hashed.digest() < threshold else ""
-
-    return sampled_key
+    return _digest(key, salt) < threshold_one_in(k)
 
 
 # Every request is hashed once or twice, so what can be made ready is: a keyed hash to copy, and
@@ -65,13 +47,14 @@ def sieve(k: int, salt: str = DEFAULT_SALT) -> Callable[[str, str, int], str]:
 
 
 def _digest(key: str, salt: str) -> bytes:
-    hashed = _keyed(salt).copy()
+    hashed = keyed(salt).copy()
     hashed.update(key.encode())
     return hashed.digest()
 
 
 @lru_cache(maxsize=16)
-def _keyed(salt: str) -> blake2b:
+def keyed(salt: str) -> blake2b:
+    """The hash of keys, to be copied."""
     return blake2b(digest_size=_BITS // 8, key=salt.encode())
 
 
@@ -81,7 +64,8 @@ def _threshold(rate: float) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _threshold_one_in(k: int) -> bytes:
+def threshold_one_in(k: int) -> bytes:
+    """The digests of what is in the sample at the rate 1/k are below this."""
     return _as_bytes((1 << _BITS) // k)
 
 

@@ -19,7 +19,7 @@ print(json.dumps([[len(one.stops), one.lines, len(one.files)] for one in (answer
 """
 #: Functions, lines of code and Python files: from the context to the answer, and what an escalation adds.
 #: The aims are 60, 800 and 18, and 20 functions more; these are what was reached, and may only shrink.
-ANSWERED_MAX, ESCALATION_MAX = (95, 1_050, 38), (28, 245, 15)
+ANSWERED_MAX, ESCALATION_MAX = (73, 1_000, 33), (22, 235, 13)
 
 
 @pytest.mark.slow

@@ -83,9 +83,9 @@ def assemble(
         except WireError as error:
             batch.refused.append(dead(entry, None, error.code, str(error)))
             continue
-        refused = refusal(request, settings, leased_at_ms)
-        if refused is not None:
-            batch.refused.append(failure(entry, request, refused))
+        late = request.expires_at_ms and leased_at_ms > request.expires_at_ms
+        if late or request.encoder != settings.encoder or request.lane not in settings.lanes:
+            batch.refused.append(failure(entry, request, refusal(request, settings, leased_at_ms)))
             continue
         batch.entries.append(entry)
         batch.requests.append(request)
@@ -138,8 +138,8 @@ def _widen(rows: NDArray[np.float32], context: NDArray[np.floating]) -> None:
     torch.from_numpy(rows).copy_(shared(context))
 
 
-def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueError | None:
-    """The reason why this request is not served, or None."""
+def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueError:
+    """The reason why this request is not served: its deadline, its encoder or its lane."""
     if request.expires_at_ms and now_ms > request.expires_at_ms:
         late_ms = now_ms - request.expires_at_ms
         return errors.DeadlineExceeded(f"request {request.id} was read {late_ms:.1f} ms after its deadline")
@@ -147,9 +147,7 @@ def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueE
         return errors.UnknownEncoder(
             f"vectors of encoder {request.encoder!r}; this service was trained on {settings.encoder!r}"
         )
-    if request.lane not in settings.lanes:
-        return errors.UnknownLane(f"lane {request.lane!r} is not served; known: {', '.join(settings.lanes)}")
-    return None
+    return errors.UnknownLane(f"lane {request.lane!r} is not served; known: {', '.join(settings.lanes)}")
 
 
 def _refuse_bad_rows(batch: MicroBatch, squares: NDArray[np.float32]) -> None:

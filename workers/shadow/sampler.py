@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from producer.messages import Request
-from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, one_in, sampled_one_in, sieve
+from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, keyed, one_in, sampled_one_in, threshold_one_in
 from workers.settings import WorkerSettings
 from workers.shadow.rates import Rates, rates_key, read_rates
 from workers.side import SideThread
@@ -28,7 +28,7 @@ class Sampler:
         self.on = rate_max > 0
         self._least = one_in(rate_max) if rate_max else ONE_IN_MAX
         self._salt = salt
-        self._sieve = sieve(self._least, salt)
+        self._keyed, self._threshold = keyed(salt), threshold_one_in(self._least)
         self._positions: dict[str, tuple[int, str]] = {}
 
     def one_in(self, lane: str) -> int:
@@ -38,6 +38,13 @@ class Sampler:
             return ONE_IN_MAX
         known = rates.lanes.get(lane)
         return self._least if known is None else max(known.k, self._least)
+
+    def sampled_key(self, request_id: str, sequence: str, position: int) -> str:
+        """The sample key if the sample at the highest rate holds it, else ""."""
+        key = f"{sequence}#{position}" if sequence and position >= 0 else request_id
+        hashed = self._keyed.copy()
+        hashed.update(key.encode())
+        return key if hashed.digest() < self._threshold else ""
 
     def marks(self, request: Request) -> tuple[str, str]:
         """Marks what the shadow stream gets of a request.
@@ -51,7 +58,7 @@ class Sampler:
             return "", ""
         sequence, position = request.sequence, request.position
         mark = truth = ""
-        key = self._sieve(request.id, sequence, position)
+        key = self.sampled_key(request.id, sequence, position)
         if key:  # most are not, and need no look at their lane
             k = self.one_in(request.lane)
             if k == self._least or sampled_one_in(key, k, self._salt):
@@ -60,7 +67,7 @@ class Sampler:
             # If this worker saw the position before, as a lone worker mostly does, it is hashed already.
             seen, before = self._positions.get(sequence, (-1, ""))
             if position:
-                truth = before if seen == position - 1 else self._sieve("", sequence, position - 1)
+                truth = before if seen == position - 1 else self.sampled_key("", sequence, position - 1)
             if len(self._positions) >= _POSITIONS_MAX:
                 self._positions.clear()
             self._positions[sequence] = position, key

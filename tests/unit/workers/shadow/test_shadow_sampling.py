@@ -18,7 +18,6 @@ from producer.sampling import (
     sample_key,
     sampled,
     sampled_one_in,
-    sieve,
 )
 from workers.shadow.rates import LaneRate, Rates, step
 from workers.shadow.sampler import Sampler
@@ -123,8 +122,8 @@ def test_a_sampler_knows_unknown_lanes_ceilings_and_shedding() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 20, 50, 100])
-def test_a_sieve_holds_what_is_sampled(k: int) -> None:
-    sampled_key = sieve(k, "other")
+def test_a_worker_finds_the_keys_that_are_sampled(k: int) -> None:
+    sampled_key = Sampler(1 / k, "other").sampled_key
     places = [("", f"doc-{n}", n % 7) for n in range(3000)] + [(f"r{n}", "", -1) for n in range(100)]
     for place in places:
         key = sample_key(*place)
