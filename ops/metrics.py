@@ -54,13 +54,7 @@ VALUES = (
     ("amn_input_ood_ratio", "Share of OOD samples, 24 h.", "input_drift", "ood_share", ()),
     ("amn_input_ood_baseline_ratio", "The same by the baseline.", "input_drift", "ood_share_baseline", ()),
     ("amn_input_divergence_bits", "Histogram against the baseline.", "input_drift", "divergence_bits", ()),
-    (
-        "amn_input_recent_divergence_bits",
-        "OOD scores of the last minutes against the baseline.",
-        "input_drift",
-        "recent_divergence_bits",
-        (),
-    ),
+    ("amn_input_recent_divergence_bits", "Last minutes.", "input_drift", "recent_divergence_bits", ()),
 )
 
 

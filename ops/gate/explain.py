@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amn.errors import ConfigError
 from amn.gate.escalation import (
@@ -69,34 +70,30 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
 def _rules(policy: EscalationPolicy, request: Request, scores: Scores) -> list[dict[str, Any]]:
     """One row a rule of the policy. All are shown, also soft ones that a hard rule makes moot."""
     fired = (*hard_rules(policy, request.lane, request.tokens), *soft_rules(policy, scores))
-    if policy.gain is not None and scores.gain > policy.gain.min:
-        fired += (_LEAST_GAIN,)
     lanes = ", ".join(policy.hard.lanes) or "none"
-    rows: list[tuple[str, str, object, object]] = [
+    rows: list[tuple[str, str, object, str]] = [
         (HIGH_STAKES_LANE, "hard", request.lane, f"one of {lanes}"),
         (LONG_CONTEXT, "hard", request.tokens, f"above {policy.hard.tokens_max}"),
     ]
-    if policy.confidence is not None:
-        limit = f"below {policy.confidence.below:g}"
-        rows.append((LOW_CONFIDENCE, policy.confidence_method, round(scores.confidence, 6), limit))
-    if policy.margin is not None:
-        limit = f"below {policy.margin.below:g}"
-        rows.append((THIN_MARGIN, policy.margin_method, round(scores.margin, 6), limit))
+    for rule, name, method, score in (
+        (policy.confidence, LOW_CONFIDENCE, policy.confidence_method, scores.confidence),
+        (policy.margin, THIN_MARGIN, policy.margin_method, scores.margin),
+    ):
+        if rule is not None:
+            rows.append((name, method, round(score, 6), f"below {rule.below:g}"))
     if policy.gain is not None:
         name = WORTH_ESCALATING if policy.gain.rule else _LEAST_GAIN
+        fired += (_LEAST_GAIN,) if scores.gain > policy.gain.min else ()
         rows.append((name, "calibrated", round(scores.gain, 8), f"above {policy.gain.min:g}"))
-    return [
-        {"rule": name, "method": method, "value": value, "fires": limit, "fired": name in fired}
-        for name, method, value, limit in rows
-    ]
+    names = ("rule", "method", "value", "fires")
+    return [dict(zip(names, row, strict=True)) | {"fired": row[0] in fired} for row in rows]
 
 
-def _calibrated(calibration: Calibration, rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _calibrated(calibration: Calibration, rows: NDArray[np.float64]) -> dict[str, Any]:
+    expected = (float(one.predict(rows)[0]) for one in calibration.expected)
+    models = (calibration.amn, calibration.fallback)
     return {
         "features": {name: round(float(value), 6) for name, value in zip(FEATURES, rows[0], strict=True)},
         "weight": float(calibration.weight(rows)[0]),
-        "expected": {
-            calibration.amn: round(float(calibration.expected[0].predict(rows)[0]), 4),
-            calibration.fallback: round(float(calibration.expected[1].predict(rows)[0]), 4),
-        },
+        "expected": {name: round(value, 4) for name, value in zip(models, expected, strict=True)},
     }

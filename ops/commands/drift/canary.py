@@ -40,15 +40,13 @@ def canary(as_json: bool, url: str | None, queue: str | None) -> None:
     if as_json:
         console.say_json(asdict(result), indent=2)
         return
-    compared = (
-        "with its first run" if result.golden else "this is its first run: later ones are compared with it"
-    )
-    console.say(f"{result.model}: {result.n} of {result.asked} items, {compared}")
+    console.say(f"{result.model}: {result.n} of {result.asked} items answered")
     console.say(f"mean cosine: in distribution {result.mean_id:.5f}, out of it {result.mean_ood:.5f}")
     if result.golden:
-        console.say(
-            f"largest change of a cosine {result.max_change:.6f}, of an answer {result.max_distance:.6f}"
-        )
+        changed = f"of a cosine {result.max_change:.6f}, of an answer {result.max_distance:.6f}"
+        console.say(f"largest change since the first run: {changed}")
+    else:
+        console.say("this is the model's first run: later ones are compared with it")
     if result.other or result.failed:
         console.say(f"not compared: {result.other} answered by another model, {result.failed} not at all")
 

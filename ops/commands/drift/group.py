@@ -97,7 +97,7 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
     unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     with last_words(settings, "judge"), looking(url, queue, card_strict=card_strict) as data:
         tell_ready()
-        Judge(data.client, data.keys, data.settings, data.tell, data.url).run(stopping)
+        Judge(data.client, data.keys, data.settings, data.tell, settings.url).run(stopping)
 
 
 @drift.command()

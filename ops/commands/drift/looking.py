@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import redis
 
+from ops.commands import options
 from ops.drift.settings import JudgeSettings
 from ops.settings import producer_settings
 from producer.keys import Keys
-from producer.transport.connection import connect, driver_errors
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     from ops.drift.memory import Memory
@@ -20,15 +19,13 @@ if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is no
     from ops.findings import Finding
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looking:
+class Looking(NamedTuple):
     """A client and the judge's memory, for the length of a command."""
 
     client: redis.Redis
     keys: Keys
     memory: Memory
-    settings: JudgeSettings = field(default_factory=JudgeSettings)
-    url: str = field(repr=False)
+    settings: JudgeSettings
 
     def evaluate(self) -> Evaluation:
         """Evaluates without writing."""
@@ -41,12 +38,8 @@ class Looking:
         from ops.alerts import apply
         from ops.commands.drift.sequences import keep
 
-        keep(
-            self.client,
-            self.keys,
-            apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence),
-            now_ms,
-        )
+        changes = apply(self.client, self.keys, findings, now_ms=now_ms, fence=fence)
+        keep(self.client, self.keys, changes, now_ms)
 
 
 @contextmanager
@@ -55,15 +48,6 @@ def looking(url: str | None, queue: str | None, *, card_strict: bool = False) ->
     from ops.drift.memory import Memory
 
     settings = producer_settings(url, queue)
-    client, keys = connect(settings), Keys(settings.queue)
-    with driver_errors(settings.url):
-        try:
-            yield Looking(
-                client=client,
-                keys=keys,
-                memory=Memory(client, keys),
-                settings=JudgeSettings(card_strict=card_strict),
-                url=settings.url,
-            )
-        finally:
-            client.close()
+    with options.client(settings) as client:
+        keys, judging = Keys(settings.queue), JudgeSettings(card_strict=card_strict)
+        yield Looking(client, keys, Memory(client, keys), judging)
