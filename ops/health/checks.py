@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ops.health import machine
-from ops.health.facts import Facts
 from ops.health.process_checks import (
     clocks,
     failures,
@@ -17,7 +16,7 @@ from ops.health.process_checks import (
     sender,
     served,
 )
-from ops.health.report import FAILURE, OK, WARNING, CheckResult
+from ops.health.report import FAILURE, OK, WARNING, CheckResult, Facts
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING, ServerFacts
 from ops.health.streams import LETTERS_READ_MAX, RECENT_MS, STALE_MS, LetterFacts, StreamFacts
 

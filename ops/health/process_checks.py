@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ops.health.beside import BesideFacts, Crash
-from ops.health.facts import Facts
-from ops.health.report import FAILURE, OK, WARNING
+from ops.health.report import FAILURE, OK, WARNING, Facts
 from ops.health.server import ServerFacts
 from ops.health.workers import WorkerFacts
 from producer.messages import PRIORITIES

@@ -1,13 +1,56 @@
-"""The report of `amn doctor`: the results of the checks, and the facts behind them."""
+"""The report of `amn doctor`: facts, all read at one moment, and the results of the checks of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from ops.health.facts import Facts
+import redis
+
+from ops.health import beside, keys, machine, server, streams, workers
+from ops.health.beside import BesideFacts
+from ops.health.counters import read_counters
+from ops.health.server import ServerFacts
+from ops.health.streams import LetterFacts, StreamFacts
+from ops.health.workers import WorkerFacts
+from producer.address import CLUSTER, parse_address
+from producer.keys import Keys
+from producer.settings import ProducerSettings, masked
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that was read.
+
+    Attributes:
+        found: Who named this server: `--url`, `REDIS_URL`, or the file of this folder's `amn up`.
+        drift: The OOD delta of the last 24 h, by model id (`ops.drift.show.views.deltas`).
+        artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
+        loops: What keeps the compiled loops of this machine from being used; empty when they are.
+        wrong: By key, what is not as the queue needs it.
+        root: Folder that the artifacts were looked for in; "" when none of this machine is known.
+        now_ms: Server's clock.
+    """
+
+    url: str = field(repr=False)
+    queue: str
+    server: ServerFacts
+    streams: dict[str, StreamFacts]
+    workers: list[WorkerFacts]
+    letters: LetterFacts
+    counters: dict[str, int]
+    artifacts: dict[str, str]
+    loops: str = ""
+    found: str = ""
+    wrong: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
+    beside: BesideFacts = field(default_factory=BesideFacts)
+    now_ms: int = 0
+    drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +84,32 @@ class Report:
         facts = asdict(self.facts) if self.facts else {}
         findings = [asdict(result) for result in self.results]
         return {"healthy": self.healthy, **facts, "findings": findings, "repaired": self.repaired}
+
+
+def gather(client: redis.Redis, settings: ProducerSettings, root: Path | None, found: str = "") -> Facts:
+    """Asks the server, which `found` has named; nothing is changed.
+
+    Args:
+        root: Folder of artifacts; None for that of the workers on this host.
+    """
+    names = Keys(settings.queue)
+    about, now_ms = server.read(client)
+    present = workers.read(client, names, now_ms)
+    root = root or workers.folder_here(present)
+    jobs = parse_address(settings.url).kind != CLUSTER
+    return Facts(
+        url=masked(settings.url),
+        queue=settings.queue,
+        server=about,
+        streams=streams.read(client, names, now_ms),
+        workers=present,
+        letters=streams.read_letters(client, names, now_ms),
+        counters=read_counters(client, names),
+        wrong=keys.read(client, names, now_ms),
+        artifacts=machine.read(root) if root else {},
+        root=str(root or ""),
+        beside=beside.read(client, names, now_ms, jobs=jobs),
+        now_ms=now_ms,
+        loops=machine.read_loops(),
+        found=found,
+    )
