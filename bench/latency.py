@@ -31,13 +31,14 @@ from bench.curves import (
 from bench.machine import environment, spread
 from bench.report import out_option, shown, write
 from ops.local.server import ServerSettings
-from ops.local.stack import Stack, StackSettings
+from ops.local.stack import Stack
 from ops.run.traffic import TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer import Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
 from workers.pool.served import pin, read_links
+from workers.pool.settings import PoolSettings
 from workers.settings import artifacts_root
 
 CHUNK = 64
@@ -57,21 +58,16 @@ def command(bank: Path | None, name: str, out: Path, **options: Any) -> None:
     """Latency against load; writes NAME.json, NAME.md and NAME.svg."""
     surroundings = environment()
     with tempfile.TemporaryDirectory() as folder:
-        settings = StackSettings(
-            url=None,
-            server=ServerSettings(),
-            counts={"amn": options["workers"], "fallback": 1, "shadow": 1},
-            queue="bench",
-            policy=options["policy"],
-            artifacts=with_bank(bank, Path(folder)) if bank else artifacts_root(),
-        )
-        with Stack(settings) as stack:
+        artifacts = with_bank(bank, Path(folder)) if bank else artifacts_root()
+        settings = PoolSettings(url="", queue="bench", policy=options["policy"], artifacts=artifacts)
+        counts = {"amn": options["workers"], "fallback": 1, "shadow": 1}
+        with Stack(counts, settings, ServerSettings()) as stack:
             found = Measurement(stack).run(
                 options["rates"].split(","), options["seconds"], options["repeats"]
             )
     report = {
         "environment": surroundings,
-        "workers": settings.counts,
+        "workers": counts,
         "bank": bank.name if bank else "shipped",
         "references": references(bank or artifacts_root() / "reference_bank"),
         "seconds": options["seconds"],
@@ -86,7 +82,7 @@ class Measurement:
     """The measurements of one running stack."""
 
     def __init__(self, stack: Stack) -> None:
-        self._settings = ProducerSettings(url=stack.url, queue=stack.settings.queue)
+        self._settings = ProducerSettings(url=stack.settings.url, queue=stack.settings.queue)
         self._sample = Sample.load(Path("artifacts/sample/sequences.npz"))
 
     def run(self, asked: list[str], seconds: float, repeats: int) -> dict[str, Any]:

@@ -6,14 +6,15 @@ import re
 
 import redis
 
+from producer.transport.clock import time_ms
+
 BLOCK_MIN = 5
 BLOCKS_PER_DAY = 24 * 60 // BLOCK_MIN
 
 
 def server_now_ms(client: redis.Redis) -> int:
     """The server's clock, epoch milliseconds."""
-    seconds, microseconds = client.time()
-    return seconds * 1000 + microseconds // 1000
+    return int(time_ms(client.time()))
 
 
 def span(length_ms: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import numpy as np
@@ -15,11 +15,10 @@ from amn.policy import DEFAULT
 from ops import console
 from ops.commands import options
 from ops.errors import FileRefused
-from ops.settings import artifacts_folder, server_url
+from ops.health.counters import read_counters
+from ops.settings import artifacts_folder, producer_settings
 from producer.keys import Keys
 from producer.messages import DIMENSIONS
-from producer.settings import ProducerSettings
-from producer.transport.connection import connect, driver_errors
 
 #: Fields of the stats hash (workers/handlers/recheck.py).
 _RECHECKS = {
@@ -75,7 +74,7 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
     from amn.policy import load_policy
 
     array, encoder_id = _read(vectors, chosen["encoder"] or "")
-    rows = _chosen(array, vectors, chosen["count"], chosen["seed"])
+    rows = _drawn(array, vectors, chosen["count"], chosen["seed"])
     index = IndexSettings(seed=chosen["seed"])
     model = chosen["model"] or artifacts_folder(artifacts) / "production_model"
     settings = BankSettings(
@@ -136,12 +135,10 @@ def check(folder: Path | None, artifacts: Path | None) -> None:
 @options.as_json
 def status(url: str | None, queue: str | None, as_json: bool) -> None:
     """Compare the decisions of a running service's approximate bank with an exact search."""
-    settings = ProducerSettings.from_environment(url=server_url(url), queue=queue)
-    with driver_errors(settings.url):
-        client = connect(settings, retries=0)
-        values = cast("list[bytes | None]", client.hmget(Keys(settings.queue).stats, list(_RECHECKS)))
-        client.close()
-    found = {name: int(value or 0) for name, value in zip(_RECHECKS.values(), values, strict=True)}
+    settings = producer_settings(url, queue)
+    with options.client(settings) as client:
+        counts = read_counters(client, Keys(settings.queue))
+    found = {name: counts.get(field, 0) for field, name in _RECHECKS.items()}
     if as_json:
         console.say_json(found)
         return
@@ -209,10 +206,9 @@ def _read(path: Path, encoder: str) -> tuple[Rows, str]:
     return array, known_encoder(path, stored, encoder)
 
 
-def _chosen(array: Rows, path: Path, count: int | None, seed: int) -> Rows:
+def _drawn(array: Rows, path: Path, count: int | None, seed: int) -> Rows:
     if count is None:
         return array
     if count > len(array):
         raise FileRefused(f"{path} has {len(array)} vectors, --count asks for {count}; lower --count")
-    rows = np.sort(np.random.default_rng(seed).choice(len(array), size=count, replace=False))
-    return array[rows]
+    return array[np.sort(np.random.default_rng(seed).choice(len(array), size=count, replace=False))]

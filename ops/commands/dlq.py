@@ -15,13 +15,12 @@ import click
 import numpy as np
 
 from ops import console
-from ops.clock import parse_span, span
+from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
 from ops.deadletters import DeadLetter, DeadLetters, Requeued
 from ops.errors import LettersLeft
 from ops.settings import producer_settings
 from producer.messages import Answer, BatchReply, Failure, Reply
-from producer.transport.clock import time_ms
 
 _HEAD_BYTES, _LINE_BYTES = 128, 16
 #: Why a letter stayed where it was.
@@ -194,7 +193,7 @@ def _opened(url: str | None, queue: str | None) -> Iterator[tuple[DeadLetters, i
     settings = producer_settings(url, queue)
     # A wait for answers blocks for up to a second.
     with options.client(settings, block_ms=1_000) as client:
-        yield DeadLetters(client, settings), int(time_ms(client.time()))
+        yield DeadLetters(client, settings), server_now_ms(client)
 
 
 def _choose(

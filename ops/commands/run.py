@@ -13,8 +13,8 @@ from ops import console
 from ops.commands import options
 from ops.errors import RunFailed
 from ops.local.server import ServerSettings
-from ops.local.stack import Stack, StackSettings
-from ops.run.measured import RunPlan, measure
+from ops.local.stack import Stack
+from ops.run.measured import measure, remove_queue
 from ops.run.summary import exactly_once, view
 from ops.run.traffic import TrafficSettings
 from ops.sample import Sample
@@ -27,6 +27,7 @@ from ops.settings import (
     workers_default,
 )
 from producer.session.requests import new_id
+from workers.pool.settings import PoolSettings
 
 
 @click.command(short_help="Run the sample through the queue, and measure.")
@@ -103,28 +104,20 @@ def _measured(choices: dict[str, Any]) -> dict[str, Any]:
     traffic = TrafficSettings(
         requests=choices["requests"], rate=choices["rate"], in_flight_max=choices["in_flight"], run_id=run_id
     )
-    plan = RunPlan(
-        traffic=traffic,
-        warm_up=choices["warm_up"],
-        kill_worker=choices["kill_worker"],
-        own_queue=own_queue,
-    )
-    with tempfile.TemporaryDirectory(prefix="amn-run-", ignore_cleanup_errors=True) as scratch:
-        stack = Stack(
-            StackSettings(
-                url=url,
-                server=ServerSettings(),
-                counts={"amn": workers, "fallback": 1, "shadow": int(choices["sample_rate"] > 0)}
-                if workers
-                else {},
-                queue=run_id if own_queue else choices["queue"] or "main",
-                policy=choices["policy"],
-                artifacts=artifacts_folder(choices["artifacts"]),
-                sample_rate=choices["sample_rate"],
-                worker_log=choices["worker_log"] or Path(scratch) / "workers.log",
-            )
+    counts = {"amn": workers, "fallback": 1, "shadow": int(choices["sample_rate"] > 0)} if workers else {}
+    with contextlib.ExitStack() as undo:
+        scratch = tempfile.TemporaryDirectory(prefix="amn-run-", ignore_cleanup_errors=True)
+        settings = PoolSettings(
+            url=url or "",
+            queue=run_id if own_queue else choices["queue"] or "main",
+            policy=choices["policy"],
+            artifacts=artifacts_folder(choices["artifacts"]),
+            sample_rate=choices["sample_rate"],
+            log_file=choices["worker_log"] or Path(undo.enter_context(scratch)) / "workers.log",
         )
-        with contextlib.ExitStack() as undo:
-            with notes.status("starting the server and the workers"):
-                undo.enter_context(stack)
-            return measure(stack, sample, plan, notes)
+        stack = Stack(counts, settings, None if url else ServerSettings())
+        with notes.status("starting the server and the workers"):
+            undo.enter_context(stack)
+        if own_queue:
+            undo.callback(remove_queue, stack)
+        return measure(stack, sample, traffic, choices["warm_up"], choices["kill_worker"])

@@ -18,7 +18,7 @@ from ops.errors import ServerFailed
 from ops.local.beside import unless_ignored
 from ops.local.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
 from ops.local.server import ServerSettings
-from ops.local.stack import Stack, StackSettings
+from ops.local.stack import Stack
 from ops.settings import (
     DATA_DEFAULT,
     WORKERS_MAX,
@@ -30,6 +30,7 @@ from ops.settings import (
     workers_default,
 )
 from producer.settings import masked
+from workers.pool.settings import PoolSettings
 
 _CHECK_S = 0.5
 _EXAMPLE = """\
@@ -116,24 +117,24 @@ def up(**choices: Any) -> None:
     password, drawn = "", False
     if not choices["no_password"] and not url:
         password, drawn = password_of(data, choices["password_file"], needed=bool(choices["port"]))
-    counts = {"amn": choices["workers"], "fallback": choices["fallbacks"]}
-    settings = StackSettings(
-        url=url,
-        server=ServerSettings(data=data, port=choices["port"], append_only=True, password=password),
-        counts=counts | {"shadow": int(choices["sample_rate"] > 0)},
+    settings = PoolSettings(
+        url=url or "",
         queue=choices["queue"] or "main",
         policy=choices["policy"],
         artifacts=artifacts_folder(choices["artifacts"]),
         sample_rate=choices["sample_rate"],
         log_level=choices["log_level"],
-        worker_log=log,
+        log_file=log,
     )
+    server = ServerSettings(data=data, port=choices["port"], append_only=True, password=password)
+    counts = {"amn": choices["workers"], "fallback": choices["fallbacks"]}
+    stack = Stack(counts | {"shadow": int(choices["sample_rate"] > 0)}, settings, None if url else server)
     beside = {"the jobs worker": ["jobs", "worker"]} if not url or jobs_possible(url) else {}
     beside["the judge"] = ["drift", "judge"]
     if sends:
         config = ["--config", str(alerts)] if alerts else []
         beside["the sender of alerts"] = ["alerts", "run", *config]
-    _serve(Stack(settings), data, beside, drawn)
+    _serve(stack, data, beside, drawn)
 
 
 def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) -> None:
@@ -143,17 +144,16 @@ def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) 
         beside: Words of the commands that run beside the workers, by name.
         drawn: True if the password was drawn just now, and is to be shown.
     """
-    stopping, again, settings = threading.Event(), threading.Event(), stack.settings
+    stopping, again = threading.Event(), threading.Event()
     _stop_on_signals(stopping, again)
     with stack:
         # Not before the folder is ours: another `amn up` may run in it, with another password.
-        if settings.server.password:
-            write_privately(data / PASSWORD_FILE, settings.server.password + "\n")
+        if stack.server is not None and stack.server.settings.password:
+            write_privately(data / PASSWORD_FILE, stack.server.settings.password + "\n")
         for news in stack.start_beside(beside):
             console.say(news, err=True)
-        record = ServiceRecord(
-            url=stack.url, queue=settings.queue, artifacts=str(settings.artifacts.resolve())
-        ).write(data)
+        url, queue, artifacts = stack.settings.url, stack.settings.queue, stack.settings.artifacts.resolve()
+        record = ServiceRecord(url=url, queue=queue, artifacts=str(artifacts)).write(data)
         try:
             _greet(stack, data, drawn)
             _look_after(stack, stopping, again)
@@ -183,26 +183,27 @@ def _look_after(stack: Stack, stopping: threading.Event, again: threading.Event)
 
 def _greet(stack: Stack, data: Path, drawn: bool) -> None:
     settings, out = stack.settings, console.out()
-    parts = [f"{count} {kind}" for kind, count in settings.counts.items() if count]
+    password = stack.server.settings.password if stack.server is not None else ""
+    parts = [f"{count} {kind}" for kind, count in stack.counts.items()]
     parts += [one.name for one in stack.beside if one.child.is_ready()]
-    what = f": {', '.join(parts)}, on queue {settings.queue}; logs in {settings.worker_log}\n"
+    what = f": {', '.join(parts)}, on queue {settings.queue}; logs in {settings.log_file}\n"
     out.print(console.styled("ready", "bold green"), what, sep="")
-    out.print(f"export REDIS_URL={_pasted(stack.url, settings.server)}", soft_wrap=True)
-    if stack.server is not None and settings.server.port:
-        url = _pasted(stack.server.tcp_url, settings.server)
+    out.print(f"export REDIS_URL={_pasted(settings.url, password, data)}", soft_wrap=True)
+    if stack.server is not None and stack.server.settings.port:
+        url = _pasted(stack.server.tcp_url, password, data)
         out.print(f"export REDIS_URL={url}   # the same over loopback TCP", soft_wrap=True)
     if drawn:
         said = f"The password, shown this once and kept in {data / PASSWORD_FILE}: "
-        out.print(said + settings.server.password, soft_wrap=True)
+        out.print(said + password, soft_wrap=True)
     out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.")
 
 
-def _pasted(url: str, server: ServerSettings) -> str:
+def _pasted(url: str, password: str, data: Path) -> str:
     """An address for a shell, which reads the password where we keep it."""
-    if not server.password or server.data is None or server.password not in url:
+    before, _, after = url.partition(password or "\n")
+    if not after:
         return shlex.quote(masked(url))
-    before, after = url.split(server.password, 1)
-    return f"{before}$(cat {shlex.quote(str(server.data.resolve() / PASSWORD_FILE))}){after}"
+    return f"{before}$(cat {shlex.quote(str(data.resolve() / PASSWORD_FILE))}){after}"
 
 
 def _stop_on_signals(stopping: threading.Event, again: threading.Event) -> None:

@@ -20,7 +20,7 @@ class Beside:
         name: Name for people.    child: Its process at the moment.
     """
 
-    def __init__(self, name: str, words: Sequence[str], url: str, log: Path) -> None:
+    def __init__(self, name: str, words: Sequence[str], url: str, log: Path | None) -> None:
         self.name = name
         self._command, self._environment = our_python("ops.cli", *words), our_environment(REDIS_URL=url)
         self._log, self._said = log, ""

@@ -63,33 +63,26 @@ def password_of(data: Path, given: Path | None, *, needed: bool) -> tuple[str, b
     Whoever has started the server keeps it, so that clients that know it go on after a restart.
 
     Args:
-        needed: Whether one is drawn where nobody has given one; else there is none, which is "".
+        needed: True to draw one where nobody has given one; else there is none, which is "".
 
     Raises:
         ServerFailed: The one that was given cannot be used.
     """
-    kept = data / PASSWORD_FILE
-    text = os.environ.get("AMN_PASSWORD", "")
-    if given is None and not text and not needed:
-        return "", False
-    drawn = given is None and not text and not kept.exists()
-    text = secrets.token_urlsafe(24) if drawn else text if given is None and text else _read(given or kept)
-    return _checked(text, given or kept), drawn
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ServerFailed(f"cannot read the password in {file}: {error}") from None
-
-
-def _checked(text: str, file: Path) -> str:
-    """Without the end of its line; it is not quoted in an error."""
+    file, text = given or data / PASSWORD_FILE, os.environ.get("AMN_PASSWORD", "")
+    if given is None and not text:
+        if not needed:
+            return "", False
+        if not file.exists():
+            return secrets.token_urlsafe(24), True
+    if given is not None or not text:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServerFailed(f"cannot read the password in {file}: {error}") from None
     text = text.rstrip("\r\n")
     if len(text) < _LENGTH_MIN or not text.isascii() or not text.isprintable() or " " in text:
-        raise ServerFailed(
+        raise ServerFailed(  # it is not quoted in an error
             f"the password of {file} or AMN_PASSWORD cannot be used; draw one of at least {_LENGTH_MIN} "
             "printable ASCII characters, without spaces: openssl rand -hex 24"
         )
-    return text
+    return text, False

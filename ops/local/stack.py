@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace
 from typing import Self
 
 from ops.local.beside import Beside
@@ -23,54 +22,42 @@ _BESIDE_S_MAX = 30.0
 _DRAIN_S_MAX = 15.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StackSettings:
-    """The parts to start, and their settings.
-
-    Attributes:
-        url: A running server; None starts an embedded one.
-        server: Settings of the embedded one.
-        counts: Workers by kind; kinds with 0 are left out.
-        queue, policy, artifacts, sample_rate, log_level: Settings of the workers.
-        worker_log: The file of the workers' logs; None for standard error.
-    """
-
-    url: str | None = field(repr=False)
-    server: ServerSettings
-    counts: dict[str, int]
-    queue: str
-    policy: str
-    artifacts: Path
-    sample_rate: float = 0.05
-    log_level: str = "warning"
-    worker_log: Path | None = None
-
-
 class Stack:
     """A context manager: in it, server and workers run; after it, nothing is left.
 
     Attributes:
+        counts: Workers by kind; kinds with 0 are left out.
+        settings: Settings of the workers; their `url` is that of the server.
         server: The embedded server, if there is one.    pool: The workers, if there are any.
         beside: The processes that `start_beside` started.
+
+    Args:
+        server: Settings of an embedded server; None where the workers' `url` names one that runs.
     """
 
-    def __init__(self, settings: StackSettings) -> None:
+    def __init__(
+        self, counts: Mapping[str, int], settings: PoolSettings, server: ServerSettings | None = None
+    ) -> None:
+        self.counts = {kind: count for kind, count in counts.items() if count}
         self.settings = settings
-        self.server: Server | None = None
+        self.server = None if server is None else Server(server)
         self.pool: Pool | None = None
         self.beside: list[Beside] = []
-        self.url = settings.url or ""
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         configure_logs(self.settings.log_level)  # what the pool says belongs on standard error
         with contextlib.ExitStack() as undo:
-            if not self.url:
-                self.server = undo.enter_context(Server(self.settings.server))
-                self.url = self.server.url
+            if self.server is not None:
+                undo.enter_context(self.server)
+                self.settings = replace(self.settings, url=self.server.url)
             self._check_server()
             undo.callback(self.drain)
-            self._start_workers()
+            if self.counts:
+                self.pool = Pool(self.counts, self.settings)
+                self.pool.start()
+                self.pool.wait_ready(_READY_S_MAX)
+                self.pool.watch()
             self._undo = undo.pop_all()
         return self
 
@@ -79,10 +66,10 @@ class Stack:
 
     def start_beside(self, commands: Mapping[str, Sequence[str]]) -> list[str]:
         """Starts commands of ours by name; returns what became of those that do not work."""
-        assert self.settings.worker_log is not None
-        common = ("--log-level", self.settings.log_level, "--queue", self.settings.queue)
+        settings = self.settings
+        common = ("--log-level", settings.log_level, "--queue", settings.queue)
         for name, words in commands.items():
-            self.beside.append(Beside(name, (*words, *common), self.url, self.settings.worker_log))
+            self.beside.append(Beside(name, (*words, *common), settings.url, settings.log_file))
             self._undo.callback(self.beside[-1].stop)
         give_up_at_s = time.monotonic() + _BESIDE_S_MAX
         ready = [one.child.is_ready(give_up_at_s - time.monotonic()) for one in self.beside]
@@ -110,27 +97,6 @@ class Stack:
 
     def _check_server(self) -> None:
         """Says at once what every worker would say ten seconds later, each for itself."""
-        settings = ProducerSettings(url=self.url, queue=self.settings.queue)
-        with driver_errors(self.url), contextlib.closing(connect(settings, retries=0)) as client:
+        settings = ProducerSettings(url=self.settings.url, queue=self.settings.queue)
+        with driver_errors(settings.url), contextlib.closing(connect(settings, retries=0)) as client:
             client.ping()
-
-    def _start_workers(self) -> None:
-        settings = self.settings
-        counts = {kind: count for kind, count in settings.counts.items() if count}
-        if not counts:
-            return
-        self.pool = Pool(
-            counts,
-            PoolSettings(
-                url=self.url,
-                queue=settings.queue,
-                policy=settings.policy,
-                artifacts=settings.artifacts,
-                sample_rate=settings.sample_rate,
-                log_level=settings.log_level,
-                log_file=settings.worker_log,
-            ),
-        )
-        self.pool.start()
-        self.pool.wait_ready(_READY_S_MAX)
-        self.pool.watch()

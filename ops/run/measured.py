@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -28,62 +27,56 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunPlan:
-    """One run.
+def measure(
+    stack: Stack, sample: Sample, settings: TrafficSettings, warm_up: int, kill_worker: bool
+) -> dict[str, Any]:
+    """Sends traffic to a stack that is up, and returns the summary.
 
-    Attributes:
-        traffic: What is sent.    warm_up: Requests before, not measured.
+    Args:
+        warm_up: Requests before, which are not measured.
         kill_worker: True to kill an AMN worker half-way.
-        own_queue: True to remove the queue's keys at the end.
-    """
-
-    traffic: TrafficSettings
-    warm_up: int = 200
-    kill_worker: bool = False
-    own_queue: bool = False
-
-
-def measure(stack: Stack, sample: Sample, plan: RunPlan, notes: Console) -> dict[str, Any]:
-    """Runs the plan on a stack that is up, and returns its summary.
 
     Raises:
         QueueError: The server went away, or the warm-up got no answers.
     """
-    settings = ProducerSettings(url=stack.url, queue=stack.settings.queue)
-    keys = Keys(settings.queue)
-    admin = connect(settings)
-    try:
-        with Producer(settings=settings) as producer, driver_errors(settings.url):
-            with notes.status("warming up"):
-                _warm_up(producer, sample, plan.warm_up)
-            before = read_counters(admin, keys)
-            traffic = TrafficSender(producer, sample, plan.traffic)
-            with console.Bar("requests") as bar, _no_collection_pauses():
-                record = traffic.run(
-                    lambda: _draw(bar, traffic),
-                    lambda: _kill_worker(stack, notes) if plan.kill_worker else None,
-                )
-            stack.drain()  # a second answer to anything would be here now, and is counted
-            after = read_counters(admin, keys)
-            about, _ = server.read(admin, with_limits=False)
-            grown = {name: after.get(name, 0) - before.get(name, 0) for name in ("shadowed", "lost")}
-            return summarize(
-                record,
-                sample,
-                shadowed=grown["shadowed"],
-                lost_leases=grown["lost"],
-                duplicates=producer.stray_replies,
-                warm_up=plan.warm_up,
-                worker_restarts=stack.pool.restarts if stack.pool else 0,
-                environment=environment(
-                    f"{about.name} {about.version}", stack.settings.counts, plan.traffic.rate
-                ),
+    notes = console.err()
+    client = ProducerSettings(url=stack.settings.url, queue=stack.settings.queue)
+    keys = Keys(client.queue)
+    with (
+        contextlib.closing(connect(client)) as admin,
+        Producer(settings=client) as producer,
+        driver_errors(client.url),
+    ):
+        with notes.status("warming up"):
+            _warm_up(producer, sample, warm_up)
+        before = read_counters(admin, keys)
+        traffic = TrafficSender(producer, sample, settings)
+        with console.Bar("requests") as bar, _no_collection_pauses():
+            record = traffic.run(
+                lambda: _draw(bar, traffic), lambda: _kill_worker(stack, notes) if kill_worker else None
             )
-    finally:
-        if plan.own_queue:
-            _remove(admin, keys)
-        admin.close()
+        stack.drain()  # a second answer to anything would be here now, and is counted
+        after = read_counters(admin, keys)
+        about, _ = server.read(admin, with_limits=False)
+        return summarize(
+            record,
+            sample,
+            shadowed=after.get("shadowed", 0) - before.get("shadowed", 0),
+            lost_leases=after.get("lost", 0) - before.get("lost", 0),
+            duplicates=producer.stray_replies,
+            warm_up=warm_up,
+            worker_restarts=stack.pool.restarts if stack.pool else 0,
+            environment=environment(f"{about.name} {about.version}", stack.counts, settings.rate),
+        )
+
+
+def remove_queue(stack: Stack) -> None:
+    """Removes the run's own queue from a server of somebody's; what stays would expire."""
+    client = ProducerSettings(url=stack.settings.url, queue=stack.settings.queue)
+    stack.drain()
+    with contextlib.suppress(redis.RedisError), contextlib.closing(connect(client)) as admin:
+        for key in admin.scan_iter(match=f"amn:{{{client.queue}}}:*", count=1000):
+            admin.unlink(key)
 
 
 def _warm_up(producer: Producer, sample: Sample, count: int) -> None:
@@ -93,13 +86,6 @@ def _warm_up(producer: Producer, sample: Sample, count: int) -> None:
         handles = producer.submit_many([sample.context(i) for i in numbers], options=Options(), block=True)
         for handle in handles:
             handle.result()
-
-
-def _remove(admin: redis.Redis, keys: Keys) -> None:
-    """Removes the run's own queue from a server that belongs to somebody."""
-    with contextlib.suppress(redis.RedisError):  # every key of it also expires or is capped
-        for key in admin.scan_iter(match=f"amn:{{{keys.queue}}}:*", count=1000):
-            admin.unlink(key)
 
 
 def _kill_worker(stack: Stack, notes: Console) -> None:
