@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from ops.drift.measures.baseline import Reference
@@ -35,17 +35,11 @@ class Latch:
     beside: str = ""
     reference: Reference | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        reference = None if self.reference is None else self.reference.to_json()
-        return {**asdict(replace(self, reference=None)), "reference": reference}
-
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        reference = stored["reference"]
-        known = None if reference is None else Reference.from_json(reference)
-        return cls(**{**stored, "reference": known})
+        """The inverse of `stored.dumps`."""
+        reference = stored["reference"] and Reference.from_json(stored["reference"])
+        return cls(**{**stored, "reference": reference})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,21 +56,21 @@ def evaluate(
     audit = [_obey(state, order, end, now_ms) for order in orders]
     found = evaluate_drift(traffic, state, now_ms, settings)
     audit += [_learned(model, found.state.models[model], now_ms) for model in found.learned]
-    counts, canaries = memory.counts(open_block), memory.canary()
+    models = sorted({one.model for one in found.findings})
+    counts, canaries = memory.counts(open_block), memory.canary(models)
     service = replace(read_service(client, keys), now_ms=now_ms, counts=counts, canary=canaries)
-    findings = list(found.findings)
-    findings += [canary(model, service, settings) for model in sorted({one.model for one in findings})]
+    findings = [*found.findings, *(canary(model, service, settings) for model in models)]
     findings += objectives(service, open_block, settings)
     findings += evaluate_conditions(service)
     findings.append(monitor_health(found.state, traffic, service, settings))
-    return replace(found, findings=findings, audit=audit, orders=len(orders), counters=service.counters)
+    return replace(found, findings=findings, audit=audit, counters=service.counters)
 
 
 class Judge:
     """The process: leads if nobody else does, evaluates once a minute, renews between.
 
     Attributes:
-        leads: Whether it led at the last look.
+        leads: True if it led at the last turn.
     """
 
     def __init__(
@@ -81,12 +81,16 @@ class Judge:
         alert: Notify | None = None,
         url: str = "",
     ) -> None:
-        self.leads = False
+        self._fence = self._evaluated_at_ms = 0
         self._client, self._keys, self._settings, self._url = client, keys, settings, url
         self._alert = alert
         self._memory = Memory(client, keys)
         self._leadership = Leadership(client, keys, LEASE_MS)
-        self._evaluated_at_ms = 0
+
+    @property
+    def leads(self) -> bool:
+        """True if it led at the last turn."""
+        return self._fence > 0
 
     def turn(self, now_ms: int | None = None) -> Evaluation | None:
         """One look at the leadership and, when a minute is over, one evaluation.
@@ -98,9 +102,10 @@ class Judge:
             What was evaluated and written; None when it was not time, or another judge leads.
         """
         fence = self._leadership.lead()
-        if self.leads != bool(fence):
-            self.leads = bool(fence)
-            _LOG.info("judge_leads" if fence else "judge_follows", fence=fence)
+        if fence != self._fence:
+            if self.leads != bool(fence):
+                _LOG.info("judge_leads" if fence else "judge_follows", fence=fence)
+            self._fence = fence
             self._memory = Memory(self._client, self._keys)  # another judge may have written since
         clock_ms = server_now_ms(self._client) if now_ms is None else now_ms
         # A clock that went back says nothing about when the next minute is over: it is now.

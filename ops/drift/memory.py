@@ -6,19 +6,22 @@
                                 epoch minute divided by five
     counts:<number>     string  the queue's counters at the end of that block (JSON), and beside them
                                 `lost_requests` (ops/drift/service/live.py); kept 4 days
+    canary              hash    model -> the last result of the frozen set (docs/drift-data.md)
     orders              list    what operators asked for and the judge has not taken up; capped
     audit               list    who re-baselined what, when and why, and what was learned; newest
                                 first, capped
     leader, fence       strings see ops/leader.py
 
-Everything but `orders` is written by lua/commit.lua, under the leader's fence.
+Everything but `orders` and `canary` is written by lua/commit.lua, under the leader's fence. What is
+longer than anything that we write is not read, and named in the log.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
@@ -26,6 +29,7 @@ import structlog
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, block_of
+from ops.drift.measures.stored import dumps
 from ops.drift.state import Evaluation, JudgeState
 from ops.findings import Finding
 from ops.leader import leader_key
@@ -41,11 +45,10 @@ _FINAL_AFTER_BLOCKS = 36
 _MINUTES_BLOCKS = 49 * 60 // BLOCK_MIN
 _BLOCK_TTL_S, _COUNTS_TTL_S, _JUDGE_TTL_S = 9 * 86_400, 4 * 86_400, 90 * 86_400
 _AUDIT_MAX, _ORDERS_MAX = 200, 100
-_KEYS_AT_ONCE = 500
-#: More than these is not what a judge wrote: a block or a set of counters, and a field of the judge's hash.
-_TEXT_BYTES_MAX, _FIELD_BYTES_MAX = 4 << 20, 64 << 20
-#: Minutes fetched in one round trip.
-_CHUNK = 120
+#: Keys that are read in one round trip.
+_KEYS_AT_ONCE, _MINUTES_AT_ONCE = 500, 120
+#: Most bytes of a block or a set of counters, of a field of the judge's hash, and of a model's canary.
+_TEXT_BYTES_MAX, _FIELD_BYTES_MAX, _CANARY_BYTES_MAX = 4 << 20, 64 << 20, 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,51 +68,60 @@ class Order:
 
 
 class Memory:
-    """Reads and writes the keys above; remembers final blocks, so that a minute costs little."""
+    """Reads and writes the keys above; remembers what it wrote, so that a minute costs little."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client, self._keys = client, keys
+        self._last: Evaluation | None = None
         self._final: dict[int, Block] = {}
         self._stored: set[int] = set()
-        self._counts: dict[int, dict[str, int]] = {}
-        self._read_from = 0
-        self._counts_read = False
+        self._counts: dict[int, dict[str, int]] | None = None
+        self._read_from = self._orders_read = 0
         self._commit = client.register_script(script_text("ops.drift", "commit"))
 
     def state(self) -> JudgeState:
         """The stored state; a fresh one when there is none.
 
         Raises:
-            ValueError: It was written by another version.
+            ValueError: It was written by another version, or is longer than a judge writes.
         """
-        stored = self._field("state")
+        if self._last is not None:
+            return copy.deepcopy(self._last.state)
+        stored = self._field("judge", "state", _FIELD_BYTES_MAX)
         return JudgeState.from_json(json.loads(stored)) if stored else JudgeState()
 
     def evaluated_at_ms(self) -> int:
         """Returns the time of the judge's last finished evaluation, by the server's clock; 0 for never."""
+        if self._last is not None:
+            return self._last.now_ms
         stored = cast("bytes | None", self._client.hget(self._key("judge"), "evaluated_at_ms"))
         return int(stored or 0)
 
     def findings(self) -> list[Finding]:
         """Returns the findings of the last evaluation."""
-        stored = self._field("findings")
+        stored = self._field("judge", "findings", _FIELD_BYTES_MAX)
         return [Finding(**one) for one in json.loads(stored or b"[]")]
 
     def blocks(self, end_block: int) -> list[Block]:
         """The blocks before `end_block`, oldest first; empty ones where nothing was sampled."""
-        first = end_block - BLOCKS_KEPT
-        if self._read_from == 0:
-            self._load(first, end_block)
-        settled = end_block - _FINAL_AFTER_BLOCKS
+        first, settled = end_block - BLOCKS_KEPT, end_block - _FINAL_AFTER_BLOCKS
+        if self._read_from == 0:  # after a start, what earlier judges stored
+            stored = self._strings("block", range(first, end_block))
+            self._final = {number: Block.from_json(text) for number, text in stored}
+            self._stored = set(self._final)
+            self._read_from = end_block - _MINUTES_BLOCKS
         since = max(self._read_from, first)
-        fresh = self._from_minutes(since, end_block)
-        self._read_from = settled
+        minutes: dict[int, list[dict[str, int]]] = {}
+        last = end_block * BLOCK_MIN - 1
+        for minute, sums in minutes_between(self._client, self._keys, since * BLOCK_MIN, last):
+            minutes.setdefault(minute // BLOCK_MIN, []).append(sums)
+        fresh = {number: block_of(found) for number, found in minutes.items() if number not in self._stored}
         for number in range(since, settled):
             if number not in self._stored:
                 self._final[number] = fresh.get(number, Block())
-        for number in [number for number in self._final if number < first]:
-            del self._final[number]
-            self._stored.discard(number)
+        self._read_from = settled
+        self._final = {number: block for number, block in self._final.items() if number >= first}
+        self._stored &= self._final.keys()
         known = {**fresh, **self._final}
         return [known.get(number) or Block() for number in range(first, end_block)]
 
@@ -123,85 +135,83 @@ class Memory:
         self._final = {number: block for number, block in self._final.items() if number < settled}
         self._stored = {number for number in self._stored if number < settled}
         self._read_from = min(self._read_from, settled)
-        self.counts(end_block + blocks + 1)
-        self._counts = {number - blocks: counts for number, counts in self._counts.items()}
+        counts = self.counts(end_block + blocks + 1)
+        self._counts = {number - blocks: found for number, found in counts.items()}
 
     def counts(self, end_block: int) -> dict[int, dict[str, int]]:
         """The queue's counters at the ends of the blocks of the last three days, where known."""
         first = end_block - 3 * BLOCKS_PER_DAY - 1
-        if not self._counts_read:  # later ones are our own
+        if self._counts is None:  # later ones are our own
             found = self._strings("counts", range(first, end_block))
             self._counts = {number: json.loads(text) for number, text in found}
-            self._counts_read = True
-        self._counts = {n: counts for n, counts in self._counts.items() if n >= first}
+        self._counts = {number: counts for number, counts in self._counts.items() if number >= first}
         return self._counts
 
-    def canary(self) -> dict[str, dict[str, Any]]:
+    def canary(self, models: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The frozen set's last results by model, as the shadow measuring leaves them."""
-        found = cast("dict[bytes, bytes]", self._client.hgetall(self._key("canary")))
-        return {model.decode("utf-8", "replace"): json.loads(text) for model, text in found.items()}
+        found = {}
+        for model in models:
+            try:
+                text = self._field("canary", model, _CANARY_BYTES_MAX)
+            except ValueError as error:
+                _LOG.warning("canary_not_read", error=str(error))
+                continue
+            if text:
+                found[model] = json.loads(text)
+        return found
 
     def orders(self) -> list[Order]:
         """Returns the requests of operators, oldest first."""
-        found = cast("list[bytes]", self._client.lrange(self._key("orders"), 0, -1))
-        return [Order(**json.loads(text)) for text in found]
+        found = self._list("orders", _ORDERS_MAX)
+        self._orders_read = len(found)
+        return [Order(**one) for one in found]
 
     def order(self, order: Order) -> None:
         """Leaves an order for the judge."""
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.rpush(self._key("orders"), json.dumps(asdict(order)))
+            pipe.rpush(self._key("orders"), dumps(order))
             pipe.ltrim(self._key("orders"), -_ORDERS_MAX, -1)
             pipe.expire(self._key("orders"), _JUDGE_TTL_S)
             pipe.execute()
 
     def audit(self) -> list[dict[str, Any]]:
         """Newest first."""
-        found = cast("list[bytes]", self._client.lrange(self._key("audit"), 0, -1))
-        return [json.loads(text) for text in found]
+        return self._list("audit", _AUDIT_MAX)
 
     def commit(self, fence: int, found: Evaluation) -> bool:
         """Writes an evaluation under the fence, with blocks that became final and counters of one that ended.
 
+        The orders that were read last are done.
+
         Returns:
             False when another judge leads by now: nothing was written.
         """
-        fields = {
-            "state": json.dumps(found.state.to_json(), separators=(",", ":")),
-            "findings": json.dumps([asdict(one) for one in found.findings], separators=(",", ":")),
-            "evaluated_at_ms": str(found.now_ms),
-        }
-        blocks = {n: block for n, block in self._final.items() if n not in self._stored and block.minutes}
+        known = self._counts if self._counts is not None else {}
         ended = found.now_ms // 60_000 // BLOCK_MIN - 1
-        counts = {} if ended in self._counts else {ended: dict(found.counters)}
-        arguments: list[Any] = [str(fence), found.orders, _AUDIT_MAX, _JUDGE_TTL_S, len(fields)]
-        arguments += [word for pair in fields.items() for word in pair]
-        arguments += [len(found.audit), *(json.dumps(entry) for entry in found.audit)]
-        arguments.append(len(blocks) + len(counts))
+        counts = {} if ended in known else {ended: dict(found.counters)}
+        blocks = {n: block for n, block in self._final.items() if n not in self._stored and block.minutes}
+        state, findings = dumps(found.state), dumps(found.findings)
+        fields = ("state", state, "findings", findings, "evaluated_at_ms", found.now_ms)
+        arguments: list[Any] = [
+            str(fence),
+            self._orders_read,
+            _AUDIT_MAX,
+            _JUDGE_TTL_S,
+            len(fields) // 2,
+            *fields,
+        ]
+        arguments += [len(found.audit), *map(dumps, found.audit), len(blocks) + len(counts)]
         for number, block in blocks.items():
-            arguments += [self._key(f"block:{number}"), block.to_json(), _BLOCK_TTL_S]
-        for number, numbers in counts.items():
-            arguments += [self._key(f"counts:{number}"), json.dumps(numbers), _COUNTS_TTL_S]
+            arguments += [self._key(f"block:{number}"), dumps(block), _BLOCK_TTL_S]
+        for number, counted in counts.items():
+            arguments += [self._key(f"counts:{number}"), dumps(counted), _COUNTS_TTL_S]
         names = [leader_key(self._keys), *(self._key(name) for name in ("judge", "orders", "audit"))]
         written = bool(self._commit(keys=names, args=arguments))
         if written:
+            self._last, self._orders_read = found, 0
             self._stored.update(blocks)
-            self._counts |= counts
+            known.update(counts)
         return written
-
-    def _load(self, first: int, end_block: int) -> None:
-        """Loads the state that earlier judges stored, after a start."""
-        for number, text in self._strings("block", range(first, end_block)):
-            self._final[number] = Block.from_json(text)
-            self._stored.add(number)
-        self._read_from = end_block - _MINUTES_BLOCKS
-
-    def _from_minutes(self, since: int, end_block: int) -> dict[int, Block]:
-        minutes: dict[int, list[dict[str, int]]] = {}
-        for minute, sums in minutes_between(
-            self._client, self._keys, since * BLOCK_MIN, end_block * BLOCK_MIN - 1
-        ):
-            minutes.setdefault(minute // BLOCK_MIN, []).append(sums)
-        return {n: block_of(found) for n, found in minutes.items() if n not in self._stored}
 
     def _strings(self, kind: str, numbers: Sequence[int]) -> list[tuple[int, bytes]]:
         """Reads the texts that are there; one that is too long is left out, and read no further."""
@@ -223,20 +233,27 @@ class Memory:
                     found.append((number, text))
         return found
 
-    def _field(self, name: str) -> bytes | None:
-        """Reads a field of the judge's hash.
+    def _list(self, name: str, entries_max: int) -> list[Any]:
+        key = self._key(name)
+        entries, texts = self._client.llen(key), self._client.lrange(key, 0, entries_max - 1)
+        if entries > entries_max:
+            _LOG.warning("stored_list_too_long", key=key, entries=entries, read=entries_max)
+        return [json.loads(text) for text in cast("list[bytes]", texts)]
+
+    def _field(self, name: str, field: str, bytes_max: int) -> bytes | None:
+        """Reads a field of a hash.
 
         Raises:
-            ValueError: It is longer than anything that a judge writes.
+            ValueError: It is longer than anything that we write.
         """
-        key = self._key("judge")
-        length = self._client.hstrlen(key, name)
-        if length > _FIELD_BYTES_MAX:
+        key = self._key(name)
+        length = self._client.hstrlen(key, field)
+        if length > bytes_max:
             raise ValueError(
-                f"field {name} of {key} has {length:,} bytes; the judge writes {_FIELD_BYTES_MAX:,} at most: "
+                f"field {field} of {key} has {length:,} bytes; we write {bytes_max:,} at most: "
                 "delete it, and the judge begins anew"
             )
-        return cast("bytes | None", self._client.hget(key, name)) if length else None
+        return cast("bytes | None", self._client.hget(key, field)) if length else None
 
     def _key(self, name: str) -> str:
         return self._keys.drift_prefix + name
@@ -249,11 +266,10 @@ def minutes_between(
 
     Minutes are kept for 50 hours.
     """
-    found = [
-        int(minute) for minute in cast("list[bytes]", client.zrangebyscore(keys.drift_minutes, first, last))
-    ]
-    for start in range(0, len(found), _CHUNK):
-        some = found[start : start + _CHUNK]
+    names = cast("list[bytes]", client.zrangebyscore(keys.drift_minutes, first, last))
+    found = [int(minute) for minute in names]
+    for start in range(0, len(found), _MINUTES_AT_ONCE):
+        some = found[start : start + _MINUTES_AT_ONCE]
         with client.pipeline(transaction=False) as pipe:
             for minute in some:
                 pipe.hgetall(f"{keys.drift_minute_prefix}{minute}")

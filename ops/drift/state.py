@@ -23,14 +23,14 @@ class ModelState:
     Attributes:
         first_block: Learning uses nothing before it.
         learned_block: When the baselines were last taken; 0 before the first time.
-        frozen: Whether they are final.
+        frozen: Says whether they are final.
         baselines: By lane, "" for all.
         histograms: By name, counts by bin while the model was well.
         shares: By slice, sampled requests while the model was well.
-        detectors: By lane.
         wander_bits: How far an hour's inputs went from those of the baseline while it was taken.
         inputs_since_block: End of the last page about the inputs; what came before it is told.
         declared_ms: When a person declared the present to be health; 0 for never.
+        detectors: By lane.
         latches: By rule and lane, as "rule|lane".
         silent_since_ms: Since when there was too little data to judge; 0 when there is enough.
         last_block: Newest block with traffic.
@@ -50,61 +50,29 @@ class ModelState:
     silent_since_ms: int = 0
     last_block: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name not in _NESTED}
-        nested = {name: {key: one.to_json() for key, one in getattr(self, name).items()} for name in _NESTED}
-        return {**plain, **nested}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
-        plain = {name: value for name, value in stored.items() if name not in _NESTED}
-        nested = {
-            name: {key: kind.from_json(one) for key, one in stored[name].items()}
-            for name, kind in _NESTED.items()
-        }
-        return cls(**{**plain, **nested})
-
 
 _NESTED: dict[str, Any] = {"baselines": Reference, "detectors": Detector, "latches": Latch}
 
 
 @dataclass(slots=True, kw_only=True)
 class JudgeState:
-    """All models, and the rules about the whole service.
+    """All models, by model id."""
 
-    Attributes:
-        models: By model id.
-        since_ms: By name, since when something is as it should not be; for rules that wait.
-    """
-
+    version: int = VERSION
     models: dict[str, ModelState] = field(default_factory=dict)
-    since_ms: dict[str, int] = field(default_factory=dict)
 
     def rewind(self, back_ms: int) -> None:
         """Moves every time back with the server's clock, so that spans stay as long as they are."""
-        self.since_ms = {name: at_ms - back_ms for name, at_ms in self.since_ms.items()}
         for model in self.models.values():
-            model.declared_ms = rewound(model.declared_ms, back_ms)
-            model.silent_since_ms = rewound(model.silent_since_ms, back_ms)
-            model.latches = {
-                name: replace(
-                    latch,
-                    since_ms=latch.since_ms - back_ms,
-                    gone_since_ms=rewound(latch.gone_since_ms, back_ms),
-                )
-                for name, latch in model.latches.items()
-            }
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        models = {model: one.to_json() for model, one in self.models.items()}
-        return {"version": VERSION, "models": models, "since_ms": self.since_ms}
+            model.declared_ms = _rewound(model.declared_ms, back_ms)
+            model.silent_since_ms = _rewound(model.silent_since_ms, back_ms)
+            for name, latch in model.latches.items():
+                gone_ms = _rewound(latch.gone_since_ms, back_ms)
+                model.latches[name] = replace(latch, since_ms=latch.since_ms - back_ms, gone_since_ms=gone_ms)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`.
+        """The inverse of `stored.dumps`.
 
         Raises:
             ValueError: Written by another version.
@@ -113,11 +81,17 @@ class JudgeState:
             raise ValueError(
                 f"the judge's state has version {stored.get('version')!r}; this program knows {VERSION}"
             )
-        models = {model: ModelState.from_json(one) for model, one in stored["models"].items()}
-        return cls(models=models, since_ms=dict(stored["since_ms"]))
+        models = {}
+        for model, values in stored["models"].items():
+            nested = {
+                name: {key: kind.from_json(one) for key, one in values[name].items()}
+                for name, kind in _NESTED.items()
+            }
+            models[model] = ModelState(**{**values, **nested})
+        return cls(models=models)
 
 
-def rewound(at_ms: int, back_ms: int) -> int:
+def _rewound(at_ms: int, back_ms: int) -> int:
     """A time of before the clock went back; 0, for never, stays."""
     return at_ms - back_ms if at_ms else 0
 
@@ -134,7 +108,6 @@ class Evaluation:
         comparisons: Each series against its reference, by model and lane.
         learned: Models whose baselines were taken just now.
         audit: Entries, oldest first.
-        orders: Number of operators' orders that were carried out.
         counters: The queue's counters now.
     """
 
@@ -145,5 +118,4 @@ class Evaluation:
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
     learned: Sequence[str] = ()
     audit: Sequence[Mapping[str, Any]] = ()
-    orders: int = 0
     counters: Mapping[str, int] = field(default_factory=dict)

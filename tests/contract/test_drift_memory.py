@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift import memory
 from ops.drift.loop import Judge, evaluate
+from ops.drift.measures.stored import dumps
 from ops.drift.memory import Memory, Order
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation, JudgeState, ModelState
@@ -54,7 +56,7 @@ def test_a_judge_learns_a_baseline_and_stores_what_it_needs_after_a_restart(serv
     assert found is not None
     assert found.learned == [MODEL]
     again = Memory(server.admin, KEYS)
-    assert again.state().to_json() == found.state.to_json()
+    assert dumps(again.state()) == dumps(found.state)
     assert again.evaluated_at_ms() == now_ms
     assert [f.rule for f in again.findings()] == [f.rule for f in found.findings]
     assert again.audit()[0]["what"] == "frozen"
@@ -172,6 +174,26 @@ def test_what_no_judge_can_have_written_is_not_read_whole(
     monkeypatch.setattr(memory, "_FIELD_BYTES_MAX", 100)
     with pytest.raises(ValueError, match=r"field state .* has .* bytes"):
         Memory(server.admin, KEYS).state()
+
+
+def test_more_orders_and_audit_and_a_longer_canary_than_we_write_are_named_and_not_read(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Memory(server.admin, KEYS)
+    order = Order(model=MODEL, hours=1, who="me", why="again and again", at_ms=1)
+    server.admin.rpush(KEYS.drift_prefix + "orders", *[dumps(order)] * 130)
+    server.admin.rpush(KEYS.drift_prefix + "audit", *['{"what":"x"}'] * 250)
+    server.admin.hset(KEYS.drift_prefix + "canary", mapping={MODEL: '{"n":1}', "long": "x" * 200})
+    monkeypatch.setattr(memory, "_CANARY_BYTES_MAX", 100)
+    with capture_logs() as said:
+        assert (len(kept.orders()), len(kept.audit())) == (100, 200)
+        assert kept.canary([MODEL, "long", "none"]) == {MODEL: {"n": 1}}
+    assert [(one["event"], one.get("entries")) for one in said] == [
+        ("stored_list_too_long", 130), ("stored_list_too_long", 250), ("canary_not_read", None)
+    ]  # fmt: skip
+    server.admin.set(leader_key(KEYS), "7")
+    assert kept.commit(7, Evaluation(state=JudgeState(), now_ms=5))
+    assert len(kept.orders()) == 30  # the hundred that were read are done
 
 
 def test_an_empty_server_is_judged_without_complaint(server: Any) -> None:

@@ -141,7 +141,7 @@ def _fast(
             for rule, (loudness, watched) in fires.items():
                 if loudness == rules.PAGE:
                     yield i, rule, block
-                    state = state.without_of(i, watched)
+                    state = state.without(watched, i)
 
 
 def _slow(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -50,14 +50,9 @@ class Reference(Means):
         waves = rhythm(np.arange(first_block, first_block + blocks))
         return np.asarray(self.mean[:, None] + self.rhythm @ waves)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        stored = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in stored.items()}
-
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """The inverse of `stored.dumps`."""
         arrays = {name: np.array(v, dtype=np.float64) for name, v in stored.items() if isinstance(v, list)}
         return cls(**{**stored, **arrays})
 

@@ -60,13 +60,9 @@ class Block:
     shares: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     tiers: dict[str, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """One line."""
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}, separators=(",", ":"))
-
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """The inverse of `to_json`."""
+        """The inverse of `stored.dumps`."""
         return cls(**json.loads(text))
 
 

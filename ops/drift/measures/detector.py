@@ -147,55 +147,39 @@ class Detector:
         for number in range(max(self.next_block, first), first + sums.shape[-1]):
             at = number - first
             if state.next_block < number:  # these are gone for good
-                state = type(self).from_json({**state.to_json(), "next_block": number})
+                state = replace(state, next_block=number)
             state = state.step(sums[..., at], expected[..., at], noise)
         return state
 
     def pick(self, series: int) -> Self:
         """One of many series."""
-        arrays = {name: getattr(self, name)[series] for name in ("evidence", *_ARRAYS)}
-        return replace(self, **arrays)
+        names = ("evidence", "carried", "waited", "cusum", "since", "run")
+        return replace(self, **{name: getattr(self, name)[series] for name in names})
 
-    def without(self, rows: Sequence[int]) -> Self:
-        """Returns the detector without evidence on some watched means: their incident is over."""
-        fresh, kept = type(self).fresh(self.next_block, self.waited.shape), {}
+    def without(self, rows: Sequence[int], *series: int) -> Self:
+        """Returns the detector without evidence on some watched means: their incident is over.
+
+        Args:
+            rows: Of the watched means.
+            series: Which one of many; nothing for a detector of one.
+        """
+        fresh, kept, index = type(self).fresh(self.next_block, self.waited.shape), {}, (*series, list(rows))
         for name in ("evidence", "cusum", "since", "run"):
             kept[name] = getattr(self, name).copy()
-            index = (*[slice(None)] * self.waited.ndim, list(rows))
             kept[name][index] = getattr(fresh, name)[index]
         return replace(self, **kept)
 
-    def without_of(self, series: int, rows: Sequence[int]) -> Self:
-        """Works like `without`, for one of many series."""
-        one, kept = self.pick(series).without(rows), {}
-        for name in ("evidence", "cusum", "since", "run"):
-            kept[name] = getattr(self, name).copy()
-            kept[name][series] = getattr(one, name)
-        return replace(self, **kept)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers; -inf as None."""
-        lists = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        lists["evidence"] = [
-            [None if value == -math.inf else value for value in row] for row in self.evidence
-        ]
-        return {"next_block": self.next_block, **lists}
-
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`, to the last bit."""
-        arrays = {name: np.array(stored[name], dtype=kind) for name, kind in _ARRAYS.items()}
-        evidence = [[-math.inf if value is None else value for value in row] for row in stored["evidence"]]
-        return cls(next_block=int(stored["next_block"]), evidence=np.array(evidence), **arrays)
-
-
-_ARRAYS: dict[str, Any] = {
-    "carried": np.float64,
-    "waited": np.int64,
-    "cusum": np.float64,
-    "since": np.int64,
-    "run": np.float64,
-}
+        """The inverse of `stored.dumps`, to the last bit; no evidence is -inf, and stored as null."""
+        kinds: dict[str, Any] = {"waited": np.int64, "since": np.int64}
+        arrays: dict[str, Any] = {
+            name: np.array(values, dtype=kinds.get(name, np.float64))
+            for name, values in stored.items()
+            if name != "next_block"
+        }
+        arrays["evidence"] = np.where(np.isnan(arrays["evidence"]), -np.inf, arrays["evidence"])
+        return cls(next_block=int(stored["next_block"]), **arrays)
 
 
 def _log_ratios(carried: Floats, noise: Floats) -> Floats:

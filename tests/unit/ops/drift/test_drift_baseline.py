@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ops.drift.measures.baseline import TAU_DEFAULT, Reference, learn, previous, rhythm
+from ops.drift.measures.stored import dumps
 
 Floats = NDArray[np.float64]
 
@@ -61,8 +62,8 @@ def test_lanes_are_remembered_by_share_and_mean() -> None:
 
 def test_a_stored_baseline_is_the_same_one() -> None:
     found = learn(traffic(2, wave=0.03), 77, {"a": traffic(2)})
-    again = Reference.from_json(json.loads(json.dumps(found.to_json())))
-    assert json.dumps(again.to_json()) == json.dumps(found.to_json())
+    again = Reference.from_json(json.loads(dumps(found)))
+    assert dumps(again) == dumps(found)
     assert again.strata["a"] == pytest.approx(found.strata["a"])
 
 

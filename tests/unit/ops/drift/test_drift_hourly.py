@@ -7,6 +7,7 @@ import numpy as np
 from ops.clock import BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, Traffic, block_of
 from ops.drift.measures.statistics import W, X
+from ops.drift.measures.stored import dumps
 from ops.drift.show.plots import HOUR, SHOWN_HOURS, week_before
 from workers.shadow.scores import MILLION, Labels
 
@@ -37,7 +38,7 @@ def test_what_stands_in_for_the_truth_is_kept_apart_from_it() -> None:
             stats = {"n": 1, "w.sum": 20, "w.squares": 400, "amn.wsum": round(20 * cosine * MILLION)}
             sums |= {label.field(stat): amount for stat, amount in stats.items()}
         minutes.append(sums)
-    block = Block.from_json(block_of(minutes).to_json())
+    block = Block.from_json(dumps(block_of(minutes)))
     traffic = Traffic.of(0, [block])
     found = {(one.tier, one.slice): (one.n, round(one.mean, 6)) for one in traffic.stand_ins("m", 1, 288)}
     assert found == {("model", "ood"): (2, 0.3), ("reference", "ood"): (2, 0.1)}

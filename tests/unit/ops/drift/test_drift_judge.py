@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.measures.blocks import ALL, Block, Traffic
+from ops.drift.measures.stored import dumps
 from ops.drift.rules.drift import evaluate_drift
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import JudgeState
@@ -64,7 +65,7 @@ class World:
             before = self.firing("page")
             found = evaluate_drift(self.traffic(), self.state, self.now * BLOCK_MIN * 60_000, self.settings)
             # What is stored and read again must judge alike.
-            self.state = JudgeState.from_json(json.loads(json.dumps(found.state.to_json())))
+            self.state = JudgeState.from_json(json.loads(dumps(found.state)))
             self.findings = found.findings
             self.pages += [(self.now, *key) for key in self.firing("page") - before]
         return self
@@ -90,7 +91,7 @@ def healthy() -> Callable[[], World]:
 
     def copy() -> World:
         again = World()
-        again.state = JudgeState.from_json(json.loads(json.dumps(world.state.to_json())))
+        again.state = JudgeState.from_json(json.loads(dumps(world.state)))
         again.past, again.findings = world.past, world.findings
         return again
 
@@ -243,6 +244,6 @@ def test_a_model_that_was_replaced_is_not_judged_but_still_known(
 
 def test_the_state_that_comes_in_is_left_alone(healthy: Callable[[], World]) -> None:
     world = healthy()
-    before = json.dumps(world.state.to_json())
+    before = dumps(world.state)
     evaluate_drift(world.traffic(), world.state, 10**9, world.settings)
-    assert json.dumps(world.state.to_json()) == before
+    assert dumps(world.state) == before
