@@ -1,1 +1,1 @@
-"""Looking at the escalation gate: explain a request, replay a policy, simulate a day."""
+"""Looking at the escalation gate: explain a request, backtest a policy, simulate a day."""

@@ -35,7 +35,7 @@ class DaySettings:
 
     Attributes:
         hours: Length.    rate: Mean requests a second, Poisson.    workers: AMN workers.
-        hard_share: Of the requests, on a hard lane, always.
+        hard_share: Share of the requests on a hard lane, always.
         bursts: (start as a share of the day, seconds, share of hard lanes meanwhile).
         crash_every_s: A worker dies and starts again this often, forgetting its last second; 0 never.
     """

@@ -14,7 +14,6 @@ from amn.policy import BLEND, EscalationPolicy, load_policy
 from ops.errors import FileRefused
 from ops.sample import Sample
 
-_BATCH = 64
 _NEEDED = ("lane", "tokens", "domain")
 _TYPES = {"lane": str, "tokens": int, "domain": str, "confidence": dict, "margin": dict, "at_ms": int}
 
@@ -26,9 +25,9 @@ class Logged:
     Attributes:
         at_ms: When; 0 when the log does not say.
         confidence, margin: By method.    gain: Predicted; None when it was not asked for.
-        article: Of the text, for intervals; -1 when the log does not say.
-        amn_cosine, fallback_cosine, final_cosine: With the truth, where it is known: of AMN's answer,
-            of the fallback's, and of the two blended.
+        article: Number of the text, for intervals; -1 when the log does not say.
+        amn_cosine, fallback_cosine, final_cosine: Cosines with the truth, where it is known, of AMN's
+            answer, of the fallback's, and of the two blended.
     """
 
     lane: str
@@ -104,29 +103,25 @@ def score_sample(sample: Sample, artifacts: Path) -> list[Logged]:
     calibration = load_calibration(artifacts / "gate_calibration")
     amn = Predictor.open(artifacts / "production_model", artifacts / "reference_bank")
     fallback = Predictor.open(artifacts / "fallback_accuracy")
-    scorer = GateScores(load_policy("calibrated"), amn.bank, calibration)
-    lines = []
-    for first in range(0, len(sample), _BATCH):
-        rows = range(first, min(first + _BATCH, len(sample)))
-        contexts = np.stack([sample.context(i) for i in rows])
-        truth = np.stack([sample.truth(i) for i in rows])
-        fast, slow = amn.forward(contexts), fallback.predict(contexts)
-        final = blend(fast, slow, calibration.weight(features(contexts, fast)))
-        cosines = [np.vecdot(made, truth) for made in (fast, slow, final)]
-        columns = zip(*(column.tolist() for column in (*scorer(contexts, fast), *cosines)), strict=True)
-        lines += [
-            Logged(
-                lane="general",
-                tokens=0,
-                domain="unseen" if sample.ood[i] else "known",
-                confidence={"top1": confidence},
-                margin={"distinct": margin},
-                gain=gain,
-                article=int(sample.article[i]),
-                amn_cosine=of_amn,
-                fallback_cosine=of_fallback,
-                final_cosine=of_both,
-            )
-            for i, (confidence, margin, gain, of_amn, of_fallback, of_both) in zip(rows, columns, strict=True)
-        ]
-    return lines
+    at = sample.start
+    contexts, truth = sample.vectors[at[:, None] + np.arange(5)], sample.vectors[at + 5]
+    fast, slow = amn.forward(contexts), fallback.predict(contexts)
+    final = blend(fast, slow, calibration.weight(features(contexts, fast)))
+    scores = GateScores(load_policy("calibrated"), amn.bank, calibration)(contexts, fast)
+    cosines = [np.vecdot(answers, truth) for answers in (fast, slow, final)]
+    columns = zip(*(column.tolist() for column in (*scores, *cosines)), strict=True)
+    return [
+        Logged(
+            lane="general",
+            tokens=0,
+            domain="unseen" if sample.ood[i] else "known",
+            confidence={"top1": confidence},
+            margin={"distinct": margin},
+            gain=gain,
+            article=int(sample.article[i]),
+            amn_cosine=of_amn,
+            fallback_cosine=of_fallback,
+            final_cosine=of_both,
+        )
+        for i, (confidence, margin, gain, of_amn, of_fallback, of_both) in enumerate(columns)
+    ]

@@ -19,11 +19,11 @@ class Count(NamedTuple):
     """A counter of the stats hash.
 
     Attributes:
-        field: Of the hash: exactly this one, or with `label` everything that begins with `<field>:`.
-        name: Of the metric, without `_total`.    help: What it counts.
+        field: Name in the hash; with `label`, everything that begins with `<field>:`.
+        name: Name of the metric, without `_total`.
         label: Name of the label that takes the rest of the field.
-        values: Of the label, that are there before their first event: Prometheus sees no rise in the
-            first value of a series.
+        values: Values of the label that are there before their first event: Prometheus sees no rise in
+            the first value of a series.
     """
 
     field: str

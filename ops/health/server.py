@@ -19,10 +19,10 @@ class ServerFacts:
 
     Attributes:
         name, version: As it calls itself.    compatible: Version of Redis whose commands it speaks.
-        maxmemory_bytes: 0 for no limit.    total_memory_bytes: Of its machine; 0 when it does not say.
+        maxmemory_bytes: 0 for no limit.    total_memory_bytes: Memory of its machine, or 0.
         append_only_status, snapshot_status: How the last write of each went.
-        output_limit_bytes: Of the answers that a connection may have waiting; 0 for no limit, None where
-            this user may not ask.
+        output_limit_bytes: Bytes that a connection may have waiting; 0 for no limit, None where this user
+            may not ask.
         output_cuts: Connections that it closed over that limit since its start.
         skew_ms: Its clock minus this host's, half of the question's round trip left out.
     """

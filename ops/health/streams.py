@@ -25,10 +25,10 @@ class StreamFacts:
     """One stream.
 
     Attributes:
-        entries: Waiting or leased.    leased: Of those, leased.
-        payload_bytes: Of those, as counted; None where nobody counts.
-        oldest_age_ms: Of the oldest entry, by the server's clock; None when empty.
-        stale: Leased, and not renewed for `STALE_MS`; a thousand at most are counted.
+        entries, leased: Entries that wait or are leased, and those that are leased.
+        payload_bytes: Their payload, as counted; None where nobody counts.
+        oldest_age_ms: Age of the oldest entry, by the server's clock; None when empty.
+        stale: Leased entries not renewed for `STALE_MS`; a thousand at most are counted.
     """
 
     entries: int

@@ -36,15 +36,7 @@ from ops.drift.settings import JudgeSettings
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Deployments.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @options.as_json
-def simulate(
-    drops: tuple[float, ...],
-    rates: tuple[float, ...],
-    days: int,
-    repeats: int,
-    seed: int,
-    as_json: bool,
-    **traffic: Any,
-) -> None:
+def simulate(drops: tuple[float, ...], rates: tuple[float, ...], as_json: bool, **chosen: Any) -> None:
     """False pages a year and time to a page, on made-up traffic; the card's bare rule beside ours.
 
     The traffic has neighbours that are alike, a daily rhythm, weekends, a slow wander of both means
@@ -53,17 +45,11 @@ def simulate(
     from ops.drift.lab.simulate import run
     from ops.drift.lab.synthetic import Scenario
 
+    size = {name: chosen.pop(name) for name in ("days", "repeats", "seed")}
     rows = [
         row
         for rate in rates
-        for row in run(
-            Scenario(rate_per_s=rate, **traffic),
-            drops,
-            JudgeSettings(),
-            days=days,
-            repeats=repeats,
-            seed=seed,
-        )
+        for row in run(Scenario(rate_per_s=rate, **chosen), drops, JudgeSettings(), **size)
     ]
     if as_json:
         console.say_json(rows, indent=2)

@@ -1,1 +1,1 @@
-"""Simulated and replayed drift."""
+"""Drift in the laboratory: simulated, and two models compared."""

@@ -18,11 +18,11 @@ class Scenario:
     """The properties of the traffic.
 
     Attributes:
-        rate_per_s: Requests.    sample: Share that is scored.    ood_share: Of those, OOD.
+        rate_per_s: Requests.    sample: Share that is scored.    ood_share: Share of the samples.
         truths: Share of samples whose truth comes.
         sigma: Standard deviation of one request's cosine.
-        correlation: Of a request's cosine with the next one's; sampling thins it.
-        wave: Amplitude of the daily rhythm of both means.    bustle: The same of the rate, relative.
+        correlation: Correlation of a request's cosine with the next one's; sampling thins it.
+        wave: Amplitude of the daily rhythm of both means.    bustle: That of the rate, relative.
         weekend: How much lower both means are at weekends.
         wander, wander_h: Standard deviation and time constant of a slow wander of each mean.
         lanes: Lanes that share the traffic.    lane_spread: How much their means differ.

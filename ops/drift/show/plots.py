@@ -107,7 +107,7 @@ def means_by_hour(sums: Floats, hours: int) -> Floats:
 
 
 def week_before(sums: Floats) -> Floats:
-    """The same hours a week ago.
+    """The means by hour of a week ago.
 
     Blocks are kept for eight days, so that there is one for the last 24 h only; NaN elsewhere.
     """

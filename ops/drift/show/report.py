@@ -51,12 +51,8 @@ def page(
     """The page as HTML text; pictures are inline, nothing is loaded from anywhere.
 
     Args:
-        keys: Of the queue.
-        memory: The judge's.
-        found: An evaluation.
-        exemplars: Of the last 24 h, the worst first.
-        model: Whose; the one that most samples are of, when None.
-        settings: The judge's.
+        exemplars: Those of the last 24 h, the worst first.
+        model: The model that is drawn; the one that most samples are of, when None.
 
     Raises:
         FileRefused: Nothing was sampled of this model.
