@@ -174,7 +174,7 @@ def _ended(arguments: Sequence[str]) -> tuple[int, str]:
 
 def _sentence(error: Exception) -> str:
     from amn.errors import AmnError
-    from workers.errors import WorkerError
+    from workers.errors import NotReady
 
     if isinstance(error, ServerUnavailable):
         return with_origin(str(error))
@@ -182,7 +182,7 @@ def _sentence(error: Exception) -> str:
         return f"the package {error.name} is missing; install it with: pip install 'amn-queue[ops]'"
     if isinstance(error, OSError) and error.filename is None and error.errno in _FULL:
         return f"standard output cannot be written: {error.strerror}"  # what we write by name is named
-    if isinstance(error, OpsError | QueueError | AmnError | WorkerError | ValueError | OSError):
+    if isinstance(error, OpsError | QueueError | AmnError | NotReady | ValueError | OSError):
         return str(error)
     return f"unexpected {type(error).__name__}: {error} (run `amn --debug ...` for the traceback)"
 

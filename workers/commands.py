@@ -12,7 +12,7 @@ from amn.policy import DEFAULT
 from producer.errors import QueueError
 from producer.sampling import RATE_MAX
 from producer.settings import ProducerSettings
-from workers.errors import WorkerError
+from workers.errors import NotReady
 from workers.logs import configure_logs
 from workers.pool.child import parent_pid
 from workers.pool.failures import last_words
@@ -140,5 +140,5 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             from workers.runtime import run_worker  # the model's libraries are for the process that serves
 
             run_worker(settings, artifacts)
-    except (QueueError, WorkerError, ValueError) as error:
+    except (QueueError, NotReady, ValueError) as error:
         raise click.ClickException(str(error)) from error

@@ -1,22 +1,12 @@
-"""Errors that stop a worker.
-
-WorkerError
-└── NotReady       the worker may not start (model, bank or policy do not hold)
-"""
+"""Errors that stop a worker."""
 
 from __future__ import annotations
 
 from producer.errors import AuthenticationFailed, ServerError, TlsFailed
 
 
-class WorkerError(Exception):
-    """Base of this room's errors; `code` is stable."""
-
-    code = "worker_error"
-
-
-class NotReady(WorkerError):
-    """The worker refuses to start: what it would serve does not hold."""
+class NotReady(Exception):
+    """The worker refuses to start: model, bank, policy or calibration do not hold."""
 
     code = "not_ready"
 

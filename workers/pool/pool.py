@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -83,7 +82,7 @@ class Pool:
     def restart(self) -> None:
         """Asks for a rolling restart: `poll` replaces every worker, one at a time."""
         with self._lock:
-            self._wanted = replace(self._wanted, restart=self._wanted.restart + 1)
+            self._wanted = self._wanted._replace(restart=self._wanted.restart + 1)
 
     @property
     def restarts(self) -> int:
@@ -108,11 +107,11 @@ class Pool:
                 return
             self._see_off()
             for slot in self._slots:
-                if not slot.child.alive and not self._rollout.replaces(slot):
+                if not slot.child.alive and slot.successor is None:
                     self._revive(slot)
             if time.monotonic() - self._links_read_at_s > _LINKS_S:
                 self._links_read_at_s = time.monotonic()
-                self._wanted = replace(self._wanted, served=read_links(self._settings.artifacts))
+                self._wanted = self._wanted._replace(served=read_links(self._settings.artifacts))
             self._rollout.turn(self._wanted)
 
     def watch(self) -> None:
@@ -148,8 +147,8 @@ class Pool:
             self._pins = None
 
     def _children(self) -> list[Child]:
-        coming = self._rollout.successor
-        return [*(slot.child for slot in self._slots), *([coming] if coming else []), *self._leaving]
+        coming = [slot.successor for slot in self._slots if slot.successor is not None]
+        return [*(slot.child for slot in self._slots), *coming, *self._leaving]
 
     def _revive(self, slot: Slot) -> None:
         """Starts a dead worker again, with a growing pause where they die before they are ready.

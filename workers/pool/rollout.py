@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -19,8 +20,7 @@ _AGAIN_S, _AGAIN_S_MAX = 5.0, 600.0
 _KILLED_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     """The links that a worker was started with, and the number of the restart asked for."""
 
     served: Served
@@ -33,24 +33,16 @@ class Version:
 
 @dataclass(slots=True)
 class Slot:
-    """One of the pool's workers, whichever process it is at the moment."""
+    """One of the pool's workers, whichever process it is, and the one that is getting ready to replace it."""
 
     kind: str
     child: Child
     version: Version
+    successor: Child | None = None
+    coming: Version | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """A replacement that is under way."""
-
-    slot: Slot
-    version: Version
-    successor: Child
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
+class _Refusal(NamedTuple):
     version: tuple[object, ...]
     tries: int
     again_at_s: float
@@ -73,34 +65,24 @@ class Rollout:
     ) -> None:
         self.swaps = 0
         self._slots, self._spawn, self._dismiss = slots, spawn, dismiss
-        self._attempt: _Attempt | None = None
         self._refusals: dict[str, _Refusal] = {}
-
-    @property
-    def successor(self) -> Child | None:
-        """The one that is getting ready."""
-        return None if self._attempt is None else self._attempt.successor
-
-    def replaces(self, slot: Slot) -> bool:
-        """True while this slot's successor is on its way."""
-        return self._attempt is not None and self._attempt.slot is slot
 
     def turn(self, wanted: Version) -> None:
         """The next step, if one is due."""
-        attempt = self._attempt
-        if attempt is None:
-            slot = next((slot for slot in self._slots if self._due(slot, wanted)), None)
-            if slot is not None:
-                self._attempt = _Attempt(slot, wanted, self._spawn(slot.kind, wanted))
-        elif attempt.successor.is_ready() and attempt.successor.alive:
-            self._take_over(attempt)
-        elif not attempt.successor.alive or attempt.successor.age_s > _READY_S_MAX:
-            self._refuse(attempt)
+        for slot in self._slots:
+            if slot.successor is not None and slot.coming is not None:
+                self._follow(slot, slot.successor, slot.coming)
+                return
+        for slot in self._slots:
+            if self._due(slot, wanted):
+                slot.successor, slot.coming = self._spawn(slot.kind, wanted), wanted
+                return
 
     def settled(self, wanted: Version) -> bool:
         """True when every worker serves what is wanted."""
-        return self._attempt is None and all(
-            slot.version.of(slot.kind) == wanted.of(slot.kind) for slot in self._slots
+        return all(
+            slot.successor is None and slot.version.of(slot.kind) == wanted.of(slot.kind)
+            for slot in self._slots
         )
 
     def _due(self, slot: Slot, wanted: Version) -> bool:
@@ -109,29 +91,31 @@ class Rollout:
             return False
         return refusal is None or refusal.version != version or time.monotonic() >= refusal.again_at_s
 
-    def _take_over(self, attempt: _Attempt) -> None:
-        slot, old = attempt.slot, attempt.slot.child
-        slot.child, slot.version = attempt.successor, attempt.version
-        self._attempt = None
-        self._refusals.pop(slot.kind, None)
-        self.swaps += 1
-        _LOG.info("worker_swapped", kind=slot.kind, old=old.pid, new=slot.child.pid)
+    def _follow(self, slot: Slot, successor: Child, coming: Version) -> None:
+        if successor.is_ready() and successor.alive:
+            old, slot.child, slot.version = slot.child, successor, coming
+            self._refusals.pop(slot.kind, None)
+            self.swaps += 1
+            _LOG.info("worker_swapped", kind=slot.kind, old=old.pid, new=successor.pid)
+        elif not successor.alive or successor.age_s > _READY_S_MAX:
+            old = successor
+            self._refuse(slot, successor, coming.of(slot.kind))
+        else:
+            return
+        slot.successor = slot.coming = None
         self._dismiss(old)
 
-    def _refuse(self, attempt: _Attempt) -> None:
-        kind, code, tried = attempt.slot.kind, attempt.successor.code, attempt.version.of(attempt.slot.kind)
-        last = self._refusals.get(kind)
+    def _refuse(self, slot: Slot, successor: Child, tried: tuple[object, ...]) -> None:
+        last, code = self._refusals.get(slot.kind), successor.code
         tries = last.tries + 1 if last is not None and last.version == tried else 1
         killed = code is not None and code < 0
         pause_s = _KILLED_S if killed else min(_AGAIN_S * 2 ** (tries - 1), _AGAIN_S_MAX)
-        self._refusals[kind] = _Refusal(tried, tries, time.monotonic() + pause_s)
+        self._refusals[slot.kind] = _Refusal(tried, tries, time.monotonic() + pause_s)
         _LOG.error(
             "swap_refused",
-            kind=kind,
+            kind=slot.kind,
             code=code,
-            serving=attempt.slot.child.pid,
+            serving=slot.child.pid,
             again_in_s=pause_s,
             text="the new worker did not get ready; the old ones go on serving what they have",
         )
-        self._attempt = None
-        self._dismiss(attempt.successor)

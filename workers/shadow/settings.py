@@ -50,15 +50,6 @@ class ShadowSettings:
     canary_after_s: float = 300.0
     lag_ms_max: int = 60_000
 
-    def __post_init__(self) -> None:
-        limits = ("half_ttl_ms", "halves_max", "truth_ttl_ms", "truths_max", "scored_ttl_ms")
-        for name in (*limits, "minute_ttl_s", "age_min_max", "canary_ms", "lag_ms_max"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("samples_per_s", "half_life_min"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-
     def slice_of(self, domain: str) -> str:
         """ "ood" or "id" by an explicit domain; "unknown" for a request that names none."""
         if not domain:

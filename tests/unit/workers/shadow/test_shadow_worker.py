@@ -108,8 +108,3 @@ def test_the_slice_comes_from_the_explicit_domain(domain: str, slice_: str) -> N
 
 def test_domains_out_of_distribution_are_a_setting() -> None:
     assert ShadowSettings(ood_domains=frozenset({"law"})).slice_of("law") == "ood"
-
-
-def test_limits_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="halves_max is 0"):
-        ShadowSettings(halves_max=0)
