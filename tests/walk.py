@@ -28,6 +28,7 @@ from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
 from producer import Producer
 from producer.settings import ProducerSettings
+from tests.alert_walk import alert_walk
 from workers.kinds import build
 from workers.settings import Artifacts, WorkerSettings
 
@@ -120,11 +121,11 @@ class Recorder:
         return profile
 
     @contextmanager
-    def recording(self) -> Iterator[Walk]:
+    def recording(self, thread: str = "client") -> Iterator[Walk]:
         """Notes what is called in the block, and for a moment afterwards."""
         walk = Walk()
         self._since, self.walk = time.perf_counter(), walk
-        sys.setprofile(self.watch("client"))
+        sys.setprofile(self.watch(thread))
         try:
             yield walk
         finally:
@@ -200,6 +201,12 @@ def _walk(recorder: Recorder, producer: Producer, contexts: np.ndarray, options:
     return walk
 
 
+def alert() -> Walk:
+    """The walk of a drift alert."""
+    with tempfile.TemporaryDirectory() as folder:
+        return alert_walk(Recorder(), Path(folder))
+
+
 def table(walk: Walk) -> str:
     """The stops with their files and times, one line each."""
     rows = [f"{'us':>7}  {'lines':>5}  {'thread':8}  function"]
@@ -216,11 +223,13 @@ def counts(walk: Walk) -> str:
 
 @click.command()
 def main() -> None:
-    """Print the walk of one request from the producer to its answer, and what an escalation adds."""
+    """Print the walk of one request to its answer, what an escalation adds, and that of a drift alert."""
     answered, escalated = walks()
     more = escalated.beyond(answered)
     click.echo(f"From the context to the answer: {counts(answered)}\n{table(answered)}\n")
-    click.echo(f"An escalation adds: {counts(more)}\n{table(more)}")
+    click.echo(f"An escalation adds: {counts(more)}\n{table(more)}\n")
+    paged = alert()
+    click.echo(f"A drift alert, from the sums of the samples to the page: {counts(paged)}\n{table(paged)}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,16 +18,36 @@ answered, escalated = walks()
 more = escalated.beyond(answered)
 print(json.dumps([[len(one.stops), one.lines, len(one.files)] for one in (answered, more)]))
 """
+ALERT = """
+import json
+from tests.walk import alert
+walk = alert()
+print(json.dumps([len(walk.stops), walk.lines, len(walk.files)]))
+"""
 #: Functions, lines of code and Python files: from the context to the answer, and what an escalation adds.
 #: The aims are 60, 800 and 18, and 20 functions more; these are what was reached, and may only shrink.
 ANSWERED_MAX, ESCALATION_MAX = (73, 1_000, 33), (22, 235, 13)
+#: The same of a drift alert, from the sums of the samples to the page at a webhook: the whole turn of the
+#: judge, all its rules included, and the sender's. The aims are 60 and 900.
+ALERT_MAX = (225, 1_850, 48)
+
+
+def counted(code: str) -> Any:
+    """What the last line says of a script in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
 def test_a_request_passes_no_more_functions_lines_and_files_than_it_did() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    answered, more = json.loads(done.stdout.splitlines()[-1])
+    answered, more = counted(CODE)
     assert answered[0] > more[0] > 0
     assert all(size <= limit for size, limit in zip(answered, ANSWERED_MAX, strict=True)), answered
     assert all(size <= limit for size, limit in zip(more, ESCALATION_MAX, strict=True)), more
+
+
+@pytest.mark.slow
+def test_a_drift_alert_passes_no_more_functions_lines_and_files_than_it_did() -> None:
+    size = counted(ALERT)
+    assert all(0 < one <= limit for one, limit in zip(size, ALERT_MAX, strict=True)), size
