@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,6 @@ from producer.protocol.checks import checked_context, checked_contexts
 
 #: Rows of one batch.
 _CHUNK = 128
-_DIRECT_BATCH = 256
 _REPORTED_MAX = 100
 
 
@@ -83,6 +82,7 @@ class FileResult:
         }
 
 
+AnyProducer = Producer | PartitionedProducer
 Progress = Callable[[int], None]
 
 
@@ -100,23 +100,10 @@ def open_contexts(path: Path) -> FileRows:
     return rows
 
 
-@contextmanager
-def _output(source: Path, contexts: FileRows, target: Path) -> Iterator[RowsWriter]:
-    """Shape (rows, 768), float32, with room reserved; appears under its name when the block ends well."""
-    check_output(target, source)
-    with writing_rows(target, len(contexts), DIMENSIONS, "<f4") as output:
-        yield output
-        contexts.check_unchanged()
-
-
-def predict_through_queue(
-    source: Path,
-    target: Path,
-    producer: Producer | PartitionedProducer,
-    options: FileOptions,
-    on_progress: Progress,
+def predict_rows(
+    source: Path, target: Path, producer: AnyProducer, options: FileOptions, on_progress: Progress
 ) -> FileResult:
-    """Sends every row through the queue, in order, with a bounded number in flight.
+    """Sends every row of a file to a producer, in order, with a bounded number in flight.
 
     Rows go in batches. One that a soft rule flagged, and that a fallback may be worth, goes again by
     itself, so that the answers are those of `predict`; with `fast`, AMN's stays. A bad row fails
@@ -127,15 +114,17 @@ def predict_through_queue(
         ServerError, ResultTimeout: The server or the workers went away; nothing is written.
     """
     contexts = open_contexts(source)
-    with _output(source, contexts, target) as output:
+    check_output(target, source)
+    chunk = min(_CHUNK, options.in_flight)
+    with writing_rows(target, len(contexts), DIMENSIONS, "<f4") as output:
         rows = _Rows(contexts, output, producer, options)
-        chunk = min(_CHUNK, options.in_flight)
         for first in range(0, len(contexts), chunk):
             rows.take(options.in_flight - chunk)
             rows.send(range(first, min(first + chunk, len(contexts))))
             on_progress(rows.done)
         rows.take(0)
         on_progress(rows.done)
+        contexts.check_unchanged()
     return rows.result
 
 
@@ -143,11 +132,7 @@ class _Rows:
     """The rows of a file on their way: sent as batches, and by themselves where that is not enough."""
 
     def __init__(
-        self,
-        contexts: FileRows,
-        output: RowsWriter,
-        producer: Producer | PartitionedProducer,
-        options: FileOptions,
+        self, contexts: FileRows, output: RowsWriter, producer: AnyProducer, options: FileOptions
     ) -> None:
         self.result, self.done = FileResult(len(contexts)), 0
         self._contexts, self._output, self._producer, self._options = contexts, output, producer, options
@@ -160,13 +145,23 @@ class _Rows:
 
     def send(self, rows: range) -> None:
         """Sends rows as one batch; what breaks the contract ends here."""
-        good, contexts, failed = _checked(self._contexts, rows, self._options.normalize)
-        for row, error in failed:
-            self._fail(row, error)
-        if good:
-            handle = self._producer.submit_batch(contexts, options=self._each, block=True)
-            self._batches.append((good, contexts, handle))
-            self._waiting += len(good)
+        block, good, kept = self._contexts[rows.start : rows.stop], list(rows), []
+        self._waiting += len(rows)
+        try:
+            contexts = checked_contexts(block, normalize=self._options.normalize)
+        except InvalidRequest:
+            good = []
+            for row, context in zip(rows, block, strict=True):
+                try:
+                    kept.append(checked_context(context, normalize=self._options.normalize))
+                    good.append(row)
+                except InvalidRequest as error:
+                    self._fail(row, error)
+            if not good:
+                return
+            contexts = np.stack(kept)
+        handle = self._producer.submit_batch(contexts, options=self._each, block=True)
+        self._batches.append((good, contexts, handle))
 
     def take(self, limit: int) -> None:
         """Takes answers until at most so many rows wait."""
@@ -185,8 +180,8 @@ class _Rows:
             again = np.arange(len(rows))  # one of them is to blame: alone, it fails alone
         else:
             self._output.put(rows, reply.vectors)
-            again = np.flatnonzero(reply.shed_as("batch") & (not self._options.fast))
-            self._answered(reply.served_by, len(rows) - len(again))
+            again = np.flatnonzero([] if self._options.fast else reply.shed_as("batch"))
+            self._end(len(rows) - len(again), reply.served_by)
         if len(again):
             handles = self._producer.submit_many(list(contexts[again]), options=self._each, block=True)
             self._singles.extend(zip([rows[i] for i in again], handles, strict=True))
@@ -197,64 +192,37 @@ class _Rows:
         except (ServerError, ResultTimeout):
             raise
         except QueueError as error:
-            self._waiting -= 1
             self._fail(row, error)
         else:
             self._output.put([row], reply.vector)
-            self._answered(reply.served_by, 1)
-
-    def _answered(self, model: str, count: int) -> None:
-        self.result.served[model] += count
-        self.done += count
-        self._waiting -= count
+            self._end(1, reply.served_by)
 
     def _fail(self, row: int, error: QueueError) -> None:
         self._output.put([row], np.nan)
         self.result.fail(row, error)
-        self.done += 1
+        self._end(1)
+
+    def _end(self, count: int, model: str = "") -> None:
+        if model:
+            self.result.served[model] += count
+        self.done += count
+        self._waiting -= count
 
 
-def predict_directly(
-    source: Path, target: Path, model: Path, *, normalize: bool, on_progress: Progress
-) -> FileResult:
-    """Answers every row with the AMN model in this process: no server, no gate, no fallback.
+class DirectProducer:
+    """Answers batches with the AMN model in this process: no server, no gate, no fallback.
 
     Raises:
-        FileRefused: A file cannot be used.
         CheckpointError: The model does not hold.
     """
-    from amn.predictor import Predictor
 
-    contexts = open_contexts(source)
-    check_output(target, source)
-    predictor, result = Predictor.open(model), FileResult(len(contexts))
-    with _output(source, contexts, target) as output:
-        for first in range(0, len(contexts), _DIRECT_BATCH):
-            last = min(first + _DIRECT_BATCH, len(contexts))
-            good, block, failed = _checked(contexts, range(first, last), normalize)
-            for row, error in failed:
-                output.put([row], np.nan)
-                result.fail(row, error)
-            if good:
-                output.put(good, predictor.predict(block.astype(np.float32, copy=False)))
-                result.served[predictor.name] += len(good)
-            on_progress(last)
-    return result
+    def __init__(self, model: Path) -> None:
+        from amn.predictor import Predictor
 
+        self._predictor = Predictor.open(model)
 
-def _checked(
-    contexts: FileRows, rows: range, normalize: bool
-) -> tuple[list[int], NDArray[np.floating], list[tuple[int, InvalidRequest]]]:
-    """The rows that hold the contract, their contexts, and the others with what is wrong."""
-    block = contexts[rows.start : rows.stop]
-    try:
-        return list(rows), checked_contexts(block, normalize=normalize), []
-    except InvalidRequest:
-        good, kept, failed = [], [], []
-    for row, context in zip(rows, block, strict=True):
-        try:
-            kept.append(checked_context(context, normalize=normalize))
-            good.append(row)
-        except InvalidRequest as error:
-            failed.append((row, error))
-    return good, np.stack(kept) if kept else block[:0], failed
+    def submit_batch(self, contexts: NDArray[np.floating], **_: Any) -> Any:
+        """Computes a batch; returns a handle that is done, for who takes AMN's answers."""
+        vectors = self._predictor.predict(contexts.astype(np.float32, copy=False))
+        reply = SimpleNamespace(vectors=vectors, served_by=self._predictor.name)
+        return SimpleNamespace(first=lambda: reply)

@@ -24,7 +24,7 @@ from rq.results import Result
 from amn.files import check_output
 from amn.output import without_surrogates
 from ops.errors import FileRefused, JobRefused, JobsUnavailable
-from ops.files import FileOptions, open_contexts, predict_through_queue
+from ops.files import FileOptions, open_contexts, predict_rows
 from ops.known_jobs import KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
 from ops.settings import jobs_possible
 from producer import Producer
@@ -101,7 +101,7 @@ def predict_file(job: KnownJob, **arguments: Any) -> dict[str, Any]:
     source, target, queue = (arguments.pop(name) for name in ("source", "target", "queue"))
     with Producer(settings=ProducerSettings.from_environment(queue=queue)) as producer:
         options = FileOptions(**arguments)
-        return predict_through_queue(Path(source), Path(target), producer, options, on_progress).to_json()
+        return predict_rows(Path(source), Path(target), producer, options, on_progress).to_json()
 
 
 def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:

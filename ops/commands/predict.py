@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from amn.files import check_output
 from ops import console
 from ops.commands import options
 from ops.errors import RowsFailed
-from ops.files import FileOptions, FileResult, open_contexts, predict_directly, predict_through_queue
+from ops.files import DirectProducer, FileOptions, FileResult, open_contexts, predict_rows
 from ops.settings import artifacts_folder, producer_settings
 from producer import PartitionedProducer, Producer
 
@@ -57,28 +59,21 @@ def predict(
     rows = len(open_contexts(source))
     check_output(target, source)
     started_s = time.perf_counter()
-    with console.Bar("rows") as bar:
-
-        def on_progress(done: int) -> None:
-            bar.draw("predicting", done, rows)
-
+    with console.Bar("rows") as bar, contextlib.ExitStack() as undo:
+        producer: Any
         if direct:
-            model = artifacts_folder(artifacts) / "production_model"
-            result = predict_directly(
-                source, target, model, normalize=settings.normalize, on_progress=on_progress
-            )
+            settings = replace(settings, fast=True)
+            producer = DirectProducer(artifacts_folder(artifacts) / "production_model")
+        elif partitions is None:
+            producer = undo.enter_context(Producer(settings=producer_settings(url, queue)))
         else:
-            with _producer(url, queue, partitions) as producer:
-                result = predict_through_queue(source, target, producer, settings, on_progress)
+            client = PartitionedProducer(partitions=partitions, settings=producer_settings(url, queue))
+            producer = undo.enter_context(client)
+        result = predict_rows(
+            source, target, producer, settings, lambda done: bar.draw("predicting", done, rows)
+        )
     elapsed_s = time.perf_counter() - started_s
     _report(result, target, elapsed_s, as_json)
-
-
-def _producer(url: str | None, queue: str | None, partitions: int | None) -> Producer | PartitionedProducer:
-    settings = producer_settings(url, queue)
-    if partitions is None:
-        return Producer(settings=settings)
-    return PartitionedProducer(partitions=partitions, settings=settings)
 
 
 def _report(result: FileResult, target: Path, elapsed_s: float, as_json: bool) -> None:

@@ -159,7 +159,7 @@ def test_an_input_that_shrinks_under_a_prediction_ends_with_one_line(
 ) -> None:
     check = "ops.files.checked_contexts"
     monkeypatch.setattr(check, lambda context, **_: os.truncate(source, 200) or context)
-    monkeypatch.setattr("ops.files._DIRECT_BATCH", 2)
+    monkeypatch.setattr("ops.files._CHUNK", 2)
     assert run(["predict", str(source), str(source.with_name("out.npy")), "--direct"]) == 1
     assert f"amn: {source} became shorter while it was read" in capsys.readouterr().err
     assert [file.name for file in source.parent.iterdir()] == ["in.npy"]

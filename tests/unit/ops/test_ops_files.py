@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ops.errors import FileRefused
-from ops.files import FileOptions, open_contexts, predict_through_queue
+from ops.files import FileOptions, open_contexts, predict_rows
 from producer.errors import InferenceFailed, QueueError, ResultTimeout
 from producer.messages import BatchReply, Reply
 
@@ -95,7 +95,7 @@ class EchoProducer:
 
 def predicted(source: Path, producer: EchoProducer, **options: Any) -> tuple[Any, NDArray[np.float32]]:
     target = source.with_name("out.npy")
-    result = predict_through_queue(
+    result = predict_rows(
         source,
         target,
         producer,  # type: ignore[arg-type]
@@ -188,7 +188,7 @@ def test_an_output_in_a_missing_folder_is_refused_before_the_work(tmp_path: Path
     np.save(source, rows)
     producer = EchoProducer()
     with pytest.raises(FileRefused, match="does not exist"):
-        predict_through_queue(
+        predict_rows(
             source,
             tmp_path / "no" / "out.npy",
             producer,  # type: ignore[arg-type]
