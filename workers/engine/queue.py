@@ -19,14 +19,7 @@ import redis
 
 from producer.keys import GROUP, REQUEST, Keys
 from producer.transport.clock import ServerClock
-from producer.transport.connection import (
-    DRIVER_ERRORS,
-    LOST,
-    connect,
-    driver_errors,
-    script_text,
-    translated,
-)
+from producer.transport.connection import DRIVER_ERRORS, LOST, connect, driver_errors, script_text, translated
 from producer.transport.link import Link, Script, Word, written
 from workers.engine.entry import Entry, Outcome
 from workers.engine.reads import ReadSizes

@@ -40,12 +40,7 @@ _TIMED = {
     (True, True): ",timed:bulk,slow:bulk",
 }
 #: `Outcome.op` by "is escalated" and "wants a provisional answer".
-_OPS = {
-    (False, False): "reply",
-    (False, True): "reply",
-    (True, False): "escalate",
-    (True, True): "both",
-}
+_OPS = {(False, False): "reply", (False, True): "reply", (True, False): "escalate", (True, True): "both"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

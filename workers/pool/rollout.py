@@ -58,10 +58,7 @@ class Rollout:
     """
 
     def __init__(
-        self,
-        slots: list[Slot],
-        spawn: Callable[[str, Version], Child],
-        dismiss: Callable[[Child], None],
+        self, slots: list[Slot], spawn: Callable[[str, Version], Child], dismiss: Callable[[Child], None]
     ) -> None:
         self.swaps = 0
         self._slots, self._spawn, self._dismiss = slots, spawn, dismiss
