@@ -1,7 +1,7 @@
 """Files that appear whole: looked at first, written aside, and renamed over the name they are for.
 
-What is written aside is hidden beside its target (`.amn-<hash of the name>-<user>.part`) and locked while
-its writer lives; what a killed writer left is removed by the next one in that folder. A file that is
+A file is written aside under a hidden name (`.amn-<hash of the name>-<user>.part`), which is locked while
+its writer lives; the next writer in that folder removes those that a killed one left. A file that is
 replaced gives its mode and, where possible, its owner to the new one; a new one follows the umask.
 A symlink is followed: its target is replaced, and the link stays.
 """
@@ -40,7 +40,7 @@ def check_output(path: Path, *sources: Path, stream: bool = False) -> Path:
 
     Args:
         sources: What is read meanwhile: none of them may be the output, by whatever name.
-        stream: Whether a FIFO or a character device will do, which cannot be written out of order.
+        stream: True if a FIFO or a character device will do, which cannot be written out of order.
 
     Raises:
         FileRefused: It is not a regular file, one of the sources, or may not be written; or its folder
@@ -85,25 +85,19 @@ def writing(path: Path, *, room: int = 0) -> Iterator[BinaryIO]:
         FileRefused: The output cannot be used, has no room, or another process writes it.
     """
     target = check_output(path)
-    aside = _aside(target)
-    with _named(path), os.fdopen(_created(aside, path), "w+b") as file:
-        try:
-            _like_the_old_one(target, file.fileno())
-            _reserve(file.fileno(), room)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(aside, target)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+    with _aside(path, target) as (_, opened), os.fdopen(opened, "w+b", closefd=False) as file:
+        _like_the_old_one(target, opened)
+        _reserve(opened, room)
+        yield file
+        file.flush()
+        os.fsync(opened)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Writes a small file at once; a FIFO or a character device gets it too.
 
     Raises:
-        FileRefused: As `writing`.
+        FileRefused: The output cannot be used, has no room, or another process writes it.
     """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     target = check_output(path, stream=True)
@@ -126,24 +120,29 @@ def making_folder(path: Path) -> Iterator[Path]:
         raise FileRefused(f"{path} exists already; name a new folder")
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = _aside(path.parent.resolve() / path.name)
-        lock = _created(aside, path, folder=True)
+    with _aside(path, path.parent.resolve() / path.name, folder=True) as (aside, _):
         try:
             yield aside
-            os.rename(aside, path)
-        except BaseException as error:
-            shutil.rmtree(aside, ignore_errors=True)
-            if isinstance(error, FileRefused):  # of a file in it
-                raise FileRefused(str(error).replace(str(aside), str(path))) from error
+        except FileRefused as error:  # of a file in it
+            raise FileRefused(str(error).replace(str(aside), str(path))) from error
+
+
+@contextlib.contextmanager
+def _aside(path: Path, target: Path, *, folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """A locked file or folder, opened, that takes the target's name when the block ends well."""
+    # A short name, whatever the length of the target's; with the user, since others may not remove it.
+    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
+    aside = target.with_name(f".amn-{name}-{os.getuid()}.part")
+    with _named(path):
+        opened = _created(aside, path, folder=folder)
+        try:
+            yield aside, opened
+            os.replace(aside, target)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True) if folder else aside.unlink(missing_ok=True)
             raise
         finally:
-            os.close(lock)
-
-
-def _aside(target: Path) -> Path:
-    """Short, whatever the length of the name; of this user, since others may not be able to remove it."""
-    name = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]
-    return target.with_name(f".amn-{name}-{os.getuid()}.part")
+            os.close(opened)
 
 
 def _created(aside: Path, path: Path, *, folder: bool = False) -> int:
@@ -206,7 +205,7 @@ def _reserve(opened: int, room: int) -> None:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """A write that fails names its file."""
+    """Names the file of a write that fails."""
     try:
         yield
     except OSError as error:

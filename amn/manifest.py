@@ -31,14 +31,13 @@ def read_manifest(folder: Path, form: Callable[..., Form], *, artifact: str, rem
         if not isinstance(stored, dict):
             raise ValueError(f"it is a {type(stored).__name__}")
         return form(**stored)
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         why = f"its {MANIFEST} does not exist"
-        raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}") from error
     except ValueError as error:
         why = f"its {MANIFEST} is not a JSON object ({error})"
-        raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}") from error
     except (OSError, TypeError) as error:
-        raise CheckpointError(f"{artifact} {folder} cannot be read: {error}; {remedy}") from error
+        why = str(error)
+    raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}")
 
 
 def write_manifest(folder: Path, content: Any, *, indent: int = 2) -> None:

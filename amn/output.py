@@ -2,7 +2,7 @@
 
 Much of it was written by others: names, reasons, errors, paths. A terminal obeys control characters, a
 reader of JSON knows neither NaN nor bytes, and a stream may be closed, full, or of an encoding that lacks
-a character. Here is what each of these is met with; nothing beyond the standard library is imported.
+a character. This module meets each of these; it imports nothing beyond the standard library.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plain(text: object, *, lines: bool = False) -> str:
 
 def without_surrogates(text: str) -> str:
     """Bytes of another encoding, which Python keeps as lone surrogates, become replacement characters."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if _odd(text) else text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def strict_json(value: object, *, indent: int | None = None, compact: bool = False) -> str:
@@ -100,25 +100,19 @@ def drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _odd(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _strict(value: Any) -> Any:
     if isinstance(value, bool | int) or value is None:
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {without_surrogates(_name(key)): _strict(one) for key, one in value.items()}
+        return {_text(key): _strict(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_strict(one) for one in value]
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
     if hasattr(value, "tolist"):  # an array or a scalar of NumPy
         return _strict(value.tolist())
-    return without_surrogates(str(value))
+    return _text(value)
 
 
-def _name(key: object) -> str:
-    return key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else without_surrogates(str(value))

@@ -3,8 +3,8 @@
 The score is one minus the mean of the k best cosines between the context's mean vector and reference
 means of the training side; it looks at the input alone, never at a prediction or a truth. Below the
 lower threshold a context is in distribution, above the upper one it is out of it, and between them
-it is neither: a slice made by a score is only worth comparing when it is clean. Docs/drift-slices.md
-says what the alternatives measured.
+it is neither: a slice made by a score is only worth comparing when it is clean. docs/drift-slices.md
+has the figures of the alternatives.
 
 An artifact is a folder: `references.npy` (N, 768) and `centroids.npy` (C, 768), float16 unit vectors,
 and `manifest.json` with the thresholds, the figures of the fit and the files' hash.
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.data.vectors import unit
 from amn.errors import CheckpointError
 from amn.manifest import check_sha256, files_sha256, read_manifest
 
@@ -93,7 +94,7 @@ class Slicer:
         return OodScore(score, int((self._centroids @ mean).argmax()))
 
     def slice_of(self, score: float) -> str:
-        """`INSIDE`, `UNSURE` or `OUTSIDE`."""
+        """The slice of a score: `INSIDE`, `UNSURE` or `OUTSIDE`."""
         if score <= self.manifest.inside_max:
             return INSIDE
         return OUTSIDE if score > self.manifest.outside_min else UNSURE
@@ -101,9 +102,7 @@ class Slicer:
 
 def unit_mean(context: NDArray[np.floating]) -> Vectors:
     """(..., 5, 768) -> (..., 768), the mean's direction; zero where the mean is zero."""
-    mean = context.astype(np.float32).mean(axis=-2)
-    norm = np.linalg.norm(mean, axis=-1, keepdims=True)
-    return np.asarray(np.divide(mean, norm, out=np.zeros_like(mean), where=norm > 0), dtype=np.float32)
+    return unit(context.astype(np.float32).mean(axis=-2))
 
 
 def nearest_distance(cosines: Vectors, neighbours: int) -> float:
@@ -112,19 +111,30 @@ def nearest_distance(cosines: Vectors, neighbours: int) -> float:
     return 1.0 - float(best.astype(np.float64).mean())
 
 
-def load_slices(folder: Path) -> Slicer:
+def load_slices(folder: Path, encoder_id: str) -> Slicer:
     """Loads the artifact and checks it.
 
+    Args:
+        encoder_id: The encoder of the contexts that are to be scored.
+
     Raises:
-        CheckpointError: A file is missing, the hash differs, or what is in it does not fit.
+        CheckpointError: A file is missing, the hash differs, what is in it does not fit, or it was fitted
+            on vectors of another encoder.
     """
     again = "fit them again"
     manifest = read_manifest(folder, SlicesManifest, artifact="slices", remedy=again)
+    if manifest.encoder_id != encoder_id:
+        raise CheckpointError(
+            f"slices {folder} were fitted on vectors of encoder {manifest.encoder_id!r}, and contexts of "
+            f"{encoder_id!r} are to be scored; fit them on vectors of that encoder (`amn slices`), or remove "
+            f"{folder}: requests that name no domain are in slice 'unknown' then"
+        )
     try:
         check_sha256(f"slices {folder}", files_hash(folder), manifest.sha256, again)
-        references, centroids = (np.load(folder / name, allow_pickle=False) for name in FILES)
+        rows = [np.load(folder / name, allow_pickle=False).astype(np.float32) for name in FILES]
     except (OSError, ValueError) as error:
         raise CheckpointError(f"slices {folder} cannot be read: {error}; {again}") from error
+    references, centroids = rows
     fits = manifest.format == FORMAT and manifest.inside_max <= manifest.outside_min
     fits = fits and 1 <= manifest.neighbours <= len(references) and 1 <= len(centroids) <= CELLS_MAX
     if not fits or references.shape[1:] != (768,) or centroids.shape[1:] != (768,):
@@ -133,8 +143,7 @@ def load_slices(folder: Path) -> Slicer:
             f"{centroids.shape}, k {manifest.neighbours}, thresholds {manifest.inside_max} and "
             f"{manifest.outside_min} do not fit together; {again}"
         )
-    rows = [np.ascontiguousarray(array.astype(np.float32)) for array in (references, centroids)]
-    return Slicer(rows[0], rows[1], manifest)
+    return Slicer(references, centroids, manifest)
 
 
 def files_hash(folder: Path) -> str:

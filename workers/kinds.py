@@ -105,11 +105,7 @@ def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
     if not artifacts.slices.is_dir():
         _LOG.warning("slices_missing", slices=str(artifacts.slices))
         return None
-    slicer = load_slices(artifacts.slices)
-    if slicer.manifest.encoder_id != settings.encoder:
-        _LOG.warning("slices_of_another_encoder", fitted=slicer.manifest.encoder_id, serves=settings.encoder)
-        return None
-    return slicer
+    return load_slices(artifacts.slices, settings.encoder)
 
 
 def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]:

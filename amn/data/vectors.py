@@ -76,6 +76,13 @@ def window_rows(starts: Index) -> Index:
     return starts[:, None] + np.arange(WINDOW)
 
 
+def unit(rows: Vectors) -> Vectors:
+    """Rows (..., 768) scaled to norm one; zeros stay zeros."""
+    length = np.sqrt(np.vecdot(rows, rows))[..., None]
+    scaled: Vectors = rows / np.maximum(length, 1e-12)
+    return scaled
+
+
 def chunks(length: int, size: int = ROWS_PER_CHUNK) -> Iterator[slice]:
     """Slices that cover `length` rows without holding them all in memory."""
     for start in range(0, length, size):

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.config import CONTEXT_LENGTH, VECTOR_DIM
+from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.network import SCORE_SCALE, BoundedAMN, check_contexts
-from amn.model.tensors import unit, weights_of
+from amn.model.tensors import weights_of
 
 K = CONTEXT_LENGTH
 Array = NDArray[np.float32]

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from amn.config import CONTEXT_LENGTH, VECTOR_DIM
+from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.folded_bounded import FoldedBounded
 from amn.model.network import check_contexts
 from amn.model.stacked import StackedAMN
-from amn.model.tensors import unit, weights_of
+from amn.model.tensors import weights_of
 
 Array = NDArray[np.float32]
 

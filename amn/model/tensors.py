@@ -16,10 +16,3 @@ def shared(array: NDArray[np.floating]) -> Tensor:
 def weights_of(model: nn.Module) -> dict[str, NDArray[np.float32]]:
     """Float32 copies of a model's weights by name."""
     return {name: value.detach().float().clone().numpy() for name, value in model.state_dict().items()}
-
-
-def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows (B, 768) scaled to norm one."""
-    length = np.sqrt(np.vecdot(rows, rows))[:, None]
-    scaled: NDArray[np.float32] = rows / np.maximum(length, 1e-12)
-    return scaled

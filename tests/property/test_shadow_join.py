@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from amn.slices import load_slices
 from producer.keys import Keys
-from producer.messages import Reply, Request
+from producer.messages import DEFAULT_ENCODER, Reply, Request
 from producer.protocol import wire
 from producer.sampling import RATE_MAX, sampled
 from producer.settings import ProducerSettings
@@ -40,7 +40,7 @@ SAMPLED = [key for key in (f"s#{position}" for position in range(1000)) if sampl
 CONTEXTS, ANSWERS, TRUTHS = units(6, 5), units(6), units(6)
 
 
-SLICER = load_slices(Path("artifacts/lvm/ood_slices"))
+SLICER = load_slices(Path("artifacts/lvm/ood_slices"), DEFAULT_ENCODER)
 
 
 class Oldest:

@@ -13,6 +13,7 @@ import pytest
 from amn.predictor import Predictor
 from amn.slices import load_slices
 from drift.world import ARTIFACTS, Increments, Sample, Scorer, Service, Vectors
+from producer.messages import DEFAULT_ENCODER
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +27,7 @@ def scored() -> Scorer:
     predictor = Predictor.open(root / "production_model", root / "reference_bank")
     return Scorer(
         lambda contexts: np.asarray(predictor.forward(np.ascontiguousarray(contexts))),
-        load_slices(root / "ood_slices"),
+        load_slices(root / "ood_slices", DEFAULT_ENCODER),
     )
 
 

@@ -15,6 +15,7 @@ from amn.data.vectors import VectorSet
 from amn.errors import CheckpointError, DataError
 from amn.evaluation.slices_fit import area, centres, fit, write
 from amn.slices import Slicer, SlicesManifest, load_slices, unit_mean
+from producer.messages import DEFAULT_ENCODER
 
 SHIPPED = Path("artifacts/lvm/ood_slices")
 
@@ -61,7 +62,7 @@ def test_between_the_thresholds_a_context_is_in_neither_slice(score: float, name
 
 def test_the_shipped_score_tells_the_samples_slices_apart() -> None:
     """Held-out articles and the unseen domain of the sample; 300 of each."""
-    shipped = load_slices(SHIPPED)
+    shipped = load_slices(SHIPPED, DEFAULT_ENCODER)
     with np.load("artifacts/sample/sequences.npz", allow_pickle=False) as sample:
         rows, article = sample["vectors"].astype(np.float32), sample["article"]
         slices = sample["article_slice"][article]
@@ -84,14 +85,20 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     shutil.copytree(SHIPPED.resolve(), folder)
     (folder / "centroids.npy").write_bytes((SHIPPED / "centroids.npy").read_bytes()[:-2] + b"xy")
     with pytest.raises(CheckpointError, match="has sha256"):
-        load_slices(folder)
+        load_slices(folder, DEFAULT_ENCODER)
     shutil.copy(SHIPPED / "centroids.npy", folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "inside_max": 0.9}))
     with pytest.raises(CheckpointError, match="do not fit together"):
-        load_slices(folder)
+        load_slices(folder, DEFAULT_ENCODER)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load_slices(tmp_path / "missing")
+        load_slices(tmp_path / "missing", DEFAULT_ENCODER)
+
+
+def test_slices_of_another_encoder_are_refused_with_what_to_do() -> None:
+    said = r"encoder 'all-mpnet-base-v2/mean/l2', and contexts of 'other/cls/l2'.*`amn slices`.*or remove"
+    with pytest.raises(CheckpointError, match=said):
+        load_slices(SHIPPED, "other/cls/l2")
 
 
 SETTINGS: dict[str, Any] = {"unseen_domain": "far", "references": 60, "neighbours": 5, "cells": 8}
@@ -121,7 +128,7 @@ def test_what_is_fitted_is_read_back_and_scores_the_same(tmp_path: Path, data: V
     assert found.manifest.measured["true_ood"] == 1.0
     manifest = write(found, tmp_path / "new")
     assert manifest.encoder_id == data.encoder_id
-    read = load_slices(tmp_path / "new")
+    read = load_slices(tmp_path / "new", data.encoder_id)
     assert read.manifest == manifest
     assert read.cells == 8
     assert read.slice_of(read.measure(data.rows(slice(31 * 20, 31 * 20 + 5))).score) == "ood"
