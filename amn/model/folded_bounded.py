@@ -15,15 +15,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from amn.config import CONTEXT_LENGTH, VECTOR_DIM
 from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.network import SCORE_SCALE, BoundedAMN, check_contexts
-from amn.model.tensors import weights_of
 
 K = CONTEXT_LENGTH
 Array = NDArray[np.float32]
@@ -40,23 +41,36 @@ class FoldedBounded:
         w, config = weights_of(model), model.config
         # (share - low) / (high - low); the baseline is a fifth of the sum, which is enough.
         slope = 1.0 / (config.familiar_high - config.familiar_low)
-        self._slope, self._offset = slope * K * K, -config.familiar_low * slope
-        self._familiar, self._residual_max = len(w["familiar"]), config.residual_max
-        both = np.concatenate([w["familiar"], w["query_encoder.weight"]])  # (90 + 256, 768)
-        self._both: Array = (both / K).astype(np.float32)
-        self._key = np.ascontiguousarray(w["context_encoder.weight"].T) * SCORE_SCALE  # (768, 256)
         paired = np.concatenate([w["gram.0.weight"], w["gate.weight"]]) * model.COSINE_SCALE
-        self._gram = np.zeros((K * K, len(paired)), np.float32)  # (25, 86 + 1), the last column is the gate
-        self._gram[model.pairs.numpy()] = paired.T
-        shift = paired.sum(1) * model.COSINE_MIDDLE
-        self._gram_bias = np.concatenate([w["gram.0.bias"], w["gate.bias"]]) - shift
-        self._scores, self._position = w["gram.2.weight"], w["position_score"]  # (5, 86), (5,)
-        self._detect = w["detect.weight"] * np.float32(model.SHARPNESS)  # (656, 768)
-        self._detect_bias = w["detect.bias"] * np.float32(model.SHARPNESS)
-        self._recall, self._recall_bias = w["recall.weight"], w["recall.bias"]  # (768, 656)
-        self.trusted: Callable[[Array], tuple[Array, Array]] = (
-            self._loops() if kernel.READY else self._in_numpy
-        )
+        bias = np.concatenate([w["gram.0.bias"], w["gate.bias"]])
+        gram = np.zeros((K * K, len(paired)), np.float32)  # the last column is the gate
+        gram[model.pairs.numpy()] = paired.T
+        both = np.concatenate([w["familiar"], w["query_encoder.weight"]])  # (90 + 256, 768)
+        matrices: dict[str, Array] = {
+            "both": (both / K).astype(np.float32),
+            "key": np.ascontiguousarray(w["context_encoder.weight"].T) * SCORE_SCALE,  # (768, 256)
+            "detect": w["detect.weight"] * np.float32(model.SHARPNESS),  # (656, 768)
+            "recall": w["recall.weight"],  # (768, 656)
+        }
+        rest = {
+            "gram": gram,  # (25, 86 + 1)
+            "gram_bias": bias - paired.sum(1) * model.COSINE_MIDDLE,
+            "scores": w["gram.2.weight"],  # (5, 86)
+            "position": w["position_score"],  # (5,)
+            "detect_bias": w["detect.bias"] * np.float32(model.SHARPNESS),
+            "recall_bias": w["recall.bias"],
+            "familiar": len(w["familiar"]),
+            "paired": len(paired) - 1,
+            "trust_slope": slope * K * K,
+            "trust_offset": -config.familiar_low * slope,
+            "residual_max": config.residual_max,
+        }
+        self.trusted: Callable[[Array], tuple[Array, Array]]
+        if kernel.READY:
+            self.trusted = kernel.Network(matrices, **rest)
+        else:
+            self._n = SimpleNamespace(**matrices, **rest)
+            self.trusted = self._in_numpy
 
     def __call__(self, contexts: Array) -> Array:
         """(B, 5, 768) -> (B, 768), unit norm.
@@ -68,42 +82,32 @@ class FoldedBounded:
             check_contexts(contexts)
         return self.trusted(contexts)[0]
 
-    def _loops(self) -> kernel.Network:
-        return kernel.Network(
-            {"both": self._both, "key": self._key, "detect": self._detect, "recall": self._recall},
-            gram=self._gram,
-            gram_bias=self._gram_bias,
-            scores=self._scores,
-            position=self._position,
-            detect_bias=self._detect_bias,
-            recall_bias=self._recall_bias,
-            familiar=self._familiar,
-            paired=self._gram.shape[1] - 1,
-            trust_slope=self._slope,
-            trust_offset=self._offset,
-            residual_max=self._residual_max,
-        )
-
     def _in_numpy(self, x: Array) -> tuple[Array, Array]:
+        n = self._n
         total = x.sum(1)  # (B, D)
         gram = (x @ x.swapaxes(1, 2)).reshape(len(x), K * K)
-        projected = total @ self._both.T  # (B, 90 + 256)
-        inside = projected[:, : self._familiar]
+        projected = total @ n.both.T  # (B, 90 + 256)
+        inside = projected[:, : n.familiar]
         # And not the sum of `gram`, which is the same but for rounding: five vectors may nearly cancel.
         share = np.vecdot(inside, inside) / np.maximum(np.vecdot(total, total), 1e-12)
-        trust = np.clip(self._offset + self._slope * share, 0.0, 1.0)  # (B,)
-        paired = gram @ self._gram + self._gram_bias  # (B, 86 + 1)
-        scores = np.maximum(paired[:, :-1], 0.0) @ self._scores.T + self._position  # (B, K)
+        trust = np.clip(n.trust_offset + n.trust_slope * share, 0.0, 1.0)  # (B,)
+        paired = gram @ n.gram + n.gram_bias  # (B, 86 + 1)
+        scores = np.maximum(paired[:, :-1], 0.0) @ n.scores.T + n.position  # (B, K)
         rows = np.flatnonzero(trust)  # (T,)
         if len(rows):
-            turned = projected[rows, self._familiar :] @ self._key.T  # (T, D)
+            turned = projected[rows, n.familiar :] @ n.key.T  # (T, D)
             scores[rows] += trust[rows, None] * np.vecdot(x[rows], turned[:, None])
         weights = np.exp(scores - scores.max(1, keepdims=True))  # the length of a mixture does not matter
         answers = unit((weights[:, None] @ x)[:, 0])  # (B, D)
         if len(rows):
-            hidden = np.maximum(answers[rows] @ self._detect.T + self._detect_bias, 0.0)  # (T, 656)
-            residual = hidden @ self._recall.T + self._recall_bias  # (T, D)
-            length = np.sqrt(np.vecdot(residual, residual) + self._residual_max**2)
-            share = trust[rows] / (1.0 + np.exp(-paired[rows, -1])) * self._residual_max / length
+            hidden = np.maximum(answers[rows] @ n.detect.T + n.detect_bias, 0.0)  # (T, 656)
+            residual = hidden @ n.recall.T + n.recall_bias  # (T, D)
+            length = np.sqrt(np.vecdot(residual, residual) + n.residual_max**2)
+            share = trust[rows] / (1.0 + np.exp(-paired[rows, -1])) * n.residual_max / length
             answers[rows] = unit(answers[rows] + share[:, None] * residual)
         return answers, trust
+
+
+def weights_of(model: nn.Module) -> dict[str, Array]:
+    """Float32 copies of a model's weights by name."""
+    return {name: value.detach().float().clone().numpy() for name, value in model.state_dict().items()}

@@ -133,7 +133,7 @@ def _widen(rows: NDArray[np.float32], context: NDArray[np.floating]) -> None:
     """float16 -> float32 by torch: NumPy takes twenty times as long."""
     import torch
 
-    from amn.model.tensors import shared
+    from amn.model.folded import shared
 
     torch.from_numpy(rows).copy_(shared(context))
 

@@ -10,10 +10,9 @@ from amn_helpers import contexts, made, stir
 from amn.config import PARAMETERS, ModelConfig, TrainConfig, model_config_from_dict
 from amn.errors import ConfigError, ShapeError
 from amn.kernel import bindings as kernel
-from amn.model.folded import fold
+from amn.model.folded import fold, shared
 from amn.model.layouts import build
 from amn.model.network import BoundedAMN, count_parameters
-from amn.model.tensors import shared
 
 COUNTS = {
     "card": 1_472_768,
