@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from amn.bank.settings import Guard, IndexSettings
 from amn.errors import CheckpointError
-from amn.kernel.bindings import INTEGER, LIBRARY, POINTER, REAL, Panels, Structure, address_of, panels
+from amn.kernel.bindings import INTEGER, POINTER, REAL, Panels, Structure, address_of, call, function, panels
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -74,14 +74,15 @@ def require_faiss(what: str) -> Any:
     return faiss
 
 
+_search = function("amn_search", *[POINTER] * 3, INTEGER, *[POINTER] * 4, result=ctypes.c_int)
+
+
 class _Index(Structure):
     _fields_ = (
-        ("projection", Panels),
-        ("centroids", Panels),
+        *((name, Panels) for name in ("projection", "centroids")),
         *((name, POINTER) for name in ("half", "columns", "codebook", "codes")),
         *((name, POINTER) for name in ("start", "size", "ids", "vectors")),
-        ("cells", INTEGER),
-        ("groups", INTEGER),
+        *((name, INTEGER) for name in ("cells", "groups")),
     )
 
 
@@ -159,8 +160,7 @@ class LoopSearch:
             reach=guard.reach,
         )
         index, widths_at = ctypes.addressof(self._index), ctypes.addressof(widths)
-        answers = (address_of(array) for array in (best, second, ids, twice))
-        if LIBRARY.amn_search(index, widths_at, address_of(queries), len(queries), *answers):
+        if call(_search, index, widths_at, queries, len(queries), best, second, ids, twice):
             raise MemoryError("no memory to search the reference bank")
         return best, second, ids, twice
 
@@ -175,11 +175,6 @@ def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
     order = np.arange(_CODES).reshape(2, 8).T.ravel()  # 0, 8, 1, 9, ..
     expected = pairs[order] | pairs[order + _CODES] << 4  # (16, G / 2, 2)
     return bool((expected.transpose(1, 2, 0).ravel() == block).all())
-
-
-if LIBRARY is not None:
-    LIBRARY.amn_search.argtypes = (POINTER, POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER, POINTER)
-    LIBRARY.amn_search.restype = ctypes.c_int
 
 
 class ArraySearch:

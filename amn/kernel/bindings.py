@@ -1,7 +1,7 @@
 """The compiled loops of `amn/kernel/kernel.c`, from array to array; the callers have the same in NumPy.
 
-The file is built when the package is installed, if there is a C compiler (`pip install`, optional in
-setup.py). `READY` says whether it was, and whether this processor can run it; `WHY`, what is in the way.
+The library is built when the package is installed, if there is a C compiler (`pip install`, optional in
+setup.py). `READY` is true if it was, and if this processor can run it; `WHY` names what is in the way.
 It is called through ctypes, which lets other threads run meanwhile.
 """
 
@@ -53,7 +53,15 @@ def address_of(array: NDArray[Any]) -> int:
     return address
 
 
-def _call(loop: Any, *arguments: Any) -> Any:
+def function(name: str, *arguments: Any, result: Any = None) -> Any:
+    """A loop of the library, told the types of its arguments; None where there is no library."""
+    loop = getattr(LIBRARY, name, None)
+    if loop is not None:
+        loop.argtypes, loop.restype = arguments, result
+    return loop
+
+
+def call(loop: Any, *arguments: Any) -> Any:
     """Calls a loop of the library; of an array it gets the address of the first number."""
     return loop(
         *[
@@ -70,6 +78,10 @@ def _floats(array: NDArray[Any]) -> Array:
 
 
 POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_forward = function("amn_forward", POINTER, POINTER, INTEGER, POINTER, POINTER)
+_layer = function("amn_layer", POINTER, POINTER, INTEGER, POINTER)
+_top2 = function("amn_top2", POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER, result=ctypes.c_int)
+_features = function("amn_features", POINTER, POINTER, INTEGER, POINTER)
 
 
 class Structure(ctypes.Structure):
@@ -103,13 +115,10 @@ class _Network(Structure):
 
 class _References(Structure):
     _fields_ = (
-        ("turn", Panels),
-        ("turned", Panels),
-        ("vectors", POINTER),
-        ("rest", POINTER),
+        *((name, Panels) for name in ("turn", "turned")),
+        *((name, POINTER) for name in ("vectors", "rest")),
         ("count", INTEGER),
-        ("turn_error", REAL),
-        ("error", REAL),
+        *((name, REAL) for name in ("turn_error", "error")),
     )
 
 
@@ -141,7 +150,7 @@ class Network:
         contexts = _floats(contexts)
         count, _, width = contexts.shape
         answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
-        _call(_forward, self._address, contexts, count, answers, trust)
+        call(_forward, self._address, contexts, count, answers, trust)
         return answers, trust
 
 
@@ -164,7 +173,7 @@ class Layer:
         if rows.ndim != 2 or rows.shape[1] != self._panels.width:
             raise ValueError(f"rows of shape {rows.shape}, the layer takes (B, {self._panels.width})")
         made = np.empty((len(rows), self._panels.rows), np.float32)
-        _call(_layer, self._address, rows, len(rows), made)
+        call(_layer, self._address, rows, len(rows), made)
         return made[:, : self._rows]
 
 
@@ -246,7 +255,7 @@ class References:
         predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
-        if _call(_top2, self._address, predictions, count, best, second, ids):
+        if call(_top2, self._address, predictions, count, best, second, ids):
             raise MemoryError("no memory to compare predictions with the reference bank")
         return best, second, ids
 
@@ -257,14 +266,5 @@ def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
     if contexts.shape[0] != predictions.shape[0]:
         raise ValueError(f"{len(contexts)} contexts, but {len(predictions)} predictions")
     made = np.empty((len(contexts), 5))
-    _call(_features, contexts, predictions, len(contexts), made)
+    call(_features, contexts, predictions, len(contexts), made)
     return made
-
-
-if READY:
-    _forward, _layer = LIBRARY.amn_forward, LIBRARY.amn_layer
-    _top2, _features = LIBRARY.amn_top2, LIBRARY.amn_features
-    _forward.argtypes, _forward.restype = (POINTER, POINTER, INTEGER, POINTER, POINTER), None
-    _layer.argtypes, _layer.restype = (POINTER, POINTER, INTEGER, POINTER), None
-    _top2.argtypes, _top2.restype = (POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER), ctypes.c_int
-    _features.argtypes, _features.restype = (POINTER, POINTER, INTEGER, POINTER), None
