@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -90,15 +91,9 @@ def load(path: Path) -> Checkpoint:
         model = build(model_config_from_dict(manifest.config)).eval()
     except ConfigError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    weights = {name: value.float() for name, value in read_tensors(folder / WEIGHTS_FILE).items()}
-    load_weights(model, weights, origin=str(folder / WEIGHTS_FILE))
-    if not count_parameters(model) == manifest.parameters == PARAMETERS[manifest.layout]:
-        raise CheckpointError(
-            f"{folder}: the manifest says {manifest.parameters:,} parameters, layout "
-            f"{manifest.layout} has {PARAMETERS[manifest.layout]:,}; fetch the checkpoint again"
-        )
+    load_weights(model, _read_tensors(folder / WEIGHTS_FILE), origin=str(folder / WEIGHTS_FILE))
     model.requires_grad_(False)
-    check_golden(model, read_tensors(folder / GOLDEN_FILE), origin=str(folder))
+    check_golden(model, _read_tensors(folder / GOLDEN_FILE), origin=str(folder))
     return Checkpoint(model=model, manifest=manifest, path=folder)
 
 
@@ -137,8 +132,10 @@ def save(
     write_whole(folder / WEIGHTS_FILE, to_bytes(weights))
     # Golden outputs are those of the stored weights: rounding to 16 bit changes them.
     stored = build(config).eval()
-    load_weights(stored, {key: value.float() for key, value in weights.items()}, origin=name)
-    write_whole(folder / GOLDEN_FILE, to_bytes(golden_vectors(stored)))
+    load_weights(stored, weights, origin=name)
+    with torch.inference_mode():
+        outputs = stored(golden_inputs()).contiguous().clone()
+    write_whole(folder / GOLDEN_FILE, to_bytes({"inputs": golden_inputs(), "outputs": outputs}))
     manifest = Manifest(
         name=name,
         layout=config.layout,
@@ -176,51 +173,38 @@ def _manifest(version: int | None = None, **values: Any) -> Manifest:
     made = Manifest(**values)
     if made.layout not in PARAMETERS:
         raise CheckpointError(f"unknown layout {made.layout!r}; known are {', '.join(PARAMETERS)}")
+    configured = made.config.get("layout")
+    if made.parameters != PARAMETERS[made.layout] or configured != made.layout:
+        raise CheckpointError(
+            f"the manifest says {made.parameters:,} parameters and a config of layout {configured}, layout "
+            f"{made.layout} has {PARAMETERS[made.layout]:,}; {_REMEDY}"
+        )
     return made
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
+        raise CheckpointError(f"{path} is damaged ({error}); {_REMEDY}") from error
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str) -> None:
     """Copy weights into a model whose keys and shapes they must match exactly.
 
     Raises:
-        CheckpointError: keys are missing or unknown, or a shape differs.
+        CheckpointError: keys are missing or unknown, a shape differs, or a number is not finite.
     """
-    wanted = model.state_dict()
-    missing, unknown = sorted(set(wanted) - set(weights)), sorted(set(weights) - set(wanted))
-    layout = model.config.layout
-    if missing or unknown:
-        raise CheckpointError(
-            f"{origin} does not fit layout {layout}: missing {_shorten(missing)}, "
-            f"unknown {_shorten(unknown)}; name the layout that these weights were trained in"
-        )
     for name, value in weights.items():
-        if value.shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{origin}: {name} has shape {tuple(value.shape)}, layout {layout} needs "
-                f"{tuple(wanted[name].shape)}; name the layout these weights were trained in"
-            )
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{origin}: {name} holds NaN or infinity; do not use it")
-    model.load_state_dict(dict(weights), strict=True)
-
-
-def _shorten(names: list[str], shown: int = 3) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+    try:
+        model.load_state_dict(dict(weights), strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{origin} does not fit layout {model.config.layout}: {shorten(str(error), 400)}; name the "
+            "layout that these weights were trained in"
+        ) from error
 
 
 def golden_inputs() -> Tensor:
@@ -230,13 +214,6 @@ def golden_inputs() -> Tensor:
     topic = torch.randn(GOLDEN_COUNT, 1, VECTOR_DIM, generator=draw)
     share = torch.tensor([0.0, 0.7, 1.0, 3.0]).view(-1, 1, 1)
     return nn.functional.normalize(noise + share * topic, dim=-1)
-
-
-@torch.inference_mode()
-def golden_vectors(model: nn.Module) -> dict[str, Tensor]:
-    """Inputs and the outputs of `model` for them, to be stored with a checkpoint."""
-    inputs = golden_inputs()
-    return {"inputs": inputs, "outputs": model(inputs).contiguous().clone()}
 
 
 @torch.inference_mode()

@@ -123,7 +123,7 @@ def test_golden_vectors_that_are_missing_are_refused(folder):
 def test_keys_of_another_layout_are_refused(folder):
     config = ModelConfig(layout="published").to_dict()
     edit_manifest(folder, layout="published", config=config, parameters=1_510_912)
-    with pytest.raises(CheckpointError, match="does not fit layout published: missing"):
+    with pytest.raises(CheckpointError, match=r"does not fit layout published: .*Missing key"):
         checkpoint.load(folder)
 
 
@@ -138,7 +138,7 @@ def test_weights_that_are_not_finite_are_refused(folder):
 def test_weights_of_another_shape_are_refused():
     model = build(ModelConfig(layout="card"))
     weights = dict(model.state_dict()) | {"positions": torch.zeros(4, 768)}
-    with pytest.raises(CheckpointError, match=r"positions has shape \(4, 768\)"):
+    with pytest.raises(CheckpointError, match=r"size mismatch for positions: .*\[4, 768\]"):
         checkpoint.load_weights(model, weights, origin="here")
 
 
@@ -213,11 +213,11 @@ def test_published_files_with_missing_or_unknown_keys_are_refused(tmp_path):
     state = build(ModelConfig(layout="published")).state_dict()
     state.pop("query_encoder.bias")
     path = published_file(tmp_path / "x.pt", model_state_dict=state)
-    with pytest.raises(CheckpointError, match=r"missing query_encoder\.bias"):
+    with pytest.raises(CheckpointError, match=r"Missing key.*query_encoder\.bias"):
         import_published(path, tmp_path / "out", encoder_id=ENCODER)
     state = build(ModelConfig(layout="published")).state_dict() | {"lstm.bias": torch.zeros(1)}
     path = published_file(tmp_path / "y.pt", model_state_dict=state)
-    with pytest.raises(CheckpointError, match=r"unknown lstm\.bias"):
+    with pytest.raises(CheckpointError, match=r"Unexpected key.*lstm\.bias"):
         import_published(path, tmp_path / "out", encoder_id=ENCODER)
 
 
