@@ -101,7 +101,7 @@ def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor
 
 
 def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
-    """The OOD score, if these artifacts have one for this encoder."""
+    """The OOD score, or None if these artifacts have none."""
     if not artifacts.slices.is_dir():
         _LOG.warning("slices_missing", slices=str(artifacts.slices))
         return None
