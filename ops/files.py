@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from amn.data.arrays import FileRows, RowsWriter, writing_rows
 from amn.errors import FileRefused
 from amn.files import check_output
-from producer import BatchHandle, Handle, PartitionedProducer, Producer
+from producer import BatchHandle, Handle, Producer
 from producer.errors import InvalidRequest, QueueError, ResultTimeout, ServerError
 from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, DIMENSIONS
 from producer.options import Options
@@ -82,8 +82,8 @@ class FileResult:
         }
 
 
-AnyProducer = Producer | PartitionedProducer
-Progress = Callable[[int], None]
+#: Takes the rows that are done, and all.
+Progress = Callable[[int, int], None]
 
 
 def open_contexts(path: Path) -> FileRows:
@@ -101,7 +101,7 @@ def open_contexts(path: Path) -> FileRows:
 
 
 def predict_rows(
-    source: Path, target: Path, producer: AnyProducer, options: FileOptions, on_progress: Progress
+    source: Path, target: Path, producer: Producer, options: FileOptions, on_progress: Progress
 ) -> FileResult:
     """Sends every row of a file to a producer, in order, with a bounded number in flight.
 
@@ -121,9 +121,9 @@ def predict_rows(
         for first in range(0, len(contexts), chunk):
             rows.take(options.in_flight - chunk)
             rows.send(range(first, min(first + chunk, len(contexts))))
-            on_progress(rows.done)
+            on_progress(rows.done, len(contexts))
         rows.take(0)
-        on_progress(rows.done)
+        on_progress(rows.done, len(contexts))
         contexts.check_unchanged()
     return rows.result
 
@@ -132,7 +132,7 @@ class _Rows:
     """The rows of a file on their way: sent as batches, and by themselves where that is not enough."""
 
     def __init__(
-        self, contexts: FileRows, output: RowsWriter, producer: AnyProducer, options: FileOptions
+        self, contexts: FileRows, output: RowsWriter, producer: Producer, options: FileOptions
     ) -> None:
         self.result, self.done = FileResult(len(contexts)), 0
         self._contexts, self._output, self._producer, self._options = contexts, output, producer, options

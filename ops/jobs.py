@@ -91,9 +91,9 @@ def predict_file(job: KnownJob, **arguments: Any) -> dict[str, Any]:
     check(arguments)
     saved_at_s = 0.0
 
-    def on_progress(done: int) -> None:
+    def on_progress(done: int, rows: int) -> None:
         nonlocal saved_at_s
-        if time.monotonic() - saved_at_s > _META_EVERY_S or done == job.meta.get("rows"):
+        if time.monotonic() - saved_at_s > _META_EVERY_S or done == rows:
             saved_at_s = time.monotonic()
             job.meta["done"] = done
             job.save_meta()  # type: ignore[no-untyped-call]

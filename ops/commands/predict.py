@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ops.commands import options
 from ops.errors import RowsFailed
 from ops.files import DirectProducer, FileOptions, FileResult, open_contexts, predict_rows
 from ops.settings import artifacts_folder, producer_settings
-from producer import PartitionedProducer, Producer
+from producer import Producer
 
 
 @click.command(short_help="A file of contexts to a file of vectors.")
@@ -55,23 +56,19 @@ def predict(
       amn predict contexts.npy vectors.npy
       amn predict contexts.npy vectors.npy --direct
     """
-    settings = FileOptions(**how)
-    rows = len(open_contexts(source))
+    settings, started_s = FileOptions(**how), time.perf_counter()
+    open_contexts(source)  # before a model is loaded, or a server is asked for
     check_output(target, source)
-    started_s = time.perf_counter()
     with console.Bar("rows") as bar, contextlib.ExitStack() as undo:
         producer: Any
         if direct:
             settings = replace(settings, fast=True)
             producer = DirectProducer(artifacts_folder(artifacts) / "production_model")
-        elif partitions is None:
-            producer = undo.enter_context(Producer(settings=producer_settings(url, queue)))
         else:
-            client = PartitionedProducer(partitions=partitions, settings=producer_settings(url, queue))
+            client = Producer(settings=producer_settings(url, queue), partitions=partitions)
             producer = undo.enter_context(client)
-        result = predict_rows(
-            source, target, producer, settings, lambda done: bar.draw("predicting", done, rows)
-        )
+        draw = partial(bar.draw, "predicting")
+        result = predict_rows(source, target, producer, settings, draw)
     elapsed_s = time.perf_counter() - started_s
     _report(result, target, elapsed_s, as_json)
 

@@ -100,7 +100,7 @@ def predicted(source: Path, producer: EchoProducer, **options: Any) -> tuple[Any
         target,
         producer,  # type: ignore[arg-type]
         FileOptions(**options),
-        lambda _: None,
+        lambda *_: None,
     )
     return result, np.load(target, allow_pickle=False)
 
@@ -193,7 +193,7 @@ def test_an_output_in_a_missing_folder_is_refused_before_the_work(tmp_path: Path
             tmp_path / "no" / "out.npy",
             producer,  # type: ignore[arg-type]
             FileOptions(),
-            lambda _: None,
+            lambda *_: None,
         )
     assert producer.sent == 0
 
