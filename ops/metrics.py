@@ -20,8 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ops.alerts import books
-from ops.alerts.sender import looked_key
-from ops.alerts.store import alerts
+from ops.alerts.store import alerts, looked_key
 from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, LOST, Service, read_service

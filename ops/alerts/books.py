@@ -75,13 +75,10 @@ def read(client: redis.Redis, keys: Keys) -> Books:
         pipe.hgetall(_receipts_key(keys))
         states, entries, receipts = pipe.execute()
     return Books(
-        ended={
-            entry.decode(): read_record(fields.get(b"alert", b""), Alert.from_json)
-            for entry, fields in entries
-        },
-        open=[one for one in readable(states.values(), Alert.from_json) if one.phase != "ok" and one.told_ms],
+        ended={entry.decode(): read_record(fields.get(b"alert", b""), Alert) for entry, fields in entries},
+        open=[one for one in readable(states.values(), Alert) if one.phase != "ok" and one.told_ms],
         receipts={
-            name.decode("utf-8", "replace"): read_record(text, Receipt.from_json) or Receipt()
+            name.decode("utf-8", "replace"): read_record(text, Receipt) or Receipt()
             for name, text in receipts.items()
         },
     )

@@ -7,14 +7,16 @@ is in none of these is known to every sink that wants it.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import redis
 
-from ops.alerts.alert import Alert, Kind, read_record
+from ops.alerts.alert import UNREADABLE, Alert, Kind, record
 from ops.alerts.books import put, read
 from ops.alerts.config import AlertsConfig
 from ops.alerts.receipts import Receipt
@@ -56,10 +58,11 @@ def _messages(client: Any, prefix: str, config: AlertsConfig) -> Iterator[tuple[
         found += [(sink, client.hget(f"{prefix}message:{name.decode()}", "body") or b"") for name in names]
     found += [("", fields.get(b"message", b"")) for _, fields in client.xrange(prefix + "outbox")]
     for sink, body in found:
-        message = read_record(body, lambda one: (Alert.from_json(one["alert"]), cast(Kind, one["kind"])))
-        if message is not None:
-            heard = [one.name for one in config.sinks.values() if _heard(client, prefix, one, message[0])]
-            yield from ((name, *message) for name in ([sink] if sink else heard))
+        with suppress(*UNREADABLE):
+            message = json.loads(body)
+            alert = record(message["alert"], Alert)
+            heard = [one.name for one in config.sinks.values() if _heard(client, prefix, one, alert)]
+            yield from ((name, alert, message["kind"]) for name in ([sink] if sink else heard))
 
 
 def _heard(client: redis.Redis, prefix: str, sink: Sink, alert: Alert) -> bool:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
 
-from ops.alerts.alert import Alert, Kind, known_fields, louder
+from ops.alerts.alert import Alert, Kind, louder
 from ops.alerts.config import AlertsConfig
 from ops.alerts.settings import AlertSettings
 from ops.alerts.sinks.base import Sink, SinkAnswer
@@ -44,11 +43,6 @@ class Receipt:
     error: str = ""
     tried_ms: int = 0
     next_ms: int = 0
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Reads the stored form; see `known_fields`."""
-        return cls(**known_fields(cls, stored))
 
     def waits(self, now_ms: int) -> bool:
         """True before the next attempt; a last attempt in the future is of before the clock went back."""

@@ -5,13 +5,11 @@ Killed between the send and its receipt, it tells the same again under the same 
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import redis
 import structlog
@@ -19,19 +17,18 @@ import structlog
 from ops.alerts.alert import Alert, Kind
 from ops.alerts.attempts import Attempts, quiet
 from ops.alerts.books import keep, log, log_entry, put, read
-from ops.alerts.config import AlertsConfig, Sinks, load, load_usable
+from ops.alerts.config import AlertsConfig, Sinks
 from ops.alerts.earlier import take_over
 from ops.alerts.receipts import Owed, Receipt, compare
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer
-from ops.alerts.store import Command, apply, write
+from ops.alerts.store import Command, apply, looked_key, write
 from ops.alerts.watch import GIVEN_UP_FOR_MS, ServerDown, delivery_failed, judge_dead
 from ops.clock import server_now_ms
 from ops.drift.memory import Memory
 from ops.leader import Leadership
 from producer.errors import ServerError
 from producer.keys import Keys
-from producer.settings import ProducerSettings
-from producer.transport.connection import connect, driver_errors
+from producer.transport.connection import driver_errors
 
 _LOG = structlog.get_logger("amn.alerts")
 _TICK_S, _EVERY_MS = 1.0, 60_000
@@ -51,7 +48,7 @@ class Sender:
         self._clock = clock or (lambda: server_now_ms(client))
         self._attempts = Attempts(keys.queue, sinks, self._clock)
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
-        self._looked_at_ms = 0
+        self._fence = self._looked_at_ms = 0
 
     def tick(self) -> int:
         """Sends what is due; once a minute also looks at the judge and at its own deliveries.
@@ -59,7 +56,8 @@ class Sender:
         Returns:
             Attempts made.
         """
-        if not self._leadership.lead():
+        self._fence = self._leadership.lead()
+        if not self._fence:
             return 0
         now_ms = self._clock()
         if not 0 <= now_ms - self._looked_at_ms < _EVERY_MS:
@@ -73,9 +71,10 @@ class Sender:
         return self._attempts.make(owed, now_ms, self._keep)
 
     def _keep(self, one: Owed, receipt: Receipt, said: dict[str, str | int]) -> bool:
-        log = "dead" if receipt.gave_up else "sent"
-        entry = log_entry(self._keys, log, said) if said else []
-        return bool(self._leadership.lead()) and self._write([put(self._keys, one.name, receipt)], entry)
+        """Keeps a receipt, and the lead. A sender that led anew meanwhile compares anew first."""
+        entry = log_entry(self._keys, "dead" if receipt.gave_up else "sent", said) if said else []
+        led = self._leadership.lead() == self._fence
+        return led and self._write([put(self._keys, one.name, receipt)], entry)
 
     def _look(self, now_ms: int) -> None:
         config = self._sinks.now()
@@ -88,15 +87,20 @@ class Sender:
             judge_dead(heard_ms, now_ms, config.settings),
             delivery_failed(books.undelivered(), dead, now_ms, config.settings, self._sinks.trouble),
         ]
-        fence, settings = self._leadership.fence, config.settings
         apply(
-            self._client, self._keys, findings, now_ms=now_ms, fence=fence, settings=settings, source="sender"
+            self._client,
+            self._keys,
+            findings,
+            now_ms=now_ms,
+            fence=self._fence,
+            settings=config.settings,
+            source="sender",
         )
         self._client.set(looked_key(self._keys), now_ms, ex=_HEARTBEAT_KEPT_S)
 
     def _write(self, commands: Sequence[Command], book: Sequence[Command] = ()) -> bool:
         leader = self._keys.alerts_prefix + "leader"
-        return write(self._client, leader, self._leadership.fence, [*commands, keep(self._keys)], book)
+        return write(self._client, leader, self._fence, [*commands, keep(self._keys)], book)
 
     def resign(self) -> None:
         """Lets another sender lead at once. Idempotent."""
@@ -125,20 +129,6 @@ class Sender:
             pass  # the lease runs out by itself
 
 
-def run(settings: ProducerSettings, config: Path | None) -> None:
-    """Sends until SIGTERM or Ctrl-C; the attempt at hand is finished first.
-
-    Raises:
-        SinksRefused: The sinks cannot be used as they are described.
-    """
-    load_usable(config)
-    stopping = threading.Event()
-    sender = Sender(connect(settings), Keys(settings.queue), Sinks(lambda: load(config)))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    sender.run(stopping, settings.url)
-
-
 def send_trial(config: AlertsConfig, sink: Sink, queue: str) -> dict[str, SinkAnswer]:
     """Sends a trigger and its resolve; the second only when the first was accepted."""
     quiet()
@@ -163,8 +153,3 @@ def send_trial(config: AlertsConfig, sink: Sink, queue: str) -> dict[str, SinkAn
             message = Message(kind=kind, alert=state, now_ms=now_ms, queue=queue, settings=config.settings)
             answers[kind] = sink.send(message)
     return answers
-
-
-def looked_key(keys: Keys) -> str:
-    """Returns the key of the sender's heartbeat, epoch milliseconds."""
-    return keys.alerts_prefix + "looked_ms"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self, cast
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import cast
 
 import redis
 
-from ops.alerts.alert import Alert, known_fields, readable
+from ops.alerts.alert import Alert, readable
 from producer.keys import Keys
 
 #: More than this nobody keeps in view.
@@ -28,7 +28,7 @@ class Silence:
         rule, model, lane: Names that must be equal; "" is anything.
     """
 
-    id: str
+    id: str = field(default_factory=lambda: secrets.token_hex(4))
     until_ms: int
     made_ms: int
     reason: str
@@ -37,16 +37,6 @@ class Silence:
     rule: str = ""
     model: str = ""
     lane: str = ""
-
-    @classmethod
-    def new(cls, **values: Any) -> Self:
-        """Makes a silence with an id of its own."""
-        return cls(id=secrets.token_hex(4), **values)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Reads the stored form; see `known_fields`."""
-        return cls(**known_fields(cls, stored))
 
     def matches(self, alert: Alert, now_ms: int) -> bool:
         """True if it holds this alert back now."""
@@ -67,7 +57,7 @@ def silence_of(alert: Alert, silences: Iterable[Silence], now_ms: int) -> str:
 def silences(client: redis.Redis, keys: Keys, now_ms: int) -> list[Silence]:
     """Returns the silences in force; the one that ends first comes first."""
     stored = cast("dict[bytes, bytes]", client.hgetall(silences_key(keys)))
-    found = [one for one in readable(stored.values(), Silence.from_json) if one.until_ms > now_ms]
+    found = [one for one in readable(stored.values(), Silence) if one.until_ms > now_ms]
     return sorted(found, key=lambda one: one.until_ms)
 
 

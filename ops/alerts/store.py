@@ -22,10 +22,9 @@ from typing import cast
 import redis
 import structlog
 
-from ops.alerts.alert import Alert, Kind, Phase, readable
+from ops.alerts.alert import Alert, Kind, Phase, readable, step
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import silence_of, silences
-from ops.alerts.transitions import step
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -140,7 +139,7 @@ def write(
 def states(client: redis.Redis, keys: Keys) -> dict[str, Alert]:
     """Returns the alerts by id."""
     stored = cast("dict[bytes, bytes]", client.hgetall(states_key(keys)))
-    return {alert.id: alert for alert in readable(stored.values(), Alert.from_json)}
+    return {alert.id: alert for alert in readable(stored.values(), Alert)}
 
 
 def alerts(client: redis.Redis, keys: Keys) -> list[Alert]:
@@ -171,3 +170,8 @@ def states_key(keys: Keys) -> str:
 def ended_key(keys: Keys) -> str:
     """Returns the key of the incidents whose end is not known everywhere."""
     return keys.alerts_prefix + "ended"
+
+
+def looked_key(keys: Keys) -> str:
+    """Returns the key of the sender's heartbeat, epoch milliseconds."""
+    return keys.alerts_prefix + "looked_ms"

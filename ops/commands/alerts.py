@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import redis
 
 from amn.output import plain
 from ops import console
+from ops.alerts import Alert, AlertSettings, store
+from ops.alerts.silences import SILENCE_MS_MAX, SILENCES_MAX, Silence, add_silence, end_silence, silences
 from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
 from ops.errors import AlertRefused
 from ops.settings import producer_settings
 from producer.keys import Keys
-from producer.transport.connection import driver_errors
+from producer.transport.connection import connect, driver_errors
 from workers.pool.child import follow_parent, tell_ready
-
-if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
-    import redis
-
-    from ops.alerts import Alert
 
 _STYLES = {"page": "bold red", "ticket": "yellow"}
 #: A sender that looks once a minute, and missed one.
@@ -59,8 +59,6 @@ def _opened(url: str | None, queue: str | None) -> Iterator[tuple[redis.Redis, K
 
 def _named(client: redis.Redis, keys: Keys, name: str) -> Alert:
     """Returns the alert of this id, which may be shortened while it names one alert alone."""
-    from ops.alerts import store
-
     found = [one for one in store.alerts(client, keys) if one.id.startswith(name)]
     if len(found) != 1:
         said = "no alert begins" if not found else f"{len(found)} alerts begin"
@@ -74,16 +72,15 @@ def _named(client: redis.Redis, keys: Keys, name: str) -> Alert:
 @options.queue
 def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
     """Lists firing, recovering and lately resolved alerts, silences, and the delivery."""
-    from ops.alerts import books, silences, store
-    from ops.alerts.sender import looked_key
+    from ops.alerts import books  # loads an HTTP client, which `amn --help` is not to wait for
 
     with _opened(url, queue) as (client, keys, now_ms):
         now = books.read(client, keys)
-        looked_ms = int(client.get(looked_key(keys)) or 0)
+        looked_ms = int(client.get(store.looked_key(keys)) or 0)
         found = {
             "now_ms": now_ms,
             "alerts": [asdict(one) for one in store.alerts(client, keys)],
-            "silences": [asdict(one) for one in silences.silences(client, keys, now_ms)],
+            "silences": [asdict(one) for one in silences(client, keys, now_ms)],
             "sender_looked_ms": looked_ms,
             "sender_runs": 0 <= now_ms - looked_ms < _SENDER_SILENT_MS,
             "outbox": now.untaken(),
@@ -118,8 +115,12 @@ def _show_listing(out: console.Screen, found: dict[str, Any]) -> None:
     who = "a sender runs" if found["sender_runs"] else who
     counts = f"{found['outbox']} wait, {len(found['undelivered'])} on their way"
     out.print(f"delivery: {who}; {counts}, {len(found['dead'])} given up in a day")
+    _show_undelivered(out, found)
+
+
+def _show_undelivered(out: console.Screen, found: dict[str, Any]) -> None:
     for one in found["undelivered"]:
-        tried = f"tried {one['attempts']} times, next in {span(one['next_ms'] - now_ms)}"
+        tried = f"tried {one['attempts']} times, next in {span(one['next_ms'] - found['now_ms'])}"
         out.print(f"  {one['sink']}: {one['rule']} ({one['alert'][:8]}) {tried}; {plain(one['error'])}")
     for one in found["dead"]:
         out.print(f"  {one['sink']} never took {one['rule']} ({one['alert'][:8]}): {plain(one['detail'])}")
@@ -143,7 +144,7 @@ def _state(row: dict[str, Any], now_ms: int) -> str:
 @options.queue
 def show(alert_id: str, as_json: bool, url: str | None, queue: str | None) -> None:
     """One alert with its numbers, its runbook and what was sent. ID may be shortened."""
-    from ops.alerts import AlertSettings, books
+    from ops.alerts import books
 
     with _opened(url, queue) as (client, keys, now_ms):
         alert = _named(client, keys, alert_id)
@@ -180,21 +181,15 @@ def _show_alert(out: console.Screen, found: dict[str, Any]) -> None:
         *([("told", told)] if alert["told_ms"] else []),
         *((f"  {name}", value) for name, value in alert["values"].items()),
         *(("sent", f"{clock(int(one['at_ms']))} {one['kind']} to {one['sink']}") for one in found["sent"]),
-        *(("not sent yet", f"{one['sink']}: {one['error']}") for one in found["undelivered"]),
-        *(
-            ("given up", f"{clock(int(one['at_ms']))} {one['sink']}: {one['detail']}")
-            for one in found["dead"]
-        ),
     ]
     table = console.DataTable(show_header=False)
     for name, value in rows:
         table.add_row(console.styled(name, "dim"), value)
     out.print(table)
+    _show_undelivered(out, found)
 
 
 def _length_ms(_context: click.Context, _parameter: click.Parameter, value: str) -> int:
-    from ops.alerts.silences import SILENCE_MS_MAX
-
     try:
         length_ms = parse_span(value)
     except ValueError as error:
@@ -222,7 +217,6 @@ def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, *
     They are judged and listed all the same. What was told already is still resolved; what goes on
     when the silence ends is told then.
     """
-    from ops.alerts.silences import SILENCES_MAX, Silence, add_silence
     from ops.alerts.watch import RULES
     from ops.drift.memory import Memory
 
@@ -236,7 +230,7 @@ def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, *
             said = f"note: no rule {values['rule']!r} was judged here yet; known: {', '.join(known)}"
             console.say(said, err=True)
         alert = _named(client, keys, alert_id).id if alert_id else ""
-        made = Silence.new(until_ms=now_ms + length_ms, made_ms=now_ms, alert=alert, **values)
+        made = Silence(until_ms=now_ms + length_ms, made_ms=now_ms, alert=alert, **values)
         if not add_silence(client, keys, made):
             raise AlertRefused(f"{SILENCES_MAX} silences are in force; end some with `amn alerts unsilence`")
     console.say(made.id)
@@ -248,8 +242,6 @@ def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, *
 @options.queue
 def unsilence(silence_id: str, url: str | None, queue: str | None) -> None:
     """End a silence now; its id is in `amn alerts list`."""
-    from ops.alerts.silences import end_silence
-
     with _opened(url, queue) as (client, keys, _):
         if not end_silence(client, keys, silence_id):
             raise AlertRefused(f"no silence is called {silence_id!r}; `amn alerts list` shows them")
@@ -283,13 +275,18 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 @options.queue
 def run(config: Path | None, log_level: str, url: str | None, queue: str | None) -> None:
     """Send alerts until Ctrl-C or SIGTERM. Of several of these one sends; the others stand by."""
-    from ops.alerts.sender import run as send
+    from ops.alerts.config import Sinks, load, load_usable
+    from ops.alerts.sender import Sender
     from workers.logs import configure_logs
     from workers.pool.failures import last_words
 
-    settings = producer_settings(url, queue)
+    settings, stopping = producer_settings(url, queue), threading.Event()
     configure_logs(log_level)
     follow_parent()
     with last_words(settings, "sender"), driver_errors(settings.url):
         tell_ready()
-        send(settings, config)
+        load_usable(config)
+        sender = Sender(connect(settings), Keys(settings.queue), Sinks(lambda: load(config)))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        sender.run(stopping, settings.url)

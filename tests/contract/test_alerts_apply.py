@@ -97,7 +97,7 @@ def test_rest_leaves_no_trace_and_a_resolved_alert_is_forgotten_after_a_day(serv
 
 
 def test_a_silence_is_read_with_the_states(server: Any, judge: Any) -> None:
-    silence = Silence.new(until_ms=START + 10 * MIN, made_ms=START, reason="known", author="me", rule="level")
+    silence = Silence(until_ms=START + 10 * MIN, made_ms=START, reason="known", author="me", rule="level")
     assert add_silence(server.admin, KEYS, silence)
     for minute in range(10):
         judge(minute, firing())
@@ -109,7 +109,7 @@ def test_a_silence_is_read_with_the_states(server: Any, judge: Any) -> None:
 
 def test_silences_end_are_capped_and_can_be_taken_back(server: Any) -> None:
     def one(until_ms: int, made_ms: int = START) -> Silence:
-        return Silence.new(until_ms=until_ms, made_ms=made_ms, reason="r", author="a", rule="level")
+        return Silence(until_ms=until_ms, made_ms=made_ms, reason="r", author="a", rule="level")
 
     kept = [one(START + MIN) for _ in range(SILENCES_MAX)]
     assert all(add_silence(server.admin, KEYS, silence) for silence in kept)

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.alerts import AlertSettings, apply
-from ops.alerts.sender import looked_key
+from ops.alerts.store import looked_key
 from ops.clock import server_now_ms
 from ops.commands.alerts import alerts as command
 from ops.errors import AlertRefused

@@ -221,7 +221,9 @@ def test_a_sender_that_dies_anywhere_loses_nothing(rig: Any, receiver: Receiver,
     assert left(on) == []
 
 
-def test_a_sender_that_lost_its_lead_makes_no_attempt(rig: Any, receiver: Receiver) -> None:
+@pytest.mark.parametrize("another", ["leads", "led"])
+def test_a_sender_that_lost_its_lead_makes_no_attempt(rig: Any, receiver: Receiver, another: str) -> None:
+    """Also when it leads again: what it wants to send may be over since."""
     on = rig(pager(receiver))
     on.minutes(2, level())
     on.judge(level())
@@ -229,6 +231,8 @@ def test_a_sender_that_lost_its_lead_makes_no_attempt(rig: Any, receiver: Receiv
 
     def loses() -> AlertsConfig:
         on.client.set(KEYS.alerts_prefix + "leader", "77")
+        if another == "led":
+            on.client.delete(KEYS.alerts_prefix + "leader")
         return now()
 
     on.sinks.now = loses

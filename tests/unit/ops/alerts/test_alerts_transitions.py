@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.alerts.alert import Alert, fingerprint, louder
+from ops.alerts.alert import Alert, fingerprint, louder, record, step
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import Silence, silence_of
-from ops.alerts.transitions import step
 from ops.findings import Finding
 
 MIN = 60_000
@@ -190,8 +189,8 @@ def test_the_identity_has_no_number_and_no_time() -> None:
 
 def test_an_alert_survives_its_storage() -> None:
     alert, _ = play(F * 4, values={"drop": 0.04, "n": 3}, summary="fell")
-    assert Alert.from_json(asdict(alert)) == alert
-    assert Alert.from_json({**asdict(alert), "of_a_later_version": 1}) == alert
+    assert record(asdict(alert), Alert) == alert
+    assert record({**asdict(alert), "of_a_later_version": 1}, Alert) == alert
 
 
 def test_a_silence_matches_what_it_names_until_it_ends() -> None:
