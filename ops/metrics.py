@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ops.alerts import books
-from ops.alerts.store import alerts, looked_key
+from ops.alerts.store import alerts
 from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, LOST, Service, read_service
@@ -183,7 +183,7 @@ def alert_metrics(client: redis.Redis, keys: Keys, now_ms: int) -> Iterator[Metr
     yield gauge("amn_alerts_oldest_undelivered_age_seconds", "Of the longest under way.", oldest_s, "sink")
     dead = len(counted(books.log(client, keys, "dead", now_ms - GIVEN_UP_FOR_MS)))
     yield gauge("amn_alerts_dead_messages", "Messages given up in the last 6 h.", {(queue,): dead})
-    looked_ms = int(cast("bytes | None", client.get(looked_key(keys))) or 0)
+    looked_ms = int(cast("bytes | None", client.get(keys.alerts_prefix + "looked_ms")) or 0)
     said = "When a sender last looked; 0 for never."
     yield gauge("amn_alerts_sender_last_look_timestamp_seconds", said, {(queue,): looked_ms / 1000})
 

@@ -41,17 +41,13 @@ class Attempts:
         for one in firsts(owed):
             if self.stopping.is_set() or time.monotonic() >= until_s:
                 break
-            if one.receipt.waits(now_ms) or self.paused(one.sink.name, now_ms):
+            since_ms, until_ms = self._pauses.get(one.sink.name, (0, 0))
+            if one.receipt.waits(now_ms) or since_ms <= now_ms < until_ms:
                 continue
             if not self._attempt(one, now_ms, keep):
                 break
             made += 1
         return made
-
-    def paused(self, sink: str, now_ms: int) -> bool:
-        """True while this sink is left alone."""
-        since_ms, until_ms = self._pauses.get(sink, (0, 0))
-        return since_ms <= now_ms < until_ms
 
     def _attempt(self, one: Owed, round_ms: int, keep: Keep) -> bool:
         config, now_ms = self._sinks.now(), self._clock()

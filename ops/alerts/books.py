@@ -11,7 +11,7 @@ import redis
 
 from ops.alerts.alert import Alert, read_record, readable
 from ops.alerts.receipts import Owed, Receipt
-from ops.alerts.store import KEPT_S, Command, ended_key, states_key
+from ops.alerts.store import Command
 from producer.keys import Keys
 
 _LOG_KEPT_S = 8 * 24 * 3600
@@ -57,22 +57,24 @@ class Books:
         after = {one.name: one.receipt for one in compared}
         changed = {name: one for name, one in after.items() if one != self.receipts.get(name)}
         commands = [put(keys, name, one) for name, one in changed.items()]
-        commands += [("HDEL", _receipts_key(keys), name) for name in self.receipts if name not in after]
+        commands += [
+            ("HDEL", keys.alerts_prefix + "receipts", name) for name in self.receipts if name not in after
+        ]
         told = {one.alert.name for one in compared if not one.settled(now_ms)}
         for entry, alert in self.ended.items():
             if alert is None:
                 commands += log_entry(keys, "dead", {"rule": "unreadable", "detail": entry, "at_ms": now_ms})
             if alert is None or alert.name not in told:
-                commands.append(("XDEL", ended_key(keys), entry))
+                commands.append(("XDEL", keys.alerts_prefix + "ended", entry))
         return commands
 
 
 def read(client: redis.Redis, keys: Keys) -> Books:
     """Reads all of it at one moment: an incident that ends meanwhile is open or ended."""
     with client.pipeline(transaction=True) as pipe:
-        pipe.hgetall(states_key(keys))
-        pipe.xrange(ended_key(keys))
-        pipe.hgetall(_receipts_key(keys))
+        pipe.hgetall(keys.alerts_prefix + "states")
+        pipe.xrange(keys.alerts_prefix + "ended")
+        pipe.hgetall(keys.alerts_prefix + "receipts")
         states, entries, receipts = pipe.execute()
     return Books(
         ended={entry.decode(): read_record(fields.get(b"alert", b""), Alert) for entry, fields in entries},
@@ -85,13 +87,8 @@ def read(client: redis.Redis, keys: Keys) -> Books:
 
 
 def put(keys: Keys, name: str, receipt: Receipt) -> Command:
-    """Returns the command that stores a receipt; `keep` has to follow."""
-    return ("HSET", _receipts_key(keys), name, json.dumps(asdict(receipt)))
-
-
-def keep(keys: Keys) -> Command:
-    """Returns the command that lets the receipts live on."""
-    return ("EXPIRE", _receipts_key(keys), KEPT_S)
+    """Returns the command that stores a receipt; one that lets the receipts live on has to follow."""
+    return ("HSET", keys.alerts_prefix + "receipts", name, json.dumps(asdict(receipt)))
 
 
 def log_entry(keys: Keys, name: str, said: dict[str, str | int]) -> list[Command]:
@@ -110,7 +107,3 @@ def log(client: redis.Redis, keys: Keys, name: str, since_ms: int = 0) -> list[d
         for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries)
     ]
     return [fields for fields in found if int(fields["at_ms"]) >= since_ms]
-
-
-def _receipts_key(keys: Keys) -> str:
-    return keys.alerts_prefix + "receipts"

@@ -16,12 +16,12 @@ import structlog
 
 from ops.alerts.alert import Alert, Kind
 from ops.alerts.attempts import Attempts, quiet
-from ops.alerts.books import keep, log, log_entry, put, read
+from ops.alerts.books import log, log_entry, put, read
 from ops.alerts.config import AlertsConfig, Sinks
 from ops.alerts.earlier import take_over
 from ops.alerts.receipts import Owed, Receipt, compare
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer
-from ops.alerts.store import Command, apply, looked_key, write
+from ops.alerts.store import KEPT_S, Command, apply, write
 from ops.alerts.watch import GIVEN_UP_FOR_MS, ServerDown, delivery_failed, judge_dead
 from ops.clock import server_now_ms
 from ops.drift.memory import Memory
@@ -34,7 +34,6 @@ _LOG = structlog.get_logger("amn.alerts")
 _TICK_S, _EVERY_MS = 1.0, 60_000
 #: Longer than one attempt (15 s), so that a sender that waits for a sink keeps the lead.
 _LEASE_MS = 20_000
-_HEARTBEAT_KEPT_S = 90 * 24 * 3600
 
 
 class Sender:
@@ -96,11 +95,12 @@ class Sender:
             settings=config.settings,
             source="sender",
         )
-        self._client.set(looked_key(self._keys), now_ms, ex=_HEARTBEAT_KEPT_S)
+        self._client.set(self._keys.alerts_prefix + "looked_ms", now_ms, ex=KEPT_S)
 
     def _write(self, commands: Sequence[Command], book: Sequence[Command] = ()) -> bool:
-        leader = self._keys.alerts_prefix + "leader"
-        return write(self._client, leader, self._fence, [*commands, keep(self._keys)], book)
+        prefix = self._keys.alerts_prefix
+        lives = ("EXPIRE", prefix + "receipts", KEPT_S)
+        return write(self._client, prefix + "leader", self._fence, [*commands, lives], book)
 
     def resign(self) -> None:
         """Lets another sender lead at once. Idempotent."""

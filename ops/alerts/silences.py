@@ -56,14 +56,14 @@ def silence_of(alert: Alert, silences: Iterable[Silence], now_ms: int) -> str:
 
 def silences(client: redis.Redis, keys: Keys, now_ms: int) -> list[Silence]:
     """Returns the silences in force; the one that ends first comes first."""
-    stored = cast("dict[bytes, bytes]", client.hgetall(silences_key(keys)))
+    stored = cast("dict[bytes, bytes]", client.hgetall(keys.alerts_prefix + "silences"))
     found = [one for one in readable(stored.values(), Silence) if one.until_ms > now_ms]
     return sorted(found, key=lambda one: one.until_ms)
 
 
 def add_silence(client: redis.Redis, keys: Keys, silence: Silence) -> bool:
     """Stores it, and drops those that have ended; False when `SILENCES_MAX` are in force."""
-    key, left = silences_key(keys), {one.id for one in silences(client, keys, silence.made_ms)}
+    key, left = keys.alerts_prefix + "silences", {one.id for one in silences(client, keys, silence.made_ms)}
     ended = [
         name for name in cast("list[bytes]", client.hkeys(key)) if name.decode("utf-8", "replace") not in left
     ]
@@ -80,9 +80,4 @@ def add_silence(client: redis.Redis, keys: Keys, silence: Silence) -> bool:
 
 def end_silence(client: redis.Redis, keys: Keys, name: str) -> bool:
     """Ends it; False when there is none of this id."""
-    return bool(client.hdel(silences_key(keys), name))
-
-
-def silences_key(keys: Keys) -> str:
-    """Returns the key of the silences."""
-    return keys.alerts_prefix + "silences"
+    return bool(client.hdel(keys.alerts_prefix + "silences", name))

@@ -86,6 +86,7 @@ def apply(
         if alert.id in known or finding.state == "firing":
             found[alert.id] = finding
             known.setdefault(alert.id, alert)
+    key = keys.alerts_prefix + "states"
     changes: list[Transition] = []
     ended: list[Alert] = []
     commands: list[Command] = []
@@ -98,13 +99,13 @@ def apply(
             ended.append(replace(alert, told_ms=before.told_ms))
         if alert.phase == "ok" and now_ms - alert.resolved_ms > settings.kept_ms:
             if name in stored:
-                commands.append(("HDEL", states_key(keys), name))
+                commands.append(("HDEL", key, name))
         elif alert != stored.get(name):
-            commands.append(("HSET", states_key(keys), name, _json(alert)))
+            commands.append(("HSET", key, name, json.dumps(asdict(alert))))
     # An end is kept before its alert forgets that it was told.
     commands = [*add_ended(keys, ended), *commands]
     leader = leader_key(keys) if source == "judge" else keys.alerts_prefix + "leader"
-    if commands and not write(client, leader, fence, [*commands, ("EXPIRE", states_key(keys), KEPT_S)]):
+    if commands and not write(client, leader, fence, [*commands, ("EXPIRE", key, KEPT_S)]):
         _LOG.warning("alerts_refused", source=source, fence=fence)
         return []
     _log(changes)
@@ -113,8 +114,10 @@ def apply(
 
 def add_ended(keys: Keys, ended: Iterable[Alert]) -> list[Command]:
     """Returns the commands that keep these incidents until every sink knows of their end."""
-    key = ended_key(keys)
-    adds: list[Command] = [("XADD", key, "MAXLEN", ENDED_MAX, "*", "alert", _json(one)) for one in ended]
+    key = keys.alerts_prefix + "ended"
+    adds: list[Command] = [
+        ("XADD", key, "MAXLEN", ENDED_MAX, "*", "alert", json.dumps(asdict(one))) for one in ended
+    ]
     return [*adds, ("EXPIRE", key, KEPT_S)] if adds else []
 
 
@@ -138,7 +141,7 @@ def write(
 
 def states(client: redis.Redis, keys: Keys) -> dict[str, Alert]:
     """Returns the alerts by id."""
-    stored = cast("dict[bytes, bytes]", client.hgetall(states_key(keys)))
+    stored = cast("dict[bytes, bytes]", client.hgetall(keys.alerts_prefix + "states"))
     return {alert.id: alert for alert in readable(stored.values(), Alert)}
 
 
@@ -156,22 +159,3 @@ def _log(changes: Iterable[Transition]) -> None:
         names = ("rule", "model", "lane", "severity", "phase", "silence")
         said = {name: getattr(one.alert, name) for name in names}
         _LOG.info("alert_changed", alert=one.alert.id, before=one.before, told=one.kind, **said)
-
-
-def _json(alert: Alert) -> str:
-    return json.dumps(asdict(alert), separators=(",", ":"))
-
-
-def states_key(keys: Keys) -> str:
-    """Returns the key of the alerts."""
-    return keys.alerts_prefix + "states"
-
-
-def ended_key(keys: Keys) -> str:
-    """Returns the key of the incidents whose end is not known everywhere."""
-    return keys.alerts_prefix + "ended"
-
-
-def looked_key(keys: Keys) -> str:
-    """Returns the key of the sender's heartbeat, epoch milliseconds."""
-    return keys.alerts_prefix + "looked_ms"

@@ -42,7 +42,7 @@ class ServerDown:
         self._receipts: dict[str, Receipt] = {}
 
     def well(self) -> None:
-        """The server did what was asked: whoever was told otherwise learns it."""
+        """The server did what was asked: sinks that were told otherwise are told so."""
         self._down_since_s = None
         if self._alert is None:
             return
@@ -53,7 +53,7 @@ class ServerDown:
             self._alert, self._receipts = None, {}
 
     def failed(self, error: str) -> None:
-        """It did not; told once that has lasted."""
+        """The server did not do what was asked: that is told once it has lasted."""
         now_s = time.monotonic()
         self._down_since_s = self._down_since_s or now_s
         for_ms = int((now_s - self._down_since_s) * 1000)

@@ -76,7 +76,7 @@ def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
 
     with _opened(url, queue) as (client, keys, now_ms):
         now = books.read(client, keys)
-        looked_ms = int(client.get(store.looked_key(keys)) or 0)
+        looked_ms = int(client.get(keys.alerts_prefix + "looked_ms") or 0)
         found = {
             "now_ms": now_ms,
             "alerts": [asdict(one) for one in store.alerts(client, keys)],

@@ -11,7 +11,7 @@ import redis
 
 from ops.alerts import AlertSettings, apply, books
 from ops.alerts.silences import SILENCES_MAX, Silence, add_silence, end_silence, silences
-from ops.alerts.store import ENDED_MAX, KEPT_S, alerts, ended_key, states_key
+from ops.alerts.store import ENDED_MAX, KEPT_S, alerts
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -57,8 +57,8 @@ def test_an_incident_is_told_as_open_and_then_as_ended(server: Any, judge: Any) 
     assert told(server.admin) == ["ok"]
     assert [change.kind for change in changes if change.kind] == ["trigger", "resolve"]
     assert len({change.alert.id for change in changes}) == 1
-    assert server.admin.ttl(ended_key(KEYS)) > KEPT_S - 60
-    assert server.admin.ttl(states_key(KEYS)) > KEPT_S - 60
+    assert server.admin.ttl(KEYS.alerts_prefix + "ended") > KEPT_S - 60
+    assert server.admin.ttl(KEYS.alerts_prefix + "states") > KEPT_S - 60
 
 
 def test_a_judge_that_was_replaced_writes_nothing(server: Any, judge: Any) -> None:
@@ -88,7 +88,7 @@ def test_rest_leaves_no_trace_and_a_resolved_alert_is_forgotten_after_a_day(serv
     judge(0, firing(state="ok"))
     judge(1, firing())
     judge(2, firing(state="ok"))
-    assert server.admin.hlen(states_key(KEYS)) == 0
+    assert server.admin.hlen(KEYS.alerts_prefix + "states") == 0
     for minute in range(10, 60):
         judge(minute, firing() if minute < 41 else firing(state="ok"))
     assert [alert.phase for alert in alerts(server.admin, KEYS)] == ["ok"]
@@ -125,12 +125,12 @@ def test_silences_end_are_capped_and_can_be_taken_back(server: Any) -> None:
 def test_what_waits_for_a_sender_is_capped(server: Any, judge: Any) -> None:
     with server.admin.pipeline() as pipe:
         for _ in range(ENDED_MAX + 1):
-            pipe.xadd(ended_key(KEYS), {"alert": "{}"})
+            pipe.xadd(KEYS.alerts_prefix + "ended", {"alert": "{}"})
         pipe.execute()
     for minute in range(45):
         judge(minute, firing() if minute < 31 else firing(state="ok"))
-    assert server.admin.xlen(ended_key(KEYS)) == ENDED_MAX
-    last = json.loads(server.admin.xrevrange(ended_key(KEYS), count=1)[0][1][b"alert"])
+    assert server.admin.xlen(KEYS.alerts_prefix + "ended") == ENDED_MAX
+    last = json.loads(server.admin.xrevrange(KEYS.alerts_prefix + "ended", count=1)[0][1][b"alert"])
     assert (last["rule"], last["phase"]) == ("level", "ok")
 
 
@@ -149,7 +149,7 @@ def test_two_queues_of_one_server_have_alerts_of_their_own(server: Any) -> None:
 def test_an_end_that_cannot_be_told_is_not_written_down(real_server: Any) -> None:
     admin = real_server.admin
     admin.set(leader_key(KEYS), "7")
-    admin.xadd(ended_key(KEYS), {"x": "y"}, id="18446744073709551615-18446744073709551615")
+    admin.xadd(KEYS.alerts_prefix + "ended", {"x": "y"}, id="18446744073709551615-18446744073709551615")
 
     def evaluate(minute: int) -> Any:
         now_ms, found = START + minute * MIN, firing(state="firing" if minute < 31 else "ok")
@@ -161,6 +161,6 @@ def test_an_end_that_cannot_be_told_is_not_written_down(real_server: Any) -> Non
         with pytest.raises(redis.ResponseError, match="exhausted"):
             evaluate(minute)
         assert [alert.phase for alert in alerts(admin, KEYS)] == ["recovering"]
-    admin.delete(ended_key(KEYS))
+    admin.delete(KEYS.alerts_prefix + "ended")
     evaluate(43)
     assert told(admin) == ["ok"]

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ops.alerts import AlertSettings, apply
-from ops.alerts.store import looked_key
 from ops.clock import server_now_ms
 from ops.commands.alerts import alerts as command
 from ops.errors import AlertRefused
@@ -59,9 +58,9 @@ def test_what_fires_is_listed_and_shown_by_the_beginning_of_its_id(server: Any, 
 
 
 def test_a_sender_that_went_away_is_missed(server: Any, amn: Any) -> None:
-    server.admin.set(looked_key(KEYS), server_now_ms(server.admin) - 3_600_000)
+    server.admin.set(KEYS.alerts_prefix + "looked_ms", server_now_ms(server.admin) - 3_600_000)
     assert "NO SENDER for 1 h; start one with `amn alerts run`" in amn("list").output
-    server.admin.set(looked_key(KEYS), server_now_ms(server.admin))
+    server.admin.set(KEYS.alerts_prefix + "looked_ms", server_now_ms(server.admin))
     assert "a sender runs" in amn("list").output
 
 

@@ -19,7 +19,7 @@ from ops.alerts.sender import Sender
 from ops.alerts.sinks import http
 from ops.alerts.sinks.base import Sink
 from ops.alerts.sinks.services import Alertmanager, PagerDuty, Slack
-from ops.alerts.store import alerts, ended_key
+from ops.alerts.store import alerts
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -371,8 +371,8 @@ def test_a_sink_that_hangs_does_not_hold_up_the_others(
 def test_a_record_that_cannot_be_read_keeps_no_page_back(rig: Any, receiver: Receiver, bad: bytes) -> None:
     on = rig(pager(receiver))
     prefix = KEYS.alerts_prefix
-    on.client.xadd(ended_key(KEYS), {"alert": bad})
-    on.client.xadd(ended_key(KEYS), {"other": bad})
+    on.client.xadd(KEYS.alerts_prefix + "ended", {"alert": bad})
+    on.client.xadd(KEYS.alerts_prefix + "ended", {"other": bad})
     on.client.xadd(prefix + "outbox", {"message": bad})  # of an earlier version
     on.client.hset(prefix + "receipts", "bad", bad)
     for name in ("states", "silences"):
@@ -381,7 +381,7 @@ def test_a_record_that_cannot_be_read_keeps_no_page_back(rig: Any, receiver: Rec
     on.minutes(4, level())
     assert "trigger" in {kind for kind, _ in actions(receiver)}
     assert [one["rule"] for one in on.log("dead")] == ["unreadable"] * 2
-    assert on.client.xlen(ended_key(KEYS)) == 0
+    assert on.client.xlen(KEYS.alerts_prefix + "ended") == 0
     found = {one.rule: one for one in alerts(on.client, KEYS)}
     assert found["level"].phase == "firing"
     assert found["delivery_failed"].phase in ("pending", "firing")

@@ -46,7 +46,7 @@ class Message:
     def at_ms(self) -> int:
         """Time of the news."""
         alert = self.alert
-        return alert.resolved_ms if self.kind == "resolve" else alert.told_ms or alert.fired_ms
+        return alert.resolved_ms if self.kind == "resolve" else max(alert.told_ms, alert.fired_ms)
 
     @property
     def origin(self) -> str:

@@ -53,16 +53,12 @@ def _trusted() -> ssl.SSLContext:
         raise OSError(f"cannot read the certificates of SSL_CERT_FILE or SSL_CERT_DIR: {error}") from None
 
 
-def post_json(url: str | Secret, value: Any, headers: Mapping[str, str] | None = None) -> SinkAnswer:
-    """Posts a value as JSON; see `post`."""
-    return post(url, strict_json(value, compact=True).encode(), headers or {})
-
-
-def post(url: str | Secret, body: bytes, headers: Mapping[str, str]) -> SinkAnswer:
-    """Makes a request, and reads what its answer means. Raises what the libraries raise."""
+def post(url: str | Secret, value: Any, headers: Mapping[str, str] | None = None) -> SinkAnswer:
+    """Posts a value as JSON, or the bytes of one, and reads the answer. Raises what the libraries raise."""
+    body = value if isinstance(value, bytes) else strict_json(value, compact=True).encode()
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(_post(plain(url), body, headers))
+        return loop.run_until_complete(_post(plain(url), body, headers or {}))
     except TimeoutError:
         return SinkAnswer(outcome="again", detail=f"no answer within {DEADLINE_S:g} s", wait_ms=HUNG_MS)
     finally:

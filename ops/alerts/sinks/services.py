@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from amn.output import strict_json
 from ops.alerts.secret import Secret, plain
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer, clock, series
-from ops.alerts.sinks.http import post, post_json
+from ops.alerts.sinks.http import post
 from ops.errors import SinksRefused
 
 _SUMMARY_MAX = 1024
@@ -42,7 +42,7 @@ class PagerDuty(Sink):
     url: str | Secret = field(default="https://events.pagerduty.com/v2/enqueue", repr=False)
 
     def _send(self, message: Message) -> SinkAnswer:
-        return post_json(self.url, self.event(message))
+        return post(self.url, self.event(message))
 
     def event(self, message: Message) -> dict[str, Any]:
         """The body."""
@@ -82,7 +82,7 @@ class Slack(Sink):
     url: Secret
 
     def _send(self, message: Message) -> SinkAnswer:
-        return post_json(self.url, {"text": f"*{message.title}*\n{message.text}".translate(_ESCAPES)})
+        return post(self.url, {"text": f"*{message.title}*\n{message.text}".translate(_ESCAPES)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ class Alertmanager(Sink):
 
     def _send(self, message: Message) -> SinkAnswer:
         headers = {"Authorization": f"Bearer {self.token.reveal()}"} if self.token else {}
-        return post_json(f"{plain(self.url).rstrip('/')}/api/v2/alerts", [self.entry(message)], headers)
+        return post(f"{plain(self.url).rstrip('/')}/api/v2/alerts", [self.entry(message)], headers)
 
     def entry(self, message: Message) -> dict[str, Any]:
         """The alert. Labels are its identity: no number and no time is among them."""
