@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ops.drift.latch import Fires
 from ops.drift.measures.baseline import Reference
 from ops.drift.measures.comparison import Comparison, Drop, standardised
 from ops.drift.measures.detector import WATCHED, Detector, evidence_needed
-from ops.drift.measures.statistics import ID, OOD, Floats, threshold
+from ops.drift.measures.statistics import Floats, threshold
 from ops.drift.settings import JudgeSettings
 
 PAGE: Fires = "page"
@@ -56,13 +54,8 @@ def delta_fires(seen: Comparison, u: float, settings: JudgeSettings) -> Fires:
     distribution fell (a better mean in distribution is no alarm), and that it is no mere change of
     the mixture of lanes. A drop that lacks one of the last three, or is less sure, is a ticket.
     """
-    drop = seen.delta
-    if seen.lacks or drop.value < settings.drop_page or not delta_lasts(seen, settings):
-        return REST
-    fell = _fell(seen.ood.value, drop.value, settings)
-    if drop.z >= u and fell and not _only_mixture(drop.standardised, drop.value):
-        return PAGE
-    return TICKET if drop.z >= settings.ticket_se else REST
+    fell = _fell(seen.ood.value, seen.delta.value, settings)
+    return REST if seen.lacks else _day(seen.delta, settings.drop_page, u, settings, fell)
 
 
 def delta_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
@@ -72,21 +65,19 @@ def delta_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
 
 def level_fires(seen: Comparison, u: float, settings: JudgeSettings) -> Fires:
     """`level`: a mean itself fell over 24 h, whatever the delta did."""
-    loudest = REST
-    for drop, least in ((seen.inside, settings.drop_page), (seen.ood, settings.level_ood_page)):
-        small = drop.value < least or drop.z < settings.ticket_se or not _lasts(drop, least, settings)
-        if seen.lacks or small:
-            continue
-        if drop.z >= u and not _only_mixture(drop.standardised, drop.value):
-            return PAGE
-        loudest = TICKET
-    return loudest
+    inside = _day(seen.inside, settings.drop_page, u, settings)
+    return REST if seen.lacks else loudest(inside, _day(seen.ood, settings.level_ood_page, u, settings))
 
 
 def level_lasts(seen: Comparison, settings: JudgeSettings) -> bool:
     """Says whether either mean is still low in the last hours."""
     inside = _lasts(seen.inside, settings.drop_page, settings)
     return inside or _lasts(seen.ood, settings.level_ood_page, settings)
+
+
+def loudest(*fires: Fires) -> Fires:
+    """The loudest of these."""
+    return next((one for one in (PAGE, TICKET) if one in fires), REST)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +89,7 @@ class Change:
         block: Where the change began, as estimated.
         delta, ood, inside: Estimated drops since then.
         error: Standard error of the watched one.    ood_error: Of m_OOD.
-        standardised: Drops with the baseline's mixture of lanes, (OOD, ID); NaN when unknown.
+        standardised: Drop of the watched one with the baseline's mixture of lanes; NaN when unknown.
     """
 
     evidence: float
@@ -109,7 +100,7 @@ class Change:
     inside: float
     error: float
     ood_error: float
-    standardised: Floats
+    standardised: float
 
     @property
     def alarms(self) -> bool:
@@ -126,6 +117,7 @@ def changes(
     for i, name in enumerate(WATCHED):
         block = int(detector.since[i])
         part = {lane: sums[..., max(block - first_block, 0) :] for lane, sums in lanes.items()}
+        ood, inside = standardised(part, reference) if part else (math.nan, math.nan)
         found[name] = Change(
             evidence=float(evidence[i]),
             needed=bar.fast_delta if name == "delta" else bar.fast_level,
@@ -135,37 +127,45 @@ def changes(
             inside=float(drops[i, 2]),
             error=float(errors[i, i]),
             ood_error=float(errors[i, 1]),
-            standardised=standardised(part, reference) if part else np.full(2, np.nan),
+            standardised=float((ood - inside, ood, inside)[i]),
         )
     return found
 
 
 def fast_fires(change: Change, settings: JudgeSettings) -> Fires:
-    """`fast_drop`: the detector's alarm on the delta.
-
-    The run length keeps false alarms rare; here only the size is asked for. A drop that may well be
-    0.03, by two standard errors, is a page; one that is surely less is a ticket.
-    """
-    if not change.alarms:
-        return REST
-    fixed = change.standardised[OOD] - change.standardised[ID]
-    large = change.delta + 2 * change.error >= settings.drop_page
+    """`fast_drop`: the detector's alarm on the delta, a ticket where it was not m_OOD that fell."""
     # After a few blocks m_OOD may seem to have fallen when it was m_ID that rose.
     fell = _fell(change.ood, change.delta, settings) and change.ood >= 3 * change.ood_error
-    return PAGE if large and fell and not _only_mixture(fixed, change.delta) else TICKET
+    found = _alarm(change, change.delta, settings.drop_page)
+    return TICKET if found and not fell else found
 
 
 def fast_level_fires(found: Mapping[str, Change], settings: JudgeSettings) -> Fires:
     """`level`, by the detector's alarms on the two means; an OOD mean that fell alone is the delta's."""
     inside, ood = found["id"], found["ood"]
-    large = ood.ood + 2 * ood.error >= settings.level_ood_page
     alone = ood.inside < ood.ood / 2
-    if ood.alarms and large and not alone and not _only_mixture(ood.standardised[OOD], ood.ood):
+    if _alarm(ood, ood.ood, settings.level_ood_page) == PAGE and not alone:
         return PAGE
-    if not inside.alarms:
+    return _alarm(inside, inside.inside, settings.drop_page)
+
+
+def _day(drop: Drop, least: float, u: float, settings: JudgeSettings, fell: bool = True) -> Fires:
+    if drop.value < least or not _lasts(drop, least, settings):
         return REST
-    large = inside.inside + 2 * inside.error >= settings.drop_page
-    return PAGE if large and not _only_mixture(inside.standardised[ID], inside.inside) else TICKET
+    if drop.z >= u and fell and not _only_mixture(drop.standardised, drop.value):
+        return PAGE
+    return TICKET if drop.z >= settings.ticket_se else REST
+
+
+def _alarm(change: Change, drop: float, least: float) -> Fires:
+    """The run length keeps false alarms rare; here only the size is asked for.
+
+    A drop that may well be `least`, by two standard errors, is a page; one that is surely less a ticket.
+    """
+    if not change.alarms:
+        return REST
+    large = drop + 2 * change.error >= least
+    return PAGE if large and not _only_mixture(change.standardised, drop) else TICKET
 
 
 def _fell(ood: float, delta: float, settings: JudgeSettings) -> bool:

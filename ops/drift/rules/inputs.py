@@ -15,7 +15,7 @@ from ops.drift.latch import RuleResult, advance
 from ops.drift.measures.blocks import ALL, Traffic, ood_share
 from ops.drift.measures.detector import Detector
 from ops.drift.measures.statistics import ID, OOD, PREDICTIONS, Floats, W, X, divergence, divergence_by_chance
-from ops.drift.rules.wording import Values, clock
+from ops.drift.rules.drift_rules import Values, clock
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import ModelState
 from ops.findings import Finding, service_finding

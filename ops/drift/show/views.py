@@ -16,7 +16,7 @@ from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison
 from ops.drift.measures.statistics import ID, OOD, means
 from ops.drift.memory import Memory
-from ops.drift.rules.wording import comparison_values, verdict
+from ops.drift.rules.drift_rules import comparison_values
 from ops.drift.state import Evaluation
 from ops.findings import Finding
 from producer.keys import Keys
@@ -37,10 +37,19 @@ def main_model(found: Evaluation) -> str | None:
 
 
 def one_line(found: Evaluation) -> str:
-    """The verdict."""
+    """The loudest finding; while nothing fires, the OOD delta of the model that is sampled most."""
+    firing = [one for one in found.findings if one.state == "firing" and not one.beside]
+    for one in sorted(firing, key=lambda one: one.severity != "page")[:1]:
+        more = f" (and {len(firing) - 1} more)" if len(firing) > 1 else ""
+        lane = f" in lane {one.lane}" if one.lane else ""
+        where = f" of {one.model}{lane}" if one.model else ""
+        return f"{one.severity.upper()} {one.rule}{where}: {one.summary}{more}"
     model = main_model(found)
     seen = found.comparisons.get((model, ALL)) if model else None
-    return verdict(found.findings, seen)
+    series = ("ood_delta", model, ALL)
+    said = next((one.summary for one in found.findings if one.identity == series), "nothing was sampled")
+    state = "CANNOT JUDGE YET" if seen is None else "CANNOT JUDGE" if seen.lacks else "OK"
+    return f"{state}: {said}"
 
 
 def stand_ins(found: Evaluation, model: str) -> list[StandIn]:
