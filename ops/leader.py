@@ -28,7 +28,7 @@ class Leadership:
     """This process's part in the election.
 
     Attributes:
-        fence: Positive while this process led at the last look, else 0.
+        fence: Positive while this process led when it last asked, else 0.
     """
 
     def __init__(self, client: redis.Redis, keys: Keys, lease_ms: int, prefix: str = "") -> None:

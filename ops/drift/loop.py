@@ -5,21 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import redis
 import structlog
 
 from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift.measures.blocks import Traffic
-from ops.drift.memory import BLOCKS_KEPT, Memory, Order
+from ops.drift.memory import BLOCKS_KEPT, Memory
+from ops.drift.rules.baselines import rebaseline
 from ops.drift.rules.drift import evaluate_drift
 from ops.drift.rules.health import canary, monitor_health
 from ops.drift.service.live import read_service
 from ops.drift.service.objectives import objectives
 from ops.drift.service.table import evaluate_conditions
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import Evaluation, JudgeState, ModelState
+from ops.drift.state import Evaluation
 from ops.findings import Finding
 from ops.leader import Leadership
 from producer.errors import ServerError
@@ -29,8 +29,6 @@ from producer.transport.connection import driver_errors
 _LOG = structlog.get_logger("amn.judge")
 #: A judge that dies is replaced within three quarters of a minute.
 LEASE_MS, _RENEW_S, _EVERY_MS = 45_000, 10.0, 60_000
-_BLOCKS_PER_HOUR = 60 // BLOCK_MIN
-
 #: Takes a full list of findings: `apply(findings, now_ms, fence)`.
 Notify = Callable[[Sequence[Finding], int, int], None]
 
@@ -53,9 +51,8 @@ def evaluate(
         state.rewind(back_ms)
         memory.rewind(end, back_ms // 60_000 // BLOCK_MIN)
     traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
-    audit = [_obey(state, order, end, now_ms) for order in orders]
+    audit = [rebaseline(state.models, order, end, now_ms) for order in orders]
     found = evaluate_drift(traffic, state, now_ms, settings)
-    audit += [_learned(model, found.state.models[model], now_ms) for model in found.learned]
     models = sorted({one.model for one in found.findings})
     counts, canaries = memory.counts(open_block), memory.canary(models)
     service = replace(read_service(client, keys), now_ms=now_ms, counts=counts, canary=canaries)
@@ -63,15 +60,11 @@ def evaluate(
     findings += objectives(service, open_block, settings)
     findings += evaluate_conditions(service)
     findings.append(monitor_health(found.state, traffic, service, settings))
-    return replace(found, findings=findings, audit=audit, counters=service.counters)
+    return replace(found, findings=findings, audit=[*audit, *found.audit], counters=service.counters)
 
 
 class Judge:
-    """The process: leads if nobody else does, evaluates once a minute, renews between.
-
-    Attributes:
-        leads: True if it led at the last turn.
-    """
+    """The process: leads if nobody else does, evaluates once a minute, renews between."""
 
     def __init__(
         self,
@@ -93,7 +86,7 @@ class Judge:
         return self._fence > 0
 
     def turn(self, now_ms: int | None = None) -> Evaluation | None:
-        """One look at the leadership and, when a minute is over, one evaluation.
+        """One step of the leadership and, when a minute is over, one evaluation.
 
         The alerts get the findings before the state is written: a judge that dies between the two
         says the same again, which the alerts know already; the other way round a page could be lost.
@@ -151,29 +144,3 @@ def _log(found: Evaluation) -> None:
     _LOG.info("judged", findings=len(found.findings), firing=firing)
     for entry in found.audit:
         _LOG.info("drift_audit", **entry)
-
-
-def _obey(state: JudgeState, order: Order, end_block: int, now_ms: int) -> dict[str, Any]:
-    """Forgets a model's baseline; the last hours that the order names are the new one's beginning."""
-    entry = {"what": "rebaseline", "model": order.model, "hours": order.hours, "who": order.who}
-    entry |= {"why": order.why, "at_ms": order.at_ms}
-    old = state.models.get(order.model)
-    if old is None:
-        return {**entry, "what": "rebaseline_refused", "because": "the judge knows no such model"}
-    delta = old.baselines[""].delta if "" in old.baselines else None
-    first = max(old.first_block, end_block - order.hours * _BLOCKS_PER_HOUR)
-    state.models[order.model] = ModelState(first_block=first, last_block=old.last_block, declared_ms=now_ms)
-    return {**entry, "delta_before": None if delta is None else round(delta, 5)}
-
-
-def _learned(model: str, known: ModelState, now_ms: int) -> dict[str, Any]:
-    base = known.baselines[""]
-    days = round(base.blocks * BLOCK_MIN / 1440, 2)
-    return {
-        "what": "frozen" if known.frozen else "learned",
-        "model": model,
-        "at_ms": now_ms,
-        "who": "judge",
-        "days": days,
-        "delta": round(base.delta, 5),
-    }

@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
@@ -30,7 +29,7 @@ import structlog
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, block_of
 from ops.drift.measures.stored import dumps
-from ops.drift.state import Evaluation, JudgeState
+from ops.drift.state import Evaluation, JudgeState, Order
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys
@@ -49,22 +48,6 @@ _AUDIT_MAX, _ORDERS_MAX = 200, 100
 _KEYS_AT_ONCE, _MINUTES_AT_ONCE = 500, 120
 #: Most bytes of a block or a set of counters, of a field of the judge's hash, and of a model's canary.
 _TEXT_BYTES_MAX, _FIELD_BYTES_MAX, _CANARY_BYTES_MAX = 4 << 20, 64 << 20, 1 << 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A person's wish: take the last `hours` of a model as its measure of health.
-
-    Attributes:
-        model: Model id.    hours: 0 for "from now on".
-        who, why: For the audit.    at_ms: When it was given.
-    """
-
-    model: str
-    hours: int
-    who: str
-    why: str
-    at_ms: int
 
 
 class Memory:

@@ -91,6 +91,22 @@ class JudgeState:
         return cls(models=models)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A person's wish: take the last `hours` of a model as its measure of health.
+
+    Attributes:
+        model: Model id.    hours: 0 for "from now on".
+        who, why: For the audit.    at_ms: When it was given.
+    """
+
+    model: str
+    hours: int
+    who: str
+    why: str
+    at_ms: int
+
+
 def _rewound(at_ms: int, back_ms: int) -> int:
     """A time of before the clock went back; 0, for never, stays."""
     return at_ms - back_ms if at_ms else 0
@@ -106,8 +122,7 @@ class Evaluation:
         findings: Every rule on every series, also those that rest.
         traffic: The blocks that were judged.
         comparisons: Each series against its reference, by model and lane.
-        learned: Models whose baselines were taken just now.
-        audit: Entries, oldest first.
+        audit: Baselines that were declared or taken just now, oldest first.
         counters: The queue's counters now.
     """
 
@@ -116,6 +131,5 @@ class Evaluation:
     findings: Sequence[Finding] = ()
     traffic: Traffic = field(default_factory=lambda: Traffic.of(0, []))
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
-    learned: Sequence[str] = ()
     audit: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, int] = field(default_factory=dict)

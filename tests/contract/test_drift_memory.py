@@ -12,9 +12,9 @@ from ops.clock import BLOCK_MIN, server_now_ms
 from ops.drift import memory
 from ops.drift.loop import Judge, evaluate
 from ops.drift.measures.stored import dumps
-from ops.drift.memory import Memory, Order
+from ops.drift.memory import Memory
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import Evaluation, JudgeState, ModelState
+from ops.drift.state import Evaluation, JudgeState, ModelState, Order
 from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
@@ -54,7 +54,7 @@ def test_a_judge_learns_a_baseline_and_stores_what_it_needs_after_a_restart(serv
     judge = Judge(server.admin, KEYS, SETTINGS)
     found = judge.turn(now_ms)
     assert found is not None
-    assert found.learned == [MODEL]
+    assert [(entry["what"], entry["model"]) for entry in found.audit] == [("frozen", MODEL)]
     again = Memory(server.admin, KEYS)
     assert dumps(again.state()) == dumps(found.state)
     assert again.evaluated_at_ms() == now_ms

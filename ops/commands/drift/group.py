@@ -122,7 +122,7 @@ def rebaseline(
     kind of documents. Everything that fires for this model ends with it.
     """
     from ops.clock import server_now_ms
-    from ops.drift.memory import Order
+    from ops.drift.state import Order
 
     with looking(url, queue) as data:
         known = {name: one.last_block for name, one in data.memory.state().models.items()}

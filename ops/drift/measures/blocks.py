@@ -138,11 +138,11 @@ class StandIn:
     """AMN against a stronger model's answer or the nearest reference: no truth, and not judged.
 
     Attributes:
-        tier: "model" or "reference".    slice: Of the inputs.
+        target: "model" or "reference".    slice: Of the inputs.
         n: Requests.    mean: Cosine, weighted.
     """
 
-    tier: str
+    target: str
     slice: str
     n: int
     mean: float
@@ -228,7 +228,7 @@ class Traffic:
             tiers = (block.tiers.get(model, {}) for block in self._cut(end_block, blocks))
             rows = _added(slices.get(target, {}) for slices in tiers)
             found += [
-                StandIn(tier=target, slice=name, n=n, mean=x / MILLION / w)
+                StandIn(target=target, slice=name, n=n, mean=x / MILLION / w)
                 for name, (n, w, x) in sorted(rows.items())
                 if w
             ]

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ops.clock import BLOCKS_PER_DAY
 from ops.drift.latch import advance, one_page_each
@@ -36,7 +37,7 @@ def evaluate_drift(traffic: Traffic, state: JudgeState, now_ms: int, settings: J
     state = copy.deepcopy(state)
     findings: list[Finding] = []
     comparisons: dict[tuple[str, str], Comparison] = {}
-    learned = []
+    audit: list[dict[str, Any]] = []
     for model in sorted(traffic.series):
         present = traffic.minutes[model].nonzero()[0] + traffic.first_block
         known = state.models.setdefault(model, ModelState(first_block=int(present[0])))
@@ -48,8 +49,7 @@ def evaluate_drift(traffic: Traffic, state: JudgeState, now_ms: int, settings: J
         compared = rules.compared()
         comparisons |= {(model, lane): seen for lane, seen in compared.items()}
         found = [*rules.findings(compared), input_drift(model, known, traffic, now_ms, settings)]
-        if learn_when_due(known, model, traffic, settings):
-            learned.append(model)
+        audit += learn_when_due(known, model, traffic, now_ms, settings)
         silent = ALL not in compared or bool(compared[ALL].lacks)
         known.silent_since_ms = (known.silent_since_ms or now_ms) if silent else 0
         found = one_page_each(found, known.latches)
@@ -67,7 +67,7 @@ def evaluate_drift(traffic: Traffic, state: JudgeState, now_ms: int, settings: J
         findings=findings,
         traffic=traffic,
         comparisons=comparisons,
-        learned=learned,
+        audit=audit,
     )
 
 
@@ -120,16 +120,16 @@ class ModelRules:
 
     def findings(self, compared: Mapping[str, Comparison]) -> list[Finding]:
         """All rules on all lanes with traffic enough, with a detector, or on which something fires."""
-        judged = [lane for lane, seen in compared.items() if lane == ALL or not seen.lacks]
+        enough = [lane for lane, seen in compared.items() if lane == ALL or not seen.lacks]
         bars = drops.bars(
             self.settings.pages_per_year,
-            len(judged),
+            len(enough),
             len(self.known.detectors),
             previous_window=any(seen.reference.kind == "previous" for seen in compared.values()),
         )
         latched = [name.partition("|")[2] for name in self.known.latches]
         found = []
-        for lane in sorted({ALL, *judged, *self.known.detectors, *latched}):
+        for lane in sorted({ALL, *enough, *self.known.detectors, *latched}):
             at = Evidence(compared.get(lane), self.changes(lane, bars), bars, self.traffic.end_block)
             for name in RULES:
                 if name == "ood_delta" and self.settings.card_strict:

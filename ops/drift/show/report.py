@@ -111,7 +111,7 @@ def _sections(
         *_section("Mean cosines, the OOD delta, and since when: 48 h", means_plot(found, model, settings)),
         *_section("Where", _table(views.series_table(found, model))),
         *_section("Scores of 24 h", scores, f'<p class="soft">{note}</p>'),
-        *_section("Against what stands in for the truth", _table(views.tiers_table(found, model))),
+        *_section("Against what stands in for the truth", _table(views.stand_ins_table(found, model))),
         *_section("Requests, the worst and some at random", _table(views.exemplars_table(ordered))),
     ]
 

@@ -53,7 +53,7 @@ def one_line(found: Evaluation) -> str:
 
 
 def stand_ins(found: Evaluation, model: str) -> list[StandIn]:
-    """The tiers beside the true vector, of the last 24 h."""
+    """The targets beside the true vector, of the last 24 h."""
     return found.traffic.stand_ins(model, found.traffic.end_block, BLOCKS_PER_DAY)
 
 
@@ -79,7 +79,7 @@ def status_json(found: Evaluation, evaluated_at_ms: int) -> dict[str, Any]:
             for model, known in found.state.models.items()
         },
         "not_judged": [
-            {"model": model, **asdict(one)}
+            {"model": model, "tier": one.target, "slice": one.slice, "n": one.n, "mean": one.mean}
             for model in found.traffic.series
             for one in stand_ins(found, model)
         ],
@@ -91,7 +91,7 @@ def show(out: Screen, found: Evaluation, evaluated_at_ms: int) -> None:
     models = tuple(found.traffic.series)
     for table in (
         series_table(found, *models),
-        tiers_table(found, *models),
+        stand_ins_table(found, *models),
         rules_table(found.findings),
     ):
         if table.row_count:
@@ -131,10 +131,10 @@ def _number(value: float) -> str | None:
     return None if math.isnan(value) else f"{value:+.4f}"
 
 
-def tiers_table(found: Evaluation, *models: str) -> DataTable:
+def stand_ins_table(found: Evaluation, *models: str) -> DataTable:
     """AMN against what stands in for the truth."""
     return DataTable("not judged: no truth, but", "slice", "cosine>", "n>").filled(
-        (f"{model}, {STAND_INS[one.tier]}", one.slice, f"{one.mean:.4f}", one.n)
+        (f"{model}, {STAND_INS[one.target]}", one.slice, f"{one.mean:.4f}", one.n)
         for model in models
         for one in stand_ins(found, model)
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import pytest
 
 from drift.world import KEYS, MODEL, Increments, Sample, Scorer, Service, Vectors, Windows
-from ops.drift.memory import Memory, Order
+from ops.drift.memory import Memory
+from ops.drift.state import Order
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -40,7 +40,7 @@ def test_what_stands_in_for_the_truth_is_kept_apart_from_it() -> None:
         minutes.append(sums)
     block = Block.from_json(dumps(block_of(minutes)))
     traffic = Traffic.of(0, [block])
-    found = {(one.tier, one.slice): (one.n, round(one.mean, 6)) for one in traffic.stand_ins("m", 1, 288)}
+    found = {(one.target, one.slice): (one.n, round(one.mean, 6)) for one in traffic.stand_ins("m", 1, 288)}
     assert found == {("model", "ood"): (2, 0.3), ("reference", "ood"): (2, 0.1)}
     judged = traffic.series["m"]["a"]
     assert judged[X, 0, 0] / judged[W, 0, 0] == 0.9
