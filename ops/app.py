@@ -107,8 +107,7 @@ for command in itertools.chain(*SECTIONS.values()):
 
 
 class _Text(click.types.StringParamType):
-    """Text that is stored and sent: bytes of another encoding become replacement characters here, so
-    that no later command meets what cannot be encoded. Paths keep them."""
+    """Text that is stored and sent; bytes of another encoding become replacement characters."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return without_surrogates(super().convert(value, param, ctx))
@@ -148,7 +147,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _ended(arguments: Sequence[str]) -> tuple[int, str]:
-    """Exit code, and the line of the error."""
+    """Runs the command line; returns the exit code and the text of the error."""
     debug = "--debug" in arguments or os.environ.get("AMN_DEBUG", "0") not in ("", "0")
     try:
         result = app.main(list(arguments), prog_name="amn", standalone_mode=False, auto_envvar_prefix="AMN")
@@ -188,7 +187,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _forget_service_links() -> None:
-    """A variable that only looks like one of ours is no value of an option, here and in our children."""
+    """Removes the variables of Kubernetes services whose names look like our options, also for children."""
     for name, value in list(os.environ.items()):
         if name.startswith("AMN_") and _SERVICE_LINK.fullmatch(value):
             del os.environ[name]

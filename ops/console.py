@@ -63,7 +63,7 @@ class DataTable(Table):
         super().add_row(*map(_cell, cells), **options)
 
     def filled(self, rows: Iterable[Iterable[Any]]) -> Self:
-        """The table with these rows added."""
+        """Return the table with these rows added."""
         for row in rows:
             self.add_row(*row)
         return self
@@ -91,17 +91,17 @@ def out(file: IO[str] | None = None) -> Screen:
 
 
 def styled(text: object, style: str) -> Text:
-    """One line of data in a style of ours."""
+    """Return one line of data in a style of ours."""
     return Text(plain(text), style=style)
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """One line: what data in it says stays on it."""
+    """Prints one line; line ends and controls in it are escaped."""
     click.echo(plain(text), err=err)
 
 
 def say_json(value: object, *, indent: int | None = None) -> None:
-    """The one object of `--json`."""
+    """Prints the one object of `--json`."""
     click.echo(strict_json(value, indent=indent))
 
 

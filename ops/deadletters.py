@@ -186,7 +186,7 @@ def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         source=text["source"],
         entry=text["entry"],
         sha1=text["sha1"],
-        # A letter of a version that did not say: nobody may get a second answer.
+        # An earlier version did not say; nobody may get a second answer.
         told=text["told"] != "0",
         payload=payload,
         request=request,

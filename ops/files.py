@@ -222,7 +222,7 @@ class DirectProducer:
         self._predictor = Predictor.open(model)
 
     def submit_batch(self, contexts: NDArray[np.floating], **_: Any) -> Any:
-        """Computes a batch; returns a handle that is done, for who takes AMN's answers."""
+        """Computes a batch; returns a handle that is done."""
         vectors = self._predictor.predict(contexts.astype(np.float32, copy=False))
         reply = SimpleNamespace(vectors=vectors, served_by=self._predictor.name)
         return SimpleNamespace(first=lambda: reply)

@@ -131,7 +131,7 @@ def check(arguments: Mapping[str, Any]) -> None:
 
 
 def _is_path(value: str) -> bool:
-    """True for a path that a job may read or write: one that says plainly that it is a file of ours."""
+    """True for the absolute path of an .npy file, or of one that may be made."""
     try:
         path = Path(value)
         whole = path.is_absolute() and str(path) == value and ".." not in path.parts and len(value) <= 4096
@@ -142,7 +142,7 @@ def _is_path(value: str) -> bool:
 
 
 _PATH_RULE = f"an absolute path without '..' that ends in {_SUFFIX}, and no special file"
-#: The type of each argument of `predict_file`, what it must hold, and that rule in words.
+#: The type of each argument of `predict_file`, its test, and the rule in words.
 _CHECKS: dict[str, tuple[type, Callable[[Any], object], str]] = {
     "source": (str, _is_path, _PATH_RULE),
     "target": (str, _is_path, _PATH_RULE),
@@ -159,7 +159,7 @@ _CHECKS: dict[str, tuple[type, Callable[[Any], object], str]] = {
 
 
 def listed(connection: redis.Redis) -> list[dict[str, Any]]:
-    """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said."""
+    """Return the jobs that RQ still knows, newest first; fields that cannot be read are empty."""
     queue = KnownQueue(JOBS, connection)
     with connection.pipeline(transaction=False) as pipe:
         pipe.lrange(queue.key, 0, _LISTED_MAX)

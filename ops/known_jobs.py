@@ -35,7 +35,7 @@ _TIMES = ("enqueued_at", "started_at", "ended_at", "last_heartbeat")
 
 
 class KnownJob(Job):
-    """A job of which only what is named here is read.
+    """A job that reads no stored field but those named here, and runs no function but its worker's.
 
     Attributes:
         functions: Functions that it may run, by name; each takes the job, and named arguments.
@@ -45,7 +45,7 @@ class KnownJob(Job):
 
     @classmethod
     def found(cls, name: str, connection: redis.Redis) -> KnownJob | None:
-        """A stored job; None where nothing, or no job, has this name."""
+        """Return a stored job; None where nothing, or no job, has this name."""
         try:
             return cls.fetch(name, connection=connection, serializer=JSONSerializer)  # type: ignore[return-value]
         except (NoSuchJobError, ValueError, redis.ResponseError):
@@ -87,7 +87,7 @@ class KnownJob(Job):
 
 
 class KnownQueue(Queue):
-    """A queue whose entries may name anything, or nothing."""
+    """A queue that drops entries which name no job."""
 
     job_class = KnownJob
 
@@ -102,7 +102,7 @@ class KnownQueue(Queue):
     def dequeue_any(  # type: ignore[override]
         cls, queues: Any, timeout: int | None, connection: redis.Redis, **_: Any
     ) -> tuple[Job, Queue] | None:
-        """Dequeues as RQ does, but drops an entry that names no job; RQ's worker ends and meets it again."""
+        """Dequeues as RQ does, but drops an entry that names no job, over which RQ's worker would end."""
         [queue] = queues
         while (moved := cls.lmove(connection, queue.key, timeout)) is not None:
             if job := KnownJob.found(moved[1].decode("utf-8", "replace"), connection):
@@ -114,7 +114,7 @@ class KnownQueue(Queue):
 
 
 class KnownWorker(Worker):
-    """RQ's worker, which forks for each job, for such jobs."""
+    """A worker that forks for each job, and runs a few functions only."""
 
     queue_class = KnownQueue  # type: ignore[assignment]
     job_class = KnownJob
@@ -160,7 +160,7 @@ class KnownWorker(Worker):
 
 
 def inflated(stored: bytes) -> bytes:
-    """Compressed or not, as RQ stores it; nothing where it is longer than any of ours."""
+    """Return stored bytes, decompressed where RQ compressed them; empty where they are too long."""
     try:
         data = zlib.decompressobj().decompress(stored, _BYTES_MAX + 1)
     except zlib.error:
@@ -169,7 +169,7 @@ def inflated(stored: bytes) -> bytes:
 
 
 def parsed(stored: bytes) -> Any:
-    """JSON of bounded length; None for anything else."""
+    """Return the value of bounded JSON; None for anything else."""
     try:
         return json.loads(stored) if len(stored) <= _BYTES_MAX else None
     except (ValueError, RecursionError):
@@ -177,7 +177,7 @@ def parsed(stored: bytes) -> Any:
 
 
 def text_of(stored: bytes | None) -> str:
-    """One short line, for a log or a table."""
+    """Return stored bytes as one short line of printable text."""
     text = (stored or b"")[: 4 * _TEXT_MAX].decode("utf-8", "replace")[:_TEXT_MAX]
     return "".join(one if one.isprintable() else "?" for one in text)
 

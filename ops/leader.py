@@ -25,7 +25,7 @@ def leader_key(keys: Keys) -> str:
 
 
 class Leadership:
-    """This process's part in the election.
+    """Takes part in the election of one leading process.
 
     Attributes:
         fence: Positive while this process led when it last asked, else 0.

@@ -31,7 +31,7 @@ class ServiceRecord:
         url: Address of its server, with the password where there is one; "" in no record.
         queue: Name of its queue.
         artifacts: Folder of models and banks that its workers read.
-        found: How the address became known: `--url`, `REDIS_URL`, or the file.
+        found: Source of the address: `--url`, `REDIS_URL`, or the file.
     """
 
     url: str
@@ -43,7 +43,7 @@ class ServiceRecord:
         return f"ServiceRecord(queue={self.queue!r}, found={self.found!r})"
 
     def write(self, data: Path) -> Path:
-        """Leaves it in the data folder, for the user alone; returns the file."""
+        """Writes it into the data folder, for this user alone; returns the file."""
         file = data / SERVICE_FILE
         write_privately(file, json.dumps({n: text for n, text in asdict(self).items() if n != "found"}))
         return file
@@ -55,7 +55,7 @@ def external_url(url: str | None) -> str | None:
 
 
 def service(url: str | None = None, data: Path | None = None) -> ServiceRecord:
-    """The service to talk to: flag > REDIS_URL > the `amn up` of this folder. Never a guess.
+    """Return the service to talk to: flag > REDIS_URL > the `amn up` of this folder.
 
     What the folder's file says of queue and artifacts holds when its server is the one that was named.
 
@@ -86,7 +86,7 @@ def service(url: str | None = None, data: Path | None = None) -> ServiceRecord:
 
 
 def with_origin(text: str) -> str:
-    """An error's text, and where the address in it comes from when the user has not named it."""
+    """Return an error's text, and the origin of the address in it when the user has not named it."""
     try:
         found = service()
     except ServerUnknown:
@@ -102,7 +102,7 @@ def server_url(url: str | None) -> str:
 
 
 def producer_settings(url: str | None, queue: str | None) -> ProducerSettings:
-    """Settings of a client of that `service`; its queue is the one, unless the user names another."""
+    """Return the settings of a client of that `service`, on its queue or another one that is named."""
     found = service(url)
     queue = queue or os.environ.get("AMN_QUEUE") or found.queue or None
     return ProducerSettings.from_environment(url=found.url, queue=queue)

@@ -1,1 +1,1 @@
-"""The measured run of the command amn run."""
+"""The measured run of `amn run`."""

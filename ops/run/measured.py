@@ -71,7 +71,7 @@ def measure(
 
 
 def remove_queue(stack: Stack) -> None:
-    """Removes the run's own queue from a server of somebody's; what stays would expire."""
+    """Removes the run's own queue from a server that others use too."""
     client = ProducerSettings(url=stack.settings.url, queue=stack.settings.queue)
     stack.drain()
     with contextlib.suppress(redis.RedisError), contextlib.closing(connect(client)) as admin:
@@ -107,7 +107,7 @@ def _no_collection_pauses() -> Iterator[None]:
 
 
 def _draw(bar: console.Bar, traffic: TrafficSender) -> None:
-    """Answered of all, and the latency of the last thousand; nothing is computed where nobody looks."""
+    """Draws how many were answered, and the latency of the last thousand, if there is a terminal."""
     if bar.visible:
         record = traffic.record
         p95 = percentiles(record.amn_ms[max(0, traffic.sent - 1000) : traffic.sent])["p95"]

@@ -10,8 +10,8 @@ from ops.sample import Sample
 from producer import Handle
 from producer.errors import QueueError
 
-#: The counts by name: of escalated requests why, of flagged ones that AMN answered why, of escalated ones
-#: that got their AMN answer after all why, of answers the model, of failures the code.
+#: Counters by name: reasons of escalations; why flagged requests stayed at AMN; why escalated ones got their
+#: AMN answer after all; answers by model; failures by code.
 _COUNTS = ("reasons", "shed", "degraded", "served", "codes")
 
 

@@ -114,7 +114,7 @@ class TrafficSender:
             block=True,
         )
         if settings.rate:
-            # With the checks and the encoding of all that leave together: the latency does not hold them.
+            # The lag holds the checks and the encoding of all that leave together; the latency does not.
             begun_s = np.array([handle.started_at_s for handle in handles]) - self._started_s
             self.record.send_lag_ms[numbers.start : numbers.stop] = (begun_s - self._due_s[numbers]) * 1000
         self._waiting.extend(zip(numbers, handles, strict=True))
