@@ -36,7 +36,7 @@ _PARAMETERS = {
     "ssl_keyfile": "key",
     "ssl_check_hostname": "check_hostname",
 }
-#: What sun_path takes on Linux beside its final zero; macOS takes four fewer.
+#: The room of sun_path on Linux beside its final zero; macOS has four fewer.
 _SOCKET_BYTES_MAX = 107
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 

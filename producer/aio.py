@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from producer.core import Core
 from producer.errors import ProducerClosed, QueueError
@@ -82,7 +82,8 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncHandle:
         """Sends one context, as `Producer.submit`."""
-        return (await self._run(self._submitting([context], options_of(options, fields), block)))[0]
+        verb = self._submitting([context], options_of(options, fields), block)
+        return cast(AsyncHandle, (await self._run(verb))[0])
 
     async def submit_many(
         self,
@@ -112,7 +113,10 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         options = options_of_many(options)
         await self.start()
         stream = pumped_async(
-            contexts, in_flight, lambda chunk, put: self._steps(self._streaming(options, chunk, put))
+            contexts,
+            in_flight,
+            self._chunk_max,
+            lambda chunk, put: self._steps(self._streaming(options, chunk, put)),
         )
         async with aclosing(stream) as answers:
             async for answer in answers:
@@ -122,7 +126,8 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
     ) -> AsyncBatchHandle:
         """Sends many contexts as one request, as `Producer.submit_batch`."""
-        return await self._run(self._submitting_batch(contexts, options_of(options, fields), block))
+        verb = self._submitting([contexts], options_of(options, fields), block, batched=True)
+        return cast(AsyncBatchHandle, (await self._run(verb))[0])
 
     async def predict_batch(
         self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from producer.core import Core
 from producer.errors import QueueError
@@ -76,7 +76,8 @@ class Producer(Core[Handle, BatchHandle]):
             ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
                 server may have got the request; the same `request_id` again is safe.
         """
-        return run(self._submitting([context], options_of(options, fields), block))[0]
+        [handle] = run(self._submitting([context], options_of(options, fields), block))
+        return cast(Handle, handle)
 
     def submit_many(
         self,
@@ -121,7 +122,9 @@ class Producer(Core[Handle, BatchHandle]):
         """
         options = options_of_many(options)
         self.start()
-        return pumped(contexts, in_flight, lambda chunk, put: run(self._streaming(options, chunk, put)))
+        return pumped(
+            contexts, in_flight, self._chunk_max, lambda chunk, put: run(self._streaming(options, chunk, put))
+        )
 
     def submit_batch(
         self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
@@ -139,7 +142,8 @@ class Producer(Core[Handle, BatchHandle]):
             QueueError: Any error of `submit`; the text of an InvalidRequest begins with the number of
                 the context.
         """
-        return run(self._submitting_batch(contexts, options_of(options, fields), block))
+        [handle] = run(self._submitting([contexts], options_of(options, fields), block, batched=True))
+        return cast(BatchHandle, handle)
 
     def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
         """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from producer.errors import InvalidRequest, QueueError, ServerError
 from producer.messages import Answer
@@ -13,7 +13,7 @@ from producer.options import Options
 from producer.partitions import Spread, partition_queues
 from producer.session.channel import Channel
 from producer.session.handle import BaseHandle
-from producer.session.requests import Outgoing, prepare, prepare_all, prepare_batch
+from producer.session.requests import Outgoing, prepare, prepare_all, prepare_batches
 from producer.settings import ProducerSettings, settings_of
 from producer.transport.verbs import Verb
 
@@ -36,6 +36,8 @@ class Core(Generic[H, B]):
     _together: Callable[[Sequence[Verb[Any]]], Any]
     _handle: type[H]
     _batch_handle: type[B]
+    #: Requests of a stream that go out together at most.
+    _chunk_max = 64
 
     def __init__(
         self,
@@ -66,8 +68,6 @@ class Core(Generic[H, B]):
 
     def _starting(self) -> Verb[None]:
         """Starts every channel; a partition that is away is tried again when it is needed."""
-        if self._spread is None:
-            return (yield from self.channels[0].starting())
         outcomes = yield self._together, [channel.starting() for channel in self.channels]
         failed = [error for error in outcomes if error is not None]
         others = [error for error in failed if not isinstance(error, ServerError)]
@@ -77,60 +77,45 @@ class Core(Generic[H, B]):
     def _closing(self) -> Verb[None]:
         """Closes every channel, also when one fails to; in the child of a fork there is nothing to close."""
         here = [channel for channel in self.channels if not channel.elsewhere]
-        outcomes = (yield self._together, [_called(channel.close) for channel in here]) if here else []
+        outcomes = (yield self._together, [channel.closing() for channel in here]) if here else []
         for error in outcomes:
             if error is not None:
                 raise error
 
     def _submitting(
-        self, contexts: Sequence[Any], options: Sequence[Options] | Options, block: bool
-    ) -> Verb[list[H]]:
-        """Sends several contexts; a wrong one refuses all."""
+        self,
+        contexts: Sequence[Any],
+        options: Sequence[Options] | Options,
+        block: bool,
+        batched: bool = False,
+    ) -> Verb[list[Any]]:
+        """Sends several contexts, or one batch, each to its partition; a wrong one refuses all."""
         if not isinstance(options, Options) and len(options) != len(contexts):
             raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
-        if self._spread is not None:
-            return (yield from self._spreading(self._spread, contexts, options, block))
-        [channel] = self.channels
-        if not channel.clock.known:
-            yield from channel.measuring()
-        now_ms = channel.clock.now_ms()
-        outgoing = prepare_all(contexts, options, channel.client_id, channel.settings, now_ms)
-        return (yield from channel.submitting(outgoing, partial(self._handle, self), block, self._pause))
-
-    def _spreading(
-        self, spread: Spread, contexts: Sequence[Any], options: Sequence[Options] | Options, block: bool
-    ) -> Verb[list[H]]:
-        """Sends several contexts; each partition has its own part."""
-        each = [options] * len(contexts) if isinstance(options, Options) else options
-        parts: dict[int, list[int]] = {}
-        for index, option in enumerate(each):
-            parts.setdefault(spread.of(option.sequence, option.request_id), []).append(index)
-        yield self._together, [self.channels[part].measuring() for part in parts]
-        verbs, make_handle = [], partial(self._handle, self)
-        for part, indices in parts.items():
-            channel, own = self.channels[part], [each[i] for i in indices]
-            now_ms, chosen = channel.clock.now_ms(), [contexts[i] for i in indices]
-            outgoing = prepare_all(chosen, own, channel.client_id, channel.settings, now_ms)
-            spread.note([item.id for item in outgoing], part)
+        count, spread = len(contexts), self._spread
+        parts = {0: range(count)} if spread is None else spread.parts(options, count)
+        channels = [self.channels[part] for part in parts]
+        if not all(channel.clock.known for channel in channels):
+            yield self._together, [channel.measuring() for channel in channels]
+        make_handle: Any = partial(self._batch_handle if batched else self._handle, self)
+        verbs = []
+        for channel, (part, indices) in zip(channels, parts.items(), strict=True):
+            own = options if isinstance(options, Options) else [options[i] for i in indices]
+            chosen, prepared = [contexts[i] for i in indices], prepare_batches if batched else prepare_all
+            outgoing = prepared(chosen, own, channel.client_id, channel.settings, channel.clock.now_ms())
+            if spread is not None:
+                spread.note([item.id for item in outgoing], part)
             verbs.append(channel.submitting(outgoing, make_handle, block, self._pause))
+        if len(verbs) == 1:
+            return (yield from verbs[0])
         return _joined(list(parts.values()), (yield self._together, verbs))
-
-    def _submitting_batch(self, contexts: Any, options: Options, block: bool) -> Verb[B]:
-        """Sends many contexts as one request."""
-        part, channel = self._choice(options)
-        yield from channel.measuring()
-        now_ms = channel.clock.now_ms()
-        outgoing = [prepare_batch(contexts, options, channel.client_id, channel.settings, now_ms)]
-        self._note(outgoing, part)
-        make_handle = partial(self._batch_handle, self)
-        [handle] = yield from channel.submitting(outgoing, make_handle, block, self._pause)
-        return cast(B, handle)
 
     def _streaming(
         self, options: Options, chunk: Sequence[tuple[int, Any]], put: Callable[[tuple[int, Any]], object]
     ) -> Verb[None]:
         """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
-        part, channel = self._choice(options)
+        [part] = self._spread.parts(options, 1) if self._spread is not None else [0]
+        channel = self.channels[part]
         outgoing: list[Outgoing] = []
         numbers: dict[str, int] = {}
         now_ms = channel.clock.now_ms()
@@ -142,7 +127,8 @@ class Core(Generic[H, B]):
             else:
                 outgoing.append(item)
                 numbers[item.id] = index
-        self._note(outgoing, part, streamed=True)
+        if self._spread is not None:
+            self._spread.note([item.id for item in outgoing], part, streamed=True)
 
         def ended(handle: BaseHandle, outcome: Answer | QueueError) -> None:
             put((numbers.pop(handle.id), outcome))
@@ -167,20 +153,8 @@ class Core(Generic[H, B]):
         )
         return (yield from self._channel_of(request_id).reporting(request_id, key, vector))
 
-    def _choice(self, options: Options) -> tuple[int, Channel]:
-        part = 0 if self._spread is None else self._spread.of(options.sequence, options.request_id)
-        return part, self.channels[part]
-
     def _channel_of(self, request_id: str) -> Channel:
         return self.channels[0 if self._spread is None else self._spread.where(request_id)]
-
-    def _note(self, outgoing: Sequence[Outgoing], part: int, *, streamed: bool = False) -> None:
-        if self._spread is not None:
-            self._spread.note([item.id for item in outgoing], part, streamed=streamed)
-
-
-def _called(step: Callable[[], Any]) -> Verb[Any]:
-    return (yield (step,))
 
 
 def _joined(parts: Sequence[Sequence[int]], outcomes: Sequence[Any]) -> list[Any]:

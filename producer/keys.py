@@ -60,11 +60,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def valid_name(name: str) -> bool:
-    """Says whether `name` may be a queue or a client: letters, digits, `_ . -`, at most 64."""
+    """True if `name` may be a queue or a client: letters, digits, `_ . -`, at most 64."""
     return _NAME.fullmatch(name) is not None
 
 
-#: As `valid_name`, for the client of each request that a worker decodes: few, and seen often.
+#: Works as `valid_name`, for the client of each request that a worker decodes: few, and seen often.
 valid_client = lru_cache(maxsize=4096)(valid_name)
 
 

@@ -80,7 +80,7 @@ class Request:
 
     @property
     def batched(self) -> bool:
-        """Says whether it is a batch, also one of a single context."""
+        """True for a batch, also for one of a single context."""
         return self.context.ndim == 3
 
     @property
@@ -217,7 +217,7 @@ class BatchReply:
         return replace(self, provisional=False, sheds=(why,), shed=np.ones(len(self), np.uint8))
 
 
-#: What a request gets when all goes well.
+#: The outcome of a request when all goes well.
 Answer = Reply | BatchReply
 
 

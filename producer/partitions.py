@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zlib import crc32
 
 from producer.errors import InvalidSettings
+from producer.options import Options
 
 PARTITIONS_MAX = 1024
 #: Requests whose partition is remembered; a stream of `predict_many` has as many of its own.
@@ -35,32 +36,36 @@ class Spread:
     def __init__(self, partitions: int) -> None:
         self._count = partitions
         self._turns = itertools.cycle(range(partitions))
+        #: A long stream of `predict_many` does not drive the other requests out.
         self._sent: OrderedDict[str, int] = OrderedDict()
         self._streamed: OrderedDict[str, int] = OrderedDict()
 
-    def of(self, sequence: str, request_id: str) -> int:
-        """The partition of a request.
+    def parts(self, options: Sequence[Options] | Options, count: int) -> dict[int, list[int]]:
+        """The numbers of some requests, by their partition.
 
         All requests of a sequence share one, so that each finds its truth there. A request with an id
         of the caller's has always the same, so that two producers that send it send one request. The
         others take turns.
         """
-        name = sequence or request_id
-        return self.of_name(name) if name else next(self._turns)
+        parts: dict[int, list[int]] = {}
+        for number in range(count):
+            option = options if isinstance(options, Options) else options[number]
+            name = option.sequence or option.request_id
+            parts.setdefault(self.of(name) if name else next(self._turns), []).append(number)
+        return parts
 
-    def of_name(self, name: str) -> int:
+    def of(self, name: str) -> int:
         """The partition of a sequence or a caller's id: CRC-32 of its UTF-8, modulo their number."""
         return crc32(name.encode()) % self._count
 
     def note(self, request_ids: Iterable[str], partition: int, *, streamed: bool = False) -> None:
-        """Notes where requests went; a long stream of `predict_many` does not drive the others out."""
+        """Notes where requests went."""
         table = self._streamed if streamed else self._sent
-        for request_id in request_ids:
-            table[request_id] = partition
+        table.update(dict.fromkeys(request_ids, partition))
         while len(table) > REMEMBERED_MAX:
             table.popitem(last=False)
 
     def where(self, request_id: str) -> int:
         """Returns the partition that a request went to, by its id alone if it was not sent from here."""
         found = self._sent.get(request_id, self._streamed.get(request_id))
-        return self.of_name(request_id) if found is None else found
+        return self.of(request_id) if found is None else found

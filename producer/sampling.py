@@ -28,7 +28,7 @@ def sample_hash(key: str, salt: str = DEFAULT_SALT) -> int:
 
 
 def sampled(key: str, rate: float, salt: str = DEFAULT_SALT) -> bool:
-    """Says whether `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
+    """True if `key` is in the sample at `rate` (0..1). A lower rate's sample is a subset."""
     return _digest(key, salt) < _threshold(rate)
 
 
@@ -38,7 +38,7 @@ def one_in(rate: float) -> int:
 
 
 def sampled_one_in(key: str, k: int, salt: str = DEFAULT_SALT) -> bool:
-    """Says whether `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
+    """True if `key` is in the sample at the rate 1/k. A larger k's sample is a subset."""
     return _digest(key, salt) < threshold_one_in(k)
 
 

@@ -49,8 +49,9 @@ class MemoryChannel(Channel):
         self.requests: list[Request] = []
         self.truths: dict[str, NDArray[np.float32]] = {}
 
-    def close(self) -> None:
+    def closing(self) -> Verb[None]:
         """Does nothing: a fake is always open."""
+        yield from ()
 
     def send(self, requests: Sequence[Outgoing]) -> list[int]:
         """Answers the requests; a batch gets each context's answer as a request of its own would."""
@@ -93,10 +94,14 @@ class MemoryChannel(Channel):
 class _Fake(Core[Any, Any]):
     """A producer over a queue in memory.
 
+    Its streams yield in order.
+
     Attributes:
         requests: Every request, in order.
         truths: Reported true vectors by request id, whether or not the request would be sampled.
     """
+
+    _chunk_max = 1
 
     def __init__(self, answer: Answerer = last_vector, *, settings: ProducerSettings | None = None) -> None:
         self._channel = partial(MemoryChannel, answer=answer)

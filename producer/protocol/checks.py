@@ -124,7 +124,7 @@ def _numbers(value: Any, name: str) -> NDArray[Any]:
     if type(value) is not np.ndarray:
         _check_parts(value, name)
     try:
-        # What an object gives for itself may be masked too.
+        # The array that an object gives for itself may be masked too.
         found = np.asanyarray(value)
     except Exception as error:  # whatever the type at hand raises: a tensor with a gradient, RuntimeError
         raise BadShape(f"{name} is not an array of numbers: {error!s:.200}") from error

@@ -18,7 +18,7 @@ from producer.errors import Undecodable, UnsupportedVersion
 from producer.messages import BATCH_CONTEXTS_MAX
 
 WIRE_VERSION = 1
-#: What a message may hold beside its arrays of bytes: every name at its longest, and room. One of this size
+#: The room of a message beside its arrays of bytes: every name at its longest, and room. One of this size
 #: or less is decoded at once; of a larger one, the lengths are looked at before anything is built.
 _BESIDE_BYTES_MAX = 16 * 1024
 #: The longest list has a row for each context, the largest map a few dozen fields. There are no extension

@@ -36,6 +36,7 @@ class Channel:
 
     A subclass, for threads, for an event loop or for tests, brings the I/O: `execute` sends one command,
     `send` runs lua/submit.lua on requests and gives its statuses; both raise the driver's errors.
+    `disconnect` closes the connections.
 
     Attributes:
         note: The mark that the server keeps of this client beside the ids that it enqueued.
@@ -45,6 +46,7 @@ class Channel:
 
     execute: Callable[..., Any]
     send: Callable[[Sequence[Outgoing]], Any]
+    disconnect: Callable[[], Any]
     start_lock: Any
     reader: Any
 
@@ -63,10 +65,6 @@ class Channel:
         self._outage = Outage("submit")
         self._sample_keys: OrderedDict[str, str] = OrderedDict()
         forks.tell(self)
-
-    def close(self) -> Any:
-        """Stops the reader, tells those who wait, and closes the connections."""
-        raise NotImplementedError
 
     @property
     def elsewhere(self) -> bool:
@@ -161,6 +159,19 @@ class Channel:
             submission.give_up(error)
             raise
         return submission.handles
+
+    def closing(self) -> Verb[None]:
+        """Stops the reader, tells those who wait, and closes the connections."""
+        if self.closed == CLOSED:
+            return
+        self.closed = CLOSED
+        yield (self.reader.stop,)
+        if self.started:
+            with suppress(errors.ServerError), driver_errors(self.settings.url):
+                # If even this fails, the stream expires by itself.
+                yield self.execute, "DEL", self.cursor.stream
+        self.inflight.close(CLOSED)
+        yield (self.disconnect,)
 
     def cancelling(self, request_id: str) -> Verb[bool]:
         """Takes a request back; gives whether that was in time."""

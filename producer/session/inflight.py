@@ -23,7 +23,7 @@ KEPT_MAX = 1_024
 LOST_S = 30.0
 #: A request that waits for longer is asked for (producer/session/losses.py).
 OVERDUE_S = 5.0
-#: How often both are looked for.
+#: Both are looked for so often.
 SWEEP_S = 2.0
 #: Ends that a repeat of the submit does not take back.
 _FINAL = (errors.Cancelled, errors.DuplicateRequest)
@@ -62,11 +62,10 @@ class Inflight:
         return len(self._handles)
 
     def add(self, outgoing: Outgoing, make_handle: Callable[[Outgoing], H]) -> tuple[H, bool]:
-        """Registers a request, before it is sent.
+        """Registers a request, before it is sent; gives its handle, and whether it is to be sent.
 
-        Returns:
-            Its handle, and whether it is a new one: an id that is in flight already shares the handle of
-            the first request, and must not be sent again.
+        An id that is in flight already shares the handle of the first request. One whose answer came within
+        the window is a duplicate, unless the submit was given up before: then that answer is its own.
 
         Raises:
             QueueFull: This producer already waits for as many answers as it may.
@@ -78,6 +77,11 @@ class Inflight:
             known: H | None = self._handles.get(outgoing.id)
             if known is not None:
                 return known, False
+            if outgoing.named and self._was_answered(outgoing.id):
+                handle = make_handle(outgoing)
+                kept = self._given_up.pop(outgoing.id, None)
+                handle.settle(kept or duplicate(outgoing.id, "this producer has its answer already"))
+                return handle, False
             # One batch may go a little beyond: else a small limit would never let it in.
             if self._contexts >= self._limit:
                 raise errors.QueueFull(
@@ -91,22 +95,10 @@ class Inflight:
             self._contexts += handle.contexts
             return handle, True
 
-    def answered(self, request_id: str) -> bool:
-        """True if this producer got the final answer of a request with this id within the window.
-
-        The server's window begins at the enqueue and this one at the answer, so that it never
-        ends first: the server would call the repeat accepted, and no answer would come.
-        """
+    def _was_answered(self, request_id: str) -> bool:
+        # The server's window begins at the enqueue and this one at the answer, so that it never ends first:
+        # the server would call the repeat accepted, and no answer would come.
         return self.clock_s() - self._answered.get(request_id, -math.inf) < self._window_s
-
-    def kept(self, request_id: str) -> Answer | errors.QueueError | None:
-        """The answer that came to a request after its submit was given up; handed out once.
-
-        A submit that raised for want of the server's word may be repeated with its id; the answer
-        to the first try, which did get in, is then the answer to the repeat.
-        """
-        with self._lock:
-            return self._given_up.pop(request_id, None)
 
     def settle(self, request_id: str, outcome: Answer | errors.QueueError) -> bool:
         """Ends a request on this side; False when it is not in flight any more."""
@@ -201,6 +193,14 @@ class Inflight:
         """In the child of a fork: closes. Another thread may have held the lock."""
         self._lock = threading.Lock()
         self.close(why)
+
+
+def duplicate(request_id: str, who: str) -> errors.DuplicateRequest:
+    """The error of a request whose id is known; it says to whom."""
+    return errors.DuplicateRequest(
+        f"request id {request_id!r} was used within the window, and {who}; it is not run again: "
+        "wait at the first request's handle, or send with a new id"
+    )
 
 
 def _too_late(request_id: str) -> errors.ResultTimeout:

@@ -16,8 +16,6 @@ from producer.messages import Reply
 Numbered = tuple[int, Reply | QueueError]
 Chunk = list[tuple[int, Any]]
 Put = Callable[[Numbered], None]
-#: Requests that are prepared and sent together.
-CHUNK = 64
 #: A chunk that took this long to fill goes as it is: the iterable is slow.
 _FILL_S = 0.01
 #: For the submit under way when a stream is left.
@@ -26,24 +24,25 @@ _LEAVE_S = 1.0
 _END: Any = object()
 
 
-def chunk_size(in_flight: int) -> int:
+def chunk_size(in_flight: int, chunk_max: int) -> int:
     """Returns the requests to a call: few enough that another call can be under way meanwhile."""
     if isinstance(in_flight, bool) or not isinstance(in_flight, int) or in_flight < 1:
         raise InvalidRequest(f"in_flight is {in_flight!r:.80}; send an integer >= 1")
-    return min(CHUNK, -(-in_flight // 2))
+    return min(chunk_max, -(-in_flight // 2))
 
 
 def pumped(
-    contexts: Iterable[Any], in_flight: int, submit_chunk: Callable[[Chunk, Put], None]
+    contexts: Iterable[Any], in_flight: int, chunk_max: int, submit_chunk: Callable[[Chunk, Put], None]
 ) -> Iterator[Numbered]:
     """Yields `(index, answer)`, each index once; what the iterable raises comes after the answers.
 
     Args:
         in_flight: Most requests that wait at once; the iterable may be longer than memory.
+        chunk_max: Most requests that are prepared and sent together.
         submit_chunk: Sends numbered contexts, and puts each one's answer once.
     """
     done: queue.SimpleQueue[Numbered] = queue.SimpleQueue()
-    numbered, waiting, size = enumerate(contexts), 0, chunk_size(in_flight)
+    numbered, waiting, size = enumerate(contexts), 0, chunk_size(in_flight, chunk_max)
     ended: Exception | None = None  # StopIteration, or what else ended it
     while waiting or ended is None:
         if ended is None and waiting + size <= in_flight:
@@ -76,6 +75,7 @@ def _pulled(numbered: Iterator[tuple[int, Any]], size: int) -> tuple[Chunk, Exce
 async def pumped_async(
     contexts: Iterable[Any] | AsyncIterable[Any],
     in_flight: int,
+    chunk_max: int,
     submit_chunk: Callable[[Chunk, Put], Awaitable[None]],
 ) -> AsyncGenerator[Numbered, None]:
     """Yields as `pumped` does; the contexts may come from an asynchronous iterable.
@@ -83,7 +83,7 @@ async def pumped_async(
     One task walks the iterable and another sends what it gave, so that neither holds up the other, nor
     the answers.
     """
-    size, room = chunk_size(in_flight), asyncio.Semaphore(in_flight)
+    size, room = chunk_size(in_flight, chunk_max), asyncio.Semaphore(in_flight)
     pulled: asyncio.Queue[Any] = asyncio.Queue(size)
     done: asyncio.Queue[Any] = asyncio.Queue()
     pull = asyncio.create_task(_pull(contexts, room, pulled), name="amn-predict-many-pull")

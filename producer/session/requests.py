@@ -111,6 +111,11 @@ def prepare_batch(
     return _outgoing(array, options, _encoder(options, client, settings.encoder), settings, at_ms)
 
 
+def prepare_batches(contexts: Iterable[Any], *arguments: Any) -> list[Outgoing]:
+    """Checks and encodes batches; arguments as `prepare_batch`."""
+    return [prepare_batch(batch, *arguments) for batch in contexts]
+
+
 def _outgoing(
     array: NDArray[np.floating],
     options: Options,

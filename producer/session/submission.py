@@ -8,7 +8,7 @@ from typing import Any
 
 from producer import errors
 from producer.session.handle import BaseHandle
-from producer.session.inflight import Inflight
+from producer.session.inflight import Inflight, duplicate
 from producer.session.outage import Outage, pause_ms
 from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
@@ -86,7 +86,7 @@ class Submission:
                     self._refusal = error
                     break
                 self.handles.append(handle)
-                if not new or (item.named and self._ended_before(item)):
+                if not new:
                     self._landed.add(index)
             if index not in self._landed:
                 self._sent.append(index)
@@ -110,7 +110,7 @@ class Submission:
                 self.handles[index].got_in_at_s = now_s  # from now on it can be lost
             elif status == 0:
                 item = self._outgoing[index]
-                self._inflight.settle(item.id, _duplicate(item.id, "another producer enqueued it"))
+                self._inflight.settle(item.id, duplicate(item.id, "another producer enqueued it"))
             if status >= 0:
                 self._landed.add(index)
         self.done = len(self._landed) == len(self._outgoing)
@@ -163,15 +163,6 @@ class Submission:
         margin_ms = min(2 * self._settings.command_timeout_ms, window_ms / 2)
         return (time.monotonic() - self._unsure_since_s) * 1000 > window_ms - margin_ms
 
-    def _ended_before(self, item: Outgoing) -> bool:
-        """Ends a request whose answer came within the window: with that answer, if nobody has it yet."""
-        if not self._inflight.answered(item.id):
-            return False
-        kept = self._inflight.kept(item.id)
-        early = _duplicate(item.id, "this producer has its answer already")
-        self._inflight.settle(item.id, early if kept is None else kept)
-        return True
-
     def _left_ms(self) -> float:
         """Until the first deadline or, without any, the result timeout; whatever the wall clock does."""
         waiting = (self._outgoing[i] for i in range(self._next, len(self._outgoing)) if i not in self._landed)
@@ -193,10 +184,3 @@ class Submission:
             "retry later, add workers, or submit with block=True",
             retry_after_ms=100,
         )
-
-
-def _duplicate(request_id: str, who: str) -> errors.DuplicateRequest:
-    return errors.DuplicateRequest(
-        f"request id {request_id!r} was used within the window, and {who}; it is not run again: "
-        "wait at the first request's handle, or send with a new id"
-    )

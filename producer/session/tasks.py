@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
-from producer.errors import ProducerClosed, ServerError
+from producer.errors import ProducerClosed
 from producer.session.channel import CLOSED, Channel, checked_statuses
 from producer.session.replies import BLOCK_MS, Reader
 from producer.session.requests import Outgoing
 from producer.session.submission import SEND_BYTES_MAX, SEND_COUNT_MAX
 from producer.settings import ProducerSettings
-from producer.transport.connection import connect_async, driver_errors, let_go
+from producer.transport.connection import connect_async, let_go
 from producer.transport.verbs import run_async
 
 #: Connections for commands; the rest waits its turn.
@@ -74,7 +73,7 @@ class Funnel:
                 start = stop
 
     def _next(self) -> list[tuple[Sequence[Outgoing], asyncio.Future[list[int]]]]:
-        # Whose task was cancelled before it was sent, is not sent.
+        # A request is not sent if its task was cancelled before.
         self._waiting = [item for item in self._waiting if not item[1].done()]
         count = size = size_bytes = 0
         for batch, _ in self._waiting:
@@ -121,16 +120,8 @@ class AsyncChannel(Channel):
         verb = self.submit_script.running(self.execute, *self.submit_call(requests))
         return checked_statuses(await run_async(verb), len(requests))
 
-    async def close(self) -> None:
-        """Stops the reader, tells those who wait, and closes the connections."""
-        if self.closed == CLOSED:
-            return
-        self.closed = CLOSED
-        await self.reader.stop()
-        if self.started:
-            with suppress(ServerError), driver_errors(self.settings.url):
-                await self._commands.delete(self.cursor.stream)
-        self.inflight.close(CLOSED)
+    async def disconnect(self) -> None:
+        """Closes the connections."""
         await self._funnel.close()
         await self._commands.aclose()
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-from producer.errors import ServerError, ServerUnavailable
+from producer.errors import ServerUnavailable
 from producer.keys import WAKE
-from producer.session.channel import CLOSED, Channel, checked_statuses
+from producer.session.channel import Channel, checked_statuses
 from producer.session.replies import BLOCK_MS, Reader
 from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
-from producer.transport.connection import LOST, connect, driver_errors
+from producer.transport.connection import DRIVER_ERRORS, LOST, connect
 from producer.transport.link import Link, written
 from producer.transport.verbs import run
 
@@ -48,27 +48,10 @@ class ThreadChannel(Channel):
         finally:
             self._link_lock.release()
 
-    def close(self) -> None:
-        """Stops the reader, tells those who wait, and closes the connections."""
-        with self.start_lock:
-            if self.closed:
-                return
-            self.closed = CLOSED
-        self.reader.stop(self._wake)
-        if self.started:
-            with suppress(ServerError), driver_errors(self.settings.url):
-                # When even this fails, the stream expires by itself.
-                self._commands.delete(self.cursor.stream)
-        self.inflight.close(CLOSED)
+    def disconnect(self) -> None:
+        """Closes the connections."""
         self._link.close()
         self._commands.close()
-
-    def _wake(self) -> None:
-        """Ends the reader's blocking read at once, by an entry without a reply."""
-        with suppress(ServerError), driver_errors(self.settings.url), self._commands.pipeline() as pipe:
-            pipe.xadd(self.cursor.stream, {WAKE: b""})
-            pipe.pexpire(self.cursor.stream, 60_000)
-            pipe.execute()
 
 
 class ReplyThread(Reader):
@@ -88,11 +71,14 @@ class ReplyThread(Reader):
         """Begins to read."""
         self._thread.start()
 
-    def stop(self, wake: Callable[[], None]) -> None:
-        """Ends the thread; `wake` ends its blocking read."""
+    def stop(self) -> None:
+        """Ends the thread, and its blocking read at once, by an entry without a reply."""
         self._stop.set()
         if self._thread.ident is not None:
-            wake()
+            with suppress(*DRIVER_ERRORS), self._client.pipeline() as pipe:
+                pipe.xadd(self._cursor.stream, {WAKE: b""})
+                pipe.pexpire(self._cursor.stream, 60_000)
+                pipe.execute()
             self._thread.join(self._limit_s)
         self._link.close()
         self._client.close()

@@ -48,7 +48,7 @@ class ServerClock:
 
     @property
     def due(self) -> bool:
-        """Says whether the server should be asked again."""
+        """True when the server should be asked again."""
         return self._monotonic_s() - self._asked_at_s > _EVERY_S
 
     def asks(self) -> float:

@@ -23,33 +23,30 @@ from producer.settings import ProducerSettings, masked
 from producer.transport import forks
 from producer.transport.link import Packer
 from producer.transport.routes import (
-    AsyncTcpConnection,
-    AsyncTlsConnection,
-    AsyncUnixConnection,
+    ASYNC_CONNECTIONS,
+    CONNECTIONS,
     Elsewhere,
-    TcpConnection,
-    TlsConnection,
-    UnixConnection,
     cluster_route,
     failed_over,
     other_node,
     sentinel_route,
 )
 
-#: How a server says that it cannot work now, but may soon.
+#: A server says so that it cannot work now, but may soon.
 _PASSING = ("LOADING", "READONLY", "MISCONF", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 #: A batch is megabytes: the driver reads 64 KiB at a time.
 _SOCKET_READ_BYTES = 1024 * 1024
 #: A script of several keys meets this while the slot is on its way to another node.
 _MOVING = "access a non local key"
 _BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
-#: What the driver raises.
+#: The errors of the driver.
 DRIVER_ERRORS = (driver.RedisError, OSError)
-#: What it raises when a connection breaks, or an answer does not come.
+#: Its errors when a connection breaks, or an answer does not come.
 LOST = (driver.ConnectionError, driver.TimeoutError, OSError)
-#: What the driver, our routes and links say when a command was not even sent, or not run.
+#: The driver, our routes and links say so that a command was not even sent, or not run.
 _NOT_SENT = ("connecting to", "no node serves", "script is not loaded")
 _DENIED = ("NOAUTH", "WRONGPASS", "NOPERM", "The user executing the script can't", "ACL failure in script")
+_BACKOFF = ExponentialWithJitterBackoff(base=0.02, cap=1.0)
 #: A connection that ended in the middle of TLS; everything else that TLS complains of stays so.
 _BROKEN_OFF = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
@@ -71,21 +68,17 @@ def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) 
 
     Args:
         block_ms: Longest blocking read that this client will make.
-        retries: How often the driver repeats a command by itself. None by default: who calls knows
-            better how long a repeat is worth it, and logs it once.
+        retries: Repeats of a command by the driver itself; who calls knows better what a repeat is worth.
     """
-    retry = Retry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    classes = (UnixConnection, TcpConnection, TlsConnection)
-    driver_options = _pool_options(settings, options(settings, block_ms), classes)
-    return open_client({**driver_options, "retry": retry, "command_packer": Packer()})
+    retry = Retry(_BACKOFF, retries)
+    found = _pool_options(settings, options(settings, block_ms), CONNECTIONS)
+    return open_client({**found, "retry": retry, "command_packer": Packer()})
 
 
 def connect_async(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.asyncio.Redis:
     """The asyncio client of `connect`."""
-    retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.02, cap=1.0), retries)
-    classes = (AsyncUnixConnection, AsyncTcpConnection, AsyncTlsConnection)
-    driver_options = _pool_options(settings, options(settings, block_ms), classes)
-    return open_async_client({**driver_options, "retry": retry})
+    found = _pool_options(settings, options(settings, block_ms), ASYNC_CONNECTIONS)
+    return open_async_client({**found, "retry": AsyncRetry(_BACKOFF, retries)})
 
 
 def open_client(pool_options: dict[str, Any]) -> redis.Redis:
@@ -110,7 +103,7 @@ def _pool_options(
 ) -> dict[str, Any]:
     """Options of the driver's pool for this address; `classes` are the unix, TCP and TLS connections."""
     address = parse_address(settings.url)
-    login = {"username": address.username or None, "password": address.password or None}
+    login = _login(address.username, address.password)
     if address.kind == UNIX:
         return {**common, **login, "connection_class": classes[0], "path": address.path, "db": address.db}
     common = {**common, "socket_keepalive": True, **_tls_options(settings, address)}
@@ -119,15 +112,16 @@ def _pool_options(
         return {**found, "host": address.hosts[0][0], "port": address.hosts[0][1]}
     if address.kind == SENTINEL:
         route = sentinel_route(address.hosts, address.service)
-        login = {
-            "username": address.sentinel_username or None,
-            "password": address.sentinel_password or None,
-        }
+        login = _login(address.sentinel_username, address.sentinel_password)
     else:
         route = cluster_route(address.hosts, key_slot(settings.queue.encode()))
-    # Who only tells the way answers at once, or is not well.
+    # A node that only tells the way answers at once, or is not well.
     ask = _Unshown({**common, **login, "socket_timeout": settings.connect_timeout_ms / 1000})
     return {**found, "route": route, "ask": ask}
+
+
+def _login(username: str, password: str) -> dict[str, str | None]:
+    return {"username": username or None, "password": password or None}
 
 
 class _Unshown(dict[str, Any]):
@@ -138,7 +132,7 @@ class _Unshown(dict[str, Any]):
 
 
 def _tls_options(settings: ProducerSettings, address: Address) -> dict[str, Any]:
-    """Returns the TLS options; those of the URL come before those of the settings."""
+    """The TLS options; those of the URL come before those of the settings."""
     if not address.tls:
         return {}
     named, check = settings.tls, address.check_hostname
@@ -210,7 +204,7 @@ def _hint(url: str, text: str) -> str:
 
 
 def _tls_refusal(error: BaseException | None) -> str | None:
-    """Returns the refusal of TLS that stands behind the error of the driver."""
+    """The refusal of TLS that stands behind the error of the driver."""
     while error is not None:
         if isinstance(error, ssl.SSLError) and not isinstance(error, _BROKEN_OFF):
             return getattr(error, "verify_message", "") or getattr(error, "reason", "") or str(error)

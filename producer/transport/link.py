@@ -28,11 +28,7 @@ _EMPTY = b"$0\r\n\r\n"
 
 
 class Words(bytes):
-    """Words of a command as they go out, for the part that is the same in each call.
-
-    Attributes:
-        number: How many.
-    """
+    """A number of words of a command as they go out, for the part that is the same in each call."""
 
     number: int
 
@@ -41,23 +37,23 @@ class Packer:
     """The driver's `command_packer`: each command becomes one bytes object."""
 
     def pack(self, *arguments: Any) -> list[bytes]:
-        """The command, whose name may hold several words, as the protocol's array of strings.
-
-        Raises:
-            DataError: An argument is neither bytes, text nor a number.
-        """
+        """The command, whose name may hold several words, as the protocol's array of strings."""
         return [joined(arguments)]
 
 
 def written(*arguments: Any) -> Words:
-    """These words, to be used again and again; errors as `Packer.pack`."""
+    """These words, to be used again and again."""
     words = Words(joined(arguments).split(b"\r\n", 1)[1])
     words.number = len(arguments)
     return words
 
 
 def joined(arguments: tuple[Any, ...]) -> bytes:
-    """One command; arguments that are `Words` stand for several."""
+    """One command; arguments that are `Words` stand for several.
+
+    Raises:
+        DataError: An argument is neither bytes, text nor a number.
+    """
     if type(arguments[0]) is str and " " in arguments[0]:
         arguments = (*arguments[0].split(), *arguments[1:])
     count, pieces = len(arguments), [b""]
@@ -175,13 +171,7 @@ class ScriptMissing(DriverConnectionError):
 
 
 class Script:
-    """A Lua script and its hash.
-
-    Attributes:
-        text: The script.    sha: What the server calls it.    by_hash: The words that run it.
-    """
-
-    __slots__ = ("by_hash", "sha", "text")
+    """A Lua script, its hash and the words that run it by that."""
 
     def __init__(self, text: str) -> None:
         self.text = text

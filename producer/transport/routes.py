@@ -1,9 +1,8 @@
 """Finds the node to talk to, where the URL names sentinels or a cluster.
 
-A queue's keys share one slot, so that one node serves all of them, behind sentinels as in a cluster:
-a client is an ordinary one whose connections ask where to go each time they are opened, and close
-when the node says that it is the wrong one (any more). Who called tries again, as after any broken
-connection, and the next connection asks again.
+A queue's keys share one slot, so that one node serves all of them. A client is an ordinary one whose
+connections ask where to go each time they are opened, and close when the node says that it is the wrong one
+(any more). Who called tries again, as after any broken connection, and the next connection asks again.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ class Elsewhere(driver.ConnectionError):
 
 
 def other_node(error: Exception) -> bool:
-    """Says whether a node of a cluster says that another one has the slot, now or for a while."""
+    """True if a node of a cluster says that another one has the slot, now or for a while."""
     return isinstance(error, driver.AskError) or str(error).startswith(_OTHER_NODE)
 
 
 def failed_over(error: Exception) -> bool:
-    """Says whether a node says that it may not, or cannot, serve what it served."""
+    """True if a node says that it may not, or cannot, serve what it served."""
     return isinstance(error, _FAILED_OVER) or str(error).startswith(_DOWN)
 
 
@@ -60,14 +59,14 @@ class Route:
         self._what = what
 
     def heard(self, node: Node, answer: Any) -> Node | None:
-        """Reads an answer. Who gave it is asked last the next time: its view may have been old."""
+        """Reads an answer. The node that gave it is asked last the next time: its view may have been old."""
         found, known = self._read(answer, node)
         others = [other for other in dict.fromkeys([*self._first, *known]) if other != node]
         self.nodes = [*others[:_ASKED_MAX], node]
         return found
 
     def nobody(self, last: Exception | None) -> Exception:
-        """Returns the error for when nobody named a node: they do not let us ask, or none knows."""
+        """The error when nobody named a node: they do not let us ask, or none knows."""
         if isinstance(last, driver.AuthenticationError | driver.NoPermissionError):
             return last
         why = f"the last error: {last}" if last else f"{len(self.nodes)} were asked, and none knows"
@@ -171,25 +170,14 @@ class _AsyncRouted(_Routed):
             raise Elsewhere(str(error)) from error
 
 
-class UnixConnection(Kept, redis.UnixDomainSocketConnection):
-    """One connection to a socket's file."""
+def _connections(module: Any, routed: type) -> tuple[type, type, type]:
+    return (
+        type("UnixConnection", (Kept, module.UnixDomainSocketConnection), {}),
+        type("TcpConnection", (Kept, routed, module.Connection), {}),
+        type("TlsConnection", (Kept, routed, module.SSLConnection), {}),
+    )
 
 
-class TcpConnection(Kept, _ThreadRouted, redis.Connection):
-    """One TCP connection."""
-
-
-class TlsConnection(Kept, _ThreadRouted, redis.SSLConnection):
-    """One encrypted connection."""
-
-
-class AsyncUnixConnection(Kept, redis.asyncio.UnixDomainSocketConnection):
-    """One connection of an event loop to a socket's file."""
-
-
-class AsyncTcpConnection(Kept, _AsyncRouted, redis.asyncio.Connection):
-    """One TCP connection of an event loop."""
-
-
-class AsyncTlsConnection(Kept, _AsyncRouted, redis.asyncio.SSLConnection):
-    """One encrypted connection of an event loop."""
+#: The connections of the driver's pools: to a socket's file, over TCP, over TLS.
+CONNECTIONS = _connections(redis, _ThreadRouted)
+ASYNC_CONNECTIONS = _connections(redis.asyncio, _AsyncRouted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Where pieces were lost before, so many must come before a larger one is tried again.
+#: So many pieces must come, where some were lost, before a larger one is tried again.
 _STEADY = 16
 
 

@@ -168,7 +168,7 @@ def test_no_more_places_are_remembered_than_the_limit(monkeypatch: pytest.Monkey
     spread = Spread(4)
     spread.note((f"r{i}" for i in range(100)), 3)
     assert spread.where("r99") == 3
-    assert spread.where("r0") == spread.of_name("r0")
+    assert spread.where("r0") == spread.of("r0")
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -134,9 +134,13 @@ def test_an_answered_id_is_remembered_for_the_window(context):
     inflight.add(outgoing(context, request_id="a"), HANDLE)
     inflight.on_reply(answer("a", context[0]))
     clock.now_s += 0.9
-    assert inflight.answered("a")
+    again, new = inflight.add(outgoing(context, request_id="a"), HANDLE)
+    assert not new
+    with pytest.raises(errors.DuplicateRequest, match="has its answer already"):
+        again.result(0)
     clock.now_s += 0.2
-    assert not inflight.answered("a")
+    again, new = inflight.add(outgoing(context, request_id="a"), HANDLE)
+    assert (new, again.done()) == (True, False)
 
 
 def test_ids_that_we_made_are_not_remembered(context):
@@ -144,7 +148,7 @@ def test_ids_that_we_made_are_not_remembered(context):
     item = outgoing(context)
     inflight.add(item, HANDLE)
     inflight.on_reply(answer(item.id, context[0]))
-    assert not inflight.answered(item.id)
+    assert inflight.add(item, HANDLE)[1]
 
 
 # -- outage and delivery ------------------------------------------------------------------------

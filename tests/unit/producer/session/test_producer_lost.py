@@ -200,8 +200,9 @@ def test_the_late_answer_to_a_named_request_is_that_of_its_repeat():
     clock.now_s += 2 * LOST_S
     inflight.sweep()
     inflight.on_reply(reply("mine"))
-    assert inflight.answered("mine")
-    assert inflight.kept("mine").id == "mine"
+    assert sent(inflight, request_id="mine").result(0).id == "mine"
+    with pytest.raises(errors.DuplicateRequest):  # it is handed out once
+        sent(inflight, request_id="mine").result(0)
 
 
 def test_it_is_looked_for_now_and_then():
