@@ -47,20 +47,16 @@ __all__ = [
 #: Loaded when first asked for: the Redis driver takes half of the import's time, and code that only
 #: knows the messages and errors does not need it.
 _LAZY = {
-    "AsyncBatchHandle": "producer.session.handle",
-    "AsyncHandle": "producer.session.handle",
-    "AsyncPartitionedProducer": "producer.aio",
-    "AsyncProducer": "producer.aio",
-    "BatchHandle": "producer.session.handle",
-    "Handle": "producer.session.handle",
-    "PartitionedProducer": "producer.client",
-    "Producer": "producer.client",
+    "producer.aio": ("AsyncPartitionedProducer", "AsyncProducer"),
+    "producer.client": ("PartitionedProducer", "Producer"),
+    "producer.session.handle": ("AsyncBatchHandle", "AsyncHandle", "BatchHandle", "Handle"),
 }
 
 
 def __getattr__(name: str) -> Any:
     """Loads one of the lazy names."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'producer' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
-    return value
+    for module, names in _LAZY.items():
+        if name in names:
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
+    raise AttributeError(f"module 'producer' has no attribute {name!r}")

@@ -113,12 +113,11 @@ class Producer(Core[Handle, BatchHandle]):
         When it raises, so does this, after the answers to what it gave.
 
         Args:
-            contexts: Each as `submit` takes it.
             options: Of all of them, so without `request_id` and `position`.
 
         Raises:
             InvalidRequest: `in_flight` is below 1, or the options name one context.
-            ServerUnavailable, AuthenticationFailed, ProducerClosed: As `start`.
+            ServerUnavailable, AuthenticationFailed, ProducerClosed: See `start`.
         """
         options = options_of_many(options)
         self.start()
@@ -133,14 +132,10 @@ class Producer(Core[Handle, BatchHandle]):
 
         It has one id and one answer. Escalation rules that look at the lane or the tokens hold for all
         of it; what other rules flag is told row by row, and not escalated: send those rows singly.
+        Arguments and errors as `submit`; the text of an InvalidRequest begins with the number of the context.
 
         Args:
             contexts: Shape (n, 5, 768), n from 1 to `settings.batch_contexts_max`.
-            block, options: As `submit`; without `sequence` and `position`.
-
-        Raises:
-            QueueError: Any error of `submit`; the text of an InvalidRequest begins with the number of
-                the context.
         """
         [handle] = run(self._submitting([contexts], options_of(options, fields), block, batched=True))
         return cast(BatchHandle, handle)
@@ -173,10 +168,7 @@ class Producer(Core[Handle, BatchHandle]):
             vector: Shape (768,), unit norm.
 
         Returns:
-            Whether it was sent: only truths of requests that may be sampled are (at most 5 %).
-
-        Raises:
-            BadShape, NotFinite, BadNorm: The vector breaks the contract.
+            True if it was sent: only truths of requests that may be sampled are (at most 5 %).
         """
         return run(self._reporting(request, vector))
 

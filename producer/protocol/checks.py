@@ -20,13 +20,11 @@ def checked_context(context: Any, *, normalize: bool = False) -> NDArray[np.floa
 
     Args:
         context: Anything that NumPy takes, shape (5, 768).
-        normalize: Scale each row to unit norm instead of refusing other norms. Off by default:
-            a norm far from 1 usually means a wrong encoder or a missing step.
+        normalize: Scale each row to unit norm instead of refusing other norms, which usually mean a wrong
+            encoder or a missing step.
 
     Raises:
-        BadShape: Not (5, 768), or not numbers.
-        NotFinite: NaN or infinity.
-        BadNorm: A row's norm is outside 1 +- 1e-3; a zero row also with `normalize`.
+        BadShape, NotFinite, BadNorm: See producer/errors.py; a zero row has no norm to be scaled.
     """
     # A number near the limit of float32 has an infinite square, which is refused, not warned of.
     with np.errstate(all="ignore"):
@@ -47,7 +45,11 @@ def checked_quietly(context: Any, *, normalize: bool = False) -> NDArray[np.floa
             break
     else:
         return array
-    norms = np.sqrt(squares)
+    return _scaled(rows, np.sqrt(squares), normalize)
+
+
+def _scaled(rows: NDArray[np.float32], norms: NDArray[np.float32], normalize: bool) -> NDArray[np.float32]:
+    """The rows at unit norm, if that is wanted and can be."""
     if not np.isfinite(norms).all():
         row = int(np.flatnonzero(~np.isfinite(norms))[0])
         raise NotFinite(f"context vector {row} holds NaN or infinity; check the encoder's output")
@@ -70,7 +72,7 @@ def checked_contexts(
 
     Raises:
         PayloadTooLarge: More than `limit`.
-        BadShape, NotFinite, BadNorm: As there; of a context, the text begins with its number.
+        BadShape, NotFinite, BadNorm: The text begins with the number of the context.
     """
     array = _numbers(contexts, "contexts")
     if array.ndim != 3 or array.shape[1:] != CONTEXT_SHAPE or not len(array):
@@ -98,11 +100,7 @@ def unknown_lane(lane: str, lanes: tuple[str, ...]) -> UnknownLane:
 
 
 def checked_vector(vector: Any) -> NDArray[np.float32]:
-    """Returns one (768,) unit-norm vector as float32.
-
-    Raises:
-        BadShape, NotFinite, BadNorm: As `checked_context`.
-    """
+    """Returns one (768,) unit-norm vector as float32; errors as `checked_context`."""
     array = _numbers(vector, "vector").astype(np.float32, copy=False)
     if array.shape != (DIMENSIONS,):
         raise BadShape(f"vector has shape {array.shape}; send exactly ({DIMENSIONS},)")

@@ -134,14 +134,12 @@ class Channel:
         pause: Callable[[float], Any],
     ) -> Verb[list[Any]]:
         """Takes requests into the queue, through refusals and outages; gives their handles."""
-        submission = Submission(
-            outgoing, self.inflight, self.settings, make_handle, self._outage, block=block
-        )
-        for item in outgoing:
-            if item.sample_key != item.id:  # kept for a truth that is reported by the id alone
-                self._sample_keys[item.id] = item.sample_key
-                if len(self._sample_keys) > REMEMBERED_MAX:
-                    self._sample_keys.popitem(last=False)
+        parts = self.inflight, self.settings, make_handle, self._outage
+        submission = Submission(outgoing, *parts, block=block)
+        # For a truth that is reported by the id alone.
+        self._sample_keys.update((one.id, one.sample_key) for one in outgoing if one.sample_key != one.id)
+        while len(self._sample_keys) > REMEMBERED_MAX:
+            self._sample_keys.popitem(last=False)
         try:
             while not submission.done:
                 try:

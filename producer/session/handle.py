@@ -101,12 +101,6 @@ class BaseHandle:
             raise InvalidRequest(f"timeout_ms is {timeout_ms!r:.80}; give a number of milliseconds")
         return limit_ms
 
-    def _outcome(self, first: bool) -> Any:
-        outcome = self._first if first else self._final
-        if isinstance(outcome, QueueError):
-            raise outcome
-        return outcome
-
     def _timed_out(self, limit_ms: float) -> ResultTimeout:
         return ResultTimeout(
             f"no answer to request {self.id} within {limit_ms:.6g} ms; is a worker running? (`amn doctor`)"
@@ -132,7 +126,10 @@ class Handle(BaseHandle):
         if not gate.acquire(timeout=limit_ms / 1000):
             raise self._timed_out(limit_ms)
         gate.release()  # the next waiter passes too
-        return self._outcome(first)
+        outcome = self._first if first else self._final
+        if isinstance(outcome, QueueError):
+            raise outcome
+        return outcome
 
     def result(self, timeout_ms: float | None = None) -> Reply:
         """Waits for the final answer.
@@ -185,7 +182,10 @@ class AsyncHandle(BaseHandle):
             await asyncio.wait((gate,), timeout=limit_ms / 1000)
             if not gate.done():
                 raise self._timed_out(limit_ms)
-        return self._outcome(first)
+        outcome = self._first if first else self._final
+        if isinstance(outcome, QueueError):
+            raise outcome
+        return outcome
 
     async def result(self, timeout_ms: float | None = None) -> Reply:
         """Waits as `Handle.result`. Cancelling the waiting task leaves the request in flight."""

@@ -75,14 +75,7 @@ def prepare_all(
     settings: ProducerSettings,
     at_ms: float | None = None,
 ) -> list[Outgoing]:
-    """Checks and encodes several requests, submitted at the same moment; errors as `prepare`.
-
-    Args:
-        options: Of all of them, or of each.
-
-    Raises:
-        InvalidRequest: The first wrong one refuses all.
-    """
+    """Checks and encodes several requests, submitted at the same moment; the first wrong one refuses all."""
     at_ms = time.time() * 1000 if at_ms is None else at_ms
     each: Iterable[tuple[Options, wire.RequestEncoder]]
     if isinstance(options, Options):
@@ -99,11 +92,7 @@ def prepare_all(
 def prepare_batch(
     contexts: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
 ) -> Outgoing:
-    """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768).
-
-    Raises:
-        InvalidRequest: One of its subclasses names what is wrong, and in which context.
-    """
+    """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768)."""
     if options.sequence or options.position >= 0:
         raise InvalidRequest("sequence and position name one context; leave them out of a batch")
     array = checked_contexts(contexts, normalize=options.normalize, limit=settings.batch_contexts_max)
@@ -138,18 +127,9 @@ def _outgoing(
             "shorten sequence, domain or traceparent"
         )
     key = sample_key(request_id, options.sequence, options.position) if options.sequence else request_id
-    return Outgoing(
-        request_id,
-        1 + PRIORITIES.index(options.priority),
-        new_id()[:11] if named else "-",
-        payload,
-        key,
-        deadline_ms,
-        options.provisional,
-        named,
-        len(array) if batched else 1,
-        batched,
-    )
+    level, call = 1 + PRIORITIES.index(options.priority), new_id()[:11] if named else "-"
+    sent, contexts = (request_id, level, call, payload), len(array) if batched else 1
+    return Outgoing(*sent, key, deadline_ms, options.provisional, named, contexts, batched)
 
 
 @lru_cache(maxsize=16)

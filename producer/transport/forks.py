@@ -9,17 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakSet
-
-
-class Forked(Protocol):
-    """An object that has to know of a fork."""
-
-    def forked(self) -> None:
-        """Called in the child."""
-        ...
-
 
 _CONNECTIONS: WeakSet[Any] = WeakSet()
 _TOLD: WeakSet[Any] = WeakSet()
@@ -33,7 +24,7 @@ class Kept:
         _CONNECTIONS.add(self)
 
 
-def tell(one: Forked) -> None:
+def tell(one: Any) -> None:
     """Calls `one.forked()` in each child, for as long as it exists."""
     _TOLD.add(one)
 
