@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ops.health import machine
-from ops.health.process_checks import (
-    clocks,
-    failures,
-    jobs,
-    judge,
-    present,
-    progress,
-    reads,
-    sender,
-    served,
-)
+from ops.health.process_checks import clocks, failures, jobs, judge, present, progress, reads, sender, served
 from ops.health.report import FAILURE, OK, WARNING, CheckResult, Facts
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING, ServerFacts
 from ops.health.streams import LETTERS_READ_MAX, RECENT_MS, STALE_MS, LetterFacts, StreamFacts
