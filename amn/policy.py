@@ -213,7 +213,11 @@ def load_policy(name: str) -> EscalationPolicy:
     if not path.is_file():
         known = ", ".join(presets())
         raise ConfigError(f"policy {name!r} is neither a preset ({known}) nor a file; `amn policy list`")
-    return parse_policy(path.read_text("utf-8"), str(name))
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"policy {name} cannot be read: {error}; give a TOML file in UTF-8") from error
+    return parse_policy(text, str(name))
 
 
 def parse_policy(text: str, source: str) -> EscalationPolicy:

@@ -68,7 +68,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
         server, thread = serve(settings, host, port, token)
     except OSError as error:
         raise ServerFailed(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
         ) from error
     console.say(f"http://{host}:{server.server_port}/metrics", err=True)
     stopping.wait()

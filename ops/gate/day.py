@@ -84,8 +84,16 @@ def simulate(
     scores = [line.scores(policy) for line in pool]
     unseen_rows = np.array([line.domain == "unseen" for line in pool])
     kinds = [np.flatnonzero(unseen_rows == unseen) for unseen in (False, True)]
-    if None in scores or not all(map(len, kinds)):
-        raise FileRefused("the log lacks a score of the policy, or has no text of one kind (domain unseen)")
+    if None in scores:
+        raise FileRefused(
+            f"decision {scores.index(None) + 1} of the log lacks a score that policy {policy.name} asks for; "
+            "take a log that `amn calibrate` wrote, or another policy"
+        )
+    if not all(map(len, kinds)):
+        raise FileRefused(
+            f"the log has {len(kinds[0])} decisions of known text and {len(kinds[1])} of domain unseen; a "
+            "day needs both, as `amn calibrate` writes them"
+        )
     requests, escalated, demand = np.zeros((3, settings.seconds), np.int64)
     rows, taken, flagged, shed = [], [], 0, Counter[str]()
     workers = [_worker(client, policy) for _ in range(settings.workers)]

@@ -19,6 +19,7 @@ from ops.drift.lab.synthetic import Scenario, sums
 from ops.drift.loop import Judge
 from ops.drift.measures.statistics import N, X
 from ops.drift.settings import JudgeSettings
+from ops.errors import FileRefused
 from ops.leader import leader_key
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
@@ -207,3 +208,6 @@ def test_the_report_of_an_empty_server_says_so(amn: Amn, tmp_path: Path) -> None
     out = tmp_path / "report.html"
     assert amn("report", "--out", str(out)).exit_code == 0
     assert "Nothing was sampled" in out.read_text("utf-8")
+    refused = amn("report", "--out", str(out), "--model", "amn@9")
+    assert isinstance(refused.exception, FileRefused)
+    assert "'amn@9' in the last eight days; of these it was: none" in str(refused.exception)

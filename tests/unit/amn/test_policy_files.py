@@ -74,6 +74,12 @@ def test_an_unknown_name_lists_the_presets():
         load_policy("budgeted")
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "own.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"own\.toml cannot be read: .*; give a TOML file in UTF-8"):
+        load_policy(str(tmp_path / "own.toml"))
+
+
 def test_the_hash_covers_every_value_and_the_calibration_where_it_counts():
     calibrated, card = load_policy("calibrated"), load_policy("card")
     assert calibrated.policy_id("gain@1") != calibrated.policy_id("gain@2")

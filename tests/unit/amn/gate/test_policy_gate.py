@@ -18,6 +18,7 @@ from amn.policy import ConfidenceRule, load_policy, parse_policy
 from ops.app import app
 from ops.errors import FileRefused
 from ops.gate.backtest import backtest
+from ops.gate.day import DaySettings, simulate
 from ops.gate.log import read_log
 from producer.messages import Reply, Request
 from producer.protocol import wire
@@ -240,6 +241,15 @@ def test_what_is_no_decision_log_is_refused(tmp_path, text):
     (tmp_path / "log").write_text(text)
     with pytest.raises(FileRefused, match="line 1 is not of a decision log"):
         read_log(tmp_path / "log")
+
+
+def test_a_day_says_what_its_log_lacks(tmp_path):
+    line = {"lane": "general", "tokens": 0, "domain": ""}
+    scored = line | {"confidence": {"top1": 0.1}, "margin": {"distinct": 0.0}}
+    for lines, said in (([line], "decision 1 of the log lacks a score"), ([scored], "0 of domain unseen")):
+        (tmp_path / "log").write_text("\n".join(map(json.dumps, lines)))
+        with pytest.raises(FileRefused, match=said):
+            simulate(None, CARD, read_log(tmp_path / "log"), DaySettings())
 
 
 def test_explain_says_what_the_worker_says(tmp_path):
