@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ops.errors import ServerUnknown
@@ -34,13 +34,10 @@ class ServiceRecord:
         found: Source of the address: `--url`, `REDIS_URL`, or the file.
     """
 
-    url: str
+    url: str = field(repr=False)
     queue: str = ""
     artifacts: str = ""
     found: str = ""
-
-    def __repr__(self) -> str:
-        return f"ServiceRecord(queue={self.queue!r}, found={self.found!r})"
 
     def write(self, data: Path) -> Path:
         """Writes it into the data folder, for this user alone; returns the file."""

@@ -23,7 +23,7 @@ _VARIABLE = "AMN_ACL_PASSWORD"
     "--client",
     default="",
     metavar="NAME",
-    help="Of a producer: its AMN_CLIENT, whose replies it may read. [default: the user's name]",
+    help="AMN_CLIENT of a producer, whose replies it may read. [default: the user's name]",
 )
 @options.partitions
 @options.queue

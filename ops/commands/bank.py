@@ -57,15 +57,17 @@ def bank() -> None:
 )
 @click.option("--cells", type=click.IntRange(1), help="Cells of the index. [default: 1024]")
 @click.option("--count", type=click.IntRange(2), help="Draw so many source vectors at random. [default: all]")
-@click.option("--seed", default=0, show_default=True, help="Of the draw, and of the index.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the draw and of the index.")
 @click.option("--encoder", help="Recipe that made the vectors, where the file does not say it.")
 @click.option(
     "--queries",
     type=click.Path(path_type=Path),
     help="Held-out contexts (n, 5, 768), or vectors with articles: the index is made wide enough for them.",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="That predicts them. [default: in production]")
-@click.option("--policy", default=DEFAULT, help="Whose thresholds the index is to meet.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model that predicts them. [default: in production]"
+)
+@click.option("--policy", default=DEFAULT, help="Policy whose thresholds the index is to meet.")
 @options.artifacts
 def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:
     """Build a bank from a file of unit vectors, shape (N, 768); an .npz needs the key `vectors`."""
