@@ -10,6 +10,8 @@ import redis
 
 from producer.keys import Keys
 
+#: The judge evaluates and the sender looks once a minute: one that has not for this long is not at work.
+SILENT_MS = 180_000
 #: RQ's own keys; a worker's hash expires when it does not beat.
 _JOBS_WORKERS, _JOBS = "rq:workers:amn-jobs", "rq:queue:amn-jobs"
 

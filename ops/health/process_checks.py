@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ops.health.beside import BesideFacts, Crash
-from ops.health.report import FAILURE, OK, WARNING, Facts
+from ops.health.beside import SILENT_MS, BesideFacts, Crash
+from ops.health.report import FAILURE, OK, WARNING, Facts, Verdict
 from ops.health.server import ServerFacts
 from ops.health.workers import WorkerFacts
 from producer.messages import PRIORITIES
@@ -18,12 +18,10 @@ ANSWER_BYTES_MAX = len(PRIORITIES) * READ_BYTES_MAX
 _OUTPUT_LIMIT = "set `client-output-buffer-limit normal 0 0 0`, in the server's file too"
 #: A swap takes some seconds a worker; later, the workers refuse what the links name.
 _SWAP_S = 60
-#: The judge evaluates and the sender looks once a minute.
-SILENT_MS = 180_000
 _STREAMS = {"amn": "requests", "fallback": "fallback", "shadow": "shadow"}
 
 
-def present(facts: Facts, kind: str) -> tuple[str, str]:
+def present(facts: Facts, kind: str) -> Verdict:
     """A kind of worker without which entries of its stream wait."""
     count = sum(worker.kind == kind for worker in facts.workers)
     if count:
@@ -32,7 +30,7 @@ def present(facts: Facts, kind: str) -> tuple[str, str]:
     return WARNING if kind == "shadow" else FAILURE, text
 
 
-def progress(workers: Sequence[WorkerFacts]) -> tuple[str, str]:
+def progress(workers: Sequence[WorkerFacts]) -> Verdict:
     """Workers that live and end nothing."""
     stuck = ", ".join(f"{one.name} for {one.stuck_ms / 1000:.0f} s" for one in workers if one.stuck)
     if not stuck:
@@ -40,7 +38,7 @@ def progress(workers: Sequence[WorkerFacts]) -> tuple[str, str]:
     return FAILURE, f"alive, holding entries, and ending none: {stuck}; see their logs, then kill them"
 
 
-def clocks(workers: Sequence[WorkerFacts]) -> tuple[str, str]:
+def clocks(workers: Sequence[WorkerFacts]) -> Verdict:
     """Deadlines go by the server's clock, so that an offset spoils no request; it spoils logs."""
     off = ", ".join(
         f"{worker.name} by {worker.clock_offset_ms / 1000:+.1f} s"
@@ -52,7 +50,7 @@ def clocks(workers: Sequence[WorkerFacts]) -> tuple[str, str]:
     return WARNING, f"not the server's: {off}; run NTP on those hosts"
 
 
-def served(workers: Sequence[WorkerFacts], artifacts: Mapping[str, str]) -> tuple[str, str]:
+def served(workers: Sequence[WorkerFacts], artifacts: Mapping[str, str]) -> Verdict:
     """Compares with the links on this machine: a refused swap shows here."""
     # A fallback worker serves the first or the second place of the chain.
     roles = {"amn": ("model",), "fallback": ("fallback", "secondary")}
@@ -74,7 +72,7 @@ def served(workers: Sequence[WorkerFacts], artifacts: Mapping[str, str]) -> tupl
     )
 
 
-def reads(server: ServerFacts, workers: Sequence[WorkerFacts]) -> tuple[str, str]:
+def reads(server: ServerFacts, workers: Sequence[WorkerFacts]) -> Verdict:
     """Answers to reads that were lost on the way, with the cause where the server tells it."""
     narrowed = ", ".join(
         f"{worker.name} ({worker.reads_lost} lost, now {worker.reads_narrowed} at a time)"
@@ -97,7 +95,7 @@ def reads(server: ServerFacts, workers: Sequence[WorkerFacts]) -> tuple[str, str
     return FAILURE, f"answers to reads are lost on the way to {narrowed}; {cause}"
 
 
-def judge(ms_ago: int | None) -> tuple[str, str]:
+def judge(ms_ago: int | None) -> Verdict:
     """The time since the judge last evaluated."""
     if ms_ago is None:
         return WARNING, (
@@ -108,7 +106,7 @@ def judge(ms_ago: int | None) -> tuple[str, str]:
     return FAILURE, f"it last judged {ms_ago // 1000} s ago; start one: `amn drift judge` or `amn up`"
 
 
-def sender(ms_ago: int | None) -> tuple[str, str]:
+def sender(ms_ago: int | None) -> Verdict:
     """The time since the sender of alerts last looked."""
     if ms_ago is None:
         return OK, "none has run here: alerts are kept, and nobody is told"
@@ -120,7 +118,7 @@ def sender(ms_ago: int | None) -> tuple[str, str]:
     )
 
 
-def jobs(found: BesideFacts) -> tuple[str, str]:
+def jobs(found: BesideFacts) -> Verdict:
     """Jobs that wait, and workers for them."""
     if found.jobs_workers or not found.jobs_waiting:
         return OK, f"{found.jobs_workers} workers alive, {found.jobs_waiting} jobs waiting"
@@ -128,7 +126,7 @@ def jobs(found: BesideFacts) -> tuple[str, str]:
     return FAILURE, text
 
 
-def failures(facts: Facts) -> tuple[str, str]:
+def failures(facts: Facts) -> Verdict:
     """Errors that nobody has come after: the newest of each kind on each host."""
     newest = {(one.kind, one.host): one for one in reversed(facts.beside.failures)}
     left = [one for one in newest.values() if not _came_back(one, facts)]

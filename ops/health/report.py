@@ -20,6 +20,8 @@ from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
+#: A level, and a text that says what to do.
+Verdict = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -123,6 +123,7 @@ def rebaseline(
     """
     from ops.clock import server_now_ms
     from ops.drift.state import Order
+    from ops.health.beside import SILENT_MS
 
     with looking(url, queue) as data:
         known = {name: one.last_block for name, one in data.memory.state().models.items()}
@@ -132,7 +133,7 @@ def rebaseline(
             raise click.UsageError(f"the judge knows no model {chosen}; it knows: {names}")
         now_ms = server_now_ms(data.client)
         data.memory.order(Order(model=chosen, hours=hours, who=who, why=reason, at_ms=now_ms))
-        waits = not 0 <= now_ms - data.memory.evaluated_at_ms() <= 180_000
+        waits = not 0 <= now_ms - data.memory.evaluated_at_ms() <= SILENT_MS
     console.say(f"ordered: baseline of {chosen} from the last {hours} h")
     if waits:
         console.say("no judge has looked for three minutes: start one (`amn drift judge`)", err=True)

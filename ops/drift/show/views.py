@@ -19,11 +19,10 @@ from ops.drift.memory import Memory
 from ops.drift.rules.drift_rules import comparison_values
 from ops.drift.state import Evaluation
 from ops.findings import Finding
+from ops.health.beside import SILENT_MS
 from producer.keys import Keys
 from workers.shadow.exemplars import Exemplar
 
-#: A judge that has not finished an evaluation for this long is not at work.
-SILENT_MS = 180_000
 STAND_INS = {"model": "the fallback's answer", "reference": "the nearest reference"}
 #: By the first word of a verdict, or by what a rule says.
 STYLES = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
