@@ -35,11 +35,8 @@ def calibrate_models(models: tuple[Path, Path], bank_folder: Path, path: Path, o
     """Calibrates AMN and a fallback on a vector file; returns the report as Markdown.
 
     Args:
-        models: Checkpoint folders of AMN and of the fallback.
-        every: Takes each n-th window only, for a quick look.
-
-    Raises:
-        DataError: Models, bank and vectors are not of one encoder.
+        models: Checkpoint folders of AMN and of the fallback, of one encoder with bank and vectors.
+        every: Takes each n-th window only, for a quick impression.
     """
     fast, slow = (checkpoint.load(model) for model in models)
     encoder_id, bank = common_encoder([fast, slow]), load_bank(bank_folder)

@@ -34,18 +34,10 @@ _LOCAL_HEADER_BYTES = 30
 
 
 class FileRows:
-    """The rows of an .npy file, or of a member of an .npz that is not compressed.
-
-    Attributes:
-        shape, ndim, dtype: Of the whole array.
-    """
+    """The rows of an .npy file, or of a member of an .npz that is not compressed."""
 
     def __init__(self, path: Path, member: zipfile.ZipInfo | None = None) -> None:
-        """Opens the array.
-
-        Raises:
-            FileRefused: It is none, is cut, or holds something else than plain numbers in C order.
-        """
+        """Opens the array; refuses one that is cut, or holds something else than plain numbers in C order."""
         self._path = path
         with _named(path, "as an .npy file"):
             self._file = _opened(path)
@@ -138,14 +130,11 @@ def writing_rows(path: Path, count: int, width: int, dtype: DTypeLike) -> Iterat
 
 
 def load_npz(path: Path, names: Container[str] | None = None, *, lazy: Container[str] = ()) -> dict[str, Any]:
-    """Arrays of an .npz.
+    """Arrays of an .npz; refuses one that is damaged, holds objects, or unpacks as no file of vectors does.
 
     Args:
         names: Those that are wanted; None for all.
         lazy: Those that stay in the file, as `FileRows`, where they are large and not compressed.
-
-    Raises:
-        FileRefused: It is none, is damaged or cut, holds objects, or unpacks to what no file of vectors does.
     """
     found: dict[str, Any] = {}
     with _named(path, "as an .npz file"), _opened(path) as file, zipfile.ZipFile(file) as archive:

@@ -129,13 +129,9 @@ def training_vectors(data: VectorSet) -> tuple[Vectors, NDArray[np.int32]]:
 
 
 def write_training_vectors(data: VectorSet, path: Path) -> tuple[int, int]:
-    """Write the vectors of the training side as float16; an `.npy` has no room for their encoder.
-
-    Returns:
-        The number of vectors and of articles.
-    """
+    """Write the vectors of the training side as float16; returns the number of vectors and of articles."""
     vectors, articles = training_vectors(data)
-    if path.suffix == ".npz":
+    if path.suffix == ".npz":  # an .npy has no room for the encoder
         arrays = io.BytesIO()
         np.savez(arrays, vectors=vectors.astype(np.float16), encoder=data.encoder_id)
         write_whole(path, arrays.getvalue())
@@ -150,9 +146,6 @@ def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int
 
     It holds contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
     with the true next vectors in them, and nothing that any shipped model was trained on.
-
-    Raises:
-        DataError: Fewer vectors were asked for than one window has.
     """
     if vectors < 2 * WINDOW:
         raise DataError(f"a sample of {vectors} vectors holds no windows; ask for more")

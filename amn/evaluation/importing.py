@@ -25,12 +25,7 @@ WARNING = (
 
 
 def import_published(path: Path, folder: Path, *, encoder_id: str) -> checkpoint.Manifest:
-    """Turns a published `.pt` file into a checkpoint folder with golden vectors.
-
-    Raises:
-        CheckpointError: The file is missing, needs pickle, lacks fields, or its keys do not
-            fit the layout that it names.
-    """
+    """Turns a published `.pt` file, whose keys must fit, into a checkpoint folder with golden vectors."""
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

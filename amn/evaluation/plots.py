@@ -51,7 +51,7 @@ def plot(title: str, models: dict[str, dict[Any, Any]], **settings: str) -> str:
             values, errors = mean, [_above(mean, low), _above(high, mean)]
         if isinstance(at[0], str):  # named groups, in which models stand side by side
             axes.set_xticks(range(len(at)), at, rotation=25)
-            at = [place + 0.1 * (number - (len(models) - 1) / 2) for place in range(len(at))]
+            at = [group + 0.1 * (number - (len(models) - 1) / 2) for group in range(len(at))]
         base, _, digest = name.partition("@")
         label = f"{base}@{digest[:4]}" if digest else base
         axes.errorbar(at, values, yerr=errors, fmt="o" if errors else "o-", ms=3, lw=1, label=label)

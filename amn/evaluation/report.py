@@ -1,7 +1,7 @@
 """The record of an evaluation as text: the main table, one self-contained HTML page, and a model card.
 
-The card's template is `card.md` beside this file. Its headings are those of the specification's card, with
-its numbers beside the measured ones; the front matter is Hugging Face model-card metadata.
+Templates are beside this file. The card has the headings of the specification's card, and its numbers
+beside the measured ones; the front matter is Hugging Face model-card metadata.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import html
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from amn.errors import DataError
@@ -18,33 +19,9 @@ from amn.files import write_whole
 from amn.model import checkpoint
 from amn.output import strict_json
 
-CARD = Path(__file__).with_name("card.md")
+CARD, PAGE = Path(__file__).with_name("card.md"), Path(__file__).with_name("page.html")
 #: Figures of the specification's card of AMN, by slice, quoted beside ours.
 SPECIFIED = {"test": "0.5597 ± 0.0198", "unseen": "0.6375"}
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 2.5rem auto; padding: 0 1.25rem; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid #d9dee3; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .up { color: #0a7a3d; } .down { color: #b3261e; }
-.wide { overflow-x: auto; } svg { max-width: 48%; height: auto; }
-"""
-#: Parts of a model's entry that the page shows whole: title and explanation.
-SECTIONS = {
-    "gains": ("Gains", "By slice and other model, paired by window, with 95 % intervals by article."),
-    "domains": ("Gains over the context mean by domain", "On the test articles of each domain."),
-    "hits": (
-        "Hits",
-        "Share of windows whose true next vector is among the k nearest to the prediction, hidden among "
-        "{n:,} training vectors and the true next vectors of all other windows.",
-    ),
-    "probes": (
-        "Order and copying",
-        "Change of the mean cosine when the five vectors are shuffled or reversed; how often the "
-        "prediction is nearer to the last context vector than to the next one; its cosine with it.",
-    ),
-    "latency": ("Latency", "A call with folded weights, on {threads} thread(s), where it was measured."),
-}
 
 
 def write_evaluation(result: dict[str, Any], out: Path) -> None:
@@ -56,19 +33,20 @@ def write_evaluation(result: dict[str, Any], out: Path) -> None:
 
 def page(result: dict[str, Any]) -> str:
     """One HTML page with tables and plots; it loads nothing from elsewhere."""
-    models = result["models"]
-    parts = [_html_table(*main_table(result)), f"<p>{html.escape(counts(result))}</p>"]
-    parts.append(_figures(result["slices"]))
-    for key, (title, note) in SECTIONS.items():
-        about = note.format(n=result["bank_vectors"], threads=result["threads"])
-        shown = {name: entry[key] for name, entry in models.items() if key in entry}
-        parts += [f"<h2>{title}</h2><p>{about}</p>", _figures(shown)]
-    title, data = "Next-vector models on the same windows", result["data"]
-    about = f"Data {html.escape(data['source'])} ({data['sha256'][:12]}). Green: above zero; red: below."
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style></head><body><h1>{title}</h1><p>{about}</p>\n{''.join(parts)}\n"
-        f"{''.join(plots.all_plots(models))}</body></html>\n"
+    models, data = result["models"], result["data"]
+    tables = {
+        key: _figures({name: entry[key] for name, entry in models.items() if key in entry})
+        for key in ("gains", "domains", "hits", "probes", "latency")
+    }
+    return Template(PAGE.read_text("utf-8")).substitute(
+        tables,
+        source=html.escape(data["source"]),
+        sha256=data["sha256"][:12],
+        bank=f"{result['bank_vectors']:,}",
+        threads=result["threads"],
+        main=_html_table(*main_table(result)),
+        slices=_figures(result["slices"]),
+        plots="".join(plots.all_plots(models)),
     )
 
 

@@ -42,11 +42,7 @@ def fit(
     seed: int = 0,
     unseen_domain: str = UNSEEN_DOMAIN,
 ) -> Fit:
-    """References, cells and thresholds from the training and validation sides.
-
-    Raises:
-        DataError: The data is too small for so many.
-    """
+    """References, cells and thresholds from the training and validation sides."""
     split = split_by_article(data, unseen_domain=unseen_domain)
     means = means_of(data, split.train)
     if not neighbours <= references <= len(means) or not 1 <= cells <= CELLS_MAX:
@@ -62,14 +58,6 @@ def fit(
         for starts in (split.validation, split.test, split.unseen)
     )
     low, high = (float(np.quantile(validation, q)) for q in (INSIDE_QUANTILE, OUTSIDE_QUANTILE))
-    measured = {
-        "auc": area(test, unseen),
-        "true_ood": (unseen > high).mean(),
-        "false_ood": (test > high).mean(),
-        "ood_taken_for_id": (unseen <= low).mean(),
-        "unsure_id": ((test > low) & (test <= high)).mean(),
-        "unsure_ood": ((unseen > low) & (unseen <= high)).mean(),
-    }
     manifest = SlicesManifest(
         slices_id="",
         neighbours=neighbours,
@@ -78,7 +66,7 @@ def fit(
         encoder_id=data.encoder_id,
         source=data.source,
         sha256="",
-        measured={name: round(float(value), 5) for name, value in measured.items()},
+        measured=separation(test, unseen, low, high),
     )
     return Fit(chosen, centroids, manifest)
 
@@ -120,6 +108,19 @@ def centres(means: Vectors, cells: int, draw: np.random.Generator) -> Vectors:
         norms = np.linalg.norm(moved, axis=1, keepdims=True)
         found = np.where(norms > 0, moved / np.maximum(norms, 1e-12), found)
     return found
+
+
+def separation(inside: Vectors, outside: Vectors, low: float, high: float) -> dict[str, float]:
+    """Figures of how well scores tell contexts out of distribution from those in it."""
+    measured = {
+        "auc": area(inside, outside),
+        "true_ood": (outside > high).mean(),
+        "false_ood": (inside > high).mean(),
+        "ood_taken_for_id": (outside <= low).mean(),
+        "unsure_id": ((inside > low) & (inside <= high)).mean(),
+        "unsure_ood": ((outside > low) & (outside <= high)).mean(),
+    }
+    return {name: round(float(value), 5) for name, value in measured.items()}
 
 
 def area(inside: Vectors, outside: Vectors) -> float:
