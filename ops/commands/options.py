@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import redis
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
+from ops.settings import artifacts_folder
 from producer.messages import LANES
 from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
+from workers.pool.settings import PoolSettings
 
 
 def login_name() -> str:
@@ -117,3 +120,18 @@ sample_rate = click.option(
     callback=_checked_rate,
     help="Share of requests for the shadow worker, 0.01 to 0.05; 0 for none.",
 )
+
+
+def pool_settings(choices: Mapping[str, Any], **more: Any) -> PoolSettings:
+    """Return the settings of workers from the options that `amn run` and `amn up` share, and more."""
+    return PoolSettings(
+        policy=choices["policy"],
+        artifacts=artifacts_folder(choices["artifacts"]),
+        sample_rate=choices["sample_rate"],
+        **more,
+    )
+
+
+def worker_counts(choices: Mapping[str, Any], fallbacks: int) -> dict[str, int]:
+    """Return how many workers of each kind are to run; a shadow worker where requests are sampled."""
+    return {"amn": choices["workers"], "fallback": fallbacks, "shadow": int(choices["sample_rate"] > 0)}

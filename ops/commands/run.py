@@ -21,13 +21,11 @@ from ops.sample import Sample
 from ops.settings import (
     WORKERS_MAX,
     WORKERS_SHOWN,
-    artifacts_folder,
     external_url,
     sample_path,
     workers_default,
 )
 from producer.session.requests import new_id
-from workers.pool.settings import PoolSettings
 
 
 @click.command(short_help="Run the sample through the queue, and measure.")
@@ -104,15 +102,13 @@ def _measured(choices: dict[str, Any]) -> dict[str, Any]:
     traffic = TrafficSettings(
         requests=choices["requests"], rate=choices["rate"], in_flight_max=choices["in_flight"], run_id=run_id
     )
-    counts = {"amn": workers, "fallback": 1, "shadow": int(choices["sample_rate"] > 0)} if workers else {}
+    counts = options.worker_counts(choices, fallbacks=1) if workers else {}
     with contextlib.ExitStack() as undo:
         scratch = tempfile.TemporaryDirectory(prefix="amn-run-", ignore_cleanup_errors=True)
-        settings = PoolSettings(
+        settings = options.pool_settings(
+            choices,
             url=url or "",
             queue=run_id if own_queue else choices["queue"] or "main",
-            policy=choices["policy"],
-            artifacts=artifacts_folder(choices["artifacts"]),
-            sample_rate=choices["sample_rate"],
             log_file=choices["worker_log"] or Path(undo.enter_context(scratch)) / "workers.log",
         )
         stack = Stack(counts, settings, None if url else ServerSettings())

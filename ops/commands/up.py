@@ -24,13 +24,11 @@ from ops.settings import (
     WORKERS_MAX,
     WORKERS_SHOWN,
     ServiceRecord,
-    artifacts_folder,
     external_url,
     jobs_possible,
     workers_default,
 )
 from producer.settings import masked
-from workers.pool.settings import PoolSettings
 
 _CHECK_S = 0.5
 _EXAMPLE = """\
@@ -103,45 +101,48 @@ def up(**choices: Any) -> None:
       amn up
       amn up --workers 4 --port 6379 --data /srv/amn
     """
-    # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
-    from ops.alerts.config import configured, load_usable
-
-    alerts, data, url = choices["alerts"], choices["data"], external_url(choices["url"])
-    sends = configured(alerts) and bool(load_usable(alerts).sinks)  # refuses now what it could not send later
-    log = data / "workers.log"
+    data, url = choices["data"], external_url(choices["url"])
+    beside = _beside(choices["alerts"], url)
     try:
         private_folder(data)
-        private_file(log)
+        private_file(data / "workers.log")
     except OSError as error:
         raise ServerFailed(f"the data folder {data} cannot be used: {error}; give --data") from error
     password, drawn = "", False
     if not choices["no_password"] and not url:
         password, drawn = password_of(data, choices["password_file"], needed=bool(choices["port"]))
-    settings = PoolSettings(
+    server = ServerSettings(data=data, port=choices["port"], append_only=True, password=password)
+    settings = options.pool_settings(
+        choices,
         url=url or "",
         queue=choices["queue"] or "main",
-        policy=choices["policy"],
-        artifacts=artifacts_folder(choices["artifacts"]),
-        sample_rate=choices["sample_rate"],
         log_level=choices["log_level"],
-        log_file=log,
+        log_file=data / "workers.log",
     )
-    server = ServerSettings(data=data, port=choices["port"], append_only=True, password=password)
-    counts = {"amn": choices["workers"], "fallback": choices["fallbacks"]}
-    stack = Stack(counts | {"shadow": int(choices["sample_rate"] > 0)}, settings, None if url else server)
-    beside = {"the jobs worker": ["jobs", "worker"]} if not url or jobs_possible(url) else {}
-    beside["the judge"] = ["drift", "judge"]
-    if sends:
-        config = ["--config", str(alerts)] if alerts else []
-        beside["the sender of alerts"] = ["alerts", "run", *config]
-    _serve(stack, data, beside, drawn)
+    counts = options.worker_counts(choices, choices["fallbacks"])
+    _serve(Stack(counts, settings, None if url else server), data, beside, drawn)
+
+
+def _beside(alerts: Path | None, url: str | None) -> dict[str, list[str]]:
+    """The words of the commands that run beside the workers, by name.
+
+    Raises:
+        SinksRefused: Alerts cannot be sent as it is described.
+    """
+    # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
+    from ops.alerts.config import configured, load_usable
+
+    found = {"the jobs worker": ["jobs", "worker"]} if not url or jobs_possible(url) else {}
+    found["the judge"] = ["drift", "judge"]
+    if configured(alerts) and load_usable(alerts).sinks:
+        found["the sender of alerts"] = ["alerts", "run", *(["--config", str(alerts)] if alerts else [])]
+    return found
 
 
 def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) -> None:
     """Starts everything, says so, and looks after it until it is told to stop.
 
     Args:
-        beside: Words of the commands that run beside the workers, by name.
         drawn: True if the password was drawn just now, and is to be shown.
     """
     stopping, again = threading.Event(), threading.Event()

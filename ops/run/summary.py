@@ -39,11 +39,7 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
     to the true next vector: of AMN and of the fallback where they answered, of the final answers, and of the
     two baselines on all requests. `ood_delta` is AMN's mean on the unseen domain minus that on known ones.
     """
-    latency = percentiles(record.amn_ms)
-    fallback_rate = float(record.escalated.mean())
-    ood = sample.ood[np.arange(record.requests) % len(sample)]
-    outside, inside = mean(record.cosine_amn[ood]), mean(record.cosine_amn[~ood])
-    mean_baseline, last_baseline = sample.baselines(record.requests)
+    latency, fallback_rate = percentiles(record.amn_ms), float(record.escalated.mean())
     return {
         "requests": record.requests,
         "answered": record.answered,
@@ -54,15 +50,9 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
         "latency_ms_fallback": percentiles(record.fallback_ms),
         "throughput_per_s": round(record.answered / max(record.elapsed_s, 1e-9), 1),
         "reasons": record.named("reasons"),
-        "cosine": {
-            "amn": mean(record.cosine_amn),
-            "fallback": mean(record.cosine_fallback),
-            "final": mean(record.cosine_final),
-            "context_mean": round(mean_baseline, 4),
-            "last_vector": round(last_baseline, 4),
-        },
+        "cosine": _cosine(record, sample),
         "fallback_rate": round(fallback_rate, 4),
-        "ood_delta": None if outside is None or inside is None else round(outside - inside, 4),
+        "ood_delta": _ood_delta(record, sample),
         **{name: around[name] for name in ("duplicates", "lost_leases")},
         "shed": record.named("shed"),
         "degraded": record.named("degraded"),
@@ -75,6 +65,18 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
         },
         "environment": around["environment"],
     }
+
+
+def _cosine(record: RunRecord, sample: Sample) -> dict[str, float | None]:
+    means = (mean(each) for each in (record.cosine_amn, record.cosine_fallback, record.cosine_final))
+    baselines = (round(each, 4) for each in sample.baselines(record.requests))
+    return dict(zip(_COSINES, (*means, *baselines), strict=True))
+
+
+def _ood_delta(record: RunRecord, sample: Sample) -> float | None:
+    ood = sample.ood[np.arange(record.requests) % len(sample)]
+    outside, inside = mean(record.cosine_amn[ood]), mean(record.cosine_amn[~ood])
+    return None if outside is None or inside is None else round(outside - inside, 4)
 
 
 def exactly_once(summary: dict[str, Any]) -> bool:
