@@ -12,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from ops.acl import acl_line
+from ops.commands.acl import acl_line
 from ops.health.keys import repair
 from producer.keys import Keys
 from producer.settings import ProducerSettings

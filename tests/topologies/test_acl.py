@@ -20,7 +20,7 @@ from servers import KINDS, Server
 from service import Service
 from topology import wait_until
 
-from ops.acl import acl_line
+from ops.commands.acl import acl_line
 from ops.errors import AclRefused
 from ops.health.keys import repair
 from producer import AsyncProducer, Options, Producer, ProducerSettings

@@ -17,9 +17,9 @@ from redis.crc import key_slot
 from servers import KINDS, Server
 from topology import Cluster, plain, wait_until
 
-from ops.acl import acl_line
 from ops.alerts import AlertSettings, apply
 from ops.clock import server_now_ms
+from ops.commands.acl import acl_line
 from ops.findings import Finding
 from ops.leader import leader_key
 from producer.keys import Keys

@@ -18,8 +18,8 @@ from servers import KINDS, Server, free_port, need
 from service import Service
 from topology import Certificates, Cluster, plain, wait_until
 
-from ops.acl import acl_line
 from ops.app import app
+from ops.commands.acl import acl_line
 from producer import ProducerSettings
 from producer.address import parse_address
 from producer.partitions import partition_queues
