@@ -17,7 +17,7 @@ from producer.options import Options
 #: Every so many requests one goes to a high-stakes lane, in turn, and one is marked as long.
 HIGH_STAKES_EVERY, LONG_EVERY, LONG_TOKENS = 50, 100, 512
 HIGH_STAKES = ("sci-fact", "math-derivation", "med-guideline", "policy/procedure")
-_KEYS = ("vectors", "article", "article_name", "article_domain", "article_slice")
+_KEYS = ("vectors", "article", "article_domain", "article_slice")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Sample:
             cross an article.
         position: Shape (W,): index in the article of the window's newest vector.
         article: Shape (W,): article index.    ood: Shape (W,): whether its domain is unseen.
-        names, domains: By article index.
+        domains: By article index.
     """
 
     vectors: NDArray[np.float32]
@@ -41,7 +41,6 @@ class Sample:
     position: NDArray[np.intp]
     article: NDArray[np.intp]
     ood: NDArray[np.bool_]
-    names: list[str]
     domains: list[str]
 
     def __len__(self) -> int:
@@ -81,27 +80,22 @@ class Sample:
             position=place[start] + CONTEXT_VECTORS - 1,
             article=article[start],
             ood=(arrays["article_slice"] == "ood")[article[start]],
-            names=[str(name) for name in arrays["article_name"]],
             domains=[str(domain) for domain in arrays["article_domain"]],
         )
 
-    def window(self, i: int) -> int:
-        """Returns the window that request `i` sends; the sample is repeated as often as needed."""
-        return i % len(self)
-
     def context(self, i: int) -> NDArray[np.float32]:
-        """Shape (5, 768): what request `i` sends."""
-        row = self.start[self.window(i)]
+        """Shape (5, 768): what request `i` sends; the sample is repeated as often as needed."""
+        row = self.start[i % len(self)]
         return self.vectors[row : row + CONTEXT_VECTORS]
 
     def truth(self, i: int) -> NDArray[np.float32]:
         """Shape (768,): the vector that follows the context of request `i`."""
-        row = self.start[self.window(i)] + CONTEXT_VECTORS
+        row = self.start[i % len(self)] + CONTEXT_VECTORS
         return self.vectors[row]  # type: ignore[no-any-return]
 
     def options(self, i: int, run_id: str) -> Options:
         """Returns the options of request `i`: sequence, position, domain, and a small share of hard cases."""
-        w = self.window(i)
+        w = i % len(self)
         article = int(self.article[w])
         stakes = HIGH_STAKES[i // HIGH_STAKES_EVERY % len(HIGH_STAKES)]
         return Options(

@@ -65,7 +65,6 @@ def sample() -> Sample:
         position=start + 4,
         article=np.zeros(30, dtype=np.intp),
         ood=start % 2 == 0,
-        names=["page"],
         domains=["git"],
     )
 
