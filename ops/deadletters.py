@@ -172,7 +172,7 @@ def _again(letter: DeadLetter, request: Request, client_id: str, now_ms: float) 
 
 def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     names = ("reason", "message", "source", "entry", "sha1", "told", "deliveries")
-    text = {one: fields.get(one.encode(), b"").decode("utf-8", "replace") for one in names}
+    found = {one: fields.get(one.encode(), b"").decode("utf-8", "replace") for one in names}
     payload, request, unreadable = fields.get(b"request", b""), None, ""
     try:
         request = wire.decode_request(payload, batches=True)
@@ -180,14 +180,10 @@ def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         unreadable = str(error)
     return DeadLetter(
         id=name.decode(),
-        reason=text["reason"] or "?",
-        message=text["message"],
-        deliveries=int(text["deliveries"] or 0),
-        source=text["source"],
-        entry=text["entry"],
-        sha1=text["sha1"],
-        # An earlier version did not say; nobody may get a second answer.
-        told=text["told"] != "0",
+        reason=found["reason"] or "?",
+        deliveries=int(found["deliveries"] or 0),
+        **{one: found[one] for one in ("message", "source", "entry", "sha1")},
+        told=found["told"] != "0",  # an earlier version did not say: nobody may get a second answer
         payload=payload,
         request=request,
         unreadable=unreadable,

@@ -84,14 +84,14 @@ def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: 
     if as_json:
         console.say_json({"total": total, "letters": [_plain(one, now_ms) for one in found]})
         return
-    table = console.DataTable(
-        "id", "age>", "reason", "deliveries>", "sha1", "bytes>", "told", "lane", "client"
-    )
+    headers = ("id", "age>", "reason", "deliveries>", "sha1", "bytes>", "told", "lane", "client")
+    table = console.DataTable(*headers)
     for one in found:
-        sender = (one.request.lane, one.request.reply_to) if one.request else (None, None)
-        size, told = len(one.payload), "yes" if one.told else "no"
-        age = span(now_ms - one.died_at_ms)
-        table.add_row(one.id, age, one.reason, one.deliveries, one.sha1[:10], size, told, *sender)
+        told, lane, client = ("no", "yes")[one.told], None, None
+        if one.request:
+            lane, client = one.request.lane, one.request.reply_to
+        age, size = span(now_ms - one.died_at_ms), len(one.payload)
+        table.add_row(one.id, age, one.reason, one.deliveries, one.sha1[:10], size, told, lane, client)
     out = console.out()
     if found:
         out.print(table)
