@@ -10,7 +10,6 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.drift.show.views import deltas
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
 from ops.health import keys as health_keys
@@ -73,11 +72,12 @@ def doctor(
         console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
         return
     repaired = _changed(settings, **first)
-    while watch_s is not None:
-        _show(_examined(settings, root, found.found), as_json, clear=not as_json)
+    while True:
+        report = replace(_examined(settings, root, found.found), repaired=repaired)
+        _show(report, as_json, clear=watch_s is not None and not as_json)
+        if watch_s is None:
+            break
         time.sleep(watch_s)
-    report = replace(_examined(settings, root, found.found), repaired=repaired)
-    _show(report, as_json)
     bad = (FAILURE, WARNING) if strict else (FAILURE,)
     failed = [f"{result.check}: {result.text}" for result in report.results if result.level in bad]
     if failed:
@@ -95,6 +95,8 @@ def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> 
 
 
 def _examined(settings: ProducerSettings, root: Path | None, found: str) -> Report:
+    from ops.drift.show.views import deltas
+
     try:
         with options.client(settings) as client:
             facts = gather(client, settings, root, found)

@@ -11,15 +11,9 @@ from workers.pool.served import MANIFEST, identity
 MISSING, _ALTERED, _MISMATCHED = "missing: ", "altered: ", "mismatched: "
 #: Beginnings of the text that stands in the place of an id.
 WRONG = (MISSING, _ALTERED, _MISMATCHED)
-_FOLDERS = {
-    "model": "production_model",
-    "fallback": "fallback_accuracy",
-    "secondary": "fallback_secondary",
-    "bank": "reference_bank",
-}
-_AGAIN = (
-    "install gcc and libc6-dev (or clang), then install this package again (pip install --force-reinstall)"
-)
+_FOLDERS = {"model": "production_model", "fallback": "fallback_accuracy"}
+_FOLDERS |= {"secondary": "fallback_secondary", "bank": "reference_bank"}
+_AGAIN = "install gcc and libc6-dev (or clang), then this package again (pip install --force-reinstall)"
 #: By the reason that the compiled loops are not used, what to do.
 LOOPS = {
     "not built": f"there was no C compiler when this package was installed; {_AGAIN}",
@@ -69,10 +63,7 @@ def _policy(root: Path) -> str:
         return f"{MISSING}{error}"
     fitted_for = {"production_model": calibration.amn, "fallback_accuracy": calibration.fallback}
     for link, model in fitted_for.items():
-        found = _identity(root / link)
+        found, name = _identity(root / link), f"gate_calibration ({calibration.calibration_id})"
         if not found.startswith((MISSING, _ALTERED)) and found != model:
-            return (
-                f"{_MISMATCHED}gate_calibration ({calibration.calibration_id}) was fitted for {model}, "
-                f"{link} is {found}"
-            )
+            return f"{_MISMATCHED}{name} was fitted for {model}, {link} is {found}"
     return load_policy(DEFAULT).policy_id(calibration.calibration_id)

@@ -19,8 +19,7 @@ class Scenario:
 
     Attributes:
         rate_per_s: Requests.    sample: Share that is scored.    ood_share: Share of the samples.
-        truths: Share of samples whose truth comes.
-        sigma: Standard deviation of one request's cosine.
+        truths: Share of samples whose truth comes.    sigma: Deviation of one request's cosine.
         correlation: Correlation of a request's cosine with the next one's; sampling thins it.
         wave: Amplitude of the daily rhythm of both means.    bustle: That of the rate, relative.
         weekend: How much lower both means are at weekends.

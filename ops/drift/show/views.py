@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -114,20 +114,19 @@ def series_table(found: Evaluation, *models: str) -> DataTable:
     )
 
 
-def _cells(seen: Comparison) -> tuple[str | None, ...]:
-    return (
+def _cells(seen: Comparison) -> Iterator[str | None]:
+    for text in (
         f"{seen.mean_ood:.4f} ({-seen.ood.value:+.4f})",
         f"{seen.mean_id:.4f} ({-seen.inside.value:+.4f})",
-        *(_number(value) for value in (seen.delta_now, seen.delta_expected, seen.delta.value)),
+        f"{seen.delta_now:+.4f}",
+        f"{seen.delta_expected:+.4f}",
+        f"{seen.delta.value:+.4f}",
         "{:+.4f} {:+.4f}".format(*seen.delta.interval),
         f"{seen.n_ood:,.0f}",
         f"{seen.n_id:,.0f}",
         f"{seen.coverage:.0%}",
-    )
-
-
-def _number(value: float) -> str | None:
-    return None if math.isnan(value) else f"{value:+.4f}"
+    ):
+        yield None if "nan" in text else text
 
 
 def stand_ins_table(found: Evaluation, *models: str) -> DataTable:
