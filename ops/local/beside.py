@@ -30,7 +30,7 @@ class Beside:
         """Starts it again when it is dead; returns why it ended, when that is news."""
         if self.child.alive or self.child.age_s <= _PAUSE_S:
             return ""
-        before, self._said = self._said, self.child.last_words()
+        before, self._said = self._said, self.child.exit_reason()
         self.child.end(0)
         self.child = self._start()
         return self._said if self._said != before else ""

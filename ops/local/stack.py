@@ -74,7 +74,7 @@ class Stack:
         give_up_at_s = time.monotonic() + _BESIDE_S_MAX
         ready = [one.child.is_ready(give_up_at_s - time.monotonic()) for one in self.beside]
         down = (one for one, is_ready in zip(self.beside, ready, strict=True) if not is_ready)
-        return [f"{one.child.last_words()} (it is started again)" for one in down]
+        return [f"{one.child.exit_reason()} (it is started again)" for one in down]
 
     def revive(self) -> Iterator[str]:
         """Starts again what died, but for the workers, which their pool watches; yields what is news."""

@@ -19,7 +19,7 @@ _FOLLOWED, _READY = "AMN_FOLLOW_PARENT", "AMN_READY_FD"
 _CHECK_S = 1.0
 _LEAVE_S_MAX = 10.0
 #: Most that is read of a log in which many processes write.
-_WORDS_BYTES_MAX = 64 * 1024
+_REASON_BYTES_MAX = 64 * 1024
 
 
 def our_python(module: str, *words: str) -> list[str]:
@@ -109,7 +109,7 @@ class Child:
                     self._process.wait(1.0)  # so that its code is known
         return self._said_ready
 
-    def last_words(self) -> str:
+    def exit_reason(self) -> str:
         """Return its name, its code or signal, and the last error in its log."""
         code = self.code
         if code is not None and code < 0:
@@ -139,7 +139,7 @@ class Child:
         if self._log is None:
             return "its message is above"
         with self._log.open("rb") as log:
-            log.seek(max(self._log_began, log.seek(0, os.SEEK_END) - _WORDS_BYTES_MAX))
+            log.seek(max(self._log_began, log.seek(0, os.SEEK_END) - _REASON_BYTES_MAX))
             lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines()]
         lines = [line for line in lines if line] or ["it said nothing"]
         errors = [line for line in lines if line.startswith(("amn: ", "Error: "))]

@@ -69,7 +69,7 @@ class Pool:
         give_up_at_s = time.monotonic() + timeout_s
         for child in [slot.child for slot in self._slots]:
             if not child.is_ready(give_up_at_s - time.monotonic()):
-                raise NotReady(f"a worker did not start: {child.last_words()}")
+                raise NotReady(f"a worker did not start: {child.exit_reason()}")
 
     def pids(self) -> dict[str, list[int]]:
         """Process ids of the living children by kind, those that come and go included."""

@@ -40,7 +40,7 @@ def test_a_child_is_ready_when_it_says_so_and_one_that_died_is_named_with_its_la
     assert good.end(10)
     bad = started(log, "import sys; print('loading'); print('amn: no disk'); print('bye'); sys.exit(3)", "x")
     assert not bad.is_ready(20)
-    assert bad.last_words() == "x ended with code 3: no disk"
+    assert bad.exit_reason() == "x ended with code 3: no disk"
     bad.end(0)
 
 
@@ -53,7 +53,7 @@ def test_a_child_that_ignores_the_stop_is_killed(tmp_path: Path) -> None:
     assert not child.end(0.2)
     assert child.end(0)  # a second stop does nothing
     assert (child.alive, child.code) == (False, -9)
-    assert child.last_words() == "stubborn was killed by signal 9"
+    assert child.exit_reason() == "stubborn was killed by signal 9"
 
 
 def test_a_child_that_cannot_be_started_leaves_no_pipe_open(tmp_path: Path) -> None:
