@@ -174,15 +174,13 @@ def divergence(p: Floats, q: Floats) -> float:
 
     Source: Lin, IEEE Trans. Information Theory 37 (1991) 145.
     """
-    if not p.sum() or not q.sum():
-        return math.nan
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
+    return float(_divergences(p, q)) if p.sum() and q.sum() else math.nan
 
-    def entropy(r: Floats) -> float:
-        return float(-(r[r > 0] * np.log2(r[r > 0])).sum())
 
-    return entropy(middle) - (entropy(p) + entropy(q)) / 2
+def _divergences(p: Floats, q: Floats) -> Floats:
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    middle, ours, theirs = (-(r * np.log2(r + (r == 0))).sum(-1) for r in ((p + q) / 2, p, q))
+    return np.asarray(middle - (ours + theirs) / 2)
 
 
 def divergence_by_chance(
@@ -200,6 +198,5 @@ def divergence_by_chance(
     random = np.random.default_rng(0)
     shares = pooled / pooled.sum()
     sizes = [max(int(h.sum() / inflation), 1) for h in (base, now)]
-    one, other = (random.multinomial(size, shares, draws) for size in sizes)
-    found = [divergence(a.astype(float), b.astype(float)) for a, b in zip(one, other, strict=True)]
-    return float(np.quantile(found, quantile))
+    one, other = (random.multinomial(size, shares, draws).astype(float) for size in sizes)
+    return float(np.quantile(_divergences(one, other), quantile))
