@@ -8,7 +8,7 @@ each settles with the server once a simulated second, as in service.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import redis
 from numpy.typing import NDArray
 
 from amn.evaluation.metrics import estimate
-from amn.gate.escalation import HIGH_STAKES_LANE, Allowance, decide
+from amn.gate.escalation import HIGH_STAKES_LANE, Allowance, Scores, decide
 from amn.policy import BudgetRule, EscalationPolicy
 from ops.errors import FileRefused
 from ops.gate.log import Logged
@@ -80,39 +80,23 @@ def simulate(
     Raises:
         FileRefused: The pool lacks scores, or one of the two kinds of text.
     """
+    scores, kinds = _drawn_from(pool, policy)
     draw = np.random.default_rng(settings.seed)
-    scores = [line.scores(policy) for line in pool]
-    unseen_rows = np.array([line.domain == "unseen" for line in pool])
-    kinds = [np.flatnonzero(unseen_rows == unseen) for unseen in (False, True)]
-    if None in scores:
-        raise FileRefused(
-            f"decision {scores.index(None) + 1} of the log lacks a score that policy {policy.name} asks for; "
-            "take a log that `amn calibrate` wrote, or another policy"
-        )
-    if not all(map(len, kinds)):
-        raise FileRefused(
-            f"the log has {len(kinds[0])} decisions of known text and {len(kinds[1])} of domain unseen; a "
-            "day needs both, as `amn calibrate` writes them"
-        )
     requests, escalated, demand = np.zeros((3, settings.seconds), np.int64)
     rows, taken, flagged, shed = [], [], 0, Counter[str]()
     workers = [_worker(client, policy) for _ in range(settings.workers)]
     for second in range(settings.seconds):
-        requests[second] = arrivals = int(draw.poisson(settings.rate))
-        unseen = draw.random(arrivals) < settings.unseen(second)
-        hard = (draw.random(arrivals) < settings.hard(second)).tolist()
-        for i in range(arrivals):
-            row = int(draw.choice(kinds[int(unseen[i])]))
+        for i, (row, hard) in enumerate(_arrivals(draw, settings, second, kinds)):
             allowance = workers[i % len(workers)][0]
             before = allowance.wanted
-            reasons = (HIGH_STAKES_LANE,) if hard[i] else ()
-            decision = decide(policy, allowance, reasons, scores[row])  # type: ignore[arg-type]
+            decision = decide(policy, allowance, (HIGH_STAKES_LANE,) if hard else (), scores[row])
+            requests[second] += 1
             escalated[second] += decision.escalate
-            demand[second] += hard[i] or allowance.wanted > before
+            demand[second] += hard or allowance.wanted > before
             flagged += bool(decision.reasons)
             shed[decision.shed] += 1
             rows.append(row)
-            taken.append(decision.escalate and not hard[i])
+            taken.append(decision.escalate and not hard)
         for _, budget in workers:
             budget.settle(now_ms=_START_MS + second * 1000 + 999)
         if settings.crash_every_s and second % settings.crash_every_s == settings.crash_every_s - 1:
@@ -126,6 +110,37 @@ def simulate(
         **_rates(requests, escalated, demand, policy.budget),
         "gain": _gains(np.array(rows), np.array(taken, dtype=np.float64), pool, policy),
     }
+
+
+def _drawn_from(
+    pool: Sequence[Logged], policy: EscalationPolicy
+) -> tuple[list[Scores], list[NDArray[np.intp]]]:
+    """The scores of the pool, and its rows of known and of unseen text."""
+    scores = [line.scores(policy) for line in pool]
+    if None in scores:
+        raise FileRefused(
+            f"decision {scores.index(None) + 1} of the log lacks a score that policy {policy.name} asks for; "
+            "take a log that `amn calibrate` wrote, or another policy"
+        )
+    unseen_rows = np.array([line.domain == "unseen" for line in pool])
+    kinds = [np.flatnonzero(unseen_rows == unseen) for unseen in (False, True)]
+    if not all(map(len, kinds)):
+        raise FileRefused(
+            f"the log has {len(kinds[0])} decisions of known text and {len(kinds[1])} of domain unseen; a "
+            "day needs both, as `amn calibrate` writes them"
+        )
+    return [one for one in scores if one is not None], kinds
+
+
+def _arrivals(
+    draw: np.random.Generator, settings: DaySettings, second: int, kinds: list[NDArray[np.intp]]
+) -> Iterator[tuple[int, bool]]:
+    """Requests of a second: each one's row in the pool, and whether it is on a hard lane."""
+    count = int(draw.poisson(settings.rate))
+    unseen = draw.random(count) < settings.unseen(second)
+    hard = (draw.random(count) < settings.hard(second)).tolist()
+    for i in range(count):
+        yield int(draw.choice(kinds[int(unseen[i])])), hard[i]
 
 
 def _worker(client: redis.Redis, policy: EscalationPolicy) -> tuple[Allowance, SharedBudget]:

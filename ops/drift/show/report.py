@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
 
 from rich.table import Table
 from rich.text import Text
@@ -15,26 +17,10 @@ from ops.drift.show import views
 from ops.drift.show.plots import means_plot, scores_plot
 from ops.drift.state import Evaluation
 from ops.errors import FileRefused
-from ops.findings import Finding
 from producer.keys import Keys
 from workers.shadow.exemplars import RANDOM, WORST, Exemplar
 
-_CSS = """
-:root { color-scheme: light dark; --soft: color-mix(in srgb, CanvasText 65%, Canvas);
-  --line: color-mix(in srgb, CanvasText 20%, Canvas) }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem 1rem 4rem; font: 15px/1.45 system-ui, sans-serif;
-  overflow-wrap: anywhere }
-h1 { font-size: 1.3rem } h2 { font-size: 1.05rem; margin: 2rem 0 .4rem }
-.verdict { border-left: .4rem solid; padding: .7rem 1rem; font-weight: 600 }
-.soft, summary { color: var(--soft); font-size: .88rem }
-.wide { overflow-x: auto; overflow-wrap: normal }
-svg { display: block; width: 100%; min-width: 34rem; height: auto }
-table { border-collapse: collapse; width: 100%; font-size: .88rem }
-th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top }
-.right { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
-.bold.red { color: #d64545 } .yellow { color: #c58a12 } .green { color: #2a9d6f } .dim { color: var(--soft) }
-"""
+_PAGE = Path(__file__).with_name("page.html")
 #: Rows of each slice and kind.
 _EXEMPLARS = 10
 _AUDIT_ROWS = 20
@@ -46,7 +32,6 @@ def page(
     found: Evaluation,
     exemplars: Sequence[Exemplar] = (),
     model: str | None = None,
-    settings: JudgeSettings | None = None,
 ) -> str:
     """The page as HTML text; pictures are inline, nothing is loaded from anywhere.
 
@@ -63,44 +48,33 @@ def page(
         raise FileRefused(
             f"nothing was sampled of model {model!r} in the last eight days; of these it was: {known}"
         )
-    line, title = views.one_line(found), f"Drift report, queue {html.escape(keys.queue)}"
-    at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(found.now_ms / 1000))
-    parts = [
-        f'<div class="verdict {views.STYLES.get(line.split()[0].rstrip(":"), "")}">{html.escape(line)}</div>'
-    ]
-    parts += [f'<p class="soft">{at} UTC, model {html.escape(model or "none")}</p>']
-    parts += _rules(found.findings)
-    if model is None:
-        parts.append(
-            "<p>Nothing was sampled in the last eight days, or only in the last minutes, which are not "
-            "judged yet: there is nothing to draw.</p>"
-        )
-    else:
-        mine = [one for one in exemplars if one.model == model]
-        parts += _sections(found, model, settings or JudgeSettings(), mine)
-    parts += _section("Baselines", _table(views.audit_table(memory.audit()[:_AUDIT_ROWS])))
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_CSS}</style></head><body><h1>{title}</h1>{body}</body></html>\n"
+    sections = _sections(found, model, [one for one in exemplars if one.model == model])
+    sections += _section("Baselines", _table(views.audit_table(memory.audit()[:_AUDIT_ROWS])))
+    line = views.one_line(found)
+    # The rules that fire are shown, the others folded away.
+    order = {"firing": 0, "insufficient": 1, "ok": 2}
+    ordered = sorted(found.findings, key=lambda f: (order[f.state], f.severity != "page", f.rule, f.lane))
+    firing = [one for one in ordered if one.state == "firing"]
+    resting = ordered[len(firing) :]
+    return Template(_PAGE.read_text("utf-8")).substitute(
+        queue=html.escape(keys.queue),
+        style=views.STYLES.get(line.split()[0].rstrip(":"), ""),
+        verdict=html.escape(line),
+        at=time.strftime("%Y-%m-%d %H:%M", time.gmtime(found.now_ms / 1000)),
+        model=html.escape(model or "none"),
+        firing=_table(views.rules_table(firing)) or "<p>No rule fires.</p>",
+        count=len(resting),
+        resting=_table(views.rules_table(resting)),
+        sections="\n".join(sections),
     )
 
 
-def _rules(findings: Iterable[Finding]) -> list[str]:
-    """Shows the rules that fire, and folds the others away."""
-    order = {"firing": 0, "insufficient": 1, "ok": 2}
-    ordered = sorted(findings, key=lambda f: (order[f.state], f.severity != "page", f.rule, f.lane))
-    firing = [one for one in ordered if one.state == "firing"]
-    resting = [one for one in ordered if one.state != "firing"]
-    rest = _table(views.rules_table(resting))
-    folded = f"<details><summary>{len(resting)} other checks</summary>{rest}</details>"
-    return [_table(views.rules_table(firing)) or "<p>No rule fires.</p>", folded]
-
-
-def _sections(
-    found: Evaluation, model: str, settings: JudgeSettings, exemplars: Sequence[Exemplar]
-) -> list[str]:
+def _sections(found: Evaluation, model: str | None, exemplars: Sequence[Exemplar]) -> list[str]:
+    if model is None:
+        return [
+            "<p>Nothing was sampled in the last eight days, or only in the last minutes, which are not "
+            "judged yet: there is nothing to draw.</p>"
+        ]
     scores, note = scores_plot(found, model)
     ordered = [
         one
@@ -108,7 +82,9 @@ def _sections(
         for one in [e for e in exemplars if (e.slice, e.kind) == (slice_, kind)][:_EXEMPLARS]
     ]
     return [
-        *_section("Mean cosines, the OOD delta, and since when: 48 h", means_plot(found, model, settings)),
+        *_section(
+            "Mean cosines, the OOD delta, and since when: 48 h", means_plot(found, model, JudgeSettings())
+        ),
         *_section("Where", _table(views.series_table(found, model))),
         *_section("Scores of 24 h", scores, f'<p class="soft">{note}</p>'),
         *_section("Against what stands in for the truth", _table(views.stand_ins_table(found, model))),
