@@ -39,7 +39,7 @@ def check_output(path: Path, *sources: Path, stream: bool = False) -> Path:
     """Refuses an output that could not be written, before any work is done; returns where it goes.
 
     Args:
-        sources: What is read meanwhile: none of them may be the output, by whatever name.
+        sources: Files that are read meanwhile: none of them may be the output, by whatever name.
         stream: True if a FIFO or a character device will do, which cannot be written out of order.
 
     Raises:

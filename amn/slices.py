@@ -40,9 +40,9 @@ class SlicesManifest:
         neighbours: k.
         inside_max: Highest score of a context in distribution.
         outside_min: Lowest score of one out of it.
-        encoder_id: Recipe of the vectors.    source: Where they came from.
-        sha256: Of the two arrays' files, in the order of `FILES`.
-        measured: What the fit measured, by name.
+        encoder_id: Recipe of the vectors.    source: Origin of the vectors.
+        sha256: Hash of the two arrays' files, in the order of `FILES`.
+        measured: Figures of the fit, by name.
     """
 
     slices_id: str

@@ -47,8 +47,8 @@ class Agreement:
     """The decisions of an index beside those of an exact search, as shares of the queries.
 
     Attributes:
-        queries: How many.
-        agree: The same decision.    unsafe: Kept where an exact search would have escalated.
+        queries: Number of queries.
+        agree: Equal decisions.    unsafe: Kept where an exact search would have escalated.
         bias: Rate of escalations, the index's minus the exact one.
         both_right: Both cosines were found.
         confidence, margin: The thresholds of the decision.

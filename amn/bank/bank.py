@@ -35,14 +35,11 @@ class Neighbours(NamedTuple):
         best, second: Shape (B,), float32: the two best cosines found. What is found is never above
             the true one: an approximate search may miss a reference, and computes no wrong cosine.
         ids: Shape (B,): row of the best reference.
-        certain: Shape (B,), bool: an exact search is not expected to decide otherwise. Always true
-            where the search is exact.
     """
 
     best: Vectors
     second: Vectors
     ids: NDArray[np.intp]
-    certain: NDArray[np.bool_]
 
 
 class Bank(ABC):
@@ -77,8 +74,7 @@ class ReferenceBank(Bank):
         """The two best cosines of each prediction (B, 768), float32, unit norm."""
         if self._loops is None:
             return exact_top2(self.vectors, predictions)
-        best, second, ids = self._loops.top2(predictions)
-        return Neighbours(best, second, ids, np.ones(len(ids), dtype=np.bool_))
+        return Neighbours(*self._loops.top2(predictions))
 
 
 class CellBank(Bank):
@@ -105,8 +101,7 @@ class CellBank(Bank):
     def top2(self, predictions: Vectors) -> Neighbours:
         """The two best cosines found for each prediction (B, 768), float32, unit norm."""
         queries = np.ascontiguousarray(predictions, np.float32)
-        best, second, ids, twice = self._search.top2(queries, self.settings, self.guard)
-        found = Neighbours(best, second, ids, ~(twice & self.guard.doubtful(best, second)))
+        found = Neighbours(*self._search.top2(queries, self.settings, self.guard))
         if self.observer is not None:
             self.observer(queries, found)
         return found
@@ -136,7 +131,7 @@ def exact_top2(
         ids = np.where(first > best, index + start, ids)
         best = np.maximum(best, first)
         on_rows(min(start + _SLICE_ROWS, len(vectors)))
-    return Neighbours(best, second, ids, np.ones(count, dtype=np.bool_))
+    return Neighbours(best, second, ids)
 
 
 def load_bank(folder: Path) -> Bank:

@@ -46,7 +46,7 @@ class BankSettings:
     """The settings of building a bank.
 
     Attributes:
-        encoder_id: Recipe of the vectors.    source: Where they come from.
+        encoder_id: Recipe of the vectors.    source: Origin of the vectors.
         epsilon: Cosine above which two vectors count as one.
         indexed: True for an index, False for none; None: more than `EXACT_MAX` vectors get one.
         index: Parameters of the index; with `queries`, its widths are measured and not these.

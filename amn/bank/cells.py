@@ -40,7 +40,7 @@ class Filing:
     """The projection and the two cells of every vector.
 
     Attributes:
-        settings: As given.
+        settings: The settings of the index.
         projection: Shape (768, d + 1): the directions with the most energy, and a column of zeros.
         flat: Shape (N, d + 1).    centroids: Shape (K, d).
         cells: Shape (N, 2): nearest cell, and the second one.
@@ -156,7 +156,7 @@ def _lay_out(weights: NDArray[np.floating], groups: int) -> NDArray[np.intp]:
     Returns:
         `Cells.columns`.
     """
-    # What a 4-bit code leaves of a normal variable's variance, when it holds 1, 2 or 4 of them.
+    # The share of its variance that a normal variable keeps where a 4-bit code holds 1, 2 or 4 of them.
     left = {1: 0.0115, 2: 0.118, 4: 0.36}
     total = np.concatenate([[0.0], np.cumsum(weights)])
     best, chosen = np.inf, (0, 0, groups)

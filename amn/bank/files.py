@@ -41,8 +41,8 @@ class BankManifest:
         bank_id: `bank@` and 12 hex digits of the hash of the vectors, and of the index and its widths.
         count: Vectors after merging.    merged: Source vectors merged into another.
         epsilon: Cosine above which two vectors count as one.
-        encoder_id: Recipe of the vectors.    source: Where they came from.
-        sha256: Of `vectors.npy`.
+        encoder_id: Recipe of the vectors.    source: Origin of the vectors.
+        sha256: Hash of `vectors.npy`.
         pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
         files: SHA-256 of every other file but this one; empty in banks made before there was one.
         index: Parameters of the index (`amn.bank.settings.IndexSettings`), or None for an exact search.

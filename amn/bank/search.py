@@ -30,8 +30,8 @@ from amn.kernel.bindings import INTEGER, POINTER, REAL, Panels, Structure, addre
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
-#: Best and second best cosine found, the best one's row, and whether there was a second pass; each (B,).
-Found = tuple[Vectors, Vectors, Ids, NDArray[np.bool_]]
+#: Best and second best cosine found, and the best one's row; each (B,).
+Found = tuple[Vectors, Vectors, Ids]
 
 #: Directions in one 4-bit code; the places that a code leaves free are zero.
 WIDTH = 4
@@ -162,7 +162,7 @@ class LoopSearch:
         index, widths_at = ctypes.addressof(self._index), ctypes.addressof(widths)
         if call(_search, index, widths_at, queries, len(queries), best, second, ids, twice):
             raise MemoryError("no memory to search the reference bank")
-        return best, second, ids, twice
+        return best, second, ids
 
 
 def _as_expected(faiss: Any, packer: Any, block: NDArray[np.uint8]) -> bool:
@@ -194,15 +194,14 @@ class ArraySearch:
         probes, rerank = settings.probes, settings.rerank
         some = self._scan(points, cells[:, :probes], inner[:, :probes], rerank + settings.rerank_wide)
         scores, ids = self._refine(queries, some[:, :rerank])
-        twice = guard.undecided(scores[:, 0], scores[:, 1])
-        again = np.flatnonzero(twice)
+        again = np.flatnonzero(guard.undecided(scores[:, 0], scores[:, 1]))
         if len(again):
             more = [ids[again], some[again, rerank:]]
             if probes < settings.probes_wide:
                 rest = cells[again, probes:], inner[again, probes:]
                 more.append(self._scan(points[again], *rest, settings.rerank_wide))
             scores[again], ids[again] = self._refine(queries[again], np.hstack(more))
-        return scores[:, 0], scores[:, 1], ids[:, 0], twice
+        return scores[:, 0], scores[:, 1], ids[:, 0]
 
     def _nearest(self, flat: Vectors, count: int, within: float) -> tuple[Ids, Vectors]:
         """The best cells of (B, d), best first, and their dot products with the query, (B, count).

@@ -29,7 +29,7 @@ class IndexSettings:
         probes_wide, rerank_wide: Cells after both passes, and candidates that the second one adds of
             either's cells. Neither pass searches more cells than there are.
         within: Cells that score this much less than the nearest one are passed over.
-        seed: Of the samples that the index is fitted on.
+        seed: Seed of the samples that the index is fitted on.
 
     Raises:
         ValueError: A number of cells or candidates that no search can have.
@@ -67,13 +67,11 @@ class Guard:
         confidence, margin: An answer is kept from these cosines on; `NO_CONFIDENCE` and `NO_MARGIN`
             where there is no such rule.
         reach: Best cosines this little below `confidence` are looked at twice.
-        doubt: After the second pass, scores this near to a threshold are not certain.
     """
 
     confidence: float = 0.70
     margin: float = 0.02
     reach: float = 0.01
-    doubt: float = 0.002
 
     @classmethod
     def of(cls, policy: EscalationPolicy) -> Self:
@@ -95,10 +93,3 @@ class Guard:
         if self.margin <= NO_MARGIN:
             return near  # a best cosine that was found is proof enough
         return near | self.keeps(best, second)
-
-    def doubtful(self, best: Vectors, second: Vectors) -> Rows:
-        """Marks the rows where another reference would easily change the decision, (B,)."""
-        doubtful: Rows = np.abs(best - self.confidence) < self.doubt
-        if self.margin > NO_MARGIN:
-            doubtful |= (best >= self.confidence) & (np.abs(best - second - self.margin) < self.doubt)
-        return doubtful

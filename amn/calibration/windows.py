@@ -93,7 +93,7 @@ def score_slice(name: str, starts: Index, data: VectorSet, models: Models, bank:
     for part in chunks(len(starts), 1024):
         contexts = np.ascontiguousarray(data.windows(starts[part])[:, :-1])
         contexts = contexts @ turn if turned else contexts
-        best, second, *_ = bank.top2(fast[part])
+        best, second, _ = bank.top2(fast[part])
         rows.append(np.column_stack([features(contexts, fast[part]), best, best - second]))
         means.append(mean_top(fast[part]).astype(np.float64))
     return Slice(

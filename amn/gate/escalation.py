@@ -50,7 +50,7 @@ class Decision(NamedTuple):
     """The decision about one request.
 
     Attributes:
-        escalate: Whether a fallback answers.
+        escalate: True if a fallback answers.
         reasons: The rules that fired, in the order of `REASONS`.
         shed: Why the rules were overruled, or "".
         beyond: Escalated although the budget is spent: a hard rule, or a budget that only observes.
@@ -76,7 +76,7 @@ class Allowance:
         recent: Gains of the last candidates, a ring of `RECENT`.
         granted: Soft escalations that the budget has granted so far.
         threshold: Candidates below this gain are shed.
-        lagging: Whether the threshold is above what the budget asks, because the fallback is behind.
+        lagging: True while the threshold is above what the budget asks, because the fallback is behind.
         passed, passed_max: Escalations so far, and up to how many the circuit breaker lets through.
     """
 
@@ -152,8 +152,8 @@ def decide(
     Args:
         hard: The hard rules that fired.
         scores: Looked at when `hard` is empty.
-        in_time: Whether a fallback's answer could still meet the deadline. What could not is shed
-            before the budget is asked: it spends nothing.
+        in_time: True if a fallback's answer could still meet the deadline. A request that could not
+            is shed before the budget is asked: it spends nothing.
     """
     allowance.seen += 1
     reasons = hard or soft_rules(policy, scores)
@@ -187,8 +187,8 @@ def threshold_for(gains: NDArray[np.float64], share: float) -> float:
     """The gain that `share` of the candidates reach: equal ones are all let through.
 
     Args:
-        gains: Of recent candidates; empty when there were none.
-        share: Of the candidates that can be escalated, 0 or more.
+        gains: Gains of recent candidates; empty when there were none.
+        share: Share of the candidates that can be escalated, 0 or more.
     """
     if share >= 1 or not len(gains):
         return -math.inf

@@ -29,10 +29,10 @@ FORMAT = 1
 FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
 #: Keeps the system of five nearly equal context vectors solvable; unit vectors make it relative.
 _RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
-#: As in amn/kernel/kernel.c.
+#: This number stands in amn/kernel/kernel.c.
 _LEAST = 1e-6
 _ONES = np.ones(5, dtype=np.float32)
-#: Of the flat 5 x 5 matrix: the sum of all, and the mean of the four cosines of neighbours.
+#: Weights of the flat 5 x 5 matrix: for the sum of all, and the mean of the four cosines of neighbours.
 _SUMS = np.stack([np.ones((5, 5)), np.eye(5, k=1) / 4], -1).reshape(25, 2).astype(np.float32)
 
 Values = NDArray[np.float64]
@@ -84,7 +84,7 @@ class Calibration:
         calibration_id: `gain@` and the first 12 hex digits of the content's hash.
         amn, fallback: Ids of the two models it was fitted for.
         bank: Id of the bank that was beside them; a score that reads no bank holds with another one.
-        model: Of the gain of escalating, where the fallback has a weight at all.
+        model: The gain of escalating, where the fallback has a weight at all.
         expected: Expected cosine with the true next vector, of AMN and of the fallback.
         weight_edges, weights: The fallback's weight in the final answer by novelty: `weights[i]`
             from `weight_edges[i]` on; 0 below the first edge.
@@ -104,7 +104,7 @@ class Calibration:
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
 
     def fits(self, amn: str, fallback: str) -> bool:
-        """Says whether it was fitted for these two models."""
+        """True if it was fitted for these two models."""
         return (self.amn, self.fallback) == (amn, fallback)
 
     def gain(self, rows: Values) -> Values:

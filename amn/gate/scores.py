@@ -36,7 +36,7 @@ class GateScores:
     """Scores predictions as a policy asks.
 
     Attributes:
-        banked: Whether the reference bank is asked.
+        banked: True if the reference bank is asked.
 
     Raises:
         ConfigError: The policy asks for what the bank does not have, or for a bank where there is none.
@@ -79,7 +79,7 @@ class GateScores:
         confidences: NDArray[np.floating] = np.zeros(len(vectors))
         margins = gains = confidences
         if self._bank is not None:
-            best, second, ids, *_ = self._bank.top2(vectors)
+            best, second, ids = self._bank.top2(vectors)
             confidences, margins = best, best - second  # cosines of unit vectors in float32
             if self._multiplicity is not None:
                 margins = np.where(self._multiplicity[ids] > 1, np.float32(0), margins)

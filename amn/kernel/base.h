@@ -1,5 +1,5 @@
-/* What every header of kernel.c stands on: the targets of the compiler, sums of
- * eight numbers, and matrices as panels. */
+/* The base of every header of kernel.c: the targets of the compiler, sums of eight numbers, and
+ * matrices as panels. */
 #pragma once
 #include <stdint.h>
 #include <stdlib.h>

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-#: As in kernel.c: the widest layer, and of a network the longest product and the most hidden scores.
+#: The widest layer, and of a network the longest product and the most hidden scores, also in kernel.c.
 LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
-#: As in kernel.c: count both up when a function, an argument or a structure changes. A library that
-#: was built before is not called then.
+#: Count it up, also in kernel.c, when a function, an argument or a structure changes. A library that was
+#: built before is not called then.
 _VERSION = 5
 #: More of it leaves fewer references to be compared in full, and takes more time for each: measured.
 _ENERGY = 0.965
-#: The same numbers stand in amn/kernel/base.h.
+#: These numbers also stand in amn/kernel/base.h.
 _BLOCK, _ROWS, _LENGTH_MAX, _CODE_MAX, _WITH_TILES = 128, 16, 46200.0, 32000.0, 3
 
 

@@ -8,7 +8,7 @@
 
 #define AHEAD 3072 /* bytes of codes, two blocks, that are fetched before they are needed */
 
-/* What a build made. Cell c has `size[c]` references, in the 32-code blocks from `start[c]` on; a place
+/* An index as it was built. Cell c has `size[c]` references, in the 32-code blocks from `start[c]` on; a place
  * is 32 * block + number within. Codes are packed as faiss packs them: 32 bytes hold two groups, 16
  * each; a byte's low half is of reference 0, 8, 1, 9, .. 7, 15 and its high half of that one plus 16. */
 typedef struct {
@@ -23,7 +23,7 @@ typedef struct {
     int64_t cells, groups; /* at most 128 groups, a multiple of 4 */
 } cell_index;
 
-/* How wide (IndexSettings), and where it is searched twice (Guard). */
+/* The widths of a search (IndexSettings), and the thresholds at which there is a second pass (Guard). */
 typedef struct {
     int64_t probes, probes_wide, rerank, rerank_wide;
     float within, confidence, margin, reach;
@@ -173,7 +173,7 @@ static FAST void scan(const cell_index *index, const lookup *query, const candid
     shorten(to);
 }
 
-/* Whether the row was not there yet. */
+/* 1 if the row was not there yet. */
 INLINE int add_row(row_set *set, int32_t row) {
     uint64_t slot = (uint32_t)row * 2654435761u & set->mask;
     while (set->slots[slot] >= 0) {
@@ -202,7 +202,7 @@ static FAST void refine(const cell_index *index, const float *query, candidate *
     }
 }
 
-/* Whether a reference that was missed would matter: Guard.undecided. */
+/* 1 if a reference that was missed would matter: Guard.undecided. */
 INLINE int undecided(const widths *w, float best, float second) {
     if (best < w->confidence) return best >= w->confidence - w->reach;
     return w->margin > 0 && best - second >= w->margin;

@@ -1,6 +1,6 @@
 /* The inner loops of a worker: the network (its matrix products: panels.h), the two nearest
  * references (references.h; of a large bank: cells.h), and the features of the gain.
- * amn/kernel/bindings.py and amn/bank/index_loops.py call them; without this file NumPy does the same, slower
+ * amn/kernel/bindings.py and amn/bank/search.py call them; without this file NumPy does the same, slower
  * (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
  * A single context is limited by the memory that it reads, many by multiplications: products are of int16,
@@ -10,7 +10,7 @@
  */
 #include "base.h"
 
-/* As in amn/kernel/bindings.py; counted up when a structure or an argument changes. */
+/* The number in amn/kernel/bindings.py; counted up when a structure or an argument changes. */
 int amn_version(void) { return 5; }
 
 #if defined(__x86_64__)
@@ -18,7 +18,7 @@ int amn_version(void) { return 5; }
 #include "panels.h"
 #include "references.h"
 
-/* Whether the processor has tiles of bytes, and Linux lets this process use them: it has to be asked. */
+/* 1 if the processor has tiles of bytes, and Linux lets this process use them: it has to be asked. */
 static int tiles_allowed(void) {
 #ifdef TILED
     unsigned a, b, c, d, tile_and_int8 = 3u << 24;
@@ -29,7 +29,7 @@ static int tiles_allowed(void) {
 #endif
 }
 
-/* What this processor can run; 0 when it can run nothing of this. */
+/* The level of this processor; 0 when it can run nothing of this. */
 int amn_supported(void) {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return WITHOUT;
     if (!__builtin_cpu_supports("avx512vnni")) return WITH_AVX2;

@@ -84,7 +84,7 @@ TILE(4)
 TILE(5)
 TILE(6)
 
-/* The same sums where one instruction multiplies and adds 32 pairs. */
+/* These sums where one instruction multiplies and adds 32 pairs. */
 #define WIDE_ZERO(c) __m512i sum##c = _mm512_setzero_si512();
 #define WIDE_STEP(c)                                                                                             \
     {                                                                                                            \

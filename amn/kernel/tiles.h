@@ -12,7 +12,7 @@
 #define TILE_BYTES 1024
 #define TILED_LEAST 5    /* fewer vectors take less time in other instructions */
 
-/* What `ldtilecfg` reads. */
+/* The operand of `ldtilecfg`. */
 typedef struct {
     uint8_t palette, start, reserved[14];
     uint16_t bytes[16]; /* of a row */
@@ -61,7 +61,7 @@ TILED void tile_block(const int8_t *high, const int8_t *low, const int8_t *weigh
     _tile_stored(2, &sums[2 * TILE_ROWS * ROWS], TILE_COLUMNS);
 }
 
-/* As `multiply`, of at most TILE_ROWS vectors and DIM columns. */
+/* `multiply` for at most TILE_ROWS vectors and DIM columns. */
 static TILED_CODE void multiply_tiles(const panels *m, const int16_t *x, int64_t from, const float *by, int count,
                                       float *out, int64_t to) {
     _Alignas(64) int8_t high[TILE_ROWS][DIM], low[TILE_ROWS][DIM];

@@ -88,7 +88,7 @@ class FoldedBounded:
         gram = (x @ x.swapaxes(1, 2)).reshape(len(x), K * K)
         projected = total @ n.both.T  # (B, 90 + 256)
         inside = projected[:, : n.familiar]
-        # And not the sum of `gram`, which is the same but for rounding: five vectors may nearly cancel.
+        # Not the sum of `gram`, which is equal but for rounding: five vectors may nearly cancel.
         share = np.vecdot(inside, inside) / np.maximum(np.vecdot(total, total), 1e-12)
         trust = np.clip(n.trust_offset + n.trust_slope * share, 0.0, 1.0)  # (B,)
         paired = gram @ n.gram + n.gram_bias  # (B, 86 + 1)

@@ -32,8 +32,8 @@ KEY_DIM = 256
 HIDDEN = 512
 SCORE_SCALE = KEY_DIM**-0.5
 
-#: How far each context position predicts the next vector, measured on training articles;
-#: only a starting point, training moves it.
+#: Weight of each context position for the next vector, measured on training articles; training starts
+#: there and moves it.
 POSITION_START = (0.14, 0.12, 0.14, 0.20, 0.40)
 
 
@@ -62,6 +62,12 @@ def limit(residual: Tensor, bound: float) -> Tensor:
     """Keep the direction of `residual` (B, D), and its length below `bound`."""
     length2 = residual.square().sum(-1, keepdim=True)
     return residual * (bound * torch.rsqrt(length2 + bound * bound))
+
+
+def attended(query: Tensor, keys: Tensor, x: Tensor) -> Tensor:
+    """The mixture of x (B, K, D) by softmax(q . k_i / sqrt(256)), (B, D)."""
+    weights = torch.einsum("bd,bkd->bk", query, keys).mul(SCORE_SCALE).softmax(-1)  # (B, K)
+    return torch.einsum("bk,bkd->bd", weights, x)
 
 
 def random_basis(rows: int) -> Tensor:
@@ -98,12 +104,8 @@ class CardAMN(nn.Module):
         check_contexts(x)
         baseline = x.mean(1)  # (B, D)
         z = self.input_norm(x + self.positions)  # (B, K, D)
-        keys = self.context_encoder(z)  # (B, K, 256)
-        query = self.query_encoder(z.mean(1))  # (B, 256)
-        weights = torch.einsum("bd,bkd->bk", query, keys).mul(SCORE_SCALE).softmax(-1)  # (B, K)
-        mixture = torch.einsum("bk,bkd->bd", weights, x)  # (B, D)
-        residual = self.residual(torch.cat([baseline, mixture], -1))  # (B, D)
-        return answer(baseline + residual, return_raw)
+        mixture = attended(self.query_encoder(z.mean(1)), self.context_encoder(z), x)  # (B, D)
+        return answer(baseline + self.residual(torch.cat([baseline, mixture], -1)), return_raw)
 
 
 class PublishedAMN(nn.Module):
@@ -133,12 +135,8 @@ class PublishedAMN(nn.Module):
         """x (B, 5, 768) -> (B, 768)."""
         check_contexts(x)
         baseline = x.mean(1)  # (B, D)
-        keys = self.context_encoder(x)  # (B, K, 256)
-        query = self.query_encoder(baseline)  # (B, 256)
-        weights = torch.einsum("bd,bkd->bk", query, keys).mul(SCORE_SCALE).softmax(-1)  # (B, K)
-        mixture = torch.einsum("bk,bkd->bd", weights, x)  # (B, D)
-        residual = self.residual_net(torch.cat([baseline, mixture], -1))  # (B, D)
-        return answer(baseline + residual, return_raw)
+        mixture = attended(self.query_encoder(baseline), self.context_encoder(x), x)  # (B, D)
+        return answer(baseline + self.residual_net(torch.cat([baseline, mixture], -1)), return_raw)
 
 
 class Grounded(nn.Module):
@@ -165,10 +163,6 @@ class Grounded(nn.Module):
         if self.training and self.config.distrust:
             trust = trust * (torch.rand_like(trust) >= self.config.distrust)
         return trust
-
-    def limit(self, residual: Tensor) -> Tensor:
-        """Keep the direction of `residual` (B, D), and its length below `residual_max`."""
-        return limit(residual, self.config.residual_max)
 
 
 class BoundedAMN(Grounded):
@@ -251,6 +245,6 @@ class BoundedAMN(Grounded):
         mixture = torch.einsum("bk,bkd->bd", scores.softmax(-1), x)  # (B, D)
         base = F.normalize(mixture, dim=-1)  # (B, D)
         hidden = self.dropout(F.relu(self.SHARPNESS * self.detect(base)))  # (B, 656)
-        residual = self.limit(self.recall(hidden))  # (B, D)
+        residual = limit(self.recall(hidden), self.config.residual_max)  # (B, D)
         raw = base + trust * self.gate(cosines).sigmoid() * residual
         return answer(raw, return_raw)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from amn.config import VECTOR_DIM, ModelConfig
-from amn.model.network import POSITION_START, Grounded, answer, check_contexts, random_basis
+from amn.model.network import POSITION_START, Grounded, answer, check_contexts, limit, random_basis
 
 WIDTH = 512
 LAYERS = 4
@@ -77,7 +77,7 @@ class BoundedGRU(Grounded, GRUStack):
         residual, _ = super().forward(x, return_raw=True)  # (B, D)
         base = functional.normalize(torch.einsum("k,bkd->bd", self.start, x), dim=-1)
         trust = self.trust(x.mean(1))  # (B, 1)
-        return answer(base + trust * self.limit(residual), return_raw)
+        return answer(base + trust * limit(residual, self.config.residual_max), return_raw)
 
 
 class SinusoidalPositions(nn.Module):

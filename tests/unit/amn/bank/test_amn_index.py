@@ -91,21 +91,19 @@ def test_a_search_finds_the_same_with_any_instructions_and_in_any_batch(folder, 
 
 
 def test_decisions_agree_with_an_exact_search(bank, queries):
-    best, second, _, certain = search(bank, queries)
+    best, second, _ = search(bank, queries)
     exact = exact_top2(bank.vectors, queries)
     ours, true = bank.guard.keeps(best, second), bank.guard.keeps(exact.best, exact.second)
     assert 0.1 < true.mean() < 0.9
     assert (ours == true).mean() > 0.995
     assert (ours & ~true).mean() < 0.003
-    assert (ours == true)[certain].mean() > 0.995
     # What is kept has had both passes; a second best far below the first may still be another.
-    kept = certain & ours
-    assert (np.abs(best - exact.best) < 1e-3)[kept].mean() > 0.999
-    assert (np.abs(second - exact.second) < 1e-3)[kept].mean() > 0.95
+    assert (np.abs(best - exact.best) < 1e-3)[ours].mean() > 0.999
+    assert (np.abs(second - exact.second) < 1e-3)[ours].mean() > 0.95
 
 
 def test_a_cosine_found_is_never_above_the_true_one_and_is_that_of_its_id(bank, queries):
-    best, second, ids, _ = search(bank, queries)
+    best, second, ids = search(bank, queries)
     exact = exact_top2(bank.vectors, queries)
     assert (best <= exact.best + 1e-5).all()
     assert (second <= exact.second + 1e-5).all()
@@ -116,18 +114,17 @@ def test_a_cosine_found_is_never_above_the_true_one_and_is_that_of_its_id(bank, 
 def test_a_search_of_every_cell_and_every_code_is_exact(bank, queries):
     bank.settings = replace(INDEX, probes=128, probes_wide=128, rerank=2000, within=4)
     bank.guard = Guard(confidence=2.0)  # one pass
-    best, second, ids, certain = search(bank, queries[:64])
+    best, second, ids = search(bank, queries[:64])
     exact = exact_top2(bank.vectors, queries[:64])
     np.testing.assert_allclose(best, exact.best, atol=1e-5)
     np.testing.assert_allclose(second, exact.second, atol=1e-5)
     np.testing.assert_array_equal(ids, exact.ids)
-    assert certain.all()
 
 
 def test_one_request_gets_the_same_answer_alone_and_in_a_batch(bank, queries):
     together = search(bank, queries[:96])
     alone = search(bank, queries[:96], size=1)
-    for one, other in zip(together[:3], alone[:3], strict=True):
+    for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -142,9 +139,8 @@ def test_the_compiled_loops_and_the_arrays_answer_alike(folder, monkeypatch, que
         one.settings, one.guard = replace(INDEX, **widths), guard
     ours, others = search(loops, queries), search(arrays, queries)
     # Estimates are rounded otherwise, so that now and then another candidate is the last one compared.
-    for one, other in zip(ours[:3], others[:3], strict=True):
+    for one, other in zip(ours, others, strict=True):
         assert (np.abs(one - other) < 1e-5).mean() > 0.96
-    assert (ours[3] == others[3]).mean() > 0.96
     exact = exact_top2(loops.vectors, queries)
     missed = [np.mean([exact.best - best, exact.second - second]) for best, second, *_ in (ours, others)]
     assert missed[0] < 1.05 * missed[1] + 1e-5
@@ -195,13 +191,12 @@ def test_the_second_pass_looks_where_an_answer_would_be_kept(bank, queries):
     assert unsafe[1] < unsafe[0] / 4
 
 
-def test_a_wide_margin_is_certain_and_a_score_at_a_threshold_is_not():
+def test_what_would_be_kept_or_nearly_is_undecided():
     best = np.array([0.9, 0.9, 0.9, 0.7005, 0.6, 0.695], np.float32)
     second = np.array([0.8, 0.8795, 0.899, 0.6, 0.59, 0.6], np.float32)
     guard = Guard()
     assert guard.keeps(best, second).tolist() == [True, True, False, True, False, False]
     assert guard.undecided(best, second).tolist() == [True, True, False, True, False, True]
-    assert guard.doubtful(best, second).tolist() == [False, True, False, True, False, False]
 
 
 def test_multiplicities_stay_with_their_vectors(tmp_path, vectors):
@@ -210,7 +205,7 @@ def test_multiplicities_stay_with_their_vectors(tmp_path, vectors):
     build_bank(doubled, tmp_path / "bank", settings)
     bank = load_bank(tmp_path / "bank")
     assert len(bank) == 500
-    _, _, ids, _ = bank.top2(vectors[:50])
+    ids = bank.top2(vectors[:50]).ids
     assert bank.multiplicity[ids].tolist() == [3] * 7 + [2] * 33 + [1] * 10
 
 

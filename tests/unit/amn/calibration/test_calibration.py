@@ -109,7 +109,7 @@ class Bank:
     def top2(self, predictions: NDArray[np.float32]) -> Neighbours:
         best = -np.sort(-np.abs(predictions), axis=1)[:, :2]
         count = len(best)
-        return Neighbours(best[:, 0], best[:, 1], np.zeros(count, np.intp), np.ones(count, bool))
+        return Neighbours(best[:, 0], best[:, 1], np.zeros(count, np.intp))
 
 
 def calibrated(amn: Predict, fallback: Predict, out: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Bank:
         self.asked += len(predictions)
         ids = predictions.argmax(axis=1)
         best = np.sort(predictions, axis=1)
-        return Neighbours(best[:, -1], best[:, -2], ids, np.ones(len(ids), bool))
+        return Neighbours(best[:, -1], best[:, -2], ids)
 
 
 class Last:
