@@ -25,6 +25,10 @@ class Checked:
                 value = getattr(self, one.name)
                 check(one.metadata["allowed"](value), self.section + one.name, value, one.metadata["advice"])
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest or a hash."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload,no-any-return]
+
 
 def checked(allowed: Callable[[Any], bool], advice: str, default: Any = dataclasses.MISSING) -> Any:
     """A field whose values must be `allowed`; without a default it must be given."""

@@ -6,7 +6,6 @@ turns it back and refuses what it does not know.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -79,15 +78,6 @@ class ModelConfig(Checked):
         advice = f"with familiar_high {self.familiar_high} it must satisfy 0 <= low < high <= 1"
         check(good, "familiar_low", self.familiar_low, advice)
 
-    @property
-    def parameters(self) -> int:
-        """Parameter count that the layout promises."""
-        return PARAMETERS[self.layout]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return dataclasses.asdict(self)
-
 
 def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
     """Read a model config from a manifest.
@@ -95,17 +85,12 @@ def model_config_from_dict(values: dict[str, Any]) -> ModelConfig:
     Raises:
         ConfigError: a field is missing, unknown, or outside its range.
     """
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigError(
-            f"unknown model settings {unknown}; this version knows {sorted(known)}. "
-            "Use the version of amn-queue that wrote the checkpoint"
-        )
     try:
         return ModelConfig(**values)
     except TypeError as error:
-        raise ConfigError(f"the model config is incomplete: {error}") from error
+        raise ConfigError(
+            f"the model config does not fit: {error}; use the version of amn-queue that wrote the checkpoint"
+        ) from error
 
 
 Schedule = Literal["plateau", "one-cycle", "constant"]
@@ -141,7 +126,3 @@ class TrainConfig(Checked):
     first_stage: str = ""
     #: A further domain kept out of training and used to select the epoch ("" for none).
     selection_domain: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for the run folder and the manifest."""
-        return dataclasses.asdict(self)

@@ -1,13 +1,5 @@
 """The errors of the model room.
 
-    AmnError
-    ├── ConfigError       a setting that no model, run or policy can have
-    ├── ShapeError        vectors of another shape, type or norm than the model takes
-    ├── CheckpointError   weights that are not what their manifest says
-    ├── DataError         training or evaluation data that must not be used
-    │   └── FileRefused   a file that cannot be read or written, or is not what was asked for
-    └── PromotionError    a link that must not be moved to this model
-
 `code` is stable: it crosses the wire, is counted, and may be matched on. The text says
 what failed, which value, and what to do.
 """
@@ -21,7 +13,7 @@ class AmnError(Exception):
     code = "amn_error"
 
 
-class ConfigError(AmnError):
+class ConfigError(AmnError, ValueError):
     """A configuration value outside what the code can honour."""
 
     code = "config_invalid"

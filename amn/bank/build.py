@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def _tuned(
     bank = open_index(work, manifest, *map_arrays(work, manifest))
     progress = _step(on_progress, "measuring agreement", len(bank))
     widths, found = tune(bank, queries, guard, progress)
-    return replace(manifest, index=asdict(widths), agreement=found.stored())
+    return replace(manifest, index=widths.to_dict(), agreement=found.stored())
 
 
 def _bank_id(manifest: BankManifest) -> str:

@@ -102,7 +102,7 @@ def write_index(folder: Path, filing: Filing, on_rows: OnRows = lambda done: Non
             plain.add_core(len(ids), *map(faiss.swig_ptr, (points, ids, filed)), None)
         on_rows(rows.stop)
     faiss.write_index(faiss.IndexIVFPQFastScan(plain), str(folder / CODES))
-    return asdict(settings)
+    return settings.to_dict()
 
 
 def _drawn(count: int, seed: int) -> Ids:

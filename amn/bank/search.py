@@ -149,16 +149,8 @@ class LoopSearch:
         best, second = np.empty((2, len(queries)), np.float32)
         ids, twice = np.empty(len(queries), np.int64), np.empty(len(queries), np.bool_)
         wide = min(settings.probes_wide, int(self._index.cells))  # whatever a manifest says
-        widths = _Widths(
-            probes=min(settings.probes, wide),
-            probes_wide=wide,
-            rerank=settings.rerank,
-            rerank_wide=settings.rerank_wide,
-            within=settings.within,
-            confidence=guard.confidence,
-            margin=guard.margin,
-            reach=guard.reach,
-        )
+        passes = min(settings.probes, wide), wide, settings.rerank, settings.rerank_wide
+        widths = _Widths(*passes, settings.within, guard.confidence, guard.margin, guard.reach)
         index, widths_at = ctypes.addressof(self._index), ctypes.addressof(widths)
         if call(_search, index, widths_at, queries, len(queries), best, second, ids, twice):
             raise MemoryError("no memory to search the reference bank")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.checked import Checked, checked
 from amn.policy import TOP1, EscalationPolicy
 
 Vectors = NDArray[np.float32]
@@ -19,8 +20,13 @@ NO_CONFIDENCE, NO_MARGIN = -2.0, 0.0
 _LEAST_A_CELL = 16
 
 
+def _count(default: int, least: int = 1) -> Any:
+    advice = f"it must be a whole number of at least {least}"
+    return checked(lambda v: type(v) is int and v >= least, advice, default)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IndexSettings:
+class IndexSettings(Checked):
     """The settings of indexing and searching a bank, as they stand in its manifest.
 
     Attributes:
@@ -32,25 +38,21 @@ class IndexSettings:
         seed: Seed of the samples that the index is fitted on.
 
     Raises:
-        ValueError: A number of cells or candidates that no search can have.
+        ConfigError: A number of cells or candidates that no search can have.
     """
 
-    cells: int = 1024
-    dimensions: int = 192
-    groups: int = 96
-    probes: int = 20
-    probes_wide: int = 60
-    rerank: int = 80
-    rerank_wide: int = 160
+    cells: int = _count(1024)
+    dimensions: int = _count(192)
+    groups: int = _count(96)
+    probes: int = _count(20)
+    probes_wide: int = _count(60)
+    rerank: int = _count(80)
+    rerank_wide: int = _count(160, least=0)
     within: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("cells", "dimensions", "groups", "probes", "probes_wide", "rerank"), 1)
-        for name, at_least in {**least, "rerank_wide": 0}.items():
-            value = getattr(self, name)
-            if type(value) is not int or value < at_least:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {at_least}")
+        Checked.__post_init__(self)
         for name in ("probes", "probes_wide"):
             object.__setattr__(self, name, min(getattr(self, name), self.cells))
 
