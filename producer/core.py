@@ -158,11 +158,7 @@ class Core(Generic[H, B]):
 
 
 def _joined(parts: Sequence[Sequence[int]], outcomes: Sequence[Any]) -> list[Any]:
-    """The handles of all partitions in the order of the contexts.
-
-    Raises:
-        BaseException: The first partition's that failed; its `accepted` has those of whole ones first.
-    """
+    """The handles of all partitions in the order of the contexts, or the error of the first that failed."""
     failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     whole = {
         index: handle

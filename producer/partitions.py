@@ -20,11 +20,7 @@ REMEMBERED_MAX = 65_536
 
 
 def partition_queues(queue: str, partitions: int) -> tuple[str, ...]:
-    """The names of the partitions of `queue`.
-
-    Raises:
-        InvalidSettings: There are none, or too many.
-    """
+    """The names of the partitions of `queue`."""
     if type(partitions) is not int or not 1 <= partitions <= PARTITIONS_MAX:
         raise InvalidSettings(f"partitions is {partitions!r:.80}; use 1 to {PARTITIONS_MAX}")
     return tuple(f"{queue}.p{number}" for number in range(partitions))

@@ -92,9 +92,7 @@ class MemoryChannel(Channel):
 
 
 class _Fake(Core[Any, Any]):
-    """A producer over a queue in memory.
-
-    Its streams yield in order.
+    """A producer over a queue in memory, whose streams yield in order.
 
     Attributes:
         requests: Every request, in order.

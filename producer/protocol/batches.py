@@ -64,11 +64,7 @@ def batch_fields(reply: BatchReply) -> dict[str, object]:
 
 
 def decode_batch(message: Mapping[str, Any]) -> BatchReply:
-    """The answer to a batch, whose arrays are read-only views of the message's bytes.
-
-    Raises:
-        Undecodable: Not an answer of this format.
-    """
+    """The answer to a batch, whose arrays are read-only views of the message's bytes."""
     made: dict[str, Any] = dict(zip(_FIELDS, _BATCH.values(message), strict=True))
     count = len(made["fired"])
     if not 1 <= count <= BATCH_CONTEXTS_MAX:

@@ -49,11 +49,7 @@ class Fields:
         self._get = itemgetter(*self.names)
 
     def values(self, message: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The values, in order.
-
-        Raises:
-            Undecodable: A field is missing, or of a wrong type.
-        """
+        """The values, in order; a field that is missing, or of a wrong type, is Undecodable."""
         try:
             values = self._get(message)
         except KeyError:
@@ -80,14 +76,11 @@ class Fields:
 
 
 def builder(cls: type[_T]) -> Callable[[Sequence[Any]], _T]:
-    """A constructor of a frozen slotted dataclass from all its values, in order.
+    """A constructor of a frozen slotted dataclass from all its values, in order, for values that are checked.
 
     The generated `__init__` of a frozen class goes through `object.__setattr__`, field by field. Here a
     sister with the same slots that is not frozen is filled, and then becomes one of `cls`: a quarter of the
-    time. For decoders, whose values are checked.
-
-    Raises:
-        TypeError: The class has other slots than its fields.
+    time.
     """
     sister = make_dataclass(cls.__name__, [field.name for field in fields(cls)], slots=True)  # type: ignore[arg-type]
     if getattr(cls, "__slots__", None) != sister.__slots__:  # type: ignore[attr-defined]
@@ -136,10 +129,8 @@ def unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
 
 
 def _look(payload: bytes) -> None:
-    """Refuses a message that would take far more memory than its own bytes; builds nothing.
-
-    A byte of msgpack can become an object of sixty, so what is not an array of bytes must be small.
-    """
+    """Refuses a message that would take far more memory than its own bytes; builds nothing."""
+    # A byte of msgpack can become an object of sixty, so what is not an array of bytes must be small.
     unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
     unpacker.feed(payload)
     count = unpacker.read_map_header()

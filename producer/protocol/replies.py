@@ -65,11 +65,7 @@ def encode_reply(reply: Answer) -> bytes:
 
 
 class AnswerEncoder:
-    """Encodes the answers of one worker, whose shared fields are packed once.
-
-    The bytes decode to the same `Reply` as those of `encode_reply`, at a third of the cost: a
-    worker does this for every request.
-    """
+    """Encodes the answers of one worker, whose shared fields are packed once: a third of the cost."""
 
     def __init__(self, shared: Reply, *, with_gain: bool = False) -> None:
         self._with_gain = with_gain
@@ -96,10 +92,9 @@ class AnswerEncoder:
         verdict: tuple[tuple[str, ...], str, bool],
         timings: dict[str, float],
     ) -> bytes:
-        """One answer.
+        """One answer; its bytes decode to the same `Reply` as those of `encode_reply`.
 
         Args:
-            request_id: Of the request.
             vector: Shape (768,), float32, contiguous, unit norm.
             scores: Confidence and margin; the predicted gain too, if it is to be sent.
             verdict: Reasons, shed, provisional.
@@ -170,11 +165,7 @@ def encode_vector(vector: NDArray[np.floating]) -> bytes:
 
 
 def decode_vector(data: bytes) -> NDArray[np.float32]:
-    """The inverse of `encode_vector`.
-
-    Raises:
-        Undecodable: Not 3,072 bytes.
-    """
+    """The inverse of `encode_vector`."""
     if len(data) != DIMENSIONS * 4:
         raise Undecodable(f"vector has {len(data)} bytes, expected {DIMENSIONS * 4}")
     return np.ndarray((DIMENSIONS,), F4, data)

@@ -94,11 +94,7 @@ class RequestEncoder:
         )
 
     def encode(
-        self,
-        request_id: str,
-        context: NDArray[np.floating],
-        submitted_at_ms: float,
-        expires_at_ms: float,
+        self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float
     ) -> bytes:
         """One request; the arguments are fields of `Request`."""
         name = "f2" if context.dtype == np.float16 else "f4"
@@ -122,10 +118,9 @@ def _pairs(fields: dict[str, object]) -> bytes:
 
 
 def decode_request(payload: bytes, *, batches: bool = False) -> Request:
-    """Decodes a request. The context is a read-only view of the payload's bytes.
+    """Decodes a request, whose context is a read-only view of the payload's bytes.
 
-    Shape, dtype and byte length are checked here; norms and finiteness are the worker's, on the
-    whole batch at once.
+    Shape, dtype and byte length are checked here; norms and finiteness by the worker, on many at once.
 
     Args:
         batches: Whether a batch of contexts is taken too.
@@ -200,11 +195,8 @@ class Envelope(NamedTuple):
 def envelope(payload: bytes, request_id: bytes = b"") -> Envelope | None:
     """Id and client of an encoded request, found without decoding it; None where that cannot be done.
 
-    Who gives up a request that may have killed the processes that worked on it must not decode it: the
-    decoder may be what died. The names are short texts at the front, so that looking for them is enough.
-
-    Args:
-        request_id: The id beside the payload, where the entry has one.
+    A request that killed the processes that worked on it may have killed the decoder. The names are short
+    texts at the front, so that looking for them is enough; `request_id` stands beside some payloads.
     """
     found = Envelope(
         request_id.decode("ascii", "replace") or _text_behind(b"\xa2id", payload),

@@ -209,11 +209,7 @@ def _once(*step: Any) -> Verb[Any]:
 
 
 def checked_statuses(found: Any, count: int) -> list[int]:
-    """The statuses that submit.lua gave `count` requests.
-
-    Raises:
-        ServerUnavailable: It is the answer to something else; a repeat on a new connection is safe.
-    """
+    """The statuses of so many requests; an answer to something else is refused, and a repeat is safe."""
     if isinstance(found, list) and len(found) == count and all(type(status) is int for status in found):
         return found
     error = errors.ServerUnavailable("the server's answers came out of step; the connection is opened anew")

@@ -112,11 +112,7 @@ class Inflight:
         return True
 
     def on_reply(self, payload: bytes) -> None:
-        """Takes one reply's bytes and settles the request that it answers.
-
-        Raises:
-            WireError: Bytes that no worker of this version sends, or not to this request.
-        """
+        """Takes one reply's bytes and settles the request that it answers."""
         message = wire.decode_reply(payload)
         with self._lock:
             handle = self._handles.get(message.id)
@@ -149,8 +145,7 @@ class Inflight:
     def sweep(self) -> bool:
         """Ends what is long past its deadline, and notes what is overdue; returns whether it looked.
 
-        The reply readers call this again and again; it looks every `SWEEP_S`. Who has a deadline is told
-        also when the server stays away; other losses are found by asking it.
+        It looks every `SWEEP_S`, also while the server is away; other losses are found by asking it.
         """
         now_s = self.clock_s()
         if now_s < self._sweep_at_s:

@@ -23,11 +23,7 @@ _FALLBACKS = (4,), (5,)
 
 
 class Standing:
-    """The positions of the streams at one moment.
-
-    Attributes:
-        turn: One more each time; 0 when nobody said anything.
-    """
+    """The positions of the streams at one moment; its `turn` is one more each time."""
 
     def __init__(self, said: Mapping[bytes, bytes]) -> None:
         self.turn = int(said.get(b"turn", 0))
@@ -88,9 +84,7 @@ class Losses:
     def note(self, said: Any) -> bool:
         """Takes what workers said; returns whether requests are over that may have no answer.
 
-        Args:
-            said: The fields of the hash, as a map of the asyncio driver's or a list of names and values of a
-                link's; anything else, such as a refusal, says nothing.
+        The asyncio driver gives a map, a link a list of names and values; a refusal says nothing.
         """
         try:
             fields = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))

@@ -11,11 +11,7 @@ PAUSE_MS_MIN, PAUSE_MS_MAX = 20.0, 1_000.0
 
 
 class Outage:
-    """Logs the beginning and the end of an outage of one activity, and nothing between.
-
-    Attributes:
-        lasts: True while an outage was noted that is not over.
-    """
+    """Logs the beginning and the end of an outage of one activity, and nothing between."""
 
     def __init__(self, activity: str, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._activity, self._clock_s = activity, clock_s

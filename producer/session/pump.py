@@ -78,11 +78,7 @@ async def pumped_async(
     chunk_max: int,
     submit_chunk: Callable[[Chunk, Put], Awaitable[None]],
 ) -> AsyncGenerator[Numbered, None]:
-    """Yields as `pumped` does; the contexts may come from an asynchronous iterable.
-
-    One task walks the iterable and another sends what it gave, so that neither holds up the other, nor
-    the answers.
-    """
+    """Yields as `pumped` does; one task walks the iterable, of either kind, and another one sends."""
     size, room = chunk_size(in_flight, chunk_max), asyncio.Semaphore(in_flight)
     pulled: asyncio.Queue[Any] = asyncio.Queue(size)
     done: asyncio.Queue[Any] = asyncio.Queue()

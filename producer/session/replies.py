@@ -29,9 +29,9 @@ _BEGINNING = b"0-0"
 class ReplyCursor:
     """Reads one client's reply stream, each entry once, through any number of reconnects.
 
-    What was taken is deleted by its id, and the stream is then read from its beginning. So an answer is
-    found, and never deleted unread, also where a stream that was made anew, by a server whose clock went
-    back, has its first entries before the last ones of the old stream.
+    Entries that were taken are deleted by their ids, and the stream is then read from its beginning. So an
+    answer is found, and never deleted unread, also in a stream that was made anew by a server whose clock
+    went back.
 
     Attributes:
         stream: Its key.
@@ -69,11 +69,7 @@ class ReplyCursor:
         return [*commands, read]
 
     def take(self, answers: Sequence[Any]) -> None:
-        """Settles the requests that the last answer's entries answer, and moves on.
-
-        Raises:
-            ServerUnavailable: These are not the answers to what was asked; open a new connection.
-        """
+        """Settles the requests that the last answer's entries answer, and moves on."""
         rows, count = self._rows(answers[-1]), self._steps.size
         if count < self._steps.size_max:
             self._steps.note_came()

@@ -56,15 +56,7 @@ def new_id() -> str:
 def prepare(
     context: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
 ) -> Outgoing:
-    """Checks and encodes one request.
-
-    Args:
-        context: Shape (5, 768), unit-norm rows, oldest first.
-        at_ms: Server's clock; None for the clock here.
-
-    Raises:
-        InvalidRequest: One of its subclasses names what is wrong.
-    """
+    """Checks and encodes one request, submitted at `at_ms` of the server's clock, or now by the one here."""
     return prepare_all([context], options, client, settings, at_ms)[0]
 
 

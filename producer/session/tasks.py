@@ -27,10 +27,7 @@ Send = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
 
 
 class Funnel:
-    """One send at a time; what arrives meanwhile goes out together in the next.
-
-    Nobody waits for others to come: an idle funnel sends at once.
-    """
+    """Sends at once when idle; what arrives while it sends goes out together in the next call."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -38,11 +35,7 @@ class Funnel:
         self._task: asyncio.Task[None] | None = None
 
     async def send(self, batch: Sequence[Outgoing]) -> list[int]:
-        """Sends these requests, maybe among others; returns their statuses.
-
-        Raises:
-            ServerError: From the round trip that this batch was part of.
-        """
+        """Sends these requests, maybe among others; returns their statuses."""
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         self._waiting.append((batch, future))
         if self._task is None or self._task.done():

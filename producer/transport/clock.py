@@ -16,13 +16,7 @@ class ServerClock:
     """The server's wall clock: a monotonic clock here, and an offset that is measured now and then.
 
     A step of this machine's wall clock changes nothing; a step of the server's counts from the next
-    measurement on. Until the first one, the wall clock here has to do.
-
-    Args:
-        monotonic_s, wall_s: For tests.
-
-    Attributes:
-        known: Whether it was ever measured.
+    measurement on. Until it is `known` by a first one, the wall clock here has to do.
     """
 
     def __init__(
@@ -59,8 +53,8 @@ class ServerClock:
     def measured(self, asked_at_s: float, answer: object) -> None:
         """Takes in the server's answer to TIME, which it gave somewhere between `asked_at_s` and now.
 
-        What was known stays as long as it agrees with that: a slow answer says less than a quick one. It
-        stays as well when the answer is none, such as the refusal to a user who may not ask.
+        The offset stays as long as it agrees with that: a slow answer says less than a quick one, and the
+        refusal to a user who may not ask says nothing.
         """
         if not isinstance(answer, list | tuple) or len(answer) != 2:
             return

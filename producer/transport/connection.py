@@ -214,15 +214,7 @@ def _tls_refusal(error: BaseException | None) -> str | None:
 
 @contextmanager
 def driver_errors(url: str) -> Iterator[None]:
-    """Maps every redis-py error raised in the block.
-
-    Raises:
-        ServerUnavailable: Connection refused, lost, timed out, loading or read-only.
-        AuthenticationFailed: Wrong credentials, or a command that the user may not run.
-        TlsFailed: The two sides do not trust or understand each other.
-        ServerOutOfMemory: maxmemory reached.
-        ServerError: Anything else that the server answered.
-    """
+    """Raises ours for every error of the driver in the block: a ServerError, or one of its subclasses."""
     try:
         yield
     except DRIVER_ERRORS as error:

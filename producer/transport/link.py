@@ -49,11 +49,7 @@ def written(*arguments: Any) -> Words:
 
 
 def joined(arguments: tuple[Any, ...]) -> bytes:
-    """One command; arguments that are `Words` stand for several.
-
-    Raises:
-        DataError: An argument is neither bytes, text nor a number.
-    """
+    """One command; arguments that are `Words` stand for several."""
     if type(arguments[0]) is str and " " in arguments[0]:
         arguments = (*arguments[0].split(), *arguments[1:])
     count, pieces = len(arguments), [b""]
@@ -99,22 +95,14 @@ class Link:
         self._connection: Any = None
 
     def call(self, *words: Word) -> Any:
-        """Sends one command and returns the server's raw answer.
-
-        Raises:
-            RedisError: The driver's own; after a lost connection the command may have run.
-        """
+        """Sends one command and returns the server's raw answer, or raises the driver's error."""
         [answer] = self.each([words])
         if isinstance(answer, ResponseError):
             raise answer
         return answer
 
     def each(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
-        """Sends several commands in one write; returns all answers, an error answer as one of them.
-
-        Raises:
-            RedisError: As `call`.
-        """
+        """Sends several commands in one write; returns all answers, an error answer as one of them."""
         connection = self._connection = self._connection or self._pool.get_connection()
         answers: list[Any] = []
         try:
@@ -161,10 +149,7 @@ class Link:
 
 
 class ScriptMissing(DriverConnectionError):
-    """The server restarted and does not know the script; this user may not send its text.
-
-    It passes: workers load the scripts of their queue whenever they connect.
-    """
+    """The server does not know the script yet, and this user may not send its text; workers load it soon."""
 
     def __init__(self, text: str = "the script is not loaded; a worker does that when it connects") -> None:
         super().__init__(text)

@@ -42,14 +42,7 @@ def failed_over(error: Exception) -> bool:
 
 
 class Route:
-    """Whom to ask, what, and how to read the answer; one for all connections of a client.
-
-    Args:
-        nodes: Whom to ask, in this order.
-        question: A command.
-        read: Reads its answer.
-        what: For messages: what is looked for.
-    """
+    """The nodes to ask, in this order, the question, and how to read its answer; `what` is for messages."""
 
     def __init__(self, nodes: Sequence[Node], question: tuple[str, ...], read: Reading, what: str) -> None:
         self.question = question

@@ -7,11 +7,10 @@ _STEADY = 16
 
 
 class Steps:
-    """A link that cuts large answers, or a server that closes connections over its limits, lets small
-    ones through: each piece that was lost halves the next, down to a single item.
+    """Each piece that was lost halves the next, down to a single item.
 
     They grow back at once to half of what was lost first, which is what an outage needs, and from there
-    on slowly, which is what such a way needs.
+    on slowly, which is what a link needs that cuts large answers, or a server with an output limit.
 
     Attributes:
         size: Items of the next piece.    size_max: Where nothing is lost.
