@@ -50,7 +50,7 @@ def timings_fields(timings: Timings) -> dict[str, float]:
     return {name: getattr(timings, name) for name in TIMINGS.names}
 
 
-def batch_fields(reply: BatchReply) -> dict[str, object]:
+def encode(reply: BatchReply) -> dict[str, object]:
     """The map of an answer to a batch, without its frame."""
     fields: dict[str, object] = {name: getattr(reply, name) for name in _PLAIN}
     arrays = [(name, getattr(reply, name), dtype) for name, _, dtype in _ARRAYS]
@@ -63,7 +63,7 @@ def batch_fields(reply: BatchReply) -> dict[str, object]:
     return {**fields, "timings": timings_fields(reply.timings)}
 
 
-def decode_batch(message: Mapping[str, Any]) -> BatchReply:
+def decode(message: Mapping[str, Any]) -> BatchReply:
     """The answer to a batch, whose arrays are read-only views of the message's bytes."""
     made: dict[str, Any] = dict(zip(_FIELDS, _BATCH.values(message), strict=True))
     count = len(made["fired"])

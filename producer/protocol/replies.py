@@ -10,15 +10,7 @@ from numpy.typing import NDArray
 
 from producer.errors import Undecodable
 from producer.messages import BATCH_BYTES_MAX, DIMENSIONS, Answer, BatchReply, Failure, Reply
-from producer.protocol.batches import (
-    F4,
-    TEXTS,
-    TIMINGS,
-    batch_fields,
-    build_timings,
-    decode_batch,
-    timings_fields,
-)
+from producer.protocol import batches
 from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack
 
 _REPLY = Fields(
@@ -30,13 +22,13 @@ _REPLY = Fields(
     served_by=(str, REQUIRED),
     provisional=(bool, REQUIRED),
     shed=(str, ""),
-    **TEXTS,
+    **batches.TEXTS,
     gain=(float, 0.0),
     tiers=(dict, {}),
     timings=(dict, {}),
 )
 #: In the order in which they go out, between the vector and the timings.
-_PLAIN = ("confidence", "margin", "reasons", "served_by", "provisional", "shed", *TEXTS)
+_PLAIN = ("confidence", "margin", "reasons", "served_by", "provisional", "shed", *batches.TEXTS)
 _FAILURE = Fields(id=(str, REQUIRED), code=(str, REQUIRED), message=(str, REQUIRED), retryable=(bool, False))
 _build_reply, _build_failure = builder(Reply), builder(Failure)
 #: Fields of an answer that differ from request to request.
@@ -46,7 +38,7 @@ _ANSWER_FIELDS = 8
 def encode_reply(reply: Answer) -> bytes:
     """Encodes an answer."""
     if isinstance(reply, BatchReply):
-        return pack({"version": WIRE_VERSION, "status": "answered", **batch_fields(reply)})
+        return pack({"version": WIRE_VERSION, "status": "answered", **batches.encode(reply)})
     # Left out when they say nothing, as for most answers.
     scored: dict[str, object] = {"gain": reply.gain} if reply.gain else {}
     if reply.tiers:
@@ -56,10 +48,10 @@ def encode_reply(reply: Answer) -> bytes:
             "version": WIRE_VERSION,
             "id": reply.id,
             "status": "answered",
-            "vector": np.ascontiguousarray(reply.vector, dtype=F4).data,
+            "vector": np.ascontiguousarray(reply.vector, dtype=batches.F4).data,
             **{name: getattr(reply, name) for name in _PLAIN},
             **scored,
-            "timings": timings_fields(reply.timings),
+            "timings": batches.timings_fields(reply.timings),
         }
     )
 
@@ -135,7 +127,7 @@ def decode_reply(payload: bytes) -> Answer | Failure:
     if status != "answered":
         raise Undecodable(f"reply status is {shown(status)}, expected 'answered' or 'failed'")
     if "vectors" in message:
-        return decode_batch(message)
+        return batches.decode(message)
     values: list[Any] = list(_REPLY.values(message))
     values[1] = decode_vector(values[1])
     reasons = values[4] = tuple(values[4])
@@ -143,7 +135,7 @@ def decode_reply(payload: bytes) -> Answer | Failure:
         raise Undecodable("field 'reasons' holds something other than text")
     if values[-2]:
         values[-2] = _tiers(values[-2])
-    values[-1] = build_timings(TIMINGS.values(values[-1]))
+    values[-1] = batches.build_timings(batches.TIMINGS.values(values[-1]))
     return _build_reply(values)
 
 
@@ -161,11 +153,11 @@ def _tiers(stored: dict[object, object]) -> dict[str, tuple[float, float]]:
 
 def encode_vector(vector: NDArray[np.floating]) -> bytes:
     """A bare (768,) vector as little-endian float32 bytes (truth records)."""
-    return np.ascontiguousarray(vector, dtype=F4).tobytes()
+    return np.ascontiguousarray(vector, dtype=batches.F4).tobytes()
 
 
 def decode_vector(data: bytes) -> NDArray[np.float32]:
     """The inverse of `encode_vector`."""
     if len(data) != DIMENSIONS * 4:
         raise Undecodable(f"vector has {len(data)} bytes, expected {DIMENSIONS * 4}")
-    return np.ndarray((DIMENSIONS,), F4, data)
+    return np.ndarray((DIMENSIONS,), batches.F4, data)

@@ -20,17 +20,8 @@ from redis.retry import Retry
 from producer import errors
 from producer.address import SENTINEL, TCP, UNIX, Address, parse_address
 from producer.settings import ProducerSettings, masked
-from producer.transport import forks
+from producer.transport import forks, routes
 from producer.transport.link import Packer
-from producer.transport.routes import (
-    ASYNC_CONNECTIONS,
-    CONNECTIONS,
-    Elsewhere,
-    cluster_route,
-    failed_over,
-    other_node,
-    sentinel_route,
-)
 
 #: A server says so that it cannot work now, but may soon.
 _PASSING = ("LOADING", "READONLY", "MISCONF", "TRYAGAIN", "NOREPLICAS", "BUSY ")
@@ -38,7 +29,7 @@ _PASSING = ("LOADING", "READONLY", "MISCONF", "TRYAGAIN", "NOREPLICAS", "BUSY ")
 _SOCKET_READ_BYTES = 1024 * 1024
 #: A script of several keys meets this while the slot is on its way to another node.
 _MOVING = "access a non local key"
-_BUSY = (Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
+_BUSY = (routes.Elsewhere, driver.BusyLoadingError, driver.TryAgainError)
 #: The errors of the driver.
 DRIVER_ERRORS = (driver.RedisError, OSError)
 #: Its errors when a connection breaks, or an answer does not come.
@@ -71,13 +62,13 @@ def connect(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) 
         retries: Repeats of a command by the driver itself; who calls knows better what a repeat is worth.
     """
     retry = Retry(_BACKOFF, retries)
-    found = _pool_options(settings, options(settings, block_ms), CONNECTIONS)
+    found = _pool_options(settings, options(settings, block_ms), routes.CONNECTIONS)
     return open_client({**found, "retry": retry, "command_packer": Packer()})
 
 
 def connect_async(settings: ProducerSettings, *, block_ms: int = 0, retries: int = 0) -> redis.asyncio.Redis:
     """The asyncio client of `connect`."""
-    found = _pool_options(settings, options(settings, block_ms), ASYNC_CONNECTIONS)
+    found = _pool_options(settings, options(settings, block_ms), routes.ASYNC_CONNECTIONS)
     return open_async_client({**found, "retry": AsyncRetry(_BACKOFF, retries)})
 
 
@@ -111,10 +102,10 @@ def _pool_options(
     if address.kind == TCP:
         return {**found, "host": address.hosts[0][0], "port": address.hosts[0][1]}
     if address.kind == SENTINEL:
-        route = sentinel_route(address.hosts, address.service)
+        route = routes.sentinel_route(address.hosts, address.service)
         login = _login(address.sentinel_username, address.sentinel_password)
     else:
-        route = cluster_route(address.hosts, key_slot(settings.queue.encode()))
+        route = routes.cluster_route(address.hosts, key_slot(settings.queue.encode()))
     # A node that only tells the way answers at once, or is not well.
     ask = _Unshown({**common, **login, "socket_timeout": settings.connect_timeout_ms / 1000})
     return {**found, "route": route, "ask": ask}
@@ -171,9 +162,9 @@ def translated(error: Exception, url: str) -> errors.ServerError:
         return errors.ServerOutOfMemory(
             f"the server at {where} is out of memory ({text}); raise maxmemory or drain the queue"
         )
-    if isinstance(error, _BUSY) or failed_over(error) or text.startswith(_PASSING) or _MOVING in text:
+    if isinstance(error, _BUSY) or routes.failed_over(error) or text.startswith(_PASSING) or _MOVING in text:
         return errors.ServerUnavailable(f"the server at {where} cannot serve now ({text}); try again soon")
-    if other_node(error):
+    if routes.other_node(error):
         return errors.ServerError(
             f"the server at {where} belongs to a cluster, and another node serves this queue; "
             "write redis+cluster://host:port"

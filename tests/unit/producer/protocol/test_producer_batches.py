@@ -11,8 +11,7 @@ import pytest
 
 from producer import Options, ProducerSettings, errors
 from producer.messages import BATCH_BYTES_MAX, BATCH_CONTEXTS_MAX, BatchReply
-from producer.protocol import wire
-from producer.protocol.batches import batch_fields
+from producer.protocol import batches, wire
 from producer.protocol.checks import checked_contexts
 from producer.session.handle import Handle
 from producer.session.inflight import Inflight
@@ -190,7 +189,7 @@ def test_rows_of_an_answer_can_be_asked_for_their_rules():
     ],
 )
 def test_an_answer_of_another_form_is_undecodable(changes):
-    fields = {"version": 1, "status": "answered", **batch_fields(answer())}
+    fields = {"version": 1, "status": "answered", **batches.encode(answer())}
     wire.decode_reply(msgpack.packb(fields))
     with pytest.raises(errors.Undecodable):
         wire.decode_reply(msgpack.packb(fields | changes))
