@@ -81,17 +81,9 @@ class RequestEncoder:
         count = _REQUEST_FIELDS + len(level)
         self._head = b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
         self._reply_to = _pairs({"reply_to": shared.reply_to})
-        self._kind = _pairs({"lane": shared.lane, "tokens": shared.tokens, "encoder": shared.encoder})
-        self._tail = _pairs(
-            {
-                "sequence": shared.sequence,
-                "position": shared.position,
-                "domain": shared.domain,
-                "provisional": shared.provisional,
-                "traceparent": shared.traceparent,
-                **level,
-            }
-        )
+        self._kind = _pairs({name: getattr(shared, name) for name in ("lane", "tokens", "encoder")})
+        names = "sequence", "position", "domain", "provisional", "traceparent"
+        self._tail = _pairs({name: getattr(shared, name) for name in names} | level)
 
     def encode(
         self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float
