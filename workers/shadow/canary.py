@@ -94,7 +94,7 @@ class FrozenSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryResult:
-    """One replay, as docs/drift-data.md describes it.
+    """One run, as docs/drift-data.md describes it.
 
     Attributes:
         golden: Whether there was an earlier run of this model to compare with.
@@ -116,7 +116,7 @@ class CanaryResult:
 
 
 class Canary:
-    """Replays the frozen set and keeps the results."""
+    """Sends the frozen set and keeps the results."""
 
     def __init__(self, client: redis.Redis, settings: ProducerSettings, items: FrozenSet) -> None:
         self._client, self._items = client, items
@@ -137,13 +137,13 @@ class Canary:
         self._client.pexpire(f"{self._prefix}:turn", wait_ms)
 
     def run(self) -> CanaryResult | None:
-        """Replays, compares, stores; None when no answer came.
+        """Sends, compares, stores; None when no answer came.
 
         Raises:
             QueueError: The server cannot be used.
         """
         with Producer(settings=self._settings) as producer:
-            answers = replay(producer, self._items)
+            answers = answers_to(producer, self._items)
         models = Counter(reply.model for reply in answers if reply is not None and reply.served_by == "amn")
         if not models:
             return None
@@ -199,7 +199,7 @@ class Canary:
         return np.frombuffer(stored, dtype="<f2").reshape(-1, 768) if known and stored else None
 
 
-def replay(producer: Producer, items: FrozenSet) -> list[Reply | None]:
+def answers_to(producer: Producer, items: FrozenSet) -> list[Reply | None]:
     """The answer to each item; None where none came after some tries."""
     answers: list[Reply | None] = [None] * len(items.contexts)
     for _ in range(_TRIES):

@@ -1,4 +1,4 @@
-"""Exemplars: the few requests of an hour that are kept whole, to be looked at and replayed.
+"""Exemplars: the few requests of an hour that are kept whole, to be looked at and scored again.
 
 Of each lane, slice and hour, the ten with the worst cosines and ten at random: those whose hash is
 lowest, so that it does not matter who sees them, in which order or how often. They are written after

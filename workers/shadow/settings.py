@@ -29,7 +29,7 @@ class ShadowSettings:
         samples_per_s: Samples that each lane aims at.
         half_life_min: Of the smoothed traffic that the rates follow.
         hysteresis: Least relative change of a rate.
-        canary_ms: The frozen set is replayed so often, by one of the shadow workers.
+        canary_ms: The frozen set is sent so often, by one of the shadow workers.
         canary_after_s: Not before a worker is this old: a service that has just started has other
             things to do, and short runs have no canary.
         lag_ms_max: A shadow stream whose oldest entry is older sheds: every lane at the lowest rate.

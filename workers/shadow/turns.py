@@ -36,7 +36,7 @@ class ShadowTurns(SideThread):
         self._canary_from_s = time.monotonic() + shadow.canary_after_s
 
     def take_turn(self, now_s: float) -> None:
-        """Steers the rates, and replays the canary when it is due."""
+        """Steers the rates, and runs the canary when it is due."""
         self._steering.turn()
         if self._canary is None or now_s < self._canary_from_s or not self._canary.claim(self._canary_ms):
             return

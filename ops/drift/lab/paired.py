@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,13 @@ from ops.drift.measures.statistics import Floats
 from ops.errors import FileRefused
 from ops.sample import Sample
 
+if TYPE_CHECKING:
+    from amn.predictor import Predictor
+
 Vectors = NDArray[np.float32]
 #: With fewer pairs no interval is given.
 _PAIRS_MIN = 5
 _BATCH = 256
-
-
-class Model(Protocol):
-    """A model that scores; `amn.predictor.Predictor` is one."""
-
-    def predict(self, contexts: Vectors) -> Vectors:
-        """(B, 5, 768) -> (B, 768), unit norm."""
-        ...
 
 
 class Sequences(NamedTuple):
@@ -74,7 +69,7 @@ class Sequences(NamedTuple):
         return cls(contexts, truths, domains, np.where(sample.ood, "ood", "id"))
 
 
-def cosines(model: Model, exemplars: Sequences) -> Floats:
+def cosines(model: Predictor, exemplars: Sequences) -> Floats:
     """Cosine of each prediction with its truth, (N,)."""
     found = []
     for at in range(0, len(exemplars.contexts), _BATCH):

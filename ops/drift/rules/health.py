@@ -1,4 +1,4 @@
-"""The rules on the measuring itself: `monitor_health`, and `canary`, the replayed frozen set. Pure."""
+"""The rules on the measuring itself: `monitor_health`, and `canary`, the frozen set sent again. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOUR = 60 // BLOCK_MIN
 _COVERAGE_OF = 100
 #: Draws scatter: this much beyond the card's range is still within it.
 _RATE_SLACK = 0.1
-#: The frozen set is replayed hourly; a result older than this says nothing about now, minutes.
+#: The frozen set is sent hourly; a result older than this says nothing about now, minutes.
 _CANARY_MIN = 150
 
 
@@ -57,14 +57,14 @@ def monitor_health(state: JudgeState, traffic: Traffic, service: Service, settin
 
 
 def canary(model: str, service: Service, settings: JudgeSettings) -> Finding:
-    """An item of the frozen set, replayed through the live path, scores differently.
+    """An item of the frozen set, sent through the live path, scores differently.
 
     Nothing of that is chance: the model, its code or its numbers changed, and not the traffic.
     """
     run = service.canary.get(model, {})
     age_min = service.now_ms // 60_000 - int(run.get("minute", 0))
     if not run.get("n") or not run.get("golden") or age_min > _CANARY_MIN:
-        text = "no frozen set was replayed lately"
+        text = "no frozen set was sent lately"
         return service_finding("canary", "ticket", "insufficient", text, model=model)
     change = float(run["max_change"])
     values = {"max_change": round(change, 6), "n": int(run["n"])}
