@@ -31,9 +31,6 @@ FEATURES = ("novelty", "to_mean", "to_last", "coherence", "length")
 _RIDGE = 1e-3 * np.eye(5, dtype=np.float32)
 #: This number stands in amn/kernel/kernel.c.
 _LEAST = 1e-6
-_ONES = np.ones(5, dtype=np.float32)
-#: Weights of the flat 5 x 5 matrix: for the sum of all, and the mean of the four cosines of neighbours.
-_SUMS = np.stack([np.ones((5, 5)), np.eye(5, k=1) / 4], -1).reshape(25, 2).astype(np.float32)
 
 Values = NDArray[np.float64]
 Vectors = NDArray[np.float32]
@@ -47,13 +44,12 @@ def features(contexts: NDArray[np.float32], predictions: NDArray[np.float32]) ->
     gram = np.vecdot(contexts[:, :, None], contexts[:, None])  # (B, 5, 5)
     along = np.vecdot(contexts, predictions[:, None])  # (B, 5)
     solved = np.linalg.solve(gram + _RIDGE, along[..., None])[..., 0]
-    sums = gram.reshape(-1, 25) @ _SUMS
-    total = np.sqrt(np.maximum(sums[:, 0], 0))  # five vectors may cancel
+    total = np.sqrt(np.maximum(gram.sum(axis=(1, 2)), 0))  # five vectors may cancel
     made = np.empty((len(gram), len(FEATURES)))
     made[:, 0] = 1 - np.vecdot(solved, along)
-    made[:, 1] = (along @ _ONES) / np.maximum(total, _LEAST)
+    made[:, 1] = along.sum(axis=1) / np.maximum(total, _LEAST)
     made[:, 2] = along[:, 4]
-    made[:, 3] = sums[:, 1]
+    made[:, 3] = np.trace(gram, 1, 1, 2) / 4  # the four cosines of neighbours
     made[:, 4] = total / 5
     return made
 

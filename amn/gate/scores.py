@@ -62,11 +62,7 @@ class GateScores:
         if policy.confidence is not None and policy.confidence.method == MEAN_TOP_K:
             self._mean = mean_top_k(bank.vectors, policy.confidence)
         if policy.margin is not None and policy.margin.method == RAW:
-            self._multiplicity = getattr(bank, "multiplicity", None)
-            if self._multiplicity is None:
-                raise ConfigError(
-                    "margin.method is 'raw', and the bank kept no multiplicities; use 'distinct'"
-                )
+            self._multiplicity = bank.multiplicity
 
     def __call__(self, contexts: Cosines, vectors: Cosines, soft: NDArray[np.bool_] | None = None) -> Columns:
         """(B, 5, 768) and (B, 768) -> scores (B,); 0, at no cost, where `soft` (B,) is false."""
