@@ -24,6 +24,11 @@ class ShapeError(AmnError):
 
     code = "shape_invalid"
 
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> ShapeError:
+        """Contexts of this shape: the networks know no other length."""
+        return cls(f"contexts have shape {shape}; give (B, 5, 768)")
+
 
 class CheckpointError(AmnError):
     """A checkpoint is missing, altered, or of another layout than its manifest says."""

@@ -106,7 +106,9 @@ class Calibration:
     def gain(self, rows: Values) -> Values:
         """Features (B, 5) -> predicted gain of escalating, (B,): expected cosine of the final answer
         minus AMN's. 0 where the fallback has no weight: asking it would not change the answer."""
-        return np.where(self.weight(rows) > 0, self.model.predict(rows), 0.0)
+        known, model = self._steps[np.searchsorted(self.weight_edges, rows[:, 0], side="right")], self.model
+        worth = rows[:, : len(model.coefficients)] @ model.coefficients + model.intercept
+        return np.where(known > 0, worth, 0.0)
 
     def weight(self, rows: Values) -> Values:
         """Features (B, 5) -> weight of the fallback's answer, (B,) in 0..1."""

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.errors import ShapeError
+
 Array = NDArray[np.float32]
 #: The widest layer, and of a network the longest product and the most hidden scores, also in kernel.c.
 LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
@@ -145,13 +147,19 @@ class Network:
         self._network.fill(**{name: panels(array) for name, array in matrices.items()}, **fields)
         self._address = ctypes.addressof(self._network)
 
-    def __call__(self, contexts: Array) -> tuple[Array, Array]:
-        """(B, 5, 768) -> answers (B, 768) and how far each context is trusted, (B,), float32."""
-        contexts = _floats(contexts)
-        count, _, width = contexts.shape
-        answers, trust = np.empty((count, width), np.float32), np.empty(count, np.float32)
+    def __call__(self, contexts: Array, trust: Array | None = None) -> Array:
+        """(B, 5, 768) -> answers (B, 768), float32; fills `trust` (B,), float32, if it is given.
+
+        Raises:
+            ShapeError: The contexts have another shape.
+        """
+        if contexts.shape[1:] != (5, 768):
+            raise ShapeError.of(contexts.shape)
+        contexts, count = _floats(contexts), len(contexts)
+        answers = np.empty((count, 768), np.float32)
+        trust = np.empty(count, np.float32) if trust is None else trust
         call(_forward, self._address, contexts, count, answers, trust)
-        return answers, trust
+        return answers
 
 
 class Layer:

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amn.config import CONTEXT_LENGTH, VECTOR_DIM
 from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.folded_bounded import FoldedBounded, weights_of
-from amn.model.network import BoundedAMN, check_contexts
+from amn.model.network import BoundedAMN
 from amn.model.stacked import StackedAMN
 
 Array = NDArray[np.float32]
@@ -51,7 +50,7 @@ def fold(model: nn.Module) -> Folded:
     """
     model = model.eval()
     if isinstance(model, BoundedAMN):
-        return Folded(FoldedBounded(model))
+        return Folded(FoldedBounded(model).predict)
     if isinstance(model, StackedAMN):
         return Folded(FoldedStacked(model))
 
@@ -92,9 +91,8 @@ class FoldedStacked:
         Raises:
             ShapeError: The contexts have another shape.
         """
-        if contexts.shape[1:] != (CONTEXT_LENGTH, VECTOR_DIM):
-            check_contexts(contexts)
-        answers, trust = self._first.trusted(contexts)
+        trust = np.empty(len(contexts), np.float32)
+        answers = self._first.predict(contexts, trust)
         rows = np.flatnonzero(trust)  # (T,)
         if not len(rows):
             return answers

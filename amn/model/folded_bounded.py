@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from amn.config import CONTEXT_LENGTH, VECTOR_DIM
+from amn.config import CONTEXT_LENGTH
 from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.network import SCORE_SCALE, BoundedAMN, check_contexts
@@ -34,7 +34,8 @@ class FoldedBounded:
     """Two matrices for the mixture and two for the residual, each (out, in), float32.
 
     Attributes:
-        trusted: (B, 5, 768) -> answers (B, 768), and how far each context is trusted, (B,).
+        predict: (B, 5, 768) -> (B, 768), unit norm. A second array (B,), float32, is filled with how far
+            each context is trusted. Raises ShapeError for contexts of another shape.
     """
 
     def __init__(self, model: BoundedAMN) -> None:
@@ -65,24 +66,15 @@ class FoldedBounded:
             "trust_offset": -config.familiar_low * slope,
             "residual_max": config.residual_max,
         }
-        self.trusted: Callable[[Array], tuple[Array, Array]]
+        self.predict: Callable[..., Array]
         if kernel.READY:
-            self.trusted = kernel.Network(matrices, **rest)
+            self.predict = kernel.Network(matrices, **rest)
         else:
             self._n = SimpleNamespace(**matrices, **rest)
-            self.trusted = self._in_numpy
+            self.predict = self._in_numpy
 
-    def __call__(self, contexts: Array) -> Array:
-        """(B, 5, 768) -> (B, 768), unit norm.
-
-        Raises:
-            ShapeError: The contexts have another shape.
-        """
-        if contexts.shape[1:] != (K, VECTOR_DIM):
-            check_contexts(contexts)
-        return self.trusted(contexts)[0]
-
-    def _in_numpy(self, x: Array) -> tuple[Array, Array]:
+    def _in_numpy(self, x: Array, trusted: Array | None = None) -> Array:
+        check_contexts(x)
         n = self._n
         total = x.sum(1)  # (B, D)
         gram = (x @ x.swapaxes(1, 2)).reshape(len(x), K * K)
@@ -105,7 +97,9 @@ class FoldedBounded:
             length = np.sqrt(np.vecdot(residual, residual) + n.residual_max**2)
             share = trust[rows] / (1.0 + np.exp(-paired[rows, -1])) * n.residual_max / length
             answers[rows] = unit(answers[rows] + share[:, None] * residual)
-        return answers, trust
+        if trusted is not None:
+            trusted[:] = trust
+        return answers
 
 
 def weights_of(model: nn.Module) -> dict[str, Array]:

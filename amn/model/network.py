@@ -49,7 +49,7 @@ def check_contexts(x: Tensor | NDArray[np.float32]) -> None:
         ShapeError: the tensor has another shape.
     """
     if x.ndim != 3 or x.shape[1] != K or x.shape[2] != D:
-        raise ShapeError(f"contexts have shape {tuple(x.shape)}; give (B, {K}, {D})")
+        raise ShapeError.of(tuple(x.shape))
 
 
 def answer(raw: Tensor, return_raw: bool) -> Tensor | tuple[Tensor, Tensor]:
