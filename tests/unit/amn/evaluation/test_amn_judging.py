@@ -109,6 +109,16 @@ def test_the_page_is_one_file_that_loads_nothing(evaluated):
         assert word not in page
 
 
+def test_the_page_shows_each_part_of_the_record_with_a_column_for_each_model(evaluated):
+    folder, result = evaluated
+    page = (folder / "out" / "evaluation.html").read_text()
+    for row in ("test context mean", "unseen hit@10", "test nearer to last share", "batch 32 latency ms p95"):
+        assert page.count(f"<td>{row}</td>") == 1
+    share = next(iter(result["models"].values()))["probes"]["test"]["nearer_to_last_share"]
+    assert f"<td>test nearer to last share</td><td>{share:.4f}</td>" in page
+    assert all(f"<th>{name}</th>" in page for name in result["models"])
+
+
 def test_a_card_has_the_specified_headings_and_figures_beside_ours(evaluated):
     folder, result = evaluated
     out = folder / "CARD.md"
