@@ -183,15 +183,11 @@ def train_epoch(run: Run, data: VectorSet, split: Split, config: TrainConfig, ti
 def measure_epoch(run: Run, data: VectorSet, split: Split) -> dict[str, float]:
     """Cosine of the averaged weights on validation articles and on the selection domain."""
     run.averaged.eval()
-    device = next(run.averaged.parameters()).device
-
-    def predict(x: Tensor) -> Tensor:
-        predicted: Tensor = run.averaged(x.to(device))
-        return predicted
-
-    values = {"validation_cosine": float(window_cosines(predict, data, split.validation).mean())}
-    if len(split.selection):
-        values["selection_cosine"] = float(window_cosines(predict, data, split.selection).mean())
+    device, values = next(run.averaged.parameters()).device, {}
+    for name, starts in (("validation", split.validation), ("selection", split.selection)):
+        if len(starts):
+            cosines = window_cosines(lambda x: run.averaged(x.to(device)), data, starts)
+            values[f"{name}_cosine"] = float(cosines.mean())
     return values | {"score": float(np.mean(list(values.values())))}
 
 
