@@ -20,8 +20,8 @@ from ops.alerts.silences import SILENCE_MS_MAX, SILENCES_MAX, Silence, add_silen
 from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
 from ops.errors import AlertRefused
-from ops.settings import producer_settings
 from producer.keys import Keys
+from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 from workers.pool.child import follow_parent, tell_ready
 
@@ -50,9 +50,8 @@ def alerts() -> None:
 
 
 @contextmanager
-def _opened(url: str | None, queue: str | None) -> Iterator[tuple[redis.Redis, Keys, int]]:
+def _opened(settings: ProducerSettings) -> Iterator[tuple[redis.Redis, Keys, int]]:
     """Yields a client, its queue's keys, and the server's time."""
-    settings = producer_settings(url, queue)
     with options.client(settings) as client:
         yield client, Keys(settings.queue), server_now_ms(client)
 
@@ -68,13 +67,12 @@ def _named(client: redis.Redis, keys: Keys, name: str) -> Alert:
 
 @alerts.command("list")
 @options.as_json
-@options.url
-@options.queue
-def list_alerts(as_json: bool, url: str | None, queue: str | None) -> None:
+@options.server
+def list_alerts(as_json: bool, settings: ProducerSettings) -> None:
     """Lists firing, recovering and lately resolved alerts, silences, and the delivery."""
     from ops.alerts import books  # loads an HTTP client, which `amn --help` is not to wait for
 
-    with _opened(url, queue) as (client, keys, now_ms):
+    with _opened(settings) as (client, keys, now_ms):
         now = books.read(client, keys)
         looked_ms = int(client.get(keys.alerts_prefix + "looked_ms") or 0)
         found = {
@@ -140,13 +138,12 @@ def _state(row: dict[str, Any], now_ms: int) -> str:
 @alerts.command()
 @click.argument("alert_id", metavar="ID")
 @options.as_json
-@options.url
-@options.queue
-def show(alert_id: str, as_json: bool, url: str | None, queue: str | None) -> None:
+@options.server
+def show(alert_id: str, as_json: bool, settings: ProducerSettings) -> None:
     """One alert with its numbers, its runbook and what was sent. ID may be shortened."""
     from ops.alerts import books
 
-    with _opened(url, queue) as (client, keys, now_ms):
+    with _opened(settings) as (client, keys, now_ms):
         alert = _named(client, keys, alert_id)
         waits = books.read(client, keys).undelivered()
         logs = {name: books.log(client, keys, name) for name in ("sent", "dead")}
@@ -209,9 +206,8 @@ def _length_ms(_context: click.Context, _parameter: click.Parameter, value: str)
 )
 @click.option("--reason", required=True, help="Why nobody needs to hear of it.")
 @click.option("--author", default=options.login_name, show_default="login name", help="Who decides.")
-@options.url
-@options.queue
-def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, **values: str) -> None:
+@options.server
+def silence(alert_id: str, length_ms: int, settings: ProducerSettings, **values: str) -> None:
     """Hold back one alert, or those of a rule, model or lane; prints the id of the silence.
 
     They are judged and listed all the same. What was told already is still resolved; what goes on
@@ -224,7 +220,7 @@ def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, *
         raise click.UsageError("Give the ID of one alert, or some of --rule, --model and --lane.")
     if not values["reason"].strip():
         raise click.BadParameter("it is empty.", param_hint="'--reason'")
-    with _opened(url, queue) as (client, keys, now_ms):
+    with _opened(settings) as (client, keys, now_ms):
         known = sorted({*RULES, *(one.rule for one in Memory(client, keys).findings())})
         if values["rule"] and values["rule"] not in known:
             said = f"note: no rule {values['rule']!r} was judged here yet; known: {', '.join(known)}"
@@ -238,11 +234,10 @@ def silence(alert_id: str, length_ms: int, url: str | None, queue: str | None, *
 
 @alerts.command()
 @click.argument("silence_id", metavar="SILENCE")
-@options.url
-@options.queue
-def unsilence(silence_id: str, url: str | None, queue: str | None) -> None:
+@options.server
+def unsilence(silence_id: str, settings: ProducerSettings) -> None:
     """End a silence now; its id is in `amn alerts list`."""
-    with _opened(url, queue) as (client, keys, _):
+    with _opened(settings) as (client, keys, _):
         if not end_silence(client, keys, silence_id):
             raise AlertRefused(f"no silence is called {silence_id!r}; `amn alerts list` shows them")
 
@@ -271,16 +266,15 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 @alerts.command()
 @config
 @click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
-@options.url
-@options.queue
-def run(config: Path | None, log_level: str, url: str | None, queue: str | None) -> None:
+@options.server
+def run(config: Path | None, log_level: str, settings: ProducerSettings) -> None:
     """Send alerts until Ctrl-C or SIGTERM. Of several of these one sends; the others stand by."""
     from ops.alerts.config import Sinks, load, load_usable
     from ops.alerts.sender import Sender
     from workers.logs import configure_logs
     from workers.pool.failures import last_words
 
-    settings, stopping = producer_settings(url, queue), threading.Event()
+    stopping = threading.Event()
     configure_logs(log_level)
     follow_parent()
     with last_words(settings, "sender"), driver_errors(settings.url):

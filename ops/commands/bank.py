@@ -16,9 +16,10 @@ from ops import console
 from ops.commands import options
 from ops.errors import FileRefused
 from ops.health.counters import read_counters
-from ops.settings import artifacts_folder, producer_settings
+from ops.settings import artifacts_folder
 from producer.keys import Keys
 from producer.messages import DIMENSIONS
+from producer.settings import ProducerSettings
 
 #: Fields of the stats hash (workers/handlers/recheck.py).
 _RECHECKS = {
@@ -132,12 +133,10 @@ def check(folder: Path | None, artifacts: Path | None) -> None:
 
 
 @bank.command()
-@options.url
-@options.queue
+@options.server
 @options.as_json
-def status(url: str | None, queue: str | None, as_json: bool) -> None:
+def status(settings: ProducerSettings, as_json: bool) -> None:
     """Compare the decisions of a running service's approximate bank with an exact search."""
-    settings = producer_settings(url, queue)
     with options.client(settings) as client:
         counts = read_counters(client, Keys(settings.queue))
     found = {name: counts.get(field, 0) for field, name in _RECHECKS.items()}

@@ -19,8 +19,8 @@ from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
 from ops.deadletters import DeadLetter, DeadLetters, Requeued
 from ops.errors import LettersLeft
-from ops.settings import producer_settings
 from producer.messages import Answer, BatchReply, Failure, Reply
+from producer.settings import ProducerSettings
 
 _HEAD_BYTES, _LINE_BYTES = 128, 16
 #: Why a letter stayed where it was.
@@ -73,12 +73,11 @@ def dlq() -> None:
 @dlq.command("list")
 @_reason
 @click.option("--limit", type=click.IntRange(1), default=50, help="At most so many.")
-@options.url
-@options.queue
+@options.server
 @options.as_json
-def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: bool) -> None:
+def list_(reason: str, limit: int, settings: ProducerSettings, as_json: bool) -> None:
     """Show the newest dead letters, one a line."""
-    with _opened(url, queue) as (letters, now_ms):
+    with _opened(settings) as (letters, now_ms):
         total = len(letters)
         found = list(itertools.islice(letters.newest_first(reason), limit))
     if as_json:
@@ -100,12 +99,11 @@ def list_(reason: str, limit: int, url: str | None, queue: str | None, as_json: 
 
 @dlq.command()
 @click.argument("letter_id", metavar="ID")
-@options.url
-@options.queue
+@options.server
 @options.as_json
-def show(letter_id: str, url: str | None, queue: str | None, as_json: bool) -> None:
+def show(letter_id: str, settings: ProducerSettings, as_json: bool) -> None:
     """Show one dead letter: reason, decoded request, head of the payload."""
-    with _opened(url, queue) as (letters, now_ms):
+    with _opened(settings) as (letters, now_ms):
         letter = _found(letters, letter_id)
     found, head = _plain(letter, now_ms), letter.payload[:_HEAD_BYTES]
     if as_json:
@@ -132,10 +130,9 @@ def show(letter_id: str, url: str | None, queue: str | None, as_json: bool) -> N
     default=30.0,
     help="Seconds to wait for the answers.",
 )
-@options.url
-@options.queue
+@options.server
 @options.as_json
-def replay(wait_s: float, url: str | None, queue: str | None, as_json: bool, **choice: Any) -> None:
+def replay(wait_s: float, settings: ProducerSettings, as_json: bool, **choice: Any) -> None:
     """Put dead letters back into the queue, and say what became of each.
 
     Each letter is removed and its request appended in one step, within the queue's limits. Exit
@@ -147,7 +144,7 @@ def replay(wait_s: float, url: str | None, queue: str | None, as_json: bool, **c
       amn dlq replay --all --reason batch_breaking
     """
     client_id = f"dlq-{secrets.token_hex(6)}"
-    with _opened(url, queue) as (letters, now_ms):
+    with _opened(settings) as (letters, now_ms):
         done = letters.requeue(_choose(letters, now_ms, **choice)[::-1], client_id)
         awaited = {one.awaited for one in done if one.awaited}
         answers = letters.answers(client_id, awaited, wait_s)
@@ -168,10 +165,9 @@ def replay(wait_s: float, url: str | None, queue: str | None, as_json: bool, **c
 @dlq.command()
 @_chosen_letters
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@options.url
-@options.queue
+@options.server
 @options.as_json
-def purge(yes: bool, url: str | None, queue: str | None, as_json: bool, **choice: Any) -> None:
+def purge(yes: bool, settings: ProducerSettings, as_json: bool, **choice: Any) -> None:
     """Delete dead letters for good.
 
     \b
@@ -179,7 +175,7 @@ def purge(yes: bool, url: str | None, queue: str | None, as_json: bool, **choice
       amn dlq purge --older-than 7d
       amn dlq purge --all --reason undecodable --yes
     """
-    with _opened(url, queue) as (letters, now_ms):
+    with _opened(settings) as (letters, now_ms):
         ids = [one.id for one in _choose(letters, now_ms, **choice)]
         if ids and not yes:
             click.confirm(f"delete {len(ids)} of {len(letters)} dead letters for good?", abort=True, err=True)
@@ -188,9 +184,8 @@ def purge(yes: bool, url: str | None, queue: str | None, as_json: bool, **choice
 
 
 @contextmanager
-def _opened(url: str | None, queue: str | None) -> Iterator[tuple[DeadLetters, int]]:
+def _opened(settings: ProducerSettings) -> Iterator[tuple[DeadLetters, int]]:
     """The dead letters, and the server's clock in epoch ms."""
-    settings = producer_settings(url, queue)
     # A wait for answers blocks for up to a second.
     with options.client(settings, block_ms=1_000) as client:
         yield DeadLetters(client, settings), server_now_ms(client)

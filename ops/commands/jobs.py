@@ -13,6 +13,7 @@ from ops import console
 from ops.commands import options
 from ops.files import FileOptions
 from ops.settings import producer_settings
+from producer.settings import ProducerSettings
 from producer.transport.connection import driver_errors
 from workers.pool.child import follow_parent, tell_ready
 
@@ -36,13 +37,11 @@ def submit() -> None:
 
 @submit.command("predict-file")
 @options.file_of_contexts
-@options.url
-@options.queue
-def predict_file(source: Path, target: Path, url: str | None, queue: str | None, **how: Any) -> None:
+@options.server
+def predict_file(source: Path, target: Path, settings: ProducerSettings, **how: Any) -> None:
     """`amn predict` as a job. The worker must see the same files under the same paths."""
     from ops.jobs import submit_predict_file
 
-    settings = producer_settings(url, queue)
     with driver_errors(settings.url):
         console.say(submit_predict_file(settings, source, target, FileOptions(**how)))
 
@@ -50,14 +49,12 @@ def predict_file(source: Path, target: Path, url: str | None, queue: str | None,
 @jobs.command()
 @click.option("--burst", is_flag=True, help="Leave when no job waits.")
 @click.option("--log-level", default="info")
-@options.url
-@options.queue
-def worker(burst: bool, log_level: str, url: str | None, queue: str | None) -> None:
+@options.server
+def worker(burst: bool, log_level: str, settings: ProducerSettings) -> None:
     """Run jobs until Ctrl-C or SIGTERM; the job at hand is finished first."""
     from ops.jobs import work
     from workers.pool.failures import last_words
 
-    settings = producer_settings(url, queue)
     follow_parent()
     os.environ["REDIS_URL"] = settings.url  # what the job, in its forked process, connects to
     with last_words(settings, "jobs worker"), driver_errors(settings.url):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import redis
 
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
-from ops.settings import artifacts_folder
+from ops.settings import artifacts_folder, producer_settings
 from producer.messages import LANES
 from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
@@ -56,6 +57,18 @@ url_or_own = click.option(
     "--url", metavar="URL", help="Server to use. [env: REDIS_URL; else an embedded one is started]"
 )
 queue = click.option("--queue", envvar="AMN_QUEUE", metavar="NAME", help="Queue name. [default: main]")
+
+
+def server(command: Callable[..., None]) -> Callable[..., None]:
+    """The options --url and --queue of a command, which takes the `settings` of a client of that service."""
+
+    @functools.wraps(command)
+    def with_settings(*arguments: Any, url: str | None, queue: str | None, **more: Any) -> None:
+        command(*arguments, settings=producer_settings(url, queue), **more)
+
+    return url(queue(with_settings))
+
+
 partitions = click.option(
     "--partitions",
     type=click.IntRange(1, PARTITIONS_MAX),

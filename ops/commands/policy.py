@@ -10,7 +10,7 @@ import click
 from amn.policy import DEFAULT, PRESETS_FOLDER, load_policy, presets
 from ops import console
 from ops.commands import options
-from ops.settings import artifacts_folder, producer_settings, sample_path
+from ops.settings import artifacts_folder, sample_path
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 
@@ -64,15 +64,13 @@ def check(name: str, artifacts: Path | None) -> None:
 
 
 @policy.command()
-@options.url
-@options.queue
+@options.server
 @options.as_json
-def status(url: str | None, queue: str | None, as_json: bool) -> None:
+def status(settings: ProducerSettings, as_json: bool) -> None:
     """The shared budget and the fallback tiers of a running service."""
     from workers.gate.budget import read_budget
     from workers.gate.tiers import read_tier
 
-    settings = producer_settings(url, queue)
     keys = Keys(settings.queue)
     with options.client(settings) as client:
         budget = read_budget(client, keys)

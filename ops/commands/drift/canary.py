@@ -12,8 +12,9 @@ import numpy as np
 from amn.files import write_whole
 from ops import console
 from ops.commands import options
-from ops.settings import producer_settings, sample_path
+from ops.settings import sample_path
 from producer.keys import Keys
+from producer.settings import ProducerSettings
 
 #: Rows of the table; the worst come first.
 _SHOWN = 20
@@ -21,16 +22,14 @@ _SHOWN = 20
 
 @click.command()
 @options.as_json
-@options.url
-@options.queue
-def canary(as_json: bool, url: str | None, queue: str | None) -> None:
+@options.server
+def canary(as_json: bool, settings: ProducerSettings) -> None:
     """Send the frozen set through the live path now; the shadow worker does so hourly.
 
     Answers are compared with those of the model's first run. Exit code 1 when nobody answered.
     """
     from workers.shadow.canary import Canary, FrozenSet
 
-    settings = producer_settings(url, queue)
     with options.client(settings) as client:
         result = Canary(client, settings, FrozenSet.load(sample_path(None))).run()
     if result is None:
@@ -62,8 +61,7 @@ def canary(as_json: bool, url: str | None, queue: str | None) -> None:
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="An .npz for `amn drift replay`."
 )
 @options.as_json
-@options.url
-@options.queue
+@options.server
 def exemplars(
     lane: str,
     slice_: str | None,
@@ -71,13 +69,12 @@ def exemplars(
     alert: str,
     out: Path | None,
     as_json: bool,
-    **server: str | None,
+    settings: ProducerSettings,
 ) -> None:
     """The requests that were kept whole: ten worst and ten random of each lane, slice and hour."""
     from ops.drift.show.views import exemplars_table
     from workers.shadow.exemplars import Exemplars, as_arrays
 
-    settings = producer_settings(**server)
     with options.client(settings) as client:
         kept, hour = Exemplars(client, Keys(settings.queue)), client.time()[0] // 3600
         found = kept.frozen(alert) if alert else kept.read(hour - hours + 1, hour)

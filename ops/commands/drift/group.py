@@ -15,7 +15,7 @@ from ops.commands.drift import canary
 from ops.commands.drift import tools as drift_tools
 from ops.commands.drift.looking import looking
 from ops.local.beside import unless_ignored
-from ops.settings import producer_settings
+from producer.settings import ProducerSettings
 from workers.pool.child import follow_parent, tell_ready
 
 strict = click.option(
@@ -39,13 +39,12 @@ def drift() -> None:
 @drift.command()
 @strict
 @options.as_json
-@options.url
-@options.queue
-def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None) -> None:
+@options.server
+def status(card_strict: bool, as_json: bool, settings: ProducerSettings) -> None:
     """Shows what every rule says now; nothing is changed, and no judge has to run."""
     from ops.drift.show.views import show, status_json
 
-    with looking(url, queue, card_strict=card_strict) as data:
+    with looking(settings, card_strict=card_strict) as data:
         found, evaluated_at_ms = data.evaluate(), data.memory.evaluated_at_ms()
     if as_json:
         console.say_json(status_json(found, evaluated_at_ms), indent=2)
@@ -55,9 +54,8 @@ def status(card_strict: bool, as_json: bool, url: str | None, queue: str | None)
 
 @drift.command()
 @strict
-@options.url
-@options.queue
-def check(card_strict: bool, url: str | None, queue: str | None) -> None:
+@options.server
+def check(card_strict: bool, settings: ProducerSettings) -> None:
     """Judge once by hand, and tell the alerts; exit code 1 when a page fires.
 
     While a judge runs, it leads, and this only shows what it would say.
@@ -65,7 +63,7 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
     from ops.drift.loop import Judge
     from ops.drift.show.views import show
 
-    with looking(url, queue, card_strict=card_strict) as data:
+    with looking(settings, card_strict=card_strict) as data:
         by_hand = Judge(data.client, data.keys, data.settings, data.tell)
         try:
             found = by_hand.turn()
@@ -82,20 +80,18 @@ def check(card_strict: bool, url: str | None, queue: str | None) -> None:
 @drift.command()
 @strict
 @click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
-@options.url
-@options.queue
-def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None) -> None:
+@options.server
+def judge(card_strict: bool, log_level: str, settings: ProducerSettings) -> None:
     """Judge once a minute until Ctrl-C or SIGTERM. Of several judges one leads, the others wait."""
     from ops.drift.loop import Judge
     from workers.logs import configure_logs
     from workers.pool.failures import last_words
 
-    settings = producer_settings(url, queue)
     configure_logs(log_level)
     follow_parent()
     stopping = threading.Event()
     unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    with last_words(settings, "judge"), looking(url, queue, card_strict=card_strict) as data:
+    with last_words(settings, "judge"), looking(settings, card_strict=card_strict) as data:
         tell_ready()
         Judge(data.client, data.keys, data.settings, data.tell, settings.url).run(stopping)
 
@@ -111,11 +107,8 @@ def judge(card_strict: bool, log_level: str, url: str | None, queue: str | None)
 )
 @click.option("--reason", required=True, help="Why what is now is as it should be; for the audit.")
 @click.option("--who", default=options.login_name, show_default="login name", help="Who decides.")
-@options.url
-@options.queue
-def rebaseline(
-    model: str | None, hours: int, reason: str, who: str, url: str | None, queue: str | None
-) -> None:
+@options.server
+def rebaseline(model: str | None, hours: int, reason: str, who: str, settings: ProducerSettings) -> None:
     """Declare the present to be health. The judge takes it up within a minute, and writes it down.
 
     The baseline is never moved by itself. This is for a change that was meant: a new encoder, a new
@@ -125,7 +118,7 @@ def rebaseline(
     from ops.drift.state import Order
     from ops.health.beside import SILENT_MS
 
-    with looking(url, queue) as data:
+    with looking(settings) as data:
         known = {name: one.last_block for name, one in data.memory.state().models.items()}
         chosen = model or max(known, key=lambda name: known[name], default="")
         if chosen not in known:
@@ -141,13 +134,12 @@ def rebaseline(
 
 @drift.command()
 @options.as_json
-@options.url
-@options.queue
-def audit(as_json: bool, url: str | None, queue: str | None) -> None:
+@options.server
+def audit(as_json: bool, settings: ProducerSettings) -> None:
     """Baselines learned, frozen and reset: when, by whom, why; newest first."""
     from ops.drift.show.views import audit_table
 
-    with looking(url, queue) as data:
+    with looking(settings) as data:
         entries = data.memory.audit()
     if as_json:
         console.say_json(entries, indent=2)
@@ -158,15 +150,14 @@ def audit(as_json: bool, url: str | None, queue: str | None) -> None:
 @drift.command()
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("drift.html"))
 @_model
-@options.url
-@options.queue
-def report(out: Path, model: str | None, url: str | None, queue: str | None) -> None:
+@options.server
+def report(out: Path, model: str | None, settings: ProducerSettings) -> None:
     """One page with the plots of the last 48 h: for whoever was woken up."""
     from ops.clock import server_now_ms
     from ops.commands.drift.sequences import of_last_day
     from ops.drift.show.report import page
 
-    with looking(url, queue) as data:
+    with looking(settings) as data:
         worst = of_last_day(data.client, data.keys, server_now_ms(data.client))
         text = page(data.keys, data.memory, data.evaluate(), worst, model)
     write_whole(out, text)

@@ -10,8 +10,8 @@ import redis
 
 from ops.commands import options
 from ops.drift.settings import JudgeSettings
-from ops.settings import producer_settings
 from producer.keys import Keys
+from producer.settings import ProducerSettings
 
 if TYPE_CHECKING:  # imported by the commands that need them: `amn --help` is not to wait
     from ops.drift.memory import Memory
@@ -43,11 +43,10 @@ class Looking(NamedTuple):
 
 
 @contextmanager
-def looking(url: str | None, queue: str | None, *, card_strict: bool = False) -> Iterator[Looking]:
+def looking(settings: ProducerSettings, *, card_strict: bool = False) -> Iterator[Looking]:
     """Connects for the length of a block, in which the driver's errors become ours."""
     from ops.drift.memory import Memory
 
-    settings = producer_settings(url, queue)
     with options.client(settings) as client:
         keys, judging = Keys(settings.queue), JudgeSettings(card_strict=card_strict)
         yield Looking(client, keys, Memory(client, keys), judging)

@@ -111,11 +111,11 @@ def replay(
     from ops.commands.drift.sequences import sequences_of
     from ops.drift.lab.paired import Sequences, cosines, differences
     from ops.sample import Sample
-    from ops.settings import artifacts_folder, sample_path
+    from ops.settings import artifacts_folder, producer_settings, sample_path
 
     root = artifacts_folder(artifacts)
     if alert_id:
-        with looking(server["url"], server["queue"]) as data:
+        with looking(producer_settings(**server)) as data:
             chosen = sequences_of(data.client, data.keys, alert_id)
     elif exemplars:
         chosen = Sequences.load(exemplars)
