@@ -20,7 +20,7 @@ from ops.drift.rules.drift_rules import RULES, Evidence
 from ops.drift.rules.inputs import input_drift
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation, JudgeState, ModelState
-from ops.findings import Finding, State
+from ops.findings import Finding, State, service_finding
 
 #: A model without traffic for this long is forgotten.
 _FORGOTTEN_BLOCKS = 8 * BLOCKS_PER_DAY
@@ -167,17 +167,10 @@ class ModelRules:
             self.known.detectors[lane] = self.known.detectors[lane].without(rule.rows)
         latch = self.known.latches.get(key)
         enough = name == "fast_drop" or (seen is not None and not seen.lacks)
-        return Finding(
-            rule=name,
-            severity=latch.severity if latch else "page",
-            state="firing" if latch else ("ok" if enough else "insufficient"),
-            model=self.model,
-            lane=lane,
-            summary=result.summary,
-            values=result.values,
-            runbook=name,
-            evaluations=rule.evaluations,
-        )
+        severity = latch.severity if latch else "page"
+        state: State = "firing" if latch else "ok" if enough else "insufficient"
+        said = (result.summary, result.values, self.model, rule.evaluations)
+        return replace(service_finding(name, severity, state, *said), lane=lane)
 
     def card(self, lane: str) -> Finding:
         """`ood_delta` to the letter of the card: more than 0.03 below the 24 h before, and nothing else."""
@@ -192,14 +185,4 @@ class ModelRules:
             state = "firing" if before - now > self.settings.drop_page else "ok"
             values = {"delta": round(now, 4), "delta_before": round(before, 4)}
             text = f"OOD delta {now:.4f}, the 24 h before {before:.4f} (the card's rule alone)"
-        return Finding(
-            rule="ood_delta",
-            severity="page",
-            state=state,
-            model=self.model,
-            lane=lane,
-            summary=text,
-            values=values,
-            runbook="ood_delta",
-            evaluations=1,
-        )
+        return replace(service_finding("ood_delta", "page", state, text, values, self.model, 1), lane=lane)
