@@ -11,6 +11,7 @@ import ctypes
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from workers.pool.settings import PoolSettings
 from workers.shadow.handler import ShadowHandler
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadlyPoolSettings(PoolSettings):
     """A pool of such workers."""
 
-    __slots__ = ()
+    fallback_entries_max: int = 20_000
 
     def command(self, kind: str, artifacts: Path) -> list[str]:
         words = PoolSettings.command(self, kind, artifacts)
-        return [words[0], __file__, *words[words.index("workers") + 1 :]]
+        limit = ["--fallback-entries-max", str(self.fallback_entries_max)]
+        return [words[0], __file__, *words[words.index("workers") + 1 :], *limit]
 
 
 def _hold() -> None:
