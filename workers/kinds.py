@@ -61,9 +61,7 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
 
 
 def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
-    policy, calibration = _policy(artifacts)
-    if calibration is not None:
-        _check_calibration(calibration, artifacts, "AMN", calibration.amn, predictor)
+    policy, calibration = _policy(artifacts, "AMN", predictor)
     path, allowance = artifacts.decision_log, Allowance()
     log = DecisionLog(path, policy, settings.sample_rate, settings.sample_salt) if path else None
     gate = Gate(policy=policy, calibration=calibration, allowance=allowance, log=log)
@@ -76,19 +74,13 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
 
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
-    policy, calibration = _policy(artifacts)
-    accuracy, keys, tally = artifacts.tier == ACCURACY, Keys(settings.producer.queue), Tally()
-    if calibration is not None and accuracy and policy.answer.rule == BLEND:
-        _check_calibration(calibration, artifacts, "fallback", calibration.fallback, predictor)
-    side = TierThread(settings, artifacts.tier, tally)
+    policy, calibration = _policy(artifacts, "fallback", predictor)
+    name, keys, tally = artifacts.tier, Keys(settings.producer.queue), Tally()
+    side = TierThread(settings, name, tally)
     tier = Tier(
-        name=artifacts.tier,
-        policy=policy,
-        calibration=calibration,
-        next_is_up=lambda: side.next_is_up,
-        tally=tally,
+        name=name, policy=policy, calibration=calibration, next_is_up=lambda: side.next_is_up, tally=tally
     )
-    stream = keys.fallback if accuracy else keys.secondary
+    stream = keys.fallback if name == ACCURACY else keys.secondary
     queue = LeasedQueue(settings, stream, worker_name("fallback"))
     return Parts(loop=Loop(queue, FallbackHandler(predictor, tier)), sides=(side,))
 
@@ -108,27 +100,28 @@ def _slicer(settings: WorkerSettings, artifacts: Artifacts) -> Slicer | None:
     return load_slices(artifacts.slices, settings.encoder)
 
 
-def _policy(artifacts: Artifacts) -> tuple[EscalationPolicy, Calibration | None]:
-    """The policy, and the calibration if it asks for one."""
-    policy = load_policy(artifacts.policy)
-    return policy, load_calibration(artifacts.calibration) if policy.needs_calibration else None
-
-
-def _check_calibration(
-    calibration: Calibration, artifacts: Artifacts, role: str, fitted_for: str, predictor: Predictor
-) -> None:
-    """Refuses a calibration that was fitted for another model: its gain would say nothing of this one.
+def _policy(
+    artifacts: Artifacts, role: str, predictor: Predictor
+) -> tuple[EscalationPolicy, Calibration | None]:
+    """The policy, and the calibration if it asks for one.
 
     Raises:
-        NotReady: It was.
+        NotReady: What serves would use a calibration of another model, which says nothing of this one.
     """
-    if fitted_for != predictor.model_id:
+    policy = load_policy(artifacts.policy)
+    if not policy.needs_calibration:
+        return policy, None
+    calibration = load_calibration(artifacts.calibration)
+    fitted_for = calibration.amn if role == "AMN" else calibration.fallback
+    used = role == "AMN" or (artifacts.tier == ACCURACY and policy.answer.rule == BLEND)
+    if used and fitted_for != predictor.model_id:
         raise NotReady(
             f"calibration {calibration.calibration_id} in {artifacts.calibration} was fitted for {role} "
             f"{fitted_for}, and {artifacts.model} is {predictor.model_id}; promote the model with a "
             "calibration that was fitted for it (`amn promote --calibration`), go back with `amn "
             "rollback`, or serve a policy without [gain] and blend, such as card"
         )
+    return policy, calibration
 
 
 def _predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:

@@ -78,7 +78,7 @@ class SharedBudget:
         self._allowance = allowance
         self._told = (0, 0, 0, 0)
         #: Requests, hard escalations and candidates of about the last half minute, fading.
-        self._lately = (0.0, 0.0, 0.0)
+        self._lately = [0.0, 0.0, 0.0]
         self._share = 1.0
         #: From this share on, hard rules alone take what they may.
         self._hard_much = min(policy.budget.rate, 0.95 * policy.budget.hard_rate)
@@ -99,7 +99,7 @@ class SharedBudget:
         since = [now - then for now, then in zip(counts, self._told, strict=True)]
         observe = budget.mode != ENFORCE
         recent = (since[0], since[1], since[3])
-        self._lately = _faded(self._lately, recent)
+        self._lately = [_FADE * past + count for past, count in zip(self._lately, recent, strict=True)]
         wanted = 0 if observe else self._wanted(since[3], room)
         if wanted < 0:
             allowance.granted += wanted  # handed back before it is told, never used twice
@@ -112,9 +112,11 @@ class SharedBudget:
         # Settled once a second, so that a flood of one lane goes on for no longer than that.
         hard_left = max(HARD_MIN, budget.hard_rate * window[0]) - window[1]
         allowance.hard_max = math.inf if observe or budget.hard_rate == 1 else counts[1] + max(0, hard_left)
-        allowance.granted = (
-            _observed(allowance, budget.rate, window) if observe else allowance.granted + granted
-        )
+        if observe:  # grants only mark what is beyond the budget, and stop nothing
+            n, hard, soft, _ = window
+            allowance.granted = allowance.soft + max(0.0, budget.rate * n - hard - soft)
+        else:
+            allowance.granted += granted
         self._said(*window[:2])
         self._aim(room)
 
@@ -167,17 +169,6 @@ class GateThread(SideThread):
     def pause_s(self) -> float:
         """A fallback that comes back should not be missed for long."""
         return self.period_s if self._allowance.breaker_left else self.period_s / 5
-
-
-def _faded(past: tuple[float, float, float], now: tuple[int, int, int]) -> tuple[float, float, float]:
-    n, hard, candidates = (_FADE * p + x for p, x in zip(past, now, strict=True))
-    return n, hard, candidates
-
-
-def _observed(allowance: Allowance, rate: float, window: list[int]) -> float:
-    """Under `observe`: grants only mark what is beyond the budget, and stop nothing."""
-    n, hard, soft, _ = window
-    return allowance.soft + max(0.0, rate * n - hard - soft)
 
 
 def read_budget(client: redis.Redis, keys: Keys) -> dict[str, float]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import structlog
 
 from producer.keys import GROUP, Keys
 from producer.transport.connection import driver_errors
-from workers.engine.entry import Entry, Outcome
+from workers.engine.entry import Outcome
 from workers.engine.queue import LeasedQueue, load
 from workers.settings import WorkerSettings
 from workers.shadow.exemplars import Exemplar, Exemplars, of_pair
@@ -41,12 +41,11 @@ class HalfOutcome(Outcome):
     pairs: Pairs = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """The record of a key. `half` is None when it was scored (no entry), or is unreadable."""
 
-    entry: bytes
-    half: Half | None
+    entry: bytes = b""
+    half: Half | None = None
 
 
 class ShadowQueue(LeasedQueue):
@@ -80,12 +79,12 @@ class ShadowQueue(LeasedQueue):
         arguments: list[Any] = [GROUP, self.name, halves, keys.drift_minute_prefix]
         arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.truth_ttl_ms, shadow.truths_max]
         arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.age_min_max]
-        stored = self._stored(
-            sorted({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
-        )
-        met: list[list[Exemplar]] = []
+        names = sorted({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
+        stored, met = self._stored(names), []
         for outcome in outcomes:
-            arguments += _arguments(outcome, stored, met)
+            words, found = _arguments(outcome, stored)
+            arguments += words
+            met.append(found)
         names = [*self.streams, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
         statuses = cast("list[bytes]", self._writes.run(self._score, names, arguments))
         kept = (one for status, found in zip(statuses, met, strict=True) if status == b"ok" for one in found)
@@ -98,11 +97,7 @@ class ShadowQueue(LeasedQueue):
             for name in hashes:
                 pipe.hmget(self.keys.drift_half_prefix + name, "kind", "entry", "head", "data")
             found = cast("list[list[bytes]]", pipe.execute() if hashes else [])
-        return {
-            name: _parsed(*values)
-            for name, values in zip(hashes, found, strict=True)
-            if values[0] is not None
-        }
+        return {name: _parsed(*values) for name, values in zip(hashes, found, strict=True) if values[0]}
 
 
 def key_hash(key: str) -> str:
@@ -112,41 +107,35 @@ def key_hash(key: str) -> str:
 
 def _parsed(kind: bytes, entry: bytes | None, head: bytes | None, data: bytes | None) -> Stored:
     if kind == b"scored" or entry is None or head is None or data is None:
-        return Stored(b"", None)
+        return Stored()
     try:
         return Stored(entry, Half.parse(kind.decode(), head.decode(), data))
     except ValueError as error:
         # Left by another version of this program. It cannot be scored, and expires.
         _LOG.warning("waiting_half_unreadable", error=str(error))
-        return Stored(entry, None)
+        return Stored(entry)
 
 
-def _arguments(outcome: Outcome, stored: dict[str, Stored], met: list[list[Exemplar]]) -> list[Any]:
-    """One entry's part of score.lua's arguments; remembers what the script will have stored.
-
-    Appends to `met` the exemplars that a pair makes; none where the entry only waits or goes.
-    """
-    met.append([])
+def _arguments(outcome: Outcome, stored: dict[str, Stored]) -> tuple[list[Any], list[Exemplar]]:
+    """One entry's part of score.lua's arguments, and the exemplars that a pair makes; none where the entry
+    only waits or goes. Remembers what the script will have stored."""
+    entry, number = outcome.entry, outcome.entry.place + 1
     if not isinstance(outcome, HalfOutcome):
-        return _drop(outcome.entry, outcome.reason)
-    half, name, entry_id = outcome.half, key_hash(outcome.sample_key), outcome.entry.id
-    there = stored.get(name)
+        return [number, entry.id, "drop", "", outcome.reason, "", b"", b"", 0, 0], []
+    half, name = outcome.half, key_hash(outcome.sample_key)
+    there, met = stored.get(name), list[Exemplar]()
     if there is not None and there.entry and there.half is None:
-        return _drop(outcome.entry, "unreadable")
+        return [number, entry.id, "drop", "", "unreadable", "", b"", b"", 0, 0], []
     pairs = list(outcome.pairs)
     op, partner, minute, head, data = "store", b"", half.minute, half.head, half.data
     if there is None:
-        stored[name] = Stored(entry_id, half)
+        stored[name] = Stored(entry.id, half)
     elif there.half is not None and there.half.kind != half.kind:
         prediction, truth = (half, there.half) if half.kind == "prediction" else (there.half, half)
         op, partner, minute, head, data = "score", there.entry, prediction.minute, "", b""
         pairs += increments(prediction, truth)
-        met[-1] = of_pair(outcome.sample_key, name, prediction, truth)
-        stored[name] = Stored(b"", None)
+        met = of_pair(outcome.sample_key, name, prediction, truth)
+        stored[name] = Stored()
     flat = [item for pair in pairs for item in pair]
-    number = outcome.entry.place + 1
-    return [number, entry_id, op, name, half.kind, head, data, partner, minute, len(pairs), *flat]
-
-
-def _drop(entry: Entry, reason: str) -> list[Any]:
-    return [entry.place + 1, entry.id, "drop", "", reason, "", b"", b"", 0, 0]
+    words = [number, entry.id, op, name, half.kind, head, data, partner, minute, len(pairs)]
+    return [*words, *flat], met
