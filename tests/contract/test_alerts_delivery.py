@@ -412,6 +412,26 @@ def test_a_sink_of_pages_hears_of_a_ticket_once_it_is_a_page(rig: Any, receiver:
     assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
 
 
+def test_a_sink_of_tickets_hears_of_the_end_of_one_that_became_a_page(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver, severities=("ticket",)))
+    on.minutes(5, level(severity="ticket"))
+    on.minutes(35, level())
+    on.minutes(15, level(state="ok"))
+    assert [kind for kind, _ in actions(receiver)] == ["trigger", "resolve"]
+    assert left(on) == []
+
+
+def test_a_sink_that_is_added_hears_what_fires_already(rig: Any, receiver: Receiver) -> None:
+    on = rig(pager(receiver))
+    on.minutes(5, level())
+    with running() as new:
+        sinks = {**on.config.sinks, "new": pager(new, name="new")}
+        on.config = AlertsConfig(settings=AlertSettings(), sinks=sinks)
+        on.minutes(3, level())
+        assert [kind for kind, _ in actions(new)] == ["trigger"]
+        assert len(actions(receiver)) == 1
+
+
 def test_slack_gets_one_message_a_second(rig: Any, receiver: Receiver) -> None:
     on = rig(Slack(name="chat", url=Secret(receiver.url + "/services/T/B/X")))
     lanes = [level(lane=str(n), evaluations=1) for n in range(5)]

@@ -2,7 +2,7 @@
 
 Its plugins wait and read for as long as a receiver likes, so that each message has a process of its own:
 `main` of this module. It reads the message as JSON from standard input, so that no secret is on a command
-line, and writes the outcome to standard output.
+line; its exit code is the outcome, and the last line on standard error says why.
 """
 
 from __future__ import annotations
@@ -65,23 +65,11 @@ class Apprise(Sink):
         except subprocess.TimeoutExpired:
             detail = f"apprise did not end within {DEADLINE_S:g} s"
             return SinkAnswer(outcome="again", detail=detail, wait_ms=HUNG_MS)
-        if ended.returncode:
-            last = ended.stderr[-1000:].decode("utf-8", "replace").strip().splitlines()[-1:]
-            detail = f"apprise ended with {ended.returncode}: {''.join(last)}"
-            return SinkAnswer(outcome="again", detail=detail)
-        accepted, said = json.loads(ended.stdout)
-        if accepted:
+        if not ended.returncode:
             return SinkAnswer(outcome="accepted")
-        return SinkAnswer(outcome="again", detail=f"apprise could not send it: {said}")
-
-
-class _Last(logging.Handler):
-    """Keeps the last line that apprise had to say."""
-
-    said = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.said = record.getMessage()
+        last = ended.stderr[-1000:].decode("utf-8", "replace").strip().splitlines()[-1:]
+        detail = f"apprise ended with {ended.returncode}: {''.join(last)}"
+        return SinkAnswer(outcome="again", detail=detail)
 
 
 def main() -> None:
@@ -92,12 +80,10 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES_MAX, most))
     import apprise
 
-    message, last = json.load(sys.stdin), _Last()
-    logging.getLogger("apprise").addHandler(last)
-    receiver = apprise.Apprise()
+    logging.basicConfig(format="%(message)s")
+    message, receiver = json.load(sys.stdin), apprise.Apprise()
     receiver.add(message.pop("url"))
-    accepted = bool(receiver.notify(**message))
-    json.dump([accepted, last.said], sys.stdout)
+    sys.exit(0 if receiver.notify(**message) else 1)
 
 
 if __name__ == "__main__":
