@@ -60,7 +60,7 @@ class Books:
         commands += [
             ("HDEL", keys.alerts_prefix + "receipts", name) for name in self.receipts if name not in after
         ]
-        told = {one.alert.name for one in compared if not one.settled(now_ms)}
+        told = {one.alert.name for one in compared if not one.closed(now_ms)}
         for entry, alert in self.ended.items():
             if alert is None:
                 commands += log_entry(keys, "dead", {"rule": "unreadable", "detail": entry, "at_ms": now_ms})

@@ -61,18 +61,6 @@ class AlertsConfig:
     settings: AlertSettings
     sinks: Mapping[str, Sink]
 
-    def sink(self, name: str) -> Sink:
-        """Returns the sink of this name.
-
-        Raises:
-            SinksRefused: There is none of this name.
-        """
-        found = self.sinks.get(name)
-        if found is None:
-            known = ", ".join(sorted(self.sinks)) or "none; see docs/alerts.md"
-            raise SinksRefused(f"no sink is called {name!r}; configured: {known}")
-        return found
-
 
 class Sinks:
     """The sinks as they are described now; while that cannot be used, as they last were.

@@ -67,7 +67,7 @@ class Owed:
         """Kind of the message that is owed; "" for none."""
         return self.receipt.owed
 
-    def settled(self, now_ms: int) -> bool:
+    def closed(self, now_ms: int) -> bool:
         """True if this sink is never again owed anything of an incident that ended."""
         repeats = self.sink.repeat_ms and now_ms - self.alert.resolved_ms < _RESOLVED_FOR_MS
         return not self.kind and not repeats

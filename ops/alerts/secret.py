@@ -27,12 +27,6 @@ class Secret:
     def __repr__(self) -> str:
         return "Secret(***)"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
 
 def plain(value: str | Secret) -> str:
     """Returns the plain text of a value that may or may not be secret."""

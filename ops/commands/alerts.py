@@ -19,7 +19,7 @@ from ops.alerts import Alert, AlertSettings, store
 from ops.alerts.silences import SILENCE_MS_MAX, SILENCES_MAX, Silence, add_silence, end_silence, silences
 from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
-from ops.errors import AlertRefused
+from ops.errors import AlertRefused, SinksRefused
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
@@ -253,7 +253,10 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
     from ops.alerts.sender import send_trial
 
     loaded = load(config)
-    answers = send_trial(loaded, loaded.sink(sink), queue or "main")
+    if sink not in loaded.sinks:
+        known = ", ".join(sorted(loaded.sinks)) or "none; see docs/alerts.md"
+        raise SinksRefused(f"no sink is called {sink!r}; configured: {known}")
+    answers = send_trial(loaded, loaded.sinks[sink], queue or "main")
     if as_json:
         console.say_json({kind: asdict(answer) for kind, answer in answers.items()})
     else:
