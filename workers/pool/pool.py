@@ -14,7 +14,7 @@ import structlog
 from workers.errors import NotReady
 from workers.pool.child import Child
 from workers.pool.failures import Deaths
-from workers.pool.rollout import Rollout, Slot, Version
+from workers.pool.rollout import Rollout, Slot
 from workers.pool.served import Served, pin, read_links
 from workers.pool.settings import PoolSettings
 
@@ -43,18 +43,18 @@ class Pool:
         self._slots: list[Slot] = []
         self._leaving: list[Child] = []
         self._rollout = Rollout(self._slots, self._spawn, self._dismiss)
-        self._wanted = Version(Served())
+        self._wanted = Served()
         self._links_read_at_s = 0.0
         self._pause_s: dict[str, float] = {}
         self._draining = False
         self._pins: tempfile.TemporaryDirectory[str] | None = None
-        self._pinned: dict[Served, Path] = {}
+        self._pinned: dict[object, Path] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Spawns every child; returns before they are ready."""
         self._pins = tempfile.TemporaryDirectory(prefix="amn-pool-", ignore_cleanup_errors=True)
-        self._wanted = Version(read_links(self._settings.artifacts))
+        self._wanted = read_links(self._settings.artifacts)
         with self._lock:
             for kind, count in self._counts.items():
                 for _ in range(count):
@@ -111,7 +111,7 @@ class Pool:
                     self._revive(slot)
             if time.monotonic() - self._links_read_at_s > _LINKS_S:
                 self._links_read_at_s = time.monotonic()
-                self._wanted = self._wanted._replace(served=read_links(self._settings.artifacts))
+                self._wanted = self._wanted._replace(links=read_links(self._settings.artifacts).links)
             self._rollout.turn(self._wanted)
 
     def watch(self) -> None:
@@ -178,10 +178,10 @@ class Pool:
                 _end(child, 0)
                 self._leaving.remove(child)
 
-    def _spawn(self, kind: str, version: Version) -> Child:
-        settings, served = self._settings, version.served
+    def _spawn(self, kind: str, served: Served) -> Child:
+        settings = self._settings
         assert self._pins is not None
-        folder = self._pinned.setdefault(served, Path(self._pins.name) / str(len(self._pinned)))
+        folder = self._pinned.setdefault(served.links, Path(self._pins.name) / str(len(self._pinned)))
         # Each time anew: whoever tidies up temporary folders may have been there since.
         command = settings.command(kind, pin(served, settings.artifacts, folder))
         return Child(kind, command, settings.environment(), settings.log_file)

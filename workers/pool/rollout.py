@@ -20,26 +20,15 @@ _AGAIN_S, _AGAIN_S_MAX = 5.0, 600.0
 _KILLED_S = 1.0
 
 
-class Version(NamedTuple):
-    """The links that a worker was started with, and the number of the restart asked for."""
-
-    served: Served
-    restart: int = 0
-
-    def of(self, kind: str) -> tuple[object, ...]:
-        """Workers of one kind with the same value need not be replaced."""
-        return self.restart, self.served.of(kind)
-
-
 @dataclass(slots=True)
 class Slot:
     """One of the pool's workers, whichever process it is, and the one that is getting ready to replace it."""
 
     kind: str
     child: Child
-    version: Version
+    version: Served
     successor: Child | None = None
-    coming: Version | None = None
+    coming: Served | None = None
 
 
 class _Refusal(NamedTuple):
@@ -58,13 +47,13 @@ class Rollout:
     """
 
     def __init__(
-        self, slots: list[Slot], spawn: Callable[[str, Version], Child], dismiss: Callable[[Child], None]
+        self, slots: list[Slot], spawn: Callable[[str, Served], Child], dismiss: Callable[[Child], None]
     ) -> None:
         self.swaps = 0
         self._slots, self._spawn, self._dismiss = slots, spawn, dismiss
         self._refusals: dict[str, _Refusal] = {}
 
-    def turn(self, wanted: Version) -> None:
+    def turn(self, wanted: Served) -> None:
         """The next step, if one is due."""
         for slot in self._slots:
             if slot.successor is not None and slot.coming is not None:
@@ -75,20 +64,20 @@ class Rollout:
                 slot.successor, slot.coming = self._spawn(slot.kind, wanted), wanted
                 return
 
-    def settled(self, wanted: Version) -> bool:
+    def settled(self, wanted: Served) -> bool:
         """True when every worker serves what is wanted."""
         return all(
             slot.successor is None and slot.version.of(slot.kind) == wanted.of(slot.kind)
             for slot in self._slots
         )
 
-    def _due(self, slot: Slot, wanted: Version) -> bool:
+    def _due(self, slot: Slot, wanted: Served) -> bool:
         version, refusal = wanted.of(slot.kind), self._refusals.get(slot.kind)
         if slot.version.of(slot.kind) == version:
             return False
         return refusal is None or refusal.version != version or time.monotonic() >= refusal.again_at_s
 
-    def _follow(self, slot: Slot, successor: Child, coming: Version) -> None:
+    def _follow(self, slot: Slot, successor: Child, coming: Served) -> None:
         if successor.is_ready() and successor.alive:
             old, slot.child, slot.version = slot.child, successor, coming
             self._refusals.pop(slot.kind, None)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MANIFEST = "manifest.json"
 #: Links that a pool reads, also when they are missing: then the worker says so.
@@ -22,20 +22,21 @@ _FOREIGN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """Name, target and time of each link.
+class Served(NamedTuple):
+    """What a worker was started with.
 
     Attributes:
         links: (name, where it leads, when its manifest was written, in ns), by name.
+        restart: Number of the rolling restart that asked for it.
     """
 
     links: tuple[tuple[str, str, int], ...] = ()
+    restart: int = 0
 
-    def of(self, kind: str) -> tuple[tuple[str, str, int], ...]:
-        """The links that concern workers of one kind."""
+    def of(self, kind: str) -> tuple[object, ...]:
+        """Workers of one kind with the same value need not be replaced."""
         foreign = _FOREIGN.get(kind, frozenset())
-        return tuple(link for link in self.links if link[0] not in foreign)
+        return (self.restart, *(link for link in self.links if link[0] not in foreign))
 
 
 def read_links(root: Path) -> Served:

@@ -9,11 +9,11 @@ import pytest
 import structlog
 
 from workers.pool import rollout
-from workers.pool.rollout import Rollout, Slot, Version
+from workers.pool.rollout import Rollout, Slot
 from workers.pool.served import Served
 
-OLD = Version(Served((("production_model", "/a", 1),)))
-NEW = Version(Served((("production_model", "/b", 1),)))
+OLD = Served((("production_model", "/a", 1),))
+NEW = Served((("production_model", "/b", 1),))
 
 
 class Child:
@@ -38,7 +38,7 @@ class Pool:
         self.slots: list[Any] = [Slot(kind, Child(kind, i), OLD) for i, kind in enumerate(kinds)]  # type: ignore[arg-type]
         self.rollout = Rollout(self.slots, self.spawn, self.dismissed.append)  # type: ignore[arg-type]
 
-    def spawn(self, kind: str, _: Version) -> Any:
+    def spawn(self, kind: str, _: Served) -> Any:
         self.spawned.append(Child(kind, 100 + len(self.spawned)))
         return self.spawned[-1]
 
@@ -69,7 +69,7 @@ def test_workers_are_replaced_in_turn_each_when_its_successor_is_ready() -> None
 
 def test_a_restart_concerns_everybody() -> None:
     pool = Pool("amn", "fallback", "shadow")
-    again = Version(OLD.served, restart=1)
+    again = Served(OLD.links, restart=1)
     for _ in range(3):
         pool.rollout.turn(again)
         pool.spawned[-1].ready.set()
@@ -113,7 +113,7 @@ def test_a_refusal_does_not_hold_up_another_promotion(clock: list[float]) -> Non
     pool.rollout.turn(NEW)
     pool.spawned[-1].end(1)
     pool.rollout.turn(NEW)
-    newer = Version(Served((("production_model", "/c", 1),)))
+    newer = Served((("production_model", "/c", 1),))
     pool.rollout.turn(newer)
     pool.spawned[-1].ready.set()
     pool.rollout.turn(newer)
