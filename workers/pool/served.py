@@ -23,7 +23,7 @@ _FOREIGN = {
 
 
 class Served(NamedTuple):
-    """What a worker was started with.
+    """The artifacts that a worker was started with.
 
     Attributes:
         links: (name, where it leads, when its manifest was written, in ns), by name.
