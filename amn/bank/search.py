@@ -124,8 +124,7 @@ class LoopSearch:
                 f"an index of {groups} codes, packed as this faiss packs them, is not readable here"
             )
         codebook = faiss.vector_to_array(codes.pq.centroids).reshape(groups, _CODES, WIDTH)
-        self._index = _Index()
-        self._index.fill(
+        self._index = _Index().fill(
             projection=panels(cells.projection[:, :d].T),
             centroids=panels(cells.centroids),
             half=cells.half,
@@ -151,8 +150,17 @@ class LoopSearch:
         wide = min(settings.probes_wide, int(self._index.cells))  # whatever a manifest says
         passes = min(settings.probes, wide), wide, settings.rerank, settings.rerank_wide
         widths = _Widths(*passes, settings.within, guard.confidence, guard.margin, guard.reach)
-        index, widths_at = ctypes.addressof(self._index), ctypes.addressof(widths)
-        if call(_search, index, widths_at, queries, len(queries), best, second, ids, twice):
+        if call(
+            _search,
+            self._index.address,
+            ctypes.addressof(widths),
+            queries,
+            len(queries),
+            best,
+            second,
+            ids,
+            twice,
+        ):
             raise MemoryError("no memory to search the reference bank")
         return best, second, ids
 

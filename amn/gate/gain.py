@@ -79,7 +79,6 @@ class Calibration:
     Attributes:
         calibration_id: `gain@` and the first 12 hex digits of the content's hash.
         amn, fallback: Ids of the two models it was fitted for.
-        bank: Id of the bank that was beside them; a score that reads no bank holds with another one.
         model: The gain of escalating, where the fallback has a weight at all.
         expected: Expected cosine with the true next vector, of AMN and of the fallback.
         weight_edges, weights: The fallback's weight in the final answer by novelty: `weights[i]`
@@ -93,7 +92,6 @@ class Calibration:
     expected: tuple[Linear, Linear]
     weight_edges: Values
     weights: Values
-    bank: str = ""
     _steps: Values = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +142,6 @@ def load_calibration(folder: Path) -> Calibration:
         calibration_id=f"gain@{sha256[:12]}",
         amn=content["amn"],
         fallback=content["fallback"],
-        bank=content.get("bank", ""),
         model=Linear.of(content["model"]),
         expected=(Linear.of(content["expected"][0]), Linear.of(content["expected"][1])),
         weight_edges=np.array(content["weight_edges"], dtype=np.float64),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,13 +87,14 @@ _features = function("amn_features", POINTER, POINTER, INTEGER, POINTER)
 
 
 class Structure(ctypes.Structure):
-    """Keeps the arrays alive whose addresses it holds."""
+    """An argument of a loop; it keeps the arrays alive whose addresses it holds."""
 
-    def fill(self, **values: Any) -> None:
+    def fill(self, **values: Any) -> Self:
         """Sets fields: numbers, structures, and the addresses of arrays."""
-        self.kept = values
+        self.kept, self.address = values, ctypes.addressof(self)
         for name, value in values.items():
             setattr(self, name, address_of(value) if isinstance(value, np.ndarray) else value)
+        return self
 
 
 class Panels(Structure):
@@ -143,9 +144,8 @@ class Network:
                 f"the loops have room for products of {_PRODUCT_MAX}, {_PAIRED_MAX} paired scores and "
                 f"hidden ones by {_ROWS}; this network has {longest}, {paired} and {hidden}"
             )
-        self._network = _Network()
-        self._network.fill(**{name: panels(array) for name, array in matrices.items()}, **fields)
-        self._address = ctypes.addressof(self._network)
+        made = {name: panels(array) for name, array in matrices.items()}
+        self._network = _Network().fill(**made, **fields)
 
     def __call__(self, contexts: Array, trust: Array | None = None) -> Array:
         """(B, 5, 768) -> answers (B, 768), float32; fills `trust` (B,), float32, if it is given.
@@ -158,7 +158,7 @@ class Network:
         contexts, count = _floats(contexts), len(contexts)
         answers = np.empty((count, 768), np.float32)
         trust = np.empty(count, np.float32) if trust is None else trust
-        call(_forward, self._address, contexts, count, answers, trust)
+        call(_forward, self._network.address, contexts, count, answers, trust)
         return answers
 
 
@@ -172,8 +172,7 @@ class Layer:
     def __init__(self, weights: Array) -> None:
         if weights.shape[1] % 8 or weights.shape[1] > LAYER_MAX:
             raise ValueError(f"a layer of {weights.shape}: in must be a multiple of 8, up to {LAYER_MAX}")
-        self._panels = panels(weights)
-        self._address, self._rows = ctypes.addressof(self._panels), len(weights)
+        self._panels, self._rows = panels(weights), len(weights)
 
     def __call__(self, rows: Array) -> Array:
         """(B, in) -> (B, out), float32."""
@@ -181,7 +180,7 @@ class Layer:
         if rows.ndim != 2 or rows.shape[1] != self._panels.width:
             raise ValueError(f"rows of shape {rows.shape}, the layer takes (B, {self._panels.width})")
         made = np.empty((len(rows), self._panels.rows), np.float32)
-        call(_layer, self._address, rows, len(rows), made)
+        call(_layer, self._panels.address, rows, len(rows), made)
         return made[:, : self._rows]
 
 
@@ -194,8 +193,7 @@ def panels(weights: Array) -> Panels:
     scale = np.maximum(np.maximum(np.abs(weights).max(axis=1) / _CODE_MAX, longest), 1e-30)
     codes = np.rint(weights / scale[:, None]).astype(np.int16)
     pairs = codes.reshape(len(codes) // _ROWS, _ROWS, -1, 2).swapaxes(1, 2)
-    made = Panels()
-    made.fill(
+    return Panels().fill(
         codes=np.ascontiguousarray(pairs),
         bytes=_tiles(codes) if LEVEL >= _WITH_TILES and width <= _PRODUCT_MAX else None,
         scale=scale.astype(np.float32),
@@ -203,7 +201,6 @@ def panels(weights: Array) -> Panels:
         width=codes.shape[1],
         level=LEVEL,
     )
-    return made
 
 
 def _tiles(codes: NDArray[np.int16]) -> NDArray[np.int8]:
@@ -242,8 +239,7 @@ class References:
         directions = _directions(vectors)
         flat = vectors @ directions.T  # (N, d)
         turn, turned = panels(directions), panels(flat)
-        self._references = _References()
-        self._references.fill(
+        self._references = _References().fill(
             turn=turn,
             turned=turned,
             vectors=vectors,
@@ -252,7 +248,6 @@ class References:
             turn_error=float(np.linalg.norm(directions - unpacked(turn, *directions.shape), 2)),
             error=float(np.linalg.norm(flat - unpacked(turned, *flat.shape), axis=1).max()),
         )
-        self._address = ctypes.addressof(self._references)
 
     def top2(self, predictions: Array) -> tuple[Array, Array, NDArray[np.intp]]:
         """(B, 768) unit, float32 -> best and second best cosine, and the best one's row.
@@ -263,7 +258,7 @@ class References:
         predictions, count = _floats(predictions), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
-        if call(_top2, self._address, predictions, count, best, second, ids):
+        if call(_top2, self._references.address, predictions, count, best, second, ids):
             raise MemoryError("no memory to compare predictions with the reference bank")
         return best, second, ids
 
