@@ -39,7 +39,7 @@ def _age_ms(_context: click.Context, _parameter: click.Parameter, value: str | N
 
 
 _reason = click.option("--reason", default="", metavar="CODE", help="Only letters with this reason.")
-_CHOICE = (
+_chosen_letters = options.together(
     click.argument("ids", nargs=-1, metavar="[ID]..."),
     click.option("--all", "every", is_flag=True, help="All of them, or those that the next two leave."),
     _reason,
@@ -47,13 +47,6 @@ _CHOICE = (
         "--older-than", "older_ms", callback=_age_ms, metavar="AGE", help="Only older ones: 90s, 15m, 2h, 7d."
     ),
 )
-
-
-def _chosen_letters(command: click.decorators.FC) -> click.decorators.FC:
-    """The options that choose letters: by id, or by what they are."""
-    for option in reversed(_CHOICE):
-        command = option(command)
-    return command
 
 
 @click.group(short_help="Dead letters: list, show, replay, purge.")

@@ -23,6 +23,8 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 from workers.pool.settings import PoolSettings
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
 
 def login_name() -> str:
     """Returns the user who runs this; the number of one without a name, as in a container."""
@@ -98,7 +100,15 @@ policy = click.option(
     callback=_known_policy,
     help="A preset (`amn policy list`), such as card: its rules to the letter; or a TOML file.",
 )
-_file_options = (
+
+
+def together(*options: Decorator) -> Decorator:
+    """Return one decorator for several options and arguments, in their order."""
+    return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
+
+
+#: The files of a prediction, and the fields of `FileOptions` that a job has too.
+file_of_contexts = together(
     click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path)),
     click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path)),
     click.option("--fast", is_flag=True, help="Take AMN's answer for every row; do not wait for fallbacks."),
@@ -106,15 +116,6 @@ _file_options = (
     click.option("--domain", default="", help="Domain of the texts, for the drift slices."),
     click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them."),
 )
-
-
-def file_of_contexts(command: click.decorators.FC) -> click.decorators.FC:
-    """The files of a prediction, and the fields of `FileOptions` that a job has too."""
-    for option in reversed(_file_options):
-        command = option(command)
-    return command
-
-
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else."
 )
