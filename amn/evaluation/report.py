@@ -61,7 +61,8 @@ def _figures(columns: dict[str, Any]) -> str:
 def flat(figures: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The figures of nested dicts and lists, each with the names that lead to it."""
     if isinstance(figures, list):
-        figures = {f"batch {row['batch']}": row for row in figures if isinstance(row, dict)}
+        rows = [dict(row) for row in figures if isinstance(row, dict)]
+        figures = {f"batch {row.pop('batch')}": row for row in rows}
     if isinstance(figures, dict) and "mean" not in figures:
         for key, value in figures.items():
             yield from flat(value, f"{name} {key.replace('_', ' ')}".strip())
