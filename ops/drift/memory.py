@@ -54,7 +54,7 @@ class Memory:
     """Reads and writes the keys above; remembers what it wrote, so that a minute costs little."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
-        self._client, self._keys = client, keys
+        self._client, self._keys, self._prefix = client, keys, keys.drift_prefix
         self._last: Evaluation | None = None
         self._final: dict[int, Block] = {}
         self._stored: set[int] = set()
@@ -77,7 +77,7 @@ class Memory:
         """Returns the time of the judge's last finished evaluation, by the server's clock; 0 for never."""
         if self._last is not None:
             return self._last.now_ms
-        stored = cast("bytes | None", self._client.hget(self._key("judge"), "evaluated_at_ms"))
+        stored = cast("bytes | None", self._client.hget(f"{self._prefix}judge", "evaluated_at_ms"))
         return int(stored or 0)
 
     def findings(self) -> list[Finding]:
@@ -152,9 +152,9 @@ class Memory:
     def order(self, order: Order) -> None:
         """Leaves an order for the judge."""
         with self._client.pipeline(transaction=True) as pipe:
-            pipe.rpush(self._key("orders"), dumps(order))
-            pipe.ltrim(self._key("orders"), -_ORDERS_MAX, -1)
-            pipe.expire(self._key("orders"), _JUDGE_TTL_S)
+            pipe.rpush(f"{self._prefix}orders", dumps(order))
+            pipe.ltrim(f"{self._prefix}orders", -_ORDERS_MAX, -1)
+            pipe.expire(f"{self._prefix}orders", _JUDGE_TTL_S)
             pipe.execute()
 
     def audit(self) -> list[dict[str, Any]]:
@@ -185,10 +185,10 @@ class Memory:
         ]
         arguments += [len(found.audit), *map(dumps, found.audit), len(blocks) + len(counts)]
         for number, block in blocks.items():
-            arguments += [self._key(f"block:{number}"), dumps(block), _BLOCK_TTL_S]
+            arguments += [f"{self._prefix}block:{number}", dumps(block), _BLOCK_TTL_S]
         for number, counted in counts.items():
-            arguments += [self._key(f"counts:{number}"), dumps(counted), _COUNTS_TTL_S]
-        names = [leader_key(self._keys), *(self._key(name) for name in ("judge", "orders", "audit"))]
+            arguments += [f"{self._prefix}counts:{number}", dumps(counted), _COUNTS_TTL_S]
+        names = [leader_key(self._keys), *(self._prefix + name for name in ("judge", "orders", "audit"))]
         written = bool(self._commit(keys=names, args=arguments))
         if written:
             self._last, self._orders_read = found, 0
@@ -203,7 +203,7 @@ class Memory:
             some = numbers[at : at + _KEYS_AT_ONCE]
             with self._client.pipeline(transaction=False) as pipe:
                 for number in some:
-                    pipe.getrange(self._key(f"{kind}:{number}"), 0, _TEXT_BYTES_MAX)
+                    pipe.getrange(f"{self._prefix}{kind}:{number}", 0, _TEXT_BYTES_MAX)
                 texts = pipe.execute(raise_on_error=False)
             for number, text in zip(some, texts, strict=True):
                 if isinstance(text, redis.ResponseError):
@@ -211,13 +211,13 @@ class Memory:
                 if isinstance(text, Exception):
                     raise text
                 if len(text) > _TEXT_BYTES_MAX:
-                    _LOG.warning("stored_text_too_long", key=self._key(f"{kind}:{number}"))
+                    _LOG.warning("stored_text_too_long", key=f"{self._prefix}{kind}:{number}")
                 elif text:
                     found.append((number, text))
         return found
 
     def _list(self, name: str, entries_max: int) -> list[Any]:
-        key = self._key(name)
+        key = self._prefix + name
         entries, texts = self._client.llen(key), self._client.lrange(key, 0, entries_max - 1)
         if entries > entries_max:
             _LOG.warning("stored_list_too_long", key=key, entries=entries, read=entries_max)
@@ -229,7 +229,7 @@ class Memory:
         Raises:
             ValueError: It is longer than anything that we write.
         """
-        key = self._key(name)
+        key = self._prefix + name
         length = self._client.hstrlen(key, field)
         if length > bytes_max:
             raise ValueError(
@@ -237,9 +237,6 @@ class Memory:
                 "delete it, and the judge begins anew"
             )
         return cast("bytes | None", self._client.hget(key, field)) if length else None
-
-    def _key(self, name: str) -> str:
-        return self._keys.drift_prefix + name
 
 
 def minutes_between(

@@ -22,18 +22,21 @@ Z_99 = 2.576
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drop:
-    """The distance of one mean below its reference; positive is worse.
+    """One mean of 24 h, and its distance below the reference; positive is worse.
 
     Attributes:
+        now: The mean.    expected: By the reference.
         value: In cosine.    error: Standard error, reference and day-to-day wander included.
         recent: The same drop over the last hours only.
         standardised: What it would be with the baseline's mixture of lanes; NaN when unknown.
     """
 
+    now: float
+    expected: float
     value: float
     error: float
     recent: float
-    standardised: float = math.nan
+    standardised: float
 
     @property
     def z(self) -> float:
@@ -52,7 +55,6 @@ class Comparison:
 
     Attributes:
         reference: What with.
-        mean_ood, mean_id, delta_now: Of the 24 h.    delta_expected: By the reference.
         delta, ood, inside: The drops.
         recent_blocks: Length of the recent window.
         n_ood, n_id: Effective requests.
@@ -63,10 +65,6 @@ class Comparison:
     """
 
     reference: Reference
-    mean_ood: float
-    mean_id: float
-    delta_now: float
-    delta_expected: float
     delta: Drop
     ood: Drop
     inside: Drop
@@ -107,19 +105,25 @@ def compare(window: Window, reference: Reference, settings: JudgeSettings) -> Co
     fixed = standardised(window.lanes, reference)
     wander = 2 * reference.tau**2
     variances = [*(now.variance + reference.variance), now.delta_variance + reference.delta_variance]
-    means_of = [*now.mean, now.delta], [*last.offset, last.offset[OOD] - last.offset[ID]]
     ood, inside, delta = (
-        Drop(value=-float(mean), error=math.sqrt(v + wander), recent=-float(late), standardised=float(alike))
-        for mean, late, v, alike in zip(*means_of, variances, [*fixed, fixed[OOD] - fixed[ID]], strict=True)
+        Drop(
+            now=float(mean),
+            expected=float(mean - offset),
+            value=-float(offset),
+            error=math.sqrt(variance + wander),
+            recent=-float(late),
+            standardised=float(alike),
+        )
+        for mean, offset, late, alike, variance in zip(
+            *([*each, each[OOD] - each[ID]] for each in (raw, now.mean, last.offset, fixed)),
+            variances,
+            strict=True,
+        )
     )
     sampled, met = sums[PREDICTIONS].sum(-1), sums[N].sum(-1)
     coverage = float(min((met[s] / sampled[s] for s in (OOD, ID) if sampled[s]), default=0.0))
     return Comparison(
         reference=reference,
-        mean_ood=float(raw[OOD]),
-        mean_id=float(raw[ID]),
-        delta_now=float(raw[OOD] - raw[ID]),
-        delta_expected=float(raw[OOD] - raw[ID] - now.delta),
         delta=delta,
         ood=ood,
         inside=inside,

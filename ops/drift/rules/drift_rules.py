@@ -41,7 +41,7 @@ def ood_delta(at: Evidence, settings: JudgeSettings) -> RuleResult:
         severity=drops.delta_fires(seen, u, settings),
         lasting=drops.delta_lasts(seen, settings),
         change_block=at.end_block,
-        summary=f"OOD delta {seen.delta_now:.4f}, {_KINDS[seen.reference.kind]} {seen.delta_expected:.4f}: "
+        summary=f"OOD delta {seen.delta.now:.4f}, {_KINDS[seen.reference.kind]} {seen.delta.expected:.4f}: "
         f"drop {seen.delta.value:+.4f} (99 % CI {low:+.4f} to {high:+.4f}) over 24 h; "
         f"m_OOD {-seen.ood.value:+.4f}, m_ID {-seen.inside.value:+.4f}{mixture}; "
         f"n {seen.n_ood:,.0f} OOD, {seen.n_id:,.0f} ID{_lacks(seen)}",
@@ -85,7 +85,7 @@ def level(at: Evidence, settings: JudgeSettings) -> RuleResult:
             severity=drops.level_fires(seen, u, settings),
             lasting=drops.level_lasts(seen, settings),
             change_block=at.end_block,
-            summary=f"m_OOD {seen.mean_ood:.4f} ({-seen.ood.value:+.4f}), m_ID {seen.mean_id:.4f} "
+            summary=f"m_OOD {seen.ood.now:.4f} ({-seen.ood.value:+.4f}), m_ID {seen.inside.now:.4f} "
             f"({-seen.inside.value:+.4f}) over 24 h against the {_KINDS[seen.reference.kind]}",
             values=comparison_values(seen) | {"u_se": round(u, 2)},
         )
@@ -132,8 +132,8 @@ def comparison_values(seen: Comparison) -> Values:
     """The numbers of a comparison."""
     low, high = seen.delta.interval
     return _finite(
-        delta=seen.delta_now,
-        delta_expected=seen.delta_expected,
+        delta=seen.delta.now,
+        delta_expected=seen.delta.expected,
         drop=seen.delta.value,
         drop_error=seen.delta.error,
         drop_low_99=low,
@@ -143,8 +143,8 @@ def comparison_values(seen: Comparison) -> Values:
         z_se=seen.delta.z,
         change_ood=-seen.ood.value,
         change_id=-seen.inside.value,
-        mean_ood=seen.mean_ood,
-        mean_id=seen.mean_id,
+        mean_ood=seen.ood.now,
+        mean_id=seen.inside.now,
         n_ood=round(seen.n_ood),
         n_id=round(seen.n_id),
         coverage=seen.coverage,

@@ -116,10 +116,10 @@ def series_table(found: Evaluation, *models: str) -> DataTable:
 
 def _cells(seen: Comparison) -> Iterator[str | None]:
     for text in (
-        f"{seen.mean_ood:.4f} ({-seen.ood.value:+.4f})",
-        f"{seen.mean_id:.4f} ({-seen.inside.value:+.4f})",
-        f"{seen.delta_now:+.4f}",
-        f"{seen.delta_expected:+.4f}",
+        f"{seen.ood.now:.4f} ({-seen.ood.value:+.4f})",
+        f"{seen.inside.now:.4f} ({-seen.inside.value:+.4f})",
+        f"{seen.delta.now:+.4f}",
+        f"{seen.delta.expected:+.4f}",
         f"{seen.delta.value:+.4f}",
         "{:+.4f} {:+.4f}".format(*seen.delta.interval),
         f"{seen.n_ood:,.0f}",
