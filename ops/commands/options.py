@@ -41,12 +41,8 @@ def client(settings: ProducerSettings, *, block_ms: int = 0) -> Iterator[redis.R
     Args:
         block_ms: Longest wait of a blocking read.
     """
-    with driver_errors(settings.url):
-        opened = connect(settings, block_ms=block_ms, retries=0)
-        try:
-            yield opened
-        finally:
-            opened.close()
+    with driver_errors(settings.url), connect(settings, block_ms=block_ms) as opened:
+        yield opened
 
 
 url = click.option(

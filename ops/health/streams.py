@@ -60,7 +60,7 @@ def read(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, StreamFacts]
 def _read(client: redis.Redis, stream: str, counter: str | None, now_ms: int) -> StreamFacts:
     try:
         oldest = cast("list[tuple[bytes, Any]]", client.xrange(stream, count=1))
-        size = cast("bytes | None", client.get(counter)) if counter else None
+        size = cast("bytes | None", client.get(counter)) or b"0" if counter else b""
     except redis.ResponseError:  # something else has its name: ops/health/keys.py says so
         return StreamFacts(entries=0, leased=0, payload_bytes=None, oldest_age_ms=None)
     leased, stale = 0, 0
@@ -72,17 +72,10 @@ def _read(client: redis.Redis, stream: str, counter: str | None, now_ms: int) ->
     return StreamFacts(
         entries=client.xlen(stream),
         leased=leased,
-        payload_bytes=_number(size) if counter else None,
+        payload_bytes=int(size) if size.isdigit() else None,
         oldest_age_ms=max(now_ms - int(oldest[0][0].partition(b"-")[0]), 0) if oldest else None,
         stale=stale,
     )
-
-
-def _number(text: bytes | None) -> int | None:
-    try:
-        return int(text or b"0")
-    except ValueError:
-        return None
 
 
 def read_letters(client: redis.Redis, keys: Keys, now_ms: int) -> LetterFacts:
