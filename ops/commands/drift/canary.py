@@ -39,13 +39,13 @@ def canary(as_json: bool, settings: ProducerSettings) -> None:
     if as_json:
         console.say_json(asdict(result), indent=2)
         return
-    console.say(f"{result.model}: {result.n} of {result.asked} items answered")
+    first = "this is its first run: later ones are compared with it"
+    compared = "with its first run" if result.golden else first
+    console.say(f"{result.model}: {result.n} of {result.asked} items, {compared}")
     console.say(f"mean cosine: in distribution {result.mean_id:.5f}, out of it {result.mean_ood:.5f}")
     if result.golden:
         changed = f"of a cosine {result.max_change:.6f}, of an answer {result.max_distance:.6f}"
-        console.say(f"largest change since the first run: {changed}")
-    else:
-        console.say("this is the model's first run: later ones are compared with it")
+        console.say(f"largest change {changed}")
     if result.other or result.failed:
         console.say(f"not compared: {result.other} answered by another model, {result.failed} not at all")
 
