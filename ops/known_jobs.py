@@ -31,7 +31,6 @@ from ops.errors import JobRefused
 _BYTES_MAX = 64 * 1024
 _TEXT_MAX = 300
 _KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
-_TIMES = ("enqueued_at", "started_at", "ended_at", "last_heartbeat")
 
 
 class KnownJob(Job):
@@ -57,13 +56,9 @@ class KnownJob(Job):
         call = parsed(self.data)
         whole = isinstance(call, list) and len(call) == 4
         self._func_name, self._instance, self._args, self._kwargs = call if whole else ("", None, [], {})
-        self.origin, self.description, worker = (
-            text_of(raw_data.get(name)) for name in (b"origin", b"description", b"worker_name")
-        )
-        self.worker_name = worker or None
-        for name in _TIMES:
-            setattr(self, name, _time(raw_data.get(name.encode())))
+        self.origin, self.description = (text_of(raw_data.get(name)) for name in (b"origin", b"description"))
         self.created_at = _time(raw_data.get(b"created_at")) or now()
+        self.enqueued_at = _time(raw_data.get(b"enqueued_at"))
         self.timeout, self.result_ttl, self.failure_ttl = _TIMEOUT_S, _KEPT_S, _KEPT_S
         meta = parsed(raw_data.get(b"meta", b""))
         self.meta = meta if isinstance(meta, dict) else {}
