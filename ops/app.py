@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -31,7 +32,7 @@ from ops.commands.run import run as run_command
 from ops.commands.up import up
 from ops.errors import OpsError
 from ops.local.beside import unless_ignored
-from ops.settings import server_url, with_origin
+from ops.settings import service, with_origin
 from producer.errors import QueueError, ServerUnavailable
 
 _USAGE, _FAILURE, _INTERRUPTED = 2, 1, 130
@@ -79,7 +80,7 @@ def _worker() -> click.Command:
     for command in worker.commands.values():
         for option in command.params:
             if option.name == "url":
-                option.default = lambda: server_url(None)
+                option.default = lambda: service().url
     return worker
 
 
@@ -124,7 +125,8 @@ def _prepare(group: click.Group, prefix: str) -> None:
                 longest = max(option.opts, key=len).lstrip("-")
                 option.envvar = f"{name}_{longest}".upper().replace("-", "_")
             if isinstance(option, click.Option) and option.show_default is None:
-                option.show_default = option.default not in (None, "", False, 0)
+                plain = isinstance(option.default, str | int | float | Path)
+                option.show_default = plain and bool(option.default)
         if isinstance(command, click.Group):
             _prepare(command, name)
 

@@ -93,11 +93,6 @@ def with_origin(text: str) -> str:
     return f"{text} (so says {found.found}: does the `amn up` that wrote it still run?)"
 
 
-def server_url(url: str | None) -> str:
-    """Return the address of `service`."""
-    return service(url).url
-
-
 def producer_settings(url: str | None, queue: str | None) -> ProducerSettings:
     """Return the settings of a client of that `service`, on its queue or another one that is named."""
     found = service(url)
