@@ -181,6 +181,7 @@ class Channel:
 
     def reporting(self, request_id: str, key: str, vector: Any) -> Verb[bool]:
         """Sends a true vector; gives whether it may belong to a sample, by its key, if that is known."""
+        self.check_open()
         array = checked_vector(vector)
         key = key or self._sample_keys.get(request_id, request_id)
         if not sampled(key, RATE_MAX, self.settings.sample_salt):

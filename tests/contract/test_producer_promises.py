@@ -61,6 +61,7 @@ def test_a_closed_producer_does_nothing_any_more(server, context, run):
         lambda: producer.submit(context),
         lambda: producer.cancel(handle),
         lambda: producer.report_truth(handle, context[0]),
+        lambda: producer.report_truth("in no sample", context[0]),
     ):
         with pytest.raises(errors.ProducerClosed):
             call()
