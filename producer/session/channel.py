@@ -141,7 +141,7 @@ class Channel:
         while len(self._sample_keys) > REMEMBERED_MAX:
             self._sample_keys.popitem(last=False)
         try:
-            while not submission.done:
+            while submission.left:
                 try:
                     if self.closed or not self.started:
                         yield from self.starting()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from producer import errors
@@ -25,11 +26,11 @@ _UNUSABLE = -2
 class Submission:
     """Takes requests into the queue, in order, through refusals and outages.
 
-    The channel does the I/O: until this is done, it sends the `next_requests`, calls `landed` or
+    The channel does the I/O: while any are left, it sends the `next_requests`, calls `landed` or
     `failed`, and waits for the milliseconds that either returned. When it ends early it calls `give_up`.
 
     Attributes:
-        done: True once every request is in the queue, or has its outcome.
+        left: The requests that are neither in the queue nor have an outcome, by number.
         handles: One for each request that was registered so far, in order.
     """
 
@@ -43,19 +44,17 @@ class Submission:
         *,
         block: bool,
     ) -> None:
-        self._outgoing, self._make_handle, self._block = outgoing, make_handle, block
+        self._make_handle, self._block = make_handle, block
         self._inflight, self._settings, self._outage = inflight, settings, outage
-        self._next = 0
+        # A refusal does not end the call: the requests behind it may be of another level, or have got in by
+        # an earlier try whose answer was lost.
+        self.left = dict(enumerate(outgoing))
         self._sent: list[int] = []
-        #: In the queue, or with its outcome. A refusal does not end the call: what comes behind it
-        #: may be of another level, or have got in by an earlier try whose answer was lost.
-        self._landed: set[int] = set()
         self._failures, self._failing_since_s = 0, 0.0  # since the last success
         self._refusal: errors.QueueFull | None = None
         self._unsure_since_s: float | None = None
         self._began_at_s = self._tried_at_s = time.monotonic()
         self.handles: list[Any] = []
-        self.done = not outgoing
 
     def give_up(self, error: BaseException) -> None:
         """Ends what was not accepted; `error.accepted` gets the handle of each that was."""
@@ -67,18 +66,15 @@ class Submission:
         lost = {
             handle
             for index, handle in enumerate(self.handles)
-            if index not in self._landed and self._inflight.settle(handle.id, reason)
+            if index in self.left and self._inflight.settle(handle.id, reason)
         }
         reason.accepted = [handle for handle in self.handles if handle not in lost]
 
     def next_requests(self) -> list[Outgoing]:
         """Registers and returns what to send next; empty when there is nothing, or no room here."""
-        while self._next in self._landed:
-            self._next += 1
         self._sent, self._refusal, self._tried_at_s = [], None, time.monotonic()
-        index, left_bytes = self._next, SEND_BYTES_MAX
-        while index < len(self._outgoing) and len(self._sent) < SEND_COUNT_MAX and left_bytes > 0:
-            item = self._outgoing[index]
+        left_bytes = SEND_BYTES_MAX
+        for index, item in list(islice(self.left.items(), SEND_COUNT_MAX)):
             if index == len(self.handles):
                 try:
                     handle, new = self._inflight.add(item, self._make_handle)
@@ -87,12 +83,13 @@ class Submission:
                     break
                 self.handles.append(handle)
                 if not new:
-                    self._landed.add(index)
-            if index not in self._landed:
-                self._sent.append(index)
-                left_bytes -= len(item.payload)
-            index += 1
-        return [self._outgoing[index] for index in self._sent]
+                    del self.left[index]
+                    continue
+            self._sent.append(index)
+            left_bytes -= len(item.payload)
+            if left_bytes <= 0:
+                break
+        return [self.left[index] for index in self._sent]
 
     def landed(self, statuses: Sequence[int]) -> float:
         """Takes the statuses of what was sent last; returns the milliseconds until the next send.
@@ -109,11 +106,10 @@ class Submission:
             if status > 0:
                 self.handles[index].got_in_at_s = now_s  # from now on it can be lost
             elif status == 0:
-                item = self._outgoing[index]
-                self._inflight.settle(item.id, duplicate(item.id, "another producer enqueued it"))
+                name = self.left[index].id
+                self._inflight.settle(name, duplicate(name, "another producer enqueued it"))
             if status >= 0:
-                self._landed.add(index)
-        self.done = len(self._landed) == len(self._outgoing)
+                del self.left[index]
         least = min(statuses, default=0)
         if least == _UNUSABLE:
             raise self._unusable()
@@ -145,8 +141,7 @@ class Submission:
         if self._block and self._is_forgotten():
             for index in self._sent:
                 self.handles[index].got_in_at_s = self._inflight.clock_s()
-            self._landed.update(self._sent)
-            self.done = len(self._landed) == len(self._outgoing)
+                del self.left[index]
             return 0.0
         left_ms = self._left_ms()
         if not self._block:
@@ -165,8 +160,7 @@ class Submission:
 
     def _left_ms(self) -> float:
         """Until the first deadline or, without any, the result timeout; whatever the wall clock does."""
-        waiting = (self._outgoing[i] for i in range(self._next, len(self._outgoing)) if i not in self._landed)
-        deadlines = [item.deadline_ms for item in waiting if item.deadline_ms]
+        deadlines = [item.deadline_ms for item in self.left.values() if item.deadline_ms]
         limit_ms = min(deadlines, default=self._settings.result_timeout_ms)
         return limit_ms - (time.monotonic() - self._began_at_s) * 1000
 

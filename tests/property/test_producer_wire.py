@@ -246,7 +246,7 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
         with ExitStack() as undo:
             undo.push(lambda _, error, __: delivery.give_up(error) if error else None)
             for _ in range(200):
-                if delivery.done:
+                if not delivery.left:
                     break
                 batch = delivery.next_requests()
                 event = data.draw(st.sampled_from(["room", "full", "lost before", "lost after"]))
@@ -278,7 +278,7 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
         went_in = [name for name in queue if name in of_level]
         assert went_in == of_level[: len(went_in)]
     assert len(queue) == len(set(queue))
-    if delivery.done:
+    if not delivery.left:
         assert set(queue) == {item.id for item in items}
-    if delivery.done or refused:
+    if not delivery.left or refused:
         assert set(inflight._handles) <= set(queue)  # who waits, waits for something that is there

@@ -195,7 +195,7 @@ def test_a_long_submit_goes_in_bounded_batches(context):
     items = [outgoing(context) for _ in range(2 * SEND_COUNT_MAX + 1)]
     made, inflight = delivery(items)
     sizes = []
-    while not made.done:
+    while made.left:
         batch = made.next_requests()
         sizes.append(len(batch))
         assert made.landed([1] * len(batch)) == 0
@@ -216,7 +216,7 @@ def test_what_another_call_waits_for_fails_with_the_call_that_sends_it(context):
     assert len(one.next_requests()) == 1
     assert other.next_requests() == []
     assert other.landed([]) == 0
-    assert other.done
+    assert not other.left
     with pytest.raises(errors.QueueFull), verb_of(one):
         one.landed([-1])
     with pytest.raises(errors.QueueFull):
@@ -247,12 +247,12 @@ def test_what_may_have_arrived_is_not_repeated_when_the_server_forgot_its_id(con
     with verb_of(Submission(items, inflight, settings, HANDLE, Outage("submit"), block=True)) as delivery:
         delivery.next_requests()
         delivery.failed(error)
-        assert not delivery.done
+        assert delivery.left
         time.sleep(0.05)
         delivery.next_requests()
         delivery.failed(error)
         # From then on it is found out as of any request that got in.
-        assert delivery.done == arrived
+        assert (not delivery.left) == arrived
         assert [math.isfinite(one.got_in_at_s) for one in delivery.handles] == [arrived] * 2
         if not arrived:
             delivery.next_requests()

@@ -216,7 +216,7 @@ def test_a_call_carries_few_large_messages():
     inflight = Inflight(limit=10_000)
     sizes = []
     delivery = Submission(items, inflight, SETTINGS, HANDLE, Outage("submit"), block=False)
-    while not delivery.done:
+    while delivery.left:
         sent = delivery.next_requests()
         sizes.append(sum(len(item.payload) for item in sent))
         delivery.landed([1] * len(sent))
