@@ -31,7 +31,7 @@ class TrafficSettings:
     """The amount and the rate of the traffic.
 
     Attributes:
-        requests: How many.    rate: Per second; 0 for as fast as `in_flight_max` allows.
+        requests: Number of requests.    rate: Requests per second; 0 for as fast as `in_flight_max` allows.
         poisson: True for random (exponential) times between requests instead of equal ones.
         in_flight_max: Requests that may wait for their answer at once.
         run_id: Starts the sequence ids, so that two runs never mix.
