@@ -3,12 +3,14 @@
     amn:{main}:drift:leader   string   fence of the judge that leads, as decimal text; expires
     amn:{main}:drift:fence    string   the last fence given, expires after 90 days without a judge
 
-Whatever a judge writes, it writes in a script that first compares `drift:leader` with its fence. A
+Whatever a judge writes, it writes by `write`, which first compares `drift:leader` with its fence. A
 judge that slept through its lease finds another fence there, and writes nothing.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import cast
 
 import redis
@@ -17,6 +19,8 @@ from producer.keys import Keys
 from producer.transport.connection import script_text
 
 _REMEMBERED_MS = 90 * 24 * 3600 * 1000
+#: A command of the server, its key second.
+Command = tuple[str | int, ...]
 
 
 def leader_key(keys: Keys) -> str:
@@ -51,3 +55,21 @@ class Leadership:
         if self.fence:
             self._resign(keys=self._names[:1], args=[str(self.fence)])
             self.fence = 0
+
+
+def write(
+    client: redis.Redis,
+    leader: str,
+    fence: int | str,
+    commands: Sequence[Command],
+    logged: Sequence[Command] = (),
+) -> bool:
+    """Runs commands in one step; False when the fence in `leader` is another one.
+
+    Args:
+        logged: Commands whose failure is no failure.
+    """
+    script = client.register_script(script_text("ops", "write"))
+    names = sorted({str(command[1]) for command in (*commands, *logged)})
+    texts = [json.dumps([[str(word) for word in one] for one in many]) for many in (commands, logged)]
+    return bool(script(keys=[leader, *names], args=[str(fence), *texts]))

@@ -11,7 +11,7 @@ import redis
 
 from ops.alerts.alert import Alert, read_record, readable
 from ops.alerts.receipts import Owed, Receipt
-from ops.alerts.store import Command
+from ops.leader import Command
 from producer.keys import Keys
 
 _LOG_KEPT_S = 8 * 24 * 3600

@@ -21,7 +21,8 @@ from ops.alerts.books import put, read
 from ops.alerts.config import AlertsConfig
 from ops.alerts.receipts import Receipt
 from ops.alerts.sinks.base import Sink
-from ops.alerts.store import Command, add_ended
+from ops.alerts.store import add_ended
+from ops.leader import Command
 from producer.keys import Keys
 
 

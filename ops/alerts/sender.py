@@ -21,11 +21,11 @@ from ops.alerts.config import AlertsConfig, Sinks
 from ops.alerts.earlier import take_over
 from ops.alerts.receipts import Owed, Receipt, compare
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer
-from ops.alerts.store import KEPT_S, Command, apply, write
+from ops.alerts.store import KEPT_S, apply
 from ops.alerts.watch import GIVEN_UP_FOR_MS, ServerDown, delivery_failed, judge_dead
 from ops.clock import server_now_ms
 from ops.drift.memory import Memory
-from ops.leader import Leadership
+from ops.leader import Command, Leadership, write
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.transport.connection import driver_errors

@@ -26,15 +26,13 @@ from ops.alerts.alert import Alert, Kind, Phase, readable, step
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import silence_of, silences
 from ops.findings import Finding
-from ops.leader import leader_key
+from ops.leader import Command, leader_key, write
 from producer.keys import Keys
-from producer.transport.connection import script_text
 
 _LOG = structlog.get_logger("amn.alerts")
 #: States and incidents that nobody was told of outlive a long absence of judge and sender.
 KEPT_S = 90 * 24 * 3600
 ENDED_MAX = 10_000
-Command = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,24 +117,6 @@ def add_ended(keys: Keys, ended: Iterable[Alert]) -> list[Command]:
         ("XADD", key, "MAXLEN", ENDED_MAX, "*", "alert", json.dumps(asdict(one))) for one in ended
     ]
     return [*adds, ("EXPIRE", key, KEPT_S)] if adds else []
-
-
-def write(
-    client: redis.Redis,
-    leader: str,
-    fence: int | str,
-    commands: Sequence[Command],
-    logged: Sequence[Command] = (),
-) -> bool:
-    """Runs commands in one step; False when the fence in `leader` is another one.
-
-    Args:
-        logged: Commands whose failure is no failure.
-    """
-    script = client.register_script(script_text("ops.alerts", "write"))
-    names = sorted({str(command[1]) for command in (*commands, *logged)})
-    texts = [json.dumps([[str(word) for word in one] for one in many]) for many in (commands, logged)]
-    return bool(script(keys=[leader, *names], args=[str(fence), *texts]))
 
 
 def states(client: redis.Redis, keys: Keys) -> dict[str, Alert]:

@@ -12,7 +12,7 @@
                                 first, capped
     leader, fence       strings see ops/leader.py
 
-Everything but `orders` and `canary` is written by lua/commit.lua, under the leader's fence. What is
+Everything but `orders` and `canary` is written in one step under the leader's fence. What is
 longer than anything that we write is not read, and named in the log.
 """
 
@@ -31,9 +31,8 @@ from ops.drift.measures.blocks import Block, block_of
 from ops.drift.measures.stored import dumps
 from ops.drift.state import Evaluation, JudgeState, Order
 from ops.findings import Finding
-from ops.leader import leader_key
+from ops.leader import Command, leader_key, write
 from producer.keys import Keys
-from producer.transport.connection import script_text
 
 _LOG = structlog.get_logger("amn.judge")
 #: Blocks that are looked at: what a baseline may take in, and a day to judge.
@@ -60,7 +59,6 @@ class Memory:
         self._stored: set[int] = set()
         self._counts: dict[int, dict[str, int]] | None = None
         self._read_from = self._orders_read = 0
-        self._commit = client.register_script(script_text("ops.drift", "commit"))
 
     def state(self) -> JudgeState:
         """The stored state; a fresh one when there is none.
@@ -173,23 +171,21 @@ class Memory:
         ended = found.now_ms // 60_000 // BLOCK_MIN - 1
         counts = {} if ended in known else {ended: dict(found.counters)}
         blocks = {n: block for n, block in self._final.items() if n not in self._stored and block.minutes}
-        state, findings = dumps(found.state), dumps(found.findings)
-        fields = ("state", state, "findings", findings, "evaluated_at_ms", found.now_ms)
-        arguments: list[Any] = [
-            str(fence),
-            self._orders_read,
-            _AUDIT_MAX,
-            _JUDGE_TTL_S,
-            len(fields) // 2,
-            *fields,
+        judge, orders, audit = (self._prefix + name for name in ("judge", "orders", "audit"))
+        fields = ("state", dumps(found.state), "findings", dumps(found.findings))
+        commands: list[Command] = [
+            ("HSET", judge, *fields, "evaluated_at_ms", found.now_ms, "fence", fence),
+            ("EXPIRE", judge, _JUDGE_TTL_S),
+            ("LTRIM", orders, self._orders_read, -1),
+            *(("LPUSH", audit, dumps(entry)) for entry in found.audit),
+            ("LTRIM", audit, 0, _AUDIT_MAX - 1),
+            ("EXPIRE", audit, _JUDGE_TTL_S),
         ]
-        arguments += [len(found.audit), *map(dumps, found.audit), len(blocks) + len(counts)]
         for number, block in blocks.items():
-            arguments += [f"{self._prefix}block:{number}", dumps(block), _BLOCK_TTL_S]
+            commands.append(("SET", f"{self._prefix}block:{number}", dumps(block), "EX", _BLOCK_TTL_S))
         for number, counted in counts.items():
-            arguments += [f"{self._prefix}counts:{number}", dumps(counted), _COUNTS_TTL_S]
-        names = [leader_key(self._keys), *(self._prefix + name for name in ("judge", "orders", "audit"))]
-        written = bool(self._commit(keys=names, args=arguments))
+            commands.append(("SET", f"{self._prefix}counts:{number}", dumps(counted), "EX", _COUNTS_TTL_S))
+        written = write(self._client, leader_key(self._keys), fence, commands)
         if written:
             self._last, self._orders_read = found, 0
             self._stored.update(blocks)
