@@ -50,9 +50,9 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
     Raises:
         NotReady: Model, bank, policy or calibration do not hold, or do not belong together.
     """
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(1)  # one worker for each core
     torch.set_num_interop_threads(1)
-    threadpool_limits(settings.threads)  # NumPy's library has threads of its own
+    threadpool_limits(1)  # NumPy's library has threads of its own
     kinds = {"amn": _amn, "fallback": _fallback, "shadow": _shadow}
     try:
         return kinds[settings.kind](settings, artifacts, _predictor(settings, artifacts))

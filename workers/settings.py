@@ -56,17 +56,19 @@ class QueueSettings:
     stall_ms: int = 20_000
 
     def __post_init__(self) -> None:
-        if not 1 <= self.batch_max <= 4096:
-            raise ValueError(f"batch_max is {self.batch_max}; use 1 to 4096")
-        if self.reply_entries_max < 1 or self.reply_bytes_max < 1:
-            raise ValueError(
-                f"reply_entries_max is {self.reply_entries_max}, reply_bytes_max {self.reply_bytes_max}; "
-                "use at least 1: an answer has to wait somewhere"
-            )
-        if self.lease_ms < 100:
-            raise ValueError(f"lease_ms is {self.lease_ms}; use at least 100")
-        if self.stall_ms < 1000:
-            raise ValueError(f"stall_ms is {self.stall_ms}; use at least 1000")
+        # An answer has to wait somewhere.
+        least = {
+            "batch_max": 1,
+            "reply_entries_max": 1,
+            "reply_bytes_max": 1,
+            "lease_ms": 100,
+            "stall_ms": 1000,
+        }
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} is {getattr(self, name)}; use at least {value}")
+        if self.batch_max > 4096:
+            raise ValueError(f"batch_max is {self.batch_max}; use at most 4096")
 
 
 def worker_name(kind: str) -> str:
@@ -89,7 +91,6 @@ class WorkerSettings:
             0 for none; busy lanes are sampled at less (workers/shadow/rates.py).
         recheck_one_in: One request in so many is searched again exactly, where the bank is approximate;
             0 for none (workers/handlers/recheck.py).
-        threads: Threads of the tensor library; one worker per core is the plan.
         parent_pid: Stop when this process is not the parent any more; 0 for a worker of its own.
         background: Run only when nothing else wants the core, so that a slow model never makes
             the fast path of the same machine wait.
@@ -103,7 +104,6 @@ class WorkerSettings:
     sample_rate: float = RATE_MAX
     sample_salt: str = DEFAULT_SALT
     recheck_one_in: int = 1000
-    threads: int = 1
     parent_pid: int = 0
     background: bool = False
 

@@ -252,7 +252,7 @@ def test_a_tier_is_known_to_live_while_a_worker_of_it_says_so(server: Any) -> No
     gate, tier = GateThread(settings, CALIBRATED, allowance), TierThread(settings, "accuracy", tally)
     gate.turn(0.0)
     assert allowance.breaker_left == 0  # nobody would answer
-    tally.ok, tally.blended, tally.gain = 3, 2, 0.0012
+    tally.ok, tally.blended, tally.gain_millionths = 3, 2, 1200
     tier.turn(0.0)
     tier.turn(1.0)  # what was told is not told again
     gate.turn(1.0)

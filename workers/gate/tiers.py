@@ -6,7 +6,8 @@ amn:{main}:gate:tier:<t>  hash  ok, failed, blended, kept, gain_millionths of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import redis
@@ -35,14 +36,14 @@ class Tally:
     Attributes:
         ok, failed: Answers, and requests that it could not answer.
         blended, kept: Of the answers, those mixed with AMN's, and those where AMN's stayed.
-        gain: Sum of the predicted gains of all answers, in cosine.
+        gain_millionths: Sum of the predicted gains of all answers, in millionths of a cosine.
     """
 
     ok: int = 0
     failed: int = 0
     blended: int = 0
     kept: int = 0
-    gain: float = 0.0
+    gain_millionths: int = 0
 
 
 class TierWatch:
@@ -85,7 +86,7 @@ class TierThread(SideThread):
         self._tally = tally
         self._key = tier_key(self.keys, tier)
         self._next = TierWatch(self.client, self.keys, SECONDARY) if tier == ACCURACY else None
-        self._told = (0, 0, 0, 0, 0)
+        self._told: Counter[str] = Counter()
         self.next_is_up = False
 
     def start(self) -> None:
@@ -95,12 +96,10 @@ class TierThread(SideThread):
 
     def take_turn(self, now_s: float) -> None:
         """Reports what was done since the last turn, and follows the next tier."""
-        tally = self._tally
-        counts = (tally.ok, tally.failed, tally.blended, tally.kept, round(tally.gain * 1e6))
-        names = ("ok", "failed", "blended", "kept", "gain_millionths")
+        counts = Counter(asdict(self._tally))
         with self.client.pipeline(transaction=True) as pipe:
-            for name, now, then in zip(names, counts, self._told, strict=True):
-                pipe.hincrby(self._key, name, now - then)
+            for name, count in counts.items():
+                pipe.hincrby(self._key, name, count - self._told[name])
             pipe.pexpire(self._key, _ALIVE_MS)
             pipe.execute()
         self._told = counts

@@ -160,14 +160,14 @@ class FallbackHandler:
         tally.kept += int(np.count_nonzero(weight == 0))
         changes: dict[str, Any] = {"provisional": False, "timings": timings}
         if isinstance(so_far, Reply):
-            tally.gain += so_far.gain
+            tally.gain_millionths += round(1e6 * so_far.gain)
             share, (amn, own) = float(weight[0]), expected[0].tolist()
             earlier = so_far.tiers or {so_far.model: (amn, 1.0)}
             tiers = {model: (score, part * (1 - share)) for model, (score, part) in earlier.items()}
             changes |= {"tiers": tiers | {name: (own, share)}}
             bettered = {"vector": computed.best[rows.start]}
         else:
-            tally.gain += float(so_far.gains.sum())
+            tally.gain_millionths += round(1e6 * float(so_far.gains.sum()))
             pairs = so_far.tiers or {so_far.model: _pairs(expected[:, 0], np.ones(len(weight)))}
             shares = {model: _pairs(pair[:, 0], pair[:, 1] * (1 - weight)) for model, pair in pairs.items()}
             changes |= {"tiers": shares | {name: _pairs(expected[:, 1], weight)}}

@@ -92,7 +92,7 @@ def test_the_blend_is_the_calibrated_one_and_every_tier_has_its_score():
     assert reply.tiers == {AMN: (0.5, 0.75), GRU: (0.4, 0.25)}
     assert (reply.served_by, reply.model, reply.provisional) == ("gru", GRU, False)
     assert (tier.tally.ok, tier.tally.blended, tier.tally.kept) == (1, 1, 0)
-    assert tier.tally.gain == pytest.approx(0.01)
+    assert tier.tally.gain_millionths == 10_000
 
 
 def test_at_weight_zero_the_answer_is_amns_to_the_bit():
