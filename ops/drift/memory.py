@@ -185,6 +185,7 @@ class Memory:
             commands.append(("SET", f"{self._prefix}block:{number}", dumps(block), "EX", _BLOCK_TTL_S))
         for number, counted in counts.items():
             commands.append(("SET", f"{self._prefix}counts:{number}", dumps(counted), "EX", _COUNTS_TTL_S))
+        self._last = None  # should the answer be lost, the server knows what was written
         written = write(self._client, leader_key(self._keys), fence, commands)
         if written:
             self._last, self._orders_read = found, 0

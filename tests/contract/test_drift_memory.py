@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import redis
 from structlog.testing import capture_logs
 
 from ops.clock import BLOCK_MIN, server_now_ms
@@ -15,7 +16,7 @@ from ops.drift.measures.stored import dumps
 from ops.drift.memory import Memory
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation, JudgeState, ModelState, Order
-from ops.leader import leader_key
+from ops.leader import leader_key, write
 from producer.keys import Keys
 from workers.shadow.scores import MILLION, Labels
 
@@ -147,6 +148,26 @@ def test_an_order_given_while_the_judge_looked_is_not_lost(server: Any) -> None:
     memory.order(Order(model=MODEL, hours=0, who="ada", why="late", at_ms=now_ms))
     assert memory.commit(7, found)
     assert [order.why for order in memory.orders()] == ["late"]
+
+
+def test_a_judge_whose_write_was_done_but_not_answered_goes_on_from_it(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = a_day(server)
+    judge = Judge(server.admin, KEYS, SETTINGS)
+    assert judge.turn(now_ms)
+    Memory(server.admin, KEYS).order(Order(model=MODEL, hours=0, who="ada", why="new encoder", at_ms=now_ms))
+
+    def done_without_an_answer(*arguments: Any) -> bool:
+        write(*arguments)
+        raise redis.ConnectionError("the answer was lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "write", done_without_an_answer)
+        with pytest.raises(redis.ConnectionError):
+            judge.turn(now_ms + 61_000)
+    assert judge.turn(now_ms + 122_000)
+    assert Memory(server.admin, KEYS).state().models[MODEL].declared_ms == now_ms + 61_000
 
 
 def test_late_truths_change_the_day_until_their_block_is_settled(server: Any) -> None:
