@@ -51,5 +51,9 @@ class JobsUnavailable(OpsError):
     """A server that the jobs cannot use."""
 
 
+class RunStopped(OpsError):
+    """A batch prediction ended before its last row; the same command goes on."""
+
+
 class JobRefused(OpsError):
     """A job asks for another function than ours, or with other arguments."""

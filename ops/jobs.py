@@ -1,47 +1,53 @@
-"""Coarse jobs on RQ: a file is one job, and its rows go through the queue.
+"""Coarse jobs on RQ: a batch prediction is one job, and its rows go through the queue.
 
 RQ costs a fork and about twenty round trips a job, which is nothing beside a file and much beside a
-vector. Jobs are stored as JSON, and ops/known_jobs.py sees to it that nothing but `predict_file` runs. What
-is left to whoever can write to the jobs' queue: have any .npy file that this user can read predicted, and
-any .npy file written that this user can write.
+vector. Jobs are stored as JSON, and ops/known_jobs.py sees to it that nothing but `predict` runs. What
+is left to whoever can write to the jobs' queue: have any file of vectors that this user can read predicted,
+and have predictions written wherever this user can write a new file.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import reprlib
 import time
 from base64 import b64decode
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
+from rq.job import JobStatus
+from rq.registry import CanceledJobRegistry
 from rq.results import Result
 
-from amn.files import check_output
 from amn.output import without_surrogates
-from ops.errors import FileRefused, JobRefused, JobsUnavailable
-from ops.files import FileOptions, open_contexts, predict_rows
+from ops.errors import FileRefused, JobRefused, JobsUnavailable, RunStopped
 from ops.known_jobs import KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
+from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
 from producer import Producer
-from producer.messages import LANES
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect
 
+if TYPE_CHECKING:
+    from ops.predict.run import Progress
+
 #: Name of the RQ queue.
 JOBS = "amn-jobs"
-_PREDICT_FILE = "ops.jobs.predict_file"
-_SUFFIX = ".npy"
+_PREDICT = "ops.jobs.predict"
+#: Field of a job that asks it to end.
+_CANCELLED = "cancelled"
 #: Jobs that a listing shows at most.
 _LISTED_MAX = 1_000
 _META_EVERY_S = 1.0
 #: An idle worker comes back from its blocking read well within this.
 _WORKER_TTL_S = 60
-_QUEUE = r"[A-Za-z0-9_.-]{1,64}"
+_QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TEXT_MAX, _TEXTS_MAX = 4096, 1_000
 
 
 def rq_connection(settings: ProducerSettings) -> redis.Redis:
@@ -58,113 +64,189 @@ def rq_connection(settings: ProducerSettings) -> redis.Redis:
     return connect(settings, block_ms=(_WORKER_TTL_S + 30) * 1000)
 
 
-def submit_predict_file(settings: ProducerSettings, source: Path, target: Path, options: FileOptions) -> str:
-    """Enqueues a file; both paths are checked now and stored absolute. Returns the job's id.
+def submit_predict(settings: ProducerSettings, asked: PredictSettings) -> str:
+    """Enqueues a batch prediction, checked and with absolute paths; returns the job's id.
 
     Raises:
-        FileRefused: The input is not a file of contexts, or the output cannot be written; or one is not
-            named as the files of jobs are.
+        FileRefused: A source or the target cannot be used.
     """
-    source, target = source.resolve(), target.resolve()
-    for path in (source, target):
-        if not _is_path(str(path)):
-            raise FileRefused(f"{path}: the files of a job have {_PATH_RULE}")
-    rows = len(open_contexts(source))
-    check_output(target, source)
-    arguments = {"source": str(source), "target": str(target), "queue": settings.queue}
+    from ops.predict.files import open_data
+
+    sources = [os.path.abspath(source) for source in asked.sources]
+    asked = dataclasses.replace(asked, sources=sources, out=str(Path(asked.out).resolve()))
+    arguments = dataclasses.asdict(asked) | {"queue": settings.queue}
+    try:
+        check(arguments)
+    except JobRefused as error:
+        raise FileRefused(str(error)) from error
+    rows = sum(group.rows for group in open_data(asked).groups)
     with closing(rq_connection(settings)) as connection:
         job = KnownQueue(JOBS, connection).enqueue(
-            _PREDICT_FILE,
-            kwargs=arguments | {name: getattr(options, name) for name in _CHECKS if name not in arguments},
+            _PREDICT,
+            kwargs=arguments,
             meta={"done": 0, "rows": rows},
-            description=without_surrogates(f"predict-file {source} {target}"),
+            description=without_surrogates(f"predict {' '.join(asked.sources)} --out {asked.out}"),
         )
         return str(job.id)
 
 
-def predict_file(job: KnownJob, **arguments: Any) -> dict[str, Any]:
-    """The job: streams the file through the queue; the result is the summary of `amn predict`.
+def predict(job: KnownJob, **arguments: Any) -> dict[str, Any]:
+    """The job: `amn predict` through the queue; the result is its summary.
 
     Raises:
         JobRefused: An argument is not what it must be.
+        FileRefused, RunStopped: As `predict_files`, or it was cancelled.
     """
+    # Whoever waits for jobs needs none of these.
+    from ops.predict.engines import QueueEngine, QueueEngineSettings
+    from ops.predict.files import open_data, predict_files
+
     check(arguments)
-    saved_at_s = 0.0
+    settings = ProducerSettings.from_environment(queue=arguments.pop("queue"))
+    asked, note = PredictSettings(**arguments), _Notes(job)
+    data = open_data(asked)
+    with Producer(settings=settings) as producer:
+        chosen = QueueEngineSettings(lane=asked.lane, priority=asked.priority, stall_s=asked.stall_s or None)
+        engine = QueueEngine(producer, chosen, lambda stalled_s, _: note.stall(stalled_s))
+        summary = predict_files(asked, data, engine, note.progress)
+    note.save()
+    return summary
 
-    def on_progress(done: int, rows: int) -> None:
-        nonlocal saved_at_s
-        if time.monotonic() - saved_at_s > _META_EVERY_S or done == rows:
-            saved_at_s = time.monotonic()
-            job.meta["done"] = done
-            job.save_meta()  # type: ignore[no-untyped-call]
 
-    source, target, queue = (arguments.pop(name) for name in ("source", "target", "queue"))
-    with Producer(settings=ProducerSettings.from_environment(queue=queue)) as producer:
-        options = FileOptions(**arguments)
-        return predict_rows(Path(source), Path(target), producer, options, on_progress).to_json()
+class _Notes:
+    """The progress that a job keeps in its `meta`, and whether somebody cancelled it."""
+
+    def __init__(self, job: KnownJob) -> None:
+        self._job, self._saved_at_s = job, 0.0
+
+    def progress(self, progress: Progress) -> None:
+        self._job.meta |= {name: getattr(progress, name) for name in ("done", "rows", "failed", "escalated")}
+        self._job.meta["stalled_s"] = 0
+        self._now_and_then()
+
+    def stall(self, stalled_s: float) -> None:
+        self._job.meta["stalled_s"] = round(stalled_s)
+        self._now_and_then()
+
+    def _now_and_then(self) -> None:
+        if time.monotonic() - self._saved_at_s > _META_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        self._saved_at_s = time.monotonic()
+        self._job.save_meta()  # type: ignore[no-untyped-call]
+        if self._job.connection.hexists(self._job.key, _CANCELLED):
+            raise RunStopped("cancelled; what is done stays, and the same job goes on with it")
+
+
+def cancel(connection: redis.Redis, name: str) -> str:
+    """Takes a job that waits off the queue, and asks one that runs to end; returns what happened.
+
+    Raises:
+        JobRefused: There is no such job, or it has ended.
+    """
+    job = KnownJob.found(name, connection)
+    status = job.get_status(refresh=False) if job else None
+    if job is None or status not in (JobStatus.QUEUED, JobStatus.STARTED):
+        raise JobRefused(f"no job {name!r:.80} waits or runs" + (f": it is {status.value}" if status else ""))
+    if status == JobStatus.QUEUED:
+        job.origin = JOBS
+        job.cancel()
+        return "cancelled"
+    connection.hset(job.key, _CANCELLED, "1")
+    return "it ends within a second or two; what is done stays"
 
 
 def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:
     """Runs jobs until SIGTERM or Ctrl-C; the job at hand is finished first.
 
-    The forking worker fits here: it loads only the client side, so a fork is cheap, and a job that
-    is killed is noticed and marked as failed by its parent.
+    The forking worker fits here: it loads only the client side, so a fork is cheap. A job whose process is
+    killed is noticed by its parent, and begins again where it was.
     """
     queue = KnownQueue(JOBS, rq_connection(settings))
-    worker = KnownWorker(queue, {_PREDICT_FILE: predict_file}, _WORKER_TTL_S)
+    worker = KnownWorker(queue, {_PREDICT: predict}, _WORKER_TTL_S)
     worker.work(burst=burst, logging_level=log_level.upper())
 
 
 def check(arguments: Mapping[str, Any]) -> None:
-    """Checks the arguments of `predict_file`.
+    """Checks the arguments of `predict`.
 
     Raises:
         JobRefused: One is missing, unknown, or not what it must be.
     """
     if arguments.keys() != _CHECKS.keys():
-        raise JobRefused(
-            f"{_PREDICT_FILE} takes {', '.join(_CHECKS)}; given were {reprlib.repr([*arguments])}"
-        )
-    for name, (kind, holds, rule) in _CHECKS.items():
-        if not isinstance(value := arguments[name], kind) or not holds(value):
-            raise JobRefused(f"{_PREDICT_FILE}: {name} is {reprlib.repr(value)}; it must be {rule}")
-
-
-def _is_path(value: str) -> bool:
-    """True for the absolute path of an .npy file, or of one that may be made."""
+        raise JobRefused(f"{_PREDICT} takes {', '.join(_CHECKS)}; given were {reprlib.repr([*arguments])}")
+    for name, (holds, rule) in _CHECKS.items():
+        if not holds(arguments[name]):
+            raise JobRefused(f"{_PREDICT}: {name} is {reprlib.repr(arguments[name])}; it must be {rule}")
     try:
-        path = Path(value)
-        whole = path.is_absolute() and str(path) == value and ".." not in path.parts and len(value) <= 4096
-        named = whole and path.suffix == _SUFFIX and without_surrogates(value).isprintable()
-        return named and (not os.path.lexists(path) or path.is_file())
-    except (ValueError, OSError):  # half a surrogate pair, a name that is too long
+        PredictSettings(**{name: value for name, value in arguments.items() if name != "queue"})
+    except FileRefused as error:
+        raise JobRefused(f"{_PREDICT}: {error}") from error
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        whole = isinstance(value, str) and len(value) <= _TEXT_MAX
+        return whole and without_surrogates(value) == value and value.isprintable()
+    except ValueError:
         return False
 
 
-_PATH_RULE = f"an absolute path without '..' that ends in {_SUFFIX}, and no special file"
-#: The type of each argument of `predict_file`, its test, and the rule in words.
-_CHECKS: dict[str, tuple[type, Callable[[Any], object], str]] = {
-    "source": (str, _is_path, _PATH_RULE),
-    "target": (str, _is_path, _PATH_RULE),
-    "queue": (str, re.compile(_QUEUE).fullmatch, f"a name, {_QUEUE}"),
-    "lane": (str, LANES.__contains__, f"one of {', '.join(LANES)}"),
-    "domain": (
-        str,
-        lambda text: len(text) <= 512 and text.isprintable(),
-        "printable text of at most 512 characters",
-    ),
-    "normalize": (bool, lambda _: True, "true or false"),
-    "fast": (bool, lambda _: True, "true or false"),
+def _is_path(value: Any) -> bool:
+    return _is_text(value) and Path(value).is_absolute() and ".." not in Path(value).parts
+
+
+def _are(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and (len(value) <= _TEXTS_MAX and all(map(holds, value)))
+    )
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(_QUEUE.fullmatch(value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_PATH_RULE = "an absolute path without '..'"
+_BY_NAME: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "sources": (_are(_is_path), f"a list of texts, each {_PATH_RULE}"),
+    "out": (_is_path, _PATH_RULE),
+    "carry": (_are(_is_text), "a list of names"),
+    "queue": (_is_name, f"a name, {_QUEUE.pattern}"),
+}
+_BY_TYPE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "str": (_is_text, f"printable text of at most {_TEXT_MAX} characters"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "float": (_is_number, "a number"),
+}
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{
+        field.name: _BY_NAME.get(field.name) or _BY_TYPE[str(field.type)]
+        for field in dataclasses.fields(PredictSettings)
+    },
+    "queue": _BY_NAME["queue"],
 }
 
 
 def listed(connection: redis.Redis) -> list[dict[str, Any]]:
-    """Return the jobs that RQ still knows, newest first; fields that cannot be read are empty."""
+    """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said."""
     queue = KnownQueue(JOBS, connection)
     with connection.pipeline(transaction=False) as pipe:
         pipe.lrange(queue.key, 0, _LISTED_MAX)
         pipe.lrange(queue.intermediate_queue.key, 0, _LISTED_MAX)
-        for registry in (queue.started_job_registry, queue.finished_job_registry, queue.failed_job_registry):
+        cancelled = CanceledJobRegistry(JOBS, connection, job_class=KnownJob, serializer=queue.serializer)
+        for registry in (
+            queue.started_job_registry,
+            queue.finished_job_registry,
+            queue.failed_job_registry,
+            cancelled,
+        ):
             pipe.zrevrange(registry.key, 0, _LISTED_MAX)
         entries = [text_of(one).partition(":")[0] for found in pipe.execute() for one in found]
     jobs = (KnownJob.found(name, connection) for name in dict.fromkeys(entries))
@@ -172,27 +254,39 @@ def listed(connection: redis.Redis) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["enqueued_at"]), reverse=True)[:_LISTED_MAX]
 
 
+def found(connection: redis.Redis, name: str) -> dict[str, Any]:
+    """One job, as `listed` shows it.
+
+    Raises:
+        JobRefused: There is none.
+    """
+    job = KnownJob.found(name, connection)
+    if job is None:
+        raise JobRefused(f"there is no job {name!r:.80}; `amn jobs list` names them")
+    return _row(job, connection)
+
+
 def _row(job: KnownJob, connection: redis.Redis) -> dict[str, Any]:
-    result: dict[bytes, bytes] = {}
-    with suppress(redis.ResponseError):
-        found: Any = connection.xrevrange(Result.get_key(job.id), count=1)  # type: ignore[no-untyped-call]
-        result = found[0][1] if found else {}
-    failure = inflated(_decoded(result, b"exc_string")).strip().splitlines()
-    done, rows = (count if isinstance(count := job.meta.get(name), int) else 0 for name in ("done", "rows"))
+    try:
+        results: Any = connection.xrevrange(Result.get_key(job.id), count=1)  # type: ignore[no-untyped-call]
+    except redis.ResponseError:
+        results = []
+    result = results[0][1] if results else {}
+    failure = inflated(_decoded(result.get(b"exc_string"))).strip().splitlines()
+    counts = {name: job.meta.get(name, 0) for name in ("done", "rows", "failed", "escalated", "stalled_s")}
     return {
         "id": job.id,
         "status": str(job.get_status(refresh=False).value),
-        "done": done,
-        "rows": rows,
+        **{name: count if isinstance(count, int) else 0 for name, count in counts.items()},
         "description": job.description or "",
         "enqueued_at": (job.enqueued_at or job.created_at).isoformat(timespec="seconds"),
-        "result": parsed(_decoded(result, b"return_value")),
+        "result": parsed(_decoded(result.get(b"return_value"))),
         "error": text_of(failure[-1]) if failure else "",
     }
 
 
-def _decoded(result: Mapping[bytes, bytes], name: bytes) -> bytes:
+def _decoded(stored: bytes | None) -> bytes:
     try:
-        return b64decode(result.get(name, b""))
+        return b64decode(stored or b"")
     except ValueError:
         return b""

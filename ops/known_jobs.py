@@ -30,6 +30,8 @@ from ops.errors import JobRefused
 #: Limit for each thing that a job stores: function and arguments, notes, the text of its failure.
 _BYTES_MAX = 64 * 1024
 _TEXT_MAX = 300
+#: So many times a job is begun again when its process died.
+_BEGUN_MAX = 3
 _KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
 
 
@@ -62,6 +64,9 @@ class KnownJob(Job):
         self.timeout, self.result_ttl, self.failure_ttl = _TIMEOUT_S, _KEPT_S, _KEPT_S
         meta = parsed(raw_data.get(b"meta", b""))
         self.meta = meta if isinstance(meta, dict) else {}
+        begun = self.meta.get("begun", 0)
+        # Only a job whose process died is begun again: what ends by an error takes these back (`perform`).
+        self.retries_left = max(_BEGUN_MAX - begun, 0) if isinstance(begun, int) else 0
         status = text_of(raw_data.get(b"status"))
         self._status = JobStatus(status) if status in {*JobStatus} else JobStatus.CREATED
 
@@ -77,7 +82,11 @@ class KnownJob(Job):
             raise JobRefused(f"{reprlib.repr(name)} is none of our functions; a job here may run {known}")
         if self.instance is not None or self.args != [] or not isinstance(self.kwargs, dict):
             raise JobRefused(f"{name} is called with named arguments alone")
-        self._result = self.functions[name](self, **self.kwargs)
+        try:
+            self._result = self.functions[name](self, **self.kwargs)
+        except Exception:
+            self.retries_left = 0
+            raise
         return self._result
 
 
@@ -122,6 +131,8 @@ class KnownWorker(Worker):
         """Runs it, or ends it as failed with the reason."""
         assert isinstance(job, KnownJob)
         job.functions = self._functions
+        job.meta["begun"] = _BEGUN_MAX + 1 - (job.retries_left or 0)
+        job.save_meta()  # type: ignore[no-untyped-call]
         super().execute_job(job, queue)
 
     def subscribe(self) -> None:

@@ -58,6 +58,7 @@ class Request:
         sequence: Id of the document that the context slides over, or "".
         position: Index of the context's newest vector in that sequence; -1 without one.
         domain: Explicit domain of the text, or "".
+        escalate: Whether the client asks for a fallback's answer.
         provisional: Whether an escalated request also wants the fast answer at once.
         traceparent: W3C trace context, or "".
         priority: One of `PRIORITIES`; which stream of the queue it went to.
@@ -74,6 +75,7 @@ class Request:
     sequence: str = ""
     position: int = -1
     domain: str = ""
+    escalate: bool = False
     provisional: bool = False
     traceparent: str = ""
     priority: str = DEFAULT_PRIORITY

@@ -26,6 +26,7 @@ class Options:
             the truth of this one.
         position: Index of the newest context vector in the sequence.
         domain: Explicit domain of the text, for the drift slices.
+        escalate: Ask for a fallback's answer, whatever the scores say: the hard rule `asked_for`.
         provisional: Also send the fast answer at once when the request is escalated.
         normalize: Scale the rows to unit norm instead of refusing other norms.
         traceparent: W3C trace context.
@@ -44,6 +45,7 @@ class Options:
     sequence: str = ""
     position: int = -1
     domain: str = ""
+    escalate: bool = False
     provisional: bool = False
     normalize: bool = False
     traceparent: str = ""
@@ -55,7 +57,7 @@ class Options:
             value = getattr(self, name)
             if type(value) is not str or len(value) > TEXT_LENGTH_MAX or not value.isascii():
                 _check_text(name, value)
-        for name in ("provisional", "normalize"):
+        for name in ("escalate", "provisional", "normalize"):
             if type(getattr(self, name)) is not bool:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r:.80}; send True or False")
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:

@@ -24,7 +24,9 @@ LONG_CONTEXT = "long_context"
 LOW_CONFIDENCE = "low_confidence"
 THIN_MARGIN = "thin_margin"
 WORTH_ESCALATING = "worth_escalating"
-REASONS = (HIGH_STAKES_LANE, LONG_CONTEXT, LOW_CONFIDENCE, THIN_MARGIN, WORTH_ESCALATING)
+ASKED_FOR = "asked_for"
+#: Their places are bits of an answer to many contexts: a new one comes last.
+REASONS = (HIGH_STAKES_LANE, LONG_CONTEXT, LOW_CONFIDENCE, THIN_MARGIN, WORTH_ESCALATING, ASKED_FOR)
 
 #: Why a flagged request is answered by AMN all the same.
 SHED_BUDGET = "budget"
@@ -117,13 +119,15 @@ class Allowance:
         return self.recent[: min(self.wanted, RECENT)]
 
 
-def hard_rules(policy: EscalationPolicy, lane: str, tokens: int) -> tuple[str, ...]:
+def hard_rules(policy: EscalationPolicy, lane: str, tokens: int, asked_for: bool = False) -> tuple[str, ...]:
     """The hard rules that fire; they need no score, so they are asked first."""
     reasons: tuple[str, ...] = ()
     if lane in policy.hard.lanes:
         reasons += (HIGH_STAKES_LANE,)
     if tokens > policy.hard.tokens_max:
         reasons += (LONG_CONTEXT,)
+    if asked_for:
+        reasons += (ASKED_FOR,)
     return reasons
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import closing
-from pathlib import Path
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import click
+import redis
 
 from ops import console
 from ops.commands import options
-from ops.files import FileOptions
+from ops.commands.predict import file_options, settings_of
+from ops.commands.predict import show as show_summary
+from ops.errors import RunStopped
 from ops.settings import producer_settings
 from producer.settings import ProducerSettings
 from producer.transport.connection import driver_errors
@@ -24,8 +28,9 @@ def jobs() -> None:
 
     \b
     Examples:
-      amn jobs submit predict-file contexts.npy vectors.npy
+      amn jobs submit predict documents.parquet --out predictions/
       amn jobs list
+      amn jobs watch ID
       RQ_REDIS_URL="$REDIS_URL" rq info
     """
 
@@ -35,15 +40,15 @@ def submit() -> None:
     """Enqueue a job; its id is printed."""
 
 
-@submit.command("predict-file")
-@options.file_of_contexts
+@submit.command("predict")
+@file_options
 @options.server
-def predict_file(source: Path, target: Path, settings: ProducerSettings, **how: Any) -> None:
+def submit_predict(settings: ProducerSettings, **how: Any) -> None:
     """`amn predict` as a job. The worker must see the same files under the same paths."""
-    from ops.jobs import submit_predict_file
+    from ops import jobs as jobs_
 
     with driver_errors(settings.url):
-        console.say(submit_predict_file(settings, source, target, FileOptions(**how)))
+        console.say(jobs_.submit_predict(settings, settings_of(**how)))
 
 
 @jobs.command()
@@ -67,16 +72,80 @@ def worker(burst: bool, log_level: str, settings: ProducerSettings) -> None:
 @options.as_json
 def list_jobs(url: str | None, as_json: bool) -> None:
     """Show jobs with their progress, newest first."""
-    from ops.jobs import listed, rq_connection
+    from ops.jobs import listed
 
-    settings = producer_settings(url, None)
-    with driver_errors(settings.url), closing(rq_connection(settings)) as connection:
+    with _connection(url) as connection:
         rows = listed(connection)
     if as_json:
         console.say_json(rows)
         return
     table = console.DataTable("job", "status", "rows done", "enqueued (UTC)", "what")
     for row in rows:
-        done, what = f"{row['done']:,} of {row['rows']:,}", row["error"] or row["description"]
-        table.add_row(row["id"], row["status"], done, row["enqueued_at"][:19], what)
-    console.out().print(table if rows else "no jobs; submit one: amn jobs submit predict-file IN.npy OUT.npy")
+        what = row["error"] or row["description"]
+        table.add_row(row["id"], row["status"], _done(row), row["enqueued_at"][:19], what)
+    console.out().print(table if rows else "no jobs; submit one: amn jobs submit predict SOURCE --out TARGET")
+
+
+@jobs.command()
+@click.argument("job", metavar="ID")
+@options.url
+@options.as_json
+def show(job: str, url: str | None, as_json: bool) -> None:
+    """Show one job: its progress, and its summary or its error."""
+    with _connection(url) as connection:
+        row = _row(connection, job)
+    if as_json:
+        console.say_json(row)
+        return
+    for name in ("id", "status", "description", "enqueued_at", "error"):
+        if row[name]:
+            console.say(f"{name:12} {row[name]}")
+    console.say(f"{'rows':12} {_done(row)}")
+    if row["result"]:
+        show_summary(row["result"], False)
+
+
+@jobs.command()
+@click.argument("job", metavar="ID")
+@options.url
+def watch(job: str, url: str | None) -> None:
+    """Follow a job until it ends; the exit code is 1 when it failed."""
+    with _connection(url) as connection, console.Bar("rows") as bar:
+        while (row := _row(connection, job))["status"] in ("queued", "started"):
+            stalled = f", no answers for {row['stalled_s']:,} s" if row["stalled_s"] else ""
+            note = f"{row['failed']:,} failed, {row['escalated']:,} escalated{stalled}"
+            bar.draw(row["status"], row["done"], row["rows"], note)
+            time.sleep(0.5)
+    if row["status"] != "finished":
+        raise RunStopped(f"job {job} {row['status']}: {row['error'] or 'nothing is known'}")
+    show_summary(row["result"], False)
+
+
+@jobs.command()
+@click.argument("job", metavar="ID")
+@options.url
+def cancel(job: str, url: str | None) -> None:
+    """Take a job off the queue, or ask one that runs to end. What is done stays."""
+    from ops import jobs as jobs_
+
+    with _connection(url) as connection:
+        console.say(f"{job}: {jobs_.cancel(connection, job)}")
+
+
+@contextmanager
+def _connection(url: str | None) -> Iterator[redis.Redis]:
+    from ops.jobs import rq_connection
+
+    settings = producer_settings(url, None)
+    with driver_errors(settings.url), closing(rq_connection(settings)) as connection:
+        yield connection
+
+
+def _row(connection: redis.Redis, job: str) -> dict[str, Any]:
+    from ops.jobs import found
+
+    return found(connection, job)
+
+
+def _done(row: dict[str, Any]) -> str:
+    return f"{row['done']:,} of {row['rows']:,}"

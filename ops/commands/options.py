@@ -16,7 +16,6 @@ import redis
 from amn.errors import ConfigError
 from amn.policy import DEFAULT, load_policy
 from ops.settings import artifacts_folder, producer_settings
-from producer.messages import LANES
 from producer.partitions import PARTITIONS_MAX
 from producer.sampling import RATE_MAX, RATE_MIN
 from producer.settings import ProducerSettings
@@ -103,15 +102,6 @@ def together(*options: Decorator) -> Decorator:
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
-#: The files of a prediction, and the fields of `FileOptions` that a job has too.
-file_of_contexts = together(
-    click.argument("source", metavar="IN.npy", type=click.Path(path_type=Path)),
-    click.argument("target", metavar="OUT.npy", type=click.Path(path_type=Path)),
-    click.option("--fast", is_flag=True, help="Take AMN's answer for every row; do not wait for fallbacks."),
-    click.option("--lane", type=click.Choice(LANES), default=LANES[0], help="Kind of traffic."),
-    click.option("--domain", default="", help="Domain of the texts, for the drift slices."),
-    click.option("--normalize", is_flag=True, help="Scale rows to unit norm instead of refusing them."),
-)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else."
 )

@@ -1,38 +1,84 @@
-"""`amn predict`: a file of contexts to a file of vectors."""
+"""`amn predict`: files of contexts or documents to files of predictions."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 
-from amn.files import check_output
 from ops import console
 from ops.commands import options
 from ops.errors import RowsFailed
-from ops.files import DirectProducer, FileOptions, FileResult, open_contexts, predict_rows
 from ops.settings import artifacts_folder, producer_settings
 from producer import Producer
+from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
+
+#: Without a terminal a line is printed so often.
+_LINE_S = 60.0
+#: A shorter stall is nothing to tell of.
+_STALL_S = 5.0
+#: The options of a command and of a job: sources, target, columns, and how rows are answered.
+file_options = options.together(
+    click.argument("sources", metavar="SOURCE...", nargs=-1, required=True, type=click.Path()),
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(),
+        metavar="TARGET",
+        help="A folder of parts, or one .npy file.",
+    ),
+    click.option("--array", default="", metavar="NAME", help="The array of vectors in an .npz of several."),
+    click.option(
+        "--vector", default="", metavar="NAME", help="Column of vectors. [default: context, vector, ...]"
+    ),
+    click.option("--document", default="doc_id", metavar="NAME", help="Column of documents."),
+    click.option("--position", default="position", metavar="NAME", help="Column of positions."),
+    click.option("--domain", default="domain", metavar="NAME", help="Column of domains."),
+    click.option(
+        "--carry", multiple=True, metavar="NAME", help="Copy this column to the target; repeatable."
+    ),
+    click.option("--lane", type=click.Choice(LANES), default=LANES[0], help="Kind of traffic."),
+    click.option("--priority", type=click.Choice(PRIORITIES), default=BULK_PRIORITY, help="Level."),
+    click.option(
+        "--normalize", is_flag=True, help="Scale vectors to unit norm instead of failing their rows."
+    ),
+    click.option("--fast", is_flag=True, help="AMN's answer for every row: no fallback."),
+    click.option("--share", type=click.FloatRange(0, 1), default=0.195, help="Rows for a fallback."),
+    click.option("--shard", default="", metavar="I/N", help="The i-th of n shares of the row groups."),
+    click.option("--failures-max", default="", metavar="N|P%", help="Failed rows that stop the run."),
+    click.option("--on-stall", default="wait", metavar="wait|SECONDS", help="When no answers come."),
+    click.option("--restart", is_flag=True, help="Begin anew, whatever the target holds."),
+    click.option("--force", is_flag=True, help="Replace an .npy file."),
+)
 
 
-@click.command(short_help="A file of contexts to a file of vectors.")
-@options.file_of_contexts
-@click.option("--direct", is_flag=True, help="In this process, with AMN alone: no server needed.")
-@click.option("--in-flight", type=click.IntRange(64, 16_384), default=1024, help="Rows waiting at once.")
+def settings_of(sources: tuple[str, ...], fast: bool, on_stall: str, **how: Any) -> Any:
+    """Return the settings that the options say."""
+    from ops.predict.settings import PredictSettings
+
+    try:
+        stall_s = 0.0 if on_stall == "wait" else float(on_stall)
+    except ValueError:
+        raise click.BadParameter(f"{on_stall!r}: use wait, or seconds", param_hint="--on-stall") from None
+    return PredictSettings(sources=sources, stall_s=stall_s, **how | ({"share": 0.0} if fast else {}))
+
+
+@click.command(short_help="Files of contexts or documents to files of predictions.")
+@file_options
+@click.option("--direct", is_flag=True, help="Models in this process: no server, the same answers.")
+@options.policy
 @options.artifacts
 @options.url
 @options.queue
 @options.partitions
 @options.as_json
 def predict(
-    source: Path,
-    target: Path,
     direct: bool,
+    policy: str,
     artifacts: Path | None,
     url: str | None,
     queue: str | None,
@@ -40,54 +86,108 @@ def predict(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Predict the next vector of every context in a file.
+    """Predict the next vector of every row of .npy, .npz, Parquet, Arrow or Feather files.
 
-    IN.npy has shape (N, 5, 768), float32 or float16, unit-norm rows, oldest first; OUT.npy gets
-    shape (N, 768), float32. The input is streamed, the output appears when it is whole. A row that
-    breaks the contract fails alone: its output row is NaN, it is named, and the exit code is 1.
+    A row is a context of five vectors, or one vector of a document (columns doc_id and position, sorted).
+    Then the context of a row is that row and the four before it, and the row after it is the truth that the
+    summary judges by. TARGET gets a Parquet part for each row group, with a row for each row of the input.
 
-    Escalated rows hold the fallback's answer, so they differ from --direct; with --fast every row
-    is AMN's. Rows go through the queue in batches, which the shadow evaluation does not see; one that
-    a fallback may be worth goes again by itself.
+    Broken off at any moment, the same command goes on. A file has the same answers in every run: of each
+    1,024 rows the best by expected gain have a fallback's answer too.
 
     \b
     Examples:
-      amn up &
-      amn predict contexts.npy vectors.npy
-      amn predict contexts.npy vectors.npy --direct
+      amn predict documents.parquet --out predictions/
+      amn predict 'shards/*.parquet' --out predictions/ --shard 2/8 --carry url
+      amn predict contexts.npy --out vectors.npy --fast
+      amn predict contexts.npy --out predictions/ --direct
     """
-    settings, started_s = FileOptions(**how), time.perf_counter()
-    open_contexts(source)  # before a model is loaded, or a server is asked for
-    check_output(target, source)
-    with console.Bar("rows") as bar, contextlib.ExitStack() as undo:
-        producer: Any
+    from ops.predict.engines import DirectEngine, QueueEngine, QueueEngineSettings
+    from ops.predict.files import open_data, predict_files
+
+    settings = settings_of(**how)
+    data = open_data(settings)
+    rows = sum(group.rows for group in data.groups)
+    console.say(f"{settings.out}: {rows:,} rows of {data.form} from {len(data.files)} file(s)", err=True)
+    with ExitStack() as stack:
+        view = stack.enter_context(View())
         if direct:
-            settings = replace(settings, fast=True)
-            producer = DirectProducer(artifacts_folder(artifacts) / "production_model")
+            engine: Any = DirectEngine(artifacts_folder(artifacts), policy)
         else:
-            client = Producer(settings=producer_settings(url, queue), partitions=partitions)
-            producer = undo.enter_context(client)
-        draw = partial(bar.draw, "predicting")
-        result = predict_rows(source, target, producer, settings, draw)
-    elapsed_s = time.perf_counter() - started_s
-    _report(result, target, elapsed_s, as_json)
+            producer = stack.enter_context(
+                Producer(settings=producer_settings(url, queue), partitions=partitions)
+            )
+            chosen = QueueEngineSettings(
+                lane=settings.lane, priority=settings.priority, stall_s=settings.stall_s or None
+            )
+            engine = QueueEngine(producer, chosen, view.stalled)
+        summary = predict_files(settings, data, engine, view.progress)
+    show(summary, as_json)
 
 
-def _report(result: FileResult, target: Path, elapsed_s: float, as_json: bool) -> None:
+class View:
+    """The progress of a run: a bar on a terminal, a line a minute elsewhere."""
+
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self._bar, self._said_at_s, self._stalled_at_s = console.Bar("rows"), time.monotonic(), 0.0
+
+    def __enter__(self) -> View:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__(*_)
+
+    def progress(self, progress: Any) -> None:
+        """Show how far it is."""
+        note = f"{progress.failed:,} failed, {progress.escalated:,} escalated"
+        self._bar.draw("predicting", progress.done, progress.rows, note)
+        if not self._bar.visible and time.monotonic() - self._said_at_s > _LINE_S:
+            self._said_at_s = time.monotonic()
+            console.say(f"{progress.done:,} of {progress.rows:,} rows, {note}", err=True)
+
+    def stalled(self, for_s: float, why: str) -> None:
+        """Say once in a while that no answers come."""
+        if for_s > _STALL_S and time.monotonic() - self._stalled_at_s > 2 * _STALL_S:
+            self._stalled_at_s = time.monotonic()
+            console.say(f"no answers for {for_s:.0f} s, waiting: {why}", err=True)
+
+
+def show(summary: dict[str, Any], as_json: bool) -> None:
+    """Print a summary; rows that failed for another reason than a short document are an error."""
     if as_json:
-        console.say_json(result.to_json() | {"elapsed_s": round(elapsed_s, 3)})
+        console.say_json(summary)
     else:
-        served = ", ".join(f"{count:,} by {name}" for name, count in result.served.most_common())
-        console.err().print(
-            f"{target}: {result.rows - result.failed:,} of {result.rows:,} rows answered"
-            f"{f' ({served})' if served else ''} in {elapsed_s:.1f} s, "
-            f"{result.rows / elapsed_s:,.0f} rows per second"
-        )
-        for row, code, text in result.failures[1:]:
-            console.err().print(f"  row {row}: {code}: {text}")
-    if result.failed:
-        row, code, text = result.failures[0]
+        _show(summary)
+    failed = summary["failed"] - summary["failures"].get("short_document", 0)
+    if failed:
         raise RowsFailed(
-            f"{result.failed} of {result.rows} rows have no answer and are NaN in {target}; "
-            f"first: row {row}, {code}: {text}"
+            f"{failed:,} of {summary['rows']:,} rows have no answer; error_code and error_message in "
+            f"{summary['out']} say why"
         )
+
+
+def _show(summary: dict[str, Any]) -> None:
+    out = console.err()
+    again = f", {summary['resumed_rows']:,} of an earlier run" if summary["resumed_rows"] else ""
+    out.print(
+        f"{summary['out']}: {summary['answered']:,} of {summary['rows']:,} rows answered{again}, "
+        f"{summary['escalated']:,} with a fallback's help, in {summary['elapsed_s']:.1f} s, "
+        f"{summary['rows_per_s']:,.0f} rows per second"
+    )
+    for code, count in summary["failures"].items():
+        out.print(f"  {count:,} rows: {code}")
+    if summary["cosines"]:
+        from ops.predict.report import shown
+
+        heads = (
+            "cosine with the truth",
+            "rows>",
+            "documents>",
+            "AMN>",
+            "final>",
+            "mean>",
+            "last>",
+            "final, 95 %>",
+        )
+        out.print(console.DataTable(*heads).filled(shown(summary["cosines"])))

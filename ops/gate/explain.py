@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from amn.errors import ConfigError
 from amn.gate.escalation import (
+    ASKED_FOR,
     HIGH_STAKES_LANE,
     LONG_CONTEXT,
     LOW_CONFIDENCE,
@@ -47,7 +48,7 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
     vectors = predictor.forward(context)
     columns = GateScores(policy, predictor.bank, calibration)(context, vectors)
     scores = Scores(*(float(column[0]) for column in columns))
-    hard = hard_rules(policy, request.lane, request.tokens)
+    hard = hard_rules(policy, request.lane, request.tokens, request.escalate)
     calibration_id = calibration.calibration_id if calibration else ""
     decision = decide(policy, Allowance.unlimited(), hard, scores)
     made = {
@@ -69,11 +70,13 @@ def explain(request: Request, policy_name: str, artifacts: Path) -> dict[str, An
 
 def _rules(policy: EscalationPolicy, request: Request, scores: Scores) -> list[dict[str, Any]]:
     """One row a rule of the policy. All are shown, also soft ones that a hard rule makes moot."""
-    fired = (*hard_rules(policy, request.lane, request.tokens), *soft_rules(policy, scores))
+    hard = hard_rules(policy, request.lane, request.tokens, request.escalate)
+    fired = (*hard, *soft_rules(policy, scores))
     lanes = ", ".join(policy.hard.lanes) or "none"
     rows: list[tuple[str, str, object, str]] = [
         (HIGH_STAKES_LANE, "hard", request.lane, f"one of {lanes}"),
         (LONG_CONTEXT, "hard", request.tokens, f"above {policy.hard.tokens_max}"),
+        (ASKED_FOR, "hard", request.escalate, "true"),
     ]
     for rule, name, method, score in (
         (policy.confidence, LOW_CONFIDENCE, policy.confidence_method, scores.confidence),

@@ -56,6 +56,7 @@ _REQUEST = Fields(
     sequence=(str, ""),
     position=(int, -1),
     domain=(str, ""),
+    escalate=(bool, False),
     provisional=(bool, False),
     traceparent=(str, ""),
 )
@@ -75,15 +76,17 @@ class RequestEncoder:
     """Encodes requests that differ only in what `encode` takes; the rest is packed once."""
 
     def __init__(self, shared: Request) -> None:
-        # Left out when it says nothing: most requests are of the normal level.
-        level = {} if shared.priority == DEFAULT_PRIORITY else {"level": shared.priority}
+        # Left out when they say nothing: most requests are of the normal level, and ask for no fallback.
+        rare: dict[str, Any] = {"escalate": True} if shared.escalate else {}
+        if shared.priority != DEFAULT_PRIORITY:
+            rare["level"] = shared.priority
         # A map of up to 15 pairs has a head of one byte; ours has more.
-        count = _REQUEST_FIELDS + len(level)
+        count = _REQUEST_FIELDS + len(rare)
         self._head = b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
         self._reply_to = _pairs({"reply_to": shared.reply_to})
         self._kind = _pairs({name: getattr(shared, name) for name in ("lane", "tokens", "encoder")})
         names = "sequence", "position", "domain", "provisional", "traceparent"
-        self._tail = _pairs({name: getattr(shared, name) for name in names} | level)
+        self._tail = _pairs({name: getattr(shared, name) for name in names} | rare)
 
     def encode(
         self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float

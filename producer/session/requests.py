@@ -136,6 +136,7 @@ def _encoder(options: Options, client: str, encoder: str) -> wire.RequestEncoder
         sequence=options.sequence,
         position=options.position,
         domain=options.domain,
+        escalate=options.escalate,
         provisional=options.provisional,
         traceparent=options.traceparent,
         priority=options.priority,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -85,21 +82,6 @@ def test_a_second_up_in_the_same_folder_is_refused_in_one_line(service: Amn) -> 
     assert ended.err.count("\n") == 1
 
 
-def test_the_queue_gives_what_the_model_gives_directly(
-    service: Amn, tmp_path: Path, real_contexts: Contexts
-) -> None:
-    source = tmp_path / "in.npy"
-    np.save(source, real_contexts)
-    for name, extra in (("queue", ["--fast"]), ("direct", ["--direct"])):
-        ended = service("predict", source, tmp_path / f"{name}.npy", "--json", *extra)
-        assert ended.code == 0, ended.err
-        assert json.loads(ended.out)["served_by"] == {"amn": len(real_contexts)}
-    through, direct = (np.load(tmp_path / f"{name}.npy") for name in ("queue", "direct"))
-    assert through.shape == (len(real_contexts), 768)
-    assert through.dtype == np.float32
-    assert np.abs(through - direct).max() <= 1e-6
-
-
 def test_a_file_has_no_part_in_the_objectives_of_interactive_traffic(
     service: Amn, tmp_path: Path, real_contexts: Contexts
 ) -> None:
@@ -111,73 +93,13 @@ def test_a_file_has_no_part_in_the_objectives_of_interactive_traffic(
     source = tmp_path / "in.npy"
     np.save(source, real_contexts)
     before = counters()
-    assert service("predict", source, tmp_path / "out.npy").code == 0
+    assert service("predict", source, "--out", tmp_path / "out").code == 0
     after = counters()
     grown = {name: count - before.get(name, 0) for name, count in after.items()}
     assert grown["bulk"] == grown["accepted:low"] > 0
     assert grown.get("bulk:escalated", 0) == grown.get("escalated", 0)
     for name in ("slow", "timed", "sampleable", "shadowed", "failed", "dead"):
         assert grown.get(name, 0) == 0, name
-
-
-def test_without_fast_only_escalated_rows_differ(
-    service: Amn, tmp_path: Path, real_contexts: Contexts
-) -> None:
-    source = tmp_path / "in.npy"
-    np.save(source, real_contexts)
-    final = service("predict", source, tmp_path / "final.npy", "--json")
-    direct = service("predict", source, tmp_path / "direct.npy", "--direct")
-    assert (final.code, direct.code) == (0, 0)
-    served = json.loads(final.out)["served_by"]
-    apart = np.abs(np.load(tmp_path / "final.npy") - np.load(tmp_path / "direct.npy")).max(axis=1) > 1e-6
-    assert apart.sum() == len(real_contexts) - served["amn"]
-
-
-def test_a_bad_row_is_named_and_nan_and_the_others_are_answered(
-    service: Amn, tmp_path: Path, real_contexts: Contexts
-) -> None:
-    contexts = real_contexts[:100].copy()
-    contexts[7, 0, 0] = np.inf
-    np.save(tmp_path / "in.npy", contexts)
-    ended = service("predict", tmp_path / "in.npy", tmp_path / "out.npy")
-    assert ended.code == 1
-    assert "row 7, not_finite" in ended.err
-    out = np.load(tmp_path / "out.npy")
-    assert np.flatnonzero(np.isnan(out).any(axis=1)).tolist() == [7]
-
-
-def test_a_job_takes_a_file_through_the_queue(service: Amn, tmp_path: Path, real_contexts: Contexts) -> None:
-    np.save(tmp_path / "in.npy", real_contexts)
-    submitted = service("jobs", "submit", "predict-file", tmp_path / "in.npy", tmp_path / "out.npy", "--fast")
-    assert submitted.code == 0, submitted.err
-    job = submitted.out.strip()
-
-    def state() -> dict[str, object]:
-        rows = json.loads(service("jobs", "list", "--json").out)
-        (row,) = [row for row in rows if row["id"] == job]
-        return dict(row)
-
-    wait_until(lambda: state()["status"] in ("finished", "failed"))
-    found = state()
-    assert found["status"] == "finished", found
-    assert found["done"] == found["rows"] == len(real_contexts)
-    assert found["result"]["answered"] == len(real_contexts)  # type: ignore[index]
-    assert np.load(tmp_path / "out.npy").shape == (len(real_contexts), 768)
-
-
-def test_a_job_is_stored_as_json_and_seen_by_rq_info(service: Amn, tmp_path: Path) -> None:
-    import redis
-
-    np.save(tmp_path / "in.npy", np.full((2, 5, 768), 768**-0.5, dtype=np.float32))
-    job = service("jobs", "submit", "predict-file", tmp_path / "in.npy", tmp_path / "out.npy").out.strip()
-    url = address(service.folder)
-    with redis.Redis.from_url(url) as client:
-        stored = client.hget(f"rq:job:{job}", "data")
-        assert json.loads(zlib.decompress(stored))[0] == "ops.jobs.predict_file"  # type: ignore[arg-type]
-    info = subprocess.run(
-        [sys.executable, "-m", "rq.cli", "info", "--url", url], capture_output=True, text=True, check=False
-    )
-    assert "amn-jobs" in info.stdout + info.stderr
 
 
 def test_a_healthy_service_satisfies_the_doctor(service: Amn) -> None:

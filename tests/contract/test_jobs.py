@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,14 @@ import numpy as np
 import pytest
 from rq.command import send_shutdown_command
 
-from ops.files import FileOptions
-from ops.jobs import JOBS, listed, rq_connection, submit_predict_file
+from ops.errors import JobRefused
+from ops.jobs import JOBS, cancel, listed, rq_connection, submit_predict
+from ops.predict.settings import PredictSettings
 from producer.settings import ProducerSettings
 
 QUEUE = f"rq:queue:{JOBS}"
-GOOD = {
-    "source": "/nowhere/in.npy",
-    "target": "/nowhere/out.npy",
-    "queue": "main",
-    "lane": "general",
-    "domain": "",
-    "normalize": False,
-    "fast": False,
+GOOD = dataclasses.asdict(PredictSettings(sources=["/nowhere/in.npy"], out="/nowhere/out")) | {
+    "queue": "main"
 }
 
 
@@ -103,11 +101,11 @@ def test_no_function_but_ours_runs_whatever_a_job_says(
         "ours": ["ops.jobs.work", None, [], {}],
         "through": ["ops.jobs.os.system", None, [shell], {}],
         "private": ["ops.jobs._row", None, [], {}],
-        "longer": ["ops.jobs.predict_file.__globals__", None, [], {}],
-        "spaced": ["ops.jobs.predict_file ", None, [], GOOD],
+        "longer": ["ops.jobs.predict.__globals__", None, [], {}],
+        "spaced": ["ops.jobs.predict ", None, [], GOOD],
         "instance": ["system", "os", [shell], {}],
-        "method": ["ops.jobs.predict_file", {"os": 1}, [], GOOD],
-        "positional": ["ops.jobs.predict_file", None, [shell], GOOD],
+        "method": ["ops.jobs.predict", {"os": 1}, [], GOOD],
+        "positional": ["ops.jobs.predict", None, [shell], GOOD],
         "listed": [["os.system"], None, [shell], {}],
         "nothing": [],
     }
@@ -150,7 +148,7 @@ def test_callbacks_repeats_dependents_and_webhooks_of_a_job_have_no_effect(
         "job_class": "intruder.Job",
     }
     real_server.admin.sadd("rq:job:all:dependents", "other", b"\xff")
-    put(real_server, "all", ["ops.jobs.predict_file", None, [], GOOD], **fields)
+    put(real_server, "all", ["ops.jobs.predict", None, [], GOOD], **fields)
     row = ended(real_server, "all")
     assert (row["status"], row["error"].partition(":")[0]) == ("failed", "amn.errors.FileRefused")
     put(real_server, "after", ["os.system", None, [], {}])
@@ -164,38 +162,34 @@ def test_callbacks_repeats_dependents_and_webhooks_of_a_job_have_no_effect(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"source": "../in.npy"}, "source is"),
-        ({"source": "/dev/zero"}, "ends in .npy"),
-        ({"target": "/root/.ssh/authorized_keys"}, "target is"),
-        ({"target": "/tmp/a/../b.npy"}, "target is"),
-        ({"target": "/tmp/a\x00.npy"}, "target is"),
-        ({"target": "/" + "a" * 5000 + ".npy"}, "target is"),
-        ({"target": "/tmp/\ud800.npy"}, "target is"),
-        ({"target": 5}, "target is 5"),
+        ({"sources": ["../in.npy"]}, "sources is"),
+        ({"sources": "/in.npy"}, "sources is"),
+        ({"sources": []}, "no source is named"),
+        ({"sources": ["/a.npy"] * 1001}, "sources is"),
+        ({"out": "/tmp/a/../b"}, "out is"),
+        ({"out": "out"}, "out is"),
+        ({"out": "/tmp/a\x00"}, "out is"),
+        ({"out": "/" + "a" * 5000}, "out is"),
+        ({"out": "/tmp/\ud800"}, "out is"),
+        ({"out": 5}, "out is 5"),
         ({"queue": "a b"}, "queue is"),
-        ({"lane": "urgent"}, "lane is"),
-        ({"domain": "\x1b[2J"}, "domain is"),
-        ({"fast": 1}, "fast is 1"),
-        ({"extra": 1}, "predict_file takes"),
+        ({"lane": "urgent"}, "lane 'urgent'"),
+        ({"vector": "\x1b[2J"}, "vector is"),
+        ({"carry": "title"}, "carry is"),
+        ({"share": "all"}, "share is"),
+        ({"share": 2.0}, "share is 2.0"),
+        ({"restart": 1}, "restart is 1"),
+        ({"shard": "3/2"}, "shard is '3/2'"),
+        ({"failures_max": "many"}, "failures-max is 'many'"),
+        ({"extra": 1}, "predict takes"),
     ],
 )
 def test_arguments_of_another_kind_are_refused_by_name(change: dict[str, Any], said: str) -> None:
     from ops import jobs
-    from ops.errors import JobRefused
 
     jobs.check(GOOD)
     with pytest.raises(JobRefused, match=said):
-        jobs.predict_file(None, **GOOD | change)  # type: ignore[arg-type]
-
-
-def test_a_special_file_with_the_right_name_is_none_of_a_jobs_files(tmp_path: Path) -> None:
-    from ops import jobs
-
-    os.mkfifo(tmp_path / "a.npy")
-    (tmp_path / "b.npy").symlink_to("/dev/zero")
-    (tmp_path / "c.npy").mkdir()
-    (tmp_path / "d.npy").symlink_to(tmp_path / "missing")
-    assert [jobs._is_path(str(tmp_path / f"{name}.npy")) for name in "abcde"] == [False] * 4 + [True]
+        jobs.predict(None, **GOOD | change)  # type: ignore[arg-type]
 
 
 def test_a_worker_that_was_killed_is_forgotten_by_the_next_one(real_server: Any) -> None:
@@ -216,7 +210,7 @@ def test_what_is_no_job_at_all_stops_neither_the_worker_nor_the_listing(
     client.set("rq:job:string", "no hash")
     put(real_server, "bomb", bomb)
     put(real_server, "deep", b"[" * 60_000)
-    put(real_server, "digits", b'["ops.jobs.predict_file",null,[],' + b"9" * 20_000 + b"]")
+    put(real_server, "digits", b'["ops.jobs.predict",null,[],' + b"9" * 20_000 + b"]")
     put(real_server, "pickled", b"cos\nsystem\n(S'true'\ntR.")
     odd = {
         "status": "no such",
@@ -249,7 +243,60 @@ def test_an_order_from_the_server_does_not_end_the_worker(
     send_shutdown_command(connection, key.decode().removeprefix("rq:worker:"))
     np.save(tmp_path / "in.npy", np.zeros((1, 5, 768), "f4"))
     settings = ProducerSettings(url=real_server.url)
-    job = submit_predict_file(settings, tmp_path / "in.npy", tmp_path / "out.npy", FileOptions())
+    asked = PredictSettings(sources=[str(tmp_path / "in.npy")], out=str(tmp_path / "out"))
+    job = submit_predict(settings, asked)
     wait(lambda: rows(real_server)[job]["status"] != "queued")
     assert worker.poll() is None
     connection.close()
+
+
+def contexts_file(folder: Path) -> PredictSettings:
+    np.save(folder / "in.npy", np.full((2, 5, 768), 768**-0.5, "f4"))
+    return PredictSettings(sources=[str(folder / "in.npy")], out=str(folder / "out"))
+
+
+def test_a_job_that_waits_is_cancelled_and_told_as_such(real_server: Any, tmp_path: Path) -> None:
+    settings = ProducerSettings(url=real_server.url)
+    job = submit_predict(settings, contexts_file(tmp_path))
+    with closing(rq_connection(settings)) as connection:
+        assert cancel(connection, job) == "cancelled"
+        with pytest.raises(JobRefused, match=rf"no job '{job}' waits or runs: it is canceled"):
+            cancel(connection, job)
+        with pytest.raises(JobRefused, match=r"no job 'none' waits or runs$"):
+            cancel(connection, "none")
+    assert rows(real_server)[job]["status"] == "canceled"
+    assert real_server.admin.llen(QUEUE) == 0
+
+
+def test_a_job_that_runs_ends_when_it_is_cancelled(
+    real_server: Any, worker: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    settings = ProducerSettings(url=real_server.url)
+    job = submit_predict(settings, contexts_file(tmp_path))  # nobody answers: it waits for AMN workers
+    wait(lambda: rows(real_server)[job]["stalled_s"] > 0)
+    with closing(rq_connection(settings)) as connection:
+        assert "it ends within" in cancel(connection, job)
+    row = ended(real_server, job)
+    assert (row["status"], row["error"].partition(":")[0]) == ("failed", "ops.errors.RunStopped")
+    assert "cancelled; what is done stays" in row["error"]
+
+
+def test_a_job_whose_process_dies_begins_again_three_times_at_most(
+    real_server: Any, worker: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    job = submit_predict(ProducerSettings(url=real_server.url), contexts_file(tmp_path))
+    killed: list[int] = []
+
+    def running() -> int:
+        """The process of the job, once it waits for answers that nobody gives."""
+        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()
+        meta = json.loads(real_server.admin.hget(f"rq:job:{job}", "meta"))
+        fresh = [int(pid) for pid in children if int(pid) not in killed]
+        return fresh[0] if fresh and meta.get("begun") == len(killed) + 1 else 0
+
+    for _ in range(4):
+        wait(lambda: running() > 0)
+        killed.append(running())
+        os.kill(killed[-1], signal.SIGKILL)
+    assert ended(real_server, job)["status"] == "failed"
+    assert len(set(killed)) == 4

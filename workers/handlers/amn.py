@@ -112,7 +112,7 @@ class AmnHandler:
         started_s = time.perf_counter()
         requests, policy = batch.requests, self._gate.policy
         vectors = self._predictor.forward(batch.contexts)  # (B, 768)
-        hard = [hard_rules(policy, request.lane, request.tokens) for request in requests]
+        hard = [hard_rules(policy, request.lane, request.tokens, request.escalate) for request in requests]
         soft = None
         if any(hard):  # what a hard rule has decided pays for no gate
             soft = np.ones(len(vectors), np.bool_)

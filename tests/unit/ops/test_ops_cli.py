@@ -7,13 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ops import settings
 from ops.app import run
 from ops.commands.options import login_name
-from ops.errors import ServerUnknown
+from ops.errors import FileRefused, ServerUnknown
 from ops.settings import SERVICE_FILE, ServiceRecord, producer_settings, service, workers_default
 from producer import Producer
 from producer.errors import QueueError
@@ -75,8 +76,8 @@ def test_the_command_list_is_not_cut_off(capsys: pytest.CaptureFixture[str]) -> 
         (["run", "--requests", "0"], "--requests"),
         (["run", "--sample-rate", "0.5"], "0.01 to 0.05"),
         (["run", "--policy", "mine"], "mine"),
-        (["predict", "in.npy"], "OUT.npy"),
-        (["predict", "a", "b", "--lane", "fast"], "fast"),
+        (["predict", "in.npy"], "--out"),
+        (["predict", "a", "--out", "b", "--lane", "fast"], "fast"),
     ],
 )
 def test_wrong_usage_is_one_line_and_code_2(
@@ -99,10 +100,10 @@ def test_wrong_usage_is_one_line_and_code_2(
         (["run", "--url", "http://example"], "http://example"),
         (["doctor", "--url", "unix:///nowhere/redis.sock"], "/nowhere/redis.sock"),
         (["doctor", "--alive", "amn", "--url", "redis://127.0.0.1:1"], "127.0.0.1:1"),
-        (["predict", "nowhere.npy", "out.npy"], "nowhere.npy"),
+        (["predict", "nowhere.npy", "--out", "out.npy"], "nowhere.npy"),
         (["bank", "info", "nowhere"], "nowhere"),
         (["bank", "build", "nowhere.npy", "--out", "bank"], "nowhere.npy"),
-        (["jobs", "submit", "predict-file", "no.npy", "o.npy", "--url", "redis://127.0.0.1:1"], "no.npy"),
+        (["jobs", "submit", "predict", "no.npy", "--out", "o", "--url", "redis://127.0.0.1:1"], "no.npy"),
         (["jobs", "list", "--url", "redis://127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )
@@ -240,11 +241,18 @@ def test_what_kubernetes_sets_for_a_service_of_its_own_is_no_option(
 def test_bytes_of_another_encoding_are_replaced_where_text_comes_in_and_kept_in_paths(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    seen: list[object] = []
-    monkeypatch.setattr("ops.commands.predict.FileOptions", lambda **how: seen.append(how["domain"]))
-    monkeypatch.setattr("ops.commands.predict.open_contexts", lambda path: seen.append(path) or [0])
-    outcome(capsys, "predict", "caf\udce9.npy", str(tmp_path / "out"), "--domain", "d\udce9")
-    assert seen == ["d\ufffd", Path("caf\udce9.npy")]
+    seen: list[dict[str, Any]] = []
+
+    def refuse(**how: Any) -> None:
+        seen.append(how)
+        raise FileRefused("seen")
+
+    monkeypatch.setattr("ops.predict.settings.PredictSettings", refuse)
+    outcome(capsys, "predict", "caf\udce9.npy", "--out", str(tmp_path / "\udce9"), "--carry", "d\udce9")
+    [how] = seen
+    assert how["sources"] == ("caf\udce9.npy",)
+    assert how["out"] == str(tmp_path / "\udce9")
+    assert how["carry"] == ("d\ufffd",)
 
 
 @pytest.mark.parametrize("command", [["alerts", "silence"], ["drift", "rebaseline"]], ids=" ".join)

@@ -263,9 +263,10 @@ def test_explain_says_what_the_worker_says(tmp_path):
     assert ended.exit_code == 0, ended.output
     found = json.loads(ended.output)
     assert found["reasons"] == ["high_stakes_lane"]
-    assert [rule["rule"] for rule in found["rules"]][:4] == [
+    assert [rule["rule"] for rule in found["rules"]][:5] == [
         "high_stakes_lane",
         "long_context",
+        "asked_for",
         "low_confidence",
         "thin_margin",
     ]

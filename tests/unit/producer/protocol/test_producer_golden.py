@@ -15,8 +15,8 @@ from producer.protocol import wire
 from producer.sampling import sample_hash, sampled
 
 GOLDEN = Path(__file__).parents[3] / "golden"
-#: Version 1 as it was first, with the field that came later, and with batches of contexts.
-FOLDERS = ("v1", "v1_level", "v1_batch")
+#: Version 1 as it was first, with the fields that came later, and with batches of contexts.
+FOLDERS = ("v1", "v1_level", "v1_batch", "v1_escalate")
 FIXTURES = [
     fixture | {"path": GOLDEN / folder / fixture["file"]}
     for folder in FOLDERS
@@ -32,6 +32,7 @@ DEFAULTS = {
         "sequence": "",
         "position": -1,
         "domain": "",
+        "escalate": False,
         "provisional": False,
         "traceparent": "",
         "priority": "normal",

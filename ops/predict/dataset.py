@@ -1,0 +1,260 @@
+"""A data set to predict: its form, the columns that count, and blocks of rows with their contexts.
+
+Two forms are known. In *contexts* a row is five vectors. In *documents* it is one vector, and the context of
+a row is that row and the four before it in its document; the row after it, where there is one, is the truth.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute
+
+from amn.errors import FileRefused
+from ops.predict.columns import numbers, width_of
+from ops.predict.sources import ArrayFile, RowGroup, SourceFile, row_groups
+from ops.predict.windows import NULL_VECTOR, D, K, RowBlock, VectorRows, clean, windows
+
+CONTEXTS, DOCUMENTS = "contexts", "documents"
+#: Rows of a block: what is escalated is chosen within one, so that it depends on nothing else.
+BLOCK_ROWS = 1_024
+_VECTOR_NAMES = ("context", "vector", "embedding", "vectors", "contexts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnNames:
+    """The names of the columns; empty ones are looked for, or not used.
+
+    Attributes:
+        vector: The vectors or contexts.
+        document, position: Of documents; a file without `document` is one document.
+        domain: The kind of text.
+        carried: ColumnNames that are copied to the target.
+    """
+
+    vector: str = ""
+    document: str = "doc_id"
+    position: str = "position"
+    domain: str = "domain"
+    carried: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """Files of one form.
+
+    Attributes:
+        files: In order.
+        form: CONTEXTS or DOCUMENTS.
+        columns: With the name of the vectors filled in.
+        groups: Their row groups, in order.
+    """
+
+    files: Sequence[SourceFile]
+    form: str
+    columns: ColumnNames
+    groups: Sequence[RowGroup] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, files: Sequence[SourceFile], columns: ColumnNames) -> DataSet:
+        """Find out the form, and check every schema.
+
+        Raises:
+            FileRefused: A column is missing, has another type, or files differ.
+        """
+        found: dict[tuple[str, str], SourceFile] = {}
+        for file in files:
+            found.setdefault(_form(file, columns), file)
+        if len(found) > 1:
+            names = " and ".join(f"{file.path} ({form})" for (form, _), file in found.items())
+            raise FileRefused(f"one run takes one form with one name of vectors; here are {names}")
+        [(form, vector)] = found
+        whole = replace(columns, vector=vector)
+        for file in files:
+            if missing := [name for name in columns.carried if name not in file.schema.names]:
+                raise FileRefused(
+                    f"{file.path} lacks {', '.join(missing)}; it has {', '.join(file.schema.names)}"
+                )
+            if form == DOCUMENTS and not isinstance(file, ArrayFile):
+                for name in (columns.document, columns.position):
+                    if name not in file.schema.names:
+                        raise FileRefused(
+                            f"{file.path} has no column {name!r}, which documents need; it has "
+                            f"{', '.join(file.schema.names)}: name yours with --document and --position"
+                        )
+        return cls(files=files, form=form, columns=whole, groups=row_groups(files))
+
+    def kept_names(self, file: SourceFile) -> list[str]:
+        """Return the columns that go to the target: the keys, the domain and what is carried."""
+        named = self.columns
+        keys = (named.document, named.position, named.domain, *named.carried)
+        return [name for name in dict.fromkeys(keys) if name in file.schema.names]
+
+    def blocks(self, group: RowGroup) -> Iterator[RowBlock]:
+        """Yield the rows of a row group, at most `BLOCK_ROWS` at a time.
+
+        Raises:
+            FileRefused: It cannot be read any more.
+        """
+        if self.form == CONTEXTS:
+            yield from self._of_contexts(group)
+        else:
+            yield from self._of_documents(group)
+
+    def _of_contexts(self, group: RowGroup) -> Iterator[RowBlock]:
+        first = group.first_row
+        for batch, kept in self._read(group):
+            rows = numbers(batch.column(0), (K, D))
+            values = rows.values.reshape(-1, K, D)
+            yield RowBlock(
+                file=group.file.path.name,
+                first_row=first,
+                contexts=clean(values, rows.good),
+                errors=dict.fromkeys(np.flatnonzero(~rows.good).tolist(), NULL_VECTOR),
+                truth=np.zeros((len(values), D), np.float32),
+                known=np.zeros(len(values), bool),
+                kept=kept,
+                documents=np.array([f"{group.file.path.name}:{first + i}" for i in range(len(values))]),
+                domains=_text(kept, self.columns.domain),
+            )
+            first += len(values)
+
+    def _of_documents(self, group: RowGroup) -> Iterator[RowBlock]:
+        first, before = group.first_row, self._before(group)
+        following = itertools.chain(self._read(group), [None])
+        current = next(following)
+        for ahead in following:
+            assert current is not None
+            rows = self._vectors(group, *current)
+            after = self._vectors(group, *ahead) if ahead else self._after(group)
+            yield windows(
+                before,
+                rows,
+                after,
+                file=group.file.path.name,
+                first_row=first,
+                kept=current[1],
+                domains=_text(current[1], self.columns.domain),
+            )
+            before = (before + rows).last(K - 1)
+            first, current = first + len(rows.values), ahead
+
+    def _read(self, group: RowGroup) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        """Yield the vectors, and what is kept beside them."""
+        kept = self.kept_names(group.file)
+        for batch in group.file.batches(group.place, [self.columns.vector, *kept], BLOCK_ROWS):
+            yield batch.select([self.columns.vector]), batch.select(kept)
+
+    def _vectors(self, group: RowGroup, batch: pa.RecordBatch, kept: pa.RecordBatch) -> VectorRows:
+        rows = numbers(batch.column(0), (D,))
+        documents = _text(kept, self.columns.document)
+        if not documents.size:
+            documents = np.full(len(rows.values), group.file.path.name)
+        return VectorRows(rows.values, rows.good, documents)
+
+    def _before(self, group: RowGroup) -> VectorRows:
+        """Return up to four rows before a row group."""
+        found = VectorRows.none()
+        for other in reversed(self.groups[: group.number]):
+            tail = VectorRows.none()
+            for batch, kept in self._read(other):
+                tail = (tail + self._vectors(other, batch, kept)).last(K - 1)
+            found = (tail + found).last(K - 1)
+            if len(found.values) == K - 1:
+                break
+        return found
+
+    def _after(self, group: RowGroup) -> VectorRows:
+        """Return the row after a row group, if there is one."""
+        for other in self.groups[group.number + 1 :]:
+            names = [self.columns.vector, *self.kept_names(other.file)]
+            for batch in other.file.batches(other.place, names, 1):
+                return self._vectors(other, batch.select(names[:1]), batch.select(names[1:]))
+        return VectorRows.none()
+
+    def check_order(self) -> int:
+        """Check that the rows of a document lie together, in the order of their positions.
+
+        Returns:
+            How many documents there are.
+
+        Raises:
+            FileRefused: They do not, or one has no id or position.
+        """
+        seen: set[str] = set()
+        last, last_position = None, None
+        for group in self.groups if self.form == DOCUMENTS else ():
+            names = [
+                n for n in (self.columns.document, self.columns.position) if n in group.file.schema.names
+            ]
+            if len(names) < 2:
+                seen.add(group.file.path.name)
+                continue
+            first = group.first_row
+            for batch in group.file.batches(group.place, names, 65_536):
+                documents, positions = batch.column(0), batch.column(1)
+                for name, column in zip(names, (documents, positions), strict=True):
+                    if column.null_count:
+                        row = first + compute.index(column.is_null(), True).as_py()
+                        raise FileRefused(f"{group.file.path}: row {row} has no {name} (null)")
+                texts, places = documents.to_numpy(zero_copy_only=False).astype(str), np.asarray(positions)
+                new = np.concatenate([[texts[0] != last], texts[1:] != texts[:-1]])
+                before = np.concatenate([[last_position if last is not None else places[0]], places[:-1]])
+                if (wrong := np.flatnonzero(~new & (places <= before))).size:
+                    row = first + int(wrong[0])
+                    raise FileRefused(
+                        f"{group.file.path}: row {row} of document {texts[wrong[0]]} has position "
+                        f"{places[wrong[0]]} after {before[wrong[0]]}; sort the rows by {names[0]} and "
+                        f"{names[1]}"
+                    )
+                for at in np.flatnonzero(new):
+                    if texts[at] in seen:
+                        raise FileRefused(
+                            f"{group.file.path}: row {first + at} goes on with document {texts[at]}, which "
+                            f"ended before; sort the rows by {names[0]} and {names[1]}"
+                        )
+                    seen.add(texts[at])
+                last, last_position = texts[-1], places[-1]
+                first += len(texts)
+        return len(seen)
+
+
+def _form(file: SourceFile, columns: ColumnNames) -> tuple[str, str]:
+    """Return form and name of the vectors."""
+    names = (columns.vector,) if columns.vector else _VECTOR_NAMES
+    known = [name for name in names if name in file.schema.names]
+    if not known:
+        raise FileRefused(
+            f"{file.path} has no column {' or '.join(names)}; it has {', '.join(file.schema.names)}: name "
+            "yours with --vector"
+        )
+    name = known[0]
+    kind = file.schema.field(name).type
+    whys = {form: width_of(kind, shape) for form, shape in ((CONTEXTS, (K, D)), (DOCUMENTS, (D,)))}
+    possible = [form for form, why in whys.items() if not why]
+    if len(possible) > 1:  # lists of any length: the first one tells
+        possible = [CONTEXTS if _first_length(file, name) == K * D else DOCUMENTS]
+    if not possible:
+        raise FileRefused(f"{file.path}: column {name} is {whys[DOCUMENTS]}, or {K} x {D} of a context")
+    return possible[0], name
+
+
+def _first_length(file: SourceFile, name: str) -> int:
+    for group in range(len(file.groups)):
+        for batch in file.batches(group, [name], 64):
+            for row in batch.column(0):
+                if row.is_valid:
+                    return len(row.as_py())
+    return 0
+
+
+def _text(kept: pa.RecordBatch, name: str) -> NDArray[np.str_]:
+    if name not in kept.schema.names:
+        return np.zeros(0, np.str_)
+    found: NDArray[np.str_] = kept.column(name).to_numpy(zero_copy_only=False).astype(np.str_)
+    return found

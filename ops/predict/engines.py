@@ -1,0 +1,285 @@
+"""The engines that compute the answers of a block: workers behind a queue, or models in this process.
+
+Both give AMN's answer to every row with its scores, and the final answer of the rows that are chosen for a
+fallback. What is chosen depends on the rows of a block alone (`chosen`), so that a file has the same answers
+whoever computes them, and however often.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ops.errors import RunStopped
+from producer import BatchHandle, Options, Producer
+from producer.errors import QueueError, RequestLost, ResultTimeout, ServerError
+from producer.messages import BULK_PRIORITY, BatchReply
+
+#: Contexts of one message.
+MESSAGE_ROWS = 256
+#: The gate says this of a row that a fallback could better, of a message that holds many.
+_CHOICE = "batch"
+_WAIT_MS, _PAUSE_S = 2_000.0, 0.5
+Contexts = NDArray[np.floating]
+
+
+class Answers:
+    """The answers of n rows; a row without one holds NaN, and `failures` says why.
+
+    Attributes:
+        vectors: Shape (n, 768), float32, unit norm: the final answers.
+        fast: The same of AMN alone.
+        confidences, margins, gains: Shape (n,), float32.
+        candidates: Shape (n,), rows that a fallback may better.
+        reasons, sheds, served_by: Shape (n,), of each row the rules that fired, why no fallback answered all
+            the same, and the model whose answer it is.
+        failures: By row, code and message.
+        models: The ids of model, bank, policy and fallback.
+    """
+
+    COLUMNS = ("vectors", "confidences", "margins", "gains", "candidates", "reasons", "sheds", "served_by")
+
+    def __init__(self, count: int) -> None:
+        self.vectors = self.fast = np.full((count, 768), np.nan, np.float32)
+        self.confidences, self.margins, self.gains = np.zeros((3, count), np.float32)
+        self.candidates = np.zeros(count, bool)
+        self.reasons, self.sheds, self.served_by = np.full((3, count), "", object)
+        self.reasons[:] = [()] * count
+        self.failures: dict[int, tuple[str, str]] = {}
+        self.models: dict[str, str] = {}
+
+    def put(self, rows: NDArray[np.intp], other: Answers, *columns: str) -> None:
+        """Take the answers of another for some rows; without names, all columns."""
+        for name in columns or self.COLUMNS:
+            getattr(self, name)[rows] = getattr(other, name)
+        self.failures |= {int(rows[row]): why for row, why in other.failures.items()}
+        self.models = other.models | self.models
+
+    @classmethod
+    def joined(cls, parts: list[Answers]) -> Answers:
+        """Return the rows of all, one after the other."""
+        found, start = cls(sum(len(part.vectors) for part in parts)), 0
+        for part in parts:
+            found.put(np.arange(start, start := start + len(part.vectors)), part)
+        return found
+
+
+Waits = Callable[[], Answers]
+
+
+class Engine(Protocol):
+    """Computes answers. Work begins with the call; what it returns waits for the answers."""
+
+    def fast(self, contexts: Contexts) -> Waits:
+        """Begin AMN's answers to contexts (n, 5, 768)."""
+        ...
+
+    def slow(self, contexts: Contexts) -> Waits:
+        """Begin the final answers of contexts that are chosen for a fallback."""
+        ...
+
+
+def chosen(answers: Answers, share: float) -> NDArray[np.intp]:
+    """Return the rows of a block that a fallback answers too: the best by gain, at most a share of all.
+
+    Equal gains go by confidence, the lowest first, then by row.
+    """
+    rows = np.flatnonzero(answers.candidates)
+    order = np.lexsort((rows, answers.confidences[rows], -answers.gains[rows]))
+    return np.sort(rows[order[: int(share * len(answers.vectors))]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueEngineSettings:
+    """The settings of an engine behind a queue.
+
+    Attributes:
+        lane, domain, priority: Of each request.
+        stall_s: For so long without an answer the run waits; then it stops. None for ever.
+    """
+
+    lane: str = "general"
+    domain: str = ""
+    priority: str = BULK_PRIORITY
+    stall_s: float | None = None
+
+
+class QueueEngine:
+    """The workers of a service. A stall of them is waited for, and told."""
+
+    def __init__(
+        self, producer: Producer, settings: QueueEngineSettings, on_stall: Callable[[float, str], None]
+    ) -> None:
+        self._producer, self._settings, self._on_stall = producer, settings, on_stall
+        self._fast = Options(lane=settings.lane, domain=settings.domain, priority=settings.priority)
+        self._slow = replace(self._fast, escalate=True)
+
+    def fast(self, contexts: Contexts) -> Waits:
+        """Send rows as messages of many contexts."""
+        return self._begin(contexts, self._fast)
+
+    def slow(self, contexts: Contexts) -> Waits:
+        """Send chosen rows as messages that a fallback answers."""
+        return self._begin(contexts, self._slow)
+
+    def _begin(self, contexts: Contexts, options: Options) -> Waits:
+        parts = [contexts[first : first + MESSAGE_ROWS] for first in range(0, len(contexts), MESSAGE_ROWS)]
+        handles = [self._submit(part, options) for part in parts]
+
+        def wait() -> Answers:
+            return Answers.joined(
+                [self._answered(part, handle, options) for part, handle in zip(parts, handles, strict=True)]
+            )
+
+        return wait
+
+    def _submit(self, contexts: Contexts, options: Options) -> BatchHandle:
+        stalled_s: float | None = None
+        while True:
+            try:
+                return self._producer.submit_batch(contexts, options=options, block=True)
+            except (ServerError, ResultTimeout) as error:
+                stalled_s = self._stalled(stalled_s, error)
+
+    def _answered(self, contexts: Contexts, handle: BatchHandle, options: Options) -> Answers:
+        stalled_s: float | None = None
+        while True:
+            try:
+                reply = handle.result(timeout_ms=_WAIT_MS)
+                if not options.escalate or _by_fallback(reply):
+                    return _answers(reply)
+                # Shed: the fallback is down, full, or behind. The file waits for it.
+                stalled_s = self._stalled(stalled_s, f"no fallback answers ({_why(reply)})")
+            except ResultTimeout as error:
+                stalled_s = self._stalled(stalled_s, error)
+                continue
+            except (ServerError, RequestLost) as error:
+                stalled_s = self._stalled(stalled_s, error)
+            except QueueError as error:
+                if len(contexts) == 1:
+                    return _failed(error)
+                rows = [contexts[i : i + 1] for i in range(len(contexts))]  # alone, a bad one fails alone
+                handles = [self._submit(row, options) for row in rows]
+                return Answers.joined(
+                    [self._answered(row, one, options) for row, one in zip(rows, handles, strict=True)]
+                )
+            handle = self._submit(contexts, options)
+
+    def _stalled(self, since_s: float | None, why: object) -> float:
+        """Tell a stall and pause; returns when it began.
+
+        Raises:
+            RunStopped: It lasts for longer than the settings allow.
+        """
+        now_s = time.monotonic()
+        since_s = since_s or now_s
+        limit_s = self._settings.stall_s
+        if limit_s is not None and now_s - since_s >= limit_s:
+            raise RunStopped(f"no answers for {now_s - since_s:.0f} s: {why}")
+        self._on_stall(now_s - since_s, str(why))
+        time.sleep(_PAUSE_S)
+        return since_s
+
+
+class DirectEngine:
+    """Models in this process: AMN with its gate, and the first fallback."""
+
+    def __init__(self, artifacts: Path, policy: str) -> None:
+        from amn.gate.gain import load_calibration
+        from amn.gate.scores import GateScores
+        from amn.policy import load_policy
+        from amn.predictor import Predictor
+
+        self._policy = chosen = load_policy(policy)
+        folder = artifacts / "gate_calibration"
+        self._calibration = load_calibration(folder) if chosen.needs_calibration else None
+        bank = artifacts / "reference_bank" if chosen.needs_bank else None
+        self._amn = Predictor.open(artifacts / "production_model", bank)
+        self._fallback = Predictor.open(artifacts / "fallback_accuracy")
+        self._scores = GateScores(chosen, self._amn.bank, self._calibration)
+        self._models = {
+            "model": self._amn.model_id,
+            "bank": self._amn.bank.bank_id if self._amn.bank else "",
+            "policy": chosen.policy_id(self._calibration.calibration_id if self._calibration else ""),
+        }
+
+    def fast(self, contexts: Contexts) -> Waits:
+        """Compute AMN's answers now."""
+        from amn.gate.escalation import REASONS, Allowance
+        from workers.handlers.batches import SHEDS, decide_batch
+
+        rows = np.ascontiguousarray(contexts, np.float32)
+        vectors = self._amn.forward(rows)
+        columns = self._scores(rows, vectors)
+        verdicts = decide_batch(self._policy, Allowance.unlimited(), (), columns)
+        confidences, margins, gains = (np.asarray(column, np.float32) for column in columns)
+        reply = BatchReply(
+            id="direct",
+            vectors=vectors,
+            confidences=confidences,
+            margins=margins,
+            gains=gains,
+            rules=REASONS,
+            fired=verdicts.fired,
+            sheds=SHEDS,
+            shed=verdicts.shed,
+            **self._models,  # type: ignore[arg-type]
+        )
+        answers = _answers(reply)
+        return lambda: answers
+
+    def slow(self, contexts: Contexts) -> Waits:
+        """Compute the final answers now."""
+        from amn.gate.gain import blend, features
+        from amn.policy import BLEND
+
+        rows = np.ascontiguousarray(contexts, np.float32)
+        fast, slow = self._amn.forward(rows), self._fallback.forward(rows)
+        weight = np.ones(len(rows))
+        if self._calibration is not None and self._policy.answer.rule == BLEND:
+            weight = self._calibration.weight(features(rows, fast))
+        answers = Answers(len(rows))
+        answers.vectors = blend(fast, slow, weight)
+        answers.served_by[:] = np.where(weight > 0, self._fallback.name, self._amn.name)
+        answers.models = {"fallback": self._fallback.model_id}
+        return lambda: answers
+
+
+def _failed(error: QueueError) -> Answers:
+    answers = Answers(1)
+    answers.failures[0] = error.code, str(error)
+    return answers
+
+
+def _answers(reply: BatchReply) -> Answers:
+    answers = Answers(len(reply))
+    answers.vectors, answers.confidences = reply.vectors, reply.confidences
+    answers.margins, answers.gains = reply.margins, reply.gains
+    answers.candidates = reply.shed_as(_CHOICE)
+    answers.served_by[:] = reply.served_by
+    if reply.fired.any():
+        answers.reasons[:] = [reply.reasons(row) for row in range(len(reply))]
+        answers.sheds[:] = [reply.sheds[code - 1] if code else "" for code in reply.shed.tolist()]
+    answers.models = {"model": reply.model, "bank": reply.bank, "policy": reply.policy}
+    if reply.tiers:
+        amn, *others = reply.tiers
+        answers.models |= {"model": amn, "fallback": ", ".join(others)}
+        weights = np.stack([pair[:, 1] for pair in reply.tiers.values()])
+        answers.served_by[weights[1:].sum(axis=0) <= 0] = "amn"  # the fallback was asked, and added nothing
+    return answers
+
+
+def _by_fallback(reply: BatchReply) -> bool:
+    """True if a fallback was asked, whatever its answer was worth."""
+    return bool(reply.tiers) and not reply.degraded
+
+
+def _why(reply: BatchReply) -> str:
+    sheds = {reply.sheds[code - 1] for code in reply.shed.tolist() if code}
+    return reply.degraded or ", ".join(sorted(sheds)) or "answered by AMN"

@@ -1,0 +1,160 @@
+"""A batch prediction from its settings to its summary: what `amn predict` and its job do."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyarrow import parquet
+
+from amn.data.arrays import writing_rows
+from amn.errors import FileRefused
+from amn.files import check_output
+from ops.predict import sources
+from ops.predict.dataset import CONTEXTS, ColumnNames, DataSet
+from ops.predict.engines import Engine
+from ops.predict.parts import Target
+from ops.predict.report import cosines_by_domain
+from ops.predict.run import FileRun, FileRunSettings, Progress
+from ops.predict.settings import PredictSettings
+
+
+def open_data(settings: PredictSettings) -> DataSet:
+    """Open the sources, and check all that can be known before any work.
+
+    Raises:
+        FileRefused: A source or the target cannot be used.
+    """
+    paths, out = sources.expand(settings.sources), Path(settings.out).resolve()
+    for path in paths:
+        if out == path or out in path.parents:
+            raise FileRefused(f"the target {settings.out} holds the source {path}; name another one")
+    for source in settings.sources:
+        folder = Path(source).resolve()
+        if folder.is_dir() and folder in out.parents:
+            raise FileRefused(f"the target {settings.out} lies in the source {source}; name one beside it")
+    columns = ColumnNames(
+        vector=settings.vector,
+        document=settings.document,
+        position=settings.position,
+        domain=settings.domain,
+        carried=tuple(settings.carry),
+    )
+    data = DataSet.of([sources.open_file(path, settings.array) for path in paths], columns)
+    if not data.groups:
+        raise FileRefused(f"{', '.join(settings.sources)} hold no rows")
+    if settings.to_array:
+        _check_array_target(settings, data)
+    elif out.exists() and (not out.is_dir() or not _ours(out)):
+        raise FileRefused(f"{settings.out} exists and holds no run of ours; name a new or an empty folder")
+    data.check_order()
+    return data
+
+
+def predict_files(
+    settings: PredictSettings, data: DataSet, engine: Engine, on_progress: Callable[[Progress], None]
+) -> dict[str, Any]:
+    """Predict what is left of a data set; returns the summary.
+
+    Raises:
+        FileRefused: A source or the target cannot be used any more; what is done stays.
+        RunStopped: Too many rows failed, or the workers stopped answering; what is done stays.
+    """
+    started_s = time.perf_counter()
+    folder = _parts_folder(settings)
+    with Target(folder, settings.shard) as target:
+        run = FileRun(
+            data,
+            target,
+            engine,
+            FileRunSettings(
+                share=settings.share,
+                normalize=settings.normalize,
+                failures_max=settings.failures_limit(),
+                shard=settings.shard_numbers(),
+                restart=settings.restart,
+            ),
+        )
+        run.begin()
+        on_progress(run.progress)
+        run.work(on_progress)
+        summary = _summary(settings, run, folder, time.perf_counter() - started_s)
+        if settings.to_array:
+            _write_array(Path(settings.out), folder, run.progress.rows)
+            target.clear()
+    if settings.to_array:
+        folder.rmdir()
+    return summary
+
+
+def _summary(settings: PredictSettings, run: FileRun, folder: Path, elapsed_s: float) -> dict[str, Any]:
+    progress, data = run.progress, run.data
+    fresh = progress.done - progress.skipped
+    return {
+        "out": settings.out,
+        "form": data.form,
+        "rows": progress.rows,
+        "answered": progress.done - progress.failed,
+        "failed": progress.failed,
+        "failures": dict(progress.codes),
+        "escalated": progress.escalated,
+        "resumed_rows": progress.skipped,
+        "elapsed_s": round(elapsed_s, 3),
+        "rows_per_s": round(fresh / max(elapsed_s, 1e-9), 1),
+        "models": run.models,
+        "cosines": cosines_by_domain(folder, data.columns.document, data.columns.domain),
+    }
+
+
+def _check_array_target(settings: PredictSettings, data: DataSet) -> None:
+    out = Path(settings.out)
+    if data.form != CONTEXTS or len(data.files) != 1 or settings.shard:
+        raise FileRefused(f"{out}: an .npy target is for one file of contexts without shards; name a folder")
+    check_output(out, data.files[0].path)
+    if out.exists() and not settings.force:
+        raise FileRefused(f"{out} exists; --force replaces it")
+
+
+def _parts_folder(settings: PredictSettings) -> Path:
+    """Return where the parts go; those of an .npy file lie beside it until it is whole."""
+    out = Path(settings.out)
+    return out.with_name(f".{out.name}.parts") if settings.to_array else out
+
+
+def _ours(folder: Path) -> bool:
+    """True for a folder that is empty, or that a run wrote."""
+    names = [path.name for path in folder.iterdir()]
+    return not names or any(name.startswith(("_manifest", ".lock")) for name in names)
+
+
+def _write_array(out: Path, folder: Path, rows: int) -> None:
+    """Write the predictions of all parts as one array; NaN where a row has none."""
+    with writing_rows(out, rows, 768, "<f4") as writer:
+        for first, values in _predictions(folder):
+            writer.put(slice(first, first + len(values)), values)
+
+
+def _predictions(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    first = 0
+    for part in sorted(folder.glob("part-*.parquet")):
+        with contextlib.closing(parquet.ParquetFile(part)) as file:
+            for batch in file.iter_batches(4096, columns=["prediction"], use_threads=False):
+                column = batch.column(0)
+                values = (
+                    column.values[column.offset * 768 :][: len(column) * 768]
+                    .to_numpy()
+                    .reshape(-1, 768)
+                    .copy()
+                )
+                values[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
+                yield first, values
+                first += len(values)
+
+
+def failures_shown(summary: dict[str, Any]) -> Sequence[str]:
+    """Return a line for each kind of failure."""
+    return [f"{count:,} rows: {code}" for code, count in summary["failures"].items()]

@@ -1,0 +1,170 @@
+"""The target: a folder of Parquet parts, one a row group, and the manifest of what is done."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from amn.errors import FileRefused
+from amn.files import write_whole
+
+FORMAT = 1
+#: Bytes of a row beside its vector, about.
+_BESIDE_BYTES = 120
+_ROOM = 1.05
+
+
+@dataclass(slots=True)
+class TargetManifest:
+    """The subject of a run, and the row groups that are done.
+
+    Attributes:
+        about: The inputs and options that must not change between the runs of one target.
+        models: The ids of model, bank, policy and fallback of the first answers.
+        done: By number of the row group: rows, failed, escalated, and other models where they changed.
+    """
+
+    about: dict[str, Any]
+    models: dict[str, str] = field(default_factory=dict)
+    done: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        done = {str(number): row for number, row in sorted(self.done.items())}
+        return {"format": FORMAT, "about": self.about, "models": self.models, "done": done}
+
+
+class Target:
+    """A folder of parts; a context manager that one run at a time is in."""
+
+    def __init__(self, folder: Path, shard: str = "") -> None:
+        self.folder = folder
+        suffix = f"-{shard.replace('/', '-of-')}" if shard else ""
+        self._manifest_path = (
+            folder / f"_manifest{suffix}.json"
+        )  # readers of a folder leave out what begins so
+        self._lock_path = folder / f".lock{suffix}"
+        self._lock = -1
+
+    def __enter__(self) -> Target:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        while not self._locked():
+            continue
+        return self
+
+    def _locked(self) -> bool:
+        """Take the lock; False when the run that had it removed its file meanwhile."""
+        self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise FileRefused(
+                f"another run writes to {self.folder}; wait for it, or name another folder"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._lock), self._lock_path.stat()):
+                return True
+        os.close(self._lock)
+        return False
+
+    def __exit__(self, *_: object) -> None:
+        self._lock_path.unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def part(self, number: int) -> Path:
+        """Return the path of the part of a row group."""
+        return self.folder / f"part-{number:06}.parquet"
+
+    def load(self) -> TargetManifest | None:
+        """Return the manifest of an earlier run; None if there is none.
+
+        Raises:
+            FileRefused: It is damaged, or of another version.
+        """
+        if not self._manifest_path.exists():
+            return None
+        try:
+            stored = json.loads(self._manifest_path.read_text("utf-8"))
+            if stored["format"] != FORMAT:
+                raise ValueError(f"format {stored['format']}")
+            done = {int(number): dict(row) for number, row in stored["done"].items()}
+            return TargetManifest(dict(stored["about"]), dict(stored["models"]), done)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FileRefused(
+                f"{self._manifest_path} cannot be read ({error!r}); --restart begins anew"
+            ) from error
+
+    def save(self, manifest: TargetManifest) -> None:
+        """Write the manifest at once."""
+        write_whole(self._manifest_path, json.dumps(manifest.to_json(), indent=1) + "\n")
+
+    def clear(self) -> None:
+        """Remove parts and manifest of an earlier run."""
+        for path in (*self.folder.glob("part-*.parquet"), *self.folder.glob(".part-*")):
+            path.unlink(missing_ok=True)
+        self._manifest_path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def writing(self, number: int, schema: pa.Schema) -> Iterator[parquet.ParquetWriter]:
+        """Open a part; it appears when the block ends well.
+
+        Raises:
+            FileRefused: The disk is full.
+        """
+        aside = self.folder / f".part-{number:06}.tmp"
+        try:
+            with parquet.ParquetWriter(
+                aside, schema, compression="none", use_dictionary=["served_by", "shed"]
+            ) as writer:
+                yield writer
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, self.part(number))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise FileRefused(
+                f"{self.folder} cannot be written: {why}; what is done stays, and the same command goes on"
+            ) from error
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def check_room(self, rows: int) -> None:
+        """Refuse a disk that cannot hold the predictions of so many rows."""
+        need = int(rows * (768 * 4 + _BESIDE_BYTES) * _ROOM)
+        free = shutil.disk_usage(self.folder).free
+        if free < need:
+            raise FileRefused(
+                f"{self.folder} has {free / 1e6:,.0f} MB free, and {rows:,} predictions need about "
+                f"{need / 1e6:,.0f} MB"
+            )
+
+
+def differences(stored: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """Return what differs between two plain values, by its place."""
+    found = []
+    for name in sorted({*stored, *now}):
+        place, a, b = f"{path}{name}", stored.get(name), now.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{place}.")
+        elif (
+            isinstance(a, list)
+            and isinstance(b, list)
+            and len(a) == len(b)
+            and all(isinstance(x, dict) for x in a + b)
+        ):
+            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+                found += differences(x, y, f"{place}[{i}].")
+        elif a != b:
+            found.append(f"{place} was {a!r} and is {b!r}")
+    return found

@@ -1,0 +1,255 @@
+"""One run over a data set: row groups in order, each a part that appears whole and stays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amn.errors import FileRefused
+from ops.errors import RunStopped
+from ops.predict.dataset import DataSet
+from ops.predict.engines import MESSAGE_ROWS, Answers, Engine, Waits, chosen
+from ops.predict.parts import Target, TargetManifest, differences
+from ops.predict.rows import part_rows, part_schema
+from ops.predict.sources import RowGroup, identity, state_of
+from ops.predict.windows import RowBlock
+from producer.errors import InvalidRequest
+from producer.protocol.checks import checked_context, checked_contexts
+
+#: Blocks under way at once, before and after their rows are chosen.
+_AHEAD = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRunSettings:
+    """The settings of a run.
+
+    Attributes:
+        share: Of the rows of a block that a fallback answers at most; 0 for none.
+        normalize: Scale vectors to unit norm instead of failing rows of another norm.
+        failures_max: Failed rows that stop the run, as a number or a share of all rows; None for no limit.
+        shard: (i, n): every n-th row group, from the i-th on.
+        restart: Begin anew.
+    """
+
+    share: float = 0.195
+    normalize: bool = False
+    failures_max: float | None = None
+    shard: tuple[int, int] = (0, 1)
+    restart: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """The progress of a run.
+
+    Attributes:
+        rows, done, failed, escalated: Rows of this run, and of them ended, failed, answered by a fallback.
+        skipped: Rows that an earlier run had done.
+        codes: Failed rows by code.
+        stalled_s: Seconds since the last answer, while none comes.
+    """
+
+    rows: int = 0
+    done: int = 0
+    failed: int = 0
+    escalated: int = 0
+    skipped: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
+    stalled_s: float = 0.0
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Add a row group that is done."""
+        self.done += row["rows"]
+        self.failed += row["failed"]
+        self.escalated += row["escalated"]
+        self.codes.update(row.get("codes", {}))
+
+
+class FileRun:
+    """A run into one target."""
+
+    def __init__(self, data: DataSet, target: Target, engine: Engine, settings: FileRunSettings) -> None:
+        self.data, self._target, self._engine, self._settings = data, target, engine, settings
+        first, step = settings.shard
+        self.groups = [group for group in data.groups if group.number % step == first]
+        self.progress = Progress(rows=sum(group.rows for group in self.groups))
+        self._manifest = TargetManifest(self._about())
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The ids of model, bank, policy and fallback, once there are answers."""
+        return self._manifest.models
+
+    def begin(self) -> None:
+        """Take up what an earlier run did.
+
+        Raises:
+            FileRefused: It was of another input or with other options, or there is no room.
+        """
+        if self._settings.restart:
+            self._target.clear()
+        earlier = self._target.load()
+        if earlier is not None:
+            if changed := differences(earlier.about, self._manifest.about):
+                raise FileRefused(
+                    f"{self._target.folder} holds a run of something else: {'; '.join(changed[:3])}. Name "
+                    "another folder, or begin anew with --restart"
+                )
+            self._manifest = earlier
+            for number in [n for n in earlier.done if not self._target.part(n).is_file()]:
+                del earlier.done[number]
+        for row in self._manifest.done.values():
+            self.progress.count(row)
+        self.progress.skipped = self.progress.done
+        self._target.check_room(self.progress.rows - self.progress.done)
+        self._target.save(self._manifest)
+
+    def work(self, on_progress: Callable[[Progress], None]) -> None:
+        """Predict what is left.
+
+        Raises:
+            FileRefused: An input or the target cannot be used any more; what is done stays.
+            RunStopped: Too many rows failed, or the workers stopped answering.
+        """
+        for group in self.groups:
+            if group.number in self._manifest.done:
+                continue
+            row = self._write(group, on_progress)
+            self._manifest.done[group.number] = row
+            self._target.save(self._manifest)
+            self._check_failures()
+
+    def _write(self, group: RowGroup, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+        before = dataclasses.replace(self.progress, codes=Counter(self.progress.codes))
+        schema = part_schema(self.data, group)
+        try:
+            with self._target.writing(group.number, schema) as writer:
+                for block, answers, taken in answered(
+                    self._engine, self._checked(group), self._settings.share
+                ):
+                    self._note_models(answers.models)
+                    writer.write_batch(part_rows(block, answers, schema))
+                    self.progress.done += len(block.contexts)
+                    self.progress.failed += len(answers.failures)
+                    self.progress.escalated += len(taken)
+                    self.progress.codes.update(code for code, _ in answers.failures.values())
+                    on_progress(self.progress)
+                self._check_unchanged(group)
+        except BaseException:
+            self.progress = before
+            raise
+        now = self.progress
+        return {
+            "rows": now.done - before.done,
+            "failed": now.failed - before.failed,
+            "escalated": now.escalated - before.escalated,
+            "codes": dict(now.codes - before.codes),
+        }
+
+    def _check_unchanged(self, group: RowGroup) -> None:
+        """Refuse a file that was written while it was read: rows of two states may be mixed."""
+        stored = self._manifest.about["inputs"][self.data.files.index(group.file)]
+        if state_of(group.file.path) != (stored["bytes"], stored["mtime_ns"]):
+            raise FileRefused(f"{group.file.path} was changed while it was read; run it again with --restart")
+
+    def _checked(self, group: RowGroup) -> Iterator[RowBlock]:
+        """Yield blocks whose rows without an error keep the contract of the queue."""
+        normalize = self._settings.normalize
+        for block in self.data.blocks(group):
+            contexts, errors = block.contexts, dict(block.errors)
+            rows = np.array([row for row in range(len(contexts)) if row not in errors], np.intp)
+            for some in np.split(rows, range(MESSAGE_ROWS, len(rows), MESSAGE_ROWS)):
+                try:
+                    contexts[some] = checked_contexts(contexts[some], normalize=normalize)
+                except InvalidRequest:
+                    for row in some.tolist():
+                        try:
+                            contexts[row] = checked_context(contexts[row], normalize=normalize)
+                        except InvalidRequest as error:
+                            errors[row] = error.code, str(error)
+            yield dataclasses.replace(block, errors=errors)
+
+    def _note_models(self, models: dict[str, str]) -> None:
+        """Keep the ids of the first answers.
+
+        Raises:
+            RunStopped: A resumed run is answered by others.
+        """
+        for name, value in models.items():
+            known = self._manifest.models.setdefault(name, value)
+            if known != value:
+                raise RunStopped(
+                    f"{name} was {known} and is {value} now: one target holds answers of one {name}; put "
+                    f"{known} back and go on, or begin anew with --restart"
+                )
+
+    def _check_failures(self) -> None:
+        limit = self._settings.failures_max
+        if limit is None:
+            return
+        most = limit * self.progress.rows if limit < 1 else limit
+        if self.progress.failed > most:
+            codes = ", ".join(f"{code} {count:,}" for code, count in self.progress.codes.most_common(3))
+            raise RunStopped(
+                f"{self.progress.failed:,} rows failed ({codes}), more than the {most:,.0f} of "
+                "--failures-max; mend the input, or run again with a larger limit: what is done stays"
+            )
+
+    def _about(self) -> dict[str, Any]:
+        settings = dataclasses.asdict(self._settings)
+        for name in ("restart", "failures_max"):
+            del settings[name]
+        return {
+            "inputs": [identity(file) for file in self.data.files],
+            "form": self.data.form,
+            "columns": {
+                k: list(v) if isinstance(v, tuple) else v
+                for k, v in dataclasses.asdict(self.data.columns).items()
+            },
+            "options": settings | {"shard": list(self._settings.shard)},
+        }
+
+
+def answered(
+    engine: Engine, blocks: Iterable[RowBlock], share: float
+) -> Iterator[tuple[RowBlock, Answers, NDArray[np.intp]]]:
+    """Yield each block with its answers and the rows that a fallback answered, in order.
+
+    Some blocks are under way at once, so that neither the workers nor the disk wait for the other.
+    """
+    first: deque[tuple[RowBlock, NDArray[np.intp], Waits]] = deque()
+    second: deque[tuple[RowBlock, Answers, NDArray[np.intp], Waits]] = deque()
+
+    def choose() -> None:
+        block, rows, waits = first.popleft()
+        answers = Answers(len(block.contexts))
+        answers.put(rows, waits())
+        answers.failures |= block.errors
+        answers.fast = answers.vectors.copy()
+        taken = chosen(answers, share)
+        second.append((block, answers, taken, engine.slow(block.contexts[taken])))
+
+    def finish() -> tuple[RowBlock, Answers, NDArray[np.intp]]:
+        block, answers, taken, waits = second.popleft()
+        answers.put(taken, waits(), "vectors", "served_by")
+        answers.sheds[taken] = ""
+        return block, answers, taken
+
+    for block in blocks:
+        rows = np.array([row for row in range(len(block.contexts)) if row not in block.errors], np.intp)
+        first.append((block, rows, engine.fast(block.contexts[rows])))
+        if len(first) > _AHEAD:
+            choose()
+        if len(second) > _AHEAD:
+            yield finish()
+    while first:
+        choose()
+    while second:
+        yield finish()

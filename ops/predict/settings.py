@@ -1,0 +1,96 @@
+"""The settings of a batch prediction: plain values, which a command and a job can hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from amn.errors import FileRefused
+from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
+
+#: At most so many rows of a block have a fallback's answer: the limit of all traffic, less its reserve.
+SHARE_DEFAULT = 0.195
+_SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictSettings:
+    """The settings of one batch prediction.
+
+    Attributes:
+        sources: Files, folders and globs.
+        out: A folder for Parquet parts, or an .npy file for one file of contexts.
+        array: The array of vectors in an .npz that has several.
+        vector, document, position, domain: Names of columns; "" for `vector` means the first known one.
+        carry: ColumnNames that are copied to the target.
+        lane, priority: Of the requests.
+        normalize: Scale vectors to unit norm instead of failing rows of another norm.
+        share: Of the rows of a block that a fallback answers at most; 0 for none.
+        shard: "i/n" takes the i-th of n shares of the row groups; "" for all.
+        failures_max: Failed rows that stop the run: a number, or a share with "%"; "" for no limit.
+        stall_s: So many seconds without an answer stop the run; 0 to wait for ever.
+        restart: Begin anew.
+        force: Replace an .npy file.
+
+    Raises:
+        FileRefused: A value is not what it must be.
+    """
+
+    sources: Sequence[str]
+    out: str
+    array: str = ""
+    vector: str = ""
+    document: str = "doc_id"
+    position: str = "position"
+    domain: str = "domain"
+    carry: Sequence[str] = ()
+    lane: str = LANES[0]
+    priority: str = BULK_PRIORITY
+    normalize: bool = False
+    share: float = SHARE_DEFAULT
+    shard: str = ""
+    failures_max: str = ""
+    stall_s: float = 0.0
+    restart: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise FileRefused("no source is named; give files, folders or globs")
+        if not 0 <= self.share <= 1:
+            raise FileRefused(f"share is {self.share}; use 0 to 1")
+        if self.lane not in LANES or self.priority not in PRIORITIES:
+            raise FileRefused(f"lane {self.lane!r} or priority {self.priority!r} is unknown")
+        if self.stall_s < 0:
+            raise FileRefused(f"the longest stall is {self.stall_s} s; use 0 or more")
+        self.shard_numbers()
+        self.failures_limit()
+
+    @property
+    def to_array(self) -> bool:
+        """True if the target is one .npy file."""
+        return Path(self.out).suffix == ".npy"
+
+    def shard_numbers(self) -> tuple[int, int]:
+        """Return (i, n), counted from 0; (0, 1) for all."""
+        if not self.shard:
+            return 0, 1
+        found = _SHARD.fullmatch(self.shard)
+        if found is None or int(found[1]) > int(found[2]):
+            raise FileRefused(f"shard is {self.shard!r}; use i/n with i from 1 to n, such as 2/8")
+        return int(found[1]) - 1, int(found[2])
+
+    def failures_limit(self) -> float | None:
+        """Return a number of rows, a share below 1, or None."""
+        text = self.failures_max
+        try:
+            value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1) if text else None
+        except ValueError:
+            value = -1.0
+        if value is not None and not (
+            0 <= value < 1 if text.endswith("%") else value >= 0 and value % 1 == 0
+        ):
+            raise FileRefused(f"failures-max is {text!r}; use a number of rows, or a share such as 2%")
+        return value

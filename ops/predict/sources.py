@@ -1,0 +1,264 @@
+"""The files of a data set as row groups, read piece by piece: .npy, .npz, Parquet, Arrow and Feather.
+
+A row group is the unit of resuming and of sharding: a row group of a Parquet file, a record batch of an Arrow
+file, or 16,384 rows of an array.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from amn.data.arrays import FileRows, load_npz
+from amn.errors import FileRefused
+
+ARRAY_GROUP_ROWS = 16_384
+#: So many batches of 1,024 rows of the first and of the last row group tell one input from another.
+_HASHED_BATCHES = 16
+_ARRAYS, _PARQUET, _ARROW = {".npy", ".npz"}, {".parquet", ".pq"}, {".arrow", ".feather", ".ipc"}
+SUFFIXES = _ARRAYS | _PARQUET | _ARROW
+#: The names of an array of the form (N, ...), which has none.
+VECTOR, CONTEXT = "vector", "context"
+
+
+class SourceFile(Protocol):
+    """A file of rows.
+
+    Attributes:
+        path: Its path.
+        schema: Names and types of its columns.
+        groups: The rows of each row group.
+    """
+
+    path: Path
+    schema: pa.Schema
+    groups: list[int]
+
+    def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield a row group's columns in pieces of at most so many rows.
+
+        Raises:
+            FileRefused: It cannot be read any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """A row group of a data set.
+
+    Attributes:
+        number: In the data set, from 0.
+        file, place: Which file it is of, and its number there.
+        first_row, rows: Of the file.
+    """
+
+    number: int
+    file: SourceFile
+    place: int
+    first_row: int
+    rows: int
+
+
+def expand(sources: Sequence[str]) -> list[Path]:
+    """Return the files that paths, folders and globs name, each once; those of a folder or glob by name.
+
+    Raises:
+        FileRefused: One names nothing, or a file that no reader knows.
+    """
+    found: dict[Path, None] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            paths = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+        elif path.exists():
+            paths = [path]
+        else:
+            paths = sorted(map(Path, glob.glob(source, recursive=True)))
+        if not paths:
+            raise FileRefused(f"{source} names no file; give a file, a folder or a glob of {_known()}")
+        for one in paths:
+            if one.suffix not in SUFFIXES:
+                raise FileRefused(f"{one} has the suffix {one.suffix!r}; known are {_known()}")
+            found[one.resolve()] = None
+    return list(found)
+
+
+def open_file(path: Path, array: str = "") -> SourceFile:
+    """Open a file of rows.
+
+    Args:
+        path: Its path.
+        array: The array of vectors in an .npz that has several.
+
+    Raises:
+        FileRefused: It is missing, empty, cut short, damaged, or of an unknown kind.
+    """
+    if path.stat().st_size == 0:
+        raise FileRefused(f"{path} is empty")
+    try:
+        if path.suffix in _ARRAYS:
+            return ArrayFile(path, array)
+        return ParquetFile(path) if path.suffix in _PARQUET else ArrowFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise FileRefused(f"{path} cannot be read as {path.suffix[1:]}: {_line(error)}") from error
+
+
+def row_groups(files: Sequence[SourceFile]) -> list[RowGroup]:
+    """Return all row groups of the files, in order; those without rows are left out."""
+    found: list[RowGroup] = []
+    for file in files:
+        first = 0
+        for place, rows in enumerate(file.groups):
+            if rows:
+                found.append(RowGroup(len(found), file, place, first, rows))
+            first += rows
+    return found
+
+
+def state_of(path: Path) -> tuple[int, int]:
+    """Return size and time of a file: what changes when it is written.
+
+    Raises:
+        FileRefused: It is gone.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise FileRefused(f"{path} is gone: {error.strerror}") from error
+    return found.st_size, found.st_mtime_ns
+
+
+def identity(file: SourceFile) -> dict[str, Any]:
+    """Return what tells another input: size, time, and a hash of schema and of first and last row group."""
+    size, mtime_ns = state_of(file.path)
+    digest = hashlib.sha256(str(file.schema).encode())
+    for group in sorted({0, len(file.groups) - 1}) if file.groups else ():
+        for batch in itertools.islice(file.batches(group, file.schema.names, 1024), _HASHED_BATCHES):
+            digest.update(batch.serialize())
+    return {
+        "path": str(file.path),
+        "bytes": size,
+        "mtime_ns": mtime_ns,
+        "rows": int(sum(file.groups)),
+        "groups": len(file.groups),
+        "sha256": digest.hexdigest(),
+    }
+
+
+class ArrayFile:
+    """An .npy file, or the arrays of an .npz that have one row each: `vector` or `context` and others."""
+
+    def __init__(self, path: Path, array: str = "") -> None:
+        self.path = path
+        arrays: dict[str, Any]
+        if path.suffix == ".npy":
+            rows = FileRows(path)
+            arrays = {_form(path, rows.shape): rows}
+        else:
+            arrays = self._members(path, array)
+        self._arrays = arrays
+        length = len(next(iter(arrays.values())))
+        full, rest = divmod(length, ARRAY_GROUP_ROWS)
+        self.groups = [ARRAY_GROUP_ROWS] * full + [rest] * bool(rest)
+        self.schema = pa.schema([(name, _arrow(rows[:1]).type) for name, rows in arrays.items()])
+
+    @staticmethod
+    def _members(path: Path, array: str) -> dict[str, Any]:
+        members = load_npz(path, lazy=_Everything())
+        shaped = {name: one for name, one in members.items() if np.ndim(one) > 1 or isinstance(one, FileRows)}
+        wide = [name for name, one in shaped.items() if one.shape[-1] == 768]
+        if array and array not in members:
+            raise FileRefused(f"{path} has no array {array!r}; it has {', '.join(members)}")
+        if not array and len(wide) != 1:
+            raise FileRefused(
+                f"{path} has {len(wide)} arrays of vectors ({', '.join(wide)}); name one with --array"
+            )
+        name = array or wide[0]
+        vectors = members.pop(name)
+        beside = {key: one for key, one in members.items() if np.shape(one) == (len(vectors),)}
+        return {_form(path, vectors.shape): vectors, **beside}
+
+    def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield a row group in pieces."""
+        start = group * ARRAY_GROUP_ROWS
+        end = start + self.groups[group]
+        for first in range(start, end, rows):
+            last = min(first + rows, end)
+            yield pa.RecordBatch.from_pydict({name: _arrow(self._arrays[name][first:last]) for name in names})
+
+
+class ParquetFile:
+    """A Parquet file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
+        self.schema = self._file.schema_arrow
+        metadata = self._file.metadata
+        self.groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+
+    def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield a row group in pieces."""
+        try:
+            yield from self._file.iter_batches(rows, [group], list(names), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise FileRefused(f"{self.path}, row group {group} cannot be read: {_line(error)}") from error
+
+
+class ArrowFile:
+    """An Arrow file, which Feather is too; a record batch is a row group."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
+        self.schema = self._reader.schema
+        self.groups = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
+
+    def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield a row group in pieces."""
+        try:
+            whole = self._reader.get_batch(group).select(list(names))
+        except (pa.ArrowException, OSError) as error:
+            raise FileRefused(f"{self.path}, record batch {group} cannot be read: {_line(error)}") from error
+        for first in range(0, whole.num_rows, rows):
+            yield whole.slice(first, rows)
+
+
+class _Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+def _form(path: Path, shape: tuple[int, ...]) -> str:
+    if shape[1:] == (768,):
+        return VECTOR
+    if shape[1:] == (5, 768):
+        return CONTEXT
+    raise FileRefused(f"{path} has shape {shape}; expected contexts (N, 5, 768) or vectors (N, 768)")
+
+
+def _arrow(rows: NDArray[Any]) -> pa.Array:
+    """Return rows of an array as an Arrow column, without a copy."""
+    if rows.ndim == 1:
+        return pa.array(rows)
+    flat = np.ascontiguousarray(rows).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), int(np.prod(rows.shape[1:])))
+
+
+def _known() -> str:
+    return ", ".join(sorted(SUFFIXES))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,235 @@
+"""A run writes parts that appear whole, goes on where it was broken off, and answers each file in one way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from amn.errors import FileRefused
+from ops.errors import RunStopped
+from ops.predict import sources
+from ops.predict.dataset import ColumnNames, DataSet
+from ops.predict.engines import Answers, Waits, chosen
+from ops.predict.parts import Target
+from ops.predict.report import cosines_by_domain
+from ops.predict.run import FileRun, FileRunSettings
+
+
+class FakeEngine:
+    """AMN gives the last vector of a context, a fallback the mean; a gain is the first number of a context.
+
+    Attributes:
+        seen: Rows that were asked for.    die_after: Rows after which it raises.
+    """
+
+    def __init__(self, die_after: int = 10**9, model: str = "m@1") -> None:
+        self.seen, self.die_after, self.model = 0, die_after, model
+
+    def fast(self, contexts: NDArray[np.floating]) -> Waits:
+        self.seen += len(contexts)
+        if self.seen > self.die_after:
+            raise KeyboardInterrupt
+        answers = Answers(len(contexts))
+        answers.vectors = np.ascontiguousarray(contexts[:, -1], np.float32)
+        answers.gains = contexts[:, 0, 0].astype(np.float32)
+        answers.confidences[:] = 0.5
+        answers.candidates = answers.gains > 0
+        answers.served_by[:] = "amn"
+        answers.sheds[answers.candidates] = "batch"
+        answers.models = {"model": self.model}
+        return lambda: answers
+
+    def slow(self, contexts: NDArray[np.floating]) -> Waits:
+        answers = Answers(len(contexts))
+        mean = contexts.mean(axis=1, dtype=np.float32)
+        answers.vectors = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        answers.served_by[:] = "slow"
+        return lambda: answers
+
+
+def units(count: int, seed: int = 0) -> NDArray[np.float32]:
+    rows = np.random.default_rng(seed).normal(size=(count, 768)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def data_set(folder: Path, rows: int = 600, group: int = 100, **changes: Any) -> DataSet:
+    lengths = [20] * (rows // 20)
+    columns: dict[str, Any] = {
+        "doc_id": np.repeat([f"d{i}" for i in range(len(lengths))], lengths),
+        "position": np.concatenate([np.arange(length) for length in lengths]),
+        "domain": np.repeat(["news", "law"], rows // 2),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(units(rows).reshape(-1)), 768),
+        "title": [f"t{i}" for i in range(rows)],
+    }
+    parquet.write_table(pa.table({**columns, **changes}), folder / "in.parquet", row_group_size=group)
+    return DataSet.of([sources.open_file(folder / "in.parquet")], ColumnNames(carried=("title",)))
+
+
+def done(data: DataSet, folder: Path, engine: Any = None, **settings: Any) -> FileRun:
+    with Target(folder, settings.pop("name", "")) as target:
+        run = FileRun(data, target, engine or FakeEngine(), FileRunSettings(**settings))
+        run.begin()
+        run.work(lambda _: None)
+    return run
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
+
+
+def test_a_part_has_a_row_for_each_row_of_the_input_in_its_order(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    run = done(data, tmp_path / "out")
+    table = parquet.read_table(tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("part-*"))) == 6
+    assert table["row"].to_pylist() == list(range(600))
+    assert table["title"].to_pylist() == [f"t{i}" for i in range(600)]
+    short = np.array(table["error_code"].to_pylist()) == "short_document"
+    assert short.sum() == run.progress.failed == 30 * 4
+    assert table["prediction"].is_null().to_numpy().tolist() == short.tolist()
+    good = table.filter(table["error_code"].is_null())
+    amn = good.filter(pa.compute.equal(good["served_by"], "amn"))
+    vectors = np.stack(amn["prediction"].to_pylist())
+    np.testing.assert_array_equal(vectors, units(600)[np.array(amn["row"].to_pylist())])
+
+
+def test_the_share_of_a_block_goes_to_a_fallback_the_best_by_gain(tmp_path: Path) -> None:
+    run = done(data_set(tmp_path, group=600), tmp_path / "out", share=0.1)
+    table = parquet.read_table(tmp_path / "out")
+    slow = table.filter(pa.compute.equal(table["served_by"], "slow"))
+    assert slow.num_rows == run.progress.escalated == 60
+    gains = np.array([units(600)[row - 4, 0] for row in range(4, 600)])
+    good = np.array([row for row in range(4, 600) if row % 20 >= 4])
+    best = good[np.argsort(-gains[good - 4])[:60]]
+    assert sorted(slow["row"].to_pylist()) == sorted(best.tolist())
+    assert set(slow["shed"].to_pylist()) == {""}
+
+
+def test_equal_gains_are_chosen_by_confidence_then_by_row() -> None:
+    answers = Answers(5)
+    answers.candidates[:] = [True, True, False, True, True]
+    answers.gains[:] = 0.25
+    answers.confidences[:] = [0.9, 0.2, 0.0, 0.2, 0.3]
+    assert chosen(answers, 0.6).tolist() == [1, 3, 4]
+    assert chosen(answers, 0.2).tolist() == [1]
+    assert chosen(answers, 0.0).tolist() == []
+
+
+@pytest.mark.parametrize("die_after", [1, 90, 150, 310, 479])
+def test_a_run_that_was_broken_off_goes_on_and_gives_the_same_bytes(tmp_path: Path, die_after: int) -> None:
+    data = data_set(tmp_path)
+    done(data, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        done(data, tmp_path / "out", FakeEngine(die_after))
+    assert not list((tmp_path / "out").glob(".part*"))
+    engine, before = FakeEngine(), len(bytes_of(tmp_path / "out"))
+    run = done(data, tmp_path / "out", engine)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    assert run.progress.skipped == before * 100
+    assert engine.seen == (600 - before * 100) // 20 * 16
+    manifests = [json.loads((tmp_path / name / "_manifest.json").read_text()) for name in ("out", "whole")]
+    assert manifests[0] == manifests[1]
+
+
+def test_shards_together_give_what_one_run_gives(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    done(data, tmp_path / "whole")
+    for i in range(3):
+        done(data, tmp_path / "out", shard=(i, 3), name=f"{i}/3")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_another_input_or_other_options_are_refused_and_restart_begins_anew(tmp_path: Path) -> None:
+    first = data_set(tmp_path)
+    done(first, tmp_path / "out")
+    with pytest.raises(
+        FileRefused, match=r"holds a run of something else: options.share was 0.195 and is 0.1"
+    ):
+        done(first, tmp_path / "out", share=0.1)
+    other = data_set(tmp_path, rows=400)
+    with pytest.raises(FileRefused, match=r"inputs\[0\].bytes was .* begin anew with --restart"):
+        done(other, tmp_path / "out")
+    done(other, tmp_path / "out", restart=True)
+    assert len(bytes_of(tmp_path / "out")) == 4
+
+
+def test_answers_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        done(data, tmp_path / "out", FakeEngine(200))
+    with pytest.raises(
+        RunStopped, match="model was m@1 and is m@2 now: one target holds answers of one model"
+    ):
+        done(data, tmp_path / "out", FakeEngine(model="m@2"))
+    done(data, tmp_path / "out", FakeEngine())
+
+
+def test_a_row_that_breaks_the_contract_fails_alone_and_says_why(tmp_path: Path) -> None:
+    contexts = units(50 * 5).reshape(50, 5, 768)
+    contexts[3, 2, 5], contexts[7] = np.nan, contexts[7] * 3
+    np.save(tmp_path / "in.npy", contexts)
+    data = DataSet.of([sources.open_file(tmp_path / "in.npy")], ColumnNames())
+    run = done(data, tmp_path / "out")
+    rows = parquet.read_table(tmp_path / "out").drop(["prediction"]).to_pylist()
+    failed = {row["row"]: (row["error_code"], row["error_message"]) for row in rows if row["error_code"]}
+    assert {row: code for row, (code, _) in failed.items()} == {3: "not_finite", 7: "bad_norm"}
+    assert "norm" in failed[7][1]
+    assert run.progress.codes == {"not_finite": 1, "bad_norm": 1}
+    assert done(data, tmp_path / "scaled", normalize=True).progress.codes == {"not_finite": 1}
+
+
+def test_too_many_failed_rows_stop_a_run_that_can_go_on(tmp_path: Path) -> None:
+    contexts = units(60 * 5).reshape(60, 5, 768) * 2
+    np.save(tmp_path / "in.npy", contexts)
+    data = DataSet.of([sources.open_file(tmp_path / "in.npy")], ColumnNames())
+    for limit in (10, 0.5):
+        with pytest.raises(
+            RunStopped, match=r"60 rows failed \(bad_norm 60\), more than the \d+ of --failures-max"
+        ):
+            done(data, tmp_path / f"out{limit}", failures_max=limit)
+    done(data, tmp_path / "out10", failures_max=60)
+
+
+def test_two_runs_into_one_target_at_once_are_refused(tmp_path: Path) -> None:
+    with (
+        Target(tmp_path / "out"),
+        pytest.raises(FileRefused, match="another run writes to"),
+        Target(tmp_path / "out"),
+    ):
+        pass
+    with Target(tmp_path / "out"):
+        pass
+
+
+def test_a_disk_without_room_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    engine = FakeEngine()
+    with pytest.raises(FileRefused, match=r"has 1 MB free, and 600 predictions need about 2 MB"):
+        done(data_set(tmp_path), tmp_path / "out", engine)
+    assert engine.seen == 0
+
+
+def test_cosines_are_told_by_domain_with_intervals_by_document(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    done(data, tmp_path / "out", share=0.0)
+    found = cosines_by_domain(tmp_path / "out", "doc_id", "domain")
+    assert list(found) == ["all", "news", "law"]
+    vectors, rows = units(600), np.array([row for row in range(599) if 4 <= row % 20 < 19])
+    truth = np.einsum("nd,nd->n", vectors[rows], vectors[rows + 1])
+    assert found["all"]["rows"] == len(rows)
+    assert found["all"]["documents"] == 30
+    assert found["all"]["cosine"] == found["all"]["cosine_last"] == pytest.approx(truth.mean(), abs=1e-5)
+    low, high = found["all"]["interval"]
+    by_document = truth.reshape(30, 15).mean(axis=1)
+    error = by_document.std() / np.sqrt(30)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.01)
