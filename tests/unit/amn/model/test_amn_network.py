@@ -12,7 +12,7 @@ from amn.errors import ConfigError, ShapeError
 from amn.kernel import bindings as kernel
 from amn.model.folded import fold, shared
 from amn.model.layouts import build
-from amn.model.network import BoundedAMN, count_parameters
+from amn.model.network import BoundedAMN, count_parameters, limit
 
 COUNTS = {
     "card": 1_472_768,
@@ -159,7 +159,7 @@ def test_a_familiar_context_is_trusted_and_its_residual_is_limited():
     x = contexts(8, topic=4.0)
     model.fit_familiar(x.flatten(0, 1))
     assert model.trust(x.mean(1)).min() == 1
-    assert model.limit(torch.randn(8, 768) * 100).norm(dim=1).max() <= 0.3 + 1e-6
+    assert limit(torch.randn(8, 768) * 100, model.config.residual_max).norm(dim=1).max() <= 0.3 + 1e-6
 
 
 def test_a_stacked_answer_to_an_unfamiliar_context_is_its_first_stages():
