@@ -111,9 +111,10 @@ class Sender:
         self._attempts.stopping = stopping
         down, server = False, ServerDown(self._keys.queue, self._sinks)
         while not stopping.is_set():
+            made = 0
             try:
                 with driver_errors(url):
-                    self.tick()
+                    made = self.tick()
                 server.well()
                 down = False
             except ServerError as error:
@@ -121,7 +122,7 @@ class Sender:
                     _LOG.warning("sender_waits_for_server", error=str(error))
                 server.failed(str(error))
                 down = True
-            stopping.wait(_TICK_S)
+            stopping.wait(0 if made else _TICK_S)  # what was made may have made more due
         try:
             with driver_errors(url):
                 self.resign()
