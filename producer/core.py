@@ -167,9 +167,8 @@ def _joined(parts: Sequence[Sequence[int]], outcomes: Sequence[Any]) -> list[Any
         for index, handle in zip(indices, outcome, strict=True)
     }
     found = [whole[index] for index in sorted(whole)]
-    if failed:
-        partly = [handle for error in failed for handle in getattr(error, "accepted", ())]
-        if isinstance(failed[0], QueueError):
-            failed[0].accepted = found + partly
-        raise failed[0]
-    return found
+    if not failed:
+        return found
+    if isinstance(failed[0], QueueError):
+        failed[0].accepted = found + [one for error in failed for one in getattr(error, "accepted", ())]
+    raise failed[0]

@@ -110,22 +110,12 @@ class Keys:
         self.drift_prefix = start + "drift:"
         self.alerts_prefix = start + "alerts:"
         self.gate_prefix = start + "gate:"
-
-    @property
-    def levels(self) -> tuple[str, str, str]:
-        """The streams of new requests, in the order of `messages.PRIORITIES`: places 1 to 3."""
-        return self.high, self.requests, self.low
-
-    @property
-    def places(self) -> tuple[str, ...]:
-        """Every stream that holds requests; place p is item p - 1."""
-        return *self.levels, self.fallback, self.secondary
-
-    @property
-    def counters(self) -> tuple[str, ...]:
-        """The byte counters of `places`."""
-        fallbacks = self.fallback_bytes, self.secondary_bytes
-        return self.high_bytes, self.requests_bytes, self.low_bytes, *fallbacks
+        #: The streams of new requests, in the order of `messages.PRIORITIES`: places 1 to 3.
+        self.levels = self.high, self.requests, self.low
+        #: Every stream that holds requests (place p is item p - 1), and their byte counters.
+        self.places = *self.levels, self.fallback, self.secondary
+        levels = self.high_bytes, self.requests_bytes, self.low_bytes
+        self.counters = *levels, self.fallback_bytes, self.secondary_bytes
 
     def replies(self, client: str) -> str:
         """The reply stream of a client."""
