@@ -62,12 +62,7 @@ def evaluate_drift(traffic: Traffic, state: JudgeState, now_ms: int, settings: J
         if state.models[model].last_block < traffic.end_block - _FORGOTTEN_BLOCKS:
             del state.models[model]
     return Evaluation(
-        now_ms=now_ms,
-        state=state,
-        findings=findings,
-        traffic=traffic,
-        comparisons=comparisons,
-        audit=audit,
+        now_ms=now_ms, state=state, findings=findings, traffic=traffic, comparisons=comparisons, audit=audit
     )
 
 

@@ -85,7 +85,7 @@ class Change:
     """The change that the fast detector sees in one watched mean.
 
     Attributes:
-        evidence: log M.    needed: log A.
+        evidence: log M.    needed: log A.    alarms: Says whether the evidence is enough.
         block: Where the change began, as estimated.
         delta, ood, inside: Estimated drops since then.
         error: Standard error of the watched one.    ood_error: Of m_OOD.
@@ -101,11 +101,7 @@ class Change:
     error: float
     ood_error: float
     standardised: float
-
-    @property
-    def alarms(self) -> bool:
-        """Says whether the evidence is enough."""
-        return self.evidence >= self.needed
+    alarms: bool
 
 
 def changes(
@@ -115,12 +111,13 @@ def changes(
     drops, errors, evidence = detector.drops(), detector.errors(reference.noise), detector.log_evidence
     found = {}
     for i, name in enumerate(WATCHED):
-        block = int(detector.since[i])
+        block, needed = int(detector.since[i]), bar.fast_delta if name == "delta" else bar.fast_level
         part = {lane: sums[..., max(block - first_block, 0) :] for lane, sums in lanes.items()}
         ood, inside = standardised(part, reference) if part else (math.nan, math.nan)
         found[name] = Change(
             evidence=float(evidence[i]),
-            needed=bar.fast_delta if name == "delta" else bar.fast_level,
+            needed=needed,
+            alarms=bool(evidence[i] >= needed),
             block=block,
             delta=float(drops[i, 0]),
             ood=float(drops[i, 1]),
