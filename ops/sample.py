@@ -68,16 +68,16 @@ class Sample:
         article = arrays["article"].astype(np.intp)
         first = np.flatnonzero(np.r_[True, article[1:] != article[:-1]])
         length = np.diff(np.r_[first, len(article)])
-        place, windows = np.arange(len(article)) - np.repeat(first, length), length - CONTEXT_VECTORS
-        start = np.flatnonzero(place < np.repeat(windows, length))
+        offset, windows = np.arange(len(article)) - np.repeat(first, length), length - CONTEXT_VECTORS
+        start = np.flatnonzero(offset < np.repeat(windows, length))
         if not len(start):
             raise FileRefused("the sample has no article of six or more vectors; use another file")
-        progress = (place[start] + 0.5) / np.repeat(windows, np.maximum(windows, 0))
+        progress = (offset[start] + 0.5) / np.repeat(windows, np.maximum(windows, 0))
         start = start[np.argsort(progress, kind="stable")]
         return cls(
             vectors=vectors,
             start=start,
-            position=place[start] + CONTEXT_VECTORS - 1,
+            position=offset[start] + CONTEXT_VECTORS - 1,
             article=article[start],
             ood=(arrays["article_slice"] == "ood")[article[start]],
             domains=[str(domain) for domain in arrays["article_domain"]],

@@ -169,10 +169,10 @@ def _lay_out(weights: NDArray[np.floating], groups: int) -> NDArray[np.intp]:
                 error = float(parts @ [*left.values(), 1.0])
                 if error < best:
                     best, chosen = error, (ones, twos, fours)
-    places, direction = [], 0
+    columns, direction = [], 0
     for size, count in zip(left, chosen, strict=True):
         for _ in range(count):
             held = [min(one, len(weights)) for one in range(direction, direction + size)]
-            places += held + [len(weights)] * (WIDTH - size)
+            columns += held + [len(weights)] * (WIDTH - size)
             direction += size
-    return np.array(places, dtype=np.intp)
+    return np.array(columns, dtype=np.intp)

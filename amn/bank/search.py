@@ -234,8 +234,8 @@ class ArraySearch:
         rows = np.arange(len(ids))
         found, which = np.empty((len(ids), 2), np.float32), np.empty((len(ids), 2), np.int64)
         for i in (0, 1):
-            place = scores.argmax(axis=1)
-            found[:, i], which[:, i] = scores[rows, place], ids[rows, place]
+            best = scores.argmax(axis=1)
+            found[:, i], which[:, i] = scores[rows, best], ids[rows, best]
             if i == 0:
                 scores[ids == which[:, :1]] = -2  # twice, where it is filed under two of the cells
         return found, which

@@ -86,15 +86,15 @@ def _count(client: redis.Redis, stream: str, counter: str) -> str:
 
 
 def _mend_stream(client: redis.Redis, keys: Keys, key: str) -> str:
-    names, group, seen, place = [key, f"{key}:aside:{token_hex(8)}"], GROUP, "", ""
+    names, group, seen, stream_number = [key, f"{key}:aside:{token_hex(8)}"], GROUP, "", ""
     if key in keys.places:
         number = keys.places.index(key)
         names.append(keys.counters[number])
-        seen, place = keys.seen_prefix, str(number + 1)
+        seen, stream_number = keys.seen_prefix, str(number + 1)
     elif key not in (keys.shadow, keys.truths):
         group = ""
     script = client.register_script(script_text("ops", "repair"))
-    moved = cast(int, script(keys=names, args=[group, seen, place, _FIELDS_MAX]))
+    moved = cast(int, script(keys=names, args=[group, seen, stream_number, _FIELDS_MAX]))
     if moved < 0:
         return f"{key} was no stream: what had its name is gone, and a stream was made"
     return f"{key} was made anew: {moved:,} entries were kept, in order; what was leased waits again"

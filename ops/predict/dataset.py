@@ -147,7 +147,7 @@ class DataSet:
     def _read(self, group: RowGroup) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """Yield the vectors, and what is kept beside them."""
         kept = self.kept_names(group.file)
-        for batch in group.file.batches(group.place, [self.columns.vector, *kept], BLOCK_ROWS):
+        for batch in group.file.batches(group.in_file, [self.columns.vector, *kept], BLOCK_ROWS):
             yield batch.select([self.columns.vector]), batch.select(kept)
 
     def _vectors(self, group: RowGroup, batch: pa.RecordBatch, kept: pa.RecordBatch) -> VectorRows:
@@ -173,7 +173,7 @@ class DataSet:
         """Return the row after a row group, if there is one."""
         for other in self.groups[group.number + 1 :]:
             names = [self.columns.vector, *self.kept_names(other.file)]
-            for batch in other.file.batches(other.place, names, 1):
+            for batch in other.file.batches(other.in_file, names, 1):
                 return self._vectors(other, batch.select(names[:1]), batch.select(names[1:]))
         return VectorRows.none()
 
@@ -196,20 +196,22 @@ class DataSet:
                 seen.add(group.file.path.name)
                 continue
             first = group.first_row
-            for batch in group.file.batches(group.place, names, 65_536):
-                documents, positions = batch.column(0), batch.column(1)
-                for name, column in zip(names, (documents, positions), strict=True):
+            for batch in group.file.batches(group.in_file, names, 65_536):
+                documents, ranks = batch.column(0), batch.column(1)
+                for name, column in zip(names, (documents, ranks), strict=True):
                     if column.null_count:
                         row = first + compute.index(column.is_null(), True).as_py()
                         raise FileRefused(f"{group.file.path}: row {row} has no {name} (null)")
-                texts, places = documents.to_numpy(zero_copy_only=False).astype(str), np.asarray(positions)
+                texts, positions = documents.to_numpy(zero_copy_only=False).astype(str), np.asarray(ranks)
                 new = np.concatenate([[texts[0] != last], texts[1:] != texts[:-1]])
-                before = np.concatenate([[last_position if last is not None else places[0]], places[:-1]])
-                if (wrong := np.flatnonzero(~new & (places <= before))).size:
+                before = np.concatenate(
+                    [[last_position if last is not None else positions[0]], positions[:-1]]
+                )
+                if (wrong := np.flatnonzero(~new & (positions <= before))).size:
                     row = first + int(wrong[0])
                     raise FileRefused(
                         f"{group.file.path}: row {row} of document {texts[wrong[0]]} has position "
-                        f"{places[wrong[0]]} after {before[wrong[0]]}; sort the rows by {names[0]} and "
+                        f"{positions[wrong[0]]} after {before[wrong[0]]}; sort the rows by {names[0]} and "
                         f"{names[1]}"
                     )
                 for at in np.flatnonzero(new):
@@ -219,7 +221,7 @@ class DataSet:
                             f"ended before; sort the rows by {names[0]} and {names[1]}"
                         )
                     seen.add(texts[at])
-                last, last_position = texts[-1], places[-1]
+                last, last_position = texts[-1], positions[-1]
                 first += len(texts)
         return len(seen)
 

@@ -154,9 +154,9 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any], path: str = "
     """Return what differs between two plain values, by its place."""
     found = []
     for name in sorted({*stored, *now}):
-        place, a, b = f"{path}{name}", stored.get(name), now.get(name)
+        at, a, b = f"{path}{name}", stored.get(name), now.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{place}.")
+            found += differences(a, b, f"{at}.")
         elif (
             isinstance(a, list)
             and isinstance(b, list)
@@ -164,7 +164,7 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any], path: str = "
             and all(isinstance(x, dict) for x in a + b)
         ):
             for i, (x, y) in enumerate(zip(a, b, strict=True)):
-                found += differences(x, y, f"{place}[{i}].")
+                found += differences(x, y, f"{at}[{i}].")
         elif a != b:
-            found.append(f"{place} was {a!r} and is {b!r}")
+            found.append(f"{at} was {a!r} and is {b!r}")
     return found

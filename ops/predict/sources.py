@@ -59,13 +59,13 @@ class RowGroup:
 
     Attributes:
         number: In the data set, from 0.
-        file, place: Which file it is of, and its number there.
+        file, in_file: Which file it is of, and its number there.
         first_row, rows: Of the file.
     """
 
     number: int
     file: SourceFile
-    place: int
+    in_file: int
     first_row: int
     rows: int
 
@@ -119,9 +119,9 @@ def row_groups(files: Sequence[SourceFile]) -> list[RowGroup]:
     found: list[RowGroup] = []
     for file in files:
         first = 0
-        for place, rows in enumerate(file.groups):
+        for in_file, rows in enumerate(file.groups):
             if rows:
-                found.append(RowGroup(len(found), file, place, first, rows))
+                found.append(RowGroup(len(found), file, in_file, first, rows))
             first += rows
     return found
 

@@ -105,7 +105,7 @@ class _Routed:
         super().__init__(**options)
         self._route, self._ask = route, ask or {}
 
-    def _finding(self, route: Route) -> Verb[None]:
+    def _asking(self, route: Route) -> Verb[None]:
         """Asks one node after the other, and goes where it is told."""
         last: Exception | None = None
         for host, port in list(route.nodes):
@@ -132,7 +132,7 @@ class _Routed:
 class _ThreadRouted(_Routed):
     def _connect(self) -> Any:
         if self._route is not None:
-            run(self._finding(self._route))
+            run(self._asking(self._route))
         return super()._connect()  # type: ignore[misc]
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
@@ -149,7 +149,7 @@ class _ThreadRouted(_Routed):
 class _AsyncRouted(_Routed):
     async def _connect(self) -> None:
         if self._route is not None:
-            await run_async(self._finding(self._route))
+            await run_async(self._asking(self._route))
         await super()._connect()  # type: ignore[misc]
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:

@@ -51,19 +51,22 @@ class Block:
         minutes: By model, minutes in which something was sampled.
         histograms: By model and name, counts by bin; of cosines each counts one, of inputs their weight.
         shares: By model and slice, sampled requests and their weight.
-        tiers: By model, stand-in for the truth and slice: requests, weight, weighted cosine in millionths.
+        stand_ins: By model, stand-in for the truth and slice: requests, weight, weighted millionths.
     """
 
     sums: dict[str, dict[str, list[list[int]]]] = field(default_factory=dict)
     minutes: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
     shares: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    tiers: dict[str, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
+    stand_ins: dict[str, dict[str, dict[str, list[int]]]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """The inverse of `stored.dumps`."""
-        return cls(**json.loads(text))
+        stored = json.loads(text)
+        if "tiers" in stored:  # their name in earlier versions
+            stored["stand_ins"] = stored.pop("tiers")
+        return cls(**stored)
 
 
 def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
@@ -83,7 +86,7 @@ def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
             elif labels.target == TARGET_INPUT and stat[:1] in _INPUTS:
                 _add_bin(block, labels.model, _INPUTS[stat[:1]], stat[1:], amount)
             elif labels.target in _STAND_INS and stat in _STAND_IN_STATS:
-                slices = block.tiers.setdefault(labels.model, {}).setdefault(labels.target, {})
+                slices = block.stand_ins.setdefault(labels.model, {}).setdefault(labels.target, {})
                 slices.setdefault(labels.slice, [0, 0, 0])[_STAND_IN_STATS.index(stat)] += amount
         for model in models:
             block.minutes[model] = block.minutes.get(model, 0) + 1
@@ -225,8 +228,8 @@ class Traffic:
         """AMN's mean cosine to what stands in for the truth, by target and slice, over a window."""
         found = []
         for target in _STAND_INS:
-            tiers = (block.tiers.get(model, {}) for block in self._cut(end_block, blocks))
-            rows = _added(slices.get(target, {}) for slices in tiers)
+            targets = (block.stand_ins.get(model, {}) for block in self._cut(end_block, blocks))
+            rows = _added(slices.get(target, {}) for slices in targets)
             found += [
                 StandIn(target=target, slice=name, n=n, mean=x / MILLION / w)
                 for name, (n, w, x) in sorted(rows.items())
