@@ -62,7 +62,7 @@ def app(debug: bool) -> None:
     \b
     amn run                          the main job, measured, on a server of its own
     amn up                           server and workers until Ctrl-C
-    amn predict in.npy out.npy       a file of contexts through the queue
+    amn predict FILE --out FOLDER    a file of vectors through the queue
     amn doctor                       is it well?
     amn dlq list                     what nobody could answer
 
