@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -62,8 +63,12 @@ def settings_of(sources: tuple[str, ...], fast: bool, on_stall: str, **how: Any)
 
     try:
         stall_s = 0.0 if on_stall == "wait" else float(on_stall)
+        if on_stall != "wait" and not 0 < stall_s < math.inf:
+            raise ValueError(on_stall)
     except ValueError:
-        raise click.BadParameter(f"{on_stall!r}: use wait, or seconds", param_hint="--on-stall") from None
+        raise click.BadParameter(
+            f"{on_stall!r}: use wait, or a number of seconds", param_hint="--on-stall"
+        ) from None
     return PredictSettings(sources=sources, stall_s=stall_s, **how | ({"share": 0.0} if fast else {}))
 
 

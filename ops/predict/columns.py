@@ -78,6 +78,26 @@ def numbers(column: pa.Array, shape: tuple[int, ...]) -> Numbers:
     return Numbers(values, good & whole)
 
 
+def texts(column: pa.Array) -> NDArray[np.str_]:
+    """Return the values of a column as text, bytes in hexadecimal digits, and a null as "(none)".
+
+    Raises:
+        FileRefused: Its values are lists or structures.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        column = pa.array([one and one.hex() for one in column.to_pylist()], pa.string())
+    elif pa.types.is_duration(kind):
+        column = column.cast(pa.int64())
+    try:
+        found: NDArray[np.str_] = column.cast(pa.string()).fill_null("(none)").to_numpy(zero_copy_only=False)
+    except pa.ArrowException as error:
+        raise FileRefused(f"a column of {kind} has no text; give text or numbers") from error
+    return found.astype(np.str_)
+
+
 def _flattened(column: pa.Array, lengths: tuple[int, ...]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
     """Return lists of `lengths[0]` items, each of the rest, as rows, and which of them are whole."""
     length, count = lengths[0], len(column)

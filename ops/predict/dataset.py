@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from pyarrow import compute
 
 from amn.errors import FileRefused
-from ops.predict.columns import numbers, width_of
+from ops.predict.columns import numbers, texts, width_of
 from ops.predict.sources import ArrayFile, RowGroup, SourceFile, row_groups
 from ops.predict.windows import NULL_VECTOR, D, K, RowBlock, VectorRows, clean, windows
 
 CONTEXTS, DOCUMENTS = "contexts", "documents"
 #: Rows of a block: what is escalated is chosen within one, so that it depends on nothing else.
 BLOCK_ROWS = 1_024
+_KEYS = ("doc_id", "position")
 _VECTOR_NAMES = ("context", "vector", "embedding", "vectors", "contexts")
 
 
@@ -38,8 +39,8 @@ class ColumnNames:
     """
 
     vector: str = ""
-    document: str = "doc_id"
-    position: str = "position"
+    document: str = _KEYS[0]
+    position: str = _KEYS[1]
     domain: str = "domain"
     carried: Sequence[str] = ()
 
@@ -74,20 +75,41 @@ class DataSet:
             names = " and ".join(f"{file.path} ({form})" for (form, _), file in found.items())
             raise FileRefused(f"one run takes one form with one name of vectors; here are {names}")
         [(form, vector)] = found
-        whole = replace(columns, vector=vector)
+        data = cls(files=files, form=form, columns=replace(columns, vector=vector), groups=row_groups(files))
         for file in files:
             if missing := [name for name in columns.carried if name not in file.schema.names]:
                 raise FileRefused(
                     f"{file.path} lacks {', '.join(missing)}; it has {', '.join(file.schema.names)}"
                 )
-            if form == DOCUMENTS and not isinstance(file, ArrayFile):
-                for name in (columns.document, columns.position):
-                    if name not in file.schema.names:
-                        raise FileRefused(
-                            f"{file.path} has no column {name!r}, which documents need; it has "
-                            f"{', '.join(file.schema.names)}: name yours with --document and --position"
-                        )
-        return cls(files=files, form=form, columns=whole, groups=row_groups(files))
+            keys = (columns.document, columns.position) if form == DOCUMENTS else ()
+            lacking = [name for name in keys if name not in file.schema.names]
+            if lacking and not (isinstance(file, ArrayFile) and keys == _KEYS == tuple(lacking)):
+                raise FileRefused(
+                    f"{file.path} has no column {lacking[0]!r}, which documents need; it has "
+                    f"{', '.join(file.schema.names)}: name yours with --document and --position"
+                )
+            data._check_kept(file)
+        return data
+
+    def _check_kept(self, file: SourceFile) -> None:
+        """Refuse columns that occur twice, that have no order or text, or that differ between files."""
+        first, named = self.files[0], self.columns
+        for name in (named.vector, *self.kept_names(file)):
+            if file.schema.names.count(name) > 1:
+                raise FileRefused(f"{file.path} has several columns {name!r}; rename all but one")
+        for name in self.kept_names(file):
+            kind = file.schema.field(name).type
+            if name not in named.carried and (pa.types.is_nested(kind) or pa.types.is_null(kind)):
+                raise FileRefused(f"{file.path}: column {name} is {kind}; give text, numbers or times")
+        kinds, others = (
+            {name: one.schema.field(name).type for name in self.kept_names(one)} for one in (file, first)
+        )
+        for name in sorted(kinds.keys() | others.keys()):
+            if kinds.get(name) != others.get(name):
+                raise FileRefused(
+                    f"column {name} is {kinds.get(name, 'missing')} in {file.path} and "
+                    f"{others.get(name, 'missing')} in {first.path}; all files of a run have the same one"
+                )
 
     def kept_names(self, file: SourceFile) -> list[str]:
         """Return the columns that go to the target: the keys, the domain and what is carried."""
@@ -112,14 +134,14 @@ class DataSet:
             rows = numbers(batch.column(0), (K, D))
             values = rows.values.reshape(-1, K, D)
             yield RowBlock(
-                file=group.file.path.name,
+                file=group.name,
                 first_row=first,
                 contexts=clean(values, rows.good),
                 errors=dict.fromkeys(np.flatnonzero(~rows.good).tolist(), NULL_VECTOR),
                 truth=np.zeros((len(values), D), np.float32),
                 known=np.zeros(len(values), bool),
                 kept=kept,
-                documents=np.array([f"{group.file.path.name}:{first + i}" for i in range(len(values))]),
+                documents=np.array([f"{group.name}:{first + i}" for i in range(len(values))]),
                 domains=_text(kept, self.columns.domain),
             )
             first += len(values)
@@ -136,7 +158,7 @@ class DataSet:
                 before,
                 rows,
                 after,
-                file=group.file.path.name,
+                file=group.name,
                 first_row=first,
                 kept=current[1],
                 domains=_text(current[1], self.columns.domain),
@@ -154,7 +176,7 @@ class DataSet:
         rows = numbers(batch.column(0), (D,))
         documents = _text(kept, self.columns.document)
         if not documents.size:
-            documents = np.full(len(rows.values), group.file.path.name)
+            documents = np.full(len(rows.values), group.name)
         return VectorRows(rows.values, rows.good, documents)
 
     def _before(self, group: RowGroup) -> VectorRows:
@@ -193,36 +215,37 @@ class DataSet:
                 n for n in (self.columns.document, self.columns.position) if n in group.file.schema.names
             ]
             if len(names) < 2:
-                seen.add(group.file.path.name)
+                seen.add(group.name)
+                last = None
                 continue
             first = group.first_row
             for batch in group.file.batches(group.in_file, names, 65_536):
                 documents, ranks = batch.column(0), batch.column(1)
                 for name, column in zip(names, (documents, ranks), strict=True):
-                    if column.null_count:
-                        row = first + compute.index(column.is_null(), True).as_py()
-                        raise FileRefused(f"{group.file.path}: row {row} has no {name} (null)")
-                texts, positions = documents.to_numpy(zero_copy_only=False).astype(str), np.asarray(ranks)
-                new = np.concatenate([[texts[0] != last], texts[1:] != texts[:-1]])
+                    row = compute.index(column.is_null(nan_is_null=True), True).as_py()
+                    if row >= 0:
+                        raise FileRefused(f"{group.file.path}: row {first + row} has no {name} (null or NaN)")
+                ids, positions = texts(documents), ranks.to_numpy(zero_copy_only=False)
+                new = np.concatenate([[ids[0] != last], ids[1:] != ids[:-1]])
                 before = np.concatenate(
                     [[last_position if last is not None else positions[0]], positions[:-1]]
                 )
                 if (wrong := np.flatnonzero(~new & (positions <= before))).size:
                     row = first + int(wrong[0])
                     raise FileRefused(
-                        f"{group.file.path}: row {row} of document {texts[wrong[0]]} has position "
+                        f"{group.file.path}: row {row} of document {ids[wrong[0]]} has position "
                         f"{positions[wrong[0]]} after {before[wrong[0]]}; sort the rows by {names[0]} and "
                         f"{names[1]}"
                     )
                 for at in np.flatnonzero(new):
-                    if texts[at] in seen:
+                    if ids[at] in seen:
                         raise FileRefused(
-                            f"{group.file.path}: row {first + at} goes on with document {texts[at]}, which "
+                            f"{group.file.path}: row {first + at} goes on with document {ids[at]}, which "
                             f"ended before; sort the rows by {names[0]} and {names[1]}"
                         )
-                    seen.add(texts[at])
-                last, last_position = texts[-1], positions[-1]
-                first += len(texts)
+                    seen.add(ids[at])
+                last, last_position = ids[-1], positions[-1]
+                first += len(ids)
         return len(seen)
 
 
@@ -258,5 +281,4 @@ def _first_length(file: SourceFile, name: str) -> int:
 def _text(kept: pa.RecordBatch, name: str) -> NDArray[np.str_]:
     if name not in kept.schema.names:
         return np.zeros(0, np.str_)
-    found: NDArray[np.str_] = kept.column(name).to_numpy(zero_copy_only=False).astype(np.str_)
-    return found
+    return texts(kept.column(name))

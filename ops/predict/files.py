@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ops.predict.dataset import CONTEXTS, ColumnNames, DataSet
 from ops.predict.engines import Engine
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
+from ops.predict.rows import part_schema
 from ops.predict.run import FileRun, FileRunSettings, Progress
 from ops.predict.settings import PredictSettings
 
@@ -29,12 +31,12 @@ def open_data(settings: PredictSettings) -> DataSet:
     Raises:
         FileRefused: A source or the target cannot be used.
     """
-    paths, out = sources.expand(settings.sources), Path(settings.out).resolve()
+    paths, out = sources.expand(settings.sources), Path(os.path.realpath(settings.out))
     for path in paths:
-        if out == path or out in path.parents:
+        if any(out == one or out in one.parents for one in (path, Path(os.path.realpath(path)))):
             raise FileRefused(f"the target {settings.out} holds the source {path}; name another one")
     for source in settings.sources:
-        folder = Path(source).resolve()
+        folder = Path(os.path.realpath(source.partition("**")[0]))
         if folder.is_dir() and folder in out.parents:
             raise FileRefused(f"the target {settings.out} lies in the source {source}; name one beside it")
     columns = ColumnNames(
@@ -51,6 +53,8 @@ def open_data(settings: PredictSettings) -> DataSet:
         _check_array_target(settings, data)
     elif out.exists() and (not out.is_dir() or not _ours(out)):
         raise FileRefused(f"{settings.out} exists and holds no run of ours; name a new or an empty folder")
+    for file in data.files:
+        part_schema(data, file)
     data.check_order()
     return data
 
@@ -82,7 +86,7 @@ def predict_files(
         run.begin()
         on_progress(run.progress)
         run.work(on_progress)
-        summary = _summary(settings, run, folder, time.perf_counter() - started_s)
+        summary = _summary(settings, run, time.perf_counter() - started_s)
         if settings.to_array:
             _write_array(Path(settings.out), folder, run.progress.rows)
             target.clear()
@@ -91,7 +95,7 @@ def predict_files(
     return summary
 
 
-def _summary(settings: PredictSettings, run: FileRun, folder: Path, elapsed_s: float) -> dict[str, Any]:
+def _summary(settings: PredictSettings, run: FileRun, elapsed_s: float) -> dict[str, Any]:
     progress, data = run.progress, run.data
     fresh = progress.done - progress.skipped
     return {
@@ -106,7 +110,7 @@ def _summary(settings: PredictSettings, run: FileRun, folder: Path, elapsed_s: f
         "elapsed_s": round(elapsed_s, 3),
         "rows_per_s": round(fresh / max(elapsed_s, 1e-9), 1),
         "models": run.models,
-        "cosines": cosines_by_domain(folder, data.columns.document, data.columns.domain),
+        "cosines": cosines_by_domain(run.parts, data.columns.document, data.columns.domain),
     }
 
 

@@ -57,9 +57,12 @@ class Target:
         self._lock = -1
 
     def __enter__(self) -> Target:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        while not self._locked():
-            continue
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while not self._locked():
+                continue
+        except OSError as error:
+            raise FileRefused(f"{self.folder} cannot be written: {error.strerror or error}") from error
         return self
 
     def _locked(self) -> bool:

@@ -6,7 +6,7 @@ by document first (Liang and Zeger, Biometrika 73, 1986).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from ops.predict.columns import texts
+
 COSINES = ("cosine_amn", "cosine", "cosine_mean", "cosine_last")
 _ALL = "all"
 _Z = 1.96
@@ -23,8 +25,7 @@ _Z = 1.96
 
 @dataclass(slots=True)
 class Sums:
-    """Sums over documents of one domain, of values (4,) a row: counts, values, and of the gain of a "
-    "fallback."""
+    """Sums over documents of one domain, of values (4,) a row."""
 
     rows: int = 0
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(COSINES)))
@@ -50,15 +51,15 @@ class Sums:
         return {"rows": self.rows, "documents": len(counts), **named, "interval": interval}
 
 
-def cosines_by_domain(folder: Path, document: str, domain: str) -> dict[str, dict[str, Any]]:
+def cosines_by_domain(parts: Iterable[Path], document: str, domain: str) -> dict[str, dict[str, Any]]:
     """Return, for all rows with a truth and for each domain, means with their intervals; {} without any.
 
     Args:
-        folder: The parts.
+        parts: The files of the target that count.
         document, domain: Names of the columns; either may be missing.
     """
     sums: dict[str, Sums] = {}
-    for part in sorted(folder.glob("part-*.parquet")):
+    for part in parts:
         file = parquet.ParquetFile(part)
         names = [name for name in (document, domain, "file", *COSINES) if name in file.schema_arrow.names]
         for batch in file.iter_batches(65_536, columns=names, use_threads=False):
@@ -72,12 +73,16 @@ def _add(sums: dict[str, Sums], table: pa.Table, document: str, domain: str) -> 
         return
     values = np.stack([table[name].to_numpy() for name in COSINES], axis=1).astype(np.float64)
     by = document if document in table.column_names else "file"
-    documents = table[by].to_numpy().astype(np.str_) if by in table.column_names else np.full(len(values), "")
+    documents = _texts(table, by) if by in table.column_names else np.full(len(values), "")
     sums.setdefault(_ALL, Sums()).add(values, documents)
     if domain in table.column_names:
-        domains = table[domain].to_numpy().astype(np.str_)
+        domains = _texts(table, domain)
         for name in np.unique(domains).tolist():
             sums.setdefault(name, Sums()).add(values[domains == name], documents[domains == name])
+
+
+def _texts(table: pa.Table, name: str) -> NDArray[np.str_]:
+    return np.concatenate([texts(chunk) for chunk in table[name].chunks])
 
 
 def shown(cosines: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from amn.errors import FileRefused
 from ops.predict.dataset import DataSet
 from ops.predict.engines import Answers
-from ops.predict.sources import RowGroup
+from ops.predict.sources import SourceFile
 from ops.predict.windows import RowBlock
 
 SCHEMA = pa.schema(
@@ -33,15 +33,17 @@ SCHEMA = pa.schema(
 )
 
 
-def part_schema(data: DataSet, group: RowGroup) -> pa.Schema:
+def part_schema(data: DataSet, file: SourceFile) -> pa.Schema:
     """Return the columns of a part: the keys of the input, then ours."""
-    kept = [group.file.schema.field(name) for name in data.kept_names(group.file)]
+    kept = [file.schema.field(name) for name in data.kept_names(file)]
     named = [pa.field("file", pa.string())] if len(data.files) > 1 else []
-    if taken := {field.name for field in kept} & {*SCHEMA.names, "file"}:
+    own = [*named, *SCHEMA]
+    if taken := {field.name for field in kept} & {field.name for field in own}:
         raise FileRefused(
-            f"the columns {', '.join(sorted(taken))} of the input have names of the target's own"
+            f"{file.path}: the target has a column of its own named {' and '.join(sorted(taken))}; rename "
+            "yours, or do not carry it"
         )
-    return pa.schema([*kept, *named, *SCHEMA])
+    return pa.schema([*kept, *own])
 
 
 def part_rows(block: RowBlock, answers: Answers, schema: pa.Schema) -> pa.RecordBatch:
@@ -68,12 +70,11 @@ def part_rows(block: RowBlock, answers: Answers, schema: pa.Schema) -> pa.Record
     }
     made |= cosines(block, answers, good)
     kept = {name: block.kept.column(name) for name in block.kept.schema.names}
-    return pa.RecordBatch.from_arrays([({**kept, **made})[name] for name in schema.names], schema=schema)
+    return pa.RecordBatch.from_arrays([({**made, **kept})[name] for name in schema.names], schema=schema)
 
 
 def cosines(block: RowBlock, answers: Answers, good: NDArray[np.bool_]) -> dict[str, pa.Array]:
-    """Return the cosines with the truth of AMN's answer, the final one and both baselines; null where "
-    "unknown."""
+    """Return the cosines with the truth of AMN's answer, the final one and both baselines."""
     known, contexts = good & block.known, block.contexts.astype(np.float32)
     truth = block.truth.astype(np.float32)
     length = np.linalg.norm(truth, axis=1)

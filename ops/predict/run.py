@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ops.predict.engines import MESSAGE_ROWS, Answers, Engine, Waits, chosen
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.sources import RowGroup, identity, state_of
-from ops.predict.windows import RowBlock
+from ops.predict.windows import SHORT_DOCUMENT, RowBlock
 from producer.errors import InvalidRequest
 from producer.protocol.checks import checked_context, checked_contexts
 
@@ -83,6 +84,11 @@ class FileRun:
         self._manifest = TargetManifest(self._about())
 
     @property
+    def parts(self) -> list[Path]:
+        """The parts of this run that are done, in order."""
+        return [self._target.part(number) for number in sorted(self._manifest.done)]
+
+    @property
     def models(self) -> dict[str, str]:
         """The ids of model, bank, policy and fallback, once there are answers."""
         return self._manifest.models
@@ -121,6 +127,7 @@ class FileRun:
         for group in self.groups:
             if group.number in self._manifest.done:
                 continue
+            self._check_failures()
             row = self._write(group, on_progress)
             self._manifest.done[group.number] = row
             self._target.save(self._manifest)
@@ -128,7 +135,7 @@ class FileRun:
 
     def _write(self, group: RowGroup, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
         before = dataclasses.replace(self.progress, codes=Counter(self.progress.codes))
-        schema = part_schema(self.data, group)
+        schema = part_schema(self.data, group.file)
         try:
             with self._target.writing(group.number, schema) as writer:
                 for block, answers, taken in answered(
@@ -195,10 +202,11 @@ class FileRun:
         if limit is None:
             return
         most = limit * self.progress.rows if limit < 1 else limit
-        if self.progress.failed > most:
-            codes = ", ".join(f"{code} {count:,}" for code, count in self.progress.codes.most_common(3))
+        codes = self.progress.codes - Counter({SHORT_DOCUMENT[0]: self.progress.rows})
+        if (failed := codes.total()) > most:
+            found = ", ".join(f"{code} {count:,}" for code, count in codes.most_common(3))
             raise RunStopped(
-                f"{self.progress.failed:,} rows failed ({codes}), more than the {most:,.0f} of "
+                f"{failed:,} rows failed ({found}), more than the {most:,.0f} of "
                 "--failures-max; mend the input, or run again with a larger limit: what is done stays"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class PredictSettings:
         normalize: Scale vectors to unit norm instead of failing rows of another norm.
         share: Of the rows of a block that a fallback answers at most; 0 for none.
         shard: "i/n" takes the i-th of n shares of the row groups; "" for all.
-        failures_max: Failed rows that stop the run: a number, or a share with "%"; "" for no limit.
+        failures_max: Failed rows that stop the run: a number, or a share with "%"; "" for no limit. Rows at
+            the begin of a document, which no model answers, are not counted.
         stall_s: So many seconds without an answer stop the run; 0 to wait for ever.
         restart: Begin anew.
         force: Replace an .npy file.
@@ -63,8 +65,8 @@ class PredictSettings:
             raise FileRefused(f"share is {self.share}; use 0 to 1")
         if self.lane not in LANES or self.priority not in PRIORITIES:
             raise FileRefused(f"lane {self.lane!r} or priority {self.priority!r} is unknown")
-        if self.stall_s < 0:
-            raise FileRefused(f"the longest stall is {self.stall_s} s; use 0 or more")
+        if not 0 <= self.stall_s < math.inf:
+            raise FileRefused(f"the longest stall is {self.stall_s} s; use 0 or more, or wait")
         self.shard_numbers()
         self.failures_limit()
 
@@ -83,14 +85,14 @@ class PredictSettings:
         return int(found[1]) - 1, int(found[2])
 
     def failures_limit(self) -> float | None:
-        """Return a number of rows, a share below 1, or None."""
+        """Return a number of rows, a share below 1, or None; all rows are no limit."""
         text = self.failures_max
         try:
             value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1) if text else None
         except ValueError:
             value = -1.0
         if value is not None and not (
-            0 <= value < 1 if text.endswith("%") else value >= 0 and value % 1 == 0
+            0 <= value <= 1 if text.endswith("%") else value >= 0 and value % 1 == 0
         ):
             raise FileRefused(f"failures-max is {text!r}; use a number of rows, or a share such as 2%")
-        return value
+        return None if text.endswith("%") and value == 1 else value

@@ -9,6 +9,8 @@ from __future__ import annotations
 import glob
 import hashlib
 import itertools
+import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +62,14 @@ class RowGroup:
     Attributes:
         number: In the data set, from 0.
         file, in_file: Which file it is of, and its number there.
+        name: Of the file, under the folder that all files share.
         first_row, rows: Of the file.
     """
 
     number: int
     file: SourceFile
     in_file: int
+    name: str
     first_row: int
     rows: int
 
@@ -76,22 +80,33 @@ def expand(sources: Sequence[str]) -> list[Path]:
     Raises:
         FileRefused: One names nothing, or a file that no reader knows.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            paths = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        elif path.exists():
-            paths = [path]
-        else:
-            paths = sorted(map(Path, glob.glob(source, recursive=True)))
+        named = [Path(source)] if Path(source).exists() else map(Path, glob.glob(source, recursive=True))
+        paths = [path for one in sorted(named) for path in (_inside(one) if one.is_dir() else [one])]
         if not paths:
             raise FileRefused(f"{source} names no file; give a file, a folder or a glob of {_known()}")
         for one in paths:
-            if one.suffix not in SUFFIXES:
+            if suffix_of(one) not in SUFFIXES:
                 raise FileRefused(f"{one} has the suffix {one.suffix!r}; known are {_known()}")
-            found[one.resolve()] = None
-    return list(found)
+            found.setdefault(os.path.realpath(one), Path(os.path.abspath(one)))
+    return list(found.values())
+
+
+def suffix_of(path: Path) -> str:
+    """Return what tells the kind of a file; a link is named as its user named it."""
+    return path.suffix.lower()
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Return the files of a folder by name; names that begin with . or _ are left out, as readers do."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if suffix_of(path) in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    )
 
 
 def open_file(path: Path, array: str = "") -> SourceFile:
@@ -104,24 +119,29 @@ def open_file(path: Path, array: str = "") -> SourceFile:
     Raises:
         FileRefused: It is missing, empty, cut short, damaged, or of an unknown kind.
     """
-    if path.stat().st_size == 0:
-        raise FileRefused(f"{path} is empty")
+    suffix = suffix_of(path)
     try:
-        if path.suffix in _ARRAYS:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise FileRefused(f"{path} is no regular file")
+        if not state.st_size:
+            raise FileRefused(f"{path} is empty")
+        if suffix in _ARRAYS:
             return ArrayFile(path, array)
-        return ParquetFile(path) if path.suffix in _PARQUET else ArrowFile(path)
+        return ParquetFile(path) if suffix in _PARQUET else ArrowFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise FileRefused(f"{path} cannot be read as {path.suffix[1:]}: {_line(error)}") from error
+        raise FileRefused(f"{path} cannot be read as {suffix[1:]}: {_line(error)}") from error
 
 
 def row_groups(files: Sequence[SourceFile]) -> list[RowGroup]:
     """Return all row groups of the files, in order; those without rows are left out."""
     found: list[RowGroup] = []
+    folder = os.path.commonpath([file.path.parent for file in files])
     for file in files:
-        first = 0
+        first, name = 0, file.path.relative_to(folder).as_posix()
         for in_file, rows in enumerate(file.groups):
             if rows:
-                found.append(RowGroup(len(found), file, in_file, first, rows))
+                found.append(RowGroup(len(found), file, in_file, name, first, rows))
             first += rows
     return found
 
@@ -162,7 +182,7 @@ class ArrayFile:
     def __init__(self, path: Path, array: str = "") -> None:
         self.path = path
         arrays: dict[str, Any]
-        if path.suffix == ".npy":
+        if suffix_of(path) == ".npy":
             rows = FileRows(path)
             arrays = {_form(path, rows.shape): rows}
         else:
@@ -180,14 +200,16 @@ class ArrayFile:
         wide = [name for name, one in shaped.items() if one.shape[-1] == 768]
         if array and array not in members:
             raise FileRefused(f"{path} has no array {array!r}; it has {', '.join(members)}")
-        if not array and len(wide) != 1:
+        if not array and not wide:
+            raise FileRefused(f"{path} has no array of vectors; it has {', '.join(members) or 'nothing'}")
+        if not array and len(wide) > 1:
             raise FileRefused(
                 f"{path} has {len(wide)} arrays of vectors ({', '.join(wide)}); name one with --array"
             )
-        name = array or wide[0]
-        vectors = members.pop(name)
+        vectors = members.pop(array or wide[0])
+        form = _form(path, np.shape(vectors))
         beside = {key: one for key, one in members.items() if np.shape(one) == (len(vectors),)}
-        return {_form(path, vectors.shape): vectors, **beside}
+        return {**beside, form: vectors}
 
     def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group in pieces."""
@@ -249,7 +271,8 @@ def _form(path: Path, shape: tuple[int, ...]) -> str:
 
 
 def _arrow(rows: NDArray[Any]) -> pa.Array:
-    """Return rows of an array as an Arrow column, without a copy."""
+    """Return rows of an array as an Arrow column, without a copy where the byte order is this machine's."""
+    rows = rows.astype(rows.dtype.newbyteorder("="), copy=False)
     if rows.ndim == 1:
         return pa.array(rows)
     flat = np.ascontiguousarray(rows).reshape(-1)

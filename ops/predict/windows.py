@@ -77,10 +77,11 @@ def windows(before: VectorRows, rows: VectorRows, after: VectorRows, **beside: A
     all_ = before + rows
     values = np.concatenate([np.zeros((padding, D), all_.values.dtype), all_.values])
     good = np.concatenate([np.zeros(padding, bool), all_.good])
-    documents = np.concatenate([np.full(padding, "\0"), all_.documents])
+    documents = np.concatenate([np.full(padding, ""), all_.documents])
     views = sliding_window_view(values, K, axis=0).transpose(0, 2, 1)
     whole = sliding_window_view(good, K).all(axis=1)
     same = documents[:count] == documents[lead:]
+    same[:padding] = False
     nexts = VectorRows(values[lead:], good[lead:], documents[lead:]) + VectorRows(
         after.values[:1], after.good[:1], after.documents[:1]
     )

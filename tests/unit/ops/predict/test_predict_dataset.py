@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def test_long_row_groups_come_in_blocks_and_lose_nothing_between_them(
             r"row 1 of document 0 has position 48 after 49; sort the rows by",
         ),
         ({"doc_id": DOCUMENT % 2}, r"row 8 goes on with document 0, which ended before; sort the rows"),
-        ({"doc_id": pa.array([None, *DOCUMENT[1:].tolist()])}, r"row 0 has no doc_id \(null\)"),
+        ({"doc_id": pa.array([None, *DOCUMENT[1:].tolist()])}, r"row 0 has no doc_id \(null or NaN\)"),
     ],
     ids=["positions", "documents apart", "null"],
 )
@@ -219,3 +220,126 @@ def test_another_input_has_another_identity(tmp_path: Path) -> None:
     after = sources.identity(sources.open_file(path))
     assert before["bytes"] == after["bytes"] or before["sha256"] != after["sha256"]
     assert before["mtime_ns"] != after["mtime_ns"]
+
+
+def test_files_of_one_name_in_two_folders_are_two_documents_with_names_of_their_own(tmp_path: Path) -> None:
+    for name, rows in (("x", VECTORS[:10]), ("y", VECTORS[10:20])):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "a.npy", rows)
+    found = blocks(opened([tmp_path / "x" / "a.npy", tmp_path / "y" / "a.npy"]))
+    assert [block.file for block in found] == ["x/a.npy", "y/a.npy"]
+    assert [list(block.errors) for block in found] == [[0, 1, 2, 3]] * 2
+    assert not found[0].known[-1]
+
+
+BYTES = pa.array([bytes([200 + i] * 16) for i in DOCUMENT], pa.binary(16))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        BYTES,
+        pa.array(["" if i == 0 else str(i) for i in DOCUMENT]),
+        pa.array([f"d{i}" for i in DOCUMENT]).dictionary_encode(),
+    ],
+    ids=["bytes", "empty text", "dictionary"],
+)
+def test_an_id_of_any_type_keeps_documents_apart(tmp_path: Path, ids: pa.Array) -> None:
+    parquet.write_table(table(doc_id=ids), tmp_path / "a.parquet", row_group_size=37)
+    data = opened([tmp_path / "a.parquet"])
+    assert data.check_order() == len(LENGTHS)
+    codes = [block.errors.get(i, ("",))[0] for block in blocks(data) for i in range(len(block.contexts))]
+    assert codes == ["short_document" if position < 4 else "" for position in POSITION]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"doc_id": pa.array([[int(i)] for i in DOCUMENT])}, "column doc_id is list<.*>; give text, numbers"),
+        ({"position": pa.array([{"a": 1}] * ROWS)}, "column position is struct<.*>; give text, numbers"),
+        ({"domain": pa.array([[1]] * ROWS)}, "column domain is list<.*>; give text, numbers or times"),
+    ],
+    ids=["id", "position", "domain"],
+)
+def test_a_key_that_is_no_plain_value_is_refused(tmp_path: Path, changes: Any, text: str) -> None:
+    parquet.write_table(table(**changes), tmp_path / "a.parquet")
+    with pytest.raises(FileRefused, match=text):
+        opened([tmp_path / "a.parquet"])
+
+
+def test_a_position_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(
+        table(position=np.where(POSITION == 5, np.nan, POSITION)), tmp_path / "a.parquet", row_group_size=5
+    )
+    with pytest.raises(FileRefused, match=r"row 5 has no position \(null or NaN\)"):
+        opened([tmp_path / "a.parquet"]).check_order()
+
+
+@pytest.mark.parametrize("other", [{"position": POSITION.astype("M8[s]")}, {"domain": ["x"] * ROWS}])
+def test_files_whose_columns_differ_are_refused(tmp_path: Path, other: Any) -> None:
+    parquet.write_table(table(), tmp_path / "a.parquet")
+    parquet.write_table(table(**other), tmp_path / "b.parquet")
+    with pytest.raises(FileRefused, match=r"column \w+ is .* in .*b.parquet and .* in .*a.parquet"):
+        opened([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    twice = table().append_column("position", pa.array(POSITION))
+    parquet.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(FileRefused, match="several columns 'position'"):
+        opened([tmp_path / "a.parquet"])
+
+
+def test_numbers_of_another_byte_order_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", VECTORS.astype(">f4"))
+    [block] = blocks(opened([tmp_path / "a.npy"]))
+    np.testing.assert_array_equal(block.contexts[4], VECTORS[:5])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "array", "text"),
+    [
+        ({"scalar": 3}, "scalar", r"has shape \(\); expected contexts"),
+        ({"x": np.arange(3)}, "", "has no array of vectors; it has x"),
+        ({"v": VECTORS, "doc_id": DOCUMENT}, "", "has no column 'position', which documents need"),
+    ],
+    ids=["a scalar", "no vectors", "ids without positions"],
+)
+def test_an_archive_that_does_not_hold_what_is_needed_is_refused(
+    tmp_path: Path, arrays: Any, array: str, text: str
+) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(FileRefused, match=text):
+        DataSet.of([sources.open_file(tmp_path / "a.npz", array)], ColumnNames())
+
+
+def test_an_array_without_the_column_that_was_named_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", v=VECTORS, doc_id=DOCUMENT, position=POSITION)
+    with pytest.raises(FileRefused, match="has no column 'document', which documents need"):
+        opened([tmp_path / "a.npz"], ColumnNames(document="document"))
+
+
+def test_an_array_beside_the_vectors_never_takes_their_place(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", v=VECTORS, vector=DOCUMENT, doc_id=DOCUMENT, position=POSITION)
+    assert opened([tmp_path / "a.npz"]).form == DOCUMENTS
+
+
+def test_a_link_is_known_by_its_own_name_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(table(), tmp_path / "0a1b2c")
+    (tmp_path / "A.PARQUET").symlink_to("0a1b2c")
+    (tmp_path / "gone.npy").symlink_to("nothing")
+    (tmp_path / "round.npy").symlink_to("round.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
+    assert opened(sources.expand([str(tmp_path / "A.*")])).form == DOCUMENTS
+    for name in ("gone", "round", "pipe"):
+        with pytest.raises(FileRefused, match=name):
+            [sources.open_file(path) for path in sources.expand([str(tmp_path / f"{name}.npy")])]
+
+
+def test_a_folder_is_read_without_hidden_files_also_where_a_glob_names_it(tmp_path: Path) -> None:
+    for name in ("in/1/a.npy", "in/1/.b.npy.parts/c.parquet", "in/_old/d.npy", "in/2.parquet/e.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for source in ("in", "in/[12]*"):
+        found = sources.expand([str(tmp_path / source)])
+        assert [path.name for path in found] == ["a.npy", "e.npy"]

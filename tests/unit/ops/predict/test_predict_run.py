@@ -18,9 +18,11 @@ from ops.errors import RunStopped
 from ops.predict import sources
 from ops.predict.dataset import ColumnNames, DataSet
 from ops.predict.engines import Answers, Waits, chosen
+from ops.predict.files import open_data, predict_files
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
 from ops.predict.run import FileRun, FileRunSettings
+from ops.predict.settings import PredictSettings
 
 
 class FakeEngine:
@@ -222,7 +224,7 @@ def test_a_disk_without_room_is_refused_before_any_work(
 def test_cosines_are_told_by_domain_with_intervals_by_document(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     done(data, tmp_path / "out", share=0.0)
-    found = cosines_by_domain(tmp_path / "out", "doc_id", "domain")
+    found = cosines_by_domain(sorted((tmp_path / "out").glob("part-*")), "doc_id", "domain")
     assert list(found) == ["all", "news", "law"]
     vectors, rows = units(600), np.array([row for row in range(599) if 4 <= row % 20 < 19])
     truth = np.einsum("nd,nd->n", vectors[rows], vectors[rows + 1])
@@ -233,3 +235,69 @@ def test_cosines_are_told_by_domain_with_intervals_by_document(tmp_path: Path) -
     by_document = truth.reshape(30, 15).mean(axis=1)
     error = by_document.std() / np.sqrt(30)
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.01)
+
+
+def test_begins_of_documents_are_no_failures_that_stop_a_run(tmp_path: Path) -> None:
+    run = done(data_set(tmp_path), tmp_path / "out", failures_max=0.0)
+    assert run.progress.codes == {"short_document": 120}
+
+
+def test_a_run_that_failures_stopped_stops_again_before_any_work(tmp_path: Path) -> None:
+    parquet.write_table(
+        pa.table({"context": pa.FixedSizeListArray.from_arrays(pa.array(units(300).reshape(-1) * 2), 3840)}),
+        tmp_path / "in.parquet",
+        row_group_size=20,
+    )
+    data = DataSet.of([sources.open_file(tmp_path / "in.parquet")], ColumnNames())
+    for _ in range(2):
+        with pytest.raises(RunStopped, match="20 rows failed"):
+            done(data, tmp_path / "out", failures_max=10)
+    assert len(bytes_of(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("", None), ("0", 0), ("7", 7), ("0%", 0), ("2%", 0.02), ("100%", None)]
+)
+def test_a_limit_of_failures_is_a_number_or_a_share(text: str, limit: float | None) -> None:
+    assert PredictSettings(sources=["a"], out="b", failures_max=text).failures_limit() == limit
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"failures_max": text} for text in ("x", "-1", "nan", "inf", "1.5", "101%")]
+    + [{"stall_s": value} for value in (float("nan"), float("inf"), -1.0)],
+)
+def test_a_setting_without_a_meaning_is_refused(wrong: Any) -> None:
+    with pytest.raises(FileRefused):
+        PredictSettings(sources=["a"], out="b", **wrong)
+
+
+def test_a_target_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(FileRefused, match="cannot be written: Not a directory"),
+        Target(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["row", "prediction", "file"])
+def test_a_column_with_a_name_of_the_target_is_refused_before_any_work_where_it_would_be_lost(
+    tmp_path: Path, name: str
+) -> None:
+    data_set(tmp_path, **{name: list(range(600))})
+    settings = PredictSettings(
+        sources=[str(tmp_path / "in.parquet")], out=str(tmp_path / "out"), carry=[name]
+    )
+    if name == "file":  # one file has no name in the target
+        predict_files(settings, open_data(settings), FakeEngine(), lambda _: None)
+        assert parquet.read_table(tmp_path / "out")["file"].to_pylist() == list(range(600))
+        return
+    with pytest.raises(FileRefused, match=f"a column of its own named {name}; rename yours"):
+        open_data(settings)
+
+
+def test_a_target_under_a_glob_of_all_folders_is_refused(tmp_path: Path) -> None:
+    data_set(tmp_path)
+    with pytest.raises(FileRefused, match="lies in the source"):
+        open_data(PredictSettings(sources=[f"{tmp_path}/**/*.parquet"], out=str(tmp_path / "out")))
