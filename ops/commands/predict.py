@@ -48,7 +48,7 @@ file_options = options.together(
         "--normalize", is_flag=True, help="Scale vectors to unit norm instead of failing their rows."
     ),
     click.option("--fast", is_flag=True, help="AMN's answer for every row: no fallback."),
-    click.option("--share", type=click.FloatRange(0, 1), default=0.195, help="Rows for a fallback."),
+    click.option("--share", type=click.FloatRange(0, 0.2), default=0.195, help="Rows for a fallback."),
     click.option("--shard", default="", metavar="I/N", help="The i-th of n shares of the row groups."),
     click.option("--failures-max", default="", metavar="N|P%", help="Failed rows that stop the run."),
     click.option("--on-stall", default="wait", metavar="wait|SECONDS", help="When no answers come."),

@@ -12,7 +12,7 @@ from amn.errors import FileRefused
 from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
 
 #: At most so many rows of a block have a fallback's answer: the limit of all traffic, less its reserve.
-SHARE_DEFAULT = 0.195
+SHARE_DEFAULT, SHARE_MAX = 0.195, 0.2
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 
 
@@ -61,8 +61,8 @@ class PredictSettings:
     def __post_init__(self) -> None:
         if not self.sources:
             raise FileRefused("no source is named; give files, folders or globs")
-        if not 0 <= self.share <= 1:
-            raise FileRefused(f"share is {self.share}; use 0 to 1")
+        if not 0 <= self.share <= SHARE_MAX:
+            raise FileRefused(f"share is {self.share}; use 0 to {SHARE_MAX}, the limit of all traffic")
         if self.lane not in LANES or self.priority not in PRIORITIES:
             raise FileRefused(f"lane {self.lane!r} or priority {self.priority!r} is unknown")
         if not 0 <= self.stall_s < math.inf:

@@ -177,8 +177,9 @@ class AmnHandler:
         left_ms = request.expires_at_ms - batch.leased_at_ms
         in_time = not request.expires_at_ms or left_ms >= FALLBACK_MS_MIN + FALLBACK_ROW_MS * extra
         columns = computed.columns.part(rows)
-        verdicts = decide_batch(gate.policy, gate.allowance, hard, columns, in_time=in_time)
-        decision, bulk = verdicts.decision, is_bulk(entry, request)
+        bulk = is_bulk(entry, request)
+        verdicts = decide_batch(gate.policy, gate.allowance, hard, columns, in_time=in_time, bulk=bulk)
+        decision = verdicts.decision
         timings = Timings(queue_ms=request.waited_ms(batch.leased_at_ms), **computed.took)
         shared = self._shared[not hard, decision.shed == SHED_DOWN]
         reply = batch_reply(request.id, shared, computed.vectors[rows], columns, verdicts, timings)

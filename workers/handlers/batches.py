@@ -58,6 +58,7 @@ def decide_batch(
     columns: Columns,
     *,
     in_time: bool = True,
+    bulk: bool = False,
 ) -> Verdicts:
     """Decides a message and counts its contexts.
 
@@ -65,6 +66,7 @@ def decide_batch(
         hard: The hard rules that fired for the message.
         columns: Scores of its rows, looked at when `hard` is empty.
         in_time: Whether a fallback's answer could still meet the deadline.
+        bulk: Whether it waited at the level of files, whose client chooses the rows for a fallback.
     """
     count = len(columns.gain)
     if not hard:
@@ -74,16 +76,37 @@ def decide_batch(
             shed[(fired != 0) & ~(columns.gain > np.float64(policy.gain.min))] = _CODES[
                 escalation.SHED_NO_GAIN
             ]
-        # A row that may come again by itself is counted then.
-        allowance.seen += count - int(np.count_nonzero(shed == _CODES[SHED_BATCH]))
+        # A row that may come again by itself is counted then; of a file all are counted here.
+        again = 0 if bulk else int(np.count_nonzero(shed == _CODES[SHED_BATCH]))
+        allowance.seen += count - again
         return Verdicts(Decision(False), fired, shed)
-    decision = decide(policy, allowance, hard, _NO_SCORES, in_time=in_time)
-    allowance.seen += count - 1
-    if decision.escalate:
-        allowance.hard += count - 1
-        allowance.passed += count - 1
+    if bulk and hard == (escalation.ASKED_FOR,):
+        decision = _asked_for(allowance, count, in_time)
+    else:
+        decision = decide(policy, allowance, hard, _NO_SCORES, in_time=in_time)
+        allowance.seen += count - 1
+        if decision.escalate:
+            allowance.hard += count - 1
+            allowance.passed += count - 1
     bits, code = sum(_BITS[rule] for rule in hard), _CODES[decision.shed]
     return Verdicts(decision, np.full(count, bits, np.uint8), np.full(count, code, np.uint8))
+
+
+def _asked_for(allowance: Allowance, count: int, in_time: bool) -> Decision:
+    """Decides rows of a file that its client chose: at most a fifth of those that were counted before.
+
+    They are counted as soft escalations, so that the rate of all traffic holds. No limit stops them: which
+    rows have a fallback's answer depends on the file alone.
+    """
+    reasons = (escalation.ASKED_FOR,)
+    if not in_time:
+        return Decision(False, reasons, escalation.SHED_DEADLINE)
+    if allowance.breaker_left < 1:
+        return Decision(False, reasons, escalation.SHED_DOWN)
+    beyond = allowance.left < count
+    allowance.soft += count
+    allowance.passed += count
+    return Decision(True, reasons, beyond=beyond)
 
 
 def batch_reply(

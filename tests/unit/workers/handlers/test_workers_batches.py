@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amn.gate.escalation import REASONS, Allowance, Scores, soft_rules
+from amn.gate.escalation import REASONS, Allowance, Decision, Scores, soft_rules
 from amn.gate.scores import Columns
 from amn.policy import load_policy, parse_policy
 from ops.drift.service.live import Service
@@ -292,6 +292,25 @@ def test_rules_of_many_rows_are_those_of_each(found, policy):
         assert (("", *SHEDS)[verdicts.shed[row]]) == expected
         again += expected == "batch"
     assert allowance.seen == len(found) - again
+
+
+def test_rows_that_a_file_chose_are_soft_escalations_that_no_limit_stops():
+    allowance, flagged = Allowance(), Columns(*np.array([[0.1], [0.0], [0.9]], np.float32).repeat(50, axis=1))
+    allowance.hard_max = 0
+    verdicts = decide_batch(GAIN, allowance, (), flagged, bulk=True)
+    assert (allowance.seen, set(verdicts.shed.tolist())) == (50, {1 + SHEDS.index("batch")})
+    asked = decide_batch(GAIN, allowance, ("asked_for",), Columns(*np.zeros((3, 10))), bulk=True)
+    assert asked.decision == Decision(True, ("asked_for",), beyond=True)
+    assert (allowance.seen, allowance.soft, allowance.hard, allowance.passed) == (50, 10, 0, 10)
+    allowance.breaker_left = 0
+    refused = decide_batch(GAIN, allowance, ("asked_for",), Columns(*np.zeros((3, 10))), bulk=True)
+    assert refused.decision.shed == "fallback_down"
+    live = decide_batch(GAIN, Allowance(), ("asked_for",), Columns(*np.zeros((3, 10))))
+    assert live.decision.escalate
+    limited = Allowance()
+    limited.hard_max = 0
+    refused = decide_batch(GAIN, limited, ("asked_for",), Columns(*np.zeros((3, 10))))
+    assert refused.decision.shed == "hard_budget"
 
 
 # -- fallbacks --------------------------------------------------------------------------------------
