@@ -74,7 +74,13 @@ Waits = Callable[[], Answers]
 
 
 class Engine(Protocol):
-    """Computes answers. Work begins with the call; what it returns waits for the answers."""
+    """Computes answers. Work begins with the call; what it returns waits for the answers.
+
+    Attributes:
+        models: The ids of models that are known before the first answer.
+    """
+
+    models: dict[str, str]
 
     def fast(self, contexts: Contexts) -> Waits:
         """Begin AMN's answers to contexts (n, 5, 768)."""
@@ -117,6 +123,7 @@ class QueueEngine:
         self, producer: Producer, settings: QueueEngineSettings, on_stall: Callable[[float, str], None]
     ) -> None:
         self._producer, self._settings, self._on_stall = producer, settings, on_stall
+        self.models: dict[str, str] = {}
         self._fast = Options(lane=settings.lane, domain=settings.domain, priority=settings.priority)
         self._slow = replace(self._fast, escalate=True)
 
@@ -203,7 +210,7 @@ class DirectEngine:
         self._amn = Predictor.open(artifacts / "production_model", bank)
         self._fallback = Predictor.open(artifacts / "fallback_accuracy")
         self._scores = GateScores(chosen, self._amn.bank, self._calibration)
-        self._models = {
+        self.models = {
             "model": self._amn.model_id,
             "bank": self._amn.bank.bank_id if self._amn.bank else "",
             "policy": chosen.policy_id(self._calibration.calibration_id if self._calibration else ""),
@@ -229,7 +236,7 @@ class DirectEngine:
             fired=verdicts.fired,
             sheds=SHEDS,
             shed=verdicts.shed,
-            **self._models,  # type: ignore[arg-type]
+            **self.models,  # type: ignore[arg-type]
         )
         answers = _answers(reply)
         return lambda: answers

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from amn.errors import FileRefused
 from amn.files import write_whole
 
 FORMAT = 1
+COUNTS = ("rows", "failed", "escalated")
 #: Bytes of a row beside its vector, about.
 _BESIDE_BYTES = 120
 _ROOM = 1.05
@@ -89,34 +90,45 @@ class Target:
         """Return the path of the part of a row group."""
         return self.folder / f"part-{number:06}.parquet"
 
+    def _aside(self, number: int) -> Path:
+        return self.folder / f".part-{number:06}.tmp"
+
     def load(self) -> TargetManifest | None:
         """Return the manifest of an earlier run; None if there is none.
 
         Raises:
             FileRefused: It is damaged, or of another version.
         """
-        if not self._manifest_path.exists():
-            return None
+        return _loaded(self._manifest_path) if self._manifest_path.exists() else None
+
+    def others(self) -> dict[Path, TargetManifest]:
+        """Return the manifests of other shards, or of a run without shards beside one of a shard.
+
+        Raises:
+            FileRefused: One is damaged, or of another version.
+        """
+        paths = sorted(self.folder.glob("_manifest*.json"))
+        return {path: _loaded(path) for path in paths if path != self._manifest_path}
+
+    def rows_in(self, number: int) -> int:
+        """Return how many rows the part of a row group holds; 0 for one that is missing or damaged."""
         try:
-            stored = json.loads(self._manifest_path.read_text("utf-8"))
-            if stored["format"] != FORMAT:
-                raise ValueError(f"format {stored['format']}")
-            done = {int(number): dict(row) for number, row in stored["done"].items()}
-            return TargetManifest(dict(stored["about"]), dict(stored["models"]), done)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FileRefused(
-                f"{self._manifest_path} cannot be read ({error!r}); --restart begins anew"
-            ) from error
+            return int(parquet.read_metadata(self.part(number)).num_rows)
+        except (OSError, pa.ArrowException):
+            return 0
 
     def save(self, manifest: TargetManifest) -> None:
         """Write the manifest at once."""
         write_whole(self._manifest_path, json.dumps(manifest.to_json(), indent=1) + "\n")
 
-    def clear(self) -> None:
-        """Remove parts and manifest of an earlier run."""
-        for path in (*self.folder.glob("part-*.parquet"), *self.folder.glob(".part-*")):
+    def clear(self, numbers: Iterable[int] | None = None) -> None:
+        """Remove the manifest and the parts of an earlier run; those of some row groups, or all."""
+        if numbers is None:
+            paths = [*self.folder.glob("part-*.parquet"), *self.folder.glob(".part-*")]
+        else:
+            paths = [path for number in numbers for path in (self.part(number), self._aside(number))]
+        for path in (*paths, self._manifest_path):
             path.unlink(missing_ok=True)
-        self._manifest_path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def writing(self, number: int, schema: pa.Schema) -> Iterator[parquet.ParquetWriter]:
@@ -125,7 +137,7 @@ class Target:
         Raises:
             FileRefused: The disk is full.
         """
-        aside = self.folder / f".part-{number:06}.tmp"
+        aside = self._aside(number)
         try:
             with parquet.ParquetWriter(
                 aside, schema, compression="none", use_dictionary=["served_by", "shed"]
@@ -151,6 +163,19 @@ class Target:
                 f"{self.folder} has {free / 1e6:,.0f} MB free, and {rows:,} predictions need about "
                 f"{need / 1e6:,.0f} MB"
             )
+
+
+def _loaded(path: Path) -> TargetManifest:
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        if stored["format"] != FORMAT:
+            raise ValueError(f"format {stored['format']}")
+        done = {int(number): dict(row) for number, row in stored["done"].items()}
+        if not all(isinstance(row[count], int) for row in done.values() for count in COUNTS):
+            raise ValueError("a count is no number")
+        return TargetManifest(dict(stored["about"]), dict(stored["models"]), done)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileRefused(f"{path} cannot be read ({error!r}); --restart begins anew") from error
 
 
 def differences(stored: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,11 @@ class FileRun:
         Raises:
             FileRefused: It was of another input or with other options, or there is no room.
         """
+        self._check_shards()
         if self._settings.restart:
-            self._target.clear()
+            self._target.clear(
+                [group.number for group in self.groups] if self._settings.shard[1] > 1 else None
+            )
         earlier = self._target.load()
         if earlier is not None:
             if changed := differences(earlier.about, self._manifest.about):
@@ -109,13 +112,29 @@ class FileRun:
                     "another folder, or begin anew with --restart"
                 )
             self._manifest = earlier
-            for number in [n for n in earlier.done if not self._target.part(n).is_file()]:
-                del earlier.done[number]
+            rows = {group.number: group.rows for group in self.groups}
+            earlier.done = {
+                number: row
+                for number, row in earlier.done.items()
+                if row["rows"] == rows.get(number) == self._target.rows_in(number)
+            }
         for row in self._manifest.done.values():
             self.progress.count(row)
+        self._note_models(self._engine.models)
         self.progress.skipped = self.progress.done
         self._target.check_room(self.progress.rows - self.progress.done)
         self._target.save(self._manifest)
+
+    def _check_shards(self) -> None:
+        """Refuse to write among the parts of another input, other options or other shards."""
+        mine = _of_all_shards(self._manifest.about)
+        for path, other in self._target.others().items():
+            if changed := differences(_of_all_shards(other.about), mine):
+                raise FileRefused(
+                    f"{path} is of a run of something else: {'; '.join(changed[:3])}. Name another "
+                    f"folder, or remove {self._target.folder}"
+                )
+            self._note_models(other.models)
 
     def work(self, on_progress: Callable[[Progress], None]) -> None:
         """Predict what is left.
@@ -183,7 +202,7 @@ class FileRun:
                             errors[row] = error.code, str(error)
             yield dataclasses.replace(block, errors=errors)
 
-    def _note_models(self, models: dict[str, str]) -> None:
+    def _note_models(self, models: Mapping[str, str]) -> None:
         """Keep the ids of the first answers.
 
         Raises:
@@ -223,6 +242,12 @@ class FileRun:
             },
             "options": settings | {"shard": list(self._settings.shard)},
         }
+
+
+def _of_all_shards(about: dict[str, Any]) -> dict[str, Any]:
+    """Return what is the same in every shard of a run."""
+    options = dict(about["options"])
+    return about | {"options": options | {"shard": f"one of {options['shard'][1]}"}}
 
 
 def answered(

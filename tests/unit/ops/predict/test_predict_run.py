@@ -34,6 +34,7 @@ class FakeEngine:
 
     def __init__(self, die_after: int = 10**9, model: str = "m@1") -> None:
         self.seen, self.die_after, self.model = 0, die_after, model
+        self.models: dict[str, str] = {}
 
     def fast(self, contexts: NDArray[np.floating]) -> Waits:
         self.seen += len(contexts)
@@ -285,7 +286,7 @@ def test_a_target_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 def test_a_column_with_a_name_of_the_target_is_refused_before_any_work_where_it_would_be_lost(
     tmp_path: Path, name: str
 ) -> None:
-    data_set(tmp_path, **{name: list(range(600))})
+    data_set(tmp_path, 600, 100, **{name: list(range(600))})
     settings = PredictSettings(
         sources=[str(tmp_path / "in.parquet")], out=str(tmp_path / "out"), carry=[name]
     )
@@ -301,3 +302,64 @@ def test_a_target_under_a_glob_of_all_folders_is_refused(tmp_path: Path) -> None
     data_set(tmp_path)
     with pytest.raises(FileRefused, match="lies in the source"):
         open_data(PredictSettings(sources=[f"{tmp_path}/**/*.parquet"], out=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("done_row", [{}, {"rows": "x", "failed": 0, "escalated": 0}])
+def test_a_manifest_whose_counts_are_damaged_is_refused(tmp_path: Path, done_row: Any) -> None:
+    data = data_set(tmp_path)
+    done(data, tmp_path / "out")
+    path = tmp_path / "out" / "_manifest.json"
+    stored = json.loads(path.read_text())
+    stored["done"]["0"] = done_row
+    path.write_text(json.dumps(stored))
+    with pytest.raises(FileRefused, match=r"cannot be read .*; --restart begins anew"):
+        done(data, tmp_path / "out")
+
+
+def test_a_part_that_is_damaged_or_that_the_input_does_not_have_is_not_counted(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    done(data, tmp_path / "out")
+    whole, path = bytes_of(tmp_path / "out"), tmp_path / "out" / "_manifest.json"
+    (tmp_path / "out" / "part-000002.parquet").write_bytes(b"PAR1")
+    stored = json.loads(path.read_text())
+    stored["done"]["99"] = stored["done"]["0"]
+    path.write_text(json.dumps(stored))
+    run = done(data, tmp_path / "out")
+    assert (run.progress.done, run.progress.skipped) == (600, 500)
+    assert bytes_of(tmp_path / "out") == whole
+
+
+def test_another_model_is_refused_also_where_all_is_done(tmp_path: Path) -> None:
+    data, engine = data_set(tmp_path), FakeEngine(model="other@1")
+    done(data, tmp_path / "out")
+    engine.models = {"model": "other@1"}
+    with pytest.raises(RunStopped, match=r"model was m@1 and is other@1 now"):
+        done(data, tmp_path / "out", engine)
+
+
+def test_a_shard_begins_anew_without_the_parts_of_others(tmp_path: Path) -> None:
+    data, out = data_set(tmp_path), tmp_path / "out"
+    for i in range(2):
+        done(data, out, name=f"{i + 1}/2", shard=(i, 2))
+    whole, engine = bytes_of(out), FakeEngine()
+    with Target(out, "1/2") as target:
+        FileRun(data, target, engine, FileRunSettings(shard=(0, 2), restart=True)).begin()
+    assert list(bytes_of(out)) == list(whole)[1::2]
+
+
+@pytest.mark.parametrize(
+    "other", [{}, {"name": "1/3", "shard": (0, 3)}, {"name": "2/2", "shard": (1, 2), "share": 0.1}]
+)
+def test_runs_of_other_shards_or_options_do_not_write_into_one_target(tmp_path: Path, other: Any) -> None:
+    data, out = data_set(tmp_path), tmp_path / "out"
+    done(data, out, name="1/2", shard=(0, 2))
+    for restart in (False, True):
+        with pytest.raises(FileRefused, match=r"_manifest-1-of-2.json is of a run of something else"):
+            done(data, out, restart=restart, **other)
+
+
+def test_shards_have_answers_of_one_model(tmp_path: Path) -> None:
+    data = data_set(tmp_path)
+    done(data, tmp_path / "out", name="1/2", shard=(0, 2))
+    with pytest.raises(RunStopped, match=r"model was m@1 and is other@1 now"):
+        done(data, tmp_path / "out", FakeEngine(model="other@1"), name="2/2", shard=(1, 2))
