@@ -9,7 +9,7 @@ import house
 from house import ROOMS, ROOT
 
 #: The aim was 29,000; CHANGELOG.md and DECISIONS.md say what a room that grows brings.
-LINES_MAX = 41_700
+LINES_MAX = 39_000
 
 
 def test_the_lines_outside_the_tests_stay_few() -> None:
