@@ -42,7 +42,7 @@ file_options = options.together(
     click.option(
         "--carry", multiple=True, metavar="NAME", help="Copy this column to the target; repeatable."
     ),
-    click.option("--lane", type=click.Choice(LANES), default=LANES[0], help="Kind of traffic."),
+    click.option("--lane", type=click.Choice(LANES), default=LANES[0], help="Of rows for a fallback."),
     click.option("--priority", type=click.Choice(PRIORITIES), default=BULK_PRIORITY, help="Level."),
     click.option(
         "--normalize", is_flag=True, help="Scale vectors to unit norm instead of failing their rows."

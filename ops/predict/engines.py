@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ops.errors import RunStopped
 from producer import BatchHandle, Options, Producer
 from producer.errors import QueueError, RequestLost, ResultTimeout, ServerError
-from producer.messages import BULK_PRIORITY, BatchReply
+from producer.messages import BULK_PRIORITY, LANES, BatchReply
 
 #: Contexts of one message.
 MESSAGE_ROWS = 256
@@ -106,7 +106,8 @@ class QueueEngineSettings:
     """The settings of an engine behind a queue.
 
     Attributes:
-        lane, domain, priority: Of each request.
+        lane: Of the rows that are chosen for a fallback.
+        domain, priority: Of each request.
         stall_s: For so long without an answer the run waits; then it stops. None for ever.
     """
 
@@ -124,8 +125,9 @@ class QueueEngine:
     ) -> None:
         self._producer, self._settings, self._on_stall = producer, settings, on_stall
         self.models: dict[str, str] = {}
-        self._fast = Options(lane=settings.lane, domain=settings.domain, priority=settings.priority)
-        self._slow = replace(self._fast, escalate=True)
+        # A lane that the policy always escalates would take the choice from the file.
+        self._fast = Options(lane=LANES[0], domain=settings.domain, priority=settings.priority)
+        self._slow = replace(self._fast, lane=settings.lane, escalate=True)
 
     def fast(self, contexts: Contexts) -> Waits:
         """Send rows as messages of many contexts."""
@@ -188,7 +190,9 @@ class QueueEngine:
         since_s = since_s or now_s
         limit_s = self._settings.stall_s
         if limit_s is not None and now_s - since_s >= limit_s:
-            raise RunStopped(f"no answers for {now_s - since_s:.0f} s: {why}")
+            raise RunStopped(
+                f"no answers for {now_s - since_s:.0f} s: {why}; what is done stays, the same command goes on"
+            )
         self._on_stall(now_s - since_s, str(why))
         time.sleep(_PAUSE_S)
         return since_s

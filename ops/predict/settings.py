@@ -26,7 +26,8 @@ class PredictSettings:
         array: The array of vectors in an .npz that has several.
         vector, document, position, domain: Names of columns; "" for `vector` means the first known one.
         carry: ColumnNames that are copied to the target.
-        lane, priority: Of the requests.
+        lane: Of the rows that a fallback answers.
+        priority: Of the requests.
         normalize: Scale vectors to unit norm instead of failing rows of another norm.
         share: Of the rows of a block that a fallback answers at most; 0 for none.
         shard: "i/n" takes the i-th of n shares of the row groups; "" for all.
