@@ -185,13 +185,10 @@ def differences(stored: Mapping[str, Any], now: Mapping[str, Any], path: str = "
         at, a, b = f"{path}{name}", stored.get(name), now.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
             found += differences(a, b, f"{at}.")
-        elif (
-            isinstance(a, list)
-            and isinstance(b, list)
-            and len(a) == len(b)
-            and all(isinstance(x, dict) for x in a + b)
-        ):
-            for i, (x, y) in enumerate(zip(a, b, strict=True)):
+        elif isinstance(a, list) and isinstance(b, list) and all(isinstance(x, dict) for x in a + b):
+            if len(a) != len(b):
+                found.append(f"{at} were {len(a)} and are {len(b)}")
+            for i, (x, y) in enumerate(zip(a, b, strict=False)):
                 found += differences(x, y, f"{at}[{i}].")
         elif a != b:
             found.append(f"{at} was {a!r} and is {b!r}")

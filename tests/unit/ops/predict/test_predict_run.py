@@ -19,7 +19,7 @@ from ops.predict import sources
 from ops.predict.dataset import ColumnNames, DataSet
 from ops.predict.engines import Answers, Waits, chosen
 from ops.predict.files import open_data, predict_files
-from ops.predict.parts import Target
+from ops.predict.parts import Target, differences
 from ops.predict.report import cosines_by_domain
 from ops.predict.run import FileRun, FileRunSettings
 from ops.predict.settings import PredictSettings
@@ -363,3 +363,8 @@ def test_shards_have_answers_of_one_model(tmp_path: Path) -> None:
     done(data, tmp_path / "out", name="1/2", shard=(0, 2))
     with pytest.raises(RunStopped, match=r"model was m@1 and is other@1 now"):
         done(data, tmp_path / "out", FakeEngine(model="other@1"), name="2/2", shard=(1, 2))
+
+
+def test_another_number_of_files_is_told_as_such() -> None:
+    stored, now = {"inputs": [{"path": "a"}]}, {"inputs": [{"path": "a"}, {"path": "b"}]}
+    assert differences(stored, now) == ["inputs were 1 and are 2"]
