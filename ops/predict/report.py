@@ -78,7 +78,8 @@ def _add(sums: dict[str, Sums], table: pa.Table, document: str, domain: str) -> 
     if domain in table.column_names:
         domains = _texts(table, domain)
         for name in np.unique(domains).tolist():
-            sums.setdefault(name, Sums()).add(values[domains == name], documents[domains == name])
+            label = f"domain {name}" if name == _ALL else name  # the name of all rows is taken
+            sums.setdefault(label, Sums()).add(values[domains == name], documents[domains == name])
 
 
 def _texts(table: pa.Table, name: str) -> NDArray[np.str_]:

@@ -368,3 +368,14 @@ def test_shards_have_answers_of_one_model(tmp_path: Path) -> None:
 def test_another_number_of_files_is_told_as_such() -> None:
     stored, now = {"inputs": [{"path": "a"}]}, {"inputs": [{"path": "a"}, {"path": "b"}]}
     assert differences(stored, now) == ["inputs were 1 and are 2"]
+
+
+def test_a_domain_that_is_called_all_is_not_counted_twice(tmp_path: Path) -> None:
+    domains = np.repeat(["all", None], 300)
+    run = done(data_set(tmp_path, 600, 100, domain=pa.array(domains)), tmp_path / "out", share=0.0)
+    found = cosines_by_domain(run.parts, "doc_id", "domain")
+    assert {name: row["rows"] for name, row in found.items()} == {
+        "all": 450,
+        "domain all": 225,
+        "(none)": 225,
+    }
