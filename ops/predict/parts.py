@@ -107,8 +107,12 @@ class Target:
         Raises:
             FileRefused: One is damaged, or of another version.
         """
-        paths = sorted(self.folder.glob("_manifest*.json"))
-        return {path: _loaded(path) for path in paths if path != self._manifest_path}
+        found = {}
+        for path in sorted(self.folder.glob("_manifest*.json")):
+            if path != self._manifest_path:
+                with contextlib.suppress(FileNotFoundError):  # a shard that begins anew at this moment
+                    found[path] = _loaded(path)
+        return found
 
     def rows_in(self, number: int) -> int:
         """Return how many rows the part of a row group holds; 0 for one that is missing or damaged."""
