@@ -37,7 +37,7 @@ def test_every_key_of_a_service_expires_or_has_a_bound(
 ) -> None:
     source = tmp_path / "in.npy"
     np.save(source, real_contexts)
-    assert service("predict", source, tmp_path / "out.npy").code == 0
+    assert service("predict", source, "--out", tmp_path / "out.npy").code == 0
     url = address(service.folder)
     with Producer(url) as producer:
         options = [

