@@ -117,7 +117,7 @@ def watch(job: str, url: str | None) -> None:
             bar.draw(row["status"], row["done"], row["rows"], note)
             time.sleep(0.5)
     if row["status"] != "finished":
-        raise RunStopped(f"job {job} {row['status']}: {row['error'] or 'nothing is known'}")
+        raise RunStopped(f"job {job} {row['status']}: {row['error'] or 'what is done stays'}")
     show_summary(row["result"], False)
 
 
