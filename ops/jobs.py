@@ -26,7 +26,7 @@ from rq.results import Result
 
 from amn.output import without_surrogates
 from ops.errors import FileRefused, JobRefused, JobsUnavailable, RunStopped
-from ops.known_jobs import KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
+from ops.known_jobs import KEPT_S, KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
 from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
 from producer import Producer
@@ -152,6 +152,9 @@ def cancel(connection: redis.Redis, name: str) -> str:
     if status == JobStatus.QUEUED:
         job.origin = JOBS
         job.cancel()
+        connection.expire(job.key, KEPT_S)  # RQ would keep it, and its place in the list, for ever
+        registry = CanceledJobRegistry(JOBS, connection, job_class=KnownJob)
+        connection.zremrangebyrank(registry.key, 0, -_LISTED_MAX - 1)
         return "cancelled"
     connection.hset(job.key, _CANCELLED, "1")
     return "it ends within a second or two; what is done stays"

@@ -32,7 +32,7 @@ _BYTES_MAX = 64 * 1024
 _TEXT_MAX = 300
 #: So many times a job is begun again when its process died.
 _BEGUN_MAX = 3
-_KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
+KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
 
 
 class KnownJob(Job):
@@ -61,7 +61,7 @@ class KnownJob(Job):
         self.origin, self.description = (text_of(raw_data.get(name)) for name in (b"origin", b"description"))
         self.created_at = _time(raw_data.get(b"created_at")) or now()
         self.enqueued_at = _time(raw_data.get(b"enqueued_at"))
-        self.timeout, self.result_ttl, self.failure_ttl = _TIMEOUT_S, _KEPT_S, _KEPT_S
+        self.timeout, self.result_ttl, self.failure_ttl = _TIMEOUT_S, KEPT_S, KEPT_S
         meta = parsed(raw_data.get(b"meta", b""))
         self.meta = meta if isinstance(meta, dict) else {}
         begun = self.meta.get("begun", 0)

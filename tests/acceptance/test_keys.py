@@ -28,6 +28,8 @@ BOUNDED = {
     r"drift:minutes": "trimmed with the minutes, which expire",
     r"drift:half:index": "capped at halves_max",
     r"rq:workers.*": "RQ's own: one entry a worker of jobs",
+    r"rq:queues": "RQ's own: the names of its queues",
+    r"rq:(finished|failed|canceled):.*": "RQ's own: jobs of a week, and a thousand cancelled ones",
     r"gate:.*": "one field a counter of the budget, or a fallback",
 }
 

@@ -265,6 +265,7 @@ def test_a_job_that_waits_is_cancelled_and_told_as_such(real_server: Any, tmp_pa
         with pytest.raises(JobRefused, match=r"no job 'none' waits or runs$"):
             cancel(connection, "none")
     assert rows(real_server)[job]["status"] == "canceled"
+    assert real_server.admin.ttl(f"rq:job:{job}") > 0
     assert real_server.admin.llen(QUEUE) == 0
 
 
