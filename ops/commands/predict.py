@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -133,7 +132,7 @@ def predict(
 class View:
     """The progress of a run: a bar on a terminal, a line a minute elsewhere."""
 
-    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self) -> None:
         self._bar, self._said_at_s, self._stalled_at_s = console.Bar("rows"), time.monotonic(), 0.0
 
     def __enter__(self) -> View:

@@ -6,7 +6,6 @@ a row is that row and the four before it in its document; the row after it, wher
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +34,7 @@ class ColumnNames:
         vector: The vectors or contexts.
         document, position: Of documents; a file without `document` is one document.
         domain: The kind of text.
-        carried: ColumnNames that are copied to the target.
+        carried: Columns that are copied to the target.
     """
 
     vector: str = ""
@@ -60,6 +59,7 @@ class DataSet:
     form: str
     columns: ColumnNames
     groups: Sequence[RowGroup] = field(default_factory=list)
+    _tail: dict[int, VectorRows] = field(default_factory=dict)
 
     @classmethod
     def of(cls, files: Sequence[SourceFile], columns: ColumnNames) -> DataSet:
@@ -141,30 +141,26 @@ class DataSet:
                 truth=np.zeros((len(values), D), np.float32),
                 known=np.zeros(len(values), bool),
                 kept=kept,
-                documents=np.array([f"{group.name}:{first + i}" for i in range(len(values))]),
-                domains=_text(kept, self.columns.domain),
             )
             first += len(values)
 
     def _of_documents(self, group: RowGroup) -> Iterator[RowBlock]:
         first, before = group.first_row, self._before(group)
-        following = itertools.chain(self._read(group), [None])
-        current = next(following)
-        for ahead in following:
-            assert current is not None
-            rows = self._vectors(group, *current)
-            after = self._vectors(group, *ahead) if ahead else self._after(group)
-            yield windows(
-                before,
-                rows,
-                after,
-                file=group.name,
-                first_row=first,
-                kept=current[1],
-                domains=_text(current[1], self.columns.domain),
-            )
-            before = (before + rows).last(K - 1)
-            first, current = first + len(rows.values), ahead
+        batches = ((self._vectors(group, *batch), batch[1]) for batch in self._read(group))
+        rows, kept = next(batches)
+        while True:
+            ahead = next(batches, None)
+            after = ahead[0] if ahead else self._after(group)
+            yield windows(before, rows, after, file=group.name, first_row=first, kept=kept)
+            before = (rows if len(rows.values) >= K - 1 else before + rows).last(K - 1)
+            first += len(rows.values)
+            if ahead is None:
+                break
+            rows, kept = ahead
+        self._tail.clear()
+        self._tail[group.number] = (
+            before  # whoever goes on with the next row group need not read this one again
+        )
 
     def _read(self, group: RowGroup) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
         """Yield the vectors, and what is kept beside them."""
@@ -181,6 +177,8 @@ class DataSet:
 
     def _before(self, group: RowGroup) -> VectorRows:
         """Return up to four rows before a row group."""
+        if group.number - 1 in self._tail:
+            return self._tail[group.number - 1]
         found = VectorRows.none()
         for other in reversed(self.groups[: group.number]):
             tail = VectorRows.none()

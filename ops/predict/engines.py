@@ -107,12 +107,11 @@ class QueueEngineSettings:
 
     Attributes:
         lane: Of the rows that are chosen for a fallback.
-        domain, priority: Of each request.
+        priority: Of each request.
         stall_s: For so long without an answer the run waits; then it stops. None for ever.
     """
 
     lane: str = "general"
-    domain: str = ""
     priority: str = BULK_PRIORITY
     stall_s: float | None = None
 
@@ -126,7 +125,7 @@ class QueueEngine:
         self._producer, self._settings, self._on_stall = producer, settings, on_stall
         self.models: dict[str, str] = {}
         # A lane that the policy always escalates would take the choice from the file.
-        self._fast = Options(lane=LANES[0], domain=settings.domain, priority=settings.priority)
+        self._fast = Options(lane=LANES[0], priority=settings.priority)
         self._slow = replace(self._fast, lane=settings.lane, escalate=True)
 
     def fast(self, contexts: Contexts) -> Waits:

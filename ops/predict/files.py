@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -157,8 +157,3 @@ def _predictions(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
                 values[column.is_null().to_numpy(zero_copy_only=False)] = np.nan
                 yield first, values
                 first += len(values)
-
-
-def failures_shown(summary: dict[str, Any]) -> Sequence[str]:
-    """Return a line for each kind of failure."""
-    return [f"{count:,} rows: {code}" for code, count in summary["failures"].items()]

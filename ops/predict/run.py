@@ -54,7 +54,6 @@ class Progress:
         rows, done, failed, escalated: Rows of this run, and of them ended, failed, answered by a fallback.
         skipped: Rows that an earlier run had done.
         codes: Failed rows by code.
-        stalled_s: Seconds since the last answer, while none comes.
     """
 
     rows: int = 0
@@ -63,7 +62,6 @@ class Progress:
     escalated: int = 0
     skipped: int = 0
     codes: Counter[str] = field(default_factory=Counter)
-    stalled_s: float = 0.0
 
     def count(self, row: dict[str, Any]) -> None:
         """Add a row group that is done."""
@@ -277,7 +275,8 @@ def answered(
 
     for block in blocks:
         rows = np.array([row for row in range(len(block.contexts)) if row not in block.errors], np.intp)
-        first.append((block, rows, engine.fast(block.contexts[rows])))
+        contexts = block.contexts if len(rows) == len(block.contexts) else block.contexts[rows]
+        first.append((block, rows, engine.fast(contexts)))
         if len(first) > _AHEAD:
             choose()
         if len(second) > _AHEAD:

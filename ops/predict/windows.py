@@ -31,7 +31,6 @@ class RowBlock:
         truth: Shape (N, 768).
         known: Shape (N,): which truths are known.
         kept: The columns that go to the target as they are.
-        documents, domains: Of each row, as text; domains may be empty.
     """
 
     file: str
@@ -41,8 +40,6 @@ class RowBlock:
     truth: NDArray[np.floating]
     known: NDArray[np.bool_]
     kept: pa.RecordBatch
-    documents: NDArray[np.str_]
-    domains: NDArray[np.str_]
 
 
 @dataclass(slots=True)
@@ -66,8 +63,10 @@ class VectorRows:
         )
 
     def last(self, count: int) -> VectorRows:
-        """Return the last rows, at most so many."""
-        return VectorRows(self.values[-count:], self.good[-count:], self.documents[-count:])
+        """Return a copy of the last rows, at most so many: it outlives the rows."""
+        return VectorRows(
+            self.values[-count:].copy(), self.good[-count:].copy(), self.documents[-count:].copy()
+        )
 
 
 def windows(before: VectorRows, rows: VectorRows, after: VectorRows, **beside: Any) -> RowBlock:
@@ -97,7 +96,6 @@ def windows(before: VectorRows, rows: VectorRows, after: VectorRows, **beside: A
         errors=errors,
         truth=truth,
         known=known,
-        documents=rows.documents,
         **beside,
     )
 
