@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import itertools
+import json
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,7 @@ from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, LOST, Service, read_service
 from ops.findings import Finding
-from ops.health import streams
+from ops.health import backlog, streams
 from ops.health.counters import COUNTS
 from producer.errors import ServerError
 from producer.keys import Keys
@@ -125,12 +126,18 @@ def queue_metrics(queue: str, live: Service, dead_letters: int) -> Iterator[Metr
     for name, (text, value_of) in of_streams.items():
         samples = {(queue, stream): value_of(facts) for stream, facts in live.streams.items()}
         yield gauge(f"amn_stream_{name}", text, samples, "stream")
+    backlogs = backlog.backlogs(live.streams, live.workers) if live.streams else {}
+    said = "Until what waits now is served; the age of the oldest entry while none is."
+    waits_s = {(queue, stream): one.backlog_s for stream, one in backlogs.items()}
+    yield gauge("amn_stream_backlog_seconds", said, waits_s, "stream")
+    busy = {(queue, kind): one.busy_ratio for kind, one in backlog.loads(backlogs).items()}
+    yield gauge("amn_workers_busy_ratio", "Share of half a minute in which they worked.", busy, "kind")
     kinds = {(queue, kind): [one for one in live.workers if one.kind == kind] for kind in KINDS}
     alive = {labels: len(mine) for labels, mine in kinds.items()}
     stuck = {labels: sum(one.stuck for one in mine) for labels, mine in kinds.items()}
     ages_s = {labels: max((one.stuck_ms for one in mine), default=0) / 1000 for labels, mine in kinds.items()}
     yield gauge("amn_workers", "Workers seen lately.", alive, "kind")
-    yield gauge("amn_workers_stuck", "Of those, holding entries and ending none.", stuck, "kind")
+    yield gauge("amn_workers_stuck", "Of those, ending nothing of what they hold, or silent.", stuck, "kind")
     yield gauge("amn_workers_progress_age_seconds", "Longest time without progress.", ages_s, "kind")
 
 
@@ -204,19 +211,39 @@ def registry(settings: ProducerSettings) -> CollectorRegistry:
     return made
 
 
+class _Pages:
+    """The paths: `/metrics`; `/backlog`, JSON for an autoscaler; `/healthz`, which says nothing but that
+    this process answers, and wants no token."""
+
+    def __init__(self, settings: ProducerSettings, token: str) -> None:
+        self._settings, self._token = settings, token
+        self._metrics = make_wsgi_app(registry(settings))
+        self._client = connect(settings)
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
+        path = environ.get("PATH_INFO")
+        if path == "/healthz":
+            start("204 No Content", [])
+            return [b""]
+        given = str(environ.get("HTTP_AUTHORIZATION", "")).encode("utf-8", "replace")
+        if self._token and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
+            start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
+            return [b""]
+        if path != "/backlog":
+            return self._metrics(environ, start)
+        try:
+            with driver_errors(self._settings.url):
+                status, found = "200 OK", backlog.read(self._client, Keys(self._settings.queue))
+        except ServerError as error:
+            status, found = "503 Service Unavailable", {"error": str(error)}
+        start(status, [("Content-Type", "application/json")])
+        return [json.dumps(found).encode()]
+
+
 def serve(
     settings: ProducerSettings, host: str, port: int, token: str = ""
 ) -> tuple[WSGIServer, threading.Thread]:
-    """Starts answering scrapes at `/metrics`, with a token to those who bear it; `shutdown` ends it."""
-    answer, wanted = make_wsgi_app(registry(settings)), f"Bearer {token}".encode()
-
-    def guarded(environ: dict[str, Any], start: Any) -> Any:
-        given = str(environ.get("HTTP_AUTHORIZATION", "")).encode("utf-8", "replace")
-        if token and not hmac.compare_digest(given, wanted):
-            start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
-            return [b""]
-        return answer(environ, start)
-
+    """Starts answering scrapes, with a token to those who bear it; `shutdown` ends it."""
     server, thread = start_http_server(port, host, CollectorRegistry())  # empty until the guard stands
-    server.set_app(guarded)
+    server.set_app(_Pages(settings, token))
     return server, thread

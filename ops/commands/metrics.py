@@ -38,6 +38,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     """Answer scrapes at http://HOST:PORT/metrics until Ctrl-C or SIGTERM.
 
     Every scrape reads the server, and nothing is counted in between: any number of these may run.
+    Beside it are /backlog, JSON for an autoscaler (docs/deploy.md), and /healthz, for probes.
     docs/alerts.md lists the metrics; ops/deploy/prometheus holds the alert rules on them. An address that
     other machines reach wants a token in AMN_METRICS_TOKEN (16 characters or more), which Prometheus sends
     as `authorization: {credentials_file: ...}`.

@@ -31,11 +31,16 @@ def present(facts: Facts, kind: str) -> Verdict:
 
 
 def progress(workers: Sequence[WorkerFacts]) -> Verdict:
-    """Workers that live and end nothing."""
-    stuck = ", ".join(f"{one.name} for {one.stuck_ms / 1000:.0f} s" for one in workers if one.stuck)
-    if not stuck:
+    """Workers that live and end nothing, or say nothing."""
+    silent = ", ".join(f"{one.name} for {one.seen_ms_ago / 1000:.0f} s" for one in workers if one.silent)
+    stuck = ", ".join(
+        f"{one.name} for {one.stuck_ms / 1000:.0f} s" for one in workers if one.stuck and not one.silent
+    )
+    if not (silent or stuck):
         return OK, f"{sum(worker.finished for worker in workers):,} entries ended"
-    return FAILURE, f"alive, holding entries, and ending none: {stuck}; see their logs, then kill them"
+    stuck = stuck and f"alive, holding entries, and ending none: {stuck}; see their logs, then kill them"
+    silent = silent and f"not heard: {silent}; stopped, killed, or hanging in native code"
+    return FAILURE, "; ".join(filter(None, (stuck, silent)))
 
 
 def clocks(workers: Sequence[WorkerFacts]) -> Verdict:

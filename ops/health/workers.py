@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +16,10 @@ from producer.settings import ProducerSettings
 from producer.transport.clock import time_ms
 from producer.transport.connection import connect, driver_errors
 
+_READ: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float}
+#: A worker that has said nothing for so many leases is stopped, killed, or keeps its interpreter to itself;
+#: it says something three times a lease, and is forgotten after three.
+_SILENT_LEASES = 1.5
 #: A worker that holds entries and ends none of them for this long is stuck.
 STUCK_MS = 15_000
 
@@ -26,18 +30,25 @@ class WorkerFacts:
 
     Attributes:
         finished: Entries that it ended.    seen_ms_ago: Since it last said so.
+        ended_per_s: Entries that it ends a second, lately.
+        busy_ratio: Share of the last half minute in which it worked, 0 to 1.
+        streams: Streams that it reads, by their display names, with spaces between.
         stuck_ms: For how long it has held entries without ending one, by its own clock.
         host: Whole name of its host.    started_at_ms: When it was ready; by the server's clock.
         clock_offset_ms: How far the clock of its host is ahead of the server's.
         reads_lost: Reads of its whose answers never came.
         reads_narrowed: To how many entries it has narrowed its reads since; 0 for not much.
         model, bank: What it serves.    artifacts: Folder on its host that these come from.
+        lease_ms: For how long it holds what it does not renew.
     """
 
     name: str
     kind: str = "?"
     pid: int = 0
     finished: int = 0
+    ended_per_s: float = 0.0
+    busy_ratio: float = 0.0
+    streams: str = ""
     seen_ms_ago: int = 0
     stuck_ms: int = 0
     host: str = ""
@@ -48,11 +59,17 @@ class WorkerFacts:
     model: str = ""
     bank: str = ""
     artifacts: str = ""
+    lease_ms: int = 3_000
+
+    @property
+    def silent(self) -> bool:
+        """True if it should have said something by now."""
+        return self.seen_ms_ago > _SILENT_LEASES * self.lease_ms
 
     @property
     def stuck(self) -> bool:
-        """True if it lives and does nothing."""
-        return self.stuck_ms > STUCK_MS
+        """True if it holds entries and ends none, or is silent."""
+        return self.stuck_ms > STUCK_MS or self.silent
 
 
 def read(client: redis.Redis, keys: Keys, now_ms: float) -> list[WorkerFacts]:
@@ -82,7 +99,7 @@ def _text(stored: bytes) -> str:
 
 def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
     values: dict[str, Any] = {
-        one.name: int(stored[one.name]) if one.type == "int" else stored[one.name]
+        one.name: _READ.get(str(one.type), str)(stored[one.name])
         for one in fields(WorkerFacts)
         if one.name in stored
     }

@@ -138,6 +138,9 @@ def test_a_scrape_shows_queue_workers_judgement_and_alerts(server: Any) -> None:
     assert value("amn_workers", kind="amn") == value("amn_workers_stuck", kind="amn") == 1
     assert value("amn_workers_progress_age_seconds", kind="amn") == 30
     assert value("amn_workers", kind="shadow") == 0
+    assert value("amn_stream_backlog_seconds", stream="requests") > 86_400  # nobody serves it
+    assert value("amn_stream_backlog_seconds", stream="fallback") == 0
+    assert value("amn_workers_busy_ratio", kind="amn") == 0
     assert value("amn_drift_delta_drop_cosine", model="v12", lane="") == 0.037
     assert value("amn_drift_mean_cosine", model="v12", lane="", slice="ood") == 0.9
     assert value("amn_drift_samples", model="v12", lane="", slice="id") == 39800
@@ -268,3 +271,48 @@ def test_an_address_of_other_machines_wants_a_token(
     monkeypatch.setenv("AMN_METRICS_TOKEN", token)
     with pytest.raises(ServerFailed, match=r"AMN_METRICS_TOKEN \(openssl"):
         command.main(["--host", host, "--url", "redis://127.0.0.1:1"], standalone_mode=False)
+
+
+def fetched(port: int, path: str, token: str = "") -> tuple[int, str]:
+    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        asked.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+        answer = asked.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        asked.close()
+
+
+def test_an_autoscaler_reads_the_backlog_and_a_probe_needs_no_token(server: Any) -> None:
+    fill(server.admin)
+    now_ms = int(server.admin.time()[0]) * 1000
+    worker = {"kind": "amn", "seen_at_ms": now_ms, "ended_per_s": "2.5", "busy_ratio": "0.61"}
+    server.admin.hset(KEYS.worker("host-2-b"), mapping=worker)
+    token = "t" * 24
+    answering, thread = serve(ProducerSettings(url=server.url), "127.0.0.1", 0, token)
+    try:
+        port = answering.server_port
+        assert fetched(port, "/healthz")[0] == 204
+        assert fetched(port, "/backlog")[0] == 401
+        status, text = fetched(port, "/backlog", token)
+    finally:
+        answering.shutdown()
+        answering.server_close()
+        thread.join()
+    found = json.loads(text)
+    assert status == 200
+    assert found["queue"] == "main"
+    assert found["kinds"]["amn"] == {"backlog_s": 0.8, "busy_ratio": 0.61, "workers": 1}
+    assert found["streams"]["requests"]["waiting"] == 2  # of three entries one is leased
+
+
+def test_a_backlog_that_nobody_can_read_is_an_error_and_no_number() -> None:
+    answering, thread = serve(ProducerSettings(url="redis://127.0.0.1:1/0"), "127.0.0.1", 0)
+    try:
+        status, text = fetched(answering.server_port, "/backlog")
+    finally:
+        answering.shutdown()
+        answering.server_close()
+        thread.join()
+    assert status == 503
+    assert list(json.loads(text)) == ["error"]

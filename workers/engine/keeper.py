@@ -15,6 +15,7 @@ from producer.errors import ServerError
 from producer.keys import GROUP
 from producer.transport.connection import driver_errors
 from workers.engine.loop import Loop
+from workers.engine.pace import Pace
 from workers.engine.queue import load
 from workers.engine.watchdog import Watchdog
 from workers.side import SideThread
@@ -49,6 +50,7 @@ class Keeper(SideThread):
             load(name).on(self.client) for name in ("extend", "clock", "standing")
         )
         self._watchdog = Watchdog(loop, lease_s / 3)
+        self._pace = Pace()
         self._key = self.keys.worker(loop.queue.name)
         self._lends = True
         self._finished = 0
@@ -72,6 +74,7 @@ class Keeper(SideThread):
     def take_turn(self, now_s: float) -> None:
         """Renews every other time; lends the scripts each time."""
         self._lends = not self._lends
+        self._pace.note(now_s, self._loop.finished, self._loop.busy)
         if not self._lends:
             self._watchdog.check(now_s)
             self._watchdog.arm()
@@ -116,6 +119,9 @@ class Keeper(SideThread):
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "finished": finished,
+            "ended_per_s": round(self._pace.ended_per_s, 3),
+            "busy_ratio": round(self._pace.busy_ratio, 3),
+            "streams": " ".join(stream.partition("}:")[2] for stream in self._loop.queue.streams),
             "started_at_ms": int(now_ms - (now_s - self._began_at_s) * 1000),
             "seen_at_ms": int(now_ms),
             "progress_at_ms": int(now_ms - (now_s - self._progress_at_s) * 1000),

@@ -74,6 +74,11 @@ class Loop:
         return self._stopping.is_set()
 
     @property
+    def busy(self) -> bool:
+        """True while it computes or ends entries, and does not wait for some. Another thread reads this."""
+        return bool(self._hand or self._ending)
+
+    @property
     def in_hand(self) -> list[Entry]:
         """The entries that are computed, next, ended or held back: only their leases are renewed.
 
