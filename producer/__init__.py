@@ -16,6 +16,7 @@ from producer.errors import DuplicateRequest, QueueError, QueueFull
 from producer.messages import LANES, BatchReply, Failure, Reply, Request
 from producer.options import Options
 from producer.settings import ProducerSettings
+from producer.windows import Windows
 
 if TYPE_CHECKING:
     from producer.aio import AsyncPartitionedProducer, AsyncProducer
@@ -41,6 +42,7 @@ __all__ = [
     "QueueFull",
     "Reply",
     "Request",
+    "Windows",
 ]
 
 

@@ -135,7 +135,8 @@ class Producer(Core[Handle, BatchHandle]):
         Arguments and errors as `submit`; the text of an InvalidRequest begins with the number of the context.
 
         Args:
-            contexts: Shape (n, 5, 768), n from 1 to `settings.batch_contexts_max`.
+            contexts: Shape (n, 5, 768), n from 1 to `settings.batch_contexts_max`; or `Windows` over
+                documents, which hold each vector once.
         """
         [handle] = run(self._submitting([contexts], options_of(options, fields), block, batched=True))
         return cast(BatchHandle, handle)

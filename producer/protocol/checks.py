@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from producer.errors import BadNorm, BadShape, InvalidRequest, NotFinite, PayloadTooLarge, UnknownLane
-from producer.messages import BATCH_CONTEXTS_MAX, CONTEXT_SHAPE, DIMENSIONS, NORM_TOLERANCE
+from producer.messages import BATCH_CONTEXTS_MAX, CONTEXT_SHAPE, CONTEXT_VECTORS, DIMENSIONS, NORM_TOLERANCE
+from producer.windows import Windows
 
 #: float16 and float32 are sent as they are.
 _FLOATS = "ef"
@@ -77,12 +78,9 @@ def checked_contexts(
     array = _numbers(contexts, "contexts")
     if array.ndim != 3 or array.shape[1:] != CONTEXT_SHAPE or not len(array):
         raise BadShape(f"contexts have shape {array.shape}; send (n, 5, 768) with n >= 1")
-    if len(array) > limit:
-        raise PayloadTooLarge(f"{len(array)} contexts in one message, the limit is {limit}; send several")
+    _check_count(len(array), limit)
     rows: NDArray[np.float32] = array.astype(np.float32, copy=False)
-    with np.errstate(all="ignore"):
-        squares = np.vecdot(rows, rows)  # (n, 5)
-    bad = np.flatnonzero(~((squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)).all(axis=1))
+    bad = np.flatnonzero(~are_unit(rows).all(axis=1))
     if not len(bad):
         return array
     scaled = rows.copy() if normalize else rows
@@ -92,6 +90,55 @@ def checked_contexts(
         except InvalidRequest as error:
             raise type(error)(f"contexts[{row}]: {error}") from None
     return scaled
+
+
+def are_unit(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tells which vectors, shape (..., 768), are finite and of unit norm: shape (...)."""
+    with np.errstate(all="ignore"):
+        squares = np.vecdot(rows, rows)
+    kept: NDArray[np.bool_] = (squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)  # NaN is neither
+    return kept
+
+
+def checked_windows(windows: Windows, *, normalize: bool = False, limit: int = BATCH_CONTEXTS_MAX) -> Windows:
+    """Works like `checked_contexts`, for contexts that share their vectors.
+
+    Raises:
+        PayloadTooLarge: More contexts than `limit`.
+        BadShape: Vectors or ends have another shape or type, an end is out of range, they do not rise, or
+            there are more vectors than the contexts can hold.
+        NotFinite, BadNorm: The text begins with the number of the context.
+    """
+    vectors, ends = _numbers(windows.vectors, "vectors"), windows.ends
+    if vectors.ndim != 2 or vectors.shape[1] != DIMENSIONS:
+        raise BadShape(f"vectors have shape {vectors.shape}; send (m, {DIMENSIONS})")
+    if type(ends) is not np.ndarray or ends.ndim != 1 or ends.dtype.kind not in "iu" or not len(ends):
+        raise BadShape(f"ends are {ends!r:.80}; send an array of integers of shape (n,) with n >= 1")
+    _check_count(len(ends), limit)
+    if ends[0] < CONTEXT_VECTORS - 1 or ends[-1] >= len(vectors) or (ends[1:] <= ends[:-1]).any():
+        raise BadShape(f"ends do not rise from {CONTEXT_VECTORS - 1} to {len(vectors) - 1}, the last vector")
+    if len(vectors) > CONTEXT_VECTORS * len(ends):
+        raise BadShape(f"{len(vectors)} vectors for {len(ends)} contexts of five; leave out what none holds")
+    if windows.checked:
+        return windows
+    good = are_unit(vectors.astype(np.float32, copy=False))
+    bad = np.flatnonzero(~good[windows.rows].all(axis=1))
+    if not len(bad):
+        return Windows(vectors=vectors, ends=ends)
+    # Each is looked at as a context of its own, so that it gets the words of one, and the scale of one.
+    scaled = vectors.astype(np.float32)
+    for context in bad.tolist():
+        rows = windows.rows[context]
+        try:
+            scaled[rows] = checked_context(vectors[rows], normalize=normalize)
+        except InvalidRequest as error:
+            raise type(error)(f"contexts[{context}]: {error}") from None
+    return Windows(vectors=scaled, ends=ends)
+
+
+def _check_count(count: int, limit: int) -> None:
+    if count > limit:
+        raise PayloadTooLarge(f"{count} contexts in one message, the limit is {limit}; send several")
 
 
 def unknown_lane(lane: str, lanes: tuple[str, ...]) -> UnknownLane:

@@ -21,8 +21,10 @@ from producer.messages import (
     BATCH_BYTES_MAX,
     BATCH_CONTEXTS_MAX,
     CONTEXT_SHAPE,
+    CONTEXT_VECTORS,
     DEFAULT_LANE,
     DEFAULT_PRIORITY,
+    DIMENSIONS,
     PAYLOAD_BYTES_MAX,
     TEXT_LENGTH_MAX,
     Request,
@@ -33,6 +35,7 @@ from producer.protocol.replies import decode_vector as decode_vector
 from producer.protocol.replies import encode_failure as encode_failure
 from producer.protocol.replies import encode_reply as encode_reply
 from producer.protocol.replies import encode_vector as encode_vector
+from producer.windows import Windows
 
 _FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes, and up to 255
 #: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.
@@ -40,6 +43,7 @@ TIME_MS_MAX = 1e14
 _DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
 _CONTEXT_BYTES = {name: math.prod(CONTEXT_SHAPE) * dtype.itemsize for name, dtype in _DTYPES.items()}
 _SHAPE = list(CONTEXT_SHAPE)
+_ENDS = np.dtype("<u2")
 _OR_BATCH = f"or a batch of 1 to {BATCH_CONTEXTS_MAX} of them as [n, 5, 768]"
 
 _REQUEST = Fields(
@@ -81,28 +85,49 @@ class RequestEncoder:
         if shared.priority != DEFAULT_PRIORITY:
             rare["level"] = shared.priority
         # A map of up to 15 pairs has a head of one byte; ours has more.
-        count = _REQUEST_FIELDS + len(rare)
-        self._head = b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
+        self._count = _REQUEST_FIELDS + len(rare)
+        self._head = self._head_of(self._count)
         self._reply_to = _pairs({"reply_to": shared.reply_to})
         self._kind = _pairs({name: getattr(shared, name) for name in ("lane", "tokens", "encoder")})
         names = "sequence", "position", "domain", "provisional", "traceparent"
         self._tail = _pairs({name: getattr(shared, name) for name in names} | rare)
 
+    @staticmethod
+    def _head_of(count: int) -> bytes:
+        return b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
+
     def encode(
         self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float
     ) -> bytes:
         """One request; the arguments are fields of `Request`."""
+        return b"".join(self._parts(request_id, context, context.shape, (submitted_at_ms, expires_at_ms)))
+
+    def encode_windows(
+        self, request_id: str, windows: Windows, submitted_at_ms: float, expires_at_ms: float
+    ) -> bytes:
+        """One batch of contexts that share their vectors."""
+        shape, times_ms = (len(windows), *CONTEXT_SHAPE), (submitted_at_ms, expires_at_ms)
+        _, *parts = self._parts(request_id, windows.vectors, shape, times_ms)
+        ends = _pairs({"ends": windows.ends.astype(_ENDS).tobytes()})
+        return b"".join((self._head_of(self._count + 1), *parts, ends))
+
+    def _parts(
+        self,
+        request_id: str,
+        context: NDArray[np.floating],
+        shape: tuple[int, ...],
+        times_ms: tuple[float, float],
+    ) -> tuple[bytes | memoryview, ...]:
         name = "f2" if context.dtype == np.float16 else "f4"
-        times = pack({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})[1:]
+        times = pack(dict(zip(("submitted_at_ms", "expires_at_ms"), times_ms, strict=True)))[1:]
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
-        form, this = _form(name, context.shape), pack({"id": request_id})[1:]
-        return b"".join((self._head, this, self._reply_to, form, data, self._kind, times, self._tail))
+        form, this = _form(name, shape, data.nbytes), pack({"id": request_id})[1:]
+        return self._head, this, self._reply_to, form, data, self._kind, times, self._tail
 
 
 @lru_cache(maxsize=64)
-def _form(name: str, shape: tuple[int, ...]) -> bytes:
+def _form(name: str, shape: tuple[int, ...], size_bytes: int) -> bytes:
     """The pairs that say what the context's bytes are, up to these bytes."""
-    size_bytes = math.prod(shape) * _DTYPES[name].itemsize
     pairs = _pairs({"dtype": name, "shape": shape, "context": bytes(size_bytes)})
     return pairs[: len(pairs) - size_bytes]
 
@@ -129,7 +154,7 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     if shape == _SHAPE and len(data) == _CONTEXT_BYTES.get(name) and len(payload) <= PAYLOAD_BYTES_MAX:
         context = np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data)
     elif batches:
-        context = _batch_of(name, shape, data)
+        context = _batch_of(name, shape, data, message.get("ends"))
     else:
         raise _misshapen(name, shape, data, "a batch of contexts is not taken here")
     values.insert(2, context)
@@ -147,14 +172,33 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     return request
 
 
-def _batch_of(name: str, shape: list[Any], data: bytes) -> NDArray[np.floating]:
-    """The contexts of a batch, (n, 5, 768)."""
+def _batch_of(name: str, shape: list[Any], data: bytes, ends: object) -> NDArray[np.floating]:
+    """The contexts of a batch, (n, 5, 768); with `ends` they share the vectors in `data`."""
     count = shape[0] if len(shape) == 3 and shape[1:] == _SHAPE else 0
     if type(count) is not int or not 1 <= count <= BATCH_CONTEXTS_MAX:
         raise _misshapen(name, shape, data, _OR_BATCH)
+    if ends is not None:
+        return _windows_of(name, count, data, ends)
     if len(data) != count * _CONTEXT_BYTES.get(name, -1):
         raise _misshapen(name, shape, data, _OR_BATCH)
     return np.ndarray((count, *CONTEXT_SHAPE), _DTYPES[name], data)
+
+
+def _windows_of(name: str, count: int, data: bytes, stored: object) -> NDArray[np.floating]:
+    """The contexts (n, 5, 768) over vectors, each of which is there once."""
+    if type(stored) is not bytes or len(stored) != count * _ENDS.itemsize:
+        raise Undecodable(f"field 'ends' does not hold the {count * _ENDS.itemsize} bytes of {count} rows")
+    vector_bytes = _CONTEXT_BYTES.get(name, 0) // CONTEXT_VECTORS
+    vectors, rest = divmod(len(data), vector_bytes) if vector_bytes else (0, 1)
+    if rest or not CONTEXT_VECTORS <= vectors <= CONTEXT_VECTORS * count:
+        raise Undecodable(
+            f"context has dtype {name!r:.80} and {len(data)} bytes; send 5 to {CONTEXT_VECTORS * count} "
+            f"vectors of {DIMENSIONS} as f4 or f2 for the {count} contexts of 'ends'"
+        )
+    ends = np.frombuffer(stored, _ENDS).astype(np.intp)
+    if ends[0] < CONTEXT_VECTORS - 1 or ends[-1] >= vectors or (ends[1:] <= ends[:-1]).any():
+        raise Undecodable(f"field 'ends' does not rise from 4 to {vectors - 1}, the last vector")
+    return Windows(vectors=np.ndarray((vectors, DIMENSIONS), _DTYPES[name], data), ends=ends).contexts()
 
 
 def _misshapen(name: str, shape: object, data: bytes, more: str) -> Undecodable:

@@ -16,9 +16,10 @@ from producer.errors import InvalidRequest, PayloadTooLarge
 from producer.messages import BATCH_BYTES_MAX, PAYLOAD_BYTES_MAX, PRIORITIES, Request
 from producer.options import Options
 from producer.protocol import wire
-from producer.protocol.checks import checked_contexts, checked_quietly, unknown_lane
+from producer.protocol.checks import checked_contexts, checked_quietly, checked_windows, unknown_lane
 from producer.sampling import sample_key
 from producer.settings import ProducerSettings
+from producer.windows import Windows
 
 _NO_CONTEXT = np.empty((0, 0), np.float32)
 
@@ -84,10 +85,15 @@ def prepare_all(
 def prepare_batch(
     contexts: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
 ) -> Outgoing:
-    """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768)."""
+    """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768), or `Windows`."""
     if options.sequence or options.position >= 0:
         raise InvalidRequest("sequence and position name one context; leave them out of a batch")
-    array = checked_contexts(contexts, normalize=options.normalize, limit=settings.batch_contexts_max)
+    limit, normalize = settings.batch_contexts_max, options.normalize
+    array: NDArray[np.floating] | Windows
+    if isinstance(contexts, Windows):
+        array = checked_windows(contexts, normalize=normalize, limit=limit)
+    else:
+        array = checked_contexts(contexts, normalize=normalize, limit=limit)
     at_ms = time.time() * 1000 if at_ms is None else at_ms
     return _outgoing(array, options, _encoder(options, client, settings.encoder), settings, at_ms)
 
@@ -98,20 +104,23 @@ def prepare_batches(contexts: Iterable[Any], *arguments: Any) -> list[Outgoing]:
 
 
 def _outgoing(
-    array: NDArray[np.floating],
+    array: NDArray[np.floating] | Windows,
     options: Options,
     encoder: wire.RequestEncoder,
     settings: ProducerSettings,
     at_ms: float,
 ) -> Outgoing:
-    """The request of one context (5, 768), or of a batch (n, 5, 768)."""
+    """The request of one context (5, 768), or of a batch: (n, 5, 768) or windows."""
     if options.lane not in settings.lanes:
         raise unknown_lane(options.lane, settings.lanes)
-    batched, named = array.ndim == 3, bool(options.request_id)
+    batched, named = isinstance(array, Windows) or array.ndim == 3, bool(options.request_id)
     request_id = options.request_id or secrets.token_urlsafe(16)
     deadline_ms = options.deadline_ms or 0.0
     expires_at_ms = at_ms + deadline_ms if deadline_ms else 0.0
-    payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
+    if isinstance(array, Windows):
+        payload = encoder.encode_windows(request_id, array, at_ms, expires_at_ms)
+    else:
+        payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
     bytes_max = BATCH_BYTES_MAX if batched else PAYLOAD_BYTES_MAX
     if len(payload) > bytes_max:
         raise PayloadTooLarge(

@@ -14,7 +14,7 @@ from rig import KEYS, Rig
 import workers.engine.queue
 from amn.policy import load_policy
 from ops.deadletters import DeadLetters
-from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors
+from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, Windows, errors
 from producer.messages import BatchReply, Failure, Request
 from producer.protocol import wire
 from workers.engine.loop import Loop
@@ -103,6 +103,35 @@ def test_a_batch_is_one_request_with_one_answer(server: Any, contexts: Callable[
     stats = {name.decode(): int(n) for name, n in server.admin.hgetall(KEYS.stats).items()}
     assert (stats["answered"], stats["batch:contexts"]) == (11, 9 + 45)
     assert [server.admin.exists(name) for name in KEYS.counters] == [0] * 5
+
+
+def test_contexts_that_share_vectors_are_answered_as_if_they_did_not(
+    server: Any, contexts: Callable[..., Any]
+) -> None:
+    rows, ends = contexts(4).reshape(20, 768).astype(np.float16), np.array([4, 5, 6, 11, 16, 17, 19])
+    shared = Windows(vectors=rows, ends=ends)
+    with service(server.url), Producer(settings=settings(server)) as producer:
+        for options in (Options(), Options(escalate=True, provisional=True)):
+            reply, whole = (
+                producer.predict_batch(what, options=options) for what in (shared, rows[shared.rows])
+            )
+            np.testing.assert_array_equal(reply.vectors, whole.vectors)
+            assert (len(reply), reply.served_by) == (7, whole.served_by)
+        assert reply.served_by == "gru"
+
+
+def test_a_bad_vector_that_contexts_share_fails_their_message_alone(
+    server: Any, contexts: Callable[..., Any]
+) -> None:
+    rows = contexts(2).reshape(10, 768)
+    spoilt = np.concatenate([rows, 3 * rows[:1]])
+    with service(server.url), Producer(settings=settings(server)) as producer:
+        # A client that says that it looked, and did not: the worker looks all the same.
+        bad = producer.submit_batch(Windows(vectors=spoilt, ends=np.array([5, 9, 10]), checked=True))
+        good = producer.submit_batch(Windows(vectors=rows, ends=np.array([5, 9])))
+        with pytest.raises(errors.BadNorm, match=r"contexts\[2\]: a context vector has norm 3"):
+            bad.result()
+        np.testing.assert_array_equal(good.result().vectors, rows[[5, 9]])
 
 
 def test_the_verbs_can_be_awaited(server: Any, contexts: Callable[..., Any], run: Callable[..., Any]) -> None:

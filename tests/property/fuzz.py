@@ -41,6 +41,7 @@ _BATCH_REPLY = BatchReply(
 FULL_REQUEST = msgpack.unpackb(wire.encode_request(_REQUEST))
 FULL_REPLY = msgpack.unpackb(wire.encode_reply(_REPLY))
 FULL_BATCH = msgpack.unpackb(wire.encode_request(_BATCH))
+FULL_WINDOWS = FULL_BATCH | {"context": bytes(4 * 768 * 6), "ends": b"\x04\x00\x05\x00"}
 FULL_BATCH_REPLY = msgpack.unpackb(wire.encode_reply(_BATCH_REPLY))
 decode_batch = partial(wire.decode_request, batches=True)
 CODES = {"invalid_request", "unknown_lane", "deadline_exceeded", "bad_shape", "bad_norm", "not_finite"}
@@ -84,6 +85,7 @@ def decoder(count: int, seed: int = SEED) -> int:
         (wire.decode_request, msgpack.packb(FULL_REQUEST)),
         (wire.decode_reply, msgpack.packb(FULL_REPLY)),
         (decode_batch, msgpack.packb(FULL_BATCH)),
+        (decode_batch, msgpack.packb(FULL_WINDOWS)),
         (wire.decode_reply, msgpack.packb(FULL_BATCH_REPLY)),
     ]
     passed = 0

@@ -12,7 +12,7 @@ import fuzz
 import msgpack
 import numpy as np
 import pytest
-from fuzz import FULL_BATCH, FULL_BATCH_REPLY, FULL_REPLY, FULL_REQUEST, decode_batch, read
+from fuzz import FULL_BATCH, FULL_BATCH_REPLY, FULL_REPLY, FULL_REQUEST, FULL_WINDOWS, decode_batch, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -129,11 +129,12 @@ def test_any_value_in_any_field_is_a_message_or_a_typed_error(changes):
         assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id
 
 
-@given(st.dictionaries(st.sampled_from(sorted({*FULL_BATCH, *FULL_BATCH_REPLY})), values, max_size=3))
+@given(st.dictionaries(st.sampled_from(sorted({*FULL_WINDOWS, *FULL_BATCH_REPLY})), values, max_size=3))
 def test_any_value_in_any_field_of_a_batch_is_a_message_or_a_typed_error(changes):
     request = read(decode_batch, msgpack.packb(FULL_BATCH | changes))
     if request is not None:
         assert decode_batch(wire.encode_request(request)).id == request.id
+    read(decode_batch, msgpack.packb(FULL_WINDOWS | changes))
     reply = read(wire.decode_reply, msgpack.packb(FULL_BATCH_REPLY | changes))
     if isinstance(reply, BatchReply):
         assert wire.decode_reply(wire.encode_reply(reply)).id == reply.id

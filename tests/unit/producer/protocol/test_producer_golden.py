@@ -16,7 +16,7 @@ from producer.sampling import sample_hash, sampled
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 #: Version 1 as it was first, with the fields that came later, and with batches of contexts.
-FOLDERS = ("v1", "v1_level", "v1_batch", "v1_escalate")
+FOLDERS = ("v1", "v1_level", "v1_batch", "v1_escalate", "v1_windows")
 FIXTURES = [
     fixture | {"path": GOLDEN / folder / fixture["file"]}
     for folder in FOLDERS
