@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class Group:
 
     Attributes:
         programs: Their names on the PATH.
-        packages: What brings them, as `make test-programs` names it.
+        packages: What brings them, as `make test-programs` names it; of an `Extra`, the Python package.
     """
 
     programs: tuple[str, ...]
@@ -66,11 +67,19 @@ class Preloaded(Group):
         return bool(faketime()) and (super().here() or "AMN_LIBFAKETIME" in os.environ)
 
 
+class Extra(Group):
+    """A package that only one example needs, too large to bring it with the others."""
+
+    def here(self) -> bool:
+        return find_spec(self.packages) is not None
+
+
 GROUPS = {
     "redis-server": Group(programs=("redis-server", "redis-cli"), packages="redis-server"),
     "promtool": Group(programs=("promtool",), packages="prometheus"),
     "faketime": Preloaded(programs=("faketime",), packages="faketime"),
     "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
+    "ray": Extra(programs=(), packages="ray"),
 }
 SLOW = "slow"
 
@@ -175,9 +184,13 @@ def _told(names: list[str] | Counter[str]) -> str:
     """Names, each with its number of tests, where it is known, and what brings them."""
     counts = names if isinstance(names, Counter) else {}
     words = {name: f"{name} {counts[name]} tests" if name in counts else name for name in names}
-    slow, packages = words.pop(SLOW, ""), " ".join(GROUPS[name].packages for name in names if name != SLOW)
-    programs = f"{', '.join(words.values())} (make test-programs, which installs {packages})" if words else ""
-    return "; ".join(filter(None, (programs, slow and f"{slow} (make test-all)")))
+    slow = words.pop(SLOW, "")
+    extras = [name for name in words if isinstance(GROUPS[name], Extra)]
+    told = [f"{words.pop(name)} (pip install 'amn-queue[{name}]')" for name in extras]
+    if words:
+        packages = " ".join(GROUPS[name].packages for name in words)
+        told.insert(0, f"{', '.join(words.values())} (make test-programs, which installs {packages})")
+    return "; ".join([*told, f"{slow} (make test-all)"] if slow else told)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import parquet
 
 from amn.data.arrays import writing_rows
@@ -20,9 +21,10 @@ from ops.predict.dataset import CONTEXTS, ColumnNames, DataSet
 from ops.predict.engines import Engine
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
-from ops.predict.rows import part_schema
-from ops.predict.run import FileRun, FileRunSettings, Progress
+from ops.predict.rows import part_rows, part_schema
+from ops.predict.run import FileRun, FileRunSettings, Progress, answered, checked
 from ops.predict.settings import PredictSettings
+from ops.predict.sources import RowGroup
 
 
 def open_data(settings: PredictSettings) -> DataSet:
@@ -39,14 +41,7 @@ def open_data(settings: PredictSettings) -> DataSet:
         folder = Path(os.path.realpath(source.partition("**")[0]))
         if folder.is_dir() and folder in out.parents:
             raise FileRefused(f"the target {settings.out} lies in the source {source}; name one beside it")
-    columns = ColumnNames(
-        vector=settings.vector,
-        document=settings.document,
-        position=settings.position,
-        domain=settings.domain,
-        carried=tuple(settings.carry),
-    )
-    data = DataSet.of([sources.open_file(path, settings.array) for path in paths], columns)
+    data = open_sources(settings)
     if not data.groups:
         raise FileRefused(f"{', '.join(settings.sources)} hold no rows")
     if settings.to_array:
@@ -57,6 +52,39 @@ def open_data(settings: PredictSettings) -> DataSet:
         part_schema(data, file)
     data.check_order()
     return data
+
+
+def open_sources(settings: PredictSettings) -> DataSet:
+    """Open the sources alone: what a process needs that works on row groups of data that were checked.
+
+    Raises:
+        FileRefused: A source cannot be read, or is of another form than the others.
+    """
+    columns = ColumnNames(
+        vector=settings.vector,
+        document=settings.document,
+        position=settings.position,
+        domain=settings.domain,
+        carried=tuple(settings.carry),
+    )
+    paths = sources.expand(settings.sources)
+    return DataSet.of([sources.open_file(path, settings.array) for path in paths], columns)
+
+
+def group_rows(
+    settings: PredictSettings, data: DataSet, group: RowGroup, engine: Engine
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one part, the same that `predict_files` writes, and keep no book of them.
+
+    For who spreads row groups over machines by other means, and stores the rows there.
+
+    Raises:
+        FileRefused: The source cannot be read any more.
+    """
+    schema = part_schema(data, group.file)
+    blocks = checked(data.blocks(group), normalize=settings.normalize)
+    for block, answers, _ in answered(engine, blocks, settings.share):
+        yield part_rows(block, answers, schema)
 
 
 def predict_files(

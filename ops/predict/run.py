@@ -155,9 +155,8 @@ class FileRun:
         schema = part_schema(self.data, group.file)
         try:
             with self._target.writing(group.number, schema) as writer:
-                for block, answers, taken in answered(
-                    self._engine, self._checked(group), self._settings.share
-                ):
+                blocks = checked(self.data.blocks(group), normalize=self._settings.normalize)
+                for block, answers, taken in answered(self._engine, blocks, self._settings.share):
                     self._note_models(answers.models)
                     writer.write_batch(part_rows(block, answers, schema))
                     self.progress.done += len(block.contexts)
@@ -182,23 +181,6 @@ class FileRun:
         stored = self._manifest.about["inputs"][self.data.files.index(group.file)]
         if state_of(group.file.path) != (stored["bytes"], stored["mtime_ns"]):
             raise FileRefused(f"{group.file.path} was changed while it was read; run it again with --restart")
-
-    def _checked(self, group: RowGroup) -> Iterator[RowBlock]:
-        """Yield blocks whose rows without an error keep the contract of the queue."""
-        normalize = self._settings.normalize
-        for block in self.data.blocks(group):
-            contexts, errors = block.contexts, dict(block.errors)
-            rows = np.array([row for row in range(len(contexts)) if row not in errors], np.intp)
-            for some in np.split(rows, range(MESSAGE_ROWS, len(rows), MESSAGE_ROWS)):
-                try:
-                    contexts[some] = checked_contexts(contexts[some], normalize=normalize)
-                except InvalidRequest:
-                    for row in some.tolist():
-                        try:
-                            contexts[row] = checked_context(contexts[row], normalize=normalize)
-                        except InvalidRequest as error:
-                            errors[row] = error.code, str(error)
-            yield dataclasses.replace(block, errors=errors)
 
     def _note_models(self, models: Mapping[str, str]) -> None:
         """Keep the ids of the first answers.
@@ -246,6 +228,23 @@ def _of_all_shards(about: dict[str, Any]) -> dict[str, Any]:
     """Return what is the same in every shard of a run."""
     options = dict(about["options"])
     return about | {"options": options | {"shard": f"one of {options['shard'][1]}"}}
+
+
+def checked(blocks: Iterable[RowBlock], *, normalize: bool) -> Iterator[RowBlock]:
+    """Yield blocks whose rows without an error keep the contract of the queue."""
+    for block in blocks:
+        contexts, errors = block.contexts, dict(block.errors)
+        rows = np.array([row for row in range(len(contexts)) if row not in errors], np.intp)
+        for some in np.split(rows, range(MESSAGE_ROWS, len(rows), MESSAGE_ROWS)):
+            try:
+                contexts[some] = checked_contexts(contexts[some], normalize=normalize)
+            except InvalidRequest:
+                for row in some.tolist():
+                    try:
+                        contexts[row] = checked_context(contexts[row], normalize=normalize)
+                    except InvalidRequest as error:
+                        errors[row] = error.code, str(error)
+        yield dataclasses.replace(block, errors=errors)
 
 
 def answered(

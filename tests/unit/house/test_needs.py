@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from needs import GROUPS, stand_in
+from needs import GROUPS, Extra, stand_in
 
 ROOT = Path(__file__).resolve().parents[3]
 #: Tests of one group each, a slow one, and one in no group that looks for all programs.
@@ -45,7 +45,7 @@ def pytest_in(folder: Path, *arguments: str, path: str) -> subprocess.CompletedP
         env={
             **os.environ,
             "PATH": path,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/tests",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), f"{ROOT}/tests", str(folder)]),
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         },
         capture_output=True,
@@ -139,4 +139,14 @@ def test_the_path_of_a_bare_machine_is_printed_for_a_shell(full: str, tmp_path: 
 def test_make_installs_what_the_groups_name() -> None:
     recipe = (ROOT / "Makefile").read_text("utf-8").partition("\ntest-programs:")[2].partition("\n\n")[0]
     for group in GROUPS.values():
-        assert set(group.packages.split()) <= set(recipe.split())
+        assert isinstance(group, Extra) or set(group.packages.split()) <= set(recipe.split())
+
+
+def test_an_extra_that_is_missing_is_named_with_the_line_that_brings_it(tmp_path: Path, bare: str) -> None:
+    (tmp_path / "test_extra.py").write_text(
+        "import pytest\n@pytest.mark.needs('ray')\ndef test_ray(): import ray\n"
+    )
+    (tmp_path / "hidden.py").write_text("import needs\nneeds.find_spec = lambda _: None\n")
+    ended = pytest_in(tmp_path, "-p", "hidden", "-k", "test_ray", path=bare)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "left out: ray 1 tests (pip install 'amn-queue[ray]')\n" in ended.stdout
