@@ -21,6 +21,9 @@ script may touch several of them. For the queue `main`:
                                           or "<client> <call> cancelled", <client> being a hash of the
                                           client id; expires after the window
     amn:{main}:stats             hash     counters since the first request
+    amn:{main}:stages            hash     times of the stages since the first request, counted in buckets
+                                          (producer/stages.py)
+    amn:{main}:stages:minute:<m>  hash    those of one minute, without the outcome; expires after 25 hours
     amn:{main}:standing          hash     where the streams stood a moment ago: by place "<first id>
                                           <last id>", and `turn`; expires
     amn:{main}:drift:minute:<m>  hash     integer sums of the shadow worker, expires
@@ -98,6 +101,8 @@ class Keys:
         self.truths = start + "truths"
         self.dead = start + "dead"
         self.stats = start + "stats"
+        self.stages = start + "stages"
+        self.stages_minute_prefix = start + "stages:minute:"
         self.standing = start + "standing"
         self.replies_prefix = start + "replies:"
         self.seen_prefix = start + "seen:"
@@ -124,6 +129,10 @@ class Keys:
     def seen(self, request_id: str) -> str:
         """The key that remembers that a request id was enqueued."""
         return self.seen_prefix + request_id
+
+    def stages_minute(self, minute: int) -> str:
+        """The times of the stages in one epoch minute of the server's clock."""
+        return f"{self.stages_minute_prefix}{minute}"
 
     def worker(self, name: str) -> str:
         """The key of a worker's heartbeat, in which it describes itself."""

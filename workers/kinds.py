@@ -18,6 +18,7 @@ from amn.slices import Slicer, load_slices
 from producer.keys import Keys
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue
+from workers.engine.stages import StageTimes
 from workers.errors import NotReady
 from workers.gate.budget import GateThread
 from workers.gate.tiers import Tally, TierThread
@@ -70,7 +71,8 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     if settings.recheck_one_in and isinstance(predictor.bank, CellBank):
         sides.append(RecheckThread(settings, predictor.bank))
     queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
-    return Parts(loop=Loop(queue, AmnHandler(predictor, gate, settings, sampler)), sides=tuple(sides))
+    handler = AmnHandler(predictor, gate, settings, sampler)
+    return Parts(loop=Loop(queue, handler, stages=_stages(settings)), sides=tuple(sides))
 
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
@@ -82,7 +84,12 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
     )
     stream = keys.fallback if name == ACCURACY else keys.secondary
     queue = LeasedQueue(settings, stream, worker_name("fallback"))
-    return Parts(loop=Loop(queue, FallbackHandler(predictor, tier)), sides=(side,))
+    loop = Loop(queue, FallbackHandler(predictor, tier), stages=_stages(settings))
+    return Parts(loop=loop, sides=(side,))
+
+
+def _stages(settings: WorkerSettings) -> StageTimes | None:
+    return StageTimes() if settings.stages else None
 
 
 def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:

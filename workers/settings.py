@@ -92,6 +92,7 @@ class WorkerSettings:
         recheck_one_in: One request in so many is searched again exactly, where the bank is approximate;
             0 for none (workers/handlers/recheck.py).
         parent_pid: Stop when this process is not the parent any more; 0 for a worker of its own.
+        stages: Whether it counts the times of the stages (workers/engine/stages.py).
         background: Run only when nothing else wants the core, so that a slow model never makes
             the fast path of the same machine wait.
     """
@@ -105,6 +106,7 @@ class WorkerSettings:
     sample_salt: str = DEFAULT_SALT
     recheck_one_in: int = 1000
     parent_pid: int = 0
+    stages: bool = True
     background: bool = False
 
     def __post_init__(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from producer.messages import Request
+
 
 class Entry(NamedTuple):
     """A leased stream entry.
@@ -24,6 +26,17 @@ class Entry(NamedTuple):
     place: int = 0
 
 
+class Moments(NamedTuple):
+    """The moments of a micro-batch: its read by the server's clock, and by the monotonic one here its read,
+    the start of the model, that of the gate, and when its outcomes stood."""
+
+    leased_at_ms: float
+    leased_at_s: float
+    started_s: float
+    predicted_s: float
+    decided_s: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """The end of one leased entry.
@@ -38,6 +51,8 @@ class Outcome:
         sample_key: Set when the request goes to the shadow stream: "k key", taken at the rate 1/k.
         truth_key, truth: Set when this request reveals the truth of a sampled predecessor.
         reason, message: Of a dead letter.
+        request, moments: For the times of the stages: the request, if it could be decoded, and the
+            moments of its micro-batch.
     """
 
     entry: Entry
@@ -50,3 +65,5 @@ class Outcome:
     truth: bytes = b""
     reason: str = ""
     message: str = ""
+    request: Request | None = None
+    moments: Moments | None = None

@@ -17,6 +17,7 @@ from producer.transport.connection import driver_errors
 from workers.engine.loop import Loop
 from workers.engine.pace import Pace
 from workers.engine.queue import load
+from workers.engine.stages import MINUTE_TTL_MS
 from workers.engine.watchdog import Watchdog
 from workers.side import SideThread
 
@@ -69,6 +70,7 @@ class Keeper(SideThread):
         self._watchdog.disarm()
         with suppress(ServerError), driver_errors(self.settings.producer.url):
             self.client.delete(self._key)  # else it expires by itself
+            self._tell_stages()
         self.client.close()
 
     def take_turn(self, now_s: float) -> None:
@@ -94,6 +96,20 @@ class Keeper(SideThread):
             pipe.pexpire(self._key, 3 * self.settings.queue.lease_ms)
             pipe.execute()
         self._standing([*places, self.keys.standing], [_STANDING_MS, _STANDING_PERIOD_MS])
+        self._tell_stages()
+
+    def _tell_stages(self) -> None:
+        """Adds the times of the stages since the last time to those of the queue, and of this minute."""
+        loop = self._loop
+        if loop.stages is None or not (grown := loop.stages.counts.growth()):
+            return
+        minute = self.keys.stages_minute(int(loop.queue.clock.now_ms() // 60_000))
+        with self.client.pipeline(transaction=False) as pipe:
+            for labels, bucket, number in grown:
+                pipe.hincrby(self.keys.stages, ":".join((*labels, bucket)), number)
+                pipe.hincrby(minute, ":".join((*labels[:3], bucket)), number)
+            pipe.pexpire(minute, MINUTE_TTL_MS)
+            pipe.execute()
 
     def _measure(self) -> None:
         """Compares the clocks, and lets the server's going back be noticed."""

@@ -16,6 +16,7 @@ from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch, assemble, portion
 from workers.engine.outcomes import dead_with_answer, served_fast
 from workers.engine.queue import LeasedQueue
+from workers.engine.stages import StageTimes
 from workers.engine.suspects import HeldBack, suspects
 from workers.errors import refused
 from workers.settings import WorkerSettings
@@ -47,10 +48,17 @@ class Loop:
             server that is away is asked again and again, so that waiting for it is progress.
         suspecting: Whether it computes entries that may have ended a worker's process before.
         thread_id: Of the system; 0 before `run`.
+        stages: The times of the stages; None where nobody counts them.
     """
 
-    def __init__(self, queue: LeasedQueue, handler: Handler, assemble: Assemble = assemble) -> None:
-        self.queue = queue
+    def __init__(
+        self,
+        queue: LeasedQueue,
+        handler: Handler,
+        assemble: Assemble = assemble,
+        stages: StageTimes | None = None,
+    ) -> None:
+        self.queue, self.stages = queue, stages
         self.finished = self.given_up = self.progress = self.thread_id = 0
         self.suspecting = False
         self._hand: Sequence[Entry] = ()
@@ -207,12 +215,15 @@ class Loop:
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         self.progress += 1
         batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
-        if not batch.requests:
-            return batch.refused
-        try:
-            return batch.refused + self._handler.handle(batch)
-        except Exception as error:
-            return batch.refused + self._bisected(batch, error)
+        outcomes: list[Outcome] = []
+        if batch.requests:
+            try:
+                outcomes = self._handler.handle(batch)
+            except Exception as error:
+                outcomes = self._bisected(batch, error)
+        if self.stages is not None:
+            self.stages.computed(batch, outcomes)
+        return batch.refused + outcomes
 
     def _bisected(self, batch: MicroBatch, error: Exception) -> list[Outcome]:
         """Halves a batch that raised until the culprit is alone: it becomes a dead letter, and an escalated
@@ -257,6 +268,8 @@ class Loop:
                 _LOG.error("entry_not_ended", worker=self.queue.name, entry=some[0].entry.id.decode())
             else:
                 self.finished += statuses.count(b"ok")
+                if self.stages is not None:
+                    self.stages.ended(some, statuses)
                 if b"lost" in statuses or b"full" in statuses:
                     self._not_ended(some, statuses)
             left, pause_s = left[len(some) :], _PAUSE_S

@@ -34,6 +34,8 @@ class MicroBatch:
         leased_at_s: Monotonic clock at the read.
         refused: Entries that ended before the model saw them.
         starts: First row of each request, and B; empty when each has one row.
+        started_s, predicted_s: Monotonic clock at the start of the model, and at that of the gate;
+            0 until the handler says so.
     """
 
     entries: list[Entry]
@@ -43,6 +45,8 @@ class MicroBatch:
     leased_at_s: float
     refused: list[Outcome] = field(default_factory=list)
     starts: Sequence[int] = ()
+    started_s: float = 0.0
+    predicted_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.requests)

@@ -109,9 +109,10 @@ class AmnHandler:
 
     def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One model call for all; one outcome per request, in order."""
-        started_s = time.perf_counter()
+        batch.started_s = started_s = time.perf_counter()
         requests, policy = batch.requests, self._gate.policy
         vectors = self._predictor.forward(batch.contexts)  # (B, 768)
+        batch.predicted_s = time.perf_counter()
         hard = [hard_rules(policy, request.lane, request.tokens, request.escalate) for request in requests]
         soft = None
         if any(hard):  # what a hard rule has decided pays for no gate

@@ -82,12 +82,14 @@ class FallbackHandler:
     def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One model call for all; one outcome per request, in order."""
         started_s, requests = time.perf_counter(), batch.requests
+        batch.started_s = started_s
         try:
             rows = self._predictor.forward(batch.contexts)  # (B, 768)
         except Exception:
             if len(requests) == 1:  # the loop halves them until one is to blame
                 self._tier.tally.failed += requests[0].count
             raise
+        batch.predicted_s = time.perf_counter()
         so_far = [_so_far(entry, request) for entry, request in zip(batch.entries, requests, strict=True)]
         fast = [
             rows[batch.rows(i)]

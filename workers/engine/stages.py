@@ -1,0 +1,106 @@
+"""Counts the time that requests spend in each stage of a worker.
+
+The stages follow one another, so that they add up to the whole: `queue` from the client's submit to
+the read (of an escalated request: from the escalation), `batch` until the micro-batch stands, `model`,
+`gate` until every outcome is known, `finish` until the server has said that the request is over.
+Everything of a micro-batch goes through the last four together. `end_to_end` is counted where a request
+ends, from its submit.
+
+Nothing is counted before the answers are on their way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from producer.messages import DEFAULT_PRIORITY, PRIORITIES
+from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add
+from workers.engine.entry import Entry, Moments, Outcome
+from workers.engine.microbatch import MicroBatch
+
+#: Lifetime of the counts of a minute.
+MINUTE_TTL_MS = 25 * 3_600_000
+#: A stream id holds whole milliseconds, cut off: this much is added, so that the mean is right.
+_CUT_OFF_MS = 0.5
+ESCALATED = "escalated"
+_KINDS = ("amn", "amn", "amn", "fallback", "secondary")
+
+
+class _Rows(NamedTuple):
+    """The rows of one kind, level and outcome: one for each of `STAGES`, and that of the whole way."""
+
+    stages: tuple[list[int], ...]
+    end_to_end: list[int] | None
+
+
+class StageTimes:
+    """The times of one worker's requests; the loop's own thread adds, and the keeper tells the server."""
+
+    def __init__(self) -> None:
+        self.counts = StageCounts()
+        self._rows: dict[tuple[int, str, str], _Rows] = {}
+
+    def computed(self, batch: MicroBatch, outcomes: Sequence[Outcome]) -> None:
+        """Notes the time at which the outcomes of a micro-batch stand, in the order of its requests."""
+        now_s = time.perf_counter()
+        started_s = batch.started_s or now_s  # nothing was left for the model
+        moments = Moments(batch.leased_at_ms, batch.leased_at_s, started_s, batch.predicted_s or now_s, now_s)
+        for outcome in batch.refused:
+            outcome.moments = moments
+        for outcome, request in zip(outcomes, batch.requests, strict=True):
+            outcome.moments, outcome.request = moments, request
+
+    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
+        """Counts the outcomes of one micro-batch that the server took, now that it did."""
+        moments = outcomes[0].moments
+        if moments is None:
+            return
+        now_s = time.perf_counter()
+        here_us = (now_s - moments.leased_at_s) * 1e6
+        spent_us = [(end - start) * 1e6 for start, end in pairwise((*moments[1:], now_s))]
+        tally: dict[tuple[int, str, str], int] = {}
+        for outcome, status in zip(outcomes, statuses, strict=True):
+            if status != b"ok":
+                continue
+            entry, request = outcome.entry, outcome.request
+            level = request.priority if request else DEFAULT_PRIORITY
+            key = entry.place, level, ended_as(outcome.counters)
+            rows = self._rows.get(key) or self._found(key)
+            tally[key] = tally.get(key, 0) + 1
+            submitted_at_ms = request.submitted_at_ms if request else 0.0
+            waited_us = (moments.leased_at_ms - (submitted_at_ms or appended_at_ms(entry))) * 1000
+            if rows.end_to_end is not None:
+                add(rows.end_to_end, max(waited_us, 0.0) + here_us)
+            if entry.place > len(PRIORITIES):
+                waited_us = (moments.leased_at_ms - appended_at_ms(entry)) * 1000
+            add(rows.stages[0], waited_us)
+        for key, count in tally.items():
+            for row, us in zip(self._rows[key].stages[1:], spent_us, strict=True):
+                add(row, us, count)
+
+    def _found(self, key: tuple[int, str, str]) -> _Rows:
+        """The rows of a place, a request's level and an outcome."""
+        number, level, outcome = key
+        if number <= len(PRIORITIES):  # the stream counts, and what a request says is information
+            level = PRIORITIES[number - 1]
+        kind = _KINDS[number - 1]
+        rows = [self.counts.row(StageLabels(stage, kind, level, outcome)) for stage in STAGES]
+        ends = outcome != ESCALATED
+        whole = self.counts.row(StageLabels(END_TO_END, kind, level, outcome)) if ends else None
+        found = self._rows[key] = _Rows(tuple(rows), whole)
+        return found
+
+
+@lru_cache(maxsize=1024)
+def ended_as(counters: str) -> str:
+    """Its first counter says how a request left the worker: `answered`, `escalated`, `failed` or `dead`."""
+    return counters.partition(",")[0].partition(":")[0]
+
+
+def appended_at_ms(entry: Entry) -> float:
+    """The server's clock at the append of an entry: within half a millisecond, and right on average."""
+    return int(entry.id.partition(b"-")[0]) + _CUT_OFF_MS
