@@ -1,0 +1,125 @@
+// The page: one snapshot a second goes through the sections, and the history through the plots.
+
+import { listen } from "./actions.js";
+import { mark, render, say } from "./dom.js";
+import { Feed } from "./feed.js";
+import { ago, clock, cosine, ms, number, percent, perSecond, whole } from "./format.js";
+import { advice, minus, sayVerdict, tiles } from "./glance.js";
+import { Plot } from "./plots.js";
+import { alerts, drift, force, jobs } from "./quality.js";
+import { dead, streams, workers } from "./queues.js";
+import { escalation, latency, stages } from "./serving.js";
+import { VERDICTS } from "./words.js";
+
+const SECTIONS = { latency, stages, escalation, drift, alerts, streams, workers, dead, jobs, force };
+const OLD_MS = 3_000;
+const $ = (id) => document.getElementById(id);
+const depth = (kind) => (snapshot) => (snapshot.streams ?? []).filter((one) => one.kind === kind).reduce((sum, one) => sum + (one.depth ?? 0), 0);
+
+const PLOTS = {
+  traffic: { title: "Requests a second", unit: perSecond, series: [
+    { label: "submitted", from: "submitted_per_s", live: (s) => s.traffic?.submitted_per_s },
+    { label: "answered", from: "answered_per_s", live: (s) => s.traffic?.answered_per_s },
+    { label: "failed", from: "failed_per_s", live: (s) => s.traffic?.failed_per_s },
+    { label: "expired: too late", from: "expired_per_s", live: (s) => s.traffic?.expired_per_s },
+    { label: "refused: the queue was full", from: "refused_per_s", live: (s) => s.traffic?.refused_per_s }] },
+  latency: { title: "Enqueue to answer, on a logarithmic scale", unit: ms, tick: (value) => `${number(value)} ms`, log: true, series: [
+    { label: "half within", from: "p50_ms", live: (s) => s.latency?.p50_ms },
+    { label: "95 of 100 within", from: "p95_ms", live: (s) => s.latency?.p95_ms },
+    { label: "99 of 100 within", from: "p99_ms", live: (s) => s.latency?.p99_ms },
+    { label: "objective for 95 of 100", limit: (s) => s.latency?.objective_p95_ms ?? 1.2 }] },
+  escalation: { title: "Share given to a fallback", unit: percent, series: [
+    { label: "given", from: "escalation_rate", live: (s) => s.escalation?.rate },
+    { label: "limit", limit: (s) => s.escalation?.limit ?? 0.2 }] },
+  drift: { title: "OOD delta: how much better answers out of distribution are than those in it", unit: cosine, near: true, series: [
+    { label: "delta, 24 h", from: "delta", live: (s) => s.drift?.delta },
+    { label: "baseline", limit: (s) => s.drift?.baseline_delta ?? null },
+    { label: "told below", limit: (s) => (minus(s.drift?.baseline_delta, s.drift?.threshold)) }] },
+  streams: { title: "Requests waiting", unit: whole, whole: true, series: [
+    { label: "for AMN", from: "depth_amn", live: depth("amn") },
+    { label: "for a fallback", from: "depth_fallback", live: depth("fallback") }] },
+  workers: { title: "Workers alive", unit: whole, whole: true, height: 90, series: [
+    { label: "alive", from: "workers_alive", live: (s) => (s.workers ?? []).filter((one) => one.state !== "gone").length }] },
+};
+
+const plots = Object.fromEntries(Object.entries(PLOTS).map(([id, settings]) =>
+  [id, new Plot(document.querySelector(`#${id} figure`), settings)]));
+let snapshot = null;
+let history = { at_ms: [], series: {} };
+let stale = null;
+let known_ms = null;
+
+const feed = new Feed({
+  onSnapshot(fresh) {
+    const away = fresh.reachable === false;
+    // While the server is away, what is known of it is old; it stays on the page, and the page says so.
+    if (!away) known_ms = fresh.made_ms;
+    snapshot = away ? { ...snapshot, ...fresh } : fresh;
+    say($("queue"), fresh.queue);
+    document.body.className = !away ? "" : known_ms ? "away" : "waiting";
+    stale = null;
+    verdict(fresh.verdict);
+    say($("old"), !away ? "" : known_ms ? `The numbers below are old: they are of ${clock(known_ms)}.` : "The server was never reached; there are no numbers.");
+    if (away) return;
+    for (const [id, section] of Object.entries(SECTIONS)) {
+      render(document.querySelector(`#${id} .now`), section(snapshot, snapshot.made_ms));
+    }
+    render($("tiles"), tiles(snapshot, snapshot.made_ms, recent));
+    draw();
+  },
+  onHistory(fresh) {
+    history = fresh;
+    draw();
+  },
+  onAge: tellAge,
+});
+
+/** Shows a verdict in the sentence, the window's title and the colour of the card. */
+function verdict(found) {
+  const [level, word] = VERDICTS[found.state] ?? VERDICTS.unknown;
+  $("verdict").className = level;
+  render($("state"), mark(level, word));
+  sayVerdict($("sentence"), found);
+  document.title = `${word}: ${snapshot?.queue ?? "AMN"}`;
+  render($("advice"), snapshot && !stale ? advice(snapshot, snapshot.made_ms) : []);
+}
+
+/** Says how old the page is; after three seconds nothing on it may be taken for the present. */
+function tellAge({ age_ms, away, never }) {
+  const old = age_ms > OLD_MS;
+  if (!old) say($("freshness"), snapshot ? `Live, ${clock(feed.now_ms())}` : "Connecting …");
+  else say($("freshness"), never ? "No data yet" : `${ago(age_ms)} old`);
+  if (old && !stale) {
+    stale = true;
+    document.body.className = "old";
+    const why = away ? "The process of this page, amn dashboard, does not answer." : "Nothing has come from the process of this page, amn dashboard.";
+    say($("old"), `${why} It is tried again every two seconds.`);
+    verdict({ state: "unknown", sentence: never ? "this page has heard nothing yet."
+      : `what you see is old. At ${clock(feed.made_ms)} it was ${(VERDICTS[snapshot.verdict.state] ?? VERDICTS.unknown)[1].toLowerCase()}: ${snapshot.verdict.sentence}` });
+  }
+}
+
+const minutes = () => Number(document.querySelector("#ranges input:checked").value);
+
+/** The last hour of one series, for the tiles. */
+const recent = (name) => (history.series[name] ?? []).slice(-60);
+
+function draw() {
+  if (!snapshot) return;
+  const last_s = (known_ms ?? snapshot.made_ms) / 1000, first_s = last_s - 60 * minutes();
+  const from = history.at_ms.findIndex((at_ms) => at_ms / 1000 >= first_s);
+  const cut = (values) => (from < 0 ? [] : values.slice(from));
+  const times_s = [...cut(history.at_ms).map((at_ms) => at_ms / 1000), last_s];
+  for (const [id, { series }] of Object.entries(PLOTS)) {
+    const columns = series.map((one) => one.limit
+      ? times_s.map(() => one.limit(snapshot))
+      : [...pad(cut(history.series[one.from] ?? []), times_s.length - 1), one.live(snapshot) ?? null]);
+    plots[id].show(times_s, columns, first_s, last_s);
+  }
+}
+
+const pad = (values, length) => (values.length === length ? values : new Array(length).fill(null));
+
+$("ranges").addEventListener("change", draw);
+listen($("confirm"), () => snapshot?.actions_token ?? "");
+feed.start();

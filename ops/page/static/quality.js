@@ -1,0 +1,89 @@
+// Sections about what is judged and told, what runs beside the queue, and what is in force.
+
+import { el, mark, table } from "./dom.js";
+import { ago, clock, cosine, signed, span, whole } from "./format.js";
+import { code, link, minus } from "./glance.js";
+import { facts } from "./serving.js";
+import { ALERT_STATES, plain } from "./words.js";
+
+export function drift(snapshot) {
+  const { drift: found = {} } = snapshot;
+  const { means = [], exemplars = [] } = found;
+  const change = minus(found.delta, found.baseline_delta);
+  const levels = { ok: "well", well: "well", firing: "bad", insufficient: "unknown" };
+  return [
+    el("p", {}, mark(levels[found.state] ?? "unknown", found.verdict || "The judge has said nothing yet.")),
+    facts([
+      ["OOD delta, 24 h", cosine(found.delta)], ["its baseline", cosine(found.baseline_delta)],
+      ["change", signed(change)], ["told from a drop of", cosine(found.threshold)],
+    ]),
+    means.length ? table("Means of the cosine over 24 h", [
+      { title: "slice", head: true, cell: (row) => row.slice },
+      { title: "mean", number: true, cell: (row) => cosine(row.mean) },
+      { title: "95 % interval", number: true, cell: (row) => `${cosine(row.low)} to ${cosine(row.high)}` },
+      { title: "on one scale", cell: (row) => interval(row, means) },
+      { title: "samples", number: true, cell: (row) => whole(row.n) },
+    ], means, (row) => row.slice) : el("p", { class: "empty" }, "No sampled prediction met its truth yet."),
+    exemplars.length > 0 && el("details", {}, el("summary", {}, `Look at ${exemplars.length} exemplars`), ownTable("Exemplars", exemplars)),
+  ];
+}
+
+/** A table of rows with whatever keys they have. */
+function ownTable(label, rows) {
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
+  const shown = (value) => (typeof value === "number" ? (Number.isInteger(value) ? whole(value) : cosine(value)) : String(value ?? "–"));
+  return table(label, names.map((name, index) => ({
+    title: plain(name), head: index === 0, cell: (row) => (name.endsWith("_ms") ? clock(row[name], undefined) : shown(row[name])),
+  })), rows, (row) => JSON.stringify(row));
+}
+
+/** A mean with its interval, on one scale for all rows. */
+function interval({ mean, low, high }, means) {
+  const known = means.flatMap((row) => [row.low ?? row.mean, row.high ?? row.mean]).filter((value) => typeof value === "number");
+  const least = Math.min(...known), most = Math.max(...known);
+  const at = (value) => 4 + (92 * (value - least)) / (most - least || 1);
+  if (typeof mean !== "number") return null;
+  return el("svg", { class: "interval", viewBox: "0 0 100 12", "aria-hidden": "true" },
+    el("line", { x1: at(low ?? mean), x2: at(high ?? mean), y1: 6, y2: 6 }),
+    el("circle", { cx: at(mean), cy: 6, r: 3 }));
+}
+
+export function alerts(snapshot, now_ms) {
+  const { alerts: found = [], silences = [], actions } = snapshot;
+  const silence = (row) => actions && row.id && row.state !== "silenced" && el("button", {
+    type: "button", "data-action": "silence", "data-alert": row.id, "data-rule": row.rule ?? row.name }, "Silence …");
+  return [
+    found.length ? el("ul", { class: "alerts" }, found.map((row) => el("li", { "data-key": row.id ?? row.name },
+      el("div", {}, mark(...(ALERT_STATES[row.state] ?? ["unknown", row.state])), " ", el("strong", {}, plain(row.name)),
+        row.severity && el("span", { class: "soft" }, ` ${row.severity}`),
+        row.since_ms && el("span", { class: "soft" }, `, since ${clock(row.since_ms, now_ms, false)}, ${ago(now_ms - row.since_ms)}`)),
+      el("div", {}, code(row.sentence ?? "")),
+      el("div", { class: "buttons" }, row.runbook_link && link(row.runbook_link, "Runbook"), silence(row)))))
+      : el("p", { class: "empty" }, mark("well", "Nothing fires.")),
+    silences.length > 0 && [el("h3", {}, "Held back"), table("Silences", [
+      { title: "what", head: true, wraps: true, cell: (row) => row.what ?? row.id },
+      { title: "until", wraps: true, cell: (row) => `${clock(row.until_ms, now_ms, false)}, ${span(row.until_ms - now_ms)} left` },
+      { title: "why", wraps: true, cell: (row) => row.reason },
+      { title: "by", cell: (row) => row.author },
+      actions && { title: "do", cell: (row) => el("button", { type: "button", "data-action": "end_silence", "data-id": row.id, "data-what": row.what ?? row.id }, "End …") },
+    ].filter(Boolean), silences, (row) => row.id)],
+  ];
+}
+
+export function jobs({ jobs: found = [] }) {
+  if (!found.length) return el("p", { class: "empty" }, "No job waits or runs.");
+  return table("Jobs in numbers", [
+    { title: "job", head: true, wraps: true, cell: (row) => [row.what, el("div", { class: "soft" }, row.id)] },
+    { title: "state", cell: (row) => plain(row.state) },
+    { title: "rows", number: true, cell: (row) => [`${whole(row.rows_done)} of ${whole(row.rows)}`,
+      el("progress", { max: row.rows || 1, value: row.rows_done ?? 0, "aria-label": `Rows of ${row.id}` })] },
+    { title: "rate", number: true, cell: (row) => (row.rate_per_s ? `${whole(row.rate_per_s)} rows/s` : "–") },
+    { title: "left", number: true, cell: (row) => (typeof row.left_s === "number" ? span(1000 * row.left_s) : "–") },
+  ], found, (row) => row.id);
+}
+
+export function force({ in_force: found = {} }) {
+  const pairs = Object.entries(found).filter(([, value]) => value);
+  if (!pairs.length) return el("p", { class: "empty" }, "No worker has said what it serves.");
+  return facts(pairs.map(([name, value]) => [plain(name), el("code", {}, value)]));
+}

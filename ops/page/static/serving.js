@@ -1,0 +1,78 @@
+// Sections about requests: latency, stages, escalation.
+
+import { el, mark, table } from "./dom.js";
+import { counted, ms, number, percent, perSecond, whole } from "./format.js";
+import { meaning, plain } from "./words.js";
+
+/** A short list of names and values. */
+export const facts = (pairs) =>
+  el("dl", { class: "facts" }, pairs.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+
+export function latency({ latency: found = {} }) {
+  const { p95_ms, objective_p95_ms: bar } = found;
+  const held = typeof p95_ms === "number" && typeof bar === "number"
+    ? (p95_ms <= bar ? mark("well", "held") : mark("warning", `missed: ${number(p95_ms / bar)} times as long`))
+    : mark("unknown", "nothing measured yet");
+  return el("p", {}, "95 of 100 answers within ", el("strong", {}, ms(p95_ms)), `, objective ${ms(bar)}: `, held,
+    typeof found.slow_share === "number" && ` ${percent(found.slow_share)} took longer.`,
+    found.n > 0 && el("span", { class: "soft" }, ` Measured on ${counted(found.n, "request")}.`));
+}
+
+const PALETTE = ["blue", "orange", "green", "purple", "grey"];
+
+/** A stacked bar for each kind of worker, and the same in numbers; the digits in the bar are those of the rows. */
+export function stages({ stages: found = [] }) {
+  if (!found.length) return el("p", { class: "empty" }, "No request was measured in the last minutes.");
+  const kinds = [...new Set(found.map((one) => one.kind))];
+  return kinds.map((kind) => {
+    const rows = found.filter((one) => one.kind === kind)
+      .map((one, index) => ({ ...one, place: index + 1, colour: PALETTE[index % PALETTE.length], time_ms: one.mean_ms ?? one.p50_ms ?? 0 }));
+    const sum_ms = rows.reduce((total, row) => total + row.time_ms, 0) || 1;
+    rows.forEach((row) => Object.assign(row, { share: row.time_ms / sum_ms }));
+    return el("div", { class: "stack", "data-key": kind }, bar(kind, rows), table(`Stages of ${kind} workers in numbers`, [
+      { title: "stage", head: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`] },
+      { title: "mean", number: true, cell: (row) => ms(row.mean_ms) },
+      { title: "share", number: true, cell: (row) => percent(row.share) },
+      { title: "p50", number: true, cell: (row) => ms(row.p50_ms) },
+      { title: "p95", number: true, cell: (row) => ms(row.p95_ms) },
+      { title: "p99", number: true, cell: (row) => ms(row.p99_ms) },
+      { title: "requests", number: true, cell: (row) => whole(row.n) },
+    ], rows, (row) => row.stage));
+  });
+}
+
+function bar(kind, rows) {
+  let x = 0;
+  const parts = rows.map(({ share, colour, place }) => {
+    const at = x;
+    x += share;
+    return [
+      el("rect", { class: colour, x: `${100 * at}%`, y: 0, width: `${100 * share}%`, height: 24 }),
+      share > 0.04 && el("text", { x: `${100 * (at + share / 2)}%`, y: 16 }, place),
+    ];
+  });
+  const told = rows.map((row) => `${row.stage} ${percent(row.share)}`).join(", ");
+  return [
+    el("h3", {}, `${kind} workers: ${ms(rows.reduce((total, row) => total + row.time_ms, 0))} in the mean`),
+    el("svg", { width: "100%", height: 24, role: "img", "aria-label": `Shares of the time: ${told}` }, parts),
+  ];
+}
+
+export function escalation({ escalation: found = {} }) {
+  const { rate, limit, by_reason: reasons = [], shed_by_reason: shed = [] } = found;
+  const state = typeof rate !== "number" ? mark("unknown", "nothing decided yet")
+    : rate > limit ? mark("warning", "above the limit") : mark("well", "within the limit");
+  return [
+    el("p", {}, el("strong", {}, percent(rate)), ` of the hour's requests, of at most ${percent(limit)}: `, state),
+    el("div", { class: "pair" },
+      why("Given to a fallback, because", reasons), why("A rule fired, AMN answered all the same, because", shed)),
+  ];
+}
+
+function why(title, rows) {
+  const sorted = [...rows].sort((one, other) => (other.per_s ?? 0) - (one.per_s ?? 0));
+  return el("div", {}, el("h3", {}, title), rows.length ? table(title, [
+    { title: "reason", head: true, wraps: true, cell: (row) => [plain(row.reason), meaning(row.reason) && el("span", { class: "soft" }, `: ${meaning(row.reason)}`)] },
+    { title: "rate", number: true, cell: (row) => perSecond(row.per_s) },
+  ], sorted, (row) => row.reason) : el("p", { class: "empty" }, "none"));
+}
