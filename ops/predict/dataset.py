@@ -132,17 +132,16 @@ class DataSet:
         first = group.first_row
         for batch, kept in self._read(group):
             rows = numbers(batch.column(0), (K, D))
-            values = rows.values.reshape(-1, K, D)
             yield RowBlock(
                 file=group.name,
                 first_row=first,
-                contexts=clean(values, rows.good),
+                vectors=clean(rows.values, rows.good).reshape(-1, D),
+                step=K,
                 errors=dict.fromkeys(np.flatnonzero(~rows.good).tolist(), NULL_VECTOR),
-                truth=np.zeros((len(values), D), np.float32),
-                known=np.zeros(len(values), bool),
+                known=np.zeros(len(rows.values), bool),
                 kept=kept,
             )
-            first += len(values)
+            first += len(rows.values)
 
     def _of_documents(self, group: RowGroup) -> Iterator[RowBlock]:
         first, before = group.first_row, self._before(group)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.errors import RunStopped
-from producer import BatchHandle, Options, Producer
+from producer import BatchHandle, Options, Producer, Windows
 from producer.errors import QueueError, RequestLost, ResultTimeout, ServerError
 from producer.messages import BULK_PRIORITY, LANES, BatchReply
 
@@ -26,7 +26,7 @@ MESSAGE_ROWS = 256
 #: The gate says this of a row that a fallback could better, of a message that holds many.
 _CHOICE = "batch"
 _WAIT_MS, _PAUSE_S = 2_000.0, 0.5
-Contexts = NDArray[np.floating]
+Vectors = NDArray[np.float32]
 
 
 class Answers:
@@ -34,7 +34,7 @@ class Answers:
 
     Attributes:
         vectors: Shape (n, 768), float32, unit norm: the final answers.
-        fast: The same of AMN alone.
+        taken, fast: The rows that a fallback answers too, and AMN's answers to them.
         confidences, margins, gains: Shape (n,), float32.
         candidates: Shape (n,), rows that a fallback may better.
         reasons, sheds, served_by: Shape (n,), of each row the rules that fired, why no fallback answered all
@@ -45,8 +45,9 @@ class Answers:
 
     COLUMNS = ("vectors", "confidences", "margins", "gains", "candidates", "reasons", "sheds", "served_by")
 
-    def __init__(self, count: int) -> None:
-        self.vectors = self.fast = np.full((count, 768), np.nan, np.float32)
+    def __init__(self, count: int, vectors: Vectors | None = None) -> None:
+        self.vectors: Vectors = np.full((count, 768), np.nan, np.float32) if vectors is None else vectors
+        self.taken, self.fast = np.zeros(0, np.intp), self.vectors[:0]
         self.confidences, self.margins, self.gains = np.zeros((3, count), np.float32)
         self.candidates = np.zeros(count, bool)
         self.reasons, self.sheds, self.served_by = np.full((3, count), "", object)
@@ -61,9 +62,17 @@ class Answers:
         self.failures |= {int(rows[row]): why for row, why in other.failures.items()}
         self.models = other.models | self.models
 
+    def better(self, other: Answers) -> None:
+        """Take a fallback's answers for the rows that it was asked for."""
+        self.fast = self.vectors[self.taken]
+        self.put(self.taken, other, "vectors", "served_by")
+        self.sheds[self.taken] = ""
+
     @classmethod
     def joined(cls, parts: list[Answers]) -> Answers:
         """Return the rows of all, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
         found, start = cls(sum(len(part.vectors) for part in parts)), 0
         for part in parts:
             found.put(np.arange(start, start := start + len(part.vectors)), part)
@@ -82,11 +91,11 @@ class Engine(Protocol):
 
     models: dict[str, str]
 
-    def fast(self, contexts: Contexts) -> Waits:
-        """Begin AMN's answers to contexts (n, 5, 768)."""
+    def fast(self, windows: Windows) -> Waits:
+        """Begin AMN's answers to contexts."""
         ...
 
-    def slow(self, contexts: Contexts) -> Waits:
+    def slow(self, windows: Windows) -> Waits:
         """Begin the final answers of contexts that are chosen for a fallback."""
         ...
 
@@ -128,16 +137,17 @@ class QueueEngine:
         self._fast = Options(lane=LANES[0], priority=settings.priority)
         self._slow = replace(self._fast, lane=settings.lane, escalate=True)
 
-    def fast(self, contexts: Contexts) -> Waits:
+    def fast(self, windows: Windows) -> Waits:
         """Send rows as messages of many contexts."""
-        return self._begin(contexts, self._fast)
+        return self._begin(windows, self._fast)
 
-    def slow(self, contexts: Contexts) -> Waits:
+    def slow(self, windows: Windows) -> Waits:
         """Send chosen rows as messages that a fallback answers."""
-        return self._begin(contexts, self._slow)
+        return self._begin(windows, self._slow)
 
-    def _begin(self, contexts: Contexts, options: Options) -> Waits:
-        parts = [contexts[first : first + MESSAGE_ROWS] for first in range(0, len(contexts), MESSAGE_ROWS)]
+    def _begin(self, windows: Windows, options: Options) -> Waits:
+        firsts = range(0, len(windows), MESSAGE_ROWS)
+        parts = [windows.part(slice(first, first + MESSAGE_ROWS)) for first in firsts]
         handles = [self._submit(part, options) for part in parts]
 
         def wait() -> Answers:
@@ -147,15 +157,15 @@ class QueueEngine:
 
         return wait
 
-    def _submit(self, contexts: Contexts, options: Options) -> BatchHandle:
+    def _submit(self, windows: Windows, options: Options) -> BatchHandle:
         stalled_s: float | None = None
         while True:
             try:
-                return self._producer.submit_batch(contexts, options=options, block=True)
+                return self._producer.submit_batch(windows, options=options, block=True)
             except (ServerError, ResultTimeout) as error:
                 stalled_s = self._stalled(stalled_s, error)
 
-    def _answered(self, contexts: Contexts, handle: BatchHandle, options: Options) -> Answers:
+    def _answered(self, windows: Windows, handle: BatchHandle, options: Options) -> Answers:
         stalled_s: float | None = None
         while True:
             try:
@@ -170,14 +180,16 @@ class QueueEngine:
             except (ServerError, RequestLost) as error:
                 stalled_s = self._stalled(stalled_s, error)
             except QueueError as error:
-                if len(contexts) == 1:
+                if len(windows) == 1:
                     return _failed(error)
-                rows = [contexts[i : i + 1] for i in range(len(contexts))]  # alone, a bad one fails alone
+                rows = [
+                    windows.part(slice(i, i + 1)) for i in range(len(windows))
+                ]  # alone, a bad one fails alone
                 handles = [self._submit(row, options) for row in rows]
                 return Answers.joined(
                     [self._answered(row, one, options) for row, one in zip(rows, handles, strict=True)]
                 )
-            handle = self._submit(contexts, options)
+            handle = self._submit(windows, options)
 
     def _stalled(self, since_s: float | None, why: object) -> float:
         """Tell a stall and pause; returns when it began.
@@ -219,12 +231,12 @@ class DirectEngine:
             "policy": chosen.policy_id(self._calibration.calibration_id if self._calibration else ""),
         }
 
-    def fast(self, contexts: Contexts) -> Waits:
+    def fast(self, windows: Windows) -> Waits:
         """Compute AMN's answers now."""
         from amn.gate.escalation import REASONS, Allowance
         from workers.handlers.batches import SHEDS, decide_batch
 
-        rows = np.ascontiguousarray(contexts, np.float32)
+        rows = contexts_of(windows)
         vectors = self._amn.forward(rows)
         columns = self._scores(rows, vectors)
         verdicts = decide_batch(self._policy, Allowance.unlimited(), (), columns)
@@ -244,12 +256,12 @@ class DirectEngine:
         answers = _answers(reply)
         return lambda: answers
 
-    def slow(self, contexts: Contexts) -> Waits:
+    def slow(self, windows: Windows) -> Waits:
         """Compute the final answers now."""
         from amn.gate.gain import blend, features
         from amn.policy import BLEND
 
-        rows = np.ascontiguousarray(contexts, np.float32)
+        rows = contexts_of(windows)
         fast, slow = self._amn.forward(rows), self._fallback.forward(rows)
         weight = np.ones(len(rows))
         if self._calibration is not None and self._policy.answer.rule == BLEND:
@@ -261,6 +273,11 @@ class DirectEngine:
         return lambda: answers
 
 
+def contexts_of(windows: Windows) -> NDArray[np.float32]:
+    """Return contexts (n, 5, 768) as models take them; each vector is widened once."""
+    return Windows(vectors=windows.vectors.astype(np.float32, copy=False), ends=windows.ends).contexts()
+
+
 def _failed(error: QueueError) -> Answers:
     answers = Answers(1)
     answers.failures[0] = error.code, str(error)
@@ -268,14 +285,17 @@ def _failed(error: QueueError) -> Answers:
 
 
 def _answers(reply: BatchReply) -> Answers:
-    answers = Answers(len(reply))
-    answers.vectors, answers.confidences = reply.vectors, reply.confidences
-    answers.margins, answers.gains = reply.margins, reply.gains
+    answers = Answers(len(reply), reply.vectors)
+    answers.confidences, answers.margins, answers.gains = reply.confidences, reply.margins, reply.gains
     answers.candidates = reply.shed_as(_CHOICE)
     answers.served_by[:] = reply.served_by
-    if reply.fired.any():
-        answers.reasons[:] = [reply.reasons(row) for row in range(len(reply))]
-        answers.sheds[:] = [reply.sheds[code - 1] if code else "" for code in reply.shed.tolist()]
+    # Few combinations of rules fire: each is spelt once.
+    _, firsts, kinds = np.unique(reply.fired, return_index=True, return_inverse=True)
+    spelt = np.empty(len(firsts), object)
+    for kind, row in enumerate(firsts.tolist()):
+        spelt[kind] = reply.reasons(row)
+    answers.reasons = spelt[kinds]
+    answers.sheds[:] = np.array(["", *reply.sheds], object)[reply.shed]
     answers.models = {"model": reply.model, "bank": reply.bank, "policy": reply.policy}
     if reply.tiers:
         amn, *others = reply.tiers

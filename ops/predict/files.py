@@ -22,7 +22,7 @@ from ops.predict.engines import Engine
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
 from ops.predict.rows import part_rows, part_schema
-from ops.predict.run import FileRun, FileRunSettings, Progress, answered, checked
+from ops.predict.run import FileRun, FileRunSettings, Progress, answered
 from ops.predict.settings import PredictSettings
 from ops.predict.sources import RowGroup
 
@@ -82,8 +82,7 @@ def group_rows(
         FileRefused: The source cannot be read any more.
     """
     schema = part_schema(data, group.file)
-    blocks = checked(data.blocks(group), normalize=settings.normalize)
-    for block, answers, _ in answered(engine, blocks, settings.share):
+    for block, answers in answered(engine, data.blocks(group), settings.share, settings.normalize):
         yield part_rows(block, answers, schema)
 
 

@@ -12,8 +12,9 @@ from amn.errors import FileRefused
 from ops.predict.dataset import DataSet
 from ops.predict.engines import Answers
 from ops.predict.sources import SourceFile
-from ops.predict.windows import RowBlock
+from ops.predict.windows import K, RowBlock
 
+COSINES = ("cosine_amn", "cosine", "cosine_mean", "cosine_last")
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),
@@ -25,10 +26,7 @@ SCHEMA = pa.schema(
         ("shed", pa.string()),
         ("error_code", pa.string()),
         ("error_message", pa.string()),
-        ("cosine_amn", pa.float32()),
-        ("cosine", pa.float32()),
-        ("cosine_mean", pa.float32()),
-        ("cosine_last", pa.float32()),
+        *((name, pa.float32()) for name in COSINES),
     ]
 )
 
@@ -48,47 +46,46 @@ def part_schema(data: DataSet, file: SourceFile) -> pa.Schema:
 
 def part_rows(block: RowBlock, answers: Answers, schema: pa.Schema) -> pa.RecordBatch:
     """Return the rows of a part."""
-    count, failures = len(block.contexts), answers.failures
-    good = np.array([row not in failures for row in range(count)])
+    count, failures = len(block), answers.failures
+    whys = np.full((2, count), None, object)
+    for row, why in failures.items():
+        whys[:, row] = why
+    bad = whys[0] != None  # noqa: E711
     made: dict[str, Any] = {
         "file": pa.array([block.file] * count),
         "row": pa.array(np.arange(block.first_row, block.first_row + count)),
         "prediction": pa.FixedSizeListArray.from_arrays(
-            pa.array(answers.vectors.reshape(-1)), 768, mask=pa.array(~good)
+            pa.array(answers.vectors.reshape(-1)), 768, mask=pa.array(bad)
         ),
-        "confidence": pa.array(answers.confidences, mask=~good),
-        "margin": pa.array(answers.margins, mask=~good),
-        "served_by": pa.array(answers.served_by, pa.string(), mask=~good),
-        "reasons": pa.array([list(reasons) for reasons in answers.reasons], pa.list_(pa.string())),
+        "confidence": pa.array(answers.confidences, mask=bad),
+        "margin": pa.array(answers.margins, mask=bad),
+        "served_by": pa.array(answers.served_by, pa.string(), mask=bad),
+        "reasons": pa.array(answers.reasons, pa.list_(pa.string())),
         "shed": pa.array(answers.sheds, pa.string()),
-        "error_code": pa.array(
-            [failures[row][0] if row in failures else None for row in range(count)], pa.string()
-        ),
-        "error_message": pa.array(
-            [failures[row][1] if row in failures else None for row in range(count)], pa.string()
-        ),
+        "error_code": pa.array(whys[0], pa.string()),
+        "error_message": pa.array(whys[1], pa.string()),
     }
-    made |= cosines(block, answers, good)
+    made |= cosines(block, answers, ~bad)
     kept = {name: block.kept.column(name) for name in block.kept.schema.names}
     return pa.RecordBatch.from_arrays([({**made, **kept})[name] for name in schema.names], schema=schema)
 
 
 def cosines(block: RowBlock, answers: Answers, good: NDArray[np.bool_]) -> dict[str, pa.Array]:
     """Return the cosines with the truth of AMN's answer, the final one and both baselines."""
-    known, contexts = good & block.known, block.contexts.astype(np.float32)
-    truth = block.truth.astype(np.float32)
-    length = np.linalg.norm(truth, axis=1)
-    known &= np.isfinite(length) & (length > 0)
-    truth /= np.where(known, length, 1)[:, None]
-    mean = contexts.mean(axis=1)
-    mean /= np.maximum(np.linalg.norm(mean, axis=1), 1e-12)[:, None]
-    vectors = {
-        "cosine_amn": answers.fast,
-        "cosine": answers.vectors,
-        "cosine_mean": mean,
-        "cosine_last": contexts[:, -1],
-    }
-    return {
-        name: pa.array(np.einsum("nd,nd->n", rows, truth, dtype=np.float64).astype(np.float32), mask=~known)
-        for name, rows in vectors.items()
-    }
+    known = good & block.known
+    if not known.any():
+        return dict.fromkeys(COSINES, pa.nulls(len(block), pa.float32()))
+    vectors = block.vectors.astype(np.float32, copy=False)
+    truth = block.beside(vectors, 1)
+    total = sum(block.beside(vectors, -step) for step in range(K))
+    with np.errstate(all="ignore"):  # a truth may be anything
+        length = np.sqrt(np.vecdot(truth, truth))
+        known &= np.isfinite(length) & (length > 0)
+        final = np.vecdot(answers.vectors, truth)
+        amn = final.copy()
+        amn[answers.taken] = np.vecdot(answers.fast, truth[answers.taken])
+        mean = np.vecdot(total, truth) / np.maximum(np.sqrt(np.vecdot(total, total)), 1e-12)
+        found = amn, final, mean, np.vecdot(block.beside(vectors, 0), truth)
+        return {
+            name: pa.array(column / length, mask=~known) for name, column in zip(COSINES, found, strict=True)
+        }

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict.dataset import DataSet
-from ops.predict.engines import MESSAGE_ROWS, Answers, Engine, Waits, chosen
+from ops.predict.engines import Answers, Engine, Waits, chosen
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.sources import RowGroup, identity, state_of
 from ops.predict.windows import SHORT_DOCUMENT, RowBlock
 from producer.errors import InvalidRequest
-from producer.protocol.checks import checked_context, checked_contexts
+from producer.protocol.checks import are_unit, checked_context
 
 #: Blocks under way at once, before and after their rows are chosen.
 _AHEAD = 3
@@ -155,13 +155,13 @@ class FileRun:
         schema = part_schema(self.data, group.file)
         try:
             with self._target.writing(group.number, schema) as writer:
-                blocks = checked(self.data.blocks(group), normalize=self._settings.normalize)
-                for block, answers, taken in answered(self._engine, blocks, self._settings.share):
+                blocks, settings = self.data.blocks(group), self._settings
+                for block, answers in answered(self._engine, blocks, settings.share, settings.normalize):
                     self._note_models(answers.models)
                     writer.write_batch(part_rows(block, answers, schema))
-                    self.progress.done += len(block.contexts)
+                    self.progress.done += len(block)
                     self.progress.failed += len(answers.failures)
-                    self.progress.escalated += len(taken)
+                    self.progress.escalated += len(answers.taken)
                     self.progress.codes.update(code for code, _ in answers.failures.values())
                     on_progress(self.progress)
                 self._check_unchanged(group)
@@ -230,52 +230,55 @@ def _of_all_shards(about: dict[str, Any]) -> dict[str, Any]:
     return about | {"options": options | {"shard": f"one of {options['shard'][1]}"}}
 
 
-def checked(blocks: Iterable[RowBlock], *, normalize: bool) -> Iterator[RowBlock]:
-    """Yield blocks whose rows without an error keep the contract of the queue."""
-    for block in blocks:
-        contexts, errors = block.contexts, dict(block.errors)
-        rows = np.array([row for row in range(len(contexts)) if row not in errors], np.intp)
-        for some in np.split(rows, range(MESSAGE_ROWS, len(rows), MESSAGE_ROWS)):
+def checked(block: RowBlock, normalize: bool) -> RowBlock:
+    """Return a block whose rows without an error keep the contract; each vector is looked at once."""
+    good, vectors = are_unit(block.vectors), block.vectors
+    if normalize and not good.all():
+        vectors = vectors.copy()
+        with np.errstate(all="ignore"):
+            vectors[~good] /= np.linalg.norm(vectors[~good].astype(np.float32), axis=1, keepdims=True)
+        good = are_unit(vectors)
+    block = dataclasses.replace(block, vectors=vectors, errors=dict(block.errors))
+    windows = block.windows
+    for row in np.flatnonzero(~good[windows.rows].all(axis=1)).tolist():
+        if row not in block.errors:
             try:
-                contexts[some] = checked_contexts(contexts[some], normalize=normalize)
-            except InvalidRequest:
-                for row in some.tolist():
-                    try:
-                        contexts[row] = checked_context(contexts[row], normalize=normalize)
-                    except InvalidRequest as error:
-                        errors[row] = error.code, str(error)
-        yield dataclasses.replace(block, errors=errors)
+                checked_context(vectors[windows.rows[row]], normalize=normalize)
+            except InvalidRequest as error:
+                block.errors[row] = error.code, str(error)
+    return block
 
 
 def answered(
-    engine: Engine, blocks: Iterable[RowBlock], share: float
-) -> Iterator[tuple[RowBlock, Answers, NDArray[np.intp]]]:
-    """Yield each block with its answers and the rows that a fallback answered, in order.
+    engine: Engine, blocks: Iterable[RowBlock], share: float, normalize: bool
+) -> Iterator[tuple[RowBlock, Answers]]:
+    """Yield each block with its answers, in order.
 
     Some blocks are under way at once, so that neither the workers nor the disk wait for the other.
     """
     first: deque[tuple[RowBlock, NDArray[np.intp], Waits]] = deque()
-    second: deque[tuple[RowBlock, Answers, NDArray[np.intp], Waits]] = deque()
+    second: deque[tuple[RowBlock, Answers, Waits]] = deque()
 
     def choose() -> None:
         block, rows, waits = first.popleft()
-        answers = Answers(len(block.contexts))
-        answers.put(rows, waits())
+        answers = waits()
+        if len(rows) < len(block):
+            some, answers = answers, Answers(len(block))
+            answers.put(rows, some)
         answers.failures |= block.errors
-        answers.fast = answers.vectors.copy()
-        taken = chosen(answers, share)
-        second.append((block, answers, taken, engine.slow(block.contexts[taken])))
+        answers.taken = chosen(answers, share)
+        second.append((block, answers, engine.slow(block.windows.part(answers.taken))))
 
-    def finish() -> tuple[RowBlock, Answers, NDArray[np.intp]]:
-        block, answers, taken, waits = second.popleft()
-        answers.put(taken, waits(), "vectors", "served_by")
-        answers.sheds[taken] = ""
-        return block, answers, taken
+    def finish() -> tuple[RowBlock, Answers]:
+        block, answers, waits = second.popleft()
+        answers.better(waits())
+        return block, answers
 
     for block in blocks:
-        rows = np.array([row for row in range(len(block.contexts)) if row not in block.errors], np.intp)
-        contexts = block.contexts if len(rows) == len(block.contexts) else block.contexts[rows]
-        first.append((block, rows, engine.fast(contexts)))
+        block = checked(block, normalize)
+        rows = block.good
+        windows = block.windows if len(rows) == len(block) else block.windows.part(rows)
+        first.append((block, rows, engine.fast(windows)))
         if len(first) > _AHEAD:
             choose()
         if len(second) > _AHEAD:

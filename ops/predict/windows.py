@@ -13,6 +13,8 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from producer.windows import Windows
+
 K, D = 5, 768
 #: Code and message of rows that have no context.
 NULL_VECTOR = "null_vector", "a vector of the context is null, holds a null, or has another length"
@@ -23,23 +25,56 @@ SHORT_DOCUMENT = "short_document", f"fewer than {K - 1} vectors of its document 
 class RowBlock:
     """Some rows of a row group, in order.
 
+    The newest vector of row i is `vectors[4 + step * i]`, and its context that one and the four before it:
+    rows of documents share their vectors, contexts have five each.
+
     Attributes:
         file: Name of the file.
         first_row: Number in the file of the first.
-        contexts: Shape (N, 5, 768); zeros where there is none.
+        vectors: Shape (M, 768), float16 or float32, with one behind the last context of documents; zeros
+            where there is none.
+        step: 1 in documents, 5 in contexts.
         errors: By row without a context, code and message.
-        truth: Shape (N, 768).
-        known: Shape (N,): which truths are known.
+        known: Shape (N,): whether the vector behind the context is known to be the truth.
         kept: The columns that go to the target as they are.
     """
 
     file: str
     first_row: int
-    contexts: NDArray[np.floating]
+    vectors: NDArray[np.floating]
+    step: int
     errors: dict[int, tuple[str, str]]
-    truth: NDArray[np.floating]
     known: NDArray[np.bool_]
     kept: pa.RecordBatch
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    @property
+    def windows(self) -> Windows:
+        """The contexts of all rows."""
+        return Windows(vectors=self.vectors, ends=K - 1 + self.step * np.arange(len(self)), checked=True)
+
+    @property
+    def contexts(self) -> NDArray[np.floating]:
+        """A copy of the contexts, shape (N, 5, 768)."""
+        return self.windows.contexts()
+
+    @property
+    def good(self) -> NDArray[np.intp]:
+        """The rows without an error."""
+        whole = np.ones(len(self), bool)
+        whole[list(self.errors)] = False
+        return np.flatnonzero(whole)
+
+    def beside(self, vectors: NDArray[np.floating], steps: int) -> NDArray[np.floating]:
+        """Return a view of shape (N, 768): the vectors so many steps behind the newest of each row.
+
+        Args:
+            vectors: Shape (M, 768), those of the block, perhaps in another precision.
+            steps: 1 of documents is the truth.
+        """
+        return vectors[K - 1 + steps :: self.step][: len(self)]
 
 
 @dataclass(slots=True)
@@ -72,36 +107,25 @@ class VectorRows:
 def windows(before: VectorRows, rows: VectorRows, after: VectorRows, **beside: Any) -> RowBlock:
     """Return the windows of some rows; those before and after are of the same or other documents."""
     count, lead = len(rows.values), K - 1
-    padding = lead - len(before.values)
-    all_ = before + rows
-    values = np.concatenate([np.zeros((padding, D), all_.values.dtype), all_.values])
-    good = np.concatenate([np.zeros(padding, bool), all_.good])
-    documents = np.concatenate([np.full(padding, ""), all_.documents])
-    views = sliding_window_view(values, K, axis=0).transpose(0, 2, 1)
-    whole = sliding_window_view(good, K).all(axis=1)
-    same = documents[:count] == documents[lead:]
-    same[:padding] = False
-    nexts = VectorRows(values[lead:], good[lead:], documents[lead:]) + VectorRows(
-        after.values[:1], after.good[:1], after.documents[:1]
+    padding, following = lead - len(before.values), min(len(after.values), 1)
+    none = np.zeros((padding, D), rows.values.dtype), np.zeros((1 - following, D), rows.values.dtype)
+    values = np.concatenate([none[0], before.values, rows.values, after.values[:1], none[1]])
+    good = np.concatenate([none[0][:, 0], before.good, rows.good, after.good[:1], none[1][:, 0]]).astype(bool)
+    none_of = np.full(padding, ""), np.full(1 - following, "")
+    documents = np.concatenate(
+        [none_of[0], before.documents, rows.documents, after.documents[:1], none_of[1]]
     )
-    following = len(nexts.values) - 1
-    known = np.zeros(count, bool)
-    truth = np.zeros((count, D), values.dtype)
-    known[:following] = nexts.good[1:] & (nexts.documents[1:] == nexts.documents[:-1])[:following]
-    truth[:following] = nexts.values[1:]
+    whole = sliding_window_view(good[:-1], K).all(axis=1)
+    same = documents[:count] == documents[lead:-1]
+    same[:padding] = False
+    known = good[K:] & (documents[K:] == documents[lead:-1])
     errors = dict.fromkeys(np.flatnonzero(same & ~whole).tolist(), NULL_VECTOR)
     errors |= dict.fromkeys(np.flatnonzero(~same).tolist(), SHORT_DOCUMENT)
-    return RowBlock(
-        contexts=clean(views, same & whole),
-        errors=errors,
-        truth=truth,
-        known=known,
-        **beside,
-    )
+    return RowBlock(vectors=clean(values, good), step=1, errors=errors, known=known, **beside)
 
 
 def clean(values: NDArray[np.floating], good: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Return rows of their own, float64 narrowed to float32, with zeros where there is no context."""
+    """Return rows of their own, float64 narrowed to float32, with zeros where there is no vector."""
     kind = np.float32 if values.dtype == np.float64 else values.dtype
     found = values.astype(kind, order="C")
     found[~good] = 0

@@ -92,9 +92,10 @@ def checked_contexts(
     return scaled
 
 
-def are_unit(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+def are_unit(vectors: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Tells which vectors, shape (..., 768), are finite and of unit norm: shape (...)."""
     with np.errstate(all="ignore"):
+        rows: NDArray[np.float32] = vectors.astype(np.float32, copy=False)
         squares = np.vecdot(rows, rows)
     kept: NDArray[np.bool_] = (squares >= _SQUARE_MIN) & (squares <= _SQUARE_MAX)  # NaN is neither
     return kept
@@ -121,7 +122,7 @@ def checked_windows(windows: Windows, *, normalize: bool = False, limit: int = B
         raise BadShape(f"{len(vectors)} vectors for {len(ends)} contexts of five; leave out what none holds")
     if windows.checked:
         return windows
-    good = are_unit(vectors.astype(np.float32, copy=False))
+    good = are_unit(vectors)
     bad = np.flatnonzero(~good[windows.rows].all(axis=1))
     if not len(bad):
         return Windows(vectors=vectors, ends=ends)

@@ -77,7 +77,7 @@ def test_a_context_is_a_row_and_the_four_before_it_in_its_document(tmp_path: Pat
             follows = row + 1 < ROWS and DOCUMENT[row + 1] == DOCUMENT[row]
             assert block.known[i] == follows
             if follows:
-                np.testing.assert_array_equal(block.truth[i], VECTORS[row + 1])
+                np.testing.assert_array_equal(block.beside(block.vectors, 1)[i], VECTORS[row + 1])
             row += 1
     assert row == ROWS
 

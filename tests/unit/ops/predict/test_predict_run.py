@@ -23,6 +23,7 @@ from ops.predict.parts import Target, differences
 from ops.predict.report import cosines_by_domain
 from ops.predict.run import FileRun, FileRunSettings
 from ops.predict.settings import PredictSettings
+from producer import Windows
 
 
 class FakeEngine:
@@ -36,7 +37,8 @@ class FakeEngine:
         self.seen, self.die_after, self.model = 0, die_after, model
         self.models: dict[str, str] = {}
 
-    def fast(self, contexts: NDArray[np.floating]) -> Waits:
+    def fast(self, windows: Windows) -> Waits:
+        contexts = windows.contexts()
         self.seen += len(contexts)
         if self.seen > self.die_after:
             raise KeyboardInterrupt
@@ -50,7 +52,8 @@ class FakeEngine:
         answers.models = {"model": self.model}
         return lambda: answers
 
-    def slow(self, contexts: NDArray[np.floating]) -> Waits:
+    def slow(self, windows: Windows) -> Waits:
+        contexts = windows.contexts()
         answers = Answers(len(contexts))
         mean = contexts.mean(axis=1, dtype=np.float32)
         answers.vectors = mean / np.linalg.norm(mean, axis=1, keepdims=True)
@@ -187,6 +190,25 @@ def test_a_row_that_breaks_the_contract_fails_alone_and_says_why(tmp_path: Path)
     assert "norm" in failed[7][1]
     assert run.progress.codes == {"not_finite": 1, "bad_norm": 1}
     assert done(data, tmp_path / "scaled", normalize=True).progress.codes == {"not_finite": 1}
+
+
+def test_a_bad_vector_of_a_document_spoils_the_contexts_that_hold_it_unless_it_can_be_scaled(
+    tmp_path: Path,
+) -> None:
+    vectors = units(60)
+    vectors[30] *= 2
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), 768)
+    data = data_set(tmp_path, 60, 60, vector=column)
+    for normalize, spoilt in ((False, [30, 31, 32, 33, 34]), (True, [])):
+        out = tmp_path / f"out-{normalize}"
+        done(data, out, normalize=normalize, share=0.0)
+        rows = parquet.read_table(out)
+        bad = rows.filter(pa.compute.equal(rows["error_code"], "bad_norm"))
+        assert bad["row"].to_pylist() == spoilt
+        assert all("norm 2; it must be 1" in text for text in bad["error_message"].to_pylist())
+        good = rows.filter(pa.compute.is_null(rows["error_code"]))
+        found = np.stack(good["prediction"].to_pylist())
+        np.testing.assert_allclose(found, units(60)[np.array(good["row"].to_pylist())], atol=1e-6)
 
 
 def test_too_many_failed_rows_stop_a_run_that_can_go_on(tmp_path: Path) -> None:
