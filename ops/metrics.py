@@ -17,9 +17,10 @@ from wsgiref.simple_server import WSGIServer
 
 import redis
 from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ops import stages
 from ops.alerts import books
 from ops.alerts.store import alerts
 from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
@@ -31,6 +32,7 @@ from ops.health.counters import COUNTS
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
+from producer.stages import BOUNDS_US
 from producer.transport.connection import connect, driver_errors
 
 LabelValues = tuple[str, ...]
@@ -83,6 +85,7 @@ class QueueCollector(Collector):
         live = read_service(client, keys)
         yield from counters(queue, live.counters)
         yield from queue_metrics(queue, live, streams.read_letters(client, keys, live.now_ms).entries)
+        yield stage_metric(queue, stages.read_total(client, keys))
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())
         yield from alert_metrics(client, keys, live.now_ms)
@@ -139,6 +142,19 @@ def queue_metrics(queue: str, live: Service, dead_letters: int) -> Iterator[Metr
     yield gauge("amn_workers", "Workers seen lately.", alive, "kind")
     yield gauge("amn_workers_stuck", "Of those, ending nothing of what they hold, or silent.", stuck, "kind")
     yield gauge("amn_workers_progress_age_seconds", "Longest time without progress.", ages_s, "kind")
+
+
+def stage_metric(queue: str, histograms: list[stages.StageHistogram]) -> Metric:
+    """The times of the stages."""
+    labels = ("queue", "stage", "kind", "level", "outcome")
+    text = "Time of a request in a stage of a worker, and from its submit to its end."
+    family = HistogramMetricFamily("amn_stage_seconds", text, labels=labels)
+    bounds = [*(str(us / 1e6) for us in BOUNDS_US), "+Inf"]
+    for one in histograms:
+        values = (queue, one.stage, one.kind, one.level, one.outcome)
+        buckets = list(zip(bounds, stages.cumulative(one), strict=True))
+        family.add_metric(values, buckets, sum_value=one.sum_us / 1e6)
+    return family
 
 
 def drift_metrics(queue: str, findings: list[Finding], evaluated_at_ms: int) -> Iterator[Metric]:

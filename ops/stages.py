@@ -15,10 +15,13 @@ import redis
 
 from ops.clock import server_now_ms
 from producer.keys import Keys
+from producer.messages import BULK_PRIORITY
 from producer.stages import BOUNDS_US, BUCKETS, END_TO_END, STAGES, SUM
 
 KINDS = ("amn", "fallback", "secondary")
-QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+_QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
+#: The numbers that people are shown of each stage, milliseconds.
+STATISTICS = ("mean", *_QUANTILES)
 #: Series that are read: stages, kinds, levels and outcomes are few, and a stranger's fields may be many.
 _FIELDS_MAX = 20_000
 
@@ -157,6 +160,29 @@ def merged(histograms: Iterable[StageHistogram], *by: str) -> list[StageHistogra
         )
         for labels, same in found.items()
     ]
+
+
+def shown(histograms: Iterable[StageHistogram]) -> dict[str, dict[str, dict[str, float]]]:
+    """For people and programs: by kind and stage the number of requests, and of their ms the `STATISTICS`.
+
+    Bulk work, for which nobody waits, stands apart as "<kind>, low".
+    """
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for bulk in (False, True):
+        some = (one for one in histograms if (one.level == BULK_PRIORITY) == bulk)
+        for one in merged(some, "stage", "kind"):
+            if one.count:
+                values = {"mean": one.mean_ms, **{n: one.quantile_ms(q) for n, q in _QUANTILES.items()}}
+                numbers = {name: round(value, 3) for name, value in values.items() if value is not None}
+                name = f"{one.kind}, {BULK_PRIORITY}" if bulk else one.kind
+                found.setdefault(name, {})[one.stage] = {"requests": one.count, **numbers}
+    return dict(sorted(found.items()))
+
+
+def grown(before: Iterable[StageHistogram], now: Iterable[StageHistogram]) -> list[StageHistogram]:
+    """The times that were added between two readings of all times."""
+    earlier = {(one.stage, one.kind, one.level, one.outcome): one for one in before}
+    return [one.since(earlier.get((one.stage, one.kind, one.level, one.outcome))) for one in now]
 
 
 #: The order in which stages are shown.

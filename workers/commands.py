@@ -55,6 +55,12 @@ _OPTIONS = [
     ),
     click.option("--fallback-entries-max", default=20_000, help="Entries that may wait for a fallback."),
     click.option("--fallback-bytes-max", default=512 * 1024**2, help="Payload bytes that may wait for it."),
+    click.option(
+        "--stages/--no-stages",
+        envvar="AMN_STAGES",
+        default=True,
+        help="Count the times of the stages. [env: AMN_STAGES]",
+    ),
     click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
     click.option("--log-json/--log-text", default=False, help="Logs as JSON lines."),
 ]
@@ -125,6 +131,7 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
             sample_rate=common.get("sample_rate", RATE_MAX),
             recheck_one_in=common.get("recheck_one_in", 0),
             parent_pid=parent,
+            stages=common["stages"],
             background=kind != "amn",
         )
         artifacts = Artifacts(

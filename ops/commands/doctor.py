@@ -14,6 +14,7 @@ from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
 from ops.health import keys as health_keys
 from ops.settings import producer_settings, service, with_origin
+from ops.stages import STATISTICS
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
@@ -149,6 +150,15 @@ def _tables(facts: Facts) -> list[console.DataTable]:
                 ", ".join(filter(None, (one.model, one.bank))),
             )
             for one in facts.workers
+        ),
+        table("stage, last 5 minutes", "requests>", *(f"{name} (ms)>" for name in STATISTICS)).filled(
+            (
+                f"{kind}: {stage.replace('_', ' ')}",
+                row["requests"],
+                *(f"{row[name]:,.3f}" for name in STATISTICS),
+            )
+            for kind, rows in facts.stages.items()
+            for stage, row in rows.items()
         ),
         table("counter", "since the first request>").filled(facts.counters.items()),
         table("OOD delta, last 24 h", "", ">").filled(

@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 
+from ops import stages
 from ops.health import beside, keys, machine, server, streams, workers
 from ops.health.beside import BesideFacts
 from ops.health.counters import read_counters
@@ -19,6 +20,8 @@ from producer.address import CLUSTER, parse_address
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
 
+#: The times of the stages are those of so many seconds.
+STAGES_S = 300
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 #: A level, and a text that says what to do.
 Verdict = tuple[str, str]
@@ -36,6 +39,7 @@ class Facts:
         wrong: By key, what is not as the queue needs it.
         root: Folder that the artifacts were looked for in; "" when none of this machine is known.
         now_ms: Server's clock.
+        stages: By kind of worker and stage, the times of the last minutes (`ops.stages.shown`).
     """
 
     url: str = field(repr=False)
@@ -53,6 +57,7 @@ class Facts:
     beside: BesideFacts = field(default_factory=BesideFacts)
     now_ms: int = 0
     drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    stages: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,7 @@ def gather(client: redis.Redis, settings: ProducerSettings, root: Path | None, f
         queue=settings.queue,
         server=about,
         streams=streams.read(client, names, now_ms),
+        stages=stages.shown(stages.read(client, names, STAGES_S, now_ms)),
         workers=present,
         letters=streams.read_letters(client, names, now_ms),
         counters=read_counters(client, names),

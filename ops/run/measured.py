@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import redis
 from rich.console import Console
 
-from ops import console
+from ops import console, stages
 from ops.health import server
 from ops.health.counters import read_counters
 from ops.local.stack import Stack
@@ -25,6 +26,9 @@ from producer.keys import Keys
 from producer.options import Options
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
+
+#: Within this time the workers have told the times of their stages.
+_TOLD_S = 1.2
 
 
 def measure(
@@ -49,13 +53,16 @@ def measure(
     ):
         with notes.status("warming up"):
             _warm_up(producer, sample, warm_up)
-        before = read_counters(admin, keys)
+        time.sleep(_TOLD_S)
+        before, timed = read_counters(admin, keys), stages.read_total(admin, keys)
         traffic = TrafficSender(producer, sample, settings)
         with console.Bar("requests") as bar, _no_collection_pauses():
             record = traffic.run(
                 lambda: _draw(bar, traffic), lambda: _kill_worker(stack, notes) if kill_worker else None
             )
         stack.drain()  # a second answer to anything would be here now, and is counted
+        if stack.pool is None:
+            time.sleep(_TOLD_S)
         after = read_counters(admin, keys)
         about, _ = server.read(admin, with_limits=False)
         return summarize(
@@ -65,6 +72,7 @@ def measure(
             lost_leases=after.get("lost", 0) - before.get("lost", 0),
             duplicates=producer.stray_replies,
             warm_up=warm_up,
+            stages_ms=stages.shown(stages.grown(timed, stages.read_total(admin, keys))),
             worker_restarts=stack.pool.restarts if stack.pool else 0,
             environment=environment(f"{about.name} {about.version}", stack.counts, settings.rate),
         )

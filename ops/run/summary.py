@@ -15,6 +15,7 @@ from ops.console import DataTable, styled
 from ops.run.record import RunRecord
 from ops.sample import Sample
 from ops.settings import cores
+from producer.stages import END_TO_END
 
 #: The card's objectives.
 LATENCY_MS_P95_MAX = 1.2
@@ -36,8 +37,9 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
     none within 30 s, `duplicates` final answers that came a second time or to nobody, `lost_leases` the
     finishes that were refused because another worker held the request by then. `latency_ms` is that of AMN
     answers, provisional ones of escalated requests included, from enqueue to received. `cosine` holds means
-    to the true next vector: of AMN and of the fallback where they answered, of the final answers, and of the
-    two baselines on all requests. `ood_delta` is AMN's mean on the unseen domain minus that on known ones.
+    to the true next vector: of AMN and of the fallback where they answered, of the final answers, and of
+    the two baselines on all requests. `ood_delta` is AMN's mean on the unseen domain minus that on known
+    ones. `stages_ms` are the times of the stages, as the workers counted them.
     """
     latency, fallback_rate = percentiles(record.amn_ms), float(record.escalated.mean())
     return {
@@ -58,7 +60,7 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
         "degraded": record.named("degraded"),
         "failures": record.named("codes"),
         "send_lag_ms": percentiles(record.send_lag_ms),
-        **{name: around[name] for name in ("warm_up", "worker_restarts")},
+        **{name: around[name] for name in ("stages_ms", "warm_up", "worker_restarts")},
         "objectives": {
             "latency_ms_p95": latency["p95"] is not None and latency["p95"] <= LATENCY_MS_P95_MAX,
             "fallback_rate": fallback_rate <= FALLBACK_RATE_MAX,
@@ -113,8 +115,8 @@ def environment(server: str, workers: dict[str, int], rate: float) -> dict[str, 
 
 
 def view(summary: dict[str, Any]) -> RenderableType:
-    """The verdict, and four small tables."""
-    draw = (_verdict, _answers, _latency, _cosines, _objectives)
+    """The verdict, and small tables."""
+    draw = (_verdict, _answers, _latency, _stages, _cosines, _objectives)
     around = summary["environment"]
     workers = ", ".join(f"{count} {kind}" for kind, count in around["workers"].items() if count)
     rate = f"{around['rate_per_s']:g} requests per second" if around["rate_per_s"] else "as fast as it went"
@@ -170,6 +172,16 @@ def _latency(summary: dict[str, Any]) -> DataTable:
     if summary["environment"]["rate_per_s"]:  # without a rate nothing is due
         lag = _shown(summary["send_lag_ms"].values())
         table.add_row("(requests sent later than due)", *lag, style="dim")
+    return table
+
+
+def _stages(summary: dict[str, Any]) -> DataTable:
+    table = _table("Milliseconds in each stage, by the workers", *_PERCENTILES)
+    for kind, rows in summary["stages_ms"].items():
+        for stage, row in rows.items():
+            style = "" if stage == END_TO_END else "dim"
+            text = f"{kind}: {stage.replace('_', ' ')}"
+            table.add_row(text, *_shown(row[name] for name in _PERCENTILES), style=style)
     return table
 
 

@@ -29,6 +29,7 @@ def test_every_request_is_answered_once_and_the_json_says_so(amn: Amn) -> None:
     assert 0 < found["shadowed"] <= 0.1 * 500
     assert found["escalated"] == round(found["fallback_rate"] * 500)
     assert set(found["reasons"]) <= {"high_stakes_lane", "long_context", "low_confidence", "thin_margin"}
+    assert found["stages_ms"]["amn"]["queue"]["requests"] == 500
     assert found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["p99"]
     assert found["cosine"]["amn"] > found["cosine"]["last_vector"]
     amn.leaves_nothing()
@@ -40,6 +41,7 @@ def test_nothing_is_lost_when_a_worker_is_killed_half_way(amn: Amn) -> None:
     found = summary(ended.out)
     assert (found["answered"], found["failed"], found["duplicates"]) == (3000, 0, 0)
     assert found["worker_restarts"] == 1
+    assert found["stages_ms"]["amn"]["end_to_end"]["requests"] > 0
     amn.leaves_nothing()
 
 

@@ -102,6 +102,8 @@ def fill(client: Any) -> None:
     stats |= {"shed": 5, "shed:budget": 5, "shadowed": 4, "degraded": 1, "degraded:down": 1}
     stats |= {"shadow:expired": 1, "lost": 2}
     client.hset(KEYS.stats, mapping=stats)
+    times = {"queue:amn:normal:answered:2": 3, "queue:amn:normal:answered:25": 1}
+    client.hset(KEYS.stages, mapping=times | {"queue:amn:normal:answered:sum": 70_000_240})
     client.xgroup_create(KEYS.requests, GROUP, id="0", mkstream=True)
     for _ in range(3):
         client.xadd(KEYS.requests, {"request": "x"}, id=f"{1_700_000_000_000}-*")
@@ -130,6 +132,13 @@ def test_a_scrape_shows_queue_workers_judgement_and_alerts(server: Any) -> None:
     assert value("amn_requests_failed_by_total", code="expired") == 2
     assert value("amn_requests_slow_total") == 3
     assert value("amn_stream_entries", stream="requests") == 3
+    stage = {"stage": "queue", "kind": "amn", "level": "normal", "outcome": "answered"}
+    buckets = [
+        value("amn_stage_seconds_bucket", le=le, **stage) for le in ("5e-05", "0.0001", "60.0", "+Inf")
+    ]
+    assert buckets == [0, 3, 3, 4]
+    assert value("amn_stage_seconds_count", **stage) == 4
+    assert value("amn_stage_seconds_sum", **stage) == pytest.approx(70.00024)
     assert value("amn_stream_leased_entries", stream="requests") == 1
     assert value("amn_stream_payload_bytes", stream="requests") == 300
     assert value("amn_stream_oldest_age_seconds", stream="requests") > 86_400
@@ -170,7 +179,7 @@ def test_no_id_is_a_label(server: Any) -> None:
     labels = {name for _, pairs in scrape(server.url) for name, _ in pairs}
     assert labels <= {
         *("served_by", "code", "reason", "rule", "why", "outcome", "stream", "kind", "level"),
-        *("model", "lane", "slice", "severity", "sink"),
+        *("model", "lane", "slice", "severity", "sink", "stage", "le"),
     }
 
 
@@ -203,7 +212,7 @@ def test_the_dashboard_asks_for_metrics_and_ratios_that_exist(server: Any) -> No
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     asked = [name for panel in panels for one in panel["targets"] for name in METRIC.findall(one["expr"])]
     assert len(asked) >= len(panels)
-    assert set(asked) <= exported | recorded
+    assert {name.removesuffix("_bucket") for name in asked} <= exported | recorded
 
 
 def test_names_carry_their_unit(server: Any) -> None:

@@ -152,6 +152,9 @@ def summary_of(handles: list[FakeHandle], duplicates: int = 0) -> Any:
         "shadowed": 1,
         "lost_leases": 0,
         "duplicates": duplicates,
+        "stages_ms": {
+            "amn": {"end_to_end": {"requests": 4, "mean": 1.0, "p50": 0.9, "p95": 1.1, "p99": 1.234}}
+        },
         "warm_up": 0,
         "worker_restarts": 0,
         "environment": {"server": "valkey 9", "workers": {"amn": 1}, "rate_per_s": 5, "cores": 1},
