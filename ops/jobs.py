@@ -237,12 +237,16 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def listed(connection: redis.Redis) -> list[dict[str, Any]]:
-    """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said."""
+def listed(connection: redis.Redis, most: int = _LISTED_MAX) -> list[dict[str, Any]]:
+    """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said.
+
+    Args:
+        most: No more than so many are asked for in each state.
+    """
     queue = KnownQueue(JOBS, connection)
     with connection.pipeline(transaction=False) as pipe:
-        pipe.lrange(queue.key, 0, _LISTED_MAX)
-        pipe.lrange(queue.intermediate_queue.key, 0, _LISTED_MAX)
+        pipe.lrange(queue.key, 0, most - 1)
+        pipe.lrange(queue.intermediate_queue.key, 0, most - 1)
         cancelled = CanceledJobRegistry(JOBS, connection, job_class=KnownJob, serializer=queue.serializer)
         for registry in (
             queue.started_job_registry,
@@ -250,7 +254,7 @@ def listed(connection: redis.Redis) -> list[dict[str, Any]]:
             queue.failed_job_registry,
             cancelled,
         ):
-            pipe.zrevrange(registry.key, 0, _LISTED_MAX)
+            pipe.zrevrange(registry.key, 0, most - 1)
         entries = [text_of(one).partition(":")[0] for found in pipe.execute() for one in found]
     jobs = (KnownJob.found(name, connection) for name in dict.fromkeys(entries))
     rows = [_row(job, connection) for job in jobs if job is not None]

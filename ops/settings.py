@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ops.errors import ServerUnknown
+from ops.errors import ServerFailed, ServerUnknown
 from ops.local.private import write_privately
 from producer.address import CLUSTER, parse_address
 from producer.settings import ProducerSettings, masked
@@ -21,6 +22,7 @@ SERVICE_FILE = "service.json"
 WORKERS_MAX = 64
 #: The default of `workers_default` in help.
 WORKERS_SHOWN = "cores - 1"
+_TOKEN_LENGTH_MIN = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,38 @@ def service(url: str | None = None, data: Path | None = None) -> ServiceRecord:
     if known is None:
         raise ServerUnknown(why)
     return known
+
+
+def is_here(host: str) -> bool:
+    """True if an address is this machine's alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listening_token(variable: str, host: str, *, needed: bool = False) -> str:
+    """The token of whatever listens on `host`: a variable, or the file that the variable and `_FILE` name.
+
+    Args:
+        needed: True if there must be one also on an address of this machine alone.
+
+    Raises:
+        ServerFailed: It is needed and missing, too short, or its file cannot be read.
+    """
+    token, file = os.environ.get(variable, ""), os.environ.get(f"{variable}_FILE", "")
+    if file and not token:
+        try:
+            token = Path(file).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ServerFailed(f"cannot read the token in {file} ({variable}_FILE): {error}") from None
+    if (token or needed or not is_here(host)) and len(token) < _TOKEN_LENGTH_MIN:
+        raise ServerFailed(
+            f"{host} is reached from other machines, or a token is set or needed: draw one of at least "
+            f"{_TOKEN_LENGTH_MIN} characters into {variable} (openssl rand -hex 24), or into the file that "
+            f"{variable}_FILE names"
+        )
+    return token
 
 
 def with_origin(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import signal
 import threading
 
@@ -13,18 +11,8 @@ from ops import console
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.local.beside import unless_ignored
-from ops.settings import producer_settings
+from ops.settings import listening_token, producer_settings
 from workers.pool.child import follow_parent
-
-_TOKEN_LENGTH_MIN = 16
-
-
-def _is_here(host: str) -> bool:
-    """True if an address is this machine's alone."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @click.command(short_help="Metrics for Prometheus.")
@@ -56,12 +44,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     if once:
         click.echo(generate_latest(registry(settings)), nl=False)
         return
-    token = os.environ.get("AMN_METRICS_TOKEN", "")
-    if (token or not _is_here(host)) and len(token) < _TOKEN_LENGTH_MIN:
-        raise ServerFailed(
-            f"{host} is reached from other machines, or a token is set: draw one of at least "
-            f"{_TOKEN_LENGTH_MIN} characters into AMN_METRICS_TOKEN (openssl rand -hex 24)"
-        )
+    token = listening_token("AMN_METRICS_TOKEN", host)
     follow_parent()
     stopping = threading.Event()
     unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -124,6 +124,7 @@ class Evaluation:
         comparisons: Each series against its reference, by model and lane.
         audit: Baselines that were declared or taken just now, oldest first.
         counters: The queue's counters now.
+        minute: The row of the history (ops/drift/service/history.py); empty to keep none.
     """
 
     now_ms: int
@@ -133,3 +134,4 @@ class Evaluation:
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
     audit: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
+    minute: Mapping[str, float | None] = field(default_factory=dict)

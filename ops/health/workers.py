@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from typing import Any, cast
 import redis
 
 from ops.errors import Unhealthy
-from producer.keys import Keys
+from producer.keys import GROUP, Keys
 from producer.settings import ProducerSettings
 from producer.transport.clock import time_ms
 from producer.transport.connection import connect, driver_errors
@@ -72,14 +73,19 @@ class WorkerFacts:
         return self.stuck_ms > STUCK_MS or self.silent
 
 
-def read(client: redis.Redis, keys: Keys, now_ms: float) -> list[WorkerFacts]:
+def read(
+    client: redis.Redis, keys: Keys, now_ms: float, names: Iterable[str] | None = None
+) -> list[WorkerFacts]:
     """Every worker that was seen within three leases.
 
     Args:
         now_ms: Server's clock.
+        names: Those to ask for; None looks through all keys of the server, which takes time where many wait.
     """
     found = []
-    for key in client.scan_iter(match=keys.workers_prefix.replace("{", "\\{") + "*", count=1000):
+    pattern = keys.workers_prefix.replace("{", "\\{") + "*"
+    named = None if names is None else [keys.worker(name).encode() for name in sorted(names)]
+    for key in client.scan_iter(match=pattern, count=1000) if named is None else named:
         with client.pipeline(transaction=True) as pipe:
             pipe.hgetall(key)
             pipe.pttl(key)
@@ -91,6 +97,19 @@ def read(client: redis.Redis, keys: Keys, now_ms: float) -> list[WorkerFacts]:
         if stored and not ghost:
             found.append(_worker(_text(key).removeprefix(keys.workers_prefix), stored, now_ms))
     return sorted(found, key=lambda worker: (worker.kind, worker.name))
+
+
+def known(client: redis.Redis, keys: Keys) -> set[str]:
+    """Names of the workers that have read a stream of the queue and have not left since; some may be dead.
+
+    Each reads in its own name, so that no key has to be looked for.
+    """
+    found: set[str] = set()
+    for stream in (*keys.places, keys.shadow):
+        with contextlib.suppress(redis.ResponseError):  # no such stream or group yet: no worker was here
+            rows = client.xinfo_consumers(stream, GROUP)
+            found.update(_text(row["name"]) for row in rows)
+    return found
 
 
 def _text(stored: bytes) -> str:

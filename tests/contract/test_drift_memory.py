@@ -74,7 +74,7 @@ def test_every_key_of_the_judge_expires(server: Any) -> None:
     Memory(server.admin, KEYS).order(Order(model=MODEL, hours=1, who="me", why="new encoder", at_ms=1))
     keys = [k for k in server.admin.keys("amn:{main}:drift:*") if b"minute" not in k]
     assert {k.decode().split(":")[3] for k in keys} == {
-        "judge", "block", "counts", "audit", "leader", "fence", "orders"
+        "judge", "block", "counts", "audit", "leader", "fence", "orders", "history"
     }  # fmt: skip
     assert all(server.admin.ttl(k) > 0 for k in keys)
 

@@ -1,0 +1,43 @@
+"""`amn dashboard`: the page that on-call people open first."""
+
+from __future__ import annotations
+
+import click
+
+from ops import console
+from ops.commands import options
+from ops.settings import listening_token
+from producer.settings import ProducerSettings
+from workers.pool.child import follow_parent, tell_ready
+
+
+@click.command(short_help="The page for on-call people.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", "-p", type=click.IntRange(0, 65_535), default=9465, show_default=True)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="A host name under which the page is asked for, such as that of a proxy; may be repeated.",
+)
+@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
+@options.server
+def dashboard(
+    host: str, port: int, names: tuple[str, ...], log_level: str, settings: ProducerSettings
+) -> None:
+    """Show the service at http://HOST:PORT until Ctrl-C or SIGTERM. It changes nothing.
+
+    An address that other machines reach wants a token in AMN_DASHBOARD_TOKEN (16 characters or more), or in
+    the file that AMN_DASHBOARD_TOKEN_FILE names: the page asks for it once. docs/dashboard.md says what is on
+    the page.
+    """
+    from ops.page.serve import PageSettings, listen, serve
+    from workers.logs import configure_logs
+
+    configure_logs(log_level)
+    page = PageSettings(host=host, port=port, token=listening_token("AMN_DASHBOARD_TOKEN", host), names=names)
+    with listen(page) as opened:
+        follow_parent()
+        tell_ready()
+        console.say(f"http://{host}:{opened.getsockname()[1]}", err=True)
+        serve(page, settings, opened)

@@ -1,0 +1,207 @@
+"""Everything that is wrong, in sentences for somebody new to the service, and the verdict: the worst of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from ops.alerts.settings import AlertSettings
+from ops.clock import span
+from ops.health import FAILURE, OK, CheckResult, check
+from ops.page.look import Look
+
+SEVERITIES = ("error", "warning", "notice")
+#: A worker says each second that it lives; one that has not for so long was killed, stopped or cut off.
+SILENT_MS = 2_500
+#: A worker that died is told for so long, though its pool has started another.
+DEATH_TOLD_MS = 30_000
+#: By the doctor's check: a sentence before its text, and a heading of the runbook.
+_CHECKS: Mapping[str, tuple[str, str]] = {
+    "amn workers": ("No AMN worker lives, so that nothing is answered", "no_worker"),
+    "fallback workers": ("No fallback worker lives, so that escalated requests wait", "no_worker"),
+    "shadow workers": ("No shadow worker lives, so that quality is not measured", "no_worker"),
+    "progress": ("A worker is stuck: it holds requests and ends none", "no_worker"),
+    "worker clocks": ("The clock of a worker's host is wrong", ""),
+    "reads": ("Workers lose answers of the server on the way", ""),
+    "leases": ("Requests are leased to workers that are gone, and nobody takes them over", "no_worker"),
+    "dead letters": ("Some requests could not be answered and are kept as dead letters", "dead_letters"),
+    "judge": ("The drift judge is not at work, so that no alert is raised", "judge_dead"),
+    "sender": ("The sender of alerts is not at work, so that nobody is told", "sender_dead"),
+    "jobs": ("Jobs wait, and no worker is there for them", ""),
+    "failures": ("A process of the service ended with an error and did not come back", ""),
+    "memory": ("The server's memory is nearly full", "server_memory"),
+    "persistence": ("The server does not keep what it holds on disk", "persistence_failed"),
+    "eviction": ("The server may drop requests when its memory is full", ""),
+    "version": ("The server is too old", ""),
+    "clock": ("The server's clock differs from this machine's", ""),
+}
+_SEVERITY = {FAILURE: "error", "page": "error"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Something that is not as it should be.
+
+    Attributes:
+        check: Stable name.    sentence: What is wrong.    remedy: What to type or do; "" when nothing.
+        since_ms: By the server's clock; None when it was so before this page looked.
+    """
+
+    severity: str
+    check: str
+    sentence: str
+    remedy: str = ""
+    runbook: str = ""
+    since_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Known:
+    """Since when each finding holds, and the counters of deaths, from one look to the next."""
+
+    since_ms: dict[str, int | None] = field(default_factory=dict)
+    deaths: dict[str, int] = field(default_factory=dict)
+    died_at_ms: dict[str, int] = field(default_factory=dict)
+    first: bool = True
+
+
+def find(look: Look, rates: Mapping[str, float | None], known: Known) -> list[Trouble]:
+    """All that is wrong now, the worst first.
+
+    Args:
+        rates: Events a second by name, `refused` among them.
+        known: Of this page; it is changed.
+    """
+    found = [*_silent(look), *_died(look, known), *_refusals(rates), *_checks(look), *_alerts(look)]
+    found.sort(key=lambda one: SEVERITIES.index(one.severity))
+    unknown = None if known.first else look.now_ms
+    known.since_ms = {one.check: known.since_ms.get(one.check, unknown) for one in found}
+    known.first = False
+    return [replace(one, since_ms=one.since_ms or known.since_ms[one.check]) for one in found]
+
+
+def _silent(look: Look) -> Iterator[Trouble]:
+    silent = [one for one in look.facts.workers if one.seen_ms_ago > SILENT_MS]
+    if silent:
+        names = ", ".join(f"{one.name} for {one.seen_ms_ago / 1000:.0f} s" for one in silent)
+        yield Trouble(
+            severity="warning",
+            check="silent workers",
+            sentence=f"{_count(len(silent), 'worker')} went silent (killed, stopped or cut off): {names}",
+            remedy="nothing is lost: others take over within 3 s; look at the worker's log and machine",
+            runbook="no_worker",
+        )
+
+
+def _died(look: Look, known: Known) -> Iterator[Trouble]:
+    counted = {n: v for n, v in look.facts.counters.items() if n.startswith("worker_died:")}
+    for name, count in counted.items():
+        if not known.first and count > known.deaths.get(name, 0):
+            known.died_at_ms[name] = look.now_ms
+    known.deaths = counted
+    for name, at_ms in known.died_at_ms.items():
+        if look.now_ms - at_ms < DEATH_TOLD_MS:
+            kind = name.partition(":")[2]
+            yield Trouble(
+                severity="notice",
+                check=f"death of {kind}",
+                sentence=f"A worker of the kind {kind} died, and its pool starts another",
+                remedy="once is no trouble; when it goes on, the workers' log says why",
+                runbook="crash_loop",
+                since_ms=at_ms,
+            )
+
+
+def _refusals(rates: Mapping[str, float | None]) -> Iterator[Trouble]:
+    refused = rates.get("refused") or 0.0
+    if refused > 0:
+        yield Trouble(
+            severity="error",
+            check="refused",
+            sentence=f"The queue is full: {refused:,.0f} submits a second are refused",
+            remedy="add AMN workers, or slow the producers down",
+            runbook="refused",
+        )
+
+
+def _checks(look: Look) -> Iterator[Trouble]:
+    for result in check(look.facts):
+        if result.level != OK:
+            yield _of_check(result)
+
+
+def _of_check(result: CheckResult) -> Trouble:
+    text, runbook = result.text, ""
+    fact, _, remedy = text.partition("; ")
+    if result.check.endswith(" stream"):
+        name = result.check.removesuffix(" stream")
+        first, runbook = f"Requests wait too long on the stream {name}", "backlog_age"
+    else:
+        first, runbook = _CHECKS.get(result.check, (result.check.capitalize(), ""))
+    return Trouble(
+        severity=_SEVERITY.get(result.level, "warning"),
+        check=result.check,
+        sentence=f"{first}: {fact}",
+        remedy=remedy or "`amn doctor` says more",
+        runbook=runbook,
+    )
+
+
+def _alerts(look: Look) -> Iterator[Trouble]:
+    for one in look.alerts:
+        if one.phase == "firing" and not one.beside:
+            of = f" of {one.model}" if one.model else ""
+            lane = f", lane {one.lane}" if one.lane else ""
+            yield Trouble(
+                severity="notice" if one.silence else _SEVERITY.get(one.severity, "warning"),
+                check=f"alert {one.id[:8]}",
+                sentence=f"Alert {one.rule}{of}{lane}{' (silenced)' if one.silence else ''}: {one.summary}",
+                remedy=f"amn alerts show {one.id[:8]}",
+                runbook=one.runbook,
+                since_ms=one.since_ms or None,
+            )
+
+
+def verdict(found: Iterable[Trouble], look: Look, settings: AlertSettings) -> dict[str, object]:
+    """One sentence on the whole service: the worst finding, or that it is well."""
+    worst = next(iter(found), None)
+    if worst is None or worst.severity == "notice":
+        alive = len(look.facts.workers)
+        sentence = f"All is well: {_count(alive, 'worker')} at work, and nothing is wrong"
+        if worst is not None:
+            sentence = f"It is well; {worst.sentence[0].lower()}{worst.sentence[1:]}"
+        return _verdict("well", sentence)
+    more = sum(one.severity != "notice" for one in found) - 1
+    others = f" (and {_count(more, 'other finding')})" if more else ""
+    return _verdict(
+        "broken" if worst.severity == "error" else "degraded",
+        worst.sentence + others,
+        worst.since_ms,
+        worst.remedy,
+        settings.runbook(worst.runbook) if worst.runbook else "",
+    )
+
+
+def away(since_ms: int, for_ms: int, error: str) -> dict[str, object]:
+    """The verdict while the server cannot be asked."""
+    sentence = f"The queue's server cannot be reached for {span(for_ms)}: {error}"
+    remedy = "see that the server runs and can be reached; requests wait meanwhile, and go on by themselves"
+    return _verdict(
+        "unknown", sentence, since_ms, remedy, AlertSettings.from_environment().runbook("server_down")
+    )
+
+
+def _verdict(
+    state: str, sentence: str, since_ms: int | None = None, runbook: str = "", link: str = ""
+) -> dict[str, object]:
+    return {
+        "state": state,
+        "sentence": sentence,
+        "since_ms": since_ms,
+        "runbook": runbook,
+        "runbook_link": link,
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,193 @@
+"""Looks at the queue's server once: what the page shows is made of this, and nothing else is asked.
+
+Each look asks the same commands, whatever waits and whoever watches: streams by their ends, workers by the
+names under which they read, dead letters without what they carry and only when others are there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import redis
+
+from ops.alerts.alert import Alert
+from ops.alerts.silences import Silence, silences
+from ops.alerts.store import alerts
+from ops.clock import server_now_ms
+from ops.drift.memory import Memory
+from ops.findings import Finding
+from ops.health import Facts, beside, server, streams, workers
+from ops.health.counters import read_counters
+from ops.health.streams import RECENT_MS, LetterFacts
+from ops.settings import jobs_possible
+from producer.keys import Keys
+from producer.settings import ProducerSettings, masked
+from producer.transport.connection import script_text
+
+_T = TypeVar("_T")
+#: Newest dead letters that are looked at, and the most bytes of them, payloads included.
+_LETTERS_MAX, _LETTERS_BYTES_MAX = 100, 8 << 20
+#: What changes slowly, or takes many commands, is read again after this.
+_JOBS_S, _EXEMPLARS_S = 5.0, 60.0
+_JOBS_MAX, _EXEMPLARS_MAX = 10, 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A dead letter without its payload; texts are cut at 500 bytes."""
+
+    id: str
+    reason: str = "?"
+    message: str = ""
+    source: str = ""
+    deliveries: str = ""
+    told: str = ""
+    payload_bytes: int = 0
+
+    @property
+    def died_at_ms(self) -> int:
+        """The server's clock when it was dead-lettered, epoch ms."""
+        return int(self.id.partition("-")[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The service at one moment.
+
+    Attributes:
+        facts: As the doctor has them, without what is on this machine.
+        consumers: Names of all workers that have read and have not left.
+        letters: The newest dead letters.
+        judged: Findings of the judge's last evaluation.
+        jobs, exemplars: Newest jobs; the worst scored requests of the last hours. Read now and then.
+    """
+
+    facts: Facts
+    consumers: frozenset[str] = frozenset()
+    letters: Sequence[Letter] = ()
+    alerts: Sequence[Alert] = ()
+    silences: Sequence[Silence] = ()
+    judged: Sequence[Finding] = ()
+    jobs: Sequence[Mapping[str, Any]] = ()
+    exemplars: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def now_ms(self) -> int:
+        """The server's clock."""
+        return self.facts.now_ms
+
+
+class Looker:
+    """Reads the server; keeps what need not be read again."""
+
+    def __init__(self, client: redis.Redis, settings: ProducerSettings) -> None:
+        self._client, self._settings, self._keys = client, settings, Keys(settings.queue)
+        self._letters = client.register_script(script_text("ops", "letters"))
+        self._memory = Memory(client, self._keys)
+        self._kept: dict[str, tuple[Any, float, Any]] = {}
+
+    def look(self) -> Look:
+        """Asks the server.
+
+        Raises:
+            RedisError, OSError: As the driver, when the server is away.
+        """
+        client, keys = self._client, self._keys
+        try:
+            about, now_ms = server.read(client, with_limits=False)
+        except redis.ResponseError:  # it does not tell this user its figures
+            about, now_ms = server.ServerFacts(), server_now_ms(client)
+        consumers = frozenset(workers.known(client, keys))
+        with_jobs = jobs_possible(self._settings.url)
+        found = beside.read(client, keys, now_ms, jobs=with_jobs)
+        size, newest = self._newest_letters()
+        facts = Facts(
+            url=masked(self._settings.url),
+            queue=keys.queue,
+            server=about,
+            streams=streams.read(client, keys, now_ms),
+            workers=workers.read(client, keys, now_ms, consumers),
+            letters=LetterFacts(
+                entries=size,
+                reasons=Counter(one.reason for one in newest),
+                recent=sum(0 <= now_ms - one.died_at_ms < RECENT_MS for one in newest),
+            ),
+            counters=read_counters(client, keys),
+            artifacts={},
+            beside=found,
+            now_ms=now_ms,
+        )
+        return Look(
+            facts=facts,
+            consumers=consumers,
+            letters=newest,
+            alerts=alerts(client, keys),
+            silences=silences(client, keys, now_ms),
+            judged=self._once("judged", found.judged_ms_ago and now_ms - found.judged_ms_ago, self._judged),
+            jobs=self._once("jobs", 0, self._jobs, _JOBS_S) if with_jobs else (),
+            exemplars=self._once("exemplars", 0, lambda: self._worst(now_ms), _EXEMPLARS_S),
+        )
+
+    def _once(self, name: str, version: object, read: Callable[[], _T], again_s: float = 1e9) -> _T:
+        """Reads a part again only when its version is another one, or after a time."""
+        known, at_s, value = self._kept.get(name, (None, 0.0, None))
+        if name not in self._kept or known != version or time.monotonic() - at_s > again_s:
+            value = read()
+            self._kept[name] = (version, time.monotonic(), value)
+        return cast(_T, value)
+
+    def _newest_letters(self) -> tuple[int, list[Letter]]:
+        dead = self._keys.dead
+        with self._client.pipeline(transaction=True) as pipe:
+            pipe.xlen(dead)
+            pipe.hget(self._keys.stats, "dead")
+            size, died = pipe.execute(raise_on_error=False)
+        if isinstance(size, Exception):  # something else has its name: the doctor says so
+            return 0, []
+        version = size, None if isinstance(died, Exception) else died
+        return size, self._once("letters", version, lambda: self.letters(_LETTERS_MAX)) if size else []
+
+    def letters(self, most: int, below: str = "") -> list[Letter]:
+        """Returns dead letters, newest first, from the one under the id `below` on."""
+        rows = cast(
+            "list[list[Any]]",
+            self._letters(
+                keys=[self._keys.dead], args=[most, f"({below}" if below else "+", _LETTERS_BYTES_MAX]
+            ),
+        )
+        return [_letter(row) for row in rows]
+
+    def _judged(self) -> list[Finding]:
+        try:
+            return self._memory.findings()
+        except (ValueError, TypeError):  # another version wrote them
+            return []
+
+    def _jobs(self) -> list[dict[str, Any]]:
+        from ops.jobs import listed  # loads RQ
+
+        return listed(self._client, _JOBS_MAX)
+
+    def _worst(self, now_ms: int) -> list[dict[str, Any]]:
+        from workers.shadow.exemplars import WORST, Exemplars
+
+        hour = now_ms // 3_600_000
+        try:
+            found = Exemplars(self._client, self._keys).read(hour - 1, hour)
+        except (ValueError, redis.ResponseError):
+            return []
+        names = ("key", "model", "lane", "slice", "minute", "cosine", "fallback")
+        worst = [one for one in found if one.kind == WORST][:_EXEMPLARS_MAX]
+        return [{name: getattr(one, name) for name in names} for one in worst]
+
+
+def _letter(row: Sequence[Any]) -> Letter:
+    texts = [one.decode("utf-8", "replace") if isinstance(one, bytes) else "" for one in row[2:]]
+    stored = dict(zip(texts[::2], texts[1::2], strict=True))
+    names = ("reason", "message", "source", "deliveries", "told")
+    found = {name: stored[name] for name in names if name in stored}
+    return Letter(id=row[0].decode(), payload_bytes=row[1], **found)

@@ -1,0 +1,127 @@
+"""Serves the page in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import uvicorn
+
+from amn.output import strict_json
+from ops.drift.service import history
+from ops.errors import ServerFailed
+from ops.page.app import page
+from ops.page.feed import Feed
+from ops.page.look import Look, Looker
+from ops.page.snapshot import Snapshots
+from producer.keys import Keys
+from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
+
+#: Connections at a time; more are refused.
+CONNECTIONS_MAX = 256
+#: The kernel ends a connection whose peer takes nothing for so long.
+_UNSENT_MS_MAX = 15_000
+#: A page is to say that the server is away, and not to wait for it.
+_SERVER_MS_MAX = 2_000
+_HISTORY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSettings:
+    """The settings of the page.
+
+    Attributes:
+        host, port: Address to listen on; port 0 is any that is free.
+        token: Asked for where it is not empty.
+        names: Host names under which it may be asked for, beside addresses and localhost.
+        actions: True if it may change something.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9465
+    token: str = field(default="", repr=False)
+    names: tuple[str, ...] = ()
+    actions: bool = False
+
+
+def listen(settings: PageSettings) -> socket.socket:
+    """Opens the address.
+
+    Raises:
+        ServerFailed: It cannot be listened on.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        opened = socket.socket(family, socket.SOCK_STREAM)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MS_MAX)
+        opened.bind(address)
+    except OSError as error:
+        raise ServerFailed(
+            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            "choose another --host or --port"
+        ) from error
+    return opened
+
+
+def serve(settings: PageSettings, server: ProducerSettings, opened: socket.socket) -> None:
+    """Answers until SIGTERM or SIGINT."""
+    server = replace(server, connect_timeout_ms=_SERVER_MS_MAX, command_timeout_ms=_SERVER_MS_MAX)
+    with connect(server) as client:
+        looker, keys = Looker(client, server), Keys(server.queue)
+
+        def look() -> Look:
+            with driver_errors(server.url):
+                return looker.look()
+
+        def past() -> bytes:
+            with driver_errors(server.url):
+                return strict_json(history.columns(history.read(client, keys)), compact=True).encode()
+
+        feed = Feed(Snapshots(server.queue, look, actions=settings.actions).make)
+        asgi = page(feed, Shared(past), token=settings.token, names=settings.names)
+        config = uvicorn.Config(
+            asgi,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            limit_concurrency=CONNECTIONS_MAX,
+            timeout_graceful_shutdown=3,
+        )
+        _Server(config, feed).run(sockets=[opened])
+
+
+class Shared:
+    """An answer that is made anew when it is older than `_HISTORY_S`, whoever asks."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make, self._lock = make, asyncio.Lock()
+        self._made_at_s, self._body = float("-inf"), b""
+
+    async def __call__(self, _minutes: int) -> bytes:
+        """Returns it."""
+        async with self._lock:
+            if time.monotonic() - self._made_at_s >= _HISTORY_S:
+                self._body, self._made_at_s = await asyncio.to_thread(self._make), time.monotonic()
+            return self._body
+
+
+class _Server(uvicorn.Server):
+    """Lets viewers go before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends the streams of events, then everything else."""
+        await self._feed.close()
+        await super().shutdown(sockets)

@@ -1,0 +1,152 @@
+"""The page's server side on a real server: true figures, made once for all who watch, at a constant cost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from rig import KEYS, Rig, answer
+from servers import Server
+from test_cost import calls, fill
+
+from ops.page.feed import Feed
+from ops.page.look import Looker
+from ops.page.snapshot import Snapshots
+from producer import Producer
+from producer.settings import ProducerSettings
+from producer.transport.connection import connect, driver_errors
+
+
+@contextmanager
+def snapshots(url: str) -> Iterator[Snapshots]:
+    settings = ProducerSettings(url=url)
+    with closing(connect(settings)) as client:
+        looker = Looker(client, settings)
+
+        def look() -> Any:
+            with driver_errors(url):
+                return looker.look()
+
+        yield Snapshots("main", look)
+
+
+def made(source: Snapshots) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(source.make())
+    return found
+
+
+def test_the_numbers_of_a_snapshot_are_those_of_the_server(real_rig: Rig, contexts: Any) -> None:
+    with snapshots(real_rig.url) as source, Producer(real_rig.url) as producer:
+        before = made(source)
+        assert before["traffic"]["answered_per_s"] is None
+        handles = producer.submit_many(contexts(20))
+        queue = real_rig.queue("amn-w", batch_max=64)
+        queue.finish([answer(entry) for entry in queue.lease()])
+        assert all(handle.result() for handle in handles)
+        now = made(source)
+        for_s = (now["made_ms"] - before["made_ms"]) / 1000
+        assert now["traffic"]["answered_per_s"] == pytest.approx(20 / for_s, rel=0.001)
+        assert now["traffic"]["submitted_per_s"] == pytest.approx(20 / for_s, rel=0.001)
+        assert now["traffic"]["failed_per_s"] == 0
+
+
+def test_what_waits_dies_and_is_refused_is_seen(real_rig: Rig) -> None:
+    rig = real_rig
+    with snapshots(rig.url) as source:
+        assert made(source)["dead"] == {"count": 0, "grouped": 0, "groups": [], "newest": []}
+        rig.put("a", "b", "c")
+        queue = rig.queue("amn-w")
+        first, *_ = queue.lease()
+        queue.finish([answer(first, "dead", reason="poison", message="breaks its worker")])
+        rig.admin.hincrby(KEYS.stats, "refused:normal", 7)
+        now = made(source)
+        [normal] = [one for one in now["streams"] if (one["kind"], one["level"]) == ("amn", "normal")]
+        assert (normal["depth"], normal["leased"]) == (2, 2)
+        [group], [letter] = now["dead"]["groups"], now["dead"]["newest"]
+        assert (now["dead"]["count"], group["error_code"], group["kind"], group["count"]) == (
+            1,
+            "poison",
+            "amn",
+            1,
+        )
+        assert letter["message"] == "breaks its worker"
+        assert now["verdict"]["state"] == "broken"
+        assert {"refused", "dead letters", "amn workers"} <= {one["check"] for one in now["findings"]}
+        assert {one["name"]: one["state"] for one in now["workers"]} == {"amn-w": "gone"}
+
+
+def test_a_snapshot_asks_as_many_commands_whatever_waits_and_died(real_rig: Rig) -> None:
+    rig = real_rig
+    with snapshots(rig.url) as source:
+        costs = []
+        for waiting, dead in ((0, 0), (20_000, 10_000)):
+            rig.admin.flushall()
+            rig.queue("amn-w").lease()
+            fill(rig, waiting)
+            for _ in range(dead // 1000):
+                with rig.admin.pipeline(transaction=False) as pipe:
+                    for _ in range(1000):
+                        pipe.xadd(KEYS.dead, {"reason": "poison", "request": b"payload"})
+                    pipe.execute()
+            source.make(), source.make()
+            rig.admin.config_resetstat()
+            for _ in range(5):
+                now = made(source)
+            costs.append(calls(rig))
+            assert now["dead"]["count"] == dead
+            assert sum(one["depth"] for one in now["streams"]) == 3 * waiting
+    assert costs[0] == costs[1]
+    assert sum(costs[0].values()) < 5 * 120
+
+
+def test_fifty_viewers_cost_the_server_what_one_does(real_rig: Rig) -> None:
+    def cost(viewers: int) -> int:
+        with snapshots(real_rig.url) as source:
+            made_ones: list[int] = []
+            seen: list[int] = []
+
+            def make() -> bytes:
+                made_ones.append(1)
+                return source.make()
+
+            async def view(feed: Feed) -> None:
+                async for body in feed.follow():
+                    seen.append(json.loads(body)["made_ms"])
+                    if len(made_ones) >= 3:
+                        return
+
+            async def watch() -> None:
+                feed = Feed(make)
+                await asyncio.gather(*(view(feed) for _ in range(viewers)))
+                before = len(made_ones)
+                await asyncio.sleep(2.5)  # with no viewer nothing is made
+                assert len(made_ones) <= before + 1
+
+            real_rig.admin.config_resetstat()
+            asyncio.run(watch())
+            assert len(seen) == 3 * viewers
+            assert len(made_ones) in (3, 4)
+            return round(sum(calls(real_rig).values()) / len(made_ones))
+
+    assert cost(1) == pytest.approx(cost(50), abs=5)
+
+
+def test_a_server_that_is_away_is_said_with_since_when_and_recovers(contexts: Any) -> None:
+    server = Server("valkey").start()
+    try:
+        with snapshots(server.url) as source:
+            assert made(source)["reachable"]
+            server.kill()
+            away, later = made(source), made(source)
+            assert not away["reachable"]
+            assert away["verdict"]["state"] == "unknown"
+            assert "cannot be reached" in away["verdict"]["sentence"]
+            assert later["verdict"]["since_ms"] == away["verdict"]["since_ms"]
+            server.start()
+            assert made(source)["reachable"]
+    finally:
+        server.close()
