@@ -1,4 +1,4 @@
-"""Everything that is wrong, in sentences for somebody new to the service, and the verdict: the worst of it."""
+"""Everything that is wrong, in sentences for somebody new to the service; the verdict is the worst of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from ops.alerts.settings import AlertSettings
 from ops.clock import span
 from ops.health import FAILURE, OK, CheckResult, check
+from ops.health.workers import WorkerFacts
 from ops.page.look import Look
 
 SEVERITIES = ("error", "warning", "notice")
@@ -20,7 +21,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     "amn workers": ("No AMN worker lives, so that nothing is answered", "no_worker"),
     "fallback workers": ("No fallback worker lives, so that escalated requests wait", "no_worker"),
     "shadow workers": ("No shadow worker lives, so that quality is not measured", "no_worker"),
-    "progress": ("A worker is stuck: it holds requests and ends none", "no_worker"),
+    "progress": ("A worker is stuck, stopped or was killed", "no_worker"),
     "worker clocks": ("The clock of a worker's host is wrong", ""),
     "reads": ("Workers lose answers of the server on the way", ""),
     "leases": ("Requests are leased to workers that are gone, and nobody takes them over", "no_worker"),
@@ -65,14 +66,20 @@ class Known:
     first: bool = True
 
 
-def find(look: Look, rates: Mapping[str, float | None], known: Known) -> list[Trouble]:
+def find(look: Look, refused_per_s: float | None, known: Known) -> list[Trouble]:
     """All that is wrong now, the worst first.
 
     Args:
-        rates: Events a second by name, `refused` among them.
+        refused_per_s: Submits that were refused; None when not known.
         known: Of this page; it is changed.
     """
-    found = [*_silent(look), *_died(look, known), *_refusals(rates), *_checks(look), *_alerts(look)]
+    found = [
+        *_silent(look),
+        *_died(look, known),
+        *_refusals(refused_per_s or 0.0),
+        *_checks(look),
+        *_alerts(look),
+    ]
     found.sort(key=lambda one: SEVERITIES.index(one.severity))
     unknown = None if known.first else look.now_ms
     known.since_ms = {one.check: known.since_ms.get(one.check, unknown) for one in found}
@@ -80,8 +87,13 @@ def find(look: Look, rates: Mapping[str, float | None], known: Known) -> list[Tr
     return [replace(one, since_ms=one.since_ms or known.since_ms[one.check]) for one in found]
 
 
+def is_silent(worker: WorkerFacts) -> bool:
+    """True if a worker should have said something by now: sooner than others count it as stuck."""
+    return worker.seen_ms_ago > SILENT_MS
+
+
 def _silent(look: Look) -> Iterator[Trouble]:
-    silent = [one for one in look.facts.workers if one.seen_ms_ago > SILENT_MS]
+    silent = [one for one in look.facts.workers if is_silent(one) and not one.stuck]
     if silent:
         names = ", ".join(f"{one.name} for {one.seen_ms_ago / 1000:.0f} s" for one in silent)
         yield Trouble(
@@ -112,9 +124,8 @@ def _died(look: Look, known: Known) -> Iterator[Trouble]:
             )
 
 
-def _refusals(rates: Mapping[str, float | None]) -> Iterator[Trouble]:
-    refused = rates.get("refused") or 0.0
-    if refused > 0:
+def _refusals(refused: float) -> Iterator[Trouble]:
+    if refused:
         yield Trouble(
             severity="error",
             check="refused",

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 
 import redis
 
+from ops import stages
+from ops.alerts import books
 from ops.alerts.alert import Alert
 from ops.alerts.silences import Silence, silences
 from ops.alerts.store import alerts
@@ -24,6 +26,7 @@ from ops.health import Facts, beside, server, streams, workers
 from ops.health.counters import read_counters
 from ops.health.streams import RECENT_MS, LetterFacts
 from ops.settings import jobs_possible
+from ops.stages import StageHistogram
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
 from producer.transport.connection import script_text
@@ -34,6 +37,8 @@ _LETTERS_MAX, _LETTERS_BYTES_MAX = 100, 8 << 20
 #: What changes slowly, or takes many commands, is read again after this.
 _JOBS_S, _EXEMPLARS_S = 5.0, 60.0
 _JOBS_MAX, _EXEMPLARS_MAX = 10, 10
+#: Times of the stages are of so long; the server keeps them by the minute.
+_TIMES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,8 @@ class Look:
         letters: The newest dead letters.
         judged: Findings of the judge's last evaluation.
         jobs, exemplars: Newest jobs; the worst scored requests of the last hours. Read now and then.
+        undelivered: Ids of alerts with a message that a sink has not taken.
+        times: Of the stages, over the last minute or two.
     """
 
     facts: Facts
@@ -74,6 +81,8 @@ class Look:
     judged: Sequence[Finding] = ()
     jobs: Sequence[Mapping[str, Any]] = ()
     exemplars: Sequence[Mapping[str, Any]] = ()
+    undelivered: frozenset[str] = frozenset()
+    times: Sequence[StageHistogram] = ()
 
     @property
     def now_ms(self) -> int:
@@ -128,6 +137,8 @@ class Looker:
             alerts=alerts(client, keys),
             silences=silences(client, keys, now_ms),
             judged=self._once("judged", found.judged_ms_ago and now_ms - found.judged_ms_ago, self._judged),
+            undelivered=frozenset(one["alert"] for one in books.read(client, keys).undelivered()),
+            times=stages.read(client, keys, _TIMES_S, now_ms),
             jobs=self._once("jobs", 0, self._jobs, _JOBS_S) if with_jobs else (),
             exemplars=self._once("exemplars", 0, lambda: self._worst(now_ms), _EXEMPLARS_S),
         )

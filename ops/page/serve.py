@@ -85,7 +85,7 @@ def serve(settings: PageSettings, server: ProducerSettings, opened: socket.socke
             with driver_errors(server.url):
                 return strict_json(history.columns(history.read(client, keys)), compact=True).encode()
 
-        feed = Feed(Snapshots(server.queue, look, actions=settings.actions).make)
+        feed = Feed(Snapshots(server, look, actions=settings.actions).make)
         asgi = page(feed, Shared(past), token=settings.token, names=settings.names)
         config = uvicorn.Config(
             asgi,

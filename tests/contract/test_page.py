@@ -31,7 +31,7 @@ def snapshots(url: str) -> Iterator[Snapshots]:
             with driver_errors(url):
                 return looker.look()
 
-        yield Snapshots("main", look)
+        yield Snapshots(settings, look)
 
 
 def made(source: Snapshots) -> dict[str, Any]:

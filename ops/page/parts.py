@@ -1,0 +1,235 @@
+"""The parts of the snapshot that one look gives: streams, workers, dead letters, drift, alerts, jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ops.alerts.settings import AlertSettings
+from ops.clock import span
+from ops.health.backlog import backlogs
+from ops.health.workers import WorkerFacts
+from ops.page.findings import is_silent
+from ops.page.look import Letter, Look
+from ops.page.rates import CounterRates
+
+_NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX, _JOBS_MAX = 20, 50, 200, 20
+#: A drop of the delta that the card calls an alert.
+_DROP_TOLD = 0.03
+#: By stream: the kind of worker that reads it, and its level.
+STREAMS = {
+    "requests:high": ("amn", "high"),
+    "requests": ("amn", "normal"),
+    "requests:low": ("amn", "low"),
+    "fallback": ("fallback", "normal"),
+    "fallback:secondary": ("fallback", "secondary"),
+    "shadow": ("shadow", "normal"),
+}
+_DRIFT_RULES = ("ood_delta", "fast_drop", "level")
+_UNJUDGED = {
+    True: "No judge has ever judged here",
+    False: "Nothing was sampled yet, so that nothing is judged",
+}
+
+
+def streams(look: Look) -> list[dict[str, Any]]:
+    """The streams that workers read, in the order of service."""
+    waits = backlogs(look.facts.streams, look.facts.workers)
+    return [
+        {
+            "kind": kind,
+            "level": level,
+            "partition": 0,
+            "depth": look.facts.streams[name].entries,
+            "leased": look.facts.streams[name].leased,
+            "oldest_ms": look.facts.streams[name].oldest_age_ms,
+            "backlog_s": waits[name].backlog_s,
+        }
+        for name, (kind, level) in STREAMS.items()
+    ]
+
+
+def workers(look: Look, rates: CounterRates) -> list[dict[str, Any]]:
+    """The workers that live, and the names of those that left without a word."""
+    alive = [_worker(one, rates.finished(one.name)) for one in look.facts.workers]
+    gone = sorted(look.consumers - {one.name for one in look.facts.workers})[:_GONE_MAX]
+    return alive + [{"name": name, "kind": name.partition("-")[0], "state": "gone"} for name in gone]
+
+
+def _worker(one: WorkerFacts, finished_before: int | None) -> dict[str, Any]:
+    state = "idle" if finished_before is None or one.finished <= finished_before else "working"
+    return {
+        "name": one.name,
+        "kind": one.kind,
+        "host": one.host,
+        "pid": one.pid,
+        "state": "stuck" if one.stuck or is_silent(one) else state,
+        "beat_ms_ago": one.seen_ms_ago,
+        "answered": one.finished,
+        "ended_per_s": one.ended_per_s,
+        "busy_ratio": one.busy_ratio,
+        "started_ms": one.started_at_ms,
+        "model": one.model,
+        "bank": one.bank,
+    }
+
+
+def dead(look: Look) -> dict[str, Any]:
+    """The dead letters: how many are kept, groups of the newest hundred, and the newest."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for one in look.letters:
+        groups.setdefault((one.reason, kind_of(one)), []).append(one.died_at_ms)
+    return {
+        "count": look.facts.letters.entries,
+        "grouped": len(look.letters),
+        "groups": [
+            {
+                "error_code": reason,
+                "kind": kind,
+                "count": len(times),
+                "newest_ms": max(times),
+                "oldest_ms": min(times),
+            }
+            for (reason, kind), times in sorted(groups.items(), key=lambda item: -len(item[1]))
+        ],
+        "newest": [
+            {
+                "id": one.id,
+                "error_code": one.reason,
+                "kind": kind_of(one),
+                "message": one.message,
+                "at_ms": one.died_at_ms,
+                "deliveries": one.deliveries,
+                "told": one.told,
+                "payload_bytes": one.payload_bytes,
+            }
+            for one in look.letters[:_NEWEST_LETTERS]
+        ],
+    }
+
+
+def kind_of(letter: Letter) -> str:
+    """The kind of worker from whose stream a letter came; "" when that is not known."""
+    return STREAMS.get(letter.source.partition("}:")[2], ("", ""))[0]
+
+
+def drift(look: Look) -> dict[str, Any]:
+    """The judge's last verdict on the model that is sampled most, and its numbers of 24 h."""
+    whole = [one for one in look.judged if one.rule == "ood_delta" and not one.lane]
+    main = max(whole, key=lambda one: float(one.values.get("n_id", 0)), default=None)
+    firing = [one for one in look.judged if one.state == "firing" and one.rule in _DRIFT_RULES]
+    said = min(firing, key=lambda one: one.severity != "page", default=main)
+    judged_ms_ago = look.facts.beside.judged_ms_ago
+    values: Mapping[str, Any] = main.values if main is not None else {}
+    return {
+        "verdict": _UNJUDGED[judged_ms_ago is None] if said is None else said.summary,
+        "state": "insufficient" if said is None else said.state,
+        "judged_ms_ago": judged_ms_ago,
+        "model": None if main is None else main.model,
+        "delta": values.get("delta"),
+        "baseline_delta": values.get("delta_expected"),
+        "drop": values.get("drop"),
+        "drop_low": values.get("drop_low_99"),
+        "drop_high": values.get("drop_high_99"),
+        "threshold": _DROP_TOLD,
+        "means": [_mean(values, *names) for names in _SLICES if f"mean_{names[1]}" in values],
+        "rules": [
+            {
+                "rule": one.rule,
+                "lane": one.lane,
+                "model": one.model,
+                "state": one.state,
+                "sentence": one.summary,
+            }
+            for one in look.judged
+            if one.model
+        ],
+        "exemplars": list(look.exemplars),
+    }
+
+
+_SLICES = (("in distribution", "id"), ("out of distribution", "ood"))
+#: Half the width of a 95 % interval, in standard errors.
+_WIDTH_SE = 1.96
+
+
+def _mean(values: Mapping[str, Any], name: str, short: str) -> dict[str, Any]:
+    mean, error = values[f"mean_{short}"], values.get(f"mean_{short}_error")
+    bounds = (None, None) if error is None else (mean - _WIDTH_SE * error, mean + _WIDTH_SE * error)
+    return {"slice": name, "mean": mean, "low": bounds[0], "high": bounds[1], "n": values.get(f"n_{short}")}
+
+
+def alerts(look: Look, settings: AlertSettings) -> list[dict[str, Any]]:
+    """The alerts that are not at rest; one that a sink has not taken yet is undelivered."""
+    shown = [one for one in look.alerts if one.phase != "ok"][:_ALERTS_MAX]
+    found = []
+    for one in shown:
+        state: str = one.phase
+        if one.phase == "firing" and (one.silence or one.id in look.undelivered):
+            state = "silenced" if one.silence else "undelivered"
+        found.append(
+            {
+                "id": one.id,
+                "name": one.rule,
+                "rule": one.rule,
+                "model": one.model,
+                "lane": one.lane,
+                "severity": one.severity,
+                "state": state,
+                "since_ms": one.since_ms,
+                "sentence": one.summary,
+                "runbook_link": settings.runbook(one.runbook),
+                "silenced_by": one.silence,
+            }
+        )
+    return found
+
+
+def silences(look: Look) -> list[dict[str, Any]]:
+    """The silences in force, with what each holds back."""
+    rules = {one.id: one.rule for one in look.alerts}
+    rows = []
+    for one in look.silences:
+        named = {"rule": one.rule, "model": one.model, "lane": one.lane}
+        names = " ".join(f"{name} {value}" for name, value in named.items() if value)
+        of = f"alert {rules.get(one.alert, one.alert[:8])}" if one.alert else names
+        what = f"{of}, for {span(one.until_ms - look.now_ms)} more"
+        rows.append(
+            {
+                "id": one.id,
+                "what": what,
+                "until_ms": one.until_ms,
+                "reason": one.reason,
+                "author": one.author,
+            }
+        )
+    return rows
+
+
+def jobs(look: Look) -> list[dict[str, Any]]:
+    """The jobs, those that run first."""
+    rows = sorted(look.jobs, key=lambda row: row["status"] != "started")[:_JOBS_MAX]
+    return [
+        {
+            "id": row["id"],
+            "what": row["description"],
+            "state": row["status"],
+            "rows_done": row["done"],
+            "rows": row["rows"],
+            "failed": row["failed"],
+            "rate_per_s": row.get("rate_per_s"),
+            "left_s": row.get("left_s"),
+            "error": row["error"],
+        }
+        for row in rows
+    ]
+
+
+def in_force(look: Look) -> dict[str, Any]:
+    """The model and the bank of most AMN workers."""
+    amn = [one for one in look.facts.workers if one.kind == "amn"]
+    said = {"model": [one.model for one in amn], "bank": [one.bank for one in amn]}
+    most = {name: Counter(filter(None, texts)).most_common(1) for name, texts in said.items()}
+    found: dict[str, Any] = {name: rows[0][0] if rows else None for name, rows in most.items()}
+    return found | dict.fromkeys(("calibration", "policy", "baseline"))
