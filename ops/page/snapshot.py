@@ -6,7 +6,7 @@ What is not known is null: rates before the second look, and what no process has
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ from ops.alerts.settings import AlertSettings
 from ops.page import findings, parts
 from ops.page.look import Look
 from ops.page.rates import CounterRates, Looks
-from ops.stages import QUANTILES, StageHistogram
+from ops.stages import STATISTICS
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 from producer.stages import END_TO_END
@@ -26,8 +26,6 @@ _OBJECTIVE_P95_MS, _ESCALATED_MAX = 1.2, 0.2
 _EXPIRED = "failed:deadline_exceeded"
 #: Counters of all that was decided, as the budget counts: contexts of a batch one by one.
 _DECIDED, _ESCALATED = ("answered", "failed", "dead", "batch:extra"), ("escalated", "batch:extra:escalated")
-#: Levels for which somebody waits.
-_INTERACTIVE = ("high", "normal")
 
 
 class Snapshots:
@@ -72,6 +70,7 @@ class Snapshots:
 
     def _of(self, look: Look) -> dict[str, Any]:
         rates = self._looks.add(look)
+        shown = stages.shown(look.times)
         found = findings.find(look, rates("refused:"), self._known)
         return {
             "made_ms": look.now_ms,
@@ -79,8 +78,8 @@ class Snapshots:
             "verdict": findings.verdict(found, look, self._settings),
             "findings": [asdict(one) for one in found],
             "traffic": _traffic(rates),
-            "latency": _latency(look.times) | {"slow_share": rates.share(("slow",), ("timed",))},
-            "stages": _stages(look.times),
+            "latency": _latency(shown) | {"slow_share": rates.share(("slow",), ("timed",))},
+            "stages": _stages(shown),
             "escalation": {
                 "rate": rates.share(_ESCALATED, _DECIDED),
                 "limit": _ESCALATED_MAX,
@@ -108,24 +107,22 @@ def _traffic(rates: CounterRates) -> dict[str, float | None]:
     }
 
 
-def _percentiles(times: StageHistogram | None) -> dict[str, float | None]:
-    found = {name: times.quantile_ms(share) if times else None for name, share in QUANTILES.items()}
-    return {f"{name}_ms": None if ms is None else round(ms, 4) for name, ms in found.items()}
+def _latency(shown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """The whole way of what AMN answers and somebody waits for."""
+    times = shown.get("amn", {}).get(END_TO_END, {})
+    found = {f"{name}_ms": times.get(name) for name in STATISTICS}
+    return {**found, "objective_p95_ms": _OBJECTIVE_P95_MS, "n": times.get("requests", 0)}
 
 
-def _latency(times: Sequence[StageHistogram]) -> dict[str, Any]:
-    """The whole way of what AMN answers and somebody waits for, of the last minutes."""
-    whole = [
-        one for one in times if (one.stage, one.kind) == (END_TO_END, "amn") and one.level in _INTERACTIVE
-    ]
-    merged = next(iter(stages.merged(whole, "stage")), None)
-    n = merged.count if merged else 0
-    return {**_percentiles(merged), "objective_p95_ms": _OBJECTIVE_P95_MS, "n": n}
-
-
-def _stages(times: Sequence[StageHistogram]) -> list[dict[str, Any]]:
+def _stages(shown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
     return [
-        {"stage": one.stage, "kind": one.kind, "mean_ms": one.mean_ms, "n": one.count, **_percentiles(one)}
-        for one in stages.merged(times, "stage", "kind")
-        if one.stage != END_TO_END
+        {
+            "stage": stage,
+            "kind": kind,
+            "n": times["requests"],
+            **{f"{n}_ms": times.get(n) for n in STATISTICS},
+        }
+        for kind, by_stage in shown.items()
+        for stage, times in by_stage.items()
+        if stage != END_TO_END
     ]
