@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from ops.predict.engines import DirectEngine
+from ops.predict.direct import DirectEngine
 from ops.predict.files import group_rows, open_data, open_sources
 from ops.predict.settings import PredictSettings
 from ops.settings import artifacts_folder

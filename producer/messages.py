@@ -20,6 +20,9 @@ PAYLOAD_BYTES_MAX = 64 * 1024
 BATCH_BYTES_MAX = 4 * 1024**2
 #: A text field longer than this is not a name any more.
 TEXT_LENGTH_MAX = 512
+#: Stands for a fallback's calibration that was fitted for other models: while workers are replaced in turn,
+#: the old fallback answers what the new AMN escalated.
+UNFIT = "none"
 
 DEFAULT_ENCODER = "all-mpnet-base-v2/mean/l2"
 DEFAULT_LANE = "general"
@@ -176,6 +179,8 @@ class BatchReply:
         gains: Shape (n,), float32: predicted gains of asking a fallback; 0 where the policy does not.
         tiers: Of every model that was asked, by model id: shape (n, 2), float32, expected cosine and
             weight of each row. Empty when AMN alone answered.
+        calibration: Id of the calibration by which a fallback's answers were blended, `UNFIT` where it was
+            fitted for other models. Empty when AMN alone answered.
     """
 
     id: str
@@ -196,6 +201,7 @@ class BatchReply:
     confidence_method: str = "top1"
     margin_method: str = "distinct"
     tiers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    calibration: str = ""
     timings: Timings = field(default_factory=Timings)
 
     def __len__(self) -> int:

@@ -51,6 +51,11 @@ file_options = options.together(
     click.option("--shard", default="", metavar="I/N", help="The i-th of n shares of the row groups."),
     click.option("--failures-max", default="", metavar="N|P%", help="Failed rows that stop the run."),
     click.option("--on-stall", default="wait", metavar="wait|SECONDS", help="When no answers come."),
+    click.option(
+        "--on-change",
+        type=click.Choice(["name", "stop"]),
+        help="When other models answer: name them by part, or stop. [default: name, but stop on a resume]",
+    ),
     click.option("--restart", is_flag=True, help="Begin anew, whatever the target holds."),
     click.option("--force", is_flag=True, help="Replace an .npy file."),
 )
@@ -68,7 +73,8 @@ def settings_of(sources: tuple[str, ...], fast: bool, on_stall: str, **how: Any)
         raise click.BadParameter(
             f"{on_stall!r}: use wait, or a number of seconds", param_hint="--on-stall"
         ) from None
-    return PredictSettings(sources=sources, stall_s=stall_s, **how | ({"share": 0.0} if fast else {}))
+    how |= {"share": 0.0} if fast else {}
+    return PredictSettings(sources=sources, stall_s=stall_s, on_change=how.pop("on_change") or "", **how)
 
 
 @click.command(short_help="Files of contexts or documents to files of predictions.")
@@ -106,7 +112,7 @@ def predict(
       amn predict contexts.npy --out vectors.npy --fast
       amn predict contexts.npy --out predictions/ --direct
     """
-    from ops.predict.engines import DirectEngine, QueueEngine, QueueEngineSettings
+    from ops.predict.engines import QueueEngine, QueueEngineSettings
     from ops.predict.files import open_data, predict_files
 
     settings = settings_of(**how)
@@ -116,6 +122,8 @@ def predict(
     with ExitStack() as stack:
         view = stack.enter_context(View())
         if direct:
+            from ops.predict.direct import DirectEngine
+
             engine: Any = DirectEngine(artifacts_folder(artifacts), policy)
         else:
             producer = stack.enter_context(
@@ -181,6 +189,11 @@ def _show(summary: dict[str, Any]) -> None:
     )
     for code, count in summary["failures"].items():
         out.print(f"  {count:,} rows: {code}")
+    if len(sets := summary.get("answers_of", [])) > 1:
+        out.print("  answers of different models, which _manifest.json names by part:")
+    for one in sets if len(sets) > 1 else ():
+        ids = ", ".join(f"{name} {value}" for name, value in one["models"].items())
+        out.print(f"  {one['parts']:,} parts of {one['rows']:,} rows: {ids}")
     if summary["cosines"]:
         from ops.predict.report import shown
 

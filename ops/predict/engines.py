@@ -8,15 +8,17 @@ whoever computes them, and however often.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ops.errors import RunStopped
+from ops.predict.models import merge
+from ops.predict.windows import RowBlock, checked
 from producer import BatchHandle, Options, Producer, Windows
 from producer.errors import QueueError, RequestLost, ResultTimeout, ServerError
 from producer.messages import BULK_PRIORITY, LANES, BatchReply
@@ -26,6 +28,8 @@ MESSAGE_ROWS = 256
 #: The gate says this of a row that a fallback could better, of a message that holds many.
 _CHOICE = "batch"
 _WAIT_MS, _PAUSE_S = 2_000.0, 0.5
+#: Blocks under way at once, before and after their rows are chosen.
+_AHEAD = 3
 Vectors = NDArray[np.float32]
 
 
@@ -56,11 +60,11 @@ class Answers:
         self.models: dict[str, str] = {}
 
     def put(self, rows: NDArray[np.intp], other: Answers, *columns: str) -> None:
-        """Take the answers of another for some rows; without names, all columns."""
+        """Take the answers of another for some rows; without names, all columns. Errors as `merge`."""
         for name in columns or self.COLUMNS:
             getattr(self, name)[rows] = getattr(other, name)
         self.failures |= {int(rows[row]): why for row, why in other.failures.items()}
-        self.models = other.models | self.models
+        merge(self.models, other.models)
 
     def better(self, other: Answers) -> None:
         """Take a fallback's answers for the rows that it was asked for."""
@@ -171,7 +175,7 @@ class QueueEngine:
             try:
                 reply = handle.result(timeout_ms=_WAIT_MS)
                 if not options.escalate or _by_fallback(reply):
-                    return _answers(reply)
+                    return answers_of(reply)
                 # Shed: the fallback is down, full, or behind. The file waits for it.
                 stalled_s = self._stalled(stalled_s, f"no fallback answers ({_why(reply)})")
             except ResultTimeout as error:
@@ -209,73 +213,44 @@ class QueueEngine:
         return since_s
 
 
-class DirectEngine:
-    """Models in this process: AMN with its gate, and the first fallback."""
+def answered(
+    engine: Engine, blocks: Iterable[RowBlock], share: float, normalize: bool
+) -> Iterator[tuple[RowBlock, Answers]]:
+    """Yield each block with its answers, in order.
 
-    def __init__(self, artifacts: Path, policy: str) -> None:
-        from amn.gate.gain import load_calibration
-        from amn.gate.scores import GateScores
-        from amn.policy import load_policy
-        from amn.predictor import Predictor
+    Some blocks are under way at once, so that neither the workers nor the disk wait for the other.
+    """
+    first: deque[tuple[RowBlock, NDArray[np.intp], Waits]] = deque()
+    second: deque[tuple[RowBlock, Answers, Waits]] = deque()
 
-        self._policy = chosen = load_policy(policy)
-        folder = artifacts / "gate_calibration"
-        self._calibration = load_calibration(folder) if chosen.needs_calibration else None
-        bank = artifacts / "reference_bank" if chosen.needs_bank else None
-        self._amn = Predictor.open(artifacts / "production_model", bank)
-        self._fallback = Predictor.open(artifacts / "fallback_accuracy")
-        self._scores = GateScores(chosen, self._amn.bank, self._calibration)
-        self.models = {
-            "model": self._amn.model_id,
-            "bank": self._amn.bank.bank_id if self._amn.bank else "",
-            "policy": chosen.policy_id(self._calibration.calibration_id if self._calibration else ""),
-        }
+    def choose() -> None:
+        block, rows, waits = first.popleft()
+        answers = waits()
+        if len(rows) < len(block):
+            some, answers = answers, Answers(len(block))
+            answers.put(rows, some)
+        answers.failures |= block.errors
+        answers.taken = chosen(answers, share)
+        second.append((block, answers, engine.slow(block.windows.part(answers.taken))))
 
-    def fast(self, windows: Windows) -> Waits:
-        """Compute AMN's answers now."""
-        from amn.gate.escalation import REASONS, Allowance
-        from workers.handlers.batches import SHEDS, decide_batch
+    def finish() -> tuple[RowBlock, Answers]:
+        block, answers, waits = second.popleft()
+        answers.better(waits())
+        return block, answers
 
-        rows = contexts_of(windows)
-        vectors = self._amn.forward(rows)
-        columns = self._scores(rows, vectors)
-        verdicts = decide_batch(self._policy, Allowance.unlimited(), (), columns)
-        confidences, margins, gains = (np.asarray(column, np.float32) for column in columns)
-        reply = BatchReply(
-            id="direct",
-            vectors=vectors,
-            confidences=confidences,
-            margins=margins,
-            gains=gains,
-            rules=REASONS,
-            fired=verdicts.fired,
-            sheds=SHEDS,
-            shed=verdicts.shed,
-            **self.models,  # type: ignore[arg-type]
-        )
-        answers = _answers(reply)
-        return lambda: answers
-
-    def slow(self, windows: Windows) -> Waits:
-        """Compute the final answers now."""
-        from amn.gate.gain import blend, features
-        from amn.policy import BLEND
-
-        rows = contexts_of(windows)
-        fast, slow = self._amn.forward(rows), self._fallback.forward(rows)
-        weight = np.ones(len(rows))
-        if self._calibration is not None and self._policy.answer.rule == BLEND:
-            weight = self._calibration.weight(features(rows, fast))
-        answers = Answers(len(rows))
-        answers.vectors = blend(fast, slow, weight)
-        answers.served_by[:] = np.where(weight > 0, self._fallback.name, self._amn.name)
-        answers.models = {"fallback": self._fallback.model_id}
-        return lambda: answers
-
-
-def contexts_of(windows: Windows) -> NDArray[np.float32]:
-    """Return contexts (n, 5, 768) as models take them; each vector is widened once."""
-    return Windows(vectors=windows.vectors.astype(np.float32, copy=False), ends=windows.ends).contexts()
+    for block in blocks:
+        block = checked(block, normalize)
+        rows = block.good
+        windows = block.windows if len(rows) == len(block) else block.windows.part(rows)
+        first.append((block, rows, engine.fast(windows)))
+        if len(first) > _AHEAD:
+            choose()
+        if len(second) > _AHEAD:
+            yield finish()
+    while first:
+        choose()
+    while second:
+        yield finish()
 
 
 def _failed(error: QueueError) -> Answers:
@@ -284,7 +259,8 @@ def _failed(error: QueueError) -> Answers:
     return answers
 
 
-def _answers(reply: BatchReply) -> Answers:
+def answers_of(reply: BatchReply) -> Answers:
+    """Return what the answer to a message says."""
     answers = Answers(len(reply), reply.vectors)
     answers.confidences, answers.margins, answers.gains = reply.confidences, reply.margins, reply.gains
     answers.candidates = reply.shed_as(_CHOICE)
@@ -299,7 +275,7 @@ def _answers(reply: BatchReply) -> Answers:
     answers.models = {"model": reply.model, "bank": reply.bank, "policy": reply.policy}
     if reply.tiers:
         amn, *others = reply.tiers
-        answers.models |= {"model": amn, "fallback": ", ".join(others)}
+        answers.models |= {"model": amn, "fallback": ", ".join(others), "calibration": reply.calibration}
         weights = np.stack([pair[:, 1] for pair in reply.tiers.values()])
         answers.served_by[weights[1:].sum(axis=0) <= 0] = "amn"  # the fallback was asked, and added nothing
     return answers

@@ -18,11 +18,11 @@ from amn.errors import FileRefused
 from amn.files import check_output
 from ops.predict import sources
 from ops.predict.dataset import CONTEXTS, ColumnNames, DataSet
-from ops.predict.engines import Engine
+from ops.predict.engines import Engine, answered
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
 from ops.predict.rows import part_rows, part_schema
-from ops.predict.run import FileRun, FileRunSettings, Progress, answered
+from ops.predict.run import FileRun, FileRunSettings, Progress
 from ops.predict.settings import PredictSettings
 from ops.predict.sources import RowGroup
 
@@ -108,6 +108,7 @@ def predict_files(
                 failures_max=settings.failures_limit(),
                 shard=settings.shard_numbers(),
                 restart=settings.restart,
+                on_change=settings.on_change,
             ),
         )
         run.begin()
@@ -136,7 +137,8 @@ def _summary(settings: PredictSettings, run: FileRun, elapsed_s: float) -> dict[
         "resumed_rows": progress.skipped,
         "elapsed_s": round(elapsed_s, 3),
         "rows_per_s": round(fresh / max(elapsed_s, 1e-9), 1),
-        "models": run.models,
+        "models": run.manifest.models,
+        "answers_of": run.manifest.answers_of(),
         "cosines": cosines_by_domain(run.parts, data.columns.document, data.columns.domain),
     }
 

@@ -32,12 +32,29 @@ class TargetManifest:
     Attributes:
         about: The inputs and options that must not change between the runs of one target.
         models: The ids of model, bank, policy and fallback of the first answers.
-        done: By number of the row group: rows, failed, escalated, and other models where they changed.
+        done: By number of the row group: rows, failed, escalated, and the models where they are others.
     """
 
     about: dict[str, Any]
     models: dict[str, str] = field(default_factory=dict)
     done: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def sets(self) -> Iterator[dict[str, str]]:
+        """Yield the sets of models whose answers there are."""
+        yield self.models
+        yield from (row["models"] for row in self.done.values() if "models" in row)
+
+    def answers_of(self) -> list[dict[str, Any]]:
+        """Return each set that answered, with the number of its parts and rows."""
+        found: list[dict[str, Any]] = []
+        for row in self.done.values():
+            models = row.get("models", self.models)
+            same = next((one for one in found if one["models"] == models), None)
+            if same is None:
+                found.append(same := {"models": models, "parts": 0, "rows": 0})
+            same["parts"] += 1
+            same["rows"] += row["rows"]
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -177,6 +194,8 @@ def _loaded(path: Path) -> TargetManifest:
         done = {int(number): dict(row) for number, row in stored["done"].items()}
         if not all(isinstance(row[count], int) for row in done.values() for count in COUNTS):
             raise ValueError("a count is no number")
+        if not all(isinstance(row.get("models", {}), dict) for row in done.values()):
+            raise ValueError("models are no names")
         return TargetManifest(dict(stored["about"]), dict(stored["models"]), done)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileRefused(f"{path} cannot be read ({error!r}); --restart begins anew") from error

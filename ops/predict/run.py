@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict.dataset import DataSet
-from ops.predict.engines import Answers, Engine, Waits, chosen
+from ops.predict.engines import Engine, answered
+from ops.predict.models import DEFAULT, ModelsChanged, ModelSets, differing, merge
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.sources import RowGroup, identity, state_of
-from ops.predict.windows import SHORT_DOCUMENT, RowBlock
-from producer.errors import InvalidRequest
-from producer.protocol.checks import are_unit, checked_context
+from ops.predict.windows import SHORT_DOCUMENT
 
-#: Blocks under way at once, before and after their rows are chosen.
-_AHEAD = 3
+#: Pauses before a row group is answered again: a pool replaces its workers in turn, and until all are new,
+#: answers of both come.
+_CHANGING_S = (0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +35,7 @@ class FileRunSettings:
         failures_max: Failed rows that stop the run, as a number or a share of all rows; None for no limit.
         shard: (i, n): every n-th row group, from the i-th on.
         restart: Begin anew.
+        on_change: What is done when other models answer (`ops.predict.models`).
     """
 
     share: float = 0.195
@@ -44,6 +43,7 @@ class FileRunSettings:
     failures_max: float | None = None
     shard: tuple[int, int] = (0, 1)
     restart: bool = False
+    on_change: str = DEFAULT
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,24 +72,24 @@ class Progress:
 
 
 class FileRun:
-    """A run into one target."""
+    """A run into one target.
+
+    Attributes:
+        manifest: Its subject, the models that answered, and what is done.
+    """
 
     def __init__(self, data: DataSet, target: Target, engine: Engine, settings: FileRunSettings) -> None:
         self.data, self._target, self._engine, self._settings = data, target, engine, settings
         first, step = settings.shard
         self.groups = [group for group in data.groups if group.number % step == first]
         self.progress = Progress(rows=sum(group.rows for group in self.groups))
-        self._manifest = TargetManifest(self._about())
+        self.manifest = TargetManifest(self._about())
+        self._sets = ModelSets(settings.on_change)
 
     @property
     def parts(self) -> list[Path]:
         """The parts of this run that are done, in order."""
-        return [self._target.part(number) for number in sorted(self._manifest.done)]
-
-    @property
-    def models(self) -> dict[str, str]:
-        """The ids of model, bank, policy and fallback, once there are answers."""
-        return self._manifest.models
+        return [self._target.part(number) for number in sorted(self.manifest.done)]
 
     def begin(self) -> None:
         """Take up what an earlier run did.
@@ -104,35 +104,39 @@ class FileRun:
             )
         earlier = self._target.load()
         if earlier is not None:
-            if changed := differences(earlier.about, self._manifest.about):
+            if changed := differences(earlier.about, self.manifest.about):
                 raise FileRefused(
                     f"{self._target.folder} holds a run of something else: {'; '.join(changed[:3])}. Name "
                     "another folder, or begin anew with --restart"
                 )
-            self._manifest = earlier
+            self.manifest = earlier
             rows = {group.number: group.rows for group in self.groups}
             earlier.done = {
                 number: row
                 for number, row in earlier.done.items()
                 if row["rows"] == rows.get(number) == self._target.rows_in(number)
             }
-        for row in self._manifest.done.values():
+        for row in self.manifest.done.values():
             self.progress.count(row)
-        self._note_models(self._engine.models)
+        for models in earlier.sets() if earlier else ():
+            self._sets.add(models)
+        self._sets.check(self._engine.models)
+        self.manifest.models = self._sets.first
         self.progress.skipped = self.progress.done
         self._target.check_room(self.progress.rows - self.progress.done)
-        self._target.save(self._manifest)
+        self._target.save(self.manifest)
 
     def _check_shards(self) -> None:
         """Refuse to write among the parts of another input, other options or other shards."""
-        mine = _of_all_shards(self._manifest.about)
+        mine = _of_all_shards(self.manifest.about)
         for path, other in self._target.others().items():
             if changed := differences(_of_all_shards(other.about), mine):
                 raise FileRefused(
                     f"{path} is of a run of something else: {'; '.join(changed[:3])}. Name another "
                     f"folder, or remove {self._target.folder}"
                 )
-            self._note_models(other.models)
+            for models in other.sets():
+                self._sets.add(models)
 
     def work(self, on_progress: Callable[[Progress], None]) -> None:
         """Predict what is left.
@@ -142,22 +146,36 @@ class FileRun:
             RunStopped: Too many rows failed, or the workers stopped answering.
         """
         for group in self.groups:
-            if group.number in self._manifest.done:
+            if group.number in self.manifest.done:
                 continue
             self._check_failures()
-            row = self._write(group, on_progress)
-            self._manifest.done[group.number] = row
-            self._target.save(self._manifest)
+            self.manifest.done[group.number] = self._one_set(group, on_progress)
+            self._target.save(self.manifest)
             self._check_failures()
 
+    def _one_set(self, group: RowGroup, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+        """Predict a row group, and again where the models changed in the middle."""
+        for pause_s in _CHANGING_S:
+            try:
+                return self._write(group, on_progress)
+            except ModelsChanged as change:
+                why = str(change)
+                time.sleep(pause_s)
+        raise RunStopped(
+            f"{why}, again and again: different models serve this queue; what is done stays, and the same "
+            "command goes on"
+        )
+
     def _write(self, group: RowGroup, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+        models: dict[str, str] = {}
         before = dataclasses.replace(self.progress, codes=Counter(self.progress.codes))
         schema = part_schema(self.data, group.file)
         try:
             with self._target.writing(group.number, schema) as writer:
                 blocks, settings = self.data.blocks(group), self._settings
                 for block, answers in answered(self._engine, blocks, settings.share, settings.normalize):
-                    self._note_models(answers.models)
+                    self._sets.check(answers.models)
+                    merge(models, answers.models)
                     writer.write_batch(part_rows(block, answers, schema))
                     self.progress.done += len(block)
                     self.progress.failed += len(answers.failures)
@@ -174,27 +192,14 @@ class FileRun:
             "failed": now.failed - before.failed,
             "escalated": now.escalated - before.escalated,
             "codes": dict(now.codes - before.codes),
+            **({"models": models} if differing(self._sets.first, models) else {}),
         }
 
     def _check_unchanged(self, group: RowGroup) -> None:
         """Refuse a file that was written while it was read: rows of two states may be mixed."""
-        stored = self._manifest.about["inputs"][self.data.files.index(group.file)]
+        stored = self.manifest.about["inputs"][self.data.files.index(group.file)]
         if state_of(group.file.path) != (stored["bytes"], stored["mtime_ns"]):
             raise FileRefused(f"{group.file.path} was changed while it was read; run it again with --restart")
-
-    def _note_models(self, models: Mapping[str, str]) -> None:
-        """Keep the ids of the first answers.
-
-        Raises:
-            RunStopped: A resumed run is answered by others.
-        """
-        for name, value in models.items():
-            known = self._manifest.models.setdefault(name, value)
-            if known != value:
-                raise RunStopped(
-                    f"{name} was {known} and is {value} now: one target holds answers of one {name}; put "
-                    f"{known} back and go on, or begin anew with --restart"
-                )
 
     def _check_failures(self) -> None:
         limit = self._settings.failures_max
@@ -211,7 +216,7 @@ class FileRun:
 
     def _about(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self._settings)
-        for name in ("restart", "failures_max"):
+        for name in ("restart", "failures_max", "on_change"):
             del settings[name]
         return {
             "inputs": [identity(file) for file in self.data.files],
@@ -228,62 +233,3 @@ def _of_all_shards(about: dict[str, Any]) -> dict[str, Any]:
     """Return what is the same in every shard of a run."""
     options = dict(about["options"])
     return about | {"options": options | {"shard": f"one of {options['shard'][1]}"}}
-
-
-def checked(block: RowBlock, normalize: bool) -> RowBlock:
-    """Return a block whose rows without an error keep the contract; each vector is looked at once."""
-    good, vectors = are_unit(block.vectors), block.vectors
-    if normalize and not good.all():
-        vectors = vectors.copy()
-        with np.errstate(all="ignore"):
-            vectors[~good] /= np.linalg.norm(vectors[~good].astype(np.float32), axis=1, keepdims=True)
-        good = are_unit(vectors)
-    block = dataclasses.replace(block, vectors=vectors, errors=dict(block.errors))
-    windows = block.windows
-    for row in np.flatnonzero(~good[windows.rows].all(axis=1)).tolist():
-        if row not in block.errors:
-            try:
-                checked_context(vectors[windows.rows[row]], normalize=normalize)
-            except InvalidRequest as error:
-                block.errors[row] = error.code, str(error)
-    return block
-
-
-def answered(
-    engine: Engine, blocks: Iterable[RowBlock], share: float, normalize: bool
-) -> Iterator[tuple[RowBlock, Answers]]:
-    """Yield each block with its answers, in order.
-
-    Some blocks are under way at once, so that neither the workers nor the disk wait for the other.
-    """
-    first: deque[tuple[RowBlock, NDArray[np.intp], Waits]] = deque()
-    second: deque[tuple[RowBlock, Answers, Waits]] = deque()
-
-    def choose() -> None:
-        block, rows, waits = first.popleft()
-        answers = waits()
-        if len(rows) < len(block):
-            some, answers = answers, Answers(len(block))
-            answers.put(rows, some)
-        answers.failures |= block.errors
-        answers.taken = chosen(answers, share)
-        second.append((block, answers, engine.slow(block.windows.part(answers.taken))))
-
-    def finish() -> tuple[RowBlock, Answers]:
-        block, answers, waits = second.popleft()
-        answers.better(waits())
-        return block, answers
-
-    for block in blocks:
-        block = checked(block, normalize)
-        rows = block.good
-        windows = block.windows if len(rows) == len(block) else block.windows.part(rows)
-        first.append((block, rows, engine.fast(windows)))
-        if len(first) > _AHEAD:
-            choose()
-        if len(second) > _AHEAD:
-            yield finish()
-    while first:
-        choose()
-    while second:
-        yield finish()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amn.errors import FileRefused
+from ops.predict.models import DEFAULT, ON_CHANGE
 from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
 
 #: At most so many rows of a block have a fallback's answer: the limit of all traffic, less its reserve.
@@ -34,6 +35,8 @@ class PredictSettings:
         failures_max: Failed rows that stop the run: a number, or a share with "%"; "" for no limit. Rows at
             the begin of a document, which no model answers, are not counted.
         stall_s: So many seconds without an answer stop the run; 0 to wait for ever.
+        on_change: What is done when other models answer: "name" or "stop"; "" names them while the run is
+            under way, and stops where an earlier one is taken up.
         restart: Begin anew.
         force: Replace an .npy file.
 
@@ -56,6 +59,7 @@ class PredictSettings:
     shard: str = ""
     failures_max: str = ""
     stall_s: float = 0.0
+    on_change: str = DEFAULT
     restart: bool = False
     force: bool = False
 
@@ -68,6 +72,8 @@ class PredictSettings:
             raise FileRefused(f"lane {self.lane!r} or priority {self.priority!r} is unknown")
         if not 0 <= self.stall_s < math.inf:
             raise FileRefused(f"the longest stall is {self.stall_s} s; use 0 or more, or wait")
+        if self.on_change not in (DEFAULT, *ON_CHANGE):
+            raise FileRefused(f"on-change is {self.on_change!r}; use {' or '.join(ON_CHANGE)}")
         self.shard_numbers()
         self.failures_limit()
 

@@ -5,6 +5,7 @@ The context of a row is that row and the four before it in its document; the row
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from producer.errors import InvalidRequest
+from producer.protocol.checks import are_unit, checked_context
 from producer.windows import Windows
 
 K, D = 5, 768
@@ -130,3 +133,22 @@ def clean(values: NDArray[np.floating], good: NDArray[np.bool_]) -> NDArray[np.f
     found = values.astype(kind, order="C")
     found[~good] = 0
     return found
+
+
+def checked(block: RowBlock, normalize: bool) -> RowBlock:
+    """Return a block whose rows without an error keep the contract; each vector is looked at once."""
+    good, vectors = are_unit(block.vectors), block.vectors
+    if normalize and not good.all():
+        vectors = vectors.copy()
+        with np.errstate(all="ignore"):
+            vectors[~good] /= np.linalg.norm(vectors[~good].astype(np.float32), axis=1, keepdims=True)
+        good = are_unit(vectors)
+    block = dataclasses.replace(block, vectors=vectors, errors=dict(block.errors))
+    windows = block.windows
+    for row in np.flatnonzero(~good[windows.rows].all(axis=1)).tolist():
+        if row not in block.errors:
+            try:
+                checked_context(vectors[windows.rows[row]], normalize=normalize)
+            except InvalidRequest as error:
+                block.errors[row] = error.code, str(error)
+    return block

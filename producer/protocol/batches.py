@@ -29,6 +29,7 @@ _FIELDS = {
     "provisional": (bool, REQUIRED),
     **TEXTS,
     "tiers": (dict, {}),
+    "calibration": (str, ""),
     "timings": (dict, {}),
 }
 _BATCH = Fields(**_FIELDS)
@@ -60,6 +61,8 @@ def encode(reply: BatchReply) -> dict[str, object]:
     fields |= {"rules": reply.rules, "sheds": reply.sheds}
     if reply.tiers:
         fields["tiers"] = {m: np.ascontiguousarray(pairs, dtype=F4).data for m, pairs in reply.tiers.items()}
+    if reply.calibration:
+        fields["calibration"] = reply.calibration
     return {**fields, "timings": timings_fields(reply.timings)}
 
 

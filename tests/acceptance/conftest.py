@@ -8,8 +8,39 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import SAMPLE, Amn, wait_until
+from command import ROOT, SAMPLE, Amn, wait_until
 from numpy.typing import NDArray
+
+from amn.model import checkpoint
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Links to the shipped models, which a test may move."""
+    root = tmp_path / "lvm"
+    root.mkdir()
+    for link in (ROOT / "artifacts" / "lvm").iterdir():
+        if link.is_symlink():
+            (root / link.name).symlink_to(link.resolve())
+    return root
+
+
+@pytest.fixture
+def twin(tmp_path: Path) -> Path:
+    """The production model with weights that differ in the seventh digit: another id, same figures."""
+    original = checkpoint.load(ROOT / "artifacts" / "lvm" / "production_model")
+    weights = {name: value * (1 + 1e-6) for name, value in original.model.state_dict().items()}
+    original.model.load_state_dict(weights)
+    folder = tmp_path / "models" / "amn_twin"
+    checkpoint.save(
+        original.model,
+        folder,
+        name="amn",
+        encoder_id=original.manifest.encoder_id,
+        created_utc="2026-11-24T00:00:00Z",
+        records={"metrics": original.manifest.metrics},
+    )
+    return folder
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from recalibrated import recalibrated
 from amn.bank.build import BankSettings, build_bank
 from amn.bank.settings import IndexSettings
 from amn.evaluation import promotion
-from amn.model import checkpoint
 from producer import Producer, ProducerSettings
 from producer.keys import GROUP, Keys
 from producer.messages import DEFAULT_ENCODER, Reply
@@ -74,35 +73,6 @@ class Load:
         assert not self.errors
         assert len({reply.id for reply in self.replies}) == len(self.replies) == self.submitted > 0
         assert self.strays == 0
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    """Links to the shipped models, which a test may move."""
-    root = tmp_path / "lvm"
-    root.mkdir()
-    for link in ARTIFACTS.iterdir():
-        if link.is_symlink():
-            (root / link.name).symlink_to(link.resolve())
-    return root
-
-
-@pytest.fixture
-def twin(tmp_path: Path) -> Path:
-    """The production model with weights that differ in the seventh digit: another id, same figures."""
-    original = checkpoint.load(ARTIFACTS / "production_model")
-    weights = {name: value * (1 + 1e-6) for name, value in original.model.state_dict().items()}
-    original.model.load_state_dict(weights)
-    folder = tmp_path / "models" / "amn_twin"
-    checkpoint.save(
-        original.model,
-        folder,
-        name="amn",
-        encoder_id=original.manifest.encoder_id,
-        created_utc="2026-11-24T00:00:00Z",
-        records={"metrics": original.manifest.metrics},
-    )
-    return folder
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from amn.gate.gain import Calibration, blend, features
 from amn.policy import ACCURACY, BLEND, SECONDARY, EscalationPolicy, load_policy
 from amn.predictor import Predictor
-from producer.messages import NORM_TOLERANCE, Answer, BatchReply, Reply, Request, Timings
+from producer.messages import NORM_TOLERANCE, UNFIT, Answer, BatchReply, Reply, Request, Timings
 from producer.protocol import wire
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch
@@ -173,10 +173,18 @@ class FallbackHandler:
             pairs = so_far.tiers or {so_far.model: _pairs(expected[:, 0], np.ones(len(weight)))}
             shares = {model: _pairs(pair[:, 0], pair[:, 1] * (1 - weight)) for model, pair in pairs.items()}
             changes |= {"tiers": shares | {name: _pairs(expected[:, 1], weight)}}
+            changes |= {"calibration": so_far.calibration or self._blended_by(so_far)}
             bettered = {"vectors": computed.best[rows]}
         if weight.any():
             changes |= {"served_by": self._predictor.name, "model": name, **bettered}
         return replace(so_far, **changes)
+
+    def _blended_by(self, so_far: BatchReply) -> str:
+        calibration = self._tier.calibration
+        if calibration is None or self._tier.policy.answer.rule != BLEND:
+            return ""
+        fits = calibration.fits(so_far.model, self._predictor.model_id)
+        return calibration.calibration_id if fits else UNFIT
 
 
 def _so_far(entry: Entry, request: Request) -> Answer | None:

@@ -171,10 +171,11 @@ def test_answers_of_another_model_are_not_mixed_in(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         done(data, tmp_path / "out", FakeEngine(200))
-    with pytest.raises(
-        RunStopped, match="model was m@1 and is m@2 now: one target holds answers of one model"
-    ):
-        done(data, tmp_path / "out", FakeEngine(model="m@2"))
+    for on_change in ("", "stop"):
+        with pytest.raises(
+            RunStopped, match=r"model was m@1 and is m@2 now, and the target holds .* --restart"
+        ):
+            done(data, tmp_path / "out", FakeEngine(model="m@2"), on_change=on_change)
     done(data, tmp_path / "out", FakeEngine())
 
 

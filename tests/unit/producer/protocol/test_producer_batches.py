@@ -42,6 +42,7 @@ def answer(count: int = 3, **fields) -> BatchReply:
         "sheds": ("batch", "no_gain"),
         "shed": np.array([0, 1, 2], np.uint8)[:count],
         "tiers": {"gru@1": np.full((count, 2), 0.5, np.float32)},
+        "calibration": "gain@0",
     }
     return BatchReply(**(usual | fields))
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amn.gate.escalation import REASONS, Allowance, Decision, Scores, soft_rules
+from amn.gate.gain import Calibration, Linear
 from amn.gate.scores import Columns
 from amn.policy import load_policy, parse_policy
 from ops.drift.service.live import Service
@@ -351,6 +352,26 @@ def test_a_fallback_answers_all_rows_of_a_batch_beside_single_requests():
     assert reply.tiers["gru@0"][:, 1].tolist() == [1, 1, 1, 1]
     assert reply.fired_by("high_stakes_lane").all()
     assert tally.ok == 5
+
+
+@pytest.mark.parametrize(("amn", "named"), [("amn@0", "gain@0"), ("amn@other", "none")])
+def test_a_fallback_says_by_which_calibration_it_blended_a_batch(amn, named):
+    def flat(value: float) -> Linear:
+        return Linear(coefficients=np.zeros(0), intercept=value)
+
+    fitted = Calibration(
+        calibration_id="gain@0",
+        amn=amn,
+        fallback="gru@0",
+        model=flat(0.01),
+        expected=(flat(0.5), flat(0.4)),
+        weight_edges=np.array([-1.0]),
+        weights=np.array([0.25]),
+    )
+    tier = Tier(policy=load_policy("calibrated"), calibration=fitted)
+    _, [reply] = handled(FallbackHandler(First(), tier), escalated(rows(4)))  # type: ignore[arg-type]
+    assert reply.calibration == named
+    assert reply.tiers["gru@0"][:, 1].tolist() == [0.25 if named == "gain@0" else 1.0] * 4
 
 
 def test_a_fallback_that_gives_no_unit_vector_for_a_row_leaves_amns_answer():
