@@ -27,7 +27,7 @@ help:
 	@echo "make up         server and workers until Ctrl-C      [ARGS='--port 6379']"
 	@echo "make doctor     look at a running service"
 	@echo "make test       the tests that take less than ten seconds each [ARGS='-k name' JOBS=2]; test-all: every one"
-	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, gcc (Debian, by apt-get)"
+	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, Chromium, gcc (Debian, by apt-get)"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and nine others, latency, limits (45 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
@@ -77,7 +77,7 @@ test-all: $(VENV)/.dev
 test-programs:
 	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends \
-		redis-server prometheus faketime gcc libc6-dev
+		redis-server prometheus faketime chromium gcc libc6-dev
 	rm -f $(VENV)/.ops $(VENV)/.bench $(VENV)/.dev
 
 chaos: $(VENV)/.dev

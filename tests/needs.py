@@ -78,6 +78,7 @@ GROUPS = {
     "redis-server": Group(programs=("redis-server", "redis-cli"), packages="redis-server"),
     "promtool": Group(programs=("promtool",), packages="prometheus"),
     "faketime": Preloaded(programs=("faketime",), packages="faketime"),
+    "chromium": Group(programs=("chromium",), packages="chromium"),
     "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
     "ray": Extra(programs=(), packages="ray"),
 }

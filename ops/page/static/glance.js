@@ -60,7 +60,7 @@ export function tiles(snapshot, now_ms, recent) {
     tile("latency", "95 of 100 within", ms(latency.p95_ms), ...judged(latency.p95_ms, latency.objective_p95_ms, ms, "objective"), recent("p95_ms")),
     tile("escalation", "Given to a fallback", percent(escalation.rate), ...judged(escalation.rate, escalation.limit, percent, "limit"), recent("escalation_rate")),
     tile("streams", "Backlog", span(1000 * most("backlog_s")), `${whole(sum(awaited))} waiting${sum(bulk) ? `, ${whole(sum(bulk))} bulk` : ""}`, null, recent("depth_amn")),
-    tile("workers", "Workers well", `${well} of ${workers.length}`, troubled(workers), well < workers.length || !well ? "bad" : null, recent("workers_alive")),
+    tile("workers", "Workers well", `${well} of ${workers.length}`, troubled(workers), well < workers.length || !well ? "bad" : null, recent("amn_workers")),
     tile("drift", "OOD delta", cosine(drift.delta), `baseline ${cosine(drift.baseline_delta)}`, null, recent("delta")),
     tile("dead", "Dead letters", whole(dead.count), newest(dead, now_ms), dead.count ? "warning" : null),
     tile("alerts", "Alerts firing", whole(firing), others(alerts.length - firing), firing ? "bad" : null),

@@ -13,8 +13,11 @@ import { VERDICTS } from "./words.js";
 
 const SECTIONS = { latency, stages, escalation, drift, alerts, streams, workers, dead, jobs, force };
 const OLD_MS = 3_000;
+const LATELY_MS = 600_000;
 const $ = (id) => document.getElementById(id);
 const depth = (kind) => (snapshot) => (snapshot.streams ?? []).filter((one) => one.kind === kind).reduce((sum, one) => sum + (one.depth ?? 0), 0);
+
+const alive = (workers, kind) => workers.filter((one) => one.kind === kind && one.state !== "gone").length;
 
 const PLOTS = {
   traffic: { title: "Requests a second", unit: perSecond, series: [
@@ -38,8 +41,8 @@ const PLOTS = {
   streams: { title: "Requests waiting", unit: whole, whole: true, series: [
     { label: "for AMN", from: "depth_amn", live: depth("amn") },
     { label: "for a fallback", from: "depth_fallback", live: depth("fallback") }] },
-  workers: { title: "Workers alive", unit: whole, whole: true, height: 90, series: [
-    { label: "alive", from: "workers_alive", live: (s) => (s.workers ?? []).filter((one) => one.state !== "gone").length }] },
+  workers: { title: "Workers alive", unit: whole, whole: true, height: 90, series: ["amn", "fallback", "shadow"].map((kind) =>
+    ({ label: kind, from: `${kind}_workers`, live: (s) => s.workers && alive(s.workers, kind) })) },
 };
 
 const plots = Object.fromEntries(Object.entries(PLOTS).map(([id, settings]) =>
@@ -48,6 +51,8 @@ let snapshot = null;
 let history = { at_ms: [], series: {} };
 let stale = null;
 let known_ms = null;
+/** Snapshots of the last ten minutes, as far as the plots need them: {at_ms, values by plot}. */
+let lately = [];
 
 const feed = new Feed({
   onSnapshot(fresh) {
@@ -65,6 +70,7 @@ const feed = new Feed({
       render(document.querySelector(`#${id} .now`), section(snapshot, snapshot.made_ms));
     }
     render($("tiles"), tiles(snapshot, snapshot.made_ms, recent));
+    lately = [...lately.filter((one) => one.at_ms > fresh.made_ms - LATELY_MS && one.at_ms < fresh.made_ms), point(fresh)];
     draw();
   },
   onHistory(fresh) {
@@ -104,22 +110,25 @@ const minutes = () => Number(document.querySelector("#ranges input:checked").val
 /** The last hour of one series, for the tiles. */
 const recent = (name) => (history.series[name] ?? []).slice(-60);
 
+/** What the plots show of one snapshot. */
+const point = (fresh) => ({ at_ms: fresh.made_ms, values: Object.fromEntries(Object.entries(PLOTS).map(([id, { series }]) =>
+  [id, series.map((one) => one.live?.(fresh) ?? null)])) });
+
+/** Minutes of the history, then seconds of the snapshots: of the whole range for ten minutes, else since the last minute. */
 function draw() {
-  if (!snapshot) return;
-  const last_s = (known_ms ?? snapshot.made_ms) / 1000, first_s = last_s - 60 * minutes();
-  const from = history.at_ms.findIndex((at_ms) => at_ms / 1000 >= first_s);
-  const cut = (values) => (from < 0 ? [] : values.slice(from));
-  const times_s = [...cut(history.at_ms).map((at_ms) => at_ms / 1000), last_s];
+  if (!lately.length) return;
+  const last_ms = known_ms, first_ms = last_ms - 60_000 * minutes();
+  const seconds_ms = minutes() === 10 ? lately[0].at_ms : Math.max(lately[0].at_ms, (history.at_ms.at(-1) ?? 0) + 1);
+  const rows = history.at_ms.flatMap((at_ms, index) => (at_ms >= first_ms && at_ms < seconds_ms ? [index] : []));
+  const fine = lately.filter((one) => one.at_ms >= seconds_ms);
+  const times_s = [...rows.map((row) => history.at_ms[row]), ...fine.map((one) => one.at_ms)].map((at_ms) => at_ms / 1000);
   for (const [id, { series }] of Object.entries(PLOTS)) {
-    const columns = series.map((one) => one.limit
-      ? times_s.map(() => one.limit(snapshot))
-      : [...pad(cut(history.series[one.from] ?? []), times_s.length - 1), one.live(snapshot) ?? null]);
-    plots[id].show(times_s, columns, first_s, last_s);
+    const columns = series.map((one, index) => one.limit ? times_s.map(() => one.limit(snapshot))
+      : [...rows.map((row) => history.series[one.from]?.[row] ?? null), ...fine.map((one) => one.values[id][index])]);
+    plots[id].show(times_s, columns, first_ms / 1000, last_ms / 1000);
   }
 }
 
-const pad = (values, length) => (values.length === length ? values : new Array(length).fill(null));
-
 $("ranges").addEventListener("change", draw);
-listen($("confirm"), () => snapshot?.actions_token ?? "");
+listen($("confirm"));
 feed.start();

@@ -1,22 +1,24 @@
 // Sections about what is judged and told, what runs beside the queue, and what is in force.
 
 import { el, mark, table } from "./dom.js";
-import { ago, clock, cosine, signed, span, whole } from "./format.js";
+import { ago, clock, cosine, counted, signed, span, whole } from "./format.js";
 import { code, link, minus } from "./glance.js";
 import { facts } from "./serving.js";
 import { ALERT_STATES, plain } from "./words.js";
 
+const LEVELS = { ok: "well", firing: "bad", insufficient: "unknown" };
+
 export function drift(snapshot) {
   const { drift: found = {} } = snapshot;
-  const { means = [], exemplars = [] } = found;
+  const { means = [], exemplars = [], rules = [] } = found;
   const change = minus(found.delta, found.baseline_delta);
-  const levels = { ok: "well", well: "well", firing: "bad", insufficient: "unknown" };
   return [
-    el("p", {}, mark(levels[found.state] ?? "unknown", found.verdict || "The judge has said nothing yet.")),
+    el("p", {}, mark(LEVELS[found.state] ?? "unknown", found.verdict || "The judge has said nothing yet.")),
     facts([
       ["OOD delta, 24 h", cosine(found.delta)], ["its baseline", cosine(found.baseline_delta)],
       ["change", signed(change)], ["told from a drop of", cosine(found.threshold)],
-    ]),
+      typeof found.drop_low === "number" && ["drop, 99 % interval", `${signed(found.drop_low)} to ${signed(found.drop_high)}`],
+    ].filter(Boolean)),
     means.length ? table("Means of the cosine over 24 h", [
       { title: "slice", head: true, cell: (row) => row.slice },
       { title: "mean", number: true, cell: (row) => cosine(row.mean) },
@@ -24,7 +26,13 @@ export function drift(snapshot) {
       { title: "on one scale", cell: (row) => interval(row, means) },
       { title: "samples", number: true, cell: (row) => whole(row.n) },
     ], means, (row) => row.slice) : el("p", { class: "empty" }, "No sampled prediction met its truth yet."),
-    exemplars.length > 0 && el("details", {}, el("summary", {}, `Look at ${exemplars.length} exemplars`), ownTable("Exemplars", exemplars)),
+    rules.length > 0 && el("details", {}, el("summary", {}, `What each of the judge's ${rules.length} rules says`), table("Rules of the judge", [
+      { title: "rule", head: true, cell: (row) => plain(row.rule) },
+      { title: "lane", cell: (row) => row.lane || "all" },
+      { title: "state", cell: (row) => mark(LEVELS[row.state] ?? "unknown", row.state === "insufficient" ? "too little data" : row.state) },
+      { title: "in words", wraps: true, cell: (row) => row.sentence },
+    ], rules, (row) => `${row.rule} ${row.model} ${row.lane}`)),
+    exemplars.length > 0 && el("details", {}, el("summary", {}, `Look at ${counted(exemplars.length, "exemplar")}`), ownTable("Exemplars", exemplars)),
   ];
 }
 
@@ -33,7 +41,7 @@ function ownTable(label, rows) {
   const names = [...new Set(rows.flatMap((row) => Object.keys(row)))];
   const shown = (value) => (typeof value === "number" ? (Number.isInteger(value) ? whole(value) : cosine(value)) : String(value ?? "–"));
   return table(label, names.map((name, index) => ({
-    title: plain(name), head: index === 0, cell: (row) => (name.endsWith("_ms") ? clock(row[name], undefined) : shown(row[name])),
+    title: plain(name), head: index === 0, cell: (row) => (name.endsWith("_ms") ? clock(row[name]) : name === "minute" ? clock(60_000 * row[name], undefined, false) : shown(row[name])),
   })), rows, (row) => JSON.stringify(row));
 }
 
@@ -48,6 +56,9 @@ function interval({ mean, low, high }, means) {
     el("circle", { cx: at(mean), cy: 6, r: 3 }));
 }
 
+/** What a silence covers. */
+const covered = (row) => row.what ?? ([row.rule, row.model, row.lane].filter(Boolean).map(plain).join(", ") || row.alert || row.id);
+
 export function alerts(snapshot, now_ms) {
   const { alerts: found = [], silences = [], actions } = snapshot;
   const silence = (row) => actions && row.id && row.state !== "silenced" && el("button", {
@@ -61,11 +72,11 @@ export function alerts(snapshot, now_ms) {
       el("div", { class: "buttons" }, row.runbook_link && link(row.runbook_link, "Runbook"), silence(row)))))
       : el("p", { class: "empty" }, mark("well", "Nothing fires.")),
     silences.length > 0 && [el("h3", {}, "Held back"), table("Silences", [
-      { title: "what", head: true, wraps: true, cell: (row) => row.what ?? row.id },
+      { title: "what", head: true, wraps: true, cell: covered },
       { title: "until", wraps: true, cell: (row) => `${clock(row.until_ms, now_ms, false)}, ${span(row.until_ms - now_ms)} left` },
       { title: "why", wraps: true, cell: (row) => row.reason },
       { title: "by", cell: (row) => row.author },
-      actions && { title: "do", cell: (row) => el("button", { type: "button", "data-action": "end_silence", "data-id": row.id, "data-what": row.what ?? row.id }, "End …") },
+      actions && { title: "do", cell: (row) => el("button", { type: "button", "data-action": "end_silence", "data-id": row.id, "data-what": covered(row) }, "End …") },
     ].filter(Boolean), silences, (row) => row.id)],
   ];
 }

@@ -44,7 +44,8 @@ export function dead(snapshot, now_ms) {
   if (!count) return el("p", { class: "empty" }, mark("well", "None: every request got an answer or a named error."));
   const age = (at_ms) => (at_ms ? `${ago(now_ms - at_ms)} ago` : "–");
   return [
-    el("p", {}, `${counted(count, "request")} that no worker could answer, kept with the reason.`),
+    el("p", {}, `${counted(count, "request")} that no worker could answer, kept with the reason.`,
+      found.grouped < count && ` The table is of the newest ${whole(found.grouped)}.`),
     table("Dead letters by reason", [
       { title: "reason", head: true, wraps: true, cell: (row) => [plain(row.error_code), el("div", { class: "soft" }, meaning(row.error_code))] },
       { title: "from", cell: (row) => row.kind },
@@ -52,17 +53,16 @@ export function dead(snapshot, now_ms) {
       { title: "newest", number: true, cell: (row) => age(row.newest_ms) },
       actions && { title: "do", cell: (row) => el("span", { class: "buttons" },
         ["replay", "purge"].map((name) => el("button", {
-          type: "button", "data-action": name, "data-reason": row.error_code, "data-kind": row.kind, "data-count": row.count,
+          type: "button", "data-action": name, "data-reason": row.error_code, "data-kind": row.kind,
         }, `${name[0].toUpperCase()}${name.slice(1)} …`))) },
     ].filter(Boolean), groups, (row) => `${row.error_code} ${row.kind}`),
     el("details", {},
       el("summary", {}, `Look at the newest ${newest.length}`),
       table("Newest dead letters", [
-        { title: "request", head: true, cell: (row) => row.request_id || row.id },
-        { title: "died", cell: (row) => clock(row.at_ms, now_ms) },
+        { title: "died", head: true, cell: (row) => clock(row.at_ms, now_ms) },
         { title: "reason", cell: (row) => plain(row.error_code) },
         { title: "the worker said", wraps: true, cell: (row) => row.message },
-      ], newest, (row) => row.id),
-      el("p", { class: "soft" }, "One letter in full: ", el("code", {}, `amn dlq show ${newest[0]?.id ?? "ID"}`))),
+        { title: "letter", cell: (row) => el("button", { type: "button", "data-action": "peek", "data-id": row.id }, "Look …") },
+      ], newest, (row) => row.id)),
   ];
 }

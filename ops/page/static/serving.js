@@ -9,12 +9,14 @@ export const facts = (pairs) =>
   el("dl", { class: "facts" }, pairs.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
 
 export function latency({ latency: found = {} }) {
-  const { p95_ms, objective_p95_ms: bar } = found;
-  const held = typeof p95_ms === "number" && typeof bar === "number"
-    ? (p95_ms <= bar ? mark("well", "held") : mark("warning", `missed: ${number(p95_ms / bar)} times as long`))
-    : mark("unknown", "nothing measured yet");
-  return el("p", {}, "95 of 100 answers within ", el("strong", {}, ms(p95_ms)), `, objective ${ms(bar)}: `, held,
-    typeof found.slow_share === "number" && ` ${percent(found.slow_share)} took longer.`,
+  const { p95_ms, slow_share: slow, objective_p95_ms: bar } = found;
+  const times = typeof p95_ms === "number" && p95_ms > bar ? `, ${number(p95_ms / bar)} times as long` : "";
+  const missed = times || slow > 0.05;
+  const held = typeof p95_ms !== "number" && typeof slow !== "number" ? mark("unknown", "nothing measured yet")
+    : missed ? mark("warning", `missed${times}`) : mark("well", "held");
+  return el("p", {}, typeof p95_ms === "number" && ["95 of 100 answers within ", el("strong", {}, ms(p95_ms)), ". "],
+    `Objective: 95 of 100 within ${ms(bar)}: `, held, ".",
+    typeof slow === "number" && ` ${percent(slow)} took longer than that.`,
     found.n > 0 && el("span", { class: "soft" }, ` Measured on ${counted(found.n, "request")}.`));
 }
 
