@@ -26,7 +26,7 @@ from rq.results import Result
 
 from amn.output import without_surrogates
 from ops.errors import FileRefused, JobRefused, JobsUnavailable, RunStopped
-from ops.known_jobs import KEPT_S, KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
+from ops.known_jobs import BEAT_S_MAX, KEPT_S, KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
 from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
 from producer import Producer
@@ -44,8 +44,6 @@ _CANCELLED = "cancelled"
 #: Jobs that a listing shows at most.
 _LISTED_MAX = 1_000
 _META_EVERY_S = 1.0
-#: An idle worker comes back from its blocking read well within this.
-_WORKER_TTL_S = 60
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TEXT_MAX, _TEXTS_MAX = 4096, 1_000
 
@@ -61,7 +59,7 @@ def rq_connection(settings: ProducerSettings) -> redis.Redis:
             "RQ, which runs the jobs, does not know Redis Cluster; give the jobs a server of their own "
             "with --url, or use `amn predict`"
         )
-    return connect(settings, block_ms=(_WORKER_TTL_S + 30) * 1000)
+    return connect(settings, block_ms=BEAT_S_MAX * 3 * 1000)
 
 
 def submit_predict(settings: ProducerSettings, asked: PredictSettings) -> str:
@@ -160,14 +158,14 @@ def cancel(connection: redis.Redis, name: str) -> str:
     return "it ends within a second or two; what is done stays"
 
 
-def work(settings: ProducerSettings, *, burst: bool, log_level: str) -> None:
-    """Runs jobs until SIGTERM or Ctrl-C; the job at hand is finished first.
+def work(settings: ProducerSettings, beat: Callable[[], None], *, burst: bool, log_level: str) -> None:
+    """Runs jobs until SIGTERM or Ctrl-C; the job at hand is finished first. Calls `beat` as it gets on.
 
     The forking worker fits here: it loads only the client side, so a fork is cheap. A job whose process is
     killed is noticed by its parent, and begins again where it was.
     """
     queue = KnownQueue(JOBS, rq_connection(settings))
-    worker = KnownWorker(queue, {_PREDICT: predict}, _WORKER_TTL_S)
+    worker = KnownWorker(queue, {_PREDICT: predict}, beat)
     worker.work(burst=burst, logging_level=log_level.upper())
 
 

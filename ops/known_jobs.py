@@ -26,6 +26,7 @@ from rq.worker import Worker
 from rq.worker_registration import clean_worker_registry
 
 from ops.errors import JobRefused
+from workers.pulse import silence_s_max
 
 #: Limit for each thing that a job stores: function and arguments, notes, the text of its failure.
 _BYTES_MAX = 64 * 1024
@@ -33,6 +34,10 @@ _TEXT_MAX = 300
 #: So many times a job is begun again when its process died.
 _BEGUN_MAX = 3
 KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
+#: Longest pause between two signs of a worker, idle, with a job, or without a server, in whole seconds.
+BEAT_S_MAX = 10
+#: A worker that has given no sign on the server for this, and a minute, is forgotten there.
+_WORKER_TTL_S = 60
 
 
 class KnownJob(Job):
@@ -123,9 +128,30 @@ class KnownWorker(Worker):
     queue_class = KnownQueue  # type: ignore[assignment]
     job_class = KnownJob
 
-    def __init__(self, queue: KnownQueue, functions: Mapping[str, Callable[..., Any]], ttl_s: int) -> None:
-        super().__init__([queue], connection=queue.connection, serializer=JSONSerializer, worker_ttl=ttl_s)
-        self._functions = functions
+    #: RQ's longest pause while the server is away, in seconds.
+    max_connection_wait_time = float(BEAT_S_MAX)
+
+    def __init__(
+        self, queue: KnownQueue, functions: Mapping[str, Callable[..., Any]], beat: Callable[[], None]
+    ) -> None:
+        self._functions, self._beat = functions, beat
+        super().__init__(
+            [queue],
+            connection=queue.connection,
+            serializer=JSONSerializer,
+            worker_ttl=_WORKER_TTL_S,
+            job_monitoring_interval=self.dequeue_timeout,
+        )
+
+    @property
+    def dequeue_timeout(self) -> int:
+        """Seconds that an idle read waits, and that pass between two looks at a job."""
+        return max(1, min(BEAT_S_MAX, int(silence_s_max() / 4)))
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Beats as RQ does, and for whoever looks after this process."""
+        self._beat()
+        super().heartbeat(timeout, pipeline)
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs it, or ends it as failed with the reason."""

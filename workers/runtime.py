@@ -15,8 +15,8 @@ from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.errors import NotReady
 from workers.kinds import build
-from workers.pool.child import tell_ready
 from workers.pool.served import served_by
+from workers.pulse import Pulse
 from workers.settings import Artifacts, WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")
@@ -36,7 +36,8 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     parts = build(settings, artifacts)
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
-    sides = (Keeper(loop, served | {"artifacts": artifacts.origin}), *parts.sides)
+    pulse = Pulse(ends_itself=False)
+    sides = (Keeper(loop, served | {"artifacts": artifacts.origin}, pulse.beat), *parts.sides)
     _stop_on_signals(loop)
     try:
         queue.ensure_group()
@@ -51,7 +52,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     for side in sides:
         side.start()
     _LOG.info("worker_ready", worker=queue.name, kind=settings.kind, model=str(artifacts.model))
-    tell_ready()
+    pulse.ready()
     print("ready", flush=True)
     try:
         loop.run()

@@ -29,6 +29,7 @@ from ops.leader import Command, Leadership, write
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.transport.connection import driver_errors
+from workers.pulse import Pulse
 
 _LOG = structlog.get_logger("amn.alerts")
 _TICK_S, _EVERY_MS = 1.0, 60_000
@@ -48,6 +49,7 @@ class Sender:
         self._attempts = Attempts(keys.queue, sinks, self._clock)
         self._leadership = Leadership(client, keys, _LEASE_MS, prefix=keys.alerts_prefix)
         self._fence = self._looked_at_ms = 0
+        self._beat: Callable[[], None] = lambda: None
 
     def tick(self) -> int:
         """Sends what is due; once a minute also looks at the judge and at its own deliveries.
@@ -71,6 +73,7 @@ class Sender:
 
     def _keep(self, one: Owed, receipt: Receipt, said: dict[str, str | int]) -> bool:
         """Keeps a receipt, and the lead. A sender that led anew meanwhile compares anew first."""
+        self._beat()
         entry = log_entry(self._keys, "dead" if receipt.gave_up else "sent", said) if said else []
         led = self._leadership.lead() == self._fence
         return led and self._write([put(self._keys, one.name, receipt)], entry)
@@ -106,9 +109,9 @@ class Sender:
         """Lets another sender lead at once. Idempotent."""
         self._leadership.resign()
 
-    def run(self, stopping: threading.Event, url: str) -> None:
+    def run(self, stopping: threading.Event, url: str, pulse: Pulse) -> None:
         """Ticks until told to stop; waits for the server when it is away, and tells of that by itself."""
-        self._attempts.stopping = stopping
+        self._attempts.stopping, self._beat = stopping, pulse.beat
         down, server = False, ServerDown(self._keys.queue, self._sinks)
         while not stopping.is_set():
             made = 0
@@ -122,7 +125,8 @@ class Sender:
                     _LOG.warning("sender_waits_for_server", error=str(error))
                 server.failed(str(error))
                 down = True
-            stopping.wait(0 if made else _TICK_S)  # what was made may have made more due
+            pulse.wait(stopping, 0 if made else _TICK_S)  # what was made may have made more due
+        pulse.close()
         try:
             with driver_errors(url):
                 self.resign()

@@ -23,7 +23,8 @@ from ops.errors import AlertRefused, SinksRefused
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
-from workers.pool.child import follow_parent, tell_ready
+from workers.pool.child import follow_parent
+from workers.pulse import Pulse
 
 _STYLES = {"page": "bold red", "ticket": "yellow"}
 #: A sender that looks once a minute, and missed one.
@@ -281,9 +282,10 @@ def run(config: Path | None, log_level: str, settings: ProducerSettings) -> None
     configure_logs(log_level)
     follow_parent()
     with last_words(settings, "sender"), driver_errors(settings.url):
-        tell_ready()
+        pulse = Pulse()
+        pulse.ready()
         load_usable(config)
         sender = Sender(connect(settings), Keys(settings.queue), Sinks(lambda: load(config)))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
-        sender.run(stopping, settings.url)
+        sender.run(stopping, settings.url, pulse)

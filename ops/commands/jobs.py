@@ -19,7 +19,8 @@ from ops.errors import RunStopped
 from ops.settings import producer_settings
 from producer.settings import ProducerSettings
 from producer.transport.connection import driver_errors
-from workers.pool.child import follow_parent, tell_ready
+from workers.pool.child import follow_parent
+from workers.pulse import Pulse
 
 
 @click.group(short_help="Whole files as jobs, for later.")
@@ -63,8 +64,10 @@ def worker(burst: bool, log_level: str, settings: ProducerSettings) -> None:
     follow_parent()
     os.environ["REDIS_URL"] = settings.url  # what the job, in its forked process, connects to
     with last_words(settings, "jobs worker"), driver_errors(settings.url):
-        tell_ready()
-        work(settings, burst=burst, log_level=log_level)
+        pulse = Pulse()
+        pulse.ready()
+        work(settings, pulse.beat, burst=burst, log_level=log_level)
+        pulse.close()
 
 
 @jobs.command("list")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 import threading
 
@@ -13,6 +14,22 @@ from ops.errors import ServerFailed
 from ops.local.beside import unless_ignored
 from ops.settings import listening_token, producer_settings
 from workers.pool.child import follow_parent
+from workers.pulse import Pulse
+
+#: Pause between two looks whether this process answers, and the longest wait for that.
+_PROBE_S, _ANSWER_S_MAX = 1.0, 1.0
+
+
+def _answers(host: str, port: int) -> bool:
+    """True if a probe of our own is answered."""
+    asked = http.client.HTTPConnection("::1" if host == "::" else host, port, timeout=_ANSWER_S_MAX)
+    try:
+        asked.request("GET", "/healthz")
+        return asked.getresponse().status < 300
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        asked.close()
 
 
 @click.command(short_help="Metrics for Prometheus.")
@@ -55,7 +72,12 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
             f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
         ) from error
     console.say(f"http://{host}:{server.server_port}/metrics", err=True)
-    stopping.wait()
+    pulse = Pulse()
+    pulse.ready()
+    while not stopping.wait(_PROBE_S):
+        if _answers(host, server.server_port):
+            pulse.beat()
+    pulse.close()
     server.shutdown()
     server.server_close()
     thread.join()

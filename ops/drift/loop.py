@@ -26,6 +26,7 @@ from ops.leader import Leadership
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.transport.connection import driver_errors
+from workers.pulse import Pulse
 
 _LOG = structlog.get_logger("amn.judge")
 #: A judge that dies is replaced within three quarters of a minute.
@@ -124,7 +125,7 @@ class Judge:
         """Lets another judge lead at once. Idempotent."""
         self._leadership.resign()
 
-    def run(self, stopping: threading.Event) -> None:
+    def run(self, stopping: threading.Event, pulse: Pulse) -> None:
         """Turns until told to stop; waits for the server when it is away."""
         down = False
         while not stopping.is_set():
@@ -138,7 +139,8 @@ class Judge:
                 if not down:
                     _LOG.warning("judge_waits_for_server", error=str(error))
                 down = True
-            stopping.wait(_RENEW_S)
+            pulse.wait(stopping, _RENEW_S)
+        pulse.close()
         try:
             with driver_errors(self._url):
                 self.resign()

@@ -136,9 +136,9 @@ def failures(facts: Facts) -> Verdict:
     newest = {(one.kind, one.host): one for one in reversed(facts.beside.failures)}
     left = [one for one in newest.values() if not _came_back(one, facts)]
     if not left:
-        return OK, "no process of the last hour ended with an error and is missing"
+        return OK, "no process of the last hour ended with an error or fell silent, and is missing"
     texts = (f"{one.kind} on {one.host}, {one.ms_ago // 1000} s ago: {one.text}" for one in left)
-    return FAILURE, "ended with an error, and did not come back: " + "; ".join(texts)
+    return FAILURE, "ended with an error or fell silent, and did not come back: " + "; ".join(texts)
 
 
 def _came_back(failed: Crash, facts: Facts) -> bool:

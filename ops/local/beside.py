@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 from workers.pool.child import Child, our_environment, our_python
+from workers.pulse import silence_s_max
 
 _PAUSE_S = 5.0
 _STOP_S_MAX = 15.0
@@ -23,14 +24,18 @@ class Beside:
     def __init__(self, name: str, words: Sequence[str], url: str, log: Path | None) -> None:
         self.name = name
         self._command, self._environment = our_python("ops.cli", *words), our_environment(REDIS_URL=url)
-        self._log, self._said = log, ""
+        self._log, self._said, self._silence_s_max = log, "", silence_s_max()
         self.child = self._start()
 
     def poll(self) -> str:
-        """Starts it again when it is dead; returns why it ended, when that is news."""
-        if self.child.alive or self.child.age_s <= _PAUSE_S:
+        """Starts it again when it is dead or hangs; returns why, when that is news."""
+        hangs = self.child.silent_s > self._silence_s_max
+        if (self.child.alive and not hangs) or self.child.age_s <= _PAUSE_S:
             return ""
-        before, self._said = self._said, self.child.exit_reason()
+        if hangs:
+            self.child.end(0)
+        why = f"{self.name} gave no sign for {self._silence_s_max:.0f} s, and was killed"
+        before, self._said = self._said, why if hangs else self.child.exit_reason()
         self.child.end(0)
         self.child = self._start()
         return self._said if self._said != before else ""

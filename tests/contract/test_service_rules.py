@@ -28,6 +28,7 @@ from producer import Producer, ProducerSettings
 from producer.errors import QueueFull
 from producer.keys import GROUP, Keys
 from producer.transport.connection import connect
+from workers.pulse import Pulse
 
 MIN = 60_000
 KEYS = Keys("main")
@@ -297,7 +298,7 @@ def test_a_server_that_does_nothing_any_more_is_told_without_it(
     sinks, stopping = Sinks(lambda: config), threading.Event()
     client = connect(ProducerSettings(url=server.url), retries=0)
     sender = Sender(client, KEYS, sinks)
-    thread = threading.Thread(target=sender.run, args=(stopping, server.url))
+    thread = threading.Thread(target=sender.run, args=(stopping, server.url, Pulse(ends_itself=False)))
     thread.start()
     try:
         fault(server)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -37,14 +37,17 @@ class Keeper(SideThread):
     Args:
         loop: The worker's.
         serves: What it answers with: `model`, and `bank` when it has one.
+        beat: Called each turn; says that this thread gets on.
     """
 
     name = "keeper"
     at_once = True
 
-    def __init__(self, loop: Loop, serves: Mapping[str, str]) -> None:
+    def __init__(
+        self, loop: Loop, serves: Mapping[str, str], beat: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(loop.queue.settings)
-        self._loop, self._serves = loop, dict(serves)
+        self._loop, self._serves, self._beat = loop, dict(serves), beat
         lease_s = self.settings.queue.lease_ms / 1000
         self.period_s = lease_s / 6
         self._extend, self._clock, self._standing = (
@@ -76,6 +79,7 @@ class Keeper(SideThread):
     def take_turn(self, now_s: float) -> None:
         """Renews every other time; lends the scripts each time."""
         self._lends = not self._lends
+        self._beat()
         self._pace.note(now_s, self._loop.finished, self._loop.busy)
         if not self._lends:
             self._watchdog.check(now_s)

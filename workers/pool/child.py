@@ -13,9 +13,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from workers.pulse import PIPE
+
 #: The folder of our packages.
 _ROOT = Path(__file__).resolve().parents[2]
-_FOLLOWED, _READY = "AMN_FOLLOW_PARENT", "AMN_READY_FD"
+_FOLLOWED = "AMN_FOLLOW_PARENT"
 _CHECK_S = 1.0
 _LEAVE_S_MAX = 10.0
 #: Most that is read of a log in which many processes write.
@@ -52,6 +54,7 @@ class Child:
         self.name = name
         self.started_at_s = time.monotonic()
         self._told_at_s: float | None = None
+        self._beat_at_s = 0.0
         self._log = log
         with contextlib.ExitStack() as undo:
             stream = None if log is None else undo.enter_context(log.open("ab"))
@@ -63,7 +66,7 @@ class Child:
             try:
                 self._process = subprocess.Popen(
                     command,
-                    env={**environment, _FOLLOWED: str(os.getpid()), _READY: str(told)},
+                    env={**environment, _FOLLOWED: str(os.getpid()), PIPE: str(told)},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL if stream is None else stream,
                     stderr=stream,
@@ -101,13 +104,27 @@ class Child:
 
     def is_ready(self, timeout_s: float = 0.0) -> bool:
         """Waits until it says that its work begins, or ends; true if it said so."""
-        if self._ready is not None and select.select([self._ready], [], [], max(timeout_s, 0))[0]:
-            self._said_ready = bool(os.read(self._ready, 1))  # the pipe of one that ends gives nothing
-            self._close()
-            if not self._said_ready:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(1.0)  # so that its code is known
+        if not self._said_ready and self._heard(timeout_s) and not self._said_ready:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)  # so that its code is known
         return self._said_ready
+
+    @property
+    def silent_s(self) -> float:
+        """Since its last sign; 0 before it is ready, and when it gives none any more on purpose or ended."""
+        while self._heard(0):
+            pass
+        return time.monotonic() - self._beat_at_s if self._said_ready and self._ready is not None else 0.0
+
+    def _heard(self, timeout_s: float) -> bool:
+        """Takes signs from the pipe; true if there were some, or its end."""
+        if self._ready is None or not select.select([self._ready], [], [], max(timeout_s, 0))[0]:
+            return False
+        if os.read(self._ready, 4096):
+            self._said_ready, self._beat_at_s = True, time.monotonic()
+        else:  # the pipe of one that ended
+            self._close()
+        return True
 
     def exit_reason(self) -> str:
         """Return its name, its code or signal, and the last error in its log."""
@@ -152,8 +169,8 @@ class Child:
 
 
 def tell_ready() -> None:
-    """In the child: what it needs is loaded and read, and the work begins."""
-    if told := os.environ.pop(_READY, None):
+    """In the child: what it needs is loaded and read, and the work begins. It gives no signs later."""
+    if told := os.environ.pop(PIPE, None):
         with contextlib.suppress(OSError):  # the parent does not wait any more
             os.write(int(told), b"1")
         os.close(int(told))

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
+import redis
 import structlog
 
 from producer.errors import QueueError
@@ -36,25 +37,34 @@ def last_words(settings: ProducerSettings, kind: str) -> Iterator[None]:
 
 
 def _note(settings: ProducerSettings, kind: str, text: str) -> None:
-    key, client = Keys(settings.queue).failures, connect(settings, retries=0)
+    client = connect(settings, retries=0)
     try:
         with driver_errors(settings.url):
-            said = {"kind": kind, "host": socket.gethostname(), "at_ms": int(time_ms(client.time()))}
-            with client.pipeline(transaction=True) as pipe:
-                pipe.lpush(key, json.dumps(said | {"text": text[:_TEXT_MAX]}))
-                pipe.ltrim(key, 0, _KEPT - 1)
-                pipe.expire(key, _KEPT_S)
-                pipe.execute()
+            _noted(client, Keys(settings.queue).failures, kind, text)
     finally:
         client.close()
 
 
+def _noted(client: redis.Redis, key: str, kind: str, text: str) -> str:
+    """Adds a note, and returns it as it is stored."""
+    said = {"kind": kind, "host": socket.gethostname(), "at_ms": int(time_ms(client.time()))}
+    stored = json.dumps(said | {"text": text[:_TEXT_MAX]})
+    with client.pipeline(transaction=True) as pipe:
+        pipe.lpush(key, stored)
+        pipe.ltrim(key, 0, _KEPT - 1)
+        pipe.expire(key, _KEPT_S)
+        pipe.execute()
+    return stored
+
+
 class Deaths:
-    """Counts `worker_died:<kind>` in the queue's statistics; never in the way of the pool."""
+    """Counts `worker_died:<kind>` in the queue's statistics, and notes who is silent; never in the way of
+    the pool."""
 
     def __init__(self, url: str, queue: str) -> None:
         settings = ProducerSettings.from_environment(url=url, queue=queue)
-        self._url, self._stats = settings.url, Keys(queue).stats
+        self._url, self._stats, self._failures = settings.url, Keys(queue).stats, Keys(queue).failures
+        self._silent: dict[int, str] = {}
         self._client = connect(settings, retries=0)
         self._told: Counter[str] = Counter()
         self._again_at_s = 0.0
@@ -72,6 +82,22 @@ class Deaths:
         except QueueError as error:
             self._again_at_s = time.monotonic() + _RETRY_S
             _LOG.warning("deaths_not_counted", error=str(error))
+
+    def show_silent(self, silent: Mapping[int, str]) -> None:
+        """Notes workers that give no sign, kinds by process id, until they give one or are replaced."""
+        if silent.keys() == self._silent.keys() or time.monotonic() < self._again_at_s:
+            return
+        try:
+            with driver_errors(self._url):
+                for pid in self._silent.keys() - silent.keys():
+                    self._client.lrem(self._failures, 0, self._silent[pid])
+                    del self._silent[pid]
+                for pid in silent.keys() - self._silent.keys():
+                    text = f"process {pid} gives no sign: stopped, or hanging in native code"
+                    self._silent[pid] = _noted(self._client, self._failures, silent[pid], text)
+        except QueueError as error:
+            self._again_at_s = time.monotonic() + _RETRY_S
+            _LOG.warning("silence_not_noted", error=str(error))
 
     def close(self) -> None:
         """Closes the connection."""

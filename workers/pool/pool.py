@@ -17,6 +17,7 @@ from workers.pool.failures import Deaths
 from workers.pool.rollout import Rollout, Slot
 from workers.pool.served import Served, pin, read_links
 from workers.pool.settings import PoolSettings
+from workers.pulse import silence_s_max
 
 _LOG = structlog.get_logger("amn.pool")
 #: Longest pause before another start of a kind whose workers die before they are ready.
@@ -27,6 +28,8 @@ _WATCH_S, _WATCH_S_MAX = 0.2, 5.0
 _LINKS_S = 1.0
 #: A worker that was replaced finishes its batch within this, or its lease does the rest.
 _LEAVE_S_MAX = 15.0
+#: A worker that gives no sign for this share of what ends it is shown as silent; it gives two a second.
+_SILENT_SHARE = 1 / 6
 
 
 class Pool:
@@ -47,6 +50,7 @@ class Pool:
         self._links_read_at_s = 0.0
         self._pause_s: dict[str, float] = {}
         self._draining = False
+        self._silence_s_max = silence_s_max()
         self._pins: tempfile.TemporaryDirectory[str] | None = None
         self._pinned: dict[object, Path] = {}
         self._lock = threading.Lock()
@@ -106,6 +110,7 @@ class Pool:
             if self._draining:
                 return
             self._see_off()
+            self._end_silent()
             for slot in self._slots:
                 if not slot.child.alive and slot.successor is None:
                     self._revive(slot)
@@ -125,6 +130,7 @@ class Pool:
             try:
                 self.poll()
                 deaths.tell(self.died)
+                deaths.show_silent({pid: one.name for pid, one in self._silent(_SILENT_SHARE).items()})
                 pause_s = _WATCH_S
             except Exception:
                 pause_s = min(2 * pause_s, _WATCH_S_MAX)
@@ -167,6 +173,16 @@ class Pool:
         self.died[kind] += 1
         old.end(0)
         _LOG.warning("worker_died", kind=kind, pid=old.pid, code=old.code)
+
+    def _end_silent(self) -> None:
+        """Kills workers that are stopped, or whose watchdog cannot run. Their leases ran out long ago."""
+        for pid, child in self._silent().items():
+            _LOG.error("worker_silent", kind=child.name, pid=pid, for_s=round(child.silent_s, 1))
+            child.end(0)
+
+    def _silent(self, share: float = 1.0) -> dict[int, Child]:
+        """Workers that have given no sign for so much of the time after which they are killed, by pid."""
+        return {one.pid: one for one in self._children() if one.silent_s > share * self._silence_s_max}
 
     def _dismiss(self, child: Child) -> None:
         child.leave()

@@ -16,7 +16,8 @@ from ops.commands.drift import tools as drift_tools
 from ops.commands.drift.looking import looking
 from ops.local.beside import unless_ignored
 from producer.settings import ProducerSettings
-from workers.pool.child import follow_parent, tell_ready
+from workers.pool.child import follow_parent
+from workers.pulse import Pulse
 
 strict = click.option(
     "--card-strict", is_flag=True, help="The card's sentence alone: drop over 0.03 in 24 h, no safeguards."
@@ -92,8 +93,9 @@ def judge(card_strict: bool, log_level: str, settings: ProducerSettings) -> None
     stopping = threading.Event()
     unless_ignored(lambda *_: stopping.set(), signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     with last_words(settings, "judge"), looking(settings, card_strict=card_strict) as data:
-        tell_ready()
-        Judge(data.client, data.keys, data.settings, data.tell, settings.url).run(stopping)
+        pulse = Pulse()
+        pulse.ready()
+        Judge(data.client, data.keys, data.settings, data.tell, settings.url).run(stopping, pulse)
 
 
 @drift.command()
