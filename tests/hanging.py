@@ -17,6 +17,7 @@ from ops.app import run
 from ops.commands import metrics
 from ops.drift.loop import Judge
 from ops.known_jobs import KnownWorker
+from ops.page.serve import _Server as Page
 
 
 def _spin() -> None:
@@ -42,6 +43,6 @@ def _hanging(once: Path, deed: Callable[[], None], step: Any) -> Any:
 if __name__ == "__main__":
     file, what = Path(sys.argv[1]), {"spin": _spin, "held": _hold}[sys.argv[2]]
     owners: tuple[tuple[Any, str], ...] = ((Judge, "turn"), (Sender, "tick"), (KnownWorker, "heartbeat"))
-    for owner, name in (*owners, (metrics, "_answers")):
+    for owner, name in (*owners, (metrics, "_answers"), (Page, "on_tick")):
         setattr(owner, name, _hanging(file, what, getattr(owner, name)))
     sys.exit(run(sys.argv[3:]))

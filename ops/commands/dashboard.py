@@ -8,7 +8,8 @@ from ops import console
 from ops.commands import options
 from ops.settings import listening_token
 from producer.settings import ProducerSettings
-from workers.pool.child import follow_parent, tell_ready
+from workers.pool.child import follow_parent
+from workers.pulse import Pulse
 
 
 @click.command(short_help="The page for on-call people.")
@@ -38,6 +39,8 @@ def dashboard(
     page = PageSettings(host=host, port=port, token=listening_token("AMN_DASHBOARD_TOKEN", host), names=names)
     with listen(page) as opened:
         follow_parent()
-        tell_ready()
+        pulse = Pulse()
+        pulse.ready()
         console.say(f"http://{host}:{opened.getsockname()[1]}", err=True)
-        serve(page, settings, opened)
+        serve(page, settings, opened, pulse.beat)
+        pulse.close()

@@ -71,8 +71,10 @@ def listen(settings: PageSettings) -> socket.socket:
     return opened
 
 
-def serve(settings: PageSettings, server: ProducerSettings, opened: socket.socket) -> None:
-    """Answers until SIGTERM or SIGINT."""
+def serve(
+    settings: PageSettings, server: ProducerSettings, opened: socket.socket, beat: Callable[[], None]
+) -> None:
+    """Answers until SIGTERM or SIGINT; calls `beat` each second."""
     server = replace(server, connect_timeout_ms=_SERVER_MS_MAX, command_timeout_ms=_SERVER_MS_MAX)
     with connect(server) as client:
         looker, keys = Looker(client, server), Keys(server.queue)
@@ -96,7 +98,7 @@ def serve(settings: PageSettings, server: ProducerSettings, opened: socket.socke
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=3,
         )
-        _Server(config, feed).run(sockets=[opened])
+        _Server(config, feed, beat).run(sockets=[opened])
 
 
 class Shared:
@@ -115,11 +117,17 @@ class Shared:
 
 
 class _Server(uvicorn.Server):
-    """Lets viewers go before it waits for them."""
+    """Lets viewers go before it waits for them, and beats."""
 
-    def __init__(self, config: uvicorn.Config, feed: Feed) -> None:
+    def __init__(self, config: uvicorn.Config, feed: Feed, beat: Callable[[], None]) -> None:
         super().__init__(config)
-        self._feed = feed
+        self._feed, self._beat = feed, beat
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % 10 == 0:
+            self._beat()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends the streams of events, then everything else."""

@@ -29,6 +29,7 @@ SIDES = {
     "sender": ["alerts", "run"],
     "jobs worker": ["jobs", "worker"],
     "metrics": ["metrics", "--port", "0"],
+    "dashboard": ["dashboard", "--port", "0"],
 }
 
 
@@ -56,7 +57,7 @@ def test_a_stopped_worker_of_any_kind_is_shown_and_replaced_and_its_work_is_done
     client: redis.Redis = server.client()
     context = np.load(ROOT / "artifacts" / "sample" / "sequences.npz")["vectors"][:5].astype("f4")
     kinds = ("amn", "fallback", "shadow")
-    settings = PoolSettings(url=server.url, artifacts=ROOT / "artifacts" / "lvm", lease_ms=600)
+    settings = PoolSettings(url=server.url, artifacts=ROOT / "artifacts" / "lvm", lease_ms=1000)
     pool = Pool(dict.fromkeys(kinds, 1), settings)
 
     def noted() -> set[str]:
@@ -76,8 +77,15 @@ def test_a_stopped_worker_of_any_kind_is_shown_and_replaced_and_its_work_is_done
             for pid in before.values():
                 os.kill(pid, signal.SIGSTOP)
             handle = producer.submit(context, normalize=True)
-            wait_for(lambda: silent() == set(kinds), 2)  # by themselves, while their presence is there
-            wait_for(lambda: noted() == set(kinds), 3)  # by their pool, until they are replaced
+            shown: tuple[set[str], set[str]] = set(), set()
+
+            def all_shown() -> bool:
+                for found, kinds_now in zip(shown, (silent(), noted()), strict=True):
+                    found |= kinds_now
+                return shown == (set(kinds), set(kinds))
+
+            # While their presence is there, and then by their pool until they are replaced.
+            wait_for(all_shown, 10)
             assert handle.result(60_000).served_by  # nobody sends a signal: the pool finds out by itself
         wait_for(lambda: not noted() and not silent())
         assert all(pool.pids()[kind] != [pid] for kind, pid in before.items())

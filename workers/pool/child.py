@@ -168,14 +168,6 @@ class Child:
             self._ready = None
 
 
-def tell_ready() -> None:
-    """In the child: what it needs is loaded and read, and the work begins. It gives no signs later."""
-    if told := os.environ.pop(PIPE, None):
-        with contextlib.suppress(OSError):  # the parent does not wait any more
-            os.write(int(told), b"1")
-        os.close(int(told))
-
-
 def parent_pid() -> int:
     """In the child: the process that started it; 0 in a process that no `Child` is."""
     return int(os.environ.pop(_FOLLOWED, "0"))  # for this process, and none that it starts

@@ -31,9 +31,7 @@ def test_a_child_is_ready_when_it_says_so_and_one_that_died_is_named_with_its_la
 ) -> None:
     log = tmp_path / "log"
     log.write_text("amn: of another process\n")
-    good = started(
-        log, "import time; from workers.pool.child import tell_ready; tell_ready(); time.sleep(60)"
-    )
+    good = started(log, "import time; from workers.pulse import Pulse; Pulse().ready(); time.sleep(60)")
     assert good.is_ready(20)
     assert good.is_ready()
     good.leave()
