@@ -14,6 +14,7 @@ from producer.partitions import Spread, partition_queues
 from producer.session.channel import Channel
 from producer.session.handle import BaseHandle
 from producer.session.requests import Outgoing, prepare, prepare_all, prepare_batches
+from producer.session.tracing import CallSpans, RequestTraces, tracer
 from producer.settings import ProducerSettings, settings_of
 from producer.transport.verbs import Verb
 
@@ -50,6 +51,8 @@ class Core(Generic[H, B]):
         queues = [settings.queue] if partitions is None else partition_queues(settings.queue, partitions)
         self.channels: list[Channel] = [self._channel(replace(settings, queue=queue)) for queue in queues]
         self._spread = None if partitions is None else Spread(partitions)
+        tracing = tracer("amn-producer")
+        self._traces = None if tracing is None else RequestTraces(tracing, settings.queue)
 
     @property
     def client_id(self) -> str:
@@ -89,7 +92,18 @@ class Core(Generic[H, B]):
         block: bool,
         batched: bool = False,
     ) -> Verb[list[Any]]:
-        """Sends several contexts, or one batch, each to its partition; a wrong one refuses all."""
+        """Sends several contexts, or batches, each to its partition; a wrong one refuses all."""
+        send = partial(self._sending, contexts, options, block, batched)
+        return send(None) if self._traces is None else self._traces.followed(options, len(contexts), send)
+
+    def _sending(
+        self,
+        contexts: Sequence[Any],
+        options: Sequence[Options] | Options,
+        block: bool,
+        batched: bool,
+        spans: CallSpans | None,
+    ) -> Verb[list[Any]]:
         if not isinstance(options, Options) and len(options) != len(contexts):
             raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
         count, spread = len(contexts), self._spread
@@ -98,14 +112,18 @@ class Core(Generic[H, B]):
         if not all(channel.clock.known for channel in channels):
             yield self._together, [channel.measuring() for channel in channels]
         make_handle: Any = partial(self._batch_handle if batched else self._handle, self)
+        prepared: Any = prepare_batches if batched else prepare_all
         verbs = []
         for channel, (part, indices) in zip(channels, parts.items(), strict=True):
             own = options if isinstance(options, Options) else [options[i] for i in indices]
-            chosen, prepared = [contexts[i] for i in indices], prepare_batches if batched else prepare_all
-            outgoing = prepared(chosen, own, channel.client_id, channel.settings, channel.clock.now_ms())
+            chosen: Any = [contexts[i] for i in indices]
+            about = chosen, own, channel.client_id, channel.settings, channel.clock.now_ms()
+            traces = [] if spans is None else [[spans.traceparents[i] for i in indices]]
+            outgoing = prepared(*about, *traces)
+            maker = make_handle if spans is None else spans.noted(outgoing, indices, make_handle)
             if spread is not None:
                 spread.note([item.id for item in outgoing], part)
-            verbs.append(channel.submitting(outgoing, make_handle, block, self._pause))
+            verbs.append(channel.submitting(outgoing, maker, block, self._pause))
         if len(verbs) == 1:
             return (yield from verbs[0])
         return _joined(list(parts.values()), (yield self._together, verbs))
@@ -114,19 +132,34 @@ class Core(Generic[H, B]):
         self, options: Options, chunk: Sequence[tuple[int, Any]], put: Callable[[tuple[int, Any]], object]
     ) -> Verb[None]:
         """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
+        send = partial(self._sending_chunk, options, chunk, put)
+        return send(None) if self._traces is None else self._traces.followed(options, len(chunk), send)
+
+    def _sending_chunk(
+        self,
+        options: Options,
+        chunk: Sequence[tuple[int, Any]],
+        put: Callable[[tuple[int, Any]], object],
+        spans: CallSpans | None,
+    ) -> Verb[None]:
         [part] = self._spread.parts(options, 1) if self._spread is not None else [0]
         channel = self.channels[part]
         outgoing: list[Outgoing] = []
         numbers: dict[str, int] = {}
-        now_ms = channel.clock.now_ms()
-        for index, context in chunk:
+        places: list[int] = []
+        about = options, channel.client_id, channel.settings, channel.clock.now_ms()
+        for place, (index, context) in enumerate(chunk):
+            trace = None if spans is None else spans.traceparents[place]
             try:
-                item = prepare(context, options, channel.client_id, channel.settings, now_ms)
+                item = prepare(context, *about, trace)
             except QueueError as error:
+                if spans is not None:
+                    spans.end(place, error)
                 put((index, error))
             else:
                 outgoing.append(item)
                 numbers[item.id] = index
+                places.append(place)
         if self._spread is not None:
             self._spread.note([item.id for item in outgoing], part, streamed=True)
 
@@ -134,7 +167,9 @@ class Core(Generic[H, B]):
             put((numbers.pop(handle.id), outcome))
 
         try:
-            make_handle = partial(self._handle, self, on_end=ended)
+            make_handle: Any = partial(self._handle, self, on_end=ended)
+            if spans is not None:
+                make_handle = spans.noted(outgoing, places, make_handle)
             yield from channel.submitting(outgoing, make_handle, True, self._pause)
         except QueueError as error:
             # The others that it raised for have ended by it, or are accepted.

@@ -136,6 +136,7 @@ class Reply:
         tiers: Of every model that was asked, by model id: its expected cosine with the truth, and
             its weight in `vector`. Empty when AMN alone answered.
         timings: Of the worker that made this answer.
+        traceparent: The request's, or "".
     """
 
     id: str
@@ -152,6 +153,7 @@ class Reply:
     policy: str = ""
     confidence_method: str = "top1"
     margin_method: str = "distinct"
+    traceparent: str = ""
     gain: float = 0.0
     tiers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     timings: Timings = field(default_factory=Timings)
@@ -200,6 +202,7 @@ class BatchReply:
     policy: str = ""
     confidence_method: str = "top1"
     margin_method: str = "distinct"
+    traceparent: str = ""
     tiers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     calibration: str = ""
     timings: Timings = field(default_factory=Timings)
@@ -237,3 +240,4 @@ class Failure:
     code: str
     message: str
     retryable: bool = False
+    traceparent: str = ""

@@ -29,7 +29,8 @@ class Options:
         escalate: Ask for a fallback's answer, whatever the scores say: the hard rule `asked_for`.
         provisional: Also send the fast answer at once when the request is escalated.
         normalize: Scale the rows to unit norm instead of refusing other norms.
-        traceparent: W3C trace context.
+        traceparent: W3C trace context; a producer that traces puts its own span below it, in place of
+            the span that is the current one.
         request_id: Your own id; the same id twice within the window is one request.
         priority: "high", "normal" or "low": what waits at a higher level is served first, and each
             level is sure of a share (docs/wire.md).

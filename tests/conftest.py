@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,9 +32,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A REDIS_URL of the developer's shell must not reach a test."""
+    """A REDIS_URL of the developer's shell must not reach a test, and no endpoint for traces."""
     monkeypatch.delenv("REDIS_URL", raising=False)
     monkeypatch.delenv("AMN_QUEUE", raising=False)
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -16,9 +16,11 @@ from amn.policy import ACCURACY, BLEND, EscalationPolicy, load_policy
 from amn.predictor import Predictor
 from amn.slices import Slicer, load_slices
 from producer.keys import Keys
+from producer.session.tracing import tracer
 from workers.engine.loop import Loop
 from workers.engine.queue import LeasedQueue
 from workers.engine.stages import StageTimes
+from workers.engine.traces import WorkerTraces
 from workers.errors import NotReady
 from workers.gate.budget import GateThread
 from workers.gate.tiers import Tally, TierThread
@@ -72,7 +74,8 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
         sides.append(RecheckThread(settings, predictor.bank))
     queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
     handler = AmnHandler(predictor, gate, settings, sampler)
-    return Parts(loop=Loop(queue, handler, stages=_stages(settings)), sides=tuple(sides))
+    loop = Loop(queue, handler, stages=_stages(settings), traces=_traces(settings, queue))
+    return Parts(loop=loop, sides=tuple(sides))
 
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
@@ -84,12 +87,18 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
     )
     stream = keys.fallback if name == ACCURACY else keys.secondary
     queue = LeasedQueue(settings, stream, worker_name("fallback"))
-    loop = Loop(queue, FallbackHandler(predictor, tier), stages=_stages(settings))
+    handler, stages = FallbackHandler(predictor, tier), _stages(settings)
+    loop = Loop(queue, handler, stages=stages, traces=_traces(settings, queue))
     return Parts(loop=loop, sides=(side,))
 
 
 def _stages(settings: WorkerSettings) -> StageTimes | None:
     return StageTimes() if settings.stages else None
+
+
+def _traces(settings: WorkerSettings, queue: LeasedQueue) -> WorkerTraces | None:
+    found = tracer("amn-worker", decides=False) if settings.stages else None
+    return None if found is None else WorkerTraces(found, settings.kind, queue.name)
 
 
 def _shadow(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:

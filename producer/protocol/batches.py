@@ -28,6 +28,7 @@ _FIELDS = {
     "served_by": (str, REQUIRED),
     "provisional": (bool, REQUIRED),
     **TEXTS,
+    "traceparent": (str, ""),
     "tiers": (dict, {}),
     "calibration": (str, ""),
     "timings": (dict, {}),
@@ -59,6 +60,8 @@ def encode(reply: BatchReply) -> dict[str, object]:
         arrays.append(("gains", reply.gains, F4))
     fields |= {name: np.ascontiguousarray(array, dtype=dtype).data for name, array, dtype in arrays}
     fields |= {"rules": reply.rules, "sheds": reply.sheds}
+    if reply.traceparent:
+        fields["traceparent"] = reply.traceparent
     if reply.tiers:
         fields["tiers"] = {m: np.ascontiguousarray(pairs, dtype=F4).data for m, pairs in reply.tiers.items()}
     if reply.calibration:

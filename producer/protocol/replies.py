@@ -23,13 +23,20 @@ _REPLY = Fields(
     provisional=(bool, REQUIRED),
     shed=(str, ""),
     **batches.TEXTS,
+    traceparent=(str, ""),
     gain=(float, 0.0),
     tiers=(dict, {}),
     timings=(dict, {}),
 )
 #: In the order in which they go out, between the vector and the timings.
 _PLAIN = ("confidence", "margin", "reasons", "served_by", "provisional", "shed", *batches.TEXTS)
-_FAILURE = Fields(id=(str, REQUIRED), code=(str, REQUIRED), message=(str, REQUIRED), retryable=(bool, False))
+_FAILURE = Fields(
+    id=(str, REQUIRED),
+    code=(str, REQUIRED),
+    message=(str, REQUIRED),
+    retryable=(bool, False),
+    traceparent=(str, ""),
+)
 _build_reply, _build_failure = builder(Reply), builder(Failure)
 #: Fields of an answer that differ from request to request.
 _ANSWER_FIELDS = 8
@@ -40,9 +47,11 @@ def encode_reply(reply: Answer) -> bytes:
     if isinstance(reply, BatchReply):
         return pack({"version": WIRE_VERSION, "status": "answered", **batches.encode(reply)})
     # Left out when they say nothing, as for most answers.
-    scored: dict[str, object] = {"gain": reply.gain} if reply.gain else {}
+    rare: dict[str, object] = {"traceparent": reply.traceparent} if reply.traceparent else {}
+    if reply.gain:
+        rare["gain"] = reply.gain
     if reply.tiers:
-        scored["tiers"] = dict(reply.tiers)
+        rare["tiers"] = dict(reply.tiers)
     return pack(
         {
             "version": WIRE_VERSION,
@@ -50,7 +59,7 @@ def encode_reply(reply: Answer) -> bytes:
             "status": "answered",
             "vector": np.ascontiguousarray(reply.vector, dtype=batches.F4).data,
             **{name: getattr(reply, name) for name in _PLAIN},
-            **scored,
+            **rare,
             "timings": batches.timings_fields(reply.timings),
         }
     )
@@ -74,7 +83,9 @@ class AnswerEncoder:
         }
         # A map of up to 15 pairs has a head of one byte; ours has more, so the parts' heads go.
         count = len(fields) + _ANSWER_FIELDS + with_gain
-        self._head = b"\xde" + count.to_bytes(2, "big") + pack(fields)[1:]
+        self._head, self._traced = (
+            b"\xde" + n.to_bytes(2, "big") + pack(fields)[1:] for n in (count, count + 1)
+        )
 
     def encode(
         self,
@@ -83,6 +94,7 @@ class AnswerEncoder:
         scores: Sequence[float],
         verdict: tuple[tuple[str, ...], str, bool],
         timings: dict[str, float],
+        traceparent: str = "",
     ) -> bytes:
         """One answer; its bytes decode to the same `Reply` as those of `encode_reply`.
 
@@ -91,6 +103,7 @@ class AnswerEncoder:
             scores: Confidence and margin; the predicted gain too, if it is to be sent.
             verdict: Reasons, shed, provisional.
             timings: The fields of `Timings`.
+            traceparent: The request's; left out when it has none.
         """
         fields: dict[str, object] = {
             "id": request_id,
@@ -104,12 +117,17 @@ class AnswerEncoder:
         }
         if self._with_gain:
             fields["gain"] = scores[2]
+        if traceparent:
+            fields["traceparent"] = traceparent
+            return self._traced + pack(fields)[1:]
         return self._head + pack(fields)[1:]
 
 
 def encode_failure(failure: Failure) -> bytes:
     """Encodes a named failure."""
     fields = {name: getattr(failure, name) for name in ("code", "message", "retryable")}
+    if failure.traceparent:
+        fields["traceparent"] = failure.traceparent
     return pack({"version": WIRE_VERSION, "id": failure.id, "status": "failed", **fields})
 
 

@@ -89,25 +89,40 @@ class RequestEncoder:
         self._head = self._head_of(self._count)
         self._reply_to = _pairs({"reply_to": shared.reply_to})
         self._kind = _pairs({name: getattr(shared, name) for name in ("lane", "tokens", "encoder")})
-        names = "sequence", "position", "domain", "provisional", "traceparent"
-        self._tail = _pairs({name: getattr(shared, name) for name in names} | rare)
+        names = "sequence", "position", "domain", "provisional"
+        self._named, self._rare = _pairs({name: getattr(shared, name) for name in names}), _pairs(rare)
+        self._tail = self._tail_of(shared.traceparent)
+
+    def _tail_of(self, traceparent: str) -> bytes:
+        return self._named + _pairs({"traceparent": traceparent}) + self._rare
 
     @staticmethod
     def _head_of(count: int) -> bytes:
         return b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
 
     def encode(
-        self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float
+        self,
+        request_id: str,
+        context: NDArray[np.floating],
+        submitted_at_ms: float,
+        expires_at_ms: float,
+        traceparent: str | None = None,
     ) -> bytes:
-        """One request; the arguments are fields of `Request`."""
-        return b"".join(self._parts(request_id, context, context.shape, (submitted_at_ms, expires_at_ms)))
+        """One request; the arguments are fields of `Request`, of which `traceparent` may be a shared one."""
+        times_ms = submitted_at_ms, expires_at_ms
+        return b"".join(self._parts(request_id, context, context.shape, times_ms, traceparent))
 
     def encode_windows(
-        self, request_id: str, windows: Windows, submitted_at_ms: float, expires_at_ms: float
+        self,
+        request_id: str,
+        windows: Windows,
+        submitted_at_ms: float,
+        expires_at_ms: float,
+        traceparent: str | None = None,
     ) -> bytes:
         """One batch of contexts that share their vectors."""
         shape, times_ms = (len(windows), *CONTEXT_SHAPE), (submitted_at_ms, expires_at_ms)
-        _, *parts = self._parts(request_id, windows.vectors, shape, times_ms)
+        _, *parts = self._parts(request_id, windows.vectors, shape, times_ms, traceparent)
         ends = _pairs({"ends": windows.ends.astype(_ENDS).tobytes()})
         return b"".join((self._head_of(self._count + 1), *parts, ends))
 
@@ -117,12 +132,14 @@ class RequestEncoder:
         context: NDArray[np.floating],
         shape: tuple[int, ...],
         times_ms: tuple[float, float],
+        traceparent: str | None,
     ) -> tuple[bytes | memoryview, ...]:
         name = "f2" if context.dtype == np.float16 else "f4"
         times = pack(dict(zip(("submitted_at_ms", "expires_at_ms"), times_ms, strict=True)))[1:]
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
         form, this = _form(name, shape, data.nbytes), pack({"id": request_id})[1:]
-        return self._head, this, self._reply_to, form, data, self._kind, times, self._tail
+        tail = self._tail if traceparent is None else self._tail_of(traceparent)
+        return self._head, this, self._reply_to, form, data, self._kind, times, tail
 
 
 @lru_cache(maxsize=64)

@@ -70,6 +70,17 @@ class BaseHandle:
     _make_gate: Callable[[], Any]
     _open: Callable[[Any], None]
 
+    def tell(self, on_end: Callable[[BaseHandle, Answer | QueueError], object]) -> None:
+        """Has this called at the end too, before what the maker of this handle gave."""
+        others = self._on_end
+
+        def both(handle: BaseHandle, outcome: Answer | QueueError) -> None:
+            on_end(handle, outcome)
+            if others is not None:
+                others(handle, outcome)
+
+        self._on_end = both
+
     def done(self) -> bool:
         """True once the final answer, or failure, is here."""
         return self._final is not None

@@ -22,6 +22,9 @@ from producer.settings import ProducerSettings
 from producer.windows import Windows
 
 _NO_CONTEXT = np.empty((0, 0), np.float32)
+#: Trace contexts, one for each request, that take the place of those in the options; None for what they say.
+Traceparents = Iterable[str | None]
+_AS_IN_OPTIONS: Traceparents = repeat(None)
 
 
 class Outgoing(NamedTuple):
@@ -55,10 +58,15 @@ def new_id() -> str:
 
 
 def prepare(
-    context: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
+    context: Any,
+    options: Options,
+    client: str,
+    settings: ProducerSettings,
+    at_ms: float | None = None,
+    traceparent: str | None = None,
 ) -> Outgoing:
     """Checks and encodes one request, submitted at `at_ms` of the server's clock, or now by the one here."""
-    return prepare_all([context], options, client, settings, at_ms)[0]
+    return prepare_all([context], options, client, settings, at_ms, [traceparent])[0]
 
 
 def prepare_all(
@@ -67,6 +75,7 @@ def prepare_all(
     client: str,
     settings: ProducerSettings,
     at_ms: float | None = None,
+    traceparents: Traceparents = _AS_IN_OPTIONS,
 ) -> list[Outgoing]:
     """Checks and encodes several requests, submitted at the same moment; the first wrong one refuses all."""
     at_ms = time.time() * 1000 if at_ms is None else at_ms
@@ -77,13 +86,18 @@ def prepare_all(
         each = ((one, _encoder(one, client, settings.encoder)) for one in options)
     with np.errstate(all="ignore"):
         return [
-            _outgoing(checked_quietly(context, normalize=one.normalize), one, encoder, settings, at_ms)
-            for context, (one, encoder) in zip(contexts, each, strict=False)
+            _outgoing(checked_quietly(context, normalize=one.normalize), one, encoder, settings, at_ms, trace)
+            for context, (one, encoder), trace in zip(contexts, each, traceparents, strict=False)
         ]
 
 
 def prepare_batch(
-    contexts: Any, options: Options, client: str, settings: ProducerSettings, at_ms: float | None = None
+    contexts: Any,
+    options: Options,
+    client: str,
+    settings: ProducerSettings,
+    at_ms: float | None = None,
+    traceparent: str | None = None,
 ) -> Outgoing:
     """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768), or `Windows`."""
     if options.sequence or options.position >= 0:
@@ -95,12 +109,23 @@ def prepare_batch(
     else:
         array = checked_contexts(contexts, normalize=normalize, limit=limit)
     at_ms = time.time() * 1000 if at_ms is None else at_ms
-    return _outgoing(array, options, _encoder(options, client, settings.encoder), settings, at_ms)
+    encoder = _encoder(options, client, settings.encoder)
+    return _outgoing(array, options, encoder, settings, at_ms, traceparent)
 
 
-def prepare_batches(contexts: Iterable[Any], *arguments: Any) -> list[Outgoing]:
-    """Checks and encodes batches; arguments as `prepare_batch`."""
-    return [prepare_batch(batch, *arguments) for batch in contexts]
+def prepare_batches(
+    contexts: Iterable[Any],
+    options: Options,
+    client: str,
+    settings: ProducerSettings,
+    at_ms: float,
+    traceparents: Traceparents = _AS_IN_OPTIONS,
+) -> list[Outgoing]:
+    """Checks and encodes batches, as `prepare_batch`."""
+    return [
+        prepare_batch(batch, options, client, settings, at_ms, trace)
+        for batch, trace in zip(contexts, traceparents, strict=False)
+    ]
 
 
 def _outgoing(
@@ -109,6 +134,7 @@ def _outgoing(
     encoder: wire.RequestEncoder,
     settings: ProducerSettings,
     at_ms: float,
+    traceparent: str | None,
 ) -> Outgoing:
     """The request of one context (5, 768), or of a batch: (n, 5, 768) or windows."""
     if options.lane not in settings.lanes:
@@ -118,9 +144,9 @@ def _outgoing(
     deadline_ms = options.deadline_ms or 0.0
     expires_at_ms = at_ms + deadline_ms if deadline_ms else 0.0
     if isinstance(array, Windows):
-        payload = encoder.encode_windows(request_id, array, at_ms, expires_at_ms)
+        payload = encoder.encode_windows(request_id, array, at_ms, expires_at_ms, traceparent)
     else:
-        payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
+        payload = encoder.encode(request_id, array, at_ms, expires_at_ms, traceparent)
     bytes_max = BATCH_BYTES_MAX if batched else PAYLOAD_BYTES_MAX
     if len(payload) > bytes_max:
         raise PayloadTooLarge(

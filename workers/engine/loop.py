@@ -18,6 +18,7 @@ from workers.engine.outcomes import dead_with_answer, served_fast
 from workers.engine.queue import LeasedQueue
 from workers.engine.stages import StageTimes
 from workers.engine.suspects import HeldBack, suspects
+from workers.engine.traces import WorkerTraces
 from workers.errors import refused
 from workers.settings import WorkerSettings
 
@@ -49,6 +50,7 @@ class Loop:
         suspecting: Whether it computes entries that may have ended a worker's process before.
         thread_id: Of the system; 0 before `run`.
         stages: The times of the stages; None where nobody counts them.
+        traces: The spans of sampled requests; None where nobody takes them. They need `stages`.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class Loop:
         handler: Handler,
         assemble: Assemble = assemble,
         stages: StageTimes | None = None,
+        traces: WorkerTraces | None = None,
     ) -> None:
-        self.queue, self.stages = queue, stages
+        self.queue, self.stages, self.traces = queue, stages, traces
         self.finished = self.given_up = self.progress = self.thread_id = 0
         self.suspecting = False
         self._hand: Sequence[Entry] = ()
@@ -229,8 +232,10 @@ class Loop:
         """Halves a batch that raised until the culprit is alone: it becomes a dead letter, and an escalated
         one has its AMN answer."""
         if (count := len(batch)) == 1:
-            _LOG.error("request_breaks_batch", request=batch.requests[0].id, exc_info=error)
-            return [dead_with_answer(batch.entries[0], batch.requests[0], "batch_breaking", repr(error))]
+            request = batch.requests[0]
+            trace = {"traceparent": request.traceparent} if request.traceparent else {}
+            _LOG.error("request_breaks_batch", request=request.id, **trace, exc_info=error)
+            return [dead_with_answer(batch.entries[0], request, "batch_breaking", repr(error))]
         outcomes = []
         for part in (batch.part(0, count // 2), batch.part(count // 2, count)):
             self.progress += 1
@@ -270,6 +275,8 @@ class Loop:
                 self.finished += statuses.count(b"ok")
                 if self.stages is not None:
                     self.stages.ended(some, statuses)
+                if self.traces is not None:
+                    self.traces.ended(some, statuses)
                 if b"lost" in statuses or b"full" in statuses:
                     self._not_ended(some, statuses)
             left, pause_s = left[len(some) :], _PAUSE_S

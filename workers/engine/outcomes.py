@@ -35,7 +35,13 @@ def _ended_badly(entry: Entry, request: Request | Envelope | None) -> str:
 
 def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
     """Ends an entry with a named failure."""
-    reply = Failure(id=request.id, code=error.code, message=str(error), retryable=error.retryable)
+    reply = Failure(
+        id=request.id,
+        code=error.code,
+        message=str(error),
+        retryable=error.retryable,
+        traceparent=request.traceparent,
+    )
     return Outcome(
         entry=entry,
         op="reply",
@@ -50,7 +56,9 @@ def dead(entry: Entry, request: Request | Envelope | None, reason: str, message:
     payload, reply_to = b"", ""
     if request is not None:
         text = f"request {request.id} went to the dead letters ({reason}): {message}"
-        payload = wire.encode_failure(Failure(id=request.id, code="dead_lettered", message=text))
+        trace = request.traceparent if isinstance(request, Request) else ""
+        told = Failure(id=request.id, code="dead_lettered", message=text, traceparent=trace)
+        payload = wire.encode_failure(told)
         reply_to = request.reply_to
     return Outcome(
         entry=entry,

@@ -151,7 +151,8 @@ class AmnHandler:
         queue_ms = now_ms - request.submitted_at_ms if request.submitted_at_ms else 0.0
         verdict = decision.reasons, decision.shed, decision.escalate
         encoder = self._encoders[not hard, decision.shed == SHED_DOWN]
-        payload = encoder.encode(request.id, vector, scores, verdict, {"queue_ms": queue_ms, **took})
+        timings = {"queue_ms": queue_ms, **took}
+        payload = encoder.encode(request.id, vector, scores, verdict, timings, request.traceparent)
         bulk = entry.place == BULK_PLACE or request.priority == BULK_PRIORITY
         counters = counters_of(decision, bulk)
         if not decision.escalate and request.submitted_at_ms:
@@ -183,7 +184,7 @@ class AmnHandler:
         decision = verdicts.decision
         timings = Timings(queue_ms=request.waited_ms(batch.leased_at_ms), **computed.took)
         shared = self._shared[not hard, decision.shed == SHED_DOWN]
-        reply = batch_reply(request.id, shared, computed.vectors[rows], columns, verdicts, timings)
+        reply = batch_reply(request, shared, computed.vectors[rows], columns, verdicts, timings)
         counters = f"{counters_of(decision, bulk)},{verdicts.counters()}"
         if extra and not bulk:  # the budget counts contexts, and so does its objective
             counters += f",batch:extra={extra}"

@@ -16,7 +16,7 @@ from amn.gate import escalation
 from amn.gate.escalation import REASONS, Allowance, Decision, Scores, decide
 from amn.gate.scores import Columns
 from amn.policy import EscalationPolicy
-from producer.messages import BatchReply, Reply, Timings
+from producer.messages import BatchReply, Reply, Request, Timings
 
 SHED_BATCH = "batch"
 #: Meanings of the codes in `BatchReply.shed`: 1 is the first.
@@ -110,7 +110,7 @@ def _asked_for(allowance: Allowance, count: int, in_time: bool) -> Decision:
 
 
 def batch_reply(
-    request_id: str,
+    request: Request,
     shared: Reply,
     vectors: NDArray[np.float32],
     columns: Columns,
@@ -119,7 +119,8 @@ def batch_reply(
 ) -> BatchReply:
     """AMN's answer to a message; `shared` is what its answers to single requests have in common."""
     return BatchReply(
-        id=request_id,
+        id=request.id,
+        traceparent=request.traceparent,
         vectors=vectors,
         confidences=columns.confidence.astype(np.float32, copy=False),
         margins=columns.margin.astype(np.float32, copy=False),

@@ -16,7 +16,7 @@ from producer.sampling import sample_hash, sampled
 
 GOLDEN = Path(__file__).parents[3] / "golden"
 #: Version 1 as it was first, with the fields that came later, and with batches of contexts.
-FOLDERS = ("v1", "v1_level", "v1_batch", "v1_escalate", "v1_windows")
+FOLDERS = ("v1", "v1_level", "v1_batch", "v1_escalate", "v1_windows", "v1_traced")
 FIXTURES = [
     fixture | {"path": GOLDEN / folder / fixture["file"]}
     for folder in FOLDERS
@@ -38,11 +38,12 @@ DEFAULTS = {
         "priority": "normal",
     },
     "reply": dict.fromkeys(
-        ("shed", "degraded", "model", "bank", "policy", "confidence_method", "margin_method"), ""
+        ("shed", "degraded", "model", "bank", "policy", "confidence_method", "margin_method", "traceparent"),
+        "",
     )
     | {"gain": 0.0, "tiers": {}}
     | {"timings": {"queue_ms": 0, "batch_ms": 0, "compute_ms": 0, "batch_size": 0}},
-    "failure": {"retryable": False},
+    "failure": {"retryable": False, "traceparent": ""},
 }
 KINDS = {"request": Request, "reply": Reply, "failure": Failure}
 #: Fields of the map that are not attributes of the value.

@@ -1,0 +1,94 @@
+"""Spans of OpenTelemetry for the requests of a worker whose producer sampled them.
+
+All of them are made when the server has said that the requests are over, out of the moments that the times of
+the stages have anyway: a micro-batch has a span with its stages, linked to its requests, and each request
+has one below its producer's, linked to the micro-batch. They stand on the server's clock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from producer.messages import Request
+from producer.session.tracing import parent_of
+from producer.stages import STAGES
+from workers.engine.entry import Moments, Outcome
+
+_QUEUE, *_STAGES = STAGES
+_LENGTH, _SAMPLED = 55, frozenset("13579bdf")
+
+
+def is_sampled(traceparent: str) -> bool:
+    """True if a trace context says that its trace is recorded."""
+    return len(traceparent) == _LENGTH and traceparent[-1] in _SAMPLED
+
+
+class WorkerTraces:
+    """The spans of one worker.
+
+    Args:
+        tracer: Of OpenTelemetry.
+        kind: Of the worker; the names of the spans begin with it.
+        worker: Its name.
+    """
+
+    def __init__(self, tracer: Any, kind: str, worker: str) -> None:
+        from opentelemetry import context, trace
+
+        self._trace, self._root = trace, context.Context()
+        self._tracer, self._kind, self._worker = tracer, kind, worker
+
+    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
+        """Makes the spans of outcomes of one micro-batch that the server took."""
+        sampled = [
+            (outcome, outcome.request)
+            for outcome, status in zip(outcomes, statuses, strict=True)
+            if outcome.request is not None and status == b"ok" and is_sampled(outcome.request.traceparent)
+        ]
+        if sampled and (moments := outcomes[0].moments) is not None:
+            self._tell(sampled, _epoch_ns(moments), len(outcomes))
+
+    def _tell(self, sampled: Sequence[tuple[Outcome, Request]], at_ns: Sequence[int], count: int) -> None:
+        trace = self._trace
+        parents = [parent_of(request.traceparent) for _, request in sampled]
+        links = [trace.Link(trace.get_current_span(parent).get_span_context()) for parent in parents]
+        batch = self._tracer.start_span(
+            f"{self._kind} batch",
+            self._root,
+            kind=trace.SpanKind.CONSUMER,
+            attributes={"messaging.batch.message_count": count, "amn.worker": self._worker},
+            links=links,
+            start_time=at_ns[0],
+        )
+        inside = trace.set_span_in_context(batch, self._root)
+        for name, start, end in zip(_STAGES, at_ns, at_ns[1:], strict=False):
+            self._tracer.start_span(name, inside, start_time=start).end(end)
+        batch.end(at_ns[-1])
+        link = trace.Link(batch.get_span_context())
+        for (outcome, request), parent in zip(sampled, parents, strict=True):
+            attributes = {
+                "messaging.system": "amn",
+                "messaging.message.id": request.id,
+                "amn.contexts": request.count,
+                "amn.end": outcome.op,
+                "amn.counters": outcome.counters.split(","),
+            }
+            span = self._tracer.start_span(
+                f"{self._kind} answer",
+                parent,
+                kind=trace.SpanKind.CONSUMER,
+                attributes=attributes,
+                links=[link],
+                start_time=at_ns[0],
+            )
+            if outcome.op == "dead" or outcome.counters.startswith("failed"):
+                span.set_status(trace.StatusCode.ERROR, outcome.message)
+            span.end(at_ns[-1])
+
+
+def _epoch_ns(moments: Moments) -> list[int]:
+    """Epoch nanoseconds of the read, of the ends of the stages, and of now, by the server's clock."""
+    at_s = (*moments[1:], time.perf_counter())
+    return [round((moments.leased_at_ms + (one - moments.leased_at_s) * 1000) * 1e6) for one in at_s]
