@@ -32,7 +32,7 @@ from ops.health.counters import COUNTS
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
-from producer.stages import BOUNDS_US
+from producer.stages import BOUNDS_US, StageHistogram
 from producer.transport.connection import connect, driver_errors
 
 LabelValues = tuple[str, ...]
@@ -144,7 +144,7 @@ def queue_metrics(queue: str, live: Service, dead_letters: int) -> Iterator[Metr
     yield gauge("amn_workers_progress_age_seconds", "Longest time without progress.", ages_s, "kind")
 
 
-def stage_metric(queue: str, histograms: list[stages.StageHistogram]) -> Metric:
+def stage_metric(queue: str, histograms: list[StageHistogram]) -> Metric:
     """The times of the stages."""
     labels = ("queue", "stage", "kind", "level", "outcome")
     text = "Time of a request in a stage of a worker, and from its submit to its end."

@@ -6,17 +6,17 @@ sum, and so the mean, is exact.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import redis
 
 from ops.clock import server_now_ms
 from producer.keys import Keys
 from producer.messages import BULK_PRIORITY
-from producer.stages import BOUNDS_US, BUCKETS, END_TO_END, STAGES, SUM
+from producer.stages import BUCKETS, END_TO_END, REPLY, STAGES, SUM, StageHistogram, merged
 
 KINDS = ("amn", "fallback", "secondary")
 _QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
@@ -24,76 +24,6 @@ _QUANTILES = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 STATISTICS = ("mean", *_QUANTILES)
 #: Series that are read: stages, kinds, levels and outcomes are few, and a stranger's fields may be many.
 _FIELDS_MAX = 20_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageHistogram:
-    """The times of one stage, of the requests with the same labels.
-
-    Attributes:
-        stage: One of `producer.stages.STAGES`, or `END_TO_END`.
-        kind: `amn`, `fallback` or `secondary`; "" for all of them, and so the next two.
-        level: `high`, `normal` or `low`.
-        outcome: `answered`, `escalated`, `failed` or `dead`; always "" of a window of time.
-        counts: Number of times in each bucket of `BOUNDS_US`, and beyond.
-        sum_us: Their sum, microseconds.
-    """
-
-    stage: str
-    kind: str = ""
-    level: str = ""
-    outcome: str = ""
-    counts: tuple[int, ...] = (0,) * BUCKETS
-    sum_us: int = 0
-
-    @property
-    def count(self) -> int:
-        """Number of times that were counted."""
-        return sum(self.counts)
-
-    @property
-    def mean_ms(self) -> float | None:
-        """Their mean; None when there are none."""
-        return self.sum_us / self.count / 1000 if self.count else None
-
-    def quantile_ms(self, share: float) -> float | None:
-        """The time that this share of the requests did not exceed; None when there are none.
-
-        One beyond the last bound is that bound.
-        """
-        wanted, below = share * self.count, 0
-        if not self.count:
-            return None
-        for bucket, count in enumerate(self.counts[:-1]):
-            if count and below + count >= wanted:
-                least = BOUNDS_US[bucket - 1] if bucket else 0
-                return (least + (BOUNDS_US[bucket] - least) * max(wanted - below, 0) / count) / 1000
-            below += count
-        return BOUNDS_US[-1] / 1000
-
-    def within(self, us: int) -> float | None:
-        """The share of times of at most `us`, which must be one of `BOUNDS_US`; None when there are none."""
-        reached = sum(self.counts[: BOUNDS_US.index(us) + 1])
-        return reached / self.count if self.count else None
-
-    def since(self, before: Self | None) -> Self:
-        """The times that were added since an earlier reading of the same series."""
-        if before is None:
-            return self
-        counts = tuple(now - then for now, then in zip(self.counts, before.counts, strict=True))
-        if min(counts) < 0:  # the server was emptied meanwhile
-            return self
-        return self._with(counts, self.sum_us - before.sum_us)
-
-    def _with(self, counts: tuple[int, ...], sum_us: int) -> Self:
-        return type(self)(
-            stage=self.stage,
-            kind=self.kind,
-            level=self.level,
-            outcome=self.outcome,
-            counts=counts,
-            sum_us=sum_us,
-        )
 
 
 def read_total(client: redis.Redis, keys: Keys) -> list[StageHistogram]:
@@ -131,7 +61,7 @@ def parse(stored: Iterable[Mapping[bytes, bytes]]) -> list[StageHistogram]:
         for field, value in fields.items():
             *labels, bucket = field.decode("utf-8", "replace").split(":")
             known = 3 <= len(labels) <= 4 and labels[0] in _ORDER and labels[1] in KINDS
-            if known and bucket in _COLUMNS and value.isdigit():
+            if known and bucket in _COLUMNS and _NUMBER.fullmatch(value):
                 row = rows.setdefault(tuple(labels), [0] * (BUCKETS + 1))
                 row[_COLUMNS[bucket]] += int(value)
     return [
@@ -144,21 +74,6 @@ def parse(stored: Iterable[Mapping[bytes, bytes]]) -> list[StageHistogram]:
             sum_us=row[-1],
         )
         for labels, row in sorted(rows.items(), key=lambda item: (_ORDER[item[0][0]], item[0]))
-    ]
-
-
-def merged(histograms: Iterable[StageHistogram], *by: str) -> list[StageHistogram]:
-    """Adds up those that agree in the labels `by`, such as "stage" and "kind"; the other labels are ""."""
-    found: dict[tuple[str, ...], list[StageHistogram]] = {}
-    for one in histograms:
-        found.setdefault(tuple(getattr(one, name) for name in by), []).append(one)
-    return [
-        StageHistogram(
-            **{"stage": "", **dict(zip(by, labels, strict=True))},
-            counts=tuple(map(sum, zip(*(one.counts for one in same), strict=True))),
-            sum_us=sum(one.sum_us for one in same),
-        )
-        for labels, same in found.items()
     ]
 
 
@@ -186,7 +101,8 @@ def grown(before: Iterable[StageHistogram], now: Iterable[StageHistogram]) -> li
 
 
 #: The order in which stages are shown.
-_ORDER = {stage: number for number, stage in enumerate((*STAGES, END_TO_END))}
+_ORDER = {stage: number for number, stage in enumerate((*STAGES, REPLY, END_TO_END))}
+_NUMBER = re.compile(rb"-?\d{1,18}")
 #: Where a bucket's number stands in a row, and the sum behind them.
 _COLUMNS = {**{str(bucket): bucket for bucket in range(BUCKETS)}, SUM: BUCKETS}
 

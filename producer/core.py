@@ -16,6 +16,7 @@ from producer.session.handle import BaseHandle
 from producer.session.requests import Outgoing, prepare, prepare_all, prepare_batches
 from producer.session.tracing import CallSpans, RequestTraces, tracer
 from producer.settings import ProducerSettings, settings_of
+from producer.stages import StageHistogram, merged
 from producer.transport.verbs import Verb
 
 H = TypeVar("H", bound=BaseHandle)
@@ -68,6 +69,17 @@ class Core(Generic[H, B]):
     def stray_replies(self) -> int:
         """Final answers that nobody waited for; 0 in a healthy system."""
         return sum(channel.inflight.stray for channel in self.channels)
+
+    @property
+    def stages(self) -> list[StageHistogram]:
+        """The times that this producer counted itself; empty without `settings.stages`.
+
+        `end_to_end` is from the submit to the handle's final answer, and `reply` its last part, since the
+        answer lay on the server. The other parts are the workers' to count (`amn metrics`).
+        """
+        counted = (channel.inflight.times for channel in self.channels)
+        found = [one for times in counted if times is not None for one in times.counts.histograms()]
+        return merged(found, "stage", "kind", "level", "outcome")
 
     def _starting(self) -> Verb[None]:
         """Starts every channel; a partition that is away is tried again when it is needed."""

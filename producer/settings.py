@@ -68,6 +68,8 @@ class ProducerSettings:
         batch_contexts_max: Contexts in one message of `submit_batch`; at most 256.
         seen_window_ms: How long a request id is remembered, so that a repeated submit is one request.
         result_timeout_ms: How long `result()` waits by default.
+        stages: Whether this producer counts its own whole times, and the answers' way back
+            (`Producer.stages`).
         sample_salt: Salt of the shadow sampling; the workers' must be the same.
         retry_ms: How long a submit tries again by itself after a first failure (with
             `block=True`: up to the deadline). A try that is under way is waited for.
@@ -87,6 +89,7 @@ class ProducerSettings:
     batch_contexts_max: int = BATCH_CONTEXTS_MAX
     seen_window_ms: int = 60_000
     result_timeout_ms: int = 30_000
+    stages: bool = False
     sample_salt: str = DEFAULT_SALT
     retry_ms: int = 1_000
     connect_timeout_ms: int = 2_000

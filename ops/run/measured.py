@@ -44,7 +44,7 @@ def measure(
         QueueError: The server went away, or the warm-up got no answers.
     """
     notes = console.err()
-    client = ProducerSettings(url=stack.settings.url, queue=stack.settings.queue)
+    client = ProducerSettings(url=stack.settings.url, queue=stack.settings.queue, stages=True)
     keys = Keys(client.queue)
     with (
         contextlib.closing(connect(client)) as admin,
@@ -54,7 +54,8 @@ def measure(
         with notes.status("warming up"):
             _warm_up(producer, sample, warm_up)
         time.sleep(_TOLD_S)
-        before, timed = read_counters(admin, keys), stages.read_total(admin, keys)
+        before = read_counters(admin, keys)
+        timed = stages.read_total(admin, keys) + producer.stages
         traffic = TrafficSender(producer, sample, settings)
         with console.Bar("requests") as bar, _no_collection_pauses():
             record = traffic.run(
@@ -72,7 +73,7 @@ def measure(
             lost_leases=after.get("lost", 0) - before.get("lost", 0),
             duplicates=producer.stray_replies,
             warm_up=warm_up,
-            stages_ms=stages.shown(stages.grown(timed, stages.read_total(admin, keys))),
+            stages_ms=stages.shown(stages.grown(timed, stages.read_total(admin, keys) + producer.stages)),
             worker_restarts=stack.pool.restarts if stack.pool else 0,
             environment=environment(f"{about.name} {about.version}", stack.counts, settings.rate),
         )

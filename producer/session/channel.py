@@ -19,6 +19,7 @@ from producer.session.outage import Outage
 from producer.session.replies import ReplyCursor
 from producer.session.requests import Outgoing, new_id
 from producer.session.submission import Submission
+from producer.session.times import AnswerTimes
 from producer.settings import ProducerSettings
 from producer.transport import forks
 from producer.transport.clock import ServerClock
@@ -58,6 +59,8 @@ class Channel:
         self.note = blake2b(self.client_id.encode(), digest_size=16).hexdigest()
         self.clock = ServerClock()
         self.inflight = Inflight(settings.in_flight_max, settings.seen_window_ms)
+        if settings.stages:
+            self.inflight.times = AnswerTimes(self.clock)
         self.cursor = ReplyCursor(keys, self.client_id, self.inflight)
         self.started, self.closed = False, ""
         self.submit_script = Script(script_text("producer", "submit"))

@@ -33,13 +33,14 @@ class BaseHandle:
         started_at_s: The `time.perf_counter` at which it was registered; latencies begin here.
         latency_ms, first_latency_ms: To the arrival of the final and the first answer; None before.
         lost_at_s: When the producer gives it up; infinite without a deadline.
+        submitted_at_ms: By the server's clock, as the request says.
         got_in_at_s: When the server said that it has it; infinite before.
     """
 
     __slots__ = (
         *("_deadline_ms", "_final", "_final_gate", "_first", "_first_gate", "_on_end", "_owner"),
         *("contexts", "first_latency_ms", "got_in_at_s", "id", "latency_ms", "level", "lost_at_s"),
-        *("named", "rows", "sample_key", "started_at_s"),
+        *("named", "rows", "sample_key", "started_at_s", "submitted_at_ms"),
     )
 
     def __init__(
@@ -51,6 +52,7 @@ class BaseHandle:
         self._owner, self._on_end = owner, on_end
         self.id, self.sample_key, self.level = outgoing.id, outgoing.sample_key, outgoing.level
         self.contexts, self.named = outgoing.contexts, outgoing.named
+        self.submitted_at_ms = outgoing.submitted_at_ms
         self.rows = outgoing.contexts if outgoing.batched else 0
         self._deadline_ms = outgoing.deadline_ms
         self.lost_at_s = self.got_in_at_s = math.inf

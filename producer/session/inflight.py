@@ -14,6 +14,7 @@ from producer.messages import Answer, BatchReply, Failure
 from producer.protocol import wire
 from producer.session.handle import BaseHandle
 from producer.session.requests import Outgoing
+from producer.session.times import AnswerTimes
 
 #: Request ids whose answer is remembered, and sample keys kept for `report_truth` by id.
 REMEMBERED_MAX = 65_536
@@ -39,6 +40,7 @@ class Inflight:
             the producer gave the request up. A healthy system shows 0.
         swept: Requests that ended here because no answer came, or will come.
         overdue: Requests that got in and wait for long, at the last sweep.
+        times: Counts the times of the answers; None where nobody asked for it.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Inflight:
         self._lock = threading.Lock()
         self._closed = ""
         self.overdue: list[BaseHandle] = []
+        self.times: AnswerTimes | None = None
         self.stray = self.swept = 0
 
     def __len__(self) -> int:
@@ -111,8 +114,8 @@ class Inflight:
         handle.settle(outcome)
         return True
 
-    def on_reply(self, payload: bytes) -> None:
-        """Takes one reply's bytes and settles the request that it answers."""
+    def on_reply(self, payload: bytes, entry_id: bytes = b"") -> None:
+        """Takes one reply's bytes, of this entry of the stream, and settles the request that it answers."""
         message = wire.decode_reply(payload)
         with self._lock:
             handle = self._handles.get(message.id)
@@ -141,6 +144,8 @@ class Inflight:
                 _remember(self._answered, message.id, self.clock_s(), REMEMBERED_MAX)
         if handle is not None:
             handle.settle(outcome)
+            if self.times is not None:
+                self.times.note(entry_id, handle, outcome)
 
     def sweep(self) -> bool:
         """Ends what is long past its deadline, and notes what is overdue; returns whether it looked.

@@ -110,14 +110,14 @@ class ReplyCursor:
         return rows  # type: ignore[no-any-return]
 
     def _settle(self, rows: list[tuple[bytes, Any]]) -> None:
-        for _, fields in rows:
+        for entry_id, fields in rows:
             try:
                 # The asyncio driver gives a map, a link the server's own list of names and values.
                 payload = (fields if isinstance(fields, dict) else dict([fields[:2]])).get(REPLY)
                 if payload is None:  # the wake-up call of `close`
                     continue
                 self._read_bytes += len(payload)
-                self._inflight.on_reply(payload)
+                self._inflight.on_reply(payload, entry_id)
             except Exception as error:  # one that we cannot take must not keep the others from those who wait
                 self.odd += 1
                 what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
@@ -143,7 +143,7 @@ class Reader:
         outage, failures = Outage("reply_reader"), 0
         while not self.stopping():
             try:
-                if self._clock.due:
+                while self._clock.due:
                     asked_at_s = self._clock.asks()
                     [answer] = yield self.each, [("TIME",)]
                     self._clock.measured(asked_at_s, answer)

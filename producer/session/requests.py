@@ -37,6 +37,7 @@ class Outgoing(NamedTuple):
         named: True if the caller chose the id; ours are random and never come twice.
         contexts: Their number.
         batched: True for a batch; one of a single context is one too.
+        submitted_at_ms: By the server's clock.
     """
 
     #: These four, in this order, are the arguments of lua/submit.lua.
@@ -50,6 +51,7 @@ class Outgoing(NamedTuple):
     named: bool
     contexts: int
     batched: bool
+    submitted_at_ms: float
 
 
 def new_id() -> str:
@@ -156,7 +158,7 @@ def _outgoing(
     key = sample_key(request_id, options.sequence, options.position) if options.sequence else request_id
     level, call = 1 + PRIORITIES.index(options.priority), new_id()[:11] if named else "-"
     sent, contexts = (request_id, level, call, payload), len(array) if batched else 1
-    return Outgoing(*sent, key, deadline_ms, options.provisional, named, contexts, batched)
+    return Outgoing(*sent, key, deadline_ms, options.provisional, named, contexts, batched, at_ms)
 
 
 @lru_cache(maxsize=16)

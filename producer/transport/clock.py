@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-#: A producer asks so often, on the connection that waits for answers.
+#: A producer asks so often, on the connection that waits for answers; and at first a few times in a row.
 _EVERY_S = 5.0
+_AT_FIRST = 4
+#: Two clocks run apart by hardly more, so that an earlier answer says less the older it is.
+_DRIFT = 2e-5
 
 
 class ServerClock:
@@ -27,7 +30,8 @@ class ServerClock:
             monotonic_s = time.monotonic if boot is None else partial(time.clock_gettime, boot)
         self._monotonic_s, self._wall_s = monotonic_s, wall_s
         self.known, self._ahead_ms = False, 0.0
-        self._asked_at_s = -math.inf
+        self._least_ms, self._most_ms = -math.inf, math.inf
+        self._asked_at_s, self._measured_at_s, self._asked = -math.inf, 0.0, 0
 
     @property
     def offset_ms(self) -> float:
@@ -43,25 +47,31 @@ class ServerClock:
     @property
     def due(self) -> bool:
         """True when the server should be asked again."""
-        return self._monotonic_s() - self._asked_at_s > _EVERY_S
+        return self._asked < _AT_FIRST or self._monotonic_s() - self._asked_at_s > _EVERY_S
 
     def asks(self) -> float:
         """To be called just before TIME is sent; what it returns goes to `measured`."""
+        self._asked += 1
         self._asked_at_s = self._monotonic_s()
         return self._asked_at_s
 
     def measured(self, asked_at_s: float, answer: object) -> None:
         """Takes in the server's answer to TIME, which it gave somewhere between `asked_at_s` and now.
 
-        The offset stays as long as it agrees with that: a slow answer says less than a quick one, and the
-        refusal to a user who may not ask says nothing.
+        So each answer bounds the offset on both sides, and the bounds of several answers together are far
+        closer than a round trip. Where they contradict each other, a clock was set, and the last one counts.
+        The refusal to a user who may not ask says nothing.
         """
         if not isinstance(answer, list | tuple) or len(answer) != 2:
             return
-        half_s = (self._monotonic_s() - asked_at_s) / 2
-        ahead_ms = time_ms(answer) - (asked_at_s + half_s) * 1000
-        if not self.known or abs(ahead_ms - self._ahead_ms) > half_s * 1000:
-            self.known, self._ahead_ms = True, ahead_ms
+        now_s, server_ms = self._monotonic_s(), time_ms(answer)
+        aged_ms = _DRIFT * (now_s - self._measured_at_s) * 1000
+        least_ms = max(server_ms - now_s * 1000, self._least_ms - aged_ms)
+        most_ms = min(server_ms - asked_at_s * 1000, self._most_ms + aged_ms)
+        if least_ms > most_ms:
+            least_ms, most_ms = server_ms - now_s * 1000, server_ms - asked_at_s * 1000
+        self._least_ms, self._most_ms, self._measured_at_s = least_ms, most_ms, now_s
+        self.known, self._ahead_ms = True, (least_ms + most_ms) / 2
 
 
 def time_ms(answer: Sequence[Any]) -> float:

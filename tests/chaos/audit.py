@@ -57,9 +57,9 @@ class Audit:
         """Looks at each reply before the producer does."""
         take = inflight.on_reply
 
-        def on_reply(payload: bytes) -> None:
+        def on_reply(payload: bytes, entry_id: bytes) -> None:
             self.saw(wire.decode_reply(payload))
-            take(payload)
+            take(payload, entry_id)
 
         inflight.on_reply = on_reply
 

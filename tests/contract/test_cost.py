@@ -21,6 +21,7 @@ from workers.engine.queue import LeasedQueue
 CONSTANT = {
     *("evalsha", "eval", "script|load", "multi", "exec", "ping", "hello", "client|setinfo"),
     *("hset", "pttl"),  # what the keeper says of the streams, once a second
+    "time",  # once a micro-batch, inside the finish
     *("xadd", "xlen", "xack", "xdel", "get", "set", "del", "incrby", "decrby", "hincrby", "pexpire"),
 }
 BOUNDED = {
@@ -32,7 +33,7 @@ BOUNDED = {
     "xpending": lambda words: words[2] == words[3] or len(words) == 6,  # one entry, or one worker's
 }
 #: Once per worker, or at its start and end.
-RARE = {"time", "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "unlink"}
+RARE = {"xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "unlink"}
 
 
 def fill(rig: Rig, count: int) -> None:

@@ -7,10 +7,13 @@ import time
 from typing import Any
 
 import pytest
+from echo import EchoWorker
 from rig import KEYS, Rig, answer
 
 from ops import stages
-from producer.stages import END_TO_END, STAGES
+from producer import Options, Producer
+from producer.settings import ProducerSettings
+from producer.stages import END_TO_END, REPLY, STAGES, StageHistogram
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch
@@ -44,7 +47,7 @@ def drained(loop: Loop) -> None:
         pass
 
 
-def by_labels(rig: Rig) -> dict[tuple[str, ...], stages.StageHistogram]:
+def by_labels(rig: Rig) -> dict[tuple[str, ...], StageHistogram]:
     found = stages.read_total(rig.admin, KEYS)
     return {(one.stage, one.kind, one.level, one.outcome): one for one in found}
 
@@ -134,3 +137,22 @@ def test_a_key_of_another_type_stops_nothing_else(rig: Rig) -> None:
     keeper.turn_safely()
     assert rig.admin.exists(KEYS.worker("w"), KEYS.standing) == 2
     assert stages.read_total(rig.admin, KEYS) == []
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_client_counts_its_own_times_only_where_it_asks_for_it(
+    server: Any, contexts: Any, asked: bool
+) -> None:
+    settings = ProducerSettings(url=server.url, stages=asked)
+    with EchoWorker(server.url), Producer(settings=settings) as producer:
+        for handle in producer.submit_many(contexts(20), options=Options(priority="high")):
+            handle.result()
+        found = {(one.stage, one.kind, one.level, one.outcome): one for one in producer.stages}
+    if not asked:
+        assert found == {}
+        return
+    labels = "client", "high", "answered"
+    assert set(found) == {(END_TO_END, *labels), (REPLY, *labels)}
+    whole, back = found[END_TO_END, *labels], found[REPLY, *labels]
+    assert whole.count == back.count == 20
+    assert whole.mean_ms >= back.mean_ms - 0.5

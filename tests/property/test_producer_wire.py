@@ -221,7 +221,16 @@ def test_ten_thousand_odd_calls_send_something_sound_or_are_refused_by_type():
 
 def outgoing(name: str, level: int) -> Outgoing:
     sent = name, level, "call", b""
-    return Outgoing(*sent, name, deadline_ms=0.0, provisional=False, named=True, contexts=1, batched=False)
+    return Outgoing(
+        *sent,
+        name,
+        deadline_ms=0.0,
+        provisional=False,
+        named=True,
+        contexts=1,
+        batched=False,
+        submitted_at_ms=0.0,
+    )
 
 
 @settings(max_examples=200)

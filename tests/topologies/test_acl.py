@@ -404,9 +404,9 @@ def test_a_hostile_producer_stops_and_repeats_nobody_s_end(
         ):
             producer.submit(contexts(1)[0], block=True).result()
             take = producer.channels[0].inflight.on_reply
-            producer.channels[0].inflight.on_reply = lambda payload: (  # type: ignore[method-assign]
+            producer.channels[0].inflight.on_reply = lambda payload, entry_id: (  # type: ignore[method-assign]
                 finals.update([wire.decode_reply(payload).id]),
-                take(payload),
+                take(payload, entry_id),
             )[1]
             hostile, handles = Hostile(bad, "team-a.x", seed=7), []
             for turn in range(60):

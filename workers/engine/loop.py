@@ -274,7 +274,7 @@ class Loop:
             else:
                 self.finished += statuses.count(b"ok")
                 if self.stages is not None:
-                    self.stages.ended(some, statuses)
+                    self.stages.ended(some, statuses, self.queue.finished_at_ms)
                 if self.traces is not None:
                     self.traces.ended(some, statuses)
                 if b"lost" in statuses or b"full" in statuses:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import redis
 
 from producer.keys import GROUP, REQUEST, Keys
-from producer.transport.clock import ServerClock
+from producer.transport.clock import ServerClock, time_ms
 from producer.transport.connection import DRIVER_ERRORS, LOST, connect, driver_errors, script_text, translated
 from producer.transport.link import Link, Script, Word, written
 from workers.engine.entry import Entry, Outcome
@@ -46,6 +46,7 @@ class LeasedQueue:
         heavy: Whether it holds messages of many contexts, so that it may be too much for one step.
         lent: Scripts of the producers, who may be allowed no text of their own.
         sizes: How many entries a read asks for.
+        finished_at_ms: Server's clock at the last finish.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
@@ -58,6 +59,7 @@ class LeasedQueue:
         self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
         self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams))
         self.more = self.heavy = False
+        self.finished_at_ms = 0.0
         self._write_fixed_words()
         self._unread: dict[str, int] = {}
         self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
@@ -172,9 +174,11 @@ class LeasedQueue:
         said = (self._finish_words, "".join(places), *self._reply_limits, measured)
         words = [fixed.number + len(replies), fixed, *replies, *said, *arguments]
         try:
-            return cast("list[bytes]", self._writes.run_words(self._finish, words))
+            *statuses, seconds, micros = cast("list[bytes]", self._writes.run_words(self._finish, words))
         except DRIVER_ERRORS as error:
             raise translated(error, self.settings.producer.url) from error
+        self.finished_at_ms = time_ms((seconds, micros))
+        return statuses
 
     def release(self) -> int:
         """Hands everything still leased back at once; returns how many entries."""

@@ -2,7 +2,7 @@
 
 The stages follow one another, so that they add up to the whole: `queue` from the client's submit to
 the read (of an escalated request: from the escalation), `batch` until the micro-batch stands, `model`,
-`gate` until every outcome is known, `finish` until the server has said that the request is over.
+`gate` until every outcome is known, `finish` until the answers lie on the server, by its clock.
 Everything of a micro-batch goes through the last four together. `end_to_end` is counted where a request
 ends, from its submit.
 
@@ -18,14 +18,12 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from producer.messages import DEFAULT_PRIORITY, PRIORITIES
-from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add
-from workers.engine.entry import Entry, Moments, Outcome
+from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add, appended_at_ms
+from workers.engine.entry import Moments, Outcome
 from workers.engine.microbatch import MicroBatch
 
 #: Lifetime of the counts of a minute.
 MINUTE_TTL_MS = 25 * 3_600_000
-#: A stream id holds whole milliseconds, cut off: this much is added, so that the mean is right.
-_CUT_OFF_MS = 0.5
 ESCALATED = "escalated"
 _KINDS = ("amn", "amn", "amn", "fallback", "secondary")
 
@@ -54,14 +52,18 @@ class StageTimes:
         for outcome, request in zip(outcomes, batch.requests, strict=True):
             outcome.moments, outcome.request = moments, request
 
-    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
-        """Counts the outcomes of one micro-batch that the server took, now that it did."""
+    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], ended_at_ms: float) -> None:
+        """Counts the outcomes of one micro-batch that the server took, at `ended_at_ms` by its clock."""
         moments = outcomes[0].moments
         if moments is None:
             return
-        now_s = time.perf_counter()
-        here_us = (now_s - moments.leased_at_s) * 1e6
-        spent_us = [(end - start) * 1e6 for start, end in pairwise((*moments[1:], now_s))]
+        spent_us = [(end - start) * 1e6 for start, end in pairwise(moments[1:])]
+        before_us = (moments.decided_s - moments.leased_at_s) * 1e6
+        # That was before its answer came here, whatever the server's clock says.
+        most_us = (time.perf_counter() - moments.decided_s) * 1e6
+        finish_us = min(max((ended_at_ms - moments.leased_at_ms) * 1000 - before_us, 0.0), most_us)
+        spent_us.append(finish_us)
+        here_us = before_us + finish_us
         tally: dict[tuple[int, str, str], int] = {}
         for outcome, status in zip(outcomes, statuses, strict=True):
             if status != b"ok":
@@ -72,11 +74,11 @@ class StageTimes:
             rows = self._rows.get(key) or self._found(key)
             tally[key] = tally.get(key, 0) + 1
             submitted_at_ms = request.submitted_at_ms if request else 0.0
-            waited_us = (moments.leased_at_ms - (submitted_at_ms or appended_at_ms(entry))) * 1000
+            waited_us = (moments.leased_at_ms - (submitted_at_ms or appended_at_ms(entry.id))) * 1000
             if rows.end_to_end is not None:
                 add(rows.end_to_end, max(waited_us, 0.0) + here_us)
             if entry.place > len(PRIORITIES):
-                waited_us = (moments.leased_at_ms - appended_at_ms(entry)) * 1000
+                waited_us = (moments.leased_at_ms - appended_at_ms(entry.id)) * 1000
             add(rows.stages[0], waited_us)
         for key, count in tally.items():
             for row, us in zip(self._rows[key].stages[1:], spent_us, strict=True):
@@ -99,8 +101,3 @@ class StageTimes:
 def ended_as(counters: str) -> str:
     """Its first counter says how a request left the worker: `answered`, `escalated`, `failed` or `dead`."""
     return counters.partition(",")[0].partition(":")[0]
-
-
-def appended_at_ms(entry: Entry) -> float:
-    """The server's clock at the append of an entry: within half a millisecond, and right on average."""
-    return int(entry.id.partition(b"-")[0]) + _CUT_OFF_MS

@@ -17,6 +17,7 @@
 --                   values follow: reason, message, sha1 of the payload
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
 -- "full" (no room in the next stream, or none is next: nothing was done; finish it in another way).
+-- Behind them, the server's time as TIME gives it: when the answers were there.
 --
 -- Producers can write to some of these keys, and a script that fails half-way undoes nothing. So
 -- whatever is written to a stream or a counter stands on its own: what a key takes no more is counted
@@ -181,4 +182,8 @@ for names, times in pairs(said) do
   for name, n in string.gmatch(names, '([^,=]+)=?(%d*)') do count(name, times * (tonumber(n) or 1)) end
 end
 for name, n in pairs(tally) do try('HINCRBY', KEYS[13], name, n) end
-return stopped or out
+if stopped then return stopped end
+local clock = call('TIME')
+out[#out + 1] = clock[1]
+out[#out + 1] = clock[2]
+return out

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ops.stages import StageHistogram, merged, parse
-from producer.stages import BOUNDS_US, BUCKETS, StageCounts, StageLabels, add
+from ops.stages import parse
+from producer.stages import BOUNDS_US, BUCKETS, StageCounts, StageHistogram, StageLabels, add, merged
 
 LABELS = StageLabels("model", "amn", "normal", "answered")
 
@@ -45,7 +45,7 @@ def test_a_time_lies_in_the_first_bucket_whose_bound_it_does_not_exceed(us: floa
 
 
 def test_a_client_whose_clock_is_a_century_off_spoils_no_sum() -> None:
-    assert histogram([-1e15, 1e15]).sum_us == 3_600_000_000
+    assert histogram([-1e15, 1e15]).sum_us == 3_600_000_000 - 1_000
 
 
 def test_nothing_was_counted_is_no_number() -> None:

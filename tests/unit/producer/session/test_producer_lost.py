@@ -223,7 +223,7 @@ def test_what_was_taken_is_deleted_by_its_id_and_each_answer_is_given_once(monke
     """Also after a deletion whose answer was lost: then the entries come again."""
     monkeypatch.setattr("producer.session.replies.READ_COUNT", 4)
     inflight, heard = Inflight(limit=2), []
-    inflight.on_reply = heard.append
+    inflight.on_reply = lambda payload, _: heard.append(payload)
     cursor = ReplyCursor(Keys(), "client", inflight)
     rows = [[b"9000-%d" % n, [b"reply", b"%d" % n + bytes(10_000)]] for n in range(1, 9)]
     cursor.take([[[STREAM, rows[:4]]]])
@@ -242,7 +242,7 @@ def test_answers_of_a_stream_that_was_made_anew_are_read_and_never_deleted_unrea
     """A flush makes the stream anew, and a server whose clock went back puts them before those of before."""
     admin, heard = real_server.admin, []
     inflight = Inflight(limit=2)
-    inflight.on_reply = heard.append
+    inflight.on_reply = lambda payload, _: heard.append(payload)
     cursor = ReplyCursor(Keys(), "client", inflight)
 
     def turn() -> None:
