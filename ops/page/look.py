@@ -26,9 +26,9 @@ from ops.health import Facts, beside, server, streams, workers
 from ops.health.counters import read_counters
 from ops.health.streams import RECENT_MS, LetterFacts
 from ops.settings import jobs_possible
-from ops.stages import StageHistogram
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
+from producer.stages import StageHistogram
 from producer.transport.connection import script_text
 
 _T = TypeVar("_T")
