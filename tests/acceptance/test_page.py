@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import redis
 from command import Amn, wait_until
 from numpy.typing import NDArray
 from servers import Server, free_port
+from viewer import Viewer, start_page, viewer
 
 from ops.alerts import AlertSettings, apply
 from ops.findings import Finding
@@ -40,15 +41,17 @@ Contexts = NDArray[np.float32]
 class Shown:
     """The page of a service in a browser, and what else the test needs of both."""
 
-    page: Any
+    viewer: Viewer
     amn: Amn
     server: Server
     client: redis.Redis
     port: int
     dashboards: list[subprocess.Popen[str]]
     loads: threading.Event
-    asked: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+
+    @property
+    def page(self) -> Any:
+        return self.viewer.page
 
     def sees(self, words: str, where: str = "main", within_ms: int = SEEN_MS) -> None:
         self.page.locator(where, has_text=re.compile(words, re.IGNORECASE)).first.wait_for(timeout=within_ms)
@@ -66,30 +69,12 @@ class Shown:
         rows = self.snapshot()["workers"]
         return [one["pid"] for one in rows if one["kind"] == kind and one["state"] in ("working", "idle")]
 
-    def cells(self, section: str) -> list[list[str]]:
-        """The texts of a section's first table, row by row."""
-        rows = self.page.locator(f"#{section} .now table").first.locator("tbody tr").all()
-        return [[" ".join(text.split()) for text in row.locator("th, td").all_inner_texts()] for row in rows]
-
-
-@contextmanager
-def browser(port: int) -> Iterator[tuple[Any, list[str], list[str]]]:
-    """A page of Chromium, the addresses that it asked for, and what it logged."""
-    from playwright.sync_api import sync_playwright
-
-    asked: list[str] = []
-    said: list[str] = []
-    with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = chromium.new_page(color_scheme="light", viewport={"width": 1280, "height": 900})
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(f"http://127.0.0.1:{port}/")
-        try:
-            yield page, asked, said
-        finally:
-            chromium.close()
+    def rows(self, section: str) -> list[dict[str, str]]:
+        """The texts of a section's first table, row by row, by the titles of its columns."""
+        table = self.page.locator(f"#{section} .now table").first
+        titles = table.locator("thead th").all_inner_texts()
+        found = [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+        return [dict(zip(titles, row, strict=True)) for row in found]
 
 
 @contextmanager
@@ -119,25 +104,12 @@ def load(url: str, contexts: Contexts) -> Iterator[threading.Event]:
         sender.join(30)
 
 
-def start_dashboard(amn: Amn, url: str, port: int) -> subprocess.Popen[str]:
-    with (amn.folder / "page.log").open("a") as log:
-        return subprocess.Popen(
-            amn.command("dashboard", "--url", url, "--port", port),
-            cwd=amn.folder,
-            env=amn.environment | {"PYTHONUNBUFFERED": "1"},
-            stdout=log,
-            stderr=log,
-            text=True,
-            start_new_session=True,
-        )
-
-
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory, real_contexts: Contexts) -> Iterator[Shown]:
     amn, port = Amn(tmp_path_factory.mktemp("page")), free_port()
     server = Server("valkey", arguments=("--appendonly", "yes")).start()
     up = amn.start("up", "--url", server.url, "--workers", 2)
-    dashboards = [start_dashboard(amn, server.url, port)]
+    dashboards = [start_page(amn.folder, port, server.url, amn.environment)]
     log = amn.folder / "up.log"
     try:
         wait_until(lambda: "Ctrl-C drains" in log.read_text() or up.poll() is not None)
@@ -146,9 +118,9 @@ def shown(tmp_path_factory: pytest.TempPathFactory, real_contexts: Contexts) -> 
         with (
             closing(server.client()) as client,
             load(server.url, real_contexts) as loads,
-            browser(port) as (page, asked, said),
+            viewer(port) as seen,
         ):
-            yield Shown(page, amn, server, client, port, dashboards, loads, asked, said)
+            yield Shown(seen, amn, server, client, port, dashboards, loads)
     finally:
         for process in (up, *dashboards):
             process.send_signal(signal.SIGTERM)
@@ -164,21 +136,20 @@ def test_a_service_that_is_well_is_said_to_be_well(shown: Shown) -> None:
 
 
 def test_the_numbers_of_the_page_are_those_of_the_server(shown: Shown) -> None:
-    def compared() -> bool:
-        """True when the page shows what the server holds: both are read at nearly the same moment."""
-        rows = shown.cells("workers")
-        finished = {one["name"]: one["answered"] for one in shown.snapshot()["workers"]}
-        held = {name.decode(): shown.client.hgetall(KEYS.workers_prefix + name.decode()) for name in names}
-        return all(
-            int(row[3].replace(",", "")) == finished[row[0]] == int(held[row[0]][b"finished"]) for row in rows
-        )
+    def held(worker: str) -> int:
+        return int(shown.client.hget(KEYS.workers_prefix + worker, "finished") or -1)
 
-    names = {str(row[0]).encode() for row in shown.cells("workers")}
-    assert len(names) == 4
+    def compared() -> bool:
+        rows = shown.rows("workers")
+        return len(rows) == 4 and all(count(row["answered"]) == held(row["worker"]) for row in rows)
+
+    def count(text: str) -> int:
+        return int(text.replace(",", ""))
+
     shown.loads.clear()
     try:
         wait_until(compared, 20)
-        waits = {row[0]: int(row[1].replace(",", "")) for row in shown.cells("streams")}
+        waits = {row["stream"]: count(row["waiting"]) for row in shown.rows("streams")}
         assert waits["amn"] == shown.client.xlen(KEYS.requests)
         assert waits["fallback"] == shown.client.xlen(KEYS.fallback)
     finally:
@@ -287,14 +258,14 @@ def test_a_page_whose_process_is_away_says_so_itself(shown: Shown) -> None:
     shown.dashboards[0].wait()
     shown.sees("amn dashboard, does not answer", "#old")
     shown.sees("Unknown", "#state")
-    shown.dashboards.append(start_dashboard(shown.amn, shown.server.url, shown.port))
+    shown.dashboards.append(start_page(shown.amn.folder, shown.port, shown.server.url, shown.amn.environment))
     shown.sees_no_more("does not answer", "#old", 20_000)
     shown.sees("Live", "#freshness")
 
 
 def test_no_request_left_the_machine_and_no_rule_of_the_browser_was_broken(shown: Shown) -> None:
     own = f"http://127.0.0.1:{shown.port}/"
-    assert len(shown.asked) > 5
-    assert [address for address in shown.asked if not address.startswith(own)] == []
+    assert len(shown.viewer.asked) > 5
+    assert [address for address in shown.viewer.asked if not address.startswith(own)] == []
     failed = re.compile(r"Failed to load resource: (net::ERR_|the server responded with a status of 50[03])")
-    assert [text for text in shown.said if not failed.match(text)] == []
+    assert [text for text in shown.viewer.said if not failed.match(text)] == []

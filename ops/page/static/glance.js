@@ -58,7 +58,7 @@ export function tiles(snapshot, now_ms, recent) {
   return [
     tile("traffic", "Answered", perSecond(traffic.answered_per_s), `of ${perSecond(traffic.submitted_per_s)} submitted`, null, recent("answered_per_s")),
     tile("latency", "95 of 100 within", ms(latency.p95_ms), ...judged(latency.p95_ms, latency.objective_p95_ms, ms, "objective"), recent("p95_ms")),
-    tile("escalation", "Given to a fallback", percent(escalation.rate), ...judged(escalation.rate, escalation.limit, percent, "limit"), recent("escalation_rate")),
+    tile("escalation", "Given to a fallback", percent(escalation.rate), ...hourly(escalation), recent("escalation_rate")),
     tile("streams", "Backlog", span(1000 * most("backlog_s")), `${whole(sum(awaited))} waiting${sum(bulk) ? `, ${whole(sum(bulk))} bulk` : ""}`, null, recent("depth_amn")),
     tile("workers", "Workers well", `${well} of ${workers.length}`, troubled(workers), well < workers.length || !well ? "bad" : null, recent("amn_workers")),
     tile("drift", "OOD delta", cosine(drift.delta), `baseline ${cosine(drift.baseline_delta)}`, null, recent("delta")),
@@ -74,6 +74,12 @@ export const minus = (one, other) => (typeof one === "number" && typeof other ==
 function judged(value, bar, unit, name) {
   if (typeof value !== "number" || typeof bar !== "number") return [`${name} ${unit(bar)}`, null];
   return value > bar ? [`above ${unit(bar)}`, "warning"] : [`${name} ${unit(bar)}: held`, null];
+}
+
+/** The limit is of an hour: a few seconds above it are no trouble. */
+function hourly({ hour_rate: hour, limit }) {
+  if (typeof hour !== "number") return [`limit ${percent(limit)} of an hour`, null];
+  return [`${percent(hour)} in the hour, limit ${percent(limit)}`, hour > limit ? "warning" : null];
 }
 
 function troubled(workers) {

@@ -14,6 +14,8 @@ import { VERDICTS } from "./words.js";
 const SECTIONS = { latency, stages, escalation, drift, alerts, streams, workers, dead, jobs, force };
 const OLD_MS = 3_000;
 const LATELY_MS = 600_000;
+/** Between two points further apart nothing is known, and no line is drawn. */
+const GAP_S = 150;
 const $ = (id) => document.getElementById(id);
 const depth = (kind) => (snapshot) => (snapshot.streams ?? []).filter((one) => one.kind === kind).reduce((sum, one) => sum + (one.depth ?? 0), 0);
 
@@ -122,10 +124,13 @@ function draw() {
   const rows = history.at_ms.flatMap((at_ms, index) => (at_ms >= first_ms && at_ms < seconds_ms ? [index] : []));
   const fine = lately.filter((one) => one.at_ms >= seconds_ms);
   const times_s = [...rows.map((row) => history.at_ms[row]), ...fine.map((one) => one.at_ms)].map((at_ms) => at_ms / 1000);
+  const gaps = times_s.flatMap((at_s, index) => (index && at_s - times_s[index - 1] > GAP_S ? [index] : []));
+  const withGaps = (values, gap) => values.flatMap((value, index) => (gaps.includes(index) ? [gap(index), value] : [value]));
+  const spaced_s = withGaps(times_s, (index) => times_s[index] - 1);
   for (const [id, { series }] of Object.entries(PLOTS)) {
     const columns = series.map((one, index) => one.limit ? times_s.map(() => one.limit(snapshot))
       : [...rows.map((row) => history.series[one.from]?.[row] ?? null), ...fine.map((one) => one.values[id][index])]);
-    plots[id].show(times_s, columns, first_ms / 1000, last_ms / 1000);
+    plots[id].show(spaced_s, columns.map((column, index) => withGaps(column, () => series[index].limit?.(snapshot) ?? null)), first_ms / 1000, last_ms / 1000);
   }
 }
 

@@ -1,7 +1,7 @@
 // Sections about what waits, who works, and what could not be answered.
 
 import { el, mark, table } from "./dom.js";
-import { ago, clock, counted, span, whole } from "./format.js";
+import { ago, clock, counted, percent, span, whole } from "./format.js";
 import { WORKER_STATES, meaning, plain, streamName } from "./words.js";
 
 export function streams({ streams: found = [], queue_limits: limits = {} }) {
@@ -27,12 +27,14 @@ export function workers({ workers: found = [] }) {
     table("Workers in numbers", [
       { title: "worker", head: true, cell: (row) => row.name },
       { title: "state", wraps: true, cell: (row) => mark(...(WORKER_STATES[row.state] ?? ["unknown", row.state])) },
-      { title: "heard", number: true, cell: (row) => `${ago(row.beat_ms_ago)} ago` },
+      { title: "busy", number: true, cell: (row) => percent(row.busy_ratio) },
+      { title: "heard", number: true, cell: (row) => (row.beat_ms_ago === undefined ? "–" : `${ago(row.beat_ms_ago)} ago`) },
       { title: "answered", number: true, cell: (row) => whole(row.answered) },
-      { title: "model", cell: (row) => row.model },
+      { title: "model", cell: (row) => row.model ?? "–" },
       { title: "kind", cell: (row) => row.kind },
       { title: "process", cell: (row) => [row.host, row.pid && ` ${row.pid}`] },
-      { title: "version", cell: (row) => row.version },
+      { title: "policy", cell: (row) => row.policy ?? "–" },
+      { title: "version", cell: (row) => row.version ?? "–" },
     ], found, (row) => row.name),
     models.size > 1 && el("p", {}, mark("warning", `AMN workers serve ${models.size} different models: a swap is under way, or one was refused.`)),
   ];

@@ -32,7 +32,7 @@ export function stages({ stages: found = [] }) {
     const sum_ms = rows.reduce((total, row) => total + row.time_ms, 0) || 1;
     rows.forEach((row) => Object.assign(row, { share: row.time_ms / sum_ms }));
     return el("div", { class: "stack", "data-key": kind }, bar(kind, rows), table(`Stages of ${kind} workers in numbers`, [
-      { title: "stage", head: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`] },
+      { title: "stage", head: true, wraps: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`, meaning(row.stage) && el("span", { class: "soft" }, `: ${meaning(row.stage)}`)] },
       { title: "mean", number: true, cell: (row) => ms(row.mean_ms) },
       { title: "share", number: true, cell: (row) => percent(row.share) },
       { title: "p50", number: true, cell: (row) => ms(row.p50_ms) },
@@ -61,11 +61,12 @@ function bar(kind, rows) {
 }
 
 export function escalation({ escalation: found = {} }) {
-  const { rate, limit, by_reason: reasons = [], shed_by_reason: shed = [] } = found;
-  const state = typeof rate !== "number" ? mark("unknown", "nothing decided yet")
-    : rate > limit ? mark("warning", "above the limit") : mark("well", "within the limit");
+  const { rate, hour_rate: hour, limit, by_reason: reasons = [], shed_by_reason: shed = [] } = found;
+  const state = typeof hour !== "number" ? mark("unknown", "not known yet")
+    : hour > limit ? mark("warning", "above the limit") : mark("well", "within the limit");
   return [
-    el("p", {}, el("strong", {}, percent(rate)), ` of the hour's requests, of at most ${percent(limit)}: `, state),
+    el("p", {}, el("strong", {}, percent(rate)), " of the requests of the last seconds, ", el("strong", {}, percent(hour)),
+      ` of the last hour's, of at most ${percent(limit)}: `, state),
     el("div", { class: "pair" },
       why("Given to a fallback, because", reasons), why("A rule fired, AMN answered all the same, because", shed)),
   ];

@@ -17,6 +17,12 @@ const WORDS = {
   fallback_down: "no fallback worker answers",
   deadline: "too little time was left",
   batch: "part of a batch",
+  // Where a request's time goes.
+  queue: "waits for a worker",
+  batch: "joins a micro-batch",
+  gate: "is a fallback needed?",
+  finish: "the reply is stored",
+  fallback: "the answer of the slower model",
   // Why a request became a dead letter.
   undecodable: "its bytes could not be read",
   unsupported_version: "its wire version is unknown",
