@@ -14,12 +14,14 @@ Either way it begins anew, on the stream of its level, with the model and policy
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
 import redis
 
 from producer.errors import WireError
@@ -188,3 +190,28 @@ def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
         request=request,
         unreadable=unreadable,
     )
+
+
+def described(letter: DeadLetter, now_ms: int) -> dict[str, Any]:
+    """Plain values of a letter: its fields, and its request with the form of the context, not the numbers."""
+    kept = ("reason", "message", "deliveries", "source", "entry", "sha1", "told")
+    return {
+        "id": letter.id,
+        "age_s": round((now_ms - letter.died_at_ms) / 1000, 1),
+        **{name: getattr(letter, name) for name in kept},
+        "bytes": len(letter.payload),
+        "request": _request(letter) or f"unreadable: {letter.unreadable}",
+    }
+
+
+def _request(letter: DeadLetter) -> dict[str, Any] | None:
+    request = letter.request
+    if request is None:
+        return None
+    found = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
+    context = request.context.astype(np.float64)
+    return found | {
+        "context": f"{request.context.dtype} {request.context.shape}",
+        "context_finite": bool(np.isfinite(context).all()),
+        "context_norms": np.linalg.norm(context, axis=-1).round(4).tolist(),  # five for each context
+    }

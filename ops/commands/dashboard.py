@@ -21,22 +21,24 @@ from workers.pulse import Pulse
     multiple=True,
     help="A host name under which the page is asked for, such as that of a proxy; may be repeated.",
 )
+@click.option("--actions", is_flag=True, help="Let those who have the token replay, purge and silence.")
 @click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
 @options.server
 def dashboard(
-    host: str, port: int, names: tuple[str, ...], log_level: str, settings: ProducerSettings
+    host: str, port: int, names: tuple[str, ...], actions: bool, log_level: str, settings: ProducerSettings
 ) -> None:
-    """Show the service at http://HOST:PORT until Ctrl-C or SIGTERM. It changes nothing.
+    """Show the service at http://HOST:PORT until Ctrl-C or SIGTERM; it changes nothing without --actions.
 
-    An address that other machines reach wants a token in AMN_DASHBOARD_TOKEN (16 characters or more), or in
-    the file that AMN_DASHBOARD_TOKEN_FILE names: the page asks for it once. docs/dashboard.md says what is on
-    the page.
+    An address that other machines reach, and --actions, want a token in AMN_DASHBOARD_TOKEN (16 characters or
+    more), or in the file that AMN_DASHBOARD_TOKEN_FILE names: the page asks for it once. docs/dashboard.md
+    says what is on the page.
     """
     from ops.page.serve import PageSettings, listen, serve
     from workers.logs import configure_logs
 
     configure_logs(log_level)
-    page = PageSettings(host=host, port=port, token=listening_token("AMN_DASHBOARD_TOKEN", host), names=names)
+    token = listening_token("AMN_DASHBOARD_TOKEN", host, needed=actions)
+    page = PageSettings(host=host, port=port, token=token, names=names, actions=actions)
     with listen(page) as opened:
         follow_parent()
         pulse = Pulse()

@@ -8,16 +8,14 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import click
-import numpy as np
 
 from ops import console
 from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
-from ops.deadletters import DeadLetter, DeadLetters, Requeued
+from ops.deadletters import DeadLetter, DeadLetters, Requeued, described
 from ops.errors import LettersLeft
 from producer.messages import Answer, BatchReply, Failure, Reply
 from producer.settings import ProducerSettings
@@ -74,7 +72,7 @@ def list_(reason: str, limit: int, settings: ProducerSettings, as_json: bool) ->
         total = len(letters)
         found = list(itertools.islice(letters.newest_first(reason), limit))
     if as_json:
-        console.say_json({"total": total, "letters": [_plain(one, now_ms) for one in found]})
+        console.say_json({"total": total, "letters": [described(one, now_ms) for one in found]})
         return
     headers = ("id", "age>", "reason", "deliveries>", "sha1", "bytes>", "told", "lane", "client")
     table = console.DataTable(*headers)
@@ -98,7 +96,7 @@ def show(letter_id: str, settings: ProducerSettings, as_json: bool) -> None:
     """Show one dead letter: reason, decoded request, head of the payload."""
     with _opened(settings) as (letters, now_ms):
         letter = _found(letters, letter_id)
-    found, head = _plain(letter, now_ms), letter.payload[:_HEAD_BYTES]
+    found, head = described(letter, now_ms), letter.payload[:_HEAD_BYTES]
     if as_json:
         console.say_json(found | {"head_hex": head.hex()})
         return
@@ -219,27 +217,3 @@ def _end(one: Requeued, answer: Answer | Failure | None) -> str:
 
 def _went_well(one: Requeued, answers: dict[str, Answer | Failure]) -> bool:
     return one.status == "ok" and (not one.awaited or isinstance(answers.get(one.awaited), Answer))
-
-
-def _plain(letter: DeadLetter, now_ms: int) -> dict[str, Any]:
-    kept = ("reason", "message", "deliveries", "source", "entry", "sha1", "told")
-    return {
-        "id": letter.id,
-        "age_s": round((now_ms - letter.died_at_ms) / 1000, 1),
-        **{name: getattr(letter, name) for name in kept},
-        "bytes": len(letter.payload),
-        "request": _request(letter) or f"unreadable: {letter.unreadable}",
-    }
-
-
-def _request(letter: DeadLetter) -> dict[str, Any] | None:
-    request = letter.request
-    if request is None:
-        return None
-    found = {field.name: getattr(request, field.name) for field in fields(request)}
-    context = request.context.astype(np.float64)
-    return found | {
-        "context": f"{request.context.dtype} {request.context.shape}",
-        "context_finite": bool(np.isfinite(context).all()),
-        "context_norms": np.linalg.norm(context, axis=-1).round(4).tolist(),  # five for each context
-    }

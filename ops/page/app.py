@@ -1,11 +1,15 @@
-"""The page's addresses: static files, the snapshot, its stream of events, the history."""
+"""The page's addresses: static files, the snapshot and its events, the history, letters, actions."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import json
+import re
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,93 +18,145 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from amn.output import strict_json
+from ops.page.actions import ActionRefused, Actions
 from ops.page.feed import Feed
 from ops.page.guard import Doorkeeper, form_of
+from producer.errors import ServerError
 
 STATIC = Path(__file__).with_name("static")
 #: A viewer who takes no byte of an event for so long is dropped.
 SEND_S_MAX = 5.0
-_FORM_BYTES_MAX = 4_096
+_BODY_BYTES_MAX = 4_096
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Log in</title>
 <meta name="viewport" content="width=device-width"><h1>The queue's page</h1>
-<form method="post" action="/login">
-<label>Token <input type="password" name="token" autofocus required></label>
+<form method="post" action="login"><label>Token
+<input type="password" name="token" autofocus required></label>
 <button>Log in</button></form></html>"""
-#: Returns the history of so many minutes as JSON.
-History = Callable[[int], Awaitable[bytes]]
+_LETTER_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
-def page(feed: Feed, history: History, *, token: str = "", names: tuple[str, ...] = ()) -> Doorkeeper:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the page's figures come from; each but `feed` may wait for the server.
+
+    Attributes:
+        history: Returns the history as JSON.
+        letter: Returns a dead letter by its id, or None.
+        actions: None where nothing may be changed.
+    """
+
+    feed: Feed
+    history: Callable[[], Awaitable[bytes]]
+    letter: Callable[[str], dict[str, Any] | None]
+    actions: Actions | None = None
+
+
+def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> Doorkeeper:
     """The whole page as an ASGI application."""
 
     async def snapshot(_: Request) -> Response:
-        return Response(await feed.latest(), media_type="application/json")
+        return Response(await sources.feed.latest(), media_type="application/json")
 
-    async def past(request: Request) -> Response:
-        try:
-            minutes = min(max(int(request.query_params.get("minutes", "1440")), 1), 1_440)
-        except ValueError:
-            return PlainTextResponse("minutes must be a whole number\n", 400)
-        return Response(await history(minutes), media_type="application/json")
+    async def past(_: Request) -> Response:
+        return Response(await sources.history(), media_type="application/json")
 
-    async def health(_: Request) -> Response:
-        return PlainTextResponse("ok\n")
+    async def letter(request: Request) -> Response:
+        name = request.path_params["id"]
+        found = await asyncio.to_thread(sources.letter, name) if _LETTER_ID.fullmatch(name) else None
+        return _json(found) if found else _error(404, f"there is no dead letter {name:.50}")
 
     async def login(request: Request) -> Response:
         if request.method == "GET":
             return HTMLResponse(_LOGIN)
-        body = await small_body(request, _FORM_BYTES_MAX)
-        return guard.entered(form_of(body).get("token", ""), "/", request.url.scheme == "https")
+        fields = form_of(await _small_body(request))
+        return door.entered(fields.get("token", ""), "/", secure=request.url.scheme == "https")
 
-    async def events(scope: Scope, receive: Receive, send: Send) -> None:
-        await send_events(feed, receive, send)
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
 
     routes = [
         Route("/api/snapshot", snapshot),
         Route("/api/history", past),
-        Route("/api/events", _Stream(events)),
+        Route("/api/events", _Events(sources.feed)),
+        Route("/api/letters/{id}", letter),
         Route("/healthz", health),
         Route("/login", login, methods=["GET", "POST"]),
-        Mount("/", StaticFiles(directory=STATIC, html=True, check_dir=False)),
+        Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
-    guard = Doorkeeper(Starlette(routes=routes), token, names)
-    return guard
+    if sources.actions is not None:
+        route = Route("/api/actions/{name}", _act(sources.actions), methods=["GET", "POST"])
+        routes.insert(0, route)
+    away = {ServerError: lambda _, error: _error(503, str(error))}
+    door = Doorkeeper(Starlette(routes=routes, exception_handlers=away), token, names)
+    return door
 
 
-class _Stream:
-    """An endpoint that is an ASGI application of its own."""
+def _act(actions: Actions) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint: GET says what an action would do, POST does it, one at a time."""
+    one_at_a_time = asyncio.Lock()
 
-    def __init__(self, answer: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self._answer = answer
+    async def act(request: Request) -> Response:
+        name, who = request.path_params["name"], request.client.host if request.client else "?"
+        try:
+            if request.method == "GET":
+                fields = dict(request.query_params)
+                return _json(await asyncio.to_thread(actions.preview, name, fields))
+            if request.headers.get("x-amn-page") != "1" or not _is_json(request):
+                return _error(403, "an action is JSON, with the header x-amn-page: 1")
+            fields = json.loads(await _small_body(request) or b"0")
+            if not isinstance(fields, dict):
+                return _error(400, "an action has fields")
+            async with one_at_a_time:
+                return _json(await asyncio.to_thread(actions.do, name, fields, who))
+        except ActionRefused as error:
+            return _error(409 if error.count is not None else 400, str(error), count=error.count)
+        except (ValueError, RecursionError):
+            return _error(400, "the action's fields are no JSON")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer(scope, receive, send)
+    return act
 
 
-async def send_events(feed: Feed, receive: Receive, send: Send) -> None:
-    """Sends each snapshot as an event until the viewer goes, or takes nothing for `SEND_S_MAX`."""
-    headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    sending = asyncio.create_task(_send_each(feed, send))
-    leaving = asyncio.create_task(_left(receive))
-    done, rest = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-    for task in rest:
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
-    for task in done:
-        task.result()
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
 
 
-async def _send_each(feed: Feed, send: Send) -> None:
-    async with contextlib.aclosing(feed.follow()) as bodies:
-        async for body in bodies:
-            event = b"event: snapshot\ndata: " + body + b"\n\n"
-            try:
-                async with asyncio.timeout(SEND_S_MAX):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-            except TimeoutError:
-                return  # the connection is closed with this request, and the kernel lets go of what is unsent
-    await send({"type": "http.response.body", "body": b""})
+def _json(value: object, status: int = 200) -> Response:
+    return Response(strict_json(value), status, media_type="application/json")
+
+
+def _error(status: int, text: str, **more: object) -> Response:
+    return _json({"error": text, **more}, status)
+
+
+class _Events:
+    """The stream of snapshots, an endpoint that is an ASGI application of its own."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        """Sends each snapshot as an event until the viewer goes, or takes nothing for `SEND_S_MAX`."""
+        headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(_left(receive))
+        done, rest = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _send(self, send: Send) -> None:
+        async with aclosing(self._feed.follow()) as bodies:
+            async for body in bodies:
+                event = b"event: snapshot\ndata: " + body + b"\n\n"
+                try:
+                    async with asyncio.timeout(SEND_S_MAX):
+                        await send({"type": "http.response.body", "body": event, "more_body": True})
+                except TimeoutError:
+                    return  # the connection closes with this request; the kernel drops what is unsent
+        await send({"type": "http.response.body", "body": b""})
 
 
 async def _left(receive: Receive) -> None:
@@ -108,11 +164,11 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def small_body(request: Request, bytes_max: int) -> bytes:
+async def _small_body(request: Request) -> bytes:
     """Returns the body, or nothing of one that is too long."""
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > bytes_max:
+        if len(body) > _BODY_BYTES_MAX:
             return b""
     return body

@@ -15,6 +15,9 @@ PERIOD_S = 1.0
 class Feed:
     """The newest snapshot, and those who follow it. One event loop uses it.
 
+    Attributes:
+        viewers: How many follow now.
+
     Args:
         make: Makes a snapshot, in a thread of its own: it may wait for the server.
     """
@@ -22,7 +25,7 @@ class Feed:
     def __init__(self, make: Callable[[], bytes]) -> None:
         self._make = make
         self._body, self._number, self._made_at_s = b"", 0, float("-inf")
-        self._viewers, self._closed = 0, False
+        self.viewers, self._closed = 0, False
         self._making, self._news = asyncio.Lock(), asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -38,7 +41,7 @@ class Feed:
 
     async def follow(self) -> AsyncGenerator[bytes]:
         """Yields each snapshot until `close`; who is slow misses some."""
-        self._viewers += 1
+        self.viewers += 1
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         seen = 0
@@ -52,7 +55,7 @@ class Feed:
                 seen = self._number
                 yield self._body
         finally:
-            self._viewers -= 1
+            self.viewers -= 1
 
     async def close(self) -> None:
         """Lets everybody who follows go."""
@@ -61,7 +64,7 @@ class Feed:
             self._news.notify_all()
 
     async def _run(self) -> None:
-        while self._viewers and not self._closed:
+        while self.viewers and not self._closed:
             try:
                 await self.latest()
             except Exception:  # of one moment: the next look may well do

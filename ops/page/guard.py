@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOG = structlog.get_logger("amn.page")
-COOKIE, ACTION_HEADER = "amn_page", "x-amn-action"
+COOKIE = "amn_page"
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -114,9 +114,11 @@ class Doorkeeper:
         left = [(n, v) for n, v in request.query_params.multi_items() if n != "token"]
         query = f"?{urlencode(left)}" if left else ""
         path = "/" + request.url.path.lstrip("/")  # never "//host", which leads elsewhere
-        return self.entered(request.query_params["token"], f"{path}{query}", request.url.scheme == "https")
+        return self.entered(
+            request.query_params["token"], f"{path}{query}", secure=request.url.scheme == "https"
+        )
 
-    def entered(self, token: str, to: str, secure: bool) -> Response:
+    def entered(self, token: str, to: str, *, secure: bool) -> Response:
         """Returns the answer to a token: the page and a cookie, or a refusal."""
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self._token):
             return PlainTextResponse("that is not the token\n", 403)

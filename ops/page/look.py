@@ -20,6 +20,7 @@ from ops.alerts.alert import Alert
 from ops.alerts.silences import Silence, silences
 from ops.alerts.store import alerts
 from ops.clock import server_now_ms
+from ops.deadletters import DeadLetters, described
 from ops.drift.memory import Memory
 from ops.findings import Finding
 from ops.health import Facts, beside, server, streams, workers
@@ -161,6 +162,11 @@ class Looker:
             return 0, []
         version = size, None if isinstance(died, Exception) else died
         return size, self._once("letters", version, lambda: self.letters(_LETTERS_MAX)) if size else []
+
+    def letter(self, letter_id: str) -> dict[str, Any] | None:
+        """Returns one dead letter with its request, as `amn dlq show` has it; None when it is gone."""
+        found = DeadLetters(self._client, self._settings).get(letter_id)
+        return None if found is None else described(found, server_now_ms(self._client))
 
     def letters(self, most: int, below: str = "") -> list[Letter]:
         """Returns dead letters, newest first, from the one under the id `below` on."""

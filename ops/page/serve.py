@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
+import redis
 import uvicorn
 
 from amn.output import strict_json
 from ops.drift.service import history
 from ops.errors import ServerFailed
-from ops.page.app import page
+from ops.local.beside import unless_ignored
+from ops.page.actions import Actions
+from ops.page.app import Sources, page
 from ops.page.feed import Feed
-from ops.page.look import Look, Looker
+from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
+_T = TypeVar("_T")
 #: Connections at a time; more are refused.
 CONNECTIONS_MAX = 256
 #: The kernel ends a connection whose peer takes nothing for so long.
-_UNSENT_MS_MAX = 15_000
+_UNSENT_MS_MAX, _UNSENT_BYTES_MAX = 15_000, 64 * 1024
 #: A page is to say that the server is away, and not to wait for it.
 _SERVER_MS_MAX = 2_000
 _HISTORY_S = 10.0
@@ -60,9 +66,12 @@ def listen(settings: PageSettings) -> socket.socket:
         )[0]
         opened = socket.socket(family, socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # what is accepted inherits it
+        # Accepted connections inherit both: little waits for a viewer who takes nothing, and not for ever.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES_MAX)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MS_MAX)
         opened.bind(address)
+        opened.listen()
     except OSError as error:
         raise ServerFailed(
             f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
@@ -77,28 +86,41 @@ def serve(
     """Answers until SIGTERM or SIGINT; calls `beat` each second."""
     server = replace(server, connect_timeout_ms=_SERVER_MS_MAX, command_timeout_ms=_SERVER_MS_MAX)
     with connect(server) as client:
-        looker, keys = Looker(client, server), Keys(server.queue)
-
-        def look() -> Look:
-            with driver_errors(server.url):
-                return looker.look()
-
-        def past() -> bytes:
-            with driver_errors(server.url):
-                return strict_json(history.columns(history.read(client, keys)), compact=True).encode()
-
-        feed = Feed(Snapshots(server, look, actions=settings.actions).make)
-        asgi = page(feed, Shared(past), token=settings.token, names=settings.names)
+        sources = _sources(client, server, actions=settings.actions)
         config = uvicorn.Config(
-            asgi,
+            page(sources, token=settings.token, names=settings.names),
             log_config=None,
+            log_level="critical",  # what goes wrong in the page, the page logs itself
             access_log=False,
             lifespan="off",
             server_header=False,
             limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=3,
         )
-        _Server(config, feed, beat).run(sockets=[opened])
+        serving = _Server(config, sources.feed, beat)
+        unless_ignored(serving.handle_exit, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        serving.run(sockets=[opened])
+
+
+def _sources(client: redis.Redis, server: ProducerSettings, *, actions: bool) -> Sources:
+    looker, keys = Looker(client, server), Keys(server.queue)
+
+    def translated(ask: Callable[..., _T]) -> Callable[..., _T]:
+        def asked(*words: Any) -> _T:
+            with driver_errors(server.url):
+                return ask(*words)
+
+        return asked
+
+    def past() -> bytes:
+        return strict_json(history.columns(history.read(client, keys)), compact=True).encode()
+
+    return Sources(
+        feed=Feed(Snapshots(server, translated(looker.look), actions=actions).make),
+        history=Shared(translated(past)),
+        letter=translated(looker.letter),
+        actions=Actions(client, server, looker) if actions else None,
+    )
 
 
 class Shared:
@@ -108,7 +130,7 @@ class Shared:
         self._make, self._lock = make, asyncio.Lock()
         self._made_at_s, self._body = float("-inf"), b""
 
-    async def __call__(self, _minutes: int) -> bytes:
+    async def __call__(self) -> bytes:
         """Returns it."""
         async with self._lock:
             if time.monotonic() - self._made_at_s >= _HISTORY_S:

@@ -1,0 +1,207 @@
+"""The page's process as browsers and strangers meet it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from rig import KEYS, Rig, answer
+
+from ops.alerts import AlertSettings, apply
+from ops.findings import Finding
+from ops.leader import leader_key
+from ops.page import app, serve
+from ops.page.app import Sources, page
+from ops.page.feed import Feed
+from workers.pool.child import our_environment, our_python
+
+TOKEN = "a-token-of-twenty-four-chars"
+ACTS = {"x-amn-page": "1", "authorization": f"Bearer {TOKEN}"}
+
+
+@contextmanager
+def dashboard(url: str, *words: str, token: str = "") -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    """A process of `amn dashboard`, and a client of its page."""
+    environment = our_environment(REDIS_URL=url, AMN_DASHBOARD_TOKEN=token)
+    command = our_python("ops.cli", "dashboard", "--port", "0", *words)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        address = process.stderr.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), address + process.stderr.read()
+        with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
+            yield client, process
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stderr.close()
+
+
+def test_the_page_shows_itself_to_its_own_names_alone(real_server: Any) -> None:
+    with dashboard(real_server.url, "--name", "amn.example.com") as (client, process):
+        for name in ("localhost", "127.0.0.1:80", "[::1]:9465", "amn.example.com", "AMN.example.com:443"):
+            assert client.get("/healthz", headers={"host": name}).status_code == 200, name
+        for name in ("evil.example.com", "localhost.evil.example.com", "", "127.0.0.1.nip.io"):
+            assert client.get("/api/snapshot", headers={"host": name}).status_code == 421, name
+        front = client.get("/")
+        assert front.headers["content-type"].startswith("text/html")
+        policy = front.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        snapshot = client.get("/api/snapshot").json()
+        assert (snapshot["queue"], snapshot["reachable"], snapshot["actions"]) == ("main", True, False)
+        assert client.get("/api/history").json()["at_ms"] == []
+        assert client.get("/api/actions/purge").status_code == 404
+        assert client.post("/api/actions/purge", json={}).status_code in (404, 405)
+        with client.stream("GET", "/api/events") as events:
+            lines = events.iter_lines()
+            assert next(lines) == "event: snapshot"
+            assert json.loads(next(lines).removeprefix("data: "))["version"] == 1
+            process.terminate()  # also while somebody watches
+            assert process.wait(10) == 0
+
+
+def test_with_a_token_only_those_who_know_it_see_anything(real_server: Any) -> None:
+    with dashboard(real_server.url, token=TOKEN) as (client, process):
+        assert client.get("/healthz").status_code == 200
+        for path in ("/api/snapshot", "/api/events", "/api/history", "/page.js", "/api/letters/1-1"):
+            assert client.get(path).status_code == 401, path
+        assert client.get("/").headers["location"] == "/login"
+        assert "form" in client.get("/login").text
+        assert client.post("/login", data={"token": "wrong"}).status_code == 403
+        assert client.get("/?token=wrong").status_code == 403
+        assert client.get("/api/snapshot", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+        assert client.get("/api/snapshot").status_code == 401
+
+        entered = client.get(f"{client.base_url}//evil.example.com?token={TOKEN}&view=1")
+        assert entered.headers["location"] == "/evil.example.com?view=1"
+        cookie = entered.headers["set-cookie"]
+        assert "HttpOnly; Path=/; SameSite=strict" in cookie
+        assert TOKEN not in cookie
+        assert client.get("/api/snapshot").status_code == 200
+        client.cookies.clear()
+        assert client.post("/login", data={"token": TOKEN}).status_code == 303
+        assert client.get("/").status_code == 200
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("words", [("--host", "0.0.0.0"), ("--actions",)])
+def test_without_a_token_it_neither_listens_elsewhere_nor_acts(words: tuple[str, ...]) -> None:
+    environment = our_environment(REDIS_URL="unix:///nowhere.sock", AMN_DASHBOARD_TOKEN="short")
+    command = our_python("ops.cli", "dashboard", *words)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "AMN_DASHBOARD_TOKEN" in done.stderr
+
+
+def bury(rig: Rig, *reasons: str) -> None:
+    rig.put(*(f"r{number}" for number in range(len(reasons))))
+    for entry, reason in zip(rig.queue("w", batch_max=64).lease(), reasons, strict=True):
+        rig.queue("w").finish([answer(entry, "dead", reason=reason, message="m", counters="")])
+
+
+def test_actions_want_the_page_s_own_request_and_the_count_that_was_confirmed(real_rig: Rig) -> None:
+    rig = real_rig
+    bury(rig, *["poison"] * 3, *["undecodable"] * 4)
+    with dashboard(rig.url, "--actions", token=TOKEN) as (client, process):
+        purge, body = "/api/actions/purge", {"reason": "poison", "count_shown": 3}
+        assert client.post(purge, json=body, headers={"x-amn-page": "1"}).status_code == 401
+        for strange in (
+            {"x-amn-page": "0"},
+            {"origin": "https://evil.example.com"},
+            {"sec-fetch-site": "cross-site"},
+            {"content-type": "text/plain"},
+        ):
+            assert client.post(purge, json=body, headers={**ACTS, **strange}).status_code == 403, strange
+        client.headers.update(ACTS)
+        told = client.get(purge, params={"reason": "poison"}).json()
+        assert told == {
+            "count": 3,
+            "sentence": "3 dead letters with the reason poison: they are deleted for good.",
+        }
+        changed = client.post(purge, json={**body, "count_shown": 30})
+        assert (changed.status_code, changed.json()["count"]) == (409, 3)
+        assert client.get(purge, params={"older_than_s": "3600"}).json()["count"] == 0
+        for bad in ([], {"reason": 7}, {"count_shown": "many"}, {"reason": "x" * 300}):
+            assert client.post(purge, json=bad).status_code == 400, bad
+        assert rig.admin.xlen(KEYS.dead) == 7
+        assert client.post(purge, json=body).json() == {"sentence": "3 dead letters deleted for good"}
+        assert rig.admin.xlen(KEYS.dead) == 4
+
+        letter = client.get("/api/snapshot").json()["dead"]["newest"][0]
+        peeked = client.get(f"/api/letters/{letter['id']}").json()
+        assert (peeked["reason"], peeked["request"]["context"]) == ("undecodable", "float32 (5, 768)")
+        assert client.get("/api/letters/1-1").status_code == 404
+        again = client.post("/api/actions/replay", json={"reason": "undecodable", "count_shown": 4})
+        assert again.json()["sentence"].startswith("4 dead letters put back, 0 of them ended")
+        assert (rig.admin.xlen(KEYS.dead), rig.admin.xlen(KEYS.requests)) == (0, 4)
+        process.terminate()
+        log = process.stderr.read() if process.stderr else ""
+        assert len(re.findall("page_action", log)) == 2
+        assert re.search("action=purge.* of_reason=poison", log)
+        assert TOKEN not in log
+
+
+def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> None:
+    admin = real_rig.admin
+    admin.set(leader_key(KEYS), "1")
+    firing = Finding(
+        rule="level", severity="page", state="firing", model="v1", summary="it fell", evaluations=1
+    )
+    apply(admin, KEYS, [firing], now_ms=int(admin.time()[0]) * 1000, fence=1, settings=AlertSettings())
+    with dashboard(real_rig.url, "--actions", token=TOKEN) as (client, _):
+        client.headers.update(ACTS)
+        snapshot = client.get("/api/snapshot").json()
+        [alert] = snapshot["alerts"]
+        assert (alert["rule"], alert["state"], alert["sentence"]) == ("level", "firing", "it fell")
+        assert "it fell" in " ".join(one["sentence"] for one in snapshot["findings"])
+        silence = "/api/actions/silence"
+        for bad in ({"for_s": 60, "alert": alert["id"]}, {"reason": "x", "for_s": 60, "alert": "no"}):
+            assert client.post(silence, json=bad).status_code == 400, bad
+        done = client.post(silence, json={"alert": alert["id"], "for_s": 3600, "reason": "known"})
+        assert done.json()["sentence"].startswith("level is silenced for 1 h")
+        time.sleep(1.1)
+        [row] = client.get("/api/snapshot").json()["silences"]
+        assert (row["reason"], row["author"]) == ("known", "page, from 127.0.0.1")
+        assert client.post("/api/actions/end_silence", json={"id": row["id"]}).status_code == 200
+        assert client.post("/api/actions/end_silence", json={"id": row["id"]}).status_code == 400
+
+
+def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "SEND_S_MAX", 0.5)
+    feed = Feed(lambda: b"x" * 2**20)
+    asgi = page(Sources(feed=feed, history=None, letter=None))  # type: ignore[arg-type]
+    opened = serve.listen(serve.PageSettings(port=0))
+    config = uvicorn.Config(asgi, log_config=None, log_level="critical", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([opened])))
+    thread.start()
+    try:
+        address = opened.getsockname()
+        with socket.create_connection(address) as stalled:
+            stalled.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with httpx.stream("GET", f"http://127.0.0.1:{address[1]}/api/events", trust_env=False) as events:
+                seen, began_s = 0, time.monotonic()
+                for part in events.iter_raw():
+                    seen += len(part)
+                    if seen > 6 * 2**20:  # six snapshots, a second apart
+                        assert feed.viewers == 1
+                        break
+                assert seen > 6 * 2**20
+                assert time.monotonic() - began_s < 20
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+        opened.close()
+    assert not thread.is_alive()
