@@ -27,7 +27,7 @@ _PAGE, _TEXT_MAX = 100, 200
 _ANSWERS_S = 3.0
 #: A count may have changed by so much, or by this share, since somebody confirmed it.
 _CHANGED, _CHANGED_SHARE = 2, 0.1
-Fields = Mapping[str, Any]
+ActionFields = Mapping[str, Any]
 
 
 class ActionRefused(Exception):
@@ -44,14 +44,14 @@ class Actions:
     def __init__(self, client: redis.Redis, settings: ProducerSettings, looker: Looker) -> None:
         self._client, self._keys, self._looker = client, Keys(settings.queue), looker
         self._letters, self._url = DeadLetters(client, settings), settings.url
-        self._done: dict[str, Callable[[Fields, str], str]] = {
+        self._done: dict[str, Callable[[ActionFields, str], str]] = {
             "replay": lambda fields, _: self._put_back(self._confirmed(fields)),
             "purge": lambda fields, _: self._purge(self._confirmed(fields)),
             "silence": self._silence,
             "end_silence": lambda fields, _: self._end_silence(fields),
         }
 
-    def preview(self, name: str, fields: Fields) -> dict[str, Any]:
+    def preview(self, name: str, fields: ActionFields) -> dict[str, Any]:
         """Says how many letters a replay or a purge would take; does nothing.
 
         Raises:
@@ -64,7 +64,7 @@ class Actions:
             count = sum(1 for _ in self._chosen(fields))
         return {"count": count, "sentence": f"{_counted(count)}{_of(fields)}: they {verbs[name]}."}
 
-    def do(self, name: str, fields: Fields, who: str) -> dict[str, Any]:
+    def do(self, name: str, fields: ActionFields, who: str) -> dict[str, Any]:
         """Does it, and says what was done.
 
         Args:
@@ -81,7 +81,7 @@ class Actions:
         _LOG.info("page_action", action=name, who=who, outcome=said, **named)
         return {"sentence": said}
 
-    def _chosen(self, fields: Fields) -> Iterator[Letter]:
+    def _chosen(self, fields: ActionFields) -> Iterator[Letter]:
         reason, kind, older_s = (
             _text(fields, "reason"),
             _text(fields, "kind"),
@@ -94,7 +94,7 @@ class Actions:
                 if reason in ("", one.reason) and kind in ("", kind_of(one)) and one.died_at_ms <= before_ms:
                     yield one
 
-    def _confirmed(self, fields: Fields) -> list[str]:
+    def _confirmed(self, fields: ActionFields) -> list[str]:
         """The ids of the letters, oldest first, when they are about as many as somebody saw."""
         shown, ids = _number(fields, "count_shown"), [one.id for one in self._chosen(fields)]
         if abs(len(ids) - shown) > max(_CHANGED, _CHANGED_SHARE * shown):
@@ -118,7 +118,7 @@ class Actions:
     def _purge(self, ids: list[str]) -> str:
         return f"{_counted(self._letters.purge(ids))} deleted for good"
 
-    def _silence(self, fields: Fields, who: str) -> str:
+    def _silence(self, fields: ActionFields, who: str) -> str:
         reason, name, for_ms = (
             _text(fields, "reason"),
             _text(fields, "alert"),
@@ -137,21 +137,21 @@ class Actions:
             raise ActionRefused(f"{SILENCES_MAX} silences are in force; end some first")
         return f"{alert.rule} is silenced for {span(for_ms)} (silence {made.id})"
 
-    def _end_silence(self, fields: Fields) -> str:
+    def _end_silence(self, fields: ActionFields) -> str:
         name = _text(fields, "id")
         if not end_silence(self._client, self._keys, name):
             raise ActionRefused(f"no silence is called {name!r}; it may have ended by itself")
         return f"silence {name} has ended"
 
 
-def _text(fields: Fields, name: str) -> str:
+def _text(fields: ActionFields, name: str) -> str:
     value = fields.get(name, "")
     if not isinstance(value, str) or len(value) > _TEXT_MAX:
         raise ActionRefused(f"{name} must be a text of at most {_TEXT_MAX} characters")
     return plain(value)
 
 
-def _number(fields: Fields, name: str) -> int:
+def _number(fields: ActionFields, name: str) -> int:
     value = fields.get(name, 0)
     try:
         return max(int(value), 0) if isinstance(value, int | str) else int("no")
@@ -163,7 +163,7 @@ def _counted(count: int) -> str:
     return f"{count:,} dead letter{'' if count == 1 else 's'}"
 
 
-def _of(fields: Fields) -> str:
+def _of(fields: ActionFields) -> str:
     names = (("reason", "with the reason"), ("kind", "of the worker kind"))
     found = [f" {words} {_text(fields, name)}" for name, words in names if fields.get(name)]
     older_s = _number(fields, "older_than_s")

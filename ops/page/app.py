@@ -38,7 +38,7 @@ _LETTER_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the page's figures come from; each but `feed` may wait for the server.
+    """The sources of what the page shows; each but `feed` may wait for the server.
 
     Attributes:
         history: Returns the history as JSON.
