@@ -22,6 +22,8 @@ SERVICE_FILE = "service.json"
 WORKERS_MAX = 64
 #: The default of `workers_default` in help.
 WORKERS_SHOWN = "cores - 1"
+#: Port of the page of `amn dashboard`.
+PAGE_PORT = 9465
 _TOKEN_LENGTH_MIN = 16
 
 

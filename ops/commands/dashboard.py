@@ -6,7 +6,7 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.settings import listening_token
+from ops.settings import PAGE_PORT, listening_token
 from producer.settings import ProducerSettings
 from workers.pool.child import follow_parent
 from workers.pulse import Pulse
@@ -14,7 +14,7 @@ from workers.pulse import Pulse
 
 @click.command(short_help="The page for on-call people.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", "-p", type=click.IntRange(0, 65_535), default=9465, show_default=True)
+@click.option("--port", "-p", type=click.IntRange(0, 65_535), default=PAGE_PORT, show_default=True)
 @click.option(
     "--name",
     "names",

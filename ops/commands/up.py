@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
+import socket
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,6 +24,7 @@ from ops.local.server import ServerSettings
 from ops.local.stack import Stack
 from ops.settings import (
     DATA_DEFAULT,
+    PAGE_PORT,
     WORKERS_MAX,
     WORKERS_SHOWN,
     ServiceRecord,
@@ -31,6 +35,7 @@ from ops.settings import (
 from producer.settings import masked
 
 _CHECK_S = 0.5
+_PAGE = "the page"
 _EXAMPLE = """\
     from producer import Producer
 
@@ -80,6 +85,12 @@ _EXAMPLE = """\
     type=click.Path(path_type=Path, dir_okay=False),
     help="TOML file that says where alerts are sent (docs/alerts.md). [env: AMN_ALERTS_FILE]",
 )
+@click.option("--dashboard/--no-dashboard", default=True, help="Show the service in a browser (the default).")
+@click.option(
+    "--dashboard-port",
+    type=click.IntRange(1, 65_535),
+    help=f"Port of that page. [default: {PAGE_PORT}; any while that one is taken]",
+)
 @click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info")
 @options.artifacts
 @options.url_or_own
@@ -88,10 +99,10 @@ def up(**choices: Any) -> None:
     """Run the service on this machine until Ctrl-C or SIGTERM; then drain and stop.
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
-    AMN workers, fallbacks, a shadow worker, a drift judge and a worker for `amn jobs`; and, when it
-    is told where alerts go (docs/alerts.md), what sends them. What dies is started again, the server
-    with what it had stored; a promoted model or bank is taken up by new workers, one at a time, and
-    SIGHUP restarts them all in the same way, without losing a request.
+    AMN workers, fallbacks, a shadow worker, a drift judge, a worker for `amn jobs` and a page for
+    the browser; and, when it is told where alerts go (docs/alerts.md), what sends them. What dies is
+    started again, the server with what it had stored; a promoted model or bank is taken up by new
+    workers, one at a time, and SIGHUP restarts them all in the same way, without losing a request.
 
     While it runs, every command in this folder that needs a server finds it by itself; with another
     --data they want AMN_UP_DATA, --url or REDIS_URL.
@@ -102,7 +113,8 @@ def up(**choices: Any) -> None:
       amn up --workers 4 --port 6379 --data /srv/amn
     """
     data, url = choices["data"], external_url(choices["url"])
-    beside = _beside(choices["alerts"], url)
+    page_port = (choices["dashboard_port"] or _page_port()) if choices["dashboard"] else 0
+    beside = _beside(choices["alerts"], url, page_port)
     try:
         private_folder(data)
         private_file(data / "workers.log")
@@ -123,8 +135,21 @@ def up(**choices: Any) -> None:
     _serve(Stack(counts, settings, None if url else server), data, beside, drawn)
 
 
-def _beside(alerts: Path | None, url: str | None) -> dict[str, list[str]]:
+def _page_port() -> int:
+    """The usual port of the page, or one that is free when another service has that."""
+    for port in (PAGE_PORT, 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    return PAGE_PORT
+
+
+def _beside(alerts: Path | None, url: str | None, page_port: int) -> dict[str, list[str]]:
     """The words of the commands that run beside the workers, by name.
+
+    Args:
+        page_port: Port of the page; 0 for no page.
 
     Raises:
         SinksRefused: Alerts cannot be sent as it is described.
@@ -136,6 +161,8 @@ def _beside(alerts: Path | None, url: str | None) -> dict[str, list[str]]:
     found["the judge"] = ["drift", "judge"]
     if configured(alerts) and load_usable(alerts).sinks:
         found["the sender of alerts"] = ["alerts", "run", *(["--config", str(alerts)] if alerts else [])]
+    if page_port:
+        found[_PAGE] = ["dashboard", "--port", str(page_port)]
     return found
 
 
@@ -156,7 +183,7 @@ def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) 
         url, queue, artifacts = stack.settings.url, stack.settings.queue, stack.settings.artifacts.resolve()
         record = ServiceRecord(url=url, queue=queue, artifacts=str(artifacts)).write(data)
         try:
-            _greet(stack, data, drawn)
+            _greet(stack, data, drawn, beside)
             _look_after(stack, stopping, again)
             console.say("draining", err=True)
         finally:
@@ -182,7 +209,7 @@ def _look_after(stack: Stack, stopping: threading.Event, again: threading.Event)
                 console.say(trouble, err=True)
 
 
-def _greet(stack: Stack, data: Path, drawn: bool) -> None:
+def _greet(stack: Stack, data: Path, drawn: bool, beside: Mapping[str, Sequence[str]]) -> None:
     settings, out = stack.settings, console.out()
     password = stack.server.settings.password if stack.server is not None else ""
     parts = [f"{count} {kind}" for kind, count in stack.counts.items()]
@@ -196,6 +223,8 @@ def _greet(stack: Stack, data: Path, drawn: bool) -> None:
     if drawn:
         said = f"The password, shown this once and kept in {data / PASSWORD_FILE}: "
         out.print(said + password, soft_wrap=True)
+    if any(one.name == _PAGE and one.child.is_ready() for one in stack.beside):
+        out.print(f"the page: http://127.0.0.1:{beside[_PAGE][-1]}", soft_wrap=True)
     out.print(f"\n{_EXAMPLE}\nCtrl-C drains and stops.")
 
 

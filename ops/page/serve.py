@@ -22,6 +22,7 @@ from ops.page.app import Sources, page
 from ops.page.feed import Feed
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
+from ops.settings import PAGE_PORT
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
@@ -48,7 +49,7 @@ class PageSettings:
     """
 
     host: str = "127.0.0.1"
-    port: int = 9465
+    port: int = PAGE_PORT
     token: str = field(default="", repr=False)
     names: tuple[str, ...] = ()
     actions: bool = False

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import signal
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +34,7 @@ def test_up_serves_beside_modules_of_the_user_in_any_folder_and_leaves_no_proces
     log = folder / "up.log"
     wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None)
     assert "export REDIS_URL=" in log.read_text()
-    assert "the jobs worker, the judge, on queue main" in log.read_text()
+    assert "the jobs worker, the judge, the page, on queue main" in log.read_text()
     assert amn("doctor", "--alive", "amn").code == 0
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
@@ -58,6 +61,23 @@ def test_a_server_that_dies_is_started_again_and_a_waiting_client_is_served(
     process.send_signal(signal.SIGTERM)
     assert process.wait(40) == 0
     amn.leaves_nothing()
+
+
+def test_the_page_of_a_service_answers_where_up_says_and_stays_small(service: Amn) -> None:
+    [address] = re.findall(r"the page: (http://127.0.0.1:\d+)", (service.folder / "up.log").read_text())
+    with urllib.request.urlopen(f"{address}/api/snapshot", timeout=20) as answer:
+        snapshot = json.load(answer)
+    assert {one["kind"] for one in snapshot["workers"]} == {"amn", "fallback", "shadow"}
+    [process] = [
+        p
+        for p in map(Path, glob.glob("/proc/[0-9]*"))
+        if b"dashboard" in (p / "cmdline").read_bytes() and int(p.name) in service.processes()
+    ]
+    [resident] = re.findall(r"VmRSS:\s*(\d+) kB", (process / "status").read_text())
+    assert int(resident) < 100 * 1024
+    maps = (process / "maps").read_text()
+    assert "torch" not in maps
+    assert "matplotlib" not in maps
 
 
 def test_the_doctor_of_a_dead_service_asks_no_other_server(tmp_path: Path) -> None:
