@@ -98,15 +98,16 @@ def predict(job: KnownJob, **arguments: Any) -> dict[str, Any]:
     # Whoever waits for jobs needs none of these.
     from ops.predict.engines import QueueEngine, QueueEngineSettings
     from ops.predict.files import open_data, predict_files
+    from ops.predict.truths import reporting
 
     check(arguments)
     settings = ProducerSettings.from_environment(queue=arguments.pop("queue"))
     asked, note = PredictSettings(**arguments), _Notes(job)
     data = open_data(asked)
-    with Producer(settings=settings) as producer:
+    with Producer(settings=settings) as producer, reporting(producer, asked) as truths:
         chosen = QueueEngineSettings(lane=asked.lane, priority=asked.priority, stall_s=asked.stall_s or None)
         engine = QueueEngine(producer, chosen, lambda stalled_s, _: note.stall(stalled_s))
-        summary = predict_files(asked, data, engine, note.progress)
+        summary = predict_files(asked, data, engine, note.progress, truths)
     note.save()
     return summary
 

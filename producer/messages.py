@@ -223,6 +223,18 @@ class BatchReply:
         """The rules that fired for one row, as `Reply.reasons`."""
         return tuple(rule for bit, rule in enumerate(self.rules) if self.fired[row] >> bit & 1)
 
+    def single(self) -> Reply:
+        """The answer to the first context, without its rules."""
+        names = "id", "served_by", "degraded", "model", "bank", "policy", "timings"
+        return Reply(
+            vector=self.vectors[0],
+            confidence=float(self.confidences[0]),
+            margin=float(self.margins[0]),
+            confidence_method=self.confidence_method,
+            margin_method=self.margin_method,
+            **{name: getattr(self, name) for name in names},
+        )
+
     def shed_for(self, why: str) -> Self:
         """Works like `Reply.shed_for`, for all rows."""
         return replace(self, provisional=False, sheds=(why,), shed=np.ones(len(self), np.uint8))

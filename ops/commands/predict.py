@@ -56,6 +56,7 @@ file_options = options.together(
         type=click.Choice(["name", "stop"]),
         help="When other models answer: name them by part, or stop. [default: name, but stop on a resume]",
     ),
+    click.option("--report-truth", is_flag=True, help="Report 1 % of the rows to the shadow evaluation."),
     click.option("--restart", is_flag=True, help="Begin anew, whatever the target holds."),
     click.option("--force", is_flag=True, help="Replace an .npy file."),
 )
@@ -114,8 +115,11 @@ def predict(
     """
     from ops.predict.engines import QueueEngine, QueueEngineSettings
     from ops.predict.files import open_data, predict_files
+    from ops.predict.truths import reporting
 
-    settings = settings_of(**how)
+    settings, truths = settings_of(**how), None
+    if direct and settings.report_truth:
+        raise click.UsageError("--report-truth needs a service; with --direct nothing evaluates the truth")
     data = open_data(settings)
     rows = sum(group.rows for group in data.groups)
     console.say(f"{settings.out}: {rows:,} rows of {data.form} from {len(data.files)} file(s)", err=True)
@@ -133,7 +137,8 @@ def predict(
                 lane=settings.lane, priority=settings.priority, stall_s=settings.stall_s or None
             )
             engine = QueueEngine(producer, chosen, view.stalled)
-        summary = predict_files(settings, data, engine, view.progress)
+            truths = stack.enter_context(reporting(producer, settings))
+        summary = predict_files(settings, data, engine, view.progress, truths)
     show(summary, as_json)
 
 
@@ -189,6 +194,12 @@ def _show(summary: dict[str, Any]) -> None:
     )
     for code, count in summary["failures"].items():
         out.print(f"  {count:,} rows: {code}")
+    if truths := summary.get("truths"):
+        lost = ", ".join(f"{count:,} {code}" for code, count in truths["lost"].items())
+        out.print(
+            f"  truths of {truths['reported']:,} of {truths['sampled']:,} sampled rows reported"
+            + (f"; lost: {lost}" if lost else "")
+        )
     if len(sets := summary.get("answers_of", [])) > 1:
         out.print("  answers of different models, which _manifest.json names by part:")
     for one in sets if len(sets) > 1 else ():

@@ -25,6 +25,7 @@ from ops.predict.rows import part_rows, part_schema
 from ops.predict.run import FileRun, FileRunSettings, Progress
 from ops.predict.settings import PredictSettings
 from ops.predict.sources import RowGroup
+from ops.predict.truths import TruthReporter
 
 
 def open_data(settings: PredictSettings) -> DataSet:
@@ -44,6 +45,8 @@ def open_data(settings: PredictSettings) -> DataSet:
     data = open_sources(settings)
     if not data.groups:
         raise FileRefused(f"{', '.join(settings.sources)} hold no rows")
+    if settings.report_truth and data.form == CONTEXTS:
+        raise FileRefused("--report-truth needs documents: what comes after a context is not known")
     if settings.to_array:
         _check_array_target(settings, data)
     elif out.exists() and (not out.is_dir() or not _ours(out)):
@@ -87,9 +90,16 @@ def group_rows(
 
 
 def predict_files(
-    settings: PredictSettings, data: DataSet, engine: Engine, on_progress: Callable[[Progress], None]
+    settings: PredictSettings,
+    data: DataSet,
+    engine: Engine,
+    on_progress: Callable[[Progress], None],
+    truths: TruthReporter | None = None,
 ) -> dict[str, Any]:
     """Predict what is left of a data set; returns the summary.
+
+    Args:
+        truths: Reports the truths of `settings.report_truth`.
 
     Raises:
         FileRefused: A source or the target cannot be used any more; what is done stays.
@@ -110,11 +120,14 @@ def predict_files(
                 restart=settings.restart,
                 on_change=settings.on_change,
             ),
+            truths,
         )
         run.begin()
         on_progress(run.progress)
         run.work(on_progress)
         summary = _summary(settings, run, time.perf_counter() - started_s)
+        if truths is not None:
+            summary["truths"] = truths.finish()
         if settings.to_array:
             _write_array(Path(settings.out), folder, run.progress.rows)
             target.clear()

@@ -18,6 +18,7 @@ from ops.predict.models import DEFAULT, ModelsChanged, ModelSets, differing, mer
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.sources import RowGroup, identity, state_of
+from ops.predict.truths import TruthReporter
 from ops.predict.windows import SHORT_DOCUMENT
 
 #: Pauses before a row group is answered again: a pool replaces its workers in turn, and until all are new,
@@ -78,8 +79,16 @@ class FileRun:
         manifest: Its subject, the models that answered, and what is done.
     """
 
-    def __init__(self, data: DataSet, target: Target, engine: Engine, settings: FileRunSettings) -> None:
+    def __init__(
+        self,
+        data: DataSet,
+        target: Target,
+        engine: Engine,
+        settings: FileRunSettings,
+        truths: TruthReporter | None = None,
+    ) -> None:
         self.data, self._target, self._engine, self._settings = data, target, engine, settings
+        self._truths = truths
         first, step = settings.shard
         self.groups = [group for group in data.groups if group.number % step == first]
         self.progress = Progress(rows=sum(group.rows for group in self.groups))
@@ -177,6 +186,8 @@ class FileRun:
                     self._sets.check(answers.models)
                     merge(models, answers.models)
                     writer.write_batch(part_rows(block, answers, schema))
+                    if self._truths is not None:
+                        self._truths.offer(self._input(group), group, block, models.get("model", ""))
                     self.progress.done += len(block)
                     self.progress.failed += len(answers.failures)
                     self.progress.escalated += len(answers.taken)
@@ -195,9 +206,13 @@ class FileRun:
             **({"models": models} if differing(self._sets.first, models) else {}),
         }
 
+    def _input(self, group: RowGroup) -> dict[str, Any]:
+        found: dict[str, Any] = self.manifest.about["inputs"][self.data.files.index(group.file)]
+        return found
+
     def _check_unchanged(self, group: RowGroup) -> None:
         """Refuse a file that was written while it was read: rows of two states may be mixed."""
-        stored = self.manifest.about["inputs"][self.data.files.index(group.file)]
+        stored = self._input(group)
         if state_of(group.file.path) != (stored["bytes"], stored["mtime_ns"]):
             raise FileRefused(f"{group.file.path} was changed while it was read; run it again with --restart")
 

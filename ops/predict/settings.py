@@ -37,6 +37,7 @@ class PredictSettings:
         stall_s: So many seconds without an answer stop the run; 0 to wait for ever.
         on_change: What is done when other models answer: "name" or "stop"; "" names them while the run is
             under way, and stops where an earlier one is taken up.
+        report_truth: Report a sample of the rows, with the truth, to the shadow evaluation.
         restart: Begin anew.
         force: Replace an .npy file.
 
@@ -60,6 +61,7 @@ class PredictSettings:
     failures_max: str = ""
     stall_s: float = 0.0
     on_change: str = DEFAULT
+    report_truth: bool = False
     restart: bool = False
     force: bool = False
 

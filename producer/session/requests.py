@@ -102,14 +102,14 @@ def prepare_batch(
     traceparent: str | None = None,
 ) -> Outgoing:
     """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768), or `Windows`."""
-    if options.sequence or options.position >= 0:
-        raise InvalidRequest("sequence and position name one context; leave them out of a batch")
     limit, normalize = settings.batch_contexts_max, options.normalize
     array: NDArray[np.floating] | Windows
     if isinstance(contexts, Windows):
         array = checked_windows(contexts, normalize=normalize, limit=limit)
     else:
         array = checked_contexts(contexts, normalize=normalize, limit=limit)
+    if len(array) > 1 and (options.sequence or options.position >= 0):
+        raise InvalidRequest("sequence and position name one context; leave them out of a batch of several")
     at_ms = time.time() * 1000 if at_ms is None else at_ms
     encoder = _encoder(options, client, settings.encoder)
     return _outgoing(array, options, encoder, settings, at_ms, traceparent)

@@ -15,7 +15,7 @@ from ops.clock import server_now_ms
 from ops.drift.memory import minutes_between
 from producer.client import Producer
 from producer.keys import GROUP, Keys
-from producer.messages import Reply, Request
+from producer.messages import BatchReply, Reply, Request, Timings
 from producer.options import Options
 from producer.protocol import wire
 from producer.sampling import RATE_MAX, sample_key, sampled
@@ -90,6 +90,29 @@ class Rig:
         }
         self.admin.xadd(KEYS.shadow, fields, id=f"{at_ms}-0" if at_ms else "*")
 
+    def predict_file_row(self, n: int) -> None:
+        """The same of one row of a file, which comes as a message of one, slow as it may be."""
+        context = self.contexts[n]
+        request = Request(id=f"r{n}", reply_to="c", context=context[None], domain="anarchism")
+        reply = BatchReply(
+            id=f"r{n}",
+            vectors=context[-1:],
+            **{name: np.full(1, 0.5, np.float32) for name in ("confidences", "margins", "gains")},
+            **{name: np.zeros(1, np.uint8) for name in ("fired", "shed")},  # type: ignore[arg-type]
+            rules=(),
+            sheds=(),
+            model=MODEL,
+            timings=Timings(queue_ms=1e6),  # type: ignore[arg-type]
+        )
+        fields = {
+            "kind": "prediction",
+            "key": self.key(n),
+            "one_in": "100",
+            "request": wire.encode_request(request),
+            "answer": wire.encode_reply(reply),
+        }
+        self.admin.xadd(KEYS.shadow, fields)
+
     def reveal(self, n: int) -> None:
         """The truth of it; the last vector of the context, so that its cosine is 1."""
         fields = {"kind": "truth", "key": self.key(n), "vector": wire.encode_vector(self.contexts[n][-1])}
@@ -133,6 +156,21 @@ def rig(server: Any, contexts: Callable[..., NDArray[np.float32]]) -> Iterator[R
     rig = Rig(server, contexts(8))
     yield rig
     rig.close()
+
+
+def test_a_row_of_a_file_counts_in_a_lane_of_its_own_and_is_not_counted_again_for_a_day(rig: Rig) -> None:
+    queue = rig.queue("w")
+    for _ in range(2):
+        rig.predict_file_row(0)
+        rig.reveal(0)
+        assert rig.work(queue) == [b"ok", b"ok"]
+    sums = rig.slice()
+    assert (sums.predictions, sums.n, sums.sums["slow"]) == (1, 1, 0)
+    assert rig.stats()["shadow:duplicate"] == 2
+    fields = rig.admin.hkeys(next(rig.admin.scan_iter(f"{KEYS.drift_minute_prefix}*")))
+    assert {Labels.parse(field.decode())[0].lane for field in fields} == {"files"}
+    left_s = rig.admin.ttl(KEYS.drift_half_prefix + key_hash(rig.key(0)))
+    assert left_s > 24 * 3600
 
 
 @pytest.mark.parametrize("order", ["prediction first", "truth first", "one batch", "one batch, truth first"])

@@ -23,6 +23,7 @@ from topology import wait_until
 from ops.commands.acl import acl_line
 from ops.errors import AclRefused
 from ops.health.keys import repair
+from ops.predict.truths import TruthReporter
 from producer import AsyncProducer, Options, Producer, ProducerSettings
 from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable, StreamUnusable
 from producer.keys import GROUP, Keys
@@ -203,6 +204,15 @@ def test_ops_brings_a_dead_letter_back(
         wait_until(lambda: admin.xlen(KEYS.dead) == 1, "the same letter again")
         purged = amn("dlq", "purge", "--all", "--yes", REDIS_URL=url)
         assert admin.xlen(KEYS.dead) == 0, purged.stderr
+    assert denials() == []
+
+
+def test_a_file_may_look_how_many_samples_wait(guarded: Guarded, denials: Callable[[], list[str]]) -> None:
+    with (
+        Producer(settings=guarded.settings("team-a")) as producer,
+        TruthReporter(producer, "low", "domain") as truths,
+    ):
+        assert truths.finish()["lost"] == {}
     assert denials() == []
 
 

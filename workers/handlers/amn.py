@@ -19,6 +19,7 @@ from producer.errors import InferenceFailed
 from producer.messages import BULK_PRIORITY, DIMENSIONS, NORM_TOLERANCE, Reply, Timings
 from producer.protocol import wire
 from producer.protocol.replies import AnswerEncoder
+from producer.sampling import ONE_IN_MAX
 from workers.engine.entry import Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import BULK_ESCALATED, BULK_PLACE, EXTRA_ESCALATED, failure, is_bulk
@@ -169,7 +170,8 @@ class AmnHandler:
         return outcome
 
     def _batched(self, batch: MicroBatch, i: int, computed: GatedBatch) -> Outcome:
-        """The end of request i, a message of n contexts: never sampled, logged or counted as slow."""
+        """The end of request i, a message of n contexts: never logged or counted as slow, and sampled only
+        where it is one row of a file."""
         request, entry, rows, gate = batch.requests[i], batch.entries[i], batch.rows(i), self._gate
         hard, extra = computed.hard[i], request.count - 1
         if not all(computed.sound[rows]):
@@ -189,12 +191,17 @@ class AmnHandler:
         if extra and not bulk:  # the budget counts contexts, and so does its objective
             counters += f",batch:extra={extra}"
             counters += f",{EXTRA_ESCALATED}={extra}" if decision.escalate else ""
+        of_file = not extra and request.sequence and request.position >= 0
+        mark = self._sampler.file_mark(request) if of_file else ""
+        if mark:  # its client sends only what is sampled, so that it stands for a hundred
+            counters += f",sampleable={ONE_IN_MAX}"
         return Outcome(
             entry=entry,
             op=_OPS[decision.escalate, request.provisional],
             reply_to=request.reply_to,
             payload=wire.encode_reply(reply),
             counters=counters,
+            sample_key=mark,
         )
 
 

@@ -5,20 +5,21 @@
 -- KEYS[4] minutes (zset: epoch minute)
 -- KEYS[5] waiting predictions   KEYS[6] waiting truths (zsets: hash of the key -> expiry, ms)
 -- ARGV[1] group  [2] consumer  [3] prefix of half keys  [4] prefix of minute keys
--- ARGV[5] half_ttl_ms  [6] halves_max  [7] truth_ttl_ms  [8] truths_max  [9] scored_ttl_ms
--- ARGV[10] minute_ttl_s  [11] age_min_max
--- ARGV[12..] per entry:
+-- ARGV[5] half_ttl_ms  [6] halves_max  [7] truth_ttl_ms  [8] truths_max
+-- ARGV[9] minute_ttl_s  [10] age_min_max
+-- ARGV[11..] per entry:
 --   number of the stream, id, op, hash of the key, kind, head, data, partner, minute, number of pairs n, then n times
 --   field, amount
 --   op: "store"  wait for the other half; the pairs count this half
---       "score"  the other half is the one of entry `partner`; the pairs are the scores
+--       "score"  the other half is the one of entry `partner`; the pairs are the scores, and the head says
+--                for how many milliseconds it is remembered that both met
 --       "drop"   of no use; counted by `kind`
 --   minute: of the prediction; 0 for a truth that waits, whose time does not matter
 -- Returns per entry: "ok", "lost" (the lease is another worker's now: nothing was done for it) or
 -- "again" (the other half came or went meanwhile: nothing was done; look again and decide anew).
 -- As in finish.lua, what the server refuses is counted, and the entry ends all the same.
 local group, consumer, prefix = ARGV[1], ARGV[2], ARGV[3]
-local minute_ttl_s = tonumber(ARGV[10])
+local minute_ttl_s = tonumber(ARGV[9])
 local now_ms = time_ms()
 local now_min = math.floor(now_ms / 60000)
 local held, done, problem = {}, {{}, {}}, nil
@@ -61,14 +62,14 @@ local function store(hash, kind, id, head, data)
   redis.call('HSET', prefix .. hash, 'kind', kind, 'entry', id, 'head', head, 'data', data)
   redis.call('PEXPIRE', prefix .. hash, ttl_ms)
 end
-local function scored(hash, kind)
+local function scored(hash, kind, ttl_ms)
   redis.call('DEL', prefix .. hash)
   redis.call('HSET', prefix .. hash, 'kind', 'scored')
-  redis.call('PEXPIRE', prefix .. hash, ARGV[9])
+  redis.call('PEXPIRE', prefix .. hash, ttl_ms)
   attempt('ZREM', room(kind), hash)
 end
 
-local i = 12
+local i = 11
 while i <= #ARGV do
   local number, id = tonumber(ARGV[i]), ARGV[i + 1]
   i = i + 1
@@ -84,7 +85,7 @@ while i <= #ARGV do
     count('lost')
   elseif op == 'drop' then
     count('shadow:' .. kind)
-  elseif minute > 0 and minute < now_min - tonumber(ARGV[11]) then
+  elseif minute > 0 and minute < now_min - tonumber(ARGV[10]) then
     count('shadow:stale') -- it would spoil a window
   elseif there[1] == kind or there[1] == 'scored' then
     count('shadow:duplicate')
@@ -93,7 +94,7 @@ while i <= #ARGV do
     add(minute, first, last)
     count('shadow:waiting')
   elseif op == 'score' and there[2] == partner then
-    scored(hash, there[1])
+    scored(hash, there[1], ARGV[i + 4])
     add(minute, first, last)
     count('shadow:scored')
   else

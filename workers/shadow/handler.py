@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from amn.predictor import Predictor
 from amn.slices import Slicer
 from producer.errors import Undecodable, WireError
-from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, Reply, Request
+from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, BatchReply, Reply, Request
 from producer.protocol import wire
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
 from workers.engine.entry import Entry, Outcome
@@ -25,7 +25,7 @@ from workers.engine.outcomes import WORKER_DIED
 from workers.settings import WorkerSettings
 from workers.shadow.queue import HalfOutcome
 from workers.shadow.scores import Arrival, Labels, arrivals, prediction_half, truth_half
-from workers.shadow.settings import SLOW_MS, ShadowSettings
+from workers.shadow.settings import FILES_LANE, SLOW_MS, ShadowSettings
 
 
 class ShadowHandler:
@@ -64,7 +64,9 @@ class ShadowHandler:
                 elif kind == b"truth":
                     batch.refused.append(_truth(entry, settings))
                 elif kind == b"prediction" and entry.place == 0:
-                    request = wire.decode_request(entry.fields.get(b"request", b""))
+                    request = wire.decode_request(entry.fields.get(b"request", b""), batches=True)
+                    if request.count > 1:
+                        raise Undecodable(f"shadow entry of {request.count} contexts; one is sampled")
                     buffer[len(batch.requests)] = request.context
                     batch.entries.append(entry)
                     batch.requests.append(request)
@@ -89,12 +91,14 @@ class ShadowHandler:
             reply = wire.decode_reply(entry.fields.get(b"answer", b""))
         except WireError as error:
             return dropped(entry, error.code)
+        if isinstance(reply, BatchReply):
+            reply = reply.single()
         if not isinstance(reply, Reply):
             return dropped(entry, "unanswered")
         if not (_unit(batch.contexts[b]) and _unit(reply.vector)):
             return dropped(entry, "bad_norm")
-        arrival, slice_ = self._arrival(weight, request, reply)
-        labels = Labels(reply.model, request.lane, slice_)
+        arrival, slice_ = self._arrival(weight, request, batch.contexts[b], reply)
+        labels = Labels(reply.model, FILES_LANE if request.batched else request.lane, slice_)
         sound = fallback if fallback is not None and _unit(fallback) else None
         half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, sound, arrival)
         pairs = arrivals(half, labels, arrival)
@@ -107,18 +111,20 @@ class ShadowHandler:
             raise Undecodable(f"shadow entry with one_in {text!r}; expected 1 to {ONE_IN_MAX}")
         return int(text) or self._default_weight
 
-    def _arrival(self, weight: int, request: Request, reply: Reply) -> tuple[Arrival, str]:
+    def _arrival(
+        self, weight: int, request: Request, context: NDArray[np.float32], reply: Reply
+    ) -> tuple[Arrival, str]:
         """Facts that need no truth, and the slice: the explicit domain's, else the score's."""
         slice_, ood, cell = self._shadow.slice_of(request.domain), None, 0
         if self._slicer is not None:
-            found = self._slicer.measure(request.context)
+            found = self._slicer.measure(context)
             ood, cell = found.score, found.cell
             slice_ = slice_ if request.domain else self._slicer.slice_of(ood)
         took = reply.timings
         slow = took.queue_ms + took.batch_ms + took.compute_ms > SLOW_MS
         arrival = Arrival(
             weight=weight,
-            slow=slow and request.priority != BULK_PRIORITY,
+            slow=slow and request.priority != BULK_PRIORITY and not request.batched,
             reference=reply.confidence if reply.bank and reply.confidence_method != "none" else None,
             ood=ood,
             cell=cell,

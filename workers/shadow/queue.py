@@ -19,8 +19,8 @@ from workers.engine.entry import Outcome
 from workers.engine.queue import LeasedQueue, load
 from workers.settings import WorkerSettings
 from workers.shadow.exemplars import Exemplar, Exemplars, of_pair
-from workers.shadow.scores import Half, Pairs, increments
-from workers.shadow.settings import ShadowSettings
+from workers.shadow.scores import Half, Labels, Pairs, increments
+from workers.shadow.settings import FILES_LANE, ShadowSettings
 
 _LOG = structlog.get_logger("amn.worker")
 
@@ -78,11 +78,11 @@ class ShadowQueue(LeasedQueue):
         shadow, keys, halves = self.shadow, self.keys, self.keys.drift_half_prefix
         arguments: list[Any] = [GROUP, self.name, halves, keys.drift_minute_prefix]
         arguments += [shadow.half_ttl_ms, shadow.halves_max, shadow.truth_ttl_ms, shadow.truths_max]
-        arguments += [shadow.scored_ttl_ms, shadow.minute_ttl_s, shadow.age_min_max]
+        arguments += [shadow.minute_ttl_s, shadow.age_min_max]
         names = sorted({key_hash(o.sample_key) for o in outcomes if isinstance(o, HalfOutcome)})
         stored, met = self._stored(names), []
         for outcome in outcomes:
-            words, found = _arguments(outcome, stored)
+            words, found = _arguments(outcome, stored, shadow)
             arguments += words
             met.append(found)
         names = [*self.streams, keys.stats, keys.drift_minutes, halves + "index", halves + "truths"]
@@ -116,7 +116,9 @@ def _parsed(kind: bytes, entry: bytes | None, head: bytes | None, data: bytes | 
         return Stored(entry)
 
 
-def _arguments(outcome: Outcome, stored: dict[str, Stored]) -> tuple[list[Any], list[Exemplar]]:
+def _arguments(
+    outcome: Outcome, stored: dict[str, Stored], shadow: ShadowSettings
+) -> tuple[list[Any], list[Exemplar]]:
     """One entry's part of score.lua's arguments, and the exemplars that a pair makes; none where the entry
     only waits or goes. Remembers what the script will have stored."""
     entry, number = outcome.entry, outcome.entry.place + 1
@@ -132,7 +134,9 @@ def _arguments(outcome: Outcome, stored: dict[str, Stored]) -> tuple[list[Any], 
         stored[name] = Stored(entry.id, half)
     elif there.half is not None and there.half.kind != half.kind:
         prediction, truth = (half, there.half) if half.kind == "prediction" else (there.half, half)
-        op, partner, minute, head, data = "score", there.entry, prediction.minute, "", b""
+        of_file = Labels.parse(f"{prediction.labels}|")[0].lane == FILES_LANE
+        ttl_ms = shadow.file_scored_ttl_ms if of_file else shadow.scored_ttl_ms
+        op, partner, minute, head, data = "score", there.entry, prediction.minute, str(ttl_ms), b""
         pairs += increments(prediction, truth)
         met = of_pair(outcome.sample_key, name, prediction, truth)
         stored[name] = Stored()

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from producer.messages import Request
-from producer.sampling import DEFAULT_SALT, ONE_IN_MAX, keyed, one_in, sampled_one_in, threshold_one_in
+from producer.sampling import (
+    DEFAULT_SALT,
+    ONE_IN_MAX,
+    keyed,
+    one_in,
+    sample_key,
+    sampled_one_in,
+    threshold_one_in,
+)
 from workers.settings import WorkerSettings
 from workers.shadow.rates import Rates, rates_key, read_rates
 from workers.side import SideThread
@@ -72,6 +80,11 @@ class Sampler:
                 self._positions.clear()
             self._positions[sequence] = position, key
         return mark, truth
+
+    def file_mark(self, request: Request) -> str:
+        """The mark of a row of a file, which is sampled at the lowest rate; "" if it is not."""
+        key = sample_key(request.id, request.sequence, request.position)
+        return f"{ONE_IN_MAX} {key}" if self.on and sampled_one_in(key, ONE_IN_MAX, self._salt) else ""
 
 
 class SamplerThread(SideThread):

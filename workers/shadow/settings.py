@@ -8,6 +8,9 @@ from dataclasses import dataclass
 SLOW_MS = 1.2
 #: Latency objective of bulk work, for which nobody waits.
 SLOW_BULK_MS = 60_000.0
+#: The lane under which rows of files are summed up, whatever their own: a file that is done in a minute would
+#: outweigh a day of live traffic in its lane, and change its sampling rate.
+FILES_LANE = "files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,8 @@ class ShadowSettings:
             at a low rate most of these wait for nothing: they have a room of their own.
         scored_ttl_ms: How long a scored key is remembered, so that a truth reported twice, or a
             request sent again, is not scored twice.
+        file_scored_ttl_ms: The same of a row of a file, which the same file may bring again: as long as the
+            sums of its minute are looked at.
         minute_ttl_s: How long a minute's sums are kept, from the minute itself.
         age_min_max: Older predictions are refused.
         samples_per_s: Samples that each lane aims at.
@@ -41,6 +46,7 @@ class ShadowSettings:
     truth_ttl_ms: int = 600_000
     truths_max: int = 5_000
     scored_ttl_ms: int = 600_000
+    file_scored_ttl_ms: int = 25 * 3600 * 1000
     minute_ttl_s: int = 50 * 3600
     age_min_max: int = 26 * 60
     samples_per_s: float = 0.5

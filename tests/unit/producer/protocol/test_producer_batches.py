@@ -140,6 +140,13 @@ def test_what_is_no_batch_is_refused_before_it_is_sent(contexts, options, error)
         prepare_batch(contexts, options, "client", SETTINGS)
 
 
+def test_a_message_of_one_context_may_say_where_it_is_in_its_sequence():
+    outgoing = prepare_batch(batch(1), Options(sequence="doc", position=3), "client", SETTINGS)
+    assert outgoing.sample_key == "doc#3"
+    request = wire.decode_request(outgoing.payload, batches=True)
+    assert (request.sequence, request.position, request.batched) == ("doc", 3, True)
+
+
 def test_the_limit_of_a_message_is_a_setting_up_to_that_of_the_wire():
     settings = ProducerSettings(batch_contexts_max=8)
     with pytest.raises(errors.PayloadTooLarge, match="9 contexts in one message, the limit is 8"):

@@ -46,8 +46,13 @@ def handled(
         request = Request(
             id=f"r{position}",
             reply_to="c",
-            context=ROWS,
-            **{"sequence": "s", "position": position, "submitted_at_ms": NOW_MS, **fields},  # type: ignore[arg-type]
+            **{  # type: ignore[arg-type]
+                "context": ROWS,
+                "sequence": "s",
+                "position": position,
+                "submitted_at_ms": NOW_MS,
+                **fields,
+            },
         )
         entries.append(Entry(f"{position}-1".encode(), {b"request": wire.encode_request(request)}))
     batch = assemble(entries, settings, NOW_MS, time.perf_counter())
@@ -112,6 +117,20 @@ def test_work_that_brings_no_truth_is_not_sampled() -> None:
         assert not [o for o in outcomes if o.sample_key or o.truth_key or "sampleable" in o.counters]
         interactive = handled(Sampler(RATE_MAX), **fields)
         assert all("sampleable" in o.counters for o in interactive)
+
+
+def test_a_message_of_one_row_of_a_file_is_sampled_at_the_lowest_rate_and_stands_for_a_hundred() -> None:
+    file = {"priority": "low", "context": ROWS[None]}
+    outcomes = handled(Sampler(RATE_MAX), **file)
+    wanted = {f"100 s#{p}" for p in range(400) if sampled_one_in(f"s#{p}", 100)}
+    assert {o.sample_key for o in outcomes if o.sample_key} == wanted != set()
+    for outcome in outcomes:
+        assert ("sampleable=100" in outcome.counters.split(",")) == bool(outcome.sample_key)
+        assert outcome.truth_key == ""
+    several = {**file, "context": np.stack([ROWS, ROWS])}
+    for fields in (several, {**file, "sequence": ""}, {**file, "position": -1}):
+        assert not [o for o in handled(Sampler(RATE_MAX), **fields) if o.sample_key]
+    assert not [o for o in handled(None, rate=0.0, **file) if o.sample_key]
 
 
 def test_where_sampling_is_off_nothing_seems_to_be_missed() -> None:
