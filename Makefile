@@ -77,7 +77,7 @@ test-all: $(VENV)/.dev
 test-programs:
 	if [ "$$(id -u)" = 0 ]; then sudo=; else sudo=sudo; fi; \
 	$$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends \
-		redis-server prometheus faketime chromium gcc libc6-dev
+		redis-server prometheus faketime chromium systemd gcc libc6-dev
 	rm -f $(VENV)/.ops $(VENV)/.bench $(VENV)/.dev
 
 chaos: $(VENV)/.dev

@@ -79,6 +79,7 @@ GROUPS = {
     "promtool": Group(programs=("promtool",), packages="prometheus"),
     "faketime": Preloaded(programs=("faketime",), packages="faketime"),
     "chromium": Group(programs=("chromium",), packages="chromium"),
+    "systemd-analyze": Group(programs=("systemd-analyze",), packages="systemd"),
     "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
     "ray": Extra(programs=(), packages="ray"),
 }

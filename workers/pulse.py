@@ -1,9 +1,10 @@
 """The pulse of a process of the service: it is ready, and then again and again its loop gets on.
 
-Three listen. The `Child` of the process that started it, by a pipe; systemd, where the unit asks for that
-(`Type=notify`, `WatchdogSec=`); and Python's own watchdog in this process, which ends it when no sign was
-given for too long. That one needs no interpreter, so that it ends a loop in native code as well, and whatever
-starts ended processes again does the rest: `restart: unless-stopped` of a compose file ends nothing itself.
+Four may listen. The `Child` of the process that started it, by a pipe; systemd, where the unit asks for that
+(`Type=notify`, `WatchdogSec=`); a probe, by the age of the file that AMN_PULSE_FILE names; and Python's own
+watchdog in this process, which ends it when no sign was given for too long. That one needs no interpreter, so
+that it ends a loop in native code as well, and whatever starts ended processes again does the rest: `restart:
+unless-stopped` of a compose file ends nothing itself.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 #: Variable with the descriptor of the pipe to the parent.
 PIPE = "AMN_READY_FD"
@@ -38,6 +40,7 @@ class Pulse:
         self._limit_s = silence_s_max() if ends_itself else 0.0
         self._pipe = int(os.environ.pop(PIPE, "-1"))
         self._address = os.environ.get("NOTIFY_SOCKET", "")
+        self._file = os.environ.get("AMN_PULSE_FILE", "")
 
     def ready(self) -> None:
         """Says that what it needs is loaded and read, and that the work begins."""
@@ -54,6 +57,9 @@ class Pulse:
             with contextlib.suppress(OSError):  # nobody listens any more
                 os.write(self._pipe, b"1")
         self._tell(b"WATCHDOG=1")
+        if self._file:
+            with contextlib.suppress(OSError):
+                Path(self._file).touch()
         if self._limit_s:
             faulthandler.dump_traceback_later(self._limit_s, exit=True)
 

@@ -25,8 +25,8 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
 @click.command(short_help="Is the service well?")
 @click.option(
     "--alive",
-    type=click.Choice(["amn", "fallback", "shadow"]),
-    help="Only ask whether a worker of this kind on this host is alive (for container health checks).",
+    type=click.Choice(["amn", "fallback", "shadow", "judge", "sender", "jobs"]),
+    help="Only ask whether a worker of this kind on this host is alive, or one of the others anywhere.",
 )
 @click.option("--strict", is_flag=True, help="Warnings fail too.")
 @click.option("--repair", "mend", is_flag=True, help="First mend the keys that cannot be right.")
@@ -69,7 +69,8 @@ def doctor(
     settings, found = producer_settings(url, queue), service(url)
     root = artifacts or (Path(found.artifacts) if found.artifacts else None)
     if alive is not None:
-        name = alive_here(settings, alive)
+        ask = beside.alive if alive in ("judge", "sender", "jobs") else alive_here
+        name = ask(settings, alive)
         console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
         return
     repaired = _changed(settings, **first)

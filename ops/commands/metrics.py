@@ -37,9 +37,12 @@ def _answers(host: str, port: int) -> bool:
 @click.option("--port", "-p", type=click.IntRange(0, 65_535), default=9464, show_default=True)
 @click.option("--once", is_flag=True, help="Print them once instead.")
 @click.option("--rules", is_flag=True, help="Print the alert rules for Prometheus; needs no server.")
+@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
 @options.url
 @options.queue
-def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queue: str | None) -> None:
+def metrics(
+    host: str, port: int, once: bool, rules: bool, log_level: str, url: str | None, queue: str | None
+) -> None:
     """Answer scrapes at http://HOST:PORT/metrics until Ctrl-C or SIGTERM.
 
     Every scrape reads the server, and nothing is counted in between: any number of these may run.
@@ -51,6 +54,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     from prometheus_client import generate_latest
 
     from ops.metrics import registry, serve
+    from workers.logs import configure_logs
 
     if rules:
         from ops.drift.service.prometheus import rules_file
@@ -61,6 +65,7 @@ def metrics(host: str, port: int, once: bool, rules: bool, url: str | None, queu
     if once:
         click.echo(generate_latest(registry(settings)), nl=False)
         return
+    configure_logs(log_level)
     token = listening_token("AMN_METRICS_TOKEN", host)
     follow_parent()
     stopping = threading.Event()

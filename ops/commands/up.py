@@ -1,4 +1,4 @@
-"""`amn up`: server, workers and a jobs worker, until it is told to stop."""
+"""`amn up`: all parts of a service, until it is told to stop."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ops import console
 from ops.commands import options
 from ops.errors import ServerFailed
 from ops.local.beside import unless_ignored
+from ops.local.parts import BESIDE
 from ops.local.private import PASSWORD_FILE, password_of, private_file, private_folder, write_privately
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack
@@ -91,6 +92,11 @@ _EXAMPLE = """\
     type=click.IntRange(1, 65_535),
     help=f"Port of that page. [default: {PAGE_PORT}; any while that one is taken]",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    help="Also answer Prometheus on this loopback port (`amn metrics`). [default: not]",
+)
 @click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info")
 @options.artifacts
 @options.url_or_own
@@ -100,8 +106,8 @@ def up(**choices: Any) -> None:
 
     Starts an embedded server with an append-only file (none when --url or REDIS_URL names one),
     AMN workers, fallbacks, a shadow worker, a drift judge, a worker for `amn jobs` and a page for
-    the browser; and, when it is told where alerts go (docs/alerts.md), what sends them. What dies is
-    started again, the server with what it had stored; a promoted model or bank is taken up by new
+    the browser; and, when it is told where alerts go (docs/alerts.md), what sends them. What dies or
+    hangs is started again, the server with what it had stored; a promoted model or bank is taken up by new
     workers, one at a time, and SIGHUP restarts them all in the same way, without losing a request.
 
     While it runs, every command in this folder that needs a server finds it by itself; with another
@@ -114,7 +120,7 @@ def up(**choices: Any) -> None:
     """
     data, url = choices["data"], external_url(choices["url"])
     page_port = (choices["dashboard_port"] or _page_port()) if choices["dashboard"] else 0
-    beside = _beside(choices["alerts"], url, page_port)
+    beside = _beside(choices["alerts"], url, {"page": page_port, "metrics": choices["metrics_port"] or 0})
     try:
         private_folder(data)
         private_file(data / "workers.log")
@@ -145,11 +151,11 @@ def _page_port() -> int:
     return PAGE_PORT
 
 
-def _beside(alerts: Path | None, url: str | None, page_port: int) -> dict[str, list[str]]:
+def _beside(alerts: Path | None, url: str | None, ports: Mapping[str, int]) -> dict[str, list[str]]:
     """The words of the commands that run beside the workers, by name.
 
     Args:
-        page_port: Port of the page; 0 for no page.
+        ports: Of the page and of the metrics; 0 for none.
 
     Raises:
         SinksRefused: Alerts cannot be sent as it is described.
@@ -157,13 +163,12 @@ def _beside(alerts: Path | None, url: str | None, page_port: int) -> dict[str, l
     # Here, and not above: it loads an HTTP client, which the other commands need not wait for.
     from ops.alerts.config import configured, load_usable
 
-    found = {"the jobs worker": ["jobs", "worker"]} if not url or jobs_possible(url) else {}
-    found["the judge"] = ["drift", "judge"]
-    if configured(alerts) and load_usable(alerts).sinks:
-        found["the sender of alerts"] = ["alerts", "run", *(["--config", str(alerts)] if alerts else [])]
-    if page_port:
-        found[_PAGE] = ["dashboard", "--port", str(page_port)]
-    return found
+    told = configured(alerts) and bool(load_usable(alerts).sinks)
+    there = {"": True, "alerts": told, "jobs": not url or jobs_possible(url)}
+    there |= {name: port > 0 for name, port in ports.items()}
+    more = {"alerts": ["--config", str(alerts)] if alerts else []}
+    more |= {name: ["--port", str(port)] for name, port in ports.items()}
+    return {part.title: [*part.words, *more.get(part.wants, [])] for part in BESIDE if there[part.wants]}
 
 
 def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) -> None:
