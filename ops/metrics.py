@@ -27,7 +27,7 @@ from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, LOST, Service, read_service
 from ops.findings import Finding
-from ops.health import backlog, streams
+from ops.health import backlog, letters, streams
 from ops.health.counters import COUNTS
 from producer.errors import ServerError
 from producer.keys import Keys
@@ -84,7 +84,7 @@ class QueueCollector(Collector):
         client, keys, queue = self._client, self._keys, self._keys.queue
         live = read_service(client, keys)
         yield from counters(queue, live.counters)
-        yield from queue_metrics(queue, live, streams.read_letters(client, keys, live.now_ms).entries)
+        yield from queue_metrics(queue, live, letters.count(client, keys))
         yield stage_metric(queue, stages.read_total(client, keys))
         memory = Memory(client, keys)
         yield from drift_metrics(queue, memory.findings(), memory.evaluated_at_ms())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from ops.health import machine
+from ops.health.letters import LETTERS_READ_MAX, RECENT_MS, LetterFacts
 from ops.health.process_checks import clocks, failures, jobs, judge, present, progress, reads, sender, served
 from ops.health.report import FAILURE, OK, WARNING, CheckResult, Facts, Verdict
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING, ServerFacts
-from ops.health.streams import LETTERS_READ_MAX, RECENT_MS, STALE_MS, LetterFacts, StreamFacts
+from ops.health.streams import STALE_MS, StreamFacts
 
 VERSION_MIN = (7, 0)
 #: Workers and our clients go by the server's clock; other clients may not.

@@ -10,11 +10,12 @@ from typing import Any
 import redis
 
 from ops import stages
-from ops.health import beside, keys, machine, server, streams, workers
+from ops.health import beside, keys, letters, machine, server, streams, workers
 from ops.health.beside import BesideFacts
 from ops.health.counters import read_counters
+from ops.health.letters import LetterFacts
 from ops.health.server import ServerFacts
-from ops.health.streams import LetterFacts, StreamFacts
+from ops.health.streams import StreamFacts
 from ops.health.workers import WorkerFacts
 from producer.address import CLUSTER, parse_address
 from producer.keys import Keys
@@ -111,7 +112,7 @@ def gather(client: redis.Redis, settings: ProducerSettings, root: Path | None, f
         streams=streams.read(client, names, now_ms),
         stages=stages.shown(stages.read(client, names, STAGES_S, now_ms)),
         workers=present,
-        letters=streams.read_letters(client, names, now_ms),
+        letters=letters.read(client, names, now_ms),
         counters=read_counters(client, names),
         wrong=keys.read(client, names, now_ms),
         artifacts=machine.read(root) if root else {},

@@ -1,23 +1,20 @@
-"""The streams of a queue: what waits, for how long, what is leased to nobody, and the dead letters."""
+"""The streams of a queue: what waits, for how long, and what is leased to nobody."""
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import redis
 
 from producer.keys import GROUP, Keys
-from workers.settings import QueueSettings
+from producer.transport.connection import script_text
 
 #: A lease is taken over within a quarter of itself once it ran out, by whoever reads; the default is
 #: three seconds.
 STALE_MS = 30_000
 _STALE_MAX = 1_000
-LETTERS_READ_MAX = 100
-RECENT_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,54 +35,31 @@ class StreamFacts:
     stale: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LetterFacts:
-    """The dead letters: reasons of the newest hundred, and how many of those are of the last ten minutes."""
-
-    entries: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    recent: int = 0
-    cap: int = QueueSettings().dead_entries_max
-
-
 def read(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, StreamFacts]:
-    """Every stream, by its display name."""
-    counters: dict[str, str] = dict(zip(keys.places, keys.counters, strict=True))
+    """Every stream, by its display name: two commands, however much waits."""
+    names = (*keys.places, keys.shadow, keys.truths)
+    script = client.register_script(script_text("ops", "streams"))
+    rows = cast("list[list[Any]]", script(keys=names, args=[GROUP, STALE_MS, _STALE_MAX]))
+    sizes = [*_texts(client, keys.counters), None, None]
     return {
-        stream.partition("}:")[2]: _read(client, stream, counters.get(stream), now_ms)
-        for stream in (*keys.places, keys.shadow, keys.truths)
+        name.partition("}:")[2]: _facts(row, size, now_ms)
+        for name, row, size in zip(names, rows, sizes, strict=True)
     }
 
 
-def _read(client: redis.Redis, stream: str, counter: str | None, now_ms: int) -> StreamFacts:
-    try:
-        oldest = cast("list[tuple[bytes, Any]]", client.xrange(stream, count=1))
-        size = cast("bytes | None", client.get(counter)) or b"0" if counter else b""
-    except redis.ResponseError:  # something else has its name: ops/health/keys.py says so
+def _texts(client: redis.Redis, names: Sequence[str]) -> list[bytes]:
+    """The texts of string keys; "0" where there is none, and nothing of what is no string."""
+    return [found or b"0" for found in cast("list[bytes | None]", client.mget(names))]
+
+
+def _facts(row: list[Any], size: bytes | None, now_ms: int) -> StreamFacts:
+    if not row:  # something else has its name: ops/health/keys.py says so
         return StreamFacts(entries=0, leased=0, payload_bytes=None, oldest_age_ms=None)
-    leased, stale = 0, 0
-    with contextlib.suppress(redis.ResponseError):  # no such stream or group yet: no worker was ever here
-        leased = cast("dict[str, int]", client.xpending(stream, GROUP))["pending"]
-        if leased:
-            rows = client.xpending_range(stream, GROUP, "-", "+", _STALE_MAX, idle=STALE_MS)
-            stale = len(cast("list[Any]", rows))
+    entries, oldest, leased, stale = row
     return StreamFacts(
-        entries=client.xlen(stream),
+        entries=entries,
         leased=leased,
-        payload_bytes=int(size) if size.isdigit() else None,
-        oldest_age_ms=max(now_ms - int(oldest[0][0].partition(b"-")[0]), 0) if oldest else None,
+        payload_bytes=int(size) if size is not None and size.isdigit() else None,
+        oldest_age_ms=max(now_ms - int(oldest.partition(b"-")[0]), 0) if oldest else None,
         stale=stale,
-    )
-
-
-def read_letters(client: redis.Redis, keys: Keys, now_ms: int) -> LetterFacts:
-    """Counts the dead letters, and reads the newest hundred."""
-    try:
-        rows = cast("list[Any]", client.xrevrange(keys.dead, count=LETTERS_READ_MAX))
-    except redis.ResponseError:  # something else has its name: ops/health/keys.py says so
-        return LetterFacts()
-    return LetterFacts(
-        entries=cast(Any, client.xlen(keys.dead)),
-        reasons=Counter(fields.get(b"reason", b"?").decode("utf-8", "replace") for _, fields in rows),
-        recent=sum(0 <= now_ms - int(name.partition(b"-")[0]) < RECENT_MS for name, _ in rows),
     )

@@ -15,7 +15,7 @@ from ops.alerts.silences import SILENCE_MS_MAX, SILENCES_MAX, Silence, add_silen
 from ops.alerts.store import states
 from ops.clock import server_now_ms, span
 from ops.deadletters import DeadLetters
-from ops.page.look import Letter, Looker
+from ops.health.letters import Letter, newest
 from ops.page.parts import kind_of
 from producer.keys import Keys
 from producer.settings import ProducerSettings
@@ -41,8 +41,8 @@ class ActionRefused(Exception):
 class Actions:
     """Changes the service as `amn dlq` and `amn alerts` do."""
 
-    def __init__(self, client: redis.Redis, settings: ProducerSettings, looker: Looker) -> None:
-        self._client, self._keys, self._looker = client, Keys(settings.queue), looker
+    def __init__(self, client: redis.Redis, settings: ProducerSettings) -> None:
+        self._client, self._keys = client, Keys(settings.queue)
         self._letters, self._url = DeadLetters(client, settings), settings.url
         self._done: dict[str, Callable[[ActionFields, str], str]] = {
             "replay": lambda fields, _: self._put_back(self._confirmed(fields)),
@@ -88,7 +88,7 @@ class Actions:
             _number(fields, "older_than_s"),
         )
         before_ms, below = server_now_ms(self._client) - older_s * 1000, ""
-        while page := self._looker.letters(_PAGE, below):
+        while page := newest(self._client, self._keys, _PAGE, below):
             below = page[-1].id
             for one in page:
                 if reason in ("", one.reason) and kind in ("", kind_of(one)) and one.died_at_ms <= before_ms:

@@ -7,7 +7,6 @@ names under which they read, dead letters without what they carry and only when 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -23,41 +22,20 @@ from ops.clock import server_now_ms
 from ops.deadletters import DeadLetters, described
 from ops.drift.memory import Memory
 from ops.findings import Finding
-from ops.health import Facts, beside, server, streams, workers
+from ops.health import Facts, beside, letters, server, streams, workers
 from ops.health.counters import read_counters
-from ops.health.streams import RECENT_MS, LetterFacts
+from ops.health.letters import Letter, LetterFacts
 from ops.settings import jobs_possible
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked
 from producer.stages import StageHistogram
-from producer.transport.connection import script_text
 
 _T = TypeVar("_T")
-#: Newest dead letters that are looked at, and the most bytes of them, payloads included.
-_LETTERS_MAX, _LETTERS_BYTES_MAX = 100, 8 << 20
 #: What changes slowly, or takes many commands, is read again after this.
-_JOBS_S, _EXEMPLARS_S = 5.0, 60.0
+_BOOKS_S, _JOBS_S, _EXEMPLARS_S = 5.0, 5.0, 60.0
 _JOBS_MAX, _EXEMPLARS_MAX = 10, 10
 #: Times of the stages are of so long; the server keeps them by the minute.
 _TIMES_S = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """A dead letter without its payload; texts are cut at 500 bytes."""
-
-    id: str
-    reason: str = "?"
-    message: str = ""
-    source: str = ""
-    deliveries: str = ""
-    told: str = ""
-    payload_bytes: int = 0
-
-    @property
-    def died_at_ms(self) -> int:
-        """The server's clock when it was dead-lettered, epoch ms."""
-        return int(self.id.partition("-")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +74,6 @@ class Looker:
 
     def __init__(self, client: redis.Redis, settings: ProducerSettings) -> None:
         self._client, self._settings, self._keys = client, settings, Keys(settings.queue)
-        self._letters = client.register_script(script_text("ops", "letters"))
         self._memory = Memory(client, self._keys)
         self._kept: dict[str, tuple[Any, float, Any]] = {}
 
@@ -114,19 +91,16 @@ class Looker:
         consumers = frozenset(workers.known(client, keys))
         with_jobs = jobs_possible(self._settings.url)
         found = beside.read(client, keys, now_ms, jobs=with_jobs)
-        size, newest = self._newest_letters()
+        counters, size = read_counters(client, keys), letters.count(client, keys)
+        newest = self._once("letters", (size, counters.get("dead")), lambda: letters.newest(client, keys))
         facts = Facts(
             url=masked(self._settings.url),
             queue=keys.queue,
             server=about,
             streams=streams.read(client, keys, now_ms),
             workers=workers.read(client, keys, now_ms, consumers),
-            letters=LetterFacts(
-                entries=size,
-                reasons=Counter(one.reason for one in newest),
-                recent=sum(0 <= now_ms - one.died_at_ms < RECENT_MS for one in newest),
-            ),
-            counters=read_counters(client, keys),
+            letters=LetterFacts.of(size, newest, now_ms),
+            counters=counters,
             artifacts={},
             beside=found,
             now_ms=now_ms,
@@ -138,7 +112,7 @@ class Looker:
             alerts=alerts(client, keys),
             silences=silences(client, keys, now_ms),
             judged=self._once("judged", found.judged_ms_ago and now_ms - found.judged_ms_ago, self._judged),
-            undelivered=frozenset(one["alert"] for one in books.read(client, keys).undelivered()),
+            undelivered=self._once("undelivered", 0, self._undelivered, _BOOKS_S),
             times=stages.read(client, keys, _TIMES_S, now_ms),
             jobs=self._once("jobs", 0, self._jobs, _JOBS_S) if with_jobs else (),
             exemplars=self._once("exemplars", 0, lambda: self._worst(now_ms), _EXEMPLARS_S),
@@ -152,37 +126,19 @@ class Looker:
             self._kept[name] = (version, time.monotonic(), value)
         return cast(_T, value)
 
-    def _newest_letters(self) -> tuple[int, list[Letter]]:
-        dead = self._keys.dead
-        with self._client.pipeline(transaction=True) as pipe:
-            pipe.xlen(dead)
-            pipe.hget(self._keys.stats, "dead")
-            size, died = pipe.execute(raise_on_error=False)
-        if isinstance(size, Exception):  # something else has its name: the doctor says so
-            return 0, []
-        version = size, None if isinstance(died, Exception) else died
-        return size, self._once("letters", version, lambda: self.letters(_LETTERS_MAX)) if size else []
-
     def letter(self, letter_id: str) -> dict[str, Any] | None:
         """Returns one dead letter with its request, as `amn dlq show` has it; None when it is gone."""
         found = DeadLetters(self._client, self._settings).get(letter_id)
         return None if found is None else described(found, server_now_ms(self._client))
-
-    def letters(self, most: int, below: str = "") -> list[Letter]:
-        """Returns dead letters, newest first, from the one under the id `below` on."""
-        rows = cast(
-            "list[list[Any]]",
-            self._letters(
-                keys=[self._keys.dead], args=[most, f"({below}" if below else "+", _LETTERS_BYTES_MAX]
-            ),
-        )
-        return [_letter(row) for row in rows]
 
     def _judged(self) -> list[Finding]:
         try:
             return self._memory.findings()
         except (ValueError, TypeError):  # another version wrote them
             return []
+
+    def _undelivered(self) -> frozenset[str]:
+        return frozenset(one["alert"] for one in books.read(self._client, self._keys).undelivered())
 
     def _jobs(self) -> list[dict[str, Any]]:
         from ops.jobs import listed  # loads RQ
@@ -200,11 +156,3 @@ class Looker:
         names = ("key", "model", "lane", "slice", "minute", "cosine", "fallback")
         worst = [one for one in found if one.kind == WORST][:_EXEMPLARS_MAX]
         return [{name: getattr(one, name) for name in names} for one in worst]
-
-
-def _letter(row: Sequence[Any]) -> Letter:
-    texts = [one.decode("utf-8", "replace") if isinstance(one, bytes) else "" for one in row[2:]]
-    stored = dict(zip(texts[::2], texts[1::2], strict=True))
-    names = ("reason", "message", "source", "deliveries", "told")
-    found = {name: stored[name] for name in names if name in stored}
-    return Letter(id=row[0].decode(), payload_bytes=row[1], **found)

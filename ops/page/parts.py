@@ -9,9 +9,10 @@ from typing import Any
 from ops.alerts.settings import AlertSettings
 from ops.clock import span
 from ops.health.backlog import backlogs
+from ops.health.letters import Letter
 from ops.health.workers import WorkerFacts
 from ops.page.findings import is_silent
-from ops.page.look import Letter, Look
+from ops.page.look import Look
 from ops.page.rates import CounterRates
 
 _NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX, _JOBS_MAX = 20, 50, 200, 20

@@ -120,7 +120,7 @@ def _sources(client: redis.Redis, server: ProducerSettings, *, actions: bool) ->
         feed=Feed(Snapshots(server, translated(looker.look), actions=actions).make),
         history=Shared(translated(past)),
         letter=translated(looker.letter),
-        actions=Actions(client, server, looker) if actions else None,
+        actions=Actions(client, server) if actions else None,
     )
 
 

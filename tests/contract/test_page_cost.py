@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from rig import KEYS, Rig, answer
 from servers import Server
-from test_cost import calls, fill
+from test_cost import calls, fill, listen
 
 from ops.page.feed import Feed
 from ops.page.look import Looker
@@ -101,6 +102,53 @@ def test_a_snapshot_asks_as_many_commands_whatever_waits_and_died(real_rig: Rig)
             assert sum(one["depth"] for one in now["streams"]) == 3 * waiting
     assert costs[0] == costs[1]
     assert sum(costs[0].values()) < 5 * 120
+
+
+#: Commands of a look that are not constant by themselves, and what bounds each.
+BOUNDED = {
+    "hgetall": lambda words: "replies" not in words[0],  # a hash of few names, by its length or its writers
+    "xrange": lambda words: words[-2:] == ["COUNT", "1"] or words[0].endswith("alerts:ended"),  # capped
+    "xrevrange": lambda words: words[-2] == "COUNT",
+    "xpending": lambda words: len(words) == 2 or words[-1] == "1000",
+    "lrange": lambda words: int(words[2]) < 20 or words[0].endswith("failures"),  # twenty at most
+    "zrevrange": lambda words: int(words[2]) < 20,
+    "smembers": lambda words: words[0] == "rq:workers:amn-jobs",
+    "hvals": lambda words: "exemplars" in words[0],  # capped by their writer, read once a minute
+}
+CONSTANT = {
+    *(
+        "evalsha",
+        "eval",
+        "script|load",
+        "multi",
+        "exec",
+        "time",
+        "info",
+        "hlen",
+        "hget",
+        "hstrlen",
+        "hexists",
+    ),
+    *("xlen", "get", "mget", "llen", "pttl", "exists", "xinfo|consumers", "hmget", "client|setinfo", "hello"),
+}
+
+
+def test_a_look_scans_nothing_and_reads_nothing_without_a_bound(real_rig: Rig) -> None:
+    rig, seen = real_rig, list[list[str]]()
+    rig.queue("amn-w").lease()
+    fill(rig, 500)
+    rig.admin.xadd(KEYS.dead, {"reason": "poison", "request": b"payload"})
+    with snapshots(rig.url) as source, rig.admin.monitor() as monitor:
+        reader = threading.Thread(target=listen, args=(monitor, seen), daemon=True)
+        reader.start()
+        for _ in range(2):
+            assert made(source)["reachable"]
+        rig.admin.echo("the end")
+        reader.join(10)
+    assert len(seen) > 40
+    for name, *words in seen:
+        known = {name, "|".join([name, *words[:1]]).lower()} & CONSTANT
+        assert known or (name in BOUNDED and BOUNDED[name](words)), (name, words[:8])
 
 
 def test_fifty_viewers_cost_the_server_what_one_does(real_rig: Rig) -> None:

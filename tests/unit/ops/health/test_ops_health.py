@@ -16,8 +16,9 @@ from ops.drift.show.views import deltas
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, check, machine
 from ops.health.beside import BesideFacts, Crash
 from ops.health.counters import read_counters
+from ops.health.letters import LetterFacts
 from ops.health.server import ServerFacts
-from ops.health.streams import LetterFacts, StreamFacts
+from ops.health.streams import StreamFacts
 from ops.health.workers import WorkerFacts
 from producer.keys import Keys
 
