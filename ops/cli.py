@@ -12,6 +12,9 @@ def main() -> None:
     """Runs `amn` and leaves with its exit code."""
     try:
         from ops.app import run
+    except KeyboardInterrupt:  # before there is anything that could be told how to end
+        sys.stderr.write("amn: interrupted\n")
+        sys.exit(130)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import re
 import reprlib
-import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -25,8 +24,20 @@ from rq.registry import CanceledJobRegistry
 from rq.results import Result
 
 from amn.output import without_surrogates
-from ops.errors import FileRefused, JobRefused, JobsUnavailable, RunStopped
-from ops.known_jobs import BEAT_S_MAX, KEPT_S, KnownJob, KnownQueue, KnownWorker, inflated, parsed, text_of
+from ops.errors import FileRefused, JobRefused, JobsUnavailable
+from ops.known_jobs import (
+    BEAT_S_MAX,
+    CANCELLED,
+    LISTED_MAX,
+    KnownJob,
+    KnownQueue,
+    KnownWorker,
+    Notes,
+    end_cancelled,
+    inflated,
+    parsed,
+    text_of,
+)
 from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
 from producer import Producer
@@ -34,16 +45,11 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect
 
 if TYPE_CHECKING:
-    from ops.predict.run import Progress
+    pass
 
 #: Name of the RQ queue.
 JOBS = "amn-jobs"
 _PREDICT = "ops.jobs.predict"
-#: Field of a job that asks it to end.
-_CANCELLED = "cancelled"
-#: Jobs that a listing shows at most.
-_LISTED_MAX = 1_000
-_META_EVERY_S = 1.0
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TEXT_MAX, _TEXTS_MAX = 4096, 1_000
 
@@ -102,7 +108,7 @@ def predict(job: KnownJob, **arguments: Any) -> dict[str, Any]:
 
     check(arguments)
     settings = ProducerSettings.from_environment(queue=arguments.pop("queue"))
-    asked, note = PredictSettings(**arguments), _Notes(job)
+    asked, note = PredictSettings(**arguments), Notes(job)
     data = open_data(asked)
     with Producer(settings=settings) as producer, reporting(producer, asked) as truths:
         chosen = QueueEngineSettings(lane=asked.lane, priority=asked.priority, stall_s=asked.stall_s or None)
@@ -110,32 +116,6 @@ def predict(job: KnownJob, **arguments: Any) -> dict[str, Any]:
         summary = predict_files(asked, data, engine, note.progress, truths)
     note.save()
     return summary
-
-
-class _Notes:
-    """The progress that a job keeps in its `meta`, and whether somebody cancelled it."""
-
-    def __init__(self, job: KnownJob) -> None:
-        self._job, self._saved_at_s = job, 0.0
-
-    def progress(self, progress: Progress) -> None:
-        self._job.meta |= {name: getattr(progress, name) for name in ("done", "rows", "failed", "escalated")}
-        self._job.meta["stalled_s"] = 0
-        self._now_and_then()
-
-    def stall(self, stalled_s: float) -> None:
-        self._job.meta["stalled_s"] = round(stalled_s)
-        self._now_and_then()
-
-    def _now_and_then(self) -> None:
-        if time.monotonic() - self._saved_at_s > _META_EVERY_S:
-            self.save()
-
-    def save(self) -> None:
-        self._saved_at_s = time.monotonic()
-        self._job.save_meta()  # type: ignore[no-untyped-call]
-        if self._job.connection.hexists(self._job.key, _CANCELLED):
-            raise RunStopped("cancelled; what is done stays, and the same job goes on with it")
 
 
 def cancel(connection: redis.Redis, name: str) -> str:
@@ -147,15 +127,12 @@ def cancel(connection: redis.Redis, name: str) -> str:
     job = KnownJob.found(name, connection)
     status = job.get_status(refresh=False) if job else None
     if job is None or status not in (JobStatus.QUEUED, JobStatus.STARTED):
-        raise JobRefused(f"no job {name!r:.80} waits or runs" + (f": it is {status.value}" if status else ""))
+        raise JobRefused(f"no job {name!r:.80} waits or runs" + (f": it is {job.status_word}" if job else ""))
     if status == JobStatus.QUEUED:
         job.origin = JOBS
-        job.cancel()
-        connection.expire(job.key, KEPT_S)  # RQ would keep it, and its place in the list, for ever
-        registry = CanceledJobRegistry(JOBS, connection, job_class=KnownJob)
-        connection.zremrangebyrank(registry.key, 0, -_LISTED_MAX - 1)
+        end_cancelled(job)
         return "cancelled"
-    connection.hset(job.key, _CANCELLED, "1")
+    connection.hset(job.key, CANCELLED, "1")
     return "it ends within a second or two; what is done stays"
 
 
@@ -236,7 +213,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def listed(connection: redis.Redis, most: int = _LISTED_MAX) -> list[dict[str, Any]]:
+def listed(connection: redis.Redis, most: int = LISTED_MAX) -> list[dict[str, Any]]:
     """All jobs that RQ still knows, newest first; of what is no job of ours, what can be said.
 
     Args:
@@ -257,7 +234,7 @@ def listed(connection: redis.Redis, most: int = _LISTED_MAX) -> list[dict[str, A
         entries = [text_of(one).partition(":")[0] for found in pipe.execute() for one in found]
     jobs = (KnownJob.found(name, connection) for name in dict.fromkeys(entries))
     rows = [_row(job, connection) for job in jobs if job is not None]
-    return sorted(rows, key=lambda row: str(row["enqueued_at"]), reverse=True)[:_LISTED_MAX]
+    return sorted(rows, key=lambda row: str(row["enqueued_at"]), reverse=True)[:LISTED_MAX]
 
 
 def found(connection: redis.Redis, name: str) -> dict[str, Any]:
@@ -282,7 +259,7 @@ def _row(job: KnownJob, connection: redis.Redis) -> dict[str, Any]:
     counts = {name: job.meta.get(name, 0) for name in ("done", "rows", "failed", "escalated", "stalled_s")}
     return {
         "id": job.id,
-        "status": str(job.get_status(refresh=False).value),
+        "status": job.status_word,
         **{name: count if isinstance(count, int) else 0 for name, count in counts.items()},
         "description": job.description or "",
         "enqueued_at": (job.enqueued_at or job.created_at).isoformat(timespec="seconds"),

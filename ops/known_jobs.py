@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -20,12 +21,13 @@ from rq import Queue
 from rq.exceptions import NoSuchJobError
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
+from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import now, utcparse
 from rq.worker import Worker
 from rq.worker_registration import clean_worker_registry
 
-from ops.errors import JobRefused
+from ops.errors import JobRefused, RunStopped
 from workers.pulse import silence_s_max
 
 #: Limit for each thing that a job stores: function and arguments, notes, the text of its failure.
@@ -33,6 +35,9 @@ _BYTES_MAX = 64 * 1024
 _TEXT_MAX = 300
 #: So many times a job is begun again when its process died.
 _BEGUN_MAX = 3
+#: Jobs that a listing shows at most, and the field of one that asks it to end.
+LISTED_MAX, CANCELLED = 1_000, "cancelled"
+_META_EVERY_S = 1.0
 KEPT_S, _TIMEOUT_S = 7 * 24 * 3600, 24 * 3600
 #: Longest pause between two signs of a worker, idle, with a job, or without a server, in whole seconds.
 BEAT_S_MAX = 10
@@ -56,6 +61,12 @@ class KnownJob(Job):
             return cls.fetch(name, connection=connection, serializer=JSONSerializer)  # type: ignore[return-value]
         except (NoSuchJobError, ValueError, redis.ResponseError):
             return None
+
+    @property
+    def status_word(self) -> str:
+        """RQ's word for its status, in our spelling."""
+        status = self.get_status(refresh=False)
+        return "cancelled" if status == JobStatus.CANCELED else str(status.value)
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Takes the stored fields. Nothing in them raises, and what is not named here has no effect."""
@@ -93,6 +104,39 @@ class KnownJob(Job):
             self.retries_left = 0
             raise
         return self._result
+
+
+class Notes:
+    """The progress that a job keeps in its `meta`, and whether somebody cancelled it."""
+
+    def __init__(self, job: KnownJob) -> None:
+        self._job, self._saved_at_s = job, 0.0
+
+    def progress(self, progress: Any) -> None:
+        """Keep how far it is."""
+        self._job.meta |= {name: getattr(progress, name) for name in ("done", "rows", "failed", "escalated")}
+        self._job.meta["stalled_s"] = 0
+        self._now_and_then()
+
+    def stall(self, stalled_s: float) -> None:
+        """Keep for how long no answer came."""
+        self._job.meta["stalled_s"] = round(stalled_s)
+        self._now_and_then()
+
+    def _now_and_then(self) -> None:
+        if time.monotonic() - self._saved_at_s > _META_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        """Save both.
+
+        Raises:
+            RunStopped: Somebody cancelled the job.
+        """
+        self._saved_at_s = time.monotonic()
+        self._job.save_meta()  # type: ignore[no-untyped-call]
+        if self._job.connection.hexists(self._job.key, CANCELLED):
+            raise RunStopped("cancelled; what is done stays, and the same job goes on with it")
 
 
 class KnownQueue(Queue):
@@ -161,6 +205,12 @@ class KnownWorker(Worker):
         job.save_meta()  # type: ignore[no-untyped-call]
         super().execute_job(job, queue)
 
+    def handle_job_failure(self, job: Job, queue: Queue, *arguments: Any, **named: Any) -> None:
+        """Ends a job that failed, or that ended because somebody cancelled it."""
+        super().handle_job_failure(job, queue, *arguments, **named)
+        if self.connection.hexists(job.key, CANCELLED):
+            end_cancelled(job)
+
     def subscribe(self) -> None:
         """Takes no orders from the server: RQ's end jobs and workers."""
 
@@ -189,6 +239,14 @@ class KnownWorker(Worker):
                     self.log.warning("%s has an entry that is none of ours: %.200r", queue.name, error)
             queue.release_maintenance_lock()  # type: ignore[no-untyped-call]
         self.last_cleaned_at = now()  # type: ignore[assignment]
+
+
+def end_cancelled(job: Job) -> None:
+    """Ends a job as cancelled. It expires, and its place in the list with it: RQ would keep both for ever."""
+    job.cancel()
+    job.connection.expire(job.key, KEPT_S)
+    registry = CanceledJobRegistry(job.origin, job.connection, job_class=KnownJob)
+    job.connection.zremrangebyrank(registry.key, 0, -LISTED_MAX - 1)
 
 
 def inflated(stored: bytes) -> bytes:

@@ -107,7 +107,8 @@ def predict_files(
     """
     started_s = time.perf_counter()
     folder = _parts_folder(settings)
-    with Target(folder, settings.shard) as target:
+    array_bytes = sum(group.rows for group in data.groups) * 768 * 4 if settings.to_array else 0
+    with Target(folder, settings.shard, array_bytes) as target:
         run = FileRun(
             data,
             target,

@@ -63,10 +63,16 @@ class TargetManifest:
 
 
 class Target:
-    """A folder of parts; a context manager that one run at a time is in."""
+    """A folder of parts; a context manager that one run at a time is in.
 
-    def __init__(self, folder: Path, shard: str = "") -> None:
-        self.folder = folder
+    Args:
+        folder: Its path.
+        shard: As "i/n", or "" for all.
+        beside_bytes: Size of a file that is made of the parts, on the same disk.
+    """
+
+    def __init__(self, folder: Path, shard: str = "", beside_bytes: int = 0) -> None:
+        self.folder, self._beside_bytes = folder, beside_bytes
         suffix = f"-{shard.replace('/', '-of-')}" if shard else ""
         self._manifest_path = (
             folder / f"_manifest{suffix}.json"
@@ -176,8 +182,8 @@ class Target:
             aside.unlink(missing_ok=True)
 
     def check_room(self, rows: int) -> None:
-        """Refuse a disk that cannot hold the predictions of so many rows."""
-        need = int(rows * (768 * 4 + _BESIDE_BYTES) * _ROOM)
+        """Refuse a disk that cannot hold the predictions of so many rows, and what is made of all parts."""
+        need = int(rows * (768 * 4 + _BESIDE_BYTES) * _ROOM) + self._beside_bytes
         free = shutil.disk_usage(self.folder).free
         if free < need:
             raise FileRefused(

@@ -245,6 +245,19 @@ def test_a_disk_without_room_is_refused_before_any_work(
     assert engine.seen == 0
 
 
+def test_an_array_needs_room_beside_the_parts_that_it_is_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = SimpleNamespace(free=int(60 * (768 * 4 + 120) * 1.05) + 60 * 768 * 2)
+    monkeypatch.setattr("ops.predict.parts.shutil.disk_usage", lambda _: free)
+    np.save(tmp_path / "in.npy", units(60 * 5).reshape(60, 5, 768))
+    settings = PredictSettings(sources=[str(tmp_path / "in.npy")], out=str(tmp_path / "out.npy"))
+    with pytest.raises(FileRefused, match="60 predictions need about"):
+        predict_files(settings, open_data(settings), FakeEngine(), lambda _: None)
+    parts = PredictSettings(sources=[str(tmp_path / "in.npy")], out=str(tmp_path / "out"))
+    predict_files(parts, open_data(parts), FakeEngine(), lambda _: None)
+
+
 def test_cosines_are_told_by_domain_with_intervals_by_document(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     done(data, tmp_path / "out", share=0.0)
