@@ -36,16 +36,16 @@ START_MIN, DAY_MIN, STEP_MIN = 29_900_160, 24 * 60 + 15, 5
 OOD, ID, ONE_IN, DROP = (14, 0.6), (26, 0.5), 20, 0.15
 
 
-def sums(drop: float) -> dict[str, int]:
-    """One minute of sampled and scored traffic."""
+def sums(drop: float, model: str = MODEL) -> dict[str, int]:
+    """One minute of sampled and scored traffic of this model."""
     found = {}
     for name, (n, mean) in (("ood", (OOD[0], OOD[1] - drop)), ("id", ID)):
         total, squares = n * mean * MILLION, n * (mean**2 + 0.0225) * MILLION
         stats = {"predictions": n, "predictions.wsum": n * ONE_IN, "n": n, "w.sum": n * ONE_IN}
         stats |= {"w.squares": n * ONE_IN**2, "amn.sum": round(total), "amn.wsum": round(total * ONE_IN)}
         stats |= {"amn.squares": round(squares), "amn.wsquares": round(squares * ONE_IN), "h160": n}
-        found |= {Labels(MODEL, "general", name).field(stat): amount for stat, amount in stats.items()}
-    inputs = Labels(MODEL, "all", "all", TARGET_INPUT)
+        found |= {Labels(model, "general", name).field(stat): amount for stat, amount in stats.items()}
+    inputs = Labels(model, "all", "all", TARGET_INPUT)
     return found | {inputs.field(stat): 40 * ONE_IN for stat in ("s40", "c3")} | {inputs.field("n"): 40}
 
 

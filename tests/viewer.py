@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: What a page with actions asks for.
+TOKEN = "the-token-of-a-test-and-no-secret"
+
 
 @dataclass
 class Viewer:
@@ -26,13 +29,13 @@ class Viewer:
 
 
 def start_page(folder: Path, port: int, url: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Starts `amn dashboard` in a folder, and its output in `page.log`."""
-    words = ["dashboard", "--url", url, "--port", str(port)]
+    """Starts `amn dashboard` in a folder, with actions, and its output in `page.log`."""
+    words = ["dashboard", "--url", url, "--port", str(port), "--actions"]
     with (folder / "page.log").open("a") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "ops.cli", *words],
             cwd=folder,
-            env={**environment, "PYTHONUNBUFFERED": "1"},
+            env={**environment, "PYTHONUNBUFFERED": "1", "AMN_DASHBOARD_TOKEN": TOKEN},
             stdout=log,
             stderr=log,
             text=True,
@@ -53,7 +56,7 @@ def viewer(port: int) -> Iterator[Viewer]:
         page.on("request", lambda request: seen.asked.append(request.url))
         page.on("console", lambda message: seen.said.append(message.text))
         page.on("pageerror", lambda error: seen.said.append(str(error)))
-        page.goto(f"http://127.0.0.1:{port}/")
+        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
         try:
             yield seen
         finally:

@@ -108,7 +108,7 @@ def load(url: str, contexts: Contexts) -> Iterator[threading.Event]:
 def shown(tmp_path_factory: pytest.TempPathFactory, real_contexts: Contexts) -> Iterator[Shown]:
     amn, port = Amn(tmp_path_factory.mktemp("page")), free_port()
     server = Server("valkey", arguments=("--appendonly", "yes")).start()
-    up = amn.start("up", "--url", server.url, "--workers", 2)
+    up = amn.start("up", "--url", server.url, "--workers", 2, "--no-dashboard")
     dashboards = [start_page(amn.folder, port, server.url, amn.environment)]
     log = amn.folder / "up.log"
     try:
@@ -175,11 +175,16 @@ def test_a_worker_that_was_stopped_is_named_until_it_goes_on(shown: Shown) -> No
     shown.sees(f"-{pid}-.*(working|idle)", "#workers tr")
 
 
-def test_a_poison_message_is_told_with_its_reason_and_gone_when_it_is_deleted(shown: Shown) -> None:
+def test_a_poison_message_is_told_with_its_reason_and_gone_when_it_is_purged(shown: Shown) -> None:
     shown.client.xadd(KEYS.requests, {"request": b"no message of this wire format"})
     shown.sees("dead letter", "#verdict")
     shown.sees("undecodable.*its bytes could not be read", "#dead tr")
-    shown.client.delete(KEYS.dead)
+    shown.page.get_by_role("button", name="Purge").click()
+    dialog = shown.page.get_by_role("dialog")
+    dialog.get_by_text(re.compile("1 ")).first.wait_for(timeout=SEEN_MS)
+    dialog.get_by_role("checkbox").check()
+    dialog.get_by_role("button", name="Purge for good").click()
+    dialog.get_by_role("button", name="Close").click(timeout=SEEN_MS)
     assert shown.client.xlen(KEYS.dead) == 0
     shown.sees_no_more("dead letter", "#verdict")
     shown.sees("None: every request got an answer", "#dead")
