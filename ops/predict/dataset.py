@@ -133,6 +133,7 @@ class DataSet:
         for batch, kept in self._read(group):
             rows = numbers(batch.column(0), (K, D))
             yield RowBlock(
+                group=group.number,
                 file=group.name,
                 first_row=first,
                 vectors=clean(rows.values, rows.good).reshape(-1, D),
@@ -150,7 +151,8 @@ class DataSet:
         while True:
             ahead = next(batches, None)
             after = ahead[0] if ahead else self._after(group)
-            yield windows(before, rows, after, file=group.name, first_row=first, kept=kept)
+            beside = {"group": group.number, "file": group.name, "first_row": first, "kept": kept}
+            yield windows(before, rows, after, **beside)
             before = (rows if len(rows.values) >= K - 1 else before + rows).last(K - 1)
             first += len(rows.values)
             if ahead is None:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict.models import merge
 from ops.predict.windows import RowBlock, checked
@@ -30,6 +31,8 @@ _CHOICE = "batch"
 _WAIT_MS, _PAUSE_S = 2_000.0, 0.5
 #: Blocks under way at once, before and after their rows are chosen.
 _AHEAD = 3
+#: Row groups that they are of: so much is repeated of a run that is broken off.
+_GROUPS = 2
 Vectors = NDArray[np.float32]
 
 
@@ -219,6 +222,9 @@ def answered(
     """Yield each block with its answers, in order.
 
     Some blocks are under way at once, so that neither the workers nor the disk wait for the other.
+
+    Raises:
+        FileRefused: A block cannot be read; those before it were yielded.
     """
     first: deque[tuple[RowBlock, NDArray[np.intp], Waits]] = deque()
     second: deque[tuple[RowBlock, Answers, Waits]] = deque()
@@ -238,19 +244,29 @@ def answered(
         answers.better(waits())
         return block, answers
 
-    for block in blocks:
-        block = checked(block, normalize)
-        rows = block.good
-        windows = block.windows if len(rows) == len(block) else block.windows.part(rows)
-        first.append((block, rows, engine.fast(windows)))
-        if len(first) > _AHEAD:
-            choose()
-        if len(second) > _AHEAD:
-            yield finish()
+    failed: FileRefused | None = None
+    try:
+        for block in blocks:
+            block = checked(block, normalize)
+            while len({block.group, *(one[0].group for one in (*first, *second))}) > _GROUPS:
+                if not second:
+                    choose()
+                yield finish()
+            rows = block.good
+            windows = block.windows if len(rows) == len(block) else block.windows.part(rows)
+            first.append((block, rows, engine.fast(windows)))
+            if len(first) > _AHEAD:
+                choose()
+            if len(second) > _AHEAD:
+                yield finish()
+    except FileRefused as error:  # what was read before it is answered, and stays
+        failed = error
     while first:
         choose()
     while second:
         yield finish()
+    if failed is not None:
+        raise failed
 
 
 def _failed(error: QueueError) -> Answers:

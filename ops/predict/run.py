@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict.dataset import DataSet
-from ops.predict.engines import Engine, answered
+from ops.predict.engines import Answers, Engine, answered
 from ops.predict.models import DEFAULT, ModelsChanged, ModelSets, differing, merge
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.sources import RowGroup, identity, state_of
 from ops.predict.truths import TruthReporter
-from ops.predict.windows import SHORT_DOCUMENT
+from ops.predict.windows import SHORT_DOCUMENT, RowBlock
 
 #: Pauses before a row group is answered again: a pool replaces its workers in turn, and until all are new,
 #: answers of both come.
@@ -92,6 +92,7 @@ class FileRun:
         first, step = settings.shard
         self.groups = [group for group in data.groups if group.number % step == first]
         self.progress = Progress(rows=sum(group.rows for group in self.groups))
+        self._stream: Iterator[tuple[RowBlock, Answers]] = iter(())
         self.manifest = TargetManifest(self._about())
         self._sets = ModelSets(settings.on_change)
 
@@ -154,22 +155,28 @@ class FileRun:
             FileRefused: An input or the target cannot be used any more; what is done stays.
             RunStopped: Too many rows failed, or the workers stopped answering.
         """
-        for group in self.groups:
-            if group.number in self.manifest.done:
-                continue
-            self._check_failures()
-            self.manifest.done[group.number] = self._one_set(group, on_progress)
+        self._check_failures()
+        left = [group for group in self.groups if group.number not in self.manifest.done]
+        self._stream = self._answers(left)
+        for at, group in enumerate(left):
+            self.manifest.done[group.number] = self._one_set(left[at:], on_progress)
             self._target.save(self.manifest)
             self._check_failures()
 
-    def _one_set(self, group: RowGroup, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
-        """Predict a row group, and again where the models changed in the middle."""
+    def _answers(self, groups: Sequence[RowGroup]) -> Iterator[tuple[RowBlock, Answers]]:
+        """Answer the blocks of row groups; those of the next one are under way before one ends."""
+        blocks = (block for group in groups for block in self.data.blocks(group))
+        return answered(self._engine, blocks, self._settings.share, self._settings.normalize)
+
+    def _one_set(self, groups: Sequence[RowGroup], on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+        """Predict the first of some row groups, and again where the models changed in the middle."""
         for pause_s in _CHANGING_S:
             try:
-                return self._write(group, on_progress)
+                return self._write(groups[0], on_progress)
             except ModelsChanged as change:
                 why = str(change)
                 time.sleep(pause_s)
+                self._stream = self._answers(groups)
         raise RunStopped(
             f"{why}, again and again: different models serve this queue; what is done stays, and the same "
             "command goes on"
@@ -181,8 +188,7 @@ class FileRun:
         schema = part_schema(self.data, group.file)
         try:
             with self._target.writing(group.number, schema) as writer:
-                blocks, settings = self.data.blocks(group), self._settings
-                for block, answers in answered(self._engine, blocks, settings.share, settings.normalize):
+                for block, answers in self._stream:
                     self._sets.check(answers.models)
                     merge(models, answers.models)
                     writer.write_batch(part_rows(block, answers, schema))
@@ -193,6 +199,8 @@ class FileRun:
                     self.progress.escalated += len(answers.taken)
                     self.progress.codes.update(code for code, _ in answers.failures.values())
                     on_progress(self.progress)
+                    if self.progress.done - before.done >= group.rows:
+                        break
                 self._check_unchanged(group)
         except BaseException:
             self.progress = before

@@ -32,6 +32,7 @@ class RowBlock:
     rows of documents share their vectors, contexts have five each.
 
     Attributes:
+        group: Number of the row group in its data set.
         file: Name of the file.
         first_row: Number in the file of the first.
         vectors: Shape (M, 768), float16 or float32, with one behind the last context of documents; zeros
@@ -42,6 +43,7 @@ class RowBlock:
         kept: The columns that go to the target as they are.
     """
 
+    group: int
     file: str
     first_row: int
     vectors: NDArray[np.floating]

@@ -157,7 +157,7 @@ def test_a_file_that_shrinks_or_changes_while_it_is_read_is_an_error(source: Pat
 def test_an_input_that_shrinks_under_a_prediction_ends_with_one_line(
     source: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = "ops.predict.run.checked"
+    check = "ops.predict.engines.checked"
     monkeypatch.setattr(check, lambda block, _: os.truncate(source, 200) or block)
     monkeypatch.setattr("ops.predict.dataset.BLOCK_ROWS", 2)
     assert run(["predict", str(source), "--out", str(source.with_name("out")), "--direct"]) == 1

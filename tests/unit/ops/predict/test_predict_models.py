@@ -71,7 +71,7 @@ def test_whoever_insists_has_a_run_stopped_by_the_first_answer_of_another_model(
 def test_an_earlier_run_is_taken_up_by_another_model_only_where_that_is_asked_for(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        done(data, tmp_path / "out", FakeEngine(200))
+        done(data, tmp_path / "out", FakeEngine(300))
     with pytest.raises(RunStopped, match="with --on-change name"):
         done(data, tmp_path / "out", FakeEngine(model="m@2"))
     done(data, tmp_path / "out", FakeEngine(model="m@2"), on_change="name")
@@ -83,7 +83,7 @@ def test_a_run_that_saw_a_change_goes_on_with_either_of_its_models_and_no_third(
     tmp_path: Path, model: str
 ) -> None:
     data, engine = data_set(tmp_path), ChangingEngine(lambda seen: "m@1" if seen < 200 else "m@2")
-    engine.die_after = 380
+    engine.die_after = 460
     with pytest.raises(KeyboardInterrupt):
         done(data, tmp_path / "out", engine)
     with pytest.raises(RunStopped, match="and is m@3 now"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from ops.predict.parts import Target, differences
 from ops.predict.report import cosines_by_domain
 from ops.predict.run import FileRun, FileRunSettings
 from ops.predict.settings import PredictSettings
+from ops.predict.windows import RowBlock
 from producer import Windows
 
 
@@ -143,6 +145,35 @@ def test_a_run_that_was_broken_off_goes_on_and_gives_the_same_bytes(tmp_path: Pa
     assert engine.seen == (600 - before * 100) // 20 * 16
     manifests = [json.loads((tmp_path / name / "_manifest.json").read_text()) for name in ("out", "whole")]
     assert manifests[0] == manifests[1]
+
+
+def test_what_was_read_before_a_row_group_that_cannot_be_read_is_answered_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, read = data_set(tmp_path), DataSet.blocks
+
+    def blocks(self: DataSet, group: sources.RowGroup) -> Iterator[RowBlock]:
+        if group.number == 3:
+            raise FileRefused("row group 3 cannot be read")
+        return read(self, group)
+
+    done(data, tmp_path / "whole")
+    monkeypatch.setattr(DataSet, "blocks", blocks)
+    with pytest.raises(FileRefused, match="row group 3 cannot be read"):
+        done(data, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == dict(list(bytes_of(tmp_path / "whole").items())[:3])
+
+
+def test_no_more_than_two_row_groups_are_under_way_at_once(tmp_path: Path) -> None:
+    data, seen = data_set(tmp_path), []
+
+    class Engine(FakeEngine):
+        def fast(self, windows: Windows) -> Waits:
+            seen.append(len(bytes_of(tmp_path / "out")))
+            return super().fast(windows)
+
+    done(data, tmp_path / "out", Engine())
+    assert seen == [0, 0, 1, 2, 3, 4]
 
 
 def test_shards_together_give_what_one_run_gives(tmp_path: Path) -> None:
