@@ -66,6 +66,7 @@ def block(**changes: Any) -> RowBlock:
     """One document, whose row i is the i-th axis, in turn."""
     vectors = np.eye(768, dtype=np.float32)[np.arange(ROWS + 5) % 768]
     fields: dict[str, Any] = {
+        "group": 0,
         "file": "in.parquet",
         "first_row": GROUP.first_row,
         "vectors": vectors,
