@@ -87,7 +87,7 @@ def served(service: Service, most: int) -> list[Row]:
     rows, before = [], 0
     with Producer(settings=service.settings) as producer:
         for upto in decades(1_000, most):
-            figures = _loop(service, producer, upto - before, _IN_FLIGHT, f"{upto:,} served")
+            figures = closed_loop(service, producer, upto - before, _IN_FLIGHT, f"{upto:,} served")
             rows.append({"requests": upto, **figures})
             before = upto
     return rows
@@ -99,7 +99,9 @@ def waiting(service: Service, most: int) -> list[Row]:
     with Producer(settings=service.settings) as producer:
         for length in _FEW:
             count = min(2_000 * length, DRAINED)
-            rows.append({"waiting": length, **_loop(service, producer, count, length, f"{length} waiting")})
+            rows.append(
+                {"waiting": length, **closed_loop(service, producer, count, length, f"{length} waiting")}
+            )
     left = 0
     for length in decades(1_000, most):
         left += service.fill(length + DRAINED - left, f"{length:,} waiting")[0]
@@ -120,7 +122,7 @@ def decades(first: int, most: int) -> list[int]:
     return [*powers, most]
 
 
-def _loop(service: Service, producer: Producer, count: int, in_flight: int, name: str) -> Row:
+def closed_loop(service: Service, producer: Producer, count: int, in_flight: int, name: str) -> Row:
     """Sends and reads back `count` requests, at most `in_flight` under way."""
     read = service.meter()
     answers = producer.predict_many(_endless(count), in_flight=in_flight, options=Options(provisional=True))

@@ -8,9 +8,11 @@ one, and holds how many they are; `sum` in its place holds their sum in microsec
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
+
+import numpy as np
 
 #: The consecutive stages of a worker, and the whole way from the submit to the end of the last of them.
 STAGES = ("queue", "batch", "model", "gate", "finish")
@@ -30,6 +32,9 @@ _CUT_OFF_MS = 0.5
 #: may seem negative by the half millisecond of a stream id: in the sum it is, so that the mean is right.
 _US_MIN, _US_MAX = -1_000, 3_600_000_000
 SUM = "sum"
+_BOUNDS = np.array(BOUNDS_US)
+#: Up to here, NumPy's calls cost more than they save.
+_FEW = 8
 
 
 class StageLabels(NamedTuple):
@@ -147,9 +152,24 @@ class StageCounts:
 
 def add(row: list[int], us: float, times: int = 1) -> None:
     """Adds a time, microseconds, to a row of counts."""
-    whole = min(max(int(us), _US_MIN), _US_MAX)
+    whole = int(us)
+    if not _US_MIN <= whole <= _US_MAX:
+        whole = min(max(whole, _US_MIN), _US_MAX)
     row[bisect_left(BOUNDS_US, whole)] += times
     row[BUCKETS] += whole * times
+
+
+def add_since(row: list[int], starts_ms: Sequence[float], end_ms: float) -> None:
+    """Adds the times from each of these moments to `end_ms` to a row of counts."""
+    if len(starts_ms) < _FEW:
+        for start_ms in starts_ms:
+            add(row, (end_ms - start_ms) * 1000)
+        return
+    whole = np.clip((end_ms - np.array(starts_ms)) * 1000, _US_MIN, _US_MAX).astype(np.int64)
+    counts = np.bincount(np.searchsorted(_BOUNDS, whole), minlength=BUCKETS).tolist()
+    for bucket, count in enumerate(counts):
+        row[bucket] += count
+    row[BUCKETS] += int(whole.sum())
 
 
 def appended_at_ms(entry_id: bytes) -> float:

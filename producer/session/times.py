@@ -17,7 +17,7 @@ class AnswerTimes:
         self._clock = clock
 
     def note(self, entry_id: bytes, handle: BaseHandle, outcome: Answer | QueueError) -> None:
-        """Notes that the final answer in this entry of the reply stream has been given to its handle."""
+        """Notes that the final answer in this entry of the reply stream is here for its handle."""
         now_ms = self._clock.now_ms()
         level, ended = (
             PRIORITIES[handle.level - 1],

@@ -50,8 +50,8 @@ class Keeper(SideThread):
         self._loop, self._serves, self._beat = loop, dict(serves), beat
         lease_s = self.settings.queue.lease_ms / 1000
         self.period_s = lease_s / 6
-        self._extend, self._clock, self._standing = (
-            load(name).on(self.client) for name in ("extend", "clock", "standing")
+        self._extend, self._clock, self._standing, self._add_stages = (
+            load(name).on(self.client) for name in ("extend", "clock", "standing", "stages")
         )
         self._watchdog = Watchdog(loop, lease_s / 3)
         self._pace = Pace()
@@ -107,13 +107,11 @@ class Keeper(SideThread):
         loop = self._loop
         if loop.stages is None or not (grown := loop.stages.counts.growth()):
             return
-        minute = self.keys.stages_minute(int(loop.queue.clock.now_ms() // 60_000))
-        with self.client.pipeline(transaction=False) as pipe:
-            for labels, bucket, number in grown:
-                pipe.hincrby(self.keys.stages, ":".join((*labels, bucket)), number)
-                pipe.hincrby(minute, ":".join((*labels[:3], bucket)), number)
-            pipe.pexpire(minute, MINUTE_TTL_MS)
-            pipe.execute()
+        minute = int(loop.queue.clock.now_ms() // 60_000)
+        words: list[Any] = [MINUTE_TTL_MS]
+        for labels, bucket, number in grown:
+            words += (":".join((*labels, bucket)), ":".join((*labels[:3], bucket)), number)
+        self._add_stages([self.keys.stages, self.keys.stages_minute(minute)], words)
 
     def _measure(self) -> None:
         """Compares the clocks, and lets the server's going back be noticed."""

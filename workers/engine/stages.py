@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 from producer.messages import DEFAULT_PRIORITY, PRIORITIES
-from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add, appended_at_ms
+from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add, add_since, appended_at_ms
 from workers.engine.entry import Moments, Outcome
 from workers.engine.microbatch import MicroBatch
 
@@ -28,6 +27,10 @@ ESCALATED = "escalated"
 _KINDS = ("amn", "amn", "amn", "fallback", "secondary")
 
 
+#: A place, the level that a request names, and the first letter of its counters: that of how it left.
+_Key = tuple[int, str, str]
+
+
 class _Rows(NamedTuple):
     """The rows of one kind, level and outcome: one for each of `STAGES`, and that of the whole way."""
 
@@ -35,12 +38,20 @@ class _Rows(NamedTuple):
     end_to_end: list[int] | None
 
 
+class _Group(NamedTuple):
+    """Requests of a micro-batch with the same rows: server's clock at submit, and at an escalation."""
+
+    rows: _Rows
+    submitted_ms: list[float]
+    escalated_ms: list[float]
+
+
 class StageTimes:
     """The times of one worker's requests; the loop's own thread adds, and the keeper tells the server."""
 
     def __init__(self) -> None:
         self.counts = StageCounts()
-        self._rows: dict[tuple[int, str, str], _Rows] = {}
+        self._rows: dict[_Key, _Rows] = {}
 
     def computed(self, batch: MicroBatch, outcomes: Sequence[Outcome]) -> None:
         """Notes the time at which the outcomes of a micro-batch stand, in the order of its requests."""
@@ -63,30 +74,32 @@ class StageTimes:
         most_us = (time.perf_counter() - moments.decided_s) * 1e6
         finish_us = min(max((ended_at_ms - moments.leased_at_ms) * 1000 - before_us, 0.0), most_us)
         spent_us.append(finish_us)
-        here_us = before_us + finish_us
-        tally: dict[tuple[int, str, str], int] = {}
+        ended_here_ms = moments.leased_at_ms + (before_us + finish_us) / 1000
+        groups: dict[_Key, _Group] = {}
         for outcome, status in zip(outcomes, statuses, strict=True):
             if status != b"ok":
                 continue
             entry, request = outcome.entry, outcome.request
-            level = request.priority if request else DEFAULT_PRIORITY
-            key = entry.place, level, ended_as(outcome.counters)
-            rows = self._rows.get(key) or self._found(key)
-            tally[key] = tally.get(key, 0) + 1
+            key = entry.place, request.priority if request else DEFAULT_PRIORITY, outcome.counters[:1]
+            group = groups.get(key)
+            if group is None:
+                rows = self._rows.get(key) or self._found(key, outcome.counters)
+                group = groups[key] = _Group(rows, [], [])
             submitted_at_ms = request.submitted_at_ms if request else 0.0
-            waited_us = (moments.leased_at_ms - (submitted_at_ms or appended_at_ms(entry.id))) * 1000
-            if rows.end_to_end is not None:
-                add(rows.end_to_end, max(waited_us, 0.0) + here_us)
+            group.submitted_ms.append(submitted_at_ms or appended_at_ms(entry.id))
             if entry.place > len(PRIORITIES):
-                waited_us = (moments.leased_at_ms - appended_at_ms(entry.id)) * 1000
-            add(rows.stages[0], waited_us)
-        for key, count in tally.items():
-            for row, us in zip(self._rows[key].stages[1:], spent_us, strict=True):
-                add(row, us, count)
+                group.escalated_ms.append(appended_at_ms(entry.id))
+        for rows, submitted_ms, escalated_ms in groups.values():
+            add_since(rows.stages[0], escalated_ms or submitted_ms, moments.leased_at_ms)
+            if rows.end_to_end is not None:
+                add_since(rows.end_to_end, submitted_ms, ended_here_ms)
+            for row, us in zip(rows.stages[1:], spent_us, strict=True):
+                add(row, us, len(submitted_ms))
 
-    def _found(self, key: tuple[int, str, str]) -> _Rows:
-        """The rows of a place, a request's level and an outcome."""
-        number, level, outcome = key
+    def _found(self, key: _Key, counters: str) -> _Rows:
+        """The rows of a place, a request's level, and what the first of an outcome's counters names."""
+        number, level, _ = key
+        outcome = counters.partition(",")[0].partition(":")[0]
         if number <= len(PRIORITIES):  # the stream counts, and what a request says is information
             level = PRIORITIES[number - 1]
         kind = _KINDS[number - 1]
@@ -95,9 +108,3 @@ class StageTimes:
         whole = self.counts.row(StageLabels(END_TO_END, kind, level, outcome)) if ends else None
         found = self._rows[key] = _Rows(tuple(rows), whole)
         return found
-
-
-@lru_cache(maxsize=1024)
-def ended_as(counters: str) -> str:
-    """Its first counter says how a request left the worker: `answered`, `escalated`, `failed` or `dead`."""
-    return counters.partition(",")[0].partition(":")[0]
