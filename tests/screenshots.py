@@ -92,7 +92,7 @@ def trouble(folder: Path, environment: dict[str, str], client: redis.Redis, page
     page.locator("#jobs progress").wait_for(timeout=30_000)
     time.sleep(3)
     page.emulate_media(color_scheme="dark")
-    shoot(page, "page-trouble-dark")
+    shoot(page, "page-trouble-dark", height=1960)
     page.set_viewport_size({"width": 360, "height": 740})
     page.emulate_media(color_scheme="light")
     shoot(page, "page-phone", height=1500)
@@ -135,16 +135,15 @@ def pretend_a_day(client: redis.Redis) -> None:
         judge.turn(minute * 60_000)
     judge.resign()
     client.delete(f"{KEYS.drift_prefix}history")
-    totals: dict[str, float] = {}
-    for row in rows(now_min):
-        totals = row
+    *kept, now = rows(now_min)  # the live counters begin where a minute more would have ended
+    for row in kept:
         for words in history.commands(KEYS, row):
             client.execute_command(*words)
     named = {
         "accepted:normal": "submitted",
         **{name: name for name in ("answered", "escalated", "timed", "slow", "shed")},
     }
-    client.hset(KEYS.stats, mapping={field: int(totals[name]) for field, name in named.items()})
+    client.hset(KEYS.stats, mapping={field: int(now[name]) for field, name in named.items()})
 
 
 def rows(now_min: int) -> Iterator[dict[str, float]]:
@@ -154,7 +153,7 @@ def rows(now_min: int) -> Iterator[dict[str, float]]:
         ("submitted", "refused", "answered", "failed", "dead", "shed", "timed", "slow"), 0.0
     )
     total |= {"escalated": 0.0, "decided": 0.0}
-    for minute in range(now_min - 1440, now_min):
+    for minute in range(now_min - 1440, now_min + 1):
         more = 60 * (95 + 45 * math.sin((minute % 1440) / 1440 * 2 * math.pi - 2.2) + chance.gauss(0, 3))
         shares = {"shed": 0.68, "timed": 0.84, "slow": 0.84 * (0.06 + abs(chance.gauss(0, 0.015)))}
         shares |= {"escalated": 0.16 + chance.gauss(0, 0.006)}

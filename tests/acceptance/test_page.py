@@ -129,6 +129,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory, real_contexts: Contexts) -> 
         server.close()
 
 
+def violations(page: Any) -> list[tuple[str, list[str]]]:
+    """Rules of axe-core that the page breaks, each with the first place."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["target"]) for one in found]
+
+
 def test_a_service_that_is_well_is_said_to_be_well(shown: Shown) -> None:
     shown.sees("Well", "#state")
     shown.sees(r"\d/s", "#tiles", 10_000)
@@ -182,6 +190,7 @@ def test_a_poison_message_is_told_with_its_reason_and_gone_when_it_is_purged(sho
     shown.page.get_by_role("button", name="Purge").click()
     dialog = shown.page.get_by_role("dialog")
     dialog.get_by_text(re.compile("1 ")).first.wait_for(timeout=SEEN_MS)
+    assert violations(shown.page) == []
     dialog.get_by_role("checkbox").check()
     dialog.get_by_role("button", name="Purge for good").click()
     dialog.get_by_role("button", name="Close").click(timeout=SEEN_MS)
@@ -233,15 +242,19 @@ def test_a_drift_alert_is_told_until_it_ends(shown: Shown) -> None:
 
 
 def test_nothing_on_the_page_is_closed_to_a_keyboard_or_a_screen_reader_in_either_theme(shown: Shown) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
+    page = shown.page
     for theme, width in (("light", 1280), ("dark", 360)):
-        shown.page.emulate_media(color_scheme=theme)
-        shown.page.set_viewport_size({"width": width, "height": 900})
-        found = Axe().run(shown.page).response["violations"]
-        assert [(one["id"], one["nodes"][0]["target"]) for one in found] == [], theme
-        assert shown.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    shown.page.set_viewport_size({"width": 1280, "height": 900})
+        page.emulate_media(color_scheme=theme)
+        page.set_viewport_size({"width": width, "height": 900})
+        assert violations(page) == [], theme
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.get_by_text("Skip to the verdict").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.get_by_label("1 h", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_label("6 h", exact=True).is_checked()
 
 
 def test_a_server_that_is_away_is_told_and_the_page_goes_on_when_it_is_back(shown: Shown) -> None:
@@ -256,6 +269,17 @@ def test_a_server_that_is_away_is_told_and_the_page_goes_on_when_it_is_back(show
 def test_a_service_in_which_everything_is_over_is_said_to_be_well_again(shown: Shown) -> None:
     shown.sees("Well", "#state", 40_000)
     shown.sees_no_more("worker.*(died|went silent)", "#verdict", 40_000)
+
+
+def test_a_page_to_which_nothing_comes_says_that_it_is_old(shown: Shown) -> None:
+    os.kill(shown.dashboards[0].pid, signal.SIGSTOP)
+    try:
+        shown.sees("Nothing has come", "#old")
+        shown.sees("what you see is old", "#verdict")
+        shown.sees(r"\d s old", "#freshness")
+    finally:
+        os.kill(shown.dashboards[0].pid, signal.SIGCONT)
+    shown.sees_no_more("Nothing has come", "#old")
 
 
 def test_a_page_whose_process_is_away_says_so_itself(shown: Shown) -> None:

@@ -2,25 +2,34 @@
 
 import { el, mark, say } from "./dom.js";
 import { ago, clock, counted, cosine, ms, number, percent, perSecond, signed, span, whole } from "./format.js";
-import { SEVERITIES, VERDICTS } from "./words.js";
+import { SEVERITIES, VERDICTS, plain } from "./words.js";
 
-/** Says the verdict; a screen reader hears it once, when it changes. */
+/** Says the verdict up to its first colon; a screen reader hears it once, when it changes. */
 export function sayVerdict(element, verdict) {
-  const sentence = verdict.sentence ?? "";
-  say(element, sentence.charAt(0).toUpperCase() + sentence.slice(1) + (/[.!?]$/.test(sentence) ? "" : "."));
+  const [said] = parts(verdict);
+  say(element, said.charAt(0).toUpperCase() + said.slice(1) + (/[.!?]$/.test(said) ? "" : "."));
+}
+
+/** What is said first, and the particulars behind the colon. */
+function parts({ sentence = "" }) {
+  const at = sentence.indexOf(": ");
+  return at < 0 ? [sentence, ""] : [sentence.slice(0, at), sentence.slice(at + 2)];
 }
 
 /** Since when, what to do, and what else was found. */
 export function advice(snapshot, now_ms) {
   const { verdict, findings = [] } = snapshot;
   const [level] = VERDICTS[verdict.state] ?? VERDICTS.unknown;
+  const others = findings.filter((one) => !verdict.sentence.startsWith(one.sentence));
+  const [, rest] = parts(verdict);
   return [
+    rest && el("p", { class: "rest" }, code(rest.charAt(0).toUpperCase() + rest.slice(1))),
     verdict.since_ms && el("p", { class: "since" }, level === "well" ? "Well since " : "Since ", since(verdict.since_ms, now_ms)),
     verdict.runbook && el("p", { class: "runbook" }, el("strong", {}, "What to do: "), code(verdict.runbook),
       verdict.runbook_link && [" ", link(verdict.runbook_link, "Runbook")]),
-    findings.length > 0 && el("details", { class: "findings", open: level !== "well" },
-      el("summary", {}, counted(findings.length, "finding")),
-      el("ul", {}, findings.map((one) => finding(one, now_ms)))),
+    others.length > 0 && el("details", { class: "findings", open: level !== "well" },
+      el("summary", {}, counted(others.length, "other finding")),
+      el("ul", {}, others.map((one) => finding(one, now_ms)))),
   ];
 }
 
@@ -34,8 +43,9 @@ function finding(one, now_ms) {
 
 const since = (at_ms, now_ms) => `${clock(at_ms, now_ms)}, ${ago(now_ms - at_ms)} ago`;
 
-/** Text whose parts between backquotes are commands. */
+/** Text whose parts between backquotes are commands; all of it is one where it begins like one. */
 export function code(text) {
+  if (/^amn [a-z]+( [\w-]+)*$/.test(text)) return el("code", {}, text);
   return String(text).split("`").map((part, index) => (index % 2 ? el("code", {}, part) : part));
 }
 
@@ -54,26 +64,26 @@ export function tiles(snapshot, now_ms, recent) {
   const most = (name) => awaited.reduce((most, one) => Math.max(most, one[name] ?? 0), 0);
   const sum = (rows) => rows.reduce((total, one) => total + (one.depth ?? 0), 0);
   const well = workers.filter((one) => one.state === "working" || one.state === "idle").length;
-  const firing = alerts.filter((one) => one.state === "firing" || one.state === "undelivered").length;
+  const firing = alerts.filter((one) => one.state === "firing" || one.state === "undelivered");
   return [
-    tile("traffic", "Answered", perSecond(traffic.answered_per_s), `of ${perSecond(traffic.submitted_per_s)} submitted`, null, recent("answered_per_s")),
-    tile("latency", "95 of 100 within", ms(latency.p95_ms), ...judged(latency.p95_ms, latency.objective_p95_ms, ms, "objective"), recent("p95_ms")),
+    tile("traffic", "Answered", perSecond(traffic.answered_per_s), `${perSecond(traffic.submitted_per_s)} submitted`, null, recent("answered_per_s")),
+    tile("latency", "95 of 100 within", ms(latency.p95_ms), ...judged(latency.p95_ms, latency.objective_p95_ms), recent("p95_ms")),
     tile("escalation", "Given to a fallback", percent(escalation.rate), ...hourly(escalation), recent("escalation_rate")),
     tile("streams", "Backlog", span(1000 * most("backlog_s")), `${whole(sum(awaited))} waiting${sum(bulk) ? `, ${whole(sum(bulk))} bulk` : ""}`, null, recent("depth_amn")),
     tile("workers", "Workers well", `${well} of ${workers.length}`, troubled(workers), well < workers.length || !well ? "bad" : null, recent("amn_workers")),
     tile("drift", "OOD delta", cosine(drift.delta), `baseline ${cosine(drift.baseline_delta)}`, null, recent("delta")),
     tile("dead", "Dead letters", whole(dead.count), newest(dead, now_ms), dead.count ? "warning" : null),
-    tile("alerts", "Alerts firing", whole(firing), others(alerts.length - firing), firing ? "bad" : null),
+    tile("alerts", "Alerts firing", whole(firing.length), firing.map((one) => plain(one.name)).join(", ") || others(alerts.length), firing.length ? "bad" : null),
   ];
 }
 
-const others = (count) => (count ? `${count} silenced or ending` : "none held back");
+const others = (count) => (count ? `${count} silenced or ending` : "none is held back");
 
 export const minus = (one, other) => (typeof one === "number" && typeof other === "number" ? one - other : null);
 
-function judged(value, bar, unit, name) {
-  if (typeof value !== "number" || typeof bar !== "number") return [`${name} ${unit(bar)}`, null];
-  return value > bar ? [`above ${unit(bar)}`, "warning"] : [`${name} ${unit(bar)}: held`, null];
+function judged(value, bar) {
+  if (typeof value !== "number" || typeof bar !== "number") return [`objective ${number(bar)} ms`, null];
+  return value > bar ? [`above ${number(bar)} ms`, "warning"] : [`objective ${number(bar)} ms: held`, null];
 }
 
 /** The limit is of an hour: a few seconds above it are no trouble. */

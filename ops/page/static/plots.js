@@ -7,6 +7,14 @@ const COLOURS = ["blue", "orange", "green", "purple", "grey"];
 const DASHES = [[], [7, 3], [2, 3], [9, 3, 2, 3], [1, 5]];
 /** Steps of a scale of things that are counted. */
 const WHOLE = [1, 2, 5].flatMap((first) => Array.from({ length: 8 }, (_, power) => first * 10 ** power)).sort((a, b) => a - b);
+/** Ticks of a logarithmic scale: 1, 2, 5 and so on, or powers of ten alone where the scale is long. */
+function decades(chart, axis, low, high) {
+  const steps = high / low > 60 ? [1] : [1, 2, 5];
+  const first = Math.floor(Math.log10(low)), count = Math.ceil(Math.log10(high)) - first + 1;
+  const ticks = Array.from({ length: count }, (_, power) => steps.map((step) => step * 10 ** (first + power))).flat();
+  return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
+}
+
 const plots = [];
 const synced = globalThis.uPlot.sync("time");
 
@@ -62,7 +70,7 @@ export class Plot {
         scales: { x: { time: true }, y: this.settings.log ? { distr: 3 } : { range: (_, low, high) => this.limits(low, high) } },
         axes: [
           { ...axis, grid: { show: false }, size: 24, space: 60, values: (_, all) => all.map((at_s) => clock(at_s * 1000, at_s * 1000, false).slice(0, 5)) },
-          { ...axis, grid, size: 58, space: 26, ...(this.settings.whole ? { incrs: WHOLE } : {}), values: (_, all) => all.map((value) => (value === null ? "" : (this.settings.tick ?? this.settings.unit)(value))) },
+          { ...axis, grid, size: 58, space: 26, ...(this.settings.whole ? { incrs: WHOLE } : {}), ...(this.settings.log ? { splits: decades } : {}), values: (_, all) => all.map((value) => (value === null ? "" : (this.settings.tick ?? this.settings.unit)(value))) },
         ],
         series: [{}, ...this.settings.series.map((one, index) => ({
           stroke: colour(one.limit === undefined ? COLOURS[index] : "text"),

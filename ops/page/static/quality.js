@@ -6,6 +6,7 @@ import { code, link, minus } from "./glance.js";
 import { facts } from "./serving.js";
 import { ALERT_STATES, plain } from "./words.js";
 
+const SEEN = { ok: "No drop is seen.", firing: "Answers got worse.", insufficient: "Too little is known." };
 const LEVELS = { ok: "well", firing: "bad", insufficient: "unknown" };
 
 export function drift(snapshot) {
@@ -13,7 +14,7 @@ export function drift(snapshot) {
   const { means = [], exemplars = [], rules = [] } = found;
   const change = minus(found.delta, found.baseline_delta);
   return [
-    el("p", {}, mark(LEVELS[found.state] ?? "unknown", found.verdict || "The judge has said nothing yet.")),
+    el("p", {}, mark(LEVELS[found.state] ?? "unknown", SEEN[found.state] ?? SEEN.insufficient), found.verdict && ` ${found.verdict.replace(/[.]?$/, ".")}`),
     facts([
       ["OOD delta, 24 h", cosine(found.delta)], ["its baseline", cosine(found.baseline_delta)],
       ["change", signed(change)], ["told from a drop of", cosine(found.threshold)],
@@ -22,7 +23,7 @@ export function drift(snapshot) {
     means.length ? table("Means of the cosine over 24 h", [
       { title: "slice", head: true, cell: (row) => row.slice },
       { title: "mean", number: true, cell: (row) => cosine(row.mean) },
-      { title: "95 % interval", number: true, cell: (row) => `${cosine(row.low)} to ${cosine(row.high)}` },
+      { title: "95 % interval", number: true, cell: (row) => (typeof row.low === "number" ? `${cosine(row.low)} to ${cosine(row.high)}` : "–") },
       { title: "on one scale", cell: (row) => interval(row, means) },
       { title: "samples", number: true, cell: (row) => whole(row.n) },
     ], means, (row) => row.slice) : el("p", { class: "empty" }, "No sampled prediction met its truth yet."),
@@ -73,7 +74,7 @@ export function alerts(snapshot, now_ms) {
       : el("p", { class: "empty" }, mark("well", "Nothing fires.")),
     silences.length > 0 && [el("h3", {}, "Held back"), table("Silences", [
       { title: "what", head: true, wraps: true, cell: covered },
-      { title: "until", wraps: true, cell: (row) => `${clock(row.until_ms, now_ms, false)}, ${span(row.until_ms - now_ms)} left` },
+      { title: "until", wraps: true, cell: (row) => clock(row.until_ms, now_ms, false) },
       { title: "why", wraps: true, cell: (row) => row.reason },
       { title: "by", cell: (row) => row.author },
       actions && { title: "do", cell: (row) => el("button", { type: "button", "data-action": "end_silence", "data-id": row.id, "data-what": covered(row) }, "End …") },

@@ -22,7 +22,7 @@ export function workers({ workers: found = [] }) {
   if (!found.length) {
     return el("p", { class: "empty" }, mark("bad", "No worker is known to the server. "), "Start some: ", el("code", {}, "amn up"));
   }
-  const models = new Set(found.filter((one) => one.kind === "amn").map((one) => one.model));
+  const models = new Set(found.filter((one) => one.kind === "amn" && one.model).map((one) => one.model));
   return [
     table("Workers in numbers", [
       { title: "worker", head: true, cell: (row) => row.name },

@@ -1,7 +1,7 @@
 // Sections about requests: latency, stages, escalation.
 
 import { el, mark, table } from "./dom.js";
-import { counted, ms, number, percent, perSecond, whole } from "./format.js";
+import { counted, ms, number, percent, perSecond } from "./format.js";
 import { meaning, plain } from "./words.js";
 
 /** A short list of names and values. */
@@ -26,21 +26,29 @@ const PALETTE = ["blue", "orange", "green", "purple", "grey"];
 export function stages({ stages: found = [] }) {
   if (!found.length) return el("p", { class: "empty" }, "No request was measured in the last minutes.");
   const kinds = [...new Set(found.map((one) => one.kind))];
-  return kinds.map((kind) => {
-    const rows = found.filter((one) => one.kind === kind)
-      .map((one, index) => ({ ...one, place: index + 1, colour: PALETTE[index % PALETTE.length], time_ms: one.mean_ms ?? one.p50_ms ?? 0 }));
-    const sum_ms = rows.reduce((total, row) => total + row.time_ms, 0) || 1;
-    rows.forEach((row) => Object.assign(row, { share: row.time_ms / sum_ms }));
-    return el("div", { class: "stack", "data-key": kind }, bar(kind, rows), table(`Stages of ${kind} workers in numbers`, [
-      { title: "stage", head: true, wraps: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`, meaning(row.stage) && el("span", { class: "soft" }, `: ${meaning(row.stage)}`)] },
-      { title: "mean", number: true, cell: (row) => ms(row.mean_ms) },
-      { title: "share", number: true, cell: (row) => percent(row.share) },
-      { title: "p50", number: true, cell: (row) => ms(row.p50_ms) },
-      { title: "p95", number: true, cell: (row) => ms(row.p95_ms) },
-      { title: "p99", number: true, cell: (row) => ms(row.p99_ms) },
-      { title: "requests", number: true, cell: (row) => whole(row.n) },
-    ], rows, (row) => row.stage));
-  });
+  const first = kinds.filter((kind) => FIRST.has(kind)), others = kinds.filter((kind) => !FIRST.has(kind));
+  return [
+    first.map((kind) => ofKind(kind, found)),
+    others.length > 0 && el("details", {}, el("summary", {}, `More: ${others.join("; ")}`), others.map((kind) => ofKind(kind, found))),
+  ];
+}
+
+/** Kinds that somebody waits for; bulk work and the secondary fallback stand behind them. */
+const FIRST = new Set(["amn", "fallback"]);
+
+function ofKind(kind, found) {
+  const rows = found.filter((one) => one.kind === kind)
+    .map((one, index) => ({ ...one, place: index + 1, colour: PALETTE[index % PALETTE.length], time_ms: one.mean_ms ?? one.p50_ms ?? 0 }));
+  const sum_ms = rows.reduce((total, row) => total + row.time_ms, 0) || 1;
+  rows.forEach((row) => Object.assign(row, { share: row.time_ms / sum_ms }));
+  return el("div", { class: "stack", "data-key": kind }, bar(kind, rows), table(`Stages of ${kind} workers in numbers`, [
+    { title: "stage", head: true, wraps: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`, meaning(row.stage) && el("span", { class: "soft" }, `: ${meaning(row.stage)}`)] },
+    { title: "mean", number: true, cell: (row) => ms(row.mean_ms) },
+    { title: "share", number: true, cell: (row) => percent(row.share) },
+    { title: "p50", number: true, cell: (row) => ms(row.p50_ms) },
+    { title: "p95", number: true, cell: (row) => ms(row.p95_ms) },
+    { title: "p99", number: true, cell: (row) => ms(row.p99_ms) },
+  ], rows, (row) => row.stage));
 }
 
 function bar(kind, rows) {
@@ -55,7 +63,7 @@ function bar(kind, rows) {
   });
   const told = rows.map((row) => `${row.stage} ${percent(row.share)}`).join(", ");
   return [
-    el("h3", {}, `${kind} workers: ${ms(rows.reduce((total, row) => total + row.time_ms, 0))} in the mean`),
+    el("h3", {}, `${kind}: ${ms(rows.reduce((total, row) => total + row.time_ms, 0))} in the mean of ${counted(rows[0].n, "request")}`),
     el("svg", { width: "100%", height: 24, role: "img", "aria-label": `Shares of the time: ${told}` }, parts),
   ];
 }
