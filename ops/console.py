@@ -18,12 +18,13 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from amn.output import plain, strict_json
@@ -31,6 +32,8 @@ from amn.output import plain, strict_json
 #: A pipe or a file has no width; tables must not be cut for it.
 _PIPED_WIDTH = 160
 _REDRAW_S = 0.2
+#: On a narrower terminal a bar leaves out what says least, so that no number is cut.
+_BAR_WIDTH_MIN = 100
 
 
 class Screen(Console):
@@ -105,6 +108,14 @@ def say_json(value: object, *, indent: int | None = None) -> None:
     click.echo(strict_json(value, indent=indent))
 
 
+class _RateColumn(ProgressColumn):
+    """The units of a second, of the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
+
+
 class Bar:
     """A progress bar on standard error, as a context manager; it begins anew with each step.
 
@@ -113,18 +124,20 @@ class Bar:
     """
 
     def __init__(self, unit: str) -> None:
+        screen = err()
+        wide = screen.width >= _BAR_WIDTH_MIN
         columns: tuple[ProgressColumn, ...] = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
+            *((BarColumn(bar_width=20),) if wide else ()),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TextColumn(unit, markup=False),
+            _RateColumn(table_column=Column(no_wrap=True)),
             TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
+            *((TimeElapsedColumn(),) if wide else ()),
             TextColumn("left", markup=False),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
         )
-        screen = err()
         self.print, self.visible = screen.print, screen.is_terminal
         self._progress = Progress(
             *columns, console=screen, auto_refresh=False, transient=True, disable=not self.visible
@@ -143,7 +156,8 @@ class Bar:
         """Shows how far a step has come."""
         now_s, progress = time.monotonic(), self._progress
         if progress.tasks[0].description != step:
-            progress.reset(self._task, description=step, total=total)
+            # What was done before has no part in the rate.
+            progress.reset(self._task, description=step, total=total, completed=done)
         elif now_s - self._drawn_at_s < _REDRAW_S and done < total:
             return
         self._drawn_at_s = now_s

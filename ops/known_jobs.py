@@ -114,7 +114,8 @@ class Notes:
 
     def progress(self, progress: Any) -> None:
         """Keep how far it is."""
-        self._job.meta |= {name: getattr(progress, name) for name in ("done", "rows", "failed", "escalated")}
+        self._job.meta |= {name: getattr(progress, name) for name in ("done", "rows", "escalated")}
+        self._job.meta["failed"] = progress.faults
         self._job.meta["stalled_s"] = 0
         self._now_and_then()
 

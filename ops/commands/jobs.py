@@ -13,7 +13,7 @@ import redis
 
 from ops import console
 from ops.commands import options
-from ops.commands.predict import file_options, settings_of
+from ops.commands.predict import View, file_options, settings_of
 from ops.commands.predict import show as show_summary
 from ops.errors import RunStopped
 from ops.settings import producer_settings
@@ -113,11 +113,11 @@ def show(job: str, url: str | None, as_json: bool) -> None:
 @options.url
 def watch(job: str, url: str | None) -> None:
     """Follow a job until it ends; the exit code is 1 when it failed."""
-    with _connection(url) as connection, console.Bar("rows") as bar:
+    with _connection(url) as connection, View() as view:
         while (row := _row(connection, job))["status"] in ("queued", "started"):
             stalled = f", no answers for {row['stalled_s']:,} s" if row["stalled_s"] else ""
             note = f"{row['failed']:,} failed, {row['escalated']:,} escalated{stalled}"
-            bar.draw(row["status"], row["done"], row["rows"], note)
+            view.draw(row["status"], row["done"], row["rows"], note)
             time.sleep(0.5)
     if row["status"] != "finished":
         raise RunStopped(f"job {job} {row['status']}: {row['error'] or 'what is done stays'}")

@@ -138,7 +138,11 @@ def predict(
             )
             engine = QueueEngine(producer, chosen, view.stalled)
             truths = stack.enter_context(reporting(producer, settings))
-        summary = predict_files(settings, data, engine, view.progress, truths)
+        try:
+            summary = predict_files(settings, data, engine, view.progress, truths)
+        except KeyboardInterrupt:
+            console.say(f"{settings.out}: what is done stays, and the same command goes on", err=True)
+            raise
     show(summary, as_json)
 
 
@@ -147,6 +151,7 @@ class View:
 
     def __init__(self) -> None:
         self._bar, self._said_at_s, self._stalled_at_s = console.Bar("rows"), time.monotonic(), 0.0
+        self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> View:
         self._bar.__enter__()
@@ -156,12 +161,20 @@ class View:
         self._bar.__exit__(*_)
 
     def progress(self, progress: Any) -> None:
-        """Show how far it is."""
-        note = f"{progress.failed:,} failed, {progress.escalated:,} escalated"
-        self._bar.draw("predicting", progress.done, progress.rows, note)
-        if not self._bar.visible and time.monotonic() - self._said_at_s > _LINE_S:
-            self._said_at_s = time.monotonic()
-            console.say(f"{progress.done:,} of {progress.rows:,} rows, {note}", err=True)
+        """Show how far a run is."""
+        note = f"{progress.faults:,} failed, {progress.escalated:,} escalated"
+        self.draw("predicting", progress.done, progress.rows, note)
+
+    def draw(self, step: str, done: int, rows: int, note: str) -> None:
+        """Show rows of a step; without a terminal once a minute, with rate and time left."""
+        self._bar.draw(step, done, rows, note)
+        now_s = time.monotonic()
+        began_s, before = self._first = self._first or (now_s, done)
+        if not self._bar.visible and now_s - self._said_at_s > _LINE_S:
+            self._said_at_s = now_s
+            rate = (done - before) / (now_s - began_s)
+            left = f", {(rows - done) / rate / 60:,.0f} min left" if rate else ""
+            console.say(f"{step}: {done:,} of {rows:,} rows, {rate:,.0f}/s{left}, {note}", err=True)
 
     def stalled(self, for_s: float, why: str) -> None:
         """Say once in a while that no answers come."""

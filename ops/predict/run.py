@@ -64,6 +64,11 @@ class Progress:
     skipped: int = 0
     codes: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def faults(self) -> int:
+        """Failed rows but for those at the begin of a document, which no model answers."""
+        return self.failed - self.codes[SHORT_DOCUMENT[0]]
+
     def count(self, row: dict[str, Any]) -> None:
         """Add a row group that is done."""
         self.done += row["rows"]
