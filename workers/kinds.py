@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import structlog
 import torch
@@ -41,10 +42,15 @@ _LOG = structlog.get_logger("amn.worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """A worker, put together: its loop, with the model warmed up, and what runs beside it."""
+    """A worker, put together: its loop, with the model warmed up, and what runs beside it.
+
+    Attributes:
+        decides: Ids of the policy and the calibration by which it decides, for its presence.
+    """
 
     loop: Loop
     sides: tuple[SideThread, ...] = ()
+    decides: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
@@ -75,7 +81,7 @@ def _amn(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -
     queue = LeasedQueue(settings, Keys(settings.producer.queue).requests, worker_name("amn"))
     handler = AmnHandler(predictor, gate, settings, sampler)
     loop = Loop(queue, handler, stages=_stages(settings), traces=_traces(settings, queue))
-    return Parts(loop=loop, sides=tuple(sides))
+    return Parts(loop=loop, sides=tuple(sides), decides=_decides(policy, calibration))
 
 
 def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predictor) -> Parts:
@@ -89,7 +95,12 @@ def _fallback(settings: WorkerSettings, artifacts: Artifacts, predictor: Predict
     queue = LeasedQueue(settings, stream, worker_name("fallback"))
     handler, stages = FallbackHandler(predictor, tier), _stages(settings)
     loop = Loop(queue, handler, stages=stages, traces=_traces(settings, queue))
-    return Parts(loop=loop, sides=(side,))
+    return Parts(loop=loop, sides=(side,), decides=_decides(policy, calibration))
+
+
+def _decides(policy: EscalationPolicy, calibration: Calibration | None) -> dict[str, str]:
+    fitted = calibration.calibration_id if calibration else ""
+    return {"policy": policy.policy_id(fitted), "calibration": fitted}
 
 
 def _stages(settings: WorkerSettings) -> StageTimes | None:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+from importlib import metadata
 from types import FrameType
 
 import structlog
@@ -36,8 +37,9 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     parts = build(settings, artifacts)
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
+    served |= {**parts.decides, "artifacts": artifacts.origin, "version": _version()}
     pulse = Pulse(ends_itself=False)
-    sides = (Keeper(loop, served | {"artifacts": artifacts.origin}, pulse.beat), *parts.sides)
+    sides = (Keeper(loop, served, pulse.beat), *parts.sides)
     _stop_on_signals(loop)
     try:
         queue.ensure_group()
@@ -65,6 +67,14 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
             _LOG.warning("release_failed", worker=queue.name, error=str(error))
         queue.close()
         _LOG.info("worker_stopped", worker=queue.name, finished=loop.finished)
+
+
+def _version() -> str:
+    """The version of this package; "" where it was not installed."""
+    try:
+        return metadata.version("amn-queue")
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _yield_to_others() -> None:

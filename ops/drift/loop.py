@@ -15,7 +15,7 @@ from ops.drift.memory import BLOCKS_KEPT, Memory
 from ops.drift.rules.baselines import rebaseline
 from ops.drift.rules.drift import evaluate_drift
 from ops.drift.rules.health import canary, monitor_health
-from ops.drift.service.history import row_of
+from ops.drift.service.history import last_minute, row_of
 from ops.drift.service.live import read_service
 from ops.drift.service.objectives import objectives
 from ops.drift.service.table import evaluate_conditions
@@ -62,12 +62,13 @@ def evaluate(
     findings += objectives(service, open_block, settings)
     findings += evaluate_conditions(service)
     findings.append(monitor_health(found.state, traffic, service, settings))
+    model = traffic.main_model()
     return replace(
         found,
         findings=findings,
         audit=[*audit, *found.audit],
         counters=service.counters,
-        minute=row_of(service, findings),
+        minute=row_of(service, last_minute(client, keys, now_ms), traffic.day_values(model) if model else {}),
     )
 
 

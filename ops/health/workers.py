@@ -39,7 +39,8 @@ class WorkerFacts:
         clock_offset_ms: How far the clock of its host is ahead of the server's.
         reads_lost: Reads of its whose answers never came.
         reads_narrowed: To how many entries it has narrowed its reads since; 0 for not much.
-        model, bank: What it serves.    artifacts: Folder on its host that these come from.
+        model, bank, policy, calibration: Ids of what it serves, and by what it decides.
+        version: Of its package.    artifacts: Folder on its host that these come from.
         lease_ms: For how long it holds what it does not renew.
     """
 
@@ -59,6 +60,9 @@ class WorkerFacts:
     reads_narrowed: int = 0
     model: str = ""
     bank: str = ""
+    policy: str = ""
+    calibration: str = ""
+    version: str = ""
     artifacts: str = ""
     lease_ms: int = 3_000
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import redis
@@ -18,9 +18,10 @@ from ops.alerts import books
 from ops.alerts.alert import Alert
 from ops.alerts.silences import Silence, silences
 from ops.alerts.store import alerts
-from ops.clock import server_now_ms
+from ops.clock import BLOCK_MIN, server_now_ms
 from ops.deadletters import DeadLetters, described
 from ops.drift.memory import Memory
+from ops.drift.service import history
 from ops.findings import Finding
 from ops.health import Facts, beside, letters, server, streams, workers
 from ops.health.counters import read_counters
@@ -39,6 +40,20 @@ _TIMES_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The judge's last evaluation.
+
+    Attributes:
+        baselines: By model, in words: how far its measure of health is, and of when.
+        day: The newest row of the history, with the means of 24 h.
+    """
+
+    findings: Sequence[Finding] = ()
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    day: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """The service at one moment.
 
@@ -46,7 +61,7 @@ class Look:
         facts: As the doctor has them, without what is on this machine.
         consumers: Names of all workers that have read and have not left.
         letters: The newest dead letters.
-        judged: Findings of the judge's last evaluation.
+        judged: What the judge's last evaluation left.
         jobs, exemplars: Newest jobs; the worst scored requests of the last hours. Read now and then.
         undelivered: Ids of alerts with a message that a sink has not taken.
         times: Of the stages, over the last minute or two.
@@ -57,7 +72,7 @@ class Look:
     letters: Sequence[Letter] = ()
     alerts: Sequence[Alert] = ()
     silences: Sequence[Silence] = ()
-    judged: Sequence[Finding] = ()
+    judged: Judged = field(default_factory=Judged)
     jobs: Sequence[Mapping[str, Any]] = ()
     exemplars: Sequence[Mapping[str, Any]] = ()
     undelivered: frozenset[str] = frozenset()
@@ -75,6 +90,7 @@ class Looker:
     def __init__(self, client: redis.Redis, settings: ProducerSettings) -> None:
         self._client, self._settings, self._keys = client, settings, Keys(settings.queue)
         self._memory = Memory(client, self._keys)
+        self._jobs_seen: dict[str, tuple[float, int]] = {}
         self._kept: dict[str, tuple[Any, float, Any]] = {}
 
     def look(self) -> Look:
@@ -131,11 +147,18 @@ class Looker:
         found = DeadLetters(self._client, self._settings).get(letter_id)
         return None if found is None else described(found, server_now_ms(self._client))
 
-    def _judged(self) -> list[Finding]:
+    def _judged(self) -> Judged:
         try:
-            return self._memory.findings()
-        except (ValueError, TypeError):  # another version wrote them
-            return []
+            findings, state = self._memory.findings(), self._memory.state()
+        except (ValueError, TypeError, KeyError):  # another version wrote them
+            return Judged()
+        baselines = {
+            model: f"{'frozen' if one.frozen else 'learning'}, {_day(one.learned_block or one.first_block)}"
+            for model, one in state.models.items()
+            if one.baselines
+        }
+        day = next(iter(history.read(self._client, self._keys, 0)), {})
+        return Judged(findings=findings, baselines=baselines, day=day)
 
     def _undelivered(self) -> frozenset[str]:
         return frozenset(one["alert"] for one in books.read(self._client, self._keys).undelivered())
@@ -143,7 +166,16 @@ class Looker:
     def _jobs(self) -> list[dict[str, Any]]:
         from ops.jobs import listed  # loads RQ
 
-        return listed(self._client, _JOBS_MAX)
+        rows, now_s = listed(self._client, _JOBS_MAX), time.monotonic()
+        for row in rows:
+            at_s, done = self._jobs_seen.get(row["id"], (now_s, row["done"]))
+            rate = (
+                (row["done"] - done) / (now_s - at_s) if now_s > at_s and row["status"] == "started" else 0.0
+            )
+            row["rate_per_s"] = round(rate, 3) if rate > 0 else None
+            row["left_s"] = round((row["rows"] - row["done"]) / rate) if rate > 0 else None
+        self._jobs_seen = {row["id"]: (now_s, row["done"]) for row in rows}
+        return rows
 
     def _worst(self, now_ms: int) -> list[dict[str, Any]]:
         from workers.shadow.exemplars import WORST, Exemplars
@@ -156,3 +188,7 @@ class Looker:
         names = ("key", "model", "lane", "slice", "minute", "cosine", "fallback")
         worst = [one for one in found if one.kind == WORST][:_EXEMPLARS_MAX]
         return [{name: getattr(one, name) for name in names} for one in worst]
+
+
+def _day(block: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(block * BLOCK_MIN * 60))

@@ -73,6 +73,8 @@ def _worker(one: WorkerFacts, finished_before: int | None) -> dict[str, Any]:
         "started_ms": one.started_at_ms,
         "model": one.model,
         "bank": one.bank,
+        "policy": one.policy,
+        "version": one.version,
     }
 
 
@@ -117,9 +119,9 @@ def kind_of(letter: Letter) -> str:
 
 def drift(look: Look) -> dict[str, Any]:
     """The judge's last verdict on the model that is sampled most, and its numbers of 24 h."""
-    whole = [one for one in look.judged if one.rule == "ood_delta" and not one.lane]
+    whole = [one for one in look.judged.findings if one.rule == "ood_delta" and not one.lane]
     main = max(whole, key=lambda one: float(one.values.get("n_id", 0)), default=None)
-    firing = [one for one in look.judged if one.state == "firing" and one.rule in _DRIFT_RULES]
+    firing = [one for one in look.judged.findings if one.state == "firing" and one.rule in _DRIFT_RULES]
     said = min(firing, key=lambda one: one.severity != "page", default=main)
     judged_ms_ago = look.facts.beside.judged_ms_ago
     values: Mapping[str, Any] = main.values if main is not None else {}
@@ -128,13 +130,13 @@ def drift(look: Look) -> dict[str, Any]:
         "state": "insufficient" if said is None else said.state,
         "judged_ms_ago": judged_ms_ago,
         "model": None if main is None else main.model,
-        "delta": values.get("delta"),
+        "delta": look.judged.day.get("delta"),
         "baseline_delta": values.get("delta_expected"),
         "drop": values.get("drop"),
         "drop_low": values.get("drop_low_99"),
         "drop_high": values.get("drop_high_99"),
         "threshold": _DROP_TOLD,
-        "means": [_mean(values, *names) for names in _SLICES if f"mean_{names[1]}" in values],
+        "means": _means(look.judged.day),
         "rules": [
             {
                 "rule": one.rule,
@@ -143,7 +145,7 @@ def drift(look: Look) -> dict[str, Any]:
                 "state": one.state,
                 "sentence": one.summary,
             }
-            for one in look.judged
+            for one in look.judged.findings
             if one.model
         ],
         "exemplars": list(look.exemplars),
@@ -155,10 +157,16 @@ _SLICES = (("in distribution", "id"), ("out of distribution", "ood"))
 _WIDTH_SE = 1.96
 
 
-def _mean(values: Mapping[str, Any], name: str, short: str) -> dict[str, Any]:
-    mean, error = values[f"mean_{short}"], values.get(f"mean_{short}_error")
-    bounds = (None, None) if error is None else (mean - _WIDTH_SE * error, mean + _WIDTH_SE * error)
-    return {"slice": name, "mean": mean, "low": bounds[0], "high": bounds[1], "n": values.get(f"n_{short}")}
+def _means(day: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The means of the last day's scores, with their intervals, as far as there are any."""
+    rows = []
+    for name, short in _SLICES:
+        mean, error = day.get(f"mean_{short}"), day.get(f"mean_{short}_error")
+        if mean is not None and error is not None:
+            low, high = round(mean - _WIDTH_SE * error, 6), round(mean + _WIDTH_SE * error, 6)
+            n = round(day.get(f"n_{short}") or 0)
+            rows.append({"slice": name, "mean": mean, "low": low, "high": high, "n": n})
+    return rows
 
 
 def alerts(look: Look, settings: AlertSettings) -> list[dict[str, Any]]:
@@ -228,9 +236,10 @@ def jobs(look: Look) -> list[dict[str, Any]]:
 
 
 def in_force(look: Look) -> dict[str, Any]:
-    """The model and the bank of most AMN workers."""
+    """The ids that most AMN workers serve and decide by, and the judge's measure of health for that model."""
     amn = [one for one in look.facts.workers if one.kind == "amn"]
-    said = {"model": [one.model for one in amn], "bank": [one.bank for one in amn]}
-    most = {name: Counter(filter(None, texts)).most_common(1) for name, texts in said.items()}
-    found: dict[str, Any] = {name: rows[0][0] if rows else None for name, rows in most.items()}
-    return found | dict.fromkeys(("calibration", "policy", "baseline"))
+    found: dict[str, Any] = {}
+    for name in ("model", "bank", "policy", "calibration"):
+        said = Counter(text for one in amn if (text := getattr(one, name))).most_common(1)
+        found[name] = said[0][0] if said else None
+    return found | {"baseline": look.judged.baselines.get(found["model"])}

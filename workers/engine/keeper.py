@@ -36,7 +36,7 @@ class Keeper(SideThread):
 
     Args:
         loop: The worker's.
-        serves: What it answers with: `model`, and `bank` when it has one.
+        serves: What it answers with and by what it decides: ids by name, such as `model` and `bank`.
         beat: Called each turn; says that this thread gets on.
     """
 

@@ -14,9 +14,9 @@ from typing import Self
 
 import numpy as np
 
-from ops.clock import BLOCK_MIN
+from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.comparison import Window
-from ops.drift.measures.statistics import Floats
+from ops.drift.measures.statistics import Floats, delta_values
 from workers.shadow.scores import (
     BINS,
     MILLION,
@@ -189,6 +189,15 @@ class Traffic:
         for each in series.values():
             each[ALL] = np.sum(list(each.values()), axis=0)
         return cls(first_block=first_block, series=series, minutes=minutes, blocks=blocks)
+
+    def main_model(self) -> str | None:
+        """The model that most of the last day's samples were of."""
+        sizes = {model: lanes[ALL][1, :, -BLOCKS_PER_DAY:].sum() for model, lanes in self.series.items()}
+        return max(sizes, key=lambda model: sizes[model], default=None)
+
+    def day_values(self, model: str) -> dict[str, float]:
+        """The means and the delta of a model's last day, as `delta_values`, whatever a judge has learned."""
+        return delta_values(self.series[model][ALL][..., -BLOCKS_PER_DAY:])
 
     def window(self, model: str, lane: str, end_block: int, blocks: int) -> Window | None:
         """The blocks before `end_block`; None when they began before what is here."""

@@ -59,6 +59,22 @@ class Means:
         return noise(self.spread, self.inflation)
 
 
+def delta_values(sums: Floats) -> dict[str, float]:
+    """The delta and the means of one window, with standard errors and effective requests.
+
+    Without scored requests on a side there is nothing of it, and no delta: no data is not a delta of 0.
+
+    Args:
+        sums: Shape (6, 2, T).
+    """
+    seen = means(sums)
+    values = {"ood_delta": seen.delta, "error": np.sqrt(seen.delta_variance)}
+    for name, side in (("ood", OOD), ("id", ID)):
+        values |= {f"mean_{name}": seen.mean[side], f"mean_{name}_error": np.sqrt(seen.variance[side])}
+        values |= {f"n_{name}": seen.n[side]}
+    return {name: float(value) for name, value in values.items() if np.isfinite(value)}
+
+
 def noise(spread: Floats, inflation: Floats) -> Floats:
     """Variance that one request of a slice adds to (delta, mean OOD, mean ID), (..., 3, 2).
 

@@ -16,10 +16,11 @@ from typing import Any, cast
 import redis
 
 from amn.output import strict_json
+from ops import stages
 from ops.drift.service.live import KINDS, Service
-from ops.findings import Finding
 from ops.leader import Command
 from producer.keys import Keys
+from producer.stages import END_TO_END
 
 _ROWS_MAX, _KEPT_S, _STEP_S = 1_500, 2 * 86_400, 60
 MINUTES_MAX = 1_440
@@ -39,23 +40,45 @@ _STREAMS = {
     "amn": ("requests:high", "requests", "requests:low"),
     "fallback": ("fallback", "fallback:secondary"),
 }
-_STATE = ("depth_amn", "depth_fallback", "oldest_ms", *(f"{kind}_workers" for kind in KINDS), "delta")
+#: Numbers of the last day's scores, by the names of `delta_values`.
+QUALITY = {"ood_delta": "delta", "error": "delta_error"} | {
+    name: name for short in ("ood", "id") for name in (f"mean_{short}", f"mean_{short}_error", f"n_{short}")
+}
+_STATE = (
+    *("depth_amn", "depth_fallback", "oldest_ms", *(f"{kind}_workers" for kind in KINDS)),
+    *("p50_ms", "p95_ms", "p99_ms", "delta", "mean_ood", "mean_id"),
+)
 
 
-def row_of(service: Service, findings: Sequence[Finding]) -> dict[str, float | None]:
-    """The row of this minute."""
+def last_minute(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, float]:
+    """The whole way of what AMN answers and somebody waits for, of the last whole minute: p50 to p99, ms."""
+    minute = now_ms // 60_000 - 1
+    shown = stages.shown(stages.parse(stages.read_minutes(client, keys, minute, minute).values()))
+    times = shown.get("amn", {}).get(END_TO_END, {})
+    return {f"{name}_ms": times[name] for name in stages.STATISTICS if name in times}
+
+
+def row_of(
+    service: Service, times: Mapping[str, float], quality: Mapping[str, float]
+) -> dict[str, float | None]:
+    """The row of this minute.
+
+    Args:
+        times: As `last_minute` gives them.
+        quality: Means and delta of the last 24 h, as `Traffic.day_values` gives them.
+    """
     depths = {
         f"depth_{kind}": sum(service.streams[name].entries for name in names if name in service.streams)
         for kind, names in _STREAMS.items()
     }
-    deltas = (one.values.get("delta") for one in findings if one.rule == "ood_delta" and not one.lane)
     return {
         "at_ms": service.now_ms,
         **{name: sum(service.counters.get(one, 0) for one in of) for name, of in _COUNTERS.items()},
         **depths,
         "oldest_ms": round(1000 * service.age_s(*_STREAMS["amn"], *_STREAMS["fallback"])),
         **{f"{kind}_workers": service.working(kind) for kind in KINDS},
-        "delta": cast("float | None", next((one for one in deltas if one is not None), None)),
+        **times,
+        **{QUALITY[name]: round(value, 6) for name, value in quality.items() if name in QUALITY},
     }
 
 

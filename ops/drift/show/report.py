@@ -42,7 +42,7 @@ def page(
     Raises:
         FileRefused: Nothing was sampled of this model.
     """
-    model = model or views.main_model(found)
+    model = model or found.traffic.main_model()
     if model is not None and model not in found.traffic.series:
         known = ", ".join(found.traffic.series) or "none"
         raise FileRefused(

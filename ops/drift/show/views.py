@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,6 @@ from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.console import DataTable, Screen, styled
 from ops.drift.measures.blocks import ALL, StandIn, Traffic
 from ops.drift.measures.comparison import Comparison
-from ops.drift.measures.statistics import ID, OOD, means
 from ops.drift.memory import Memory
 from ops.drift.rules.drift_rules import comparison_values
 from ops.drift.state import Evaluation
@@ -29,12 +27,6 @@ STYLES = {"PAGE": "bold red", "TICKET": "yellow", "OK": "bold green"}
 STYLES |= {"page": "bold red", "ticket": "yellow", "ok": "green", "insufficient": "dim"}
 
 
-def main_model(found: Evaluation) -> str | None:
-    """The model that most of the last day's samples were of."""
-    sizes = {model: lanes[ALL][1, :, -BLOCKS_PER_DAY:].sum() for model, lanes in found.traffic.series.items()}
-    return max(sizes, key=lambda model: sizes[model], default=None)
-
-
 def one_line(found: Evaluation) -> str:
     """The loudest finding; while nothing fires, the OOD delta of the model that is sampled most."""
     firing = [one for one in found.findings if one.state == "firing" and not one.beside]
@@ -43,7 +35,7 @@ def one_line(found: Evaluation) -> str:
         lane = f" in lane {one.lane}" if one.lane else ""
         where = f" of {one.model}{lane}" if one.model else ""
         return f"{one.severity.upper()} {one.rule}{where}: {one.summary}{more}"
-    model = main_model(found)
+    model = found.traffic.main_model()
     seen = found.comparisons.get((model, ALL)) if model else None
     series = ("ood_delta", model, ALL)
     said = next((one.summary for one in found.findings if one.identity == series), "nothing was sampled")
@@ -180,16 +172,5 @@ def deltas(client: redis.Redis, keys: Keys, now_ms: int) -> dict[str, dict[str, 
     end_block = now_ms // 60_000 // BLOCK_MIN + 1
     blocks = Memory(client, keys).blocks(end_block)[-BLOCKS_PER_DAY:]
     traffic = Traffic.of(end_block - len(blocks), blocks)
-    found = {}
-    for model, series in traffic.series.items():
-        seen = means(series[ALL])
-        if math.isfinite(seen.delta):
-            found[model] = {
-                "ood_delta": float(seen.delta),
-                "error": math.sqrt(seen.delta_variance),
-                "mean_ood": float(seen.mean[OOD]),
-                "mean_id": float(seen.mean[ID]),
-                "n_ood": float(seen.n[OOD]),
-                "n_id": float(seen.n[ID]),
-            }
-    return found
+    found = {model: traffic.day_values(model) for model in traffic.series}
+    return {model: values for model, values in found.items() if "ood_delta" in values}
