@@ -45,7 +45,12 @@ class Windows:
     def part(self, which: slice | NDArray[np.integer]) -> Windows:
         """Some of the contexts, in order, with the vectors that they hold."""
         ends = self.ends[which]
-        used = np.zeros(len(self.vectors), bool)
+        if not len(ends):
+            return Windows(vectors=self.vectors[:0], ends=ends, checked=self.checked)
+        first = ends[0] + _STEPS[0]
+        vectors, ends = self.vectors[first : ends[-1] + 1], ends - first
+        used = np.zeros(len(vectors), bool)
         used[ends[:, None] + _STEPS] = True
-        rows = np.cumsum(used) - 1
-        return Windows(vectors=self.vectors[used], ends=rows[ends], checked=self.checked)
+        if not used.all():
+            vectors, ends = vectors[used], (np.cumsum(used) - 1)[ends]
+        return Windows(vectors=vectors, ends=ends, checked=self.checked)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from amn.errors import FileRefused
@@ -14,13 +17,14 @@ from amn.gate.scores import GateScores
 from amn.policy import BLEND, load_policy
 from amn.predictor import Predictor
 from ops.predict.engines import Answers, Waits, answers_of
+from ops.predict.windows import widened
 from producer import Windows
 from producer.messages import BatchReply
 from workers.handlers.batches import SHEDS, decide_batch
 
 
 class DirectEngine:
-    """Models in this process: loaded once, and so the same for all of a file.
+    """Models in this process: loaded once, and so the same for all of a file; a thread for each core.
 
     Raises:
         AmnError: A model, the bank, the policy or the calibration does not hold, or they do not fit.
@@ -40,6 +44,8 @@ class DirectEngine:
                 f"{self._calibration.fallback}, and {artifacts} serves {' and '.join(ids)}"
             )
         self._scores = GateScores(chosen, self._amn.bank, self._calibration)
+        torch.set_num_threads(1)  # blocks are computed side by side, each on one core
+        self._threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="amn-models")
         self.models = {
             "model": self._amn.model_id,
             "bank": self._amn.bank.bank_id if self._amn.bank else "",
@@ -47,7 +53,14 @@ class DirectEngine:
         }
 
     def fast(self, windows: Windows) -> Waits:
-        """Compute AMN's answers now."""
+        """Begin AMN's answers."""
+        return self._threads.submit(self._fast, windows).result
+
+    def slow(self, windows: Windows) -> Waits:
+        """Begin the final answers."""
+        return self._threads.submit(self._slow, windows).result
+
+    def _fast(self, windows: Windows) -> Answers:
         rows = contexts_of(windows)
         vectors = self._amn.forward(rows)
         columns = self._scores(rows, vectors)
@@ -65,11 +78,9 @@ class DirectEngine:
             shed=verdicts.shed,
             **self.models,  # type: ignore[arg-type]
         )
-        answers = answers_of(reply)
-        return lambda: answers
+        return answers_of(reply)
 
-    def slow(self, windows: Windows) -> Waits:
-        """Compute the final answers now."""
+    def _slow(self, windows: Windows) -> Answers:
         rows = contexts_of(windows)
         fast, slow = self._amn.forward(rows), self._fallback.forward(rows)
         weight, by = np.ones(len(rows)), ""
@@ -79,9 +90,9 @@ class DirectEngine:
         answers.vectors = blend(fast, slow, weight)
         answers.served_by[:] = np.where(weight > 0, self._fallback.name, self._amn.name)
         answers.models = {"fallback": self._fallback.model_id, "calibration": by}
-        return lambda: answers
+        return answers
 
 
 def contexts_of(windows: Windows) -> NDArray[np.float32]:
     """Return contexts (n, 5, 768) as models take them; each vector is widened once."""
-    return Windows(vectors=windows.vectors.astype(np.float32, copy=False), ends=windows.ends).contexts()
+    return Windows(vectors=widened(windows.vectors), ends=windows.ends).contexts()

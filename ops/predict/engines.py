@@ -237,7 +237,7 @@ def answered(
             answers.put(rows, some)
         answers.failures |= block.errors
         answers.taken = chosen(answers, share)
-        second.append((block, answers, engine.slow(block.windows.part(answers.taken))))
+        second.append((block, answers, engine.slow(block.windows_of(answers.taken))))
 
     def finish() -> tuple[RowBlock, Answers]:
         block, answers, waits = second.popleft()
@@ -253,8 +253,7 @@ def answered(
                     choose()
                 yield finish()
             rows = block.good
-            windows = block.windows if len(rows) == len(block) else block.windows.part(rows)
-            first.append((block, rows, engine.fast(windows)))
+            first.append((block, rows, engine.fast(block.windows_of(rows))))
             if len(first) > _AHEAD:
                 choose()
             if len(second) > _AHEAD:

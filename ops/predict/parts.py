@@ -166,8 +166,13 @@ class Target:
         """
         aside = self._aside(number)
         try:
+            flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
             with parquet.ParquetWriter(
-                aside, schema, compression="none", use_dictionary=["served_by", "shed"]
+                aside,
+                schema,
+                compression="none",
+                use_dictionary=["served_by", "shed"],
+                write_statistics=flat,  # the least and the most number of all predictions help no reader
             ) as writer:
                 yield writer
             with aside.open("rb") as file:

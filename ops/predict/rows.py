@@ -75,9 +75,8 @@ def cosines(block: RowBlock, answers: Answers, good: NDArray[np.bool_]) -> dict[
     known = good & block.known
     if not known.any():
         return dict.fromkeys(COSINES, pa.nulls(len(block), pa.float32()))
-    vectors = block.vectors.astype(np.float32, copy=False)
-    truth = block.beside(vectors, 1)
-    total = sum(block.beside(vectors, -step) for step in range(K))
+    truth = block.beside(block.wide, 1)
+    total = sum(block.beside(block.wide, -step) for step in range(K))
     with np.errstate(all="ignore"):  # a truth may be anything
         length = np.sqrt(np.vecdot(truth, truth))
         known &= np.isfinite(length) & (length > 0)
@@ -85,7 +84,7 @@ def cosines(block: RowBlock, answers: Answers, good: NDArray[np.bool_]) -> dict[
         amn = final.copy()
         amn[answers.taken] = np.vecdot(answers.fast, truth[answers.taken])
         mean = np.vecdot(total, truth) / np.maximum(np.sqrt(np.vecdot(total, total)), 1e-12)
-        found = amn, final, mean, np.vecdot(block.beside(vectors, 0), truth)
+        found = amn, final, mean, np.vecdot(block.beside(block.wide, 0), truth)
         return {
             name: pa.array(column / length, mask=~known) for name, column in zip(COSINES, found, strict=True)
         }

@@ -147,6 +147,17 @@ def test_a_run_that_was_broken_off_goes_on_and_gives_the_same_bytes(tmp_path: Pa
     assert manifests[0] == manifests[1]
 
 
+def test_a_vector_of_zeros_is_named_as_such_where_others_are_scaled(tmp_path: Path) -> None:
+    contexts = units(50 * 5).reshape(50, 5, 768)
+    contexts[3, 2] = 0
+    np.save(tmp_path / "in.npy", contexts)
+    done(
+        DataSet.of([sources.open_file(tmp_path / "in.npy")], ColumnNames()), tmp_path / "out", normalize=True
+    )
+    told = parquet.read_table(tmp_path / "out")["error_message"].to_pylist()
+    assert [text for text in told if text] == ["context vector 2 is all zeros; it has no direction"]
+
+
 def test_what_was_read_before_a_row_group_that_cannot_be_read_is_answered_and_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
