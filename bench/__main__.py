@@ -8,7 +8,7 @@ import click
 
 _MODULES = (
     *("everything", "publish", "compare", "drain", "latency", "peer_latency", "floor", "limits"),
-    *("shares", "cost", "micro", "batch", "files", "gate", "enlarge", "shadow", "stages"),
+    *("shares", "cost", "micro", "batch", "files", "gate", "enlarge", "shadow", "stages", "traces"),
 )
 
 

@@ -31,7 +31,7 @@ def command(requests: int, repeats: int, out: Path) -> None:
     """Worker CPU a request with the times of the stages and without; writes stages.json and stages.md."""
     surroundings, rows = environment(), []
     with ExitStack() as stack:
-        with _environment(AMN_STAGES="0"):
+        with variables(AMN_STAGES="0"):
             off = stack.enter_context(Service())
         on = stack.enter_context(Service())
         for way, cpu_us in (("drain, full batches", _drained), ("closed loop, one at a time", _looped)):
@@ -72,10 +72,10 @@ def _looped(service: Service, requests: int) -> float:
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def variables(**values: str) -> Iterator[None]:
     """Variables for the processes that are started inside."""
-    before = {name: environ.get(name) for name in variables}
-    environ.update(variables)
+    before = {name: environ.get(name) for name in values}
+    environ.update(values)
     try:
         yield
     finally:

@@ -276,7 +276,7 @@ class Loop:
                 if self.stages is not None:
                     self.stages.ended(some, statuses, self.queue.finished_at_ms)
                 if self.traces is not None:
-                    self.traces.ended(some, statuses)
+                    self.traces.ended(some, statuses, self.queue.finished_at_ms)
                 if b"lost" in statuses or b"full" in statuses:
                     self._not_ended(some, statuses)
             left, pause_s = left[len(some) :], _PAUSE_S

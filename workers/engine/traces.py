@@ -7,7 +7,6 @@ has one below its producer's, linked to the micro-batch. They stand on the serve
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,15 +39,15 @@ class WorkerTraces:
         self._trace, self._root = trace, context.Context()
         self._tracer, self._kind, self._worker = tracer, kind, worker
 
-    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
-        """Makes the spans of outcomes of one micro-batch that the server took."""
+    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], ended_at_ms: float) -> None:
+        """Makes the spans of a micro-batch's outcomes that the server took, by its clock at `ended_at_ms`."""
         sampled = [
             (outcome, outcome.request)
             for outcome, status in zip(outcomes, statuses, strict=True)
             if outcome.request is not None and status == b"ok" and is_sampled(outcome.request.traceparent)
         ]
         if sampled and (moments := outcomes[0].moments) is not None:
-            self._tell(sampled, _epoch_ns(moments), len(outcomes))
+            self._tell(sampled, _epoch_ns(moments, ended_at_ms), len(outcomes))
 
     def _tell(self, sampled: Sequence[tuple[Outcome, Request]], at_ns: Sequence[int], count: int) -> None:
         trace = self._trace
@@ -73,7 +72,7 @@ class WorkerTraces:
                 "messaging.message.id": request.id,
                 "amn.contexts": request.count,
                 "amn.end": outcome.op,
-                "amn.counters": outcome.counters.split(","),
+                "amn.counters": outcome.counters,
             }
             span = self._tracer.start_span(
                 f"{self._kind} answer",
@@ -88,7 +87,7 @@ class WorkerTraces:
             span.end(at_ns[-1])
 
 
-def _epoch_ns(moments: Moments) -> list[int]:
-    """Epoch nanoseconds of the read, of the ends of the stages, and of now, by the server's clock."""
-    at_s = (*moments[1:], time.perf_counter())
-    return [round((moments.leased_at_ms + (one - moments.leased_at_s) * 1000) * 1e6) for one in at_s]
+def _epoch_ns(moments: Moments, ended_at_ms: float) -> list[int]:
+    """Epoch nanoseconds of the read and of the end of each stage after it, by the server's clock."""
+    at_ms = [moments.leased_at_ms + (one - moments.leased_at_s) * 1000 for one in moments[1:]]
+    return [round(one * 1e6) for one in (*at_ms, max(at_ms[-1], ended_at_ms))]
