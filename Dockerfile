@@ -26,7 +26,7 @@ RUN useradd --system --uid 10001 --home-dir /app amn \
     && pip install --no-cache-dir "$TORCH"
 COPY --from=build /wheels /wheels
 # An image without the loops would serve, slowly: it is not made.
-RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[ops]" \
+RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[ops,otel]" \
     && python -c 'from amn.kernel.bindings import WHY; assert WHY in ("", "processor"), WHY'
 
 # Weights come from outside, read-only, so that a new model needs no new image.

@@ -73,13 +73,13 @@ class BaseHandle:
     _open: Callable[[Any], None]
 
     def tell(self, on_end: Callable[[BaseHandle, Answer | QueueError], object]) -> None:
-        """Has this called at the end too, before what the maker of this handle gave."""
+        """Has this called at the end too, after what the maker of this handle gave."""
         others = self._on_end
 
         def both(handle: BaseHandle, outcome: Answer | QueueError) -> None:
-            on_end(handle, outcome)
             if others is not None:
                 others(handle, outcome)
+            on_end(handle, outcome)
 
         self._on_end = both
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 from producer.messages import Request
 from producer.session.tracing import parent_of
 from producer.stages import STAGES
 from workers.engine.entry import Moments, Outcome
 
+_LOG = structlog.get_logger("amn.worker")
 _QUEUE, *_STAGES = STAGES
 _LENGTH, _SAMPLED = 55, frozenset("13579bdf")
 
@@ -47,12 +50,17 @@ class WorkerTraces:
             if outcome.request is not None and status == b"ok" and is_sampled(outcome.request.traceparent)
         ]
         if sampled and (moments := outcomes[0].moments) is not None:
-            self._tell(sampled, _epoch_ns(moments, ended_at_ms), len(outcomes))
+            try:
+                self._tell(sampled, _epoch_ns(moments, ended_at_ms), len(outcomes))
+            except Exception as error:  # the requests are over; what only tells of them ends no worker
+                _LOG.warning("spans_not_made", worker=self._worker, error=repr(error))
 
     def _tell(self, sampled: Sequence[tuple[Outcome, Request]], at_ns: Sequence[int], count: int) -> None:
         trace = self._trace
         parents = [parent_of(request.traceparent) for _, request in sampled]
-        links = [trace.Link(trace.get_current_span(parent).get_span_context()) for parent in parents]
+        contexts = [trace.get_current_span(parent).get_span_context() for parent in parents]
+        if not (links := [trace.Link(one) for one in contexts if one.is_valid]):
+            return  # none of them names a trace
         batch = self._tracer.start_span(
             f"{self._kind} batch",
             self._root,
@@ -66,7 +74,9 @@ class WorkerTraces:
             self._tracer.start_span(name, inside, start_time=start).end(end)
         batch.end(at_ns[-1])
         link = trace.Link(batch.get_span_context())
-        for (outcome, request), parent in zip(sampled, parents, strict=True):
+        for (outcome, request), parent, context in zip(sampled, parents, contexts, strict=True):
+            if not context.is_valid:
+                continue
             attributes = {
                 "messaging.system": "amn",
                 "messaging.message.id": request.id,
