@@ -47,6 +47,7 @@ def steps(bank: Path | None = None, data: Path | None = None, long: bool = False
         ("shares", 0.5),
         ("micro", 0.5),
         ("batch", 1.7),
+        ("capacity", 0.7),
         ("peer-latency --seconds 5 --repeats 3", 4.6),
         (far, 50.0) if long else ("cost", 5.0),
         (f"compare --written --only amn_queue,{_OTHERS} --repeats 3 --minutes 3", 2.5),

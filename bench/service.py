@@ -1,7 +1,8 @@
 """A server and AMN workers of our own, filled while the workers are stopped, then let go.
 
 One worker has core 0; server and producer share core 1 (Linux). Of more workers nothing is pinned.
-No fallback worker runs: what the gate would escalate is answered by AMN, as `fallback_down`.
+Unless one is asked for, no fallback worker runs: what the gate would escalate is answered by AMN, as
+`fallback_down`.
 """
 
 from __future__ import annotations
@@ -68,11 +69,17 @@ class Service:
     """
 
     def __init__(
-        self, workers: int = 1, *, policy: str = DEFAULT, sample_rate: float = 0.05, shadow: bool = False
+        self,
+        workers: int = 1,
+        *,
+        policy: str = DEFAULT,
+        sample_rate: float = 0.05,
+        shadow: bool = False,
+        fallback: bool = False,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._server = Server(ServerSettings(data=Path(self._folder.name)))
-        self._counts = {"amn": workers, **({"shadow": 1} if shadow else {})}
+        self._counts = {"amn": workers, "shadow": int(shadow), "fallback": int(fallback)}
         self._apart, self._policy, self._sample_rate = workers == 1, policy, sample_rate
         self.url, self.ready_s = "", 0.0
         self._pool: Pool | None = None
@@ -94,11 +101,12 @@ class Service:
         self._pool.start()
         self._pool.wait_ready()
         self.ready_s = time.perf_counter() - started_s
-        self.pids, self.shadows = self._pool.pids()["amn"], self._pool.pids().get("shadow", [])
+        pids = self._pool.pids()
+        self.pids, self.shadows, self.fallbacks = pids["amn"], pids["shadow"], pids["fallback"]
         self.server_pid = int(self.client.info("server")["process_id"])
         if self._apart:
             pin(self.pids[0], {0})
-            for pid in (self.server_pid, *self.shadows, os.getpid()):
+            for pid in (self.server_pid, *self.shadows, *self.fallbacks, os.getpid()):
                 pin(pid, {1})
         self.drain(self.fill(WARM_UP)[0])
         return self

@@ -19,6 +19,7 @@ from ops import console
 from ops.commands.acl import acl
 from ops.commands.alerts import alerts
 from ops.commands.bank import bank
+from ops.commands.capacity import capacity
 from ops.commands.dashboard import dashboard
 from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
@@ -88,7 +89,7 @@ def _worker() -> click.Command:
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Serve": (run_command, up, _worker()),
     "Send": (predict,),
-    "Operate": (doctor, dashboard, dlq, jobs, drift, alerts, metrics, acl),
+    "Operate": (doctor, dashboard, dlq, jobs, drift, alerts, metrics, capacity, acl),
     "Gate and bank": (policy, explain, bank, fit.calibrate, fit.slices),
     "Models": (
         train.train,
