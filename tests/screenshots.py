@@ -159,6 +159,7 @@ def rows(now_min: int) -> Iterator[dict[str, float]]:
         shares |= {"escalated": 0.16 + chance.gauss(0, 0.006)}
         for name in total:
             total[name] += int(more * shares.get(name, 0 if name in ("refused", "failed", "dead") else 1))
+        p50_ms = 0.95 + abs(chance.gauss(0, 0.05)) + (2.5 if 600 < minute % 1440 < 615 else 0)
         yield {
             "at_ms": minute * 60_000,
             **total,
@@ -168,6 +169,9 @@ def rows(now_min: int) -> Iterator[dict[str, float]]:
             "amn_workers": 2,
             "fallback_workers": 1,
             "shadow_workers": 1,
+            "p50_ms": p50_ms,
+            "p95_ms": p50_ms * 1.5,
+            "p99_ms": p50_ms * 2.3 + abs(chance.gauss(0, 0.4)),
             "delta": 0.1 + 0.0008 * math.sin(minute / 170) + chance.gauss(0, 0.0001),
         }
 
@@ -214,7 +218,7 @@ def shoot(page: Any, name: str, height: int | None = None) -> None:
     clip = None if height is None else {"x": 0, "y": 0, "width": width, "height": height}
     taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
     path = IMAGES / f"{name}.png"
-    few = taken.convert("RGB").quantize(colors=96, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = taken.convert("RGB").quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     few.save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {taken.width} x {taken.height}, {path.stat().st_size // 1000} kB")
 

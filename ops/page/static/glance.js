@@ -7,8 +7,10 @@ import { SEVERITIES, VERDICTS, plain } from "./words.js";
 /** Says the verdict up to its first colon; a screen reader hears it once, when it changes. */
 export function sayVerdict(element, verdict) {
   const [said] = parts(verdict);
-  say(element, said.charAt(0).toUpperCase() + said.slice(1) + (/[.!?]$/.test(said) ? "" : "."));
+  say(element, sentenceOf(said));
 }
+
+const sentenceOf = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 
 /** What is said first, and the particulars behind the colon. */
 function parts({ sentence = "" }) {
@@ -23,7 +25,7 @@ export function advice(snapshot, now_ms) {
   const others = findings.filter((one) => !verdict.sentence.startsWith(one.sentence));
   const [, rest] = parts(verdict);
   return [
-    rest && el("p", { class: "rest" }, code(rest.charAt(0).toUpperCase() + rest.slice(1))),
+    rest && el("p", { class: "rest" }, code(sentenceOf(rest))),
     verdict.since_ms && el("p", { class: "since" }, level === "well" ? "Well since " : "Since ", since(verdict.since_ms, now_ms)),
     verdict.runbook && el("p", { class: "runbook" }, el("strong", {}, "What to do: "), code(verdict.runbook),
       verdict.runbook_link && [" ", link(verdict.runbook_link, "Runbook")]),

@@ -28,7 +28,7 @@ const PLOTS = {
     { label: "failed", from: "failed_per_s", live: (s) => s.traffic?.failed_per_s },
     { label: "expired: too late", from: "expired_per_s", live: (s) => s.traffic?.expired_per_s },
     { label: "refused: the queue was full", from: "refused_per_s", live: (s) => s.traffic?.refused_per_s }] },
-  latency: { title: "Enqueue to answer, on a logarithmic scale", unit: ms, tick: (value) => (value < 1000 ? `${number(value)} ms` : `${number(value / 1000)} s`), log: true, series: [
+  latency: { title: "Enqueue to answer, on a logarithmic scale", unit: ms, most: true, tick: (value) => (value < 1000 ? `${number(value)} ms` : `${number(value / 1000)} s`), log: true, series: [
     { label: "half within", from: "p50_ms", live: (s) => s.latency?.p50_ms },
     { label: "95 of 100 within", from: "p95_ms", live: (s) => s.latency?.p95_ms },
     { label: "99 of 100 within", from: "p99_ms", live: (s) => s.latency?.p99_ms },
@@ -40,7 +40,7 @@ const PLOTS = {
     { label: "delta, 24 h", from: "delta", live: (s) => s.drift?.delta },
     { label: "baseline", limit: (s) => s.drift?.baseline_delta ?? null },
     { label: "told below", limit: (s) => (minus(s.drift?.baseline_delta, s.drift?.threshold)) }] },
-  streams: { title: "Requests waiting", unit: whole, whole: true, series: [
+  streams: { title: "Requests waiting", unit: whole, whole: true, most: true, series: [
     { label: "for AMN", from: "depth_amn", live: depth("amn") },
     { label: "for a fallback", from: "depth_fallback", live: depth("fallback") }] },
   workers: { title: "Workers alive", unit: whole, whole: true, height: 90, series: ["amn", "fallback", "shadow"].map((kind) =>
@@ -61,7 +61,7 @@ const feed = new Feed({
     const away = fresh.reachable === false;
     // While the server is away, what is known of it is old; it stays on the page, and the page says so.
     if (!away) known_ms = fresh.made_ms;
-    snapshot = away ? { ...snapshot, ...fresh } : fresh;
+    snapshot = away ? { ...snapshot, ...fresh } : { ...fresh, escalation: { hour_rate: hourRate(), ...fresh.escalation } };
     say($("queue"), fresh.queue);
     document.body.className = !away ? "" : known_ms ? "away" : "waiting";
     stale = null;
@@ -112,6 +112,24 @@ const minutes = () => Number(document.querySelector("#ranges input:checked").val
 /** The last hour of one series, for the tiles. */
 const recent = (name) => (history.series[name] ?? []).slice(-60);
 
+/** The share of the last hour's requests that went to a fallback, by the minutes of the history; null when unknown. */
+function hourRate() {
+  const rates = recent("escalation_rate"), answered = recent("answered_per_s");
+  const known = rates.flatMap((rate, row) => (rate === null || answered[row] === null ? [] : [[rate, answered[row]]]));
+  const all = known.reduce((sum, [, weight]) => sum + weight, 0);
+  return all ? known.reduce((sum, [rate, weight]) => sum + rate * weight, 0) / all : null;
+}
+
+/** Minutes that one point of a plot stands for: as many points as a screen can tell apart. */
+const step = () => (minutes() > 360 ? 5 : 1);
+
+/** The value of the minutes up to a row: their mean, or for what is short and bad their most. */
+function joined(row, column = [], most = false) {
+  const known = column.slice(Math.max(0, row - step() + 1), row + 1).filter((value) => value !== null);
+  if (!known.length) return null;
+  return most ? Math.max(...known) : known.reduce((sum, value) => sum + value, 0) / known.length;
+}
+
 /** What the plots show of one snapshot. */
 const point = (fresh) => ({ at_ms: fresh.made_ms, values: Object.fromEntries(Object.entries(PLOTS).map(([id, { series }]) =>
   [id, series.map((one) => one.live?.(fresh) ?? null)])) });
@@ -121,15 +139,17 @@ function draw() {
   if (!lately.length) return;
   const last_ms = known_ms, first_ms = last_ms - 60_000 * minutes();
   const seconds_ms = minutes() === 10 ? lately[0].at_ms : Math.max(lately[0].at_ms, (history.at_ms.at(-1) ?? 0) + 1);
-  const rows = history.at_ms.flatMap((at_ms, index) => (at_ms >= first_ms && at_ms < seconds_ms ? [index] : []));
+  const rows = history.at_ms.flatMap((at_ms, index) =>
+    (at_ms >= first_ms && at_ms < seconds_ms && index % step() === step() - 1 ? [index] : []));
   const fine = lately.filter((one) => one.at_ms >= seconds_ms);
   const times_s = [...rows.map((row) => history.at_ms[row]), ...fine.map((one) => one.at_ms)].map((at_ms) => at_ms / 1000);
-  const gaps = times_s.flatMap((at_s, index) => (index && at_s - times_s[index - 1] > GAP_S ? [index] : []));
+  const gaps = times_s.flatMap((at_s, index) => (index && at_s - times_s[index - 1] > GAP_S * step() ? [index] : []));
   const withGaps = (values, gap) => values.flatMap((value, index) => (gaps.includes(index) ? [gap(index), value] : [value]));
   const spaced_s = withGaps(times_s, (index) => times_s[index] - 1);
-  for (const [id, { series }] of Object.entries(PLOTS)) {
+  for (const [id, { series, most }] of Object.entries(PLOTS)) {
     const columns = series.map((one, index) => one.limit ? times_s.map(() => one.limit(snapshot))
-      : [...rows.map((row) => history.series[one.from]?.[row] ?? null), ...fine.map((one) => one.values[id][index])]);
+      : [...rows.map((row) => joined(row, history.series[one.from], most)), ...fine.map((one) => one.values[id][index])]);
+    plots[id].say(step() === 1 ? "" : `, ${most ? "the most" : "means"} of ${step()} minutes`);
     plots[id].show(spaced_s, columns.map((column, index) => withGaps(column, () => series[index].limit?.(snapshot) ?? null)), first_ms / 1000, last_ms / 1000);
   }
 }

@@ -1,6 +1,6 @@
 // One plot over time, with its numbers as text beside it. uPlot draws on a canvas; the table is for everybody.
 
-import { el, render } from "./dom.js";
+import { el, render, say } from "./dom.js";
 import { NONE, clock } from "./format.js";
 
 const COLOURS = ["blue", "orange", "green", "purple", "grey"];
@@ -37,7 +37,8 @@ export class Plot {
     this.canvas = el("div", { class: "canvas", role: "img" });
     this.legend = el("div", { class: "legend" });
     const nothing = el("p", { class: "nothing" }, "Nothing is known of this time yet.");
-    figure.replaceChildren(el("figcaption", {}, settings.title), nothing, this.canvas, this.legend);
+    this.caption = el("figcaption", {}, settings.title);
+    figure.replaceChildren(this.caption, nothing, this.canvas, this.legend);
     this.data = [[], ...settings.series.map(() => [])];
     this.cursor = null;
     this.build();
@@ -54,6 +55,11 @@ export class Plot {
     this.chart.setData(this.data, false);
     this.chart.setScale("x", { min: first_s, max: last_s });
     this.describe();
+  }
+
+  /** Says behind the title what a point is. */
+  say(text) {
+    say(this.caption, this.settings.title + text);
   }
 
   build() {
