@@ -1,9 +1,9 @@
 """python -m bench files: a large file through `amn predict`: rate, memory, live traffic beside it.
 
 The vectors of the shipped sample are repeated under other document ids. `amn predict` is a process of its
-own, whose resident memory is looked at as the parts appear. In the same run stand the model and the gate
-alone on one core (as in `batch`), a tenth of the rows as contexts instead of documents, and the latency of
-live traffic at the level `normal` without a file and beside one.
+own, looked at as the parts appear: through the queue, with --direct, and through the queue with a tenth of
+the rows as contexts. In the same run stand the model and the gate alone on one core (as in `batch`), and the
+latency of live traffic at the level `normal` without a file and beside one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -22,14 +22,15 @@ from pyarrow import parquet
 
 from bench.batch import Alone
 from bench.curves import percentiles
-from bench.machine import environment, resident_mb
-from bench.report import draw, out_option, write
+from bench.machine import cpu_seconds, environment, resident_mb
+from bench.report import COLOURS, draw, out_option, write
 from bench.service import sample_contexts
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack
 from ops.run.traffic import TrafficSender, TrafficSettings
 from ops.sample import Sample
 from producer import Producer, ProducerSettings
+from producer.transport.connection import connect
 from workers.pool.settings import PoolSettings
 
 GROUP_ROWS = 16_384
@@ -44,44 +45,56 @@ SAMPLE = Path("artifacts/sample/sequences.npz")
 def command(rows: int, live_rate: int, live_seconds: float, out: Path) -> None:
     """Predict a large file; writes files.json, files.md and files.svg."""
     surroundings = environment()
-    alone = Alone("calibrated").run(sample_contexts())["alone_per_s"]
+    alone = Alone("calibrated").run(sample_contexts(), calls=400)["alone_per_s"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         documents, contexts = folder / "documents.parquet", folder / "contexts.npy"
         write_documents(documents, rows)
         np.save(contexts, np.resize(sample_contexts(), (rows // 10, 5, 768)).astype("f2"))
-        counts = {"amn": 1, "fallback": 1}
-        with Stack(counts, PoolSettings(url=""), ServerSettings()) as stack:
-            url = stack.settings.url
-            before = live(url, live_rate, live_seconds, "before")
-            running = Predicting(url, documents, folder / "beside")
-            beside = live(url, live_rate, live_seconds, "beside")
+        with Stack({"amn": 1, "fallback": 1}, PoolSettings(url=""), ServerSettings()) as stack:
+            through = Through(stack)
+            before = live(through.url, live_rate, live_seconds, "before")
+            running = Predicting(documents, folder / "beside", through)
+            beside = live(through.url, live_rate, live_seconds, "beside")
             running.process.kill()
             running.process.wait()
             runs = {
-                "documents": Predicting(url, documents, folder / "documents").follow(),
-                "contexts": Predicting(url, contexts, folder / "contexts").follow(),
+                "documents": (documents, rows, Predicting(documents, folder / "documents", through).follow()),
+                "contexts": (contexts, rows // 10, Predicting(contexts, folder / "few", through).follow()),
             }
-    rows_of = {"documents": rows, "contexts": rows // 10}
-    sizes = {"documents": 768 * 2, "contexts": 5 * 768 * 2}
-    report = {
-        "environment": surroundings,
-        "alone_per_s": alone,
-        "live": {"rate": live_rate, "before": before, "beside": beside},
-        "files": {name: figures(run, rows_of[name]) for name, run in runs.items()},
-    }
-    table = [
-        {"form": name, "rows": row["rows"], "bytes a row": sizes[name], **row["shown"]}
-        | {"of model and gate alone": row["rows_per_s"] / alone}
-        for name, row in report["files"].items()
-    ]
-    traffic = [{"live traffic": name, **report["live"][name]} for name in ("before", "beside")]
-    note = (
-        f"Model and gate alone, on one core: {alone:,.0f} contexts/s. Live traffic at {live_rate}/s for "
-        f"{live_seconds:g} s, one AMN and one fallback worker; memory is that of `amn predict`."
+        runs["documents, --direct"] = documents, rows, Predicting(documents, folder / "direct").follow()
+        files = {
+            form: figures(readings, count) | {"bytes_a_row": path.stat().st_size / count}
+            for form, (path, count, readings) in runs.items()
+        }
+    publish(
+        out,
+        {
+            "environment": surroundings,
+            "alone_per_s": alone,
+            "live": {"rate": live_rate, "seconds": live_seconds, "before": before, "beside": beside},
+            "files": files,
+        },
     )
-    write(out, "files", report, table, traffic, note)
-    draw(out / "files.svg", (7, 3.2), lambda axis: plot(axis, report["files"]["documents"]["memory"]))
+
+
+def publish(out: Path, report: dict[str, Any]) -> None:
+    """Write the tables and the plot."""
+    alone, files, live = (report[name] for name in ("alone_per_s", "files", "live"))
+    table = [
+        {"form": form, "rows": one["rows"], "bytes a row": one["bytes_a_row"], **one["shown"]}
+        | {"of model and gate alone": one["shown"]["rows/s"] / alone}
+        for form, one in files.items()
+    ]
+    cpu = [{"CPU, us a row": form, **one["cpu_us"]} for form, one in files.items()]
+    traffic = [{"live traffic": name, **live[name]} for name in ("before", "beside")]
+    note = (
+        f"Model and gate alone, on one core: {alone:,.0f} contexts/s. Live traffic at {live['rate']}/s for "
+        f"{live['seconds']:g} s, one AMN and one fallback worker; memory is that of `amn predict`, bytes "
+        "through the server are in and out."
+    )
+    write(out, "files", report, table, cpu, traffic, note)
+    draw(out / "files.svg", (7, 3.2), lambda axis: plot(axis, files))
 
 
 def write_documents(path: Path, rows: int) -> None:
@@ -99,28 +112,75 @@ def write_documents(path: Path, rows: int) -> None:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
+class Through:
+    """The service that a file goes through.
+
+    Attributes:
+        url: Of its server.    processes: Of server and workers, by name.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.url, pool = stack.settings.url, stack.pool
+        self._client: Any = connect(ProducerSettings(url=self.url))
+        self.processes = {kind: ids[0] for kind, ids in pool.pids().items()} if pool else {}
+        self.processes["server"] = int(self._client.info("server")["process_id"])
+
+    def passed_bytes(self) -> int:
+        """Return the bytes that came in and went out so far."""
+        found = self._client.info("stats")
+        return int(found["total_net_input_bytes"]) + int(found["total_net_output_bytes"])
+
+
+class Reading(NamedTuple):
+    """A run at one moment.
+
+    Attributes:
+        parts: Written so far.    seconds: Since the start.    resident_mb: Of `amn predict`.
+        cpu_s: Of each process, since its start.    passed_bytes: Through the server.
+    """
+
+    parts: int
+    seconds: float
+    resident_mb: float
+    cpu_s: dict[str, float]
+    passed_bytes: int
+
+
 class Predicting:
-    """An `amn predict` in a process of its own."""
+    """An `amn predict` in a process of its own, through a service or with --direct."""
 
-    def __init__(self, url: str, source: Path, out: Path) -> None:
-        words = [sys.executable, "-m", "ops.cli", "predict", str(source), "--out", str(out), "--url", url]
-        self._out, self._started_s = out, time.perf_counter()
+    def __init__(self, source: Path, out: Path, through: Through | None = None) -> None:
+        how = ["--url", through.url] if through else ["--direct"]
+        words = [sys.executable, "-m", "ops.cli", "predict", str(source), "--out", str(out), *how]
+        self._out, self._through, self._started_s = out, through, time.perf_counter()
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._processes = {"client": self.process.pid, **(through.processes if through else {})}
 
-    def follow(self) -> list[tuple[int, float, float]]:
-        """Return (parts, seconds, megabytes) about four times a second, until it ends.
+    def follow(self) -> list[Reading]:
+        """Return a reading at the start, one for each part, and some between, until it ends.
 
         Raises:
             ClickException: It failed.
         """
-        found = []
+        found = [self._read(0)]
         while self.process.poll() is None:
             parts = len(list(self._out.glob("part-*.parquet"))) if self._out.exists() else 0
-            found.append((parts, time.perf_counter() - self._started_s, resident_mb(self.process.pid)))
-            time.sleep(0.25)
+            if parts != found[-1].parts or time.perf_counter() - self._started_s > found[-1].seconds + 0.25:
+                found.append(self._read(parts))
+            time.sleep(0.02)
         if self.process.returncode:
             raise click.ClickException(f"amn predict ended with code {self.process.returncode}")
-        return found
+        # It is gone when the last part is small: that was written at the last moment it was seen.
+        return [*found, found[-1]._replace(parts=len(list(self._out.glob("part-*.parquet"))))]
+
+    def _read(self, parts: int) -> Reading:
+        return Reading(
+            parts,
+            time.perf_counter() - self._started_s,
+            resident_mb(self.process.pid),
+            {name: cpu_seconds(process) for name, process in self._processes.items()},
+            self._through.passed_bytes() if self._through else 0,
+        )
 
 
 def live(url: str, rate: int, seconds: float, name: str) -> dict[str, float]:
@@ -131,21 +191,35 @@ def live(url: str, rate: int, seconds: float, name: str) -> dict[str, float]:
     return percentiles(record.amn_ms + record.send_lag_ms)
 
 
-def figures(run: list[tuple[int, float, float]], rows: int) -> dict[str, Any]:
-    """Return rate and memory of a run; the rate is that from the first part to the last."""
-    first = next((one for one in run if one[0]), run[0])
-    last_parts, last_s, _ = run[-1]
-    group = rows / max(-(-rows // GROUP_ROWS), 1)
-    rate = (last_parts - first[0]) * group / max(last_s - first[1], 1e-9)
-    memory = [(min(parts * group, rows), mb) for parts, _, mb in run if mb == mb]
-    early = [mb for done, mb in memory if 0 < done <= 2 * GROUP_ROWS] or [memory[0][1]]
-    most = max(mb for _, mb in memory)
-    shown = {"rows/s": rate, "MB after 20,000 rows": max(early), "most MB": most}
-    return {"rows": rows, "rows_per_s": rate, "shown": shown, "memory": memory}
+def figures(readings: list[Reading], rows: int) -> dict[str, Any]:
+    """Return the figures of a run: from the first part to the last, or of all where there are too few."""
+    lasting = [one for one in readings if one.resident_mb > 0]  # a process that ended has none
+    last = next(one for one in lasting if one.parts == lasting[-1].parts)
+    first = next((one for one in lasting if 0 < one.parts < last.parts), lasting[0])
+    group = min(GROUP_ROWS, rows)
+    counted = min(last.parts * group, rows) - min(first.parts * group, rows)
+    memory = [(min(one.parts * group, rows), one.resident_mb) for one in lasting]
+    return {
+        "rows": rows,
+        "shown": {
+            "rows/s": counted / (last.seconds - first.seconds),
+            "bytes a row through the server": (last.passed_bytes - first.passed_bytes) / counted or "",
+            "MB after 20,000 rows": max(mb for done, mb in memory if done <= 2 * GROUP_ROWS),
+            "most MB": max(mb for _, mb in memory),
+        },
+        "cpu_us": {
+            name: (last.cpu_s[name] - first.cpu_s[name]) / counted * 1e6
+            for name in last.cpu_s
+            if last.cpu_s[name] == last.cpu_s[name]
+        },
+        "memory": memory,
+    }
 
 
-def plot(axis: Any, memory: list[tuple[float, float]]) -> None:
+def plot(axis: Any, files: dict[str, Any]) -> None:
     """Draw resident memory against rows done."""
-    axis.plot([rows for rows, _ in memory], [mb for _, mb in memory], color="#c2410c")
+    for colour, (form, one) in zip(COLOURS, files.items(), strict=False):
+        axis.plot(*zip(*one["memory"], strict=True), color=colour, label=form)
     axis.set(xlabel="rows predicted", ylabel="resident MB of amn predict")
     axis.set_ylim(bottom=0)
+    axis.legend(frameon=False, loc="lower right")
