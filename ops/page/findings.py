@@ -16,6 +16,7 @@ SEVERITIES = ("error", "warning", "notice")
 SILENT_MS = 2_500
 #: A worker that died is told for so long, though its pool has started another.
 DEATH_TOLD_MS = 30_000
+_FOLLOWS_MS = 10_000
 #: By the doctor's check: a sentence before its text, and a heading of the runbook.
 _CHECKS: Mapping[str, tuple[str, str]] = {
     "amn workers": ("No AMN worker lives, so that nothing is answered", "no_worker"),
@@ -58,19 +59,27 @@ class Trouble:
 
 @dataclass(slots=True)
 class Known:
-    """Since when each finding holds, and the counters of deaths, from one look to the next."""
+    """Since when each finding holds, and the counters of deaths, from one look to the next.
+
+    Attributes:
+        looked_ms: When the last look was; after a longer time without one, nobody knows when things began.
+    """
 
     since_ms: dict[str, int | None] = field(default_factory=dict)
     deaths: dict[str, int] = field(default_factory=dict)
     died_at_ms: dict[str, int] = field(default_factory=dict)
-    first: bool = True
+    looked_ms: int = 0
+
+    def follows(self, now_ms: int) -> bool:
+        """True if a look now follows the last one closely."""
+        return 0 <= now_ms - self.looked_ms < _FOLLOWS_MS
 
 
 def find(look: Look, refused_per_s: float | None, known: Known) -> list[Trouble]:
     """All that is wrong now, the worst first.
 
     Args:
-        refused_per_s: Submits that were refused; None when not known.
+        refused_per_s: Submits that were refused, bulk work left out; None when not known.
         known: Of this page; it is changed.
     """
     found = [
@@ -81,9 +90,9 @@ def find(look: Look, refused_per_s: float | None, known: Known) -> list[Trouble]
         *_alerts(look),
     ]
     found.sort(key=lambda one: SEVERITIES.index(one.severity))
-    unknown = None if known.first else look.now_ms
+    unknown = look.now_ms if known.follows(look.now_ms) else None
     known.since_ms = {one.check: known.since_ms.get(one.check, unknown) for one in found}
-    known.first = False
+    known.looked_ms = look.now_ms
     return [replace(one, since_ms=one.since_ms or known.since_ms[one.check]) for one in found]
 
 
@@ -108,7 +117,7 @@ def _silent(look: Look) -> Iterator[Trouble]:
 def _died(look: Look, known: Known) -> Iterator[Trouble]:
     counted = {n: v for n, v in look.facts.counters.items() if n.startswith("worker_died:")}
     for name, count in counted.items():
-        if not known.first and count > known.deaths.get(name, 0):
+        if known.follows(look.now_ms) and count > known.deaths.get(name, 0):
             known.died_at_ms[name] = look.now_ms
     known.deaths = counted
     for name, at_ms in known.died_at_ms.items():

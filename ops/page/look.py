@@ -34,7 +34,7 @@ from producer.stages import StageHistogram
 _T = TypeVar("_T")
 #: What changes slowly, or takes many commands, is read again after this.
 _BOOKS_S, _JOBS_S, _EXEMPLARS_S = 5.0, 5.0, 60.0
-_JOBS_MAX, _EXEMPLARS_MAX = 10, 10
+_JOBS_MAX, _EXEMPLARS_MAX, _EXEMPLARS_READ_MAX = 10, 10, 500
 #: Times of the stages are of so long; the server keeps them by the minute.
 _TIMES_S = 60.0
 
@@ -182,12 +182,15 @@ class Looker:
 
         hour = now_ms // 3_600_000
         try:
+            names = (f"{self._keys.drift_prefix}exemplars:{one}" for one in (hour - 1, hour))
+            if sum(self._client.hlen(name) for name in names) > _EXEMPLARS_READ_MAX:
+                return []  # megabytes, of many lanes: `amn drift report` shows them
             found = Exemplars(self._client, self._keys).read(hour - 1, hour)
         except (ValueError, redis.ResponseError):
             return []
-        names = ("key", "model", "lane", "slice", "minute", "cosine", "fallback")
+        shown = ("key", "model", "lane", "slice", "minute", "cosine", "fallback")
         worst = [one for one in found if one.kind == WORST][:_EXEMPLARS_MAX]
-        return [{name: getattr(one, name) for name in names} for one in worst]
+        return [{name: getattr(one, name) for name in shown} for one in worst]
 
 
 def _day(block: int) -> str:

@@ -71,7 +71,7 @@ class Snapshots:
     def _of(self, look: Look) -> dict[str, Any]:
         rates = self._looks.add(look)
         shown = stages.shown(look.times)
-        found = findings.find(look, rates("refused:"), self._known)
+        found = findings.find(look, rates("refused:high", "refused:normal"), self._known)
         return {
             "made_ms": look.now_ms,
             "reachable": True,
