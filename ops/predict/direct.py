@@ -16,7 +16,8 @@ from amn.gate.gain import blend, features, load_calibration
 from amn.gate.scores import GateScores
 from amn.policy import BLEND, load_policy
 from amn.predictor import Predictor
-from ops.predict.engines import Answers, Waits, answers_of
+from ops.predict.answers import Answers, answers_of
+from ops.predict.engines import Waits
 from ops.predict.windows import widened
 from producer import Windows
 from producer.messages import BatchReply

@@ -9,8 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from amn.errors import FileRefused
+from ops.predict.answers import Answers
 from ops.predict.dataset import DataSet
-from ops.predict.engines import Answers
 from ops.predict.sources import SourceFile
 from ops.predict.windows import K, RowBlock
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from amn.errors import FileRefused
 from ops.errors import RunStopped
+from ops.predict.answers import Answers
 from ops.predict.dataset import DataSet
-from ops.predict.engines import Answers, Engine, answered
+from ops.predict.engines import Engine, answered
 from ops.predict.models import DEFAULT, ModelsChanged, ModelSets, differing, merge
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema

@@ -15,7 +15,8 @@ from test_predict_run import FakeEngine, bytes_of, data_set, done
 
 from ops.errors import RunStopped
 from ops.predict import run as run_module
-from ops.predict.engines import Answers, Waits
+from ops.predict.answers import Answers
+from ops.predict.engines import Waits
 from ops.predict.models import ModelsChanged
 
 

@@ -17,8 +17,9 @@ from pyarrow import parquet
 from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict import sources
+from ops.predict.answers import Answers
 from ops.predict.dataset import ColumnNames, DataSet
-from ops.predict.engines import Answers, Waits, chosen
+from ops.predict.engines import Waits, chosen
 from ops.predict.files import open_data, predict_files
 from ops.predict.parts import Target, differences
 from ops.predict.report import cosines_by_domain
