@@ -111,10 +111,11 @@ class Channel:
             if self.started:
                 return
             with driver_errors(self.settings.url):
-                asked_at_s = self.clock.asks()
                 with suppress(errors.AuthenticationFailed), driver_errors(self.settings.url):
                     # A user may be without this right, and works nevertheless.
-                    self.clock.measured(asked_at_s, (yield self.execute, "TIME"))
+                    while self.clock.due:
+                        asked_at_s = self.clock.asks()
+                        self.clock.measured(asked_at_s, (yield self.execute, "TIME"))
                 # One read of what is to be read from now on: says more than that somebody is there.
                 yield self.execute, "XREAD", "COUNT", 1, "STREAMS", self.cursor.stream, "0-0"
             self.check_open()

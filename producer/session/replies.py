@@ -143,7 +143,7 @@ class Reader:
         outage, failures = Outage("reply_reader"), 0
         while not self.stopping():
             try:
-                while self._clock.due:
+                if self._clock.due:
                     asked_at_s = self._clock.asks()
                     [answer] = yield self.each, [("TIME",)]
                     self._clock.measured(asked_at_s, answer)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 from echo import EchoWorker
 from rig import KEYS, Rig, answer
 
@@ -18,6 +20,8 @@ from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch
 from workers.engine.stages import StageTimes
+
+Make = Callable[..., tuple[Loop, Keeper]]
 
 
 class Slow:
@@ -36,10 +40,19 @@ class Slow:
         ]
 
 
-def worker(rig: Rig, name: str, stream: str = KEYS.requests, **limits: int) -> tuple[Loop, Keeper]:
-    queue = rig.queue(name, stream, **limits)
-    loop = Loop(queue, Slow(), stages=StageTimes())
-    return loop, Keeper(loop, {})
+@pytest.fixture
+def worker(rig: Rig) -> Iterator[Make]:
+    """Makes the loop and the keeper of a worker, none of them started."""
+    keepers: list[Keeper] = []
+
+    def make(name: str, stream: str = KEYS.requests, **limits: int) -> tuple[Loop, Keeper]:
+        loop = Loop(rig.queue(name, stream, **limits), Slow(), stages=StageTimes())
+        keepers.append(Keeper(loop, {}))
+        return loop, keepers[-1]
+
+    yield make
+    for keeper in keepers:
+        keeper.client.close()
 
 
 def drained(loop: Loop) -> None:
@@ -52,8 +65,8 @@ def by_labels(rig: Rig) -> dict[tuple[str, ...], StageHistogram]:
     return {(one.stage, one.kind, one.level, one.outcome): one for one in found}
 
 
-def test_what_two_workers_tell_at_once_adds_up_to_every_answered_request(rig: Rig) -> None:
-    pairs = [worker(rig, name, batch_max=12) for name in ("a", "b")]
+def test_what_two_workers_tell_at_once_adds_up_to_every_answered_request(rig: Rig, worker: Make) -> None:
+    pairs = [worker(name, batch_max=12) for name in ("a", "b")]
     for turn in range(3):
         submitted_at_ms = pairs[0][0].queue.clock.now_ms() - 100
         rig.put(*(f"{turn}-{n}" for n in range(30)), submitted_at_ms=submitted_at_ms)
@@ -83,8 +96,8 @@ def test_what_two_workers_tell_at_once_adds_up_to_every_answered_request(rig: Ri
     assert 0 < rig.admin.pttl(KEYS.stages_minute(int(time.time() // 60))) <= 25 * 3_600_000
 
 
-def test_each_way_to_end_has_its_own_count_and_level(rig: Rig) -> None:
-    (loop, keeper), (behind, told) = worker(rig, "a", batch_max=1), worker(rig, "b", KEYS.fallback)
+def test_each_way_to_end_has_its_own_count_and_level(rig: Rig, worker: Make) -> None:
+    (loop, keeper), (behind, told) = worker("a", batch_max=1), worker("b", KEYS.fallback)
     rig.put("a1", "e1", "f1", priority="high")
     rig.put_bytes(b"nonsense", 2)
     drained(loop)
@@ -106,8 +119,10 @@ def test_each_way_to_end_has_its_own_count_and_level(rig: Rig) -> None:
     assert 40 <= waited.mean_ms < 5_000
 
 
-def test_an_end_that_came_after_its_lease_is_counted_by_the_other_worker_alone(rig: Rig) -> None:
-    (late, keeper), (other, told) = worker(rig, "late"), worker(rig, "other")
+def test_an_end_that_came_after_its_lease_is_counted_by_the_other_worker_alone(
+    rig: Rig, worker: Make
+) -> None:
+    (late, keeper), (other, told) = worker("late"), worker("other")
     rig.put("a1")
     outcomes = late._outcomes(late.queue.lease())
     rig.expire_leases()
@@ -119,8 +134,8 @@ def test_an_end_that_came_after_its_lease_is_counted_by_the_other_worker_alone(r
     assert rig.stats()["answered"] == 1
 
 
-def test_an_escalation_without_room_counts_as_the_answer_that_it_becomes(rig: Rig) -> None:
-    loop, keeper = worker(rig, "w", fallback_entries_max=1)
+def test_an_escalation_without_room_counts_as_the_answer_that_it_becomes(rig: Rig, worker: Make) -> None:
+    loop, keeper = worker("w", fallback_entries_max=1)
     rig.put("e1", "e2", "e3")
     drained(loop)
     keeper._tell_stages()
@@ -128,13 +143,13 @@ def test_an_escalation_without_room_counts_as_the_answer_that_it_becomes(rig: Ri
     assert queues == {"escalated": 1, "answered": 2}
 
 
-def test_a_key_of_another_type_stops_nothing_else(rig: Rig) -> None:
-    loop, keeper = worker(rig, "w")
+def test_a_key_of_another_type_stops_nothing_else(rig: Rig, worker: Make) -> None:
+    loop, keeper = worker("w")
     rig.admin.set(KEYS.stages, "mine")
     rig.put("a1")
     drained(loop)
-    keeper._lends = True
-    keeper.turn_safely()
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        keeper._renew()
     assert rig.admin.exists(KEYS.worker("w"), KEYS.standing) == 2
     assert stages.read_total(rig.admin, KEYS) == []
 
@@ -153,6 +168,4 @@ def test_a_client_counts_its_own_times_only_where_it_asks_for_it(
         return
     labels = "client", "high", "answered"
     assert set(found) == {(END_TO_END, *labels), (REPLY, *labels)}
-    whole, back = found[END_TO_END, *labels], found[REPLY, *labels]
-    assert whole.count == back.count == 20
-    assert whole.mean_ms >= back.mean_ms - 0.5
+    assert found[END_TO_END, *labels].count == found[REPLY, *labels].count == 20

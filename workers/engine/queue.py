@@ -90,6 +90,8 @@ class LeasedQueue:
         """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
             self.clock.measured(self.clock.asks(), self._reading.call("TIME"))
+            while self.clock.due:
+                self.clock.measured(self.clock.asks(), self._reading.call("TIME"))
             for stream in self.streams:
                 try:
                     self.client.xgroup_create(stream, GROUP, id="0", mkstream=True)
