@@ -8,8 +8,8 @@ import click
 
 _MODULES = (
     *("everything", "publish", "compare", "drain", "latency", "peer_latency", "floor", "limits"),
-    *("shares", "cost", "micro", "batch", "capacity", "files", "gate", "enlarge"),
-    *("shadow", "stages", "traces", "page"),
+    *("shares", "cost", "micro", "batch", "capacity", "files", "beside", "gate"),
+    *("enlarge", "shadow", "stages", "traces", "page"),
 )
 
 

@@ -1,9 +1,9 @@
-"""python -m bench files: a large file through `amn predict`: rate, memory, live traffic beside it.
+"""python -m bench files: a large file through `amn predict`: its rate, memory and cost.
 
 The vectors of the shipped sample are repeated under other document ids. `amn predict` is a process of its
 own, looked at as the parts appear: through the queue, with --direct, and through the queue with a tenth of
-the rows as contexts. In the same run stand the model and the gate alone on one core (as in `batch`), and the
-latency of live traffic at the level `normal` without a file and beside one.
+the rows as contexts. In the same run stand the model and the gate alone on one core (as in `batch`).
+`beside` measures live traffic beside a file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from bench.batch import Alone
-from bench.curves import percentiles
 from bench.machine import cpu_seconds, environment, resident_mb
 from bench.report import COLOURS, draw, out_option, write
 from bench.service import sample_contexts
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack
-from ops.run.traffic import TrafficSender, TrafficSettings
-from ops.sample import Sample
-from producer import Producer, ProducerSettings
+from producer import ProducerSettings
 from producer.transport.connection import connect
 from workers.pool.settings import PoolSettings
 
@@ -39,10 +36,8 @@ SAMPLE = Path("artifacts/sample/sequences.npz")
 
 @click.command("files")
 @click.option("--rows", default=1_000_000, show_default=True)
-@click.option("--live-rate", default=200, show_default=True, help="Live requests a second beside it.")
-@click.option("--live-seconds", default=20.0, show_default=True)
 @out_option
-def command(rows: int, live_rate: int, live_seconds: float, out: Path) -> None:
+def command(rows: int, out: Path) -> None:
     """Predict a large file; writes files.json, files.md and files.svg."""
     surroundings = environment()
     alone = Alone("calibrated").run(sample_contexts(), calls=400)["alone_per_s"]
@@ -53,11 +48,6 @@ def command(rows: int, live_rate: int, live_seconds: float, out: Path) -> None:
         np.save(contexts, np.resize(sample_contexts(), (rows // 10, 5, 768)).astype("f2"))
         with Stack({"amn": 1, "fallback": 1}, PoolSettings(url=""), ServerSettings()) as stack:
             through = Through(stack)
-            before = live(through.url, live_rate, live_seconds, "before")
-            running = Predicting(documents, folder / "beside", through)
-            beside = live(through.url, live_rate, live_seconds, "beside")
-            running.process.kill()
-            running.process.wait()
             runs = {
                 "documents": (documents, rows, Predicting(documents, folder / "documents", through).follow()),
                 "contexts": (contexts, rows // 10, Predicting(contexts, folder / "few", through).follow()),
@@ -72,7 +62,6 @@ def command(rows: int, live_rate: int, live_seconds: float, out: Path) -> None:
         {
             "environment": surroundings,
             "alone_per_s": alone,
-            "live": {"rate": live_rate, "seconds": live_seconds, "before": before, "beside": beside},
             "files": files,
         },
     )
@@ -80,20 +69,18 @@ def command(rows: int, live_rate: int, live_seconds: float, out: Path) -> None:
 
 def publish(out: Path, report: dict[str, Any]) -> None:
     """Write the tables and the plot."""
-    alone, files, live = (report[name] for name in ("alone_per_s", "files", "live"))
+    alone, files = report["alone_per_s"], report["files"]
     table = [
         {"form": form, "rows": one["rows"], "bytes a row": one["bytes_a_row"], **one["shown"]}
         | {"of model and gate alone": one["shown"]["rows/s"] / alone}
         for form, one in files.items()
     ]
     cpu = [{"CPU, us a row": form, **one["cpu_us"]} for form, one in files.items()]
-    traffic = [{"live traffic": name, **live[name]} for name in ("before", "beside")]
     note = (
-        f"Model and gate alone, on one core: {alone:,.0f} contexts/s. Live traffic at {live['rate']}/s for "
-        f"{live['seconds']:g} s, one AMN and one fallback worker; memory is that of `amn predict`, bytes "
-        "through the server are in and out."
+        f"Model and gate alone, on one core: {alone:,.0f} contexts/s. One AMN and one fallback "
+        "worker; memory is that of `amn predict`, bytes through the server are in and out."
     )
-    write(out, "files", report, table, cpu, traffic, note)
+    write(out, "files", report, table, cpu, note)
     draw(out / "files.svg", (7, 3.2), lambda axis: plot(axis, files))
 
 
@@ -181,14 +168,6 @@ class Predicting:
             {name: cpu_seconds(process) for name, process in self._processes.items()},
             self._through.passed_bytes() if self._through else 0,
         )
-
-
-def live(url: str, rate: int, seconds: float, name: str) -> dict[str, float]:
-    """Return percentiles of requests at the level `normal`, in milliseconds from due to AMN's answer."""
-    settings = TrafficSettings(requests=int(rate * seconds), rate=rate, poisson=True, run_id=name)
-    with Producer(settings=ProducerSettings(url=url)) as producer:
-        record = TrafficSender(producer, Sample.load(SAMPLE), settings).run()
-    return percentiles(record.amn_ms + record.send_lag_ms)
 
 
 def figures(readings: list[Reading], rows: int) -> dict[str, Any]:

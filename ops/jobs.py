@@ -41,8 +41,10 @@ from ops.known_jobs import (
 from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
 from producer import Producer
+from producer.messages import BULK_PRIORITY
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect
+from workers.background import yield_to_others
 
 if TYPE_CHECKING:
     pass
@@ -110,6 +112,8 @@ def predict(job: KnownJob, **arguments: Any) -> dict[str, Any]:
     settings = ProducerSettings.from_environment(queue=arguments.pop("queue"))
     asked, note = PredictSettings(**arguments), Notes(job)
     data = open_data(asked)
+    if asked.priority == BULK_PRIORITY:
+        yield_to_others()  # RQ forked this process for the job
     with Producer(settings=settings) as producer, reporting(producer, asked) as truths:
         chosen = QueueEngineSettings(lane=asked.lane, priority=asked.priority, stall_s=asked.stall_s or None)
         engine = QueueEngine(producer, chosen, lambda stalled_s, _: note.stall(stalled_s))

@@ -12,6 +12,7 @@ from types import FrameType
 import structlog
 
 from producer.errors import ServerError
+from workers.background import yield_to_others
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.errors import NotReady
@@ -33,7 +34,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
         NotReady: Model, bank, policy or calibration do not hold, or the server cannot be used.
     """
     if settings.background:
-        _yield_to_others()
+        yield_to_others()
     parts = build(settings, artifacts)
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
@@ -75,15 +76,6 @@ def _version() -> str:
         return metadata.version("amn-queue")
     except metadata.PackageNotFoundError:
         return ""
-
-
-def _yield_to_others() -> None:
-    """Linux: a waking process takes the core from an idle-class one at once, where a merely nicer
-    one keeps it for milliseconds. Elsewhere: nicer."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except (AttributeError, OSError):
-        os.nice(10)
 
 
 def _stop_on_signals(loop: Loop) -> None:

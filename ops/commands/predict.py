@@ -16,6 +16,7 @@ from ops.errors import RowsFailed
 from ops.settings import artifacts_folder, producer_settings
 from producer import Producer
 from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
+from workers.background import yield_to_others
 
 #: Without a terminal a line is printed so often.
 _LINE_S = 60.0
@@ -130,6 +131,8 @@ def predict(
 
             engine: Any = DirectEngine(artifacts_folder(artifacts), policy)
         else:
+            if settings.priority == BULK_PRIORITY:
+                yield_to_others()
             producer = stack.enter_context(
                 Producer(settings=producer_settings(url, queue), partitions=partitions)
             )

@@ -19,6 +19,8 @@ from producer.transport.verbs import Verb
 _LOG = logging.getLogger("amn.producer")
 #: Replies taken in one read.
 READ_COUNT = 512
+#: Bytes that one read should not exceed by much: a server that copies more keeps everybody else waiting.
+READ_BYTES = 2 * 1024**2
 #: A blocking read returns at least this often, so that a stop is noticed without a server.
 BLOCK_MS = 500
 #: Read replies that may lie in the stream: their deletion is an answer to wait for, and to take, too.
@@ -48,8 +50,9 @@ class ReplyCursor:
         #: Ids that were read and are in the stream still, as far as we know; and those being deleted.
         self._taken: set[bytes] = set()
         self._deleted: set[bytes] = set()
-        self._read_bytes = 0
+        self._read_bytes = self._largest_bytes = 0
         self._steps = Steps(READ_COUNT)
+        self._count = READ_COUNT
         self._idle = self._asked = self._over = self._foreign = False
 
     def commands(self) -> list[tuple[Any, ...]]:
@@ -65,13 +68,14 @@ class ReplyCursor:
             commands.append(("XDEL", self.stream, *self._taken))
             self._deleted, self._taken = self._taken, set()
             self._read_bytes, self._last = 0, _BEGINNING
-        read = ("XREAD", "COUNT", self._steps.size, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
+        self._count = min(self._steps.size, max(1, READ_BYTES // max(1, self._largest_bytes)))
+        read = ("XREAD", "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
         return [*commands, read]
 
     def take(self, answers: Sequence[Any]) -> None:
         """Settles the requests that the last answer's entries answer, and moves on."""
-        rows, count = self._rows(answers[-1]), self._steps.size
-        if count < self._steps.size_max:
+        rows, count = self._rows(answers[-1]), self._count
+        if self._steps.size < self._steps.size_max:
             self._steps.note_came()
         self._idle, self._foreign = not rows, False
         if self._deleted and isinstance(answers[-2], Exception):  # rights of an earlier version: they stay
@@ -117,6 +121,7 @@ class ReplyCursor:
                 if payload is None:  # the wake-up call of `close`
                     continue
                 self._read_bytes += len(payload)
+                self._largest_bytes = max(len(payload), self._largest_bytes - self._largest_bytes // 8)
                 self._inflight.on_reply(payload, entry_id)
             except Exception as error:  # one that we cannot take must not keep the others from those who wait
                 self.odd += 1

@@ -73,9 +73,9 @@ def test_every_level_moves_when_a_batch_is_one_request(rig: Rig) -> None:
 def test_within_a_level_the_order_holds(rig: Rig) -> None:
     put(rig, low=9, normal=9, high=9)
     queue = rig.queue("w", batch_max=6)
-    read = names(queue.lease())
-    while queue.more:
-        read += names(queue.lease(block=False))
+    read: list[str] = []
+    while len(read) < 27:
+        read += names(queue.lease(block=not queue.more))
     for priority in PRIORITIES:
         of_level = [name for name in read if name.startswith(priority)]
         assert of_level == [f"{priority}-{i}" for i in range(9)]

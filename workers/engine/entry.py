@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from producer.messages import Request
+from producer.messages import BULK_PRIORITY, PRIORITIES, Request
+
+#: Place of the level `low`.
+BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
 
 
 class Entry(NamedTuple):

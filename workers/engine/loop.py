@@ -14,10 +14,10 @@ from producer.errors import ServerError
 from producer.transport.steps import Steps
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch, assemble, portion
-from workers.engine.outcomes import dead_with_answer, served_fast
+from workers.engine.outcomes import served_fast
 from workers.engine.queue import LeasedQueue
 from workers.engine.stages import StageTimes
-from workers.engine.suspects import HeldBack, suspects
+from workers.engine.suspects import HeldBack, bisected, suspects
 from workers.engine.traces import WorkerTraces
 from workers.errors import refused
 from workers.settings import WorkerSettings
@@ -66,6 +66,8 @@ class Loop:
         self.suspecting = False
         self._hand: Sequence[Entry] = ()
         self._ending: Sequence[Entry] = ()
+        self._between: Sequence[Entry] = ()
+        self._lost: ServerError | None = None
         limits = queue.settings.queue
         self._held = HeldBack(limits.batch_max, limits.deliveries_max)
         self._handler = handler
@@ -95,7 +97,7 @@ class Loop:
 
         Another thread reads this.
         """
-        return [*self._hand, *self._ending, *self._held.entries]
+        return [*self._hand, *self._ending, *self._between, *self._held.entries]
 
     def run(self) -> None:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
@@ -137,6 +139,9 @@ class Loop:
         came = bool(entries)
         while entries and not self._stopping.is_set():
             entries = self.step(entries)
+            if self._lost is not None:
+                error, self._lost = self._lost, None
+                raise error
         if self._finishing is not None:
             self._join()
         self._hand = ()
@@ -218,32 +223,34 @@ class Loop:
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         self.progress += 1
         batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
+        if self.queue.yields and not (self._between or self.suspecting):
+            batch.between = self._serve_live
         outcomes: list[Outcome] = []
         if batch.requests:
             try:
-                outcomes = self._handler.handle(batch)
+                outcomes = self._handled(batch)
             except Exception as error:
-                outcomes = self._bisected(batch, error)
+                outcomes = bisected(self._handled, batch, error)
         if self.stages is not None:
             self.stages.computed(batch, outcomes)
         return batch.refused + outcomes
 
-    def _bisected(self, batch: MicroBatch, error: Exception) -> list[Outcome]:
-        """Halves a batch that raised until the culprit is alone: it becomes a dead letter, and an escalated
-        one has its AMN answer."""
-        if (count := len(batch)) == 1:
-            request = batch.requests[0]
-            trace = {"traceparent": request.traceparent} if request.traceparent else {}
-            _LOG.error("request_breaks_batch", request=request.id, **trace, exc_info=error)
-            return [dead_with_answer(batch.entries[0], request, "batch_breaking", repr(error))]
-        outcomes = []
-        for part in (batch.part(0, count // 2), batch.part(count // 2, count)):
+    def _serve_live(self) -> None:
+        """Answers live requests that came while low work is computed. An error waits until that is done."""
+        if self._lost is None:
             self.progress += 1
             try:
-                outcomes += self._handler.handle(part)
-            except Exception as again:
-                outcomes += self._bisected(part, again)
-        return outcomes
+                self._between = self.queue.lease_live()
+            except ServerError as error:
+                self._lost = error
+        if self._between:
+            self._join()
+            self._finish(self._outcomes(self._between))
+            self._between = ()
+
+    def _handled(self, batch: MicroBatch) -> list[Outcome]:
+        self.progress += 1
+        return self._handler.handle(batch)
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
         """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -36,6 +36,7 @@ class MicroBatch:
         starts: First row of each request, and B; empty when each has one row.
         started_s, predicted_s: Monotonic clock at the start of the model, and at that of the gate;
             0 until the handler says so.
+        between: To be called after each few rows, where they are to be computed piece by piece.
     """
 
     entries: list[Entry]
@@ -47,6 +48,7 @@ class MicroBatch:
     starts: Sequence[int] = ()
     started_s: float = 0.0
     predicted_s: float = 0.0
+    between: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self.requests)

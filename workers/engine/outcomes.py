@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from producer.errors import QueueError, WireError
 from producer.keys import ID, REQUEST
-from producer.messages import BULK_PRIORITY, PRIORITIES, Answer, Failure, Request
+from producer.messages import BULK_PRIORITY, Answer, Failure, Request
 from producer.protocol import wire
 from producer.protocol.wire import Envelope, envelope
-from workers.engine.entry import Entry, Outcome
+from workers.engine.entry import BULK_PLACE, Entry, Outcome
 
 #: Why an entry that was begun too often is a dead letter.
 WORKER_DIED = "worker_died"
@@ -18,7 +18,6 @@ WORKER_DIED = "worker_died"
 BULK_ESCALATED = "bulk:escalated"
 #: Contexts of an escalated batch beyond its first.
 EXTRA_ESCALATED = "batch:extra:escalated"
-BULK_PLACE = 1 + PRIORITIES.index(BULK_PRIORITY)
 
 
 def is_bulk(entry: Entry, request: Request | Envelope | None) -> bool:

@@ -23,6 +23,7 @@ from producer.transport.connection import DRIVER_ERRORS, LOST, connect, driver_e
 from producer.transport.link import Link, Script, Word, written
 from workers.engine.entry import Entry, Outcome
 from workers.engine.reads import ReadSizes
+from workers.engine.yielding import Yielding
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
@@ -57,7 +58,8 @@ class LeasedQueue:
         self.streams = several.get(stream, (stream,))
         self._levels = {stream.encode(): level for level, stream in enumerate(self.streams)}
         self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
-        self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams))
+        self._yielding = Yielding() if stream == keys.requests else None
+        self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams), self._yielding)
         self.more = self.heavy = False
         self.finished_at_ms = 0.0
         self._write_fixed_words()
@@ -74,8 +76,9 @@ class LeasedQueue:
         """Encodes the words that are the same in every call."""
         keys, limits = self.keys, self.settings.queue
         self._read_words = written("XREADGROUP", "GROUP", GROUP, self.name, "COUNT")
-        self._wait_words = written(
-            "BLOCK", limits.block_ms, "STREAMS", *self.streams, *(">" for _ in self.streams)
+        live = self.streams[:-1]
+        self._wait_words, self._live_words = (
+            written("STREAMS", *streams, *(">" for _ in streams)) for streams in (self.streams, live)
         )
         self._finish_keys = written(*keys.places, *keys.counters, keys.shadow, keys.dead, keys.stats)
         self._finish_words = written(
@@ -112,6 +115,8 @@ class LeasedQueue:
         of each level, that one may be too large for the way to here: it is left to its lease, so that
         what waits behind it is read first.
         """
+        if self._yielding is not None:
+            self._yielding.kept = []
         self.ensure_group()
         if not self.sizes.lost_alone:
             self.release()
@@ -120,8 +125,27 @@ class LeasedQueue:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
 
         Never waits for more to come: what is there is taken. Returns [] after `block_ms`, or at
-        once without `block`. Without it, levels are strict (workers/engine/reads.py).
+        once without `block`. Without it, levels are strict (workers/engine/reads.py). Low work that came with
+        live traffic is given by the next call, when that is done (workers/engine/yielding.py).
         """
+        if self._yielding is None:
+            return self._leased(block)
+        self._yielding.stop()
+        kept, self._yielding.kept = self._yielding.kept, []
+        return self._yielding.first(kept or self._leased(block))
+
+    @property
+    def yields(self) -> bool:
+        """True if what it gave last is low work beside live traffic."""
+        return self._yielding is not None and self._yielding.interruptible
+
+    def lease_live(self) -> list[Entry]:
+        """New entries of the levels above low that are there, for one who works on low ones."""
+        with driver_errors(self.settings.producer.url):
+            return self._read_levels([*self.sizes.beside()[:-1], 0])
+
+    def _leased(self, block: bool) -> list[Entry]:
+        """Entries whose lease ran out, else new ones."""
         try:
             due = time.monotonic() >= self._reclaim_at
             return (due and self._reclaimed()) or self._read(block)
@@ -204,8 +228,8 @@ class LeasedQueue:
                 pipe.xlen(stream)
                 pipe.get(counter)
             found = [int(value or 0) for value in pipe.execute()]
-        pairs = zip(found[::2], found[1::2], strict=True)
-        self.sizes.expect(max(size_bytes // max(1, count) for count, size_bytes in pairs))
+        for level, (count, size_bytes) in enumerate(zip(found[::2], found[1::2], strict=True)):
+            self.sizes.expect(level, size_bytes // max(1, count))
 
     def _reclaimed(self) -> list[Entry]:
         queue, room = self.settings.queue, self.sizes.entries
@@ -224,22 +248,40 @@ class LeasedQueue:
             Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), n + 1, first + i)
             for i, entry, n, flat in rows
         ]
-        self.sizes.took([], [], [len(entry.fields.get(REQUEST, b"")) for entry in entries])
+        got = [sum(i == level for i, *_ in rows) for level in range(1, len(self.streams) + 1)]
+        self.sizes.took([0] * len(got), got, entries)
         self.more, self.heavy = len(rows) >= room, self.sizes.heavy
         return entries
 
     def _read(self, block: bool) -> list[Entry]:
         """Reads new entries: level by level in one round trip, or with `block` the first that come."""
-        sizes, words = self.sizes, self._read_words
-        commands: list[tuple[Word, ...]]
-        if block:
-            asked = [min(sizes.waiting, sizes.entries)] * len(self.streams)
-            commands = [(words, asked[0], self._wait_words)]
-        else:
-            asked = sizes.counts()
-            pairs = zip(asked, self.streams, strict=True)
-            commands = [(words, count, "STREAMS", stream, ">") for count, stream in pairs]
-        got, entries = [0] * len(asked), list[Entry]()
+        pause_ms = 0
+        if block and self._yielding is not None and self._yielding.waits:
+            pause_ms = self._yielding.pause_ms()
+            if not pause_ms and (entries := self._read_levels(self.sizes.beside())):
+                return entries
+        return self._wait(pause_ms) if block else self._read_levels(self.sizes.counts())
+
+    def _read_levels(self, asked: Sequence[int]) -> list[Entry]:
+        """Reads what is there, level by level."""
+        pairs = zip(asked, self.streams, strict=True)
+        words = self._read_words
+        return self._taken(
+            asked, [(words, count, "STREAMS", stream, ">") for count, stream in pairs if count]
+        )
+
+    def _wait(self, low_pause_ms: int = 0) -> list[Entry]:
+        """Waits for what comes first; for so long not for low work, whose turn it is not."""
+        block_ms, levels, words = self.settings.queue.block_ms, len(self.streams), self._wait_words
+        if low_pause_ms:
+            block_ms, levels, words = min(block_ms, low_pause_ms), levels - 1, self._live_words
+        count = self.sizes.waiting(levels)
+        asked = [count] * levels + [0] * (len(self.streams) - levels)
+        return self._taken(asked, [(self._read_words, count, "BLOCK", block_ms, words)])
+
+    def _taken(self, asked: Sequence[int], commands: list[tuple[Word, ...]]) -> list[Entry]:
+        """The entries that reads of so many give."""
+        sizes, got, entries = self.sizes, [0] * len(asked), list[Entry]()
         for answer in self._reading.each(commands):
             if isinstance(answer, Exception):
                 raise answer
@@ -250,7 +292,7 @@ class LeasedQueue:
                     Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), 1, place)
                     for entry, flat in rows
                 ]
-        sizes.took(asked, got, [len(entry.fields.get(REQUEST, b"")) for entry in entries])
+        sizes.took(asked, got, entries)
         self.more, self.heavy = sizes.more, sizes.heavy
         return entries
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from workers.engine.entry import Entry
-from workers.engine.microbatch import portion
+import structlog
 
+from workers.engine.entry import Entry, Outcome
+from workers.engine.microbatch import MicroBatch, portion
+from workers.engine.outcomes import dead_with_answer
+
+_LOG = structlog.get_logger("amn.worker")
 #: For each time that an entry was begun alone. A worker loads in some seconds: with two of them, one is
 #: there for the others' requests; with one, what came meanwhile is answered before it may die again.
 PAUSE_S = 5.0
@@ -83,3 +87,22 @@ class HeldBack:
     def clear(self) -> None:
         """They went back to the queue."""
         self.waiting = ()
+
+
+def bisected(
+    handle: Callable[[MicroBatch], list[Outcome]], batch: MicroBatch, error: Exception
+) -> list[Outcome]:
+    """Halves a batch that raised until the culprit is alone: it becomes a dead letter, and an escalated
+    one has its AMN answer."""
+    if (count := len(batch)) == 1:
+        request = batch.requests[0]
+        trace = {"traceparent": request.traceparent} if request.traceparent else {}
+        _LOG.error("request_breaks_batch", request=request.id, **trace, exc_info=error)
+        return [dead_with_answer(batch.entries[0], request, "batch_breaking", repr(error))]
+    outcomes = []
+    for part in (batch.part(0, count // 2), batch.part(count // 2, count)):
+        try:
+            outcomes += handle(part)
+        except Exception as again:
+            outcomes += bisected(handle, part, again)
+    return outcomes

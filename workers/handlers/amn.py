@@ -20,9 +20,10 @@ from producer.messages import BULK_PRIORITY, DIMENSIONS, NORM_TOLERANCE, Reply, 
 from producer.protocol import wire
 from producer.protocol.replies import AnswerEncoder
 from producer.sampling import ONE_IN_MAX
-from workers.engine.entry import Outcome
+from workers.engine.entry import BULK_PLACE, Outcome
 from workers.engine.microbatch import MicroBatch
-from workers.engine.outcomes import BULK_ESCALATED, BULK_PLACE, EXTRA_ESCALATED, failure, is_bulk
+from workers.engine.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is_bulk
+from workers.engine.yielding import pieces
 from workers.handlers.batches import batch_reply, decide_batch
 from workers.handlers.decisions import DecisionLog
 from workers.settings import FALLBACK_MS_MIN, WorkerSettings
@@ -112,7 +113,7 @@ class AmnHandler:
         """One model call for all; one outcome per request, in order."""
         batch.started_s = started_s = time.perf_counter()
         requests, policy = batch.requests, self._gate.policy
-        vectors = self._predictor.forward(batch.contexts)  # (B, 768)
+        vectors = self._forward(batch)
         batch.predicted_s = time.perf_counter()
         hard = [hard_rules(policy, request.lane, request.tokens, request.escalate) for request in requests]
         soft = None
@@ -121,7 +122,7 @@ class AmnHandler:
             for i, reasons in enumerate(hard):
                 if reasons:
                     soft[batch.rows(i)] = False
-        columns = self._scores(batch.contexts, vectors, soft)
+        columns = self._scored(batch, vectors, soft)
         took = {
             "batch_ms": (started_s - batch.leased_at_s) * 1000,
             "compute_ms": (time.perf_counter() - started_s) * 1000,
@@ -136,6 +137,20 @@ class AmnHandler:
             self._batched(batch, i, computed) if many else self._single(batch, i, computed)
             for i, many in enumerate(batched)
         ]
+
+    def _forward(self, batch: MicroBatch) -> NDArray[np.float32]:
+        """The predictions, shape (B, 768)."""
+        if batch.between is None:
+            return self._predictor.forward(batch.contexts)
+        return np.concatenate(list(pieces(self._predictor.forward, batch.between, batch.contexts)))
+
+    def _scored(
+        self, batch: MicroBatch, vectors: NDArray[np.float32], soft: NDArray[np.bool_] | None
+    ) -> Columns:
+        if batch.between is None or (soft is not None and not soft.any()):
+            return self._scores(batch.contexts, vectors, soft)
+        columns = (batch.contexts, vectors) if soft is None else (batch.contexts, vectors, soft)
+        return Columns(*map(np.concatenate, zip(*pieces(self._scores, batch.between, *columns), strict=True)))
 
     def _single(self, batch: MicroBatch, i: int, computed: GatedBatch) -> Outcome:
         """The end of request i, a single context."""

@@ -106,6 +106,7 @@ class Poisoned:
 class NoQueue:
     settings = SETTINGS
     name = "nobody"
+    yields = False
     clock = ServerClock()
 
 

@@ -12,7 +12,7 @@ backlogs = st.lists(st.integers(0, 2000), min_size=3, max_size=3)
 
 def read(shares: ReadSizes, backlog: list[int], *, waits: bool) -> list[int]:
     """One read of this backlog, as the server answers it."""
-    asked = [shares.waiting] * 3 if waits else shares.counts()
+    asked = [shares.waiting(3)] * 3 if waits else shares.counts()
     got = [min(count, waiting) for count, waiting in zip(asked, backlog, strict=True)]
     shares.took(asked, got)
     for level, count in enumerate(got):

@@ -83,7 +83,7 @@ class Books:
     """A queue that notes the order of what the loop asks it for; `refusals` come first."""
 
     name = "amn-test"
-    heavy = more = False
+    heavy = more = yields = False
     settings = SETTINGS
     clock = ServerClock()
 

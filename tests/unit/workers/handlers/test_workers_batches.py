@@ -417,6 +417,7 @@ class Poisoned(Last):
 class NoQueue:
     settings = SETTINGS
     name = "nobody"
+    yields = False
     clock = ServerClock()
 
 
@@ -433,3 +434,23 @@ def test_a_batch_that_breaks_the_model_ends_alone():
         (b"c-1", False),
         (b"d-1", False),
     ]
+
+
+@pytest.mark.parametrize("fields", [{}, {"lane": "med-guideline"}])
+def test_rows_that_are_computed_piece_by_piece_have_the_same_answers(fields):
+    entries = [entry("a", rows(70)), entry("b", rows(1, 1)[0]), entry("c", rows(9, 2), **fields)]
+    looks: list[int] = []
+    found = []
+    for between in (None, lambda: looks.append(1)):
+        batch = assemble(entries, SETTINGS, NOW_MS, 0.0)
+        batch.between = between
+        outcomes = handler(GAIN if not fields else CARD).handle(batch)
+        replies = [replace(wire.decode_reply(o.payload), timings=None) for o in outcomes]
+        found.append(([(o.op, o.counters) for o in outcomes], replies))
+    (ops, whole), (others, pieces) = found
+    assert (ops, len(looks)) == (others, 6)
+    np.testing.assert_equal([vars_of(one) for one in whole], [vars_of(one) for one in pieces])
+
+
+def vars_of(reply: Any) -> dict[str, Any]:
+    return {name: getattr(reply, name) for name in type(reply).__dataclass_fields__}

@@ -1,0 +1,174 @@
+"""python -m bench beside: live traffic beside a file, and without it, in turns.
+
+A file of documents goes through `amn predict`, a process of its own. It is stopped and let go again, so that
+each phase beside it stands between two without it; requests at the level `normal` are sent at random times
+all the while, and counted from when they were due, as `amn run` does. Beside burners, which only compute in
+the idle class, one a core, one sees what any other work on the machine costs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.curves import percentiles
+from bench.files import SAMPLE, Predicting, Through, write_documents
+from bench.machine import environment
+from bench.report import out_option, write
+from ops.local.server import ServerSettings
+from ops.local.stack import Stack
+from ops.run.traffic import TrafficSender, TrafficSettings
+from ops.sample import Sample
+from producer import Producer, ProducerSettings
+from producer.keys import Keys
+from producer.transport.connection import connect
+from workers.pool.settings import PoolSettings
+
+#: So long a phase settles before it is measured.
+_SETTLE_S = 2.0
+_DRAIN_S_MAX = 60.0
+_BURNER = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+
+
+@click.command("beside")
+@click.option("--rates", default="200,500", show_default=True, help="Live requests a second.")
+@click.option("--seconds", default=15.0, show_default=True, help="Of each phase.")
+@click.option("--rounds", default=2, show_default=True, help="Phases of each kind.")
+@click.option("--burners", is_flag=True, help="Phases beside idle-class loops, too.")
+@out_option
+def command(rates: str, seconds: float, rounds: int, burners: bool, out: Path) -> None:
+    """Measure live traffic beside a file; writes beside.json and beside.md."""
+    surroundings = environment()
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        documents = Path(name) / "documents.parquet"
+        write_documents(documents, 1_000_000)
+        counts = {"amn": 1, "fallback": 1}
+        service = stack.enter_context(Stack(counts, PoolSettings(url=""), ServerSettings()))
+        url = service.settings.url
+        file = stack.enter_context(FileWork(Through(service), documents, Path(name) / "out"))
+        kinds: dict[str, Any] = {"nothing": nothing, "a file": file.going}
+        if burners:
+            kinds["burners"] = burning
+        phases: list[dict[str, Any]] = []
+        for rate in map(int, rates.split(",")):
+            for _ in range(rounds):
+                for beside, begin in kinds.items():
+                    with begin():
+                        rows, from_s = file.rows(), time.perf_counter()
+                        figures = live(url, rate, seconds, f"{rate}-{len(phases)}")
+                        rows_per_s = (file.rows() - rows) / (time.perf_counter() - from_s)
+                    phases.append({"rate": rate, "beside": beside, **figures, "file rows/s": rows_per_s})
+                    click.echo(phases[-1], err=True)
+    found = ratios(phases)
+    report = {"environment": surroundings, "phases": phases, "ratios": found}
+    note = (
+        f"Phases of {seconds:g} s in turns, in one run; one AMN and one fallback worker, all programs "
+        "on the same cores. A ratio is of the medians of the phases; its noise is that of the phases without "
+        "anything beside them."
+    )
+    write(out, "beside", report, phases, found, note)
+
+
+def ratios(phases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return for each rate and kind of work p50 and p95 beside it over those without anything."""
+    found = []
+    for rate in dict.fromkeys(phase["rate"] for phase in phases):
+        mine = [phase for phase in phases if phase["rate"] == rate]
+        alone = [phase for phase in mine if phase["beside"] == "nothing"]
+        for beside in dict.fromkeys(phase["beside"] for phase in mine if phase["beside"] != "nothing"):
+            row: dict[str, Any] = {"rate": rate, "beside": beside}
+            for name in ("ms_p50", "ms_p95"):
+                both = [[one[name] for one in mine if one["beside"] == beside], [one[name] for one in alone]]
+                row[f"{name[3:]} ratio"] = statistics.median(both[0]) / statistics.median(both[1])
+                row[f"{name[3:]} noise"] = max(both[1]) / min(both[1])
+            found.append(row)
+    return found
+
+
+class FileWork:
+    """A context manager: in it, an `amn predict` that stands still but within `going`."""
+
+    def __init__(self, through: Through, source: Path, out: Path) -> None:
+        self._predicting = Predicting(source, out, through)
+        self._client, self._keys = connect(ProducerSettings(url=through.url)), Keys()
+
+    def __enter__(self) -> FileWork:
+        self._wait(lambda: self.rows() > 10_000, "begins")
+        self._stop()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._predicting.process.kill()
+        self._predicting.process.wait()
+        self._client.close()
+
+    def rows(self) -> int:
+        """Return the rows that AMN answered so far, without those that came again for a fallback."""
+        names = ["batch:contexts", "batch:reason:asked_for"]
+        every, again = (int(n or 0) for n in self._client.hmget(self._keys.stats, names))
+        return every - again
+
+    @contextmanager
+    def going(self) -> Iterator[None]:
+        """Let it go on."""
+        self._predicting.process.send_signal(signal.SIGCONT)
+        time.sleep(_SETTLE_S)
+        try:
+            yield
+            if self._predicting.process.poll() is not None:
+                raise click.ClickException("the file was done too early; use fewer or shorter phases")
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        """Stop it, and wait until the workers have done what it left."""
+        self._predicting.process.send_signal(signal.SIGSTOP)
+        keys = self._keys
+        self._wait(lambda: not any(self._client.xlen(key) for key in (keys.low, keys.fallback)), "ends")
+        time.sleep(_SETTLE_S)
+
+    def _wait(self, is_true: Callable[[], bool], what: str) -> None:
+        until_s = time.monotonic() + _DRAIN_S_MAX
+        while not is_true():
+            if time.monotonic() > until_s:
+                raise click.ClickException(f"the file never {what}")
+            time.sleep(0.1)
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    """Let nothing be beside the traffic."""
+    yield
+
+
+@contextmanager
+def burning() -> Iterator[None]:
+    """Run a loop for each core in the idle class."""
+    words = [sys.executable, "-c", _BURNER]
+    burners = [subprocess.Popen(words) for _ in range(os.cpu_count() or 1)]
+    try:
+        time.sleep(_SETTLE_S)
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def live(url: str, rate: int, seconds: float, name: str) -> dict[str, float]:
+    """Return percentiles of requests at the level `normal`, in milliseconds from due to AMN's answer."""
+    settings = TrafficSettings(requests=int(rate * seconds), rate=rate, poisson=True, run_id=name)
+    with Producer(settings=ProducerSettings(url=url)) as producer:
+        record = TrafficSender(producer, Sample.load(SAMPLE), settings).run()
+    return percentiles(record.amn_ms + record.send_lag_ms)

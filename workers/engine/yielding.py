@@ -1,0 +1,142 @@
+"""Low work yields to live traffic, which is whatever came at a level above it.
+
+While there is live traffic, low work is read in small portions, and only while it has had less than its share
+of the worker's time; and after each few rows of it the worker looks whether a live request came, and serves
+that first (workers/engine/loop.py). Without live traffic nothing of this holds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.engine.entry import BULK_PLACE, Entry
+
+_T = TypeVar("_T")
+#: Live traffic counts for so long: a request now and then should not slow a file down.
+LIVE_S = 0.5
+#: Of a worker's time, beside live traffic.
+SHARE = 1 / 8
+#: Rows of low work that a live request may find before it.
+PIECE_ROWS = 32
+#: Rows of a portion, at least one message: beside live traffic, and without.
+BESIDE_ROWS_MAX, ROWS_MAX = 64, 256
+#: Low work that may go into one micro-batch with live traffic.
+JOINED_ROWS_MAX = 16
+#: How large messages are is remembered for so long.
+_REMEMBERED_S = 5.0
+#: Time that low work may be behind and make up for; a wait for its turn may last 100 ms longer than asked, as
+#: the server looks at its clock ten times a second.
+_CREDIT_S_MAX = 0.1 * SHARE
+#: A step that took longer (of a process that was stopped, say) counts as so long.
+_STEP_S_MAX = 0.1
+#: A message that is no larger holds one context, or few.
+_SINGLE_BYTES = 20_000
+_COUNT_AFTER = b"\xa5shape\x93"
+_VECTOR_BYTES = 1536
+
+
+class Yielding:
+    """The turns of low work in one worker.
+
+    Attributes:
+        waits: Whether the last look at the low level found all that it asked for, so that more may be there.
+        kept: Low entries that came with live ones, and are next.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.waits = False
+        self.kept: list[Entry] = []
+        self._clock = clock
+        self._live_until_s = self._counted_at_s = self._started_at_s = self._seen_at_s = 0.0
+        self._credit_s = _CREDIT_S_MAX
+        self._rows = 1
+
+    @property
+    def live(self) -> bool:
+        """True while there is live traffic."""
+        return self._clock() < self._live_until_s
+
+    @property
+    def interruptible(self) -> bool:
+        """True while the worker has low work and there is live traffic."""
+        return bool(self._started_at_s) and self.live
+
+    def note_live(self) -> None:
+        """A request of a higher level was read."""
+        self._live_until_s = self._clock() + LIVE_S
+
+    def expect(self, rows: int) -> None:
+        """The next messages may have so many rows."""
+        self._rows, self._seen_at_s = max(1, rows, self._rows // 2), self._clock()
+
+    def entries_max(self, sure: int) -> int:
+        """Entries of the low level for one read; so many single contexts it is sure of."""
+        if self._rows > 1 and self._clock() - self._seen_at_s > _REMEMBERED_S:
+            self._rows = 1
+        return max(1, max(BESIDE_ROWS_MAX if self.live else ROWS_MAX, sure) // self._rows)
+
+    def first(self, entries: list[Entry]) -> list[Entry]:
+        """The entries that are next; much low work that came with others is kept."""
+        low = [entry for entry in entries if entry.place == BULK_PLACE]
+        if low and len(low) < len(entries):
+            if sum(map(rows_of, low)) > JOINED_ROWS_MAX:
+                self.kept = low
+                return [entry for entry in entries if entry.place != BULK_PLACE]
+        elif low:
+            self._started_at_s = self._clock()
+        return entries
+
+    def stop(self) -> None:
+        """The worker is done with what it had."""
+        if self._started_at_s:
+            now_s = self._clock()
+            if now_s < self._live_until_s:
+                self._earn(now_s)
+                self._credit_s -= min(now_s - self._started_at_s, _STEP_S_MAX)
+            self._started_at_s = 0.0
+
+    def pause_ms(self) -> int:
+        """Milliseconds until low work has its turn; 0 when it has one."""
+        now_s = self._clock()
+        if now_s >= self._live_until_s:
+            return 0
+        self._earn(now_s)
+        if self._credit_s > 0:
+            return 0
+        return int(1000 * min(-self._credit_s / SHARE, self._live_until_s - now_s)) + 1
+
+    def _earn(self, now_s: float) -> None:
+        earned_s = (now_s - self._counted_at_s) * SHARE
+        self._credit_s, self._counted_at_s = min(self._credit_s + earned_s, _CREDIT_S_MAX), now_s
+
+
+def rows_of(entry: Entry) -> int:
+    """The contexts of an entry that is not decoded yet: as it says, or as many as its bytes can hold."""
+    payload = entry.fields.get(b"request", b"")
+    if len(payload) <= _SINGLE_BYTES:
+        return 1
+    found = payload.find(_COUNT_AFTER, 0, 512) + len(_COUNT_AFTER)
+    if found >= len(_COUNT_AFTER):
+        kind = payload[found]
+        if kind < 0x80:
+            return kind
+        if kind in (0xCC, 0xCD):
+            return int.from_bytes(payload[found + 1 : found + kind - 0xCA], "big")
+    return len(payload) // _VECTOR_BYTES
+
+
+def pieces(
+    compute: Callable[..., _T], between: Callable[[], None] | None, *columns: NDArray[np.generic]
+) -> Iterator[_T]:
+    """Yields what a function makes of some rows of the columns after the others, or of all without `between`,
+    which is called after each piece."""
+    count = len(columns[0])
+    for first in range(0, count, PIECE_ROWS if between else max(count, 1)):
+        yield compute(*(column[first : first + PIECE_ROWS] if between else column for column in columns))
+        if between:
+            between()
