@@ -30,7 +30,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     "judge": ("The drift judge is not at work, so that no alert is raised", "judge_dead"),
     "sender": ("The sender of alerts is not at work, so that nobody is told", "sender_dead"),
     "jobs": ("Jobs wait, and no worker is there for them", ""),
-    "failures": ("A process of the service ended with an error and did not come back", ""),
+    "failures": ("A process of the service is missing", "crash_loop"),
     "memory": ("The server's memory is nearly full", "server_memory"),
     "persistence": ("The server does not keep what it holds on disk", "persistence_failed"),
     "eviction": ("The server may drop requests when its memory is full", ""),
@@ -145,9 +145,16 @@ def _refusals(refused: float) -> Iterator[Trouble]:
 
 
 def _checks(look: Look) -> Iterator[Trouble]:
+    # While others of its kind work, one worker that is stuck or silent costs time and no request.
+    served = all(_has_working(look, one.kind) for one in look.facts.workers)
     for result in check(look.facts):
         if result.level != OK:
-            yield _of_check(result)
+            found = _of_check(result)
+            yield replace(found, severity="warning") if result.check == "progress" and served else found
+
+
+def _has_working(look: Look, kind: str) -> bool:
+    return any(one.kind == kind and not one.stuck for one in look.facts.workers)
 
 
 def _of_check(result: CheckResult) -> Trouble:

@@ -23,6 +23,7 @@ from topology import wait_until
 from ops.commands.acl import acl_line
 from ops.errors import AclRefused
 from ops.health.keys import repair
+from ops.page.look import Looker
 from ops.predict.truths import TruthReporter
 from producer import AsyncProducer, Options, Producer, ProducerSettings
 from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable, StreamUnusable
@@ -200,6 +201,10 @@ def test_ops_brings_a_dead_letter_back(
         wait_until(lambda: admin.xlen(KEYS.dead) == 1, "a dead letter")
         url = guarded.url("ops")
         assert "undecodable" in amn("dlq", "list", REDIS_URL=url).stdout
+        with guarded.client("ops") as client:  # the page
+            looker = Looker(client, guarded.settings("ops"))
+            [letter] = looker.look().letters
+            assert looker.letter(letter.id)["reason"] == letter.reason == "undecodable"
         amn("dlq", "replay", "--all", REDIS_URL=url)
         wait_until(lambda: admin.xlen(KEYS.dead) == 1, "the same letter again")
         purged = amn("dlq", "purge", "--all", "--yes", REDIS_URL=url)

@@ -121,3 +121,10 @@ def test_an_alert_that_fires_is_told_with_its_runbook_and_a_silenced_one_is_a_no
     assert now["runbook_link"] == "https://wiki/runbook#level"
     assert said(look(alerts=(replace(alert, silence="s"),)))[0] == "well"
     assert find(look(alerts=(replace(alert, beside="ood_delta"),)), 0.0, Known()) == []
+
+
+def test_a_stuck_worker_beside_one_that_works_costs_time_and_breaks_nothing() -> None:
+    stuck = replace(WORKERS[0], name="amn-2", stuck_ms=20_000)
+    state, sentence = said(look(workers=[stuck, *WORKERS]))
+    assert (state, "A worker is stuck" in sentence) == ("degraded", True)
+    assert said(look(workers=[stuck, *WORKERS[1:]]))[0] == "broken"
