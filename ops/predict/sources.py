@@ -130,7 +130,8 @@ def open_file(path: Path, array: str = "") -> SourceFile:
             return ArrayFile(path, array)
         return ParquetFile(path) if suffix in _PARQUET else ArrowFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise FileRefused(f"{path} cannot be read as {suffix[1:]}: {_line(error)}") from error
+        hint = "; a stream of Arrow is no file: write one with pyarrow.ipc.new_file" * (suffix in _ARROW)
+        raise FileRefused(f"{path} cannot be read as {suffix[1:]}: {_line(error)}{hint}") from error
 
 
 def row_groups(files: Sequence[SourceFile]) -> list[RowGroup]:

@@ -198,6 +198,13 @@ def test_a_file_that_is_empty_cut_or_something_else_is_refused(tmp_path: Path, s
             sources.open_file(path)
 
 
+def test_a_stream_of_arrow_is_told_from_a_file(tmp_path: Path) -> None:
+    with pa.ipc.new_stream(tmp_path / "a.arrow", table().schema) as stream:
+        stream.write_table(table())
+    with pytest.raises(FileRefused, match="a stream of Arrow is no file: write one with"):
+        sources.open_file(tmp_path / "a.arrow")
+
+
 def test_folders_and_globs_are_files_by_name_each_once(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("b.npy", "a.parquet", "notes.txt"):
