@@ -87,7 +87,7 @@ def _run(service: Service, variant: Variant, count: int, endpoint: str) -> dict[
             provider = TracerProvider(sampler=TraceIdRatioBased(variant.share))
             exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
             provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_SPANS_MAX))
-            producer._traces = RequestTraces(provider.get_tracer("amn"), service.settings.queue)
+            RequestTraces(provider.get_tracer("amn"), service.settings.queue).follow(producer)
         read, began_s = service.meter(), time.process_time()
         stream = producer.predict_many(
             (contexts[i % len(contexts)] for i in range(count)), in_flight=_IN_FLIGHT

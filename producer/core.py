@@ -52,8 +52,8 @@ class Core(Generic[H, B]):
         queues = [settings.queue] if partitions is None else partition_queues(settings.queue, partitions)
         self.channels: list[Channel] = [self._channel(replace(settings, queue=queue)) for queue in queues]
         self._spread = None if partitions is None else Spread(partitions)
-        tracing = tracer("amn-producer")
-        self._traces = None if tracing is None else RequestTraces(tracing, settings.queue)
+        if (found := tracer("amn-producer")) is not None:
+            RequestTraces(found, settings.queue).follow(self)
 
     @property
     def client_id(self) -> str:
@@ -103,19 +103,9 @@ class Core(Generic[H, B]):
         options: Sequence[Options] | Options,
         block: bool,
         batched: bool = False,
+        spans: CallSpans | None = None,
     ) -> Verb[list[Any]]:
-        """Sends several contexts, or batches, each to its partition; a wrong one refuses all."""
-        send = partial(self._sending, contexts, options, block, batched)
-        return send(None) if self._traces is None else self._traces.followed(options, len(contexts), send)
-
-    def _sending(
-        self,
-        contexts: Sequence[Any],
-        options: Sequence[Options] | Options,
-        block: bool,
-        batched: bool,
-        spans: CallSpans | None,
-    ) -> Verb[list[Any]]:
+        """Sends several contexts, or one batch, each to its partition; a wrong one refuses all."""
         if not isinstance(options, Options) and len(options) != len(contexts):
             raise InvalidRequest(f"{len(contexts)} contexts, but {len(options)} options; send one for each")
         count, spread = len(contexts), self._spread
@@ -124,14 +114,13 @@ class Core(Generic[H, B]):
         if not all(channel.clock.known for channel in channels):
             yield self._together, [channel.measuring() for channel in channels]
         make_handle: Any = partial(self._batch_handle if batched else self._handle, self)
-        prepared: Any = prepare_batches if batched else prepare_all
         verbs = []
         for channel, (part, indices) in zip(channels, parts.items(), strict=True):
-            own = options if isinstance(options, Options) else [options[i] for i in indices]
-            chosen: Any = [contexts[i] for i in indices]
-            about = chosen, own, channel.client_id, channel.settings, channel.clock.now_ms()
-            traces = [] if spans is None else [[spans.traceparents[i] for i in indices]]
-            outgoing = prepared(*about, *traces)
+            own: Any = options if isinstance(options, Options) else [options[i] for i in indices]
+            chosen, prepared = [contexts[i] for i in indices], prepare_batches if batched else prepare_all
+            traces = () if spans is None else [spans.traceparents[i] for i in indices]
+            now_ms = channel.clock.now_ms()
+            outgoing = prepared(chosen, own, channel.client_id, channel.settings, now_ms, traces)
             maker = make_handle if spans is None else spans.noted(outgoing, indices, make_handle)
             if spread is not None:
                 spread.note([item.id for item in outgoing], part)
@@ -141,19 +130,13 @@ class Core(Generic[H, B]):
         return _joined(list(parts.values()), (yield self._together, verbs))
 
     def _streaming(
-        self, options: Options, chunk: Sequence[tuple[int, Any]], put: Callable[[tuple[int, Any]], object]
-    ) -> Verb[None]:
-        """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
-        send = partial(self._sending_chunk, options, chunk, put)
-        return send(None) if self._traces is None else self._traces.followed(options, len(chunk), send)
-
-    def _sending_chunk(
         self,
         options: Options,
         chunk: Sequence[tuple[int, Any]],
         put: Callable[[tuple[int, Any]], object],
-        spans: CallSpans | None,
+        spans: CallSpans | None = None,
     ) -> Verb[None]:
+        """Sends numbered contexts; `(index, answer)` is put once each, now or when the answer comes."""
         [part] = self._spread.parts(options, 1) if self._spread is not None else [0]
         channel = self.channels[part]
         outgoing: list[Outgoing] = []
@@ -161,9 +144,9 @@ class Core(Generic[H, B]):
         places: list[int] = []
         about = options, channel.client_id, channel.settings, channel.clock.now_ms()
         for place, (index, context) in enumerate(chunk):
-            trace = None if spans is None else spans.traceparents[place]
+            traces = () if spans is None else (spans.traceparents[place],)
             try:
-                item = prepare(context, *about, trace)
+                item = prepare(context, *about, traces)
             except QueueError as error:
                 if spans is not None:
                     spans.end(place, error)

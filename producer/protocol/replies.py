@@ -83,9 +83,7 @@ class AnswerEncoder:
         }
         # A map of up to 15 pairs has a head of one byte; ours has more, so the parts' heads go.
         count = len(fields) + _ANSWER_FIELDS + with_gain
-        self._head, self._traced = (
-            b"\xde" + n.to_bytes(2, "big") + pack(fields)[1:] for n in (count, count + 1)
-        )
+        self._heads = [b"\xde" + n.to_bytes(2, "big") + pack(fields)[1:] for n in (count, count + 1)]
 
     def encode(
         self,
@@ -119,8 +117,7 @@ class AnswerEncoder:
             fields["gain"] = scores[2]
         if traceparent:
             fields["traceparent"] = traceparent
-            return self._traced + pack(fields)[1:]
-        return self._head + pack(fields)[1:]
+        return self._heads[bool(traceparent)] + pack(fields)[1:]
 
 
 def encode_failure(failure: Failure) -> bytes:

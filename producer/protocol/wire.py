@@ -9,6 +9,7 @@ docs/wire.md is the description for other languages; tests/golden holds fixtures
 from __future__ import annotations
 
 import math
+from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -96,33 +97,28 @@ class RequestEncoder:
     def _tail_of(self, traceparent: str) -> bytes:
         return self._named + _pairs({"traceparent": traceparent}) + self._rare
 
+    def traced(self, traceparent: str) -> RequestEncoder:
+        """One for requests of another trace."""
+        other = copy(self)
+        other._tail = self._tail_of(traceparent)
+        return other
+
     @staticmethod
     def _head_of(count: int) -> bytes:
         return b"\xde" + count.to_bytes(2, "big") + _pairs({"version": WIRE_VERSION})
 
     def encode(
-        self,
-        request_id: str,
-        context: NDArray[np.floating],
-        submitted_at_ms: float,
-        expires_at_ms: float,
-        traceparent: str | None = None,
+        self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float
     ) -> bytes:
-        """One request; the arguments are fields of `Request`, of which `traceparent` may be a shared one."""
-        times_ms = submitted_at_ms, expires_at_ms
-        return b"".join(self._parts(request_id, context, context.shape, times_ms, traceparent))
+        """One request; the arguments are fields of `Request`."""
+        return b"".join(self._parts(request_id, context, context.shape, (submitted_at_ms, expires_at_ms)))
 
     def encode_windows(
-        self,
-        request_id: str,
-        windows: Windows,
-        submitted_at_ms: float,
-        expires_at_ms: float,
-        traceparent: str | None = None,
+        self, request_id: str, windows: Windows, submitted_at_ms: float, expires_at_ms: float
     ) -> bytes:
         """One batch of contexts that share their vectors."""
         shape, times_ms = (len(windows), *CONTEXT_SHAPE), (submitted_at_ms, expires_at_ms)
-        _, *parts = self._parts(request_id, windows.vectors, shape, times_ms, traceparent)
+        _, *parts = self._parts(request_id, windows.vectors, shape, times_ms)
         ends = _pairs({"ends": windows.ends.astype(_ENDS).tobytes()})
         return b"".join((self._head_of(self._count + 1), *parts, ends))
 
@@ -132,14 +128,12 @@ class RequestEncoder:
         context: NDArray[np.floating],
         shape: tuple[int, ...],
         times_ms: tuple[float, float],
-        traceparent: str | None,
     ) -> tuple[bytes | memoryview, ...]:
         name = "f2" if context.dtype == np.float16 else "f4"
         times = pack(dict(zip(("submitted_at_ms", "expires_at_ms"), times_ms, strict=True)))[1:]
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
         form, this = _form(name, shape, data.nbytes), pack({"id": request_id})[1:]
-        tail = self._tail if traceparent is None else self._tail_of(traceparent)
-        return self._head, this, self._reply_to, form, data, self._kind, times, tail
+        return self._head, this, self._reply_to, form, data, self._kind, times, self._tail
 
 
 @lru_cache(maxsize=64)

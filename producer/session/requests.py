@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -22,9 +22,6 @@ from producer.settings import ProducerSettings
 from producer.windows import Windows
 
 _NO_CONTEXT = np.empty((0, 0), np.float32)
-#: Trace contexts, one for each request, that take the place of those in the options; None for what they say.
-Traceparents = Iterable[str | None]
-_AS_IN_OPTIONS: Traceparents = repeat(None)
 
 
 class Outgoing(NamedTuple):
@@ -65,10 +62,10 @@ def prepare(
     client: str,
     settings: ProducerSettings,
     at_ms: float | None = None,
-    traceparent: str | None = None,
+    traceparents: Sequence[str] = (),
 ) -> Outgoing:
     """Checks and encodes one request, submitted at `at_ms` of the server's clock, or now by the one here."""
-    return prepare_all([context], options, client, settings, at_ms, [traceparent])[0]
+    return prepare_all([context], options, client, settings, at_ms, traceparents)[0]
 
 
 def prepare_all(
@@ -77,19 +74,26 @@ def prepare_all(
     client: str,
     settings: ProducerSettings,
     at_ms: float | None = None,
-    traceparents: Traceparents = _AS_IN_OPTIONS,
+    traceparents: Sequence[str] = (),
 ) -> list[Outgoing]:
-    """Checks and encodes several requests, submitted at the same moment; the first wrong one refuses all."""
+    """Checks and encodes several requests, submitted at the same moment; the first wrong one refuses all.
+
+    Args:
+        traceparents: None, or one for each, in place of that of its options.
+    """
     at_ms = time.time() * 1000 if at_ms is None else at_ms
     each: Iterable[tuple[Options, wire.RequestEncoder]]
     if isinstance(options, Options):
         each = repeat((options, _encoder(options, client, settings.encoder)))
     else:
         each = ((one, _encoder(one, client, settings.encoder)) for one in options)
+    if traceparents:
+        pairs = zip(each, traceparents, strict=False)
+        each = ((one, encoder.traced(trace)) for (one, encoder), trace in pairs)
     with np.errstate(all="ignore"):
         return [
-            _outgoing(checked_quietly(context, normalize=one.normalize), one, encoder, settings, at_ms, trace)
-            for context, (one, encoder), trace in zip(contexts, each, traceparents, strict=False)
+            _outgoing(checked_quietly(context, normalize=one.normalize), one, encoder, settings, at_ms)
+            for context, (one, encoder) in zip(contexts, each, strict=False)
         ]
 
 
@@ -99,7 +103,7 @@ def prepare_batch(
     client: str,
     settings: ProducerSettings,
     at_ms: float | None = None,
-    traceparent: str | None = None,
+    traceparent: str = "",
 ) -> Outgoing:
     """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768), or `Windows`."""
     limit, normalize = settings.batch_contexts_max, options.normalize
@@ -112,7 +116,7 @@ def prepare_batch(
         raise InvalidRequest("sequence and position name one context; leave them out of a batch of several")
     at_ms = time.time() * 1000 if at_ms is None else at_ms
     encoder = _encoder(options, client, settings.encoder)
-    return _outgoing(array, options, encoder, settings, at_ms, traceparent)
+    return _outgoing(array, options, encoder.traced(traceparent) if traceparent else encoder, settings, at_ms)
 
 
 def prepare_batches(
@@ -121,13 +125,11 @@ def prepare_batches(
     client: str,
     settings: ProducerSettings,
     at_ms: float,
-    traceparents: Traceparents = _AS_IN_OPTIONS,
+    traceparents: Sequence[str] = (),
 ) -> list[Outgoing]:
     """Checks and encodes batches, as `prepare_batch`."""
-    return [
-        prepare_batch(batch, options, client, settings, at_ms, trace)
-        for batch, trace in zip(contexts, traceparents, strict=False)
-    ]
+    pairs = zip(contexts, traceparents or repeat(""), strict=False)
+    return [prepare_batch(batch, options, client, settings, at_ms, trace) for batch, trace in pairs]
 
 
 def _outgoing(
@@ -136,7 +138,6 @@ def _outgoing(
     encoder: wire.RequestEncoder,
     settings: ProducerSettings,
     at_ms: float,
-    traceparent: str | None,
 ) -> Outgoing:
     """The request of one context (5, 768), or of a batch: (n, 5, 768) or windows."""
     if options.lane not in settings.lanes:
@@ -146,9 +147,9 @@ def _outgoing(
     deadline_ms = options.deadline_ms or 0.0
     expires_at_ms = at_ms + deadline_ms if deadline_ms else 0.0
     if isinstance(array, Windows):
-        payload = encoder.encode_windows(request_id, array, at_ms, expires_at_ms, traceparent)
+        payload = encoder.encode_windows(request_id, array, at_ms, expires_at_ms)
     else:
-        payload = encoder.encode(request_id, array, at_ms, expires_at_ms, traceparent)
+        payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
     bytes_max = BATCH_BYTES_MAX if batched else PAYLOAD_BYTES_MAX
     if len(payload) > bytes_max:
         raise PayloadTooLarge(

@@ -47,7 +47,7 @@ def tracer(service: str, *, decides: bool = True) -> Any | None:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None
     if api is not None and not isinstance(found := api.get_tracer_provider(), api.ProxyTracerProvider):
-        return found.get_tracer("amn")
+        return None if isinstance(found, api.NoOpTracerProvider) else found.get_tracer("amn")
     if not any(map(os.environ.get, _ENDPOINTS)) or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     try:
@@ -107,7 +107,20 @@ class RequestTraces:
         self._begin = partial(tracer.start_span, "amn request", kind=SpanKind.PRODUCER)
         self._shared = {_SYSTEM: "amn", "messaging.destination.name": queue}
 
-    def followed(
+    def follow(self, producer: Any) -> None:
+        """Has this producer send everything from here; one without traces has nothing in its way."""
+        submitting, streaming = producer._submitting, producer._streaming
+
+        def submit(contexts: Any, options: Any, block: bool, batched: bool = False) -> Verb[list[Any]]:
+            send = partial(submitting, contexts, options, block, batched)
+            return self._followed(options, len(contexts), send)
+
+        def stream(options: Options, chunk: Any, put: Any) -> Verb[None]:
+            return self._followed(options, len(chunk), partial(streaming, options, chunk, put))
+
+        producer._submitting, producer._streaming = submit, stream
+
+    def _followed(
         self, options: Options | Sequence[Options], count: int, verb_of: Callable[[CallSpans], Verb[T]]
     ) -> Verb[T]:
         """Runs the verb that sends so many requests, each with a span."""
@@ -172,9 +185,7 @@ class CallSpans:
             self.end(number, error)
 
 
-def _traceparent(context: Any) -> str | None:
-    if not context.is_valid:
-        return None
+def _traceparent(context: Any) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 

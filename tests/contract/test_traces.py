@@ -247,7 +247,10 @@ def test_every_kind_of_producer_has_its_spans(
 
 def test_without_a_provider_or_an_endpoint_there_is_no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracer("amn-producer") is None
-    assert Producer()._traces is None
+    assert "_submitting" not in vars(Producer())  # as it is in the class
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    assert tracer("amn-producer") is None
+    monkeypatch.delenv("OTEL_SDK_DISABLED")
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.NoOpTracerProvider)
     assert tracer("amn-producer") is None
