@@ -86,6 +86,8 @@ class Service:
         self._contexts = sample_contexts()
 
     def __enter__(self) -> Self:
+        # Workers that are stopped while a long queue is filled do not hang.
+        os.environ.setdefault("AMN_STALL_MS", "3600000")
         self._server.start()
         self.url = self._server.url
         self.settings = ProducerSettings(

@@ -27,8 +27,10 @@ from ops.alerts.watch import GIVEN_UP_FOR_MS, counted
 from ops.drift.memory import Memory
 from ops.drift.service.live import KINDS, LOST, Service, read_service
 from ops.findings import Finding
-from ops.health import backlog, letters, streams
+from ops.health import backlog, beside, letters, streams
 from ops.health.counters import COUNTS
+from ops.health.process_checks import missing
+from ops.settings import jobs_possible
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
@@ -38,6 +40,8 @@ from producer.transport.connection import connect, driver_errors
 LabelValues = tuple[str, ...]
 #: Limit for one family: a hash that somebody filled with names must not fill Prometheus.
 LABELS_MAX = 100
+#: Processes that leave a note when they end with an error (workers/pool/failures.py).
+_NOTED = (*KINDS, "judge", "sender", "jobs worker")
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
 VALUES = (
     ("amn_drift_mean_cosine", "Mean cosine to the truth, 24 h.", "ood_delta", "mean_ood", ("ood",)),
@@ -84,6 +88,12 @@ class QueueCollector(Collector):
         client, keys, queue = self._client, self._keys, self._keys.queue
         live = read_service(client, keys)
         yield from counters(queue, live.counters)
+        found = beside.read(client, keys, live.now_ms, jobs=jobs_possible(self._settings.url))
+        absent = Counter((queue, one.kind) for one in missing(found, live.workers, live.now_ms))
+        said = "Processes that ended with an error or give no sign, and did not come back."
+        yield gauge(
+            "amn_processes_missing", said, {(queue, kind): absent[queue, kind] for kind in _NOTED}, "kind"
+        )
         yield from queue_metrics(queue, live, letters.count(client, keys))
         yield stage_metric(queue, stages.read_total(client, keys))
         memory = Memory(client, keys)
@@ -129,7 +139,7 @@ def queue_metrics(queue: str, live: Service, dead_letters: int) -> Iterator[Metr
     for name, (text, value_of) in of_streams.items():
         samples = {(queue, stream): value_of(facts) for stream, facts in live.streams.items()}
         yield gauge(f"amn_stream_{name}", text, samples, "stream")
-    backlogs = backlog.backlogs(live.streams, live.workers) if live.streams else {}
+    backlogs = backlog.backlogs(live.streams, live.workers)
     said = "Until what waits now is served; the age of the oldest entry while none is."
     waits_s = {(queue, stream): one.backlog_s for stream, one in backlogs.items()}
     yield gauge("amn_stream_backlog_seconds", said, waits_s, "stream")

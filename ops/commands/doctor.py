@@ -13,6 +13,7 @@ from ops.commands import options
 from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
 from ops.health import keys as health_keys
+from ops.health.backlog import backlogs
 from ops.settings import producer_settings, service, with_origin
 from ops.stages import STATISTICS
 from producer.errors import ServerError
@@ -136,10 +137,10 @@ def _draw(report: Report, facts: Facts) -> None:
 
 
 def _tables(facts: Facts) -> list[console.DataTable]:
-    table = console.DataTable
+    table, waits = console.DataTable, backlogs(facts.streams, facts.workers)
     return [
-        table("stream", "entries>", "leased>", "payload bytes>", "oldest (ms)>").filled(
-            (name, one.entries, one.leased, one.payload_bytes, one.oldest_age_ms)
+        table("stream", "entries>", "leased>", "payload bytes>", "oldest (ms)>", "backlog (s)>").filled(
+            (name, one.entries, one.leased, one.payload_bytes, one.oldest_age_ms, waits[name].backlog_s)
             for name, one in facts.streams.items()
         ),
         table("worker", "pid>", "finished>", "seen (ms ago)>", "serves").filled(

@@ -53,11 +53,12 @@ class Backlog:
 
 
 def backlogs(found: Mapping[str, StreamFacts], alive: Sequence[WorkerFacts]) -> dict[str, Backlog]:
-    """The backlog of each stream, by its display name."""
+    """The backlog of each stream that was read, by its display name."""
     measured: dict[str, Backlog] = {}
-    for kind, names in _SERVED:
+    for kind, served in _SERVED:
+        names = [name for name in served if name in found]
         ahead, oldest_s = 0, 0.0
-        working = [one for one in alive if _serves(one, kind, names[0]) and not one.stuck]
+        working = [one for one in alive if _serves(one, kind, names) and not one.stuck]
         rate = sum(one.ended_per_s for one in working)
         for name in names:
             stream = found[name]
@@ -76,9 +77,9 @@ def backlogs(found: Mapping[str, StreamFacts], alive: Sequence[WorkerFacts]) -> 
     return measured
 
 
-def _serves(worker: WorkerFacts, kind: str, stream: str) -> bool:
+def _serves(worker: WorkerFacts, kind: str, names: Sequence[str]) -> bool:
     # A worker of an earlier version does not say what it reads: it is of the first place of its kind.
-    return worker.kind == kind and (stream in worker.streams.split() or not worker.streams)
+    return worker.kind == kind and (not worker.streams or bool({*names} & {*worker.streams.split()}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

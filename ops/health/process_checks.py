@@ -133,23 +133,27 @@ def jobs(found: BesideFacts) -> Verdict:
 
 def failures(facts: Facts) -> Verdict:
     """Errors that nobody has come after: the newest of each kind on each host."""
-    newest = {(one.kind, one.host): one for one in reversed(facts.beside.failures)}
-    left = [one for one in newest.values() if not _came_back(one, facts)]
-    if not left:
+    if not (left := missing(facts.beside, facts.workers, facts.now_ms)):
         return OK, "no process of the last hour ended with an error or fell silent, and is missing"
     texts = (f"{one.kind} on {one.host}, {one.ms_ago // 1000} s ago: {one.text}" for one in left)
     return FAILURE, "ended with an error or fell silent, and did not come back: " + "; ".join(texts)
 
 
-def _came_back(failed: Crash, facts: Facts) -> bool:
-    looked = {"judge": facts.beside.judged_ms_ago, "sender": facts.beside.looked_ms_ago}
+def missing(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> list[Crash]:
+    """The newest error or silence of each kind on each host that nobody has come after."""
+    newest = {(one.kind, one.host): one for one in reversed(found.failures)}
+    return [one for one in newest.values() if not _came_back(one, found, workers, now_ms)]
+
+
+def _came_back(failed: Crash, found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> bool:
+    looked = {"judge": found.judged_ms_ago, "sender": found.looked_ms_ago}
     if failed.kind in looked:
         heard_ms_ago = looked[failed.kind]
         return heard_ms_ago is not None and heard_ms_ago < min(failed.ms_ago, SILENT_MS)
     if failed.kind == "jobs worker":
-        return facts.beside.jobs_workers > 0
+        return found.jobs_workers > 0
     return any(
         (worker.kind, worker.host) == (failed.kind, failed.host)
-        and facts.now_ms - worker.started_at_ms < failed.ms_ago
-        for worker in facts.workers
+        and now_ms - worker.started_at_ms < failed.ms_ago
+        for worker in workers
     )

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from ops import stages
-from ops.health import beside, keys, letters, machine, server, streams, workers
+from ops.health import backlog, beside, keys, letters, machine, server, streams, workers
 from ops.health.beside import BesideFacts
 from ops.health.counters import read_counters
 from ops.health.letters import LetterFacts
@@ -90,6 +90,9 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The object of `amn doctor --json`."""
         facts = asdict(self.facts) if self.facts else {}
+        if self.facts:
+            waits = backlog.backlogs(self.facts.streams, self.facts.workers)
+            facts["backlogs"] = {name: asdict(one) for name, one in waits.items()}
         findings = [asdict(result) for result in self.results]
         return {"healthy": self.healthy, **facts, "findings": findings, "repaired": self.repaired}
 

@@ -24,7 +24,7 @@ from rig import answer
 
 from ops.app import run
 from ops.errors import Unhealthy
-from ops.health import FAILURE, OK, WARNING, alive_here
+from ops.health import FAILURE, OK, WARNING, alive_here, beside
 from producer import Options, Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Request
@@ -336,3 +336,29 @@ def test_a_sender_that_was_removed_on_purpose_is_missed_until_the_operator_says_
     assert examine()["sender"]["level"] == OK  # once is enough
     real_server.admin.set(KEYS.alerts_prefix + "looked_ms", int(time.time() * 1000) - 600_000)
     assert examine()["sender"]["level"] == FAILURE  # one ran again, and is missed again
+
+
+def test_the_judge_and_its_neighbours_are_alive_while_they_give_signs(real_server: Any) -> None:
+    settings, client = ProducerSettings(url=real_server.url), real_server.admin
+    for name in ("judge", "sender", "jobs"):
+        with pytest.raises(Unhealthy, match=f"no {name} of queue main has given a sign yet"):
+            beside.alive(settings, name)
+    now_ms = int(client.time()[0]) * 1000
+    client.hset(KEYS.drift_prefix + "judge", "evaluated_at_ms", now_ms)
+    client.set(KEYS.alerts_prefix + "looked_ms", now_ms - 600_000)
+    client.sadd("rq:workers:amn-jobs", "rq:worker:one")
+    client.hset("rq:worker:one", "birth", "now")
+    assert [beside.alive(settings, name) for name in ("judge", "jobs")] == ["judge", "jobs"]
+    with pytest.raises(Unhealthy, match=r"for 60\d s"):
+        beside.alive(settings, "sender")
+
+
+def test_a_worker_that_is_not_heard_is_named_before_it_is_forgotten(
+    real_server: Any, examine: Examine
+) -> None:
+    long_ago_ms = int(time.time() * 1000) - 7_000
+    silent = present(real_server.admin, "amn", seen_at_ms=long_ago_ms, progress_at_ms=long_ago_ms)
+    found = examine()
+    assert found["progress"]["level"] == FAILURE
+    assert f"not heard: {silent} for 7 s" in found["progress"]["text"]
+    assert found["report"]["backlogs"]["requests"]["workers"] == 0

@@ -115,6 +115,8 @@ def fill(client: Any) -> None:
     judge = {"findings": json.dumps([asdict(one) for one in FINDINGS]), "evaluated_at_ms": 1_700_000_000_500}
     client.hset(KEYS.drift_prefix + "judge", mapping=judge)
     client.set(leader_key(KEYS), "1")
+    silent = {"kind": "fallback", "host": "h", "at_ms": 1_700_000_000_000, "text": "process 7 gives no sign"}
+    client.lpush(KEYS.failures, json.dumps(silent))
     found = [Finding(rule="level", severity="page", state="firing", evaluations=1)]
     apply(client, KEYS, found, now_ms=1_700_000_000_000, fence=1, settings=AlertSettings())
 
@@ -150,6 +152,8 @@ def test_a_scrape_shows_queue_workers_judgement_and_alerts(server: Any) -> None:
     assert value("amn_stream_backlog_seconds", stream="requests") > 86_400  # nobody serves it
     assert value("amn_stream_backlog_seconds", stream="fallback") == 0
     assert value("amn_workers_busy_ratio", kind="amn") == 0
+    assert value("amn_processes_missing", kind="fallback") == 1
+    assert value("amn_processes_missing", kind="judge") == 0
     assert value("amn_drift_delta_drop_cosine", model="v12", lane="") == 0.037
     assert value("amn_drift_mean_cosine", model="v12", lane="", slice="ood") == 0.9
     assert value("amn_drift_samples", model="v12", lane="", slice="id") == 39800
