@@ -24,11 +24,15 @@ import click
 from bench.machine import cpu_seconds, environment, pin, resident_mb
 from bench.report import out_option, write
 from bench.service import Service, sample_contexts
+from ops.page.look import Looker
+from ops.page.snapshot import Snapshots
 from producer import Options, Producer
+from producer.transport.connection import connect
 from workers.pool.child import our_environment, our_python
 
 #: Requests of one call; they are submitted evenly, so many calls a second.
 _AT_ONCE = 10
+_LOOKS = 200
 _SETTLE_S, _PATIENCE_S = 1.5, 30.0
 
 
@@ -59,6 +63,7 @@ def command(viewers: int, rate: int, block_s: float, repeats: int, out: Path) ->
         row = _compared(blocks[0], blocks[viewers]) | {
             "page_core": f"{page_cpu_s / page_s:.1%}",
             "page_mb": resident_mb(page),
+            **_looks(service),
         }
     report = {"environment": surroundings, "viewers": viewers, "rate_per_s": rate, "row": row}
     write(
@@ -78,6 +83,21 @@ def _compared(without: list[float], with_viewers: list[float]) -> dict[str, Any]
         "without_us": round(statistics.median(without), 1),
         "with_us": round(statistics.median(with_viewers), 1),
         "change": f"{statistics.median(changes):+.1%} ({min(changes):+.1%} to {max(changes):+.1%})",
+    }
+
+
+def _looks(service: Service) -> dict[str, float]:
+    """CPU time of one look at the server, which takes place once a second: of the server, and of the page."""
+    with connect(service.settings) as client:
+        source = Snapshots(service.settings, Looker(client, service.settings).look)
+        source.make()
+        before_s, own_s = cpu_seconds(service.server_pid), time.process_time()
+        for _ in range(_LOOKS):
+            source.make()
+        server_s, own_s = cpu_seconds(service.server_pid) - before_s, time.process_time() - own_s
+    return {
+        "look_server_ms": round(server_s / _LOOKS * 1000, 2),
+        "look_page_ms": round(own_s / _LOOKS * 1000, 2),
     }
 
 
