@@ -27,8 +27,8 @@ from producer.messages import BULK_PRIORITY, LANES, BatchReply
 #: Contexts of one message.
 MESSAGE_ROWS = 256
 _WAIT_MS, _PAUSE_S = 2_000.0, 0.5
-#: Blocks under way at once, before and after their rows are chosen.
-_AHEAD = 3
+#: Blocks under way at once, before and after their rows are chosen: those wait behind what is sent meanwhile.
+_AHEAD, _CHOSEN_AHEAD = 3, 8
 #: Row groups that they are of: so much is repeated of a run that is broken off.
 _GROUPS = 2
 Waits = Callable[[], Answers]
@@ -201,7 +201,7 @@ def answered(
             first.append((block, rows, engine.fast(block.windows_of(rows))))
             if len(first) > _AHEAD:
                 choose()
-            if len(second) > _AHEAD:
+            if len(second) > _CHOSEN_AHEAD:
                 yield finish()
     except FileRefused as error:  # what was read before it is answered, and stays
         failed = error

@@ -39,6 +39,8 @@ from producer.protocol.replies import encode_vector as encode_vector
 from producer.windows import Windows
 
 _FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes, and up to 255
+#: msgpack: a list of three behind its name, and numbers of one and two bytes.
+_BATCH_SHAPE, _NUMBERS = b"\xa5shape\x93", {b"\xcc": 1, b"\xcd": 2}
 #: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.
 TIME_MS_MAX = 1e14
 _DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
@@ -253,6 +255,20 @@ def envelope(payload: bytes, request_id: bytes = b"") -> Envelope | None:
         _text_behind(b"\xa8reply_to", payload),
     )
     return found if valid_id(found.id) and valid_client(found.reply_to) else None
+
+
+def contexts_in(payload: bytes) -> int:
+    """Contexts that an encoded batch says it holds, found at its front without decoding it; else 1.
+
+    Those that share their vectors have few bytes, so that bytes do not tell how long a message takes.
+    """
+    at = payload.find(_BATCH_SHAPE, 0, TEXT_LENGTH_MAX)
+    if at < 0:
+        return 1
+    start = at + len(_BATCH_SHAPE)
+    head = payload[start : start + 3]
+    width = _NUMBERS.get(head[:1], 0)
+    return max(1, min(int.from_bytes(head[1 : 1 + width] or head[:1]), BATCH_CONTEXTS_MAX))
 
 
 def _text_behind(field: bytes, payload: bytes) -> str:

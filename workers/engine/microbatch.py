@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from producer import errors
 from producer.errors import QueueError, WireError
-from producer.messages import CONTEXT_SHAPE, NORM_TOLERANCE, Request
+from producer.messages import BATCH_CONTEXTS_MAX, CONTEXT_SHAPE, NORM_TOLERANCE, Request
 from producer.protocol import wire
 from workers.engine.entry import Entry, Outcome
 from workers.engine.outcomes import begun_too_often, dead, failure
 from workers.settings import WorkerSettings
 
-#: Payload of one micro-batch: 256 single float32 contexts, or one message that is full.
-PORTION_BYTES = 4 * 1024**2
+#: Payload and contexts of one micro-batch: 256 single float32 contexts, or one message that is full.
+PORTION_BYTES, PORTION_ROWS = 4 * 1024**2, BATCH_CONTEXTS_MAX
 _NONE = np.empty((0, *CONTEXT_SHAPE), dtype=np.float32)
 _SQUARE_MIN, _SQUARE_MAX = (1 - NORM_TOLERANCE) ** 2, (1 + NORM_TOLERANCE) ** 2
 
@@ -103,15 +103,17 @@ def assemble(
 
 
 def portion(entries: Sequence[Entry]) -> int:
-    """Counts the first entries that make one micro-batch: up to `PORTION_BYTES`, at least one.
+    """Counts the first entries that make one micro-batch: `PORTION_ROWS` and `PORTION_BYTES`, at least one.
 
     So what comes behind a large message does not wait for more than one or two of its kind, and
     nothing is copied that does not fit.
     """
-    left_bytes = PORTION_BYTES
+    left_bytes, left_rows = PORTION_BYTES, PORTION_ROWS
     for count, entry in enumerate(entries):
-        left_bytes -= len(entry.fields.get(b"request", b""))
-        if left_bytes < 0 and count:
+        payload = entry.fields.get(b"request", b"")
+        left_bytes -= len(payload)
+        left_rows -= wire.contexts_in(payload)
+        if (left_bytes < 0 or left_rows < 0) and count:
             return count
     return len(entries)
 

@@ -17,8 +17,10 @@ from amn.gate.scores import Columns
 from amn.policy import load_policy, parse_policy
 from ops.drift.service.live import Service
 from ops.drift.service.objectives import OBJECTIVES
+from producer import Options, ProducerSettings, Windows
 from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
+from producer.session.requests import prepare_batch
 from producer.transport.clock import ServerClock
 from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
@@ -127,6 +129,10 @@ def test_a_step_takes_small_messages_together_and_large_ones_apart():
     assert portion([small, small, large]) == 2
     assert portion([large]) == 1
     assert portion([Entry(b"1-1", {b"request": bytes(PORTION_BYTES + 1)})]) == 1
+    # Contexts that share their vectors have few bytes, and take as long as others.
+    shared = Windows(vectors=np.eye(104, 768, dtype=np.float16), ends=np.arange(4, 104))
+    payload = prepare_batch(shared, Options(), "client", ProducerSettings()).payload
+    assert portion([Entry(b"1-1", {b"request": payload})] * 9) == 2
 
 
 def test_a_batch_gets_the_answers_that_its_contexts_get_by_themselves():
