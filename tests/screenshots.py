@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import redis
@@ -218,9 +218,16 @@ def shoot(page: Any, name: str, height: int | None = None) -> None:
     clip = None if height is None else {"x": 0, "y": 0, "width": width, "height": height}
     taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
     path = IMAGES / f"{name}.png"
-    few = taken.convert("RGB").quantize(200, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    few.save(path, optimize=True)
+    few(taken.convert("RGB")).save(path, optimize=True)
     print(f"{path.relative_to(ROOT)}: {taken.width} x {taken.height}, {path.stat().st_size // 1000} kB")
+
+
+def few(image: Image.Image) -> Image.Image:
+    """The picture in the 256 colours that most of it has; what else there is are the edges of letters."""
+    found = sorted(image.getcolors(image.width * image.height) or (), reverse=True)[:256]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([part for _, colour in found for part in cast("tuple[int, ...]", colour)])
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ export function advice(snapshot, now_ms) {
 function finding(one, now_ms) {
   const [level, word] = SEVERITIES[one.severity] ?? SEVERITIES.notice;
   return el("li", { "data-key": `${one.check} ${one.sentence}` },
-    mark(level, word), " ", el("strong", {}, one.check), " ", one.sentence,
+    mark(level, word), " ", el("strong", {}, one.check), " ", code(sentenceOf(one.sentence)),
     one.since_ms && el("span", { class: "soft" }, ` Since ${clock(one.since_ms, now_ms, false)}.`),
     one.remedy && el("div", { class: "soft" }, code(one.remedy)));
 }

@@ -64,10 +64,10 @@ export const plain = (name) => String(name ?? "").replaceAll("_", " ");
 /** States of a worker: a level for the mark, and words. */
 export const WORKER_STATES = {
   working: ["well", "working"],
-  idle: ["well", "idle: nothing to do"],
+  idle: ["well", "idle"],
   paused: ["warning", "paused"],
-  stuck: ["bad", "stuck: alive, but nothing moves"],
-  gone: ["bad", "gone: not heard of any more"],
+  stuck: ["bad", "stuck: nothing moves"],
+  gone: ["bad", "gone: not heard of"],
 };
 
 export const ALERT_STATES = {
