@@ -18,6 +18,8 @@ ANSWER_BYTES_MAX = len(PRIORITIES) * READ_BYTES_MAX
 _OUTPUT_LIMIT = "set `client-output-buffer-limit normal 0 0 0`, in the server's file too"
 #: A swap takes some seconds a worker; later, the workers refuse what the links name.
 _SWAP_S = 60
+#: What is said of processes that are missing, before their names.
+MISSING = "ended with an error or fell silent, and did not come back: "
 _STREAMS = {"amn": "requests", "fallback": "fallback", "shadow": "shadow"}
 
 
@@ -136,7 +138,7 @@ def failures(facts: Facts) -> Verdict:
     if not (left := missing(facts.beside, facts.workers, facts.now_ms)):
         return OK, "no process of the last hour ended with an error or fell silent, and is missing"
     texts = (f"{one.kind} on {one.host}, {one.ms_ago // 1000} s ago: {one.text}" for one in left)
-    return FAILURE, "ended with an error or fell silent, and did not come back: " + "; ".join(texts)
+    return FAILURE, MISSING + "; ".join(texts)
 
 
 def missing(found: BesideFacts, workers: Sequence[WorkerFacts], now_ms: int) -> list[Crash]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ops.alerts.settings import AlertSettings
-from ops.clock import span
 from ops.health import FAILURE, OK, CheckResult, check
+from ops.health.process_checks import MISSING
 from ops.health.workers import WorkerFacts
 from ops.page.look import Look
+from ops.page.words import told
 
 SEVERITIES = ("error", "warning", "notice")
 #: A worker says each second that it lives; one that has not for so long was killed, stopped or cut off.
@@ -104,7 +105,7 @@ def is_silent(worker: WorkerFacts) -> bool:
 def _silent(look: Look) -> Iterator[Trouble]:
     silent = [one for one in look.facts.workers if is_silent(one) and not one.stuck]
     if silent:
-        names = ", ".join(f"{one.name} for {one.seen_ms_ago / 1000:.0f} s" for one in silent)
+        names = ", ".join(one.name for one in silent)
         yield Trouble(
             severity="warning",
             check="silent workers",
@@ -168,7 +169,7 @@ def _of_check(result: CheckResult) -> Trouble:
     return Trouble(
         severity=_SEVERITY.get(result.level, "warning"),
         check=result.check,
-        sentence=f"{first}: {fact}",
+        sentence=f"{first}: {fact.removeprefix(MISSING)}",
         remedy=remedy or "`amn doctor` says more",
         runbook=runbook,
     )
@@ -177,13 +178,13 @@ def _of_check(result: CheckResult) -> Trouble:
 def _alerts(look: Look) -> Iterator[Trouble]:
     for one in look.alerts:
         if one.phase == "firing" and not one.beside:
-            of = f" of {one.model}" if one.model else ""
-            lane = f", lane {one.lane}" if one.lane else ""
+            silenced = "silenced" if one.silence else ""
+            named = ", ".join(filter(None, (one.rule, one.model, one.lane, silenced)))
             yield Trouble(
                 severity="notice" if one.silence else _SEVERITY.get(one.severity, "warning"),
                 check=f"alert {one.id[:8]}",
-                sentence=f"Alert {one.rule}{of}{lane}{' (silenced)' if one.silence else ''}: {one.summary}",
-                remedy=f"amn alerts show {one.id[:8]}",
+                sentence=f"{told(one.rule)}: {one.summary} ({named})",
+                remedy=f"`amn alerts show {one.id[:8]}`",
                 runbook=one.runbook,
                 since_ms=one.since_ms or None,
             )
@@ -209,9 +210,9 @@ def verdict(found: Iterable[Trouble], look: Look, settings: AlertSettings) -> di
     )
 
 
-def away(since_ms: int, for_ms: int, error: str) -> dict[str, object]:
-    """The verdict while the server cannot be asked."""
-    sentence = f"The queue's server cannot be reached for {span(for_ms)}: {error}"
+def away(since_ms: int, error: str) -> dict[str, object]:
+    """The verdict while the server cannot be asked; no word of it changes while that lasts."""
+    sentence = f"The queue's server cannot be reached: {error}"
     remedy = "see that the server runs and can be reached; requests wait meanwhile, and go on by themselves"
     return _verdict(
         "unknown", sentence, since_ms, remedy, AlertSettings.from_environment().runbook("server_down")

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ops.alerts.settings import AlertSettings
-from ops.clock import span
 from ops.health.backlog import backlogs
 from ops.health.letters import Letter
 from ops.health.workers import WorkerFacts
 from ops.page.findings import is_silent
 from ops.page.look import Look
 from ops.page.rates import CounterRates
+from ops.page.words import told
 
 _NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX, _JOBS_MAX = 20, 50, 200, 20
 #: A drop of the delta that the card calls an alert.
@@ -187,6 +187,7 @@ def alerts(look: Look, settings: AlertSettings) -> list[dict[str, Any]]:
                 "severity": one.severity,
                 "state": state,
                 "since_ms": one.since_ms,
+                "told": told(one.rule),
                 "sentence": one.summary,
                 "runbook_link": settings.runbook(one.runbook),
                 "silenced_by": one.silence,
@@ -202,8 +203,7 @@ def silences(look: Look) -> list[dict[str, Any]]:
     for one in look.silences:
         named = {"rule": one.rule, "model": one.model, "lane": one.lane}
         names = " ".join(f"{name} {value}" for name, value in named.items() if value)
-        of = f"alert {rules.get(one.alert, one.alert[:8])}" if one.alert else names
-        what = f"{of}, for {span(one.until_ms - look.now_ms)} more"
+        what = f"alert {rules.get(one.alert, one.alert[:8])}" if one.alert else names
         rows.append(
             {
                 "id": one.id,

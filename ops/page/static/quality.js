@@ -4,7 +4,7 @@ import { el, mark, table } from "./dom.js";
 import { ago, clock, cosine, counted, signed, span, whole } from "./format.js";
 import { code, link, minus } from "./glance.js";
 import { facts } from "./serving.js";
-import { ALERT_STATES, meaning, plain } from "./words.js";
+import { ALERT_STATES, plain } from "./words.js";
 
 const SEEN = { ok: "No drop is seen.", firing: "Answers got worse.", insufficient: "Too little is known." };
 const LEVELS = { ok: "well", firing: "bad", insufficient: "unknown" };
@@ -67,7 +67,7 @@ export function alerts(snapshot, now_ms) {
   return [
     found.length ? el("ul", { class: "alerts" }, found.map((row) => el("li", { "data-key": row.id ?? row.name },
       el("div", {}, mark(...(ALERT_STATES[row.state] ?? ["unknown", row.state])), " ", el("strong", {}, plain(row.name)),
-        meaning(row.name) && `: ${meaning(row.name)}`, row.severity && el("span", { class: "soft" }, ` (${row.severity})`),
+        row.told && `: ${row.told}`, row.severity && el("span", { class: "soft" }, ` (${row.severity})`),
         row.since_ms && el("span", { class: "soft" }, `, since ${clock(row.since_ms, now_ms, false)}, ${ago(now_ms - row.since_ms)}`)),
       el("div", {}, code(row.sentence ?? "")),
       el("div", { class: "buttons" }, row.runbook_link && link(row.runbook_link, "Runbook"), silence(row)))))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from ops.health.streams import StreamFacts
 from ops.health.workers import WorkerFacts
 from ops.page.findings import Known, find, verdict
 from ops.page.look import Look
+from ops.page.words import RULES
 
 STREAMS = (
     *("requests:high", "requests", "requests:low"),
@@ -117,8 +120,9 @@ def test_an_alert_that_fires_is_told_with_its_runbook_and_a_silenced_one_is_a_no
     [one] = find(found, 0.0, Known())
     assert (one.severity, one.since_ms) == ("error", 5)
     now = verdict([one], found, AlertSettings(runbook_url="https://wiki/runbook"))
-    assert (now["state"], now["runbook"]) == ("broken", "amn alerts show aaaaaaaa")
+    assert (now["state"], now["runbook"]) == ("broken", "`amn alerts show aaaaaaaa`")
     assert now["runbook_link"] == "https://wiki/runbook#level"
+    assert now["sentence"] == "Answers got worse, on known or unknown text: it fell (level)"
     assert said(look(alerts=(replace(alert, silence="s"),)))[0] == "well"
     assert find(look(alerts=(replace(alert, beside="ood_delta"),)), 0.0, Known()) == []
 
@@ -128,3 +132,8 @@ def test_a_stuck_worker_beside_one_that_works_costs_time_and_breaks_nothing() ->
     state, sentence = said(look(workers=[stuck, *WORKERS]))
     assert (state, "A worker is stuck" in sentence) == ("degraded", True)
     assert said(look(workers=[stuck, *WORKERS[1:]]))[0] == "broken"
+
+
+def test_the_page_has_words_for_each_rule_of_the_runbook() -> None:
+    runbook = (Path(__file__).parents[4] / "docs" / "runbook.md").read_text("utf-8")
+    assert RULES.keys() == set(re.findall(r"^## (\w+)$", runbook, re.MULTILINE))
