@@ -99,7 +99,8 @@ class DataSet:
                 raise FileRefused(f"{file.path} has several columns {name!r}; rename all but one")
         for name in self.kept_names(file):
             kind = file.schema.field(name).type
-            if name not in named.carried and (pa.types.is_nested(kind) or pa.types.is_null(kind)):
+            empty = pa.types.is_null(kind) and name != named.domain  # rows without a domain are no fault
+            if name not in named.carried and (pa.types.is_nested(kind) or empty):
                 raise FileRefused(f"{file.path}: column {name} is {kind}; give text, numbers or times")
         kinds, others = (
             {name: one.schema.field(name).type for name in self.kept_names(one)} for one in (file, first)

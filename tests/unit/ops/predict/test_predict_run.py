@@ -449,6 +449,12 @@ def test_another_number_of_files_is_told_as_such() -> None:
     assert differences(stored, now) == ["inputs were 1 and are 2"]
 
 
+def test_a_column_of_domains_without_any_is_no_fault(tmp_path: Path) -> None:
+    run = done(data_set(tmp_path, domain=pa.nulls(600)), tmp_path / "out")
+    found = cosines_by_domain(run.parts, "doc_id", "domain")
+    assert found["(none)"] == found["all"]
+
+
 def test_a_domain_that_is_called_all_is_not_counted_twice(tmp_path: Path) -> None:
     domains = np.repeat(["all", None], 300)
     run = done(data_set(tmp_path, 600, 100, domain=pa.array(domains)), tmp_path / "out", share=0.0)
