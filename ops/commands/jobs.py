@@ -84,7 +84,7 @@ def list_jobs(url: str | None, as_json: bool) -> None:
         return
     table = console.DataTable("job", "status", "rows done", "enqueued (UTC)", "what")
     for row in rows:
-        what = row["error"] or row["description"]
+        what = _why(row) or row["description"]
         table.add_row(row["id"], row["status"], _done(row), row["enqueued_at"][:19], what)
     console.out().print(table if rows else "no jobs; submit one: amn jobs submit predict SOURCE --out TARGET")
 
@@ -102,7 +102,7 @@ def show(job: str, url: str | None, as_json: bool) -> None:
         return
     for name in ("id", "status", "description", "enqueued_at", "error"):
         if row[name]:
-            console.say(f"{name:12} {row[name]}")
+            console.say(f"{name:12} {_why(row) if name == 'error' else row[name]}")
     console.say(f"{'rows':12} {_done(row)}")
     if row["result"]:
         show_summary(row["result"], False)
@@ -120,7 +120,7 @@ def watch(job: str, url: str | None) -> None:
             view.draw(row["status"], row["done"], row["rows"], note)
             time.sleep(0.5)
     if row["status"] != "finished":
-        raise RunStopped(f"job {job} {row['status']}: {row['error'] or 'what is done stays'}")
+        raise RunStopped(f"job {job} {row['status']}: {_why(row) or 'what is done stays'}")
     show_summary(row["result"], False)
 
 
@@ -152,3 +152,10 @@ def _row(connection: redis.Redis, job: str) -> dict[str, Any]:
 
 def _done(row: dict[str, Any]) -> str:
     return f"{row['done']:,} of {row['rows']:,}"
+
+
+def _why(row: dict[str, Any]) -> str:
+    """Return the error of a job without the name of its class, which is for scripts."""
+    error: str = row["error"]
+    name, _, text = error.partition(": ")
+    return text if ".errors." in name and " " not in name else error

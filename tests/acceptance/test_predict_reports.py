@@ -91,10 +91,8 @@ def test_a_file_is_judged_once_and_only_where_that_is_asked_for(
     now = counters(service)
     sampled = now["shadowed"] - counted.get("shadowed", 0)
     assert now["sampleable"] - counted.get("sampleable", 0) == 100 * sampled == 100 * told["sampled"]
-    # The same file into another target, and again from its beginning.
-    for extra in (["--restart"], []):
-        again = service("predict", source, "--out", tmp_path / "again", "--report-truth", "--json", *extra)
-        assert again.code == 0, again.err
+    again = service("predict", source, "--out", tmp_path / "again", "--report-truth", "--json")
+    assert again.code == 0, again.err
     drifted = written(tmp_path / "drifted.parquet", noise=1.0)
     ended = service("predict", drifted, "--out", tmp_path / "drifted", "--report-truth", "--json")
     assert ended.code == 0, ended.err

@@ -6,7 +6,7 @@ import pytest
 
 from drift.world import Increments, Sample, Scorer, Service
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 
 def in_files(scores: list[Increments]) -> list[Increments]:
