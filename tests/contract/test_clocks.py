@@ -219,7 +219,8 @@ def test_the_clock_keeps_what_it_knows_while_slow_answers_agree() -> None:
 def test_a_dead_workers_presence_from_before_a_step_back_is_no_life(real_server: Any) -> None:
     name, settings = KEYS.worker("amn-w"), ProducerSettings(url=real_server.url)
     fields = {"kind": "amn", "pid": 1, "lease_ms": 3000, "host": socket.gethostname()}
-    real_server.admin.hset(name, mapping=fields | {"seen_at_ms": 1, "progress_at_ms": 1})
+    now_ms = int(time.time() * 1000)
+    real_server.admin.hset(name, mapping=fields | {"seen_at_ms": now_ms, "progress_at_ms": now_ms})
     real_server.admin.pexpire(name, 9_000)
     assert alive_here(settings, "amn") == "amn-w"
     real_server.admin.pexpire(name, HOUR_MS)  # what is left of nine seconds, an hour earlier
