@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 from producer.messages import DEFAULT_PRIORITY, PRIORITIES
@@ -38,14 +37,6 @@ class _Rows(NamedTuple):
     end_to_end: list[int] | None
 
 
-class _Group(NamedTuple):
-    """Requests of a micro-batch with the same rows: server's clock at submit, and at an escalation."""
-
-    rows: _Rows
-    submitted_ms: list[float]
-    escalated_ms: list[float]
-
-
 class StageTimes:
     """The times of one worker's requests; the loop's own thread adds, and the keeper tells the server."""
 
@@ -65,36 +56,38 @@ class StageTimes:
 
     def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], ended_at_ms: float) -> None:
         """Counts the outcomes of one micro-batch that the server took, at `ended_at_ms` by its clock."""
-        moments = outcomes[0].moments
-        if moments is None:
+        if (moments := outcomes[0].moments) is None:
             return
-        spent_us = [(end - start) * 1e6 for start, end in pairwise(moments[1:])]
-        before_us = (moments.decided_s - moments.leased_at_s) * 1e6
+        leased_at_ms, leased_at_s, started_s, predicted_s, decided_s = moments
+        before_us = (decided_s - leased_at_s) * 1e6
         # That was before its answer came here, whatever the server's clock says.
-        most_us = (time.perf_counter() - moments.decided_s) * 1e6
-        finish_us = min(max((ended_at_ms - moments.leased_at_ms) * 1000 - before_us, 0.0), most_us)
-        spent_us.append(finish_us)
-        ended_here_ms = moments.leased_at_ms + (before_us + finish_us) / 1000
-        groups: dict[_Key, _Group] = {}
+        most_us = (time.perf_counter() - decided_s) * 1e6
+        finish_us = min(max((ended_at_ms - leased_at_ms) * 1000 - before_us, 0.0), most_us)
+        model_us, gate_us = (predicted_s - started_s) * 1e6, (decided_s - predicted_s) * 1e6
+        spent_us = ((started_s - leased_at_s) * 1e6, model_us, gate_us, finish_us)
+        ended_here_ms = leased_at_ms + (before_us + finish_us) / 1000
+        submitted_ms: dict[_Key, list[float]] = {}
+        escalated_ms: dict[_Key, list[float]] = {}
         for outcome, status in zip(outcomes, statuses, strict=True):
             if status != b"ok":
                 continue
             entry, request = outcome.entry, outcome.request
             key = entry.place, request.priority if request else DEFAULT_PRIORITY, outcome.counters[:1]
-            group = groups.get(key)
-            if group is None:
-                rows = self._rows.get(key) or self._found(key, outcome.counters)
-                group = groups[key] = _Group(rows, [], [])
+            if key not in submitted_ms:
+                submitted_ms[key], escalated_ms[key] = [], []
+                if key not in self._rows:
+                    self._rows[key] = self._found(key, outcome.counters)
             submitted_at_ms = request.submitted_at_ms if request else 0.0
-            group.submitted_ms.append(submitted_at_ms or appended_at_ms(entry.id))
+            submitted_ms[key].append(submitted_at_ms or appended_at_ms(entry.id))
             if entry.place > len(PRIORITIES):
-                group.escalated_ms.append(appended_at_ms(entry.id))
-        for rows, submitted_ms, escalated_ms in groups.values():
-            add_since(rows.stages[0], escalated_ms or submitted_ms, moments.leased_at_ms)
-            if rows.end_to_end is not None:
-                add_since(rows.end_to_end, submitted_ms, ended_here_ms)
-            for row, us in zip(rows.stages[1:], spent_us, strict=True):
-                add(row, us, len(submitted_ms))
+                escalated_ms[key].append(appended_at_ms(entry.id))
+        for key, starts_ms in submitted_ms.items():
+            (waited, *spent), whole = self._rows[key]
+            add_since(waited, escalated_ms[key] or starts_ms, leased_at_ms)
+            if whole is not None:
+                add_since(whole, starts_ms, ended_here_ms)
+            for row, us in zip(spent, spent_us, strict=True):
+                add(row, us, len(starts_ms))
 
     def _found(self, key: _Key, counters: str) -> _Rows:
         """The rows of a place, a request's level, and what the first of an outcome's counters names."""
@@ -106,5 +99,4 @@ class StageTimes:
         rows = [self.counts.row(StageLabels(stage, kind, level, outcome)) for stage in STAGES]
         ends = outcome != ESCALATED
         whole = self.counts.row(StageLabels(END_TO_END, kind, level, outcome)) if ends else None
-        found = self._rows[key] = _Rows(tuple(rows), whole)
-        return found
+        return _Rows(tuple(rows), whole)
