@@ -10,7 +10,11 @@ export function sayVerdict(element, verdict) {
   say(element, sentenceOf(said));
 }
 
-const sentenceOf = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+/** A text as a sentence; names of workers stay small. */
+function sentenceOf(text) {
+  const first = /^(amn|fallback|shadow)\b/.test(text) ? text.charAt(0) : text.charAt(0).toUpperCase();
+  return first + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
 
 /** What is said first, and the particulars behind the colon. */
 function parts({ sentence = "" }) {
