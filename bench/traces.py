@@ -1,10 +1,12 @@
 """python -m bench traces: what spans of OpenTelemetry cost, CPU microseconds a request.
 
-A closed loop of 512 requests with one AMN worker; each line has a service of its own. "off" is a worker and a
-producer without traces, "off again" the same once more: what differs there is the noise. The others have
-traces, exported by OTLP to a sink that takes all and keeps nothing; the producer's sampler takes a share.
-Exporting is counted, in worker and producer, and no span is dropped. Rounds go through all of them in turn,
-and the least figure of each stands in the report: whatever else the machine does can only add to it.
+worker    drains a full queue whose requests say that a share of them is sampled; a worker for each line
+producer  a closed loop of 512 requests whose sampler takes that share, with a worker without traces
+
+"off" is without traces, "off again" the same once more: what differs there is the noise. The others export by
+OTLP to a sink that takes all and keeps nothing; exporting is counted, and no span is dropped. Rounds go
+through all of them in turn, and the least figure of each stands in the report: whatever else the machine does
+can only add to it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from bench.machine import environment, free_port
 from bench.report import out_option, progress, write
 from bench.service import Service, sample_contexts
 from bench.stages import variables
-from producer import Producer
+from producer import Options, Producer
 from producer.session.tracing import RequestTraces
 
 _IN_FLIGHT = 512
@@ -64,7 +66,9 @@ def command(requests: int, repeats: int, out: Path) -> None:
                 services[one.name] = stack.enter_context(Service())
         for _ in progress(range(repeats), "rounds", repeats):
             for one in VARIANTS:
-                found[one.name].append(_run(services[one.name], one, requests, endpoint))
+                worker = _drained(services[one.name], one, requests)
+                sent = _sent(services[OFF.name], one, requests, endpoint)
+                found[one.name].append(dict(zip(_FIGURES, (worker, sent), strict=True)))
     least = {name: {f: min(run[f] for run in runs) for f in _FIGURES} for name, runs in found.items()}
     rows = [_row(name, figures, least[OFF.name]) for name, figures in least.items()]
     write(out, "traces", {"environment": surroundings, "requests": requests, "rows": rows}, rows)
@@ -79,7 +83,25 @@ def _row(name: str, figures: dict[str, float], off: dict[str, float]) -> dict[st
     return row
 
 
-def _run(service: Service, variant: Variant, count: int, endpoint: str) -> dict[str, float]:
+def _drained(service: Service, variant: Variant, count: int) -> float:
+    """Worker CPU a request, with the export of its spans."""
+    one_in = round(1 / variant.share) if variant.share else 0
+
+    def options(number: int) -> Options:
+        flag = "01" if one_in and number % one_in == 0 else "00"
+        return Options(traceparent=f"00-{number + 1:032x}-{1:016x}-{flag}")
+
+    done, _ = service.fill(count, options=None if variant.share is None else options)
+    read = service.meter()
+    service.drain(done)
+    time.sleep(_EXPORT_S + 0.1)  # the last spans are on their way
+    worker_s = float(read()[1])
+    service.forget()
+    return worker_s / done * 1e6
+
+
+def _sent(service: Service, variant: Variant, count: int, endpoint: str) -> float:
+    """Producer CPU a request, with the export of its spans."""
     contexts = sample_contexts()
     with Producer(settings=service.settings) as producer:
         provider = None
@@ -88,7 +110,7 @@ def _run(service: Service, variant: Variant, count: int, endpoint: str) -> dict[
             exporter = OTLPSpanExporter(f"{endpoint}/v1/traces")
             provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=_SPANS_MAX))
             RequestTraces(provider.get_tracer("amn"), service.settings.queue).follow(producer)
-        read, began_s = service.meter(), time.process_time()
+        began_s = time.process_time()
         stream = producer.predict_many(
             (contexts[i % len(contexts)] for i in range(count)), in_flight=_IN_FLIGHT
         )
@@ -96,10 +118,7 @@ def _run(service: Service, variant: Variant, count: int, endpoint: str) -> dict[
             raise click.ClickException(f"{failed} of {count} requests failed")
         if provider is not None:
             provider.shutdown()
-        own_s = time.process_time() - began_s
-        time.sleep(_EXPORT_S + 0.1)  # the worker's last spans are on their way
-        worker_s = float(read()[1])
-    return {"worker_cpu_us": worker_s / count * 1e6, "producer_cpu_us": own_s / count * 1e6}
+        return (time.process_time() - began_s) / count * 1e6
 
 
 def _traced(endpoint: str) -> dict[str, str]:

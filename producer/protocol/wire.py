@@ -9,7 +9,6 @@ docs/wire.md is the description for other languages; tests/golden holds fixtures
 from __future__ import annotations
 
 import math
-from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -101,8 +100,8 @@ class RequestEncoder:
 
     def traced(self, traceparent: str) -> RequestEncoder:
         """One for requests of another trace."""
-        other = copy(self)
-        other._tail = self._tail_of(traceparent)
+        other = object.__new__(RequestEncoder)
+        other.__dict__ = {**self.__dict__, "_tail": self._tail_of(traceparent)}  # faster than the module copy
         return other
 
     @staticmethod
