@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ops.alerts.settings import AlertSettings
@@ -27,6 +27,7 @@ STREAMS = {
     "fallback:secondary": ("fallback", "secondary"),
     "shadow": ("shadow", "normal"),
 }
+_LETTER = ("id", "message", "deliveries", "told", "payload_bytes")
 _DRIFT_RULES = ("ood_delta", "fast_drop", "level")
 _UNJUDGED = {
     True: "No judge has ever judged here",
@@ -60,22 +61,16 @@ def workers(look: Look, rates: CounterRates) -> list[dict[str, Any]]:
 
 def _worker(one: WorkerFacts, finished_before: int | None) -> dict[str, Any]:
     state = "idle" if finished_before is None or one.finished <= finished_before else "working"
-    return {
-        "name": one.name,
-        "kind": one.kind,
-        "host": one.host,
-        "pid": one.pid,
-        "state": "stuck" if one.stuck or is_silent(one) else state,
-        "beat_ms_ago": one.seen_ms_ago,
-        "answered": one.finished,
-        "ended_per_s": one.ended_per_s,
-        "busy_ratio": one.busy_ratio,
-        "started_ms": one.started_at_ms,
-        "model": one.model,
-        "bank": one.bank,
-        "policy": one.policy,
-        "version": one.version,
-    }
+    state = "stuck" if one.stuck or is_silent(one) else state
+    names = ("name", "kind", "host", "pid", "ended_per_s", "busy_ratio", "model", "bank", "policy", "version")
+    renamed = {"beat_ms_ago": "seen_ms_ago", "answered": "finished", "started_ms": "started_at_ms"}
+    return {"state": state, **_shown(one, names, renamed)}
+
+
+def _shown(one: object, names: Iterable[str], renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Attributes under their own names, and some under the page's."""
+    sources = {name: name for name in names} | dict(renamed or {})
+    return {name: getattr(one, source) for name, source in sources.items()}
 
 
 def dead(look: Look) -> dict[str, Any]:
@@ -97,16 +92,7 @@ def dead(look: Look) -> dict[str, Any]:
             for (reason, kind), times in sorted(groups.items(), key=lambda item: -len(item[1]))
         ],
         "newest": [
-            {
-                "id": one.id,
-                "error_code": one.reason,
-                "kind": kind_of(one),
-                "message": one.message,
-                "at_ms": one.died_at_ms,
-                "deliveries": one.deliveries,
-                "told": one.told,
-                "payload_bytes": one.payload_bytes,
-            }
+            {"kind": kind_of(one), **_shown(one, _LETTER, {"error_code": "reason", "at_ms": "died_at_ms"})}
             for one in look.letters[:_NEWEST_LETTERS]
         ],
     }
@@ -138,13 +124,7 @@ def drift(look: Look) -> dict[str, Any]:
         "threshold": _DROP_TOLD,
         "means": _means(look.judged.day),
         "rules": [
-            {
-                "rule": one.rule,
-                "lane": one.lane,
-                "model": one.model,
-                "state": one.state,
-                "sentence": one.summary,
-            }
+            _shown(one, ("rule", "lane", "model", "state"), {"sentence": "summary"})
             for one in look.judged.findings
             if one.model
         ],
@@ -177,22 +157,10 @@ def alerts(look: Look, settings: AlertSettings) -> list[dict[str, Any]]:
         state: str = one.phase
         if one.phase == "firing" and (one.silence or one.id in look.undelivered):
             state = "silenced" if one.silence else "undelivered"
-        found.append(
-            {
-                "id": one.id,
-                "name": one.rule,
-                "rule": one.rule,
-                "model": one.model,
-                "lane": one.lane,
-                "severity": one.severity,
-                "state": state,
-                "since_ms": one.since_ms,
-                "told": told(one.rule),
-                "sentence": one.summary,
-                "runbook_link": settings.runbook(one.runbook),
-                "silenced_by": one.silence,
-            }
-        )
+        renamed = {"name": "rule", "sentence": "summary", "silenced_by": "silence"}
+        row = _shown(one, ("id", "rule", "model", "lane", "severity", "since_ms"), renamed)
+        link = settings.runbook(one.runbook)
+        found.append(row | {"state": state, "told": told(one.rule), "runbook_link": link})
     return found
 
 
@@ -204,33 +172,17 @@ def silences(look: Look) -> list[dict[str, Any]]:
         named = {"rule": one.rule, "model": one.model, "lane": one.lane}
         names = " ".join(f"{name} {value}" for name, value in named.items() if value)
         what = f"alert {rules.get(one.alert, one.alert[:8])}" if one.alert else names
-        rows.append(
-            {
-                "id": one.id,
-                "what": what,
-                "until_ms": one.until_ms,
-                "reason": one.reason,
-                "author": one.author,
-            }
-        )
+        rows.append({"what": what, **_shown(one, ("id", "until_ms", "reason", "author"))})
     return rows
 
 
 def jobs(look: Look) -> list[dict[str, Any]]:
     """The jobs, those that run first."""
     rows = sorted(look.jobs, key=lambda row: row["status"] != "started")[:_JOBS_MAX]
+    names = ("id", "rows", "failed", "rate_per_s", "left_s", "error")
+    renamed = {"what": "description", "state": "status", "rows_done": "done"}
     return [
-        {
-            "id": row["id"],
-            "what": row["description"],
-            "state": row["status"],
-            "rows_done": row["done"],
-            "rows": row["rows"],
-            "failed": row["failed"],
-            "rate_per_s": row.get("rate_per_s"),
-            "left_s": row.get("left_s"),
-            "error": row["error"],
-        }
+        {name: row.get(name) for name in names} | {name: row[of] for name, of in renamed.items()}
         for row in rows
     ]
 
