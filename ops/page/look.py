@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import redis
@@ -16,7 +16,7 @@ import redis
 from ops import stages
 from ops.alerts import books
 from ops.alerts.alert import Alert
-from ops.alerts.silences import Silence, silences
+from ops.alerts.silences import Silence, silence_of, silences
 from ops.alerts.store import alerts
 from ops.clock import BLOCK_MIN, server_now_ms
 from ops.deadletters import DeadLetters, described
@@ -121,12 +121,14 @@ class Looker:
             beside=found,
             now_ms=now_ms,
         )
+        held = silences(client, keys, now_ms)
         return Look(
             facts=facts,
             consumers=consumers,
             letters=newest,
-            alerts=alerts(client, keys),
-            silences=silences(client, keys, now_ms),
+            # The judge notes a silence at its next turn, within a minute; whoever makes one looks at once.
+            alerts=[replace(one, silence=silence_of(one, held, now_ms)) for one in alerts(client, keys)],
+            silences=held,
             judged=self._once("judged", found.judged_ms_ago and now_ms - found.judged_ms_ago, self._judged),
             undelivered=self._once("undelivered", 0, self._undelivered, _BOOKS_S),
             times=stages.read(client, keys, _TIMES_S, now_ms),

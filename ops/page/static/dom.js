@@ -66,11 +66,11 @@ function patchOne(old, node) {
     return;
   }
   for (const { name } of [...old.attributes]) {
-    // A person opens and closes these, not the data.
     if (name !== "open" && !node.hasAttribute(name)) old.removeAttribute(name);
   }
   for (const { name, value } of node.attributes) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    // A person opens and closes what is there, not the data.
+    if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   patch(old, [...node.childNodes]);
 }

@@ -33,7 +33,7 @@ export function advice(snapshot, now_ms) {
     verdict.since_ms && el("p", { class: "since" }, level === "well" ? "Well since " : "Since ", since(verdict.since_ms, now_ms)),
     verdict.runbook && el("p", { class: "runbook" }, el("strong", {}, "What to do: "), code(verdict.runbook),
       verdict.runbook_link && [" ", link(verdict.runbook_link, "Runbook")]),
-    others.length > 0 && el("details", { class: "findings", open: level !== "well" },
+    others.length > 0 && el("details", { class: "findings", "data-key": level, open: level !== "well" },
       el("summary", {}, counted(others.length, "other finding")),
       el("ul", {}, others.map((one) => finding(one, now_ms)))),
   ];
