@@ -31,6 +31,7 @@ from producer.transport.connection import connect
 from workers.pool.settings import PoolSettings
 
 GROUP_ROWS = 16_384
+_PARTS_MIN = 4
 SAMPLE = Path("artifacts/sample/sequences.npz")
 
 
@@ -171,10 +172,11 @@ class Predicting:
 
 
 def figures(readings: list[Reading], rows: int) -> dict[str, Any]:
-    """Return the figures of a run: from the first part to the last, or of all where there are too few."""
+    """Return the figures of a run: from the first part to the last, or of all of it where there are few."""
     lasting = [one for one in readings if one.resident_mb > 0]  # a process that ended has none
     last = next(one for one in lasting if one.parts == lasting[-1].parts)
-    first = next((one for one in lasting if 0 < one.parts < last.parts), lasting[0])
+    # The next part is half done when one appears.
+    first = next((one for one in lasting if 0 < one.parts <= last.parts - _PARTS_MIN), lasting[0])
     group = min(GROUP_ROWS, rows)
     counted = min(last.parts * group, rows) - min(first.parts * group, rows)
     memory = [(min(one.parts * group, rows), one.resident_mb) for one in lasting]

@@ -42,7 +42,7 @@ class RowBlock:
         errors: By row without a context, code and message.
         known: Shape (N,): whether the vector behind the context is known to be the truth.
         kept: The columns that go to the target as they are.
-        wide: The vectors as float32, once they were checked.
+        wide: The vectors as float32, once they were checked, where a truth is known.
     """
 
     group: int
@@ -162,7 +162,8 @@ def checked(block: RowBlock, normalize: bool) -> RowBlock:
             vectors[~good] = wide[~good] / length  # zeros stay zeros, and are named as such
         wide = widened(vectors)
         good = are_unit(wide)
-    block = dataclasses.replace(block, vectors=vectors, wide=wide, errors=dict(block.errors))
+    errors, wide = dict(block.errors), wide if block.known.any() else block.wide
+    block = dataclasses.replace(block, vectors=vectors, wide=wide, errors=errors)
     windows = block.windows
     for row in np.flatnonzero(~good[windows.rows].all(axis=1)).tolist():
         if row not in block.errors:

@@ -19,9 +19,9 @@ def readings(*parts: int, megabytes: float = 300.0) -> list[Reading]:
     ("parts", "rows", "rate"),
     [
         ((0, 1), 5_000, 5_000.0),
-        ((0, 0, 1, 2), 2 * GROUP_ROWS, GROUP_ROWS),
+        ((0, 1, 2), 2 * GROUP_ROWS, GROUP_ROWS),
         ((0, 0, 2), 2 * GROUP_ROWS, GROUP_ROWS),
-        ((0, 1, 2, 3, 3), 3 * GROUP_ROWS, GROUP_ROWS),
+        ((0, 0, 0, 0, 1, 2, 3, 4, 5, 5), 5 * GROUP_ROWS, GROUP_ROWS),
     ],
 )
 def test_a_file_of_few_row_groups_has_a_rate_too(parts: tuple[int, ...], rows: int, rate: float) -> None:
