@@ -29,6 +29,7 @@ def spans_of(receiver: Receiver) -> list[tuple[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_an_endpoint_in_the_environment_gets_each_trace_whole_from_every_process(amn: Amn) -> None:
     receiver = Receiver().start()
     try:
