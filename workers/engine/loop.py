@@ -225,6 +225,7 @@ class Loop:
         batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
         if self.queue.yields and not (self._between or self.suspecting):
             batch.between = self._serve_live
+            self._serve_live()
         outcomes: list[Outcome] = []
         if batch.requests:
             try:

@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 #: Live traffic counts for so long: a request now and then should not slow a file down.
 LIVE_S = 0.5
 #: Of a worker's time, beside live traffic.
-SHARE = 1 / 8
+SHARE = 1 / 4
 #: Rows of low work that a live request may find before it.
 PIECE_ROWS = 32
 #: Rows of a portion, at least one message: beside live traffic, and without.
