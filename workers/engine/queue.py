@@ -60,8 +60,7 @@ class LeasedQueue:
         self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
         self._yielding = Yielding() if stream == keys.requests else None
         self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams), self._yielding)
-        self.more = self.heavy = False
-        self.finished_at_ms = 0.0
+        self.more, self.heavy, self.finished_at_ms = False, False, 0.0
         self._write_fixed_words()
         self._unread: dict[str, int] = {}
         self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
@@ -92,7 +91,6 @@ class LeasedQueue:
     def ensure_group(self) -> None:
         """Creates streams and groups (ones that exist are fine), and forgets workers long gone."""
         with driver_errors(self.settings.producer.url):
-            self.clock.measured(self.clock.asks(), self._reading.call("TIME"))
             while self.clock.due:
                 self.clock.measured(self.clock.asks(), self._reading.call("TIME"))
             for stream in self.streams:
