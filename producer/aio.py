@@ -129,6 +129,16 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         verb = self._submitting([contexts], options_of(options, fields), block, batched=True)
         return cast(AsyncBatchHandle, (await self._run(verb))[0])
 
+    async def submit_batches(
+        self,
+        batches: Sequence[Any],
+        *,
+        block: bool = False,
+        options: Sequence[Options] | Options = DEFAULT_OPTIONS,
+    ) -> list[AsyncBatchHandle]:
+        """Sends several batches in one round trip, as `Producer.submit_batches`."""
+        return await self._run(self._submitting(batches, options, block, batched=True))
+
     async def predict_batch(
         self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any
     ) -> BatchReply:

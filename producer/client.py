@@ -141,6 +141,16 @@ class Producer(Core[Handle, BatchHandle]):
         [handle] = run(self._submitting([contexts], options_of(options, fields), block, batched=True))
         return cast(BatchHandle, handle)
 
+    def submit_batches(
+        self,
+        batches: Sequence[Any],
+        *,
+        block: bool = False,
+        options: Sequence[Options] | Options = DEFAULT_OPTIONS,
+    ) -> list[BatchHandle]:
+        """Sends several batches in one round trip; arguments and errors as `submit_many`."""
+        return run(self._submitting(batches, options, block, batched=True))
+
     def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
         """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""
         return self.submit_batch(contexts, **fields).result(timeout_ms)

@@ -27,8 +27,11 @@ from producer import BatchHandle, Options, Producer
 from producer.errors import DuplicateRequest, QueueError
 from producer.keys import Keys
 from producer.messages import LANES, TEXT_LENGTH_MAX
+from producer.partitions import Spread
+from producer.protocol import wire
 from producer.protocol.checks import are_unit
 from producer.sampling import ONE_IN_MAX, sample_key, sampled_one_in
+from producer.session.channel import SHADOW_ENTRIES_MAX
 from producer.transport.connection import connect, driver_errors
 
 #: With so many samples waiting, the shadow worker is away or behind: live ones need the room that is left.
@@ -67,7 +70,7 @@ class TruthReporter:
         self._options = Options(lane=LANES[0], priority=priority)
         self._sent: deque[BatchHandle] = deque()
         self._stack = ExitStack()
-        self._streams: list[tuple[Any, str]] = []
+        self._servers: list[tuple[Any, Keys]] = []
 
     def __enter__(self) -> Self:
         """Look at the shadow's streams for the first time.
@@ -77,7 +80,7 @@ class TruthReporter:
         """
         for settings in (channel.settings for channel in self._producer.channels):
             client = self._stack.enter_context(closing(connect(settings)))
-            self._streams.append((client, Keys(settings.queue).shadow))
+            self._servers.append((client, Keys(settings.queue)))
         self._waiting()
         return self
 
@@ -109,16 +112,22 @@ class TruthReporter:
             self.lost[_FULL] += len(rows)
             return
         contexts, truths = block.windows.part(np.array(rows)).contexts(), block.beside(block.vectors, 1)[rows]
-        found = zip(rows, contexts, truths, self._domains(block, rows), strict=True)
-        for row, context, truth, domain in found:
-            options = replace(
+        good = are_unit(truths)
+        self.lost.update({_UNFIT: int((~good).sum())} if not good.all() else {})
+        found = zip(rows, self._domains(block, rows), strict=True)
+        options = [
+            replace(
                 self._options,
                 domain=domain,
                 sequence=sequence,
                 position=start + row,
                 request_id=f"{sequence}:{start + row}",
             )
-            self._send(context, truth, options)
+            for row, domain in found
+        ]
+        if good.any():
+            fit = [one for one, kept in zip(options, good.tolist(), strict=True) if kept]
+            self._send(contexts[good], truths[good], fit)
         self._settle(wait_s=0.0)
 
     def finish(self) -> dict[str, Any]:
@@ -131,16 +140,23 @@ class TruthReporter:
             "lost": dict(self.lost),
         }
 
-    def _send(self, context: NDArray[np.floating], truth: NDArray[np.floating], options: Options) -> None:
-        if not are_unit(truth):
-            self.lost[_UNFIT] += 1
-            return
+    def _send(
+        self, contexts: NDArray[np.floating], truths: NDArray[np.floating], options: list[Options]
+    ) -> None:
+        """Send rows of one row group in one round trip, and their truths in another."""
+        sequence = options[0].sequence
+        client, keys = self._servers[Spread(len(self._servers)).of(sequence)]
         try:
-            handle = self._producer.submit_batch(context[None], options=options)
-            self._producer.report_truth(handle, truth)
-            self._sent.append(handle)
+            handles = self._producer.submit_batches(list(contexts[:, None]), options=options)
+            with driver_errors(self._producer.settings.url), client.pipeline(transaction=False) as pipe:
+                for one, truth in zip(options, truths, strict=True):
+                    key = sample_key("", sequence, one.position)
+                    entry: Any = {"kind": "truth", "key": key, "vector": wire.encode_vector(truth)}
+                    pipe.xadd(keys.truths, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
+                pipe.execute()
+            self._sent += handles
         except QueueError as error:
-            self.lost[error.code] += 1
+            self.lost[error.code] += len(options)
 
     def _settle(self, wait_s: float) -> None:
         """Count the answers that are here, or that come in so many seconds."""
@@ -166,7 +182,7 @@ class TruthReporter:
     def _waiting(self) -> int:
         """Return how many entries wait for the shadow worker, where they are most."""
         with driver_errors(self._producer.settings.url):
-            return max(int(client.xlen(stream)) for client, stream in self._streams)
+            return max(int(client.xlen(keys.shadow)) for client, keys in self._servers)
 
 
 def _in_sample(sequence: str, position: int, salt: str) -> bool:

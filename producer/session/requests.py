@@ -120,16 +120,11 @@ def prepare_batch(
 
 
 def prepare_batches(
-    contexts: Iterable[Any],
-    options: Options,
-    client: str,
-    settings: ProducerSettings,
-    at_ms: float,
-    traceparents: Sequence[str] = (),
+    contexts: Iterable[Any], options: Options | Iterable[Options], *arguments: Any
 ) -> list[Outgoing]:
-    """Checks and encodes batches, as `prepare_batch`."""
-    pairs = zip(contexts, traceparents or repeat(""), strict=False)
-    return [prepare_batch(batch, options, client, settings, at_ms, trace) for batch, trace in pairs]
+    """Checks and encodes batches; the other arguments as `prepare_batch`."""
+    each = repeat(options) if isinstance(options, Options) else options
+    return [prepare_batch(batch, one, *arguments) for batch, one in zip(contexts, each, strict=False)]
 
 
 def _outgoing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from ops.predict.truths import TruthReporter
 from ops.predict.windows import RowBlock
 from producer import Options, Producer
 from producer.errors import DuplicateRequest, QueueError, QueueFull, ServerUnavailable
+from producer.protocol import wire
 from producer.sampling import sampled_one_in
 
 SOURCE = {"sha256": "0" * 64, "bytes": 10, "rows": 4_000}
@@ -30,30 +32,38 @@ class FakeProducer:
         self.settings = SimpleNamespace(sample_salt="amn", url="redis://nowhere", queue="main")
         self.channels = [SimpleNamespace(settings=self.settings)]
         self.options: list[Options] = []
-        self.truths: list[NDArray[np.floating]] = []
+        self.truths: dict[str, NDArray[np.floating]] = {}
         self.outcome: QueueError | None = None
         self.refusal: QueueError | None = None
 
-    def submit_batch(self, contexts: NDArray[np.floating], *, options: Options) -> Any:
-        assert contexts.shape == (1, 5, 768)
+    def submit_batches(self, batches: list[NDArray[np.floating]], *, options: list[Options]) -> list[Any]:
+        assert [batch.shape for batch in batches] == [(1, 5, 768)] * len(options)
         if self.refusal:
             raise self.refusal
-        self.options.append(options)
+        self.options += options
 
         def result(timeout_ms: float) -> None:
             if self.outcome:
                 raise self.outcome
 
-        return SimpleNamespace(result=result, done=lambda: True)
-
-    def report_truth(self, _: Any, vector: NDArray[np.floating]) -> bool:
-        self.truths.append(vector)
-        return True
+        return [SimpleNamespace(result=result, done=lambda: True) for _ in options]
 
 
 class FakeServer:
-    def __init__(self, waiting: int = 0) -> None:
-        self.waiting = waiting
+    """A server, and a pipeline to it, that keeps the truths."""
+
+    def __init__(self, waiting: int, truths: dict[str, NDArray[np.floating]]) -> None:
+        self.waiting, self.truths = waiting, truths
+
+    def pipeline(self, transaction: bool) -> Any:
+        return contextlib.nullcontext(self)
+
+    def xadd(self, _: str, entry: dict[str, Any], **bounds: Any) -> None:
+        assert (entry["kind"], bounds["maxlen"]) == ("truth", 20_000)
+        self.truths[entry["key"]] = wire.decode_vector(entry["vector"])
+
+    def execute(self) -> None:
+        pass
 
     def xlen(self, _: str) -> int:
         return self.waiting
@@ -80,7 +90,7 @@ def block(**changes: Any) -> RowBlock:
 
 def offered(producer: FakeProducer, waiting: int = 0, model: str = "m@1", **changes: Any) -> TruthReporter:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(truths_module, "connect", lambda _: FakeServer(waiting))
+        patch.setattr(truths_module, "connect", lambda _: FakeServer(waiting, producer.truths))
         with TruthReporter(cast(Producer, producer), "low", "domain") as reporter:
             reporter.offer(SOURCE, GROUP, block(**changes), model)
             reporter.finish()
@@ -91,7 +101,9 @@ def test_one_row_in_a_hundred_is_sent_with_what_came_next_and_its_domain() -> No
     producer = FakeProducer()
     reporter = offered(producer)
     assert reporter.sampled == reporter.reported == len(producer.options) > 5
-    for options, truth in zip(producer.options, producer.truths, strict=True):
+    assert len(producer.truths) == len(producer.options)
+    for options in producer.options:
+        truth = producer.truths[f"{options.sequence}#{options.position}"]
         assert sampled_one_in(f"{options.sequence}#{options.position}", 100)
         assert int(truth.argmax()) == (options.position + 5) % 768
         assert options.domain == ("law" if options.position % 2 == 0 else "")

@@ -16,7 +16,7 @@ from producer.protocol.checks import checked_contexts
 from producer.session.handle import Handle
 from producer.session.inflight import Inflight
 from producer.session.outage import Outage
-from producer.session.requests import prepare, prepare_batch
+from producer.session.requests import prepare, prepare_batch, prepare_batches
 from producer.session.submission import SEND_BYTES_MAX, Submission
 from producer.testing import AsyncFakeProducer, FakeProducer
 
@@ -246,3 +246,10 @@ def test_the_fake_producer_answers_each_row():
                 await handle.result()
 
     asyncio.run(main())
+
+
+def test_several_batches_have_options_of_their_own_or_the_same():
+    each = [Options(sequence="doc", position=place) for place in (3, 4)]
+    outgoing = prepare_batches([batch(1), batch(1)], each, "client", SETTINGS)
+    assert [one.sample_key for one in outgoing] == ["doc#3", "doc#4"]
+    assert len(prepare_batches([batch(2), batch(3)], Options(), "client", SETTINGS)) == 2
