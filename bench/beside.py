@@ -44,7 +44,7 @@ _BURNER = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 @click.command("beside")
 @click.option("--rates", default="200,500", show_default=True, help="Live requests a second.")
 @click.option("--seconds", default=15.0, show_default=True, help="Of each phase.")
-@click.option("--rounds", default=2, show_default=True, help="Phases of each kind.")
+@click.option("--rounds", default=3, show_default=True, help="Phases of each kind.")
 @click.option("--burners", is_flag=True, help="Phases beside idle-class loops, too.")
 @out_option
 def command(rates: str, seconds: float, rounds: int, burners: bool, out: Path) -> None:
@@ -61,6 +61,7 @@ def command(rates: str, seconds: float, rounds: int, burners: bool, out: Path) -
         if burners:
             kinds["burners"] = burning
         phases: list[dict[str, Any]] = []
+        live(url, 100, _SETTLE_S, "warm")
         for rate in map(int, rates.split(",")):
             for _ in range(rounds):
                 for beside, begin in kinds.items():
