@@ -73,8 +73,8 @@ export function escalation({ escalation: found = {} }) {
   const state = typeof hour !== "number" ? mark("unknown", "not known yet")
     : hour > limit ? mark("warning", "above the limit") : mark("well", "within the limit");
   return [
-    el("p", {}, el("strong", {}, percent(rate)), ` of the requests of the last seconds. Of an hour's at most ${percent(limit)}: `,
-      typeof hour === "number" && [el("strong", {}, percent(hour)), " "], state, "."),
+    el("p", {}, "Last seconds: ", el("strong", {}, percent(rate)), ". Last hour: ", el("strong", {}, percent(hour)),
+      ` of at most ${percent(limit)}, `, state, "."),
     el("div", { class: "pair" },
       why("Given to a fallback, because", reasons), why("A rule fired, AMN answered all the same, because", shed)),
   ];
