@@ -16,7 +16,7 @@ from producer.protocol import wire
 from producer.session.handle import Handle
 from producer.session.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.session.losses import Losses
-from producer.session.replies import ReplyCursor
+from producer.session.replies import READ_BYTES, READ_COUNT, ReplyCursor
 from producer.session.requests import prepare
 
 STREAM = Keys().replies("client").encode()
@@ -260,3 +260,12 @@ def test_answers_of_a_stream_that_was_made_anew_are_read_and_never_deleted_unrea
         turn()
     assert heard == [b"9000"] * 3 + [b"1000"] * 2
     assert admin.xlen(cursor.stream) == 0
+
+
+def test_a_read_asks_for_fewer_answers_where_they_are_large_and_for_more_again():
+    cursor, asked = ReplyCursor(Keys(), "client", Inflight(limit=2)), []
+    for number, size in enumerate([1_000, 1_000_000, *[3_000] * 60], 1):
+        asked.append(cursor.commands()[-1][2])
+        cursor.take([0, [[STREAM, [[b"%d-0" % number, {b"reply": bytes(size)}]]]]])
+    assert asked[:3] == [READ_COUNT, READ_COUNT, READ_BYTES // 1_000_000]
+    assert asked[-1] == READ_COUNT
