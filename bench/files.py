@@ -141,7 +141,7 @@ class Predicting:
         how = ["--url", through.url] if through else ["--direct"]
         words = [sys.executable, "-m", "ops.cli", "predict", str(source), "--out", str(out), *how]
         self._out, self._through, self._started_s = out, through, time.perf_counter()
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         self._processes = {"client": self.process.pid, **(through.processes if through else {})}
 
     def follow(self) -> list[Reading]:
@@ -157,7 +157,8 @@ class Predicting:
                 found.append(self._read(parts))
             time.sleep(0.02)
         if self.process.returncode:
-            raise click.ClickException(f"amn predict ended with code {self.process.returncode}")
+            said = self.process.stderr.read().decode("utf-8", "replace") if self.process.stderr else ""
+            raise click.ClickException(f"amn predict ended with code {self.process.returncode}: {said}")
         # It is gone when the last part is small: that was written at the last moment it was seen.
         return [*found, found[-1]._replace(parts=len(list(self._out.glob("part-*.parquet"))))]
 

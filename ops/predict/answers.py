@@ -54,9 +54,10 @@ class Answers:
 
     @classmethod
     def joined(cls, parts: list[Answers]) -> Answers:
-        """Return the rows of all, one after the other. Errors as `merge`."""
-        if len(parts) == 1:
-            return parts[0]
+        """Return a copy of the rows of all, one after the other: those of a reply cannot be written to.
+
+        Errors as `merge`.
+        """
         found, start = cls(0), 0
         for part in parts:
             found.failures |= {start + row: why for row, why in part.failures.items()}

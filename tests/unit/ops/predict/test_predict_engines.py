@@ -6,8 +6,11 @@ from typing import cast
 
 import numpy as np
 
+from ops.predict.answers import Answers, answers_of
 from ops.predict.engines import QueueEngine, QueueEngineSettings
 from producer import Options, Producer, Windows
+from producer.messages import BatchReply
+from producer.protocol import wire
 
 
 class FakeProducer:
@@ -46,3 +49,24 @@ def test_rows_of_documents_are_sent_once_however_many_contexts_hold_them() -> No
     assert all(one.checked for one in producer.sent)
     contexts = np.concatenate([one.contexts() for one in producer.sent])
     np.testing.assert_array_equal(contexts, windows.contexts())
+
+
+def test_the_rows_of_a_lone_message_can_be_bettered_by_a_fallback() -> None:
+    vectors = np.eye(3, 768, dtype=np.float32)
+    sent = BatchReply(
+        id="a",
+        vectors=vectors,
+        **dict.fromkeys(("confidences", "margins", "gains"), np.ones(3, np.float32)),
+        rules=("low_confidence",),
+        fired=np.ones(3, np.uint8),
+        sheds=("batch",),
+        shed=np.ones(3, np.uint8),
+    )
+    reply = wire.decode_reply(wire.encode_reply(sent))  # whose arrays cannot be written to
+    assert isinstance(reply, BatchReply)
+    answers, other = Answers.joined([answers_of(reply)]), Answers(1, -vectors[1:2])
+    answers.taken = np.array([1])
+    answers.better(other)
+    np.testing.assert_array_equal(answers.vectors, np.stack([vectors[0], -vectors[1], vectors[2]]))
+    np.testing.assert_array_equal(answers.fast, vectors[1:2])
+    assert answers.sheds.tolist() == ["batch", "", "batch"]
