@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,6 +64,8 @@ class Doorkeeper:
         answer = self._refused(Request(scope)) or self._page
         try:
             await answer(scope, receive, with_headers)
+        except ClientDisconnect:
+            pass  # who asked has left before the end of the request
         except Exception:
             _LOG.exception("page_failed", path=scope["path"])
             if not started:

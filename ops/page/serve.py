@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import redis
 import uvicorn
+from starlette.types import ASGIApp
 
 from amn.output import strict_json
 from ops.drift.service import history
@@ -19,6 +20,7 @@ from ops.errors import ServerFailed
 from ops.local.beside import unless_ignored
 from ops.page.actions import Actions
 from ops.page.app import Sources, page
+from ops.page.connections import CONNECTIONS_MAX, TimedConnection
 from ops.page.feed import Feed
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
@@ -28,8 +30,6 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 _T = TypeVar("_T")
-#: Connections at a time; more are refused.
-CONNECTIONS_MAX = 256
 #: The kernel ends a connection whose peer takes nothing for so long.
 _UNSENT_MS_MAX, _UNSENT_BYTES_MAX = 15_000, 64 * 1024
 #: A page is to say that the server is away, and not to wait for it.
@@ -88,19 +88,26 @@ def serve(
     server = replace(server, connect_timeout_ms=_SERVER_MS_MAX, command_timeout_ms=_SERVER_MS_MAX)
     with connect(server) as client:
         sources = _sources(client, server, actions=settings.actions)
-        config = uvicorn.Config(
-            page(sources, token=settings.token, names=settings.names),
-            log_config=None,
-            log_level="critical",  # what goes wrong in the page, the page logs itself
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            limit_concurrency=CONNECTIONS_MAX,
-            timeout_graceful_shutdown=3,
-        )
-        serving = _Server(config, sources.feed, beat)
+        asgi = page(sources, token=settings.token, names=settings.names)
+        serving = _Server(config(asgi), sources.feed, beat)
         unless_ignored(serving.handle_exit, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         serving.run(sockets=[opened])
+
+
+def config(asgi: ASGIApp) -> uvicorn.Config:
+    """The settings of the server of HTTP."""
+    return uvicorn.Config(
+        asgi,
+        http=TimedConnection,
+        ws="none",
+        log_config=None,
+        log_level="critical",  # what goes wrong in the page, the page logs itself
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        limit_concurrency=CONNECTIONS_MAX,
+        timeout_graceful_shutdown=3,
+    )
 
 
 def _sources(client: redis.Redis, server: ProducerSettings, *, actions: bool) -> Sources:

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -21,7 +21,7 @@ from rig import KEYS, Rig, answer
 from ops.alerts import AlertSettings, apply
 from ops.findings import Finding
 from ops.leader import leader_key
-from ops.page import app, serve
+from ops.page import app, connections, serve
 from ops.page.app import Sources, page
 from ops.page.feed import Feed
 from workers.pool.child import our_environment, our_python
@@ -178,30 +178,72 @@ def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> Non
         assert client.post("/api/actions/end_silence", json={"id": row["id"]}).status_code == 400
 
 
-def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "SEND_S_MAX", 0.5)
-    feed = Feed(lambda: b"x" * 2**20)
+@contextmanager
+def served(feed: Feed) -> Iterator[tuple[str, int]]:
+    """The page of a feed within this process, and its address."""
     asgi = page(Sources(feed=feed, history=None, letter=None))  # type: ignore[arg-type]
     opened = serve.listen(serve.PageSettings(port=0))
-    config = uvicorn.Config(asgi, log_config=None, log_level="critical", lifespan="off")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(serve.config(asgi))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([opened])))
     thread.start()
     try:
-        address = opened.getsockname()
-        with socket.create_connection(address) as stalled:
-            stalled.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            with httpx.stream("GET", f"http://127.0.0.1:{address[1]}/api/events", trust_env=False) as events:
-                seen, began_s = 0, time.monotonic()
-                for part in events.iter_raw():
-                    seen += len(part)
-                    if seen > 6 * 2**20:  # six snapshots, a second apart
-                        assert feed.viewers == 1
-                        break
-                assert seen > 6 * 2**20
-                assert time.monotonic() - began_s < 20
+        yield opened.getsockname()
     finally:
         server.should_exit = server.force_exit = True
         thread.join(10)
         opened.close()
     assert not thread.is_alive()
+
+
+def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "SEND_S_MAX", 0.5)
+    feed = Feed(lambda: b"x" * 2**20)
+    with served(feed) as address, socket.create_connection(address) as stalled:
+        stalled.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with httpx.stream("GET", f"http://127.0.0.1:{address[1]}/api/events", trust_env=False) as events:
+            seen, began_s = 0, time.monotonic()
+            for part in events.iter_raw():
+                seen += len(part)
+                if seen > 6 * 2**20:  # six snapshots, a second apart
+                    assert feed.viewers == 1
+                    break
+            assert seen > 6 * 2**20
+            assert time.monotonic() - began_s < 20
+
+
+@pytest.mark.parametrize(
+    "begun", [b"", b"GET / HTTP/1.1\r\nX: ", b"POST /login HTTP/1.1\r\nHost: localhost\r\n"]
+)
+def test_connections_that_ask_for_nothing_shut_nobody_out(begun: bytes) -> None:
+    with served(Feed(lambda: b"{}")) as address, ExitStack() as opened:
+        for _ in range(connections.CONNECTIONS_MAX + 50):
+            opened.enter_context(socket.create_connection(address)).sendall(begun)
+        for path in ("healthz", "api/snapshot"):
+            found = httpx.get(f"http://127.0.0.1:{address[1]}/{path}", trust_env=False, timeout=20)
+            assert found.status_code == 200, path
+
+
+@pytest.mark.parametrize("step", [b"", b"X: 1\r\n"])
+def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch, step: bytes) -> None:
+    monkeypatch.setattr(connections, "REQUEST_S_MAX", 0.5)
+    with served(Feed(lambda: b"{}")) as address, socket.create_connection(address) as slow:
+        slow.settimeout(0.1)
+        began_s, ended = time.monotonic(), False
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        while not ended and time.monotonic() < began_s + 10:
+            with suppress(TimeoutError):
+                try:
+                    slow.sendall(step)
+                    ended = not slow.recv(1)
+                except ConnectionError:
+                    ended = True
+        assert ended
+
+
+def test_who_leaves_within_a_request_is_no_fault_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    with served(Feed(lambda: b"{}")) as address:
+        with socket.create_connection(address) as leaving:
+            leaving.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\ntok")
+            time.sleep(0.3)
+        time.sleep(0.3)
+    assert "page_failed" not in capsys.readouterr().out
