@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from ops.health import machine
@@ -14,8 +15,15 @@ from ops.health.streams import STALE_MS, StreamFacts
 VERSION_MIN = (7, 0)
 #: Workers and our clients go by the server's clock; other clients may not.
 SKEW_MS_MAX = 1_000
-#: An entry older than this is not being served.
-AGE_MS_MAX = 10_000
+#: By stream, how long its oldest entry may wait before it is a warning and a failure, ms. Bulk work waits by
+#: design: at the level low, and, of a file, for a fallback. Shadow entries and truths always do.
+_WAITS_MS: Mapping[str, tuple[float, float]] = {
+    "requests:high": (10_000, 10_000),
+    "requests": (10_000, 10_000),
+    "requests:low": (3_600_000, math.inf),
+    "fallback": (30_000, 120_000),
+    "fallback:secondary": (30_000, 120_000),
+}
 #: So many dead letters within `RECENT_MS` are an incident and not an accident.
 GROWTH_MAX = 20
 #: From this share of the cap on, the oldest dead letters will soon be dropped unseen.
@@ -26,10 +34,7 @@ def check(facts: Facts) -> list[CheckResult]:
     """The results of all checks, in the order in which they are shown."""
     server, found = facts.server, facts.beside
     verdicts: list[tuple[str, Verdict]] = [
-        ("version", _version(server)),
-        ("eviction", _eviction(server)),
-        ("persistence", _persistence(server)),
-        ("memory", _memory(server)),
+        *_figures(server),
         ("clock", _clock(server)),
         *((f"{kind} workers", present(facts, kind)) for kind in ("amn", "fallback", "shadow")),
         ("progress", progress(facts.workers)),
@@ -48,6 +53,18 @@ def check(facts: Facts) -> list[CheckResult]:
         ("loops", _loops(facts.loops)),
     ]
     return [CheckResult(level, name, text) for name, (level, text) in verdicts]
+
+
+def _figures(server: ServerFacts) -> list[tuple[str, Verdict]]:
+    if not server.told:
+        text = "the server tells this user nothing of its version, memory and files (INFO)"
+        return [("figures", (WARNING, f"{text}; give it the role ops: `amn acl ops`"))]
+    return [
+        ("version", _version(server)),
+        ("eviction", _eviction(server)),
+        ("persistence", _persistence(server)),
+        ("memory", _memory(server)),
+    ]
 
 
 def _version(server: ServerFacts) -> Verdict:
@@ -97,9 +114,10 @@ def _clock(server: ServerFacts) -> Verdict:
 
 def _flow(name: str, stream: StreamFacts) -> Verdict:
     age_ms = stream.oldest_age_ms or 0
-    if age_ms <= AGE_MS_MAX or name in ("shadow", "truths"):  # these two are slow by design
+    warning_ms, failure_ms = _WAITS_MS.get(name, (math.inf, math.inf))
+    if age_ms <= warning_ms:
         return OK, f"{stream.entries} waiting, {stream.leased} of them leased"
-    return FAILURE, (
+    return FAILURE if age_ms > failure_ms else WARNING, (
         f"the oldest of {stream.entries} entries waits for {age_ms / 1000:.0f} s; add workers, see their logs"
     )
 

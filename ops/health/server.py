@@ -25,6 +25,7 @@ class ServerFacts:
             may not ask.
         output_cuts: Connections that it closed over that limit since its start.
         skew_ms: Its clock minus this host's, half of the question's round trip left out.
+        told: False where this user may not ask; then only the clock is known.
     """
 
     name: str = "redis"
@@ -42,6 +43,7 @@ class ServerFacts:
     output_limit_bytes: int | None = 0
     output_cuts: int = 0
     skew_ms: float = 0.0
+    told: bool = True
 
     @property
     def persistence_failed(self) -> bool:
@@ -62,7 +64,11 @@ def read(client: redis.Redis, *, with_limits: bool = True) -> tuple[ServerFacts,
     """
     clock = ServerClock()
     clock.measured(clock.asks(), client.time())
-    info = client.info()
+    skew_ms, now_ms = round(-clock.offset_ms, 1), int(clock.now_ms())
+    try:
+        info = client.info()
+    except redis.ResponseError:
+        return ServerFacts(skew_ms=skew_ms, told=False), now_ms
     return ServerFacts(
         name=info.get("server_name", "redis"),
         version=info.get("valkey_version") or info["redis_version"],
@@ -78,8 +84,8 @@ def read(client: redis.Redis, *, with_limits: bool = True) -> tuple[ServerFacts,
         clients=info["connected_clients"],
         output_limit_bytes=_output_limit_bytes(client) if with_limits else None,
         output_cuts=info.get("client_output_buffer_limit_disconnections", 0),
-        skew_ms=round(-clock.offset_ms, 1),
-    ), int(clock.now_ms())
+        skew_ms=skew_ms,
+    ), now_ms
 
 
 def _output_limit_bytes(client: redis.Redis) -> int | None:

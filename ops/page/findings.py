@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from ops.alerts.settings import AlertSettings
 from ops.health import FAILURE, OK, CheckResult, check
 from ops.health.process_checks import MISSING
-from ops.health.workers import WorkerFacts
+from ops.health.workers import STUCK_MS, WorkerFacts
 from ops.page.look import Look
 from ops.page.words import told
+from producer.errors import AuthenticationFailed, ServerError
 
 SEVERITIES = ("error", "warning", "notice")
 #: A worker says each second that it lives; one that has not for so long was killed, stopped or cut off.
 SILENT_MS = 2_500
+#: Kinds that give way to all else on their machine: while it is busy, some seconds of silence say nothing.
+_YIELDING = ("fallback", "shadow")
 #: A worker that died is told for so long, though its pool has started another.
 DEATH_TOLD_MS = 30_000
 _FOLLOWS_MS = 10_000
@@ -32,6 +35,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     "sender": ("The sender of alerts is not at work, so that nobody is told", "sender_dead"),
     "jobs": ("Jobs wait, and no worker is there for them", ""),
     "failures": ("A process of the service is missing", "crash_loop"),
+    "figures": ("This page does not know how the server is", ""),
     "memory": ("The server's memory is nearly full", "server_memory"),
     "persistence": ("The server does not keep what it holds on disk", "persistence_failed"),
     "eviction": ("The server may drop requests when its memory is full", ""),
@@ -107,7 +111,7 @@ def _silent(look: Look) -> Iterator[Trouble]:
     if silent:
         names = ", ".join(one.name for one in silent)
         yield Trouble(
-            severity="warning",
+            severity="notice" if all(one.kind in _YIELDING for one in silent) else "warning",
             check="silent workers",
             sentence=f"{_count(len(silent), 'worker')} went silent (killed, stopped or cut off): {names}",
             remedy="nothing is lost: others take over within 3 s; look at the worker's log and machine",
@@ -147,7 +151,7 @@ def _refusals(refused: float) -> Iterator[Trouble]:
 
 def _checks(look: Look) -> Iterator[Trouble]:
     # While others of its kind work, one worker that is stuck or silent costs time and no request.
-    served = all(_has_working(look, one.kind) for one in look.facts.workers)
+    served = all(_has_working(look, one.kind) for one in look.facts.workers if one.kind != "shadow")
     for result in check(look.facts):
         if result.level != OK:
             found = _of_check(result)
@@ -155,7 +159,8 @@ def _checks(look: Look) -> Iterator[Trouble]:
 
 
 def _has_working(look: Look, kind: str) -> bool:
-    return any(one.kind == kind and not one.stuck for one in look.facts.workers)
+    mine = [one for one in look.facts.workers if one.kind == kind]
+    return any(not one.stuck or (kind in _YIELDING and one.stuck_ms <= STUCK_MS) for one in mine)
 
 
 def _of_check(result: CheckResult) -> Trouble:
@@ -210,8 +215,15 @@ def verdict(found: Iterable[Trouble], look: Look, settings: AlertSettings) -> di
     )
 
 
-def away(since_ms: int, error: str) -> dict[str, object]:
+def away(since_ms: int, error: ServerError) -> dict[str, object]:
     """The verdict while the server cannot be asked; no word of it changes while that lasts."""
+    if isinstance(error, AuthenticationFailed):
+        return _verdict(
+            "unknown",
+            f"The queue's server does not let this page look: {error}",
+            since_ms,
+            "start the page with the password of a user that has the role ops: `amn acl ops`",
+        )
     sentence = f"The queue's server cannot be reached: {error}"
     remedy = "see that the server runs and can be reached; requests wait meanwhile, and go on by themselves"
     return _verdict(

@@ -100,10 +100,7 @@ class Looker:
             RedisError, OSError: As the driver, when the server is away.
         """
         client, keys = self._client, self._keys
-        try:
-            about, now_ms = server.read(client, with_limits=False)
-        except redis.ResponseError:  # it does not tell this user its figures
-            about, now_ms = server.ServerFacts(), server_now_ms(client)
+        about, now_ms = server.read(client, with_limits=False)
         consumers = frozenset(workers.known(client, keys))
         with_jobs = jobs_possible(self._settings.url)
         found = beside.read(client, keys, now_ms, jobs=with_jobs)

@@ -64,7 +64,7 @@ class Snapshots:
         now_s = time.time()
         self._away_since_s = self._away_since_s or now_s
         self._looks.clear()
-        verdict = findings.away(int(self._away_since_s * 1000), str(error))
+        verdict = findings.away(int(self._away_since_s * 1000), error)
         return {"made_ms": int(now_s * 1000), "reachable": False, "verdict": verdict, "findings": []}
 
     def _of(self, look: Look) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from ops.clock import BLOCK_MIN, server_now_ms
+from ops.clock import BLOCK_MIN
 from ops.health import server, streams, workers
 from ops.health.counters import read_counters
 from producer.keys import Keys
@@ -87,10 +87,7 @@ class Service:
 
 def read_service(client: redis.Redis, keys: Keys) -> Service:
     """Reads the server; changes nothing."""
-    try:
-        about, now_ms = server.read(client, with_limits=False)
-    except redis.ResponseError:  # it does not tell this user its figures
-        about, now_ms = server.ServerFacts(), server_now_ms(client)
+    about, now_ms = server.read(client, with_limits=False)
     with client.pipeline(transaction=True) as pipe:  # all of one moment
         pipe.hmget(keys.stats, [*COMES, *ENDS])
         for stream in keys.places:

@@ -16,9 +16,10 @@ from ops.health.letters import LetterFacts
 from ops.health.server import ServerFacts
 from ops.health.streams import StreamFacts
 from ops.health.workers import WorkerFacts
-from ops.page.findings import Known, find, verdict
+from ops.page.findings import Known, away, find, verdict
 from ops.page.look import Look
 from ops.page.words import RULES
+from producer.errors import AuthenticationFailed, ServerUnavailable
 
 STREAMS = (
     *("requests:high", "requests", "requests:low"),
@@ -44,6 +45,16 @@ def look(now_ms: int = 1_000_000, alerts: tuple[Alert, ...] = (), **facts: Any) 
     return Look(facts=Facts(**{**well, **facts}), alerts=alerts)
 
 
+def changed(number: int, **changes: int) -> dict[str, Any]:
+    """One of the workers as these say."""
+    return {"workers": [replace(one, **changes) if one is WORKERS[number] else one for one in WORKERS]}
+
+
+def waiting(stream: str, for_s: int) -> dict[str, Any]:
+    """One entry waits in a stream."""
+    return {"streams": dict.fromkeys(STREAMS, EMPTY) | {stream: replace(EMPTY, oldest_age_ms=for_s * 1000)}}
+
+
 def said(found: Look, refused: float | None = 0.0, known: Known | None = None) -> tuple[str, str]:
     now = verdict(find(found, refused, known or Known()), found, AlertSettings())
     return str(now["state"]), str(now["sentence"])
@@ -59,6 +70,19 @@ def test_a_service_without_findings_is_well() -> None:
         ({"workers": WORKERS[1:]}, "broken", "No AMN worker lives"),
         ({"workers": [replace(WORKERS[0], seen_ms_ago=3_000), *WORKERS[1:]]}, "degraded", "went silent"),
         ({"workers": [replace(WORKERS[0], stuck_ms=20_000), *WORKERS[1:]]}, "broken", "A worker is stuck"),
+        # A fallback or shadow worker waits for a core while the machine is busy.
+        (changed(1, seen_ms_ago=3_000), "well", "It is well; 1 worker went silent"),
+        (changed(1, seen_ms_ago=7_000), "degraded", "not heard: fallback-1"),
+        (changed(1, stuck_ms=20_000), "broken", "A worker is stuck"),
+        (changed(2, stuck_ms=20_000), "degraded", "A worker is stuck"),
+        # A file is predicted: its rows wait by design.
+        (waiting("requests:low", 600), "well", "All is well"),
+        (waiting("requests:low", 4_000), "degraded", "wait too long on the stream requests:low"),
+        (waiting("fallback", 20), "well", "All is well"),
+        (waiting("fallback", 60), "degraded", "wait too long on the stream fallback"),
+        (waiting("fallback", 200), "broken", "wait too long on the stream fallback"),
+        (waiting("requests", 20), "broken", "wait too long on the stream requests"),
+        ({"server": ServerFacts(told=False)}, "degraded", "does not know how the server is"),
         (
             {"letters": LetterFacts(entries=2, reasons={"poison": 2})},
             "degraded",
@@ -137,3 +161,10 @@ def test_a_stuck_worker_beside_one_that_works_costs_time_and_breaks_nothing() ->
 def test_the_page_has_words_for_each_rule_of_the_runbook() -> None:
     runbook = (Path(__file__).parents[4] / "docs" / "runbook.md").read_text("utf-8")
     assert RULES.keys() == set(re.findall(r"^## (\w+)$", runbook, re.MULTILINE))
+
+
+def test_a_server_that_refuses_the_page_is_not_called_away() -> None:
+    refused, gone = (away(1, kind("why")) for kind in (AuthenticationFailed, ServerUnavailable))
+    assert refused["sentence"] == "The queue's server does not let this page look: why"
+    assert "`amn acl ops`" in str(refused["runbook"])
+    assert gone["sentence"] == "The queue's server cannot be reached: why"
