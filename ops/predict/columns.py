@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from amn.errors import FileRefused
 
+#: Each value takes the room of its own length, and keeps zeros at its end: NumPy's older type does neither.
+TEXT = np.dtypes.StringDType()
+Texts = NDArray[Any]
 _BINARY_DTYPES: dict[int, np.dtype[Any]] = {size: np.dtype(f"<f{size}") for size in (2, 4, 8)}
 
 
@@ -78,7 +81,7 @@ def numbers(column: pa.Array, shape: tuple[int, ...]) -> Numbers:
     return Numbers(values, good & whole)
 
 
-def texts(column: pa.Array) -> NDArray[np.str_]:
+def texts(column: pa.Array) -> Texts:
     """Return the values of a column as text, bytes in hexadecimal digits, and a null as "(none)".
 
     Raises:
@@ -92,10 +95,10 @@ def texts(column: pa.Array) -> NDArray[np.str_]:
     elif pa.types.is_duration(kind):
         column = column.cast(pa.int64())
     try:
-        found: NDArray[np.str_] = column.cast(pa.string()).fill_null("(none)").to_numpy(zero_copy_only=False)
+        found = column.cast(pa.string()).fill_null("(none)").to_numpy(zero_copy_only=False)
     except pa.ArrowException as error:
         raise FileRefused(f"a column of {kind} has no text; give text or numbers") from error
-    return found.astype(np.str_)
+    return np.array(found, dtype=TEXT)
 
 
 def _flattened(column: pa.Array, lengths: tuple[int, ...]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:

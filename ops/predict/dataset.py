@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pyarrow import compute
 
 from amn.errors import FileRefused
-from ops.predict.columns import numbers, texts, width_of
+from ops.predict.columns import TEXT, Texts, numbers, texts, width_of
 from ops.predict.sources import ArrayFile, RowGroup, SourceFile, row_groups
 from ops.predict.windows import NULL_VECTOR, D, K, RowBlock, VectorRows, clean, windows
 
@@ -174,7 +173,7 @@ class DataSet:
         rows = numbers(batch.column(0), (D,))
         documents = _text(kept, self.columns.document)
         if not documents.size:
-            documents = np.full(len(rows.values), group.name)
+            documents = np.full(len(rows.values), group.name, TEXT)
         return VectorRows(rows.values, rows.good, documents)
 
     def _before(self, group: RowGroup) -> VectorRows:
@@ -278,7 +277,7 @@ def _first_length(file: SourceFile, name: str) -> int:
     return 0
 
 
-def _text(kept: pa.RecordBatch, name: str) -> NDArray[np.str_]:
+def _text(kept: pa.RecordBatch, name: str) -> Texts:
     if name not in kept.schema.names:
-        return np.zeros(0, np.str_)
+        return np.zeros(0, TEXT)
     return texts(kept.column(name))

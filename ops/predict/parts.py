@@ -1,4 +1,8 @@
-"""The target: a folder of Parquet parts, one a row group, and the manifest of what is done."""
+"""The target: a folder of Parquet parts, one a row group, and the manifest of what is done.
+
+While a run is under way, the manifest grows by a line a part in a file beside it: a data set may have so many
+parts that writing all of them anew with each would take longer than the predictions.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,15 @@ class TargetManifest:
             same["parts"] += 1
             same["rows"] += row["rows"]
         return found
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Take a line that `line` made."""
+        self.models |= line["models"]
+        self.done[int(line["number"])] = dict(line["row"])
+
+    def line(self, number: int) -> dict[str, Any]:
+        """Return what one more part changed: the part, and the ids that are known by now."""
+        return {"number": number, "row": self.done[number], "models": self.models}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -145,8 +158,20 @@ class Target:
             return 0
 
     def save(self, manifest: TargetManifest) -> None:
-        """Write the manifest at once."""
+        """Write the manifest at once, and with it the lines that were beside it."""
         write_whole(self._manifest_path, json.dumps(manifest.to_json(), indent=1) + "\n")
+        _lines_path(self._manifest_path).unlink(missing_ok=True)
+
+    def add(self, manifest: TargetManifest, number: int) -> None:
+        """Write that one more part is done, beside the manifest.
+
+        Raises:
+            FileRefused: The disk is full.
+        """
+        with self._refusing(), _lines_path(self._manifest_path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(manifest.line(number)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def clear(self, numbers: Iterable[int] | None = None) -> None:
         """Remove the manifest and the parts of an earlier run; those of some row groups, or all."""
@@ -154,7 +179,7 @@ class Target:
             paths = [*self.folder.glob("part-*.parquet"), *self.folder.glob(".part-*")]
         else:
             paths = [path for number in numbers for path in (self.part(number), self._aside(number))]
-        for path in (*paths, self._manifest_path):
+        for path in (*paths, _lines_path(self._manifest_path), self._manifest_path):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -166,25 +191,31 @@ class Target:
         """
         aside = self._aside(number)
         try:
-            flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
-            with parquet.ParquetWriter(
-                aside,
-                schema,
-                compression="none",
-                use_dictionary=["served_by", "shed"],
-                write_statistics=flat,  # the least and the most number of all predictions help no reader
-            ) as writer:
-                yield writer
-            with aside.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(aside, self.part(number))
+            with self._refusing():
+                flat = [field.name for field in schema if not pa.types.is_nested(field.type)]
+                with parquet.ParquetWriter(
+                    aside,
+                    schema,
+                    compression="none",
+                    use_dictionary=["served_by", "shed"],
+                    write_statistics=flat,  # the least and the most number of all predictions help no reader
+                ) as writer:
+                    yield writer
+                with aside.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(aside, self.part(number))
+        finally:
+            aside.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
             raise FileRefused(
                 f"{self.folder} cannot be written: {why}; what is done stays, and the same command goes on"
             ) from error
-        finally:
-            aside.unlink(missing_ok=True)
 
     def check_room(self, rows: int) -> None:
         """Refuse a disk that cannot hold the predictions of so many rows, and what is made of all parts."""
@@ -197,17 +228,32 @@ class Target:
             )
 
 
+def _lines_path(path: Path) -> Path:
+    return path.with_suffix(".jsonl")
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines beside a manifest; the last one may be cut short, by a kill or a full disk."""
+    text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)
+
+
 def _loaded(path: Path) -> TargetManifest:
     try:
         stored = json.loads(path.read_text("utf-8"))
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']}")
         done = {int(number): dict(row) for number, row in stored["done"].items()}
-        if not all(isinstance(row[count], int) for row in done.values() for count in COUNTS):
+        found = TargetManifest(dict(stored["about"]), dict(stored["models"]), done)
+        for line in _lines(_lines_path(path)):
+            found.note(line)
+        if not all(isinstance(row[count], int) for row in found.done.values() for count in COUNTS):
             raise ValueError("a count is no number")
-        if not all(isinstance(row.get("models", {}), dict) for row in done.values()):
+        if not all(isinstance(row.get("models", {}), dict) for row in found.done.values()):
             raise ValueError("models are no names")
-        return TargetManifest(dict(stored["about"]), dict(stored["models"]), done)
+        return found
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileRefused(f"{path} cannot be read ({error!r}); --restart begins anew") from error
 

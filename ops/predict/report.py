@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from ops.predict.columns import texts
+from ops.predict.columns import TEXT, Texts, texts
 
 COSINES = ("cosine_amn", "cosine", "cosine_mean", "cosine_last")
 _ALL = "all"
@@ -31,7 +31,7 @@ class Sums:
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(COSINES)))
     by_document: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def add(self, values: NDArray[np.float64], documents: NDArray[np.str_]) -> None:
+    def add(self, values: NDArray[np.float64], documents: Texts) -> None:
         """Add rows (n, 4) of documents (n,)."""
         self.rows += len(values)
         self.total += values.sum(axis=0)
@@ -73,7 +73,7 @@ def _add(sums: dict[str, Sums], table: pa.Table, document: str, domain: str) -> 
         return
     values = np.stack([table[name].to_numpy() for name in COSINES], axis=1).astype(np.float64)
     by = document if document in table.column_names else "file"
-    documents = _texts(table, by) if by in table.column_names else np.full(len(values), "")
+    documents = _texts(table, by) if by in table.column_names else np.full(len(values), "", TEXT)
     sums.setdefault(_ALL, Sums()).add(values, documents)
     if domain in table.column_names:
         domains = _texts(table, domain)
@@ -82,7 +82,7 @@ def _add(sums: dict[str, Sums], table: pa.Table, document: str, domain: str) -> 
             sums.setdefault(label, Sums()).add(values[domains == name], documents[domains == name])
 
 
-def _texts(table: pa.Table, name: str) -> NDArray[np.str_]:
+def _texts(table: pa.Table, name: str) -> Texts:
     return np.concatenate([texts(chunk) for chunk in table[name].chunks])
 
 

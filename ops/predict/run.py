@@ -166,8 +166,9 @@ class FileRun:
         self._stream = self._answers(left)
         for at, group in enumerate(left):
             self.manifest.done[group.number] = self._one_set(left[at:], on_progress)
-            self._target.save(self.manifest)
+            self._target.add(self.manifest, group.number)
             self._check_failures()
+        self._target.save(self.manifest)
 
     def _answers(self, groups: Sequence[RowGroup]) -> Iterator[tuple[RowBlock, Answers]]:
         """Answer the blocks of row groups; those of the next one are under way before one ends."""

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from ops.predict.columns import TEXT, Texts
 from producer.errors import InvalidRequest
 from producer.protocol.checks import are_unit, checked_context
 from producer.windows import Windows
@@ -95,12 +96,12 @@ class VectorRows:
 
     values: NDArray[np.floating]
     good: NDArray[np.bool_]
-    documents: NDArray[np.str_]
+    documents: Texts
 
     @classmethod
     def none(cls) -> VectorRows:
         """Return no rows."""
-        return cls(np.zeros((0, D), np.float32), np.zeros(0, bool), np.zeros(0, np.str_))
+        return cls(np.zeros((0, D), np.float32), np.zeros(0, bool), np.zeros(0, TEXT))
 
     def __add__(self, other: VectorRows) -> VectorRows:
         return VectorRows(
@@ -123,7 +124,7 @@ def windows(before: VectorRows, rows: VectorRows, after: VectorRows, **beside: A
     none = np.zeros((padding, D), rows.values.dtype), np.zeros((1 - following, D), rows.values.dtype)
     values = np.concatenate([none[0], before.values, rows.values, after.values[:1], none[1]])
     good = np.concatenate([none[0][:, 0], before.good, rows.good, after.good[:1], none[1][:, 0]]).astype(bool)
-    none_of = np.full(padding, ""), np.full(1 - following, "")
+    none_of = np.full(padding, "", TEXT), np.full(1 - following, "", TEXT)
     documents = np.concatenate(
         [none_of[0], before.documents, rows.documents, after.documents[:1], none_of[1]]
     )

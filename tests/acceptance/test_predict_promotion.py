@@ -19,7 +19,8 @@ from test_predict import documents, parts, predictions
 from workers.pool.served import identity
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
-ROWS, GROUP = 5_000, 2_500
+GROUPS, GROUP = 8, 1_250
+ROWS = GROUPS * GROUP
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_model_that_is_promoted_while_a_file_is_under_way_is_named_by_part(
         text=True,
     )
     wait_until(lambda: (out / "part-000000.parquet").exists())
-    process.send_signal(signal.SIGSTOP)  # in the middle of the second row group
+    process.send_signal(signal.SIGSTOP)  # before it sent the last row groups
     calibration = recalibrated(tmp_path / "gate_twin", amn=after)
     promoted = subprocess.run(
         [
@@ -79,18 +80,21 @@ def test_a_model_that_is_promoted_while_a_file_is_under_way_is_named_by_part(
     assert process.returncode == 0, noted
     sets = json.loads(said)["answers_of"]
     assert {one["models"]["calibration"] for one in sets}.isdisjoint({"", "none"})
-    assert [(one["models"]["model"], one["parts"], one["rows"]) for one in sets] == [
-        (before, 1, GROUP),
-        (after, 1, GROUP),
+    assert [(one["models"]["model"], one["rows"]) for one in sets] == [
+        (before, sets[0]["parts"] * GROUP),
+        (after, ROWS - sets[0]["parts"] * GROUP),
     ]
     stored = manifest(out)
     assert stored["models"]["model"] == before
-    assert "models" not in stored["done"]["0"]
-    assert stored["done"]["1"]["models"]["model"] == after
+    later = {int(number) for number, row in stored["done"].items() if "models" in row}
+    assert {stored["done"][str(number)]["models"]["model"] for number in later} == {after}
+    assert later == set(range(sets[0]["parts"], GROUPS))
     assert predictions(out).num_rows == ROWS
     # Each part is as a run by its models alone makes it.
-    first, second = (parts(out)[f"part-00000{number}.parquet"] for number in (0, 1))
-    assert first == parts(tmp_path / "before")["part-000000.parquet"]
     again = up("predict", source, "--out", tmp_path / "after", "--on-change", "stop")
     assert again.code == 0, again.err
-    assert second == parts(tmp_path / "after")["part-000001.parquet"]
+    wanted = [parts(tmp_path / ("after" if number in later else "before")) for number in range(GROUPS)]
+    names = [f"part-{number:06}.parquet" for number in range(GROUPS)]
+    assert [parts(out)[name] for name in names] == [
+        whole[name] for whole, name in zip(wanted, names, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,19 @@ def test_an_id_of_any_type_keeps_documents_apart(tmp_path: Path, ids: pa.Array) 
     assert data.check_order() == len(LENGTHS)
     codes = [block.errors.get(i, ("",))[0] for block in blocks(data) for i in range(len(block.contexts))]
     assert codes == ["short_document" if position < 4 else "" for position in POSITION]
+
+
+def test_an_id_of_any_length_takes_its_own_room_and_keeps_its_last_character(tmp_path: Path) -> None:
+    ids = np.array(["x" * 1_000_000, *("d" + "\0" * number for number in range(1, len(LENGTHS)))], object)
+    parquet.write_table(table(doc_id=pa.array(ids[DOCUMENT])), tmp_path / "a.parquet")
+    data = opened([tmp_path / "a.parquet"])
+    tracemalloc.start()
+    assert data.check_order() == len(LENGTHS)
+    found = [row for block in blocks(data) for row in block.good.tolist()]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == sum(max(length - 4, 0) for length in LENGTHS)
+    assert peak_bytes < 60e6, "303 rows as wide as the longest id would take 1.2 GB"
 
 
 @pytest.mark.parametrize(

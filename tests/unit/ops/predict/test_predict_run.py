@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from amn.errors import FileRefused
 from ops.errors import RunStopped
-from ops.predict import sources
+from ops.predict import parts, sources
 from ops.predict.answers import Answers
 from ops.predict.dataset import ColumnNames, DataSet
 from ops.predict.engines import Waits, chosen
@@ -146,6 +146,33 @@ def test_a_run_that_was_broken_off_goes_on_and_gives_the_same_bytes(tmp_path: Pa
     assert engine.seen == (600 - before * 100) // 20 * 16
     manifests = [json.loads((tmp_path / name / "_manifest.json").read_text()) for name in ("out", "whole")]
     assert manifests[0] == manifests[1]
+
+
+def test_what_is_done_is_kept_by_a_line_a_part_however_many_parts_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, written = data_set(tmp_path, group=10), []
+    monkeypatch.setattr(parts, "write_whole", lambda path, text: written.append(path.write_text(text)))
+    done(data, tmp_path / "whole")
+    assert len(written) == 2, "at the begin and at the end, and not for each of 60 parts"
+    assert not list((tmp_path / "whole").glob("*.jsonl"))
+    with pytest.raises(KeyboardInterrupt):
+        done(data, tmp_path / "out", FakeEngine(die_after=300))
+    [lines] = (tmp_path / "out").glob("_manifest.jsonl")
+    finished = len(lines.read_text().splitlines())
+    with lines.open("a") as file:
+        file.write('{"number": 55, "row": {"ro')  # killed while it wrote
+    again = FakeEngine(model="m@2")
+    with pytest.raises(RunStopped, match="model was m@1 and is m@2 now"):
+        done(data, tmp_path / "out", again)
+    assert 25 < finished < 40
+    engine = FakeEngine()
+    run = done(data, tmp_path / "out", engine)
+    assert (run.progress.skipped, run.progress.done) == (10 * finished, 600)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    assert sorted(json.loads((tmp_path / "out" / "_manifest.json").read_text())["done"], key=int) == [
+        str(number) for number in range(60)
+    ]
 
 
 def test_a_vector_of_zeros_is_named_as_such_where_others_are_scaled(tmp_path: Path) -> None:
