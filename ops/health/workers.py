@@ -83,13 +83,11 @@ def read(
     """Every worker that was seen within three leases.
 
     Args:
-        now_ms: Server's clock.
-        names: Those to ask for; None looks through all keys of the server, which takes time where many wait.
+        now_ms: Server's clock.    names: As `known` has them; None asks for them.
     """
     found = []
-    pattern = keys.workers_prefix.replace("{", "\\{") + "*"
-    named = None if names is None else [keys.worker(name).encode() for name in sorted(names)]
-    for key in client.scan_iter(match=pattern, count=1000) if named is None else named:
+    for name in sorted(known(client, keys) if names is None else names):
+        key = keys.worker(name)
         with client.pipeline(transaction=True) as pipe:
             pipe.hgetall(key)
             pipe.pttl(key)
@@ -99,7 +97,7 @@ def read(
         # server's clock went back: who lives says so again each second.
         ghost = 0 < 3 * int(stored.get("lease_ms", 0)) < left_ms
         if stored and not ghost:
-            found.append(_worker(_text(key).removeprefix(keys.workers_prefix), stored, now_ms))
+            found.append(_worker(name, stored, now_ms))
     return sorted(found, key=lambda worker: (worker.kind, worker.name))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import redis
 from numpy.typing import NDArray
 
 from producer.keys import GROUP, Keys
@@ -17,6 +20,14 @@ from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()
 REPLIES = KEYS.replies("client")
+
+
+def show_worker(admin: Any, name: str, presence: Mapping[Any, Any]) -> None:
+    """Makes a worker's presence, and its name among those that read."""
+    with suppress(redis.ResponseError):  # the group is there
+        admin.xgroup_create(KEYS.requests, GROUP, id="0", mkstream=True)
+    admin.xgroup_createconsumer(KEYS.requests, GROUP, name)
+    admin.hset(KEYS.worker(name), mapping=presence)
 
 
 class Rig:

@@ -16,7 +16,7 @@ import pytest
 from echo import EchoWorker, echo
 from numpy.typing import NDArray
 from redis.exceptions import NoPermissionError
-from rig import KEYS, Rig, answer
+from rig import KEYS, Rig, answer, show_worker
 from servers import Server
 
 from ops.errors import Unhealthy
@@ -220,7 +220,7 @@ def test_a_dead_workers_presence_from_before_a_step_back_is_no_life(real_server:
     name, settings = KEYS.worker("amn-w"), ProducerSettings(url=real_server.url)
     fields = {"kind": "amn", "pid": 1, "lease_ms": 3000, "host": socket.gethostname()}
     now_ms = int(time.time() * 1000)
-    real_server.admin.hset(name, mapping=fields | {"seen_at_ms": now_ms, "progress_at_ms": now_ms})
+    show_worker(real_server.admin, "amn-w", fields | {"seen_at_ms": now_ms, "progress_at_ms": now_ms})
     real_server.admin.pexpire(name, 9_000)
     assert alive_here(settings, "amn") == "amn-w"
     real_server.admin.pexpire(name, HOUR_MS)  # what is left of nine seconds, an hour earlier

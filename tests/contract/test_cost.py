@@ -33,7 +33,7 @@ BOUNDED = {
     "xpending": lambda words: words[2] == words[3] or len(words) == 6,  # one entry, or one worker's
 }
 #: Once per worker, or at its start and end.
-RARE = {"xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "unlink"}
+RARE = {"xgroup|create", "xgroup|createconsumer", "xgroup|delconsumer", "xinfo|consumers", "exists", "unlink"}
 
 
 def fill(rig: Rig, count: int) -> None:

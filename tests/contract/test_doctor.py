@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from recalibrated import recalibrated
-from rig import answer
+from rig import answer, show_worker
 
 from ops.app import run
 from ops.errors import Unhealthy
@@ -55,7 +55,7 @@ def present(admin: Any, kind: str, **changes: Any) -> str:
     now_ms, name = int(time.time() * 1000), worker_name(kind)
     times = {"seen_at_ms": now_ms, "progress_at_ms": now_ms}
     fields = {"kind": kind, "host": socket.gethostname(), "pid": 1, "finished": 3, **times}
-    admin.hset(KEYS.worker(name), mapping=fields | changes)
+    show_worker(admin, name, fields | changes)
     return name
 
 

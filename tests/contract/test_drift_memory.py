@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from rig import show_worker
 from structlog.testing import capture_logs
 
 from ops.clock import BLOCK_MIN, server_now_ms
@@ -228,7 +229,7 @@ class Living:
 
     def __init__(self, server: Any, hours: int = 26) -> None:
         self.server, self.now_ms = server, a_day(server, hours)
-        server.admin.hset(KEYS.worker("amn-1"), mapping={"kind": "amn"})  # who answers all of it
+        show_worker(server.admin, "amn-1", {"kind": "amn"})  # who answers all of it
         self.judge = Judge(server.admin, KEYS, SETTINGS)
         self.fired: set[str] = set()
 

@@ -7,10 +7,12 @@ from hashlib import sha1
 
 import pytest
 import redis
-from rig import KEYS, REPLIES, Rig, answer
+from rig import KEYS, REPLIES, Rig, answer, show_worker
 
+from ops.health.workers import known
 from producer.keys import GROUP
 from producer.messages import Failure, Reply
+from workers.engine import queue
 from workers.engine.entry import Outcome
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
@@ -410,3 +412,15 @@ def test_large_answers_that_wait_make_the_small_ones_no_larger(real_rig: Rig) ->
         queue.finish(outcomes)
     assert "untold:dropped" not in real_rig.stats()
     assert real_rig.admin.xlen(REPLIES) == 4_000
+
+
+def test_a_worker_for_which_nothing_came_is_known_until_it_is_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before Redis 7.2, where a read that finds nothing leaves no trace."""
+    assert rig.queue("idle").lease() == []
+    show_worker(rig.admin, "present", {"kind": "amn"})
+    assert known(rig.admin, KEYS) == {"idle", "present"}
+    monkeypatch.setattr(queue, "_GONE_MS", -1)
+    rig.queue("new")
+    assert known(rig.admin, KEYS) == {"new", "present"}

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from rig import show_worker
 
 from ops.alerts import AlertSettings, apply
 from ops.commands.metrics import metrics as command
@@ -111,7 +112,7 @@ def fill(client: Any) -> None:
     client.set(KEYS.requests_bytes, 300)
     client.xadd(KEYS.dead, {"reason": "poison"})
     worker = {"kind": "amn", "pid": 1, "finished": 9, "seen_at_ms": 50_000, "progress_at_ms": 20_000}
-    client.hset(KEYS.worker("host-1-a"), mapping=worker)
+    show_worker(client, "host-1-a", worker)
     judge = {"findings": json.dumps([asdict(one) for one in FINDINGS]), "evaluated_at_ms": 1_700_000_000_500}
     client.hset(KEYS.drift_prefix + "judge", mapping=judge)
     client.set(leader_key(KEYS), "1")
@@ -300,7 +301,7 @@ def test_an_autoscaler_reads_the_backlog_and_a_probe_needs_no_token(server: Any)
     fill(server.admin)
     now_ms = int(server.admin.time()[0]) * 1000
     worker = {"kind": "amn", "seen_at_ms": now_ms, "ended_per_s": "2.5", "busy_ratio": "0.61"}
-    server.admin.hset(KEYS.worker("host-2-b"), mapping=worker)
+    show_worker(server.admin, "host-2-b", worker)
     token = "t" * 24
     answering, thread = serve(ProducerSettings(url=server.url), "127.0.0.1", 0, token)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rig import show_worker
 
 from ops.alerts import AlertSettings, apply
 from ops.app import run
@@ -65,8 +66,8 @@ def nasty(make_server: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     letter = client.xadd(KEYS.dead, {**fields, "sha1": NASTY, "request": wire.encode_request(request)})
     client.hset(KEYS.stats, f"failed:{NASTY}".encode() + b"\xff\xe9", 1)
     worker = {"kind": NASTY, "pid": 1, "finished": 1, "model": NASTY, "bank": b"\xff\xe9", "lease_ms": 10_000}
-    client.hset(KEYS.workers_prefix.encode() + b"\xff\xe9" + NASTY.encode(), mapping=worker)
-    client.pexpire(KEYS.workers_prefix.encode() + b"\xff\xe9" + NASTY.encode(), 30_000)
+    show_worker(client, NASTY, worker)
+    client.pexpire(KEYS.worker(NASTY), 30_000)
     half = np.zeros((7, 768), np.float16)
     numbers = {"cosine": 0.1, "fallback": float("nan"), "ood": None, "minute": now_ms // 60_000}
     one = Exemplar(id="a", kind="worst", lane=NASTY, slice="id", model=NASTY, key=NASTY, rows=half, **numbers)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from receiver import Receiver, running
+from rig import show_worker
 
 from ops.alerts import AlertSettings, apply
 from ops.alerts.config import AlertsConfig, Sinks
@@ -74,7 +75,7 @@ class OnCall:
     def works(self, kind: str) -> None:
         now_ms = server_now_ms(self.client)
         fields = {"kind": kind, "pid": 1, "seen_at_ms": now_ms, "progress_at_ms": now_ms}
-        self.client.hset(KEYS.worker(f"{kind}-host-1"), mapping=fields)
+        show_worker(self.client, f"{kind}-host-1", fields)
 
 
 @pytest.fixture
@@ -129,7 +130,6 @@ def test_escalated_requests_that_wait_for_nobody_are_a_page(on_call: OnCall, str
 def test_a_request_that_goes_from_worker_to_worker_is_a_page(on_call: OnCall) -> None:
     on_call.works("amn")
     on_call.waits(KEYS.requests, 130)
-    on_call.client.xgroup_create(KEYS.requests, GROUP, id="0")
     on_call.client.xreadgroup(GROUP, "w", {KEYS.requests: ">"})
     on_call.minutes(2)
     assert on_call.told() == {"backlog_age": "critical"}
