@@ -88,6 +88,8 @@ class QueueEngine:
         # A lane that the policy always escalates would take the choice from the file.
         self._fast = Options(lane=LANES[0], priority=settings.priority)
         self._slow = replace(self._fast, lane=settings.lane, escalate=True)
+        # Workers of an earlier version drop messages whose contexts share vectors, and can tell nobody.
+        self._shares = True
 
     def fast(self, windows: Windows) -> Waits:
         """Send rows as messages of many contexts."""
@@ -113,7 +115,8 @@ class QueueEngine:
         stalled_s: float | None = None
         while True:
             try:
-                return self._producer.submit_batch(windows, options=options, block=True)
+                contexts = windows if self._shares else windows.contexts()
+                return self._producer.submit_batch(contexts, options=options, block=True)
             except (ServerError, ResultTimeout) as error:
                 stalled_s = self._stalled(stalled_s, error)
 
@@ -130,6 +133,7 @@ class QueueEngine:
                 stalled_s = self._stalled(stalled_s, error)
                 continue
             except (ServerError, RequestLost) as error:
+                self._shares &= not isinstance(error, RequestLost)
                 stalled_s = self._stalled(stalled_s, error)
             except QueueError as error:
                 if len(windows) == 1:

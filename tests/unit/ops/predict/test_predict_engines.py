@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
+import pytest
 
+from ops.predict import engines
 from ops.predict.answers import Answers, answers_of
 from ops.predict.engines import QueueEngine, QueueEngineSettings
 from producer import Options, Producer, Windows
+from producer.errors import RequestLost
 from producer.messages import BatchReply
 from producer.protocol import wire
+
+
+def a_reply() -> BatchReply:
+    """As it comes from a worker: its arrays cannot be written to."""
+    sent = BatchReply(
+        id="a",
+        vectors=np.eye(3, 768, dtype=np.float32),
+        **dict.fromkeys(("confidences", "margins", "gains"), np.ones(3, np.float32)),
+        rules=("low_confidence",),
+        fired=np.ones(3, np.uint8),
+        sheds=("batch",),
+        shed=np.ones(3, np.uint8),
+    )
+    reply = wire.decode_reply(wire.encode_reply(sent))
+    assert isinstance(reply, BatchReply)
+    return reply
 
 
 class FakeProducer:
     """Keeps what is submitted, and its options."""
 
     def __init__(self) -> None:
-        self.sent: list[Windows] = []
+        self.sent: list[Any] = []
         self.options: list[Options] = []
 
-    def submit_batch(self, windows: Windows, *, options: Options, block: bool) -> None:
-        self.sent.append(windows)
+    def submit_batch(self, contexts: Any, *, options: Options, block: bool) -> Any:
+        self.sent.append(contexts)
         self.options.append(options)
 
 
@@ -51,19 +72,32 @@ def test_rows_of_documents_are_sent_once_however_many_contexts_hold_them() -> No
     np.testing.assert_array_equal(contexts, windows.contexts())
 
 
+class OldWorkers(FakeProducer):
+    """Lose every message whose contexts share vectors, and answer the others."""
+
+    def submit_batch(self, contexts: Any, *, options: Options, block: bool) -> Any:
+        super().submit_batch(contexts, options=options, block=block)
+        return self.lost if isinstance(contexts, Windows) else SimpleNamespace(result=lambda **_: a_reply())
+
+    lost = SimpleNamespace(result=Mock(side_effect=RequestLost("a")))
+
+
+def test_a_message_that_was_lost_goes_in_the_form_that_every_worker_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engines, "_PAUSE_S", 0.0)
+    producer, told = OldWorkers(), Mock()
+    engine = QueueEngine(cast(Producer, producer), QueueEngineSettings(), told)
+    windows = Windows(vectors=np.eye(7, 768, dtype=np.float32), ends=np.array([4, 5, 6]), checked=True)
+    for _ in range(2):
+        assert engine.fast(windows)().vectors.shape == (3, 768)
+    assert [type(one) for one in producer.sent] == [Windows, np.ndarray, np.ndarray]
+    np.testing.assert_array_equal(producer.sent[1], windows.contexts())
+    assert told.call_count == 1
+
+
 def test_the_rows_of_a_lone_message_can_be_bettered_by_a_fallback() -> None:
-    vectors = np.eye(3, 768, dtype=np.float32)
-    sent = BatchReply(
-        id="a",
-        vectors=vectors,
-        **dict.fromkeys(("confidences", "margins", "gains"), np.ones(3, np.float32)),
-        rules=("low_confidence",),
-        fired=np.ones(3, np.uint8),
-        sheds=("batch",),
-        shed=np.ones(3, np.uint8),
-    )
-    reply = wire.decode_reply(wire.encode_reply(sent))  # whose arrays cannot be written to
-    assert isinstance(reply, BatchReply)
+    vectors, reply = np.eye(3, 768, dtype=np.float32), a_reply()
     answers, other = Answers.joined([answers_of(reply)]), Answers(1, -vectors[1:2])
     answers.taken = np.array([1])
     answers.better(other)
