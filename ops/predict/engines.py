@@ -21,7 +21,14 @@ from ops.errors import RunStopped
 from ops.predict.answers import Answers, answers_of
 from ops.predict.windows import RowBlock, checked
 from producer import BatchHandle, Options, Producer, Windows
-from producer.errors import QueueError, RequestLost, ResultTimeout, ServerError
+from producer.errors import (
+    AuthenticationFailed,
+    QueueError,
+    RequestLost,
+    ResultTimeout,
+    ServerError,
+    TlsFailed,
+)
 from producer.messages import BULK_PRIORITY, LANES, BatchReply
 
 #: Contexts of one message.
@@ -151,8 +158,10 @@ class QueueEngine:
         """Tell a stall and pause; returns when it began.
 
         Raises:
-            RunStopped: It lasts for longer than the settings allow.
+            RunStopped: It lasts for longer than the settings allow, or no waiting ends it.
         """
+        if isinstance(why, AuthenticationFailed | TlsFailed):
+            raise RunStopped(f"{why}; what is done stays, the same command goes on") from why
         now_s = time.monotonic()
         since_s = since_s or now_s
         limit_s = self._settings.stall_s

@@ -9,11 +9,12 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from ops.errors import RunStopped
 from ops.predict import engines
 from ops.predict.answers import Answers, answers_of
 from ops.predict.engines import QueueEngine, QueueEngineSettings
 from producer import Options, Producer, Windows
-from producer.errors import RequestLost
+from producer.errors import AuthenticationFailed, RequestLost
 from producer.messages import BatchReply
 from producer.protocol import wire
 
@@ -94,6 +95,15 @@ def test_a_message_that_was_lost_goes_in_the_form_that_every_worker_reads(
     assert [type(one) for one in producer.sent] == [Windows, np.ndarray, np.ndarray]
     np.testing.assert_array_equal(producer.sent[1], windows.contexts())
     assert told.call_count == 1
+
+
+def test_a_right_that_is_missing_ends_a_run_that_waits_for_all_else() -> None:
+    submit_batch = Mock(side_effect=[AuthenticationFailed("this user may not")])
+    told = Mock()
+    engine = QueueEngine(Mock(submit_batch=submit_batch), QueueEngineSettings(), told)
+    with pytest.raises(RunStopped, match="this user may not; what is done stays"):
+        engine.fast(Windows(vectors=np.eye(5, 768, dtype=np.float32), ends=np.array([4])))
+    assert not told.called
 
 
 def test_the_rows_of_a_lone_message_can_be_bettered_by_a_fallback() -> None:
