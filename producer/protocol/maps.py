@@ -25,7 +25,9 @@ _BESIDE_BYTES_MAX = 16 * 1024
 #: types, not even for times.
 _MAP_MAX = 64
 _LIMITS = {"max_array_len": BATCH_CONTEXTS_MAX, "max_map_len": _MAP_MAX, "max_ext_len": 0}
-_BYTES_HEADS = (0xC4, 0xC5, 0xC6)
+_BYTES_HEADS = b"\xc4\xc5\xc6"
+#: Types as msgpack calls them, for readers who know no Python.
+WORDS = {str: "text", bytes: "bin", int: "integer", bool: "boolean", dict: "map", type(None): "nil"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 #: Marks a field that must be there.
@@ -70,7 +72,7 @@ class Fields:
                 converted.append(float(value))
             else:
                 raise Undecodable(
-                    f"field {name!r} is of type {type(value).__name__}, expected {kind.__name__}"
+                    f"field {name!r} is of type {word(value)}, expected {WORDS.get(kind, kind.__name__)}"
                 )
         return tuple(converted)
 
@@ -107,21 +109,19 @@ def unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
         if len(payload) > _BESIDE_BYTES_MAX:
             _look(payload)
         message = msgpack.unpackb(payload, **_LIMITS)
-    except Undecodable:
-        raise
     except Exception as error:  # msgpack raises several unrelated types for bad bytes
-        raise Undecodable(
-            f"payload of {len(payload)} bytes is not msgpack within its limits: "
-            f"{type(error).__name__} {error!s:.200}"
-        ) from None
+        # Without its frames, whose buffer is as large as the payload.
+        raise _located(payload, error.with_traceback(None)) from None
     if type(message) is not dict:
-        raise Undecodable(f"payload is a msgpack {type(message).__name__}, expected a map")
+        raise Undecodable(f"payload is a msgpack {word(message)}, expected a map")
     head = payload[0]
     count = head & 0x0F if head < 0xDE else int.from_bytes(payload[1 : 3 if head == 0xDE else 5])
     if len(message) != count:
         raise Undecodable("payload has two fields of one name")
     version = message.get("version")
     if version != WIRE_VERSION or type(version) is not int:
+        if "version" not in message:
+            raise UnsupportedVersion(f"field 'version' is missing; this side reads {WIRE_VERSION}")
         raise UnsupportedVersion(
             f"wire version {shown(version)} is not supported; this side reads {WIRE_VERSION}"
         )
@@ -145,6 +145,61 @@ def _look(payload: bytes) -> None:
             beside += unpacker.tell() - begin
     if beside > _BESIDE_BYTES_MAX:
         raise Undecodable(f"payload holds {beside} bytes beside its arrays, the limit is {_BESIDE_BYTES_MAX}")
+
+
+def parts(payload: bytes) -> dict[str, bytes]:
+    """The encoded values of a map that need not be sound, by name, up to the first that has no end.
+
+    That one is what is left of the payload. Nothing is built but the names, of which there are few.
+    """
+    found: dict[str, bytes] = {}
+    name, begin = "", len(payload)
+    try:
+        unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
+        unpacker.feed(payload)
+        for _ in range(min(unpacker.read_map_header(), _MAP_MAX)):
+            before = unpacker.tell()
+            unpacker.skip()
+            name, begin = str(value(payload[before : unpacker.tell()])), unpacker.tell()
+            unpacker.skip()
+            found[name] = payload[begin : unpacker.tell()]
+    except Exception:  # msgpack raises several unrelated types for bad bytes
+        if name:
+            found.setdefault(name, payload[begin:])
+    return found
+
+
+def value(encoded: bytes) -> object:
+    """One value of a message; Undecodable where it is no msgpack, or larger than all beside arrays may be."""
+    if encoded[:1] not in _BYTES_HEADS and len(encoded) > _BESIDE_BYTES_MAX:
+        raise Undecodable(
+            f"takes {len(encoded)} bytes, the limit beside arrays is {_BESIDE_BYTES_MAX}; send arrays as bin"
+        )
+    try:
+        return msgpack.unpackb(encoded, **_LIMITS)
+    except Exception as error:
+        what = f"{type(error).__name__} {error!s:.200}"
+        raise Undecodable(f"is not msgpack within its limits: {what}") from None
+
+
+def _located(payload: bytes, error: Exception) -> Undecodable:
+    """The reason why a payload is no message, with the field where it is the fault of one."""
+    for name, encoded in parts(payload).items():
+        try:
+            value(encoded)
+        except Undecodable as found:
+            return Undecodable(f"field {name!r:.80} {found}")
+    if isinstance(error, Undecodable):
+        return error
+    return Undecodable(
+        f"payload of {len(payload)} bytes is not msgpack within its limits: "
+        f"{type(error).__name__} {error!s:.200}"
+    )
+
+
+def word(value: object) -> str:
+    """The type of a value, as msgpack calls it."""
+    return WORDS.get(type(value), type(value).__name__)
 
 
 def shown(value: object) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from producer.messages import (
     TEXT_LENGTH_MAX,
     Request,
 )
-from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack
+from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack, word
 from producer.protocol.replies import decode_reply as decode_reply
 from producer.protocol.replies import decode_vector as decode_vector
 from producer.protocol.replies import encode_failure as encode_failure
@@ -37,9 +37,6 @@ from producer.protocol.replies import encode_reply as encode_reply
 from producer.protocol.replies import encode_vector as encode_vector
 from producer.windows import Windows
 
-_FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes, and up to 255
-#: msgpack: a list of three behind its name, and numbers of one and two bytes.
-_BATCH_SHAPE, _NUMBERS = b"\xa5shape\x93", {b"\xcc": 1, b"\xcd": 2}
 #: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.
 TIME_MS_MAX = 1e14
 _DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
@@ -66,6 +63,9 @@ _REQUEST = Fields(
     provisional=(bool, False),
     traceparent=(str, ""),
 )
+#: Text fields that are not names of one: on the wire, and of `Request`.
+_TEXTS = {name: name for name in ("lane", "encoder", "sequence", "domain", "traceparent")}
+_TEXTS["level"] = "priority"
 #: Fields of every request.
 _REQUEST_FIELDS = 16
 _build_request = builder(Request)
@@ -172,13 +172,13 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     values.insert(2, context)
     level = message.get("level", DEFAULT_PRIORITY)
     if type(level) is not str:
-        raise Undecodable(f"field 'level' is of type {type(level).__name__}, expected str")
+        raise Undecodable(f"field 'level' is of type {word(level)}, expected text")
     values.append(level)
     request = _build_request(values)
     if not (valid_id(request.id) and valid_client(request.reply_to)):
         raise _misnamed(request)  # it would only fail later: in a key, a sum or a counter's name
     if not (0 <= request.submitted_at_ms < TIME_MS_MAX and 0 <= request.expires_at_ms < TIME_MS_MAX):
-        raise Undecodable("submitted_at_ms or expires_at_ms is not a time in epoch milliseconds")
+        _check_times(request)
     if len(payload) > len(data) + TEXT_LENGTH_MAX:  # else none can be too long
         _check_lengths(request)
     return request
@@ -186,14 +186,20 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
 
 def _batch_of(name: str, shape: list[Any], data: bytes, ends: object) -> NDArray[np.floating]:
     """The contexts of a batch, (n, 5, 768); with `ends` they share the vectors in `data`."""
-    count = shape[0] if len(shape) == 3 and shape[1:] == _SHAPE else 0
-    if type(count) is not int or not 1 <= count <= BATCH_CONTEXTS_MAX:
+    count = _count_of(shape)
+    if not count:
         raise _misshapen(name, shape, data, _OR_BATCH)
     if ends is not None:
         return _windows_of(name, count, data, ends)
     if len(data) != count * _CONTEXT_BYTES.get(name, -1):
         raise _misshapen(name, shape, data, _OR_BATCH)
     return np.ndarray((count, *CONTEXT_SHAPE), _DTYPES[name], data)
+
+
+def _count_of(shape: list[Any]) -> int:
+    """The contexts of a batch of this shape; 0 where it is that of none."""
+    count = shape[0] if len(shape) == 3 and shape[1:] == _SHAPE else 0
+    return count if type(count) is int and 1 <= count <= BATCH_CONTEXTS_MAX else 0
 
 
 def _windows_of(name: str, count: int, data: bytes, stored: object) -> NDArray[np.floating]:
@@ -204,8 +210,8 @@ def _windows_of(name: str, count: int, data: bytes, stored: object) -> NDArray[n
     vectors, rest = divmod(len(data), vector_bytes) if vector_bytes else (0, 1)
     if rest or not CONTEXT_VECTORS <= vectors <= CONTEXT_VECTORS * count:
         raise Undecodable(
-            f"context has dtype {name!r:.80} and {len(data)} bytes; send 5 to {CONTEXT_VECTORS * count} "
-            f"vectors of {DIMENSIONS} as f4 or f2 for the {count} contexts of 'ends'"
+            f"field 'context' has dtype {name!r:.80} and {len(data)} bytes; send 5 to "
+            f"{CONTEXT_VECTORS * count} vectors of {DIMENSIONS} as f4 or f2 for {count} contexts of 'ends'"
         )
     ends = np.frombuffer(stored, _ENDS).astype(np.intp)
     if ends[0] < CONTEXT_VECTORS - 1 or ends[-1] >= vectors or (ends[1:] <= ends[:-1]).any():
@@ -213,72 +219,28 @@ def _windows_of(name: str, count: int, data: bytes, stored: object) -> NDArray[n
     return Windows(vectors=np.ndarray((vectors, DIMENSIONS), _DTYPES[name], data), ends=ends).contexts()
 
 
-def _misshapen(name: str, shape: object, data: bytes, more: str) -> Undecodable:
+def _misshapen(name: str, shape: list[Any], data: bytes, more: str) -> Undecodable:
+    form = "context" if shape == _SHAPE or _count_of(shape) else "shape"
+    at_fault = form if name in _DTYPES else "dtype"
     return Undecodable(
-        f"context has shape {shown(shape)}, dtype {name!r:.80} and {len(data)} bytes; "
+        f"field {at_fault!r}: context has shape {shown(shape)}, dtype {name!r:.80} and {len(data)} bytes; "
         f"send shape {_SHAPE} as f4 (15360 bytes) or f2 (7680 bytes); {more}"
     )
 
 
 def _misnamed(request: Request) -> Undecodable:
-    return Undecodable(
-        f"id {request.id!r:.80} or reply_to {request.reply_to!r:.80} is not a valid name "
-        "(1-64 letters, digits, '_', '.', '-'; ids also ':')"
-    )
+    name, more = ("reply_to", "") if valid_id(request.id) else ("id", "':', ")
+    found = shown(getattr(request, name))
+    return Undecodable(f"field {name!r} is {found}; use 1-64 letters, digits, {more}'_', '.' or '-'")
+
+
+def _check_times(request: Request) -> None:
+    for name in ("submitted_at_ms", "expires_at_ms"):
+        if not 0 <= (value := getattr(request, name)) < TIME_MS_MAX:
+            raise Undecodable(f"field {name!r} is {value!r}; use epoch milliseconds from 0 to below 1e14")
 
 
 def _check_lengths(request: Request) -> None:
-    names = (request.lane, request.encoder, request.priority)
-    texts = (*names, request.sequence, request.domain, request.traceparent)
-    if max(map(len, texts)) > TEXT_LENGTH_MAX:
-        raise Undecodable(
-            f"lane, encoder, sequence, domain, traceparent or level exceeds {TEXT_LENGTH_MAX} characters"
-        )
-
-
-class Envelope(NamedTuple):
-    """The fields of a request that are needed to tell its client of the end."""
-
-    id: str
-    reply_to: str
-
-
-def envelope(payload: bytes, request_id: bytes = b"") -> Envelope | None:
-    """Id and client of an encoded request, found without decoding it; None where that cannot be done.
-
-    A request that killed the processes that worked on it may have killed the decoder. The names are short
-    texts at the front, so that looking for them is enough; `request_id` stands beside some payloads.
-    """
-    found = Envelope(
-        request_id.decode("ascii", "replace") or _text_behind(b"\xa2id", payload),
-        _text_behind(b"\xa8reply_to", payload),
-    )
-    return found if valid_id(found.id) and valid_client(found.reply_to) else None
-
-
-def contexts_in(payload: bytes) -> int:
-    """Contexts that an encoded batch says it holds, found at its front without decoding it; else 1.
-
-    Those that share their vectors have few bytes, so that bytes do not tell how long a message takes.
-    """
-    at = payload.find(_BATCH_SHAPE, 0, TEXT_LENGTH_MAX)
-    if at < 0:
-        return 1
-    start = at + len(_BATCH_SHAPE)
-    head = payload[start : start + 3]
-    width = _NUMBERS.get(head[:1], 0)
-    return max(1, min(int.from_bytes(head[1 : 1 + width] or head[:1]), BATCH_CONTEXTS_MAX))
-
-
-def _text_behind(field: bytes, payload: bytes) -> str:
-    """The text behind the first occurrence of an encoded field name; "" when there is none."""
-    at = payload.find(field)
-    head = payload[at + len(field) :][:2] if at >= 0 else b""
-    if len(head) < 2:
-        return ""
-    short = head[0] & _FIXED_MASK == _FIXED
-    if not short and head[0] != _SHORT:
-        return ""
-    length = head[0] & ~_FIXED_MASK if short else head[1]
-    start = at + len(field) + (1 if short else 2)
-    return payload[start : start + length].decode("ascii", "replace")
+    for name, attribute in _TEXTS.items():
+        if (length := len(getattr(request, attribute))) > TEXT_LENGTH_MAX:
+            raise Undecodable(f"field {name!r} has {length} characters, the limit is {TEXT_LENGTH_MAX}")

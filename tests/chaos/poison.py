@@ -26,11 +26,11 @@ CLIENT = "chaos-poison"
 #: Where it goes, what it is, and how it must end: a dead letter's reason, or a failure's code.
 RECIPES = (
     ("requests", "noise", "undecodable"),
-    ("requests", "cut_off", "undecodable"),
-    ("requests", "version_99", "unsupported_version"),
+    ("requests", "cut_off", "failed:undecodable"),
+    ("requests", "version_99", "failed:unsupported_version"),
     ("requests", "empty", "undecodable"),
-    ("requests", "nan", "not_finite"),
-    ("requests", "norm", "bad_norm"),
+    ("requests", "nan", "failed:not_finite"),
+    ("requests", "norm", "failed:bad_norm"),
     ("fallback", "no_answer", "undecodable"),
     ("fallback", "noise", "undecodable"),
     ("shadow", "noise", "undecodable"),
@@ -149,8 +149,8 @@ class Poison:
 def _ended(stream: str, end: str, reasons: list[str], codes: list[str], times: int) -> bool:
     if stream == "shadow":  # samples are dropped and counted, and nobody waits for them
         return not reasons and not codes
-    if end in ("not_finite", "bad_norm"):
-        return codes == [end] and not reasons
+    if end.startswith("failed:"):
+        return [f"failed:{code}" for code in codes] == [end] and not reasons
     if set(reasons) != {end} or set(codes) - {"dead_lettered"}:
         return False
     return len(reasons) == times

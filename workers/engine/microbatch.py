@@ -13,8 +13,9 @@ from producer import errors
 from producer.errors import QueueError, WireError
 from producer.messages import BATCH_CONTEXTS_MAX, CONTEXT_SHAPE, NORM_TOLERANCE, Request
 from producer.protocol import wire
+from producer.protocol.peek import contexts_in
 from workers.engine.entry import Entry, Outcome
-from workers.engine.outcomes import begun_too_often, dead, failure
+from workers.engine.outcomes import begun_too_often, failure, unreadable
 from workers.settings import WorkerSettings
 
 #: Payload and contexts of one micro-batch: 256 single float32 contexts, or one message that is full.
@@ -76,8 +77,8 @@ def assemble(
 ) -> MicroBatch:
     """Decodes entries into one buffer, and refuses what breaks the contract.
 
-    Undecodable and wrong-version entries, and those begun too often, become dead letters; a wrong encoder,
-    lane, norm or a passed deadline becomes a named failure. The others are not affected.
+    A message that cannot be decoded, a wrong version, encoder, lane or norm, and a passed deadline become
+    named failures; those begun too often, or with nobody to tell, dead letters. The others are not affected.
     """
     batch = MicroBatch([], [], _NONE, leased_at_ms, leased_at_s)
     for entry in entries:
@@ -87,7 +88,7 @@ def assemble(
         try:
             request = wire.decode_request(entry.fields.get(b"request", b""), batches=True)
         except WireError as error:
-            batch.refused.append(dead(entry, None, error.code, str(error)))
+            batch.refused.append(unreadable(entry, error))
             continue
         late = request.expires_at_ms and leased_at_ms > request.expires_at_ms
         if late or request.encoder != settings.encoder or request.lane not in settings.lanes:
@@ -112,7 +113,7 @@ def portion(entries: Sequence[Entry]) -> int:
     for count, entry in enumerate(entries):
         payload = entry.fields.get(b"request", b"")
         left_bytes -= len(payload)
-        left_rows -= wire.contexts_in(payload)
+        left_rows -= contexts_in(payload)
         if (left_bytes < 0 or left_rows < 0) and count:
             return count
     return len(entries)

@@ -8,7 +8,7 @@ from producer.errors import QueueError, WireError
 from producer.keys import ID, REQUEST
 from producer.messages import BULK_PRIORITY, Answer, Failure, Request
 from producer.protocol import wire
-from producer.protocol.wire import Envelope, envelope
+from producer.protocol.peek import Envelope, envelope, sender
 from workers.engine.entry import BULK_PLACE, Entry, Outcome
 
 #: Why an entry that was begun too often is a dead letter.
@@ -32,7 +32,7 @@ def _ended_badly(entry: Entry, request: Request | Envelope | None) -> str:
     return ",bulk:failed" if entry.place > BULK_PLACE else ",bulk,bulk:failed"
 
 
-def failure(entry: Entry, request: Request, error: QueueError) -> Outcome:
+def failure(entry: Entry, request: Request | Envelope, error: QueueError) -> Outcome:
     """Ends an entry with a named failure."""
     reply = Failure(
         id=request.id,
@@ -55,8 +55,7 @@ def dead(entry: Entry, request: Request | Envelope | None, reason: str, message:
     payload, reply_to = b"", ""
     if request is not None:
         text = f"request {request.id} went to the dead letters ({reason}): {message}"
-        trace = request.traceparent if isinstance(request, Request) else ""
-        told = Failure(id=request.id, code="dead_lettered", message=text, traceparent=trace)
+        told = Failure(id=request.id, code="dead_lettered", message=text, traceparent=request.traceparent)
         payload = wire.encode_failure(told)
         reply_to = request.reply_to
     return Outcome(
@@ -68,6 +67,20 @@ def dead(entry: Entry, request: Request | Envelope | None, reason: str, message:
         reason=reason,
         message=message[:500],
     )
+
+
+def unreadable(entry: Entry, error: WireError) -> Outcome:
+    """Ends an entry whose message cannot be decoded: its client is told what is wrong with it.
+
+    It is a dead letter where the message does not name its client. An escalated one, which AMN could
+    read, is answered with what it carries.
+    """
+    sent_by = sender(entry.fields.get(REQUEST, b""), entry.fields.get(ID, b""))
+    if sent_by is None:
+        return dead(entry, None, error.code, str(error))
+    if (fast := fast_answer(entry)) is not None:
+        return degraded(entry, sent_by.reply_to, fast, "fallback_failed")
+    return failure(entry, sent_by, error)
 
 
 def dead_with_answer(entry: Entry, request: Request | Envelope | None, reason: str, message: str) -> Outcome:
@@ -86,9 +99,9 @@ def begun_too_often(entry: Entry, deliveries_max: int) -> Outcome:
     died over that as well, the second time nothing is.
     """
     text = f"begun {entry.deliveries - 1} times, and each time its worker died, hung or could not end it"
-    sender = envelope(entry.fields.get(REQUEST, b""), entry.fields.get(ID, b""))
+    sent_by = envelope(entry.fields.get(REQUEST, b""), entry.fields.get(ID, b""))
     end = dead_with_answer if entry.deliveries == deliveries_max + 1 else dead
-    return end(entry, sender, WORKER_DIED, text)
+    return end(entry, sent_by, WORKER_DIED, text)
 
 
 def fast_answer(entry: Entry) -> Answer | None:

@@ -7,6 +7,7 @@ import pytest
 
 from producer import Options, ProducerSettings, Windows, errors
 from producer.protocol import wire
+from producer.protocol.peek import contexts_in
 from producer.session.requests import prepare, prepare_batch
 from producer.testing import FakeProducer
 
@@ -119,8 +120,8 @@ def test_the_contexts_of_a_message_are_counted_without_decoding_it(count):
     given = windows(*range(4, 4 + count), dtype=np.float16)
     for what in (given, given.contexts()):
         payload = prepare_batch(what, Options(), "client", SETTINGS).payload
-        assert wire.contexts_in(payload) == count
-        assert wire.contexts_in(payload[: payload.index(b"shape") + 6]) == 1
+        assert contexts_in(payload) == count
+        assert contexts_in(payload[: payload.index(b"shape") + 6]) == 1
     single = prepare(given.contexts()[0], Options(), "client", SETTINGS).payload
-    assert wire.contexts_in(single) == wire.contexts_in(b"") == 1
-    assert wire.contexts_in(b"\xa5shape\x93\xcd\xff\xff") == 256  # whoever lies has a micro-batch alone
+    assert contexts_in(single) == contexts_in(b"") == 1
+    assert contexts_in(b"\xa5shape\x93\xcd\xff\xff") == 256  # whoever lies has a micro-batch alone

@@ -46,7 +46,7 @@ def spoilt(value: float) -> np.ndarray:
     ("bad", "op", "code"),
     [
         (entry(2, b"\xc1 not msgpack"), "dead", "undecodable"),
-        (entry(2, wire.encode_request(request())[:200]), "dead", "undecodable"),
+        (entry(2, wire.encode_request(request())[:200]), "reply", "undecodable"),
         (entry(2, b"\x81\xa7version\x63"), "dead", "unsupported_version"),
         (entry(2, wire.encode_request(request()), deliveries=4), "dead", "worker_died"),
         (good(2, context=spoilt(np.nan)), "reply", "not_finite"),

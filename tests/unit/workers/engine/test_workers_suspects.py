@@ -10,7 +10,7 @@ import pytest
 from producer.errors import AuthenticationFailed, ServerError, ServerUnavailable
 from producer.messages import Failure, Reply, Request
 from producer.protocol import wire
-from producer.protocol.wire import Envelope, envelope
+from producer.protocol.peek import Envelope, envelope
 from producer.transport.clock import ServerClock
 from producer.transport.steps import Steps
 from workers.engine.entry import Entry, Outcome
@@ -160,7 +160,7 @@ def test_who_died_over_a_request_is_told_without_decoding_it(contexts: Any) -> N
         request = Request(id="r" * 40, reply_to=client, context=contexts(1)[0])
         payload = wire.encode_request(request)
         assert envelope(payload) == envelope(payload[:200]) == Envelope(request.id, client)
-        assert envelope(payload, b"beside") == ("beside", client)
+        assert envelope(payload, b"beside") == Envelope("beside", client)
     for nothing in (b"", b"\xa2id", b"\xa2id\xa1a\xa8reply_to", b"\xa2id\xc0\xa8reply_to\xc0", b"\xff" * 99):
         assert envelope(nothing) is None
 
