@@ -103,9 +103,6 @@ class LeasedQueue:
                     if "BUSYGROUP" not in str(error):
                         raise
             self._reading.run(load("prune"), list(self.streams), [GROUP, _GONE_MS])
-            with suppress(redis.ResponseError):
-                # Before 7.2, the server knows who reads from the first entry on; people look for it sooner.
-                self.client.xgroup_createconsumer(self.streams[0], GROUP, self.name)
             for script in self.lent:
                 self._reading.load(script)
             self._expect_sizes()
@@ -122,6 +119,9 @@ class LeasedQueue:
         self.ensure_group()
         if not self.sizes.lost_alone:
             self.release()
+        # Before 7.2, the server knows who reads from the first entry on; people look for it sooner.
+        with driver_errors(self.settings.producer.url), suppress(redis.ResponseError):
+            self.client.xgroup_createconsumer(self.streams[0], GROUP, self.name)
 
     def lease(self, *, block: bool = True) -> list[Entry]:
         """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
