@@ -75,6 +75,8 @@ class Allowance:
         seen, hard, soft: Requests decided, and of them escalated by hard rules and by soft ones.
         hard_max: Up to how many hard rules may escalate.
         wanted: Soft candidates: flagged, in time, with a gain above the policy's least.
+        file_seen, file_soft: Rows of files, and of them those that their client chose for a fallback: an
+            account of its own, so that neither lives off the other.
         recent: Gains of the last candidates, a ring of `RECENT`.
         granted: Soft escalations that the budget has granted so far.
         threshold: Candidates below this gain are shed.
@@ -83,12 +85,13 @@ class Allowance:
     """
 
     __slots__ = (
-        *("granted", "hard", "hard_max", "lagging", "passed", "passed_max"),
+        *("file_seen", "file_soft", "granted", "hard", "hard_max", "lagging", "passed", "passed_max"),
         *("recent", "seen", "soft", "threshold", "wanted"),
     )
 
     def __init__(self, granted: float = 0.0) -> None:
         self.seen = self.hard = self.soft = self.wanted = self.passed = 0
+        self.file_seen = self.file_soft = 0
         self.recent = np.zeros(RECENT)
         self.granted = granted
         self.threshold = -math.inf

@@ -62,11 +62,13 @@ class Engine(Protocol):
 def chosen(answers: Answers, share: float) -> NDArray[np.intp]:
     """Return the rows of a block that a fallback answers too: the best by gain, at most a share of all.
 
-    Equal gains go by confidence, the lowest first, then by row.
+    Rows without an answer do not count: they add nothing to the escalation budget. Equal
+    gains go by confidence, the lowest first, then by row.
     """
+    most = int(share * (len(answers.vectors) - len(answers.failures)))
     rows = np.flatnonzero(answers.candidates)
     order = np.lexsort((rows, answers.confidences[rows], -answers.gains[rows]))
-    return np.sort(rows[order[: int(share * len(answers.vectors))]])
+    return np.sort(rows[order[:most]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

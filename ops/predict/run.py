@@ -32,7 +32,7 @@ class FileRunSettings:
     """The settings of a run.
 
     Attributes:
-        share: Of the rows of a block that a fallback answers at most; 0 for none.
+        share: Of the rows of a block that AMN answers, at most so many have a fallback's answer; 0 for none.
         normalize: Scale vectors to unit norm instead of failing rows of another norm.
         failures_max: Failed rows that stop the run, as a number or a share of all rows; None for no limit.
         shard: (i, n): every n-th row group, from the i-th on.

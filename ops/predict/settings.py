@@ -30,7 +30,7 @@ class PredictSettings:
         lane: Of the rows that a fallback answers.
         priority: Of the requests.
         normalize: Scale vectors to unit norm instead of failing rows of another norm.
-        share: Of the rows of a block that a fallback answers at most; 0 for none.
+        share: Of the rows of a block that AMN answers, at most so many have a fallback's answer; 0 for none.
         shard: "i/n" takes the i-th of n shares of the row groups; "" for all.
         failures_max: Failed rows that stop the run: a number, or a share with "%"; "" for no limit. Rows at
             the begin of a document, which no model answers, are not counted.

@@ -67,7 +67,7 @@ def test_a_file_has_the_same_answers_in_every_run_and_without_a_server(
         summaries.append(json.loads(ended.out))
     assert parts(tmp_path / "a") == parts(tmp_path / "b") == parts(tmp_path / "direct")
     assert summaries[0]["models"] == summaries[2]["models"]
-    assert 0 < summaries[0]["escalated"] <= 0.195 * ROWS
+    assert 0 < summaries[0]["escalated"] <= 0.195 * summaries[0]["answered"]
     assert summaries[0]["failures"] == {"short_document": ROWS // LENGTH * 4}
     assert list(summaries[0]["cosines"]) == ["all", "law", "news"]
     found = summaries[0]["cosines"]["all"]

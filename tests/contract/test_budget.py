@@ -120,6 +120,33 @@ def test_who_sends_everything_in_a_hard_lane_leaves_the_others_their_part(server
     assert all(worker.budget.infeasible for worker in workers)
 
 
+@pytest.mark.parametrize("share", [0.195, 0.6])
+def test_a_file_takes_nothing_from_live_escalations_and_the_rate_of_all_holds(
+    server: Any, share: float
+) -> None:
+    """A file of 2,000 rows a second, whose client chooses its share, or more than that; the choice lags."""
+    workers = [Worker(server.admin) for _ in range(2)]
+    alone = beside = chosen = 0
+    for second in range(60):
+        for number, worker in enumerate(workers):
+            found = worker.decide(50)
+            alone, beside = (alone + found, beside) if second < 20 else (alone, beside + found)
+            if second >= 20:
+                worker.allowance.file_seen += 1_000
+            if second >= 21 and number:  # one worker has the rows that are chosen, a second later
+                worker.allowance.file_soft += int(share * 2_000)
+                chosen += int(share * 2_000)
+            worker.budget.settle(now_ms=NOW_MS + second * 1000)
+    found = read_budget(server.admin, KEYS)
+    assert found["n"] == 60 * 100 + 40 * 2_000
+    assert found["s"] == alone + beside + chosen
+    if share <= 0.195:
+        assert beside >= 2 * 0.9 * alone > 0
+        assert found["s"] <= 0.2 * found["n"]
+    else:
+        assert beside < 0.1 * 2 * alone, "live traffic pays for a client that does not hold to its share"
+
+
 def test_hard_rules_alone_over_the_budget_are_said_loudly(server: Any, capsys: Any) -> None:
     worker = Worker(server.admin)
     worker.decide(50, hard=(HIGH_STAKES_LANE,))

@@ -12,6 +12,8 @@ granted soft escalations for the next second. What can go wrong, and how far:
   stretch of n requests they are at most (rate - reserve) * n, plus five seconds' earnings.
 - Hard escalations are told up to a second late. Soft ones pay for them, and none is shed for a soft
   one's sake; beyond the policy's `hard_rate` they are shed, up to a second late too.
+- Rows of files have an account of their own: they earn what the rows that their client chose cost. A cost
+  that they do not cover is taken from the others, which so never escalate more than the rate together.
 - A worker that is killed takes its last second with it: up to a second of its hard escalations is
   never counted, and its unused grants are lost, which errs to the safe side.
 - While the server is away nothing is granted; what was granted before is used up.
@@ -76,7 +78,7 @@ class SharedBudget:
         self._keys = [window_key(keys), budget_key(keys)]
         self._policy = policy
         self._allowance = allowance
-        self._told = (0, 0, 0, 0)
+        self._told = (0, 0, 0, 0, 0, 0)
         #: Requests, hard escalations and candidates of about the last half minute, fading.
         self._lately = [0.0, 0.0, 0.0]
         self._share = 1.0
@@ -95,7 +97,8 @@ class SharedBudget:
             RedisError: Nothing was settled, or it is not known whether; the counts go with the next.
         """
         allowance, budget = self._allowance, self._policy.budget
-        counts = (allowance.seen, allowance.hard, allowance.soft, allowance.wanted)
+        files = allowance.file_seen, allowance.file_soft
+        counts = (allowance.seen, allowance.hard, allowance.soft, allowance.wanted, *files)
         since = [now - then for now, then in zip(counts, self._told, strict=True)]
         observe = budget.mode != ENFORCE
         recent = (since[0], since[1], since[3])
@@ -105,9 +108,9 @@ class SharedBudget:
             allowance.granted += wanted  # handed back before it is told, never used twice
         # After a call whose end is not known, what earns is never told again and what costs is: the
         # error is to the safe side.
-        self._told = (counts[0], *self._told[1:3], counts[3])
-        arguments = [now_ms, budget.window_s * 1000, budget.rate, budget.reserve, *since, wanted]
-        granted, *window = self._settle(self._keys, [*arguments, int(observe), self._hard_much])
+        self._told = (counts[0], *self._told[1:3], *counts[3:5], self._told[5])
+        arguments = [now_ms, budget.window_s * 1000, budget.rate, budget.reserve, *since[:4], wanted]
+        granted, *window = self._settle(self._keys, [*arguments, int(observe), self._hard_much, *since[4:]])
         self._told = counts
         # Settled once a second, so that a flood of one lane goes on for no longer than that.
         hard_left = max(HARD_MIN, budget.hard_rate * window[0]) - window[1]

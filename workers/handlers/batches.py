@@ -76,9 +76,10 @@ def decide_batch(
             shed[(fired != 0) & ~(columns.gain > np.float64(policy.gain.min))] = _CODES[
                 escalation.SHED_NO_GAIN
             ]
-        # A row that may come again by itself is counted then; of a file all are counted here.
-        again = 0 if bulk else int(np.count_nonzero(shed == _CODES[SHED_BATCH]))
-        allowance.seen += count - again
+        if bulk:
+            allowance.file_seen += count
+        else:  # a row that may come again by itself is counted then
+            allowance.seen += count - int(np.count_nonzero(shed == _CODES[SHED_BATCH]))
         return Verdicts(Decision(False), fired, shed)
     if bulk and hard == (escalation.ASKED_FOR,):
         decision = _asked_for(allowance, count, in_time)
@@ -95,18 +96,17 @@ def decide_batch(
 def _asked_for(allowance: Allowance, count: int, in_time: bool) -> Decision:
     """Decides rows of a file that its client chose: at most a fifth of those that were counted before.
 
-    They are counted as soft escalations, so that the rate of all traffic holds. No limit stops them: which
-    rows have a fallback's answer depends on the file alone.
+    No limit stops them: which rows have a fallback's answer depends on the file alone. They are paid for by
+    the rows of files; what these do not cover, live traffic does without, so that the rate of all holds.
     """
     reasons = (escalation.ASKED_FOR,)
     if not in_time:
         return Decision(False, reasons, escalation.SHED_DEADLINE)
     if allowance.breaker_left < 1:
         return Decision(False, reasons, escalation.SHED_DOWN)
-    beyond = allowance.left < count
-    allowance.soft += count
+    allowance.file_soft += count
     allowance.passed += count
-    return Decision(True, reasons, beyond=beyond)
+    return Decision(True, reasons)
 
 
 def batch_reply(

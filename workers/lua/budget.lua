@@ -2,11 +2,12 @@
 --
 -- KEYS[1] window hash: fields "<bucket>:<stat>", stat one of n (requests decided), h and s (escalated
 --         by hard and by soft rules), w (soft candidates); buckets are sixtieths of the window
--- KEYS[2] state hash: tokens, since_ms, and for people: n, h, s, w of the window, rate, at_ms, over, infeasible
+-- KEYS[2] state hash: tokens, file (those of the rows of files), since_ms, and for people: n, h, s, w of the window, rate, at_ms, over, infeasible
 -- ARGV[1] now_ms (0: the server's clock)  [2] window_ms  [3] rate  [4] reserve
 -- ARGV[5] n  [6] h  [7] s  [8] w since the last call  [9] grants wanted (below 0: handed back)
 -- ARGV[10] 1 when soft escalations are not limited by grants (a budget that only observes)
 -- ARGV[11] share from which on hard escalations are too many
+-- ARGV[12] rows of files since the last call  [13] of them those that their client chose for a fallback
 -- Returns granted, and of the window n, h, s, w.
 --
 -- A token bucket counted in requests: each request earns rate - reserve, each escalation costs one. A
@@ -21,10 +22,11 @@ if now_ms == 0 then now_ms = time_ms() end
 local bucket = math.floor(now_ms / (window_ms / 60))
 local names, told = {'n', 'h', 's', 'w'}, {}
 -- Both keys are read before either is written: what cannot be settled whole is not begun.
-local fields, state = redis.call('HGETALL', KEYS[1]), redis.call('HMGET', KEYS[2], 'tokens', 'since_ms')
+local fields, state = redis.call('HGETALL', KEYS[1]), redis.call('HMGET', KEYS[2], 'tokens', 'since_ms', 'file')
+local of_files = {n = tonumber(ARGV[12]), h = 0, s = tonumber(ARGV[13]), w = 0}
 for i, name in ipairs(names) do
-  told[name] = tonumber(ARGV[4 + i])
-  if told[name] > 0 then redis.call('HINCRBY', KEYS[1], bucket .. ':' .. name, ARGV[4 + i]) end
+  told[name] = tonumber(ARGV[4 + i]) + of_files[name]
+  if told[name] > 0 then redis.call('HINCRBY', KEYS[1], bucket .. ':' .. name, told[name]) end
 end
 
 local sums, old = told, {}
@@ -42,6 +44,9 @@ if #old > 0 then redis.call('HDEL', KEYS[1], unpack(old)) end
 local earned = (rate - reserve) * tonumber(ARGV[5])
 local tokens = (tonumber(state[1] or '0') or 0) + earned - tonumber(ARGV[6])
 if ARGV[10] == '1' then tokens = tokens - tonumber(ARGV[7]) end
+-- Rows of a file are counted before those that are chosen of them. What files keep is no more than a window's.
+local file = (tonumber(state[3] or '0') or 0) + (rate - reserve) * of_files.n - of_files.s
+tokens, file = tokens + math.min(file, 0), math.min(math.max(file, 0), rate * sums.n)
 local wanted = tonumber(ARGV[9])
 if wanted < 0 then tokens = tokens - wanted end
 local granted = 0
@@ -53,7 +58,7 @@ tokens = math.max(math.min(tokens - granted, most), -rate * sums.n)
 
 local over = sums.h + sums.s > rate * sums.n and sums.n > 0
 local infeasible = sums.n >= 100 and sums.h > tonumber(ARGV[11]) * sums.n
-redis.call('HSET', KEYS[2], 'tokens', string.format('%.3f', tokens), 'n', sums.n, 'h', sums.h, 's', sums.s,
+redis.call('HSET', KEYS[2], 'tokens', string.format('%.3f', tokens), 'file', string.format('%.3f', file), 'n', sums.n, 'h', sums.h, 's', sums.s,
   'w', sums.w, 'since_ms', string.format('%.0f', since_ms), 'rate', ARGV[3], 'at_ms', string.format('%.0f', now_ms), 'over', over and 1 or 0,
   'infeasible', infeasible and 1 or 0)
 if over then redis.call('HINCRBY', KEYS[2], 'over_total', 1) end

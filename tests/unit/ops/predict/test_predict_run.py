@@ -114,10 +114,10 @@ def test_the_share_of_a_block_goes_to_a_fallback_the_best_by_gain(tmp_path: Path
     run = done(data_set(tmp_path, group=600), tmp_path / "out", share=0.1)
     table = parquet.read_table(tmp_path / "out")
     slow = table.filter(pa.compute.equal(table["served_by"], "slow"))
-    assert slow.num_rows == run.progress.escalated == 60
+    assert slow.num_rows == run.progress.escalated == 48, "a tenth of the 480 rows that have an answer"
     gains = np.array([units(600)[row - 4, 0] for row in range(4, 600)])
     good = np.array([row for row in range(4, 600) if row % 20 >= 4])
-    best = good[np.argsort(-gains[good - 4])[:60]]
+    best = good[np.argsort(-gains[good - 4])[:48]]
     assert sorted(slow["row"].to_pylist()) == sorted(best.tolist())
     assert set(slow["shed"].to_pylist()) == {""}
 

@@ -301,14 +301,15 @@ def test_rules_of_many_rows_are_those_of_each(found, policy):
     assert allowance.seen == len(found) - again
 
 
-def test_rows_that_a_file_chose_are_soft_escalations_that_no_limit_stops():
+def test_rows_that_a_file_chose_have_an_account_of_their_own_and_no_limit_stops_them():
     allowance, flagged = Allowance(), Columns(*np.array([[0.1], [0.0], [0.9]], np.float32).repeat(50, axis=1))
     allowance.hard_max = 0
     verdicts = decide_batch(GAIN, allowance, (), flagged, bulk=True)
-    assert (allowance.seen, set(verdicts.shed.tolist())) == (50, {1 + SHEDS.index("batch")})
+    assert (allowance.file_seen, set(verdicts.shed.tolist())) == (50, {1 + SHEDS.index("batch")})
     asked = decide_batch(GAIN, allowance, ("asked_for",), Columns(*np.zeros((3, 10))), bulk=True)
-    assert asked.decision == Decision(True, ("asked_for",), beyond=True)
-    assert (allowance.seen, allowance.soft, allowance.hard, allowance.passed) == (50, 10, 0, 10)
+    assert asked.decision == Decision(True, ("asked_for",))
+    assert (allowance.file_soft, allowance.passed) == (10, 10)
+    assert (allowance.seen, allowance.soft, allowance.hard) == (0, 0, 0), "live traffic pays for none of them"
     allowance.breaker_left = 0
     refused = decide_batch(GAIN, allowance, ("asked_for",), Columns(*np.zeros((3, 10))), bulk=True)
     assert refused.decision.shed == "fallback_down"
