@@ -61,6 +61,7 @@ def _figures(server: ServerFacts) -> list[tuple[str, Verdict]]:
         return [("figures", (WARNING, f"{text}; give it the role ops: `amn acl ops`"))]
     return [
         ("version", _version(server)),
+        ("writes", _writes(server)),
         ("eviction", _eviction(server)),
         ("persistence", _persistence(server)),
         ("memory", _memory(server)),
@@ -73,6 +74,17 @@ def _version(server: ServerFacts) -> Verdict:
     if tuple(int(part) if part.isdigit() else 0 for part in parts[:2]) >= VERSION_MIN:
         return OK, said
     return FAILURE, f"{said} is older than 7.0, whose commands are used; upgrade the server"
+
+
+def _writes(server: ServerFacts) -> Verdict:
+    if server.replica:
+        return (
+            FAILURE,
+            "this server is a replica, which takes no requests; ask its master, or through sentinels",
+        )
+    if server.replicas_missing:
+        return FAILURE, "min-replicas-to-write, and no replica is there: nothing is taken; start its replicas"
+    return OK, "taken"
 
 
 def _eviction(server: ServerFacts) -> Verdict:

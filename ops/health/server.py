@@ -25,6 +25,8 @@ class ServerFacts:
             may not ask.
         output_cuts: Connections that it closed over that limit since its start.
         skew_ms: Its clock minus this host's, half of the question's round trip left out.
+        replica: True for a replica, which takes no writes.
+        replicas_missing: True where it takes none because none of the replicas that it wants is there.
         told: False where this user may not ask; then only the clock is known.
     """
 
@@ -43,6 +45,8 @@ class ServerFacts:
     output_limit_bytes: int | None = 0
     output_cuts: int = 0
     skew_ms: float = 0.0
+    replica: bool = False
+    replicas_missing: bool = False
     told: bool = True
 
     @property
@@ -85,6 +89,8 @@ def read(client: redis.Redis, *, with_limits: bool = True) -> tuple[ServerFacts,
         output_limit_bytes=_output_limit_bytes(client) if with_limits else None,
         output_cuts=info.get("client_output_buffer_limit_disconnections", 0),
         skew_ms=skew_ms,
+        replica=info.get("role") == "slave",
+        replicas_missing=info.get("min_slaves_good_slaves") == 0,
     ), now_ms
 
 

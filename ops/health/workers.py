@@ -88,7 +88,7 @@ def read(
     found = []
     for name in sorted(known(client, keys) if names is None else names):
         key = keys.worker(name)
-        with client.pipeline(transaction=True) as pipe:
+        with client.pipeline(transaction=False) as pipe:  # also without memory, which transactions need
             pipe.hgetall(key)
             pipe.pttl(key)
             raw, left_ms = cast("tuple[dict[bytes, bytes], int]", pipe.execute())

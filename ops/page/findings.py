@@ -36,6 +36,7 @@ _CHECKS: Mapping[str, tuple[str, str]] = {
     "jobs": ("Jobs wait, and no worker is there for them", ""),
     "failures": ("A process of the service is missing", "crash_loop"),
     "figures": ("This page does not know how the server is", ""),
+    "writes": ("The server takes no requests", ""),
     "memory": ("The server's memory is nearly full", "server_memory"),
     "persistence": ("The server does not keep what it holds on disk", "persistence_failed"),
     "eviction": ("The server may drop requests when its memory is full", ""),

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from rig import KEYS, Rig, answer
+from rig import KEYS, Rig, answer, show_worker
 
 from ops.alerts import AlertSettings, apply
 from ops.findings import Finding
@@ -70,6 +70,34 @@ def test_the_page_shows_itself_to_its_own_names_alone(real_server: Any) -> None:
             assert json.loads(next(lines).removeprefix("data: "))["version"] == 1
             process.terminate()  # also while somebody watches
             assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("maxmemory", 1, "The server's memory is nearly full: "),
+        ("min-replicas-to-write", 1, "The server takes no requests: min-replicas-to-write, and no replica"),
+        ("replicaof", "127.0.0.1 1", "The server takes no requests: this server is a replica"),
+    ],
+)
+def test_a_server_that_takes_nothing_is_told_and_no_worker_is_blamed(
+    real_rig: Rig, name: str, value: Any, words: str
+) -> None:
+    show_worker(real_rig.admin, "amn-1", {"kind": "amn"})
+    if name == "replicaof":
+        real_rig.admin.replicaof(*value.split())
+    else:
+        real_rig.admin.config_set(name, value)
+    try:
+        with dashboard(real_rig.url) as (client, _):
+            verdict = client.get("/api/snapshot").json()["verdict"]
+    finally:
+        if name == "replicaof":
+            real_rig.admin.replicaof("NO", "ONE")
+        else:
+            real_rig.admin.config_set(name, 0)
+    assert verdict["state"] == "broken", verdict
+    assert verdict["sentence"].startswith(words)
 
 
 def test_with_a_token_only_those_who_know_it_see_anything(real_server: Any) -> None:
