@@ -20,7 +20,7 @@ SOURCES = pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs chaos fuzz walk screenshots house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test test-all test-programs triton chaos fuzz walk screenshots house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -28,6 +28,7 @@ help:
 	@echo "make doctor     look at a running service"
 	@echo "make test       the tests that take less than ten seconds each [ARGS='-k name' JOBS=2]; test-all: every one"
 	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, Chromium, gcc (Debian, by apt-get)"
+	@echo "make triton     Triton's client in .venv-triton, for the tests of the gateway"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and nine others, latency, limits (45 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
@@ -81,6 +82,11 @@ test-programs:
 		redis-server prometheus faketime chromium systemd gcc libc6-dev
 	rm -f $(VENV)/.ops $(VENV)/.bench $(VENV)/.dev
 
+# A client of the gateway, which shares nothing with what it talks to: not even the virtual environment.
+triton:
+	./ops/setup_venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check 'tritonclient[http]>=2.60'
+
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -112,7 +118,7 @@ clean:
 	find amn producer workers ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) .venv-bench
+	rm -rf $(VENV) .venv-bench .venv-triton
 
 # A stamp per kind of installation; each is made again when pyproject.toml changes.
 $(VENV)/.ops: $(SOURCES) $(VENV)/.torch

@@ -25,6 +25,7 @@ from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
 from ops.commands.drift.group import drift
 from ops.commands.explain import explain
+from ops.commands.gateway import gateway
 from ops.commands.jobs import jobs
 from ops.commands.metrics import metrics
 from ops.commands.models import evaluate, fit, train
@@ -87,7 +88,7 @@ def _worker() -> click.Command:
 
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
-    "Serve": (run_command, up, _worker()),
+    "Serve": (run_command, up, _worker(), gateway),
     "Send": (predict,),
     "Operate": (doctor, dashboard, dlq, jobs, drift, alerts, metrics, capacity, acl),
     "Gate and bank": (policy, explain, bank, fit.calibrate, fit.slices),

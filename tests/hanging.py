@@ -17,7 +17,7 @@ from ops.app import run
 from ops.commands import metrics
 from ops.drift.loop import Judge
 from ops.known_jobs import KnownWorker
-from ops.page.serve import _Server as Page
+from ops.web.serve import _Server as Page
 
 
 def _spin() -> None:

@@ -73,6 +73,22 @@ class Extra(Group):
     def here(self) -> bool:
         return find_spec(self.packages) is not None
 
+    def brought_by(self, name: str) -> str:
+        return f"pip install 'amn-queue[{name}]'"
+
+
+class Apart(Extra):
+    """A package in a virtual environment of its own, which a target of make brings."""
+
+    def python(self) -> Path:
+        return Path(__file__).resolve().parents[1] / ".venv-triton" / "bin" / "python"
+
+    def here(self) -> bool:
+        return self.python().exists()
+
+    def brought_by(self, name: str) -> str:
+        return f"make {name}"
+
 
 GROUPS = {
     "redis-server": Group(programs=("redis-server", "redis-cli"), packages="redis-server"),
@@ -81,6 +97,7 @@ GROUPS = {
     "chromium": Group(programs=("chromium",), packages="chromium"),
     "systemd-analyze": Group(programs=("systemd-analyze",), packages="systemd"),
     "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
+    "triton": Apart(programs=(), packages="tritonclient"),
     "ray": Extra(programs=(), packages="ray"),
 }
 SLOW = "slow"
@@ -187,8 +204,8 @@ def _told(names: list[str] | Counter[str]) -> str:
     counts = names if isinstance(names, Counter) else {}
     words = {name: f"{name} {counts[name]} tests" if name in counts else name for name in names}
     slow = words.pop(SLOW, "")
-    extras = [name for name in words if isinstance(GROUPS[name], Extra)]
-    told = [f"{words.pop(name)} (pip install 'amn-queue[{name}]')" for name in extras]
+    extras = {name: group for name, group in GROUPS.items() if name in words and isinstance(group, Extra)}
+    told = [f"{words.pop(name)} ({group.brought_by(name)})" for name, group in extras.items()]
     if words:
         packages = " ".join(GROUPS[name].packages for name in words)
         told.insert(0, f"{', '.join(words.values())} (make test-programs, which installs {packages})")

@@ -19,9 +19,9 @@ from producer.errors import InvalidSettings
 from producer.partitions import partition_queues
 from producer.settings import ProducerSettings
 
-ROLES = ("producer", "canceller", "worker", "ops")
-#: Whose replies are told apart by the name of the client.
-CLIENT_ROLES = ("producer", "canceller")
+#: Whose replies are told apart by the name of the client; each has the rights of those before it.
+CLIENT_ROLES = ("producer", "canceller", "gateway")
+ROLES = (*CLIENT_ROLES, "worker", "ops")
 _USER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PASSWORD_LENGTH_MIN = 16
 _VARIABLE = "AMN_ACL_PASSWORD"
@@ -88,7 +88,8 @@ def acl_line(role: str, *, queues: Sequence[str], user: str, password: str, clie
     except InvalidSettings as error:
         raise AclRefused(str(error)) from None
     digest = sha256(password.encode()).hexdigest()
-    rules = _rules("producer") + _rules("canceller") if role == "canceller" else _rules(role)
+    files = CLIENT_ROLES[: CLIENT_ROLES.index(role) + 1] if role in CLIENT_ROLES else (role,)
+    rules = [rule for file in files for rule in _rules(file)]
     words = [_for_each(word, queues) for word in " ".join(rules).split()]
     return Template(" ".join(words)).substitute(user=user, sha256=digest, client=client)
 

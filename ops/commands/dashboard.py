@@ -33,13 +33,14 @@ def dashboard(
     more), or in the file that AMN_DASHBOARD_TOKEN_FILE names: the page asks for it once. docs/dashboard.md
     says what is on the page.
     """
-    from ops.page.serve import PageSettings, listen, serve
+    from ops.page.serve import PageSettings, serve
+    from ops.web.serve import listen
     from workers.logs import configure_logs
 
     configure_logs(log_level)
     token = listening_token("AMN_DASHBOARD_TOKEN", host, needed=actions)
     page = PageSettings(host=host, port=port, token=token, names=names, actions=actions)
-    with listen(page) as opened:
+    with listen(host, port) as opened:
         follow_parent()
         pulse = Pulse()
         pulse.ready()

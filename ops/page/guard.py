@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from urllib.parse import urlencode
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ops.web.access import bears, is_ours, is_same_site, with_headers
 
 _LOG = structlog.get_logger("amn.page")
 COOKIE = "amn_page"
@@ -50,34 +51,23 @@ class Doorkeeper:
         if scope["type"] != "http":
             await self._page(scope, receive, send)
             return
-        started = False
-
-        async def with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
+        adding, started = with_headers(send, HEADERS)
         answer = self._refused(Request(scope)) or self._page
         try:
-            await answer(scope, receive, with_headers)
+            await answer(scope, receive, adding)
         except ClientDisconnect:
             pass  # who asked has left before the end of the request
         except Exception:
             _LOG.exception("page_failed", path=scope["path"])
-            if not started:
-                await PlainTextResponse("the page's process failed; its log says why", 500)(
-                    scope, receive, with_headers
-                )
+            if not started():
+                said = PlainTextResponse("the page's process failed; its log says why", 500)
+                await said(scope, receive, adding)
 
     def _refused(self, request: Request) -> Response | None:
-        if not self._is_ours(request.headers.get("host", "")):
+        if not is_ours(request.headers.get("host", ""), self._names):
             said = "this page is not known under that name; start it with --name NAME\n"
             return PlainTextResponse(said, 421)
-        if request.method not in ("GET", "HEAD") and not self._is_same_site(request.headers):
+        if request.method not in ("GET", "HEAD") and not is_same_site(request.headers):
             return PlainTextResponse("a request from another site is refused\n", 403)
         if not self._token or request.url.path in _OPEN:
             return None
@@ -89,27 +79,10 @@ class Doorkeeper:
             return RedirectResponse("/login", 303)
         return PlainTextResponse("a token is needed: open /login\n", 401, {"www-authenticate": "Bearer"})
 
-    def _is_ours(self, host: str) -> bool:
-        """True for an address or a name of ours; another name may be one that a stranger points here."""
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        try:
-            ipaddress.ip_address(name.strip("[]"))
-            return True
-        except ValueError:
-            return name.lower() in self._names
-
-    @staticmethod
-    def _is_same_site(headers: Headers) -> bool:
-        """True if a browser says that our own page sends this, or no browser does."""
-        origin = headers.get("origin", "")
-        ours = not origin or origin.partition("://")[2] == headers.get("host")
-        return ours and headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
-
     def _may_enter(self, request: Request) -> bool:
-        given = request.headers.get("authorization", "").encode("utf-8", "replace")
         cookie = request.cookies.get(COOKIE, "").encode("utf-8", "replace")
-        bears = hmac.compare_digest(given, b"Bearer " + self._token)
-        return hmac.compare_digest(cookie, self._pass.encode()) or bears
+        entered = hmac.compare_digest(cookie, self._pass.encode())
+        return bears(request.headers, self._token) or entered
 
     def _entered(self, request: Request) -> Response:
         """Takes a token out of the address, so that no history keeps it."""

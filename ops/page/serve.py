@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
-import signal
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import redis
-import uvicorn
-from starlette.types import ASGIApp
 
 from amn.output import strict_json
 from ops.drift.service import history
-from ops.errors import ServerFailed
-from ops.local.beside import unless_ignored
 from ops.page.actions import Actions
 from ops.page.app import Sources, page
-from ops.page.connections import CONNECTIONS_MAX, TimedConnection
 from ops.page.feed import Feed
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
 from ops.settings import PAGE_PORT
+from ops.web import serve as web
+from ops.web.serve import Serving
+from ops.web.shared import Shared
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
 
 _T = TypeVar("_T")
-#: The kernel ends a connection whose peer takes nothing for so long.
-_UNSENT_MS_MAX, _UNSENT_BYTES_MAX = 15_000, 64 * 1024
+#: Connections at a time; more are refused.
+CONNECTIONS_MAX = 256
 #: A page is to say that the server is away, and not to wait for it.
 _SERVER_MS_MAX = 2_000
 _HISTORY_S = 10.0
@@ -55,32 +50,6 @@ class PageSettings:
     actions: bool = False
 
 
-def listen(settings: PageSettings) -> socket.socket:
-    """Opens the address.
-
-    Raises:
-        ServerFailed: It cannot be listened on.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        opened = socket.socket(family, socket.SOCK_STREAM)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit both: little waits for a viewer who takes nothing, and not for ever.
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _UNSENT_BYTES_MAX)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNSENT_MS_MAX)
-        opened.bind(address)
-        opened.listen()
-    except OSError as error:
-        raise ServerFailed(
-            f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
-            "choose another --host or --port"
-        ) from error
-    return opened
-
-
 def serve(
     settings: PageSettings, server: ProducerSettings, opened: socket.socket, beat: Callable[[], None]
 ) -> None:
@@ -89,25 +58,11 @@ def serve(
     with connect(server) as client:
         sources = _sources(client, server, actions=settings.actions)
         asgi = page(sources, token=settings.token, names=settings.names)
-        serving = _Server(config(asgi), sources.feed, beat)
-        unless_ignored(serving.handle_exit, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        serving.run(sockets=[opened])
-
-
-def config(asgi: ASGIApp) -> uvicorn.Config:
-    """The settings of the server of HTTP."""
-    return uvicorn.Config(
-        asgi,
-        http=TimedConnection,
-        ws="none",
-        log_config=None,
-        log_level="critical",  # what goes wrong in the page, the page logs itself
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        limit_concurrency=CONNECTIONS_MAX,
-        timeout_graceful_shutdown=3,
-    )
+        web.serve(
+            asgi,
+            opened,
+            Serving(beat=beat, connections_max=CONNECTIONS_MAX, drain_s=3, before=sources.feed.close),
+        )
 
 
 def _sources(client: redis.Redis, server: ProducerSettings, *, actions: bool) -> Sources:
@@ -125,41 +80,7 @@ def _sources(client: redis.Redis, server: ProducerSettings, *, actions: bool) ->
 
     return Sources(
         feed=Feed(Snapshots(server, translated(looker.look), actions=actions).make),
-        history=Shared(translated(past)),
+        history=Shared(translated(past), _HISTORY_S),
         letter=translated(looker.letter),
         actions=Actions(client, server) if actions else None,
     )
-
-
-class Shared:
-    """An answer that is made anew when it is older than `_HISTORY_S`, whoever asks."""
-
-    def __init__(self, make: Callable[[], bytes]) -> None:
-        self._make, self._lock = make, asyncio.Lock()
-        self._made_at_s, self._body = float("-inf"), b""
-
-    async def __call__(self) -> bytes:
-        """Returns it."""
-        async with self._lock:
-            if time.monotonic() - self._made_at_s >= _HISTORY_S:
-                self._body, self._made_at_s = await asyncio.to_thread(self._make), time.monotonic()
-            return self._body
-
-
-class _Server(uvicorn.Server):
-    """Lets viewers go before it waits for them, and beats."""
-
-    def __init__(self, config: uvicorn.Config, feed: Feed, beat: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._feed, self._beat = feed, beat
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second."""
-        if counter % 10 == 0:
-            self._beat()
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends the streams of events, then everything else."""
-        await self._feed.close()
-        await super().shutdown(sockets)

@@ -21,9 +21,12 @@ from rig import KEYS, Rig, answer, show_worker
 from ops.alerts import AlertSettings, apply
 from ops.findings import Finding
 from ops.leader import leader_key
-from ops.page import app, connections, serve
+from ops.page import app
 from ops.page.app import Sources, page
 from ops.page.feed import Feed
+from ops.page.serve import CONNECTIONS_MAX
+from ops.web import protocol
+from ops.web.serve import config, listen
 from workers.pool.child import our_environment, our_python
 
 TOKEN = "a-token-of-twenty-four-chars"
@@ -210,8 +213,8 @@ def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> Non
 def served(feed: Feed) -> Iterator[tuple[str, int]]:
     """The page of a feed within this process, and its address."""
     asgi = page(Sources(feed=feed, history=None, letter=None))  # type: ignore[arg-type]
-    opened = serve.listen(serve.PageSettings(port=0))
-    server = uvicorn.Server(serve.config(asgi))
+    opened = listen("127.0.0.1", 0)
+    server = uvicorn.Server(config(asgi, connections_max=CONNECTIONS_MAX, drain_s=3))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([opened])))
     thread.start()
     try:
@@ -244,7 +247,7 @@ def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pyt
 )
 def test_connections_that_ask_for_nothing_shut_nobody_out(begun: bytes) -> None:
     with served(Feed(lambda: b"{}")) as address, ExitStack() as opened:
-        for _ in range(connections.CONNECTIONS_MAX + 50):
+        for _ in range(CONNECTIONS_MAX + 50):
             opened.enter_context(socket.create_connection(address)).sendall(begun)
         for path in ("healthz", "api/snapshot"):
             found = httpx.get(f"http://127.0.0.1:{address[1]}/{path}", trust_env=False, timeout=20)
@@ -253,7 +256,7 @@ def test_connections_that_ask_for_nothing_shut_nobody_out(begun: bytes) -> None:
 
 @pytest.mark.parametrize("step", [b"", b"X: 1\r\n"])
 def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch, step: bytes) -> None:
-    monkeypatch.setattr(connections, "REQUEST_S_MAX", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_S_MAX", 0.5)
     with served(Feed(lambda: b"{}")) as address, socket.create_connection(address) as slow:
         slow.settimeout(0.1)
         began_s, ended = time.monotonic(), False

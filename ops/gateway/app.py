@@ -1,0 +1,228 @@
+"""The gateway's addresses, and who may ask: every request passes `Gateway` first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ops.gateway import answers, plain, tensors
+from ops.gateway.asking import Asker
+from ops.gateway.errors import Refused, bad, refused, response
+from ops.gateway.parameters import options
+from ops.gateway.readiness import Ready
+from ops.gateway.settings import BODIES_BYTES_MAX, BODY_BYTES_MAX, MODEL, VERSION
+from ops.web.access import bears, is_ours, is_same_site, with_headers
+from producer.errors import QueueError
+
+_LOG = structlog.get_logger("amn.gateway")
+HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+_DOCUMENT = Path(__file__).with_name("openapi.json")
+_NAMES = ("localhost",)
+#: These say nothing of anybody's data, and are asked by probes that bear no token.
+_OPEN = ("/v2/health/live", "/v2/health/ready")
+_BOUNDS_S = (0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Gateway:
+    """The ASGI application.
+
+    Args:
+        ready: Says whether a request would be answered.
+        token: Asked for where it is not empty.
+    """
+
+    def __init__(self, asker: Asker, ready: Callable[[], Awaitable[Ready]], token: str = "") -> None:
+        self._asker, self._ready, self._token = asker, ready, token.encode()
+        self._bodies_bytes = 0
+        self.routes = self._routes()
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "amn_gateway_requests",
+            "Requests by address and status.",
+            ("route", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "amn_gateway_request_seconds",
+            "From the headers to the whole answer.",
+            ("route",),
+            buckets=_BOUNDS_S,
+            registry=self._registry,
+        )
+        for name, said, read in (
+            ("amn_gateway_in_flight", "Requests without their answer.", lambda: asker.producer.in_flight),
+            ("amn_gateway_hangups", "Requests whose clients went before the answer.", lambda: asker.hangups),
+        ):
+            Gauge(name, said, registry=self._registry).set_function(read)
+
+    def _routes(self) -> dict[str, tuple[str, Endpoint]]:
+        """By path, the method and what answers; a model's addresses exist with and without its version."""
+        found: dict[str, tuple[str, Endpoint]] = {
+            "/v2": ("GET", self._server),
+            "/v2/health/live": ("GET", self._live),
+            "/v2/health/ready": ("GET", self._is_ready),
+            "/predict": ("POST", self._predict),
+            "/truth": ("POST", self._truth),
+            "/metrics": ("GET", self._metrics),
+            "/openapi.json": ("GET", self._openapi),
+        }
+        for model in (f"/v2/models/{MODEL}", f"/v2/models/{MODEL}/versions/{VERSION}"):
+            found[model] = ("GET", self._model)
+            found[f"{model}/ready"] = ("GET", self._is_ready)
+            found[f"{model}/infer"] = ("POST", self._infer)
+        return found
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request; whatever goes wrong, with a status and a JSON object that says what."""
+        if scope["type"] != "http":
+            return
+        began_s, request = time.perf_counter(), Request(scope, receive)
+        send, has_begun = with_headers(send, HEADERS)
+        path = request.url.path.rstrip("/") or "/"
+        try:
+            answer = await self._answered(request, path)
+        except ClientDisconnect:
+            answer = response(Refused(499, "client_left", "the client went before its request was complete"))
+        except Refused as refusal:
+            answer = response(refusal)
+        except QueueError as error:
+            answer = response(refused(error))
+        except Exception:
+            _LOG.exception("gateway_failed", path=path)
+            answer = response(Refused(500, "internal", "the gateway failed; its log says why"))
+        route = path if path in self.routes else "other"
+        if not has_begun():
+            await answer(scope, receive, send)
+        self._requests.labels(route, answer.status_code).inc()
+        self._seconds.labels(route).observe(time.perf_counter() - began_s)
+
+    async def _answered(self, request: Request, path: str) -> Response:
+        """Lets in who may ask, and answers.
+
+        Raises:
+            Refused, QueueError: There is no other answer.
+        """
+        headers = request.headers
+        if not self._token and not is_ours(headers.get("host", ""), _NAMES):
+            raise Refused(421, "wrong_host", "without a token, only addresses and localhost are answered")
+        if not is_same_site(headers):
+            raise Refused(403, "other_site", "a request from another site is refused")
+        if self._token and path not in _OPEN and not bears(headers, self._token):
+            raise Refused(401, "unauthorized", "send the header Authorization: Bearer TOKEN")
+        if path not in self.routes:
+            raise Refused(404, "not_found", f"{path!r:.200} is no address of this gateway; see /openapi.json")
+        method, endpoint = self.routes[path]
+        if request.method != method and (request.method, method) != ("HEAD", "GET"):
+            raise Refused(
+                405, "method_not_allowed", f"{path} answers {method}, and not {request.method!r:.20}"
+            )
+        if headers.get("content-encoding", "identity") != "identity":
+            raise Refused(415, "unsupported_encoding", "send the body as it is, without compression")
+        return await endpoint(request)
+
+    async def _server(self, _: Request) -> Response:
+        return _json({"name": "amn-queue", "version": "1", "extensions": ["binary_tensor_data"]})
+
+    async def _live(self, _: Request) -> Response:
+        return _json({"live": True})
+
+    async def _is_ready(self, _: Request) -> Response:
+        found = await self._ready()
+        if found.why:
+            raise Refused(503, "not_ready", found.why)
+        return _json({"ready": True, "name": MODEL, "workers": found.workers, "model": found.model})
+
+    async def _model(self, _: Request) -> Response:
+        outputs = [
+            {"name": name, "datatype": kind, "shape": shape}
+            for name, (kind, shape) in answers.OUTPUTS.items()
+        ]
+        inputs = [{"name": tensors.INPUT, "datatype": "FP32", "shape": [-1, 5, 768]}]
+        about = {"name": MODEL, "versions": [VERSION], "platform": "amn-queue"}
+        return _json(about | {"inputs": inputs, "outputs": outputs})
+
+    async def _infer(self, request: Request) -> Response:
+        body = await self._body(request)
+        try:
+            inference = tensors.parse(body, request.headers.get(answers.HEAD_LENGTH))
+            answers.check(inference)
+            asked = options(inference.parameters, request.headers.get("traceparent", ""))
+            answer = await self._asker.ask(inference.contexts, asked, request.receive)
+            found, head_bytes = answers.encode(inference, answer)
+        finally:
+            self._bodies_bytes -= len(body)
+        if head_bytes is None:
+            return Response(found, media_type=plain.JSON)
+        headers = {answers.HEAD_LENGTH: str(head_bytes)}
+        return Response(found, headers=headers, media_type="application/octet-stream")
+
+    async def _predict(self, request: Request) -> Response:
+        body, media_type = await self._body(request), _media_type(request)
+        try:
+            fields = plain.fields_of(body, media_type)
+            context = plain.context_of(fields.pop("context", None))
+            asked = options(fields, request.headers.get("traceparent", ""))
+            reply: Any = await self._asker.ask(context, asked, request.receive)
+        finally:
+            self._bodies_bytes -= len(body)
+        binary = media_type == plain.MSGPACK
+        vector = reply.vector.astype("<f4").tobytes() if binary else reply.vector.tolist()
+        return Response(plain.encode(answers.plain(reply, vector), media_type), media_type=media_type)
+
+    async def _truth(self, request: Request) -> Response:
+        body, media_type = await self._body(request), _media_type(request)
+        self._bodies_bytes -= len(body)
+        fields = plain.fields_of(body, media_type)
+        name = fields.get("request_id")
+        if fields.keys() - {"request_id", "vector"} or not isinstance(name, str) or not 0 < len(name) <= 64:
+            raise bad("send request_id, as an answer has it, and vector, and nothing else")
+        vector = plain.vector_of(fields.get("vector"))
+        sampled = await self._asker.producer.report_truth(name, vector)
+        return Response(plain.encode({"sampled": sampled}, media_type), media_type=media_type)
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _openapi(self, _: Request) -> Response:
+        return Response(_DOCUMENT.read_bytes(), media_type=plain.JSON)
+
+    async def _body(self, request: Request) -> bytes:
+        """The body; who takes it gives its bytes back to the account when it is done with them.
+
+        Raises:
+            Refused: It is too large, or all bodies together are.
+            ClientDisconnect: It did not come to its end.
+        """
+        parts, size = [], 0
+        try:
+            async for part in request.stream():
+                parts.append(part)
+                size += len(part)
+                self._bodies_bytes += len(part)
+                if size > BODY_BYTES_MAX:
+                    raise Refused(413, "payload_too_large", f"the limit of a body is {BODY_BYTES_MAX} bytes")
+                if self._bodies_bytes > BODIES_BYTES_MAX:
+                    raise Refused(429, "gateway_full", "too many large requests are under way; retry later")
+        except BaseException:
+            self._bodies_bytes -= size
+            raise
+        return b"".join(parts)
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _json(value: object) -> Response:
+    return Response(orjson.dumps(value), media_type=plain.JSON)

@@ -1,0 +1,51 @@
+"""Decides who may ask: names of ours, our own site, a token; and headers for every answer."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Callable, Collection, Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Send
+
+Started = Callable[[], bool]
+
+
+def is_ours(host: str, names: Collection[str]) -> bool:
+    """True for an address, or one of these names; another name may be one that a stranger points here."""
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+        return True
+    except ValueError:
+        return name.lower() in names
+
+
+def is_same_site(headers: Headers) -> bool:
+    """True if a browser says that a page of ours sends this, or no browser does."""
+    origin = headers.get("origin", "")
+    ours = not origin or origin.partition("://")[2] == headers.get("host")
+    return ours and headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+
+
+def bears(headers: Headers, token: bytes) -> bool:
+    """True if the request bears this token; takes as long for any other."""
+    given = headers.get("authorization", "").encode("utf-8", "replace")
+    return hmac.compare_digest(given, b"Bearer " + token)
+
+
+def with_headers(send: Send, headers: Mapping[str, str]) -> tuple[Send, Started]:
+    """Adds headers to an answer that lacks them; gives also what tells whether the answer has begun."""
+    started = False
+
+    async def adding(message: Message) -> None:
+        nonlocal started
+        if message["type"] == "http.response.start":
+            started = True
+            found = MutableHeaders(scope=message)
+            for name, value in headers.items():
+                found.setdefault(name, value)
+        await send(message)
+
+    return adding, lambda: started

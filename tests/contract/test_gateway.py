@@ -1,0 +1,403 @@
+"""The gateway's process as its clients meet it, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import msgpack
+import numpy as np
+import pytest
+from echo import EchoWorker, echo
+from fronted import DOCUMENT, INFER, gateway, outputs, say_alive, v2
+from numpy.typing import NDArray
+from servers import Server
+
+from producer.keys import Keys
+from producer.messages import Failure, Reply, Request
+from workers.pool.child import our_environment, our_python
+
+KEYS = Keys()
+TOKEN = "a-token-of-twenty-four-chars"
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+Context = NDArray[np.float32]
+
+
+def wait_until(condition: Callable[[], object], for_s: float = 20.0) -> None:
+    give_up_at_s = time.monotonic() + for_s
+    while not condition():
+        assert time.monotonic() < give_up_at_s, "waited too long"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def door(real_server: Any) -> Iterator[tuple[httpx.Client, EchoWorker, subprocess.Popen[str]]]:
+    """A gateway before a worker that answers each context with its last vector."""
+    with EchoWorker(real_server.url) as worker, gateway(real_server.url) as (client, process):
+        yield client, worker, process
+
+
+def infer(client: httpx.Client, contexts: Any, *, binary: bool = False, **more: Any) -> httpx.Response:
+    body, headers = v2(contexts, binary=binary, **more)
+    return client.post(INFER, content=body, headers=headers)
+
+
+def test_a_context_is_answered_the_same_in_json_binary_and_plainly(door: Any, context: Context) -> None:
+    client, _, _ = door
+    last = context[-1]
+    for shape in ((5, 768), (1, 5, 768)):
+        for binary in (False, True):
+            asked = infer(
+                client, context.reshape(shape), binary=binary, parameters={"binary_data_output": binary}
+            )
+            assert asked.status_code == 200, asked.text
+            found = outputs(asked)
+            assert np.array_equal(found["vector"], last)
+            assert found["confidence"] == [np.float32(0.9)]
+            assert (found["served_by"], found["reasons"], found["shed"]) == (["amn"], [""], [""])
+    half = infer(client, context.astype("f2"), binary=True)
+    assert np.array_equal(outputs(half)["vector"], context.astype("f2")[-1].astype("f4"))
+    plain = client.post("/predict", json={"context": context.tolist(), "lane": "code-api"}).json()
+    assert np.array_equal(np.float32(plain["vector"]), last)
+    for kind in ("<f4", "<f2"):
+        packed = msgpack.packb({"version": 1, "context": context.astype(kind).tobytes(), "tokens": 7})
+        answer = client.post("/predict", content=packed, headers={"content-type": "application/msgpack"})
+        vector = np.frombuffer(msgpack.unpackb(answer.content)["vector"], "<f4")
+        assert np.array_equal(vector, last.astype(kind).astype("f4"))
+
+
+def test_only_the_outputs_that_were_asked_for_come_each_in_its_form(door: Any, context: Context) -> None:
+    wanted = [{"name": "margin"}, {"name": "vector", "parameters": {"binary_data": True}}]
+    asked = infer(door[0], context, outputs=wanted, id="mine")
+    message = json.loads(asked.content[: int(asked.headers["inference-header-content-length"])])
+    assert [one["name"] for one in message["outputs"]] == ["margin", "vector"]
+    assert ["data" in one for one in message["outputs"]] == [True, False]
+    assert message["id"] == "mine"
+    assert np.array_equal(outputs(asked)["vector"], context[-1])
+
+
+def test_what_is_said_beside_a_context_reaches_the_worker(real_server: Any, context: Context) -> None:
+    seen: list[Request] = []
+
+    def noting(request: Request) -> list[Reply | Failure]:
+        seen.append(request)
+        return echo(request)
+
+    said = {"lane": "code-api", "tokens": 9, "sequence": "doc", "position": 4, "request_id": "r-1"}
+    with EchoWorker(real_server.url, noting), gateway(real_server.url) as (client, _):
+        body, _ = v2(context, parameters={**said, "priority": 1, "timeout": 9_000_000})
+        assert client.post(INFER, content=body, headers={"traceparent": TRACE}).status_code == 200
+        assert infer(client, context, parameters={"priority": "low"}).status_code == 200
+    first, second = seen
+    assert (first.lane, first.tokens, first.sequence, first.position) == ("code-api", 9, "doc", 4)
+    assert (first.id, first.priority, first.traceparent) == ("r-1", "high", TRACE)
+    assert 8_000 < first.expires_at_ms - first.submitted_at_ms <= 9_001
+    assert second.priority == "low"
+    assert 29_000 < second.expires_at_ms - second.submitted_at_ms <= 30_001
+
+
+def broken(**changes: Any) -> bytes:
+    """A request with another input."""
+    tensor = {"name": "context", "datatype": "FP32", "shape": [5, 768], "data": [0.0] * 3840, **changes}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+UNIT = [[1.0, *[0.0] * 767]] * 5
+SAID: list[tuple[bytes, dict[str, str], int, str, str]] = [
+    (b'{"inputs": [,]}', {}, 400, "invalid_request", "at byte 12"),
+    (b"", {}, 400, "invalid_request", "at byte 0"),
+    (b"[]", {}, 400, "invalid_request", "JSON object"),
+    (b"{}", {}, 400, "invalid_request", "inputs"),
+    (b"[" * 100_000, {}, 400, "invalid_request", "JSON is wrong"),
+    (broken(name="x"), {}, 400, "invalid_request", "'context'"),
+    (broken(datatype="INT8"), {}, 400, "invalid_request", "FP32 or FP16"),
+    (broken(datatype="FP16"), {}, 400, "invalid_request", "binary"),
+    (broken(shape=[5, 767]), {}, 400, "invalid_request", "[n, 5, 768]"),
+    (broken(shape=[-1, 5, 768]), {}, 400, "invalid_request", "[n, 5, 768]"),
+    (broken(shape=[10**30, 5, 768]), {}, 400, "invalid_request", "[n, 5, 768]"),
+    (broken(shape=[10**9, 5, 768]), {}, 413, "payload_too_large", "limit is 256"),
+    (broken(data=[0.0] * 3839), {}, 400, "invalid_request", "3839 values"),
+    (broken(data=[0.0] * 3839 + [True]), {}, 400, "invalid_request", "value 3839"),
+    (broken(data=[0.0] * 3839 + ["1"]), {}, 400, "invalid_request", "value 3839"),
+    (broken(data={}), {}, 400, "invalid_request", "list of numbers"),
+    (broken(), {}, 400, "bad_norm", "norm"),
+    (broken(data=[1e300] * 3840), {}, 400, "not_finite", "infinity"),
+    (broken(parameters={"binary_data_size": 5}), {}, 400, "invalid_request", "one of them"),
+    (broken(parameters={"shared_memory_region": "x"}), {}, 400, "invalid_request", "not known"),
+    (v2(np.float32(UNIT), parameters={"lane": "nope"})[0], {}, 400, "unknown_lane", "general"),
+    (v2(np.float32(UNIT), parameters={"lanes": "x"})[0], {}, 400, "invalid_request", "lane, tokens"),
+    (v2(np.float32(UNIT), parameters={"tokens": 1.5})[0], {}, 400, "invalid_request", "tokens is 1.5"),
+    (v2(np.float32(UNIT), parameters={"deadline_ms": 0})[0], {}, 504, "deadline_exceeded", "past"),
+    (v2(np.float32(UNIT), parameters={"deadline_ms": 1e9})[0], {}, 400, "invalid_request", "600000"),
+    (v2(np.float32(UNIT), parameters={"timeout": -1})[0], {}, 400, "invalid_request", "microseconds"),
+    (v2(np.float32(UNIT), parameters={"priority": 4})[0], {}, 400, "invalid_request", "1 to 3"),
+    (v2(np.float32(UNIT), outputs=[{"name": "x"}])[0], {}, 400, "invalid_request", "vector, confidence"),
+    (b"{}" + bytes(9), {"Inference-Header-Content-Length": "12"}, 400, "invalid_request", "11 bytes"),
+    (b"{}", {"Inference-Header-Content-Length": "-1"}, 400, "invalid_request", "2 bytes"),
+    (b"{}", {"Content-Encoding": "gzip"}, 415, "unsupported_encoding", "compression"),
+    (bytes(8 * 1024**2 + 1), {}, 413, "payload_too_large", "8388608"),
+]
+
+
+def test_bad_input_is_refused_with_its_place_and_what_was_expected(door: Any, context: Context) -> None:
+    client, worker, _ = door
+    for body, headers, status, code, words in SAID:
+        answer = client.post(INFER, content=body, headers=headers)
+        said = answer.json()
+        assert (answer.status_code, said["code"]) == (status, code), (body[:200], said)
+        assert words in said["error"], said
+        assert said["retryable"] is False
+    body, headers = v2(context, binary=True)
+    for cut in (1, 4, 15_359):
+        said = client.post(INFER, content=body[:-cut], headers=headers).json()
+        begin = int(headers["Inference-Header-Content-Length"])
+        assert said["offset"] == begin
+        assert f"has 15360 bytes; {15_360 - cut} bytes follow" in said["error"]
+    plain = {"content-type": "application/msgpack"}
+    for packed, words in ((b"\xc1", "msgpack"), (msgpack.packb({"version": 1, "context": b"1"}), "15360")):
+        answer = client.post("/predict", content=packed, headers=plain)
+        assert answer.status_code == 400
+        assert words in answer.json()["error"]
+    assert client.post("/predict", content=b"x", headers={"content-type": "text/x"}).status_code == 415
+    assert client.post("/truth", json={"request_id": "r"}).status_code == 400
+    assert client.get(INFER).status_code == 405
+    assert client.get("/v2/models/amn/versions/2").status_code == 404
+    assert worker.seen == []
+    assert infer(client, context).status_code == 200  # and it goes on
+
+
+def test_a_truth_is_reported_for_an_answer(door: Any, context: Context) -> None:
+    client, _, _ = door
+    answer = client.post("/predict", json={"context": context.tolist()}).json()
+    told = client.post("/truth", json={"request_id": answer["request_id"], "vector": context[0].tolist()})
+    assert told.json() in ({"sampled": True}, {"sampled": False})
+    told = client.post("/truth", json={"request_id": answer["request_id"], "vector": [2.0] * 768})
+    assert told.json()["code"] == "bad_norm"
+
+
+def test_a_repeat_under_the_same_id_gets_the_answer_and_is_computed_once(door: Any, contexts: Any) -> None:
+    client, worker, _ = door
+    first, second = (infer(client, contexts(1)[0], parameters={"request_id": "mine"}) for _ in range(2))
+    assert first.content == second.content
+    assert worker.seen == ["mine"]
+    with gateway(worker.queue.settings.producer.url) as (other, _):
+        refused = infer(other, contexts(1)[0], parameters={"request_id": "mine"})
+        assert (refused.status_code, refused.json()["code"]) == (409, "duplicate_request")
+
+
+def hang_up(client: httpx.Client, body: bytes) -> socket.socket:
+    """A request on a connection of its own, that has been sent and not answered."""
+    opened = socket.create_connection((client.base_url.host, client.base_url.port))
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    opened.sendall(head.encode() + body)
+    return opened
+
+
+def test_a_client_who_hangs_up_takes_the_request_back(real_server: Any, context: Context) -> None:
+    admin = real_server.admin
+    with gateway(real_server.url) as (client, _):
+        body, _ = v2(context, parameters={"request_id": "mine"})
+        opened = [hang_up(client, body) for _ in range(2)]
+        wait_until(lambda: admin.xlen(KEYS.requests) == 1)
+        time.sleep(0.2)
+        opened[0].close()
+        wait_until(lambda: "amn_gateway_hangups 1.0" in client.get("/metrics").text)
+        time.sleep(0.2)
+        assert admin.xlen(KEYS.requests) == 1  # somebody else waits for it
+        opened[1].close()
+        wait_until(lambda: admin.xlen(KEYS.requests) == 0)
+        assert admin.hget(KEYS.stats, "cancelled") == b"1"
+        with EchoWorker(real_server.url) as worker:
+            assert client.post(INFER, content=body).status_code == 200  # the same id, anew
+            assert worker.seen == ["mine"]
+
+
+def test_deadlines_and_full_queues_have_a_status_of_their_own(real_server: Any, context: Context) -> None:
+    admin = real_server.admin
+    with gateway(real_server.url) as (client, _):
+        late = infer(client, context, parameters={"deadline_ms": 50})
+        assert (late.status_code, late.json()["code"]) == (504, "result_timeout")
+        with admin.pipeline(transaction=False) as pipe:
+            for _ in range(100_000):
+                pipe.xadd(KEYS.requests, {"request": b"x"})
+            pipe.incrby(KEYS.counters[1], 100_000)
+            pipe.execute()
+        full = infer(client, context)
+        assert (full.status_code, full.json()["code"], full.json()["retryable"]) == (429, "queue_full", True)
+        assert full.headers["retry-after"] == "1"
+
+
+def test_readiness_means_that_a_request_would_be_answered(
+    make_server: Callable[..., Server], context: Context
+) -> None:
+    server = make_server("valkey", arguments=("--appendonly", "yes"))
+    with gateway(server.url) as (client, process), server.client() as admin:
+        assert client.get("/v2/health/live").status_code == 200
+        asked = client.get("/v2/health/ready")
+        assert (asked.status_code, asked.json()["code"]) == (503, "not_ready")
+        assert "no AMN worker" in asked.json()["error"]
+        with EchoWorker(server.url):
+            wait_until(lambda: say_alive(admin) or client.get("/v2/health/ready").status_code == 200)
+            assert client.get("/v2/models/amn/ready").json()["model"] == "amn@test"
+            server.kill()
+            away = infer(client, context)
+            assert (away.status_code, away.json()["code"]) == (503, "server_unavailable")
+            assert away.headers["retry-after"] == "1"
+            wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
+            server.start()
+            wait_until(lambda: infer(client, context).status_code == 200)
+        assert process.poll() is None
+
+
+def test_sigterm_lets_the_requests_under_way_end(real_server: Any, context: Context) -> None:
+    with gateway(real_server.url) as (client, process):
+        found: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: found.append(infer(client, context)))
+        asking.start()
+        wait_until(lambda: real_server.admin.xlen(KEYS.requests) == 1)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: not listens(client))
+        with EchoWorker(real_server.url):
+            asking.join(10)
+        assert [one.status_code for one in found] == [200]
+        assert process.wait(10) in (0, -signal.SIGTERM)
+
+
+def listens(client: httpx.Client) -> bool:
+    try:
+        socket.create_connection((client.base_url.host, client.base_url.port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_with_a_token_only_those_who_bear_it_are_answered(real_server: Any, context: Context) -> None:
+    with gateway(real_server.url, TOKEN) as (client, _):
+        del client.headers["authorization"]
+        assert client.get("/v2/health/live").status_code == 200
+        for path in ("/v2", "/metrics", "/openapi.json", "/nowhere", "/v2/models/amn/ready"):
+            refused = client.get(path)
+            assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer"), path
+            assert refused.json()["code"] == "unauthorized"
+            assert client.get(path, headers={"authorization": "Bearer x"}).status_code == 401
+        assert infer(client, context).status_code == 401
+        bears = {"authorization": f"Bearer {TOKEN}", "host": "gateway.example.com"}
+        assert client.get("/v2", headers=bears).status_code == 200
+
+
+def test_without_a_token_it_listens_here_alone_and_only_to_its_own_names(real_server: Any) -> None:
+    command = our_python("ops.cli", "gateway", "--host", "0.0.0.0")
+    environment = our_environment(REDIS_URL=real_server.url, AMN_GATEWAY_TOKEN="short")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "AMN_GATEWAY_TOKEN" in done.stderr
+    with gateway(real_server.url) as (client, _):
+        assert client.get("/v2", headers={"host": "evil.example.com"}).status_code == 421
+        assert client.post("/predict", headers={"origin": "https://evil.example.com"}).status_code == 403
+
+
+def test_the_document_is_valid_and_describes_every_address_and_answer(door: Any, context: Context) -> None:
+    from openapi_schema_validator import OAS31Validator
+    from openapi_spec_validator import validate
+
+    from ops.gateway.app import Gateway
+    from ops.gateway.asking import Asker
+    from ops.gateway.parameters import NAMES
+    from producer import AsyncProducer
+
+    client, _, _ = door
+    assert client.get("/openapi.json").json() == DOCUMENT
+    validate(DOCUMENT)
+    routes = Gateway(Asker(AsyncProducer()), None).routes  # type: ignore[arg-type]
+    paths = {path: next(iter(said)).upper() for path, said in DOCUMENT["paths"].items()}
+    assert paths == {path: method for path, (method, _) in routes.items()}
+    schemas = DOCUMENT["components"]["schemas"]
+    for name in ("Parameters", "PlainRequest"):
+        assert set(NAMES) <= set(schemas[name]["properties"]), name
+
+    def check(value: object, name: str) -> None:
+        reference = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
+        OAS31Validator(reference).validate(value)
+
+    check(json.loads(v2(context)[0]), "InferenceRequest")
+    check(infer(client, context).json(), "InferenceAnswer")
+    check(client.post("/predict", json={"context": context.tolist()}).json(), "PlainAnswer")
+    for path, name in (("/v2", "Server"), ("/v2/models/amn", "Model"), ("/v2/health/live", "Live")):
+        check(client.get(path).json(), name)
+    for body, headers, status, _, _ in SAID:
+        refused = client.post(INFER, content=body, headers=headers)
+        check(refused.json(), "Error")
+        assert str(status) in DOCUMENT["paths"][INFER]["post"]["responses"]
+
+
+def test_slow_clients_are_refused_in_time_and_others_are_answered_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import uvicorn
+
+    from ops.web import protocol
+    from ops.web.serve import config, listen
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    monkeypatch.setattr(protocol, "HEAD_S_MAX", 1.5)
+    monkeypatch.setattr(protocol, "BODY_S_MAX", 1.5)
+    opened = listen("127.0.0.1", 0)
+    server = uvicorn.Server(config(app, connections_max=150, drain_s=3))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([opened])))
+    thread.start()
+    address = opened.getsockname()
+    post = b"POST / HTTP/1.1\r\nHost: h\r\n"
+    begins = [
+        b"GET / HTTP/1.1\r\nX: ",
+        post + b"Content-Length: 99999\r\n\r\n",
+        post + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+        b"",
+        b"\r\n",
+    ]
+    clients = ExitStack()
+
+    def connected() -> socket.socket:
+        opened = clients.enter_context(socket.create_connection(address))
+        opened.settimeout(5)
+        return opened
+
+    try:
+        slow = [connected() for _ in range(100)]
+        for number, one in enumerate(slow):
+            one.sendall(begins[number % 5])
+        answered, ends_s = 0, time.monotonic() + 1
+        while time.monotonic() < ends_s:
+            answered += httpx.get(f"http://127.0.0.1:{address[1]}", trust_env=False).status_code == 204
+            for number, one in enumerate(slow):
+                if number % 5 < 3:
+                    one.sendall(b"a")  # a byte now and then does not help
+        assert answered > 3
+        for one in slow:
+            said = one.recv(4_096)
+            assert said.startswith(b"HTTP/1.1 408 "), said
+            assert b'"code": "too_slow"' in said
+        flood = connected()
+        flood.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000)
+        assert flood.recv(64).startswith(b"HTTP/1.1 431 ")
+        many = [connected() for _ in range(151)]
+        assert many[0].recv(64).startswith(b"HTTP/1.1 503 ")  # the one that waits longest makes room
+    finally:
+        clients.close()
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+        opened.close()
+    assert not thread.is_alive()
