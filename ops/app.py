@@ -33,6 +33,7 @@ from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
+from ops.commands.wire.group import wire
 from ops.errors import OpsError
 from ops.local.beside import unless_ignored
 from ops.settings import service, with_origin
@@ -89,7 +90,7 @@ def _worker() -> click.Command:
 
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Serve": (run_command, up, _worker(), gateway),
-    "Send": (predict,),
+    "Send": (predict, wire),
     "Operate": (doctor, dashboard, dlq, jobs, drift, alerts, metrics, capacity, acl),
     "Gate and bank": (policy, explain, bank, fit.calibrate, fit.slices),
     "Models": (

@@ -47,6 +47,10 @@ class AclRefused(OpsError):
     """A name, or a password, that cannot go into a server's ACL."""
 
 
+class MessageRefused(OpsError):
+    """A saved message that no worker would answer."""
+
+
 class JobsUnavailable(OpsError):
     """A server that the jobs cannot use."""
 

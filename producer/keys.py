@@ -59,7 +59,8 @@ ID = b"id"
 REPLY = b"reply"
 WAKE = b"wake"
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+NAME_PATTERN, ID_PATTERN = r"[A-Za-z0-9_.-]{1,64}", r"[A-Za-z0-9_.:-]{1,64}"
+_NAME = re.compile(NAME_PATTERN)
 
 
 def valid_name(name: str) -> bool:
@@ -72,7 +73,7 @@ valid_client = lru_cache(maxsize=4096)(valid_name)
 
 
 #: A match for what may be a request id, a name in which `:` is allowed too; a worker asks of each request.
-valid_id = re.compile(r"[A-Za-z0-9_.:-]{1,64}").fullmatch
+valid_id = re.compile(ID_PATTERN).fullmatch
 
 
 class Keys:

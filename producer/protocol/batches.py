@@ -33,7 +33,7 @@ _FIELDS = {
     "calibration": (str, ""),
     "timings": (dict, {}),
 }
-_BATCH = Fields(**_FIELDS)
+BATCH = Fields(**_FIELDS)
 _PLAIN = ("id", "served_by", "provisional", *TEXTS)
 _ARRAYS: tuple[tuple[str, tuple[int, ...], DTypeLike], ...] = (
     ("vectors", (DIMENSIONS,), F4),
@@ -71,7 +71,7 @@ def encode(reply: BatchReply) -> dict[str, object]:
 
 def decode(message: Mapping[str, Any]) -> BatchReply:
     """The answer to a batch, whose arrays are read-only views of the message's bytes."""
-    made: dict[str, Any] = dict(zip(_FIELDS, _BATCH.values(message), strict=True))
+    made: dict[str, Any] = dict(zip(_FIELDS, BATCH.values(message), strict=True))
     count = len(made["fired"])
     if not 1 <= count <= BATCH_CONTEXTS_MAX:
         raise Undecodable(f"the answer to a batch has {count} rows, expected 1 to {BATCH_CONTEXTS_MAX}")

@@ -20,11 +20,11 @@ from producer.messages import BATCH_CONTEXTS_MAX
 WIRE_VERSION = 1
 #: The room of a message beside its arrays of bytes: every name at its longest, and room. One of this size
 #: or less is decoded at once; of a larger one, the lengths are looked at before anything is built.
-_BESIDE_BYTES_MAX = 16 * 1024
+BESIDE_BYTES_MAX = 16 * 1024
 #: The longest list has a row for each context, the largest map a few dozen fields. There are no extension
 #: types, not even for times.
-_MAP_MAX = 64
-_LIMITS = {"max_array_len": BATCH_CONTEXTS_MAX, "max_map_len": _MAP_MAX, "max_ext_len": 0}
+MAP_MAX = 64
+_LIMITS = {"max_array_len": BATCH_CONTEXTS_MAX, "max_map_len": MAP_MAX, "max_ext_len": 0}
 _BYTES_HEADS = b"\xc4\xc5\xc6"
 #: Types as msgpack calls them, for readers who know no Python.
 WORDS = {str: "text", bytes: "bin", int: "integer", bool: "boolean", dict: "map", type(None): "nil"}
@@ -62,6 +62,17 @@ class Fields:
         if tuple(map(type, values)) != self._types:
             values = self._converted(values)
         return values  # type: ignore[no-any-return]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The fields as rows of a table (producer/protocol/tables.py)."""
+        rows = []
+        for name, kind in zip(self.names, self._types, strict=True):
+            row: dict[str, Any] = {"name": name, "type": WORDS.get(kind, kind.__name__)}
+            row["required"] = name not in self._defaults
+            if not row["required"]:  # in JSON, no bytes are an empty text
+                row["default"] = self._defaults[name] or ("" if kind is bytes else kind())
+            rows.append(row)
+        return rows
 
     def _converted(self, values: Sequence[Any]) -> tuple[Any, ...]:
         converted = []
@@ -106,7 +117,7 @@ def unpack(payload: bytes, bytes_max: int) -> dict[str, Any]:
     if len(payload) > bytes_max:
         raise Undecodable(f"payload has {len(payload)} bytes, the limit is {bytes_max}")
     try:
-        if len(payload) > _BESIDE_BYTES_MAX:
+        if len(payload) > BESIDE_BYTES_MAX:
             _look(payload)
         message = msgpack.unpackb(payload, **_LIMITS)
     except Exception as error:  # msgpack raises several unrelated types for bad bytes
@@ -134,8 +145,8 @@ def _look(payload: bytes) -> None:
     unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
     unpacker.feed(payload)
     count = unpacker.read_map_header()
-    if count > _MAP_MAX:
-        raise Undecodable(f"payload has {count} fields, the limit is {_MAP_MAX}")
+    if count > MAP_MAX:
+        raise Undecodable(f"payload has {count} fields, the limit is {MAP_MAX}")
     beside = 0
     for _ in range(count):
         unpacker.skip()
@@ -143,8 +154,8 @@ def _look(payload: bytes) -> None:
         unpacker.skip()
         if payload[begin] not in _BYTES_HEADS:
             beside += unpacker.tell() - begin
-    if beside > _BESIDE_BYTES_MAX:
-        raise Undecodable(f"payload holds {beside} bytes beside its arrays, the limit is {_BESIDE_BYTES_MAX}")
+    if beside > BESIDE_BYTES_MAX:
+        raise Undecodable(f"payload holds {beside} bytes beside its arrays, the limit is {BESIDE_BYTES_MAX}")
 
 
 def parts(payload: bytes) -> dict[str, bytes]:
@@ -157,7 +168,7 @@ def parts(payload: bytes) -> dict[str, bytes]:
     try:
         unpacker = msgpack.Unpacker(max_buffer_size=len(payload))
         unpacker.feed(payload)
-        for _ in range(min(unpacker.read_map_header(), _MAP_MAX)):
+        for _ in range(min(unpacker.read_map_header(), MAP_MAX)):
             before = unpacker.tell()
             unpacker.skip()
             name, begin = str(value(payload[before : unpacker.tell()])), unpacker.tell()
@@ -171,9 +182,9 @@ def parts(payload: bytes) -> dict[str, bytes]:
 
 def value(encoded: bytes) -> object:
     """One value of a message; Undecodable where it is no msgpack, or larger than all beside arrays may be."""
-    if encoded[:1] not in _BYTES_HEADS and len(encoded) > _BESIDE_BYTES_MAX:
+    if encoded[:1] not in _BYTES_HEADS and len(encoded) > BESIDE_BYTES_MAX:
         raise Undecodable(
-            f"takes {len(encoded)} bytes, the limit beside arrays is {_BESIDE_BYTES_MAX}; send arrays as bin"
+            f"takes {len(encoded)} bytes, the limit beside arrays is {BESIDE_BYTES_MAX}; send arrays as bin"
         )
     try:
         return msgpack.unpackb(encoded, **_LIMITS)

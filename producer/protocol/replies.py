@@ -13,7 +13,7 @@ from producer.messages import BATCH_BYTES_MAX, DIMENSIONS, Answer, BatchReply, F
 from producer.protocol import batches
 from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack
 
-_REPLY = Fields(
+REPLY = Fields(
     id=(str, REQUIRED),
     vector=(bytes, REQUIRED),
     confidence=(float, REQUIRED),
@@ -30,7 +30,7 @@ _REPLY = Fields(
 )
 #: In the order in which they go out, between the vector and the timings.
 _PLAIN = ("confidence", "margin", "reasons", "served_by", "provisional", "shed", *batches.TEXTS)
-_FAILURE = Fields(
+FAILURE = Fields(
     id=(str, REQUIRED),
     code=(str, REQUIRED),
     message=(str, REQUIRED),
@@ -138,12 +138,12 @@ def decode_reply(payload: bytes) -> Answer | Failure:
     message = unpack(payload, BATCH_BYTES_MAX)
     status = message.get("status")
     if status == "failed":
-        return _build_failure(_FAILURE.values(message))
+        return _build_failure(FAILURE.values(message))
     if status != "answered":
         raise Undecodable(f"reply status is {shown(status)}, expected 'answered' or 'failed'")
     if "vectors" in message:
         return batches.decode(message)
-    values: list[Any] = list(_REPLY.values(message))
+    values: list[Any] = list(REPLY.values(message))
     values[1] = decode_vector(values[1])
     reasons = values[4] = tuple(values[4])
     if reasons and set(map(type, reasons)) != {str}:

@@ -40,12 +40,12 @@ from producer.windows import Windows
 #: Epoch milliseconds up to the year 5138; also keeps infinities out of sums.
 TIME_MS_MAX = 1e14
 _DTYPES: dict[str, np.dtype[Any]] = {"f4": np.dtype("<f4"), "f2": np.dtype("<f2")}
-_CONTEXT_BYTES = {name: math.prod(CONTEXT_SHAPE) * dtype.itemsize for name, dtype in _DTYPES.items()}
+CONTEXT_BYTES = {name: math.prod(CONTEXT_SHAPE) * dtype.itemsize for name, dtype in _DTYPES.items()}
 _SHAPE = list(CONTEXT_SHAPE)
 _ENDS = np.dtype("<u2")
 _OR_BATCH = f"or a batch of 1 to {BATCH_CONTEXTS_MAX} of them as [n, 5, 768]"
 
-_REQUEST = Fields(
+REQUEST = Fields(
     dtype=(str, REQUIRED),
     shape=(list, REQUIRED),
     context=(bytes, REQUIRED),
@@ -63,9 +63,11 @@ _REQUEST = Fields(
     provisional=(bool, False),
     traceparent=(str, ""),
 )
+#: Fields that few requests have.
+RARE = Fields(level=(str, DEFAULT_PRIORITY), ends=(bytes, b""))
 #: Text fields that are not names of one: on the wire, and of `Request`.
-_TEXTS = {name: name for name in ("lane", "encoder", "sequence", "domain", "traceparent")}
-_TEXTS["level"] = "priority"
+TEXTS = {name: name for name in ("lane", "encoder", "sequence", "domain", "traceparent")}
+TEXTS["level"] = "priority"
 #: Fields of every request.
 _REQUEST_FIELDS = 16
 _build_request = builder(Request)
@@ -162,8 +164,8 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
         UnsupportedVersion: A version other than `WIRE_VERSION`.
     """
     message = unpack(payload, BATCH_BYTES_MAX if batches else PAYLOAD_BYTES_MAX)
-    name, shape, data, *values = _REQUEST.values(message)
-    if shape == _SHAPE and len(data) == _CONTEXT_BYTES.get(name) and len(payload) <= PAYLOAD_BYTES_MAX:
+    name, shape, data, *values = REQUEST.values(message)
+    if shape == _SHAPE and len(data) == CONTEXT_BYTES.get(name) and len(payload) <= PAYLOAD_BYTES_MAX:
         context = np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data)
     elif batches:
         context = _batch_of(name, shape, data, message.get("ends"))
@@ -191,7 +193,7 @@ def _batch_of(name: str, shape: list[Any], data: bytes, ends: object) -> NDArray
         raise _misshapen(name, shape, data, _OR_BATCH)
     if ends is not None:
         return _windows_of(name, count, data, ends)
-    if len(data) != count * _CONTEXT_BYTES.get(name, -1):
+    if len(data) != count * CONTEXT_BYTES.get(name, -1):
         raise _misshapen(name, shape, data, _OR_BATCH)
     return np.ndarray((count, *CONTEXT_SHAPE), _DTYPES[name], data)
 
@@ -206,7 +208,7 @@ def _windows_of(name: str, count: int, data: bytes, stored: object) -> NDArray[n
     """The contexts (n, 5, 768) over vectors, each of which is there once."""
     if type(stored) is not bytes or len(stored) != count * _ENDS.itemsize:
         raise Undecodable(f"field 'ends' does not hold the {count * _ENDS.itemsize} bytes of {count} rows")
-    vector_bytes = _CONTEXT_BYTES.get(name, 0) // CONTEXT_VECTORS
+    vector_bytes = CONTEXT_BYTES.get(name, 0) // CONTEXT_VECTORS
     vectors, rest = divmod(len(data), vector_bytes) if vector_bytes else (0, 1)
     if rest or not CONTEXT_VECTORS <= vectors <= CONTEXT_VECTORS * count:
         raise Undecodable(
@@ -241,6 +243,6 @@ def _check_times(request: Request) -> None:
 
 
 def _check_lengths(request: Request) -> None:
-    for name, attribute in _TEXTS.items():
+    for name, attribute in TEXTS.items():
         if (length := len(getattr(request, attribute))) > TEXT_LENGTH_MAX:
             raise Undecodable(f"field {name!r} has {length} characters, the limit is {TEXT_LENGTH_MAX}")

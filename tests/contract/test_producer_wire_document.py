@@ -16,6 +16,7 @@ from echo import EchoWorker
 from producer import errors
 from producer.keys import Keys
 from producer.messages import LANES
+from producer.protocol.tables import tables
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "wire.md").read_text("utf-8")
@@ -27,6 +28,8 @@ url, option, *words = sys.argv[1:]
 assert option == "-x"
 print(*redis.Redis.from_url(url).execute_command(*words, sys.stdin.buffer.read()))
 """
+#: In the place of a default, of a field that must be there.
+NONE = "\N{EN DASH}"
 UNIT = struct.pack("<768f", 1.0, *[0.0] * 767)
 
 
@@ -93,3 +96,51 @@ def test_the_document_shows_the_sampling_vectors():
     for row in golden["vectors"]:
         one, five = ("yes" if row[f"sampled_at_{n}_percent"] else "no" for n in (1, 5))
         assert f"| `{row['key']}` | `{row['salt']}` | {row['hash']} | {one} | {five} |" in TEXT
+
+
+def documented(heading: str) -> dict[str, tuple[str, str]]:
+    """Type and default of each field in the first table behind a text; a row may name several fields."""
+    lines = TEXT[TEXT.index(heading) :].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| field |"))
+    found = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            return found
+        names, kind, default, _ = (cell.strip() for cell in line.strip("|").split(" | ", 3))
+        found |= dict.fromkeys(re.findall(r"`(\w+)`", names), (kind.removesuffix(" of text"), default))
+    return found
+
+
+def tabled(kind: str) -> dict[str, tuple[str, str]]:
+    """The same of the table that the code decodes by, in the words of the document."""
+    words = {"": "empty", "{}": "empty", "False": "false", "0.0": "0", "-1": "\N{MINUS SIGN}1"}
+    found = {}
+    for row in tables()["messages"][kind]:
+        default = NONE if row["required"] else str(row["default"])
+        named = row["type"] == "text" and default not in (NONE, "")
+        found[row["name"]] = row["type"], f"`{default}`" if named else words.get(default, default)
+    return found
+
+
+def test_the_tables_of_the_document_are_those_that_messages_are_decoded_by():
+    ends = documented("one more field says where the")
+    assert ends == {"ends": ("bin", "absent")}
+    request = tabled("request") | ends
+    assert documented("## Request") | ends == request
+    answered = documented("**`answered`**")
+    assert answered == tabled("answered")
+    assert documented("**`failed`**") == tabled("failed")
+    batch = documented("The answer has the fields of a [reply]")
+    gone = {"vector", "confidence", "margin", "reasons", "gain"}
+    kept = {name: row for name, row in answered.items() if name not in gone}
+    # One byte for each row, in place of the text of the answer to a single context.
+    assert kept | batch == tabled("answered_batch")
+    for row in tables()["messages"]["timings"]:
+        assert f"`{row['name']}`" in TEXT
+
+
+def test_the_document_gives_the_limits_of_the_table():
+    limits = tables()["limits"]
+    for name in ("message_bytes", "bytes_beside_bins", "list_items", "map_fields"):
+        assert re.search(rf"\b{limits[name]:,}\b", TEXT), name
+    assert f"{limits['batch_bytes'] // 2**20} MiB" in TEXT

@@ -1,0 +1,1 @@
+"""`amn wire`: what clients in other languages need."""

@@ -1,0 +1,65 @@
+"""`amn wire`: a saved message looked at as a worker does, and the table of all fields."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import click
+
+from ops import console
+from ops.commands import options
+from ops.errors import MessageRefused
+from producer.messages import BATCH_BYTES_MAX
+from producer.protocol.tables import tables
+from workers.settings import WorkerSettings
+
+
+@click.group(short_help="For clients in other languages: check a message, list all fields.")
+def wire() -> None:
+    """Help for whoever writes a client in another language, by docs/wire.md.
+
+    \b
+    Examples:
+      amn wire check request.msgpack
+      node client.mjs --print | amn wire check -
+      amn wire fields > fields.json
+    """
+
+
+@wire.command()
+@click.argument("file", metavar="FILE", type=click.File("rb"))
+@options.as_json
+def check(file: BinaryIO, as_json: bool) -> None:
+    """Say of one saved request what a worker would say, and what is wrong with each of its fields.
+
+    FILE holds the bytes of the message, as they go into the field `request` of the stream; `-` is standard
+    input. Its deadline is not looked at. Exit code 1 when a worker would refuse it.
+
+    \b
+    Example:
+      amn wire check request.msgpack --json
+    """
+    from ops.commands.wire.check import check as checked
+
+    found = checked(file.read(BATCH_BYTES_MAX + 1), WorkerSettings(kind="amn"))
+    failure = found.failure
+    if as_json:
+        verdict = {"code": failure.code, "message": failure.message, "told": found.told} if failure else None
+        console.say_json({"refused": verdict, "fields": [one._asdict() for one in found.fields]})
+    else:
+        rows = ((one.name, one.type, one.value, one.problem or one.note) for one in found.fields)
+        console.out().print(console.DataTable("field", "type", "value", "").filled(rows))
+    if failure is not None:
+        whom = "its client is told" if found.told else "nobody is told: there is no valid reply_to to read"
+        raise MessageRefused(f"a worker refuses it as {failure.code}: {failure.message}; {whom}")
+
+
+@wire.command()
+def fields() -> None:
+    """Print the fields of every message, with types, defaults and ranges, as JSON.
+
+    \b
+    Example:
+      amn wire fields | python3 -m json.tool
+    """
+    console.say_json(tables(), indent=2)
