@@ -50,17 +50,23 @@ def read(client: redis.Redis, keys: Keys, now_ms: int, *, jobs: bool) -> BesideF
     judged = cast("bytes | None", client.hget(keys.drift_prefix + "judge", "evaluated_at_ms"))
     looked = cast("bytes | None", client.get(_looked_key(keys)))
     members = cast("set[bytes]", client.smembers(_JOBS_WORKERS)) if jobs else set()
-    noted = [json.loads(text) for text in cast("list[bytes]", client.lrange(keys.failures, 0, -1))]
+    noted = [_crash(text, now_ms) for text in cast("list[bytes]", client.lrange(keys.failures, 0, -1))]
     return BesideFacts(
         judged_ms_ago=_ago(judged, now_ms),
         looked_ms_ago=_ago(looked, now_ms),
         jobs_workers=sum(bool(client.exists(name)) for name in members),
         jobs_waiting=cast(Any, client.llen(_JOBS)) if jobs else 0,
-        failures=tuple(
-            Crash(ms_ago=max(now_ms - one["at_ms"], 0), **{n: one[n] for n in ("kind", "host", "text")})
-            for one in noted
-        ),
+        failures=tuple(one for one in noted if one is not None),
     )
+
+
+def _crash(stored: bytes, now_ms: int) -> Crash | None:
+    try:
+        one = json.loads(stored)
+        texts = {name: str(one[name]) for name in ("kind", "host", "text")}
+        return Crash(ms_ago=max(now_ms - int(one["at_ms"]), 0), **texts)
+    except (ValueError, TypeError, KeyError):  # no record of ours
+        return None
 
 
 def alive(settings: ProducerSettings, name: str) -> str:

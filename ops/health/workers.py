@@ -95,7 +95,7 @@ def read(
         stored = {_text(name): _text(value) for name, value in raw.items()}
         # Empty when it expired just now. One that has longer to live than it was given is from before the
         # server's clock went back: who lives says so again each second.
-        ghost = 0 < 3 * int(stored.get("lease_ms", 0)) < left_ms
+        ghost = 0 < 3 * _whole(stored, "lease_ms", 0) < left_ms
         if stored and not ghost:
             found.append(_worker(name, stored, now_ms))
     return sorted(found, key=lambda worker: (worker.kind, worker.name))
@@ -118,16 +118,23 @@ def _text(stored: bytes) -> str:
     return stored.decode("utf-8", "replace")
 
 
+def _whole(stored: Mapping[str, str], name: str, other: int) -> int:
+    try:
+        return int(stored.get(name, other))
+    except ValueError:
+        return other
+
+
 def _worker(name: str, stored: Mapping[str, str], now_ms: float) -> WorkerFacts:
-    values: dict[str, Any] = {
-        one.name: _READ.get(str(one.type), str)(stored[one.name])
-        for one in fields(WorkerFacts)
-        if one.name in stored
-    }
-    seen_at_ms = int(stored.get("seen_at_ms", 0))
+    values: dict[str, Any] = {}
+    for one in fields(WorkerFacts):
+        if one.name in stored:
+            with contextlib.suppress(ValueError):  # a later version wrote it
+                values[one.name] = _READ.get(str(one.type), str)(stored[one.name])
+    seen_at_ms = _whole(stored, "seen_at_ms", 0)
     values["name"] = name
     values["seen_ms_ago"] = int(max(now_ms - seen_at_ms, 0))
-    values["stuck_ms"] = seen_at_ms - int(stored.get("progress_at_ms", seen_at_ms))
+    values["stuck_ms"] = seen_at_ms - _whole(stored, "progress_at_ms", seen_at_ms)
     return WorkerFacts(**values)
 
 

@@ -33,7 +33,7 @@ from producer.stages import StageHistogram
 
 _T = TypeVar("_T")
 #: What changes slowly, or takes many commands, is read again after this.
-_BOOKS_S, _JOBS_S, _EXEMPLARS_S = 5.0, 5.0, 60.0
+_BOOKS_S, _JOBS_S, _EXEMPLARS_S, _LETTERS_S = 5.0, 5.0, 60.0, 60.0
 _JOBS_MAX, _EXEMPLARS_MAX, _EXEMPLARS_READ_MAX = 10, 10, 500
 #: Times of the stages are of so long; the server keeps them by the minute.
 _TIMES_S = 60.0
@@ -105,7 +105,9 @@ class Looker:
         with_jobs = jobs_possible(self._settings.url)
         found = beside.read(client, keys, now_ms, jobs=with_jobs)
         counters, size = read_counters(client, keys), letters.count(client, keys)
-        newest = self._once("letters", (size, counters.get("dead")), lambda: letters.newest(client, keys))
+        newest = self._once(
+            "letters", (size, counters.get("dead")), lambda: letters.newest(client, keys), _LETTERS_S
+        )
         facts = Facts(
             url=masked(self._settings.url),
             queue=keys.queue,

@@ -103,6 +103,24 @@ def test_a_server_that_takes_nothing_is_told_and_no_worker_is_blamed(
     assert verdict["sentence"].startswith(words)
 
 
+def test_what_strangers_wrote_is_shown_as_text_or_left_out(real_rig: Rig) -> None:
+    script, admin = "<script>alert(1)</script>", real_rig.admin
+    show_worker(admin, "amn-1", {"kind": "amn", "pid": "x", "seen_at_ms": "y", "lease_ms": "1.5"})
+    show_worker(admin, script, {"kind": script, "model": script, "host": script})
+    admin.rpush(
+        KEYS.failures, "no JSON", "[]", json.dumps({"kind": script, "host": 7, "text": script, "at_ms": 1})
+    )
+    admin.xadd(KEYS.dead, {"reason": script, "message": script, "source": script})
+    with dashboard(real_rig.url) as (client, _):
+        found = client.get("/api/snapshot")
+    assert found.headers["content-type"] == "application/json"
+    assert found.headers["x-content-type-options"] == "nosniff"
+    snapshot = found.json()
+    assert {one["name"] for one in snapshot["workers"]} == {"amn-1", script}
+    assert snapshot["dead"]["newest"][0]["message"] == script
+    assert f"{script} on 7" in str(snapshot["findings"])
+
+
 def test_with_a_token_only_those_who_know_it_see_anything(real_server: Any) -> None:
     with dashboard(real_server.url, token=TOKEN) as (client, process):
         assert client.get("/healthz").status_code == 200
