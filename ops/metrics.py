@@ -40,6 +40,8 @@ from producer.transport.connection import connect, driver_errors
 LabelValues = tuple[str, ...]
 #: Limit for one family: a hash that somebody filled with names must not fill Prometheus.
 LABELS_MAX = 100
+#: A scrape that has not come within so long never will.
+_READ_S_MAX = 10.0
 #: Processes that leave a note when they end with an error (workers/pool/failures.py).
 _NOTED = (*KINDS, "judge", "sender", "jobs worker")
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
@@ -271,5 +273,8 @@ def serve(
 ) -> tuple[WSGIServer, threading.Thread]:
     """Starts answering scrapes, with a token to those who bear it; `shutdown` ends it."""
     server, thread = start_http_server(port, host, CollectorRegistry())  # empty until the guard stands
+    handler = cast(Any, server.RequestHandlerClass)
+    # Each connection has a thread: one that asks for nothing gives it back.
+    server.RequestHandlerClass = type("TimedHandler", (handler,), {"timeout": _READ_S_MAX})
     server.set_app(_Pages(settings, token))
     return server, thread

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,6 +18,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rig import show_worker
 
+from ops import metrics
 from ops.alerts import AlertSettings, apply
 from ops.commands.metrics import metrics as command
 from ops.errors import ServerFailed
@@ -330,3 +332,16 @@ def test_a_backlog_that_nobody_can_read_is_an_error_and_no_number() -> None:
         thread.join()
     assert status == 503
     assert list(json.loads(text)) == ["error"]
+
+
+def test_a_connection_that_asks_for_nothing_is_ended(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_READ_S_MAX", 0.2)
+    answering, thread = serve(ProducerSettings(url=server.url), "127.0.0.1", 0)
+    try:
+        with socket.create_connection(("127.0.0.1", answering.server_port), timeout=10) as silent:
+            silent.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+            assert silent.recv(1) == b""
+    finally:
+        answering.shutdown()
+        answering.server_close()
+        thread.join()
