@@ -8,6 +8,7 @@ import secrets
 import struct
 import subprocess
 import sys
+from hashlib import blake2b
 from pathlib import Path
 
 import msgpack
@@ -17,6 +18,7 @@ from producer import errors
 from producer.keys import Keys
 from producer.messages import LANES
 from producer.protocol.tables import tables
+from producer.sampling import sampled
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "wire.md").read_text("utf-8")
@@ -69,16 +71,19 @@ def test_a_client_written_from_the_document_alone_gets_its_answer(server):
 
 
 def test_the_example_for_the_command_line_works(real_server, tmp_path):
-    message = request() | {"id": "my-id-1", "reply_to": "me"}
+    message = request() | {"id": "my-id-1", "reply_to": "team-a.me"}
     (tmp_path / "request.bin").write_bytes(msgpack.packb(message))
     # The shell reads the example as it stands; what redis-cli would send is sent by its stand-in.
-    example = re.search(r"    q='amn.*\n    redis-cli -x EVAL.*\\\n.*\\\n.*request\.bin", TEXT).group()
+    loaded = re.search(r"redis-cli -x SCRIPT LOAD < \S+\.lua", TEXT).group()
+    example = re.search(r"    q='amn.*\n    redis-cli -x EVALSHA.*\\\n.*\\\n.*request\.bin", TEXT).group()
     stand_in = f"redis-cli() {{ '{sys.executable}' -c '{REDIS_CLI}' '{real_server.url}' \"$@\"; }}\n"
-    script = stand_in + example.replace("request.bin", str(tmp_path / "request.bin"))
+    script = f"{stand_in}{loaded} > /dev/null\n" + example.replace(
+        "request.bin", str(tmp_path / "request.bin")
+    )
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "1", done
     with EchoWorker(real_server.url):
-        assert real_server.admin.xread({"amn:{main}:replies:me": 0}, block=5000)
+        assert real_server.admin.xread({"amn:{main}:replies:team-a.me": 0}, block=5000)
 
 
 def test_the_document_names_every_code_lane_and_key():
@@ -89,6 +94,14 @@ def test_the_document_names_every_code_lane_and_key():
     keys = Keys("main")
     for name in (*keys.places, keys.shadow, keys.dead, keys.stats, keys.standing):
         assert f"`{name}`" in TEXT, name
+
+
+def test_a_client_may_choose_its_truths_by_bytes_alone():
+    threshold = bytes.fromhex(re.search(r"`?sampled = hash < threshold.*: ((\w\w ){7})at 5 %", TEXT).group(1))
+    for n in range(2000):
+        digest = blake2b(f"doc#{n}".encode(), digest_size=7, key=b"amn").digest()
+        assert (digest < threshold) == sampled(f"doc#{n}", 0.05)
+    assert threshold == int(0.05 * 2**56).to_bytes(7)
 
 
 def test_the_document_shows_the_sampling_vectors():

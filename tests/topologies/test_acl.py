@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 import redis
@@ -126,6 +129,80 @@ def sample(n: int) -> tuple[Any, list[Options]]:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     contexts = [vectors[i : i + 5] for i in range(n)]
     return contexts, [Options(sequence="document", position=i + 4, normalize=True) for i in range(n)]
+
+
+def test_a_client_written_from_the_document_needs_no_more_than_a_producer_s_rights(
+    guarded: Guarded, denials: Callable[[], list[str]], contexts: Callable[..., Any]
+) -> None:
+    """Every command of docs/wire.md, by hand; a name of another team is noticed by one read before."""
+    replies, reply_to = KEYS.replies("team-a.0123456789abcdef"), "team-a.0123456789abcdef"
+    script = (ROOT / "producer" / "lua" / "submit.lua").read_bytes()
+    message = {"version": 1, "id": "raw-1", "reply_to": reply_to, "dtype": "f4", "shape": [5, 768]}
+    message |= {"context": contexts(1)[0].tobytes(), "encoder": "all-mpnet-base-v2/mean/l2"}
+
+    def submit(client: redis.Redis, name: str, **changes: Any) -> Any:
+        keys = (*KEYS.levels, *KEYS.counters[:3], KEYS.stats)
+        words = (*keys, 100000, 2147483648, 60000, KEYS.seen_prefix, "any-text", name, 2, "-")
+        sha1 = hashlib.sha1(script, usedforsecurity=False).hexdigest()
+        payload = msgpack.packb(message | {"id": name} | changes)
+        return client.execute_command("EVALSHA", sha1, len(keys), *words, payload)
+
+    with guarded.client("admin") as admin:
+        admin.script_flush()
+    with guarded.client("team-a") as client:
+        client.execute_command("TIME")
+        assert not client.xread({replies: "0-0"}, block=1)
+        with pytest.raises(redis.exceptions.NoScriptError):
+            submit(client, "raw-0")
+        with Service(guarded.settings("worker")):
+            wait_until(lambda: _sent(lambda: submit(client, "raw-1")), "a worker that loads the script")
+            assert submit(client, "raw-2", tokens=1.5) == [1]
+            found: dict[str, Any] = {}
+            while len(found) < 2:
+                for _, rows in client.xread({replies: "0-0"}, count=512, block=5000):
+                    for entry_id, fields in rows:
+                        reply = msgpack.unpackb(fields[b"reply"])
+                        found[reply["id"]] = reply
+                        client.xdel(replies, entry_id)
+        assert found["raw-1"]["status"] == "answered"
+        assert (found["raw-2"]["code"], found["raw-2"]["status"]) == ("undecodable", "failed")
+        client.hgetall(KEYS.standing)
+        truth = {"kind": "truth", "key": "raw-1", "vector": found["raw-1"]["vector"]}
+        client.xadd(KEYS.truths, truth, maxlen=20000)
+        client.delete(replies)
+        assert denials() == []
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.xread({KEYS.replies("me"): "0-0"}, block=1)
+
+
+def _sent(submit: Callable[[], Any]) -> bool:
+    try:
+        return bool(submit() == [1])
+    except redis.exceptions.NoScriptError:
+        return False
+
+
+def test_the_document_names_the_rights_of_a_producer(guarded: Guarded) -> None:
+    """Each command in the table of docs/wire.md is allowed on its key, and no EVAL, SCRIPT LOAD or XRANGE."""
+    text = (ROOT / "docs" / "wire.md").read_text("utf-8").partition("## Connecting")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    tried = []
+    with guarded.client("admin") as admin:
+
+        def may(*words: str) -> bool:
+            return bool(admin.execute_command("ACL", "DRYRUN", "team-a", *words) == b"OK")
+
+        for _, commands, *on in rows:
+            key = re.sub(r"\*$", "x", "".join(re.findall(r"`(amn:\S+)`", on[0])[:1])) if on else ""
+            for command in re.findall(r"`([A-Z]+)`", commands):
+                words = {"XREAD": ["STREAMS", key, "0"], "XADD": [key, "*", "a", "b"], "SELECT": ["0"]}
+                words |= {"XDEL": [key, "1-1"], "PEXPIRE": [key, "1"], "EVALSHA": ["0" * 40, "0"]}
+                assert may(command, *words.get(command, [key] if key else [])), (command, key)
+                tried.append(command)
+        for refused in (["EVAL", "return 1", "0"], ["SCRIPT", "LOAD", "return 1"], ["SCAN", "0"]):
+            assert not may(*refused)
+        assert not may("XRANGE", KEYS.replies("team-a.x"), "-", "+")
+    assert {"EVALSHA", "XREAD", "XDEL", "DEL", "HGETALL", "TIME"} <= set(tried)
 
 
 def test_a_producer_with_the_least_rights_is_told_what_the_server_lost(
