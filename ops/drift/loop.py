@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import redis
 import structlog
@@ -15,14 +16,14 @@ from ops.drift.memory import BLOCKS_KEPT, Memory
 from ops.drift.rules.baselines import rebaseline
 from ops.drift.rules.drift import evaluate_drift
 from ops.drift.rules.health import canary, monitor_health
-from ops.drift.service.history import last_minute, row_of
-from ops.drift.service.live import read_service
+from ops.drift.service.history import commands, last_minute, row_of
+from ops.drift.service.live import Service, read_service
 from ops.drift.service.objectives import objectives
 from ops.drift.service.table import evaluate_conditions
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation
 from ops.findings import Finding
-from ops.leader import Leadership
+from ops.leader import Leadership, leader_key, write
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.transport.connection import driver_errors
@@ -62,14 +63,9 @@ def evaluate(
     findings += objectives(service, open_block, settings)
     findings += evaluate_conditions(service)
     findings.append(monitor_health(found.state, traffic, service, settings))
-    model = traffic.main_model()
-    return replace(
-        found,
-        findings=findings,
-        audit=[*audit, *found.audit],
-        counters=service.counters,
-        minute=row_of(service, last_minute(client, keys, now_ms), traffic.day_values(model) if model else {}),
-    )
+    row = partial(_row, client, keys, service, traffic)
+    audits = [*audit, *found.audit]
+    return replace(found, findings=findings, audit=audits, counters=service.counters, minute=row)
 
 
 class Judge:
@@ -122,6 +118,11 @@ class Judge:
         self._evaluated_at_ms = clock_ms
         return found
 
+    def keep_minute(self, found: Evaluation) -> None:
+        """Adds a row to the history. That is done when the alerts are told, so that no page waits for it."""
+        row = found.minute()
+        write(self._client, leader_key(self._keys), self._fence, commands(self._keys, row))
+
     def resign(self) -> None:
         """Lets another judge lead at once. Idempotent."""
         self._leadership.resign()
@@ -133,8 +134,9 @@ class Judge:
             try:
                 with driver_errors(self._url):
                     found = self.turn()
-                if found is not None:
-                    _log(found)
+                    if found is not None:
+                        _log(found)
+                        self.keep_minute(found)
                 down = False
             except ServerError as error:
                 if not down:
@@ -147,6 +149,13 @@ class Judge:
                 self.resign()
         except ServerError:
             pass  # the lease runs out by itself
+
+
+def _row(client: redis.Redis, keys: Keys, service: Service, traffic: Traffic) -> dict[str, float | None]:
+    """The row of this minute for the history: the service, and the sampled traffic of the last day."""
+    model = traffic.main_model()
+    quality = traffic.day_values(model) if model else {}
+    return row_of(service, last_minute(client, keys, service.now_ms), quality)
 
 
 def _log(found: Evaluation) -> None:

@@ -30,7 +30,6 @@ import structlog
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
 from ops.drift.measures.blocks import Block, block_of
 from ops.drift.measures.stored import dumps
-from ops.drift.service import history
 from ops.drift.state import Evaluation, JudgeState, Order
 from ops.findings import Finding
 from ops.leader import Command, leader_key, write
@@ -182,7 +181,6 @@ class Memory:
             *(("LPUSH", audit, dumps(entry)) for entry in found.audit),
             ("LTRIM", audit, 0, _AUDIT_MAX - 1),
             ("EXPIRE", audit, _JUDGE_TTL_S),
-            *(history.commands(self._keys, found.minute) if found.minute else ()),
         ]
         for number, block in blocks.items():
             commands.append(("SET", f"{self._prefix}block:{number}", dumps(block), "EX", _BLOCK_TTL_S))

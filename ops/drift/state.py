@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -124,7 +124,7 @@ class Evaluation:
         comparisons: Each series against its reference, by model and lane.
         audit: Baselines that were declared or taken just now, oldest first.
         counters: The queue's counters now.
-        minute: The row of the history (ops/drift/service/history.py); empty to keep none.
+        minute: Reads and makes the row of the history (ops/drift/service/history.py).
     """
 
     now_ms: int
@@ -134,4 +134,4 @@ class Evaluation:
     comparisons: Mapping[tuple[str, str], Comparison] = field(default_factory=dict)
     audit: Sequence[Mapping[str, Any]] = ()
     counters: Mapping[str, int] = field(default_factory=dict)
-    minute: Mapping[str, float | None] = field(default_factory=dict)
+    minute: Callable[[], Mapping[str, float | None]] = dict

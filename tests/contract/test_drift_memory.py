@@ -15,6 +15,7 @@ from ops.drift import memory
 from ops.drift.loop import Judge, evaluate
 from ops.drift.measures.stored import dumps
 from ops.drift.memory import Memory
+from ops.drift.service import history
 from ops.drift.settings import JudgeSettings
 from ops.drift.state import Evaluation, JudgeState, ModelState, Order
 from ops.leader import leader_key, write
@@ -71,7 +72,10 @@ def test_a_judge_learns_a_baseline_and_stores_what_it_needs_after_a_restart(serv
 
 
 def test_every_key_of_the_judge_expires(server: Any) -> None:
-    Judge(server.admin, KEYS, SETTINGS).turn(a_day(server))
+    judge = Judge(server.admin, KEYS, SETTINGS)
+    found = judge.turn(a_day(server))
+    assert found is not None
+    judge.keep_minute(found)
     Memory(server.admin, KEYS).order(Order(model=MODEL, hours=1, who="me", why="new encoder", at_ms=1))
     keys = [k for k in server.admin.keys("amn:{main}:drift:*") if b"minute" not in k]
     assert {k.decode().split(":")[3] for k in keys} == {
@@ -88,7 +92,12 @@ def test_two_judges_take_turns_and_only_the_leader_writes(server: Any) -> None:
     assert first.turn(now_ms + 59_000) is None  # its minute is not over
     assert first.turn(now_ms + 61_000) is not None
     server.admin.delete(leader_key(KEYS))  # the first one is stopped for longer than its lease
-    assert second.turn(now_ms + 122_000) is not None
+    found = second.turn(now_ms + 122_000)
+    assert found is not None
+    first.keep_minute(found)  # it does not know yet that it was replaced
+    assert history.read(server.admin, KEYS) == []
+    second.keep_minute(found)
+    assert [row["at_ms"] for row in history.read(server.admin, KEYS)] == [found.now_ms]
     assert first.turn(now_ms + 183_000) is None
 
 
