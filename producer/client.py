@@ -76,7 +76,8 @@ class Producer(Core[Handle, BatchHandle]):
             ServerUnavailable, ServerOutOfMemory, AuthenticationFailed: See `producer.errors`. The
                 server may have got the request; the same `request_id` again is safe.
         """
-        [handle] = run(self._submitting([context], options_of(options, fields), block))
+        given = options_of(options, fields) if fields else options or DEFAULT_OPTIONS
+        [handle] = run(self._submitting([context], given, block))
         return cast(Handle, handle)
 
     def submit_many(

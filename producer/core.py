@@ -117,10 +117,9 @@ class Core(Generic[H, B]):
         verbs = []
         for channel, (part, indices) in zip(channels, parts.items(), strict=True):
             own: Any = options if isinstance(options, Options) else [options[i] for i in indices]
-            chosen, prepared = [contexts[i] for i in indices], prepare_batches if batched else prepare_all
+            chosen, made = [contexts[i] for i in indices], prepare_batches if batched else prepare_all
             traces = () if spans is None else [spans.traceparents[i] for i in indices]
-            now_ms = channel.clock.now_ms()
-            outgoing = prepared(chosen, own, channel.client_id, channel.settings, now_ms, traces)
+            outgoing = made(chosen, own, channel.client_id, channel.settings, channel.clock.now_ms(), traces)
             maker = make_handle if spans is None else spans.noted(outgoing, indices, make_handle)
             if spread is not None:
                 spread.note([item.id for item in outgoing], part)

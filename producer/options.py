@@ -107,9 +107,8 @@ def options_of(options: Options | None, fields: Mapping[str, Any]) -> Options:
     if not fields:
         return DEFAULT_OPTIONS if options is None else options
     if options is not None:
-        raise InvalidRequest(
-            f"options, and {', '.join(fields)} too; put all into the one Options, or name all fields"
-        )
+        names = ", ".join(fields)
+        raise InvalidRequest(f"options, and {names} too; put all into the one Options, or name all fields")
     return Options(**fields)
 
 

@@ -96,15 +96,25 @@ class RequestEncoder:
         names = "sequence", "position", "domain", "provisional"
         self._named, self._rare = _pairs({name: getattr(shared, name) for name in names}), _pairs(rare)
         self._tail = self._tail_of(shared.traceparent)
+        self._shape: tuple[int, ...] | None = None  # the context's own
 
     def _tail_of(self, traceparent: str) -> bytes:
         return self._named + _pairs({"traceparent": traceparent}) + self._rare
 
     def traced(self, traceparent: str) -> RequestEncoder:
         """One for requests of another trace."""
-        other = object.__new__(RequestEncoder)
-        other.__dict__ = {**self.__dict__, "_tail": self._tail_of(traceparent)}  # faster than the module copy
-        return other
+        return self._with(_tail=self._tail_of(traceparent))
+
+    def windowed(self, windows: Windows) -> RequestEncoder:
+        """One for the vectors of these windows: a batch of contexts that share them."""
+        ends = _pairs({"ends": windows.ends.astype(_ENDS).tobytes()})
+        head, shape = self._head_of(self._count + 1), (len(windows), *CONTEXT_SHAPE)
+        return self._with(_head=head, _shape=shape, _tail=self._tail + ends)
+
+    def _with(self, **other: Any) -> RequestEncoder:
+        found = object.__new__(RequestEncoder)
+        found.__dict__ = {**self.__dict__, **other}  # faster than the module copy
+        return found
 
     @staticmethod
     def _head_of(count: int) -> bytes:
@@ -114,29 +124,11 @@ class RequestEncoder:
         self, request_id: str, context: NDArray[np.floating], submitted_at_ms: float, expires_at_ms: float
     ) -> bytes:
         """One request; the arguments are fields of `Request`."""
-        return b"".join(self._parts(request_id, context, context.shape, (submitted_at_ms, expires_at_ms)))
-
-    def encode_windows(
-        self, request_id: str, windows: Windows, submitted_at_ms: float, expires_at_ms: float
-    ) -> bytes:
-        """One batch of contexts that share their vectors."""
-        shape, times_ms = (len(windows), *CONTEXT_SHAPE), (submitted_at_ms, expires_at_ms)
-        _, *parts = self._parts(request_id, windows.vectors, shape, times_ms)
-        ends = _pairs({"ends": windows.ends.astype(_ENDS).tobytes()})
-        return b"".join((self._head_of(self._count + 1), *parts, ends))
-
-    def _parts(
-        self,
-        request_id: str,
-        context: NDArray[np.floating],
-        shape: tuple[int, ...],
-        times_ms: tuple[float, float],
-    ) -> tuple[bytes | memoryview, ...]:
         name = "f2" if context.dtype == np.float16 else "f4"
-        times = pack(dict(zip(("submitted_at_ms", "expires_at_ms"), times_ms, strict=True)))[1:]
+        times = pack({"submitted_at_ms": submitted_at_ms, "expires_at_ms": expires_at_ms})[1:]
         data = np.ascontiguousarray(context, dtype=_DTYPES[name]).data
-        form, this = _form(name, shape, data.nbytes), pack({"id": request_id})[1:]
-        return self._head, this, self._reply_to, form, data, self._kind, times, self._tail
+        form, this = _form(name, self._shape or context.shape, data.nbytes), pack({"id": request_id})[1:]
+        return b"".join((self._head, this, self._reply_to, form, data, self._kind, times, self._tail))
 
 
 @lru_cache(maxsize=64)

@@ -21,6 +21,7 @@ from producer.sampling import sample_key
 from producer.settings import ProducerSettings
 from producer.windows import Windows
 
+_Encoded = tuple[Options, wire.RequestEncoder]
 _NO_CONTEXT = np.empty((0, 0), np.float32)
 
 
@@ -82,14 +83,10 @@ def prepare_all(
         traceparents: None, or one for each, in place of that of its options.
     """
     at_ms = time.time() * 1000 if at_ms is None else at_ms
-    each: Iterable[tuple[Options, wire.RequestEncoder]]
-    if isinstance(options, Options):
-        each = repeat((options, _encoder(options, client, settings.encoder)))
+    if isinstance(options, Options) and not traceparents:
+        each: Iterable[_Encoded] = repeat((options, _encoder(options, client, settings.encoder)))
     else:
-        each = ((one, _encoder(one, client, settings.encoder)) for one in options)
-    if traceparents:
-        pairs = zip(each, traceparents, strict=False)
-        each = ((one, encoder.traced(trace)) for (one, encoder), trace in pairs)
+        each = _each(options, client, settings.encoder, traceparents)
     with np.errstate(all="ignore"):
         return [
             _outgoing(checked_quietly(context, normalize=one.normalize), one, encoder, settings, at_ms)
@@ -107,16 +104,19 @@ def prepare_batch(
 ) -> Outgoing:
     """Checks and encodes a batch: one request of many contexts, shape (n, 5, 768), or `Windows`."""
     limit, normalize = settings.batch_contexts_max, options.normalize
-    array: NDArray[np.floating] | Windows
+    encoder = _encoder(options, client, settings.encoder)
+    if traceparent:
+        encoder = encoder.traced(traceparent)
     if isinstance(contexts, Windows):
-        array = checked_windows(contexts, normalize=normalize, limit=limit)
+        windows = checked_windows(contexts, normalize=normalize, limit=limit)
+        array, count, encoder = windows.vectors, len(windows), encoder.windowed(windows)
     else:
         array = checked_contexts(contexts, normalize=normalize, limit=limit)
-    if len(array) > 1 and (options.sequence or options.position >= 0):
+        count = len(array)
+    if count > 1 and (options.sequence or options.position >= 0):
         raise InvalidRequest("sequence and position name one context; leave them out of a batch of several")
     at_ms = time.time() * 1000 if at_ms is None else at_ms
-    encoder = _encoder(options, client, settings.encoder)
-    return _outgoing(array, options, encoder.traced(traceparent) if traceparent else encoder, settings, at_ms)
+    return _outgoing(array, options, encoder, settings, at_ms, count)
 
 
 def prepare_batches(
@@ -127,24 +127,33 @@ def prepare_batches(
     return [prepare_batch(batch, one, *arguments) for batch, one in zip(contexts, each, strict=False)]
 
 
+def _each(
+    options: Options | Iterable[Options], client: str, encoder: str, traceparents: Iterable[str]
+) -> Iterable[_Encoded]:
+    """Options and encoder of each request, with its trace context where there are some."""
+    every = repeat(options) if isinstance(options, Options) else options
+    each = ((one, _encoder(one, client, encoder)) for one in every)
+    if not traceparents:
+        return each
+    return ((one, of.traced(trace)) for (one, of), trace in zip(each, traceparents, strict=False))
+
+
 def _outgoing(
-    array: NDArray[np.floating] | Windows,
+    array: NDArray[np.floating],
     options: Options,
     encoder: wire.RequestEncoder,
     settings: ProducerSettings,
     at_ms: float,
+    contexts: int = 0,
 ) -> Outgoing:
-    """The request of one context (5, 768), or of a batch: (n, 5, 768) or windows."""
+    """The request of one context (5, 768), or of a batch of `contexts`, from the bytes of this array."""
     if options.lane not in settings.lanes:
         raise unknown_lane(options.lane, settings.lanes)
-    batched, named = isinstance(array, Windows) or array.ndim == 3, bool(options.request_id)
+    batched, named = contexts > 0, bool(options.request_id)
     request_id = options.request_id or secrets.token_urlsafe(16)
     deadline_ms = options.deadline_ms or 0.0
     expires_at_ms = at_ms + deadline_ms if deadline_ms else 0.0
-    if isinstance(array, Windows):
-        payload = encoder.encode_windows(request_id, array, at_ms, expires_at_ms)
-    else:
-        payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
+    payload = encoder.encode(request_id, array, at_ms, expires_at_ms)
     bytes_max = BATCH_BYTES_MAX if batched else PAYLOAD_BYTES_MAX
     if len(payload) > bytes_max:
         raise PayloadTooLarge(
@@ -153,8 +162,8 @@ def _outgoing(
         )
     key = sample_key(request_id, options.sequence, options.position) if options.sequence else request_id
     level, call = 1 + PRIORITIES.index(options.priority), new_id()[:11] if named else "-"
-    sent, contexts = (request_id, level, call, payload), len(array) if batched else 1
-    return Outgoing(*sent, key, deadline_ms, options.provisional, named, contexts, batched, at_ms)
+    sent = request_id, level, call, payload
+    return Outgoing(*sent, key, deadline_ms, options.provisional, named, contexts or 1, batched, at_ms)
 
 
 @lru_cache(maxsize=16)
