@@ -8,11 +8,12 @@ one, and holds how many they are; `sum` in its place holds their sum in microsec
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 #: The consecutive stages of a worker, and the whole way from the submit to the end of the last of them.
 STAGES = ("queue", "batch", "model", "gate", "finish")
@@ -33,8 +34,6 @@ _CUT_OFF_MS = 0.5
 _US_MIN, _US_MAX = -1_000, 3_600_000_000
 SUM = "sum"
 _BOUNDS = np.array(BOUNDS_US)
-#: Up to here, NumPy's calls cost more than they save.
-_FEW = 8
 
 
 class StageLabels(NamedTuple):
@@ -117,7 +116,7 @@ class StageHistogram:
 
 
 class StageCounts:
-    """The counts of one process: one thread adds to them, and another may take their growth."""
+    """The counts of one process: one thread at a time adds to them, and another may take their growth."""
 
     def __init__(self) -> None:
         self._rows: dict[StageLabels, list[int]] = {}
@@ -150,24 +149,17 @@ class StageCounts:
         ]
 
 
-def add(row: list[int], us: float, times: int = 1) -> None:
+def add(row: list[int], us: float) -> None:
     """Adds a time, microseconds, to a row of counts."""
-    whole = int(us)
-    if not _US_MIN <= whole <= _US_MAX:
-        whole = min(max(whole, _US_MIN), _US_MAX)
-    row[bisect_left(BOUNDS_US, whole)] += times
-    row[BUCKETS] += whole * times
+    whole = min(max(int(us), _US_MIN), _US_MAX)
+    row[bisect_left(BOUNDS_US, whole)] += 1
+    row[BUCKETS] += whole
 
 
-def add_since(row: list[int], starts_ms: Sequence[float], end_ms: float) -> None:
-    """Adds the times from each of these moments to `end_ms` to a row of counts."""
-    if len(starts_ms) < _FEW:
-        for start_ms in starts_ms:
-            add(row, (end_ms - start_ms) * 1000)
-        return
-    whole = np.clip((end_ms - np.array(starts_ms)) * 1000, _US_MIN, _US_MAX).astype(np.int64)
-    counts = np.bincount(np.searchsorted(_BOUNDS, whole), minlength=BUCKETS).tolist()
-    for bucket, count in enumerate(counts):
+def add_all(row: list[int], us: NDArray[np.floating]) -> None:
+    """Adds times, microseconds, to a row of counts."""
+    whole = np.clip(us, _US_MIN, _US_MAX).astype(np.int64)
+    for bucket, count in enumerate(np.bincount(np.searchsorted(_BOUNDS, whole)).tolist()):
         row[bucket] += count
     row[BUCKETS] += int(whole.sum())
 

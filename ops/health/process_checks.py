@@ -9,7 +9,7 @@ from ops.health.report import FAILURE, OK, WARNING, Facts, Verdict
 from ops.health.server import ServerFacts
 from ops.health.workers import WorkerFacts
 from producer.messages import PRIORITIES
-from workers.engine.reads import READ_BYTES_MAX
+from workers.engine.sizes import READ_BYTES_MAX
 
 #: The server's clock is asked for once a second, and half of the way there and back is the doubt.
 CLOCK_MS_MAX = 1_000

@@ -255,7 +255,7 @@ def test_the_queues_limit_of_bytes_holds_for_batches(server: Any, contexts: Call
 def test_a_read_of_large_messages_is_bounded_in_bytes(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.engine.reads, "READ_BYTES_MAX", 300_000)
+    monkeypatch.setattr(workers.engine.sizes, "READ_BYTES_MAX", 300_000)
     for i in range(7):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))  # 123 KB each
     rig.put(*(f"r{i}" for i in range(40)))
@@ -275,7 +275,7 @@ def test_a_read_of_large_messages_is_bounded_in_bytes(
 def test_a_worker_that_starts_before_large_messages_reads_few(
     rig: Rig, contexts: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers.engine.reads, "READ_BYTES_MAX", 300_000)
+    monkeypatch.setattr(workers.engine.sizes, "READ_BYTES_MAX", 300_000)
     for i in range(7):
         rig.put_bytes(batch_request(f"b{i}", contexts(8)))
     assert len(rig.queue("w").lease()) == 2

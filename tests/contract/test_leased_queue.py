@@ -17,7 +17,8 @@ from workers.engine.entry import Outcome
 from workers.engine.keeper import Keeper
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch, assemble
-from workers.engine.queue import UNREAD_BYTES, load
+from workers.engine.queue import UNREAD_BYTES
+from workers.engine.reads import load
 
 
 def test_a_finished_entry_is_answered_counted_and_gone(rig: Rig) -> None:

@@ -27,7 +27,8 @@ from producer.transport.connection import script_text
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import assemble
 from workers.engine.outcomes import dead
-from workers.engine.queue import LeasedQueue, load
+from workers.engine.queue import LeasedQueue
+from workers.engine.reads import load
 from workers.settings import QueueSettings, WorkerSettings
 
 KEYS = Keys()

@@ -35,7 +35,7 @@ from producer.messages import PRIORITIES
 from producer.protocol import wire
 from producer.transport.connection import script_text
 from workers.engine.keeper import Keeper
-from workers.engine.queue import load
+from workers.engine.reads import load
 from workers.settings import QueueSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -360,7 +360,7 @@ def test_a_producer_cannot(what: str, guarded: Guarded) -> None:
 
 
 def test_a_worker_s_script_does_nothing_in_a_producer_s_hands(guarded: Guarded, workers: None) -> None:
-    from workers.engine.queue import load
+    from workers.engine.reads import load
 
     with guarded.client("team-a") as client, guarded.client("admin") as admin:
         for name, arguments in {

@@ -40,6 +40,10 @@ class Moments(NamedTuple):
     decided_s: float
 
 
+#: Of a worker that counts no times.
+NO_MOMENTS = Moments(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """The end of one leased entry.
@@ -69,4 +73,4 @@ class Outcome:
     reason: str = ""
     message: str = ""
     request: Request | None = None
-    moments: Moments | None = None
+    moments: Moments = NO_MOMENTS

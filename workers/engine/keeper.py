@@ -16,7 +16,7 @@ from producer.keys import GROUP
 from producer.transport.connection import driver_errors
 from workers.engine.loop import Loop
 from workers.engine.pace import Pace
-from workers.engine.queue import load
+from workers.engine.reads import load
 from workers.engine.stages import MINUTE_TTL_MS
 from workers.engine.watchdog import Watchdog
 from workers.side import SideThread
@@ -105,7 +105,7 @@ class Keeper(SideThread):
     def _tell_stages(self) -> None:
         """Adds the times of the stages since the last time to those of the queue, and of this minute."""
         loop = self._loop
-        if loop.stages is None or not (grown := loop.stages.counts.growth()):
+        if loop.stages is None or not (grown := loop.stages.growth()):
             return
         minute = int(loop.queue.clock.now_ms() // 60_000)
         words: list[Any] = [MINUTE_TTL_MS]

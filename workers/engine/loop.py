@@ -11,10 +11,10 @@ from typing import Protocol
 import structlog
 
 from producer.errors import ServerError
-from producer.transport.steps import Steps
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch, assemble, portion
 from workers.engine.outcomes import served_fast
+from workers.engine.patience import PAUSE_S, PAUSE_S_MAX, REFUSALS_MAX, Patience
 from workers.engine.queue import LeasedQueue
 from workers.engine.stages import StageTimes
 from workers.engine.suspects import HeldBack, bisected, suspects
@@ -23,9 +23,6 @@ from workers.errors import refused
 from workers.settings import WorkerSettings
 
 _LOG = structlog.get_logger("amn.worker")
-#: An answer that says no may be of a moment too; so often it is asked for again, for some seconds.
-_REFUSALS_MAX = 6
-_PAUSE_S, _PAUSE_S_MAX = 0.05, 2.0
 
 #: Turns entries into a micro-batch: entries, settings, epoch ms and monotonic seconds of the read.
 Assemble = Callable[[Sequence[Entry], WorkerSettings, float, float], MicroBatch]
@@ -44,13 +41,11 @@ class Loop:
 
     Attributes:
         finished: Entries ended since the start; for health checks.
-        given_up: Entries that the server would not let us end.
         progress: Moves with every step: a read, a micro-batch, a part of one, a try to end one. A
             server that is away is asked again and again, so that waiting for it is progress.
         suspecting: Whether it computes entries that may have ended a worker's process before.
         thread_id: Of the system; 0 before `run`.
-        stages: The times of the stages; None where nobody counts them.
-        traces: The spans of sampled requests; None where nobody takes them. They need `stages`.
+        stages: The times of the stages; None where nobody counts them. Traces need them.
     """
 
     def __init__(
@@ -61,13 +56,14 @@ class Loop:
         stages: StageTimes | None = None,
         traces: WorkerTraces | None = None,
     ) -> None:
-        self.queue, self.stages, self.traces = queue, stages, traces
-        self.finished = self.given_up = self.progress = self.thread_id = 0
+        self.queue, self.stages = queue, stages
+        self._hear = [one.ended for one in (stages, traces) if one is not None]
+        self.finished = self.progress = self.thread_id = 0
         self.suspecting = False
         self._hand: Sequence[Entry] = ()
         self._ending: Sequence[Entry] = ()
         self._between: Sequence[Entry] = ()
-        self._lost: ServerError | None = None
+        self._rejoins = False
         limits = queue.settings.queue
         self._held = HeldBack(limits.batch_max, limits.deliveries_max)
         self._handler = handler
@@ -75,7 +71,7 @@ class Loop:
         self._stopping = threading.Event()
         self._side = ThreadPoolExecutor(1, thread_name_prefix="amn-finish")
         self._finishing: Future[None] | None = None
-        self._away = False
+        self._patience = Patience(queue.name, self._stopping)
 
     def stop(self) -> None:
         """Asks the loop to end after the micro-batch at hand. Safe in a signal handler."""
@@ -85,6 +81,11 @@ class Loop:
     def stopping(self) -> bool:
         """True once `stop` was called."""
         return self._stopping.is_set()
+
+    @property
+    def given_up(self) -> int:
+        """Entries that the server would not let us end."""
+        return self._patience.given_up
 
     @property
     def busy(self) -> bool:
@@ -103,32 +104,34 @@ class Loop:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
         self.thread_id = threading.get_native_id()
         linger_s = self.queue.settings.queue.linger_ms / 1000
-        pause_s = _PAUSE_S
-        ready = False
+        pause_s, self._rejoins = PAUSE_S, True
         while not self._stopping.is_set():
             self.progress += 1
             try:
-                if not ready:
-                    self._join()
-                    self._held.clear()
-                    self.queue.rejoin()
-                    ready = True
+                if self._rejoins:
+                    self._rejoin()
                 worked = self._turn()
             except ServerError as error:
                 self._hand = ()
                 # Also NOGROUP after a flush: the group is made again on the next turn. A server that let us
                 # in is there: a read that it did not answer is soon tried smaller.
-                pause_s = self._wait_out(error, pause_s, 0.2 if ready else _PAUSE_S_MAX)
-                ready = False
+                pause_s = self._patience.wait_out(error, pause_s, PAUSE_S_MAX if self._rejoins else 0.2)
+                self._rejoins = True
                 continue
-            if self._away:
-                self._away = False
-                _LOG.warning("worker_resumed", worker=self.queue.name)
-            pause_s = _PAUSE_S
+            if self._patience.away:
+                self._patience.over()
+            pause_s = PAUSE_S
             if worked and linger_s:
                 self._stopping.wait(linger_s)
         self._join()
         self._side.shutdown()
+
+    def _rejoin(self) -> None:
+        """Makes sure that nothing is under way of the time before the server was away."""
+        self._join()
+        self._held.clear()
+        self.queue.rejoin()
+        self._rejoins = False
 
     def _turn(self) -> bool:
         """One blocking read and all that follows from it; returns whether something came."""
@@ -137,11 +140,8 @@ class Loop:
             self._begin(self._hand)
         entries = self.queue.lease()
         came = bool(entries)
-        while entries and not self._stopping.is_set():
+        while entries and not (self._rejoins or self._stopping.is_set()):
             entries = self.step(entries)
-            if self._lost is not None:
-                error, self._lost = self._lost, None
-                raise error
         if self._finishing is not None:
             self._join()
         self._hand = ()
@@ -187,6 +187,8 @@ class Loop:
         for group in suspects(entries, self.queue.settings.queue.batch_max):
             if (begun := self._begun(group)) is None:
                 break  # what was not begun goes back as it was
+            if not begun:
+                continue
             self.suspecting = True
             outcomes = self._outcomes(begun)
             self.suspecting = False
@@ -197,53 +199,45 @@ class Loop:
             self._finishing.result()
             self._finishing, self._ending = None, ()
 
-    def _wait_out(self, error: ServerError, pause_s: float, pause_s_max: float = _PAUSE_S_MAX) -> float:
-        """Waits for a server that is away; returns the next pause. Each outage is one line in the log."""
-        if not self._away:
-            self._away = True
-            _LOG.warning("worker_waits_for_server", worker=self.queue.name, error=str(error))
-        self._stopping.wait(pause_s)
-        return min(2 * pause_s, pause_s_max)
-
     def _begun(self, group: Sequence[Entry]) -> list[Entry] | None:
         """Those of a group that are still ours, counted; None when that cannot be, or we are to stop.
 
         It is asked for until the server answers: a count whose answer was lost is made once.
         """
-        pause_s, refusals = _PAUSE_S, 0
-        while refusals < _REFUSALS_MAX and not self._stopping.is_set():
+        pause_s, refusals = PAUSE_S, 0
+        while refusals < REFUSALS_MAX and not self._stopping.is_set():
             self.progress += 1
             try:
                 return self.queue.begin(group)
             except ServerError as error:
                 refusals += refused(error)
-                pause_s = self._wait_out(error, pause_s)
+                pause_s = self._patience.wait_out(error, pause_s)
         return None
 
     def _outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
-        self.progress += 1
         batch = self._assemble(entries, self.queue.settings, self.queue.clock.now_ms(), time.perf_counter())
-        if self.queue.yields and not (self._between or self.suspecting):
+        if self.queue.low and self.queue.yields and not (self._between or self.suspecting):
             batch.between = self._serve_live
             self._serve_live()
-        outcomes: list[Outcome] = []
-        if batch.requests:
-            try:
-                outcomes = self._handled(batch)
-            except Exception as error:
-                outcomes = bisected(self._handled, batch, error)
+        self.progress += 1
+        try:
+            outcomes = self._handler.handle(batch) if batch.requests else []
+        except Exception as error:
+            outcomes = bisected(self._handled, batch, error)
         if self.stages is not None:
             self.stages.computed(batch, outcomes)
         return batch.refused + outcomes
 
     def _serve_live(self) -> None:
-        """Answers live requests that came while low work is computed. An error waits until that is done."""
-        if self._lost is None:
+        """Answers live requests that came while low work is computed. A server that is away is joined anew
+        when that is done."""
+        if not self._rejoins:
             self.progress += 1
             try:
                 self._between = self.queue.lease_live()
             except ServerError as error:
-                self._lost = error
+                _LOG.warning("live_not_read", worker=self.queue.name, error=str(error))
+                self._rejoins = True
         if self._between:
             self._join()
             self._finish(self._outcomes(self._between))
@@ -254,42 +248,21 @@ class Loop:
         return self._handler.handle(batch)
 
     def _finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing.
+        """Ends the entries, through outages and refusals."""
+        try:
+            self._end(outcomes)
+        except ServerError as error:
+            self._patience.end(outcomes, error, self._end)
 
-        The server is waited for while it is away, out of memory, or does not let us in: whatever was
-        computed could be ended by nobody else either. What it does not take is tried again in smaller
-        steps, so that an entry that cannot be ended keeps nothing but itself: it leaves the hand, and
-        its lease brings it back.
-        """
-        left, pause_s, refusals = outcomes, _PAUSE_S, 0
-        steps: Steps | None = None  # all at once, until that is lost
-        while left:
-            self.progress += 1
-            some = left[: steps.size] if steps else left
-            try:
-                statuses = self.queue.finish(some)
-            except ServerError as error:
-                steps = steps or Steps(len(outcomes))
-                steps.note_lost(len(some))
-                refusals += len(some) == 1 and refused(error)
-                if refusals < _REFUSALS_MAX:
-                    pause_s = self._wait_out(error, pause_s)
-                    if self._stopping.is_set():
-                        return
-                    continue
-                self.given_up += 1
-                _LOG.error("entry_not_ended", worker=self.queue.name, entry=some[0].entry.id.decode())
-            else:
-                self.finished += statuses.count(b"ok")
-                if self.stages is not None:
-                    self.stages.ended(some, statuses, self.queue.finished_at_ms)
-                if self.traces is not None:
-                    self.traces.ended(some, statuses, self.queue.finished_at_ms)
-                if b"lost" in statuses or b"full" in statuses:
-                    self._not_ended(some, statuses)
-            left, pause_s = left[len(some) :], _PAUSE_S
-            if left and steps:
-                steps.note_came()
+    def _end(self, outcomes: Sequence[Outcome]) -> None:
+        """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing."""
+        self.progress += 1
+        statuses = self.queue.finish(outcomes)
+        self.finished += statuses.count(b"ok")
+        for hear in self._hear:
+            hear(outcomes, statuses, self.queue.finished_at)
+        if b"lost" in statuses or b"full" in statuses:
+            self._not_ended(outcomes, statuses)
 
     def _not_ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes]) -> None:
         """Escalations that found no room are answered; what another worker holds now is its own."""

@@ -1,7 +1,6 @@
-"""The leased queue: the only module of the workers that speaks to Redis streams.
+"""The leased queue: with its reader (workers/engine/reads.py) all that speaks to Redis streams for a worker.
 
-A queue of new requests is three streams, one a level (workers/engine/reads.py); a fallback's is one. The
-chain of escalations is requests -> fallback -> fallback:secondary; behind the last one there is no
+The chain of escalations is requests -> fallback -> fallback:secondary; behind the last one there is no
 room, so that an escalation from there finds it full.
 
 States of an entry: waiting -> leased -> gone (answered, escalated, dead), or leased -> waiting
@@ -10,7 +9,6 @@ again when its lease runs out. Every change that ends an entry is one call of lu
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
@@ -18,13 +16,12 @@ from typing import Any, cast
 
 import redis
 
-from producer.keys import GROUP, REQUEST, Keys
-from producer.transport.clock import ServerClock, time_ms
-from producer.transport.connection import DRIVER_ERRORS, LOST, connect, driver_errors, script_text, translated
-from producer.transport.link import Link, Script, Word, written
+from producer.keys import GROUP, REQUEST
+from producer.transport.clock import ServerClock
+from producer.transport.connection import DRIVER_ERRORS, driver_errors, script_text, translated
+from producer.transport.link import Link, Script, written
 from workers.engine.entry import Entry, Outcome
-from workers.engine.reads import ReadSizes
-from workers.engine.yielding import Yielding
+from workers.engine.reads import Reader, load
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
@@ -38,48 +35,25 @@ _BESIDE_BYTES = 512
 _CLIENTS_MAX = 10_000
 
 
-class LeasedQueue:
+class LeasedQueue(Reader):
     """Leases entries of one stream, or of the three levels of new requests, and ends them.
 
     Attributes:
-        streams: What is read, the most urgent first.
         clock: The server's, measured here and by the keeper.
-        more: Whether the last lease may have left something waiting.
-        heavy: Whether it holds messages of many contexts, so that it may be too much for one step.
         lent: Scripts of the producers, who may be allowed no text of their own.
-        sizes: How many entries a read asks for.
-        finished_at_ms: Server's clock at the last finish.
+        finished_at: Server's TIME at the last finish.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
-        self.settings, self.stream, self.name = settings, stream, name
-        self.keys = keys = Keys(settings.producer.queue)
+        super().__init__(settings, stream, name)
+        keys, limits = self.keys, settings.queue
         self.clock = ServerClock()
-        several = {keys.requests: keys.levels, keys.shadow: (stream, keys.truths)}
-        self.streams = several.get(stream, (stream,))
-        self._levels = {stream.encode(): level for level, stream in enumerate(self.streams)}
-        self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
-        self._yielding = Yielding() if stream == keys.requests else None
-        self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams), self._yielding)
-        self.more, self.heavy, self.finished_at_ms = False, False, 0.0
-        self._write_fixed_words()
+        self.finished_at: Sequence[bytes] = ()
         self._unread: dict[str, int] = {}
-        self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
-        # Two connections: a micro-batch may be finished while the next one is read.
-        self._reading, self._writes = Link(self.client), Link(self.client)
-        self._finish, self._reclaim, self._begin = load("finish"), load("reclaim"), load("begin")
+        # A connection of its own: a micro-batch may be finished while the next one is read.
+        self._writes = Link(self.client)
+        self._finish, self._begin = load("finish"), load("begin")
         self.lent = tuple(Script(script_text("producer", name)) for name in ("submit", "cancel"))
-        self._reclaim_at = 0.0
-        self._reclaim_from: list[bytes] = []
-
-    def _write_fixed_words(self) -> None:
-        """Encodes the words that are the same in every call."""
-        keys, limits = self.keys, self.settings.queue
-        self._read_words = written("XREADGROUP", "GROUP", GROUP, self.name, "COUNT")
-        live = self.streams[:-1]
-        self._wait_words, self._live_words = (
-            written("STREAMS", *streams, *(">" for _ in streams)) for streams in (self.streams, live)
-        )
         self._finish_keys = written(*keys.places, *keys.counters, keys.shadow, keys.dead, keys.stats)
         self._finish_words = written(
             *(GROUP, self.name, limits.reply_ttl_ms),
@@ -123,40 +97,6 @@ class LeasedQueue:
         with driver_errors(self.settings.producer.url), suppress(redis.ResponseError):
             self.client.xgroup_createconsumer(self.streams[0], GROUP, self.name)
 
-    def lease(self, *, block: bool = True) -> list[Entry]:
-        """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
-
-        Never waits for more to come: what is there is taken. Returns [] after `block_ms`, or at
-        once without `block`. Without it, levels are strict (workers/engine/reads.py). Low work that came with
-        live traffic is given by the next call, when that is done (workers/engine/yielding.py).
-        """
-        if self._yielding is None:
-            return self._leased(block)
-        self._yielding.stop()
-        kept, self._yielding.kept = self._yielding.kept, []
-        return self._yielding.first(kept or self._leased(block))
-
-    @property
-    def yields(self) -> bool:
-        """True if what it gave last is low work beside live traffic."""
-        return self._yielding is not None and self._yielding.interruptible
-
-    def lease_live(self) -> list[Entry]:
-        """New entries of the levels above low that are there, for one who works on low ones."""
-        with driver_errors(self.settings.producer.url):
-            return self._read_levels([*self.sizes.beside()[:-1], 0])
-
-    def _leased(self, block: bool) -> list[Entry]:
-        """Entries whose lease ran out, else new ones."""
-        try:
-            due = time.monotonic() >= self._reclaim_at
-            return (due and self._reclaimed()) or self._read(block)
-        except DRIVER_ERRORS as error:
-            if isinstance(error, LOST):
-                self.sizes.note_lost()
-                self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
-            raise translated(error, self.settings.producer.url) from error
-
     def begin(self, entries: Sequence[Entry]) -> list[Entry]:
         """Counts entries that were delivered before as begun; returns those that are still ours.
 
@@ -178,8 +118,6 @@ class LeasedQueue:
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
-        if not outcomes:
-            return []
         numbers: dict[str, int] = {"": 0}  # of the clients; nobody is told by the first
         unread, places, arguments = self._unread, set(), list[Any]()
         if len(unread) > _CLIENTS_MAX:
@@ -205,7 +143,7 @@ class LeasedQueue:
             *statuses, seconds, micros = cast("list[bytes]", self._writes.run_words(self._finish, words))
         except DRIVER_ERRORS as error:
             raise translated(error, self.settings.producer.url) from error
-        self.finished_at_ms = time_ms((seconds, micros))
+        self.finished_at = seconds, micros
         return statuses
 
     def release(self) -> int:
@@ -232,73 +170,3 @@ class LeasedQueue:
             found = [int(value or 0) for value in pipe.execute()]
         for level, (count, size_bytes) in enumerate(zip(found[::2], found[1::2], strict=True)):
             self.sizes.expect(level, size_bytes // max(1, count))
-
-    def _reclaimed(self) -> list[Entry]:
-        queue, room = self.settings.queue, self.sizes.entries
-        beginning = [b"0-0"] * len(self.streams)
-        start = self._reclaim_from or beginning
-        arguments = [GROUP, self.name, queue.lease_ms, room, *start]
-        self._reclaim_from, rows = self._reading.run(self._reclaim, list(self.streams), arguments)
-        if len(rows) < room and start == self._reclaim_from == beginning:
-            # All of them were looked at in one go; else the next read goes on.
-            self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
-        if not rows:
-            return []
-        first = self._first_place - 1
-        # One that was deleted under its lease has no fields.
-        entries = [
-            Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), n + 1, first + i)
-            for i, entry, n, flat in rows
-        ]
-        got = [sum(i == level for i, *_ in rows) for level in range(1, len(self.streams) + 1)]
-        self.sizes.took([0] * len(got), got, entries)
-        self.more, self.heavy = len(rows) >= room, self.sizes.heavy
-        return entries
-
-    def _read(self, block: bool) -> list[Entry]:
-        """Reads new entries: level by level in one round trip, or with `block` the first that come."""
-        pause_ms = 0
-        if block and self._yielding is not None and self._yielding.waits:
-            pause_ms = self._yielding.pause_ms()
-            if not pause_ms and (entries := self._read_levels(self.sizes.beside())):
-                return entries
-        return self._wait(pause_ms) if block else self._read_levels(self.sizes.counts())
-
-    def _read_levels(self, asked: Sequence[int]) -> list[Entry]:
-        """Reads what is there, level by level."""
-        pairs = zip(asked, self.streams, strict=True)
-        words = self._read_words
-        return self._taken(
-            asked, [(words, count, "STREAMS", stream, ">") for count, stream in pairs if count]
-        )
-
-    def _wait(self, low_pause_ms: int = 0) -> list[Entry]:
-        """Waits for what comes first; for so long not for low work, whose turn it is not."""
-        block_ms, levels, words = self.settings.queue.block_ms, len(self.streams), self._wait_words
-        if low_pause_ms:
-            block_ms, levels, words = min(block_ms, low_pause_ms), levels - 1, self._live_words
-        count = self.sizes.waiting(levels)
-        asked = [count] * levels + [0] * (len(self.streams) - levels)
-        return self._taken(asked, [(self._read_words, count, "BLOCK", block_ms, words)])
-
-    def _taken(self, asked: Sequence[int], commands: list[tuple[Word, ...]]) -> list[Entry]:
-        """The entries that reads of so many give."""
-        sizes, got, entries = self.sizes, [0] * len(asked), list[Entry]()
-        for answer in self._reading.each(commands):
-            if isinstance(answer, Exception):
-                raise answer
-            for stream, rows in answer or ():
-                level = self._levels[stream]
-                got[level], place = len(rows), self._first_place + level
-                entries += [
-                    Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), 1, place)
-                    for entry, flat in rows
-                ]
-        sizes.took(asked, got, entries)
-        self.more, self.heavy = sizes.more, sizes.heavy
-        return entries
-
-
-def load(name: str) -> Script:
-    """The script `lua/<name>.lua` of this room, behind the functions that all of them share."""
-    return Script(script_text("workers", "common") + script_text("workers", name))

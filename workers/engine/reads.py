@@ -1,132 +1,185 @@
-"""The size of a worker's reads, and its division among the levels of a queue.
+"""Reads of a worker: entries whose lease ran out, else new ones, level by level.
 
-A stream command takes the same number of entries from each stream, or a number from one stream. An
-idle worker waits at all levels at once, a third of a micro-batch of each. Once a level gave all that it
-was asked for there is a backlog, and the worker reads level by level, in one round trip:
-
-- The highest level that may have more gets the micro-batch, the others what they needed last time.
-- Each level is sure of a sixteenth of it, so that none ever starves.
-
-So while high requests wait, a read holds at most two sixteenths of others, and each of the lower levels
-moves at no less than a sixteenth of the worker's pace.
-
-A read is bounded in bytes as well, and asks for less where the connection loses large answers. The low level
-yields to the others beyond that (workers/engine/yielding.py).
+A queue of new requests is three streams, one a level; a fallback's is one. A read takes what is there, and
+waits where nothing is. How much it asks for is learned from the reads before (workers/engine/sizes.py), and
+low work takes its turns beside live traffic (workers/engine/yielding.py). The usual read teaches nothing: a
+few small entries of the levels above low came, and nothing is left.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
-from producer.keys import REQUEST
+import redis
+
+from producer.keys import GROUP, REQUEST, Keys
 from producer.messages import PAYLOAD_BYTES_MAX
-from producer.transport.steps import Steps
+from producer.transport.connection import DRIVER_ERRORS, LOST, connect, driver_errors, script_text, translated
+from producer.transport.link import Link, Script, Word, written
 from workers.engine.entry import Entry
-from workers.engine.yielding import Yielding, rows_of
+from workers.engine.sizes import ReadSizes
+from workers.engine.yielding import Yielding
+from workers.settings import WorkerSettings
 
-#: Payload that a read should not exceed by much, of each level: one full message of contexts. A read of
-#: four of them takes three times as long for each (it leaves every cache), and saves nothing.
-READ_BYTES_MAX = 4 * 1024**2
+#: What a read asks of each level, and its commands.
+_Asked = tuple[Sequence[int], list[tuple[Word, ...]]]
 
 
-class ReadSizes:
-    """The entries that the next read asks of each level, learned from the reads before.
+class Reader:
+    """Leases entries of one stream, or of the three levels of new requests.
 
     Attributes:
-        more: Whether the last read may have left something behind that is not to yield.
-        heavy: Whether the last read holds a message that is larger than a single context's.
-        lost: Reads whose answer was lost.
-        lost_alone: Whether the last read was, although it asked for one entry of each level.
-        yielding: How the last level yields to the others; None where it does not.
+        streams: What is read, the most urgent first.
+        more: Whether the last lease may have left something waiting.
+        heavy: Whether it holds messages of many contexts, so that it may be too much for one step.
+        low: Whether the last lease had low work, or has kept some for the next one.
+        sizes: How many entries a read asks for.
     """
 
-    def __init__(self, batch_max: int, levels: int, yielding: Yielding | None = None) -> None:
-        self._batch_max = batch_max
-        self._waiting = max(1, batch_max // levels)
-        self.more = self.heavy = self.lost_alone = False
-        self.lost = 0
-        self.yielding = yielding
-        self._sure = max(1, batch_max // 16)
-        self._floors = [1] * levels
-        self._wants = [batch_max] * levels
-        self._steps = Steps(batch_max)
-        self._largest_bytes = [0] * levels
+    def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
+        self.settings, self.stream, self.name = settings, stream, name
+        self.keys = keys = Keys(settings.producer.queue)
+        several = {keys.requests: keys.levels, keys.shadow: (stream, keys.truths)}
+        self.streams = several.get(stream, (stream,))
+        self._levels = {stream.encode(): level for level, stream in enumerate(self.streams)}
+        self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
+        self._yielding = Yielding() if stream == keys.requests else None
+        self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams), self._yielding)
+        self.more = self.heavy = self.low = False
+        self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
+        self._reading, self._reclaim = Link(self.client), load("reclaim")
+        self._reclaim_at, self._live_at_s = 0.0, 0.0
+        self._reclaim_from: list[bytes] = []
+        self._read_words = written("XREADGROUP", "GROUP", GROUP, name, "COUNT")
+        self._wait_words, self._live_words = (
+            written("STREAMS", *streams, *(">" for _ in streams))
+            for streams in (self.streams, self.streams[:-1])
+        )
+        self._usual = self._waiting()
+
+    def lease(self, *, block: bool = True) -> list[Entry]:
+        """Up to `batch_max` entries: expired leases first, then new work, else a blocking wait.
+
+        Never waits for more to come: what is there is taken. Returns [] after `block_ms`, or at
+        once without `block`. Without it, levels are strict (workers/engine/sizes.py). Low work that came with
+        live traffic is given by the next call, when that is done (workers/engine/yielding.py).
+        """
+        if self.low and (kept := self._kept()):
+            return kept
+        try:
+            if time.monotonic() >= self._reclaim_at and (expired := self._reclaimed()):
+                return expired
+            return self._taken(self._usual) if block and self.sizes.usual else self._read(block)
+        except DRIVER_ERRORS as error:
+            if isinstance(error, LOST):
+                self.sizes.note_lost()
+                self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
+            raise translated(error, self.settings.producer.url) from error
 
     @property
-    def narrowed(self) -> int:
-        """Entries to which lost answers have narrowed the reads; 0 when they are not much narrower."""
-        return self._steps.size if 4 * self._steps.size <= self._steps.size_max else 0
+    def yields(self) -> bool:
+        """True if what it gave last is low work beside live traffic."""
+        return self._yielding is not None and self._yielding.interruptible
 
-    @property
-    def entries(self) -> int:
-        """Entries of any level that are not too many."""
-        return min(self._limits())
+    def lease_live(self) -> list[Entry]:
+        """New entries of the levels above low that are there, for one who works on low ones."""
+        with driver_errors(self.settings.producer.url):
+            return self._taken(self._by_level([*self.sizes.beside()[:-1], 0]))
 
-    def waiting(self, levels: int) -> int:
-        """Entries of each of the first levels for a blocking read: together at most `batch_max`."""
-        return min(self._waiting, *self._limits()[:levels])
+    def _read(self, block: bool) -> list[Entry]:
+        """Reads new entries: level by level in one round trip, or with `block` the first that come."""
+        if not block:
+            return self._taken(self._by_level(self.sizes.counts()))
+        pause_ms = 0
+        if self._yielding is not None and self._yielding.waits:
+            pause_ms = self._yielding.pause_ms()
+            if not pause_ms and (entries := self._taken(self._by_level(self.sizes.beside()))):
+                return entries
+        return self._taken(self._waiting(pause_ms))
 
-    def counts(self) -> list[int]:
-        """Entries of each level for a read of a backlog, together at most `batch_max`."""
-        left = self._batch_max - sum(self._floors)
-        counts = []
-        for floor, want in zip(self._floors, self._wants, strict=True):
-            extra = max(0, min(want - floor, left))
-            counts.append(floor + extra)
-            left -= extra
-        counts[0] += max(0, left)
-        return [min(count, limit) for count, limit in zip(counts, self._limits(), strict=True)]
+    def _by_level(self, counts: Sequence[int]) -> _Asked:
+        """A read of so many that are there, level by level."""
+        pairs = zip(counts, self.streams, strict=True)
+        return counts, [(self._read_words, count, "STREAMS", stream, ">") for count, stream in pairs if count]
 
-    def beside(self) -> list[int]:
-        """Entries of each level for a read of live traffic, of which there is no backlog, and of low work."""
-        last = len(self._floors) - 1
-        return [self.waiting(last)] * last + [self.waiting(last + 1)]
+    def _waiting(self, low_pause_ms: int = 0) -> _Asked:
+        """A read that waits for what comes first; for so long not for low work, whose turn it is not."""
+        block_ms, levels, words = self.settings.queue.block_ms, len(self.streams), self._wait_words
+        if low_pause_ms:
+            block_ms, levels, words = min(block_ms, low_pause_ms), levels - 1, self._live_words
+        count = self.sizes.waiting(levels)
+        asked = [count] * levels + [0] * (len(self.streams) - levels)
+        return asked, [(self._read_words, count, "BLOCK", block_ms, words)]
 
-    def took(self, asked: Sequence[int], got: Sequence[int], entries: Sequence[Entry] = ()) -> None:
-        """Learns from a read of entries, level by level. A level that gave nothing keeps one entry, enough to
-        notice it; one that was not asked keeps all."""
-        lengths = [len(entry.fields.get(REQUEST, b"")) for entry in entries]
-        self.more = self.lost_alone = False
-        self.heavy = max(lengths, default=0) > PAYLOAD_BYTES_MAX
-        last, first = len(got) - 1, 0
-        if self.yielding is not None and any(got[:last]):
-            self.yielding.note_live()
-        for level, count in enumerate(got):
-            if count or asked[level]:
-                self.expect(level, max(lengths[first : first + count], default=0))
-            if self.yielding is not None and level == last and (some := entries[first : first + count]):
-                self.yielding.expect(max(map(rows_of, some)))
-            first += count
-            if not asked[level]:
-                continue
-            full = count >= asked[level]
-            floor = self._floors[level] = self._sure if count else 1
-            self._wants[level] = self._batch_max if full else count + floor
-            if self.yielding is not None and level == last:
-                self.yielding.waits = full
-                full = full and not self.yielding.live
-            self.more |= full
-        if self.heavy or self._steps.size < self._batch_max:
-            self._steps.note_came()
+    def _taken(self, read: _Asked) -> list[Entry]:
+        """The entries that a read gives, and that are next."""
+        asked, commands = read
+        got, entries, first_place = [0] * len(asked), list[Entry](), self._first_place
+        for answer in self._reading.each(commands):
+            if isinstance(answer, Exception):
+                raise answer
+            for stream, rows in answer or ():
+                level = self._levels[stream]
+                got[level] = len(rows)
+                entries += [
+                    Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), 1, first_place + level)
+                    for entry, flat in rows
+                ]
+        largest_bytes = max([len(entry.fields.get(REQUEST, b"")) for entry in entries], default=0)
+        left, low = max(got) >= asked[0], self._yielding is not None and got[-1]
+        if read is not self._usual or left or low or largest_bytes > PAYLOAD_BYTES_MAX:
+            return self._learned(asked, got, entries)
+        self.more = self.heavy = False
+        if entries:
+            self._live_at_s = time.monotonic()
+        return entries
 
-    def expect(self, level: int, largest_bytes: int) -> None:
-        """The next entries of a level may be so large. Large ones seldom come alone: half of what was seen is
-        expected again, so that it is forgotten over several reads."""
-        self._largest_bytes[level] = max(largest_bytes, self._largest_bytes[level] // 2)
+    def _learned(
+        self, asked: Sequence[int], got: Sequence[int], entries: list[Entry], *, more: bool = False
+    ) -> list[Entry]:
+        """Lets the next reads learn from this one; returns the entries that are next."""
+        if self._yielding is not None:
+            self._yielding.note_live(self._live_at_s)  # the usual reads noted it here alone
+        self.sizes.took(asked, got, entries)
+        self.more, self.heavy = more or self.sizes.more, self.sizes.heavy
+        return self._next(entries)
 
-    def note_lost(self) -> None:
-        """The connection broke while an answer was due."""
-        self.lost += 1
-        limits = self._limits()
-        self.lost_alone = max(limits) == 1
-        self._steps.note_lost(min(limits))
+    def _next(self, entries: list[Entry]) -> list[Entry]:
+        if self._yielding is not None:
+            entries = self._yielding.first(entries)
+            self.low = self._yielding.at_work
+        return entries
 
-    def _limits(self) -> list[int]:
-        """More entries than these are asked of no level; at least one."""
-        limits = [
-            max(1, READ_BYTES_MAX // largest) if largest > PAYLOAD_BYTES_MAX else self._batch_max
-            for largest in self._largest_bytes
+    def _kept(self) -> list[Entry]:
+        """The low work that came with what is done now."""
+        if self._yielding is None:
+            return []
+        self._yielding.stop()
+        kept, self._yielding.kept = self._yielding.kept, []
+        return self._next(kept)
+
+    def _reclaimed(self) -> list[Entry]:
+        queue, room = self.settings.queue, self.sizes.entries
+        beginning = [b"0-0"] * len(self.streams)
+        start = self._reclaim_from or beginning
+        arguments = [GROUP, self.name, queue.lease_ms, room, *start]
+        self._reclaim_from, rows = self._reading.run(self._reclaim, list(self.streams), arguments)
+        if len(rows) < room and start == self._reclaim_from == beginning:
+            # All of them were looked at in one go; else the next read goes on.
+            self._reclaim_at = time.monotonic() + queue.lease_ms / 4000
+        if not rows:
+            return []
+        first = self._first_place - 1
+        # One that was deleted under its lease has no fields.
+        entries = [
+            Entry(entry, dict(zip(flat[::2], flat[1::2], strict=True)), n + 1, first + i)
+            for i, entry, n, flat in rows
         ]
-        if self.yielding is not None:
-            limits[-1] = min(limits[-1], self.yielding.entries_max(self._sure))
-        return [min(limit, self._steps.size) for limit in limits]
+        got = [sum(i == level for i, *_ in rows) for level in range(1, len(self.streams) + 1)]
+        return self._learned([0] * len(got), got, entries, more=len(rows) >= room)
+
+
+def load(name: str) -> Script:
+    """The script `lua/<name>.lua` of this room, behind the functions that all of them share."""
+    return Script(script_text("workers", "common") + script_text("workers", name))

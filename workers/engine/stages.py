@@ -6,17 +6,23 @@ the read (of an escalated request: from the escalation), `batch` until the micro
 Everything of a micro-batch goes through the last four together. `end_to_end` is counted where a request
 ends, from its submit.
 
-Nothing is counted before the answers are on their way.
+The loop only notes each micro-batch, when its answers are on their way. The notes of many are counted at
+once: by the loop when they are enough, and by the keeper before it tells the server.
 """
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from producer.messages import DEFAULT_PRIORITY, PRIORITIES
-from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add, add_since, appended_at_ms
+import numpy as np
+
+from producer.messages import PRIORITIES, Request
+from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add_all, appended_at_ms
+from producer.transport.clock import time_ms
 from workers.engine.entry import Moments, Outcome
 from workers.engine.microbatch import MicroBatch
 
@@ -24,25 +30,44 @@ from workers.engine.microbatch import MicroBatch
 MINUTE_TTL_MS = 25 * 3_600_000
 ESCALATED = "escalated"
 _KINDS = ("amn", "amn", "amn", "fallback", "secondary")
+#: Requests that are counted at once: few calls of NumPy for each, and together a fraction of a millisecond.
+_NOTED_MAX = 256
 
+#: Stands for a request that could not be decoded.
+_UNKNOWN = Request(id="", reply_to="", context=np.empty(0, np.float32))
 
 #: A place, the level that a request names, and the first letter of its counters: that of how it left.
 _Key = tuple[int, str, str]
 
 
-class _Rows(NamedTuple):
-    """The rows of one kind, level and outcome: one for each of `STAGES`, and that of the whole way."""
+class _Noted(NamedTuple):
+    """A micro-batch that the server took, at `ended_at` by its TIME, which was heard of at `heard_s` here.
 
-    stages: tuple[list[int], ...]
-    end_to_end: list[int] | None
+    Of each request `rows` holds place, level, counters, stream id, and submit in epoch ms or 0.
+    """
+
+    moments: Moments
+    ended_at: Sequence[bytes]
+    heard_s: float
+    rows: list[tuple[int, str, str, bytes, float]]
+
+    def spent_us(self) -> tuple[float, float, float, float]:
+        """The times of the stages behind `queue`, microseconds."""
+        leased_at_ms, leased_at_s, started_s, predicted_s, decided_s = self.moments
+        finish_us = (time_ms(self.ended_at) - leased_at_ms) * 1000 - (decided_s - leased_at_s) * 1e6
+        # It ended before that was heard of here, whatever the server's clock says.
+        finish_us = min(max(finish_us, 0.0), (self.heard_s - decided_s) * 1e6)
+        model_us, gate_us = (predicted_s - started_s) * 1e6, (decided_s - predicted_s) * 1e6
+        return (started_s - leased_at_s) * 1e6, model_us, gate_us, finish_us
 
 
 class StageTimes:
-    """The times of one worker's requests; the loop's own thread adds, and the keeper tells the server."""
+    """The times of one worker's requests: one thread notes them, and any may count them."""
 
     def __init__(self) -> None:
-        self.counts = StageCounts()
-        self._rows: dict[_Key, _Rows] = {}
+        self._counts, self._counting = StageCounts(), threading.Lock()
+        self._noted: deque[_Noted] = deque()
+        self._requests = 0
 
     def computed(self, batch: MicroBatch, outcomes: Sequence[Outcome]) -> None:
         """Notes the time at which the outcomes of a micro-batch stand, in the order of its requests."""
@@ -54,49 +79,49 @@ class StageTimes:
         for outcome, request in zip(outcomes, batch.requests, strict=True):
             outcome.moments, outcome.request = moments, request
 
-    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], ended_at_ms: float) -> None:
-        """Counts the outcomes of one micro-batch that the server took, at `ended_at_ms` by its clock."""
-        if (moments := outcomes[0].moments) is None:
-            return
-        leased_at_ms, leased_at_s, started_s, predicted_s, decided_s = moments
-        before_us = (decided_s - leased_at_s) * 1e6
-        # That was before its answer came here, whatever the server's clock says.
-        most_us = (time.perf_counter() - decided_s) * 1e6
-        finish_us = min(max((ended_at_ms - leased_at_ms) * 1000 - before_us, 0.0), most_us)
-        model_us, gate_us = (predicted_s - started_s) * 1e6, (decided_s - predicted_s) * 1e6
-        spent_us = ((started_s - leased_at_s) * 1e6, model_us, gate_us, finish_us)
-        ended_here_ms = leased_at_ms + (before_us + finish_us) / 1000
-        submitted_ms: dict[_Key, list[float]] = {}
-        escalated_ms: dict[_Key, list[float]] = {}
-        for outcome, status in zip(outcomes, statuses, strict=True):
-            if status != b"ok":
-                continue
-            entry, request = outcome.entry, outcome.request
-            key = entry.place, request.priority if request else DEFAULT_PRIORITY, outcome.counters[:1]
-            if key not in submitted_ms:
-                submitted_ms[key], escalated_ms[key] = [], []
-                if key not in self._rows:
-                    self._rows[key] = self._found(key, outcome.counters)
-            submitted_at_ms = request.submitted_at_ms if request else 0.0
-            submitted_ms[key].append(submitted_at_ms or appended_at_ms(entry.id))
-            if entry.place > len(PRIORITIES):
-                escalated_ms[key].append(appended_at_ms(entry.id))
-        for key, starts_ms in submitted_ms.items():
-            (waited, *spent), whole = self._rows[key]
-            add_since(waited, escalated_ms[key] or starts_ms, leased_at_ms)
-            if whole is not None:
-                add_since(whole, starts_ms, ended_here_ms)
-            for row, us in zip(spent, spent_us, strict=True):
-                add(row, us, len(starts_ms))
+    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], at: Sequence[bytes]) -> None:
+        """Notes the outcomes of one micro-batch that the server took, at this time as its TIME gives it."""
+        rows = [
+            (one.entry.place, request.priority, one.counters, one.entry.id, request.submitted_at_ms)
+            for one, status in zip(outcomes, statuses, strict=True)
+            if status == b"ok" and (request := one.request or _UNKNOWN)
+        ]
+        self._noted.append(_Noted(outcomes[0].moments, at, time.perf_counter(), rows))
+        self._requests += len(rows)
+        if self._requests >= _NOTED_MAX:
+            self._count()
 
-    def _found(self, key: _Key, counters: str) -> _Rows:
-        """The rows of a place, a request's level, and what the first of an outcome's counters names."""
-        number, level, _ = key
+    def growth(self) -> list[tuple[StageLabels, str, int]]:
+        """Takes what was counted since the last call, as `StageCounts.growth`."""
+        self._count()
+        return self._counts.growth()
+
+    def _count(self) -> None:
+        """Counts what is noted."""
+        found: dict[_Key, list[tuple[float, ...]]] = {}
+        ends: dict[_Key, str] = {}
+        with self._counting:
+            self._requests = 0
+            for noted in [self._noted.popleft() for _ in range(len(self._noted))]:
+                leased_at_ms, spent_us = noted.moments.leased_at_ms, noted.spent_us()
+                whole_us = sum(spent_us)
+                for place, level, counters, entry_id, submitted_at_ms in noted.rows:
+                    came_at_ms = submitted_at_ms or appended_at_ms(entry_id)
+                    before_us = queue_us = (leased_at_ms - came_at_ms) * 1000
+                    if place > len(PRIORITIES):
+                        queue_us = (leased_at_ms - appended_at_ms(entry_id)) * 1000
+                    key = place, level, counters[:1]
+                    ends[key] = counters
+                    found.setdefault(key, []).append((queue_us, *spent_us, before_us + whole_us))
+            for key, times_us in found.items():
+                for row, column in zip(self._rows(key, ends[key]), np.array(times_us).T, strict=False):
+                    add_all(row, column)
+
+    def _rows(self, key: _Key, counters: str) -> list[list[int]]:
+        """The counts of a key: one for each of `STAGES`, and then the whole way of what ended."""
+        place, level, _ = key
         outcome = counters.partition(",")[0].partition(":")[0]
-        if number <= len(PRIORITIES):  # the stream counts, and what a request says is information
-            level = PRIORITIES[number - 1]
-        kind = _KINDS[number - 1]
-        rows = [self.counts.row(StageLabels(stage, kind, level, outcome)) for stage in STAGES]
-        ends = outcome != ESCALATED
-        whole = self.counts.row(StageLabels(END_TO_END, kind, level, outcome)) if ends else None
-        return _Rows(tuple(rows), whole)
+        if place <= len(PRIORITIES):  # the stream counts, and what a request says is information
+            level = PRIORITIES[place - 1]
+        names = STAGES if outcome == ESCALATED else (*STAGES, END_TO_END)
+        return [self._counts.row(StageLabels(name, _KINDS[place - 1], level, outcome)) for name in names]

@@ -15,6 +15,7 @@ import structlog
 from producer.messages import Request
 from producer.session.tracing import parent_of
 from producer.stages import STAGES
+from producer.transport.clock import time_ms
 from workers.engine.entry import Moments, Outcome
 
 _LOG = structlog.get_logger("amn.worker")
@@ -42,16 +43,16 @@ class WorkerTraces:
         self._trace, self._root = trace, context.Context()
         self._tracer, self._kind, self._worker = tracer, kind, worker
 
-    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], ended_at_ms: float) -> None:
-        """Makes the spans of a micro-batch's outcomes that the server took, by its clock at `ended_at_ms`."""
+    def ended(self, outcomes: Sequence[Outcome], statuses: Sequence[bytes], at: Sequence[bytes]) -> None:
+        """Makes the spans of a micro-batch's outcomes that the server took, at this time by its TIME."""
         sampled = [
             (outcome, outcome.request)
             for outcome, status in zip(outcomes, statuses, strict=True)
             if outcome.request is not None and status == b"ok" and is_sampled(outcome.request.traceparent)
         ]
-        if sampled and (moments := outcomes[0].moments) is not None:
+        if sampled:
             try:
-                self._tell(sampled, _epoch_ns(moments, ended_at_ms), len(outcomes))
+                self._tell(sampled, _epoch_ns(outcomes[0].moments, time_ms(at)), len(outcomes))
             except Exception as error:  # the requests are over; what only tells of them ends no worker
                 _LOG.warning("spans_not_made", worker=self._worker, error=repr(error))
 

@@ -8,8 +8,8 @@ that first (workers/engine/loop.py). Without live traffic nothing of this holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,9 +66,19 @@ class Yielding:
         """True while the worker has low work and there is live traffic."""
         return bool(self._started_at_s) and self.live
 
-    def note_live(self) -> None:
-        """A request of a higher level was read."""
-        self._live_until_s = self._clock() + LIVE_S
+    @property
+    def at_work(self) -> bool:
+        """True while the worker has low work, or has kept some."""
+        return bool(self._started_at_s or self.kept)
+
+    @property
+    def expected(self) -> bool:
+        """True if low work waits, or some of many rows came lately."""
+        return self.waits or self._rows > 1
+
+    def note_live(self, at_s: float | None = None) -> None:
+        """A request of a higher level was read, now or at this time."""
+        self._live_until_s = max(self._live_until_s, (self._clock() if at_s is None else at_s) + LIVE_S)
 
     def expect(self, rows: int) -> None:
         """The next messages may have so many rows."""
@@ -130,13 +140,20 @@ def rows_of(entry: Entry) -> int:
     return len(payload) // _VECTOR_BYTES
 
 
-def pieces(
-    compute: Callable[..., _T], between: Callable[[], None] | None, *columns: NDArray[np.generic]
-) -> Iterator[_T]:
-    """Yields what a function makes of some rows of the columns after the others, or of all without `between`,
-    which is called after each piece."""
-    count = len(columns[0])
-    for first in range(0, count, PIECE_ROWS if between else max(count, 1)):
-        yield compute(*(column[first : first + PIECE_ROWS] if between else column for column in columns))
-        if between:
+def piecewise(compute: Callable[..., _T], between: Callable[[], None]) -> Callable[..., _T]:
+    """Gives a function of columns that computes some rows after the others, and calls `between` after each.
+
+    What `compute` gives is a column, or a named tuple of columns; a column of None stays None.
+    """
+
+    def computed(*columns: NDArray[np.generic] | None) -> _T:
+        found: list[Any] = []
+        given = [column for column in columns if column is not None]
+        for first in range(0, len(given[0]), PIECE_ROWS):
+            found.append(compute(*(column[first : first + PIECE_ROWS] for column in given)))
             between()
+        if isinstance(found[0], tuple):
+            return cast(_T, type(found[0])(*map(np.concatenate, zip(*found, strict=True))))
+        return cast(_T, np.concatenate(found))
+
+    return computed

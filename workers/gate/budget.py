@@ -30,7 +30,7 @@ import structlog
 from amn.gate.escalation import Allowance, threshold_for
 from amn.policy import ACCURACY, ENFORCE, EscalationPolicy
 from producer.keys import Keys
-from workers.engine.queue import load
+from workers.engine.reads import load
 from workers.gate.breaker import TierFacts
 from workers.gate.tiers import TierWatch
 from workers.settings import WorkerSettings

@@ -15,7 +15,7 @@ import structlog
 
 from amn.policy import ACCURACY, SECONDARY
 from producer.keys import Keys
-from workers.engine.queue import load
+from workers.engine.reads import load
 from workers.gate.breaker import CLOSED, OPEN, Breaker, TierFacts
 from workers.settings import WorkerSettings
 from workers.side import SideThread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from producer.sampling import ONE_IN_MAX
 from workers.engine.entry import BULK_PLACE, Outcome
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import BULK_ESCALATED, EXTRA_ESCALATED, failure, is_bulk
-from workers.engine.yielding import pieces
+from workers.engine.yielding import piecewise
 from workers.handlers.batches import batch_reply, decide_batch
 from workers.handlers.decisions import DecisionLog
 from workers.settings import FALLBACK_MS_MIN, WorkerSettings
@@ -87,6 +88,10 @@ class GatedBatch(NamedTuple):
     took: dict[str, Any]
 
 
+#: The model (contexts -> vectors), and the gate (contexts, vectors, which rows -> columns of scores).
+_Functions = tuple[Callable[..., NDArray[np.float32]], Callable[..., Columns]]
+
+
 class AmnHandler:
     """Answers with the AMN model, and flags what a fallback should answer."""
 
@@ -97,6 +102,7 @@ class AmnHandler:
         self._gate = gate
         self._sampler = sampler or Sampler(settings.sample_rate, settings.sample_salt)
         self._scores = GateScores(gate.policy, predictor.bank, gate.calibration)
+        self._whole: _Functions = predictor.forward, self._scores
         with_gain = gate.policy.gain is not None
         #: Shared fields of the answers, by "was scored" and "the fallback is down".
         self._shared = {
@@ -113,7 +119,8 @@ class AmnHandler:
         """One model call for all; one outcome per request, in order."""
         batch.started_s = started_s = time.perf_counter()
         requests, policy = batch.requests, self._gate.policy
-        vectors = self._forward(batch)
+        forward, scored = self._whole if batch.between is None else self._by_piece(batch.between)
+        vectors = forward(batch.contexts)  # (B, 768)
         batch.predicted_s = time.perf_counter()
         hard = [hard_rules(policy, request.lane, request.tokens, request.escalate) for request in requests]
         soft = None
@@ -122,7 +129,7 @@ class AmnHandler:
             for i, reasons in enumerate(hard):
                 if reasons:
                     soft[batch.rows(i)] = False
-        columns = self._scored(batch, vectors, soft)
+        columns = scored(batch.contexts, vectors, soft)
         took = {
             "batch_ms": (started_s - batch.leased_at_s) * 1000,
             "compute_ms": (time.perf_counter() - started_s) * 1000,
@@ -138,19 +145,10 @@ class AmnHandler:
             for i, many in enumerate(batched)
         ]
 
-    def _forward(self, batch: MicroBatch) -> NDArray[np.float32]:
-        """The predictions, shape (B, 768)."""
-        if batch.between is None:
-            return self._predictor.forward(batch.contexts)
-        return np.concatenate(list(pieces(self._predictor.forward, batch.between, batch.contexts)))
-
-    def _scored(
-        self, batch: MicroBatch, vectors: NDArray[np.float32], soft: NDArray[np.bool_] | None
-    ) -> Columns:
-        if batch.between is None or (soft is not None and not soft.any()):
-            return self._scores(batch.contexts, vectors, soft)
-        columns = (batch.contexts, vectors) if soft is None else (batch.contexts, vectors, soft)
-        return Columns(*map(np.concatenate, zip(*pieces(self._scores, batch.between, *columns), strict=True)))
+    def _by_piece(self, between: Callable[[], None]) -> _Functions:
+        """The model and the gate, for some rows after the others."""
+        forward, scored = self._whole
+        return piecewise(forward, between), piecewise(scored, between)
 
     def _single(self, batch: MicroBatch, i: int, computed: GatedBatch) -> Outcome:
         """The end of request i, a single context."""

@@ -81,8 +81,7 @@ class FallbackHandler:
 
     def handle(self, batch: MicroBatch) -> list[Outcome]:
         """One model call for all; one outcome per request, in order."""
-        started_s, requests = time.perf_counter(), batch.requests
-        batch.started_s = started_s
+        batch.started_s, requests = time.perf_counter(), batch.requests
         try:
             rows = self._predictor.forward(batch.contexts)  # (B, 768)
         except Exception:
@@ -101,8 +100,8 @@ class FallbackHandler:
         ]
         weight, expected = self._weighed(batch.contexts, fast, so_far)
         took = {
-            "batch_ms": (started_s - batch.leased_at_s) * 1000,
-            "compute_ms": (time.perf_counter() - started_s) * 1000,
+            "batch_ms": (batch.started_s - batch.leased_at_s) * 1000,
+            "compute_ms": (time.perf_counter() - batch.started_s) * 1000,
             "batch_size": len(rows),
         }
         best, sound = blend(np.concatenate(fast), rows, weight), np.abs(np.sqrt(np.vecdot(rows, rows)) - 1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from producer.keys import Keys
 from producer.sampling import sample_hash
-from workers.engine.queue import load
+from workers.engine.reads import load
 from workers.shadow.scores import MILLION, Half, Labels, against
 
 WORST, RANDOM = "worst", "random"

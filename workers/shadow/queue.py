@@ -16,7 +16,8 @@ import structlog
 from producer.keys import GROUP, Keys
 from producer.transport.connection import driver_errors
 from workers.engine.entry import Outcome
-from workers.engine.queue import LeasedQueue, load
+from workers.engine.queue import LeasedQueue
+from workers.engine.reads import load
 from workers.settings import WorkerSettings
 from workers.shadow.exemplars import Exemplar, Exemplars, of_pair
 from workers.shadow.scores import Half, Labels, Pairs, increments

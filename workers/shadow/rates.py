@@ -24,7 +24,7 @@ import structlog
 
 from producer.keys import Keys
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN
-from workers.engine.queue import load
+from workers.engine.reads import load
 from workers.shadow.scores import TARGET_TRUE, Labels
 from workers.shadow.settings import ShadowSettings
 

@@ -106,7 +106,7 @@ class Poisoned:
 class NoQueue:
     settings = SETTINGS
     name = "nobody"
-    yields = False
+    low = False
     clock = ServerClock()
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.reads import ReadSizes
+from workers.engine.entry import Entry
+from workers.engine.sizes import ReadSizes
+from workers.engine.yielding import Yielding
 
 backlogs = st.lists(st.integers(0, 2000), min_size=3, max_size=3)
 
@@ -84,3 +86,32 @@ def test_what_one_level_leaves_over_goes_to_the_next():
         high, normal, low = read(shares, backlog, waits=False)
     assert (high, low) == (5, 4)
     assert normal >= 64 - 5 - 4 - 5
+
+
+def entry_of(size_bytes: int, place: int = 2) -> Entry:
+    return Entry(b"1-1", {b"request": bytes(size_bytes)}, 1, place)
+
+
+def test_what_is_large_or_was_lost_makes_reads_unusual_until_it_is_forgotten():
+    shares = ReadSizes(256, 3)
+    assert shares.usual
+    shares.took([85] * 3, [0, 1, 0], [entry_of(3_000_000)])
+    found = []
+    for _ in range(8):
+        found.append(shares.usual)
+        shares.took([85] * 3, [0, 1, 0], [entry_of(15_000)])
+    assert (found[0], found[-1]) == (False, True)
+    shares.note_lost()
+    assert not shares.usual
+    for _ in range(40):
+        shares.took([shares.entries] * 3, [0, 0, 0])
+    assert shares.usual
+
+
+def test_low_work_makes_reads_unusual_while_more_of_it_is_expected():
+    turns = Yielding()
+    shares = ReadSizes(256, 3, turns)
+    shares.took([85] * 3, [0, 0, 85], [entry_of(15_000, 3)] * 85)
+    assert not shares.usual
+    shares.took([85] * 3, [0, 0, 1], [entry_of(15_000, 3)])
+    assert shares.usual

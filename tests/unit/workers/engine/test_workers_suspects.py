@@ -17,7 +17,7 @@ from workers.engine.entry import Entry, Outcome
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch
 from workers.engine.outcomes import begun_too_often
-from workers.engine.reads import ReadSizes
+from workers.engine.sizes import ReadSizes
 from workers.engine.suspects import PAUSE_S, HeldBack, suspects
 from workers.engine.watchdog import Watchdog
 from workers.settings import QueueSettings, WorkerSettings
@@ -83,7 +83,7 @@ class Books:
     """A queue that notes the order of what the loop asks it for; `refusals` come first."""
 
     name = "amn-test"
-    heavy = more = yields = False
+    heavy = more = low = False
     settings = SETTINGS
     clock = ServerClock()
 

@@ -43,6 +43,15 @@ def traces(exporter: InMemorySpanExporter) -> WorkerTraces:
     return WorkerTraces(provider.get_tracer("amn"), "amn", "w")
 
 
+def divided(epoch_ms: float) -> tuple[bytes, bytes]:
+    """A moment as TIME gives it: seconds, and the microseconds of the last one."""
+    seconds, micros = divmod(round(epoch_ms * 1000), 1_000_000)
+    return str(seconds).encode(), str(micros).encode()
+
+
+ENDED_AT = divided(1_000_010.0)
+
+
 def outcomes(*traceparents: str) -> list[Outcome]:
     now_s = time.perf_counter()
     moments = Moments(1_000_000.0, now_s, now_s + 0.001, now_s + 0.003, now_s + 0.004)
@@ -63,11 +72,11 @@ def test_a_trace_context_that_names_no_trace_makes_no_span_and_harms_none_beside
     traces: WorkerTraces, exporter: Any
 ) -> None:
     some = outcomes(*HOSTILE)
-    traces.ended(some, [b"ok"] * len(some), 1_000_010.0)
+    traces.ended(some, [b"ok"] * len(some), ENDED_AT)
     assert exporter.get_finished_spans() == ()
     some = outcomes(*HOSTILE, GOOD)
     with capture_logs() as logs:
-        traces.ended(some, [b"ok"] * len(some), 1_000_010.0)
+        traces.ended(some, [b"ok"] * len(some), ENDED_AT)
     spans = [span for span in exporter.get_finished_spans() if span.name == "amn answer"]
     assert [f"{span.context.trace_id:032x}" for span in spans] == [TRACE]
     assert logs == []
@@ -78,7 +87,7 @@ def test_the_stages_of_a_span_follow_each_other_to_the_end_by_the_servers_clock(
 ) -> None:
     for ended_at_ms, last_ms in ((1_000_006.0, 2.0), (999_000.0, 0.0)):  # and one of a clock that went back
         exporter.clear()
-        traces.ended(outcomes(GOOD), [b"ok"], ended_at_ms)
+        traces.ended(outcomes(GOOD), [b"ok"], divided(ended_at_ms))
         spans = {span.name: (span.end_time - span.start_time) / 1e6 for span in exporter.get_finished_spans()}
         assert spans == {
             "batch": pytest.approx(1.0),
@@ -93,7 +102,7 @@ def test_the_stages_of_a_span_follow_each_other_to_the_end_by_the_servers_clock(
 def test_what_the_server_did_not_take_or_nobody_sampled_has_no_span(
     traces: WorkerTraces, exporter: Any
 ) -> None:
-    traces.ended(outcomes(GOOD, GOOD, "", GOOD[:-1] + "2"), [b"lost", b"full", b"ok", b"ok"], 1_000_010.0)
+    traces.ended(outcomes(GOOD, GOOD, "", GOOD[:-1] + "2"), [b"lost", b"full", b"ok", b"ok"], ENDED_AT)
     assert exporter.get_finished_spans() == ()
     assert [is_sampled(GOOD[:-1] + digit) for digit in "013a"] == [False, True, True, False]
 
@@ -104,5 +113,5 @@ def test_an_error_in_the_making_of_spans_is_told_and_ends_nothing(traces: Worker
 
     traces._tracer = type("Broken", (), {"start_span": broken})()
     with capture_logs() as logs:
-        traces.ended(outcomes(GOOD), [b"ok"], 1_000_010.0)
+        traces.ended(outcomes(GOOD), [b"ok"], ENDED_AT)
     assert [line["event"] for line in logs] == ["spans_not_made"]

@@ -9,7 +9,7 @@ from producer import Windows
 from producer.messages import CONTEXT_SHAPE, Request
 from producer.protocol.wire import RequestEncoder, encode_request
 from workers.engine.entry import Entry
-from workers.engine.yielding import LIVE_S, PIECE_ROWS, SHARE, Yielding, pieces, rows_of
+from workers.engine.yielding import LIVE_S, PIECE_ROWS, SHARE, Yielding, piecewise, rows_of
 
 LOW, NORMAL = 3, 2
 
@@ -111,7 +111,7 @@ def test_the_rows_of_a_message_are_known_before_it_is_decoded(rows):
     ends = np.arange(4, rows + 4)
     windows = Windows(vectors=np.zeros((rows + 4, 768), "f2"), ends=ends)
     encoder = RequestEncoder(Request(id="r", reply_to="c", context=np.zeros(CONTEXT_SHAPE, "f4")))
-    payload = encoder.encode_windows("r", windows, 0.0, 0.0)
+    payload = encoder.windowed(windows).encode("r", windows.vectors, 0.0, 0.0)
     found = rows_of(Entry(b"1-1", {b"request": payload}, 1, LOW))
     assert found == (rows if len(payload) > 20_000 else 1)
 
@@ -144,8 +144,13 @@ def test_fewer_messages_are_read_the_more_rows_they_have_and_beside_live_traffic
 def test_pieces_are_all_rows_in_order_with_a_look_after_each():
     looks: list[int] = []
     numbers = np.arange(3 * PIECE_ROWS - 5)
-    found = list(pieces(lambda rows: rows, lambda: looks.append(1), numbers))
-    assert [len(piece) for piece in found] == [PIECE_ROWS, PIECE_ROWS, PIECE_ROWS - 5]
-    assert np.array_equal(np.concatenate(found), numbers)
+    lengths: list[int] = []
+
+    def doubled(rows: np.ndarray) -> np.ndarray:
+        lengths.append(len(rows))
+        return 2 * rows
+
+    found = piecewise(doubled, lambda: looks.append(1))(numbers, None)
+    assert lengths == [PIECE_ROWS, PIECE_ROWS, PIECE_ROWS - 5]
+    assert np.array_equal(found, 2 * numbers)
     assert len(looks) == 3
-    assert len(list(pieces(lambda rows: rows, None, numbers))) == 1

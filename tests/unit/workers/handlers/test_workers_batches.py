@@ -424,7 +424,7 @@ class Poisoned(Last):
 class NoQueue:
     settings = SETTINGS
     name = "nobody"
-    yields = False
+    low = False
     clock = ServerClock()
 
 
