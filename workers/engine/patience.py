@@ -1,4 +1,4 @@
-"""What a worker does while the server is away, or refuses: it waits, and asks again."""
+"""Waits of a worker whose server is away or refuses, until it takes what was computed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from producer.transport.clock import ServerClock
 from producer.transport.connection import DRIVER_ERRORS, driver_errors, script_text, translated
 from producer.transport.link import Link, Script, written
 from workers.engine.entry import Entry, Outcome
-from workers.engine.reads import Reader, load
+from workers.engine.reads import EntryReader, load
 from workers.settings import WorkerSettings
 
 _RELEASED = "released"
@@ -35,7 +35,7 @@ _BESIDE_BYTES = 512
 _CLIENTS_MAX = 10_000
 
 
-class LeasedQueue(Reader):
+class LeasedQueue(EntryReader):
     """Leases entries of one stream, or of the three levels of new requests, and ends them.
 
     Attributes:

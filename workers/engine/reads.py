@@ -26,7 +26,7 @@ from workers.settings import WorkerSettings
 _Asked = tuple[Sequence[int], list[tuple[Word, ...]]]
 
 
-class Reader:
+class EntryReader:
     """Leases entries of one stream, or of the three levels of new requests.
 
     Attributes:
