@@ -21,7 +21,7 @@ from ops.drift.service.live import Service, read_service
 from ops.drift.service.objectives import objectives
 from ops.drift.service.table import evaluate_conditions
 from ops.drift.settings import JudgeSettings
-from ops.drift.state import Evaluation
+from ops.drift.state import Evaluation, JudgeState
 from ops.findings import Finding
 from ops.leader import Leadership, leader_key, write
 from producer.errors import ServerError
@@ -48,11 +48,8 @@ def evaluate(
     open_block = now_ms // 60_000 // BLOCK_MIN
     end = (now_ms // 60_000 - settings.closed_after_min) // BLOCK_MIN
     orders, state = memory.orders(), memory.state()
-    back_ms = memory.evaluated_at_ms() - now_ms
-    if back_ms > 0:
-        _LOG.warning("server_clock_went_back", seconds=back_ms // 1000)
-        state.rewind(back_ms)
-        memory.rewind(end, back_ms // 60_000 // BLOCK_MIN)
+    if (back_ms := memory.evaluated_at_ms() - now_ms) > 0:
+        _rewind(memory, state, end, back_ms)
     traffic = Traffic.of(end - BLOCKS_KEPT, memory.blocks(end))
     audit = [rebaseline(state.models, order, end, now_ms) for order in orders]
     found = evaluate_drift(traffic, state, now_ms, settings)
@@ -60,12 +57,17 @@ def evaluate(
     counts, canaries = memory.counts(open_block), memory.canary(models)
     service = replace(read_service(client, keys), now_ms=now_ms, counts=counts, canary=canaries)
     findings = [*found.findings, *(canary(model, service, settings) for model in models)]
-    findings += objectives(service, open_block, settings)
-    findings += evaluate_conditions(service)
+    findings += [*objectives(service, open_block, settings), *evaluate_conditions(service)]
     findings.append(monitor_health(found.state, traffic, service, settings))
-    row = partial(_row, client, keys, service, traffic)
-    audits = [*audit, *found.audit]
+    row, audits = partial(_row, client, keys, service, traffic), [*audit, *found.audit]
     return replace(found, findings=findings, audit=audits, counters=service.counters, minute=row)
+
+
+def _rewind(memory: Memory, state: JudgeState, end: int, back_ms: int) -> None:
+    """Takes back what was judged in a time that the server's clock says is to come."""
+    _LOG.warning("server_clock_went_back", seconds=back_ms // 1000)
+    state.rewind(back_ms)
+    memory.rewind(end, back_ms // 60_000 // BLOCK_MIN)
 
 
 class Judge:
@@ -101,10 +103,7 @@ class Judge:
         """
         fence = self._leadership.lead()
         if fence != self._fence:
-            if self.leads != bool(fence):
-                _LOG.info("judge_leads" if fence else "judge_follows", fence=fence)
-            self._fence = fence
-            self._memory = Memory(self._client, self._keys)  # another judge may have written since
+            self._note_lead(fence)
         clock_ms = server_now_ms(self._client) if now_ms is None else now_ms
         # A clock that went back says nothing about when the next minute is over: it is now.
         if not fence or 0 <= clock_ms - self._evaluated_at_ms < _EVERY_MS:
@@ -117,6 +116,13 @@ class Judge:
             return None
         self._evaluated_at_ms = clock_ms
         return found
+
+    def _note_lead(self, fence: int) -> None:
+        """Leads from now on, or anew, or follows another one."""
+        if self.leads != bool(fence):
+            _LOG.info("judge_leads" if fence else "judge_follows", fence=fence)
+        self._fence = fence
+        self._memory = Memory(self._client, self._keys)  # another judge may have written since
 
     def keep_minute(self, found: Evaluation) -> None:
         """Adds a row to the history. That is done when the alerts are told, so that no page waits for it."""
