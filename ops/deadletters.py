@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from producer.settings import ProducerSettings
 from producer.transport.clock import time_ms
 from producer.transport.connection import script_text
 
+_ID = re.compile(r"\d{1,20}(-\d{1,20})?", re.ASCII)
 #: Letters read, put back or deleted in one round trip: a few megabytes at most.
 _PAGE = 200
 
@@ -105,6 +107,8 @@ class DeadLetters:
 
     def get(self, letter_id: str) -> DeadLetter | None:
         """One letter, or None when there is none with this id."""
+        if not _ID.fullmatch(letter_id) or max(map(int, letter_id.split("-"))) >= 2**64:
+            return None
         rows = cast("list[Any]", self._client.xrange(self._keys.dead, letter_id, letter_id))
         return _letter(*rows[0]) if rows else None
 

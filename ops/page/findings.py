@@ -127,7 +127,7 @@ def _died(look: Look, known: Known) -> Iterator[Trouble]:
             known.died_at_ms[name] = look.now_ms
     known.deaths = counted
     for name, at_ms in known.died_at_ms.items():
-        if look.now_ms - at_ms < DEATH_TOLD_MS:
+        if 0 <= look.now_ms - at_ms < DEATH_TOLD_MS:  # not for an hour after the clock went back by one
             kind = name.partition(":")[2]
             yield Trouble(
                 severity="notice",

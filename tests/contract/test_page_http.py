@@ -191,7 +191,8 @@ def test_actions_want_the_page_s_own_request_and_the_count_that_was_confirmed(re
         letter = client.get("/api/snapshot").json()["dead"]["newest"][0]
         peeked = client.get(f"/api/letters/{letter['id']}").json()
         assert (peeked["reason"], peeked["request"]["context"]) == ("undecodable", "float32 (5, 768)")
-        assert client.get("/api/letters/1-1").status_code == 404
+        for none in ("1-1", "99999999999999999999-1", "x", "1-1-1", "\u0661-1"):
+            assert client.get(f"/api/letters/{none}").status_code == 404, none
         again = client.post("/api/actions/replay", json={"reason": "undecodable", "count_shown": 4})
         assert again.json()["sentence"].startswith("4 dead letters put back, 0 of them ended")
         assert (rig.admin.xlen(KEYS.dead), rig.admin.xlen(KEYS.requests)) == (0, 4)
