@@ -18,9 +18,11 @@ import msgpack
 import numpy as np
 
 from producer.errors import QueueError, WireError
-from producer.messages import PRIORITIES, BatchReply, Reply, Request
+from producer.keys import valid_client
+from producer.messages import PRIORITIES, BatchReply, Failure, Reply, Request
 from producer.options import Options
 from producer.protocol import wire
+from producer.protocol.peek import sender
 from producer.session.requests import prepare
 from producer.settings import ProducerSettings
 
@@ -91,7 +93,14 @@ def decoder(count: int, seed: int = SEED) -> int:
     passed = 0
     for turn in range(count):
         decode, data = kinds[turn % len(kinds)]
-        passed += read(decode, damaged(source, data)) is not None
+        broken = damaged(source, data)
+        taken = read(decode, broken) is not None
+        passed += taken
+        # Whoever sent it is told, under an id that a reply can carry, or is not found.
+        if not taken and (sent_by := sender(broken, b"\xff")) is not None:
+            told = Failure(id=sent_by.id, code="undecodable", message="", traceparent=sent_by.traceparent)
+            assert wire.decode_reply(wire.encode_failure(told)) == told
+            assert valid_client(sent_by.reply_to)
     return passed
 
 
