@@ -125,7 +125,7 @@ def _tensor(tensor: Mapping[str, Any], body: bytes, begin: int) -> NDArray[np.fl
     if tensor.get("name") != INPUT:
         raise bad(f"the input is called {tensor.get('name')!r:.80}; the model has {INPUT!r}")
     kind, shape = tensor.get("datatype"), _shape(tensor.get("shape"))
-    if kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in _TYPES:
         raise bad(f"datatype is {kind!r:.80}; send {' or '.join(_TYPES)}")
     said = mapping(tensor.get("parameters", {}), f"the parameters of {INPUT}")
     if unknown := sorted(said.keys() - {"binary_data_size"}):
