@@ -34,11 +34,30 @@ class LimitedProtocol(HttpToolsProtocol):
         """Begins to wait for a request; where there is no room, the one that waits longest makes some."""
         super().connection_made(transport)
         if self._connections_max is not None and len(self.connections) > self._connections_max:
-            others: Any = [one for one in cast("set[Any]", self.connections) if one._timer is not None]
-            last = min(others, key=lambda one: one._timer.when(), default=self)
-            last._refuse(503, "too_many_connections", f"{self._connections_max} connections are open; retry")
+            waiting = [(timer.when(), one) for one in self._others() if (timer := one.waits)]
+            room = f"{self._connections_max} connections are open; retry"
+            if waiting:
+                min(waiting, key=lambda pair: pair[0])[1].leave(503, "too_many_connections", room)
+            else:
+                self._refuse(503, "too_many_connections", room)
         if not transport.is_closing():
             self._wait(HEAD_S_MAX)
+
+    @property
+    def waits(self) -> asyncio.TimerHandle | None:
+        """The timer that ends the wait for the rest of a request, or for the next one; None in between."""
+        return self._timer or self.timeout_keep_alive_task
+
+    def leave(self, status: int, code: str, text: str) -> None:
+        """Closes; says why if a part of a request is here, since an earlier answer is taken for another's."""
+        begun = self.cycle is not None and not self.cycle.response_complete
+        if begun or self._held_bytes:
+            self._refuse(status, code, text)
+        else:
+            self.transport.close()
+
+    def _others(self) -> list[LimitedProtocol]:
+        return [one for one in cast("set[Any]", self.connections) if one is not self]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends the wait."""
@@ -92,7 +111,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._timer = None if seconds is None else self.loop.call_later(seconds, self._too_slow, seconds)
 
     def _too_slow(self, seconds: float) -> None:
-        self._refuse(408, "too_slow", f"the rest of the request did not come within {seconds:.0f} s")
+        self.leave(408, "too_slow", f"the rest of the request did not come within {seconds:.0f} s")
 
     def _refuse(self, status: int, code: str, text: str) -> None:
         """Answers what is being received, unless an earlier answer is still to come, and closes."""

@@ -16,6 +16,8 @@ from ops.web.protocol import LimitedProtocol
 
 #: The kernel ends a connection whose peer takes nothing for so long.
 _UNSENT_MS_MAX, _UNSENT_BYTES_MAX = 15_000, 64 * 1024
+#: A connection without a request is closed after so long; clients keep theirs for as long as they can.
+_IDLE_S_MAX = 60
 
 
 async def _nothing() -> None:
@@ -85,6 +87,7 @@ def config(app: ASGIApp, *, connections_max: int, drain_s: int) -> uvicorn.Confi
         server_header=False,
         limit_concurrency=connections_max,
         timeout_graceful_shutdown=drain_s,
+        timeout_keep_alive=_IDLE_S_MAX,
     )
 
 

@@ -25,6 +25,7 @@ from topology import wait_until
 
 from ops.commands.acl import acl_line
 from ops.errors import AclRefused
+from ops.gateway.readiness import look
 from ops.health.keys import repair
 from ops.page.look import Looker
 from ops.predict.truths import TruthReporter
@@ -33,7 +34,7 @@ from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES
 from producer.protocol import wire
-from producer.transport.connection import script_text
+from producer.transport.connection import connect, script_text
 from workers.engine.keeper import Keeper
 from workers.engine.reads import load
 from workers.settings import QueueSettings
@@ -45,6 +46,7 @@ USERS = {
     "team-a": ("producer", "team-a"),
     "team-b": ("producer", "team-b"),
     "trusted": ("canceller", "trusted"),
+    "gateway": ("gateway", "gateway"),
     "worker": ("worker", ""),
     "ops": ("ops", ""),
 }
@@ -203,6 +205,19 @@ def test_the_document_names_the_rights_of_a_producer(guarded: Guarded) -> None:
             assert not may(*refused)
         assert not may("XRANGE", KEYS.replies("team-a.x"), "-", "+")
     assert {"EVALSHA", "XREAD", "XDEL", "DEL", "HGETALL", "TIME"} <= set(tried)
+
+
+def test_a_gateway_sees_the_workers_asks_and_takes_back(
+    guarded: Guarded, workers: None, denials: Callable[[], list[str]]
+) -> None:
+    settings = guarded.settings("gateway")
+    with connect(settings) as client:
+        wait_until(lambda: look(client, settings).workers == 1, "a worker that reads")
+    with Producer(settings=settings) as producer:
+        assert producer.predict(sample(1)[0][0]).served_by
+        handle = producer.submit(sample(1)[0][0])
+        assert producer.cancel(handle.id) in (True, False)
+    assert denials() == []
 
 
 def test_a_producer_with_the_least_rights_is_told_what_the_server_lost(

@@ -1,0 +1,183 @@
+"""python -m bench gateway: what the gateway adds to a request, and how many contexts it passes in batches.
+
+The same contexts go straight to the queue and through the gateway, in turns, from one event loop. One AMN
+worker has a core of its own; server, gateway and clients share the other one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from bench.machine import cpu_seconds, environment, pin, resident_mb
+from bench.report import out_option, write
+from bench.service import Service, sample_contexts
+from producer import AsyncProducer
+from workers.pool.child import our_environment, our_python
+
+Ask = Callable[[int], Awaitable[object]]
+_BATCH = 256
+_CONNECTIONS = 16
+
+
+@click.command("gateway")
+@click.option("--rate", default=500, show_default=True, help="Requests a second, evenly spaced.")
+@click.option("--block-s", default=4.0, show_default=True, help="Length of a block.")
+@click.option("--repeats", default=2, show_default=True, help="Of all blocks, in turns.")
+@out_option
+def command(rate: int, block_s: float, repeats: int, out: Path) -> None:
+    """Latency, CPU and throughput with the gateway and without; writes gateway.json, gateway.md."""
+    surroundings = environment()
+    with Service() as service, _gateway(service.url) as (pid, port):
+        rows = asyncio.run(_Measured(service, pid, port).rows(rate, block_s, repeats))
+        megabytes = resident_mb(pid)
+    report = {"environment": surroundings, "rate_per_s": rate, "gateway_mb": megabytes, "rows": rows}
+    said = f"Milliseconds from due to answered, evenly spaced at {rate} a second and one at a time; "
+    write(out, "gateway", report, rows, f"{said}batches of {_BATCH}. The gateway takes {megabytes} MB.")
+
+
+@contextmanager
+def _gateway(url: str) -> Iterator[tuple[int, int]]:
+    command = our_python("ops.cli", "gateway", "--port", "0")
+    process = subprocess.Popen(command, env=our_environment(REDIS_URL=url), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().rpartition(":")[2])
+        pin(process.pid, {1})
+        yield process.pid, port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+class _Client:
+    """Keep-alive connections, each with one request at a time."""
+
+    def __init__(self, port: int, bodies: list[bytes]) -> None:
+        self._port, self._bodies = port, bodies
+        self._opened = 0
+        self._free: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def ask(self, number: int) -> bytes:
+        """Sends a request; returns the body of its answer."""
+        if self._opened < _CONNECTIONS and self._free.empty():
+            self._opened += 1
+            connection = await asyncio.open_connection("127.0.0.1", self._port, limit=2**24)
+        else:
+            connection = await self._free.get()
+        reader, writer = connection
+        writer.write(self._bodies[number % len(self._bodies)])
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise click.ClickException(head.decode())
+        size = int(head.lower().split(b"\r\ncontent-length: ")[1].split(b"\r\n")[0])
+        body: bytes = await reader.readexactly(size)
+        self._free.put_nowait(connection)
+        return body
+
+
+def _requests(contexts: Any, *, binary: bool) -> list[bytes]:
+    """Whole requests, one for each row of the contexts; all outputs come in the form of the input."""
+    found = []
+    for one in contexts:
+        tensor = {"name": "context", "datatype": "FP32", "shape": list(one.shape)}
+        data = {"parameters": {"binary_data_size": one.nbytes}} if binary else {"data": one.ravel().tolist()}
+        message = {"inputs": [tensor | data], "parameters": {"binary_data_output": binary}}
+        head = json.dumps(message).encode()
+        body = head + one.tobytes() if binary else head
+        lines = b"POST /v2/models/amn/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n" % len(body)
+        lines += b"Inference-Header-Content-Length: %d\r\n" % len(head) if binary else b""
+        found.append(lines + b"\r\n" + body)
+    return found
+
+
+class _Measured:
+    def __init__(self, service: Service, pid: int, port: int) -> None:
+        self._service, self._pid, self._port = service, pid, port
+
+    async def rows(self, rate: int, block_s: float, repeats: int) -> list[dict[str, Any]]:
+        """A row for each way."""
+        contexts = np.ascontiguousarray(sample_contexts()[: 2 * _BATCH], np.float32)
+        batches = contexts.reshape(2, _BATCH, 5, 768)
+        binary = _Client(self._port, _requests(contexts, binary=True))
+        in_json = _Client(self._port, _requests(contexts, binary=False))
+        many = _Client(self._port, _requests(batches, binary=True))
+        async with AsyncProducer(settings=self._service.settings) as producer:
+            asks: dict[str, Ask] = {
+                "without": lambda number: producer.predict(contexts[number % len(contexts)]),
+                "binary": binary.ask,
+                "json": in_json.ask,
+            }
+            batched: dict[str, Ask] = {
+                "without": lambda number: producer.predict_batch(batches[number % 2]),
+                "binary": many.ask,
+            }
+            found: dict[str, list[dict[str, float]]] = {name: [] for name in asks}
+            for _ in range(repeats):
+                for name, ask in asks.items():
+                    await _one_by_one(ask, 200)  # warms up
+                    figures = {**await self._paced(ask, rate, block_s), **await _alone(ask)}
+                    if name in batched:
+                        figures["contexts_per_s"] = await _full(batched[name], block_s / 2)
+                    found[name].append(figures)
+        return [
+            {"way": name} | {key: statistics.median(one[key] for one in blocks) for key in blocks[0]}
+            for name, blocks in found.items()
+        ]
+
+    async def _paced(self, ask: Ask, rate: int, for_s: float) -> dict[str, float]:
+        loop = asyncio.get_running_loop()
+        waits_ms: list[float] = []
+
+        async def one(number: int, due_s: float) -> None:
+            await ask(number)
+            waits_ms.append((loop.time() - due_s) * 1000)
+
+        count, cpu_s, began_s = int(rate * for_s), cpu_seconds(self._pid), loop.time()
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(count):
+                due_s = began_s + number / rate
+                await asyncio.sleep(max(due_s - loop.time(), 0))
+                tasks.create_task(one(number, due_s))
+        cpu_us = (cpu_seconds(self._pid) - cpu_s) / count * 1e6
+        p50, p95 = np.percentile(waits_ms, [50, 95])
+        return {"p50_ms": float(p50), "p95_ms": float(p95), "gateway_cpu_us": cpu_us}
+
+
+async def _one_by_one(ask: Ask, count: int) -> list[float]:
+    waits_ms = []
+    for number in range(count):
+        began_s = time.perf_counter()
+        await ask(number)
+        waits_ms.append((time.perf_counter() - began_s) * 1000)
+    return waits_ms
+
+
+async def _alone(ask: Ask) -> dict[str, float]:
+    p50, p95 = np.percentile(await _one_by_one(ask, 1_000), [50, 95])
+    return {"alone_p50_ms": float(p50), "alone_p95_ms": float(p95)}
+
+
+async def _full(ask: Ask, for_s: float) -> float:
+    """Contexts a second with four batches under way."""
+    ends_s, count = time.perf_counter() + for_s, 0
+    began_s = time.perf_counter()
+
+    async def on_and_on(number: int) -> None:
+        nonlocal count
+        while time.perf_counter() < ends_s:
+            await ask(number)
+            count += _BATCH
+
+    await asyncio.gather(*(on_and_on(number) for number in range(4)))
+    return count / (time.perf_counter() - began_s)
