@@ -172,7 +172,8 @@ class Memory:
         ended = found.now_ms // 60_000 // BLOCK_MIN - 1
         counts = {} if ended in known else {ended: dict(found.counters)}
         blocks = {n: block for n, block in self._final.items() if n not in self._stored and block.minutes}
-        judge, orders, audit = (self._prefix + name for name in ("judge", "orders", "audit"))
+        names = "judge", "orders", "audit", "block:", "counts:"
+        judge, orders, audit, block, count = (self._prefix + name for name in names)
         fields = ("state", dumps(found.state), "findings", dumps(found.findings))
         commands: list[Command] = [
             ("HSET", judge, *fields, "evaluated_at_ms", found.now_ms, "fence", fence),
@@ -182,10 +183,8 @@ class Memory:
             ("LTRIM", audit, 0, _AUDIT_MAX - 1),
             ("EXPIRE", audit, _JUDGE_TTL_S),
         ]
-        for number, block in blocks.items():
-            commands.append(("SET", f"{self._prefix}block:{number}", dumps(block), "EX", _BLOCK_TTL_S))
-        for number, counted in counts.items():
-            commands.append(("SET", f"{self._prefix}counts:{number}", dumps(counted), "EX", _COUNTS_TTL_S))
+        commands += [("SET", f"{block}{n}", dumps(one), "EX", _BLOCK_TTL_S) for n, one in blocks.items()]
+        commands += [("SET", f"{count}{n}", dumps(one), "EX", _COUNTS_TTL_S) for n, one in counts.items()]
         self._last = None  # should the answer be lost, the server knows what was written
         written = write(self._client, leader_key(self._keys), fence, commands)
         if written:

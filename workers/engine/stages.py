@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -61,6 +61,16 @@ class _Noted(NamedTuple):
         return (started_s - leased_at_s) * 1e6, model_us, gate_us, finish_us
 
 
+class _Found:
+    """Requests of one key that are counted together: their micro-batches, and when they began, epoch ms."""
+
+    __slots__ = ("began_ms", "counters", "escalated_ms", "numbers")
+
+    def __init__(self) -> None:
+        self.counters, self.numbers = "", list[int]()
+        self.began_ms, self.escalated_ms = list[float](), list[float]()
+
+
 class StageTimes:
     """The times of one worker's requests: one thread notes them, and any may count them."""
 
@@ -98,23 +108,26 @@ class StageTimes:
 
     def _count(self) -> None:
         """Counts what is noted."""
-        found: dict[_Key, list[tuple[float, ...]]] = {}
-        ends: dict[_Key, str] = {}
+        found: defaultdict[_Key, _Found] = defaultdict(_Found)
         with self._counting:
             self._requests = 0
-            for noted in [self._noted.popleft() for _ in range(len(self._noted))]:
-                leased_at_ms, spent_us = noted.moments.leased_at_ms, noted.spent_us()
-                whole_us = sum(spent_us)
-                for place, level, counters, entry_id, submitted_at_ms in noted.rows:
-                    came_at_ms = submitted_at_ms or appended_at_ms(entry_id)
-                    before_us = queue_us = (leased_at_ms - came_at_ms) * 1000
+            batches = [self._noted.popleft() for _ in range(len(self._noted))]
+            for number, batch in enumerate(batches):
+                for place, level, counters, entry_id, submitted_at_ms in batch.rows:
+                    same = found[place, level, counters[:1]]
+                    same.counters = counters
+                    same.numbers.append(number)
+                    same.began_ms.append(submitted_at_ms or appended_at_ms(entry_id))
                     if place > len(PRIORITIES):
-                        queue_us = (leased_at_ms - appended_at_ms(entry_id)) * 1000
-                    key = place, level, counters[:1]
-                    ends[key] = counters
-                    found.setdefault(key, []).append((queue_us, *spent_us, before_us + whole_us))
-            for key, times_us in found.items():
-                for row, column in zip(self._rows(key, ends[key]), np.array(times_us).T, strict=False):
+                        same.escalated_ms.append(appended_at_ms(entry_id))
+            read_ms = np.array([batch.moments.leased_at_ms for batch in batches])
+            spent_us = np.array([batch.spent_us() for batch in batches])  # (batches, 4)
+            for key, same in found.items():
+                read, spent = read_ms[same.numbers], spent_us[same.numbers]
+                waited_us = (read - np.array(same.escalated_ms or same.began_ms)) * 1000
+                whole_us = (read - np.array(same.began_ms)) * 1000 + spent.sum(axis=1)
+                columns = waited_us, *spent.T, whole_us
+                for row, column in zip(self._rows(key, same.counters), columns, strict=False):
                     add_all(row, column)
 
     def _rows(self, key: _Key, counters: str) -> list[list[int]]:
