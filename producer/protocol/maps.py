@@ -26,6 +26,8 @@ BESIDE_BYTES_MAX = 16 * 1024
 MAP_MAX = 64
 _LIMITS = {"max_array_len": BATCH_CONTEXTS_MAX, "max_map_len": MAP_MAX, "max_ext_len": 0}
 _BYTES_HEADS = b"\xc4\xc5\xc6"
+#: Some languages write these for times and for undefined values.
+_EXTENSION_HEADS = b"\xc7\xc8\xc9\xd4\xd5\xd6\xd7\xd8"
 #: Types as msgpack calls them, for readers who know no Python.
 WORDS = {str: "text", bytes: "bin", int: "integer", bool: "boolean", dict: "map", type(None): "nil"}
 _SHORT = reprlib.Repr()
@@ -186,6 +188,8 @@ def value(encoded: bytes) -> object:
         raise Undecodable(
             f"takes {len(encoded)} bytes, the limit beside arrays is {BESIDE_BYTES_MAX}; send arrays as bin"
         )
+    if encoded and encoded[0] in _EXTENSION_HEADS:
+        raise Undecodable("is an extension type (a time, an undefined value); send a plain one, or none")
     try:
         return msgpack.unpackb(encoded, **_LIMITS)
     except Exception as error:
