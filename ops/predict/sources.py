@@ -1,7 +1,8 @@
 """The files of a data set as row groups, read piece by piece: .npy, .npz, Parquet, Arrow and Feather.
 
 A row group is the unit of resuming and of sharding: a row group of a Parquet file, a record batch of an Arrow
-file, or 16,384 rows of an array.
+file, or 16,384 rows of an array. A file is opened anew for each row group, since a data set may have more
+files than a process may hold open.
 """
 
 from __future__ import annotations
@@ -182,17 +183,20 @@ class ArrayFile:
 
     def __init__(self, path: Path, array: str = "") -> None:
         self.path = path
-        arrays: dict[str, Any]
-        if suffix_of(path) == ".npy":
-            rows = FileRows(path)
-            arrays = {_form(path, rows.shape): rows}
-        else:
-            arrays = self._members(path, array)
-        self._arrays = arrays
+        self._array = array
+        arrays = self._opened()
+        #: Members of an archive stay: they may be compressed, and lie in memory then.
+        self._arrays = arrays if suffix_of(path) == ".npz" else {}
         length = len(next(iter(arrays.values())))
         full, rest = divmod(length, ARRAY_GROUP_ROWS)
         self.groups = [ARRAY_GROUP_ROWS] * full + [rest] * bool(rest)
         self.schema = pa.schema([(name, _arrow(rows[:1]).type) for name, rows in arrays.items()])
+
+    def _opened(self) -> dict[str, Any]:
+        if suffix_of(self.path) == ".npz":
+            return self._members(self.path, self._array)
+        rows = FileRows(self.path)
+        return {_form(self.path, rows.shape): rows}
 
     @staticmethod
     def _members(path: Path, array: str) -> dict[str, Any]:
@@ -214,11 +218,11 @@ class ArrayFile:
 
     def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group in pieces."""
-        start = group * ARRAY_GROUP_ROWS
+        arrays, start = self._arrays or self._opened(), group * ARRAY_GROUP_ROWS
         end = start + self.groups[group]
         for first in range(start, end, rows):
             last = min(first + rows, end)
-            yield pa.RecordBatch.from_pydict({name: _arrow(self._arrays[name][first:last]) for name in names})
+            yield pa.RecordBatch.from_pydict({name: _arrow(arrays[name][first:last]) for name in names})
 
 
 class ParquetFile:
@@ -226,15 +230,19 @@ class ParquetFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = parquet.ParquetFile(path, memory_map=False, pre_buffer=False)
-        self.schema = self._file.schema_arrow
-        metadata = self._file.metadata
-        self.groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        with self._opened() as file:
+            self.schema, self._metadata = file.schema_arrow, file.metadata
+        groups = range(self._metadata.num_row_groups)
+        self.groups = [self._metadata.row_group(i).num_rows for i in groups]
+
+    def _opened(self, **how: Any) -> parquet.ParquetFile:
+        return parquet.ParquetFile(self.path, memory_map=False, pre_buffer=False, **how)
 
     def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group in pieces."""
         try:
-            yield from self._file.iter_batches(rows, [group], list(names), use_threads=False)
+            with self._opened(metadata=self._metadata) as file:
+                yield from file.iter_batches(rows, [group], list(names), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise FileRefused(f"{self.path}, row group {group} cannot be read: {_line(error)}") from error
 
@@ -244,14 +252,16 @@ class ArrowFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
-        self.schema = self._reader.schema
-        self.groups = [self._reader.get_batch(i).num_rows for i in range(self._reader.num_record_batches)]
+        with pa.OSFile(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            self.schema = reader.schema
+            self.groups = [reader.get_batch(i).num_rows for i in range(reader.num_record_batches)]
 
     def batches(self, group: int, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Yield a row group in pieces."""
         try:
-            whole = self._reader.get_batch(group).select(list(names))
+            with pa.OSFile(str(self.path)) as file:
+                whole = pa.ipc.open_file(file).get_batch(group).select(list(names))
         except (pa.ArrowException, OSError) as error:
             raise FileRefused(f"{self.path}, record batch {group} cannot be read: {_line(error)}") from error
         for first in range(0, whole.num_rows, rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -259,6 +260,28 @@ def test_an_id_of_any_type_keeps_documents_apart(tmp_path: Path, ids: pa.Array) 
     assert data.check_order() == len(LENGTHS)
     codes = [block.errors.get(i, ("",))[0] for block in blocks(data) for i in range(len(block.contexts))]
     assert codes == ["short_document" if position < 4 else "" for position in POSITION]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".npy"])
+def test_a_data_set_may_have_more_files_than_a_process_holds_open(tmp_path: Path, suffix: str) -> None:
+    for number in range(60):
+        rows = slice(5 * number, 5 * number + 5)
+        path = tmp_path / f"{number:02}{suffix}"
+        if suffix == ".npy":
+            np.save(path, VECTORS[rows])
+        elif suffix == ".parquet":
+            parquet.write_table(table(rows), path)
+        else:
+            feather.write_feather(table(rows), path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    now = max(int(name) for name in os.listdir("/dev/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (now + 20, limits[1]))
+    try:
+        data = opened(sorted(tmp_path.iterdir()))
+        data.check_order()
+        assert sum(len(block) for block in blocks(data)) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_an_id_of_any_length_takes_its_own_room_and_keeps_its_last_character(tmp_path: Path) -> None:
