@@ -280,6 +280,18 @@ def listens(client: httpx.Client) -> bool:
     return True
 
 
+def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_head(door: Any, context: Context) -> None:
+    """Two small writes without TCP_NODELAY take 40 ms, the delay of an acknowledgement."""
+    client, _, _ = door
+    waits_s = []
+    for _ in range(40):
+        began_s = time.perf_counter()
+        assert infer(client, context, binary=True).status_code == 200
+        waits_s.append(time.perf_counter() - began_s)
+        time.sleep(0.01)
+    assert sorted(waits_s)[10] < 0.035
+
+
 def test_with_a_token_only_those_who_bear_it_are_answered(real_server: Any, context: Context) -> None:
     with gateway(real_server.url, TOKEN) as (client, _):
         del client.headers["authorization"]
