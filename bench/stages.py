@@ -76,7 +76,7 @@ def _looped(service: Service, requests: int) -> float:
 
 
 def _alone_us(count: int, repeats: int = 20) -> float:
-    """What a loop and its keeper spend on the times of one request, in micro-batches of so many."""
+    """CPU of a loop and its keeper for the times of one request, in micro-batches of so many."""
     context = np.zeros(CONTEXT_SHAPE, np.float32)
     request = Request(id="r", reply_to="c", context=context, submitted_at_ms=_NOW_MS - 0.5)
     entries = [Entry(b"%d-0" % _NOW_MS, {}, 1, 2)] * count
