@@ -20,12 +20,10 @@ from ops.commands.acl import acl
 from ops.commands.alerts import alerts
 from ops.commands.bank import bank
 from ops.commands.capacity import capacity
-from ops.commands.dashboard import dashboard
 from ops.commands.dlq import dlq
 from ops.commands.doctor import doctor
 from ops.commands.drift.group import drift
 from ops.commands.explain import explain
-from ops.commands.gateway import gateway
 from ops.commands.jobs import jobs
 from ops.commands.metrics import metrics
 from ops.commands.models import evaluate, fit, train
@@ -33,6 +31,7 @@ from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
+from ops.commands.web import dashboard, gateway
 from ops.commands.wire.group import wire
 from ops.errors import OpsError
 from ops.local.beside import unless_ignored

@@ -16,7 +16,7 @@ from producer.transport.connection import driver_errors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """What was found.
+    """The findings of one look.
 
     Attributes:
         why: What is missing; "" when a request would be answered.

@@ -26,7 +26,7 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """What a served application needs of its process.
+    """The wishes of a served application to its process.
 
     Attributes:
         beat: Called each second, as a sign of life.
