@@ -120,11 +120,17 @@ def prepare_batch(
 
 
 def prepare_batches(
-    contexts: Iterable[Any], options: Options | Iterable[Options], *arguments: Any
+    contexts: Iterable[Any],
+    options: Options | Iterable[Options],
+    client: str,
+    settings: ProducerSettings,
+    at_ms: float | None = None,
+    traceparents: Sequence[str] = (),
 ) -> list[Outgoing]:
-    """Checks and encodes batches; the other arguments as `prepare_batch`."""
+    """Checks and encodes batches; the arguments as `prepare_all`."""
     each = repeat(options) if isinstance(options, Options) else options
-    return [prepare_batch(batch, one, *arguments) for batch, one in zip(contexts, each, strict=False)]
+    triples = zip(contexts, each, traceparents or repeat(""), strict=False)
+    return [prepare_batch(batch, one, client, settings, at_ms, trace) for batch, one, trace in triples]
 
 
 def _each(
