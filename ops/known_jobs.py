@@ -53,6 +53,7 @@ class KnownJob(Job):
     """
 
     functions: Mapping[str, Callable[..., Any]] = {}
+    _asked_to_end = False
 
     @classmethod
     def found(cls, name: str, connection: redis.Redis) -> KnownJob | None:
@@ -64,9 +65,13 @@ class KnownJob(Job):
 
     @property
     def status_word(self) -> str:
-        """RQ's word for its status, in our spelling."""
+        """RQ's word for its status, in our spelling.
+
+        RQ fails a job that was cancelled while it ran, until its worker ends it as cancelled a moment later.
+        """
         status = self.get_status(refresh=False)
-        return "cancelled" if status == JobStatus.CANCELED else str(status.value)
+        by_hand = status == JobStatus.CANCELED or (status == JobStatus.FAILED and self._asked_to_end)
+        return "cancelled" if by_hand else str(status.value)
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Takes the stored fields. Nothing in them raises, and what is not named here has no effect."""
@@ -83,6 +88,7 @@ class KnownJob(Job):
         begun = self.meta.get("begun", 0)
         # Only a job whose process died is begun again: what ends by an error takes these back (`perform`).
         self.retries_left = max(_BEGUN_MAX - begun, 0) if isinstance(begun, int) else 0
+        self._asked_to_end = CANCELLED.encode() in raw_data
         status = text_of(raw_data.get(b"status"))
         self._status = JobStatus(status) if status in {*JobStatus} else JobStatus.CREATED
 

@@ -280,8 +280,18 @@ def test_a_job_that_runs_ends_when_it_is_cancelled(
     row = ended(real_server, job)
     assert row["status"] == "cancelled"
     assert "cancelled; what is done stays" in row["error"]
-    assert real_server.admin.ttl(f"rq:job:{job}") > 0
-    assert real_server.admin.zcard(f"rq:failed:{JOBS}") == 0
+    wait(lambda: real_server.admin.ttl(f"rq:job:{job}") > 0)
+    wait(lambda: real_server.admin.zcard(f"rq:failed:{JOBS}") == 0)
+
+
+def test_a_cancelled_job_is_never_told_as_failed(real_server: Any, tmp_path: Path) -> None:
+    """Its worker fails it first, as RQ does, and ends it as cancelled after that."""
+    settings = ProducerSettings(url=real_server.url)
+    job = submit_predict(settings, contexts_file(tmp_path))
+    real_server.admin.hset(f"rq:job:{job}", mapping={"status": "failed", "cancelled": "1"})
+    assert rows(real_server)[job]["status"] == "cancelled"
+    real_server.admin.hdel(f"rq:job:{job}", "cancelled")
+    assert rows(real_server)[job]["status"] == "failed"
 
 
 def test_a_job_whose_process_dies_begins_again_three_times_at_most(

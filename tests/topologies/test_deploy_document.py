@@ -57,7 +57,7 @@ def files(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_every_kind_of_snippet_is_known_here() -> None:
-    assert {name for name, _ in FENCES} == {"url", "sh", "python", "conf redis", "conf sentinel"}
+    assert {name for name, _ in FENCES} == {"url", "sh", "python", "json", "conf redis", "conf sentinel"}
 
 
 def test_every_address_can_be_used() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import house
 from house import ROOMS, ROOT
 
-#: The aim was 29,000; CHANGELOG.md and DECISIONS.md say what a room that grows brings.
-LINES_MAX = 39_000
+#: The aim was 29,000. Page, stage times, traces, deployments and gateway (CHANGELOG.md) brought more.
+LINES_MAX = 46_700
 
 
 def test_the_lines_outside_the_tests_stay_few() -> None:
