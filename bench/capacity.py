@@ -78,15 +78,28 @@ def draw_plants(path: Path) -> None:
     known, rates = constants(KEPT), np.geomspace(1e3, 1e6, 60)
     plants = [plant(Demand(rate_per_s=float(rate)), known) for rate in rates]
     panels = {
-        "processes, a core each": ("amn", "fallback", "shadow", "producers", "partitions"),
-        "GB and Gbit/s": ("server_gb", "worker_gb", "in_gbit_s", "out_gbit_s"),
+        "Processes, a core each": {
+            "partitions": "servers",
+            "amn": "AMN workers",
+            "producers": "producers",
+            "fallback": "fallback workers",
+            "shadow": "shadow workers",
+        },
+        "Memory and network": {
+            "server_gb": "memory of servers, GB",
+            "out_gbit_s": "out of servers, Gbit/s",
+            "in_gbit_s": "into servers, Gbit/s",
+            "worker_gb": "memory of workers, GB",
+        },
     }
 
     def draw_both(axes: Any) -> None:
         for axis, (title, names) in zip(axes, panels.items(), strict=True):
-            for name, colour in zip(names, COLOURS, strict=False):
-                axis.loglog(rates, [getattr(one, name) for one in plants], color=colour, label=name)
-            axis.set(xlabel="requests/s", title=title)
+            for (name, label), colour in zip(names.items(), COLOURS, strict=False):
+                axis.loglog(rates, [getattr(one, name) for one in plants], color=colour, label=label)
+            axis.set(xlabel="requests a second", title=title)
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.yaxis.set_major_formatter("{x:,g}")
             axis.grid(alpha=0.3)
             axis.legend(frameon=False)
 

@@ -204,4 +204,5 @@ def plot(axis: Any, files: dict[str, Any]) -> None:
         axis.plot(*zip(*one["memory"], strict=True), color=colour, label=form)
     axis.set(xlabel="rows predicted", ylabel="resident MB of amn predict")
     axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.legend(frameon=False, loc="lower right")
