@@ -93,14 +93,14 @@ class Gateway:
         try:
             answer = await self._answered(request, path)
         except ClientDisconnect:
-            answer = response(Refused(499, "client_left", "the client went before its request was complete"))
+            answer = response(Refused("the client went before its request was complete", 499, "client_left"))
         except Refused as refusal:
             answer = response(refusal)
         except QueueError as error:
             answer = response(refused(error))
         except Exception:
             _LOG.exception("gateway_failed", path=path)
-            answer = response(Refused(500, "internal", "the gateway failed; its log says why"))
+            answer = response(Refused("the gateway failed; its log says why", 500, "internal"))
         route = path if path in self.routes else "other"
         if not has_begun():
             await answer(scope, receive, send)
@@ -115,20 +115,20 @@ class Gateway:
         """
         headers = request.headers
         if not self._token and not is_ours(headers.get("host", ""), _NAMES):
-            raise Refused(421, "wrong_host", "without a token, only addresses and localhost are answered")
+            raise Refused("without a token, only addresses and localhost are answered", 421, "wrong_host")
         if not is_same_site(headers):
-            raise Refused(403, "other_site", "a request from another site is refused")
+            raise Refused("a request from another site is refused", 403, "other_site")
         if self._token and path not in _OPEN and not bears(headers, self._token):
-            raise Refused(401, "unauthorized", "send the header Authorization: Bearer TOKEN")
+            raise Refused("send the header Authorization: Bearer TOKEN", 401, "unauthorized")
         if path not in self.routes:
-            raise Refused(404, "not_found", f"{path!r:.200} is no address of this gateway; see /openapi.json")
+            raise Refused(f"{path!r:.200} is no address of this gateway; see /openapi.json", 404, "not_found")
         method, endpoint = self.routes[path]
         if request.method != method and (request.method, method) != ("HEAD", "GET"):
             raise Refused(
-                405, "method_not_allowed", f"{path} answers {method}, and not {request.method!r:.20}"
+                f"{path} answers {method}, and not {request.method!r:.20}", 405, "method_not_allowed"
             )
         if headers.get("content-encoding", "identity") != "identity":
-            raise Refused(415, "unsupported_encoding", "send the body as it is, without compression")
+            raise Refused("send the body as it is, without compression", 415, "unsupported_encoding")
         return await endpoint(request)
 
     async def _server(self, _: Request) -> Response:
@@ -140,7 +140,7 @@ class Gateway:
     async def _is_ready(self, _: Request) -> Response:
         found = await self._ready()
         if found.why:
-            raise Refused(503, "not_ready", found.why)
+            raise Refused(found.why, 503, "not_ready")
         return _json({"ready": True, "name": MODEL, "workers": found.workers, "model": found.model})
 
     async def _model(self, _: Request) -> Response:
@@ -211,9 +211,9 @@ class Gateway:
                 size += len(part)
                 self._bodies_bytes += len(part)
                 if size > BODY_BYTES_MAX:
-                    raise Refused(413, "payload_too_large", f"the limit of a body is {BODY_BYTES_MAX} bytes")
+                    raise Refused(f"the limit of a body is {BODY_BYTES_MAX} bytes", 413, "payload_too_large")
                 if self._bodies_bytes > BODIES_BYTES_MAX:
-                    raise Refused(429, "gateway_full", "too many large requests are under way; retry later")
+                    raise Refused("too many large requests are under way; retry later", 429, "gateway_full")
         except BaseException:
             self._bodies_bytes -= size
             raise

@@ -34,7 +34,9 @@ class Refused(Exception):
         retry_after_s: Whole seconds to wait before a repeat; None where none is worth it.
     """
 
-    def __init__(self, status: int, code: str, text: str, offset: int | None = None) -> None:
+    def __init__(
+        self, text: str, status: int = 400, code: str = "invalid_request", offset: int | None = None
+    ) -> None:
         super().__init__(text)
         self.status, self.code, self.offset = status, code, offset
         self.retry_after_s = 1 if status in (429, 503) else None
@@ -42,13 +44,13 @@ class Refused(Exception):
 
 def bad(text: str, offset: int | None = None) -> Refused:
     """The refusal of a body that breaks the contract."""
-    return Refused(400, "invalid_request", text, offset)
+    return Refused(text, offset=offset)
 
 
 def refused(error: errors.QueueError) -> Refused:
     """The refusal that stands for an error of the queue; what no class fits is the service's own fault."""
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
-    found = Refused(status, error.code, str(error))
+    found = Refused(str(error), status, error.code)
     if isinstance(error, errors.QueueFull):
         found.retry_after_s = max(math.ceil(error.retry_after_ms / 1000), 1)
     elif not error.retryable:

@@ -30,7 +30,7 @@ def fields_of(body: bytes, media_type: str) -> dict[str, Any]:
         return {name: value for name, value in found.items() if name != "version"}
     if media_type != JSON:
         raise Refused(
-            415, "unsupported_media_type", f"content-type is {media_type!r:.80}; send {JSON} or {MSGPACK}"
+            f"content-type is {media_type!r:.80}; send {JSON} or {MSGPACK}", 415, "unsupported_media_type"
         )
     return dict(mapping(load(body), "the body"))
 

@@ -157,7 +157,7 @@ def _shape(value: object) -> tuple[int, ...]:
         raise bad(f"shape is {value!r:.80}; send {_SHAPES}")
     if len(shape) == 3 and shape[0] > BATCH_CONTEXTS_MAX:
         said = f"{shape[0]} contexts in one request, the limit is {BATCH_CONTEXTS_MAX}; send several"
-        raise Refused(413, "payload_too_large", said)
+        raise Refused(said, 413, "payload_too_large")
     return shape
 
 

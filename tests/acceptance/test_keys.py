@@ -25,6 +25,7 @@ BOUNDED = {
     r"shadow": "trimmed at shadow_entries_max",
     r"dead": "trimmed at dead_entries_max",
     r"stats": "one field a counter",
+    r"stages": "one field a stage, kind, level, outcome and bucket",
     r"drift:minutes": "trimmed with the minutes, which expire",
     r"drift:half:index": "capped at halves_max",
     r"rq:workers.*": "RQ's own: one entry a worker of jobs",

@@ -68,7 +68,7 @@ class Rig:
 
     def queue(self, name: str) -> ShadowQueue:
         client = fakeredis.FakeRedis(server=self.server, protocol=2)
-        with mock.patch("workers.engine.queue.connect", return_value=client):
+        with mock.patch("workers.engine.reads.connect", return_value=client):
             queue = ShadowQueue(self.settings, name)
         queue.ensure_group()
         return queue

@@ -118,6 +118,8 @@ class LeasedQueue(EntryReader):
 
     def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
+        if not outcomes:
+            return []
         numbers: dict[str, int] = {"": 0}  # of the clients; nobody is told by the first
         unread, places, arguments = self._unread, set(), list[Any]()
         if len(unread) > _CLIENTS_MAX:
