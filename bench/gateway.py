@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
-import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from bench.machine import cpu_seconds, environment, pin, resident_mb
+from bench.machine import cpu_seconds, environment, resident_mb
 from bench.report import out_option, write
-from bench.service import Service, sample_contexts
+from bench.service import Service, listening, sample_contexts
 from producer import AsyncProducer
-from workers.pool.child import our_environment, our_python
 
 Ask = Callable[[int], Awaitable[object]]
 _BATCH = 256
@@ -38,26 +35,12 @@ _CONNECTIONS = 16
 def command(rate: int, block_s: float, repeats: int, out: Path) -> None:
     """Latency, CPU and throughput with the gateway and without; writes gateway.json, gateway.md."""
     surroundings = environment()
-    with Service() as service, _gateway(service.url) as (pid, port):
+    with Service() as service, listening("gateway", service.url) as (pid, port):
         rows = asyncio.run(_Measured(service, pid, port).rows(rate, block_s, repeats))
         megabytes = resident_mb(pid)
     report = {"environment": surroundings, "rate_per_s": rate, "gateway_mb": megabytes, "rows": rows}
     said = f"Milliseconds from due to answered, evenly spaced at {rate} a second and one at a time; "
     write(out, "gateway", report, rows, f"{said}batches of {_BATCH}. The gateway takes {megabytes} MB.")
-
-
-@contextmanager
-def _gateway(url: str) -> Iterator[tuple[int, int]]:
-    command = our_python("ops.cli", "gateway", "--port", "0")
-    process = subprocess.Popen(command, env=our_environment(REDIS_URL=url), stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        port = int(process.stderr.readline().rpartition(":")[2])
-        pin(process.pid, {1})
-        yield process.pid, port
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 class _Client:

@@ -12,7 +12,6 @@ import os
 import selectors
 import socket
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +22,11 @@ import click
 
 from bench.machine import cpu_seconds, environment, pin, resident_mb
 from bench.report import out_option, write
-from bench.service import Service, sample_contexts
+from bench.service import Service, listening, sample_contexts
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
 from producer import Options, Producer
 from producer.transport.connection import connect
-from workers.pool.child import our_environment, our_python
 
 #: Requests of one call; they are submitted evenly, so many calls a second.
 _AT_ONCE = 10
@@ -47,7 +45,7 @@ def command(viewers: int, rate: int, block_s: float, repeats: int, out: Path) ->
     surroundings = environment()
     with (
         Service() as service,
-        _page(service.url) as (page, port),
+        listening("dashboard", service.url) as (page, port),
         Producer(settings=service.settings) as producer,
     ):
         blocks: dict[int, list[float]] = {0: [], viewers: []}
@@ -113,21 +111,6 @@ def _block(service: Service, producer: Producer, rate: int, for_s: float) -> flo
     for handle in handles:
         handle.result()
     return (cpu_seconds(service.pids[0]) - before_s) / len(handles) * 1e6
-
-
-@contextmanager
-def _page(url: str) -> Iterator[tuple[int, int]]:
-    """A process of `amn dashboard` beside the producer: its id and its port."""
-    command = our_python("ops.cli", "dashboard", "--port", "0")
-    process = subprocess.Popen(command, env=our_environment(REDIS_URL=url), stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        port = int(process.stderr.readline().rpartition(":")[2])
-        pin(process.pid, {1})
-        yield process.pid, port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +32,7 @@ from ops.sample import Sample
 from producer import Options, Producer, ProducerSettings
 from producer.keys import Keys
 from producer.transport.connection import connect
+from workers.pool.child import our_environment, our_python
 from workers.pool.pool import Pool
 from workers.pool.settings import PoolSettings
 
@@ -206,3 +209,18 @@ def sample_contexts() -> NDArray[np.float32]:
     """The windows of the shipped sample, shape (N, 5, 768); read once, outside of every clock."""
     sample = Sample.load(Path("artifacts/sample/sequences.npz"))
     return np.stack([sample.context(i) for i in range(min(len(sample), 4096))]).astype(np.float32)
+
+
+@contextmanager
+def listening(command: str, url: str) -> Iterator[tuple[int, int]]:
+    """A process of `amn COMMAND` that listens at a free port, beside the producer: its id and its port."""
+    words = our_python("ops.cli", command, "--port", "0")
+    process = subprocess.Popen(words, env=our_environment(REDIS_URL=url), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().rpartition(":")[2])
+        pin(process.pid, {1})
+        yield process.pid, port
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +133,20 @@ def bad(name: str, data: bytes, code: str) -> dict[str, Any]:
     return {"name": name, "kind": "invalid request", "bytes": data, "error": code}
 
 
-def main() -> None:
-    HERE.mkdir(exist_ok=True)
-    if any(HERE.glob("*.msgpack")):
-        raise SystemExit(f"{HERE} has the fixtures of version 1; they are never made again")
+def keep(folder: Path, fixtures: Iterable[dict[str, Any]]) -> None:
+    """Write fixtures into a folder that has none."""
+    folder.mkdir(exist_ok=True)
+    if any(folder.glob("*.msgpack")):
+        raise SystemExit(f"{folder} has its fixtures; they are never made again")
     described = []
-    for fixture in fixtures():
+    for fixture in fixtures:
         data = fixture.pop("bytes")
         file = f"{fixture['name']}.msgpack"
-        (HERE / file).write_bytes(data)
+        (folder / file).write_bytes(data)
         described.append({**fixture, "file": file, "sha256": hashlib.sha256(data).hexdigest()})
     text = json.dumps({"version": 1, "fixtures": described}, indent=1, ensure_ascii=False)
-    (HERE / "fixtures.json").write_text(text + "\n", "utf-8")
+    (folder / "fixtures.json").write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    keep(HERE, fixtures())

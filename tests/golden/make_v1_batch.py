@@ -7,14 +7,12 @@ The fixtures of `make_v1.py` and `make_v1_level.py` stay as they are: they are w
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 from pathlib import Path
 from typing import Any
 
 import msgpack
-from make_v1 import CONTEXT, REQUEST, VECTOR, bad, packed_numbers, pick
+from make_v1 import CONTEXT, REQUEST, VECTOR, bad, keep, packed_numbers, pick
 
 HERE = Path(__file__).parent / "v1_batch"
 #: Two contexts; the second one is the first one with its vectors in the opposite order.
@@ -110,19 +108,5 @@ def fixtures() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    HERE.mkdir(exist_ok=True)
-    if any(HERE.glob("*.msgpack")):
-        raise SystemExit(f"{HERE} has its fixtures; they are never made again")
-    described = []
-    for fixture in fixtures():
-        data = fixture.pop("bytes")
-        file = f"{fixture['name']}.msgpack"
-        (HERE / file).write_bytes(data)
-        described.append({**fixture, "file": file, "sha256": hashlib.sha256(data).hexdigest()})
-    text = json.dumps({"version": 1, "fixtures": described}, indent=1, ensure_ascii=False)
-    (HERE / "fixtures.json").write_text(text + "\n", "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep(HERE, fixtures())

@@ -7,13 +7,11 @@ The fixtures of `make_v1.py` stay as they are: they are what older clients send.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import msgpack
-from make_v1 import CONTEXT, REQUEST, bad, entry, packed_numbers
+from make_v1 import CONTEXT, REQUEST, bad, entry, keep, packed_numbers
 
 HERE = Path(__file__).parent / "v1_escalate"
 
@@ -30,19 +28,5 @@ def fixtures() -> list[dict[str, Any]]:
     ]
 
 
-def main() -> None:
-    HERE.mkdir(exist_ok=True)
-    if any(HERE.glob("*.msgpack")):
-        raise SystemExit(f"{HERE} has its fixtures; they are never made again")
-    described = []
-    for fixture in fixtures():
-        data = fixture.pop("bytes")
-        file = f"{fixture['name']}.msgpack"
-        (HERE / file).write_bytes(data)
-        described.append({**fixture, "file": file, "sha256": hashlib.sha256(data).hexdigest()})
-    text = json.dumps({"version": 1, "fixtures": described}, indent=1, ensure_ascii=False)
-    (HERE / "fixtures.json").write_text(text + "\n", "utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    keep(HERE, fixtures())

@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import make_v1_level
-from make_v1 import FAILURE, REPLY, TRACE, VECTOR, entry, packed_numbers
+from make_v1 import FAILURE, REPLY, TRACE, VECTOR, entry, keep, packed_numbers
 
 HERE = Path(__file__).parent / "v1_traced"
 
@@ -27,5 +26,4 @@ def fixtures() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    make_v1_level.HERE, make_v1_level.fixtures = HERE, fixtures
-    make_v1_level.main()
+    keep(HERE, fixtures())
