@@ -16,7 +16,7 @@ from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis
 from rq.job import JobStatus
@@ -40,14 +40,8 @@ from ops.known_jobs import (
 )
 from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
-from producer import Producer
-from producer.messages import BULK_PRIORITY
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect
-from workers.background import yield_to_others
-
-if TYPE_CHECKING:
-    pass
 
 #: Name of the RQ queue.
 JOBS = "amn-jobs"
@@ -104,20 +98,13 @@ def predict(job: KnownJob, **arguments: Any) -> dict[str, Any]:
         FileRefused, RunStopped: As `predict_files`, or it was cancelled.
     """
     # Whoever waits for jobs needs none of these.
-    from ops.predict.engines import QueueEngine, QueueEngineSettings
-    from ops.predict.files import open_data, predict_files
-    from ops.predict.truths import reporting
+    from ops.predict.files import open_data, predict_by_queue
 
     check(arguments)
-    settings = ProducerSettings.from_environment(queue=arguments.pop("queue"))
+    service = ProducerSettings.from_environment(queue=arguments.pop("queue"))
     asked, note = PredictSettings(**arguments), Notes(job)
-    data = open_data(asked)
-    if asked.priority == BULK_PRIORITY:
-        yield_to_others()  # RQ forked this process for the job
-    with Producer(settings=settings) as producer, reporting(producer, asked) as truths:
-        chosen = QueueEngineSettings(lane=asked.lane, priority=asked.priority, stall_s=asked.stall_s or None)
-        engine = QueueEngine(producer, chosen, lambda stalled_s, _: note.stall(stalled_s))
-        summary = predict_files(asked, data, engine, note.progress, truths)
+    # RQ forked this process for the job: what it does to its own process ends with it.
+    summary = predict_by_queue(service, asked, open_data(asked), note.progress, lambda s, _: note.stall(s))
     note.save()
     return summary
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from ops import console
 from ops.commands import options
 from ops.errors import RowsFailed
 from ops.settings import artifacts_folder, producer_settings
-from producer import Producer
 from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
-from workers.background import yield_to_others
 
 #: Without a terminal a line is printed so often.
 _LINE_S = 60.0
@@ -114,35 +111,24 @@ def predict(
       amn predict contexts.npy --out vectors.npy --fast
       amn predict contexts.npy --out predictions/ --direct
     """
-    from ops.predict.engines import QueueEngine, QueueEngineSettings
-    from ops.predict.files import open_data, predict_files
-    from ops.predict.truths import reporting
+    from ops.predict.files import open_data, predict_by_queue, predict_files
 
-    settings, truths = settings_of(**how), None
+    settings = settings_of(**how)
     if direct and settings.report_truth:
         raise click.UsageError("--report-truth needs a service; with --direct nothing evaluates the truth")
     data = open_data(settings)
     rows = sum(group.rows for group in data.groups)
     console.say(f"{settings.out}: {rows:,} rows of {data.form} from {len(data.files)} file(s)", err=True)
-    with ExitStack() as stack:
-        view = stack.enter_context(View())
-        if direct:
-            from ops.predict.direct import DirectEngine
-
-            engine: Any = DirectEngine(artifacts_folder(artifacts), policy)
-        else:
-            if settings.priority == BULK_PRIORITY:
-                yield_to_others()
-            producer = stack.enter_context(
-                Producer(settings=producer_settings(url, queue), partitions=partitions)
-            )
-            chosen = QueueEngineSettings(
-                lane=settings.lane, priority=settings.priority, stall_s=settings.stall_s or None
-            )
-            engine = QueueEngine(producer, chosen, view.stalled)
-            truths = stack.enter_context(reporting(producer, settings))
+    with View() as view:
         try:
-            summary = predict_files(settings, data, engine, view.progress, truths)
+            if direct:
+                from ops.predict.direct import DirectEngine
+
+                engine = DirectEngine(artifacts_folder(artifacts), policy)
+                summary = predict_files(settings, data, engine, view.progress)
+            else:
+                service = producer_settings(url, queue)
+                summary = predict_by_queue(service, settings, data, view.progress, view.stalled, partitions)
         except KeyboardInterrupt:
             console.say(f"{settings.out}: what is done stays, and the same command goes on", err=True)
             raise

@@ -7,10 +7,11 @@ whoever computes them, and however often.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict.answers import Answers, answers_of
+from ops.predict.settings import PredictSettings
 from ops.predict.windows import RowBlock, checked
 from producer import BatchHandle, Options, Producer, Windows
 from producer.errors import (
@@ -29,7 +31,7 @@ from producer.errors import (
     ServerError,
     TlsFailed,
 )
-from producer.messages import BULK_PRIORITY, LANES, BatchReply
+from producer.messages import LANES, BatchReply
 
 #: Contexts of one message.
 MESSAGE_ROWS = 256
@@ -71,28 +73,13 @@ def chosen(answers: Answers, share: float) -> NDArray[np.intp]:
     return np.sort(rows[order[:most]])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueEngineSettings:
-    """The settings of an engine behind a queue.
-
-    Attributes:
-        lane: Of the rows that are chosen for a fallback.
-        priority: Of each request.
-        stall_s: For so long without an answer the run waits; then it stops. None for ever.
-    """
-
-    lane: str = "general"
-    priority: str = BULK_PRIORITY
-    stall_s: float | None = None
-
-
 class QueueEngine:
     """The workers of a service. A stall of them is waited for, and told."""
 
     def __init__(
-        self, producer: Producer, settings: QueueEngineSettings, on_stall: Callable[[float, str], None]
+        self, producer: Producer, settings: PredictSettings, on_stall: Callable[[float, str], None]
     ) -> None:
-        self._producer, self._settings, self._on_stall = producer, settings, on_stall
+        self._producer, self._stall_s, self._on_stall = producer, settings.stall_s or math.inf, on_stall
         self.models: dict[str, str] = {}
         # A lane that the policy always escalates would take the choice from the file.
         self._fast = Options(lane=LANES[0], priority=settings.priority)
@@ -166,8 +153,7 @@ class QueueEngine:
             raise RunStopped(f"{why}; what is done stays, the same command goes on") from why
         now_s = time.monotonic()
         since_s = since_s or now_s
-        limit_s = self._settings.stall_s
-        if limit_s is not None and now_s - since_s >= limit_s:
+        if now_s - since_s >= self._stall_s:
             raise RunStopped(
                 f"no answers for {now_s - since_s:.0f} s: {why}; what is done stays, the same command goes on"
             )
@@ -186,46 +172,56 @@ def answered(
     Raises:
         FileRefused: A block cannot be read; those before it were yielded.
     """
-    first: deque[tuple[RowBlock, NDArray[np.intp], Waits]] = deque()
-    second: deque[tuple[RowBlock, Answers, Waits]] = deque()
-
-    def choose() -> None:
-        block, rows, waits = first.popleft()
-        answers = waits()
-        if len(rows) < len(block):
-            some, answers = answers, Answers(len(block))
-            answers.put(rows, some)
-        answers.failures |= block.errors
-        answers.taken = chosen(answers, share)
-        second.append((block, answers, engine.slow(block.windows_of(answers.taken))))
-
-    def finish() -> tuple[RowBlock, Answers]:
-        block, answers, waits = second.popleft()
-        answers.better(waits())
-        return block, answers
-
+    under_way: deque[_UnderWay] = deque()
     failed: FileRefused | None = None
     try:
         for block in blocks:
             block = checked(block, normalize)
-            while len({block.group, *(one[0].group for one in (*first, *second))}) > _GROUPS:
-                if not second:
-                    choose()
-                yield finish()
-            rows = block.good
-            first.append((block, rows, engine.fast(block.windows_of(rows))))
-            if len(first) > _AHEAD:
-                choose()
-            if len(second) > _CHOSEN_AHEAD:
-                yield finish()
+            while len({block.group, *(one.block.group for one in under_way)}) > _GROUPS:
+                yield under_way.popleft().finish()
+            under_way.append(_UnderWay(engine, block, share))
+            if len(under_way) > _AHEAD:
+                under_way[-1 - _AHEAD].choose()
+            if len(under_way) > _AHEAD + _CHOSEN_AHEAD:
+                yield under_way.popleft().finish()
     except FileRefused as error:  # what was read before it is answered, and stays
         failed = error
-    while first:
-        choose()
-    while second:
-        yield finish()
+    for one in under_way:
+        one.choose()
+    while under_way:
+        yield under_way.popleft().finish()
     if failed is not None:
         raise failed
+
+
+class _UnderWay:
+    """A block whose answers are asked for: first AMN's to all rows, then a fallback's to those chosen."""
+
+    def __init__(self, engine: Engine, block: RowBlock, share: float) -> None:
+        self.block, self._engine, self._share = block, engine, share
+        self._rows = block.good
+        self._waits = engine.fast(block.windows_of(self._rows))
+        self._answers: Answers | None = None
+
+    def choose(self) -> Answers:
+        """Wait for AMN's answers and ask for those of a fallback, once; returns the first."""
+        if self._answers is None:
+            answers, block = self._waits(), self.block
+            if len(self._rows) < len(block):
+                some, answers = answers, Answers(len(block))
+                answers.put(self._rows, some)
+            answers.failures |= block.errors
+            answers.taken = chosen(answers, self._share)
+            # The replies of the first answers are let go here: they would be most of the memory.
+            self._waits = self._engine.slow(block.windows_of(answers.taken))
+            self._answers = answers
+        return self._answers
+
+    def finish(self) -> tuple[RowBlock, Answers]:
+        """Wait for all answers."""
+        answers = self.choose()
+        answers.better(self._waits())
+        return self.block, answers
 
 
 def _failed(error: QueueError) -> Answers:

@@ -18,14 +18,17 @@ from amn.errors import FileRefused
 from amn.files import check_output
 from ops.predict import sources
 from ops.predict.dataset import CONTEXTS, ColumnNames, DataSet
-from ops.predict.engines import Engine, answered
+from ops.predict.engines import Engine, QueueEngine, answered
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.run import FileRun, FileRunSettings, Progress
 from ops.predict.settings import PredictSettings
 from ops.predict.sources import RowGroup
-from ops.predict.truths import TruthReporter
+from ops.predict.truths import TruthReporter, reporting
+from producer import Producer, ProducerSettings
+from producer.messages import BULK_PRIORITY
+from workers.background import yield_to_others
 
 
 def open_data(settings: PredictSettings) -> DataSet:
@@ -87,6 +90,34 @@ def group_rows(
     schema = part_schema(data, group.file)
     for block, answers in answered(engine, data.blocks(group), settings.share, settings.normalize):
         yield part_rows(block, answers, schema)
+
+
+def predict_by_queue(
+    service: ProducerSettings,
+    settings: PredictSettings,
+    data: DataSet,
+    on_progress: Callable[[Progress], None],
+    on_stall: Callable[[float, str], None],
+    partitions: int | None = None,
+) -> dict[str, Any]:
+    """Predict what is left of a data set by the workers of a service; returns the summary.
+
+    At the level of bulk work this process yields its cores to all others.
+
+    Args:
+        on_stall: Is told for how many seconds no answer came, and why.
+
+    Raises:
+        FileRefused, RunStopped: As `predict_files`.
+        QueueError: The service cannot be used.
+    """
+    if settings.priority == BULK_PRIORITY:
+        yield_to_others()
+    with (
+        Producer(settings=service, partitions=partitions) as producer,
+        reporting(producer, settings) as truths,
+    ):
+        return predict_files(settings, data, QueueEngine(producer, settings, on_stall), on_progress, truths)
 
 
 def predict_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
@@ -12,11 +13,14 @@ import pytest
 from ops.errors import RunStopped
 from ops.predict import engines
 from ops.predict.answers import Answers, answers_of
-from ops.predict.engines import QueueEngine, QueueEngineSettings
+from ops.predict.engines import QueueEngine
+from ops.predict.settings import PredictSettings
 from producer import Options, Producer, Windows
 from producer.errors import AuthenticationFailed, RequestLost
 from producer.messages import BatchReply
 from producer.protocol import wire
+
+SETTINGS = PredictSettings(sources=["in.npy"], out="out")
 
 
 def a_reply() -> BatchReply:
@@ -49,7 +53,7 @@ class FakeProducer:
 
 def test_no_lane_escalates_rows_that_the_file_did_not_choose() -> None:
     producer = FakeProducer()
-    settings = QueueEngineSettings(lane="med-guideline")
+    settings = replace(SETTINGS, lane="med-guideline")
     engine = QueueEngine(cast(Producer, producer), settings, lambda *_: None)
     windows = Windows(vectors=np.zeros((5, 768), np.float32), ends=np.array([4]))
     engine.fast(windows)
@@ -62,7 +66,7 @@ def test_no_lane_escalates_rows_that_the_file_did_not_choose() -> None:
 
 def test_rows_of_documents_are_sent_once_however_many_contexts_hold_them() -> None:
     producer = FakeProducer()
-    engine = QueueEngine(cast(Producer, producer), QueueEngineSettings(), lambda *_: None)
+    engine = QueueEngine(cast(Producer, producer), SETTINGS, lambda *_: None)
     vectors = np.arange(600 * 768, dtype=np.float32).reshape(600, 768)
     windows = Windows(vectors=vectors, ends=np.arange(4, 600), checked=True)
     engine.fast(windows)
@@ -88,7 +92,7 @@ def test_a_message_that_was_lost_goes_in_the_form_that_every_worker_reads(
 ) -> None:
     monkeypatch.setattr(engines, "_PAUSE_S", 0.0)
     producer, told = OldWorkers(), Mock()
-    engine = QueueEngine(cast(Producer, producer), QueueEngineSettings(), told)
+    engine = QueueEngine(cast(Producer, producer), SETTINGS, told)
     windows = Windows(vectors=np.eye(7, 768, dtype=np.float32), ends=np.array([4, 5, 6]), checked=True)
     for _ in range(2):
         assert engine.fast(windows)().vectors.shape == (3, 768)
@@ -100,7 +104,7 @@ def test_a_message_that_was_lost_goes_in_the_form_that_every_worker_reads(
 def test_a_right_that_is_missing_ends_a_run_that_waits_for_all_else() -> None:
     submit_batch = Mock(side_effect=[AuthenticationFailed("this user may not")])
     told = Mock()
-    engine = QueueEngine(Mock(submit_batch=submit_batch), QueueEngineSettings(), told)
+    engine = QueueEngine(Mock(submit_batch=submit_batch), SETTINGS, told)
     with pytest.raises(RunStopped, match="this user may not; what is done stays"):
         engine.fast(Windows(vectors=np.eye(5, 768, dtype=np.float32), ends=np.array([4])))
     assert not told.called
