@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,26 @@ class Apart(Extra):
         return f"make {name}"
 
 
+@cache
+def may_mount() -> bool:
+    """True for who may mount; what is tried ends with the name space that it is tried in."""
+    tried = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/tmp"]
+    return (
+        bool(shutil.which("unshare", path=_PATH))
+        and not subprocess.run(tried, capture_output=True).returncode
+    )
+
+
+class Mount(Extra):
+    """A right, which a container may keep even from root."""
+
+    def here(self) -> bool:
+        return may_mount()
+
+    def brought_by(self, name: str) -> str:
+        return "as root, in a container with --privileged"
+
+
 GROUPS = {
     "redis-server": Group(programs=("redis-server", "redis-cli"), packages="redis-server"),
     "promtool": Group(programs=("promtool",), packages="prometheus"),
@@ -99,6 +121,7 @@ GROUPS = {
     "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
     "triton": Apart(programs=(), packages="tritonclient"),
     "ray": Extra(programs=(), packages="ray"),
+    "mount": Mount(programs=(), packages=""),
 }
 SLOW = "slow"
 

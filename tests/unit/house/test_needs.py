@@ -150,3 +150,16 @@ def test_an_extra_that_is_missing_is_named_with_the_line_that_brings_it(tmp_path
     ended = pytest_in(tmp_path, "-p", "hidden", "-k", "test_ray", path=bare)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "left out: ray 1 tests (pip install 'amn-queue[ray]')\n" in ended.stdout
+
+
+def test_who_must_have_everything_and_may_not_mount_is_told(tmp_path: Path, bare: str) -> None:
+    (tmp_path / "test_disk.py").write_text(
+        "import pytest\n@pytest.mark.needs('mount')\ndef test_disk(): pass\n"
+    )
+    (tmp_path / "bound.py").write_text("import needs\nneeds.may_mount = lambda: False\n")
+    ended = pytest_in(tmp_path, "-p", "bound", "-k", "test_disk", path=bare)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "left out: mount 1 tests (as root, in a container with --privileged)\n" in ended.stdout
+    ended = pytest_in(tmp_path, "-p", "bound", "--need-all", path=bare)
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "mount (as root" in ended.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -201,6 +202,28 @@ def test_what_was_read_before_a_row_group_that_cannot_be_read_is_answered_and_st
     with pytest.raises(FileRefused, match="row group 3 cannot be read"):
         done(data, tmp_path / "out")
     assert bytes_of(tmp_path / "out") == dict(list(bytes_of(tmp_path / "whole").items())[:3])
+
+
+def test_a_file_that_is_written_while_it_is_read_ends_the_run_and_only_whole_earlier_parts_stay(
+    tmp_path: Path,
+) -> None:
+    data = data_set(tmp_path)
+
+    class Engine(FakeEngine):
+        def fast(self, windows: Windows) -> Waits:
+            if self.seen > 250:
+                os.utime(tmp_path / "in.parquet", ns=(0, 0))
+            return super().fast(windows)
+
+    done(data, tmp_path / "whole")
+    with pytest.raises(FileRefused, match=r"in.parquet was changed while it was read; .* --restart"):
+        done(data, tmp_path / "out", Engine())
+    kept = bytes_of(tmp_path / "out")
+    assert 0 < len(kept) < 6
+    assert kept.items() <= bytes_of(tmp_path / "whole").items()
+    assert not list((tmp_path / "out").glob(".part-*"))
+    with pytest.raises(FileRefused, match=r"inputs\[0\].mtime_ns was .* begin anew with --restart"):
+        done(DataSet.of([sources.open_file(tmp_path / "in.parquet")], data.columns), tmp_path / "out")
 
 
 def test_no_more_than_two_row_groups_are_under_way_at_once(tmp_path: Path) -> None:
