@@ -45,7 +45,7 @@ def start_page(folder: Path, port: int, url: str, environment: Mapping[str, str]
 
 @contextmanager
 def viewer(port: int) -> Iterator[Viewer]:
-    """Opens the page on this port of this machine."""
+    """Opens the page on this port of this machine, and logs in as people do."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
@@ -56,7 +56,10 @@ def viewer(port: int) -> Iterator[Viewer]:
         page.on("request", lambda request: seen.asked.append(request.url))
         page.on("console", lambda message: seen.said.append(message.text))
         page.on("pageerror", lambda error: seen.said.append(str(error)))
-        page.goto(f"http://127.0.0.1:{port}/?token={TOKEN}")
+        page.goto(f"http://127.0.0.1:{port}/")  # leads to the form that asks for the token
+        page.get_by_label("Token").fill(TOKEN)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(f"http://127.0.0.1:{port}/")
         try:
             yield seen
         finally:

@@ -28,9 +28,9 @@ STATIC = Path(__file__).with_name("static")
 SEND_S_MAX = 5.0
 _BODY_BYTES_MAX = 4_096
 _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Log in</title>
-<meta name="viewport" content="width=device-width"><h1>The queue's page</h1>
-<form method="post" action="login"><label>Token
-<input type="password" name="token" autofocus required></label>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><h1>The queue's page</h1>
+<form method="post" action="login"><input autocomplete="username" value="page" hidden><label>Token
+<input type="password" name="token" autocomplete="current-password" autofocus required></label>
 <button>Log in</button></form></html>"""
 
 

@@ -128,6 +128,8 @@ def test_with_a_token_only_those_who_know_it_see_anything(real_server: Any) -> N
             assert client.get(path).status_code == 401, path
         assert client.get("/").headers["location"] == "/login"
         assert "form" in client.get("/login").text
+        # With "no-referrer", a browser sends the form with the origin "null", which is refused.
+        assert client.get("/login").headers["referrer-policy"] == "same-origin"
         assert client.post("/login", data={"token": "wrong"}).status_code == 403
         assert client.get("/?token=wrong").status_code == 403
         assert client.get("/api/snapshot", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
