@@ -22,7 +22,15 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import driver_errors
 
 _LOG = structlog.get_logger("amn.page")
-_PAGE, _TEXT_MAX = 100, 200
+_PAGE, _TEXT_MAX, _WHO_MAX, _NUMBER_MAX = 100, 200, 64, 10**12
+_LETTERS = ("reason", "kind", "older_than_s", "count_shown")
+#: The fields of each action; only their names get into the log.
+_FIELDS = {
+    "replay": _LETTERS,
+    "purge": _LETTERS,
+    "silence": ("alert", "for_s", "reason"),
+    "end_silence": ("id",),
+}
 #: Answers to what was put back are waited for so long.
 _ANSWERS_S = 3.0
 #: A count may have changed by so much, or by this share, since somebody confirmed it.
@@ -72,13 +80,24 @@ class Actions:
 
         Raises:
             ActionRefused: There is no such action, a field cannot be used, or the count is another one now.
+            ServerError: The server went away; the log says that some of it may have been done.
         """
         if name not in self._done:
             raise ActionRefused(f"no action is called {name!r:.80}; there are {', '.join(self._done)}")
-        with driver_errors(self._url):
-            said = self._done[name](fields, who)
+        for field in fields.keys() - _FIELDS[name]:
+            raise ActionRefused(f"{name} has no field {field!r:.80}; it has {', '.join(_FIELDS[name])}")
+        who = plain(who)[:_WHO_MAX]
         named = {f"of_{field}": plain(str(value))[:_TEXT_MAX] for field, value in fields.items()}
-        _LOG.info("page_action", action=name, who=who, outcome=said, **named)
+        log = _LOG.bind(action=name, who=who, **named)
+        try:
+            with driver_errors(self._url):
+                said = self._done[name](fields, who)
+        except ActionRefused:
+            raise
+        except Exception as error:
+            log.warning("page_action_failed", error=plain(error)[:_TEXT_MAX])
+            raise
+        log.info("page_action", outcome=said)
         return {"sentence": said}
 
     def _chosen(self, fields: ActionFields) -> Iterator[Letter]:
@@ -154,9 +173,11 @@ def _text(fields: ActionFields, name: str) -> str:
 def _number(fields: ActionFields, name: str) -> int:
     value = fields.get(name, 0)
     try:
-        return max(int(value), 0) if isinstance(value, int | str) else int("no")
+        number = max(int(value), 0) if isinstance(value, int | str) else int("no")
+        return number if number <= _NUMBER_MAX else int("no")
     except ValueError:
-        raise ActionRefused(f"{name} must be a whole number, and is {value!r:.80}") from None
+        said = f"{name} must be a whole number up to {_NUMBER_MAX:,}, and is {value!r:.80}"
+        raise ActionRefused(said) from None
 
 
 def _counted(count: int) -> str:

@@ -68,7 +68,7 @@ def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> D
         if request.method == "GET":
             return HTMLResponse(_LOGIN)
         fields = form_of(await _small_body(request))
-        return door.entered(fields.get("token", ""), "/", secure=request.url.scheme == "https")
+        return door.entered(request, fields.get("token", ""), "/")
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")

@@ -90,15 +90,15 @@ class Doorkeeper:
         left = [(n, v) for n, v in request.query_params.multi_items() if n != "token"]
         query = f"?{urlencode(left)}" if left else ""
         path = "/" + request.url.path.lstrip("/")  # never "//host", which leads elsewhere
-        return self.entered(
-            request.query_params["token"], f"{path}{query}", secure=request.url.scheme == "https"
-        )
+        return self.entered(request, request.query_params["token"], f"{path}{query}")
 
-    def entered(self, token: str, to: str, *, secure: bool) -> Response:
+    def entered(self, request: Request, token: str, to: str) -> Response:
         """Returns the answer to a token: the page and a cookie, or a refusal."""
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self._token):
             return PlainTextResponse("that is not the token\n", 403)
         response = RedirectResponse(to, 303)
+        # Whoever makes this header up gets a cookie that is sent less often.
+        secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
         response.set_cookie(COOKIE, self._pass, httponly=True, samesite="strict", secure=secure, path="/")
         return response
 

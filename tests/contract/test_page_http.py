@@ -15,18 +15,24 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 import uvicorn
 from rig import KEYS, Rig, answer, show_worker
+from structlog.testing import capture_logs
 
 from ops.alerts import AlertSettings, apply
+from ops.deadletters import DeadLetters
 from ops.findings import Finding
 from ops.leader import leader_key
 from ops.page import app
+from ops.page.actions import Actions
 from ops.page.app import Sources, page
 from ops.page.feed import Feed
 from ops.page.serve import CONNECTIONS_MAX
 from ops.web import protocol
 from ops.web.serve import config, listen
+from producer.errors import ServerError
+from producer.settings import ProducerSettings
 from workers.pool.child import our_environment, our_python
 
 TOKEN = "a-token-of-twenty-four-chars"
@@ -141,6 +147,9 @@ def test_with_a_token_only_those_who_know_it_see_anything(real_server: Any) -> N
         assert "HttpOnly; Path=/; SameSite=strict" in cookie
         assert TOKEN not in cookie
         assert client.get("/api/snapshot").status_code == 200
+        behind_tls = client.get("/", params={"token": TOKEN}, headers={"x-forwarded-proto": "https"})
+        assert "Secure" in behind_tls.headers["set-cookie"]
+        assert "Secure" not in cookie
         client.cookies.clear()
         assert client.post("/login", data={"token": TOKEN}).status_code == 303
         assert client.get("/").status_code == 200
@@ -184,7 +193,10 @@ def test_actions_want_the_page_s_own_request_and_the_count_that_was_confirmed(re
         changed = client.post(purge, json={**body, "count_shown": 30})
         assert (changed.status_code, changed.json()["count"]) == (409, 3)
         assert client.get(purge, params={"older_than_s": "3600"}).json()["count"] == 0
-        for bad in ([], {"reason": 7}, {"count_shown": "many"}, {"reason": "x" * 300}):
+        for bad in (
+            *([], {"reason": 7}, {"count_shown": "many"}, {"reason": "x" * 300}),
+            *({**body, "x\npage_action action=purge who=10.0.0.9": 1}, {"count_shown": 10**400}),
+        ):
             assert client.post(purge, json=bad).status_code == 400, bad
         assert rig.admin.xlen(KEYS.dead) == 7
         assert client.post(purge, json=body).json() == {"sentence": "3 dead letters deleted for good"}
@@ -205,6 +217,25 @@ def test_actions_want_the_page_s_own_request_and_the_count_that_was_confirmed(re
         assert TOKEN not in log
 
 
+def test_an_action_that_broke_off_halfway_is_in_the_log(
+    real_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def purge(letters: DeadLetters, ids: list[str]) -> int:
+        real_rig.admin.xdel(KEYS.dead, ids[0])
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setattr(DeadLetters, "purge", purge)
+    bury(real_rig, "poison", "poison")
+    actions = Actions(real_rig.admin, ProducerSettings(url=real_rig.url))
+    with capture_logs() as logs, pytest.raises(ServerError):
+        actions.do("purge", {"reason": "poison", "count_shown": 2}, "10.0.0.9\n" + "x" * 100)
+    [said] = logs
+    assert (said["event"], said["action"], said["of_reason"]) == ("page_action_failed", "purge", "poison")
+    assert "gone" in said["error"]
+    assert said["who"].startswith("10.0.0.9\\n")
+    assert len(said["who"]) == 64
+
+
 def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> None:
     admin = real_rig.admin
     admin.set(leader_key(KEYS), "1")
@@ -218,6 +249,7 @@ def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> Non
         [alert] = snapshot["alerts"]
         assert (alert["rule"], alert["state"], alert["sentence"]) == ("level", "firing", "it fell")
         assert "it fell" in " ".join(one["sentence"] for one in snapshot["findings"])
+        client.headers["x-forwarded-for"] = "the chief"  # nobody asked to believe it
         silence = "/api/actions/silence"
         for bad in ({"for_s": 60, "alert": alert["id"]}, {"reason": "x", "for_s": 60, "alert": "no"}):
             assert client.post(silence, json=bad).status_code == 400, bad

@@ -31,7 +31,7 @@ const ACTIONS = {
     told: () => "The alert is judged and shown as before, and nobody is told of it. What still fires afterwards is told then.",
     fields: () => [select("for_s", "For", SPANS),
       el("label", {}, "Why (others will read this)", el("input", { name: "reason", required: true, maxlength: 200, autocomplete: "off" }))],
-    body: ({ alert }, form) => ({ alert, rule: "", for_s: Number(form.get("for_s")), reason: form.get("reason") }),
+    body: ({ alert }, form) => ({ alert, for_s: Number(form.get("for_s")), reason: form.get("reason") }),
     verb: "Silence",
   },
   end_silence: {
