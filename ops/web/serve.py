@@ -87,7 +87,7 @@ def config(app: ASGIApp, *, connections_max: int, drain_s: int) -> uvicorn.Confi
         access_log=False,
         lifespan="off",
         server_header=False,
-        # Every program of this machine can send X-Forwarded-For: it is believed only where that was asked for.
+        # Every local program can send X-Forwarded-For: it is believed only where that was asked for.
         proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
         limit_concurrency=connections_max,
         timeout_graceful_shutdown=drain_s,
