@@ -216,7 +216,7 @@ def verdict(found: Iterable[Trouble], look: Look, settings: AlertSettings) -> di
     )
 
 
-def away(since_ms: int, error: ServerError) -> dict[str, object]:
+def away(since_ms: int, error: ServerError, settings: AlertSettings) -> dict[str, object]:
     """The verdict while the server cannot be asked; no word of it changes while that lasts."""
     if isinstance(error, AuthenticationFailed):
         return _verdict(
@@ -227,19 +227,17 @@ def away(since_ms: int, error: ServerError) -> dict[str, object]:
         )
     sentence = f"The queue's server cannot be reached: {error}"
     remedy = "see that the server runs and can be reached; requests wait meanwhile, and go on by themselves"
-    return _verdict(
-        "unknown", sentence, since_ms, remedy, AlertSettings.from_environment().runbook("server_down")
-    )
+    return _verdict("unknown", sentence, since_ms, remedy, settings.runbook("server_down"))
 
 
 def _verdict(
-    state: str, sentence: str, since_ms: int | None = None, runbook: str = "", link: str = ""
+    state: str, sentence: str, since_ms: int | None = None, remedy: str = "", link: str = ""
 ) -> dict[str, object]:
     return {
         "state": state,
         "sentence": sentence,
         "since_ms": since_ms,
-        "runbook": runbook,
+        "remedy": remedy,
         "runbook_link": link,
     }
 

@@ -46,11 +46,13 @@ class Judged:
     Attributes:
         baselines: By model, in words: how far its measure of health is, and of when.
         day: The newest row of the history, with the means of 24 h.
+        hour_escalated: Share of the hour up to that row which went to a fallback; None when not known.
     """
 
     findings: Sequence[Finding] = ()
     baselines: Mapping[str, str] = field(default_factory=dict)
     day: Mapping[str, Any] = field(default_factory=dict)
+    hour_escalated: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +160,13 @@ class Looker:
             for model, one in state.models.items()
             if one.baselines
         }
-        day = next(iter(history.read(self._client, self._keys, 0)), {})
-        return Judged(findings=findings, baselines=baselines, day=day)
+        rows = history.read(self._client, self._keys, 60)
+        return Judged(
+            findings=findings,
+            baselines=baselines,
+            day=rows[-1] if rows else {},
+            hour_escalated=history.hour_share(rows, "escalation_rate"),
+        )
 
     def _undelivered(self) -> frozenset[str]:
         try:

@@ -42,7 +42,6 @@ def streams(look: Look) -> list[dict[str, Any]]:
         {
             "kind": kind,
             "level": level,
-            "partition": 0,
             "depth": look.facts.streams[name].entries,
             "leased": look.facts.streams[name].leased,
             "oldest_ms": look.facts.streams[name].oldest_age_ms,

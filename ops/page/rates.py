@@ -34,9 +34,16 @@ class CounterRates:
         return None if some is None or not of else round(some / of, 5)
 
     def parts(self, prefix: str) -> list[dict[str, Any]]:
-        """Returns the rates of the counters below a prefix, the largest first; those at rest are left out."""
-        fields = [field for field in self._now.facts.counters if field.startswith(prefix)]
-        rows = [{"reason": field.removeprefix(prefix), "per_s": self(field) or 0.0} for field in fields]
+        """Returns the rates of the counters below a prefix, the largest first; those at rest are left out.
+
+        Rows of a batch are counted below a prefix of their own, and are added; a batch that a hard rule gave
+        away counts once more, as the message that it is.
+        """
+        below = (prefix, f"batch:{prefix}")
+        reasons = {
+            field.partition(prefix)[2] for field in self._now.facts.counters if field.startswith(below)
+        }
+        rows = [{"reason": one, "per_s": self(*(f + one for f in below)) or 0.0} for one in reasons if one]
         return sorted((row for row in rows if row["per_s"]), key=lambda row: -row["per_s"])
 
     def finished(self, name: str) -> int | None:

@@ -13,6 +13,9 @@ from typing import Any
 from amn.output import strict_json
 from ops import stages
 from ops.alerts.settings import AlertSettings
+from ops.drift.service.history import COUNTERS
+from ops.drift.service.objectives import FALLBACK_RATE_MAX
+from ops.health.beside import SILENT_MS
 from ops.page import findings, parts
 from ops.page.look import Look
 from ops.page.rates import CounterRates, Looks
@@ -20,12 +23,9 @@ from ops.stages import STATISTICS
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 from producer.stages import END_TO_END
+from workers.shadow.settings import SLOW_MS
 
 VERSION = 1
-_OBJECTIVE_P95_MS, _ESCALATED_MAX = 1.2, 0.2
-_EXPIRED = "failed:deadline_exceeded"
-#: Counters of all that was decided, as the budget counts: contexts of a batch one by one.
-_DECIDED, _ESCALATED = ("answered", "failed", "dead", "batch:extra"), ("escalated", "batch:extra:escalated")
 
 
 class Snapshots:
@@ -64,7 +64,7 @@ class Snapshots:
         now_s = time.time()
         self._away_since_s = self._away_since_s or now_s
         self._looks.clear()
-        verdict = findings.away(int(self._away_since_s * 1000), error)
+        verdict = findings.away(int(self._away_since_s * 1000), error, self._settings)
         return {"made_ms": int(now_s * 1000), "reachable": False, "verdict": verdict, "findings": []}
 
     def _of(self, look: Look) -> dict[str, Any]:
@@ -79,12 +79,7 @@ class Snapshots:
             "traffic": _traffic(rates),
             "latency": _latency(shown) | {"slow_share": rates.share(("slow",), ("timed",))},
             "stages": _stages(shown),
-            "escalation": {
-                "rate": rates.share(_ESCALATED, _DECIDED),
-                "limit": _ESCALATED_MAX,
-                "by_reason": rates.parts("reason:"),
-                "shed_by_reason": rates.parts("shed:"),
-            },
+            "escalation": _escalation(look, rates),
             "streams": parts.streams(look),
             "workers": parts.workers(look, rates),
             "dead": parts.dead(look),
@@ -101,8 +96,20 @@ def _traffic(rates: CounterRates) -> dict[str, float | None]:
         "submitted_per_s": rates("accepted:"),
         "answered_per_s": rates("answered"),
         "failed_per_s": rates("failed"),
-        "expired_per_s": rates(_EXPIRED),
+        "expired_per_s": rates(*COUNTERS["expired"]),
         "refused_per_s": rates("refused:"),
+    }
+
+
+def _escalation(look: Look, rates: CounterRates) -> dict[str, Any]:
+    judged_ms_ago = look.facts.beside.judged_ms_ago
+    lately = judged_ms_ago is not None and judged_ms_ago <= SILENT_MS  # else the rows are of another hour
+    return {
+        "rate": rates.share(COUNTERS["escalated"], COUNTERS["decided"]),
+        "hour_rate": look.judged.hour_escalated if lately else None,
+        "limit": FALLBACK_RATE_MAX,
+        "by_reason": rates.parts("reason:"),
+        "shed_by_reason": rates.parts("shed:"),
     }
 
 
@@ -110,7 +117,7 @@ def _latency(shown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str
     """The whole way of what AMN answers and somebody waits for."""
     times = shown.get("amn", {}).get(END_TO_END, {})
     found = {f"{name}_ms": times.get(name) for name in STATISTICS}
-    return {**found, "objective_p95_ms": _OBJECTIVE_P95_MS, "n": times.get("requests", 0)}
+    return {**found, "objective_p95_ms": SLOW_MS, "n": times.get("requests", 0)}
 
 
 def _stages(shown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from rig import KEYS, Rig, answer
 from servers import Server
 from test_cost import calls, fill, listen
 
+from ops.drift.service import history
 from ops.page.feed import Feed
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
@@ -53,6 +54,27 @@ def test_the_numbers_of_a_snapshot_are_those_of_the_server(real_rig: Rig, contex
         assert now["traffic"]["answered_per_s"] == pytest.approx(20 / for_s, rel=0.001)
         assert now["traffic"]["submitted_per_s"] == pytest.approx(20 / for_s, rel=0.001)
         assert now["traffic"]["failed_per_s"] == 0
+
+
+def test_rows_of_batches_are_among_the_reasons_and_the_hour_is_that_of_the_history(real_rig: Rig) -> None:
+    admin, now_ms = real_rig.admin, int(real_rig.admin.time()[0]) * 1000
+    for minutes, part in ((30, 0), (1, 40)):
+        row = {"at_ms": now_ms - minutes * 60_000, "escalated": part, "decided": 10 * part}
+        for command in history.commands(KEYS, row):
+            admin.execute_command(*command)
+    admin.hset(KEYS.drift_prefix + "judge", "evaluated_at_ms", now_ms)
+    with snapshots(real_rig.url) as source:
+        before = made(source)
+        for name in ("reason:long_context", "batch:reason:long_context", "batch:shed:batch"):
+            admin.hincrby(KEYS.stats, name, 10)
+        now = made(source)
+        for_s = (now["made_ms"] - before["made_ms"]) / 1000
+        [fired], [shed] = (now["escalation"][name] for name in ("by_reason", "shed_by_reason"))
+        assert (fired["reason"], shed["reason"]) == ("long_context", "batch")
+        assert fired["per_s"] == pytest.approx(20 / for_s, rel=0.001)
+        assert now["escalation"]["hour_rate"] == 0.1
+        admin.hset(KEYS.drift_prefix + "judge", "evaluated_at_ms", now_ms - 3_600_000)
+        assert made(source)["escalation"]["hour_rate"] is None  # the rows are of another hour
 
 
 def test_what_waits_dies_and_is_refused_is_seen(real_rig: Rig) -> None:

@@ -22,19 +22,21 @@ from ops.leader import Command
 from producer.keys import Keys
 from producer.stages import END_TO_END
 
-_ROWS_MAX, _KEPT_S, _STEP_S = 1_500, 2 * 86_400, 60
+_ROWS_MAX, _KEPT_S, _STEP_S, _HOUR_MS = 1_500, 2 * 86_400, 60, 3_600_000
 MINUTES_MAX = 1_440
 #: Two rows further apart than this have nothing known between them.
 _GAP_MS = 150_000
 #: Counters of a row, by short names: sums of counters of the stats hash.
-_COUNTERS: Mapping[str, tuple[str, ...]] = {
+COUNTERS: Mapping[str, tuple[str, ...]] = {
     "submitted": ("accepted:high", "accepted:normal", "accepted:low"),
     "refused": ("refused:high", "refused:normal", "refused:low"),
     **{name: (name,) for name in ("answered", "failed", "dead", "shed", "timed", "slow")},
+    "expired": ("failed:deadline_exceeded",),
+    # As the budget counts: contexts of a batch one by one.
     "escalated": ("escalated", "batch:extra:escalated"),
     "decided": ("answered", "failed", "dead", "batch:extra"),
 }
-_RATES = ("submitted", "refused", "answered", "failed", "dead", "shed")
+_RATES = ("submitted", "refused", "answered", "failed", "expired", "dead", "shed")
 _SHARES = {"escalation_rate": ("escalated", "decided"), "slow_share": ("slow", "timed")}
 _STREAMS = {
     "amn": ("requests:high", "requests", "requests:low"),
@@ -73,7 +75,7 @@ def row_of(
     }
     return {
         "at_ms": service.now_ms,
-        **{name: sum(service.counters.get(one, 0) for one in of) for name, of in _COUNTERS.items()},
+        **{name: sum(service.counters.get(one, 0) for one in of) for name, of in COUNTERS.items()},
         **depths,
         "oldest_ms": round(1000 * service.age_s(*_STREAMS["amn"], *_STREAMS["fallback"])),
         **{f"{kind}_workers": service.working(kind) for kind in KINDS},
@@ -107,7 +109,7 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     series |= {name: [] for name in (*_SHARES, *_STATE)}
     for before, row in pairwise([{}, *rows]):
         for_ms = row["at_ms"] - before.get("at_ms", 0)
-        grown = {name: _grown(before, row, name) if 0 < for_ms <= _GAP_MS else None for name in _COUNTERS}
+        grown = {name: _grown(before, row, name) if 0 < for_ms <= _GAP_MS else None for name in COUNTERS}
         for name in _RATES:
             more = grown[name]
             series[f"{name}_per_s"].append(None if more is None else round(1000 * more / for_ms, 3))
@@ -117,6 +119,14 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for name in _STATE:
             series[name].append(row.get(name))
     return {"step_s": _STEP_S, "at_ms": [row["at_ms"] for row in rows], "series": series}
+
+
+def hour_share(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The share of the hour up to the newest row, each event weighing alike; None without any."""
+    part, whole = _SHARES[name]
+    recent = [row for row in rows if row["at_ms"] >= rows[-1]["at_ms"] - _HOUR_MS]
+    some, of = (sum(_grown(*pair, counter) or 0 for pair in pairwise(recent)) for counter in (part, whole))
+    return round(some / of, 5) if of else None
 
 
 def _grown(before: Mapping[str, Any], row: Mapping[str, Any], name: str) -> float | None:

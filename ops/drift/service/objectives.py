@@ -62,6 +62,8 @@ _STEEP = _burns(14.4, 6.0)
 _FLAT = _burns(2.0, 1.5)
 #: Nobody waits for bulk work, and nobody is woken up for it.
 _BULK = (Burn(1.0, 6 * _HOUR, _HOUR // 2, "ticket"),)
+#: Share of the contexts that may go to a fallback.
+FALLBACK_RATE_MAX = 0.20
 _ENDED = ("answered", "failed", "dead")
 _ESCALATED = ("escalated", "batch:extra:escalated", "-bulk:escalated")
 _CONTEXTS = (*_ENDED, "batch:extra", "-bulk")
@@ -71,7 +73,9 @@ _SLOW_BULK, _FAILED_BULK = "of the bulk work slower than a minute", "of the bulk
 #: AMN's single answers to requests that say when they were submitted. The first counts contexts, as the
 #: budget does: a batch is one request, and what it has beyond its first context is counted apart.
 OBJECTIVES = (
-    Objective("slo_fallback", "fallback", "escalated to a fallback", 0.20, _ESCALATED, _CONTEXTS, _FLAT),
+    Objective(
+        "slo_fallback", "fallback", "escalated to a fallback", FALLBACK_RATE_MAX, _ESCALATED, _CONTEXTS, _FLAT
+    ),
     Objective("slo_latency", "slow", "slower than 1.2 ms", 0.05, ("slow",), ("timed",), _STEEP),
     Objective("slo_error", "error", "failed or dead-lettered", 0.001, _FAILED, _SINGLE, _STEEP),
     Objective("slo_bulk_latency", "bulk_slow", _SLOW_BULK, 0.05, ("slow:bulk",), ("timed:bulk",), _BULK),

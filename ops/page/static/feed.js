@@ -51,7 +51,7 @@ export class Feed {
 
   async fetchHistory() {
     try {
-      const answer = await fetch("api/history?minutes=1440");
+      const answer = await fetch("api/history");
       if (answer.status === 401) location.assign("login");
       if (answer.ok) this.onHistory(await answer.json());
     } catch {

@@ -1,7 +1,7 @@
 // The first glance: the verdict, what else was found, and the figures that an on-call person asks for first.
 
 import { el, mark, say } from "./dom.js";
-import { ago, clock, counted, cosine, ms, number, percent, perSecond, signed, span, whole } from "./format.js";
+import { ago, clock, counted, cosine, ms, number, percent, perSecond, span, whole } from "./format.js";
 import { SEVERITIES, VERDICTS, plain } from "./words.js";
 
 /** Says the verdict up to its first colon; a screen reader hears it once, when it changes. */
@@ -31,7 +31,7 @@ export function advice(snapshot, now_ms) {
   return [
     rest && el("p", { class: "rest" }, code(sentenceOf(rest))),
     verdict.since_ms && el("p", { class: "since" }, level === "well" ? "Well since " : "Since ", since(verdict.since_ms, now_ms)),
-    verdict.runbook && el("p", { class: "runbook" }, el("strong", {}, "What to do: "), code(verdict.runbook),
+    verdict.remedy && el("p", { class: "runbook" }, el("strong", {}, "What to do: "), code(verdict.remedy),
       verdict.runbook_link && [" ", link(verdict.runbook_link, "Runbook")]),
     others.length > 0 && el("details", { class: "findings", "data-key": level, open: level !== "well" },
       el("summary", {}, counted(others.length, "other finding")),
@@ -100,7 +100,7 @@ function hourly({ hour_rate: hour, limit }) {
 
 function troubled(workers) {
   const count = (state) => workers.filter((one) => one.state === state).length;
-  const told = ["stuck", "gone", "paused"].filter(count).map((state) => `${count(state)} ${state}`);
+  const told = ["stuck", "gone"].filter(count).map((state) => `${count(state)} ${state}`);
   if (!workers.length) return "none is known";
   return told.join(", ") || `${count("working")} working, ${count("idle")} idle`;
 }

@@ -32,10 +32,10 @@ const PLOTS = {
     { label: "half within", from: "p50_ms", live: (s) => s.latency?.p50_ms },
     { label: "95 of 100 within", from: "p95_ms", live: (s) => s.latency?.p95_ms },
     { label: "99 of 100 within", from: "p99_ms", live: (s) => s.latency?.p99_ms },
-    { label: "objective for 95 of 100", limit: (s) => s.latency?.objective_p95_ms ?? 1.2 }] },
+    { label: "objective for 95 of 100", limit: (s) => s.latency?.objective_p95_ms ?? null }] },
   escalation: { title: "Share given to a fallback", unit: percent, series: [
     { label: "given", from: "escalation_rate", live: (s) => s.escalation?.rate },
-    { label: "limit", limit: (s) => s.escalation?.limit ?? 0.2 }] },
+    { label: "limit", limit: (s) => s.escalation?.limit ?? null }] },
   drift: { title: "OOD delta: how much better answers out of distribution are than those in it", unit: cosine, near: true, series: [
     { label: "delta, 24 h", from: "delta", live: (s) => s.drift?.delta },
     { label: "baseline", limit: (s) => s.drift?.baseline_delta ?? null },
@@ -61,7 +61,7 @@ const feed = new Feed({
     const away = fresh.reachable === false;
     // While the server is away, what is known of it is old; it stays on the page, and the page says so.
     if (!away) known_ms = fresh.made_ms;
-    snapshot = away ? { ...snapshot, ...fresh } : { ...fresh, escalation: { hour_rate: hourRate(), ...fresh.escalation } };
+    snapshot = away ? { ...snapshot, ...fresh } : fresh;
     say($("queue"), fresh.queue);
     document.body.className = !away ? "" : known_ms ? "away" : "waiting";
     stale = null;
@@ -111,14 +111,6 @@ const minutes = () => Number(document.querySelector("#ranges input:checked").val
 
 /** The last hour of one series, for the tiles. */
 const recent = (name) => (history.series[name] ?? []).slice(-60);
-
-/** The share of the last hour's requests that went to a fallback, by the minutes of the history; null when unknown. */
-function hourRate() {
-  const rates = recent("escalation_rate"), answered = recent("answered_per_s");
-  const known = rates.flatMap((rate, row) => (rate === null || answered[row] === null ? [] : [[rate, answered[row]]]));
-  const all = known.reduce((sum, [, weight]) => sum + weight, 0);
-  return all ? known.reduce((sum, [rate, weight]) => sum + rate * weight, 0) / all : null;
-}
 
 /** Minutes that one point of a plot stands for: as many points as a screen can tell apart. */
 const step = () => (minutes() > 360 ? 5 : 1);

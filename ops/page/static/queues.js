@@ -2,7 +2,7 @@
 
 import { el, mark, table } from "./dom.js";
 import { ago, clock, counted, percent, span, whole } from "./format.js";
-import { WORKER_STATES, meaning, plain, streamName } from "./words.js";
+import { REASONS, WORKER_STATES, plain, streamName } from "./words.js";
 
 export function streams({ streams: found = [], queue_limits: limits = {} }) {
   if (!found.length) return el("p", { class: "empty" }, "Nothing was ever put into this queue.");
@@ -49,7 +49,7 @@ export function dead(snapshot, now_ms) {
     el("p", {}, `${counted(count, "request")} that no worker could answer, kept with the reason.`,
       found.grouped < count && ` The table is of the newest ${whole(found.grouped)}.`),
     table("Dead letters by reason", [
-      { title: "reason", head: true, wraps: true, cell: (row) => [plain(row.error_code), el("div", { class: "soft" }, meaning(row.error_code))] },
+      { title: "reason", head: true, wraps: true, cell: (row) => [plain(row.error_code), el("div", { class: "soft" }, REASONS[row.error_code] ?? "")] },
       { title: "from", cell: (row) => row.kind },
       { title: "letters", number: true, cell: (row) => whole(row.count) },
       { title: "newest", number: true, cell: (row) => age(row.newest_ms) },

@@ -2,7 +2,7 @@
 
 import { el, mark, table } from "./dom.js";
 import { counted, ms, number, percent, perSecond } from "./format.js";
-import { meaning, plain } from "./words.js";
+import { REASONS, STAGES, plain } from "./words.js";
 
 /** A short list of names and values. */
 export const facts = (pairs) =>
@@ -42,7 +42,7 @@ function ofKind(kind, found) {
   const sum_ms = rows.reduce((total, row) => total + row.time_ms, 0) || 1;
   rows.forEach((row) => Object.assign(row, { share: row.time_ms / sum_ms }));
   return el("div", { class: "stack", "data-key": kind }, bar(kind, rows), table(`Stages of ${kind} workers in numbers`, [
-    { title: "stage", head: true, wraps: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`, meaning(row.stage) && el("span", { class: "soft" }, `: ${meaning(row.stage)}`)] },
+    { title: "stage", head: true, wraps: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`, STAGES[row.stage] && el("span", { class: "soft" }, `: ${STAGES[row.stage]}`)] },
     { title: "mean", number: true, cell: (row) => ms(row.mean_ms) },
     { title: "share", number: true, cell: (row) => percent(row.share) },
     { title: "p50", number: true, cell: (row) => ms(row.p50_ms) },
@@ -83,7 +83,7 @@ export function escalation({ escalation: found = {} }) {
 function why(title, rows) {
   const sorted = [...rows].sort((one, other) => (other.per_s ?? 0) - (one.per_s ?? 0));
   return el("div", {}, el("h3", {}, title), rows.length ? table(title, [
-    { title: "reason", head: true, wraps: true, cell: (row) => [plain(row.reason), meaning(row.reason) && el("span", { class: "soft" }, `: ${meaning(row.reason)}`)] },
+    { title: "reason", head: true, wraps: true, cell: (row) => [plain(row.reason), REASONS[row.reason] && el("span", { class: "soft" }, `: ${REASONS[row.reason]}`)] },
     { title: "rate", number: true, cell: (row) => perSecond(row.per_s) },
   ], sorted, (row) => row.reason) : el("p", { class: "empty" }, "none"));
 }

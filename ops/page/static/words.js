@@ -1,6 +1,7 @@
 // What stable names of the service mean, in words for somebody who sees them for the first time.
 
-const WORDS = {
+/** Why a request is treated as it is: rules, what sheds, and codes of dead letters. */
+export const REASONS = {
   // Why a request is given to a fallback (docs/escalation.md).
   high_stakes_lane: "lane that always gets a second answer",
   long_context: "its text is long",
@@ -17,12 +18,6 @@ const WORDS = {
   fallback_down: "no fallback worker answers",
   deadline: "too little time was left",
   batch: "part of a batch",
-  // Where a request's time goes.
-  queue: "waits for a worker",
-  batch: "joins a micro-batch",
-  gate: "is a fallback needed?",
-  finish: "the reply is stored",
-  fallback: "the answer of the slower model",
   // Why a request became a dead letter.
   undecodable: "its bytes could not be read",
   unsupported_version: "its wire version is unknown",
@@ -30,17 +25,21 @@ const WORDS = {
   batch_breaking: "the model raised an error on it",
 };
 
-/** The meaning of a name, or "" where the name has to speak for itself. */
-export const meaning = (name) => WORDS[name] ?? "";
+/** Where a request's time goes. */
+export const STAGES = {
+  queue: "waits for a worker",
+  batch: "joins a micro-batch",
+  gate: "is a fallback needed?",
+  finish: "the reply is stored",
+};
 
-/** The name without underscores, and its meaning behind it. */
+/** The name without underscores. */
 export const plain = (name) => String(name ?? "").replaceAll("_", " ");
 
 /** States of a worker: a level for the mark, and words. */
 export const WORKER_STATES = {
   working: ["well", "working"],
   idle: ["well", "idle"],
-  paused: ["warning", "paused"],
   stuck: ["bad", "stuck: nothing moves"],
   gone: ["bad", "gone: not heard of"],
 };
@@ -51,7 +50,6 @@ export const ALERT_STATES = {
   recovering: ["warning", "recovering"],
   silenced: ["quiet", "silenced"],
   undelivered: ["bad", "firing, and nobody could be told"],
-  resolved: ["well", "resolved"],
 };
 
 export const VERDICTS = {
@@ -66,6 +64,5 @@ export const SEVERITIES = { error: ["bad", "error"], warning: ["warning", "warni
 /** What a stream's kind and level mean. */
 export function streamName(stream) {
   const level = stream.level && stream.level !== "normal" ? `, ${stream.level}` : "";
-  const partition = stream.partition ? `, partition ${stream.partition}` : "";
-  return `${stream.kind}${level}${partition}`;
+  return `${stream.kind}${level}`;
 }

@@ -63,6 +63,16 @@ def test_a_row_holds_the_service_at_its_moment_and_is_read_back() -> None:
     assert history.columns([found])["series"]["delta"] == [-0.1]
 
 
+def test_the_share_of_an_hour_weighs_each_context_alike() -> None:
+    counts = [(0, 0), (0, 0), (100, 100), (110, 1_100)]  # a minute of 100 at 100 %, and one of 1,000 at 1 %
+    rows = [row(n * MIN, escalated=some, decided=all_) for n, (some, all_) in enumerate(counts)]
+    assert history.hour_share(rows, "escalation_rate") == 0.1
+    long_ago = [row(-70 * MIN, escalated=0, decided=0), row(-60 * MIN, escalated=5_000, decided=5_000)]
+    assert history.hour_share([*long_ago, *rows], "escalation_rate") == pytest.approx(0.1)
+    assert history.hour_share(rows[:1], "escalation_rate") is None
+    assert history.hour_share([], "escalation_rate") is None
+
+
 def test_history_keeps_a_day_and_an_hour_and_expires() -> None:
     client = fakeredis.FakeRedis()
     for minute in range(1_600):

@@ -144,7 +144,7 @@ def test_an_alert_that_fires_is_told_with_its_runbook_and_a_silenced_one_is_a_no
     [one] = find(found, 0.0, Known())
     assert (one.severity, one.since_ms) == ("error", 5)
     now = verdict([one], found, AlertSettings(runbook_url="https://wiki/runbook"))
-    assert (now["state"], now["runbook"]) == ("broken", "`amn alerts show aaaaaaaa`")
+    assert (now["state"], now["remedy"]) == ("broken", "`amn alerts show aaaaaaaa`")
     assert now["runbook_link"] == "https://wiki/runbook#level"
     assert now["sentence"] == "Answers got worse, on known or unknown text: it fell (level)"
     assert said(look(alerts=(replace(alert, silence="s"),)))[0] == "well"
@@ -164,7 +164,9 @@ def test_the_page_has_words_for_each_rule_of_the_runbook() -> None:
 
 
 def test_a_server_that_refuses_the_page_is_not_called_away() -> None:
-    refused, gone = (away(1, kind("why")) for kind in (AuthenticationFailed, ServerUnavailable))
+    refused, gone = (
+        away(1, kind("why"), AlertSettings()) for kind in (AuthenticationFailed, ServerUnavailable)
+    )
     assert refused["sentence"] == "The queue's server does not let this page look: why"
-    assert "`amn acl ops`" in str(refused["runbook"])
+    assert "`amn acl ops`" in str(refused["remedy"])
     assert gone["sentence"] == "The queue's server cannot be reached: why"

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from ops.drift.service import history
+from producer.stages import END_TO_END, REPLY
+from producer.stages import STAGES as STAGE_NAMES
+
 STATIC = Path(__file__).parents[4] / "ops" / "page" / "static"
 VENDOR = STATIC / "vendor"
 OURS = sorted(path for path in STATIC.iterdir() if path.suffix in (".js", ".css", ".html"))
+TABLE = re.compile(r"const (\w+) = \{\n(.*?)\n\};", re.DOTALL)
 BYTES_MAX = 150_000
 
 
@@ -35,6 +40,21 @@ def test_no_file_asks_another_machine_or_makes_markup_of_data(path: Path) -> Non
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text
     )
     assert not re.search(r"<script>|<style|\sstyle=|\son\w+=", text)
+
+
+def test_each_series_that_the_plots_ask_for_is_kept_by_the_history() -> None:
+    asked = set(re.findall(r'from: "(\w+)"', (STATIC / "page.js").read_text("utf-8")))
+    assert len(asked) > 10
+    assert asked <= history.columns([])["series"].keys()
+
+
+def test_each_name_has_one_meaning_in_its_table() -> None:
+    text = (STATIC / "words.js").read_text("utf-8")
+    tables = {name: re.findall(r"^  (\w+):", body, re.M) for name, body in re.findall(TABLE, text)}
+    assert {"REASONS", "STAGES"} <= tables.keys()
+    for name, words in tables.items():
+        assert len(words) == len(set(words)), name
+    assert set(tables["STAGES"]) <= {*STAGE_NAMES, REPLY, END_TO_END}
 
 
 def colours(theme: str) -> dict[str, str]:
