@@ -2,17 +2,13 @@
 
 A file of documents goes through `amn predict`, a process of its own. It is stopped and let go again, so that
 each phase beside it stands between two without it; requests at the level `normal` are sent at random times
-all the while, and counted from when they were due, as `amn run` does. Beside burners, which only compute in
-the idle class, one a core, one sees what any other work on the machine costs.
+all the while, and counted from when they were due, as `amn run` does.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,16 +34,14 @@ from workers.pool.settings import PoolSettings
 #: So long a phase settles before it is measured.
 _SETTLE_S = 2.0
 _DRAIN_S_MAX = 60.0
-_BURNER = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
 
 
 @click.command("beside")
 @click.option("--rates", default="200,500", show_default=True, help="Live requests a second.")
 @click.option("--seconds", default=15.0, show_default=True, help="Of each phase.")
 @click.option("--rounds", default=3, show_default=True, help="Phases of each kind.")
-@click.option("--burners", is_flag=True, help="Phases beside idle-class loops, too.")
 @out_option
-def command(rates: str, seconds: float, rounds: int, burners: bool, out: Path) -> None:
+def command(rates: str, seconds: float, rounds: int, out: Path) -> None:
     """Measure live traffic beside a file; writes beside.json and beside.md."""
     surroundings = environment()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -58,8 +52,6 @@ def command(rates: str, seconds: float, rounds: int, burners: bool, out: Path) -
         url = service.settings.url
         file = stack.enter_context(FileWork(Through(service), documents, Path(name) / "out"))
         kinds: dict[str, Any] = {"nothing": nothing, "a file": file.going}
-        if burners:
-            kinds["burners"] = burning
         phases: list[dict[str, Any]] = []
         live(url, 100, _SETTLE_S, "warm")
         for rate in map(int, rates.split(",")):
@@ -151,20 +143,6 @@ class FileWork:
 def nothing() -> Iterator[None]:
     """Let nothing be beside the traffic."""
     yield
-
-
-@contextmanager
-def burning() -> Iterator[None]:
-    """Run a loop for each core in the idle class."""
-    words = [sys.executable, "-c", _BURNER]
-    burners = [subprocess.Popen(words) for _ in range(os.cpu_count() or 1)]
-    try:
-        time.sleep(_SETTLE_S)
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
 
 
 def live(url: str, rate: int, seconds: float, name: str) -> dict[str, float]:

@@ -14,8 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
-from bench.cost import resident_mb
-from bench.machine import cpu_seconds, environment, spread
+from bench.machine import cpu_seconds, environment, resident_mb, spread
 from bench.publish import KEPT
 from bench.report import COLOURS, draw, out_option, write
 from bench.service import Service
