@@ -28,10 +28,9 @@ from producer.errors import DuplicateRequest, QueueError
 from producer.keys import Keys
 from producer.messages import LANES, TEXT_LENGTH_MAX
 from producer.partitions import Spread
-from producer.protocol import wire
 from producer.protocol.checks import are_unit
 from producer.sampling import ONE_IN_MAX, sample_key, sampled_one_in
-from producer.session.channel import SHADOW_ENTRIES_MAX
+from producer.session.channel import truth_command
 from producer.transport.connection import connect, driver_errors
 
 #: With so many samples waiting, the shadow worker is away or behind: live ones need the room that is left.
@@ -151,8 +150,7 @@ class TruthReporter:
             with driver_errors(self._producer.settings.url), client.pipeline(transaction=False) as pipe:
                 for one, truth in zip(options, truths, strict=True):
                     key = sample_key("", sequence, one.position)
-                    entry: Any = {"kind": "truth", "key": key, "vector": wire.encode_vector(truth)}
-                    pipe.xadd(keys.truths, entry, maxlen=SHADOW_ENTRIES_MAX, approximate=True)
+                    pipe.execute_command(*truth_command(keys, key, truth))
                 pipe.execute()
             self._sent += handles
         except QueueError as error:

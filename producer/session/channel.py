@@ -8,6 +8,9 @@ from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from producer import errors
 from producer.keys import GROUP, Keys
 from producer.protocol import wire
@@ -190,10 +193,7 @@ class Channel:
         key = key or self._sample_keys.get(request_id, request_id)
         if not sampled(key, RATE_MAX, self.settings.sample_salt):
             return False
-        entry = "kind", "truth", "key", key, "vector", wire.encode_vector(array)
-        yield from self._twice(
-            _once, self.execute, "XADD", self.keys.truths, "MAXLEN", "~", SHADOW_ENTRIES_MAX, "*", *entry
-        )
+        yield from self._twice(_once, self.execute, *truth_command(self.keys, key, array))
         return True
 
     def _twice(self, verb: Callable[..., Verb[Any]], *arguments: Any) -> Verb[Any]:
@@ -207,6 +207,12 @@ class Channel:
                 if last:
                     raise
         return None
+
+
+def truth_command(keys: Keys, key: str, vector: NDArray[np.floating]) -> tuple[Any, ...]:
+    """The words that report a true vector (768,) under the key of a sample."""
+    entry = "kind", "truth", "key", key, "vector", wire.encode_vector(vector)
+    return "XADD", keys.truths, "MAXLEN", "~", SHADOW_ENTRIES_MAX, "*", *entry
 
 
 def _once(*step: Any) -> Verb[Any]:

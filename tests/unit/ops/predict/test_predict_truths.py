@@ -17,6 +17,7 @@ from ops.predict.truths import TruthReporter
 from ops.predict.windows import RowBlock
 from producer import Options, Producer
 from producer.errors import DuplicateRequest, QueueError, QueueFull, ServerUnavailable
+from producer.keys import Keys
 from producer.protocol import wire
 from producer.sampling import sampled_one_in
 
@@ -58,8 +59,10 @@ class FakeServer:
     def pipeline(self, transaction: bool) -> Any:
         return contextlib.nullcontext(self)
 
-    def xadd(self, _: str, entry: dict[str, Any], **bounds: Any) -> None:
-        assert (entry["kind"], bounds["maxlen"]) == ("truth", 20_000)
+    def execute_command(self, *words: Any) -> None:
+        assert words[:6] == ("XADD", Keys("main").truths, "MAXLEN", "~", 20_000, "*")
+        entry = dict(zip(words[6::2], words[7::2], strict=True))
+        assert entry["kind"] == "truth"
         self.truths[entry["key"]] = wire.decode_vector(entry["vector"])
 
     def execute(self) -> None:
