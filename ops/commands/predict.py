@@ -12,6 +12,8 @@ import click
 from ops import console
 from ops.commands import options
 from ops.errors import RowsFailed
+from ops.predict.models import ON_CHANGE
+from ops.predict.settings import SHARE_DEFAULT, SHARE_MAX, PredictSettings, faults
 from ops.settings import artifacts_folder, producer_settings
 from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
 
@@ -45,13 +47,15 @@ file_options = options.together(
         "--normalize", is_flag=True, help="Scale vectors to unit norm instead of failing their rows."
     ),
     click.option("--fast", is_flag=True, help="AMN's answer for every row: no fallback."),
-    click.option("--share", type=click.FloatRange(0, 0.2), default=0.195, help="Rows for a fallback."),
+    click.option(
+        "--share", type=click.FloatRange(0, SHARE_MAX), default=SHARE_DEFAULT, help="Rows for a fallback."
+    ),
     click.option("--shard", default="", metavar="I/N", help="The i-th of n shares of the row groups."),
     click.option("--failures-max", default="", metavar="N|P%", help="Failed rows that stop the run."),
     click.option("--on-stall", default="wait", metavar="wait|SECONDS", help="When no answers come."),
     click.option(
         "--on-change",
-        type=click.Choice(["name", "stop"]),
+        type=click.Choice(ON_CHANGE),
         help="When other models answer: name them by part, or stop. [default: name, but stop on a resume]",
     ),
     click.option("--report-truth", is_flag=True, help="Report 1 % of the rows to the shadow evaluation."),
@@ -60,10 +64,8 @@ file_options = options.together(
 )
 
 
-def settings_of(sources: tuple[str, ...], fast: bool, on_stall: str, **how: Any) -> Any:
+def settings_of(sources: tuple[str, ...], fast: bool, on_stall: str, **how: Any) -> PredictSettings:
     """Return the settings that the options say."""
-    from ops.predict.settings import PredictSettings
-
     try:
         stall_s = 0.0 if on_stall == "wait" else float(on_stall)
         if on_stall != "wait" and not 0 < stall_s < math.inf:
@@ -178,8 +180,7 @@ def show(summary: dict[str, Any], as_json: bool) -> None:
         console.say_json(summary)
     else:
         _show(summary)
-    failed = summary["failed"] - summary["failures"].get("short_document", 0)
-    if failed:
+    if failed := faults(summary["failures"]).total():
         raise RowsFailed(
             f"{failed:,} of {summary['rows']:,} rows have no answer; error_code and error_message in "
             f"{summary['out']} say why"

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from amn.errors import FileRefused
 from ops.predict.answers import Answers
 from ops.predict.dataset import DataSet
+from ops.predict.report import COSINES
 from ops.predict.sources import SourceFile
 from ops.predict.windows import K, RowBlock
 
-COSINES = ("cosine_amn", "cosine", "cosine_mean", "cosine_last")
 SCHEMA = pa.schema(
     [
         ("row", pa.int64()),

@@ -18,9 +18,10 @@ from ops.predict.engines import Engine, answered
 from ops.predict.models import DEFAULT, ModelsChanged, ModelSets, differing, merge
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
+from ops.predict.settings import SHARE_DEFAULT, faults
 from ops.predict.sources import RowGroup, identity, state_of
 from ops.predict.truths import TruthReporter
-from ops.predict.windows import SHORT_DOCUMENT, RowBlock
+from ops.predict.windows import RowBlock
 
 #: Pauses before a row group is answered again: a pool replaces its workers in turn, and until all are new,
 #: answers of both come.
@@ -40,7 +41,7 @@ class FileRunSettings:
         on_change: What is done when other models answer (`ops.predict.models`).
     """
 
-    share: float = 0.195
+    share: float = SHARE_DEFAULT
     normalize: bool = False
     failures_max: float | None = None
     shard: tuple[int, int] = (0, 1)
@@ -68,7 +69,7 @@ class Progress:
     @property
     def faults(self) -> int:
         """Failed rows but for those at the begin of a document, which no model answers."""
-        return self.failed - self.codes[SHORT_DOCUMENT[0]]
+        return faults(self.codes).total()
 
     def count(self, row: dict[str, Any]) -> None:
         """Add a row group that is done."""
@@ -236,9 +237,10 @@ class FileRun:
         if limit is None:
             return
         most = limit * self.progress.rows if limit < 1 else limit
-        codes = self.progress.codes - Counter({SHORT_DOCUMENT[0]: self.progress.rows})
-        if (failed := codes.total()) > most:
-            found = ", ".join(f"{code} {count:,}" for code, count in codes.most_common(3))
+        if (failed := self.progress.faults) > most:
+            found = ", ".join(
+                f"{code} {count:,}" for code, count in faults(self.progress.codes).most_common(3)
+            )
             raise RunStopped(
                 f"{failed:,} rows failed ({found}), more than the {most:,.0f} of "
                 "--failures-max; mend the input, or run again with a larger limit: what is done stays"

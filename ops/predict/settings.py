@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
 
 #: At most so many rows of a block have a fallback's answer: the limit of all traffic, less its reserve.
 SHARE_DEFAULT, SHARE_MAX = 0.195, 0.2
+#: Rows at the begin of a document have this code: no model answers them.
+SHORT_DOCUMENT = "short_document"
 _SHARD = re.compile(r"([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 
 
@@ -105,3 +108,8 @@ class PredictSettings:
         ):
             raise FileRefused(f"failures-max is {text!r}; use a number of rows, or a share such as 2%")
         return None if text.endswith("%") and value == 1 else value
+
+
+def faults(codes: Mapping[str, int]) -> Counter[str]:
+    """Return failed rows by code, without those that no model answers."""
+    return Counter({code: count for code, count in codes.items() if code != SHORT_DOCUMENT})

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ops.predict.columns import TEXT, Texts
+from ops.predict.settings import SHORT_DOCUMENT
 from producer.errors import InvalidRequest
 from producer.protocol.checks import are_unit, checked_context
 from producer.windows import Windows
@@ -23,7 +24,7 @@ K, D = 5, 768
 _HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 #: Code and message of rows that have no context.
 NULL_VECTOR = "null_vector", "a vector of the context is null, holds a null, or has another length"
-SHORT_DOCUMENT = "short_document", f"fewer than {K - 1} vectors of its document come before it"
+_SHORT = SHORT_DOCUMENT, f"fewer than {K - 1} vectors of its document come before it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,7 @@ def windows(before: VectorRows, rows: VectorRows, after: VectorRows, **beside: A
     same[:padding] = False
     known = good[K:] & (documents[K:] == documents[lead:-1])
     errors = dict.fromkeys(np.flatnonzero(same & ~whole).tolist(), NULL_VECTOR)
-    errors |= dict.fromkeys(np.flatnonzero(~same).tolist(), SHORT_DOCUMENT)
+    errors |= dict.fromkeys(np.flatnonzero(~same).tolist(), _SHORT)
     return RowBlock(vectors=clean(values, good), step=1, errors=errors, known=known, **beside)
 
 
