@@ -15,7 +15,7 @@ import redis
 
 from ops.clock import server_now_ms
 from producer.keys import Keys
-from producer.messages import BULK_PRIORITY
+from producer.messages import BULK_PRIORITY, PRIORITIES
 from producer.stages import BUCKETS, END_TO_END, REPLY, STAGES, SUM, StageHistogram, merged
 
 KINDS = ("amn", "fallback", "secondary")
@@ -61,7 +61,7 @@ def parse(stored: Iterable[Mapping[bytes, bytes]]) -> list[StageHistogram]:
         for field, value in fields.items():
             *labels, bucket = field.decode("utf-8", "replace").split(":")
             known = 3 <= len(labels) <= 4 and labels[0] in _ORDER and labels[1] in KINDS
-            if known and bucket in _COLUMNS and _NUMBER.fullmatch(value):
+            if known and labels[2] in PRIORITIES and bucket in _COLUMNS and _NUMBER.fullmatch(value):
                 row = rows.setdefault(tuple(labels), [0] * (BUCKETS + 1))
                 row[_COLUMNS[bucket]] += int(value)
     return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -102,17 +102,7 @@ class StageHistogram:
         counts = tuple(now - then for now, then in zip(self.counts, before.counts, strict=True))
         if min(counts) < 0:  # the server was emptied meanwhile
             return self
-        return self._with(counts, self.sum_us - before.sum_us)
-
-    def _with(self, counts: tuple[int, ...], sum_us: int) -> Self:
-        return type(self)(
-            stage=self.stage,
-            kind=self.kind,
-            level=self.level,
-            outcome=self.outcome,
-            counts=counts,
-            sum_us=sum_us,
-        )
+        return replace(self, counts=counts, sum_us=self.sum_us - before.sum_us)
 
 
 class StageCounts:

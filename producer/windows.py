@@ -35,7 +35,7 @@ class Windows:
     @property
     def rows(self) -> NDArray[np.integer]:
         """Shape (n, 5): the rows of each context's vectors."""
-        return self.ends[:, None] + _STEPS
+        return self.ends.astype(np.intp)[:, None] + _STEPS
 
     def contexts(self) -> NDArray[np.floating]:
         """A copy of shape (n, 5, 768)."""
@@ -44,7 +44,7 @@ class Windows:
 
     def part(self, which: slice | NDArray[np.integer]) -> Windows:
         """Some of the contexts, in order, with the vectors that they hold."""
-        ends = self.ends[which]
+        ends = self.ends[which].astype(np.intp)
         if not len(ends):
             return Windows(vectors=self.vectors[:0], ends=ends, checked=self.checked)
         first = ends[0] + _STEPS[0]

@@ -29,7 +29,7 @@ class Beside:
 
     def poll(self) -> str:
         """Starts it again when it is dead or hangs; returns why, when that is news."""
-        hangs = self.child.silent_s > self._silence_s_max
+        hangs = self.child.silent_s() > self._silence_s_max
         if (self.child.alive and not hangs) or self.child.age_s <= _PAUSE_S:
             return ""
         if hangs:

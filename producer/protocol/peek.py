@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from producer.errors import Undecodable
 from producer.keys import valid_client, valid_id
-from producer.messages import BATCH_CONTEXTS_MAX, TEXT_LENGTH_MAX
+from producer.messages import BATCH_CONTEXTS_MAX, DIMENSIONS, PAYLOAD_BYTES_MAX, TEXT_LENGTH_MAX
 from producer.protocol.maps import parts, value
 
 _FIXED, _FIXED_MASK, _SHORT = 0xA0, 0xE0, 0xD9  # msgpack: texts below 32 bytes, and up to 255
 #: msgpack: a list of three behind its name, and numbers of one and two bytes.
 _BATCH_SHAPE, _NUMBERS = b"\xa5shape\x93", {b"\xcc": 1, b"\xcd": 2}
+#: The smallest form of a vector.
+_VECTOR_BYTES = 2 * DIMENSIONS
 
 
 class Envelope(NamedTuple):
@@ -60,13 +62,15 @@ def _text(encoded: dict[str, bytes], name: str) -> str:
 
 
 def contexts_in(payload: bytes) -> int:
-    """Contexts that an encoded batch says it holds, found at its front without decoding it; else 1.
+    """Contexts that an encoded batch says it holds, found at its front without decoding it.
 
-    Those that share their vectors have few bytes, so that bytes do not tell how long a message takes.
+    Where it does not say so there, a small message holds one, and a large one may hold as many as its bytes.
+    Contexts that share their vectors have few bytes, so that bytes alone do not tell how long it takes.
     """
     at = payload.find(_BATCH_SHAPE, 0, TEXT_LENGTH_MAX)
     if at < 0:
-        return 1
+        most = 1 if len(payload) <= PAYLOAD_BYTES_MAX else len(payload) // _VECTOR_BYTES
+        return min(most, BATCH_CONTEXTS_MAX)
     start = at + len(_BATCH_SHAPE)
     head = payload[start : start + 3]
     width = _NUMBERS.get(head[:1], 0)

@@ -29,7 +29,7 @@ from producer.messages import (
     TEXT_LENGTH_MAX,
     Request,
 )
-from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack, word
+from producer.protocol.maps import REQUIRED, WIRE_VERSION, Fields, builder, pack, shown, unpack
 from producer.protocol.replies import decode_reply as decode_reply
 from producer.protocol.replies import decode_vector as decode_vector
 from producer.protocol.replies import encode_failure as encode_failure
@@ -65,6 +65,7 @@ REQUEST = Fields(
 )
 #: Fields that few requests have.
 RARE = Fields(level=(str, DEFAULT_PRIORITY), ends=(bytes, b""))
+_NEITHER = RARE.values({})
 #: Text fields that are not names of one: on the wire, and of `Request`.
 TEXTS = {name: name for name in ("lane", "encoder", "sequence", "domain", "traceparent")}
 TEXTS["level"] = "priority"
@@ -157,16 +158,14 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     """
     message = unpack(payload, BATCH_BYTES_MAX if batches else PAYLOAD_BYTES_MAX)
     name, shape, data, *values = REQUEST.values(message)
+    level, ends = RARE.values(message) if "level" in message or "ends" in message else _NEITHER
     if shape == _SHAPE and len(data) == CONTEXT_BYTES.get(name) and len(payload) <= PAYLOAD_BYTES_MAX:
         context = np.ndarray(CONTEXT_SHAPE, _DTYPES[name], data)
     elif batches:
-        context = _batch_of(name, shape, data, message.get("ends"))
+        context = _batch_of(name, shape, data, ends)
     else:
         raise _misshapen(name, shape, data, "a batch of contexts is not taken here")
     values.insert(2, context)
-    level = message.get("level", DEFAULT_PRIORITY)
-    if type(level) is not str:
-        raise Undecodable(f"field 'level' is of type {word(level)}, expected text")
     values.append(level)
     request = _build_request(values)
     if not (valid_id(request.id) and valid_client(request.reply_to)):
@@ -178,12 +177,12 @@ def decode_request(payload: bytes, *, batches: bool = False) -> Request:
     return request
 
 
-def _batch_of(name: str, shape: list[Any], data: bytes, ends: object) -> NDArray[np.floating]:
+def _batch_of(name: str, shape: list[Any], data: bytes, ends: bytes) -> NDArray[np.floating]:
     """The contexts of a batch, (n, 5, 768); with `ends` they share the vectors in `data`."""
     count = _count_of(shape)
     if not count:
         raise _misshapen(name, shape, data, _OR_BATCH)
-    if ends is not None:
+    if ends:
         return _windows_of(name, count, data, ends)
     if len(data) != count * CONTEXT_BYTES.get(name, -1):
         raise _misshapen(name, shape, data, _OR_BATCH)
@@ -196,9 +195,9 @@ def _count_of(shape: list[Any]) -> int:
     return count if type(count) is int and 1 <= count <= BATCH_CONTEXTS_MAX else 0
 
 
-def _windows_of(name: str, count: int, data: bytes, stored: object) -> NDArray[np.floating]:
+def _windows_of(name: str, count: int, data: bytes, stored: bytes) -> NDArray[np.floating]:
     """The contexts (n, 5, 768) over vectors, each of which is there once."""
-    if type(stored) is not bytes or len(stored) != count * _ENDS.itemsize:
+    if len(stored) != count * _ENDS.itemsize:
         raise Undecodable(f"field 'ends' does not hold the {count * _ENDS.itemsize} bytes of {count} rows")
     vector_bytes = CONTEXT_BYTES.get(name, 0) // CONTEXT_VECTORS
     vectors, rest = divmod(len(data), vector_bytes) if vector_bytes else (0, 1)

@@ -143,9 +143,9 @@ class Inflight:
                 # Only ids that a caller chose can come again; ours are random.
                 _remember(self._answered, message.id, self.clock_s(), REMEMBERED_MAX)
         if handle is not None:
+            handle.settle(outcome)
             if self.times is not None:
                 self.times.note(entry_id, handle, outcome)
-            handle.settle(outcome)
 
     def sweep(self) -> bool:
         """Ends what is long past its deadline, and notes what is overdue; returns whether it looked.

@@ -95,7 +95,7 @@ class ReplyCursor:
 
     def failed(self, error: Exception) -> None:
         """Notes that a round trip failed; the next one takes less, in case its answer was too large."""
-        self._steps.note_lost(self._steps.size)
+        self._steps.note_lost(self._count)
         self._foreign = "WRONGTYPE" in str(error)
         self._taken, self._deleted = self._taken | self._deleted, set()
         self._losses.restart()

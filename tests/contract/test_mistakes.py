@@ -78,6 +78,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "seconds and nanoseconds": ({"submitted_at_ms": 1.7e18}, "'submitted_at_ms' is 1.7e\\+18"),
     "a long text": ({"sequence": "x" * 513}, "'sequence' has 513 characters, the limit is 512"),
     "a number for a level": ({"level": 1}, "'level' is of type integer, expected text"),
+    "rows that are nil": ({"ends": None}, "'ends' is of type nil, expected bin"),
+    "a list of rows": ({"ends": [4]}, "'ends' is of type list, expected bin"),
     "a name of another kind": ({"id": "a request"}, "'id' is 'a request'"),
     "too many names": ({f"x{i}": 0 for i in range(70)}, "max_map_len"),
 }

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rig import Rig
+from rig import KEYS, Rig
 from test_batches import Bank, batch_request
 
 from amn.policy import load_policy
 from producer.errors import ServerUnavailable
 from producer.protocol import wire
 from workers.engine.loop import Loop
+from workers.engine.microbatch import PORTION_ROWS
 from workers.engine.yielding import BESIDE_ROWS_MAX, PIECE_ROWS, ROWS_MAX
 from workers.handlers.amn import AmnHandler, Gate
 
@@ -145,3 +146,71 @@ def test_a_server_that_goes_away_between_two_pieces_costs_nobody_an_answer(
     loop._rejoin()
     loop._turn()
     assert set(answered(rig)) == {"first", "file", "live"}
+
+
+def test_micro_batches_stay_bounded_while_live_requests_are_served_between(
+    rig: Rig, contexts: Contexts
+) -> None:
+    computed: list[int] = []
+    model = Watched(lambda: rig.put(f"live-{model.low_rows}"))
+    loop = loop_of(rig, model)
+    handle = loop._handler.handle
+
+    def noted(batch: Any) -> Any:
+        computed.append(len(batch.contexts))
+        return handle(batch)
+
+    loop._handler.handle = noted  # type: ignore[method-assign]
+    for i in range(24):
+        put_low(rig, f"file-{i}", contexts(64))
+    rig.put("first")
+    give_up_at_s = time.monotonic() + 30
+    while rig.admin.xlen(KEYS.levels[2]) and time.monotonic() < give_up_at_s:
+        loop._turn()
+    assert sum(count for count in computed if count > 1) >= 24 * 64
+    assert max(computed) <= PORTION_ROWS
+
+
+def test_large_live_requests_that_come_between_are_computed_in_bounded_micro_batches(
+    rig: Rig, contexts: Contexts
+) -> None:
+    computed: list[int] = []
+
+    def live() -> None:
+        if not model.low_rows:
+            for i in range(3):
+                rig.put_bytes(batch_request(f"large-{i}", contexts(250)))
+
+    model = Watched(live)
+    loop = loop_of(rig, model)
+    handle = loop._handler.handle
+
+    def noted(batch: Any) -> Any:
+        computed.append(len(batch.contexts))
+        return handle(batch)
+
+    loop._handler.handle = noted  # type: ignore[method-assign]
+    rig.put("first")
+    loop._turn()
+    put_low(rig, "file", contexts(100))
+    loop._turn()
+    assert sorted(set(answered(rig))) == ["file", "first", "large-0", "large-1", "large-2"]
+    assert max(computed) <= PORTION_ROWS
+
+
+def test_a_fault_beside_live_requests_is_not_blamed_on_low_work(rig: Rig, contexts: Contexts) -> None:
+    model = Watched(lambda: rig.put("live") if not model.low_rows else None)
+    loop = loop_of(rig, model)
+    rig.put("first")
+    loop._turn()
+    put_low(rig, "file", contexts(100))
+
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    loop._hear.append(fails)
+    with pytest.raises(ZeroDivisionError):
+        loop._turn()
+    assert rig.admin.xlen(KEYS.dead) == 0
+    assert not [reply for reply in rig.replies() if reply.id == "file"]
+    assert [entry.place for entry in loop.in_hand if entry.place != 3] == []

@@ -49,7 +49,7 @@ class Keeper(SideThread):
         super().__init__(loop.queue.settings)
         self._loop, self._serves, self._beat = loop, dict(serves), beat
         lease_s = self.settings.queue.lease_ms / 1000
-        self.period_s = lease_s / 6
+        self.period_s = min(lease_s / 6, 0.5)  # the pool counts on two signs a second
         self._extend, self._clock, self._standing, self._add_stages = (
             load(name).on(self.client) for name in ("extend", "clock", "standing", "stages")
         )

@@ -63,6 +63,7 @@ class Loop:
         self._hand: Sequence[Entry] = ()
         self._ending: Sequence[Entry] = ()
         self._between: Sequence[Entry] = ()
+        self._live_failed = False
         self._rejoins = False
         limits = queue.settings.queue
         self._held = HeldBack(limits.batch_max, limits.deliveries_max)
@@ -98,7 +99,7 @@ class Loop:
 
         Another thread reads this.
         """
-        return [*self._hand, *self._ending, *self._between, *self._held.entries]
+        return [*self._hand, *self._ending, *self._between, *self.queue.kept, *self._held.entries]
 
     def run(self) -> None:
         """Works until `stop`. A server that goes away is waited for, with back-off."""
@@ -223,6 +224,9 @@ class Loop:
         try:
             outcomes = self._handler.handle(batch) if batch.requests else []
         except Exception as error:
+            if self._live_failed:
+                self._live_failed = False
+                raise  # what is computed here is not to blame
             outcomes = bisected(self._handled, batch, error)
         if self.stages is not None:
             self.stages.computed(batch, outcomes)
@@ -238,9 +242,17 @@ class Loop:
             except ServerError as error:
                 _LOG.warning("live_not_read", worker=self.queue.name, error=str(error))
                 self._rejoins = True
-        if self._between:
-            self._join()
-            self._finish(self._outcomes(self._between))
+        left = self._between
+        try:
+            while left:
+                self._join()
+                count = portion(left)
+                self._finish(self._outcomes(left[:count]))
+                left = left[count:]
+        except Exception:
+            self._live_failed = True
+            raise
+        finally:
             self._between = ()
 
     def _handled(self, batch: MicroBatch) -> list[Outcome]:

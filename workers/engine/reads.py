@@ -78,14 +78,24 @@ class EntryReader:
             raise translated(error, self.settings.producer.url) from error
 
     @property
+    def kept(self) -> list[Entry]:
+        """Low entries that are leased, and are next when the live ones that came with them are done."""
+        return [] if self._yielding is None else self._yielding.kept
+
+    @property
     def yields(self) -> bool:
         """True if what it gave last is low work beside live traffic."""
         return self._yielding is not None and self._yielding.interruptible
 
     def lease_live(self) -> list[Entry]:
-        """New entries of the levels above low that are there, for one who works on low ones."""
-        with driver_errors(self.settings.producer.url):
-            return self._taken(self._by_level([*self.sizes.beside()[:-1], 0]))
+        """New entries of the levels above low that are there, for one who works on low ones; what is known of
+        those stays."""
+        more, heavy = self.more, self.heavy
+        try:
+            with driver_errors(self.settings.producer.url):
+                return self._taken(self._by_level([*self.sizes.beside()[:-1], 0]))
+        finally:
+            self.more, self.heavy = more, heavy
 
     def _read(self, block: bool) -> list[Entry]:
         """Reads new entries: level by level in one round trip, or with `block` the first that come."""

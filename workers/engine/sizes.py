@@ -20,9 +20,10 @@ from collections.abc import Sequence
 
 from producer.keys import REQUEST
 from producer.messages import PAYLOAD_BYTES_MAX
+from producer.protocol.peek import contexts_in
 from producer.transport.steps import Steps
 from workers.engine.entry import Entry
-from workers.engine.yielding import Yielding, rows_of
+from workers.engine.yielding import Yielding
 
 #: Payload that a read should not exceed by much, of each level: one full message of contexts. A read of
 #: four of them takes three times as long for each (it leaves every cache), and saves nothing.
@@ -96,7 +97,7 @@ class ReadSizes:
             if count or asked[level]:
                 self.expect(level, max(lengths[first : first + count], default=0))
             if self.yielding is not None and level == last and (some := entries[first : first + count]):
-                self.yielding.expect(max(map(rows_of, some)))
+                self.yielding.expect(max(contexts_in(entry.fields.get(REQUEST, b"")) for entry in some))
             first += count
             if not asked[level]:
                 continue

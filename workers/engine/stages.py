@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from producer.messages import PRIORITIES, Request
+from producer.messages import DEFAULT_PRIORITY, PRIORITIES, Request
 from producer.stages import END_TO_END, STAGES, StageCounts, StageLabels, add_all, appended_at_ms
 from producer.transport.clock import time_ms
 from workers.engine.entry import Moments, Outcome
@@ -136,5 +136,7 @@ class StageTimes:
         outcome = counters.partition(",")[0].partition(":")[0]
         if place <= len(PRIORITIES):  # the stream counts, and what a request says is information
             level = PRIORITIES[place - 1]
+        elif level not in PRIORITIES:
+            level = DEFAULT_PRIORITY
         names = STAGES if outcome == ESCALATED else (*STAGES, END_TO_END)
         return [self._counts.row(StageLabels(name, _KINDS[place - 1], level, outcome)) for name in names]

@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from producer.keys import REQUEST
+from producer.protocol.peek import contexts_in
 from workers.engine.entry import BULK_PLACE, Entry
 
 _T = TypeVar("_T")
@@ -34,10 +36,6 @@ _REMEMBERED_S = 5.0
 _CREDIT_S_MAX = 0.1 * SHARE
 #: A step that took longer (of a process that was stopped, say) counts as so long.
 _STEP_S_MAX = 0.1
-#: A message that is no larger holds one context, or few.
-_SINGLE_BYTES = 20_000
-_COUNT_AFTER = b"\xa5shape\x93"
-_VECTOR_BYTES = 1536
 
 
 class Yielding:
@@ -94,7 +92,7 @@ class Yielding:
         """The entries that are next; much low work that came with others is kept."""
         low = [entry for entry in entries if entry.place == BULK_PLACE]
         if low and len(low) < len(entries):
-            if sum(map(rows_of, low)) > JOINED_ROWS_MAX:
+            if sum(contexts_in(entry.fields.get(REQUEST, b"")) for entry in low) > JOINED_ROWS_MAX:
                 self.kept = low
                 return [entry for entry in entries if entry.place != BULK_PLACE]
         elif low:
@@ -125,25 +123,11 @@ class Yielding:
         self._credit_s, self._counted_at_s = min(self._credit_s + earned_s, _CREDIT_S_MAX), now_s
 
 
-def rows_of(entry: Entry) -> int:
-    """The contexts of an entry that is not decoded yet: as it says, or as many as its bytes can hold."""
-    payload = entry.fields.get(b"request", b"")
-    if len(payload) <= _SINGLE_BYTES:
-        return 1
-    found = payload.find(_COUNT_AFTER, 0, 512) + len(_COUNT_AFTER)
-    if found >= len(_COUNT_AFTER):
-        kind = payload[found]
-        if kind < 0x80:
-            return kind
-        if kind in (0xCC, 0xCD):
-            return int.from_bytes(payload[found + 1 : found + kind - 0xCA], "big")
-    return len(payload) // _VECTOR_BYTES
-
-
 def piecewise(compute: Callable[..., _T], between: Callable[[], None]) -> Callable[..., _T]:
     """Gives a function of columns that computes some rows after the others, and calls `between` after each.
 
-    What `compute` gives is a column, or a named tuple of columns; a column of None stays None.
+    What `compute` gives is a column, or a named tuple of columns. A given column of None is left
+    out; only the last ones may be None.
     """
 
     def computed(*columns: NDArray[np.generic] | None) -> _T:

@@ -109,9 +109,11 @@ class Child:
                 self._process.wait(1.0)  # so that its code is known
         return self._said_ready
 
-    @property
     def silent_s(self) -> float:
-        """Since its last sign; 0 before it is ready, and when it gives none any more on purpose or ended."""
+        """Takes its signs; returns the time since the last one.
+
+        It is 0 before it is ready, when it gives none any more on purpose, and when it ended.
+        """
         while self._heard(0):
             pass
         return time.monotonic() - self._beat_at_s if self._said_ready and self._ready is not None else 0.0

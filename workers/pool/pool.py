@@ -28,8 +28,9 @@ _WATCH_S, _WATCH_S_MAX = 0.2, 5.0
 _LINKS_S = 1.0
 #: A worker that was replaced finishes its batch within this, or its lease does the rest.
 _LEAVE_S_MAX = 15.0
-#: A worker that gives no sign for this share of what ends it is shown as silent; it gives two a second.
-_SILENT_SHARE = 1 / 6
+#: A worker that gives no sign for this share of what ends it, and for two seconds, is shown as silent; it
+#: gives two a second.
+_SILENT_SHARE, _SHOWN_S_MIN = 1 / 6, 2.0
 
 
 class Pool:
@@ -51,6 +52,7 @@ class Pool:
         self._pause_s: dict[str, float] = {}
         self._draining = False
         self._silence_s_max = silence_s_max()
+        self._quiet: dict[int, str] = {}
         self._pins: tempfile.TemporaryDirectory[str] | None = None
         self._pinned: dict[object, Path] = {}
         self._lock = threading.Lock()
@@ -111,6 +113,8 @@ class Pool:
                 return
             self._see_off()
             self._end_silent()
+            shown_s = max(_SILENT_SHARE * self._silence_s_max, _SHOWN_S_MIN)
+            self._quiet = {one.pid: one.name for one in self._silent(shown_s)}
             for slot in self._slots:
                 if not slot.child.alive and slot.successor is None:
                     self._revive(slot)
@@ -130,7 +134,7 @@ class Pool:
             try:
                 self.poll()
                 deaths.tell(self.died)
-                deaths.show_silent({pid: one.name for pid, one in self._silent(_SILENT_SHARE).items()})
+                deaths.show_silent(self._quiet)
                 pause_s = _WATCH_S
             except Exception:
                 pause_s = min(2 * pause_s, _WATCH_S_MAX)
@@ -176,13 +180,13 @@ class Pool:
 
     def _end_silent(self) -> None:
         """Kills workers that are stopped, or whose watchdog cannot run. Their leases ran out long ago."""
-        for pid, child in self._silent().items():
-            _LOG.error("worker_silent", kind=child.name, pid=pid, for_s=round(child.silent_s, 1))
+        for child in self._silent(self._silence_s_max):
+            _LOG.error("worker_silent", kind=child.name, pid=child.pid, for_s=round(child.silent_s(), 1))
             child.end(0)
 
-    def _silent(self, share: float = 1.0) -> dict[int, Child]:
-        """Workers that have given no sign for so much of the time after which they are killed, by pid."""
-        return {one.pid: one for one in self._children() if one.silent_s > share * self._silence_s_max}
+    def _silent(self, longer_than_s: float) -> list[Child]:
+        """Workers that have given no sign for so long."""
+        return [one for one in self._children() if one.silent_s() > longer_than_s]
 
     def _dismiss(self, child: Child) -> None:
         child.leave()

@@ -36,6 +36,9 @@ def test_a_worker_reads_the_contexts_that_the_windows_are(ends, dtype):
     np.testing.assert_array_equal(sent(given), expected)
     np.testing.assert_array_equal(given.contexts(), expected)
     assert sent(given).dtype == np.dtype(dtype)
+    unsigned = Windows(vectors=given.vectors, ends=given.ends.astype(np.uint64))
+    np.testing.assert_array_equal(sent(unsigned), expected)
+    np.testing.assert_array_equal(unsigned.part(slice(0, None)).contexts(), expected)
 
 
 def test_a_message_of_windows_has_a_fifth_of_the_bytes():

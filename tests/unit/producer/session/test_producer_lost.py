@@ -269,3 +269,12 @@ def test_a_read_asks_for_fewer_answers_where_they_are_large_and_for_more_again()
         cursor.take([0, [[STREAM, [[b"%d-0" % number, {b"reply": bytes(size)}]]]]])
     assert asked[:3] == [READ_COUNT, READ_COUNT, READ_BYTES // 1_000_000]
     assert asked[-1] == READ_COUNT
+
+
+def test_a_read_of_two_large_answers_that_is_lost_is_repeated_for_one():
+    cursor = ReplyCursor(Keys(), "client", Inflight(limit=2))
+    cursor.commands()
+    cursor.take([0, [[STREAM, [[b"1-0", {b"reply": bytes(1_000_000)}]]]]])
+    assert cursor.commands()[-1][2] == 2
+    cursor.failed(ConnectionError("cut off"))
+    assert cursor.commands()[-1][2] == 1

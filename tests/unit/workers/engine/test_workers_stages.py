@@ -50,6 +50,13 @@ def test_the_times_of_each_stage_are_those_between_the_readings() -> None:
     assert told(times) == {}
 
 
+def test_what_a_client_writes_makes_no_series() -> None:
+    times = StageTimes()
+    for number in range(50):
+        times.ended(outcomes("answered", place=4, priority=f"x:{number}"), [b"ok"], AT)
+    assert {labels[2] for labels in told(times)} == {"normal"}
+
+
 def test_one_micro_batch_counts_by_level_and_by_how_each_left_and_not_what_the_server_refused() -> None:
     times = StageTimes()
     mixed = [

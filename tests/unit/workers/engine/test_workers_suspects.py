@@ -84,6 +84,7 @@ class Books:
 
     name = "amn-test"
     heavy = more = low = False
+    kept: Sequence[Entry] = ()
     settings = SETTINGS
     clock = ServerClock()
 

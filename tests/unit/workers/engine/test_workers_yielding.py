@@ -7,9 +7,10 @@ import pytest
 
 from producer import Windows
 from producer.messages import CONTEXT_SHAPE, Request
+from producer.protocol.peek import contexts_in
 from producer.protocol.wire import RequestEncoder, encode_request
 from workers.engine.entry import Entry
-from workers.engine.yielding import LIVE_S, PIECE_ROWS, SHARE, Yielding, piecewise, rows_of
+from workers.engine.yielding import LIVE_S, PIECE_ROWS, SHARE, Yielding, piecewise
 
 LOW, NORMAL = 3, 2
 
@@ -107,23 +108,18 @@ def test_much_low_work_that_came_with_others_is_kept_and_little_goes_along():
 
 @pytest.mark.parametrize("rows", [2, 37, 130, 256])
 def test_the_rows_of_a_message_are_known_before_it_is_decoded(rows):
-    assert rows_of(entry(rows=rows, dtype="f2")) == (rows if rows > 2 else 1 + (rows * 7680 > 20_000))
+    assert contexts_in(entry(rows=rows, dtype="f2").fields[b"request"]) == rows
     ends = np.arange(4, rows + 4)
     windows = Windows(vectors=np.zeros((rows + 4, 768), "f2"), ends=ends)
     encoder = RequestEncoder(Request(id="r", reply_to="c", context=np.zeros(CONTEXT_SHAPE, "f4")))
-    payload = encoder.windowed(windows).encode("r", windows.vectors, 0.0, 0.0)
-    found = rows_of(Entry(b"1-1", {b"request": payload}, 1, LOW))
-    assert found == (rows if len(payload) > 20_000 else 1)
+    assert contexts_in(encoder.windowed(windows).encode("r", windows.vectors, 0.0, 0.0)) == rows
 
 
 def test_what_cannot_be_read_counts_as_many_as_its_bytes_can_hold():
-    for payload in (b"\xff" * 307_200, b"\xa5shape\x93\xc0" + bytes(307_192)):
-        assert rows_of(Entry(b"1-1", {b"request": payload}, 1, LOW)) == 200
-    assert rows_of(Entry(b"1-1", {}, 1, LOW)) == 1
-    nothing = Entry(b"1-1", {b"request": b"\xa5shape\x93\x00" + bytes(30_000)}, 1, LOW)
-    turns = Yielding(Clock())
-    turns.expect(rows_of(nothing))
-    assert turns.entries_max(16) > 0
+    assert contexts_in(b"\xff" * 307_200) == 200
+    assert contexts_in(b"\xff" * 4_000_000) == 256
+    assert contexts_in(b"\xa5shape\x93\xcd\xff\xff" + bytes(300_000)) == 256
+    assert contexts_in(b"") == contexts_in(b"\xa5shape\x93\x00" + bytes(30_000)) == 1
 
 
 def test_fewer_messages_are_read_the_more_rows_they_have_and_beside_live_traffic():

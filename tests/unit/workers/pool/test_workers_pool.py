@@ -19,11 +19,12 @@ class Child:
     """A worker that is alive until its test says otherwise."""
 
     made: ClassVar[list[Child]] = []
-    name, pid, code, age_s, leaving_s, silent_s = "amn", 1, -11, 100.0, 0.0, 0.0
+    name, pid, code, age_s, leaving_s = "amn", 1, -11, 100.0, 0.0
 
     def __init__(self, *_: Any) -> None:
         self.alive = True
         self.is_ready = lambda: True
+        self.silent_s = lambda: 0.0
         Child.made.append(self)
 
     def leave(self) -> None:
