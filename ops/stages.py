@@ -7,9 +7,9 @@ sum, and so the mean, is exact.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, cast
+from typing import Any
 
 import redis
 
@@ -28,7 +28,7 @@ _FIELDS_MAX = 20_000
 
 def read_total(client: redis.Redis, keys: Keys) -> list[StageHistogram]:
     """All times since the first request, by stage, kind, level and outcome."""
-    return parse([_fields(client, keys.stages)])
+    return parse(_hashes(client, [keys.stages]).values())
 
 
 def read(client: redis.Redis, keys: Keys, window_s: float, now_ms: int = 0) -> list[StageHistogram]:
@@ -45,13 +45,9 @@ def read(client: redis.Redis, keys: Keys, window_s: float, now_ms: int = 0) -> l
 
 
 def read_minutes(client: redis.Redis, keys: Keys, first: int, last: int) -> dict[int, dict[bytes, bytes]]:
-    """The stored fields of the epoch minutes from `first` to `last`, for `parse`; one round trip."""
-    minutes = range(first, last + 1)
-    with client.pipeline(transaction=False) as pipe:
-        for minute in minutes:
-            pipe.hgetall(keys.stages_minute(minute))
-        found: list[Any] = pipe.execute(raise_on_error=False)
-    return {minute: one for minute, one in zip(minutes, found, strict=True) if one and isinstance(one, dict)}
+    """The stored fields of the epoch minutes from `first` to `last`, for `parse`; two round trips."""
+    names = {keys.stages_minute(minute): minute for minute in range(first, last + 1)}
+    return {names[name]: fields for name, fields in _hashes(client, list(names)).items()}
 
 
 def parse(stored: Iterable[Mapping[bytes, bytes]]) -> list[StageHistogram]:
@@ -107,14 +103,21 @@ _NUMBER = re.compile(rb"-?\d{1,18}")
 _COLUMNS = {**{str(bucket): bucket for bucket in range(BUCKETS)}, SUM: BUCKETS}
 
 
-def _fields(client: redis.Redis, key: str) -> dict[bytes, bytes]:
-    """A hash of counts; nothing when something else has its name, or it is far too large to be ours."""
-    try:
-        if client.hlen(key) > _FIELDS_MAX:
-            return {}
-        return cast("dict[bytes, bytes]", client.hgetall(key))
-    except redis.ResponseError:
-        return {}
+def _hashes(client: redis.Redis, names: Sequence[str]) -> dict[str, dict[bytes, bytes]]:
+    """Hashes of counts by name, without those that are empty, no hash, or far too large to be ours."""
+    with client.pipeline(transaction=False) as pipe:
+        for name in names:
+            pipe.hlen(name)
+        lengths: list[Any] = pipe.execute(raise_on_error=False)
+        ours = [
+            n
+            for n, size in zip(names, lengths, strict=True)
+            if isinstance(size, int) and 0 < size <= _FIELDS_MAX
+        ]
+        for name in ours:
+            pipe.hgetall(name)
+        found: list[Any] = pipe.execute(raise_on_error=False)
+    return {name: one for name, one in zip(ours, found, strict=True) if isinstance(one, dict)}
 
 
 def cumulative(histogram: StageHistogram) -> list[int]:

@@ -1,4 +1,4 @@
-"""Ten thousand hostile requests, and each is answered with a typed error; some hundreds of them in CI."""
+"""Ten thousand hostile requests, and each is answered with a typed error; two thousand of them in CI."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REQUESTS = int(os.environ.get("AMN_HOSTILE_REQUESTS") or 2_000)
 Made = tuple[bytes, bytes]
 CONTEXT = np.float32([[1.0, *[0.0] * 767]] * 5)
 STATUSES = {400, 403, 404, 405, 408, 409, 413, 415, 421, 431, 504}
-ODD = [None, True, -1, 0, 1.5, 2**63, 10**40, float("nan"), "x", "\ud800", "x" * 9_000, [], {}, [[[]]], b"\0"]
+ODD = [None, True, -1, 0, 1.5, 2**63, 10**40, float("nan"), "x", "\ud800", "x" * 9_000, [], {}, [[[]]]]
 
 
 def said(head: dict[str, Any], body: bytes, path: str = INFER, method: str = "POST") -> Made:
@@ -43,8 +43,7 @@ def wrong_field(chance: random.Random) -> Made:
         (message["parameters"], name) for name in ("lane", "tokens", "deadline_ms", "priority", "timeout")
     ]
     holder, name = chance.choice(places)
-    value = chance.choice([one for one in ODD if not isinstance(one, bytes)])
-    holder[name] = value
+    holder[name] = chance.choice(ODD)
     # One that is none of the contract, so that no change by chance makes a good request of it.
     message["parameters"] = message["parameters"] if isinstance(message["parameters"], dict) else {}
     message["parameters"]["misspelt"] = 1

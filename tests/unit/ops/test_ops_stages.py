@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fakeredis
 import numpy as np
 import pytest
 
+from ops import stages
 from ops.stages import parse
+from producer.keys import Keys
 from producer.stages import BOUNDS_US, BUCKETS, StageCounts, StageHistogram, StageLabels, add, merged
 
 LABELS = StageLabels("model", "amn", "normal", "answered")
@@ -37,6 +40,20 @@ def test_percentiles_lie_in_the_bucket_of_the_exact_ones() -> None:
 
 def test_the_share_within_the_objective_is_exact() -> None:
     assert histogram([1200, 1200, 1201, 5]).within(1200) == 0.75
+
+
+def test_a_hash_that_is_far_too_long_to_be_ours_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, keys = fakeredis.FakeRedis(), Keys("main")
+    monkeypatch.setattr(stages, "_FIELDS_MAX", 3)
+    strange, ours = ({f"model:amn:normal:{bucket}": 1 for bucket in range(count)} for count in (4, 3))
+    client.hset(keys.stages, mapping=strange)
+    client.hset(keys.stages_minute(1), mapping=strange)
+    client.hset(keys.stages_minute(2), mapping=ours)
+    client.set(keys.stages_minute(3), "no hash")
+    assert stages.read_minutes(client, keys, 1, 4).keys() == {2}
+    assert stages.read_total(client, keys) == []
+    client.hdel(keys.stages, "model:amn:normal:0")
+    assert [one.count for one in stages.read_total(client, keys)] == [3]
 
 
 @pytest.mark.parametrize(("us", "bucket"), [(-5, 0), (20, 0), (20.9, 0), (21, 1), (6e7, 24), (6.1e7, 25)])
