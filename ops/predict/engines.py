@@ -85,6 +85,7 @@ class QueueEngine:
         self._fast = Options(lane=LANES[0], priority=settings.priority)
         self._slow = replace(self._fast, lane=settings.lane, escalate=True)
         # Workers of an earlier version drop messages whose contexts share vectors, and can tell nobody.
+        # A pool may have both for long: twice the bytes cost less than half a minute for each lost message.
         self._shares = True
 
     def fast(self, windows: Windows) -> Waits:
