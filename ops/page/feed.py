@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable
 
 import structlog
+
+from ops.web.shared import Shared
 
 _LOG = structlog.get_logger("amn.page")
 PERIOD_S = 1.0
@@ -23,37 +24,36 @@ class Feed:
     """
 
     def __init__(self, make: Callable[[], bytes]) -> None:
-        self._make = make
-        self._body, self._number, self._made_at_s = b"", 0, float("-inf")
+        self._newest = Shared(make, PERIOD_S)
+        self._body: bytes | None = None
         self.viewers, self._closed = 0, False
-        self._making, self._news = asyncio.Lock(), asyncio.Condition()
+        self._news = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     async def latest(self) -> bytes:
-        """Returns a snapshot that is at most a period old."""
-        async with self._making:
-            if time.monotonic() - self._made_at_s >= PERIOD_S:
-                body = await asyncio.to_thread(self._make)
-                self._body, self._number, self._made_at_s = body, self._number + 1, time.monotonic()
-                async with self._news:
-                    self._news.notify_all()
-            return self._body
+        """Returns a snapshot that is at most a period old, or raises the error in its place."""
+        body = await self._newest()
+        if body is not self._body:
+            self._body = body
+            async with self._news:
+                self._news.notify_all()
+        return body
 
     async def follow(self) -> AsyncGenerator[bytes]:
         """Yields each snapshot until `close`; who is slow misses some."""
         self.viewers += 1
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
-        seen = 0
+            self._body, self._task = None, asyncio.create_task(self._run())
+        seen = None
         try:
             while True:
                 async with self._news:
-                    while self._number == seen and not self._closed:
+                    while self._body is seen and not self._closed:
                         await self._news.wait()
-                if self._closed:
+                if self._closed or self._body is None:
                     return
-                seen = self._number
-                yield self._body
+                seen = self._body
+                yield seen
         finally:
             self.viewers -= 1
 
@@ -69,6 +69,4 @@ class Feed:
                 await self.latest()
             except Exception:  # of one moment: the next look may well do
                 _LOG.exception("snapshot_failed")
-                self._made_at_s = time.monotonic()
-            left_s = self._made_at_s + PERIOD_S - time.monotonic()
-            await asyncio.sleep(max(left_s, 0.01))
+            await asyncio.sleep(PERIOD_S)

@@ -11,16 +11,21 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """An answer that is made anew when it is older than `for_s`, whoever asks."""
+    """An answer, or the error in its place, that is made anew when it is older than `for_s`, whoever asks."""
 
     def __init__(self, make: Callable[[], T], for_s: float) -> None:
-        self._make, self._for_s, self._lock = make, for_s, asyncio.Lock()
-        self._made: tuple[float, T] | None = None
+        self._make, self._for_s = make, for_s
+        self._task: asyncio.Task[T] | None = None
+        self._made_at_s = 0.0
 
     async def __call__(self) -> T:
-        """Returns it."""
-        async with self._lock:
-            if self._made is None or time.monotonic() - self._made[0] >= self._for_s:
-                made = await asyncio.to_thread(self._make)
-                self._made = time.monotonic(), made
-            return self._made[1]
+        """Returns it, or raises the error that `make` raised."""
+        if self._task is None or (self._task.done() and time.monotonic() - self._made_at_s >= self._for_s):
+            self._task = asyncio.create_task(self._made())
+        return await asyncio.shield(self._task)  # who leaves takes it from nobody else
+
+    async def _made(self) -> T:
+        try:
+            return await asyncio.to_thread(self._make)
+        finally:
+            self._made_at_s = time.monotonic()
