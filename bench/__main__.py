@@ -9,7 +9,7 @@ import click
 _MODULES = (
     *("everything", "publish", "compare", "drain", "latency", "peer_latency", "floor", "limits"),
     *("shares", "cost", "micro", "batch", "capacity", "files", "beside", "gate"),
-    *("enlarge", "shadow", "stages", "traces", "page", "gateway"),
+    *("enlarge", "overhead", "gateway"),
 )
 
 

@@ -26,6 +26,7 @@ from bench.everything import QUICK, steps
 from bench.floor import BareLoop, of_service, once
 from bench.goals import GOALS, goals_table
 from bench.machine import cpu_seconds
+from bench.overhead import compared
 from bench.peers import work
 from bench.publish import command as publish
 from bench.publish import filled, neutral
@@ -273,3 +274,15 @@ def test_what_others_would_write_themselves_gives_the_same_answer(monkeypatch: p
     monkeypatch.setattr(work, "WRITTEN", True)
     monkeypatch.setattr(ReferenceBank, "top2", None)  # not even asked
     np.testing.assert_allclose(np.frombuffer(work.answer(context), "<f4"), fast, rtol=0, atol=1e-5)
+
+
+def test_an_overhead_is_the_change_against_the_same_round_without_the_part() -> None:
+    def run(worker_us: float) -> dict[str, float]:
+        return {"worker_us": worker_us, "server_us": 10.0, "answered_per_s": 1_000.0}
+
+    rows = compared(
+        {"off": [run(100), run(200)], "off again": [run(100), run(200)], "on": [run(110), run(230)]}
+    )
+    assert rows["off"]["worker CPU, us"] == 150
+    assert rows["off again"]["worker CPU, us"] == "+0.0% (+0.0% to +0.0%)"
+    assert rows["on"]["worker CPU, us"].startswith("+12.5% (+10.0% to +15.0%")
