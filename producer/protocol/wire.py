@@ -3,7 +3,7 @@
 `version` is in every map; unknown fields are ignored, so that a later minor addition is readable here; a
 changed meaning takes a new version, which this side refuses instead of guessing. A vector is one `bin` of
 little-endian float32 (`f4`) or float16 (`f2`) beside its shape: one copy on the way into a batch.
-docs/wire.md is the description for other languages; tests/golden holds fixtures.
+docs/wire.md is the description for other languages; docs/wire-fixtures.json holds fixtures.
 """
 
 from __future__ import annotations

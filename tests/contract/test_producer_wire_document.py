@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import struct
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import msgpack
 from echo import EchoWorker
+from golden.kit import KIT
 
 from producer import errors
 from producer.keys import Keys
@@ -105,8 +105,7 @@ def test_a_client_may_choose_its_truths_by_bytes_alone():
 
 
 def test_the_document_shows_the_sampling_vectors():
-    golden = json.loads((ROOT / "tests" / "golden" / "v1" / "sampling.json").read_text("utf-8"))
-    for row in golden["vectors"]:
+    for row in KIT["sampling"]:
         one, five = ("yes" if row[f"sampled_at_{n}_percent"] else "no" for n in (1, 5))
         assert f"| `{row['key']}` | `{row['salt']}` | {row['hash']} | {one} | {five} |" in TEXT
 

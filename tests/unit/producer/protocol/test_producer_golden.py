@@ -1,28 +1,22 @@
-"""The wire fixtures of each version are read field by field, and written again to the same bytes."""
+"""docs/wire-fixtures.json is read field by field, and written again to the same bytes."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
+from golden import make_wire
+from golden.kit import FILE, FIXTURES, KIT, array, payload
 
 from producer.errors import QueueError
 from producer.messages import BatchReply, Failure, Reply, Request
 from producer.protocol import wire
+from producer.protocol.tables import tables
 from producer.sampling import sample_hash, sampled
 
-GOLDEN = Path(__file__).parents[3] / "golden"
-#: Version 1 as it was first, with the fields that came later, and with batches of contexts.
-FOLDERS = ("v1", "v1_level", "v1_batch", "v1_escalate", "v1_windows", "v1_traced")
-FIXTURES = [
-    fixture | {"path": GOLDEN / folder / fixture["file"]}
-    for folder in FOLDERS
-    for fixture in json.loads((GOLDEN / folder / "fixtures.json").read_text("utf-8"))["fixtures"]
-]
-SAMPLING = json.loads((GOLDEN / "v1" / "sampling.json").read_text("utf-8"))
+DOCUMENT = (FILE.parent / "wire.md").read_text("utf-8")
 DEFAULTS = {
     "request": {
         "lane": "general",
@@ -37,55 +31,75 @@ DEFAULTS = {
         "traceparent": "",
         "priority": "normal",
     },
-    "reply": dict.fromkeys(
+    "answered": dict.fromkeys(
         ("shed", "degraded", "model", "bank", "policy", "confidence_method", "margin_method", "traceparent"),
         "",
     )
     | {"gain": 0.0, "tiers": {}}
     | {"timings": {"queue_ms": 0, "batch_ms": 0, "compute_ms": 0, "batch_size": 0}},
-    "failure": {"retryable": False, "traceparent": ""},
+    "failed": {"retryable": False, "traceparent": ""},
 }
-KINDS = {"request": Request, "reply": Reply, "failure": Failure}
+KINDS = {"request": Request, "answered": Reply, "failed": Failure}
 #: Fields of the map that are not attributes of the value.
 FRAME = {"version", "dtype", "shape", "status"}
 #: A name that a fixture carries as a field that nobody knows. So the level of a request is `level`.
-UNKNOWN = {"priority"}
+UNKNOWN = {"priority", "unheard_of"}
+
+
+def named_fixtures(kind: str) -> list[dict]:
+    return [fixture for fixture in FIXTURES if fixture["kind"] == kind]
 
 
 def named(kind: str) -> list:
-    return [pytest.param(f, id=f["name"]) for f in FIXTURES if f["kind"] == kind]
+    return [pytest.param(fixture, id=fixture["name"]) for fixture in named_fixtures(kind)]
 
 
-def dense(shape: tuple[int, ...], nonzero: list) -> np.ndarray:
-    array = np.zeros(shape, np.float32)
-    for *place, value in nonzero:
-        array[tuple(place)] = value
-    return array
+def read(fixture):
+    data = payload(fixture)
+    if fixture["kind"].endswith("request"):
+        return wire.decode_request(data, batches="batch" in fixture["kind"])
+    return wire.decode_reply(data)
 
 
-def encoded(message) -> bytes:
+def written(message) -> bytes:
     encoders = {Request: wire.encode_request, Failure: wire.encode_failure}
     return encoders.get(type(message), wire.encode_reply)(message)
 
 
-def decoded(fixture):
-    data = fixture["path"].read_bytes()
-    if fixture["kind"] == "batch request":
-        return wire.decode_request(data, batches=True)
-    return wire.decode_request(data) if fixture["kind"] == "request" else wire.decode_reply(data)
+def assert_is(got: np.ndarray, described: dict) -> None:
+    want = array(described)
+    assert got.dtype == want.dtype
+    np.testing.assert_array_equal(got, want)
 
 
-def test_no_fixture_was_edited():
+def test_the_command_makes_the_file_as_it_is():
+    made = make_wire.document() | {"sampling": KIT["sampling"]}
+    assert make_wire.text(made) == FILE.read_text("utf-8")
+    assert FILE.stat().st_size < 200_000
+
+
+def test_the_bytes_are_those_that_were_written_and_no_name_comes_twice():
     for fixture in FIXTURES:
-        data = fixture["path"].read_bytes()
-        assert hashlib.sha256(data).hexdigest() == fixture["sha256"], fixture["name"]
-    there = {path for folder in FOLDERS for path in (GOLDEN / folder).glob("*.msgpack")}
-    assert {fixture["path"] for fixture in FIXTURES} == there
+        assert hashlib.sha256(payload(fixture)).hexdigest() == fixture["sha256"], fixture["name"]
+    assert len({fixture["name"] for fixture in FIXTURES}) == len(FIXTURES)
 
 
-@pytest.mark.parametrize("fixture", named("request") + named("reply") + named("failure"))
+def test_there_is_a_fixture_for_each_kind_each_field_and_each_code_on_the_wire():
+    kinds = {fixture["kind"].replace("batch request", "request") for fixture in FIXTURES}
+    messages = tables()["messages"]
+    assert kinds == messages.keys() - {"timings"} | {"refused request"}
+    for kind in kinds - {"refused request"}:
+        shown = set().union(*(f["fields"] for f in FIXTURES if "fields" in f and f["kind"].endswith(kind)))
+        assert shown >= {row["name"] for row in messages[kind]}, kind
+    codes = {f["fields"]["code"] for f in named_fixtures("failed")}
+    codes |= {f["refused"]["code"] for f in named_fixtures("refused request")}
+    table = re.findall(r"^\| ([^|]*) \| yes \|", DOCUMENT, re.MULTILINE)
+    assert codes >= {code for cell in table for code in re.findall(r"`(\w+)`", cell)}
+
+
+@pytest.mark.parametrize("fixture", named("request") + named("answered") + named("failed"))
 def test_every_field_is_read_as_described(fixture):
-    message = decoded(fixture)
+    message = read(fixture)
     assert type(message) is KINDS[fixture["kind"]]
     known = {name: value for name, value in fixture["fields"].items() if name not in UNKNOWN}
     expected = DEFAULTS[fixture["kind"]] | known
@@ -94,14 +108,12 @@ def test_every_field_is_read_as_described(fixture):
     assert set(expected) - FRAME == set(type(message).__slots__)
     for name in set(expected) - FRAME:
         got, want = getattr(message, name), expected[name]
-        if name == "context":
-            assert got.dtype == np.dtype("<" + fixture["fields"]["dtype"])
-            np.testing.assert_array_equal(got, dense((5, 768), want["nonzero"]))
-        elif name == "vector":
-            assert got.dtype == np.dtype("<f4")
-            np.testing.assert_array_equal(got, dense((768,), want["nonzero"]))
+        if name in ("context", "vector"):
+            assert_is(got, want)
         elif name == "timings":
             assert {key: getattr(got, key) for key in want} == want
+        elif name == "tiers":
+            assert {model: list(pair) for model, pair in got.items()} == want
         elif name == "reasons":
             assert got == tuple(want)
         else:
@@ -110,50 +122,47 @@ def test_every_field_is_read_as_described(fixture):
 
 @pytest.mark.parametrize("fixture", [pytest.param(f, id=f["name"]) for f in FIXTURES if f.get("reencodes")])
 def test_what_is_read_is_written_to_the_same_bytes(fixture):
-    assert encoded(decoded(fixture)) == fixture["path"].read_bytes()
+    assert written(read(fixture)) == payload(fixture)
 
 
 @pytest.mark.parametrize("fixture", named("batch request"))
 def test_a_batch_is_read_as_described(fixture):
-    request, fields = decoded(fixture), fixture["fields"]
+    request, fields = read(fixture), fixture["fields"]
     assert request.batched
+    rows = array(fields["context"])
+    if "ends" in fields:
+        rows = np.stack([rows[end - 4 : end + 1] for end in array(fields["ends"])])
     assert list(request.context.shape) == fields["shape"]
-    assert request.context.dtype == np.dtype("<" + fields["dtype"])
-    np.testing.assert_array_equal(request.context, dense(fields["shape"], fields["context"]["nonzero"]))
+    assert request.context.dtype == rows.dtype
+    np.testing.assert_array_equal(request.context, rows)
     for name, default in DEFAULTS["request"].items():
         assert getattr(request, name) == fields.get(name, default), name
     assert (request.id, request.reply_to) == (fields["id"], fields["reply_to"])
-    with pytest.raises(QueueError, match="shape"):
-        wire.decode_request(fixture["path"].read_bytes())
+    with pytest.raises(QueueError, match=r"shape|limit"):
+        wire.decode_request(payload(fixture))
 
 
-@pytest.mark.parametrize("fixture", named("batch reply"))
+@pytest.mark.parametrize("fixture", named("answered_batch"))
 def test_the_answer_to_a_batch_is_read_as_described(fixture):
-    reply, fields = decoded(fixture), fixture["fields"]
+    reply, fields = read(fixture), fixture["fields"]
     assert type(reply) is BatchReply
-    np.testing.assert_array_equal(reply.vectors, dense((2, 768), fields["vectors"]["nonzero"]))
-    for name in ("confidences", "margins", "fired", "shed", "gains"):
-        assert getattr(reply, name).tolist() == fields.get(name, [0, 0]), name
+    for name in ("vectors", "confidences", "margins", "fired", "shed"):
+        assert_is(getattr(reply, name), fields[name])
+    assert_is(reply.gains, fields.get("gains", {"dtype": "f4", "values": [0, 0]}))
     for name in ("rules", "sheds"):
         assert getattr(reply, name) == tuple(fields[name])
-    assert {model: pairs.tolist() for model, pairs in reply.tiers.items()} == fields.get("tiers", {})
+    assert reply.tiers.keys() == fields.get("tiers", {}).keys()
+    for model, pairs in reply.tiers.items():
+        assert_is(pairs.ravel(), fields["tiers"][model])
     for name in ("id", "served_by", "provisional"):
         assert getattr(reply, name) == fields[name]
     for name in ("degraded", "model", "bank", "policy", "confidence_method", "margin_method"):
         assert getattr(reply, name) == fields.get(name, "")
-    timings = DEFAULTS["reply"]["timings"] | fields.get("timings", {})
+    timings = DEFAULTS["answered"]["timings"] | fields.get("timings", {})
     assert {name: getattr(reply.timings, name) for name in timings} == timings
 
 
-@pytest.mark.parametrize("fixture", named("invalid request"))
-def test_what_breaks_the_format_is_a_typed_error(fixture):
-    for batches in (False, True):
-        with pytest.raises(QueueError) as caught:
-            wire.decode_request(fixture["path"].read_bytes(), batches=batches)
-        assert caught.value.code == fixture["error"]
-
-
-@pytest.mark.parametrize("row", SAMPLING["vectors"], ids=lambda row: row["key"])
+@pytest.mark.parametrize("row", KIT["sampling"], ids=lambda row: row["key"])
 def test_the_sampling_hash_is_the_documented_one(row):
     assert sample_hash(row["key"], row["salt"]) == int(row["hash"])
     assert sampled(row["key"], 0.01, row["salt"]) == row["sampled_at_1_percent"]
