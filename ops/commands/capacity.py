@@ -55,8 +55,8 @@ def capacity(
 ) -> None:
     """Say how many workers, producers and partitions a rate takes, and how much memory and network.
 
-    Arithmetic on constants that were measured on one machine of two cores: it is right to a factor of two
-    there, and a first guess elsewhere. `python -m bench all` measures yours. docs/capacity.md has a table.
+    Arithmetic on constants that were measured on one machine of two cores: it is a first guess.
+    `python -m bench all` measures yours. docs/capacity.md has a table.
 
     \b
     Examples:

@@ -39,7 +39,7 @@ def dashboard(
 
     configure_logs(log_level)
     token = listening_token("AMN_DASHBOARD_TOKEN", host, needed=actions)
-    page = PageSettings(host=host, port=port, token=token, names=names, actions=actions)
+    page = PageSettings(token=token, names=names, actions=actions)
     with listen(host, port) as opened:
         follow_parent()
         pulse = Pulse()

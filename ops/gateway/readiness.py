@@ -34,8 +34,7 @@ def look(client: redis.Redis, settings: ProducerSettings) -> Ready:
     keys = Keys(settings.queue)
     try:
         with driver_errors(settings.url):
-            names = workers.known(client, keys)
-            found = workers.read(client, keys, time_ms(client.time()), names)
+            found = workers.read(client, keys, time_ms(client.time()))
     except ServerError as error:
         return Ready(why=str(error))
     well = [one for one in found if one.kind == "amn" and not one.stuck]

@@ -10,17 +10,16 @@ import redis
 
 from ops.clock import server_now_ms
 from ops.health import streams, workers
-from ops.health.streams import StreamFacts
+from ops.health.streams import SERVED, StreamFacts
 from ops.health.workers import WorkerFacts
 from producer.keys import Keys
 
-#: Streams that one kind of worker serves together, in the order of service; and its kind.
-_SERVED = (
-    ("amn", ("requests:high", "requests", "requests:low")),
-    ("fallback", ("fallback",)),
-    ("fallback", ("fallback:secondary",)),
-    ("shadow", ("shadow", "truths")),
-)
+#: Kinds, and streams that the same workers of it serve.
+_TOGETHER = [
+    (kind, group)
+    for kind, names in SERVED.items()
+    for group in ([(name,) for name in names] if kind == "fallback" else [names])
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +54,7 @@ class Backlog:
 def backlogs(found: Mapping[str, StreamFacts], alive: Sequence[WorkerFacts]) -> dict[str, Backlog]:
     """The backlog of each stream that was read, by its display name."""
     measured: dict[str, Backlog] = {}
-    for kind, served in _SERVED:
+    for kind, served in _TOGETHER:
         names = [name for name in served if name in found]
         ahead, oldest_s = 0, 0.0
         working = [one for one in alive if _serves(one, kind, names) and not one.stuck]

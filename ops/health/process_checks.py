@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ops.health.beside import SILENT_MS, BesideFacts, Crash
 from ops.health.report import FAILURE, OK, WARNING, Facts, Verdict
 from ops.health.server import ServerFacts
+from ops.health.streams import SERVED
 from ops.health.workers import WorkerFacts
 from producer.messages import PRIORITIES
 from workers.engine.sizes import READ_BYTES_MAX
@@ -20,15 +21,15 @@ _OUTPUT_LIMIT = "set `client-output-buffer-limit normal 0 0 0`, in the server's 
 _SWAP_S = 60
 #: What is said of processes that are missing, before their names.
 MISSING = "ended with an error or fell silent, and did not come back: "
-_STREAMS = {"amn": "requests", "fallback": "fallback", "shadow": "shadow"}
 
 
 def present(facts: Facts, kind: str) -> Verdict:
-    """A kind of worker without which entries of its stream wait."""
+    """A kind of worker without which entries of its streams wait."""
     count = sum(worker.kind == kind for worker in facts.workers)
     if count:
         return OK, f"{count} alive"
-    text = f"none alive ({facts.streams[_STREAMS[kind]].entries} waiting); start one: `amn worker {kind}`"
+    waiting = sum(one.entries for name, one in facts.streams.items() if name in SERVED[kind])
+    text = f"none alive ({waiting} waiting); start one: `amn worker {kind}`"
     return WARNING if kind == "shadow" else FAILURE, text
 
 

@@ -15,6 +15,13 @@ from producer.transport.connection import script_text
 #: three seconds.
 STALE_MS = 30_000
 _STALE_MAX = 1_000
+#: By kind of worker, the display names of the streams that it serves, in the order of service. A fallback
+#: worker serves one of its two.
+SERVED = {
+    "amn": ("requests:high", "requests", "requests:low"),
+    "fallback": ("fallback", "fallback:secondary"),
+    "shadow": ("shadow", "truths"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,26 +7,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ops.alerts.settings import AlertSettings
+from ops.drift.settings import JudgeSettings
 from ops.health.backlog import backlogs
+from ops.health.beside import SILENT_MS
 from ops.health.letters import Letter
+from ops.health.streams import SERVED
 from ops.health.workers import WorkerFacts
 from ops.page.findings import is_silent
 from ops.page.look import Look
 from ops.page.rates import CounterRates
 from ops.page.words import told
 
-_NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX, _JOBS_MAX = 20, 50, 200, 20
-#: A drop of the delta that the card calls an alert.
-_DROP_TOLD = 0.03
-#: By stream: the kind of worker that reads it, and its level.
-STREAMS = {
-    "requests:high": ("amn", "high"),
-    "requests": ("amn", "normal"),
-    "requests:low": ("amn", "low"),
-    "fallback": ("fallback", "normal"),
-    "fallback:secondary": ("fallback", "secondary"),
-    "shadow": ("shadow", "normal"),
-}
+_NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX = 20, 50, 200
 _LETTER = ("id", "message", "deliveries", "told", "payload_bytes")
 _DRIFT_RULES = ("ood_delta", "fast_drop", "level")
 _UNJUDGED = {
@@ -41,13 +33,15 @@ def streams(look: Look) -> list[dict[str, Any]]:
     return [
         {
             "kind": kind,
-            "level": level,
+            "level": name.partition(":")[2] or "normal",
             "depth": look.facts.streams[name].entries,
             "leased": look.facts.streams[name].leased,
             "oldest_ms": look.facts.streams[name].oldest_age_ms,
             "backlog_s": waits[name].backlog_s,
         }
-        for name, (kind, level) in STREAMS.items()
+        for kind, names in SERVED.items()
+        for name in names
+        if name != "truths"
     ]
 
 
@@ -99,7 +93,14 @@ def dead(look: Look) -> dict[str, Any]:
 
 def kind_of(letter: Letter) -> str:
     """The kind of worker from whose stream a letter came; "" when that is not known."""
-    return STREAMS.get(letter.source.partition("}:")[2], ("", ""))[0]
+    source = letter.source.partition("}:")[2]
+    return next((kind for kind, names in SERVED.items() if source in names), "")
+
+
+def judging(look: Look) -> bool:
+    """True if a judge is at work."""
+    ms_ago = look.facts.beside.judged_ms_ago
+    return ms_ago is not None and ms_ago <= SILENT_MS
 
 
 def drift(look: Look) -> dict[str, Any]:
@@ -114,13 +115,14 @@ def drift(look: Look) -> dict[str, Any]:
         "verdict": _UNJUDGED[judged_ms_ago is None] if said is None else said.summary,
         "state": "insufficient" if said is None else said.state,
         "judged_ms_ago": judged_ms_ago,
+        "judging": judging(look),
         "model": None if main is None else main.model,
         "delta": look.judged.day.get("delta"),
         "baseline_delta": values.get("delta_expected"),
         "drop": values.get("drop"),
         "drop_low": values.get("drop_low_99"),
         "drop_high": values.get("drop_high_99"),
-        "threshold": _DROP_TOLD,
+        "threshold": JudgeSettings().drop_page,
         "means": _means(look.judged.day),
         "rules": [
             _shown(one, ("rule", "lane", "model", "state"), {"sentence": "summary"})
@@ -177,7 +179,7 @@ def silences(look: Look) -> list[dict[str, Any]]:
 
 def jobs(look: Look) -> list[dict[str, Any]]:
     """The jobs, those that run first."""
-    rows = sorted(look.jobs, key=lambda row: row["status"] != "started")[:_JOBS_MAX]
+    rows = sorted(look.jobs, key=lambda row: row["status"] != "started")
     names = ("id", "rows", "failed", "rate_per_s", "left_s", "error")
     renamed = {"what": "description", "state": "status", "rows_done": "done"}
     return [

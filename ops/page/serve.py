@@ -16,7 +16,6 @@ from ops.page.app import Sources, page
 from ops.page.feed import Feed
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
-from ops.settings import PAGE_PORT
 from ops.web import serve as web
 from ops.web.serve import Serving
 from ops.web.shared import Shared
@@ -37,14 +36,11 @@ class PageSettings:
     """The settings of the page.
 
     Attributes:
-        host, port: Address to listen on; port 0 is any that is free.
         token: Asked for where it is not empty.
         names: Host names under which it may be asked for, beside addresses and localhost.
         actions: True if it may change something.
     """
 
-    host: str = "127.0.0.1"
-    port: int = PAGE_PORT
     token: str = field(default="", repr=False)
     names: tuple[str, ...] = ()
     actions: bool = False

@@ -15,7 +15,6 @@ from ops import stages
 from ops.alerts.settings import AlertSettings
 from ops.drift.service.history import COUNTERS
 from ops.drift.service.objectives import FALLBACK_RATE_MAX
-from ops.health.beside import SILENT_MS
 from ops.page import findings, parts
 from ops.page.look import Look
 from ops.page.rates import CounterRates, Looks
@@ -102,11 +101,10 @@ def _traffic(rates: CounterRates) -> dict[str, float | None]:
 
 
 def _escalation(look: Look, rates: CounterRates) -> dict[str, Any]:
-    judged_ms_ago = look.facts.beside.judged_ms_ago
-    lately = judged_ms_ago is not None and judged_ms_ago <= SILENT_MS  # else the rows are of another hour
+    # While no judge writes rows, the last ones are of another hour.
     return {
         "rate": rates.share(COUNTERS["escalated"], COUNTERS["decided"]),
-        "hour_rate": look.judged.hour_escalated if lately else None,
+        "hour_rate": look.judged.hour_escalated if parts.judging(look) else None,
         "limit": FALLBACK_RATE_MAX,
         "by_reason": rates.parts("reason:"),
         "shed_by_reason": rates.parts("shed:"),

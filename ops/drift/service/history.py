@@ -17,7 +17,8 @@ import redis
 
 from amn.output import strict_json
 from ops import stages
-from ops.drift.service.live import KINDS, Service
+from ops.drift.service.live import DECIDED, ESCALATED, KINDS, Service
+from ops.health.streams import SERVED
 from ops.leader import Command
 from producer.keys import Keys
 from producer.stages import END_TO_END
@@ -32,16 +33,11 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
     "refused": ("refused:high", "refused:normal", "refused:low"),
     **{name: (name,) for name in ("answered", "failed", "dead", "shed", "timed", "slow")},
     "expired": ("failed:deadline_exceeded",),
-    # As the budget counts: contexts of a batch one by one.
-    "escalated": ("escalated", "batch:extra:escalated"),
-    "decided": ("answered", "failed", "dead", "batch:extra"),
+    "escalated": ESCALATED,
+    "decided": DECIDED,
 }
 _RATES = ("submitted", "refused", "answered", "failed", "expired", "dead", "shed")
 _SHARES = {"escalation_rate": ("escalated", "decided"), "slow_share": ("slow", "timed")}
-_STREAMS = {
-    "amn": ("requests:high", "requests", "requests:low"),
-    "fallback": ("fallback", "fallback:secondary"),
-}
 #: Numbers of the last day's scores, by the names of `delta_values`.
 QUALITY = {"ood_delta": "delta", "error": "delta_error"} | {
     name: name for short in ("ood", "id") for name in (f"mean_{short}", f"mean_{short}_error", f"n_{short}")
@@ -70,14 +66,16 @@ def row_of(
         quality: Means and delta of the last 24 h, as `Traffic.day_values` gives them.
     """
     depths = {
-        f"depth_{kind}": sum(service.streams[name].entries for name in names if name in service.streams)
-        for kind, names in _STREAMS.items()
+        f"depth_{kind}": sum(
+            service.streams[name].entries for name in SERVED[kind] if name in service.streams
+        )
+        for kind in ("amn", "fallback")
     }
     return {
         "at_ms": service.now_ms,
         **{name: sum(service.counters.get(one, 0) for one in of) for name, of in COUNTERS.items()},
         **depths,
-        "oldest_ms": round(1000 * service.age_s(*_STREAMS["amn"], *_STREAMS["fallback"])),
+        "oldest_ms": round(1000 * service.age_s(*SERVED["amn"], *SERVED["fallback"])),
         **{f"{kind}_workers": service.working(kind) for kind in KINDS},
         **times,
         **{QUALITY[name]: round(value, 6) for name, value in quality.items() if name in QUALITY},

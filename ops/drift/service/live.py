@@ -17,6 +17,10 @@ KINDS = ("amn", "fallback", "shadow")
 #: Counters of how a request ends, once, and of how one comes in.
 ENDS = ("answered", "failed", "dead", "cancelled")
 COMES = ("accepted:high", "accepted:normal", "accepted:low", "replayed")
+#: Contexts that AMN decided, and those of them that went to a fallback. As the budget does, they count the
+#: contexts of a batch one by one.
+DECIDED = ("answered", "failed", "dead", "batch:extra")
+ESCALATED = ("escalated", "batch:extra:escalated")
 #: Name under which the lost requests are kept beside the counters.
 LOST = "lost_requests"
 

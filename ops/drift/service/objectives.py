@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ops.clock import BLOCK_MIN, BLOCKS_PER_DAY
-from ops.drift.service.live import Service
+from ops.drift.service.live import DECIDED, ESCALATED, Service
 from ops.drift.settings import JudgeSettings
 from ops.findings import Finding, Severity, service_finding
 
@@ -65,8 +65,7 @@ _BULK = (Burn(1.0, 6 * _HOUR, _HOUR // 2, "ticket"),)
 #: Share of the contexts that may go to a fallback.
 FALLBACK_RATE_MAX = 0.20
 _ENDED = ("answered", "failed", "dead")
-_ESCALATED = ("escalated", "batch:extra:escalated", "-bulk:escalated")
-_CONTEXTS = (*_ENDED, "batch:extra", "-bulk")
+_ESCALATED, _CONTEXTS = (*ESCALATED, "-bulk:escalated"), (*DECIDED, "-bulk")
 _FAILED, _SINGLE = ("failed", "dead", "-bulk:failed"), (*_ENDED, "-bulk")
 _SLOW_BULK, _FAILED_BULK = "of the bulk work slower than a minute", "of the bulk work failed or dead-lettered"
 #: Bulk work, for which nobody waits, has no part in the objectives of the rest. `slow` and `timed` count

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from ops.drift.service.live import KINDS, LOST, Service
 from ops.findings import Finding, Severity, service_finding
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING
+from ops.health.streams import SERVED
 from producer.settings import ProducerSettings
 
 _LIMITS = ProducerSettings()
-_LEVELS = ("requests:high", "requests", "requests:low")
-_STREAMS = {"amn": _LEVELS, "fallback": ("fallback", "fallback:secondary"), "shadow": ("shadow",)}
+_LEVELS, _STREAMS = SERVED["amn"], {**SERVED, "shadow": ("shadow",)}
 #: Blocks of five minutes that make "ten minutes", and refusals that make a share of them a number.
 _RECENT, _REFUSED_MIN = 2, 100
 

@@ -57,18 +57,10 @@ function interval({ mean, low, high }, means) {
     el("circle", { cx: at(mean), cy: 6, r: 3 }));
 }
 
-/** A judge looks once a minute: one that has not for this long is not at work. */
-const JUDGED_MS = 180_000;
-
-/** What a silence covers. */
-const covered = (row) => row.what ?? ([row.rule, row.model, row.lane].filter(Boolean).map(plain).join(", ") || row.alert || row.id);
-
 export function alerts(snapshot, now_ms) {
   const { alerts: found = [], silences = [], actions } = snapshot;
-  const { judged_ms_ago: heard = null } = snapshot.drift ?? {};
-  const judged = heard !== null && heard <= JUDGED_MS;
   const silence = (row) => actions && row.id && row.state !== "silenced" && el("button", {
-    type: "button", "data-action": "silence", "data-alert": row.id, "data-rule": row.rule ?? row.name }, "Silence …");
+    type: "button", "data-action": "silence", "data-alert": row.id, "data-rule": row.name }, "Silence …");
   return [
     found.length ? el("ul", { class: "alerts" }, found.map((row) => el("li", { "data-key": row.id ?? row.name },
       el("div", {}, mark(...(ALERT_STATES[row.state] ?? ["unknown", row.state])), " ", el("strong", {}, plain(row.name)),
@@ -76,13 +68,13 @@ export function alerts(snapshot, now_ms) {
         row.since_ms && el("span", { class: "soft" }, `, since ${clock(row.since_ms, now_ms, false)}, ${ago(now_ms - row.since_ms)}`)),
       el("div", {}, code(row.sentence ?? "")),
       el("div", { class: "buttons" }, row.runbook_link && link(row.runbook_link, "Runbook"), silence(row)))))
-      : el("p", { class: "empty" }, judged ? mark("well", "Nothing fires.") : mark("unknown", "Nothing is known to fire, as no judge is at work.")),
+      : el("p", { class: "empty" }, snapshot.drift?.judging ? mark("well", "Nothing fires.") : mark("unknown", "Nothing is known to fire, as no judge is at work.")),
     silences.length > 0 && [el("h3", {}, "Held back"), table("Silences", [
-      { title: "what", head: true, wraps: true, cell: covered },
+      { title: "what", head: true, wraps: true, cell: (row) => row.what },
       { title: "until", wraps: true, cell: (row) => clock(row.until_ms, now_ms, false) },
       { title: "why", wraps: true, cell: (row) => row.reason },
       { title: "by", cell: (row) => row.author },
-      actions && { title: "do", cell: (row) => el("button", { type: "button", "data-action": "end_silence", "data-id": row.id, "data-what": covered(row) }, "End …") },
+      actions && { title: "do", cell: (row) => el("button", { type: "button", "data-action": "end_silence", "data-id": row.id, "data-what": row.what }, "End …") },
     ].filter(Boolean), silences, (row) => row.id)],
   ];
 }
