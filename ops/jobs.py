@@ -40,6 +40,7 @@ from ops.known_jobs import (
 )
 from ops.predict.settings import PredictSettings
 from ops.settings import jobs_possible
+from producer.messages import PRIORITIES
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect
 
@@ -194,6 +195,7 @@ _BY_TYPE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (_is_text, f"printable text of at most {_TEXT_MAX} characters"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "float": (_is_number, "a number"),
+    "Priority": (PRIORITIES.__contains__, f"one of {', '.join(PRIORITIES)}"),
 }
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{

@@ -43,8 +43,11 @@ __all__ = [
     "Reply",
     "Request",
     "Windows",
+    "__version__",
 ]
 
+#: Version of the installed distribution, as "0.1.0"; "" for sources that were not installed.
+__version__: str
 
 #: Loaded when first asked for: the Redis driver takes half of the import's time, and code that only
 #: knows the messages and errors does not need it.
@@ -61,4 +64,12 @@ def __getattr__(name: str) -> Any:
         if name in names:
             value = globals()[name] = getattr(import_module(module), name)
             return value
+    if name == "__version__":
+        from importlib import metadata  # takes a fifth of the import's time, and few ask
+
+        try:
+            value = globals()[name] = metadata.version("amn-queue")
+        except metadata.PackageNotFoundError:
+            value = globals()[name] = ""
+        return value
     raise AttributeError(f"module 'producer' has no attribute {name!r}")

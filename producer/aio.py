@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 from producer.core import Core
 from producer.errors import ProducerClosed, QueueError
 from producer.messages import BatchReply, Reply
-from producer.options import DEFAULT_OPTIONS, Options, options_of, options_of_many
+from producer.options import (
+    DEFAULT_OPTIONS,
+    OptionFields,
+    Options,
+    SubmitFields,
+    options_of,
+    options_of_many,
+)
 from producer.session.handle import AsyncBatchHandle, AsyncHandle
 from producer.session.pump import pumped_async
 from producer.session.tasks import AsyncChannel
@@ -79,7 +86,12 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         await self._steps(self._closing())
 
     async def submit(
-        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+        self,
+        context: Any,
+        *,
+        block: bool = False,
+        options: Options | None = None,
+        **fields: Unpack[OptionFields],
     ) -> AsyncHandle:
         """Sends one context, as `Producer.submit`."""
         verb = self._submitting([context], options_of(options, fields), block)
@@ -95,7 +107,9 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         """Sends several contexts, as `Producer.submit_many`; all partitions at once."""
         return await self._run(self._submitting(contexts, options, block))
 
-    async def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
+    async def predict(
+        self, context: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]
+    ) -> Reply:
         """Sends one context and waits for its final answer, as `Producer.predict`."""
         return await (await self.submit(context, **fields)).result(timeout_ms)
 
@@ -123,7 +137,12 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
                 yield answer
 
     async def submit_batch(
-        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+        self,
+        contexts: Any,
+        *,
+        block: bool = False,
+        options: Options | None = None,
+        **fields: Unpack[OptionFields],
     ) -> AsyncBatchHandle:
         """Sends many contexts as one request, as `Producer.submit_batch`."""
         verb = self._submitting([contexts], options_of(options, fields), block, batched=True)
@@ -140,7 +159,7 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
         return await self._run(self._submitting(batches, options, block, batched=True))
 
     async def predict_batch(
-        self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any
+        self, contexts: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]
     ) -> BatchReply:
         """Sends many contexts as one request and waits for its answer, as `Producer.predict_batch`."""
         return await (await self.submit_batch(contexts, **fields)).result(timeout_ms)

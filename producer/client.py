@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Self, cast
+from typing import Any, Self, Unpack, cast
 
 from producer.core import Core
 from producer.errors import QueueError
 from producer.messages import BatchReply, Reply
-from producer.options import DEFAULT_OPTIONS, Options, options_of, options_of_many
+from producer.options import (
+    DEFAULT_OPTIONS,
+    OptionFields,
+    Options,
+    SubmitFields,
+    options_of,
+    options_of_many,
+)
 from producer.session.handle import BatchHandle, Handle
 from producer.session.pump import pumped
 from producer.session.threads import ThreadChannel
@@ -56,7 +63,12 @@ class Producer(Core[Handle, BatchHandle]):
         run(self._closing())
 
     def submit(
-        self, context: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+        self,
+        context: Any,
+        *,
+        block: bool = False,
+        options: Options | None = None,
+        **fields: Unpack[OptionFields],
     ) -> Handle:
         """Sends one context; returns as soon as the queue has it.
 
@@ -98,7 +110,9 @@ class Producer(Core[Handle, BatchHandle]):
         """
         return run(self._submitting(contexts, options, block))
 
-    def predict(self, context: Any, *, timeout_ms: float | None = None, **fields: Any) -> Reply:
+    def predict(
+        self, context: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]
+    ) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
         return self.submit(context, **fields).result(timeout_ms)
 
@@ -127,7 +141,12 @@ class Producer(Core[Handle, BatchHandle]):
         )
 
     def submit_batch(
-        self, contexts: Any, *, block: bool = False, options: Options | None = None, **fields: Any
+        self,
+        contexts: Any,
+        *,
+        block: bool = False,
+        options: Options | None = None,
+        **fields: Unpack[OptionFields],
     ) -> BatchHandle:
         """Sends many contexts as one request, for jobs that want throughput (docs/wire.md, Batches).
 
@@ -152,7 +171,9 @@ class Producer(Core[Handle, BatchHandle]):
         """Sends several batches in one round trip; arguments and errors as `submit_many`."""
         return run(self._submitting(batches, options, block, batched=True))
 
-    def predict_batch(self, contexts: Any, *, timeout_ms: float | None = None, **fields: Any) -> BatchReply:
+    def predict_batch(
+        self, contexts: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]
+    ) -> BatchReply:
         """Sends many contexts as one request and waits for its final answer, as `submit_batch`."""
         return self.submit_batch(contexts, **fields).result(timeout_ms)
 

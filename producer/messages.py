@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Final, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,10 +38,11 @@ LANES = (
 )
 
 #: Levels of a queue, the most urgent first.
-PRIORITIES = ("high", "normal", "low")
-DEFAULT_PRIORITY = "normal"
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+DEFAULT_PRIORITY: Final = "normal"
 #: The level of work that nobody waits for: files, jobs, reprocessing. It has objectives of its own.
-BULK_PRIORITY = "low"
+BULK_PRIORITY: Final = "low"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,15 @@ class Timings:
     batch_size: int = 0
 
 
+def _line(reply: Reply | BatchReply, **counted: object) -> str:
+    """A reply as one line: no vectors, and of the rest what is set."""
+    told = {"id": reply.id, "served_by": reply.served_by, **counted}
+    told |= {"provisional": reply.provisional, "degraded": reply.degraded}
+    short = {name: round(value, 4) if isinstance(value, float) else value for name, value in told.items()}
+    shown = (f"{name}={value!r}" for name, value in short.items() if value or isinstance(value, float))
+    return f"{type(reply).__name__}({', '.join(shown)})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """An answer.
@@ -157,6 +167,10 @@ class Reply:
     gain: float = 0.0
     tiers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     timings: Timings = field(default_factory=Timings)
+
+    def __repr__(self) -> str:
+        scores = {"confidence": self.confidence, "margin": self.margin}
+        return _line(self, **scores, reasons=self.reasons, shed=self.shed)
 
     def shed_for(self, why: str) -> Self:
         """Makes this the final answer of a request whose escalation was overruled."""
@@ -209,6 +223,10 @@ class BatchReply:
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def __repr__(self) -> str:
+        fired, shed = (int(np.count_nonzero(rows)) for rows in (self.fired, self.shed))
+        return _line(self, rows=len(self), fired=fired, shed=shed)
 
     def fired_by(self, rule: str) -> NDArray[np.bool_]:
         """Shape (n,): where this rule fired."""

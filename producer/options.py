@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from producer.errors import DeadlineExceeded, InvalidRequest
 from producer.keys import valid_id
-from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, TEXT_LENGTH_MAX
+from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, TEXT_LENGTH_MAX, Priority
 
 DEADLINE_MS_MAX = 365 * 24 * 3600 * 1000.0
 _INTEGER_MAX = 2**31
@@ -51,7 +50,7 @@ class Options:
     normalize: bool = False
     traceparent: str = ""
     request_id: str = ""
-    priority: str = DEFAULT_PRIORITY
+    priority: Priority = DEFAULT_PRIORITY
 
     def __post_init__(self) -> None:
         for name in ("lane", "sequence", "domain", "traceparent", "request_id", "priority"):
@@ -73,6 +72,30 @@ class Options:
             raise InvalidRequest(f"priority is {self.priority!r:.80}; send one of {', '.join(PRIORITIES)}")
         if self.deadline_ms is not None:
             _check_deadline(self.deadline_ms)
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options` as keyword arguments, so that editors and type checkers know them."""
+
+    lane: str
+    tokens: int
+    deadline_ms: float | None
+    sequence: str
+    position: int
+    domain: str
+    escalate: bool
+    provisional: bool
+    normalize: bool
+    traceparent: str
+    request_id: str
+    priority: Priority
+
+
+class SubmitFields(OptionFields, total=False):
+    """The keyword arguments of `submit`, for the verbs that pass them on."""
+
+    block: bool
+    options: Options | None
 
 
 def _check_text(name: str, value: object) -> None:
@@ -98,7 +121,7 @@ def _check_deadline(deadline_ms: object) -> None:
 DEFAULT_OPTIONS = Options()
 
 
-def options_of(options: Options | None, fields: Mapping[str, Any]) -> Options:
+def options_of(options: Options | None, fields: OptionFields) -> Options:
     """The options that a call was given: an `Options`, or its fields.
 
     Raises:

@@ -6,11 +6,11 @@ import gc
 import os
 import signal
 import sys
-from importlib import metadata
 from types import FrameType
 
 import structlog
 
+from producer import __version__
 from producer.errors import ServerError
 from workers.background import yield_to_others
 from workers.engine.keeper import Keeper
@@ -38,7 +38,7 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     parts = build(settings, artifacts)
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
-    served |= {**parts.decides, "artifacts": artifacts.origin, "version": _version()}
+    served |= {**parts.decides, "artifacts": artifacts.origin, "version": __version__}
     pulse = Pulse(ends_itself=False)
     sides = (Keeper(loop, served, pulse.beat), *parts.sides)
     _stop_on_signals(loop)
@@ -68,14 +68,6 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
             _LOG.warning("release_failed", worker=queue.name, error=str(error))
         queue.close()
         _LOG.info("worker_stopped", worker=queue.name, finished=loop.finished)
-
-
-def _version() -> str:
-    """The version of this package; "" where it was not installed."""
-    try:
-        return metadata.version("amn-queue")
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def _stop_on_signals(loop: Loop) -> None:

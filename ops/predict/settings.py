@@ -11,7 +11,7 @@ from pathlib import Path
 
 from amn.errors import FileRefused
 from ops.predict.models import DEFAULT, ON_CHANGE
-from producer.messages import BULK_PRIORITY, LANES, PRIORITIES
+from producer.messages import BULK_PRIORITY, LANES, PRIORITIES, Priority
 
 #: At most so many rows of a block have a fallback's answer: the limit of all traffic, less its reserve.
 SHARE_DEFAULT, SHARE_MAX = 0.195, 0.2
@@ -57,7 +57,7 @@ class PredictSettings:
     domain: str = "domain"
     carry: Sequence[str] = ()
     lane: str = LANES[0]
-    priority: str = BULK_PRIORITY
+    priority: Priority = BULK_PRIORITY
     normalize: bool = False
     share: float = SHARE_DEFAULT
     shard: str = ""

@@ -26,7 +26,7 @@ from ops.predict.windows import RowBlock
 from producer import BatchHandle, Options, Producer
 from producer.errors import DuplicateRequest, QueueError
 from producer.keys import Keys
-from producer.messages import LANES, TEXT_LENGTH_MAX
+from producer.messages import LANES, TEXT_LENGTH_MAX, Priority
 from producer.partitions import Spread
 from producer.protocol.checks import are_unit
 from producer.sampling import ONE_IN_MAX, sample_key, sampled_one_in
@@ -62,7 +62,7 @@ class TruthReporter:
         lost: The others, by code.
     """
 
-    def __init__(self, producer: Producer, priority: str, domain: str) -> None:
+    def __init__(self, producer: Producer, priority: Priority, domain: str) -> None:
         self.sampled = self.reported = self.repeated = 0
         self.lost: Counter[str] = Counter()
         self._producer, self._domain = producer, domain

@@ -64,6 +64,16 @@ class BaseHandle:
         self.latency_ms: float | None = None
         self.started_at_s = time.perf_counter()
 
+    def __repr__(self) -> str:
+        outcome, batch = self._final, f" of {self.rows} contexts" if self.rows else ""
+        if isinstance(outcome, QueueError):
+            state = f"failed: {outcome.code}"
+        elif outcome is not None:
+            state = f"answered by {outcome.served_by} after {self.latency_ms:.3g} ms"
+        else:
+            state = "waiting" if self._first is None else "provisional answer, waiting for the final one"
+        return f"<{type(self).__name__} {self.id}{batch}: {state}>"
+
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """In another process it is its id, so that an error which names some can be sent there."""
         return str, (self.id,)
