@@ -117,7 +117,9 @@ def _kind(sink: Sink, alert: Alert, receipt: Receipt, unheard: bool, now_ms: int
         return "resolve" if again and now_ms - alert.resolved_ms < _RESOLVED_FOR_MS else ""
     if alert.phase == "ok" and receipt.severity:
         return "resolve"
-    if sink.secondary and not unheard and not (again and receipt.severity):
+    # The receiver may have heard an attempt: only an answer ends it, and then its end is owed.
+    tried = receipt.attempts > 0
+    if sink.secondary and not (unheard or tried or (again and receipt.severity)):
         return ""
     kind: Kind = ""
     if not receipt.severity:
@@ -126,7 +128,7 @@ def _kind(sink: Sink, alert: Alert, receipt: Receipt, unheard: bool, now_ms: int
         kind = "raised"
     elif again or (alert.told_ms > receipt.told_ms and not sink.secondary):
         kind = "reminder"
-    return kind if sink.wants(kind, alert.severity) else ""
+    return kind if tried or sink.wants(kind, alert.severity) else ""
 
 
 def _noted(receipt: Receipt, kind: Kind, now_ms: int) -> Receipt:
