@@ -287,8 +287,10 @@ def test_a_server_that_does_nothing_any_more_is_told_without_it(
     make_server: Any,
     receiver: Receiver,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The judge and the receipts need it; the sender alone is left."""
+    """The judge and the receipts need it; the sender alone is left, and notices when it looks anew."""
+    monkeypatch.setattr("ops.alerts.sender._EVERY_MS", 1_000)
     folder = tmp_path / "files"
     folder.mkdir()
     server = make_server(arguments=("--dir", str(folder)))
@@ -301,6 +303,10 @@ def test_a_server_that_does_nothing_any_more_is_told_without_it(
     thread = threading.Thread(target=sender.run, args=(stopping, server.url, Pulse(ends_itself=False)))
     thread.start()
     try:
+        give_up_at_s = time.monotonic() + 10
+        while not client.exists(KEYS.alerts_prefix + "looked_ms"):
+            assert time.monotonic() < give_up_at_s
+            time.sleep(0.05)
         fault(server)
         calls = wait_for(receiver, 1)
         assert calls[0]["event_action"] == "trigger"
