@@ -9,7 +9,7 @@ import house
 from house import ROOMS, ROOT
 
 #: The aim was 29,000. Page, stage times, traces, deployments and gateway (CHANGELOG.md) brought more.
-LINES_MAX = 46_700
+LINES_MAX = 46_800
 
 
 def test_the_lines_outside_the_tests_stay_few() -> None:

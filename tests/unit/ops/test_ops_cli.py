@@ -261,7 +261,7 @@ def test_bytes_of_another_encoding_are_replaced_where_text_comes_in_and_kept_in_
         seen.append(how)
         raise FileRefused("seen")
 
-    monkeypatch.setattr("ops.predict.settings.PredictSettings", refuse)
+    monkeypatch.setattr("ops.commands.predict.PredictSettings", refuse)
     outcome(capsys, "predict", "caf\udce9.npy", "--out", str(tmp_path / "\udce9"), "--carry", "d\udce9")
     [how] = seen
     assert how["sources"] == ("caf\udce9.npy",)
