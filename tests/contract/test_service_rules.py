@@ -56,18 +56,23 @@ class OnCall:
 
     def minutes(self, count: int) -> None:
         for _ in range(count):
+            self._breathe()
             self.judge.turn(self.now_ms)
             for _ in range(3):
                 self.sender.tick()
             self.now_ms += MIN
 
+    def _breathe(self) -> None:
+        """Workers that are there give their signs: a slow machine takes longer for a night than a lease."""
+        for key in self.client.scan_iter(match="*workers:*"):
+            seen_ms = self.client.hget(key, "seen_at_ms")
+            for field in ("seen_at_ms", "progress_at_ms"):
+                self.client.hincrby(key, field, server_now_ms(self.client) - int(seen_ms))
+
     def told(self) -> dict[str, str]:
         """Severity by rule."""
-        found = {}
-        for call in self.receiver.calls:
-            payload = call.json["payload"]
-            found[payload["class"]] = payload["severity"]
-        return found
+        payloads = [call.json["payload"] for call in self.receiver.calls if "payload" in call.json]
+        return {payload["class"]: payload["severity"] for payload in payloads}
 
     def waits(self, stream: str, for_s: float) -> None:
         self.client.xadd(stream, {"request": b"x"}, id=f"{server_now_ms(self.client) - int(for_s * 1000)}-1")
