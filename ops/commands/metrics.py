@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import threading
+from importlib import resources
 
 import click
 
@@ -57,9 +58,8 @@ def metrics(
     from workers.logs import configure_logs
 
     if rules:
-        from ops.drift.service.prometheus import rules_file
-
-        click.echo(rules_file(), nl=False)
+        shipped = resources.files("ops").joinpath("deploy", "prometheus", "amn-rules.yml")
+        click.echo(shipped.read_text("utf-8"), nl=False)
         return
     settings = producer_settings(url, queue)
     if once:

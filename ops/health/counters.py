@@ -79,17 +79,6 @@ COUNTS = (
     Count("untold", "amn_untold_by", "Writes that the server refused.", "what"),
 )
 
-
-def metric_of(field: str) -> str:
-    """PromQL of a counter of the stats hash."""
-    for count in COUNTS:
-        if not count.label and count.field == field:
-            return f"{count.name}_total"
-    head, _, rest = field.partition(":")
-    [found] = (count for count in COUNTS if count.label and count.field == head)
-    return f'{found.name}_total{{{found.label}="{rest}"}}'
-
-
 #: Many times the names that the workers of all versions write.
 NAMES_MAX = 1_000
 _OURS = re.compile(rb"[A-Za-z0-9_.:/@+-]{1,120}")

@@ -34,14 +34,13 @@ class Objective(NamedTuple):
     """A share of requests that may be bad.
 
     Attributes:
-        rule: Name.    short: For recorded ratios.    what: For a person.
+        rule: Name.    what: For a person.
         budget: Allowed share.
         bad, of: Counters added up, since the first request; those after a minus are taken off.
         burns: Windows.
     """
 
     rule: str
-    short: str
     what: str
     budget: float
     bad: tuple[str, ...]
@@ -72,13 +71,11 @@ _SLOW_BULK, _FAILED_BULK = "of the bulk work slower than a minute", "of the bulk
 #: AMN's single answers to requests that say when they were submitted. The first counts contexts, as the
 #: budget does: a batch is one request, and what it has beyond its first context is counted apart.
 OBJECTIVES = (
-    Objective(
-        "slo_fallback", "fallback", "escalated to a fallback", FALLBACK_RATE_MAX, _ESCALATED, _CONTEXTS, _FLAT
-    ),
-    Objective("slo_latency", "slow", "slower than 1.2 ms", 0.05, ("slow",), ("timed",), _STEEP),
-    Objective("slo_error", "error", "failed or dead-lettered", 0.001, _FAILED, _SINGLE, _STEEP),
-    Objective("slo_bulk_latency", "bulk_slow", _SLOW_BULK, 0.05, ("slow:bulk",), ("timed:bulk",), _BULK),
-    Objective("slo_bulk_error", "bulk_error", _FAILED_BULK, 0.01, ("bulk:failed",), ("bulk",), _BULK),
+    Objective("slo_fallback", "escalated to a fallback", FALLBACK_RATE_MAX, _ESCALATED, _CONTEXTS, _FLAT),
+    Objective("slo_latency", "slower than 1.2 ms", 0.05, ("slow",), ("timed",), _STEEP),
+    Objective("slo_error", "failed or dead-lettered", 0.001, _FAILED, _SINGLE, _STEEP),
+    Objective("slo_bulk_latency", _SLOW_BULK, 0.05, ("slow:bulk",), ("timed:bulk",), _BULK),
+    Objective("slo_bulk_error", _FAILED_BULK, 0.01, ("bulk:failed",), ("bulk",), _BULK),
 )
 
 

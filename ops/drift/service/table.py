@@ -1,8 +1,7 @@
 """The table: what somebody must be told of the running service, each condition once.
 
-The judge evaluates `Number.measure` each minute; prometheus.py writes `Number.series` into the
-rules file. Both compare the same number with the same bar, and say the same text. A new rule is a
-row here and a heading in docs/runbook.md.
+The judge measures each number once a minute and compares it with the bar. A new rule is a row here, a heading
+in docs/runbook.md, and the same bar in ops/deploy/prometheus/amn-rules.yml, for those whom Prometheus tells.
 """
 
 from __future__ import annotations
@@ -19,15 +18,11 @@ from producer.settings import ProducerSettings
 
 _LIMITS = ProducerSettings()
 _LEVELS, _STREAMS = SERVED["amn"], {**SERVED, "shadow": ("shadow",)}
+_SOON = ("requests:high", "requests", *_STREAMS["fallback"])
 #: Blocks of five minutes that make "ten minutes", and refusals that make a share of them a number.
 _RECENT, _REFUSED_MIN = 2, 100
-
-
-class Number(NamedTuple):
-    """A number of the service: as the judge measures it (None: not known yet), and as PromQL by queue."""
-
-    measure: Callable[[Service], float | None]
-    series: str
+#: A number of the service; None where it is not known yet.
+Measure = Callable[[Service], float | None]
 
 
 class Condition(NamedTuple):
@@ -42,46 +37,33 @@ class Condition(NamedTuple):
 
     rule: str
     severity: Severity
-    number: Number
+    measure: Measure
     above: float
     says: str
     minutes: int = 2
 
 
-def _age(*names: str) -> Number:
-    series = f'max by (queue) (amn_stream_oldest_age_seconds{{stream=~"{"|".join(names)}"}})'
-    return Number(lambda service: service.age_s(*names), series)
+def _age(*names: str) -> Measure:
+    return lambda service: service.age_s(*names)
 
 
-def _working(kind: str) -> str:
-    return f'sum by (queue) (amn_workers{{kind="{kind}"}} - amn_workers_stuck{{kind="{kind}"}})'
+def _grown(*fields: str) -> Measure:
+    return lambda service: service.recent(_RECENT, fields)
 
 
-def _unserved(kind: str) -> Number:
+def _unserved(kind: str) -> Measure:
     """Age of the oldest entry that waits for a worker of a kind, while none lives."""
-    age = _age(*_STREAMS[kind])
-    return Number(
-        lambda service: 0.0 if service.working(kind) else age.measure(service),
-        f"{age.series} unless on (queue) ({_working(kind)} > 0)",
-    )
+    return lambda service: 0.0 if service.working(kind) else service.age_s(*_STREAMS[kind])
 
 
-def _filled(metric: str, limit: int) -> str:
-    return f'sum by (queue) ({metric}{{stream=~"{"|".join(_LEVELS)}"}}) / {limit}'
+def _no_amn(service: Service) -> float:
+    return float(not service.working("amn") and service.counters.get("answered", 0) > 0)
 
 
 def _fullness(service: Service) -> float:
     found = [service.streams[name] for name in _LEVELS if name in service.streams]
     size_bytes = sum(one.payload_bytes or 0 for one in found)
     return max(sum(one.entries for one in found) / _LIMITS.entries_max, size_bytes / _LIMITS.bytes_max)
-
-
-def _increase(metric: str) -> str:
-    return f"sum by (queue) (increase({metric}[10m]))"
-
-
-def _grown(metric: str, *fields: str) -> Number:
-    return Number(lambda service: service.recent(_RECENT, fields), _increase(metric))
 
 
 def _refused(service: Service) -> float | None:
@@ -92,36 +74,20 @@ def _refused(service: Service) -> float | None:
     return refused / (refused + accepted) if refused >= _REFUSED_MIN else 0.0
 
 
+def _unwritten(service: Service) -> float:
+    return float(service.server.persistence_failed)
+
+
 def _memory(service: Service) -> float:
     limit = service.server.memory_limit_bytes
     return service.server.used_memory_bytes / limit if limit else 0.0
 
 
-_REFUSALS, _ACCEPTED = (
-    _increase(f'amn_requests_{what}_by_total{{level=~"high|normal"}}') for what in ("refused", "accepted")
-)
-NO_AMN = Number(
-    lambda service: float(not service.working("amn") and service.counters.get("answered", 0) > 0),
-    f"({_working('amn')} == bool 0) and on (queue) sum by (queue) (amn_requests_answered_total) > 0",
-)
-FULLNESS = Number(
-    _fullness,
-    f"{_filled('amn_stream_entries', _LIMITS.entries_max)} > 0.8"
-    f" or {_filled('amn_stream_payload_bytes', _LIMITS.bytes_max)}",
-)
-REFUSED = Number(_refused, f"({_REFUSALS} >= {_REFUSED_MIN}) / ({_REFUSALS} + {_ACCEPTED})")
-DEATHS = _grown("amn_worker_deaths_total", *(f"worker_died:{kind}" for kind in KINDS))
-UNWRITTEN = Number(
-    lambda service: float(service.server.persistence_failed), "max by (queue) (amn_server_persistence_failed)"
-)
-MEMORY = Number(
-    _memory, "max by (queue) (amn_server_memory_used_bytes / (amn_server_memory_limit_bytes > 0))"
-)
-DEAD = _grown("amn_requests_dead_total", "dead")
-VANISHED = Number(
-    lambda service: service.risen(_RECENT, LOST), "max by (queue) (delta(amn_requests_lost[15m]))"
-)
-SOON = _age("requests:high", "requests", *_STREAMS["fallback"])
+def _vanished(service: Service) -> float | None:
+    return service.risen(_RECENT, LOST)
+
+
+_DEATHS, _DEAD = _grown(*(f"worker_died:{kind}" for kind in KINDS)), _grown("dead")
 
 _MISSING = "no {} worker lives, and the oldest of what waits for one is {{age}} old"
 _IDLE = "no AMN worker lives any more; nothing waits yet"
@@ -138,19 +104,19 @@ CONDITIONS = (
     Condition("no_worker", "page", _unserved("amn"), 40, _MISSING.format("amn")),
     Condition("no_worker", "page", _unserved("fallback"), 40, _MISSING.format("fallback")),
     Condition("no_worker", "ticket", _unserved("shadow"), 40, _MISSING.format("shadow"), 10),
-    Condition("no_worker", "ticket", NO_AMN, 0, _IDLE, 10),
-    Condition("backlog_age", "page", SOON, 120, "the oldest request waits for {age}"),
+    Condition("no_worker", "ticket", _no_amn, 0, _IDLE, 10),
+    Condition("backlog_age", "page", _age(*_SOON), 120, "the oldest request waits for {age}"),
     Condition("backlog_age", "ticket", _age("requests:low"), 3_600, _LOW),
-    Condition("backlog_size", "page", FULLNESS, 0.8, _FULL),
-    Condition("refused", "page", REFUSED, 0.01, _REFUSES, 1),
-    Condition("crash_loop", "page", DEATHS, 14, _DIED, 1),
-    Condition("crash_loop", "ticket", DEATHS, 4, _DIED, 1),
-    Condition("persistence_failed", "page", UNWRITTEN, 0, _FILES),
-    Condition("server_memory", "page", MEMORY, MEMORY_FAILURE, _USED, 3),
-    Condition("server_memory", "ticket", MEMORY, MEMORY_WARNING, _USED, 3),
-    Condition("dead_letters", "page", DEAD, 500, _LETTERS, 1),
-    Condition("dead_letters", "ticket", DEAD, 20, _LETTERS, 1),
-    Condition("unanswered", "ticket", VANISHED, 0.5, _NOWHERE),
+    Condition("backlog_size", "page", _fullness, 0.8, _FULL),
+    Condition("refused", "page", _refused, 0.01, _REFUSES, 1),
+    Condition("crash_loop", "page", _DEATHS, 14, _DIED, 1),
+    Condition("crash_loop", "ticket", _DEATHS, 4, _DIED, 1),
+    Condition("persistence_failed", "page", _unwritten, 0, _FILES),
+    Condition("server_memory", "page", _memory, MEMORY_FAILURE, _USED, 3),
+    Condition("server_memory", "ticket", _memory, MEMORY_WARNING, _USED, 3),
+    Condition("dead_letters", "page", _DEAD, 500, _LETTERS, 1),
+    Condition("dead_letters", "ticket", _DEAD, 20, _LETTERS, 1),
+    Condition("unanswered", "ticket", _vanished, 0.5, _NOWHERE),
 )
 
 
@@ -160,7 +126,7 @@ def evaluate_conditions(service: Service) -> list[Finding]:
 
 
 def _finding(rows: list[Condition], service: Service) -> Finding:
-    measured = [(row, row.number.measure(service)) for row in rows]
+    measured = [(row, row.measure(service)) for row in rows]
     known = [(row, value) for row, value in measured if value is not None]
     if not known:
         return service_finding(rows[0].rule, rows[0].severity, "insufficient", "not known yet")

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from ops.drift.service.objectives import OBJECTIVES
-from ops.drift.service.prometheus import rules_file
 from ops.drift.service.table import CONDITIONS
 from ops.drift.settings import JudgeSettings
+from ops.health.counters import COUNTS
 
 RULES = Path(__file__).parents[4] / "ops" / "deploy" / "prometheus" / "amn-rules.yml"
 Series = dict[str, str]
@@ -333,9 +333,13 @@ def test_the_link_leads_to_the_runbook(external: dict[str, str], begins: str, tm
     run(tmp_path, [group(fires("level", "page"), alert_rule_test=[check], external_labels=external)])
 
 
-def alert_rules() -> list[dict[str, Any]]:
+def all_rules() -> list[dict[str, Any]]:
     document = yaml.safe_load(RULES.read_text("utf-8"))
-    return [rule for group in document["groups"] for rule in group["rules"] if "alert" in rule]
+    return [rule for group in document["groups"] for rule in group["rules"]]
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    return [rule for rule in all_rules() if "alert" in rule]
 
 
 def test_every_rule_names_its_runbook_and_a_case_in_which_it_fires() -> None:
@@ -395,8 +399,9 @@ def named(rule: str) -> str:
     return "Amn" + "".join(word.capitalize() for word in rule.split("_"))
 
 
-def test_the_file_is_what_the_tables_give() -> None:
-    assert RULES.read_text("utf-8") == rules_file(), "write it: amn metrics --rules > " + str(RULES)
+def span(blocks: int) -> str:
+    minutes, sizes = 5 * blocks, {"d": 1440, "h": 60, "m": 1}
+    return next(f"{minutes // size}{unit}" for unit, size in sizes.items() if minutes % size == 0)
 
 
 def test_conditions_of_one_severity_are_one_alert() -> None:
@@ -409,13 +414,19 @@ def test_conditions_of_one_severity_are_one_alert() -> None:
 def test_the_thresholds_are_the_judges() -> None:
     settings = JudgeSettings()
     text = {(rule["alert"], rule["labels"]["severity"]): rule["expr"] for rule in alert_rules()}
+    lasts = {(rule["alert"], rule["labels"]["severity"]): rule["for"] for rule in alert_rules()}
     for objective in OBJECTIVES:
         for severity in {burn.severity for burn in objective.burns}:
-            bars = [burn.rate * objective.budget for burn in objective.burns if burn.severity == severity]
-            written = re.findall(r"> ([\d.]+)", text[named(objective.rule), severity])
-            assert sorted({float(bar) for bar in written}) == pytest.approx(sorted(bars))
+            burns = [burn for burn in objective.burns if burn.severity == severity]
+            bars = {burn.rate * objective.budget for burn in burns}
+            written = re.findall(r":ratio(\w+) > ([\d.]+)", text[named(objective.rule), severity])
+            assert sorted({float(bar) for _, bar in written}) == pytest.approx(sorted(bars))
+            windows = {span(n) for burn in burns for n in (burn.long_blocks, burn.short_blocks)}
+            assert {window for window, _ in written} == windows
     for condition in CONDITIONS:
-        assert f"> {condition.above:g}" in text[named(condition.rule), condition.severity]
+        key = named(condition.rule), condition.severity
+        assert f"> {condition.above:g}" in text[key]
+        assert lasts[key] == f"{condition.minutes}m"
     assert f"> {settings.canary_page}" in text["AmnCanary", "page"]
     assert f"> {settings.canary_ticket}" in text["AmnCanary", "ticket"]
     health = text["AmnMonitorHealth", "ticket"]
@@ -423,3 +434,13 @@ def test_the_thresholds_are_the_judges() -> None:
     assert f"> {settings.lag_ticket_ms // 1000}" in health
     assert ">= 1000" in RULES.read_text("utf-8")
     assert settings.events_min == 1000
+
+
+def test_the_shares_are_of_the_counters_that_the_judge_takes() -> None:
+    recorded = {rule["record"]: rule["expr"] for rule in all_rules() if "record" in rule}
+    metrics = {one.field: f"{one.name}_total" for one in COUNTS if not one.label}
+    for objective in OBJECTIVES:
+        expected = {metrics[field.removeprefix("-")] for field in (*objective.bad, *objective.of)}
+        [alert, *_] = (rule["expr"] for rule in alert_rules() if rule["alert"] == named(objective.rule))
+        for name in re.findall(r"amn:\w+:ratio\w+", alert):
+            assert set(re.findall(r"increase\((\w+)\[", recorded[name])) == expected
