@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 import struct
@@ -19,6 +20,7 @@ from producer.keys import Keys
 from producer.messages import LANES
 from producer.protocol.tables import tables
 from producer.sampling import sampled
+from producer.transport.library import library, scripts
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "wire.md").read_text("utf-8")
@@ -149,6 +151,17 @@ def test_the_tables_of_the_document_are_those_that_messages_are_decoded_by():
     assert kept | batch == tabled("answered_batch")
     for row in tables()["messages"]["timings"]:
         assert f"`{row['name']}`" in TEXT
+
+
+def test_the_document_names_the_scripts_as_they_are():
+    for one in scripts():
+        row = (
+            f"| `{one['file']}` | {one['version']} | {one['keys']} | `{one['function']}` | `{one['sha1']}` |"
+        )
+        assert row in TEXT
+        text = (ROOT / one["file"]).read_bytes()
+        assert hashlib.sha1(text, usedforsecurity=False).hexdigest() == one["sha1"]
+        assert text.decode() in library()
 
 
 def test_the_document_gives_the_limits_of_the_table():

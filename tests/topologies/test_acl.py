@@ -35,6 +35,7 @@ from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES
 from producer.protocol import wire
 from producer.transport.connection import connect, script_text
+from producer.transport.library import library
 from workers.engine.keeper import Keeper
 from workers.engine.reads import load
 from workers.settings import QueueSettings
@@ -198,11 +199,16 @@ def test_the_document_names_the_rights_of_a_producer(guarded: Guarded) -> None:
             key = re.sub(r"\*$", "x", "".join(re.findall(r"`(amn:\S+)`", on[0])[:1])) if on else ""
             for command in re.findall(r"`([A-Z]+)`", commands):
                 words = {"XREAD": ["STREAMS", key, "0"], "XADD": [key, "*", "a", "b"], "SELECT": ["0"]}
-                words |= {"XDEL": [key, "1-1"], "PEXPIRE": [key, "1"], "EVALSHA": ["0" * 40, "0"]}
+                words |= {
+                    "XDEL": [key, "1-1"],
+                    "PEXPIRE": [key, "1"],
+                    "EVALSHA": ["0" * 40, "0"],
+                    "FCALL": ["x", "0"],
+                }
                 assert may(command, *words.get(command, [key] if key else [])), (command, key)
                 tried.append(command)
-        for refused in (["EVAL", "return 1", "0"], ["SCRIPT", "LOAD", "return 1"], ["SCAN", "0"]):
-            assert not may(*refused)
+        for refused in ("EVAL x 0", "SCRIPT LOAD x", "FUNCTION LOAD x", "SCAN 0"):
+            assert not may(*refused.split())
         assert not may("XRANGE", KEYS.replies("team-a.x"), "-", "+")
     assert {"EVALSHA", "XREAD", "XDEL", "DEL", "HGETALL", "TIME"} <= set(tried)
 
@@ -353,6 +359,7 @@ FORBIDDEN = {
     "configure": ("CONFIG", "SET", "maxmemory", "1"),
     "read the configuration": ("CONFIG", "GET", "*"),
     "run Lua": ("EVAL", "return 1", "0"),
+    "load functions": ("FUNCTION", "LOAD", "#!lua name=x"),
     "load Lua": ("SCRIPT", "LOAD", "return 1"),
     "flush scripts": ("SCRIPT", "FLUSH"),
     "load a function": ("FUNCTION", "LOAD", "x"),
@@ -385,6 +392,32 @@ def test_a_worker_s_script_does_nothing_in_a_producer_s_hands(guarded: Guarded, 
             admin.script_load(load(name).text)
             with pytest.raises(redis.exceptions.ResponseError, match=r"can't run|ACL failure"):
                 client.execute_command("EVALSHA", load(name).sha, *arguments)
+
+
+def test_a_function_has_its_caller_s_rights_and_no_role_loads_or_flushes_one(guarded: Guarded) -> None:
+    keys = (*KEYS.levels, *KEYS.counters[:3], KEYS.stats)
+    limits = (100000, 2147483648, 60000, KEYS.seen_prefix, "any-text")
+    places = (*KEYS.places, *KEYS.counters)
+    with guarded.client("admin") as admin:
+        admin.function_load(library(), replace=True)
+        for user in USERS:
+            for words in (["LOAD", "x"], ["FLUSH"], ["DELETE", "amn_v1"], ["RESTORE", "x"]):
+                tried = "ACL", "DRYRUN", user, "FUNCTION", *words
+                assert admin.execute_command(*tried) != b"OK", tried
+    with guarded.client("team-a") as client, guarded.client("trusted") as trusted:
+        submit = "FCALL", "amn_submit_v1", len(keys), *keys, *limits
+        assert client.execute_command(*submit, "by-function", 2, "-", b"x") == [1]
+        taking_back, again = (
+            ("FCALL", "amn_cancel_v1", 12, *places, KEYS.seen(name), KEYS.stats, "any-text", GROUP)
+            for name in ("by-function", "by-another")
+        )
+        with pytest.raises(redis.exceptions.ResponseError, match=r"can't run|ACL failure"):
+            client.execute_command(*taking_back)
+        with trusted.pipeline() as pipe:  # as one step, so that no worker has it first
+            pipe.execute_command(*submit, "by-another", 2, "-", b"x").execute_command(*again)
+            assert pipe.execute() == [[1], 1]
+        with pytest.raises(redis.exceptions.ResponseError, match=r"NOPERM|permission"):
+            client.execute_command("FCALL", "amn_submit_v1", 1, Keys("other").requests)
 
 
 def test_a_producer_takes_nothing_back_and_hears_why(guarded: Guarded) -> None:

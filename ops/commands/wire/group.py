@@ -1,7 +1,8 @@
-"""`amn wire`: a saved message looked at as a worker does, and the table of all fields."""
+"""`amn wire`: a saved message looked at as a worker does, the table of all fields, functions for a server."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import BinaryIO
 
 import click
@@ -10,7 +11,10 @@ from ops import console
 from ops.commands import options
 from ops.errors import MessageRefused
 from producer.messages import BATCH_BYTES_MAX
+from producer.partitions import partition_queues
 from producer.protocol.tables import tables
+from producer.settings import ProducerSettings
+from producer.transport.library import LIBRARY, library, scripts
 from workers.settings import WorkerSettings
 
 
@@ -23,6 +27,7 @@ def wire() -> None:
       amn wire check request.msgpack
       node client.mjs --print | amn wire check -
       amn wire fields > fields.json
+      amn wire functions --load
     """
 
 
@@ -56,10 +61,38 @@ def check(file: BinaryIO, as_json: bool) -> None:
 
 @wire.command()
 def fields() -> None:
-    """Print the fields of every message, with types, defaults and ranges, as JSON.
+    """Print the fields of every message, with types, defaults and ranges, and the scripts, as JSON.
 
     \b
     Example:
       amn wire fields | python3 -m json.tool
     """
-    console.say_json(tables(), indent=2)
+    console.say_json(tables() | {"scripts": scripts()}, indent=2)
+
+
+@wire.command()
+@click.option("--load", is_flag=True, help="Load it into the server, in the place of an earlier one.")
+@options.partitions
+@options.server
+def functions(settings: ProducerSettings, load: bool, partitions: int | None) -> None:
+    """Print the scripts that clients run as a library of functions, or load it.
+
+    The server keeps a library over its restarts and gives it to its replicas. Load it again after each
+    update of this package. In a cluster, each master has its own: that of the queue, or those of its N
+    partitions. It belongs to the whole server, so that the roles of `amn acl` may not load it: an
+    administrator does.
+
+    \b
+    Examples:
+      amn wire functions --load
+      amn wire functions | redis-cli -x FUNCTION LOAD REPLACE
+    """
+    if not load:
+        for line in library().splitlines():
+            console.say(line)
+        return
+    queues = [settings.queue] if partitions is None else partition_queues(settings.queue, partitions)
+    for queue in queues:
+        with options.client(replace(settings, queue=queue)) as client:
+            client.function_load(library(), replace=True)
+    console.say(f"{LIBRARY} is loaded: {', '.join(str(one['function']) for one in scripts())}")

@@ -19,6 +19,7 @@ from producer.errors import Undecodable, UnsupportedVersion
 from producer.messages import Failure
 from producer.protocol import wire
 from producer.protocol.tables import tables
+from producer.transport.library import scripts
 from workers.engine.entry import Entry
 from workers.engine.microbatch import assemble
 from workers.settings import WorkerSettings
@@ -174,4 +175,4 @@ def test_the_command_says_it_and_ends_with_one(tmp_path: Path, capsys: pytest.Ca
 
 def test_the_table_is_one_object_of_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["wire", "fields"]) == 0
-    assert json.loads(capsys.readouterr().out) == tables()
+    assert json.loads(capsys.readouterr().out) == tables() | {"scripts": scripts()}
