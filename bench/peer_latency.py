@@ -1,7 +1,8 @@
 """python -m bench peer-latency: latency of other queues against load, beside what `latency` wrote of ours.
 
-Arrivals and rates are those of `latency`. An answer counts when it is computed, not when it is fetched
-(bench/peers/runner.py); one worker, loopback TCP, the concurrency that drains fastest.
+Among them is a bare loop, which is no queue: what the others take longer is theirs. Arrivals and rates are
+those of `latency`. An answer counts when it is computed, not when it is fetched (bench/peers/runner.py); one
+worker, loopback TCP, the concurrency that drains fastest.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import click
 from bench.curves import curve, percentiles, spreads
 from bench.machine import environment
 from bench.report import out_option, shown, write
-from bench.systems import Run, System, contexts_file, label, run_one
+from bench.systems import BARE, Run, System, contexts_file, label, run_one
 
-#: The three that drain fastest, of those with a synchronous call for one request.
-SYSTEMS = "dramatiq_threads,huey_thread,celery_solo"
+#: A bare loop, and the three that drain fastest, of those with a synchronous call for one request.
+SYSTEMS = f"{BARE},dramatiq_threads,huey_thread,celery_solo"
 
 
 @click.command("peer-latency")

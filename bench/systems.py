@@ -23,7 +23,8 @@ from bench.machine import free_port, pinned
 from bench.service import sample_contexts
 from ops.local.server import Server, ServerSettings
 
-OURS = "amn_queue"
+#: Ours, and what is no queue: only the latter's latency says something.
+OURS, BARE = "amn_queue", "bare_loop"
 #: Ours first; the requests of a run, so that each takes some seconds.
 REQUESTS = {
     OURS: 20_000,
@@ -68,8 +69,9 @@ class System:
             BadParameter: One is not known.
             CalledProcessError: pip could not install one.
         """
-        if unknown := set(names.split(",")) - set(REQUESTS):
-            raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {', '.join(REQUESTS)}")
+        if unknown := set(names.split(",")) - {*REQUESTS, BARE}:
+            known = ", ".join([*REQUESTS, BARE])
+            raise click.BadParameter(f"unknown systems {sorted(unknown)}; known: {known}")
         return [cls.load(name, choice) for name in names.split(",")]
 
     @classmethod
@@ -102,7 +104,7 @@ def label(system: str) -> str:
     """Return the name for people: rq has two systems, and the others need no second word."""
     if system == OURS:
         return "amn-queue"
-    return system.replace("_", " ") if system.startswith("rq_") else system.partition("_")[0]
+    return system.replace("_", " ") if system.startswith(("rq_", "bare_")) else system.partition("_")[0]
 
 
 def interpreter(requirements: Sequence[str]) -> Path:

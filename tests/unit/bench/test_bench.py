@@ -23,7 +23,6 @@ from bench.cost import decades, medians
 from bench.curves import fast_until, per_second, percentiles, rows_shown
 from bench.engines import WithoutLoops
 from bench.everything import QUICK, steps
-from bench.floor import BareLoop, of_service, once
 from bench.goals import GOALS, goals_table
 from bench.machine import cpu_seconds
 from bench.overhead import compared
@@ -33,8 +32,7 @@ from bench.publish import filled, neutral
 from bench.report import table
 from bench.service import sample_contexts
 from bench.shares import classify, titled
-from bench.systems import OURS, REQUESTS, TUNED
-from tests.conftest import Target
+from bench.systems import BARE, OURS, REQUESTS, TUNED, Run, System, contexts_file, run_one
 
 PEERS = Path("bench/peers")
 LVM = Path("artifacts/lvm")
@@ -123,37 +121,17 @@ def test_reports_of_two_commits_are_no_page(tmp_path: Path) -> None:
         publish.callback(tmp_path)
 
 
-def test_a_bare_loop_that_cannot_start_ends_with_an_error(
-    real_server: Target, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with (
-        pytest.raises(click.ClickException, match=r"the loop of 'model and gate' ended \(code 1\)"),
-        BareLoop(real_server.url, "model and gate", tmp_path / "none"),
-    ):
-        pass
-    assert "none" in capfd.readouterr().err
-
-
-def test_a_bare_loop_answers_every_request(real_server: Target) -> None:
-    with BareLoop(real_server.url, "no model", Path("unused")) as loop:
-        waited_ms = once(real_server.url, loop, 2_000, 50, 0)
-    assert waited_ms.shape == (50,)
-    assert np.isfinite(waited_ms).all()
-    assert (waited_ms > 0).all()
-
-
-def test_the_service_is_compared_with_a_bare_loop_at_the_same_rates(tmp_path: Path) -> None:
-    def row(rate: float, ms: float) -> dict[str, object]:
-        return {"rate": rate, "failed": 0} | {
-            f"ms_p{p}": dict.fromkeys(("median", "min", "max"), ms) for p in (50, 95, 99)
-        }
-
-    latency = {"environment": {"date": "2026-01-02 03:04"}, "rates": [row(100, 1.5), row(5000, 9.0)]}
-    (tmp_path / "latency.json").write_text(json.dumps(latency), "utf-8")
-    found = of_service(tmp_path / "latency.json", [100.0])
-    assert found["date"] == "2026-01-02 03:04"
-    assert [(one["rate"], one["ms_p95"]["median"]) for one in found["rates"]] == [(100, 1.5)]
-    assert of_service(tmp_path / "none.json", [100.0]) == {}
+def test_a_bare_loop_answers_every_request_with_the_vector_of_the_model() -> None:
+    """The runner compares answers with direct predictions, and measures latencies of the same loop."""
+    system = System.load(BARE)
+    with contexts_file() as contexts:
+        drained = run_one(Run(system=system, contexts=contexts, words=("--requests", "128")), {})
+        words = ("--rates", "200", "--seconds", "0.2")
+        paced = run_one(Run(system=system, contexts=contexts, words=words), {"BENCH_STAMP": "1"})
+    assert (drained["requests"], drained["checked"]) == (128, 32)
+    [row] = paced["rates"]
+    assert len(row["ms"]) == 100
+    assert min(row["ms"]) > 0
 
 
 def test_a_percentile_with_few_requests_beyond_it_is_not_shown() -> None:
