@@ -71,6 +71,19 @@ def fields() -> None:
 
 
 @wire.command()
+def asyncapi() -> None:
+    """Print the same as an AsyncAPI 3 document: streams, messages, operations; docs/asyncapi.json is it.
+
+    \b
+    Example:
+      amn wire asyncapi > docs/asyncapi.json
+    """
+    from ops.commands.wire.asyncapi import document
+
+    console.say_json(document(), indent=1)
+
+
+@wire.command()
 @click.option("--load", is_flag=True, help="Load it into the server, in the place of an earlier one.")
 @options.partitions
 @options.server
