@@ -25,13 +25,12 @@ from ops.commands.doctor import doctor
 from ops.commands.drift.group import drift
 from ops.commands.explain import explain
 from ops.commands.jobs import jobs
-from ops.commands.metrics import metrics
 from ops.commands.models import evaluate, fit, train
 from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
 from ops.commands.up import up
-from ops.commands.web import dashboard, gateway
+from ops.commands.web import dashboard, gateway, metrics
 from ops.commands.wire.group import wire
 from ops.errors import OpsError
 from ops.local.beside import unless_ignored

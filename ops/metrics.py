@@ -6,19 +6,23 @@ among them. docs/alerts.md lists them all.
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import itertools
-import json
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
-from wsgiref.simple_server import WSGIServer
 
 import redis
-from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from ops import stages
 from ops.alerts import books
@@ -31,6 +35,7 @@ from ops.health import backlog, beside, letters, streams
 from ops.health.counters import COUNTS
 from ops.health.process_checks import missing
 from ops.settings import jobs_possible
+from ops.web.access import bears
 from producer.errors import ServerError
 from producer.keys import Keys
 from producer.settings import ProducerSettings
@@ -40,8 +45,6 @@ from producer.transport.connection import connect, driver_errors
 LabelValues = tuple[str, ...]
 #: Limit for one family: a hash that somebody filled with names must not fill Prometheus.
 LABELS_MAX = 100
-#: A scrape that has not come within so long never will.
-_READ_S_MAX = 10.0
 #: Processes that leave a note when they end with an error (workers/pool/failures.py).
 _NOTED = (*KINDS, "judge", "sender", "jobs worker")
 #: Values of the judge's findings: metric, help, rule, name of the value, fixed labels.
@@ -239,42 +242,28 @@ def registry(settings: ProducerSettings) -> CollectorRegistry:
     return made
 
 
-class _Pages:
-    """The paths: `/metrics`; `/backlog`, JSON for an autoscaler; `/healthz`, which says nothing but that
-    this process answers, and wants no token."""
+def pages(settings: ProducerSettings, token: str = "") -> ASGIApp:
+    """The addresses, for whoever bears the token: `/metrics`; and `/backlog`, JSON for an autoscaler.
 
-    def __init__(self, settings: ProducerSettings, token: str) -> None:
-        self._settings, self._token = settings, token
-        self._metrics = make_wsgi_app(registry(settings))
-        self._client = connect(settings)
+    `/healthz` says nothing but that this process answers, and wants no token.
+    """
+    made, client, keys = registry(settings), connect(settings), Keys(settings.queue)
 
-    def __call__(self, environ: dict[str, Any], start: Any) -> Any:
-        path = environ.get("PATH_INFO")
-        if path == "/healthz":
-            start("204 No Content", [])
-            return [b""]
-        given = str(environ.get("HTTP_AUTHORIZATION", "")).encode("utf-8", "replace")
-        if self._token and not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
-            start("401 Unauthorized", [("WWW-Authenticate", "Bearer")])
-            return [b""]
-        if path != "/backlog":
-            return self._metrics(environ, start)
+    def read() -> Response:
         try:
-            with driver_errors(self._settings.url):
-                status, found = "200 OK", backlog.read(self._client, Keys(self._settings.queue))
+            with driver_errors(settings.url):
+                return JSONResponse(backlog.read(client, keys))
         except ServerError as error:
-            status, found = "503 Service Unavailable", {"error": str(error)}
-        start(status, [("Content-Type", "application/json")])
-        return [json.dumps(found).encode()]
+            return JSONResponse({"error": str(error)}, 503)
 
+    async def answer(request: Request) -> Response:
+        if request.url.path == "/healthz":
+            return Response(status_code=204)
+        if token and not bears(request.headers, token.encode()):
+            return Response(status_code=401, headers={"www-authenticate": "Bearer"})
+        if request.url.path == "/backlog":
+            return await asyncio.to_thread(read)
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(await asyncio.to_thread(encode, made), headers={"content-type": media_type})
 
-def serve(
-    settings: ProducerSettings, host: str, port: int, token: str = ""
-) -> tuple[WSGIServer, threading.Thread]:
-    """Starts answering scrapes, with a token to those who bear it; `shutdown` ends it."""
-    server, thread = start_http_server(port, host, CollectorRegistry())  # empty until the guard stands
-    handler = cast(Any, server.RequestHandlerClass)
-    # Each connection has a thread: one that asks for nothing gives it back.
-    server.RequestHandlerClass = type("TimedHandler", (handler,), {"timeout": _READ_S_MAX})
-    server.set_app(_Pages(settings, token))
-    return server, thread
+    return Starlette(routes=[Route(path, answer) for path in ("/healthz", "/backlog", "/metrics")])

@@ -24,8 +24,8 @@ WORKERS_MAX = 64
 WORKERS_SHOWN = "cores - 1"
 #: Port of the page of `amn dashboard`.
 PAGE_PORT = 9465
-#: Port of `amn gateway`.
-GATEWAY_PORT = 9466
+#: Ports of `amn gateway` and `amn metrics`.
+GATEWAY_PORT, METRICS_PORT = 9466, 9464
 _TOKEN_LENGTH_MIN = 16
 
 

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ops.metrics import serve
+from ops.metrics import pages
 from producer import Options, Producer, ProducerSettings
+from tests.served import served
 from workers.pool.child import Child
 from workers.pool.settings import PoolSettings
 
@@ -155,8 +156,6 @@ def simulate(url: str, folder: Path, pace: float, load_s: float, say: Callable[[
     vectors = np.load(ROOT / "artifacts" / "sample" / "sequences.npz")["vectors"][:5].astype("f4")
     context = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     settings = ProducerSettings(url=url)
-    answering, thread = serve(settings, "127.0.0.1", 0)
-    address = f"http://127.0.0.1:{answering.server_port}/backlog"
 
     def load() -> None:
         with Producer(settings=settings) as producer:
@@ -169,38 +168,47 @@ def simulate(url: str, folder: Path, pace: float, load_s: float, say: Callable[[
 
     workers.scale(controller.replicas)
     loading, began_s = threading.Thread(target=load), 0.0
-    try:
-        while not workers.ready:
-            time.sleep(0.1)
-        loading.start()
-        began_s = time.monotonic()
-        while not stopping.is_set() or controller.replicas > controller.least:
-            time.sleep(SYNC_S / pace)
-            at_s = time.monotonic() - began_s
-            settled = outcome.looks and outcome.looks[-1].backlog_s < 0.5
-            if at_s > (load_s if settled else 3 * load_s) and not stopping.is_set():
-                outcome.load_ended_s = at_s
-                stopping.set()
-            try:
-                with urllib.request.urlopen(address, timeout=10) as given:
-                    answer = json.load(given)
-            except OSError:  # without a figure, Kubernetes changes nothing
-                continue
-            ready = workers.ready
-            workers.scale(controller.turn(at_s, ready, answer))
-            seen = {name: answer["kinds"]["amn"][name] for name in ("backlog_s", "busy_ratio")}
-            outcome.looks.append(Look(at_s=at_s, replicas=controller.replicas, ready=ready, **seen))
-            say(outcome.looks[-1])
-            assert at_s < 3 * load_s + 3_000 / pace, "it does not come back"
-    finally:
-        stopping.set()
-        if loading.ident is not None:
-            loading.join()
-        workers.close()
-        answering.shutdown()
-        answering.server_close()
-        thread.join()
+    with served(pages(settings)) as port:
+        try:
+            while not workers.ready:
+                time.sleep(0.1)
+            loading.start()
+            began_s = time.monotonic()
+            while not stopping.is_set() or controller.replicas > controller.least:
+                time.sleep(SYNC_S / pace)
+                at_s = time.monotonic() - began_s
+                settled = outcome.looks and outcome.looks[-1].backlog_s < 0.5
+                if at_s > (load_s if settled else 3 * load_s) and not stopping.is_set():
+                    outcome.load_ended_s = at_s
+                    stopping.set()
+                if answer := figures(port):
+                    outcome.looks.append(turned(controller, workers, at_s, answer))
+                    say(outcome.looks[-1])
+                assert at_s < 3 * load_s + 3_000 / pace, "it does not come back"
+        finally:
+            stopping.set()
+            if loading.ident is not None:
+                loading.join()
+            workers.close()
     return outcome
+
+
+def figures(port: int) -> dict[str, Any] | None:
+    """What `/backlog` says; None, at which Kubernetes changes nothing, where there is no answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/backlog", timeout=10) as given:
+            found: dict[str, Any] = json.load(given)
+            return found
+    except OSError:
+        return None
+
+
+def turned(controller: Controller, workers: Workers, at_s: float, answer: Mapping[str, Any]) -> Look:
+    """One turn of the controller, and its workers scaled by it."""
+    ready = workers.ready
+    workers.scale(controller.turn(at_s, ready, answer))
+    seen = {name: answer["kinds"]["amn"][name] for name in ("backlog_s", "busy_ratio")}
+    return Look(at_s=at_s, replicas=controller.replicas, ready=ready, **seen)
 
 
 def main() -> None:

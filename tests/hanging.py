@@ -14,10 +14,9 @@ from typing import Any
 
 from ops.alerts.sender import Sender
 from ops.app import run
-from ops.commands import metrics
 from ops.drift.loop import Judge
 from ops.known_jobs import KnownWorker
-from ops.web.serve import _Server as Page
+from ops.web.serve import _Server
 
 
 def _spin() -> None:
@@ -42,7 +41,7 @@ def _hanging(once: Path, deed: Callable[[], None], step: Any) -> Any:
 
 if __name__ == "__main__":
     file, what = Path(sys.argv[1]), {"spin": _spin, "held": _hold}[sys.argv[2]]
-    owners: tuple[tuple[Any, str], ...] = ((Judge, "turn"), (Sender, "tick"), (KnownWorker, "heartbeat"))
-    for owner, name in (*owners, (metrics, "_answers"), (Page, "on_tick")):
+    steps = ((Judge, "turn"), (Sender, "tick"), (KnownWorker, "heartbeat"), (_Server, "on_tick"))
+    for owner, name in steps:
         setattr(owner, name, _hanging(file, what, getattr(owner, name)))
     sys.exit(run(sys.argv[3:]))

@@ -19,14 +19,13 @@ from producer.settings import ProducerSettings
 from producer.transport.connection import connect
 
 
-def serve(settings: ProducerSettings, opened: socket.socket, token: str, beat: Callable[[], None]) -> None:
-    """Answers until SIGTERM or SIGINT; calls `beat` each second."""
+def serve(
+    settings: ProducerSettings, opened: socket.socket, beat: Callable[[], None], *, token: str = ""
+) -> None:
+    """Answers until SIGTERM or SIGINT; calls `beat` each second, and asks for a token where there is one."""
     settings = replace(settings, connect_timeout_ms=SERVER_MS_MAX, command_timeout_ms=SERVER_MS_MAX)
     producer = AsyncProducer(settings=settings)
     with connect(settings, retries=0) as client:
         gateway = Gateway(Asker(producer), Shared(partial(look, client, settings), READY_S), token)
-        web.serve(
-            gateway,
-            opened,
-            Serving(beat=beat, connections_max=CONNECTIONS_MAX, drain_s=DRAIN_S, after=producer.close),
-        )
+        limits = Serving(beat=beat, connections_max=CONNECTIONS_MAX, drain_s=DRAIN_S, after=producer.close)
+        web.serve(gateway, opened, limits)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from amn.output import strict_json
 from ops.page.actions import ActionRefused, Actions
@@ -56,6 +56,9 @@ def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> D
     async def snapshot(_: Request) -> Response:
         return Response(await sources.feed.latest(), media_type="application/json")
 
+    async def events(_: Request) -> Response:
+        return _Events(sources.feed)
+
     async def past(_: Request) -> Response:
         return Response(await sources.history(), media_type="application/json")
 
@@ -76,7 +79,7 @@ def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> D
     routes = [
         Route("/api/snapshot", snapshot),
         Route("/api/history", past),
-        Route("/api/events", _Events(sources.feed)),
+        Route("/api/events", events),
         Route("/api/letters/{id}", letter),
         Route("/healthz", health),
         Route("/login", login, methods=["GET", "POST"]),
@@ -127,39 +130,24 @@ def _error(status: int, text: str, **more: object) -> Response:
     return _json({"error": text, **more}, status)
 
 
-class _Events:
-    """The stream of snapshots, an endpoint that is an ASGI application of its own."""
+class _Events(StreamingResponse):
+    """The stream of snapshots, until the viewer goes, or takes nothing for `SEND_S_MAX`."""
 
     def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+        self._bodies = feed.follow()
+        events = (b"event: snapshot\ndata: " + body + b"\n\n" async for body in self._bodies)
+        super().__init__(events, headers={"x-accel-buffering": "no"}, media_type="text/event-stream")
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Sends each snapshot as an event until the viewer goes, or takes nothing for `SEND_S_MAX`."""
-        headers = [(b"content-type", b"text/event-stream"), (b"x-accel-buffering", b"no")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        sending, leaving = asyncio.create_task(self._send(send)), asyncio.create_task(_left(receive))
-        done, rest = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
-        for task in done:
-            task.result()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events."""
 
-    async def _send(self, send: Send) -> None:
-        async with aclosing(self._feed.follow()) as bodies:
-            async for body in bodies:
-                event = b"event: snapshot\ndata: " + body + b"\n\n"
-                try:
-                    async with asyncio.timeout(SEND_S_MAX):
-                        await send({"type": "http.response.body", "body": event, "more_body": True})
-                except TimeoutError:
-                    return  # the connection closes with this request; the kernel drops what is unsent
-        await send({"type": "http.response.body", "body": b""})
+        async def in_time(message: Message) -> None:
+            async with asyncio.timeout(SEND_S_MAX):
+                await send(message)
 
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+        async with aclosing(self._bodies):
+            with suppress(TimeoutError):  # the connection closes now; the kernel drops what is unsent
+                await super().__call__(scope, receive, in_time)
 
 
 async def _small_body(request: Request) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import redis
@@ -31,34 +31,28 @@ _SERVER_MS_MAX = 2_000
 _HISTORY_S = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageSettings:
-    """The settings of the page.
+def serve(
+    server: ProducerSettings,
+    opened: socket.socket,
+    beat: Callable[[], None],
+    *,
+    token: str = "",
+    names: tuple[str, ...] = (),
+    actions: bool = False,
+) -> None:
+    """Answers until SIGTERM or SIGINT.
 
-    Attributes:
+    Args:
+        beat: Called each second.
         token: Asked for where it is not empty.
-        names: Host names under which it may be asked for, beside addresses and localhost.
+        names: Host names under which the page may be asked for, beside addresses and localhost.
         actions: True if it may change something.
     """
-
-    token: str = field(default="", repr=False)
-    names: tuple[str, ...] = ()
-    actions: bool = False
-
-
-def serve(
-    settings: PageSettings, server: ProducerSettings, opened: socket.socket, beat: Callable[[], None]
-) -> None:
-    """Answers until SIGTERM or SIGINT; calls `beat` each second."""
     server = replace(server, connect_timeout_ms=_SERVER_MS_MAX, command_timeout_ms=_SERVER_MS_MAX)
     with connect(server) as client:
-        sources = _sources(client, server, actions=settings.actions)
-        asgi = page(sources, token=settings.token, names=settings.names)
-        web.serve(
-            asgi,
-            opened,
-            Serving(beat=beat, connections_max=CONNECTIONS_MAX, drain_s=3, before=sources.feed.close),
-        )
+        sources = _sources(client, server, actions=actions)
+        limits = Serving(beat=beat, connections_max=CONNECTIONS_MAX, drain_s=3, before=sources.feed.close)
+        web.serve(page(sources, token=token, names=names), opened, limits)
 
 
 def _sources(client: redis.Redis, server: ProducerSettings, *, actions: bool) -> Sources:

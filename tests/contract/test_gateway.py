@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import socket
@@ -10,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -20,8 +19,10 @@ import pytest
 from echo import EchoWorker, echo
 from fronted import DOCUMENT, INFER, gateway, outputs, say_alive, v2
 from numpy.typing import NDArray
+from served import served
 from servers import Server
 
+from ops.web import protocol
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
 from workers.pool.child import our_environment, our_python
@@ -351,70 +352,70 @@ def test_the_document_is_valid_and_describes_every_address_and_answer(door: Any,
         assert str(status) in DOCUMENT["paths"][INFER]["post"]["responses"]
 
 
-def test_slow_clients_are_refused_in_time_and_others_are_answered_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import uvicorn
+async def absorb(scope: Any, receive: Any, send: Any) -> None:
+    """An application that reads each request to its end, and says nothing."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
-    from ops.web import protocol
-    from ops.web.serve import config, listen
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive()).get("more_body"):
-            pass
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+@contextmanager
+def connections() -> Iterator[Callable[[], socket.socket]]:
+    """Opens connections to the application under test, which has little patience."""
+    with (
+        pytest.MonkeyPatch.context() as patched,
+        served(absorb, connections_max=150) as port,
+        ExitStack() as all_,
+    ):
+        patched.setattr(protocol, "HEAD_S_MAX", 1.5)
+        patched.setattr(protocol, "BODY_S_MAX", 1.5)
 
-    monkeypatch.setattr(protocol, "HEAD_S_MAX", 1.5)
-    monkeypatch.setattr(protocol, "BODY_S_MAX", 1.5)
-    opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(config(app, connections_max=150, drain_s=3))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([opened])))
-    thread.start()
-    address = opened.getsockname()
-    post = b"POST / HTTP/1.1\r\nHost: h\r\n"
-    begins = [
-        b"GET / HTTP/1.1\r\nX: ",
-        post + b"Content-Length: 99999\r\n\r\n",
-        post + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
-        b"",
-        b"\r\n",
-    ]
-    clients = ExitStack()
+        def connected() -> socket.socket:
+            opened = all_.enter_context(socket.create_connection(("127.0.0.1", port)))
+            opened.settimeout(5)
+            return opened
 
-    def connected() -> socket.socket:
-        opened = clients.enter_context(socket.create_connection(address))
-        opened.settimeout(5)
-        return opened
+        yield connected
 
-    try:
-        slow = [connected() for _ in range(100)]
-        for number, one in enumerate(slow):
-            one.sendall(begins[number % 5])
+
+POST = b"POST / HTTP/1.1\r\nHost: h\r\n"
+BEGUN = (
+    b"GET / HTTP/1.1\r\nX: ",
+    POST + b"Content-Length: 99999\r\n\r\n",
+    POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX: ",
+)
+
+
+def test_slow_clients_are_refused_in_time_and_others_are_answered_meanwhile() -> None:
+    with connections() as connected:
+        slow = [(connected(), begun) for _ in range(20) for begun in (*BEGUN, b"", b"\r\n")]
+        for one, begun in slow:
+            one.sendall(begun)
         answered, ends_s = 0, time.monotonic() + 1
         while time.monotonic() < ends_s:
-            answered += httpx.get(f"http://127.0.0.1:{address[1]}", trust_env=False).status_code == 204
-            for number, one in enumerate(slow):
-                if number % 5 < 3:
+            with connected() as quick:
+                quick.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+                answered += quick.recv(64).startswith(b"HTTP/1.1 204 ")
+            for one, begun in slow:
+                if begun in BEGUN:
                     one.sendall(b"a")  # a byte now and then does not help
         assert answered > 3
-        for number, one in enumerate(slow):
+        for one, begun in slow:
             said = one.recv(4_096)
-            if begins[number % 5].strip() == b"":
+            if begun in BEGUN:
+                assert said.startswith(b"HTTP/1.1 408 "), said
+                assert b'"code": "too_slow"' in said
+            else:  # it asked for nothing
                 assert said == b"" or b"too_slow" in said
-                continue  # it asked for nothing
-            assert said.startswith(b"HTTP/1.1 408 "), said
-            assert b'"code": "too_slow"' in said
+
+
+def test_endless_headers_are_refused_and_a_connection_that_waits_makes_room_for_another() -> None:
+    with connections() as connected:
         flood = connected()
         flood.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000)
         assert flood.recv(64).startswith(b"HTTP/1.1 431 ")
         many = [connected() for _ in range(151)]
-        assert many[0].recv(64) == b""  # the one that waits longest makes room
+        assert many[0].recv(64) == b""  # the one that waits longest
         many[-1].sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
         assert many[-1].recv(64).startswith(b"HTTP/1.1 204 ")
-    finally:
-        clients.close()
-        server.should_exit = server.force_exit = True
-        thread.join(10)
-        opened.close()
-    assert not thread.is_alive()

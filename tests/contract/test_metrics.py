@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,14 +16,14 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rig import show_worker
+from served import served
 
-from ops import metrics
 from ops.alerts import AlertSettings, apply
-from ops.commands.metrics import metrics as command
+from ops.commands.web import metrics as command
 from ops.errors import ServerFailed
 from ops.findings import Finding
 from ops.leader import leader_key
-from ops.metrics import registry, serve
+from ops.metrics import pages, registry
 from producer.keys import GROUP, Keys
 from producer.settings import ProducerSettings
 
@@ -257,26 +256,16 @@ def test_the_command_answers_scrapes_on_loopback(make_server: Any, extra: list[s
 
 
 def test_a_token_is_asked_of_every_scrape(server: Any) -> None:
-    settings, token = ProducerSettings(url=server.url), "t" * 24
-    answering, thread = serve(settings, "::1", 0, token)
-    statuses = []
-    for given in (
-        None,
-        "",
-        "Bearer",
-        f"Bearer {token}x",
-        f"Basic {token}",
-        "Bearer \u00e9",
-        f"Bearer {token}",
-    ):
-        asked = http.client.HTTPConnection("::1", answering.server_port, timeout=10)
-        asked.request("GET", "/metrics", headers={} if given is None else {"Authorization": given})
-        statuses.append(asked.getresponse().status)
-        asked.close()
+    token = "t" * 24
+    wrong = (None, "", "Bearer", f"Bearer {token}x", f"Basic {token}", "Bearer \u00e9")
+    with served(pages(ProducerSettings(url=server.url), token), "::1") as port:
+        statuses = []
+        for given in (*wrong, f"Bearer {token}"):
+            asked = http.client.HTTPConnection("::1", port, timeout=10)
+            asked.request("GET", "/metrics", headers={} if given is None else {"Authorization": given})
+            statuses.append(asked.getresponse().status)
+            asked.close()
     assert statuses == [401] * 6 + [200]
-    answering.shutdown()
-    answering.server_close()
-    thread.join()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.com", "192.0.2.1"])
@@ -305,16 +294,10 @@ def test_an_autoscaler_reads_the_backlog_and_a_probe_needs_no_token(server: Any)
     worker = {"kind": "amn", "seen_at_ms": now_ms, "ended_per_s": "2.5", "busy_ratio": "0.61"}
     show_worker(server.admin, "host-2-b", worker)
     token = "t" * 24
-    answering, thread = serve(ProducerSettings(url=server.url), "127.0.0.1", 0, token)
-    try:
-        port = answering.server_port
+    with served(pages(ProducerSettings(url=server.url), token)) as port:
         assert fetched(port, "/healthz")[0] == 204
         assert fetched(port, "/backlog")[0] == 401
         status, text = fetched(port, "/backlog", token)
-    finally:
-        answering.shutdown()
-        answering.server_close()
-        thread.join()
     found = json.loads(text)
     assert status == 200
     assert found["queue"] == "main"
@@ -323,25 +306,7 @@ def test_an_autoscaler_reads_the_backlog_and_a_probe_needs_no_token(server: Any)
 
 
 def test_a_backlog_that_nobody_can_read_is_an_error_and_no_number() -> None:
-    answering, thread = serve(ProducerSettings(url="redis://127.0.0.1:1/0"), "127.0.0.1", 0)
-    try:
-        status, text = fetched(answering.server_port, "/backlog")
-    finally:
-        answering.shutdown()
-        answering.server_close()
-        thread.join()
+    with served(pages(ProducerSettings(url="redis://127.0.0.1:1/0"))) as port:
+        status, text = fetched(port, "/backlog")
     assert status == 503
     assert list(json.loads(text)) == ["error"]
-
-
-def test_a_connection_that_asks_for_nothing_is_ended(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_READ_S_MAX", 0.2)
-    answering, thread = serve(ProducerSettings(url=server.url), "127.0.0.1", 0)
-    try:
-        with socket.create_connection(("127.0.0.1", answering.server_port), timeout=10) as silent:
-            silent.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
-            assert silent.recv(1) == b""
-    finally:
-        answering.shutdown()
-        answering.server_close()
-        thread.join()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import redis
-import uvicorn
 from rig import KEYS, Rig, answer, show_worker
+from served import served
 from structlog.testing import capture_logs
 
 from ops.alerts import AlertSettings, apply
@@ -30,7 +28,6 @@ from ops.page.app import Sources, page
 from ops.page.feed import Feed
 from ops.page.serve import CONNECTIONS_MAX
 from ops.web import protocol
-from ops.web.serve import config, listen
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 from workers.pool.child import our_environment, our_python
@@ -263,26 +260,17 @@ def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> Non
 
 
 @contextmanager
-def served(feed: Feed) -> Iterator[tuple[str, int]]:
+def shown(feed: Feed) -> Iterator[tuple[str, int]]:
     """The page of a feed within this process, and its address."""
     asgi = page(Sources(feed=feed, history=None, letter=None))  # type: ignore[arg-type]
-    opened = listen("127.0.0.1", 0)
-    server = uvicorn.Server(config(asgi, connections_max=CONNECTIONS_MAX, drain_s=3))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve([opened])))
-    thread.start()
-    try:
-        yield opened.getsockname()
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(10)
-        opened.close()
-    assert not thread.is_alive()
+    with served(asgi, connections_max=CONNECTIONS_MAX) as port:
+        yield "127.0.0.1", port
 
 
 def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "SEND_S_MAX", 0.5)
     feed = Feed(lambda: b"x" * 2**20)
-    with served(feed) as address, socket.create_connection(address) as stalled:
+    with shown(feed) as address, socket.create_connection(address) as stalled:
         stalled.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with httpx.stream("GET", f"http://127.0.0.1:{address[1]}/api/events", trust_env=False) as events:
             seen, began_s = 0, time.monotonic()
@@ -299,7 +287,7 @@ def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pyt
     "begun", [b"", b"GET / HTTP/1.1\r\nX: ", b"POST /login HTTP/1.1\r\nHost: localhost\r\n"]
 )
 def test_connections_that_ask_for_nothing_shut_nobody_out(begun: bytes) -> None:
-    with served(Feed(lambda: b"{}")) as address, ExitStack() as opened:
+    with shown(Feed(lambda: b"{}")) as address, ExitStack() as opened:
         for _ in range(CONNECTIONS_MAX + 50):
             opened.enter_context(socket.create_connection(address)).sendall(begun)
         for path in ("healthz", "api/snapshot"):
@@ -310,7 +298,7 @@ def test_connections_that_ask_for_nothing_shut_nobody_out(begun: bytes) -> None:
 @pytest.mark.parametrize("step", [b"", b"X: 1\r\n"])
 def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch, step: bytes) -> None:
     monkeypatch.setattr(protocol, "HEAD_S_MAX", 0.5)
-    with served(Feed(lambda: b"{}")) as address, socket.create_connection(address) as slow:
+    with shown(Feed(lambda: b"{}")) as address, socket.create_connection(address) as slow:
         slow.settimeout(0.1)
         began_s, ended = time.monotonic(), False
         slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
@@ -325,7 +313,7 @@ def test_a_request_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_who_leaves_within_a_request_is_no_fault_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
-    with served(Feed(lambda: b"{}")) as address:
+    with shown(Feed(lambda: b"{}")) as address:
         with socket.create_connection(address) as leaving:
             leaving.sendall(b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\ntok")
             time.sleep(0.3)
