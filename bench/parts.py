@@ -238,7 +238,7 @@ def _view(port: int, told: Any) -> None:
 
 
 def _looks(service: Service, looks: int = 200, for_s: float = 5.0) -> list[Row]:
-    """What the page takes while it is watched, and one look at the server, once a second: CPU time."""
+    """CPU time of the page while it is watched, and of one look at the server, once a second."""
     with _watched(service) as page:
         before_s = cpu_seconds(page)
         time.sleep(for_s)
