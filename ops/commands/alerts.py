@@ -32,9 +32,7 @@ _SENDER_SILENT_MS = 150_000
 _DAY_MS = 24 * 3_600_000
 
 config = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file of the sinks (docs/alerts.md). [env: AMN_ALERTS_FILE]",
+    "--config", type=options.FILE, help="TOML file of the sinks (docs/alerts.md). [env: AMN_ALERTS_FILE]"
 )
 
 
@@ -269,7 +267,7 @@ def test(sink: str, config: Path | None, queue: str | None, as_json: bool) -> No
 
 @alerts.command()
 @config
-@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
+@options.log_level
 @options.server
 def run(config: Path | None, log_level: str, settings: ProducerSettings) -> None:
     """Send alerts until Ctrl-C or SIGTERM. Of several of these one sends; the others stand by."""

@@ -28,7 +28,7 @@ _RECHECKS = {
     "recheck:unsafe": "unsafe",
     "recheck:dropped": "dropped",
 }
-_folder = click.argument("folder", required=False, type=click.Path(path_type=Path))
+_folder = click.argument("folder", required=False, type=options.PATH)
 
 
 @click.group(short_help="Build and inspect reference banks.")
@@ -45,8 +45,8 @@ def bank() -> None:
 
 
 @bank.command()
-@click.argument("vectors", metavar="VECTORS.npy|.npz", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.argument("vectors", metavar="VECTORS.npy|.npz", type=options.PATH)
+@click.option("--out", required=True, type=options.PATH, help="Folder to make.")
 @click.option(
     "--epsilon", type=click.FloatRange(0, 1), default=0.98, help="Vectors with a larger cosine count as one."
 )
@@ -62,12 +62,10 @@ def bank() -> None:
 @click.option("--encoder", help="Recipe that made the vectors, where the file does not say it.")
 @click.option(
     "--queries",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     help="Held-out contexts (n, 5, 768), or vectors with articles: the index is made wide enough for them.",
 )
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Model that predicts them. [default: in production]"
-)
+@click.option("--model", type=options.PATH, help="Model that predicts them. [default: in production]")
 @click.option("--policy", default=DEFAULT, help="Policy whose thresholds the index is to meet.")
 @options.artifacts
 def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:

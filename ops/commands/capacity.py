@@ -24,26 +24,15 @@ _SHARE = click.FloatRange(0, 1)
     required=True,
     help="Requests a second; may be repeated.",
 )
-@click.option("--escalated", type=_SHARE, default=0.2, show_default=True, help="Share for a fallback.")
-@click.option("--sampled", type=_SHARE, default=0.05, show_default=True, help="Share for the shadow worker.")
+@click.option("--escalated", type=_SHARE, default=0.2, help="Share for a fallback.")
+@click.option("--sampled", type=_SHARE, default=0.05, help="Share for the shadow worker.")
+@click.option("--busy", type=click.FloatRange(0.05, 1), default=0.7, help="Share of each core in use.")
 @click.option(
-    "--busy",
-    type=click.FloatRange(0.05, 1),
-    default=0.7,
-    show_default=True,
-    help="Share of each core in use.",
-)
-@click.option(
-    "--outage",
-    "outage_s",
-    type=click.FloatRange(0),
-    default=60.0,
-    show_default=True,
-    help="Seconds of waiting requests.",
+    "--outage", "outage_s", type=click.FloatRange(0), default=60.0, help="Seconds of waiting requests."
 )
 @click.option(
     "--report",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="Report of the benchmarks. [default: the published one, artifacts/reports/benchmarks.json]",
 )
 @click.option(

@@ -16,7 +16,7 @@ from producer.protocol import wire
 
 
 @click.command(short_help="Why a request is escalated, rule by rule.")
-@click.argument("request_file", metavar="REQUEST.msgpack", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("request_file", metavar="REQUEST.msgpack", type=options.FILE)
 @options.policy
 @options.artifacts
 @options.as_json

@@ -23,6 +23,7 @@ from producer.transport.connection import connect, driver_errors
 from workers.pool.settings import PoolSettings
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PATH, FILE = click.Path(path_type=Path), click.Path(path_type=Path, dir_okay=False)
 
 
 def login_name() -> str:
@@ -102,6 +103,7 @@ def together(*options: Decorator) -> Decorator:
     return lambda command: functools.reduce(lambda inner, option: option(inner), reversed(options), command)
 
 
+log_level = click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info")
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object on standard output, nothing else."
 )

@@ -98,7 +98,7 @@ def _budget_line(budget: dict[str, float]) -> str:
 
 
 @policy.command()
-@click.argument("log", metavar="LOG", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("log", metavar="LOG", type=options.FILE)
 @options.policy
 @options.as_json
 def replay(log: Path, policy: str, as_json: bool) -> None:
@@ -141,10 +141,10 @@ def _show_backtest(found: dict[str, Any]) -> None:
 
 @policy.command()
 @options.policy
-@click.option("--log", type=click.Path(path_type=Path, dir_okay=False), help="Draw from this decision log.")
-@click.option("--hours", default=24.0, show_default=True, type=click.FloatRange(0.1, 240))
-@click.option("--rate", default=20.0, show_default=True, type=click.FloatRange(1, 1000), help="Requests/s.")
-@click.option("--workers", default=4, show_default=True, type=click.IntRange(1, 64))
+@click.option("--log", type=options.FILE, help="Draw from this decision log.")
+@click.option("--hours", default=24.0, type=click.FloatRange(0.1, 240))
+@click.option("--rate", default=20.0, type=click.FloatRange(1, 1000), help="Requests/s.")
+@click.option("--workers", default=4, type=click.IntRange(1, 64))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @options.artifacts
 @options.as_json

@@ -48,7 +48,7 @@ from producer.session.requests import new_id
 )
 @options.policy
 @options.sample_rate
-@click.option("--sample", type=click.Path(path_type=Path, dir_okay=False), help="Another file of sequences.")
+@click.option("--sample", type=options.FILE, help="Another file of sequences.")
 @options.artifacts
 @options.url_or_own
 @options.queue
@@ -59,9 +59,7 @@ from producer.session.requests import new_id
     "--warm-up", type=click.IntRange(0, 100_000), default=200, help="Requests before the measured ones."
 )
 @click.option("--kill-worker", is_flag=True, help="SIGKILL one AMN worker half-way; nothing may be lost.")
-@click.option(
-    "--worker-log", type=click.Path(path_type=Path, dir_okay=False), help="Keep the workers' logs here."
-)
+@click.option("--worker-log", type=options.FILE, help="Keep the workers' logs here.")
 @options.as_json
 def run(as_json: bool, **choices: Any) -> None:
     """Send real contexts through the queue, and measure what comes back.

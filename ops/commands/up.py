@@ -64,7 +64,7 @@ _EXAMPLE = """\
 )
 @click.option(
     "--password-file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="The server's password. [env: AMN_PASSWORD itself; with --port: drawn, kept with the data]",
 )
 @click.option(
@@ -82,7 +82,7 @@ _EXAMPLE = """\
 @options.sample_rate
 @click.option(
     "--alerts",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="TOML file that says where alerts are sent (docs/alerts.md). [env: AMN_ALERTS_FILE]",
 )
 @click.option("--dashboard/--no-dashboard", default=True, help="Show the service in a browser (the default).")
@@ -96,7 +96,7 @@ _EXAMPLE = """\
     type=click.IntRange(1, 65_535),
     help="Also answer Prometheus on this loopback port (`amn metrics`). [default: not]",
 )
-@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info")
+@options.log_level
 @options.artifacts
 @options.url_or_own
 @options.queue

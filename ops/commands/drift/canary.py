@@ -55,11 +55,9 @@ def canary(as_json: bool, settings: ProducerSettings) -> None:
 @click.option(
     "--slice", "slice_", type=click.Choice(["id", "ood", "unsure", "unknown"]), help="Only this one."
 )
-@click.option("--hours", type=click.IntRange(1, 48), default=24, show_default=True, help="How far back.")
+@click.option("--hours", type=click.IntRange(1, 48), default=24, help="How far back.")
 @click.option("--alert", default="", help="The copies that were kept for this alert, instead.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="An .npz for `amn drift replay`."
-)
+@click.option("--out", type=options.FILE, help="An .npz for `amn drift replay`.")
 @options.as_json
 @options.server
 def exemplars(

@@ -80,7 +80,7 @@ def check(card_strict: bool, settings: ProducerSettings) -> None:
 
 @drift.command()
 @strict
-@click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True)
+@options.log_level
 @options.server
 def judge(card_strict: bool, log_level: str, settings: ProducerSettings) -> None:
     """Judge once a minute until Ctrl-C or SIGTERM. Of several judges one leads, the others wait."""
@@ -104,7 +104,6 @@ def judge(card_strict: bool, log_level: str, settings: ProducerSettings) -> None
     "--hours",
     type=click.IntRange(0, 168),
     default=24,
-    show_default=True,
     help="How much of the past belongs to the new baseline; 0 begins now.",
 )
 @click.option("--reason", required=True, help="Why what is now is as it should be; for the audit.")
@@ -150,7 +149,7 @@ def audit(as_json: bool, settings: ProducerSettings) -> None:
 
 
 @drift.command()
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=Path("drift.html"))
+@click.option("--out", type=options.FILE, default=Path("drift.html"))
 @_model
 @options.server
 def report(out: Path, model: str | None, settings: ProducerSettings) -> None:

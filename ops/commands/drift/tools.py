@@ -21,19 +21,16 @@ from ops.drift.settings import JudgeSettings
 @click.option(
     "--rate", "rates", type=click.FloatRange(0.001), multiple=True, default=(100.0,), show_default=True
 )
-@click.option("--sample", type=click.FloatRange(0.0001, 1), default=0.01, show_default=True)
+@click.option("--sample", type=click.FloatRange(0.0001, 1), default=0.01)
 @click.option(
     "--correlation",
     type=click.FloatRange(0, 0.999),
     default=0.9,
-    show_default=True,
     help="Of a request's cosine with the next one's.",
 )
-@click.option("--ood-share", type=click.FloatRange(0.001, 0.999), default=0.1, show_default=True)
-@click.option(
-    "--days", type=click.IntRange(2), default=90, show_default=True, help="Healthy days a deployment."
-)
-@click.option("--repeats", type=click.IntRange(1), default=20, show_default=True, help="Deployments.")
+@click.option("--ood-share", type=click.FloatRange(0.001, 0.999), default=0.1)
+@click.option("--days", type=click.IntRange(2), default=90, help="Healthy days a deployment.")
+@click.option("--repeats", type=click.IntRange(1), default=20, help="Deployments.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @options.as_json
 def simulate(drops: tuple[float, ...], rates: tuple[float, ...], as_json: bool, **chosen: Any) -> None:
@@ -84,12 +81,12 @@ def _hours(value: float | None) -> str:
 @click.option("--alert", "alert_id", help="Id of an alert whose exemplars were kept (`amn alerts list`).")
 @click.option(
     "--exemplars",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE,
     help="An .npz with contexts (N, 5, 768), truths (N, 768), and perhaps lanes and slices. "
     "[default: the shipped sample]",
 )
-@click.option("--model", type=click.Path(path_type=Path), help="Folder. [default: the production model]")
-@click.option("--against", type=click.Path(path_type=Path), help="Folder. [default: the fallback]")
+@click.option("--model", type=options.PATH, help="Folder. [default: the production model]")
+@click.option("--against", type=options.PATH, help="Folder. [default: the fallback]")
 @options.as_json
 @options.artifacts
 @options.url

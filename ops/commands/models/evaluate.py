@@ -11,8 +11,8 @@ from ops import console
 from ops.commands.models import options
 
 _LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
-_link = click.option("--link", default=_LINKS[0], show_default=True, type=click.Choice(_LINKS))
-_root = click.option("--root", default="artifacts/lvm", show_default=True, type=options.path)
+_link = click.option("--link", default=_LINKS[0], type=click.Choice(_LINKS))
+_root = click.option("--root", default="artifacts/lvm", type=options.path)
 
 
 def show_evaluation(
@@ -55,7 +55,7 @@ def evaluate(
 @click.command(short_help="How many times longer the slower of two models takes.")
 @click.argument("fast")
 @click.argument("slow")
-@click.option("--rounds", type=click.IntRange(1), default=36, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=36)
 @options.threads
 def ratio(fast: str, slow: str, rounds: int, threads: int) -> None:
     """Measures how many times longer SLOW takes than FAST on this machine, by calls in turn.

@@ -41,10 +41,10 @@ def calibrate(
 @options.data
 @options.encoder
 @options.out("The new folder; without it the fit is only judged.", required=False)
-@click.option("--unseen-domain", default="anarchism", show_default=True, help="Kept out, and judged as OOD.")
-@click.option("--references", type=_number, default=1024, show_default=True)
-@click.option("--neighbours", type=_number, default=10, show_default=True)
-@click.option("--cells", type=_number, default=64, show_default=True)
+@click.option("--unseen-domain", default="anarchism", help="Kept out, and judged as OOD.")
+@click.option("--references", type=_number, default=1024)
+@click.option("--neighbours", type=_number, default=10)
+@click.option("--cells", type=_number, default=64)
 @click.option("--seed", default=0, show_default=True)
 def slices(data: Path, encoder: str, out: Path | None, unseen_domain: str, **sizes: int) -> None:
     """Fit the OOD score's references, cells and thresholds, and judge them (docs/drift-slices.md)."""
@@ -64,7 +64,7 @@ def slices(data: Path, encoder: str, out: Path | None, unseen_domain: str, **siz
 @options.data
 @options.encoder
 @options.out("The .npz to write.")
-@click.option("--vectors", type=_number, default=2_750, show_default=True)
+@click.option("--vectors", type=_number, default=2_750)
 @click.option("--seed", default=0, show_default=True)
 def sample(data: Path, encoder: str, out: Path, vectors: int, seed: int) -> None:
     """Write a small file of real held-out sequences, such as the one that ships."""

@@ -15,7 +15,7 @@ data = click.option("--data", required=True, type=path, help="Vectors in reading
 encoder = click.option(
     "--encoder", default="", metavar="ID", help="Encoder of the vectors, where the file does not name it."
 )
-threads = click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+threads = click.option("--threads", type=click.IntRange(1), default=1)
 quick = click.option("--quick", is_flag=True, help="A tenth of the windows.")
 
 

@@ -36,7 +36,7 @@ def _changes(command: Any) -> Any:
 @options.data
 @options.encoder
 @options.out("Run folder, such as runs/amn.")
-@click.option("--preset", default="card", show_default=True, type=_PRESETS)
+@click.option("--preset", default="card", type=_PRESETS)
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda", "mps"]))
 @click.option("--threads", type=click.IntRange(1), default=1, help="1, the default, repeats bit for bit.")
 @click.option("--first-stage", type=options.path, help="Finished AMN under the stacked layout.")
@@ -82,9 +82,9 @@ def reproduce(data: Path, encoder: str, out: Path, quick: bool) -> None:
 @options.data
 @options.encoder
 @options.out("Folder for the runs and leave_out.json.")
-@click.option("--model", default="amn", show_default=True, type=_MODELS)
-@click.option("--preset", default="robust", show_default=True, type=_PRESETS)
-@click.option("--epochs", type=_EPOCHS, default=3, show_default=True, help="For each domain.")
+@click.option("--model", default="amn", type=_MODELS)
+@click.option("--preset", default="robust", type=_PRESETS)
+@click.option("--epochs", type=_EPOCHS, default=3, help="For each domain.")
 def leave_out(data: Path, encoder: str, out: Path, model: str, preset: str, epochs: int) -> None:
     """Train without each domain in turn, and judge each model on the domain that it never saw."""
     from amn.data.readers import read_vectors
