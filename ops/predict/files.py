@@ -22,7 +22,7 @@ from ops.predict.engines import Engine, QueueEngine, answered
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
 from ops.predict.rows import part_rows, part_schema
-from ops.predict.run import FileRun, FileRunSettings, Progress
+from ops.predict.run import FileRun, Progress
 from ops.predict.settings import PredictSettings
 from ops.predict.sources import RowGroup
 from ops.predict.truths import TruthReporter, reporting
@@ -140,20 +140,7 @@ def predict_files(
     folder = _parts_folder(settings)
     array_bytes = sum(group.rows for group in data.groups) * 768 * 4 if settings.to_array else 0
     with Target(folder, settings.shard, array_bytes) as target:
-        run = FileRun(
-            data,
-            target,
-            engine,
-            FileRunSettings(
-                share=settings.share,
-                normalize=settings.normalize,
-                failures_max=settings.failures_limit(),
-                shard=settings.shard_numbers(),
-                restart=settings.restart,
-                on_change=settings.on_change,
-            ),
-            truths,
-        )
+        run = FileRun(data, target, engine, settings, truths)
         run.begin()
         on_progress(run.progress)
         run.work(on_progress)

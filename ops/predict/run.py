@@ -15,10 +15,10 @@ from ops.errors import RunStopped
 from ops.predict.answers import Answers
 from ops.predict.dataset import DataSet
 from ops.predict.engines import Engine, answered
-from ops.predict.models import DEFAULT, ModelsChanged, ModelSets, differing, merge
+from ops.predict.models import ModelsChanged, ModelSets, differing, merge
 from ops.predict.parts import Target, TargetManifest, differences
 from ops.predict.rows import part_rows, part_schema
-from ops.predict.settings import SHARE_DEFAULT, faults
+from ops.predict.settings import PredictSettings, faults
 from ops.predict.sources import RowGroup, identity, state_of
 from ops.predict.truths import TruthReporter
 from ops.predict.windows import RowBlock
@@ -26,27 +26,6 @@ from ops.predict.windows import RowBlock
 #: Pauses before a row group is answered again: a pool replaces its workers in turn, and until all are new,
 #: answers of both come.
 _CHANGING_S = (0.5, 1, 2, 4, 8, 15, 30, 60, 120, 240)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRunSettings:
-    """The settings of a run.
-
-    Attributes:
-        share: Of the rows of a block that AMN answers, at most so many have a fallback's answer; 0 for none.
-        normalize: Scale vectors to unit norm instead of failing rows of another norm.
-        failures_max: Failed rows that stop the run, as a number or a share of all rows; None for no limit.
-        shard: (i, n): every n-th row group, from the i-th on.
-        restart: Begin anew.
-        on_change: What is done when other models answer (`ops.predict.models`).
-    """
-
-    share: float = SHARE_DEFAULT
-    normalize: bool = False
-    failures_max: float | None = None
-    shard: tuple[int, int] = (0, 1)
-    restart: bool = False
-    on_change: str = DEFAULT
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,12 +70,12 @@ class FileRun:
         data: DataSet,
         target: Target,
         engine: Engine,
-        settings: FileRunSettings,
+        settings: PredictSettings,
         truths: TruthReporter | None = None,
     ) -> None:
         self.data, self._target, self._engine, self._settings = data, target, engine, settings
         self._truths = truths
-        first, step = settings.shard
+        first, step = self._shard = settings.shard_numbers()
         self.groups = [group for group in data.groups if group.number % step == first]
         self.progress = Progress(rows=sum(group.rows for group in self.groups))
         self._stream: Iterator[tuple[RowBlock, Answers]] = iter(())
@@ -116,9 +95,7 @@ class FileRun:
         """
         self._check_shards()
         if self._settings.restart:
-            self._target.clear(
-                [group.number for group in self.groups] if self._settings.shard[1] > 1 else None
-            )
+            self._target.clear([group.number for group in self.groups] if self._settings.shard else None)
         earlier = self._target.load()
         if earlier is not None:
             if changed := differences(earlier.about, self.manifest.about):
@@ -233,7 +210,7 @@ class FileRun:
             raise FileRefused(f"{group.file.path} was changed while it was read; run it again with --restart")
 
     def _check_failures(self) -> None:
-        limit = self._settings.failures_max
+        limit = self._settings.failures_limit()
         if limit is None:
             return
         most = limit * self.progress.rows if limit < 1 else limit
@@ -247,17 +224,16 @@ class FileRun:
             )
 
     def _about(self) -> dict[str, Any]:
-        settings = dataclasses.asdict(self._settings)
-        for name in ("restart", "failures_max", "on_change"):
-            del settings[name]
+        columns = dataclasses.asdict(self.data.columns)
         return {
             "inputs": [identity(file) for file in self.data.files],
             "form": self.data.form,
-            "columns": {
-                k: list(v) if isinstance(v, tuple) else v
-                for k, v in dataclasses.asdict(self.data.columns).items()
+            "columns": columns | {"carried": list(columns["carried"])},
+            "options": {
+                "share": self._settings.share,
+                "normalize": self._settings.normalize,
+                "shard": list(self._shard),
             },
-            "options": settings | {"shard": list(self._settings.shard)},
         }
 
 

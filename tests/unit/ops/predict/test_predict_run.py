@@ -24,7 +24,7 @@ from ops.predict.engines import Waits, chosen
 from ops.predict.files import open_data, predict_files
 from ops.predict.parts import Target, differences
 from ops.predict.report import cosines_by_domain
-from ops.predict.run import FileRun, FileRunSettings
+from ops.predict.run import FileRun
 from ops.predict.settings import PredictSettings
 from ops.predict.windows import RowBlock
 from producer import Windows
@@ -84,8 +84,9 @@ def data_set(folder: Path, rows: int = 600, group: int = 100, **changes: Any) ->
 
 
 def done(data: DataSet, folder: Path, engine: Any = None, **settings: Any) -> FileRun:
-    with Target(folder, settings.pop("name", "")) as target:
-        run = FileRun(data, target, engine or FakeEngine(), FileRunSettings(**settings))
+    chosen = PredictSettings(sources=["in.parquet"], out="out", **settings)
+    with Target(folder, chosen.shard) as target:
+        run = FileRun(data, target, engine or FakeEngine(), chosen)
         run.begin()
         run.work(lambda _: None)
     return run
@@ -242,7 +243,7 @@ def test_shards_together_give_what_one_run_gives(tmp_path: Path) -> None:
     data = data_set(tmp_path)
     done(data, tmp_path / "whole")
     for i in range(3):
-        done(data, tmp_path / "out", shard=(i, 3), name=f"{i}/3")
+        done(data, tmp_path / "out", shard=f"{i + 1}/3")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
 
 
@@ -309,12 +310,12 @@ def test_too_many_failed_rows_stop_a_run_that_can_go_on(tmp_path: Path) -> None:
     contexts = units(60 * 5).reshape(60, 5, 768) * 2
     np.save(tmp_path / "in.npy", contexts)
     data = DataSet.of([sources.open_file(tmp_path / "in.npy")], ColumnNames())
-    for limit in (10, 0.5):
+    for limit in ("10", "50%"):
         with pytest.raises(
             RunStopped, match=r"60 rows failed \(bad_norm 60\), more than the \d+ of --failures-max"
         ):
             done(data, tmp_path / f"out{limit}", failures_max=limit)
-    done(data, tmp_path / "out10", failures_max=60)
+    done(data, tmp_path / "out10", failures_max="60")
 
 
 def test_two_runs_into_one_target_at_once_are_refused(tmp_path: Path) -> None:
@@ -368,7 +369,7 @@ def test_cosines_are_told_by_domain_with_intervals_by_document(tmp_path: Path) -
 
 
 def test_begins_of_documents_are_no_failures_that_stop_a_run(tmp_path: Path) -> None:
-    run = done(data_set(tmp_path), tmp_path / "out", failures_max=0.0)
+    run = done(data_set(tmp_path), tmp_path / "out", failures_max="0")
     assert run.progress.codes == {"short_document": 120}
 
 
@@ -381,7 +382,7 @@ def test_a_run_that_failures_stopped_stops_again_before_any_work(tmp_path: Path)
     data = DataSet.of([sources.open_file(tmp_path / "in.parquet")], ColumnNames())
     for _ in range(2):
         with pytest.raises(RunStopped, match="20 rows failed"):
-            done(data, tmp_path / "out", failures_max=10)
+            done(data, tmp_path / "out", failures_max="10")
     assert len(bytes_of(tmp_path / "out")) == 1
 
 
@@ -469,19 +470,22 @@ def test_another_model_is_refused_also_where_all_is_done(tmp_path: Path) -> None
 def test_a_shard_begins_anew_without_the_parts_of_others(tmp_path: Path) -> None:
     data, out = data_set(tmp_path), tmp_path / "out"
     for i in range(2):
-        done(data, out, name=f"{i + 1}/2", shard=(i, 2))
+        done(data, out, shard=f"{i + 1}/2")
     whole, engine = bytes_of(out), FakeEngine()
     with Target(out, "1/2") as target:
-        FileRun(data, target, engine, FileRunSettings(shard=(0, 2), restart=True)).begin()
+        FileRun(
+            data,
+            target,
+            engine,
+            PredictSettings(sources=["in.parquet"], out="out", shard="1/2", restart=True),
+        ).begin()
     assert list(bytes_of(out)) == list(whole)[1::2]
 
 
-@pytest.mark.parametrize(
-    "other", [{}, {"name": "1/3", "shard": (0, 3)}, {"name": "2/2", "shard": (1, 2), "share": 0.1}]
-)
+@pytest.mark.parametrize("other", [{}, {"shard": "1/3"}, {"shard": "2/2", "share": 0.1}])
 def test_runs_of_other_shards_or_options_do_not_write_into_one_target(tmp_path: Path, other: Any) -> None:
     data, out = data_set(tmp_path), tmp_path / "out"
-    done(data, out, name="1/2", shard=(0, 2))
+    done(data, out, shard="1/2")
     for restart in (False, True):
         with pytest.raises(FileRefused, match=r"_manifest-1-of-2.json is of a run of something else"):
             done(data, out, restart=restart, **other)
@@ -489,9 +493,9 @@ def test_runs_of_other_shards_or_options_do_not_write_into_one_target(tmp_path: 
 
 def test_shards_have_answers_of_one_model(tmp_path: Path) -> None:
     data = data_set(tmp_path)
-    done(data, tmp_path / "out", name="1/2", shard=(0, 2))
+    done(data, tmp_path / "out", shard="1/2")
     with pytest.raises(RunStopped, match=r"model was m@1 and is other@1 now"):
-        done(data, tmp_path / "out", FakeEngine(model="other@1"), name="2/2", shard=(1, 2))
+        done(data, tmp_path / "out", FakeEngine(model="other@1"), shard="2/2")
 
 
 def test_another_number_of_files_is_told_as_such() -> None:
