@@ -103,6 +103,11 @@ class Alone:
         self._scores(batch, self._predictor.forward(batch))
 
 
+def alone_us() -> float:
+    """CPU of the worker's model and scores for one context, in its batches, by the default policy."""
+    return round(Alone("calibrated").run(sample_contexts(), calls=100)["alone_cpu_us"], 1)
+
+
 def drain(policy: str, batch: Contexts, contexts: int) -> dict[str, float]:
     """Fills the queue while the worker is stopped, then lets it go."""
     messages = -(-contexts // len(batch))

@@ -3,27 +3,23 @@
 The workers are stopped while the queue is filled with single-context requests of the shipped sample
 (15,360-byte contexts), then drain it: model, gate on the shipped bank, policy, answers stored.
 Enqueueing is timed apart. One worker has a core of its own; server and producer share the other one
-(bench/service.py). Beside it the model and the gate alone at the worker's batch size, in this process:
-what is left of a worker's CPU is the queue's.
+(bench/service.py). Beside it stand model and gate alone in this process (bench/batch.py): what is left
+of a worker's CPU is the queue's.
 """
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
+from bench.batch import alone_us
 from bench.machine import environment, spread
 from bench.report import out_option, write
-from bench.service import Service, sample_contexts
-from workers.settings import artifacts_root
+from bench.service import Service
 
-BATCH = 256
 FIGURES = ("enqueue_per_s", "drain_per_s", "worker_cpu_us", "server_cpu_us")
 
 
@@ -49,7 +45,7 @@ def command(requests: int, repeats: int, workers: str, out: Path) -> None:
             str(count): {name: spread([run[name] for run in runs[count]]) for name in FIGURES}
             for count in counts
         },
-        "alone": model_alone(),
+        "alone_us": alone_us(),
     }
     write(out, "drain", report, rows(report), note(report))
 
@@ -59,33 +55,6 @@ def drain(requests: int, workers: int) -> dict[str, float]:
     with Service(workers) as service:
         total, enqueue_s = service.fill(requests)
         return {"enqueue_per_s": total / enqueue_s, **service.drain(total).figures()}
-
-
-def model_alone(rounds: int = 100) -> dict[str, float]:
-    """CPU microseconds a context for the model and for the gate, in the worker's batches, one thread."""
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    from amn.predictor import Predictor
-
-    torch.set_num_threads(1)
-    root = artifacts_root()
-    predictor = Predictor.open(root / "production_model", root / "reference_bank")
-    assert predictor.bank is not None
-    batch = np.ascontiguousarray(sample_contexts()[:BATCH])
-    model_s, gate_s = [], []
-    with threadpool_limits(1):
-        for _ in range(rounds):
-            started_s = time.thread_time()
-            vectors = predictor.forward(batch)
-            computed_s = time.thread_time()
-            predictor.bank.top2(vectors)
-            gate_s.append(time.thread_time() - computed_s)
-            model_s.append(computed_s - started_s)
-    return {
-        "model_us": round(statistics.median(model_s) / BATCH * 1e6, 1),
-        "gate_us": round(statistics.median(gate_s) / BATCH * 1e6, 1),
-    }
 
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,11 +77,10 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def note(report: Mapping[str, Any]) -> str:
     """Return what the rows are, and the share of model and gate in them."""
-    alone, first = report["alone"], next(iter(report["workers"].values()))
-    both, spent = alone["model_us"] + alone["gate_us"], first["worker_cpu_us"]["median"]
+    alone, first = report["alone_us"], next(iter(report["workers"].values()))
     return (
         f"{report['requests']:,} requests, {report['repeats']} repeats, median (min, max), unix socket. "
-        "Efficiency: drained/s over that of one worker times the cores in use. Model alone "
-        f"{alone['model_us']:.1f} us and gate alone {alone['gate_us']:.1f} us a context, in batches of "
-        f"{BATCH} on one thread: {both / spent:.0%} of the CPU that one worker spends on a request."
+        "Efficiency: drained/s over that of one worker times the cores in use. Model and gate alone take "
+        f"{alone:.1f} us of CPU a context, in batches of 256 on one thread: "
+        f"{alone / first['worker_cpu_us']['median']:.0%} of what one worker spends on a request."
     )

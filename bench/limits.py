@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from bench.drain import BATCH, model_alone
+from bench.batch import CALL_ROWS, alone_us
 from bench.machine import cpu_seconds, environment, pin, spread
 from bench.micro import example_reply
 from bench.report import out_option, write
@@ -58,7 +58,7 @@ def command(requests: int, repeats: int, out: Path) -> None:
         "repeats": repeats,
         "bytes": {"request": len(request), "answer": len(reply)},
         "bare": {step: {f: spread([run[step][f] for run in runs]) for f in runs[0][step]} for step in STEPS},
-        "alone": model_alone(),
+        "alone_us": alone_us(),
     }
     write(out, "limits", report, rows(report), note(report))
 
@@ -76,7 +76,9 @@ def bare(link: Link, server: int, count: int, request: bytes, reply: bytes) -> d
     def drain() -> None:
         left = count
         while left:
-            found = link.call("XREADGROUP", "GROUP", "workers", "w", "COUNT", BATCH, "STREAMS", "bare", ">")
+            found = link.call(
+                "XREADGROUP", "GROUP", "workers", "w", "COUNT", CALL_ROWS, "STREAMS", "bare", ">"
+            )
             streams = found.items() if isinstance(found, dict) else found
             ids = [row[0] for _, rows in streams for row in rows]
             answers = [("XADD", "answers", "*", "reply", reply)] * len(ids)
@@ -98,14 +100,14 @@ def _timed(call: Callable[[], None], server: int, count: int) -> dict[str, float
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the bare steps, the model, and the sum of the drain and the model."""
-    alone = report["alone"]["model_us"] + report["alone"]["gate_us"]
+    alone = report["alone_us"]
     together = report["bare"]["drain"]["client_us"]["median"] + alone
     found = [
         {"what": f"bare Redis, {step}", **{text: row[figure] for figure, text in _SHOWN.items()}}
         for step, row in report["bare"].items()
     ]
     for what, us in (
-        (f"model and gate alone, batches of {BATCH}", alone),
+        (f"model and gate alone, batches of {CALL_ROWS}", alone),
         ("bare drain, model and gate, one core after the other", together),
     ):
         found.append({"what": what, "a second": 1e6 / us, "client CPU, us a request": us})

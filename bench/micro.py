@@ -1,7 +1,6 @@
 """python -m bench micro: the parts of a request's time, CPU microseconds of one thread.
 
-model     by engine and batch: torch as written, folded (what workers run), folded without the compiled
-          loops, ONNX Runtime where it is installed
+model     by engine and batch: torch as written, folded (what workers run), folded without the compiled loops
 gate      exact search on the shipped bank by batch, with and without the loops
 features  of the expected gain, by batch, with and without the loops
 wire      encode and decode of a request, encode of an answer
@@ -28,7 +27,7 @@ from amn.gate.scores import GateScores
 from amn.model.folded import fold
 from amn.policy import DEFAULT, load_policy
 from amn.predictor import Predictor
-from bench.engines import WithoutLoops, eager, engines
+from bench.engines import WithoutLoops, eager
 from bench.machine import environment
 from bench.report import out_option, write
 from bench.service import sample_contexts
@@ -99,7 +98,11 @@ def _parts(
     """Microseconds a context by part and batch size; the parts of a kind take turns."""
     model, bank = predictor.checkpoint.model, predictor.bank
     assert bank is not None
-    named = engines(model, fold(model).arrays, plain.predictor.forward)
+    named = {
+        "torch as written": eager(model),
+        "folded (what workers run)": fold(model).arrays,
+        "folded, NumPy alone": plain.predictor.forward,
+    }
     answers = predictor.forward(contexts)
     kinds: tuple[dict[str, Callable[[int], object]], ...] = (
         {f"model, {name}": lambda n, run=run: run(contexts[:n]) for name, run in named.items()},
