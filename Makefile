@@ -30,7 +30,7 @@ help:
 	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, Chromium, gcc (Debian, by apt-get)"
 	@echo "make triton     Triton's client in .venv-triton, for the tests of the gateway"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
-	@echo "make bench      this queue and nine others, latency, limits (45 minutes); bench-quick: 3 minutes"
+	@echo "make bench      this queue and nine others, latency, cost (45 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"

@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from bench.machine import cpu_seconds, environment, resident_mb, spread
-from bench.publish import KEPT
-from bench.report import COLOURS, draw, out_option, write
-from bench.service import Service
-from ops.capacity import Demand, constants, plant
+from bench.micro import example_reply
+from bench.report import out_option, write
+from bench.service import Service, sample_contexts
 from ops.clock import server_now_ms
 from ops.health import streams, workers
 from ops.sample import Sample
+from producer import Options, ProducerSettings
 from producer.keys import Keys
+from producer.protocol.wire import encode_reply
+from producer.session.requests import prepare
 
 KINDS = ("fallback", "shadow")
 _PATIENCE_S, _SAID_S = 60.0, 1.5
@@ -31,15 +32,9 @@ _PATIENCE_S, _SAID_S = 60.0, 1.5
 @click.command("capacity")
 @click.option("--requests", default=12_000, show_default=True)
 @click.option("--repeats", default=3, show_default=True)
-@click.option(
-    "--draw", "plot", type=click.Path(path_type=Path), help="Only draw what the published report says."
-)
 @out_option
-def command(requests: int, repeats: int, plot: Path | None, out: Path) -> None:
+def command(requests: int, repeats: int, out: Path) -> None:
     """Measure; writes capacity.json and capacity.md."""
-    if plot is not None:
-        draw_plants(plot)
-        return
     surroundings = environment()
     runs = []
     for repeat in range(repeats):
@@ -48,9 +43,24 @@ def command(requests: int, repeats: int, plot: Path | None, out: Path) -> None:
     kinds: dict[str, Any] = {
         kind: {name: spread([run[kind][name] for run in runs]) for name in runs[0][kind]} for kind in KINDS
     }
-    report = {"environment": surroundings, "requests": requests, "repeats": repeats, "kinds": kinds}
+    context = sample_contexts()[:1]
+    request = prepare(context[0], Options(), "client", ProducerSettings()).payload
+    sizes = {"request": len(request), "answer": len(encode_reply(example_reply(context)))}
+    report = {
+        "environment": surroundings,
+        "requests": requests,
+        "repeats": repeats,
+        "kinds": kinds,
+        "bytes": sizes,
+    }
     rows = [{"worker": kind, **kinds[kind]} for kind in KINDS]
-    write(out, "capacity", report, rows, f"{requests:,} requests, {repeats} repeats, median (min, max).")
+    write(
+        out,
+        "capacity",
+        report,
+        rows,
+        f"{requests:,} requests, {repeats} repeats, median (min, max). Bytes: {sizes}.",
+    )
 
 
 def measured(requests: int) -> dict[str, dict[str, float]]:
@@ -70,39 +80,6 @@ def measured(requests: int) -> dict[str, dict[str, float]]:
             cpu_us = (cpu_seconds(pid) - cpu_s) / ended * 1e6
             found[kind] = {"entries": float(ended), "cpu_us": cpu_us, "mb": resident_mb(pid)}
         return found
-
-
-def draw_plants(path: Path) -> None:
-    """Draws the plants of a thousand to a million requests a second: cores of each kind, and the rest."""
-    known, rates = constants(KEPT), np.geomspace(1e3, 1e6, 60)
-    plants = [plant(Demand(rate_per_s=float(rate)), known) for rate in rates]
-    panels = {
-        "Processes, a core each": {
-            "partitions": "servers",
-            "amn": "AMN workers",
-            "producers": "producers",
-            "fallback": "fallback workers",
-            "shadow": "shadow workers",
-        },
-        "Memory and network": {
-            "server_gb": "memory of servers, GB",
-            "out_gbit_s": "out of servers, Gbit/s",
-            "in_gbit_s": "into servers, Gbit/s",
-            "worker_gb": "memory of workers, GB",
-        },
-    }
-
-    def draw_both(axes: Any) -> None:
-        for axis, (title, names) in zip(axes, panels.items(), strict=True):
-            for (name, label), colour in zip(names.items(), COLOURS, strict=False):
-                axis.loglog(rates, [getattr(one, name) for one in plants], color=colour, label=label)
-            axis.set(xlabel="requests a second", title=title)
-            axis.xaxis.set_major_formatter("{x:,.0f}")
-            axis.yaxis.set_major_formatter("{x:,g}")
-            axis.grid(alpha=0.3)
-            axis.legend(frameon=False)
-
-    draw(path, (9, 3.8), draw_both, columns=2)
 
 
 def _settle(service: Service) -> None:

@@ -28,7 +28,6 @@ QUICK: tuple[Step, ...] = (
     ("drain --requests 6000 --repeats 1 --workers 1,2", 0.3),
     ("latency --seconds 2 --repeats 1", 0.5),
     ("shares --requests 8000", 0.4),
-    ("limits --repeats 2", 0.3),
     ("cost --served-max 10000 --waiting-max 10000 --repeats 1", 0.4),
 )
 
@@ -42,7 +41,6 @@ def steps(bank: Path | None = None, data: Path | None = None, long: bool = False
         ("drain --requests 15000 --repeats 5", 1.8),
         ("latency --seconds 6 --repeats 3", 2.7),
         *([(large, 2.7)] if bank else []),
-        ("limits", 0.3),
         ("shares", 0.5),
         ("micro", 0.5),
         ("batch", 1.7),

@@ -40,8 +40,8 @@ SOURCES: Mapping[str, tuple[str, str, str]] = {
     "amn_mb": ("memory of an AMN worker", "cost/served/-1/worker_mb", "cost"),
     "fallback_mb": ("memory of a fallback worker", "capacity/kinds/fallback/mb/median", "capacity"),
     "shadow_mb": ("memory of a shadow worker", "capacity/kinds/shadow/mb/median", "capacity"),
-    "request_bytes": ("bytes of a request", "limits/bytes/request", "limits"),
-    "answer_bytes": ("bytes of an answer", "limits/bytes/answer", "limits"),
+    "request_bytes": ("bytes of a request", "capacity/bytes/request", "capacity"),
+    "answer_bytes": ("bytes of an answer", "capacity/bytes/answer", "capacity"),
 }
 
 
