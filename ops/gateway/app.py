@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from ops.gateway import answers, plain, tensors
 from ops.gateway.asking import Asker
 from ops.gateway.errors import Refused, bad, refused, response
 from ops.gateway.parameters import options
-from ops.gateway.readiness import Ready
 from ops.gateway.settings import BODIES_BYTES_MAX, BODY_BYTES_MAX, MODEL, VERSION
-from ops.web.access import bears, is_ours, is_same_site, with_headers
-from producer.errors import QueueError
+from ops.health.workers import WorkerFacts
+from ops.web.access import bears, is_ours, is_same_site
+from producer.errors import QueueError, ServerError
 
 _LOG = structlog.get_logger("amn.gateway")
 HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -31,54 +31,60 @@ _NAMES = ("localhost",)
 #: These say nothing of anybody's data, and are asked by probes that bear no token.
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 _BOUNDS_S = (0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
-Endpoint = Callable[[Request], Awaitable[Response]]
+Endpoint = Callable[[Request, bytes], Awaitable[Response]]
 
 
 class Gateway:
     """The ASGI application.
 
     Args:
-        ready: Says whether a request would be answered.
+        working: Asks for the AMN workers that live and make progress.
         token: Asked for where it is not empty.
     """
 
-    def __init__(self, asker: Asker, ready: Callable[[], Awaitable[Ready]], token: str = "") -> None:
-        self._asker, self._ready, self._token = asker, ready, token.encode()
+    def __init__(
+        self, asker: Asker, working: Callable[[], Awaitable[Sequence[WorkerFacts]]], token: str = ""
+    ) -> None:
+        self._asker, self._working, self._token = asker, working, token.encode()
         self._bodies_bytes = 0
         self.routes = self._routes()
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "amn_gateway_requests",
-            "Requests by address and status.",
-            ("route", "status"),
-            registry=self._registry,
+            "amn_gateway_requests", "Requests by address and status.", ("route", "status"), registry=registry
         )
         self._seconds = Histogram(
             "amn_gateway_request_seconds",
             "From the headers to the whole answer.",
             ("route",),
             buckets=_BOUNDS_S,
-            registry=self._registry,
+            registry=registry,
         )
         for name, said, read in (
             ("amn_gateway_in_flight", "Requests without their answer.", lambda: asker.producer.in_flight),
             ("amn_gateway_hangups", "Requests whose clients went before the answer.", lambda: asker.hangups),
         ):
-            Gauge(name, said, registry=self._registry).set_function(read)
+            Gauge(name, said, registry=registry).set_function(read)
 
     def _routes(self) -> dict[str, tuple[str, Endpoint]]:
         """By path, the method and what answers; a model's addresses exist with and without its version."""
+        server = {"name": "amn-queue", "version": "1", "extensions": ["binary_tensor_data"]}
+        about = {"name": MODEL, "versions": [VERSION], "platform": "amn-queue"}
+        outputs = [
+            {"name": name, "datatype": kind, "shape": shape}
+            for name, (kind, shape) in answers.OUTPUTS.items()
+        ]
+        inputs = [{"name": tensors.INPUT, "datatype": "FP32", "shape": [-1, 5, 768]}]
         found: dict[str, tuple[str, Endpoint]] = {
-            "/v2": ("GET", self._server),
-            "/v2/health/live": ("GET", self._live),
+            "/v2": ("GET", _always(server)),
+            "/v2/health/live": ("GET", _always({"live": True})),
             "/v2/health/ready": ("GET", self._is_ready),
             "/predict": ("POST", self._predict),
             "/truth": ("POST", self._truth),
             "/metrics": ("GET", self._metrics),
-            "/openapi.json": ("GET", self._openapi),
+            "/openapi.json": ("GET", _always(orjson.loads(_DOCUMENT.read_bytes()))),
         }
         for model in (f"/v2/models/{MODEL}", f"/v2/models/{MODEL}/versions/{VERSION}"):
-            found[model] = ("GET", self._model)
+            found[model] = ("GET", _always(about | {"inputs": inputs, "outputs": outputs}))
             found[f"{model}/ready"] = ("GET", self._is_ready)
             found[f"{model}/infer"] = ("POST", self._infer)
         return found
@@ -88,7 +94,6 @@ class Gateway:
         if scope["type"] != "http":
             return
         began_s, request = time.perf_counter(), Request(scope, receive)
-        send, has_begun = with_headers(send, HEADERS)
         path = request.url.path.rstrip("/") or "/"
         try:
             answer = await self._answered(request, path)
@@ -101,9 +106,9 @@ class Gateway:
         except Exception:
             _LOG.exception("gateway_failed", path=path)
             answer = response(Refused("the gateway failed; its log says why", 500, "internal"))
+        answer.headers.update(HEADERS)
+        await answer(scope, receive, send)
         route = path if path in self.routes else "other"
-        if not has_begun():
-            await answer(scope, receive, send)
         self._requests.labels(route, answer.status_code).inc()
         self._seconds.labels(route).observe(time.perf_counter() - began_s)
 
@@ -124,65 +129,52 @@ class Gateway:
             raise Refused(f"{path!r:.200} is no address of this gateway; see /openapi.json", 404, "not_found")
         method, endpoint = self.routes[path]
         if request.method != method and (request.method, method) != ("HEAD", "GET"):
-            raise Refused(
-                f"{path} answers {method}, and not {request.method!r:.20}", 405, "method_not_allowed"
-            )
+            said = f"{path} answers {method}, and not {request.method!r:.20}"
+            raise Refused(said, 405, "method_not_allowed")
         if headers.get("content-encoding", "identity") != "identity":
             raise Refused("send the body as it is, without compression", 415, "unsupported_encoding")
-        return await endpoint(request)
-
-    async def _server(self, _: Request) -> Response:
-        return _json({"name": "amn-queue", "version": "1", "extensions": ["binary_tensor_data"]})
-
-    async def _live(self, _: Request) -> Response:
-        return _json({"live": True})
-
-    async def _is_ready(self, _: Request) -> Response:
-        found = await self._ready()
-        if found.why:
-            raise Refused(found.why, 503, "not_ready")
-        return _json({"ready": True, "name": MODEL, "workers": found.workers, "model": found.model})
-
-    async def _model(self, _: Request) -> Response:
-        outputs = [
-            {"name": name, "datatype": kind, "shape": shape}
-            for name, (kind, shape) in answers.OUTPUTS.items()
-        ]
-        inputs = [{"name": tensors.INPUT, "datatype": "FP32", "shape": [-1, 5, 768]}]
-        about = {"name": MODEL, "versions": [VERSION], "platform": "amn-queue"}
-        return _json(about | {"inputs": inputs, "outputs": outputs})
-
-    async def _infer(self, request: Request) -> Response:
+        if method == "GET":
+            return await endpoint(request, b"")
         body = await self._body(request)
         try:
-            inference = tensors.parse(body, request.headers.get(answers.HEAD_LENGTH))
-            answers.check(inference)
-            asked = options(inference.parameters, request.headers.get("traceparent", ""))
-            answer = await self._asker.ask(inference.contexts, asked, request.receive)
-            found, head_bytes = answers.encode(inference, answer)
+            return await endpoint(request, body)
         finally:
             self._bodies_bytes -= len(body)
+
+    async def _is_ready(self, _: Request, __: bytes) -> Response:
+        try:
+            working = await self._working()
+        except ServerError as error:
+            raise Refused(str(error), 503, "not_ready") from error
+        if not working:
+            queue = self._asker.producer.settings.queue
+            said = f"no AMN worker of queue {queue} lives; requests wait until one does"
+            raise Refused(said, 503, "not_ready")
+        return _json({"ready": True, "name": MODEL, "workers": len(working), "model": working[0].model})
+
+    async def _infer(self, request: Request, body: bytes) -> Response:
+        inference = tensors.parse(body, request.headers.get(answers.HEAD_LENGTH))
+        answers.check(inference)
+        asked = options(inference.parameters, request.headers.get("traceparent", ""))
+        answer = await self._asker.ask(inference.contexts, asked, request.receive)
+        found, head_bytes = answers.encode(inference, answer)
         if head_bytes is None:
             return Response(found, media_type=plain.JSON)
         headers = {answers.HEAD_LENGTH: str(head_bytes)}
         return Response(found, headers=headers, media_type="application/octet-stream")
 
-    async def _predict(self, request: Request) -> Response:
-        body, media_type = await self._body(request), _media_type(request)
-        try:
-            fields = plain.fields_of(body, media_type)
-            context = plain.context_of(fields.pop("context", None))
-            asked = options(fields, request.headers.get("traceparent", ""))
-            reply: Any = await self._asker.ask(context, asked, request.receive)
-        finally:
-            self._bodies_bytes -= len(body)
+    async def _predict(self, request: Request, body: bytes) -> Response:
+        media_type = _media_type(request)
+        fields = plain.fields_of(body, media_type)
+        context = plain.context_of(fields.pop("context", None))
+        asked = options(fields, request.headers.get("traceparent", ""))
+        reply: Any = await self._asker.ask(context, asked, request.receive)
         binary = media_type == plain.MSGPACK
         vector = reply.vector.astype("<f4").tobytes() if binary else reply.vector.tolist()
         return Response(plain.encode(answers.plain(reply, vector), media_type), media_type=media_type)
 
-    async def _truth(self, request: Request) -> Response:
-        body, media_type = await self._body(request), _media_type(request)
-        self._bodies_bytes -= len(body)
+    async def _truth(self, request: Request, body: bytes) -> Response:
+        media_type = _media_type(request)
         fields = plain.fields_of(body, media_type)
         name = fields.get("request_id")
         if fields.keys() - {"request_id", "vector"} or not isinstance(name, str) or not 0 < len(name) <= 64:
@@ -191,14 +183,11 @@ class Gateway:
         sampled = await self._asker.producer.report_truth(name, vector)
         return Response(plain.encode({"sampled": sampled}, media_type), media_type=media_type)
 
-    async def _metrics(self, _: Request) -> Response:
+    async def _metrics(self, _: Request, __: bytes) -> Response:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _openapi(self, _: Request) -> Response:
-        return Response(_DOCUMENT.read_bytes(), media_type=plain.JSON)
-
     async def _body(self, request: Request) -> bytes:
-        """The body; who takes it gives its bytes back to the account when it is done with them.
+        """The body; its bytes are on the account until whoever asked for it takes them off.
 
         Raises:
             Refused: It is too large, or all bodies together are.
@@ -226,3 +215,10 @@ def _media_type(request: Request) -> str:
 
 def _json(value: object) -> Response:
     return Response(orjson.dumps(value), media_type=plain.JSON)
+
+
+def _always(value: object) -> Endpoint:
+    async def said(_: Request, __: bytes) -> Response:
+        return _json(value)
+
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,18 +12,9 @@ from ops.gateway.settings import DEADLINE_MS, DEADLINE_MS_MAX
 from producer.messages import PRIORITIES
 from producer.options import Options
 
-NAMES = (
-    "lane",
-    "tokens",
-    "deadline_ms",
-    "priority",
-    "sequence",
-    "position",
-    "request_id",
-    "domain",
-    "escalate",
-    "normalize",
-)
+#: The options that are parameters; over HTTP, a provisional answer is of no use.
+_OPTIONS = [one.name for one in dataclasses.fields(Options)]
+NAMES = tuple(name for name in _OPTIONS if name not in ("provisional", "traceparent"))
 _TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 

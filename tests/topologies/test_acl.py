@@ -25,7 +25,7 @@ from topology import wait_until
 
 from ops.commands.acl import acl_line
 from ops.errors import AclRefused
-from ops.gateway.readiness import look
+from ops.gateway.serve import working
 from ops.health.keys import repair
 from ops.page.look import Looker
 from ops.predict.truths import TruthReporter
@@ -218,7 +218,7 @@ def test_a_gateway_sees_the_workers_asks_and_takes_back(
 ) -> None:
     settings = guarded.settings("gateway")
     with connect(settings) as client:
-        wait_until(lambda: look(client, settings).workers == 1, "a worker that reads")
+        wait_until(lambda: len(working(client, settings)) == 1, "a worker that reads")
     with Producer(settings=settings) as producer:
         assert producer.predict(sample(1)[0][0]).served_by
         handle = producer.submit(sample(1)[0][0])
