@@ -11,7 +11,7 @@ import click
 from ops import console
 from ops.commands import options
 from ops.errors import Unhealthy
-from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive_here, beside, check, gather
+from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive, beside, check, gather
 from ops.health import keys as health_keys
 from ops.health.backlog import backlogs
 from ops.settings import producer_settings, service, with_origin
@@ -26,6 +26,7 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
 @click.command(short_help="Is the service well?")
 @click.option(
     "--alive",
+    "asked",
     type=click.Choice(["amn", "fallback", "shadow", "judge", "sender", "jobs"]),
     help="Only ask whether a worker of this kind on this host is alive, or one of the others anywhere.",
 )
@@ -40,7 +41,7 @@ _STYLES = {OK: "green", WARNING: "yellow", FAILURE: "bold red"}
 @options.queue
 @options.as_json
 def doctor(
-    alive: str | None,
+    asked: str | None,
     strict: bool,
     watch_s: float | None,
     artifacts: Path | None,
@@ -69,9 +70,9 @@ def doctor(
     """
     settings, found = producer_settings(url, queue), service(url)
     root = artifacts or (Path(found.artifacts) if found.artifacts else None)
-    if alive is not None:
-        ask = beside.alive if alive in ("judge", "sender", "jobs") else alive_here
-        name = ask(settings, alive)
+    if asked is not None:
+        with options.client(settings) as client:
+            name = alive(client, Keys(settings.queue), asked)
         console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
         return
     repaired = _changed(settings, **first)

@@ -8,11 +8,7 @@ from typing import Any, cast
 
 import redis
 
-from ops.errors import Unhealthy
 from producer.keys import Keys
-from producer.settings import ProducerSettings
-from producer.transport.clock import time_ms
-from producer.transport.connection import connect, driver_errors
 
 #: The judge evaluates and the sender looks once a minute: one that has not for this long is not at work.
 SILENT_MS = 180_000
@@ -67,23 +63,6 @@ def _crash(stored: bytes, now_ms: int) -> Crash | None:
         return Crash(ms_ago=max(now_ms - int(one["at_ms"]), 0), **texts)
     except (ValueError, TypeError, KeyError):  # no record of ours
         return None
-
-
-def alive(settings: ProducerSettings, name: str) -> str:
-    """The sign of life of a judge, a sender or a jobs worker of this queue, wherever it runs.
-
-    Raises:
-        Unhealthy: There is none.
-        ServerUnavailable, AuthenticationFailed: The server cannot be asked.
-    """
-    with driver_errors(settings.url), connect(settings, retries=0) as client:
-        found = read(client, Keys(settings.queue), int(time_ms(client.time())), jobs=name == "jobs")
-    ages_ms = {"judge": found.judged_ms_ago, "sender": found.looked_ms_ago}
-    age_ms = ages_ms.get(name, 0 if found.jobs_workers else None)
-    if age_ms is None or age_ms > SILENT_MS:
-        since = "has given a sign yet" if age_ms is None else f"has given a sign for {age_ms / 1000:.0f} s"
-        raise Unhealthy(f"no {name} of queue {settings.queue} {since}")
-    return name
 
 
 def forget_sender(client: redis.Redis, keys: Keys) -> str:

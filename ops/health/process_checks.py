@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 
+import redis
+
+from ops.clock import server_now_ms
+from ops.errors import Unhealthy
 from ops.health.beside import SILENT_MS, BesideFacts, Crash
+from ops.health.beside import read as read_beside
 from ops.health.report import FAILURE, OK, WARNING, Facts, Verdict
 from ops.health.server import ServerFacts
 from ops.health.streams import SERVED
 from ops.health.workers import WorkerFacts
+from ops.health.workers import read as read_workers
+from producer.keys import Keys
 from producer.messages import PRIORITIES
 from workers.engine.sizes import READ_BYTES_MAX
 
@@ -160,3 +168,27 @@ def _came_back(failed: Crash, found: BesideFacts, workers: Sequence[WorkerFacts]
         and now_ms - worker.started_at_ms < failed.ms_ago
         for worker in workers
     )
+
+
+def alive(client: redis.Redis, keys: Keys, name: str) -> str:
+    """A name of what lives: a worker of a kind on this host; or a judge, a sender or a jobs worker anywhere.
+
+    Raises:
+        Unhealthy: There is none, or the worker makes no progress.
+    """
+    now_ms, host = server_now_ms(client), socket.gethostname()
+    if name in SERVED:
+        seen = [one for one in read_workers(client, keys, now_ms) if (one.kind, one.host) == (name, host)]
+        if well := next((one.name for one in seen if not one.stuck), ""):
+            return well
+        if not seen:
+            raise Unhealthy(f"no {name} worker of host {host} was seen lately on queue {keys.queue}")
+        text = f"lives, and has ended nothing of what it holds for {seen[0].stuck_ms / 1000:.0f} s"
+        raise Unhealthy(f"{seen[0].name} {text}")
+    found = read_beside(client, keys, now_ms, jobs=name == "jobs")
+    ages_ms = {"judge": found.judged_ms_ago, "sender": found.looked_ms_ago}
+    age_ms = ages_ms.get(name, 0 if found.jobs_workers else None)
+    if age_ms is None or age_ms > SILENT_MS:
+        since = "has given a sign yet" if age_ms is None else f"has given a sign for {age_ms / 1000:.0f} s"
+        raise Unhealthy(f"no {name} of queue {keys.queue} {since}")
+    return name

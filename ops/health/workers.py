@@ -11,11 +11,7 @@ from typing import Any, cast
 
 import redis
 
-from ops.errors import Unhealthy
 from producer.keys import GROUP, Keys
-from producer.settings import ProducerSettings
-from producer.transport.clock import time_ms
-from producer.transport.connection import connect, driver_errors
 
 _READ: Mapping[str, Callable[[str], Any]] = {"int": int, "float": float}
 #: A worker that has said nothing for so many leases is stopped, killed, or keeps its interpreter to itself;
@@ -142,22 +138,3 @@ def folder_here(workers: list[WorkerFacts]) -> Path | None:
     """Returns the folder of models and banks of this host's workers; None when none says so."""
     host = socket.gethostname()
     return next((Path(one.artifacts) for one in workers if one.artifacts and one.host == host), None)
-
-
-def alive_here(settings: ProducerSettings, kind: str) -> str:
-    """The name of a worker of this kind on this host that lives and makes progress.
-
-    Raises:
-        Unhealthy: There is none.
-        ServerUnavailable, AuthenticationFailed: The server cannot be asked.
-    """
-    host = socket.gethostname()
-    with driver_errors(settings.url), connect(settings, retries=0) as client:
-        seen = read(client, Keys(settings.queue), time_ms(client.time()))
-    found = [worker for worker in seen if (worker.kind, worker.host) == (kind, host)]
-    if well := next((worker.name for worker in found if not worker.stuck), ""):
-        return well
-    if found:
-        name, for_s = found[0].name, found[0].stuck_ms / 1000
-        raise Unhealthy(f"{name} lives, and has ended nothing of what it holds for {for_s:.0f} s")
-    raise Unhealthy(f"no {kind} worker of host {host} was seen lately on queue {settings.queue}")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -23,6 +24,7 @@ from ops.page.feed import Feed
 from ops.page.guard import Doorkeeper, form_of
 from producer.errors import ServerError
 
+_LOG = structlog.get_logger("amn.page")
 STATIC = Path(__file__).with_name("static")
 #: A viewer who takes no byte of an event for so long is dropped.
 SEND_S_MAX = 5.0
@@ -88,9 +90,18 @@ def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> D
     if sources.actions is not None:
         route = Route("/api/actions/{name}", _act(sources.actions), methods=["GET", "POST"])
         routes.insert(0, route)
-    away = {ServerError: lambda _, error: _error(503, str(error))}
-    door = Doorkeeper(Starlette(routes=routes, exception_handlers=away), token, names)
+    answers: Any = {
+        ServerError: lambda _, error: _error(503, str(error)),
+        ClientDisconnect: lambda _, __: Response(status_code=499),  # nobody reads it
+        Exception: _failed,
+    }
+    door = Doorkeeper(Starlette(routes=routes, exception_handlers=answers), token, names)
     return door
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    _LOG.error("page_failed", path=request.url.path, exc_info=error)
+    return PlainTextResponse("the page's process failed; its log says why", 500)
 
 
 def _act(actions: Actions) -> Callable[[Request], Awaitable[Response]]:

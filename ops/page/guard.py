@@ -11,15 +11,13 @@ import hmac
 from collections.abc import Iterable
 from urllib.parse import urlencode
 
-import structlog
-from starlette.datastructures import QueryParams
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import MutableHeaders, QueryParams
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ops.web.access import bears, is_ours, is_same_site, with_headers
+from ops.web.access import bears, is_ours, is_same_site
 
-_LOG = structlog.get_logger("amn.page")
 COOKIE = "amn_page"
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -52,17 +50,14 @@ class Doorkeeper:
         if scope["type"] != "http":
             await self._page(scope, receive, send)
             return
-        adding, started = with_headers(send, HEADERS)
+
+        async def adding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
         answer = self._refused(Request(scope)) or self._page
-        try:
-            await answer(scope, receive, adding)
-        except ClientDisconnect:
-            pass  # who asked has left before the end of the request
-        except Exception:
-            _LOG.exception("page_failed", path=scope["path"])
-            if not started():
-                said = PlainTextResponse("the page's process failed; its log says why", 500)
-                await said(scope, receive, adding)
+        await answer(scope, receive, adding)
 
     def _refused(self, request: Request) -> Response | None:
         if not is_ours(request.headers.get("host", ""), self._names):

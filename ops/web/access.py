@@ -1,15 +1,12 @@
-"""Decides who may ask: names of ours, our own site, a token; and headers for every answer."""
+"""Decides who may ask: names of ours, our own site, a token."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import Message, Send
-
-Started = Callable[[], bool]
+from starlette.datastructures import Headers
 
 
 def is_ours(host: str, names: Collection[str]) -> bool:
@@ -33,19 +30,3 @@ def bears(headers: Headers, token: bytes) -> bool:
     """True if the request bears this token; takes as long for any other."""
     given = headers.get("authorization", "").encode("utf-8", "replace")
     return hmac.compare_digest(given, b"Bearer " + token)
-
-
-def with_headers(send: Send, headers: Mapping[str, str]) -> tuple[Send, Started]:
-    """Adds headers to an answer that lacks them; gives also what tells whether the answer has begun."""
-    started = False
-
-    async def adding(message: Message) -> None:
-        nonlocal started
-        if message["type"] == "http.response.start":
-            started = True
-            found = MutableHeaders(scope=message)
-            for name, value in headers.items():
-                found.setdefault(name, value)
-        await send(message)
-
-    return adding, lambda: started

@@ -20,7 +20,7 @@ from rig import KEYS, Rig, answer, show_worker
 from servers import Server
 
 from ops.errors import Unhealthy
-from ops.health import alive_here
+from ops.health import alive
 from ops.leader import Leadership, leader_key
 from producer import AsyncProducer, Producer
 from producer.keys import GROUP
@@ -217,15 +217,15 @@ def test_the_clock_keeps_what_it_knows_while_slow_answers_agree() -> None:
 
 
 def test_a_dead_workers_presence_from_before_a_step_back_is_no_life(real_server: Any) -> None:
-    name, settings = KEYS.worker("amn-w"), ProducerSettings(url=real_server.url)
+    name = KEYS.worker("amn-w")
     fields = {"kind": "amn", "pid": 1, "lease_ms": 3000, "host": socket.gethostname()}
     now_ms = int(time.time() * 1000)
     show_worker(real_server.admin, "amn-w", fields | {"seen_at_ms": now_ms, "progress_at_ms": now_ms})
     real_server.admin.pexpire(name, 9_000)
-    assert alive_here(settings, "amn") == "amn-w"
+    assert alive(real_server.admin, KEYS, "amn") == "amn-w"
     real_server.admin.pexpire(name, HOUR_MS)  # what is left of nine seconds, an hour earlier
     with pytest.raises(Unhealthy, match="was seen lately"):
-        alive_here(settings, "amn")
+        alive(real_server.admin, KEYS, "amn")
 
 
 def test_a_dead_tier_from_before_a_step_back_gets_no_escalations(real_server: Any) -> None:

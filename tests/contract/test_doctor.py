@@ -24,12 +24,11 @@ from rig import answer, show_worker
 
 from ops.app import run
 from ops.errors import Unhealthy
-from ops.health import FAILURE, OK, WARNING, alive_here, beside
+from ops.health import FAILURE, OK, WARNING, alive
 from producer import Options, Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Request
 from producer.protocol import wire
-from producer.settings import ProducerSettings
 from workers.settings import worker_name
 
 KEYS = Keys()
@@ -109,11 +108,10 @@ def test_a_living_worker_without_progress_is_not_alive(real_server: Any, examine
     found = examine()
     assert found["progress"]["level"] == FAILURE
     assert stuck in found["progress"]["text"]
-    settings = ProducerSettings(url=real_server.url)
     with pytest.raises(Unhealthy, match="ended nothing"):
-        alive_here(settings, "amn")
+        alive(real_server.admin, KEYS, "amn")
     well = present(real_server.admin, "amn")
-    assert alive_here(settings, "amn") == well
+    assert alive(real_server.admin, KEYS, "amn") == well
 
 
 @pytest.mark.parametrize(
@@ -127,14 +125,13 @@ def test_a_living_worker_without_progress_is_not_alive(real_server: Any, examine
 def test_a_dead_worker_is_not_called_alive_for_a_sisters_sake(
     real_server: Any, monkeypatch: pytest.MonkeyPatch, mine: str, sister: str
 ) -> None:
-    settings = ProducerSettings(url=real_server.url)
     monkeypatch.setattr(socket, "gethostname", lambda: sister)
     present(real_server.admin, "amn")
     monkeypatch.setattr(socket, "gethostname", lambda: mine)
     with pytest.raises(Unhealthy, match=f"no amn worker of host {mine} "):
-        alive_here(settings, "amn")
+        alive(real_server.admin, KEYS, "amn")
     well = present(real_server.admin, "amn")
-    assert alive_here(settings, "amn") == well
+    assert alive(real_server.admin, KEYS, "amn") == well
 
 
 def test_a_worker_whose_clock_is_off_is_named(real_server: Any, examine: Examine) -> None:
@@ -339,18 +336,18 @@ def test_a_sender_that_was_removed_on_purpose_is_missed_until_the_operator_says_
 
 
 def test_the_judge_and_its_neighbours_are_alive_while_they_give_signs(real_server: Any) -> None:
-    settings, client = ProducerSettings(url=real_server.url), real_server.admin
+    client = real_server.admin
     for name in ("judge", "sender", "jobs"):
         with pytest.raises(Unhealthy, match=f"no {name} of queue main has given a sign yet"):
-            beside.alive(settings, name)
+            alive(real_server.admin, KEYS, name)
     now_ms = int(client.time()[0]) * 1000
     client.hset(KEYS.drift_prefix + "judge", "evaluated_at_ms", now_ms)
     client.set(KEYS.alerts_prefix + "looked_ms", now_ms - 600_000)
     client.sadd("rq:workers:amn-jobs", "rq:worker:one")
     client.hset("rq:worker:one", "birth", "now")
-    assert [beside.alive(settings, name) for name in ("judge", "jobs")] == ["judge", "jobs"]
+    assert [alive(real_server.admin, KEYS, name) for name in ("judge", "jobs")] == ["judge", "jobs"]
     with pytest.raises(Unhealthy, match=r"for 60\d s"):
-        beside.alive(settings, "sender")
+        alive(real_server.admin, KEYS, "sender")
 
 
 def test_a_worker_that_is_not_heard_is_named_before_it_is_forgotten(
