@@ -20,7 +20,7 @@ SOURCES = pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton chaos fuzz walk screenshots house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test test-all test-programs triton chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -34,7 +34,7 @@ help:
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"
-	@echo "make screenshots  the pictures of the page in docs/img, anew"
+	@echo "make screenshots  the pictures of the page in docs/img, anew; make drawings: the diagrams"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
 	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
@@ -99,6 +99,9 @@ walk: $(VENV)/.dev
 # Needs Chromium, and pays for two minutes of load: best on a machine that has nothing else to do.
 screenshots: $(VENV)/.dev
 	$(BIN)/python -m tests.screenshots
+
+drawings: $(VENV)/.dev
+	$(BIN)/python -m tests.drawings
 
 house: $(VENV)/.dev
 	@$(BIN)/python -m tests.house

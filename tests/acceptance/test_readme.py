@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import redis
 from command import ROOT, Amn, wait_until
+from documents import blocks
 from servers import free_port
 
 
 def test_the_clients_five_lines_run_on_the_port_and_print_an_answer(amn: Amn) -> None:
     """Word for word: the command, one of the lines that it prints, in a shell, and the client."""
-    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    [example] = [block.text for block in blocks("README.md", "python")]
     port = free_port()
     process = amn.start("up", "--workers", 1, "--port", port)
     log = amn.folder / "up.log"
