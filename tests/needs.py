@@ -27,6 +27,7 @@ from amn.kernel import bindings as kernel
 
 #: Where a process of pytest-xdist hands its count to the one that reports.
 _SENT = "left_out"
+_ROOT = Path(__file__).resolve().parents[1]
 _PATH = os.environ.get("PATH", os.defpath)
 _left_out = pytest.StashKey[Counter[str]]()
 _hidden = pytest.StashKey[str]()
@@ -83,10 +84,23 @@ class Apart(Extra):
     """A package in a virtual environment of its own, which a target of make brings."""
 
     def python(self) -> Path:
-        return Path(__file__).resolve().parents[1] / ".venv-triton" / "bin" / "python"
+        return _ROOT / ".venv-triton" / "bin" / "python"
 
     def here(self) -> bool:
         return self.python().exists()
+
+    def brought_by(self, name: str) -> str:
+        return f"make {name}"
+
+
+class Node(Extra):
+    """Node.js, and beside the client in `examples/node` the packages that it takes."""
+
+    def program(self) -> str | None:
+        return shutil.which("node", path=f"{_ROOT / '.venv-node' / 'bin'}{os.pathsep}{_PATH}")
+
+    def here(self) -> bool:
+        return bool(self.program()) and (_ROOT / "examples" / "node" / "node_modules").is_dir()
 
     def brought_by(self, name: str) -> str:
         return f"make {name}"
@@ -120,6 +134,7 @@ GROUPS = {
     "systemd-analyze": Group(programs=("systemd-analyze",), packages="systemd"),
     "compiled loops": Loops(programs=("cc", "gcc"), packages="gcc libc6-dev"),
     "triton": Apart(programs=(), packages="tritonclient"),
+    "node": Node(programs=(), packages=""),
     "ray": Extra(programs=(), packages="ray"),
     "mount": Mount(programs=(), packages=""),
 }

@@ -1,0 +1,136 @@
+"""The client for Node.js in examples/node, on real servers: its own tests, and servers that go away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from echo import EchoWorker
+from needs import GROUPS
+from servers import KINDS
+from test_batches import service
+
+from producer.keys import Keys
+from producer.transport.connection import script_text
+
+FOLDER = Path(__file__).resolve().parents[2] / "examples" / "node"
+pytestmark = pytest.mark.needs("node")
+#: Sends each line's context and says what came of it, until standard input ends.
+ASK = f"""
+import {{ createInterface }} from 'node:readline';
+import {{ Client }} from '{FOLDER}/client.mjs';
+const client = await Client.connect();
+const context = new Float32Array(5 * 768);
+for (let row = 0; row < 5; row++) context[row * 768 + row] = 1;
+const asked = [];
+for await (const line of createInterface({{ input: process.stdin }})) {{
+  const answer = client.predict(context, JSON.parse(line));
+  asked.push(answer.then((one) => one.id, (error) => error.code).then((said) => console.log(said)));
+}}
+await Promise.all(asked);
+await client.close();
+"""
+
+
+def node() -> str:
+    group: Any = GROUPS["node"]
+    return str(group.program())
+
+
+@contextmanager
+def asking(url: str) -> Iterator[tuple[Callable[..., None], Callable[[], str]]]:
+    """A process of the client: `ask` sends a request with options, `said` waits for an outcome."""
+    command = [node(), "--input-type=module", "--eval", ASK]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env={**os.environ, "REDIS_URL": url}, text=True, **pipes) as process:  # type: ignore[call-overload]
+
+        def ask(**options: Any) -> None:
+            process.stdin.write(json.dumps(options) + "\n")
+            process.stdin.flush()
+
+        try:
+            yield ask, lambda: process.stdout.readline().strip()
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        assert (process.returncode, errors) == (0, "")
+
+
+def waiting(server: Any) -> int:
+    """The requests in the queue."""
+    with server.client() as admin:
+        return sum(admin.xlen(stream) for stream in Keys().levels)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    give_up_at_s = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < give_up_at_s, "waited too long"
+        time.sleep(0.02)
+
+
+def test_the_client_passes_its_own_tests(real_server: Any) -> None:
+    with service(real_server.url):
+        done = subprocess.run(
+            [node(), "--test", "--test-reporter=tap", str(FOLDER / "client.test.mjs")],
+            env={**os.environ, "REDIS_URL": real_server.url},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    assert done.returncode == 0, done.stdout
+    assert real_server.admin.xlen(Keys().truths) == 1
+    assert not list(
+        real_server.admin.scan_iter(Keys().replies_prefix + "*")
+    )  # each client took its stream along
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_is_killed_and_started_again_loses_no_request(
+    kind: str, make_server: Callable[..., Any]
+) -> None:
+    server = make_server(kind, arguments=("--appendonly", "yes", "--appendfsync", "always"))
+    server.client().script_load(script_text("producer", "submit"))  # as a worker does
+    with asking(server.url) as (ask, said):
+        for number in range(20):
+            ask(requestId=f"before-{number}")
+        wait_until(lambda: waiting(server) == 20)
+        server.kill()
+        for number in range(20):
+            ask(requestId=f"while-{number}")
+        server.start()
+        with EchoWorker(server.url) as worker:
+            outcomes = {said() for _ in range(40)}
+            assert outcomes == {f"{when}-{n}" for when in ("before", "while") for n in range(20)}
+            assert len(worker.seen) == 40
+
+
+def test_what_a_flush_took_is_told_as_lost(make_server: Callable[..., Any]) -> None:
+    server = make_server()
+    server.client().script_load(script_text("producer", "submit"))
+    with asking(server.url) as (ask, said):
+        for level in ("high", "normal", "low"):
+            ask(deadlineMs=0, priority=level)
+        ask(deadlineMs=0, requestId="named")
+        wait_until(lambda: waiting(server) == 4)
+        server.client().flushall()
+        with EchoWorker(server.url) as worker:
+            assert [said() for _ in range(4)] == ["request_lost"] * 4
+            ask(deadlineMs=0, requestId="again")
+            assert said() == "again"
+            assert worker.seen == ["again"]
+
+
+def test_the_names_of_the_scripts_are_those_of_their_files() -> None:
+    text = (FOLDER / "client.mjs").read_text("utf-8")
+    for name in ("submit", "cancel"):
+        sha1 = hashlib.sha1(script_text("producer", name).encode(), usedforsecurity=False).hexdigest()
+        assert sha1 in text, f"{name}.lua has another SHA-1 now: {sha1}"
