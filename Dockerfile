@@ -1,6 +1,7 @@
 # One image for every worker kind; the command says which: `worker amn`, `worker fallback`, ...
 FROM python:3.11-slim AS build
 
+# The package holds no models: those of amn-queue-models serve where no others are mounted.
 # The loops of amn/kernel/kernel.c need a compiler; the image takes the wheel, and no compiler. They ask the
 # processor what it can when they run, so the wheel fits any of the same architecture.
 RUN apt-get update \
@@ -12,7 +13,8 @@ COPY amn amn
 COPY producer producer
 COPY workers workers
 COPY ops ops
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+COPY artifacts artifacts
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . ./artifacts
 
 FROM python:3.11-slim
 
@@ -26,12 +28,12 @@ RUN useradd --system --uid 10001 --home-dir /app amn \
     && pip install --no-cache-dir "$TORCH"
 COPY --from=build /wheels /wheels
 # An image without the loops would serve, slowly: it is not made.
-RUN pip install --no-cache-dir "$(echo /wheels/*.whl)[ops,otel]" \
+RUN pip install --no-cache-dir --find-links /wheels 'amn-queue[ops,otel]' \
     && python -c 'from amn.kernel.bindings import WHY; assert WHY in ("", "processor"), WHY'
 
-# Weights come from outside, read-only, so that a new model needs no new image.
-VOLUME /app/artifacts
-ENV AMN_ARTIFACTS=/app/artifacts/lvm PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# Weights of your own come from outside, read-only, so that a new model needs no new image: mount them at
+# /app/artifacts, or name their folder by AMN_ARTIFACTS. Without either, the shipped models serve.
+ENV PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 USER amn
 ENTRYPOINT ["amn"]
 CMD ["--help"]

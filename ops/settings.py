@@ -12,7 +12,7 @@ from ops.errors import ServerFailed, ServerUnknown
 from ops.local.private import write_privately
 from producer.address import CLUSTER, parse_address
 from producer.settings import ProducerSettings, masked
-from workers.settings import artifacts_root
+from workers.settings import artifacts_root, shipped
 
 #: Data folder of `amn up`, below the current folder.
 DATA_DEFAULT = Path("var") / "amn"
@@ -149,8 +149,8 @@ def artifacts_folder(artifacts: Path | None) -> Path:
 
 
 def sample_path(sample: Path | None) -> Path:
-    """The shipped sample of real sequences; it lies beside the folder of models."""
-    return sample or artifacts_root().parent / "sample" / "sequences.npz"
+    """The shipped sample of real sequences."""
+    return sample or shipped("sample/sequences.npz")
 
 
 def cores() -> int:

@@ -41,7 +41,7 @@ _OPTIONS = [
         "--artifacts",
         type=click.Path(path_type=Path, file_okay=False),
         envvar="AMN_ARTIFACTS",
-        help="Folder with models and banks. [env: AMN_ARTIFACTS; default: artifacts/lvm]",
+        help="Folder of models. [env: AMN_ARTIFACTS; default: artifacts/lvm, or the shipped ones]",
     ),
     click.option("--model", type=click.Path(path_type=Path), help="Checkpoint folder instead of the link."),
     click.option("--batch-max", type=int, help="Requests taken in one read. [default: amn 256, others 64]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from dataclasses import dataclass, field
@@ -144,7 +145,17 @@ class Artifacts:
 
 
 def artifacts_root() -> Path:
-    """Folder of models and banks: `artifacts/lvm` here, else beside the installed packages."""
-    here = Path("artifacts") / "lvm"
-    beside = Path(__file__).resolve().parents[1] / "artifacts" / "lvm"
-    return here if here.is_dir() or not beside.is_dir() else beside
+    """Folder of models and banks: the one that AMN_ARTIFACTS names, else the `shipped` one."""
+    return Path(os.environ.get("AMN_ARTIFACTS") or shipped("lvm"))
+
+
+def shipped(name: str) -> Path:
+    """A file or folder of `artifacts`: of the current folder, of the checkout, or of the package of models.
+
+    The first one that exists; where there is none, the path in the current folder.
+    """
+    folders = [Path("artifacts"), Path(__file__).resolve().parents[1] / "artifacts"]
+    package = importlib.util.find_spec("amn_queue_models")
+    if package is not None and package.origin is not None:
+        folders.append(Path(package.origin).parent)
+    return next((folder / name for folder in folders if (folder / name).exists()), folders[0] / name)

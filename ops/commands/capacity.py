@@ -10,7 +10,7 @@ import click
 from ops import console
 from ops.capacity import SOURCES, Demand, constants, plant
 from ops.commands import options
-from workers.settings import artifacts_root
+from workers.settings import shipped
 
 _SHARE = click.FloatRange(0, 1)
 
@@ -52,7 +52,7 @@ def capacity(
       amn capacity --rate 20000
       amn capacity --rate 1000 --rate 100000 --escalated 0.1
     """
-    known = constants(report or artifacts_root().parent / "reports" / "benchmarks.json")
+    known = constants(report or shipped("reports/benchmarks.json"))
     found = {rate: asdict(plant(Demand(rate_per_s=rate, **asked), known)) for rate in rates}
     if as_json:
         console.say_json(

@@ -77,7 +77,7 @@ artifacts = click.option(
     "--artifacts",
     type=click.Path(path_type=Path, file_okay=False),
     envvar="AMN_ARTIFACTS",
-    help="Folder with production_model, fallback_accuracy, reference_bank. [default: artifacts/lvm]",
+    help="Folder with production_model and the others. [default: artifacts/lvm, or the shipped ones]",
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ops.health import machine
 from ops.health.letters import LETTERS_READ_MAX, RECENT_MS, LetterFacts
@@ -51,6 +51,7 @@ def check(facts: Facts) -> list[CheckResult]:
         ("failures", failures(facts)),
         *_artifacts(facts.artifacts, facts.root),
         ("loops", _loops(facts.loops)),
+        ("packages", _packages(facts.neighbours)),
     ]
     return [CheckResult(level, name, text) for name, (level, text) in verdicts]
 
@@ -183,3 +184,11 @@ def _loops(why: str) -> Verdict:
         return OK, "compiled"
     text = machine.LOOPS.get(why, why)
     return WARNING, f"not in use, workers on this machine take more time: {text}"
+
+
+def _packages(neighbours: Mapping[str, Sequence[str]]) -> Verdict:
+    """Other projects use the names of our packages too; `amn.__main__` refuses what it finds of them."""
+    if not neighbours:
+        return OK, "no other distribution has packages of the same names"
+    shared = ", ".join(f"{name} (also of {' and '.join(others)})" for name, others in neighbours.items())
+    return WARNING, f"shared with other distributions: {shared}; keep amn-queue in an environment of its own"

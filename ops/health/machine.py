@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 
 from amn.manifest import files_sha256
@@ -14,9 +15,14 @@ WRONG = (MISSING, _ALTERED, _MISMATCHED)
 _FOLDERS = {"model": "production_model", "fallback": "fallback_accuracy"}
 _FOLDERS |= {"secondary": "fallback_secondary", "bank": "reference_bank"}
 _AGAIN = "install gcc and libc6-dev (or clang), then this package again (pip install --force-reinstall)"
+#: Our top-level packages: names that other projects use too.
+_PACKAGES = ("amn", "ops", "producer", "workers")
 #: By the reason that the compiled loops are not used, what to do.
 LOOPS = {
-    "not built": f"there was no C compiler when this package was installed; {_AGAIN}",
+    "not built": (
+        "this package is the wheel for any platform, or was installed without a C compiler; on x86-64 take "
+        f"the wheel for Linux, or {_AGAIN}"
+    ),
     "outdated": f"they were built from other sources, or for another system; {_AGAIN}",
     "processor": "this processor lacks AVX2 or FMA; run AMN workers on one that has both",
 }
@@ -37,6 +43,13 @@ def read_loops() -> str:
     from amn.kernel.bindings import WHY
 
     return WHY
+
+
+def read_neighbours() -> dict[str, list[str]]:
+    """Other distributions by the package of ours whose name they use: one wrote over files of the other."""
+    owners = metadata.packages_distributions()
+    others = {name: sorted(set(owners.get(name, ())) - {"amn-queue"}) for name in _PACKAGES}
+    return {name: found for name, found in others.items() if found}
 
 
 def _identity(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Facts:
         drift: The OOD delta of the last 24 h, by model id (`ops.drift.show.views.deltas`).
         artifacts: Ids of model, fallback, bank, policy; or what is wrong with one.
         loops: What keeps the compiled loops of this machine from being used; empty when they are.
+        neighbours: By package of ours, other distributions here that have one of the name.
         wrong: By key, what is not as the queue needs it.
         root: Folder that the artifacts were looked for in; "" when none of this machine is known.
         now_ms: Server's clock.
@@ -52,6 +53,7 @@ class Facts:
     counters: dict[str, int]
     artifacts: dict[str, str]
     loops: str = ""
+    neighbours: Mapping[str, Sequence[str]] = field(default_factory=dict)
     found: str = ""
     wrong: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
@@ -123,5 +125,6 @@ def gather(client: redis.Redis, settings: ProducerSettings, root: Path | None, f
         beside=beside.read(client, names, now_ms, jobs=jobs),
         now_ms=now_ms,
         loops=machine.read_loops(),
+        neighbours=machine.read_neighbours(),
         found=found,
     )

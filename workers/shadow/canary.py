@@ -36,7 +36,7 @@ from producer.sampling import RATE_MAX, sampled
 from producer.session.requests import new_id
 from producer.settings import ProducerSettings
 from workers.errors import NotReady
-from workers.settings import FALLBACK_MS_MIN, artifacts_root
+from workers.settings import FALLBACK_MS_MIN, shipped
 from workers.shadow.scores import cosines
 
 #: Items a slice. Each is compared with itself, so that a change shows however few there are.
@@ -220,8 +220,8 @@ def answers_to(producer: Producer, items: FrozenSet) -> list[Reply | None]:
 
 
 def sample_file() -> Path:
-    """The shipped sample; it lies beside the folder of models."""
-    return artifacts_root().parent / "sample" / "sequences.npz"
+    """The shipped sample."""
+    return shipped("sample/sequences.npz")
 
 
 def _options(salt: str) -> Options:

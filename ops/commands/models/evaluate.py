@@ -9,6 +9,7 @@ import click
 
 from ops import console
 from ops.commands.models import options
+from ops.settings import artifacts_folder, sample_path
 
 _LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
 _link = click.option("--link", default=_LINKS[0], type=click.Choice(_LINKS))
@@ -33,23 +34,28 @@ def show_evaluation(
 
 
 @click.command(short_help="Judge checkpoints and baselines on the same windows.")
-@click.argument("checkpoints", nargs=-1, required=True, type=options.path)
-@options.data
+@click.argument("checkpoints", nargs=-1, type=options.path)
+@click.option("--data", type=options.path, help="Vectors in reading order. [default: the shipped sample]")
 @options.out("Folder for the JSON and the page.")
 @options.threads
 @options.quick
 @click.option("--no-latency", is_flag=True, help="Skip the clock.")
 def evaluate(
-    checkpoints: tuple[Path, ...], data: Path, out: Path, threads: int, quick: bool, no_latency: bool
+    checkpoints: tuple[Path, ...], data: Path | None, out: Path, threads: int, quick: bool, no_latency: bool
 ) -> None:
     """Judge checkpoints and the two baselines on the same windows; the first is the reference.
+
+    Without CHECKPOINTS, the model and the fallback that workers would serve here. The shipped sample is
+    small: docs/models.md has the figures of whole held-out sets.
 
     Writes evaluation.json and evaluation.html, and prints the main table.
     """
     import torch
 
     torch.set_num_threads(threads)
-    show_evaluation(checkpoints, data, out, every=10 if quick else 1, timed=not no_latency)
+    folder = artifacts_folder(None)
+    judged = checkpoints or (folder / "production_model", folder / "fallback_accuracy")
+    show_evaluation(judged, sample_path(data), out, every=10 if quick else 1, timed=not no_latency)
 
 
 @click.command(short_help="How many times longer the slower of two models takes.")

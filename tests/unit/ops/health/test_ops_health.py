@@ -239,7 +239,7 @@ def test_loops_that_are_in_use_are_good() -> None:
 @pytest.mark.parametrize(
     ("why", "text"),
     [
-        ("not built", "no C compiler when this package was installed; install gcc"),
+        ("not built", "installed without a C compiler; on x86-64 take the wheel for Linux, or install gcc"),
         ("outdated", "built from other sources"),
         ("processor", "lacks AVX2 or FMA; run AMN workers on one that has both"),
     ],
@@ -249,6 +249,17 @@ def test_loops_that_are_not_in_use_are_a_warning_that_says_what_to_do(why: str, 
     assert without.level == WARNING
     assert text in without.text
     assert Report(facts=facts(), results=[without]).healthy
+
+
+def test_another_distribution_with_a_package_of_our_name_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    owners = {"ops": ["ops", "amn-queue"], "workers": ["amn-queue"], "yaml": ["PyYAML"]}
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: owners)
+    assert machine.read_neighbours() == {"ops": ["ops"]}
+    shared = found("packages", neighbours=machine.read_neighbours())
+    assert (shared.level, "ops (also of ops)" in shared.text) == (WARNING, True)
+    assert found("packages", neighbours={}).level == OK
 
 
 def test_the_doctor_reads_what_the_model_room_says_of_its_loops(monkeypatch: pytest.MonkeyPatch) -> None:
