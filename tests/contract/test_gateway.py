@@ -332,10 +332,15 @@ def test_the_document_is_valid_and_describes_every_address_and_answer(door: Any,
     validate(DOCUMENT)
     routes = Gateway(Asker(AsyncProducer()), None).routes  # type: ignore[arg-type]
     paths = {path: next(iter(said)).upper() for path, said in DOCUMENT["paths"].items()}
+    for path, (method, _) in routes.items():
+        if paths[path] == "$REF":  # an address with the version is the one without it
+            assert DOCUMENT["paths"][path]["$ref"].endswith(
+                path.replace("/versions/1", "").replace("/", "~1")
+            )
+            paths[path] = method
     assert paths == {path: method for path, (method, _) in routes.items()}
     schemas = DOCUMENT["components"]["schemas"]
-    for name in ("Parameters", "PlainRequest"):
-        assert set(NAMES) <= set(schemas[name]["properties"]), name
+    assert set(NAMES) <= set(schemas["Options"]["properties"])
 
     def check(value: object, name: str) -> None:
         reference = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
