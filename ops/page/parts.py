@@ -1,9 +1,10 @@
-"""The parts of the snapshot that one look gives: streams, workers, dead letters, drift, alerts, jobs."""
+"""The parts of the snapshot that one look gives: streams, workers, dead letters, drift, alerts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ops.alerts.settings import AlertSettings
@@ -19,7 +20,6 @@ from ops.page.rates import CounterRates
 from ops.page.words import told
 
 _NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX = 20, 50, 200
-_LETTER = ("id", "message", "deliveries", "told", "payload_bytes")
 _DRIFT_RULES = ("ood_delta", "fast_drop", "level")
 _UNJUDGED = {
     True: "No judge has ever judged here",
@@ -34,9 +34,7 @@ def streams(look: Look) -> list[dict[str, Any]]:
         {
             "kind": kind,
             "level": name.partition(":")[2] or "normal",
-            "depth": look.facts.streams[name].entries,
-            "leased": look.facts.streams[name].leased,
-            "oldest_ms": look.facts.streams[name].oldest_age_ms,
+            **asdict(look.facts.streams[name]),
             "backlog_s": waits[name].backlog_s,
         }
         for kind, names in SERVED.items()
@@ -54,16 +52,11 @@ def workers(look: Look, rates: CounterRates) -> list[dict[str, Any]]:
 
 def _worker(one: WorkerFacts, finished_before: int | None) -> dict[str, Any]:
     state = "idle" if finished_before is None or one.finished <= finished_before else "working"
-    state = "stuck" if one.stuck or is_silent(one) else state
-    names = ("name", "kind", "host", "pid", "ended_per_s", "busy_ratio", "model", "bank", "policy", "version")
-    renamed = {"beat_ms_ago": "seen_ms_ago", "answered": "finished", "started_ms": "started_at_ms"}
-    return {"state": state, **_shown(one, names, renamed)}
+    return {**asdict(one), "state": "stuck" if one.stuck or is_silent(one) else state}
 
 
-def _shown(one: object, names: Iterable[str], renamed: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Attributes under their own names, and some under the page's."""
-    sources = {name: name for name in names} | dict(renamed or {})
-    return {name: getattr(one, source) for name, source in sources.items()}
+def _shown(one: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in names}
 
 
 def dead(look: Look) -> dict[str, Any]:
@@ -75,17 +68,11 @@ def dead(look: Look) -> dict[str, Any]:
         "count": look.facts.letters.entries,
         "grouped": len(look.letters),
         "groups": [
-            {
-                "error_code": reason,
-                "kind": kind,
-                "count": len(times),
-                "newest_ms": max(times),
-                "oldest_ms": min(times),
-            }
+            {"reason": reason, "kind": kind, "count": len(times), "newest_ms": max(times)}
             for (reason, kind), times in sorted(groups.items(), key=lambda item: -len(item[1]))
         ],
         "newest": [
-            {"kind": kind_of(one), **_shown(one, _LETTER, {"error_code": "reason", "at_ms": "died_at_ms"})}
+            {**asdict(one), "kind": kind_of(one), "died_at_ms": one.died_at_ms}
             for one in look.letters[:_NEWEST_LETTERS]
         ],
     }
@@ -125,7 +112,7 @@ def drift(look: Look) -> dict[str, Any]:
         "threshold": JudgeSettings().drop_page,
         "means": _means(look.judged.day),
         "rules": [
-            _shown(one, ("rule", "lane", "model", "state"), {"sentence": "summary"})
+            _shown(one, "rule", "lane", "model", "state", "summary")
             for one in look.judged.findings
             if one.model
         ],
@@ -152,14 +139,12 @@ def _means(day: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def alerts(look: Look, settings: AlertSettings) -> list[dict[str, Any]]:
     """The alerts that are not at rest; one that a sink has not taken yet is undelivered."""
-    shown = [one for one in look.alerts if one.phase != "ok"][:_ALERTS_MAX]
     found = []
-    for one in shown:
+    for one in [one for one in look.alerts if one.phase != "ok"][:_ALERTS_MAX]:
         state: str = one.phase
         if one.phase == "firing" and (one.silence or one.id in look.undelivered):
             state = "silenced" if one.silence else "undelivered"
-        renamed = {"name": "rule", "sentence": "summary", "silenced_by": "silence"}
-        row = _shown(one, ("id", "rule", "model", "lane", "severity", "since_ms"), renamed)
+        row = _shown(one, "id", "rule", "model", "lane", "severity", "since_ms", "summary", "silence")
         link = settings.runbook(one.runbook)
         found.append(row | {"state": state, "told": told(one.rule), "runbook_link": link})
     return found
@@ -173,19 +158,8 @@ def silences(look: Look) -> list[dict[str, Any]]:
         named = {"rule": one.rule, "model": one.model, "lane": one.lane}
         names = " ".join(f"{name} {value}" for name, value in named.items() if value)
         what = f"alert {rules.get(one.alert, one.alert[:8])}" if one.alert else names
-        rows.append({"what": what, **_shown(one, ("id", "until_ms", "reason", "author"))})
+        rows.append({"what": what, **_shown(one, "id", "until_ms", "reason", "author")})
     return rows
-
-
-def jobs(look: Look) -> list[dict[str, Any]]:
-    """The jobs, those that run first."""
-    rows = sorted(look.jobs, key=lambda row: row["status"] != "started")
-    names = ("id", "rows", "failed", "rate_per_s", "left_s", "error")
-    renamed = {"what": "description", "state": "status", "rows_done": "done"}
-    return [
-        {name: row.get(name) for name in names} | {name: row[of] for name, of in renamed.items()}
-        for row in rows
-    ]
 
 
 def in_force(look: Look) -> dict[str, Any]:

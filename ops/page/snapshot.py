@@ -85,7 +85,7 @@ class Snapshots:
             "drift": parts.drift(look),
             "alerts": parts.alerts(look, self._settings),
             "silences": parts.silences(look),
-            "jobs": parts.jobs(look),
+            "jobs": sorted(look.jobs, key=lambda job: job["status"] != "started"),
             "in_force": parts.in_force(look),
         }
 

@@ -91,9 +91,9 @@ def test_what_waits_dies_and_is_refused_is_seen(real_rig: Rig) -> None:
         rig.admin.hincrby(KEYS.stats, "refused:normal", 7)
         now = made(source)
         [normal] = [one for one in now["streams"] if (one["kind"], one["level"]) == ("amn", "normal")]
-        assert (normal["depth"], normal["leased"]) == (2, 2)
+        assert (normal["entries"], normal["leased"]) == (2, 2)
         [group], [letter] = now["dead"]["groups"], now["dead"]["newest"]
-        assert (now["dead"]["count"], group["error_code"], group["kind"], group["count"]) == (
+        assert (now["dead"]["count"], group["reason"], group["kind"], group["count"]) == (
             1,
             "poison",
             "amn",
@@ -124,7 +124,7 @@ def test_a_snapshot_asks_as_many_commands_whatever_waits_and_died(real_rig: Rig)
                 now = made(source)
             costs.append(calls(rig))
             assert now["dead"]["count"] == dead
-            assert sum(one["depth"] for one in now["streams"]) == 3 * waiting
+            assert sum(one["entries"] for one in now["streams"]) == 3 * waiting
     assert costs[0] == costs[1]
     assert sum(costs[0].values()) < 5 * 120
 

@@ -244,7 +244,7 @@ def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> Non
         client.headers.update(ACTS)
         snapshot = client.get("/api/snapshot").json()
         [alert] = snapshot["alerts"]
-        assert (alert["rule"], alert["state"], alert["sentence"]) == ("level", "firing", "it fell")
+        assert (alert["rule"], alert["state"], alert["summary"]) == ("level", "firing", "it fell")
         assert "it fell" in " ".join(one["sentence"] for one in snapshot["findings"])
         client.headers["x-forwarded-for"] = "the chief"  # nobody asked to believe it
         silence = "/api/actions/silence"

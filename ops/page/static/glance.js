@@ -68,7 +68,7 @@ export function tiles(snapshot, now_ms, recent) {
   const [awaited, bulk] = [false, true].map((low) =>
     streams.filter((one) => (one.kind === "amn" || one.kind === "fallback") && (one.level === "low") === low));
   const most = (name) => awaited.reduce((most, one) => Math.max(most, one[name] ?? 0), 0);
-  const sum = (rows) => rows.reduce((total, one) => total + (one.depth ?? 0), 0);
+  const sum = (rows) => rows.reduce((total, one) => total + (one.entries ?? 0), 0);
   const well = workers.filter((one) => one.state === "working" || one.state === "idle").length;
   const firing = alerts.filter((one) => one.state === "firing" || one.state === "undelivered");
   return [
@@ -79,7 +79,7 @@ export function tiles(snapshot, now_ms, recent) {
     tile("workers", "Workers well", `${well} of ${workers.length}`, troubled(workers), well < workers.length || !well ? "bad" : null, recent("amn_workers")),
     tile("drift", "OOD delta", cosine(drift.delta), `baseline ${cosine(drift.baseline_delta)}`, null, recent("delta")),
     tile("dead", "Dead letters", whole(dead.count), newest(dead, now_ms), dead.count ? "warning" : null),
-    tile("alerts", "Alerts firing", whole(firing.length), firing.map((one) => plain(one.name)).join(", ") || others(alerts.length), firing.length ? "bad" : null),
+    tile("alerts", "Alerts firing", whole(firing.length), firing.map((one) => plain(one.rule)).join(", ") || others(alerts.length), firing.length ? "bad" : null),
   ];
 }
 
@@ -106,7 +106,7 @@ function troubled(workers) {
 }
 
 function newest(dead, now_ms) {
-  const at_ms = dead.newest?.[0]?.at_ms;
+  const at_ms = dead.newest?.[0]?.died_at_ms;
   return at_ms ? `newest ${ago(now_ms - at_ms)} ago` : "none is kept";
 }
 

@@ -16,35 +16,40 @@ const OLD_MS = 3_000;
 const LATELY_MS = 600_000;
 /** Between two points further apart nothing is known, and no line is drawn. */
 const GAP_S = 150;
+const KINDS = ["amn", "fallback", "shadow"];
 const $ = (id) => document.getElementById(id);
-const depth = (kind) => (snapshot) => (snapshot.streams ?? []).filter((one) => one.kind === kind).reduce((sum, one) => sum + (one.depth ?? 0), 0);
 
-const alive = (workers, kind) => workers.filter((one) => one.kind === kind && one.state !== "gone").length;
+/** The newest values of a snapshot, by the names that the history has for them. */
+function now({ traffic, latency, escalation, drift, streams, workers }) {
+  const depth = (kind) => streams.reduce((sum, one) => sum + (one.kind === kind ? one.entries : 0), 0);
+  const alive = KINDS.map((kind) => [`${kind}_workers`, workers.filter((one) => one.kind === kind && one.state !== "gone").length]);
+  return { ...traffic, ...latency, escalation_rate: escalation.rate, delta: drift.delta,
+    depth_amn: depth("amn"), depth_fallback: depth("fallback"), ...Object.fromEntries(alive) };
+}
 
 const PLOTS = {
   traffic: { title: "Requests a second", unit: perSecond, series: [
-    { label: "submitted", from: "submitted_per_s", live: (s) => s.traffic?.submitted_per_s },
-    { label: "answered", from: "answered_per_s", live: (s) => s.traffic?.answered_per_s },
-    { label: "failed", from: "failed_per_s", live: (s) => s.traffic?.failed_per_s },
-    { label: "expired: too late", from: "expired_per_s", live: (s) => s.traffic?.expired_per_s },
-    { label: "refused: the queue was full", from: "refused_per_s", live: (s) => s.traffic?.refused_per_s }] },
+    { label: "submitted", from: "submitted_per_s" },
+    { label: "answered", from: "answered_per_s" },
+    { label: "failed", from: "failed_per_s" },
+    { label: "expired: too late", from: "expired_per_s" },
+    { label: "refused: the queue was full", from: "refused_per_s" }] },
   latency: { title: "Enqueue to answer, on a logarithmic scale", unit: ms, most: true, tick: (value) => (value < 1000 ? `${number(value)} ms` : `${number(value / 1000)} s`), log: true, series: [
-    { label: "half within", from: "p50_ms", live: (s) => s.latency?.p50_ms },
-    { label: "95 of 100 within", from: "p95_ms", live: (s) => s.latency?.p95_ms },
-    { label: "99 of 100 within", from: "p99_ms", live: (s) => s.latency?.p99_ms },
-    { label: "objective for 95 of 100", limit: (s) => s.latency?.objective_p95_ms ?? null }] },
+    { label: "half within", from: "p50_ms" },
+    { label: "95 of 100 within", from: "p95_ms" },
+    { label: "99 of 100 within", from: "p99_ms" },
+    { label: "objective for 95 of 100", limit: (s) => s.latency.objective_p95_ms }] },
   escalation: { title: "Share given to a fallback", unit: percent, series: [
-    { label: "given", from: "escalation_rate", live: (s) => s.escalation?.rate },
-    { label: "limit", limit: (s) => s.escalation?.limit ?? null }] },
+    { label: "given", from: "escalation_rate" },
+    { label: "limit", limit: (s) => s.escalation.limit }] },
   drift: { title: "OOD delta: how much better answers out of distribution are than those in it", unit: cosine, near: true, series: [
-    { label: "delta, 24 h", from: "delta", live: (s) => s.drift?.delta },
-    { label: "baseline", limit: (s) => s.drift?.baseline_delta ?? null },
-    { label: "told below", limit: (s) => (minus(s.drift?.baseline_delta, s.drift?.threshold)) }] },
+    { label: "delta, 24 h", from: "delta" },
+    { label: "baseline", limit: (s) => s.drift.baseline_delta },
+    { label: "told below", limit: (s) => minus(s.drift.baseline_delta, s.drift.threshold) }] },
   streams: { title: "Requests waiting", unit: whole, whole: true, most: true, series: [
-    { label: "for AMN", from: "depth_amn", live: depth("amn") },
-    { label: "for a fallback", from: "depth_fallback", live: depth("fallback") }] },
-  workers: { title: "Workers alive", unit: whole, whole: true, height: 90, series: ["amn", "fallback", "shadow"].map((kind) =>
-    ({ label: kind, from: `${kind}_workers`, live: (s) => s.workers && alive(s.workers, kind) })) },
+    { label: "for AMN", from: "depth_amn" },
+    { label: "for a fallback", from: "depth_fallback" }] },
+  workers: { title: "Workers alive", unit: whole, whole: true, height: 90, series: KINDS.map((kind) => ({ label: kind, from: `${kind}_workers` })) },
 };
 
 const plots = Object.fromEntries(Object.entries(PLOTS).map(([id, settings]) =>
@@ -53,7 +58,7 @@ let snapshot = null;
 let history = { at_ms: [], series: {} };
 let stale = null;
 let known_ms = null;
-/** Snapshots of the last ten minutes, as far as the plots need them: {at_ms, values by plot}. */
+/** Snapshots of the last ten minutes, as far as the plots need them: {at_ms, and values as `now` gives them}. */
 let lately = [];
 
 const feed = new Feed({
@@ -72,7 +77,7 @@ const feed = new Feed({
       render(document.querySelector(`#${id} .now`), section(snapshot, snapshot.made_ms));
     }
     render($("tiles"), tiles(snapshot, snapshot.made_ms, recent));
-    lately = [...lately.filter((one) => one.at_ms > fresh.made_ms - LATELY_MS && one.at_ms < fresh.made_ms), point(fresh)];
+    lately = [...lately.filter((one) => one.at_ms > fresh.made_ms - LATELY_MS && one.at_ms < fresh.made_ms), { at_ms: fresh.made_ms, ...now(fresh) }];
     draw();
   },
   onHistory(fresh) {
@@ -122,10 +127,6 @@ function joined(row, column = [], most = false) {
   return most ? Math.max(...known) : known.reduce((sum, value) => sum + value, 0) / known.length;
 }
 
-/** What the plots show of one snapshot. */
-const point = (fresh) => ({ at_ms: fresh.made_ms, values: Object.fromEntries(Object.entries(PLOTS).map(([id, { series }]) =>
-  [id, series.map((one) => one.live?.(fresh) ?? null)])) });
-
 /** Minutes of the history, then seconds of the snapshots: of the whole range for ten minutes, else since the last minute. */
 function draw() {
   if (!lately.length) return;
@@ -139,8 +140,8 @@ function draw() {
   const withGaps = (values, gap) => values.flatMap((value, index) => (gaps.includes(index) ? [gap(index), value] : [value]));
   const spaced_s = withGaps(times_s, (index) => times_s[index] - 1);
   for (const [id, { series, most }] of Object.entries(PLOTS)) {
-    const columns = series.map((one, index) => one.limit ? times_s.map(() => one.limit(snapshot))
-      : [...rows.map((row) => joined(row, history.series[one.from], most)), ...fine.map((one) => one.values[id][index])]);
+    const columns = series.map(({ limit, from }) => limit ? times_s.map(() => limit(snapshot))
+      : [...rows.map((row) => joined(row, history.series[from], most)), ...fine.map((one) => one[from] ?? null)]);
     plots[id].say(step() === 1 ? "" : `, ${most ? "the most" : "means"} of ${step()} minutes`);
     plots[id].show(spaced_s, columns.map((column, index) => withGaps(column, () => series[index].limit?.(snapshot) ?? null)), first_ms / 1000, last_ms / 1000);
   }

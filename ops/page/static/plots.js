@@ -25,9 +25,8 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 export class Plot {
   /**
    * @param figure The `<figure>` that it fills.
-   * @param settings {title, unit(value) and tick(value) -> text, height, log, near, whole, series: [{label, from, live, limit}]}: `from` names a series
-   *   of the history, `live(snapshot)` is its newest value; `limit(snapshot)` is a constant to compare with, in place of
-   *   both. The scale begins at zero, or with `near` just below the lowest value; with `log` it is logarithmic. `whole` is for
+   * @param settings {title, unit(value) and tick(value) -> text, height, log, near, whole, series: [{label, from, limit}]}: `from` names a series
+   *   of the history; `limit(snapshot)` is a constant to compare with in its place. The scale begins at zero, or with `near` just below the lowest value; with `log` it is logarithmic. `whole` is for
    *   things that are counted.
    */
   constructor(figure, settings) {

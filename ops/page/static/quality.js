@@ -24,14 +24,13 @@ export function drift(snapshot) {
       { title: "slice", head: true, cell: (row) => row.slice },
       { title: "mean", number: true, cell: (row) => cosine(row.mean) },
       { title: "95 % interval", number: true, cell: (row) => (typeof row.low === "number" ? `${cosine(row.low)} to ${cosine(row.high)}` : "–") },
-      { title: "on one scale", cell: (row) => interval(row, means) },
       { title: "samples", number: true, cell: (row) => whole(row.n) },
     ], means, (row) => row.slice) : el("p", { class: "empty" }, "No sampled prediction met its truth yet."),
     rules.length > 0 && el("details", {}, el("summary", {}, `What each of the judge's ${rules.length} rules says`), table("Rules of the judge", [
       { title: "rule", head: true, cell: (row) => plain(row.rule) },
       { title: "lane", cell: (row) => row.lane || "all" },
       { title: "state", cell: (row) => mark(LEVELS[row.state] ?? "unknown", row.state === "insufficient" ? "too little data" : row.state) },
-      { title: "in words", wraps: true, cell: (row) => row.sentence },
+      { title: "in words", wraps: true, cell: (row) => row.summary },
     ], rules, (row) => `${row.rule} ${row.model} ${row.lane}`)),
     exemplars.length > 0 && el("details", {}, el("summary", {}, `Look at ${counted(exemplars.length, "exemplar")}`), ownTable("Exemplars", exemplars)),
   ];
@@ -46,27 +45,16 @@ function ownTable(label, rows) {
   })), rows, (row) => JSON.stringify(row));
 }
 
-/** A mean with its interval, on one scale for all rows. */
-function interval({ mean, low, high }, means) {
-  const known = means.flatMap((row) => [row.low ?? row.mean, row.high ?? row.mean]).filter((value) => typeof value === "number");
-  const least = Math.min(...known), most = Math.max(...known);
-  const at = (value) => 4 + (92 * (value - least)) / (most - least || 1);
-  if (typeof mean !== "number") return null;
-  return el("svg", { class: "interval", viewBox: "0 0 100 12", "aria-hidden": "true" },
-    el("line", { x1: at(low ?? mean), x2: at(high ?? mean), y1: 6, y2: 6 }),
-    el("circle", { cx: at(mean), cy: 6, r: 3 }));
-}
-
 export function alerts(snapshot, now_ms) {
   const { alerts: found = [], silences = [], actions } = snapshot;
   const silence = (row) => actions && row.id && row.state !== "silenced" && el("button", {
-    type: "button", "data-action": "silence", "data-alert": row.id, "data-rule": row.name }, "Silence …");
+    type: "button", "data-action": "silence", "data-alert": row.id, "data-rule": row.rule }, "Silence …");
   return [
-    found.length ? el("ul", { class: "alerts" }, found.map((row) => el("li", { "data-key": row.id ?? row.name },
-      el("div", {}, mark(...(ALERT_STATES[row.state] ?? ["unknown", row.state])), " ", el("strong", {}, plain(row.name)),
+    found.length ? el("ul", { class: "alerts" }, found.map((row) => el("li", { "data-key": row.id },
+      el("div", {}, mark(...(ALERT_STATES[row.state] ?? ["unknown", row.state])), " ", el("strong", {}, plain(row.rule)),
         row.told && `: ${row.told}`, row.severity && el("span", { class: "soft" }, ` (${row.severity})`),
         row.since_ms && el("span", { class: "soft" }, `, since ${clock(row.since_ms, now_ms, false)}, ${ago(now_ms - row.since_ms)}`)),
-      el("div", {}, code(row.sentence ?? "")),
+      el("div", {}, code(row.summary)),
       el("div", { class: "buttons" }, row.runbook_link && link(row.runbook_link, "Runbook"), silence(row)))))
       : el("p", { class: "empty" }, snapshot.drift?.judging ? mark("well", "Nothing fires.") : mark("unknown", "Nothing is known to fire, as no judge is at work.")),
     silences.length > 0 && [el("h3", {}, "Held back"), table("Silences", [
@@ -82,10 +70,10 @@ export function alerts(snapshot, now_ms) {
 export function jobs({ jobs: found = [] }) {
   if (!found.length) return el("p", { class: "empty" }, "No job waits or runs.");
   return table("Jobs in numbers", [
-    { title: "job", head: true, wraps: true, cell: (row) => [row.what, el("div", { class: "soft" }, row.id)] },
-    { title: "state", cell: (row) => plain(row.state) },
-    { title: "rows", number: true, cell: (row) => [`${whole(row.rows_done)} of ${whole(row.rows)}`,
-      el("progress", { max: row.rows || 1, value: row.rows_done ?? 0, "aria-label": `Rows of ${row.id}` })] },
+    { title: "job", head: true, wraps: true, cell: (row) => [row.description, el("div", { class: "soft" }, row.id)] },
+    { title: "state", cell: (row) => plain(row.status) },
+    { title: "rows", number: true, cell: (row) => [`${whole(row.done)} of ${whole(row.rows)}`,
+      el("progress", { max: row.rows || 1, value: row.done ?? 0, "aria-label": `Rows of ${row.id}` })] },
     { title: "rate", number: true, cell: (row) => (row.rate_per_s ? `${whole(row.rate_per_s)} rows/s` : "–") },
     { title: "left", number: true, cell: (row) => (typeof row.left_s === "number" ? span(1000 * row.left_s) : "–") },
   ], found, (row) => row.id);
