@@ -48,7 +48,7 @@ export function decodeReply(bytes) {
     reply.reasons = Array.from(reply.fired, (bits) => reply.rules.filter((_, bit) => bits & (1 << bit)));
     reply.shed = Array.from(reply.shed, (one) => (one ? reply.sheds[one - 1] : ''));
   }
-  return { id, rows, provisional, outcome: reply };
+  return { id, rows, provisional, outcome: { shed: '', degraded: '', ...reply } };
 }
 
 /** The bytes of an array, without a copy; this machine is little-endian, as nearly all are. */
