@@ -106,7 +106,7 @@ def metrics(once: bool, rules: bool, url: str | None, queue: str | None, **where
     from prometheus_client import generate_latest
 
     from ops.metrics import pages, registry
-    from ops.web.serve import Serving, serve
+    from ops.web.serve import serve
 
     if rules:
         shipped = resources.files("ops").joinpath("deploy", "prometheus", "amn-rules.yml")
@@ -117,4 +117,4 @@ def metrics(once: bool, rules: bool, url: str | None, queue: str | None, **where
         click.echo(generate_latest(registry(settings)), nl=False)
         return
     with _listening("AMN_METRICS_TOKEN", path="/metrics", **where) as (token, opened, beat):
-        serve(pages(settings, token), opened, Serving(beat=beat, connections_max=64, drain_s=3))
+        serve(pages(settings, token), opened, beat, connections_max=64, drain_s=3)

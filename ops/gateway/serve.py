@@ -15,7 +15,6 @@ from ops.gateway.settings import CONNECTIONS_MAX, DRAIN_S, READY_S, SERVER_MS_MA
 from ops.health import workers
 from ops.health.workers import WorkerFacts
 from ops.web import serve as web
-from ops.web.serve import Serving
 from ops.web.shared import Shared
 from producer import AsyncProducer
 from producer.keys import Keys
@@ -32,8 +31,8 @@ def serve(
     producer = AsyncProducer(settings=settings)
     with connect(settings, retries=0) as client:
         gateway = Gateway(Asker(producer), Shared(partial(working, client, settings), READY_S), token)
-        limits = Serving(beat=beat, connections_max=CONNECTIONS_MAX, drain_s=DRAIN_S, after=producer.close)
-        web.serve(gateway, opened, limits)
+        end = producer.close
+        web.serve(gateway, opened, beat, connections_max=CONNECTIONS_MAX, drain_s=DRAIN_S, after=end)
 
 
 def working(client: redis.Redis, settings: ProducerSettings) -> list[WorkerFacts]:

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,37 +35,36 @@ _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Log in</
 <button>Log in</button></form></html>"""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """The sources of what the page shows; each but `feed` may wait for the server.
+def page(
+    feed: Feed,
+    history: Callable[[], Awaitable[bytes]],
+    letter: Callable[[str], dict[str, Any] | None],
+    actions: Actions | None = None,
+    *,
+    token: str = "",
+    names: tuple[str, ...] = (),
+) -> Doorkeeper:
+    """The whole page as an ASGI application.
 
-    Attributes:
+    Args:
         history: Returns the history as JSON.
-        letter: Returns a dead letter by its id, or None.
+        letter: Returns a dead letter by its id, or None; may wait for the server.
         actions: None where nothing may be changed.
+        token, names: As `Doorkeeper` has them.
     """
 
-    feed: Feed
-    history: Callable[[], Awaitable[bytes]]
-    letter: Callable[[str], dict[str, Any] | None]
-    actions: Actions | None = None
-
-
-def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> Doorkeeper:
-    """The whole page as an ASGI application."""
-
     async def snapshot(_: Request) -> Response:
-        return Response(await sources.feed.latest(), media_type="application/json")
+        return Response(await feed.latest(), media_type="application/json")
 
     async def events(_: Request) -> Response:
-        return _Events(sources.feed)
+        return _Events(feed)
 
     async def past(_: Request) -> Response:
-        return Response(await sources.history(), media_type="application/json")
+        return Response(await history(), media_type="application/json")
 
-    async def letter(request: Request) -> Response:
+    async def peek(request: Request) -> Response:
         name = request.path_params["id"]
-        found = await asyncio.to_thread(sources.letter, name)
+        found = await asyncio.to_thread(letter, name)
         return _json(found) if found else _error(404, f"there is no dead letter {name:.50}")
 
     async def login(request: Request) -> Response:
@@ -82,14 +80,13 @@ def page(sources: Sources, *, token: str = "", names: tuple[str, ...] = ()) -> D
         Route("/api/snapshot", snapshot),
         Route("/api/history", past),
         Route("/api/events", events),
-        Route("/api/letters/{id}", letter),
+        Route("/api/letters/{id}", peek),
         Route("/healthz", health),
         Route("/login", login, methods=["GET", "POST"]),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
-    if sources.actions is not None:
-        route = Route("/api/actions/{name}", _act(sources.actions), methods=["GET", "POST"])
-        routes.insert(0, route)
+    if actions is not None:
+        routes.insert(0, Route("/api/actions/{name}", _act(actions), methods=["GET", "POST"]))
     answers: Any = {
         ServerError: lambda _, error: _error(503, str(error)),
         ClientDisconnect: lambda _, __: Response(status_code=499),  # nobody reads it

@@ -6,7 +6,7 @@ What is not known is null: rates before the second look, and what no process has
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,13 +18,13 @@ from ops.drift.service.objectives import FALLBACK_RATE_MAX
 from ops.page import findings, parts
 from ops.page.look import Look
 from ops.page.rates import CounterRates, Looks
-from ops.stages import STATISTICS
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 from producer.stages import END_TO_END
 from workers.shadow.settings import SLOW_MS
 
 VERSION = 1
+_TRAFFIC = ("submitted", "answered", "failed", "expired", "refused")
 
 
 class Snapshots:
@@ -69,15 +69,22 @@ class Snapshots:
     def _of(self, look: Look) -> dict[str, Any]:
         rates = self._looks.add(look)
         shown = stages.shown(look.times)
+        whole_ways = {kind: times.pop(END_TO_END, {}) for kind, times in shown.items()}
+        whole_way = whole_ways.get("amn", {})  # of what somebody waits for
         found = findings.find(look, rates("refused:high", "refused:normal"), self._known)
         return {
             "made_ms": look.now_ms,
             "reachable": True,
             "verdict": findings.verdict(found, look, self._settings),
             "findings": [asdict(one) for one in found],
-            "traffic": _traffic(rates),
-            "latency": _latency(shown) | {"slow_share": rates.share(("slow",), ("timed",))},
-            "stages": _stages(shown),
+            "traffic": {f"{name}_per_s": rates(*COUNTERS[name]) for name in _TRAFFIC},
+            "latency": {
+                **{f"{name}_ms": whole_way.get(name) for name in stages.STATISTICS},
+                "n": whole_way.get("requests", 0),
+                "objective_p95_ms": SLOW_MS,
+                "slow_share": rates.share(COUNTERS["slow"], COUNTERS["timed"]),
+            },
+            "stages": shown,
             "escalation": _escalation(look, rates),
             "streams": parts.streams(look),
             "workers": parts.workers(look, rates),
@@ -90,16 +97,6 @@ class Snapshots:
         }
 
 
-def _traffic(rates: CounterRates) -> dict[str, float | None]:
-    return {
-        "submitted_per_s": rates("accepted:"),
-        "answered_per_s": rates("answered"),
-        "failed_per_s": rates("failed"),
-        "expired_per_s": rates(*COUNTERS["expired"]),
-        "refused_per_s": rates("refused:"),
-    }
-
-
 def _escalation(look: Look, rates: CounterRates) -> dict[str, Any]:
     # While no judge writes rows, the last ones are of another hour.
     return {
@@ -109,24 +106,3 @@ def _escalation(look: Look, rates: CounterRates) -> dict[str, Any]:
         "by_reason": rates.parts("reason:"),
         "shed_by_reason": rates.parts("shed:"),
     }
-
-
-def _latency(shown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """The whole way of what AMN answers and somebody waits for."""
-    times = shown.get("amn", {}).get(END_TO_END, {})
-    found = {f"{name}_ms": times.get(name) for name in STATISTICS}
-    return {**found, "objective_p95_ms": SLOW_MS, "n": times.get("requests", 0)}
-
-
-def _stages(shown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "stage": stage,
-            "kind": kind,
-            "n": times["requests"],
-            **{f"{n}_ms": times.get(n) for n in STATISTICS},
-        }
-        for kind, by_stage in shown.items()
-        for stage, times in by_stage.items()
-        if stage != END_TO_END
-    ]

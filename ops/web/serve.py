@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -21,26 +20,11 @@ _UNSENT_MS_MAX, _UNSENT_BYTES_MAX = 15_000, 64 * 1024
 _IDLE_S_MAX = 60
 
 
+Ending = Callable[[], Awaitable[None]]
+
+
 async def _nothing() -> None:
     """Nothing is to be done."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """The wishes of a served application to its process.
-
-    Attributes:
-        beat: Called each second, as a sign of life.
-        connections_max: Connections at a time; one that waits for a request makes room for another.
-        drain_s: How long the requests of clients may go on after the signal to stop.
-        before, after: Awaited before requests are waited for at the end, and when all have ended.
-    """
-
-    beat: Callable[[], None]
-    connections_max: int
-    drain_s: int
-    before: Callable[[], Awaitable[None]] = _nothing
-    after: Callable[[], Awaitable[None]] = _nothing
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -69,15 +53,31 @@ def listen(host: str, port: int) -> socket.socket:
     return opened
 
 
-def serve(app: ASGIApp, opened: socket.socket, serving: Serving) -> None:
-    """Answers until SIGTERM or SIGINT."""
-    server = _Server(config(app, connections_max=serving.connections_max, drain_s=serving.drain_s), serving)
+def serve(
+    app: ASGIApp,
+    opened: socket.socket,
+    beat: Callable[[], None],
+    *,
+    connections_max: int,
+    drain_s: int,
+    before: Ending = _nothing,
+    after: Ending = _nothing,
+) -> None:
+    """Answers until SIGTERM or SIGINT.
+
+    Args:
+        beat: Called each second, as a sign of life.
+        connections_max: Connections at a time; one that waits for a request makes room for another.
+        drain_s: How long the requests of clients may go on after the signal to stop.
+        before, after: Awaited before requests are waited for at the end, and when all have ended.
+    """
+    server = _Server(config(app, connections_max=connections_max, drain_s=drain_s), beat, before, after)
     unless_ignored(server.handle_exit, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     server.run(sockets=[opened])
 
 
 def config(app: ASGIApp, *, connections_max: int, drain_s: int) -> uvicorn.Config:
-    """The settings of the server of HTTP; the arguments are as in `Serving`."""
+    """The settings of the server of HTTP; the arguments are those of `serve`."""
     return uvicorn.Config(
         app,
         http=LimitedProtocol,
@@ -96,18 +96,20 @@ def config(app: ASGIApp, *, connections_max: int, drain_s: int) -> uvicorn.Confi
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+    def __init__(
+        self, config: uvicorn.Config, beat: Callable[[], None], before: Ending, after: Ending
+    ) -> None:
         super().__init__(config)
-        self._serving = serving
+        self._beat, self._before, self._after = beat, before, after
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
         if counter % 10 == 0:
-            self._serving.beat()
+            self._beat()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Does what is to be done before, waits for the requests, and does what is to be done after."""
-        await self._serving.before()
+        await self._before()
         await super().shutdown(sockets)
-        await self._serving.after()
+        await self._after()

@@ -23,13 +23,13 @@ export function latency({ latency: found = {} }) {
 const PALETTE = ["blue", "orange", "green", "purple", "grey"];
 
 /** A stacked bar for each kind of worker, and the same in numbers; the digits in the bar are those of the rows. */
-export function stages({ stages: found = [] }) {
-  if (!found.length) return el("p", { class: "empty" }, "No request was measured in the last minutes.");
-  const kinds = [...new Set(found.map((one) => one.kind))];
+export function stages({ stages: found = {} }) {
+  const kinds = Object.keys(found).filter((kind) => Object.keys(found[kind]).length);
+  if (!kinds.length) return el("p", { class: "empty" }, "No request was measured in the last minutes.");
   const first = kinds.filter((kind) => FIRST.has(kind)), others = kinds.filter((kind) => !FIRST.has(kind));
   return [
-    first.map((kind) => ofKind(kind, found)),
-    others.length > 0 && el("details", {}, el("summary", {}, `More: ${others.join("; ")}`), others.map((kind) => ofKind(kind, found))),
+    first.map((kind) => ofKind(kind, found[kind])),
+    others.length > 0 && el("details", {}, el("summary", {}, `More: ${others.join("; ")}`), others.map((kind) => ofKind(kind, found[kind]))),
   ];
 }
 
@@ -37,17 +37,17 @@ export function stages({ stages: found = [] }) {
 const FIRST = new Set(["amn", "fallback"]);
 
 function ofKind(kind, found) {
-  const rows = found.filter((one) => one.kind === kind)
-    .map((one, index) => ({ ...one, place: index + 1, colour: PALETTE[index % PALETTE.length], time_ms: one.mean_ms ?? one.p50_ms ?? 0 }));
+  const rows = Object.entries(found).map(([stage, times], index) =>
+    ({ ...times, stage, place: index + 1, colour: PALETTE[index % PALETTE.length], time_ms: times.mean ?? times.p50 ?? 0 }));
   const sum_ms = rows.reduce((total, row) => total + row.time_ms, 0) || 1;
   rows.forEach((row) => Object.assign(row, { share: row.time_ms / sum_ms }));
   return el("div", { class: "stack", "data-key": kind }, bar(kind, rows), table(`Stages of ${kind} workers in numbers`, [
     { title: "stage", head: true, wraps: true, cell: (row) => [el("span", { class: `digit ${row.colour}`, "aria-hidden": "true" }, row.place), ` ${row.stage}`, STAGES[row.stage] && el("span", { class: "soft" }, `: ${STAGES[row.stage]}`)] },
-    { title: "mean", number: true, cell: (row) => ms(row.mean_ms) },
+    { title: "mean", number: true, cell: (row) => ms(row.mean) },
     { title: "share", number: true, cell: (row) => percent(row.share) },
-    { title: "p50", number: true, cell: (row) => ms(row.p50_ms) },
-    { title: "p95", number: true, cell: (row) => ms(row.p95_ms) },
-    { title: "p99", number: true, cell: (row) => ms(row.p99_ms) },
+    { title: "p50", number: true, cell: (row) => ms(row.p50) },
+    { title: "p95", number: true, cell: (row) => ms(row.p95) },
+    { title: "p99", number: true, cell: (row) => ms(row.p99) },
   ], rows, (row) => row.stage));
 }
 
@@ -63,7 +63,7 @@ function bar(kind, rows) {
   });
   const told = rows.map((row) => `${row.stage} ${percent(row.share)}`).join(", ");
   return [
-    el("h3", {}, `${kind}: ${ms(rows.reduce((total, row) => total + row.time_ms, 0))} in the mean of ${counted(rows[0].n, "request")}`),
+    el("h3", {}, `${kind}: ${ms(rows.reduce((total, row) => total + row.time_ms, 0))} in the mean of ${counted(rows[0].requests, "request")}`),
     el("svg", { width: "100%", height: 24, role: "img", "aria-label": `Shares of the time: ${told}` }, parts),
   ];
 }
