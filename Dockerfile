@@ -14,6 +14,7 @@ COPY producer producer
 COPY workers workers
 COPY ops ops
 COPY artifacts artifacts
+COPY docs/runbook.md docs/
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . ./artifacts
 
 FROM python:3.11-slim

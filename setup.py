@@ -6,6 +6,7 @@ from glob import glob
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 # A library that amn/kernel/bindings.py loads by ctypes. Without a C compiler the install goes on, and NumPy
 # serves; AMN_LOOPS=no leaves it out on purpose, and AMN_LOOPS=yes makes a failed build an error.
@@ -27,6 +28,16 @@ class Library(build_ext):
         super().run()
 
 
+class Packages(build_py):
+    """Adds the runbook, which alerts link to."""
+
+    def run(self):
+        """Copies the packages, and the document beside them."""
+        super().run()
+        if not self.editable_mode and os.path.exists("docs/runbook.md"):
+            self.copy_file("docs/runbook.md", os.path.join(self.build_lib, "ops", "alerts", "runbook.md"))
+
+
 class Wheel(bdist_wheel):
     """Tags the wheel for its platform alone: the same library serves every Python."""
 
@@ -36,7 +47,7 @@ class Wheel(bdist_wheel):
 
 
 setup(
-    cmdclass={"build_ext": Library, "bdist_wheel": Wheel},
+    cmdclass={"build_py": Packages, "build_ext": Library, "bdist_wheel": Wheel},
     ext_modules=[
         Extension(
             "amn.kernel._kernel",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def promote(path: Path, link: Path, *, calibration: Path | None = None, with_lat
         PromotionError: It was judged on too little, is worse or slower than the present, or the
             calibration is another model's.
     """
+    if link.is_dir() and not link.is_symlink():
+        raise PromotionError(f"{link} is a folder; a promotion moves a link, so make it one to that folder")
     candidate = checkpoint.load(path)
     if link.resolve() == candidate.path:
         raise PromotionError(f"{link} already names {candidate.path.name}; nothing to do")
@@ -72,6 +75,17 @@ def rollback(link: Path) -> str:
             _write_history(link, history[:-1])
             return _point(link, earlier, fitted)
     raise refusals[0]
+
+
+def copy_with_links(shipped: Path, root: Path) -> None:
+    """Makes the folder `root` from the shipped models, which a wheel holds without links.
+
+    Each is copied to `root/shipped`, and gets a link that a promotion can move.
+    """
+    for folder in sorted(path for path in shipped.iterdir() if (path / MANIFEST).is_file()):
+        copied = root / "shipped" / folder.name
+        shutil.copytree(folder, copied, dirs_exist_ok=True)
+        move(root / folder.name, copied)
 
 
 def fitting(link: Path, model_id: str, calibration: Path | None) -> Path | None:

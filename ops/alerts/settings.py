@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Self
 
 _MIN_MS, _HOUR_MS = 60_000, 3_600_000
-_FILE = Path(__file__).resolve().parents[2] / "docs" / "runbook.md"
-_SHIPPED = _FILE.as_uri() if _FILE.exists() else "docs/runbook.md"
+#: In a checkout it is a document like the others; a wheel holds a copy (setup.py).
+_FILES = (
+    Path(__file__).resolve().parents[2] / "docs" / "runbook.md",
+    Path(__file__).resolve().with_name("runbook.md"),
+)
+_SHIPPED = next((file.as_uri() for file in _FILES if file.exists()), "docs/runbook.md")
 _VARIABLES = {"environment": "AMN_ENVIRONMENT", "runbook_url": "AMN_RUNBOOK_URL"}
 
 
@@ -19,7 +23,7 @@ class AlertSettings:
 
     Attributes:
         environment: Name of this installation; part of every alert's identity.
-        runbook_url: Page of docs/runbook.md; "" names the file of this checkout.
+        runbook_url: Page of docs/runbook.md; "" names the file that came with this package.
         apart_ms: Evaluations closer than this count once, so that a judge that starts again, or a
             person who checks by hand, does not hurry an alert.
         broken_off_ms: After this long without a look, the count of firing evaluations begins anew.

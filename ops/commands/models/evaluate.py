@@ -13,7 +13,12 @@ from ops.settings import artifacts_folder, sample_path
 
 _LINKS = ("production_model", "fallback_accuracy", "fallback_secondary")
 _link = click.option("--link", default=_LINKS[0], type=click.Choice(_LINKS))
-_root = click.option("--root", default="artifacts/lvm", type=options.path)
+_root = click.option(
+    "--root",
+    type=options.path,
+    envvar="AMN_ARTIFACTS",
+    help="Folder of the links. [default: artifacts/lvm, which begins as a copy of the shipped ones]",
+)
 
 
 def show_evaluation(
@@ -110,22 +115,35 @@ def card(path: Path, evaluation: Path, out: Path | None) -> None:
     "--calibration", type=options.path, help="Gate calibration that was fitted for it, to be linked with it."
 )
 @click.option("--no-latency", is_flag=True, help="Skip the latency gate.")
-def promote(path: Path, link: str, root: Path, calibration: Path | None, no_latency: bool) -> None:
+def promote(path: Path, link: str, root: Path | None, calibration: Path | None, no_latency: bool) -> None:
     """Point a link that workers load from at the checkpoint PATH, if it passes every gate."""
     from amn.evaluation import promotion
 
+    root = root or _own_root()
     said = promotion.promote(path, root / link, calibration=calibration, with_latency=not no_latency)
     console.say(said)
+
+
+def _own_root() -> Path:
+    """The folder of models that are served here; where those are the package's, a copy with links."""
+    from amn.evaluation import promotion
+
+    found, own = artifacts_folder(None), Path("artifacts") / "lvm"
+    if found == own or not (found / _LINKS[0]).is_dir() or (found / _LINKS[0]).is_symlink():
+        return found
+    promotion.copy_with_links(found, own)
+    console.say(f"copied the shipped models from {found} to {own}: what starts here now serves those")
+    return own
 
 
 @click.command(short_help="Point a link back at its earlier target.")
 @_link
 @_root
-def rollback(link: str, root: Path) -> None:
+def rollback(link: str, root: Path | None) -> None:
     """Point a link back at the model that it named before the last promotion."""
     from amn.evaluation import promotion
 
-    console.say(promotion.rollback(root / link))
+    console.say(promotion.rollback((root or artifacts_folder(None)) / link))
 
 
 @click.command(short_help="Turn a published .pt file into a checkpoint folder.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from amn.evaluation import promotion
 from amn.evaluation.evaluate import without
 from amn.evaluation.metrics import estimate
 from amn.model import checkpoint
+from ops.commands.models import evaluate
 
 NOW = "2026-01-02T03:04:05Z"
 ARTIFACTS = Path("artifacts/lvm").absolute()
@@ -229,6 +231,27 @@ def test_the_commands_promote_and_roll_back(tmp_path, capsys):
     assert amn("rollback", *root) == 0
     assert "-> amn_1 (amn@" in capsys.readouterr().out.splitlines()[-1]
     assert amn("rollback", *root) == 1
+
+
+def test_a_first_promotion_beside_shipped_models_makes_a_folder_whose_links_can_be_moved(
+    tmp_path, monkeypatch, capsys
+):
+    first, second = candidate(tmp_path, "amn_1"), candidate(tmp_path, "amn_2")
+    shipped, own = tmp_path / "package" / "lvm", tmp_path / "artifacts" / "lvm"
+    for name in ("production_model", "fallback_accuracy"):
+        shutil.copytree(first, shipped / name)  # as a wheel holds them
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AMN_ARTIFACTS", raising=False)
+    monkeypatch.setattr(evaluate, "artifacts_folder", lambda _: own if own.exists() else shipped)
+    assert amn("promote", str(second), "--no-latency") == 0
+    assert f"copied the shipped models from {shipped}" in capsys.readouterr().out
+    assert (own / "production_model").resolve() == second
+    assert (own / "fallback_accuracy").resolve() == own / "shipped" / "fallback_accuracy"
+    assert not (shipped / "production_model").is_symlink()
+    assert amn("rollback") == 0
+    assert (own / "production_model").resolve() == own / "shipped" / "production_model"
+    assert amn("promote", str(second), "--no-latency", "--root", str(shipped)) == 1
+    assert "is a folder; a promotion moves a link" in capsys.readouterr().err
 
 
 def test_the_quick_reproduction_trains_the_small_networks_and_prints_one_table(tmp_path, capsys):
