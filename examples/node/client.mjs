@@ -7,8 +7,11 @@ import { QueueError, bytesOf, decodeReply, encodeRequest } from './messages.mjs'
 
 export { QueueError };
 
-const SUBMIT = '1e23b670142e76c6820a0f0ca7e467594aae4de0'; // sha1sum producer/lua/submit.lua
-const CANCEL = 'dc10b9718f514562f103db9ec0c829e093569b8b'; // sha1sum producer/lua/cancel.lua
+const SCRIPTS = { // sha1sum producer/lua/*.lua: workers load them
+  submit: ['EVALSHA', '1e23b670142e76c6820a0f0ca7e467594aae4de0', '7'],
+  cancel: ['EVALSHA', 'dc10b9718f514562f103db9ec0c829e093569b8b', '12'],
+};
+const FUNCTIONS = { submit: ['FCALL', 'amn_submit_v1', '7'], cancel: ['FCALL', 'amn_cancel_v1', '12'] };
 const WINDOW_MS = 60_000; // how long the server knows an id
 const REPEAT_MS = 30_000; // a call is repeated for less than that, so that it runs once
 const LEVELS = ['high', 'normal', 'low'];
@@ -35,7 +38,7 @@ const fault = (code, message) => new QueueError(code, message);
  * @property {Promise<object>} first The provisional answer, or `answer` where that came first.
  */
 export class Client {
-  #clientId; #keys; #limits; #sender; #reader; #reading; #closed = false;
+  #clientId; #keys; #limits; #scripts; #sender; #reader; #reading; #closed = false;
   #note = newId(); // this client in the server's notes on ids, where all may read: not the client id
   #waiting = new Map(); #contexts = 0; // requests without an answer, by id, and the contexts in them
   #answered = new Map(); // when an answer came, by ids that callers chose
@@ -50,11 +53,13 @@ export class Client {
    * @param {string} [options.queue]
    * @param {string} [options.name] of the team, on a server with ACLs
    * @param {import('node:tls').ConnectionOptions} [options.tls]
+   * @param {boolean} [options.functions] call the functions of a server that has them, which no update renames
    * @param {number} [options.entriesMax] how many requests may wait in the queue, in all
    * @param {number} [options.bytesMax] how many bytes of them
    */
-  static async connect({ url, queue = 'main', name, tls, entriesMax = 100_000, bytesMax = 2 ** 31 } = {}) {
+  static async connect({ url, queue = 'main', name, tls, functions, entriesMax = 100_000, bytesMax = 2 ** 31 } = {}) {
     const client = new Client(), key = (rest) => `amn:{${queue}}:${rest}`;
+    client.#scripts = functions ? FUNCTIONS : SCRIPTS;
     client.#clientId = name ? `${name}.${newId()}` : newId();
     client.#limits = [entriesMax, bytesMax, WINDOW_MS].map(String);
     const places = ['requests:high', 'requests', 'requests:low', 'fallback', 'fallback:secondary'];
@@ -104,7 +109,7 @@ export class Client {
   async cancel(id) {
     const { streams, bytes, seen, stats } = this.#keys, request = this.#waiting.get(id);
     const keys = [...streams, ...bytes, seen + id, stats];
-    if (await run(this.#sender, 'EVALSHA', CANCEL, '12', ...keys, this.#note, 'workers') !== 1) return false;
+    if (await run(this.#sender, ...this.#scripts.cancel, ...keys, this.#note, 'workers') !== 1) return false;
     if (request) this.#end(request, fault('cancelled', `request ${id} was cancelled`));
     return true;
   }
@@ -159,11 +164,12 @@ export class Client {
   /** Sends until the server says of each that it is in, or why not; a call that is repeated is one (Sending). */
   async #send(requests) {
     const { streams, bytes, stats, seen } = this.#keys;
-    const head = ['7', ...streams.slice(0, 3), ...bytes.slice(0, 3), stats, ...this.#limits, seen, this.#note];
+    const keys = [...streams.slice(0, 3), ...bytes.slice(0, 3), stats];
+    const head = [...this.#scripts.submit, ...keys, ...this.#limits, seen, this.#note];
     const until = Math.min(now() + REPEAT_MS, ...requests.map((one) => one.expiresAt));
     for (let left = requests, pauseMs = 20; left.length; pauseMs = Math.min(2 * pauseMs, 1_000)) {
       const each = left.flatMap(({ id, level, call, payload }) => [id, String(level), call, payload]);
-      const said = await run(this.#sender, 'EVALSHA', SUBMIT, ...head, ...each).catch((error) => error);
+      const said = await run(this.#sender, ...head, ...each).catch((error) => error);
       left = left.filter((request, i) => {
         const problem = said instanceof Error ? said : refusal(said[i]);
         if (!problem) request.gotInAt = now();

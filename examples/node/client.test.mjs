@@ -122,6 +122,13 @@ test('a batch in full, in half floats, and with shared vectors has an answer for
   }
 });
 
+test('the functions of a server do what the scripts do', async () => {
+  const other = await Client.connect({ functions: true });
+  assert.deepEqual((await other.predict(context)).vector, newest);
+  assert.equal(await other.cancel('of-nobody'), false);
+  await other.close();
+});
+
 test('a truth goes to the shadow workers', async () => {
   await client.reportTruth(newest, { sequence: 'doc', position: 5 });
 });

@@ -20,6 +20,7 @@ from test_batches import service
 
 from producer.keys import Keys
 from producer.transport.connection import script_text
+from producer.transport.library import library
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "node"
 pytestmark = pytest.mark.needs("node")
@@ -78,6 +79,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def test_the_client_passes_its_own_tests(real_server: Any) -> None:
+    real_server.admin.function_load(library(), replace=True)
     with service(real_server.url):
         done = subprocess.run(
             [node(), "--test", "--test-reporter=tap", str(FOLDER / "client.test.mjs")],
