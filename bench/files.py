@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from bench.batch import Alone
 from bench.machine import cpu_seconds, environment, resident_mb
-from bench.report import COLOURS, draw, out_option, write
+from bench.report import out_option, write
 from bench.service import sample_contexts
 from ops.local.server import ServerSettings
 from ops.local.stack import Stack
@@ -39,7 +39,7 @@ SAMPLE = Path("artifacts/sample/sequences.npz")
 @click.option("--rows", default=1_000_000, show_default=True)
 @out_option
 def command(rows: int, out: Path) -> None:
-    """Predict a large file; writes files.json, files.md and files.svg."""
+    """Predict a large file; writes files.json and files.md."""
     surroundings = environment()
     alone = Alone("calibrated").run(sample_contexts(), calls=400)["alone_per_s"]
     with tempfile.TemporaryDirectory() as name:
@@ -58,19 +58,6 @@ def command(rows: int, out: Path) -> None:
             form: figures(readings, count) | {"bytes_a_row": path.stat().st_size / count}
             for form, (path, count, readings) in runs.items()
         }
-    publish(
-        out,
-        {
-            "environment": surroundings,
-            "alone_per_s": alone,
-            "files": files,
-        },
-    )
-
-
-def publish(out: Path, report: dict[str, Any]) -> None:
-    """Write the tables and the plot."""
-    alone, files = report["alone_per_s"], report["files"]
     table = [
         {"form": form, "rows": one["rows"], "bytes a row": one["bytes_a_row"], **one["shown"]}
         | {"of model and gate alone": one["shown"]["rows/s"] / alone}
@@ -81,8 +68,7 @@ def publish(out: Path, report: dict[str, Any]) -> None:
         f"Model and gate alone, on one core: {alone:,.0f} contexts/s. One AMN and one fallback "
         "worker; memory is that of `amn predict`, bytes through the server are in and out."
     )
-    write(out, "files", report, table, cpu, note)
-    draw(out / "files.svg", (7, 3.2), lambda axis: plot(axis, files))
+    write(out, "files", {"environment": surroundings, "alone_per_s": alone, "files": files}, table, cpu, note)
 
 
 def write_documents(path: Path, rows: int) -> None:
@@ -194,15 +180,4 @@ def figures(readings: list[Reading], rows: int) -> dict[str, Any]:
             for name in last.cpu_s
             if last.cpu_s[name] == last.cpu_s[name]
         },
-        "memory": memory,
     }
-
-
-def plot(axis: Any, files: dict[str, Any]) -> None:
-    """Draw resident memory against rows done."""
-    for colour, (form, one) in zip(COLOURS, files.items(), strict=False):
-        axis.plot(*zip(*one["memory"], strict=True), color=colour, label=form)
-    axis.set(xlabel="rows predicted", ylabel="resident MB of amn predict")
-    axis.set_ylim(bottom=0)
-    axis.xaxis.set_major_formatter("{x:,.0f}")
-    axis.legend(frameon=False, loc="lower right")
