@@ -51,8 +51,8 @@ class FileRows:
             self.shape, fortran, self.dtype = _header(self._file)
             self.ndim, self._offset = len(self.shape), self._file.tell()
             self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-            self._opened = self._state()
-            end, size = self._offset + math.prod(self.shape) * self.dtype.itemsize, self._opened[0]
+            size = os.fstat(self._file.fileno()).st_size
+            end = self._offset + math.prod(self.shape) * self.dtype.itemsize
             if fortran and self.ndim > 1:
                 raise ValueError("it is stored in Fortran order; save np.ascontiguousarray(array)")
             if end > size:
@@ -81,15 +81,6 @@ class FileRows:
                         f"{self._path} became shorter while it was read; run it again when it is complete"
                     )
         return found.reshape((*index.shape, *self.shape[1:]))
-
-    def check_unchanged(self) -> None:
-        """Refuses a file that was written while it was read: rows of two states may be mixed."""
-        if self._state() != self._opened:
-            raise FileRefused(f"{self._path} was changed while it was read; run it again when it is complete")
-
-    def _state(self) -> tuple[int, int]:
-        now = os.fstat(self._file.fileno())
-        return now.st_size, now.st_mtime_ns
 
 
 #: Rows in memory or in a file.

@@ -67,12 +67,3 @@ class JudgeSettings:
     lag_ticket_ms: int = 60_000
     silent_ticket_min: int = 24 * 60
     events_min: int = 1_000
-
-    def __post_init__(self) -> None:
-        for name in ("drop_page", "level_ood_page", "pages_per_year", "recent_error", "learn_min_h"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.learn_max_h < self.learn_min_h:
-            raise ValueError(
-                f"learn_max_h is {self.learn_max_h}; it must be at least learn_min_h ({self.learn_min_h})"
-            )
