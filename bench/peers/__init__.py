@@ -9,6 +9,8 @@
                   have not, where a system counts only those
     result        the stored answer of a handle, read as the library reads it
 
-They run in environments of their own (`bench/environments.py`), since their needs contradict each
+Both `submit` and `result` may be coroutines; the runner gives each call a loop of its own.
+
+They run in environments of their own (`bench/systems.py`), since their needs contradict each
 other. The server's address is in BENCH_URL.
 """

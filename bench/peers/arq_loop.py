@@ -51,17 +51,13 @@ async def _pool() -> Any:
     )
 
 
-def submit(contexts: Sequence[bytes]) -> list[str]:
-
-    async def run() -> list[str]:
-        pool, ids = await _pool(), []
-        for some in in_chunks(contexts):
-            jobs = await asyncio.gather(*(pool.enqueue_job("work", context) for context in some))
-            ids += [job.job_id for job in jobs]
-        await pool.aclose()
-        return ids
-
-    return asyncio.run(run())
+async def submit(contexts: Sequence[bytes]) -> list[str]:
+    pool, ids = await _pool(), []
+    for some in in_chunks(contexts):
+        jobs = await asyncio.gather(*(pool.enqueue_job("work", context) for context in some))
+        ids += [job.job_id for job in jobs]
+    await pool.aclose()
+    return ids
 
 
 def waiting(client: redis.Redis) -> int:
@@ -69,12 +65,8 @@ def waiting(client: redis.Redis) -> int:
     return int(client.zcard("arq:queue"))
 
 
-def result(job: str) -> bytes:
-
-    async def run() -> bytes:
-        pool = await _pool()
-        value = await Job(job, pool, _deserializer=msgpack.unpackb).result(timeout=5)
-        await pool.aclose()
-        return bytes(value)
-
-    return asyncio.run(run())
+async def result(job: str) -> bytes:
+    pool = await _pool()
+    value = await Job(job, pool, _deserializer=msgpack.unpackb).result(timeout=5)
+    await pool.aclose()
+    return bytes(value)

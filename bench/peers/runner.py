@@ -14,8 +14,10 @@ The harness (bench/systems.py) gives each run an empty server of its own.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -23,7 +25,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ def main() -> None:
     data = Path(options.contexts).read_bytes()
     distinct = [data[i : i + CONTEXT_BYTES] for i in range(0, len(data), CONTEXT_BYTES)]
     peer = importlib.import_module(f"bench.peers.{options.module}")
+    peer.submit, peer.result = ended(peer.submit), ended(peer.result)
     workers = start(peer, options.workers, options.log)
     try:
         row = (
@@ -67,6 +70,11 @@ def main() -> None:
         print(json.dumps(row))
     finally:
         stop(workers)
+
+
+def ended(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the call, in a loop of its own where it is a coroutine's."""
+    return (lambda *words: asyncio.run(call(*words))) if inspect.iscoroutinefunction(call) else call
 
 
 def drain(peer: Any, workers: Workers, distinct: Sequence[bytes], count: int) -> dict[str, float | int]:

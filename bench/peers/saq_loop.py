@@ -34,19 +34,15 @@ queue = _queue()
 settings = {"queue": queue, "functions": [work], "concurrency": int(chosen()), "startup": load}
 
 
-def submit(contexts: Sequence[bytes]) -> list[str]:
-
-    async def run() -> list[str]:
-        one = _queue()
-        await one.connect()
-        keys: list[str] = []
-        for some in in_chunks(contexts):
-            jobs = await asyncio.gather(*(one.enqueue("work", context=context, ttl=3600) for context in some))
-            keys += [job.key for job in jobs]
-        await one.disconnect()
-        return keys
-
-    return asyncio.run(run())
+async def submit(contexts: Sequence[bytes]) -> list[str]:
+    one = _queue()
+    await one.connect()
+    keys: list[str] = []
+    for some in in_chunks(contexts):
+        jobs = await asyncio.gather(*(one.enqueue("work", context=context, ttl=3600) for context in some))
+        keys += [job.key for job in jobs]
+    await one.disconnect()
+    return keys
 
 
 def waiting(client: redis.Redis) -> int:
@@ -54,13 +50,9 @@ def waiting(client: redis.Redis) -> int:
     return int(client.zcard("saq:bench:incomplete"))
 
 
-def result(job: str) -> bytes:
-
-    async def run() -> Any:
-        one = _queue()
-        await one.connect()
-        found = await one.job(job)
-        await one.disconnect()
-        return found.result
-
-    return bytes(asyncio.run(run()))
+async def result(job: str) -> bytes:
+    one = _queue()
+    await one.connect()
+    found = await one.job(job)
+    await one.disconnect()
+    return bytes(found.result)

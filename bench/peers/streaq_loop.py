@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -42,18 +41,14 @@ async def work(context: bytes) -> bytes:
     return work_of(context)
 
 
-def submit(contexts: Sequence[bytes]) -> list[str]:
-
-    async def run() -> list[str]:
-        ids: list[str] = []
-        async with worker:
-            for some in in_chunks(contexts):
-                tasks = [work.enqueue(context) for context in some]
-                await worker.enqueue_many(tasks)
-                ids += [task.id for task in tasks]
-        return ids
-
-    return asyncio.run(run())
+async def submit(contexts: Sequence[bytes]) -> list[str]:
+    ids: list[str] = []
+    async with worker:
+        for some in in_chunks(contexts):
+            tasks = [work.enqueue(context) for context in some]
+            await worker.enqueue_many(tasks)
+            ids += [task.id for task in tasks]
+    return ids
 
 
 def finished(client: redis.Redis) -> int:
@@ -61,10 +56,6 @@ def finished(client: redis.Redis) -> int:
     return int(client.zcard("streaq:bench:index:results"))
 
 
-def result(job: str) -> bytes:
-
-    async def run() -> Any:
-        async with worker:
-            return (await worker.result_by_id(job)).result
-
-    return bytes(asyncio.run(run()))
+async def result(job: str) -> bytes:
+    async with worker:
+        return bytes((await worker.result_by_id(job)).result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from typing import Any
 
 import redis
 from taskiq import TaskiqEvents, TaskiqState
@@ -41,18 +40,14 @@ async def work(context: str) -> str:
     return b64encode(work_of(b64decode(context))).decode()
 
 
-def submit(contexts: Sequence[bytes]) -> list[str]:
-
-    async def run() -> list[str]:
-        await broker.startup()
-        ids: list[str] = []
-        for some in in_chunks(contexts):
-            tasks = await asyncio.gather(*(work.kiq(b64encode(context).decode()) for context in some))
-            ids += [task.task_id for task in tasks]
-        await broker.shutdown()
-        return ids
-
-    return asyncio.run(run())
+async def submit(contexts: Sequence[bytes]) -> list[str]:
+    await broker.startup()
+    ids: list[str] = []
+    for some in in_chunks(contexts):
+        tasks = await asyncio.gather(*(work.kiq(b64encode(context).decode()) for context in some))
+        ids += [task.task_id for task in tasks]
+    await broker.shutdown()
+    return ids
 
 
 def finished(client: redis.Redis) -> int:
@@ -60,12 +55,8 @@ def finished(client: redis.Redis) -> int:
     return int(client.dbsize())
 
 
-def result(job: str) -> bytes:
-
-    async def run() -> Any:
-        await broker.result_backend.startup()
-        found = await broker.result_backend.get_result(job)
-        await broker.result_backend.shutdown()
-        return found.return_value
-
-    return b64decode(asyncio.run(run()))
+async def result(job: str) -> bytes:
+    await broker.result_backend.startup()
+    found = await broker.result_backend.get_result(job)
+    await broker.result_backend.shutdown()
+    return b64decode(found.return_value)
