@@ -6,7 +6,6 @@ weights_only, so nothing in it is executed.
 
 from __future__ import annotations
 
-import datetime
 import pickle
 from pathlib import Path
 
@@ -48,5 +47,4 @@ def import_published(path: Path, folder: Path, *, encoder_id: str) -> checkpoint
         "data": {"note": "unknown: the published file does not say"},
         "notes": [WARNING],
     }
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return checkpoint.save(model, folder, name=kind, encoder_id=encoder_id, created_utc=now, records=records)
+    return checkpoint.save(model, folder, name=kind, encoder_id=encoder_id, records=records)

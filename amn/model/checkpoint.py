@@ -12,6 +12,7 @@ output differs by more than 1e-5.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,6 @@ def save(
     *,
     name: str,
     encoder_id: str,
-    created_utc: str,
     records: Mapping[str, Any],
     storage: str = "float32",
 ) -> Manifest:
@@ -113,9 +113,7 @@ def save(
         model: a network made by `amn.model.layouts.build`.
         folder: created if missing; an existing checkpoint in it is replaced.
         name: short name for `model_id`, e.g. "amn".
-        encoder_id: the encoder of the vectors that it was trained on.
-        created_utc: ISO time, given by the caller because this room has no clock.
-        records: the parts `training`, `data`, `metrics` and `notes` of the manifest.
+        records: the parts `training`, `data`, `metrics` and `notes` of the manifest, where there are any.
         storage: "float32", or "float16" to halve the file.
 
     Raises:
@@ -145,11 +143,8 @@ def save(
         sha256=files_sha256([folder / WEIGHTS_FILE]),
         golden_sha256=files_sha256([folder / GOLDEN_FILE]),
         encoder_id=encoder_id,
-        created_utc=created_utc,
-        training=dict(records.get("training", {})),
-        data=dict(records.get("data", {})),
-        metrics=dict(records.get("metrics", {})),
-        notes=list(records.get("notes", [])),
+        created_utc=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **{"training": {}, "data": {}, "metrics": {}, **records},
     )
     write_manifest(folder, manifest)
     return manifest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import json
 import os
@@ -78,7 +77,6 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
         folder / "checkpoint",
         name=recipe.name,
         encoder_id=data.encoder_id,
-        created_utc=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         storage=settings.storage,
         records={
             "training": config.to_dict() | ended,

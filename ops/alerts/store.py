@@ -65,7 +65,6 @@ def apply(
     same again, and nothing is told twice.
 
     Args:
-        client: Bytes client (`decode_responses=False`).
         findings: All of this evaluation; an alert that is missing here is no longer judged.
         now_ms: Time of this evaluation, epoch milliseconds by the server's clock.
         fence: The evaluator's; when another one leads by now, nothing is written.
@@ -84,10 +83,7 @@ def apply(
         if alert.id in known or finding.state == "firing":
             found[alert.id] = finding
             known.setdefault(alert.id, alert)
-    key = keys.alerts_prefix + "states"
-    changes: list[Transition] = []
-    ended: list[Alert] = []
-    commands: list[Command] = []
+    changes, ended, commands = list[Transition](), list[Alert](), list[Command]()
     for name, one in found.items():
         before = known[name]
         alert, kind = step(before, one, now_ms, settings, silence_of(before, held, now_ms))
@@ -95,19 +91,25 @@ def apply(
             changes.append(Transition(alert=alert, before=before.phase, kind=kind))
         if kind == "resolve":
             ended.append(replace(alert, told_ms=before.told_ms))
-        if alert.phase == "ok" and now_ms - alert.resolved_ms > settings.kept_ms:
-            if name in stored:
-                commands.append(("HDEL", key, name))
-        elif alert != stored.get(name):
-            commands.append(("HSET", key, name, json.dumps(asdict(alert))))
+        forgotten = alert.phase == "ok" and now_ms - alert.resolved_ms > settings.kept_ms
+        commands += _stored(keys, stored.get(name), None if forgotten else alert)
     # An end is kept before its alert forgets that it was told.
     commands = [*add_ended(keys, ended), *commands]
     leader = leader_key(keys) if source == "judge" else keys.alerts_prefix + "leader"
-    if commands and not write(client, leader, fence, [*commands, ("EXPIRE", key, KEPT_S)]):
+    lives = ("EXPIRE", keys.alerts_prefix + "states", KEPT_S)
+    if commands and not write(client, leader, fence, [*commands, lives]):
         _LOG.warning("alerts_refused", source=source, fence=fence)
         return []
     _log(changes)
     return changes
+
+
+def _stored(keys: Keys, before: Alert | None, now: Alert | None) -> list[Command]:
+    """Returns the command that changes what is stored of an alert, if anything does."""
+    key = keys.alerts_prefix + "states"
+    if now is None:
+        return [("HDEL", key, before.id)] if before else []
+    return [] if now == before else [("HSET", key, now.id, json.dumps(asdict(now)))]
 
 
 def add_ended(keys: Keys, ended: Iterable[Alert]) -> list[Command]:

@@ -37,7 +37,6 @@ def twin(tmp_path: Path) -> Path:
         folder,
         name="amn",
         encoder_id=original.manifest.encoder_id,
-        created_utc="2026-11-24T00:00:00Z",
         records={"metrics": original.manifest.metrics},
     )
     return folder

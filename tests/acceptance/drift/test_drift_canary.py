@@ -163,7 +163,6 @@ def test_a_promoted_model_has_a_first_run_of_its_own_and_wakes_nobody(hours: Hou
         folder,
         name="amn",
         encoder_id=original.manifest.encoder_id,
-        created_utc="2026-11-24T00:00:00Z",
         records=records,
     )
     for link in artifacts().iterdir():

@@ -19,7 +19,6 @@ from amn.evaluation.metrics import estimate
 from amn.model import checkpoint
 from ops.commands.models import evaluate
 
-NOW = "2026-01-02T03:04:05Z"
 ARTIFACTS = Path("artifacts/lvm").absolute()
 
 
@@ -35,9 +34,7 @@ def candidate(root, name, layout="card", **figures):
     with torch.no_grad():  # every candidate has a hash of its own
         next(model.parameters()).add_(1e-4 * (1 + sum(name.encode())))
     records = {"metrics": metrics(**figures)}
-    checkpoint.save(
-        model, root / "models" / name, name="amn", encoder_id=ENCODER, created_utc=NOW, records=records
-    )
+    checkpoint.save(model, root / "models" / name, name="amn", encoder_id=ENCODER, records=records)
     return root / "models" / name
 
 

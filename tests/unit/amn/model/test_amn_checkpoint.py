@@ -16,8 +16,6 @@ from amn.manifest import MANIFEST, files_sha256
 from amn.model import checkpoint
 from amn.model.layouts import build
 
-NOW = "2026-01-02T03:04:05Z"
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -27,7 +25,6 @@ def folder(tmp_path):
         tmp_path / "amn",
         name="amn",
         encoder_id=ENCODER,
-        created_utc=NOW,
         records={"metrics": {"n": 1}},
     )
     return tmp_path / "amn"
@@ -56,9 +53,7 @@ def test_a_link_to_a_checkpoint_is_followed(folder):
 
 def test_sixteen_bit_storage_halves_the_file_and_answers_in_float32(tmp_path):
     model = made("card")
-    manifest = checkpoint.save(
-        model, tmp_path, name="amn", encoder_id=ENCODER, created_utc=NOW, records={}, storage="float16"
-    )
+    manifest = checkpoint.save(model, tmp_path, name="amn", encoder_id=ENCODER, records={}, storage="float16")
     assert manifest.storage == "float16"
     assert (tmp_path / checkpoint.WEIGHTS_FILE).stat().st_size < 3_000_000
     assert checkpoint.load(tmp_path).model.positions.dtype == torch.float32
@@ -67,9 +62,7 @@ def test_sixteen_bit_storage_halves_the_file_and_answers_in_float32(tmp_path):
 def test_an_unknown_storage_type_is_refused(tmp_path):
     model = build(ModelConfig(layout="card"))
     with pytest.raises(CheckpointError, match="choose one of float32, float16"):
-        checkpoint.save(
-            model, tmp_path, name="amn", encoder_id=ENCODER, created_utc=NOW, records={}, storage="int4"
-        )
+        checkpoint.save(model, tmp_path, name="amn", encoder_id=ENCODER, records={}, storage="int4")
 
 
 def test_tampered_weights_are_refused(folder):
