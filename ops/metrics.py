@@ -167,7 +167,7 @@ def stage_metric(queue: str, histograms: list[StageHistogram]) -> Metric:
     bounds = [*(str(us / 1e6) for us in BOUNDS_US), "+Inf"]
     for one in histograms:
         values = (queue, one.stage, one.kind, one.level, one.outcome)
-        buckets = list(zip(bounds, stages.cumulative(one), strict=True))
+        buckets = list(zip(bounds, itertools.accumulate(one.counts), strict=True))
         family.add_metric(values, buckets, sum_value=one.sum_us / 1e6)
     return family
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 import redis
@@ -118,8 +117,3 @@ def _hashes(client: redis.Redis, names: Sequence[str]) -> dict[str, dict[bytes, 
             pipe.hgetall(name)
         found: list[Any] = pipe.execute(raise_on_error=False)
     return {name: one for name, one in zip(ours, found, strict=True) if isinstance(one, dict)}
-
-
-def cumulative(histogram: StageHistogram) -> list[int]:
-    """Numbers of times that are at most each of `BOUNDS_US`, and of all, as Prometheus counts."""
-    return list(accumulate(histogram.counts))

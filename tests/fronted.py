@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import numpy as np
 from numpy.typing import NDArray
+from served import listening
 
 from producer.keys import Keys
-from workers.pool.child import our_environment, our_python
 
 INFER = "/v2/models/amn/infer"
 LENGTH = "Inference-Header-Content-Length"
@@ -25,21 +25,10 @@ DOCUMENT: dict[str, Any] = json.loads(Path("ops/gateway/openapi.json").read_text
 
 @contextmanager
 def gateway(url: str, token: str = "") -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    environment = our_environment(REDIS_URL=url, AMN_GATEWAY_TOKEN=token)
-    command = our_python("ops.cli", "gateway", "--port", "0")
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        address = process.stderr.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), address + process.stderr.read()
-        with httpx.Client(base_url=address, trust_env=False, timeout=30) as client:
-            if token:
-                client.headers["authorization"] = f"Bearer {token}"
-            yield client, process
-    finally:
-        process.terminate()
-        process.wait(20)
-        process.stderr.close()
+    with listening("gateway", REDIS_URL=url, AMN_GATEWAY_TOKEN=token) as (client, process):
+        if token:
+            client.headers["authorization"] = f"Bearer {token}"
+        yield client, process
 
 
 def v2(contexts: NDArray[Any], *, binary: bool = False, **more: Any) -> tuple[bytes, dict[str, str]]:

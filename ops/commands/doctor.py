@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import click
 
 from ops import console
 from ops.commands import options
-from ops.errors import Unhealthy
 from ops.health import FAILURE, OK, WARNING, CheckResult, Facts, Report, alive, beside, check, gather
 from ops.health import keys as health_keys
 from ops.health.backlog import backlogs
@@ -69,23 +69,20 @@ def doctor(
       amn doctor --alive amn
     """
     settings, found = producer_settings(url, queue), service(url)
-    root = artifacts or (Path(found.artifacts) if found.artifacts else None)
     if asked is not None:
-        with options.client(settings) as client:
-            name = alive(client, Keys(settings.queue), asked)
-        console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
+        _say_alive(settings, asked, as_json)
         return
     repaired = _changed(settings, **first)
-    while True:
-        report = replace(_examined(settings, root, found.found), repaired=repaired)
-        _show(report, as_json, clear=watch_s is not None and not as_json)
-        if watch_s is None:
-            break
-        time.sleep(watch_s)
-    bad = (FAILURE, WARNING) if strict else (FAILURE,)
-    failed = [f"{result.check}: {result.text}" for result in report.results if result.level in bad]
-    if failed:
-        raise Unhealthy(f"{len(failed)} of {len(report.results)} checks failed: {'; '.join(failed)}")
+    root = artifacts or (Path(found.artifacts) if found.artifacts else None)
+    for report in _looks(settings, root, found.found, watch_s):
+        _show(replace(report, repaired=repaired), as_json, clear=watch_s is not None and not as_json)
+    report.raise_failed(strict=strict)
+
+
+def _say_alive(settings: ProducerSettings, asked: str, as_json: bool) -> None:
+    with options.client(settings) as client:
+        name = alive(client, Keys(settings.queue), asked)
+    console.say_json({"alive": name}) if as_json else console.say(f"{name} is alive")
 
 
 def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> list[str]:
@@ -98,16 +95,24 @@ def _changed(settings: ProducerSettings, *, mend: bool, forget_sender: bool) -> 
     return done
 
 
-def _examined(settings: ProducerSettings, root: Path | None, found: str) -> Report:
+def _looks(
+    settings: ProducerSettings, root: Path | None, found: str, watch_s: float | None
+) -> Iterator[Report]:
+    """Yields one report, or, to who watches, one after the other."""
     from ops.drift.show.views import deltas
 
-    try:
-        with options.client(settings) as client:
-            facts = gather(client, settings, root, found)
-            drift = deltas(client, Keys(settings.queue), facts.now_ms)
-    except ServerError as error:
-        return Report(facts=None, results=[CheckResult(FAILURE, "server", with_origin(str(error)))])
-    return Report(facts=replace(facts, drift=drift), results=check(facts))
+    while True:
+        try:
+            with options.client(settings) as client:
+                facts = gather(client, settings, root, found)
+                facts = replace(facts, drift=deltas(client, Keys(settings.queue), facts.now_ms))
+            yield Report(facts=facts, results=check(facts))
+        except ServerError as error:
+            away = CheckResult(FAILURE, "server", with_origin(str(error)))
+            yield Report(facts=None, results=[away])
+        if watch_s is None:
+            return
+        time.sleep(watch_s)
 
 
 def _show(report: Report, as_json: bool, *, clear: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import redis
 
 from ops import stages
+from ops.errors import Unhealthy
 from ops.health import backlog, beside, keys, letters, machine, server, streams, workers
 from ops.health.beside import BesideFacts
 from ops.health.counters import read_counters
@@ -88,6 +89,13 @@ class Report:
     def healthy(self) -> bool:
         """True if no check failed; warnings do not count."""
         return all(result.level != FAILURE for result in self.results)
+
+    def raise_failed(self, *, strict: bool) -> None:
+        """Raises `Unhealthy` if a check failed; warnings count where it is `strict`."""
+        bad = (FAILURE, WARNING) if strict else (FAILURE,)
+        failed = [f"{result.check}: {result.text}" for result in self.results if result.level in bad]
+        if failed:
+            raise Unhealthy(f"{len(failed)} of {len(self.results)} checks failed: {'; '.join(failed)}")
 
     def to_json(self) -> dict[str, Any]:
         """The object of `amn doctor --json`."""

@@ -101,12 +101,8 @@ class Actions:
         return {"sentence": said}
 
     def _chosen(self, fields: ActionFields) -> Iterator[Letter]:
-        reason, kind, older_s = (
-            _text(fields, "reason"),
-            _text(fields, "kind"),
-            _number(fields, "older_than_s"),
-        )
-        before_ms, below = server_now_ms(self._client) - older_s * 1000, ""
+        reason, kind, below = _text(fields, "reason"), _text(fields, "kind"), ""
+        before_ms = server_now_ms(self._client) - _number(fields, "older_than_s") * 1000
         while page := newest(self._client, self._keys, _PAGE, below):
             below = page[-1].id
             for one in page:
@@ -138,11 +134,8 @@ class Actions:
         return f"{_counted(self._letters.purge(ids))} deleted for good"
 
     def _silence(self, fields: ActionFields, who: str) -> str:
-        reason, name, for_ms = (
-            _text(fields, "reason"),
-            _text(fields, "alert"),
-            _number(fields, "for_s") * 1000,
-        )
+        reason, name = _text(fields, "reason"), _text(fields, "alert")
+        for_ms = _number(fields, "for_s") * 1000
         alert = states(self._client, self._keys).get(name)
         if alert is None:
             raise ActionRefused(f"no alert is called {name!r}; it may have ended meanwhile")

@@ -16,7 +16,6 @@ from ops.health.streams import SERVED
 from ops.health.workers import WorkerFacts
 from ops.page.findings import is_silent
 from ops.page.look import Look
-from ops.page.rates import CounterRates
 from ops.page.words import told
 
 _NEWEST_LETTERS, _ALERTS_MAX, _GONE_MAX = 20, 50, 200
@@ -43,16 +42,17 @@ def streams(look: Look) -> list[dict[str, Any]]:
     ]
 
 
-def workers(look: Look, rates: CounterRates) -> list[dict[str, Any]]:
+def workers(look: Look) -> list[dict[str, Any]]:
     """The workers that live, and the names of those that left without a word."""
-    alive = [_worker(one, rates.finished(one.name)) for one in look.facts.workers]
+    alive = [{**asdict(one), "state": _state(one)} for one in look.facts.workers]
     gone = sorted(look.consumers - {one.name for one in look.facts.workers})[:_GONE_MAX]
     return alive + [{"name": name, "kind": name.partition("-")[0], "state": "gone"} for name in gone]
 
 
-def _worker(one: WorkerFacts, finished_before: int | None) -> dict[str, Any]:
-    state = "idle" if finished_before is None or one.finished <= finished_before else "working"
-    return {**asdict(one), "state": "stuck" if one.stuck or is_silent(one) else state}
+def _state(one: WorkerFacts) -> str:
+    if one.stuck or is_silent(one):
+        return "stuck"
+    return "working" if one.ended_per_s else "idle"
 
 
 def _shown(one: object, *names: str) -> dict[str, Any]:

@@ -46,11 +46,6 @@ class CounterRates:
         rows = [{"reason": one, "per_s": self(*(f + one for f in below)) or 0.0} for one in reasons if one]
         return sorted((row for row in rows if row["per_s"]), key=lambda row: -row["per_s"])
 
-    def finished(self, name: str) -> int | None:
-        """Returns the entries that a worker had ended at the earlier look; None when it was not there."""
-        workers = self._then.facts.workers if self._then else ()
-        return next((one.finished for one in workers if one.name == name), None)
-
 
 class Looks:
     """The looks of the last seconds."""

@@ -87,7 +87,7 @@ class Snapshots:
             "stages": shown,
             "escalation": _escalation(look, rates),
             "streams": parts.streams(look),
-            "workers": parts.workers(look, rates),
+            "workers": parts.workers(look),
             "dead": parts.dead(look),
             "drift": parts.drift(look),
             "alerts": parts.alerts(look, self._settings),

@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from rig import show_worker
-from served import served
+from served import listening, served
 
 from ops.alerts import AlertSettings, apply
 from ops.commands.web import metrics as command
@@ -229,30 +228,19 @@ def test_names_carry_their_unit(server: Any) -> None:
         assert not name.endswith(("_ms", "_s", "_percent", "_count"))
 
 
-@pytest.mark.parametrize("extra", [[], ["--once"]])
-def test_the_command_answers_scrapes_on_loopback(make_server: Any, extra: list[str]) -> None:
+def test_the_command_answers_scrapes_on_loopback_or_prints_once(make_server: Any) -> None:
     server = make_server()
     fill(server.client())
-    command = [sys.executable, "-m", "ops.cli", "metrics", "--port", "0", "--url", server.url, *extra]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        if extra:
-            text, said = process.communicate(timeout=60)
-            assert said == ""
-        else:
-            assert process.stderr is not None
-            address = process.stderr.readline().strip()
-            assert address.startswith("http://127.0.0.1:")
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                text = answer.read().decode()
-            process.terminate()
-            process.communicate(timeout=30)
-        assert process.returncode == 0
+    with listening("metrics", REDIS_URL=server.url) as (client, process):
+        scraped = client.get("/metrics").text
+        process.terminate()
+        assert process.wait(30) == 0
+    command = [sys.executable, "-m", "ops.cli", "metrics", "--once", "--url", server.url]
+    once = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert once.stderr == ""
+    for text in (scraped, once.stdout):
         assert 'amn_server_up{queue="main"} 1.0' in text
         assert 'amn_requests_answered_total{queue="main"} 100.0' in text
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_token_is_asked_of_every_scrape(server: Any) -> None:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import redis
 from rig import KEYS, Rig, answer, show_worker
-from served import served
+from served import listening, served
 from structlog.testing import capture_logs
 
 from ops.alerts import AlertSettings, apply
@@ -36,22 +36,9 @@ TOKEN = "a-token-of-twenty-four-chars"
 ACTS = {"x-amn-page": "1", "authorization": f"Bearer {TOKEN}"}
 
 
-@contextmanager
-def dashboard(url: str, *words: str, token: str = "") -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+def dashboard(url: str, *words: str, token: str = "") -> Any:
     """A process of `amn dashboard`, and a client of its page."""
-    environment = our_environment(REDIS_URL=url, AMN_DASHBOARD_TOKEN=token)
-    command = our_python("ops.cli", "dashboard", "--port", "0", *words)
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        address = process.stderr.readline().strip()
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address), address + process.stderr.read()
-        with httpx.Client(base_url=address, trust_env=False, timeout=20) as client:
-            yield client, process
-    finally:
-        process.terminate()
-        process.wait(10)
-        process.stderr.close()
+    return listening("dashboard", *words, REDIS_URL=url, AMN_DASHBOARD_TOKEN=token)
 
 
 def test_the_page_shows_itself_to_its_own_names_alone(real_server: Any) -> None:
