@@ -93,6 +93,7 @@ class Link:
     def __init__(self, client: redis.Redis) -> None:
         self._pool = client.connection_pool
         self._connection: Any = None
+        self._due = 0
 
     def call(self, *words: Word) -> Any:
         """Sends one command and returns the server's raw answer, or raises the driver's error."""
@@ -103,21 +104,28 @@ class Link:
 
     def each(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         """Sends several commands in one write; returns all answers, an error answer as one of them."""
+        self.send(commands)
+        return self.read(len(commands))
+
+    def send(self, commands: Sequence[tuple[Word, ...]]) -> None:
+        """Sends several commands in one write; `read` gives their answers, now or later."""
+        if self._due:  # whatever interrupted who waited for them: they must not meet this call
+            self._connection.disconnect()
         connection = self._connection = self._connection or self._pool.get_connection()
+        self._due = len(commands)
+        # One command is one piece already: no second copy of its megabyte.
+        sent = joined(commands[0]) if len(commands) == 1 else b"".join(map(joined, commands))
+        connection.send_packed_command([sent])
+
+    def read(self, count: int) -> list[Any]:
+        """The next answers to what was sent, an error answer as one of them."""
         answers: list[Any] = []
-        try:
-            # One command is one piece already: no second copy of its megabyte.
-            sent = joined(commands[0]) if len(commands) == 1 else b"".join(map(joined, commands))
-            connection.send_packed_command([sent])
-            for _ in commands:
-                try:
-                    answers.append(connection.read_response())
-                except ResponseError as error:  # an answer like any other: the connection is in order
-                    answers.append(error)
-        except BaseException:
-            # Whatever interrupted this, an answer may still come: it must not meet the next call.
-            connection.disconnect()
-            raise
+        for _ in range(count):
+            try:
+                answers.append(self._connection.read_response())
+            except ResponseError as error:  # an answer like any other: the connection is in order
+                answers.append(error)
+            self._due -= 1
         return answers
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -145,7 +153,7 @@ class Link:
         if self._connection is not None:
             self._connection.disconnect()
             self._pool.release(self._connection)
-            self._connection = None
+            self._connection, self._due = None, 0
 
 
 class ScriptMissing(DriverConnectionError):

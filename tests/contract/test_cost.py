@@ -152,8 +152,8 @@ def test_a_batch_is_two_round_trips_whatever_its_levels(rig: Rig, monkeypatch: A
     end_of_look = queue.lease()  # the look for expired leases, once a quarter of a lease, is over
     assert queue.finish(ended(end_of_look, "reply")) == [b"ok"] * len(end_of_look)
     sent: list[int] = []
-    each = Link.each
-    monkeypatch.setattr(Link, "each", lambda link, commands: sent.append(1) or each(link, commands))
+    send = Link.send
+    monkeypatch.setattr(Link, "send", lambda link, commands: sent.append(1) or send(link, commands))
     for block in (True, False, False):
         sent.clear()
         entries = queue.lease(block=block)

@@ -166,8 +166,10 @@ class Loop:
         if self._finishing is not None:
             self._join()
         if not (more or later):
-            self._finish(outcomes)
-            return []
+            first = self._held.waiting or self._rejoins or self._patience.away or self._stopping.is_set()
+            self._finish(outcomes, then_lease=not first)
+            self._hand = ()
+            return self.queue.lease() if self.queue.asked else []
         self._ending, self._hand = now, later
         try:
             return later or self.queue.lease(block=False)
@@ -259,17 +261,17 @@ class Loop:
         self.progress += 1
         return self._handler.handle(batch)
 
-    def _finish(self, outcomes: Sequence[Outcome]) -> None:
+    def _finish(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> None:
         """Ends the entries, through outages and refusals."""
         try:
-            self._end(outcomes)
+            self._end(outcomes, then_lease=then_lease)
         except ServerError as error:
             self._patience.end(outcomes, error, self._end)
 
-    def _end(self, outcomes: Sequence[Outcome]) -> None:
+    def _end(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> None:
         """Ends the entries. The finish is fenced, so that a repeat after a lost reply does nothing."""
         self.progress += 1
-        statuses = self.queue.finish(outcomes)
+        statuses = self.queue.finish(outcomes, then_lease=then_lease)
         self.finished += statuses.count(b"ok")
         for hear in self._hear:
             hear(outcomes, statuses, self.queue.finished_at)

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
-from typing import Any, cast
+from typing import Any
 
 import redis
+from redis.exceptions import NoScriptError
 
 from producer.keys import GROUP, REQUEST
 from producer.transport.clock import ServerClock
@@ -90,6 +91,7 @@ class LeasedQueue(EntryReader):
         """
         if self._yielding is not None:
             self._yielding.kept = []
+        self.asked = False
         self.ensure_group()
         if not self.sizes.lost_alone:
             self.release()
@@ -116,8 +118,13 @@ class LeasedQueue(EntryReader):
             found.setdefault(self.streams[entry.place - self._first_place], []).append(entry.id)
         return found
 
-    def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
-        """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each."""
+    def finish(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> list[bytes]:
+        """Ends the entries; returns `b"ok"`, `b"lost"` or `b"full"` for each.
+
+        Args:
+            then_lease: The next call is `lease`. Where that would be a usual read, it is `asked` for in the
+                same write, so that the server is woken once for both.
+        """
         if not outcomes:
             return []
         numbers: dict[str, int] = {"": 0}  # of the clients; nobody is told by the first
@@ -142,7 +149,17 @@ class LeasedQueue(EntryReader):
         said = (self._finish_words, "".join(places), *self._reply_limits, measured)
         words = [fixed.number + len(replies), fixed, *replies, *said, *arguments]
         try:
-            *statuses, seconds, micros = cast("list[bytes]", self._writes.run_words(self._finish, words))
+            answer: Any = NoScriptError()
+            if then_lease and self.usual:
+                self.asked = True
+                self._reading.send([(self._finish.by_hash, *words), *self._usual[1]])
+                [answer] = self._reading.read(1)
+            if isinstance(answer, NoScriptError):
+                answer = self._writes.run_words(self._finish, words)
+            if isinstance(answer, Exception):
+                raise answer
+            statuses: list[bytes]
+            *statuses, seconds, micros = answer
         except DRIVER_ERRORS as error:
             raise translated(error, self.settings.producer.url) from error
         self.finished_at = seconds, micros
@@ -150,6 +167,7 @@ class LeasedQueue(EntryReader):
 
     def release(self) -> int:
         """Hands everything still leased back at once; returns how many entries."""
+        self.asked = False
         with driver_errors(self.settings.producer.url):
             arguments = [GROUP, self.name, _RELEASED]
             return int(self._reading.run(load("release"), list(self.streams), arguments))

@@ -35,6 +35,7 @@ class EntryReader:
         heavy: Whether it holds messages of many contexts, so that it may be too much for one step.
         low: Whether the last lease had low work, or has kept some for the next one.
         sizes: How many entries a read asks for.
+        asked: Whether the next lease was asked for already, together with a finish: its answer is due.
     """
 
     def __init__(self, settings: WorkerSettings, stream: str, name: str) -> None:
@@ -46,7 +47,7 @@ class EntryReader:
         self._first_place = keys.places.index(self.streams[0]) + 1 if stream in keys.places else 0
         self._yielding = Yielding() if stream == keys.requests else None
         self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams), self._yielding)
-        self.more = self.heavy = self.low = False
+        self.more = self.heavy = self.low = self.asked = False
         self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
         self._reading, self._reclaim = Link(self.client), load("reclaim")
         self._reclaim_at, self._live_at_s = 0.0, 0.0
@@ -68,14 +69,22 @@ class EntryReader:
         if self.low and (kept := self._kept()):
             return kept
         try:
-            if time.monotonic() >= self._reclaim_at and (expired := self._reclaimed()):
+            due = not self.asked and time.monotonic() >= self._reclaim_at
+            if due and (expired := self._reclaimed()):
                 return expired
-            return self._taken(self._usual) if block and self.sizes.usual else self._read(block)
+            usual = self.asked or (block and self.sizes.usual)
+            return self._taken(self._usual) if usual else self._read(block)
         except DRIVER_ERRORS as error:
             if isinstance(error, LOST):
                 self.sizes.note_lost()
                 self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
             raise translated(error, self.settings.producer.url) from error
+
+    @property
+    def usual(self) -> bool:
+        """True if the next lease will wait for whatever comes first, and do nothing else before."""
+        usual = self.sizes.usual and not (self.low or self.settings.queue.linger_ms)
+        return usual and time.monotonic() < self._reclaim_at
 
     @property
     def kept(self) -> list[Entry]:
@@ -126,7 +135,10 @@ class EntryReader:
         """The entries that a read gives, and that are next."""
         asked, commands = read
         got, entries, first_place = [0] * len(asked), list[Entry](), self._first_place
-        for answer in self._reading.each(commands):
+        if not self.asked:
+            self._reading.send(commands)
+        self.asked = False
+        for answer in self._reading.read(len(commands)):
             if isinstance(answer, Exception):
                 raise answer
             for stream, rows in answer or ():

@@ -58,7 +58,7 @@ class ShadowQueue(LeasedQueue):
         self._score = load("score")
         self._exemplars = Exemplars(self.client, self.keys)
 
-    def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
+    def finish(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> list[bytes]:
         """Ends the entries; returns `b"ok"`, `b"lost"` or, after many tries, `b"again"` for each.
 
         The join is optimistic: halves are looked up, pairs scored here, and the script takes a

@@ -83,7 +83,7 @@ class Books:
     """A queue that notes the order of what the loop asks it for; `refusals` come first."""
 
     name = "amn-test"
-    heavy = more = low = False
+    heavy = more = low = asked = False
     kept: Sequence[Entry] = ()
     settings = SETTINGS
     clock = ServerClock()
@@ -101,7 +101,7 @@ class Books:
         self.done.append(("begin", [one.id for one in entries]))
         return list(entries)
 
-    def finish(self, outcomes: Sequence[Outcome]) -> list[bytes]:
+    def finish(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> list[bytes]:
         ids = [outcome.entry.id for outcome in outcomes]
         if self._refusals:
             raise self._refusals.pop(0)
