@@ -114,7 +114,13 @@ class Producer(Core[Handle, BatchHandle]):
         self, context: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]
     ) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
-        return self.submit(context, **fields).result(timeout_ms)
+        reader = None if self._spread or fields.get("block") else self.channels[0].reader
+        lead = reader.claim() if reader is not None else None
+        try:
+            return cast(Reply, self.submit(context, **fields).wait(False, timeout_ms, lead))
+        finally:
+            if lead is not None:
+                self.channels[0].reader.leave()
 
     def predict_many(
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS

@@ -52,7 +52,7 @@ class Channel:
     send: Callable[[Sequence[Outgoing]], Any]
     disconnect: Callable[[], Any]
     start_lock: Any
-    reader: Any
+    reader: Any = None
 
     def __init__(self, settings: ProducerSettings) -> None:
         self.settings = settings

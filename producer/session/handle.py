@@ -18,6 +18,8 @@ from producer.session.requests import Outgoing
 GRACE_MS = 1_000.0
 #: A week; a lock does not wait for longer than some centuries.
 _WAIT_MS_MAX = 7 * 24 * 3600 * 1000.0
+#: Reads answers until this handle has its final one, for so many seconds at most; gives those that are left.
+Lead = Callable[["BaseHandle", float], float]
 
 
 class BaseHandle:
@@ -144,9 +146,11 @@ class Handle(BaseHandle):
 
     _open = staticmethod(type(threading.Lock()).release)
 
-    def _wait(self, first: bool, timeout_ms: float | None) -> Any:
+    def wait(self, first: bool, timeout_ms: float | None, lead: Lead | None = None) -> Any:
+        """Waits for the first or the final answer, as `first` and `result` do; `lead` reads it meanwhile."""
         gate, limit_ms = self._first_gate if first else self._final_gate, self._limit_ms(timeout_ms)
-        if not gate.acquire(timeout=limit_ms / 1000):
+        left_s = limit_ms / 1000 if lead is None else lead(self, limit_ms / 1000)
+        if not gate.acquire(timeout=left_s):
             raise self._timed_out(limit_ms)
         gate.release()  # the next waiter passes too
         outcome = self._first if first else self._final
@@ -165,11 +169,11 @@ class Handle(BaseHandle):
             ResultTimeout: Nothing came in time.
             QueueError: The failure that the worker named, or DuplicateRequest.
         """
-        return cast(Reply, self._wait(False, timeout_ms))
+        return cast(Reply, self.wait(False, timeout_ms))
 
     def first(self, timeout_ms: float | None = None) -> Reply:
         """Waits for the first answer: the provisional one if it was asked for, else the final."""
-        return cast(Reply, self._wait(True, timeout_ms))
+        return cast(Reply, self.wait(True, timeout_ms))
 
     def cancel(self) -> bool:
         """Takes the request back, as `Producer.cancel`."""

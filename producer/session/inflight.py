@@ -38,8 +38,10 @@ class Inflight:
         clock_s: A monotonic clock.
         stray: Final replies whose request is not in flight: a second answer, or one that came after
             the producer gave the request up. A healthy system shows 0.
+        sweep_at_s: When it is to look for such.
         swept: Requests that ended here because no answer came, or will come.
         overdue: Requests that got in and wait for long, at the last sweep.
+        handles: By id.
         times: Counts the times of the answers; None where nobody asked for it.
     """
 
@@ -48,13 +50,13 @@ class Inflight:
     ) -> None:
         self.clock_s = clock_s
         self._limit, self._window_s = limit, window_ms / 1000
-        self._handles: dict[str, Any] = {}
+        self.handles: dict[str, Any] = {}
         self._contexts = 0
         self._answered: OrderedDict[str, float] = OrderedDict()
         #: Named requests that were given up here, with the answer if one came after all.
         self._given_up: OrderedDict[str, Answer | errors.QueueError | None] = OrderedDict()
         self._late: OrderedDict[str, None] = OrderedDict()
-        self._sweep_at_s = clock_s() + SWEEP_S
+        self.sweep_at_s = clock_s() + SWEEP_S
         self._lock = threading.Lock()
         self._closed = ""
         self.overdue: list[BaseHandle] = []
@@ -62,7 +64,7 @@ class Inflight:
         self.stray = self.swept = 0
 
     def __len__(self) -> int:
-        return len(self._handles)
+        return len(self.handles)
 
     def add(self, outgoing: Outgoing, make_handle: Callable[[Outgoing], H]) -> tuple[H, bool]:
         """Registers a request, before it is sent; gives its handle, and whether it is to be sent.
@@ -77,7 +79,7 @@ class Inflight:
         with self._lock:
             if self._closed:
                 raise errors.ProducerClosed(f"request {outgoing.id}: {self._closed}")
-            known: H | None = self._handles.get(outgoing.id)
+            known: H | None = self.handles.get(outgoing.id)
             if known is not None:
                 return known, False
             if outgoing.named and self._was_answered(outgoing.id):
@@ -92,7 +94,7 @@ class Inflight:
                     "(in_flight_max); collect some answers first",
                     retry_after_ms=10,
                 )
-            handle = self._handles[outgoing.id] = make_handle(outgoing)
+            handle = self.handles[outgoing.id] = make_handle(outgoing)
             if outgoing.deadline_ms:
                 handle.lost_at_s = self.clock_s() + outgoing.deadline_ms / 1000 + LOST_S
             self._contexts += handle.contexts
@@ -118,7 +120,7 @@ class Inflight:
         """Takes one reply's bytes, of this entry of the stream, and settles the request that it answers."""
         message = wire.decode_reply(payload)
         with self._lock:
-            handle = self._handles.get(message.id)
+            handle = self.handles.get(message.id)
             if isinstance(message, Failure):
                 outcome: Answer | errors.QueueError = errors.error_from_code(
                     message.code, message.message, retryable=message.retryable
@@ -133,7 +135,7 @@ class Inflight:
                         handle.settle(message)
                     return
             if handle is not None:
-                del self._handles[message.id]
+                del self.handles[message.id]
                 self._contexts -= handle.contexts
             else:
                 self.stray += message.id not in self._late
@@ -148,24 +150,22 @@ class Inflight:
                 self.times.note(entry_id, handle, outcome)
 
     def sweep(self) -> bool:
-        """Ends what is long past its deadline, and notes what is overdue; returns whether it looked.
+        """Ends what is long past its deadline, and notes what is overdue; returns whether anything is.
 
-        It looks every `SWEEP_S`, also while the server is away; other losses are found by asking it.
+        To be called at `sweep_at_s`, also while the server is away; other losses are found by asking it.
         """
         now_s = self.clock_s()
-        if now_s < self._sweep_at_s:
-            return False
-        self._sweep_at_s = now_s + SWEEP_S
+        self.sweep_at_s = now_s + SWEEP_S
         with self._lock:
-            waiting = list(self._handles.values())
+            waiting = list(self.handles.values())
         self.overdue = [one for one in waiting if one.got_in_at_s + OVERDUE_S <= now_s]
         self.give_up([one for one in waiting if one.lost_at_s <= now_s], _too_late)
-        return True
+        return bool(self.overdue)
 
     def give_up(self, lost: Iterable[BaseHandle], make_error: Callable[[str], errors.QueueError]) -> None:
         """Ends requests to which no answer will come, so that their slots are free and nobody waits on."""
         with self._lock:
-            lost = [one for one in lost if self._handles.get(one.id) is one]
+            lost = [one for one in lost if self.handles.get(one.id) is one]
             for handle in lost:
                 self._take(handle.id)
                 _remember(self._late, handle.id, None, REMEMBERED_MAX)
@@ -176,7 +176,7 @@ class Inflight:
             handle.settle(make_error(handle.id))
 
     def _take(self, request_id: str) -> BaseHandle | None:
-        handle: BaseHandle | None = self._handles.pop(request_id, None)
+        handle: BaseHandle | None = self.handles.pop(request_id, None)
         if handle is not None:
             self._contexts -= handle.contexts
         return handle
@@ -185,7 +185,7 @@ class Inflight:
         """Empties the table, tells each who waits, and takes no more."""
         with self._lock:
             self._closed = why
-            left, self._handles, self._contexts = list(self._handles.values()), {}, 0
+            left, self.handles, self._contexts = list(self.handles.values()), {}, 0
         for handle in left:
             handle.settle(errors.ProducerClosed(f"request {handle.id}: {why}"))
 

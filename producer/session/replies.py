@@ -60,7 +60,8 @@ class ReplyCursor:
 
         It is asked for again and again, also while the server is away: the time to look for lost requests.
         """
-        self._asked = self._inflight.sweep() and bool(self._inflight.overdue)
+        inflight = self._inflight
+        self._asked = inflight.clock_s() >= inflight.sweep_at_s and inflight.sweep()
         commands: list[tuple[Any, ...]] = [("HGETALL", self._standing)] if self._asked else []
         if self._foreign:  # something else lies where our answers should: none could be put there
             commands.append(("DEL", self.stream))
@@ -74,6 +75,8 @@ class ReplyCursor:
 
     def take(self, answers: Sequence[Any]) -> None:
         """Settles the requests that the last answer's entries answer, and moves on."""
+        if isinstance(answers[-1], Exception):
+            raise answers[-1]
         rows, count = self._rows(answers[-1]), self._count
         if self._steps.size < self._steps.size_max:
             self._steps.note_came()
@@ -93,7 +96,7 @@ class ReplyCursor:
             self._over = False
             self._losses.end_lost()
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """Notes that a round trip failed; the next one takes less, in case its answer was too large."""
         self._steps.note_lost(self._count)
         self._foreign = "WRONGTYPE" in str(error)
@@ -132,11 +135,18 @@ class ReplyCursor:
 class Reader:
     """Feeds a cursor, through any outage, until it is stopped: it never ends while somebody waits.
 
-    A subclass says how commands go out together, how to drop the connection, how to wait, and when to end.
+    A subclass says how commands go out together, and those of the cursor, how to drop the connection, how to
+    wait, and when to end.
+
+    Attributes:
+        claimed: Whether it should `rest`, so that a caller can read in its place.
     """
 
     each: Callable[..., Any]
+    exchange: Callable[[], Any]
     drop: Callable[[], Any]
+    rest: Callable[[], Any]
+    claimed = False
     pause: Callable[[float], Any]
     stopping: Callable[[], bool]
 
@@ -148,14 +158,13 @@ class Reader:
         outage, failures = Outage("reply_reader"), 0
         while not self.stopping():
             try:
-                if self._clock.due:
+                if self.claimed:
+                    yield (self.rest,)
+                elif self._clock.due:
                     asked_at_s = self._clock.asks()
                     [answer] = yield self.each, [("TIME",)]
                     self._clock.measured(asked_at_s, answer)
-                answers = yield self.each, self._cursor.commands()
-                if isinstance(answers[-1], Exception):
-                    raise answers[-1]
-                self._cursor.take(answers)
+                self._cursor.take((yield (self.exchange,)))
                 if failures:
                     failures = 0
                     outage.over()

@@ -160,6 +160,10 @@ class ReplyTask(Reader):
         """True when the task was cancelled; the driver may have lost that: the loop would wait for ever."""
         return self._task is None or bool(self._task.cancelling())
 
+    async def exchange(self) -> list[Any]:
+        """The answers to the cursor's next commands."""
+        return await self.each(self._cursor.commands())
+
     async def each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Sends several commands in one write; returns all answers, an error answer as one of them."""
         async with self.client.pipeline(transaction=False) as pipe:

@@ -88,12 +88,16 @@ def _encoded(argument: Any) -> bytes:
 
 
 class Link:
-    """Not for use by two threads at the same time. Reconnects by itself on the next call."""
+    """Not for use by two threads at the same time. Reconnects by itself on the next call.
+
+    Attributes:
+        due: Answers that were not read yet.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._pool = client.connection_pool
         self._connection: Any = None
-        self._due = 0
+        self.due = 0
 
     def call(self, *words: Word) -> Any:
         """Sends one command and returns the server's raw answer, or raises the driver's error."""
@@ -109,13 +113,17 @@ class Link:
 
     def send(self, commands: Sequence[tuple[Word, ...]]) -> None:
         """Sends several commands in one write; `read` gives their answers, now or later."""
-        if self._due:  # whatever interrupted who waited for them: they must not meet this call
+        if self.due:  # whatever interrupted who waited for them: they must not meet this call
             self._connection.disconnect()
         connection = self._connection = self._connection or self._pool.get_connection()
-        self._due = len(commands)
+        self.due = len(commands)
         # One command is one piece already: no second copy of its megabyte.
         sent = joined(commands[0]) if len(commands) == 1 else b"".join(map(joined, commands))
         connection.send_packed_command([sent])
+
+    def ready(self, timeout_s: float) -> bool:
+        """Waits for so long until an answer begins to come; whether one does."""
+        return bool(self._connection.can_read(timeout_s))
 
     def read(self, count: int) -> list[Any]:
         """The next answers to what was sent, an error answer as one of them."""
@@ -125,7 +133,7 @@ class Link:
                 answers.append(self._connection.read_response())
             except ResponseError as error:  # an answer like any other: the connection is in order
                 answers.append(error)
-            self._due -= 1
+            self.due -= 1
         return answers
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
@@ -153,7 +161,7 @@ class Link:
         if self._connection is not None:
             self._connection.disconnect()
             self._pool.release(self._connection)
-            self._connection, self._due = None, 0
+            self._connection, self.due = None, 0
 
 
 class ScriptMissing(DriverConnectionError):

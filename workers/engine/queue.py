@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from hashlib import sha1
-from typing import Any
+from typing import Any, cast
 
 import redis
-from redis.exceptions import NoScriptError
 
 from producer.keys import GROUP, REQUEST
 from producer.transport.clock import ServerClock
@@ -149,17 +148,14 @@ class LeasedQueue(EntryReader):
         said = (self._finish_words, "".join(places), *self._reply_limits, measured)
         words = [fixed.number + len(replies), fixed, *replies, *said, *arguments]
         try:
-            answer: Any = NoScriptError()
+            answer: Any = None
             if then_lease and self.usual:
                 self.asked = True
                 self._reading.send([(self._finish.by_hash, *words), *self._usual[1]])
                 [answer] = self._reading.read(1)
-            if isinstance(answer, NoScriptError):
+            if answer is None or isinstance(answer, Exception):  # whatever the script ended stays so
                 answer = self._writes.run_words(self._finish, words)
-            if isinstance(answer, Exception):
-                raise answer
-            statuses: list[bytes]
-            *statuses, seconds, micros = answer
+            *statuses, seconds, micros = cast("list[bytes]", answer)
         except DRIVER_ERRORS as error:
             raise translated(error, self.settings.producer.url) from error
         self.finished_at = seconds, micros

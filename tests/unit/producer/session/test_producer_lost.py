@@ -208,14 +208,15 @@ def test_the_late_answer_to_a_named_request_is_that_of_its_repeat():
 def test_it_is_looked_for_now_and_then():
     clock = Clock()
     inflight = Inflight(limit=2, clock_s=clock)
+    cursor = ReplyCursor(Keys(), "client", inflight)
     clock.now_s += SWEEP_S
-    inflight.sweep()
+    cursor.commands()
     lost = sent(inflight, deadline_ms=1.0)
     lost.lost_at_s = clock.now_s
-    inflight.sweep()
+    cursor.commands()
     assert not lost.done()
     clock.now_s += SWEEP_S
-    inflight.sweep()
+    cursor.commands()
     assert lost.done()
 
 

@@ -1,0 +1,194 @@
+"""Who waits for the only request in flight reads its answer itself; the reply thread has all the others."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from echo import EchoWorker, echo
+from servers import Server
+
+from producer import Producer
+from producer.errors import ProducerClosed, ResultTimeout
+from producer.messages import Failure, Reply, Request
+from producer.session.threads import ReplyThread
+from producer.transport.link import Link
+
+
+class Gated:
+    """Answers at once, or not before `gate` is set, those whose lane is `code-api`."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+
+    def __call__(self, request: Request) -> list[Reply | Failure]:
+        if request.lane == "code-api":
+            self.gate.wait(20)
+        return echo(request)
+
+
+@contextmanager
+def leading(url: str, context: Any) -> Iterator[tuple[Producer, Gated]]:
+    """A producer whose thread rests, since somebody claimed the reading."""
+    answers = Gated()
+    with EchoWorker(url, answers), Producer(url) as producer:
+        reader: ReplyThread = producer.channels[0].reader
+        until(lambda: producer.predict(context) is not None and reader._resting)
+        yield producer, answers
+        answers.gate.set()
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not happen in time"
+        time.sleep(0.01)
+
+
+class Call(threading.Thread):
+    """A call in a thread of its own; `outcome` is its result or its error."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self._call, self.outcome = call, None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self._call()
+        except Exception as error:
+            self.outcome = error
+
+    def ended(self) -> Any:
+        self.join(20)
+        return self.outcome
+
+
+def test_a_lone_request_and_the_read_of_its_answer_are_one_write(
+    server: Server, context: Any, monkeypatch: Any
+) -> None:
+    with leading(server.url, context) as (producer, _):
+        own: list[int] = []
+        send = Link.send
+
+        def noted(link: Link, commands: Any) -> None:
+            if threading.current_thread() is threading.main_thread() or "amn-replies" in str(
+                threading.current_thread()
+            ):
+                own.append(len(commands))
+            send(link, commands)
+
+        monkeypatch.setattr(Link, "send", noted)
+        for _ in range(5):
+            producer.predict(context)
+        assert len(own) == 5
+        assert all(count >= 2 for count in own)
+        assert producer.stray_replies == 0
+
+
+def test_the_thread_reads_what_nobody_waits_for(server: Server, context: Any) -> None:
+    with leading(server.url, context) as (producer, _):
+        ended: list[Any] = []
+        handle = producer.submit(context)
+        handle.tell(lambda one, _: ended.append((one.id, threading.current_thread().name)))
+        until(handle.done)
+        assert ended in ([], [(handle.id, "amn-replies")])  # it may have ended before it was told
+
+
+def test_who_leaves_hands_the_others_to_the_thread(server: Server, context: Any) -> None:
+    with leading(server.url, context) as (producer, answers):
+        slow = Call(lambda: producer.predict(context, lane="code-api"))
+        until(lambda: producer.in_flight == 1)
+        others = [Call(lambda: producer.predict(context)) for _ in range(4)]
+        handle = producer.submit(context)
+        until(lambda: producer.in_flight == 6)
+        answers.gate.set()
+        assert all(isinstance(one.ended(), Reply) for one in (slow, *others))
+        assert isinstance(handle.result(10_000), Reply)
+        assert (producer.in_flight, producer.stray_replies) == (0, 0)
+
+
+def test_who_waits_no_longer_leaves_the_answer_to_the_thread(server: Server, context: Any) -> None:
+    with leading(server.url, context) as (producer, answers):
+        began_s = time.monotonic()
+        with pytest.raises(ResultTimeout, match="within 150 ms"):
+            producer.predict(context, lane="code-api", timeout_ms=150)
+        assert 0.14 < time.monotonic() - began_s < 5
+        answers.gate.set()
+        until(lambda: producer.in_flight == 0)
+        assert producer.stray_replies == 0
+        assert isinstance(producer.predict(context), Reply)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_connection_that_breaks_under_the_one_who_reads_costs_no_answer(
+    real_server: Server, context: Any, waits: bool
+) -> None:
+    with leading(real_server.url, context) as (producer, answers):
+        call = Call(lambda: producer.predict(context, lane="code-api")) if waits else None
+        if waits:
+            until(lambda: producer.in_flight == 1)
+        real_server.admin.client_kill_filter(_type="normal", skipme=True)
+        answers.gate.set()
+        assert call is None or isinstance(call.ended(), Reply)
+        assert isinstance(producer.predict(context), Reply)
+        assert (producer.in_flight, producer.stray_replies) == (0, 0)
+
+
+def test_a_script_that_the_server_forgot_is_sent_again(real_server: Server, context: Any) -> None:
+    with leading(real_server.url, context) as (producer, _):
+        real_server.admin.script_flush()
+        assert isinstance(producer.predict(context), Reply)
+        assert (producer.in_flight, producer.stray_replies) == (0, 0)
+
+
+@pytest.mark.parametrize("step", ["commands", "take"])
+def test_an_interrupt_of_the_one_who_reads_leaves_the_reading_to_the_thread(
+    server: Server, context: Any, monkeypatch: Any, step: str
+) -> None:
+    with leading(server.url, context) as (producer, _):
+        cursor = producer.channels[0].cursor
+        real, interrupted = getattr(cursor, step), []
+
+        def interrupt(*words: Any) -> Any:
+            if not interrupted and threading.current_thread() is threading.main_thread():
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            return real(*words)
+
+        monkeypatch.setattr(cursor, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            producer.predict(context)
+        assert interrupted
+        for _ in range(3):
+            assert isinstance(producer.predict(context), Reply)
+        until(lambda: producer.in_flight == 0)
+
+
+def test_a_close_ends_the_wait_of_the_one_who_reads(server: Server, context: Any) -> None:
+    with leading(server.url, context) as (producer, answers):
+        call = Call(lambda: producer.predict(context, lane="code-api"))
+        until(lambda: producer.in_flight == 1)
+        began_s = time.monotonic()
+        producer.close()
+        assert isinstance(call.ended(), ProducerClosed)
+        assert time.monotonic() - began_s < 4
+        answers.gate.set()
+
+
+def test_many_threads_that_predict_at_once_get_each_its_own_answer(
+    real_server: Server, contexts: Any
+) -> None:
+    rows = contexts(8)
+    with EchoWorker(real_server.url), Producer(real_server.url) as producer:
+
+        def work(row: Any) -> bool:
+            return all((producer.predict(row).vector == row[-1]).all() for _ in range(100))
+
+        calls = [Call(lambda row=row: work(row)) for row in rows]
+        assert [one.ended() for one in calls] == [True] * 8
+        assert (producer.in_flight, producer.stray_replies) == (0, 0)
