@@ -15,6 +15,8 @@ from amn.errors import ConfigError
 
 VECTOR_DIM = 768
 CONTEXT_LENGTH = 5
+#: The domain of the shipped data that no model is trained on.
+UNSEEN_DOMAIN = "anarchism"
 ENCODER_ID = "all-mpnet-base-v2/mean/l2"
 
 Layout = Literal["card", "bounded", "stacked", "published", "gru", "gru-bounded", "transformer"]
@@ -119,7 +121,7 @@ class TrainConfig(Checked):
     #: Decay per step of the averaged weights; 0 keeps the last weights as they are.
     ema_decay: float = _share(0.0)
     #: The domain that is kept out of training for the final verdict.
-    unseen_domain: str = "anarchism"
+    unseen_domain: str = UNSEEN_DOMAIN
     #: Share of the training batches that are read backwards, as more text of the same kind.
     reversed_share: float = _share(0.0)
     #: Model id of the finished first stage of the stacked layout.

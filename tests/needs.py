@@ -136,6 +136,7 @@ GROUPS = {
     "triton": Apart(programs=(), packages="tritonclient"),
     "node": Node(programs=(), packages=""),
     "ray": Extra(programs=(), packages="ray"),
+    "data": Extra(programs=(), packages="sentence_transformers"),
     "mount": Mount(programs=(), packages=""),
 }
 SLOW = "slow"

@@ -16,10 +16,11 @@ from amn.bank.bank import load_bank
 from amn.calibration import report as reports
 from amn.calibration.fit import fit_gate, fit_threshold
 from amn.calibration.windows import FITTED, JUDGED, Slice, join, score_slices
+from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors
 from amn.data.vectors import VectorSet
 from amn.errors import DataError
-from amn.evaluation.evaluate import common_encoder
+from amn.evaluation.evaluate import common_encoder, common_unseen
 from amn.evaluation.metrics import Cosines
 from amn.files import write_whole
 from amn.gate.gain import FORMAT, load_calibration, save_calibration
@@ -46,7 +47,8 @@ def calibrate_models(models: tuple[Path, Path], bank_folder: Path, path: Path, o
             f"on {encoder_id!r}; give the bank of that encoder"
         )
     data = read_vectors(path, encoder_id)
-    slices = score_slices(data, (fold(fast.model), fold(slow.model)), bank, every)
+    split = split_by_article(data, unseen_domain=common_unseen([fast, slow]))
+    slices = score_slices(data, split, (fold(fast.model), fold(slow.model)), bank, every)
     ids = {"amn": fast.manifest.model_id, "fallback": slow.manifest.model_id, "bank": bank.bank_id}
     report = calibrate(slices, ids, data, out)
     write_whole(out / "report.json", strict_json(report, indent=1) + "\n")

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from amn.bank.bank import Bank
-from amn.data.dataset import split_by_article
+from amn.data.dataset import Split
 from amn.data.vectors import Index, VectorSet, chunks
 from amn.evaluation import metrics
 from amn.evaluation.metrics import Cosines, Predict, cosine
@@ -73,9 +73,8 @@ def join(slices: list[Slice]) -> Slice:
     return Slice(name="+".join(s.name for s in slices), **arrays)
 
 
-def score_slices(data: VectorSet, models: Models, bank: Bank, every: int) -> dict[str, Slice]:
+def score_slices(data: VectorSet, split: Split, models: Models, bank: Bank, every: int) -> dict[str, Slice]:
     """All four slices; `every` takes each n-th window only, for a quick look."""
-    split = split_by_article(data)
     starts = {"validation": split.validation, "turned": split.validation}
     starts |= {"test": split.test, "unseen": split.unseen}
     return {name: score_slice(name, rows[::every], data, models, bank) for name, rows in starts.items()}

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.config import VECTOR_DIM
+from amn.config import UNSEEN_DOMAIN, VECTOR_DIM
 from amn.data.arrays import writing_rows
 from amn.data.vectors import WINDOW, Index, Vectors, VectorSet, chunks, window_rows
 from amn.errors import DataError
 from amn.files import write_whole
 
 NEAR_DUPLICATE_COSINE = 0.999
-UNSEEN_DOMAIN = "anarchism"
 SIDES = ("train", "validation", "test", "selection", "unseen")
 IN_DISTRIBUTION_SHARE = 0.6
 STRETCH_VECTORS_MAX = 40
@@ -65,7 +64,10 @@ def split_by_article(
     for name in filter(None, (unseen_domain, selection_domain)):
         if name not in domains:
             known = ", ".join(sorted(set(domains.tolist())))
-            raise DataError(f"{data.source}: no article of domain {name!r}; there are {known}")
+            raise DataError(
+                f"{data.source}: no article of domain {name!r}; there are {known}: name the one to keep out "
+                "with --unseen-domain"
+            )
     order = np.random.default_rng(seed).permutation(np.flatnonzero(domains != unseen_domain))
     tenth = len(order) // 10
     parts = {"validation": order[:tenth], "test": order[tenth : 2 * tenth], "train": order[2 * tenth :]}
@@ -118,19 +120,21 @@ def near_duplicates(vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:
     return found
 
 
-def training_vectors(data: VectorSet) -> tuple[Vectors, NDArray[np.int32]]:
+def training_vectors(
+    data: VectorSet, unseen_domain: str = UNSEEN_DOMAIN
+) -> tuple[Vectors, NDArray[np.int32]]:
     """Vectors (n, 768) of the training side and the article of each, in reading order.
 
     A reference bank may be made of them: no article of validation, test or unseen
     domain is in it, nor a near-duplicate of one of their vectors.
     """
-    rows = rows_of(split_by_article(data).train)
+    rows = rows_of(split_by_article(data, unseen_domain=unseen_domain).train)
     return data.rows(rows), np.asarray(data.article[rows], dtype=np.int32)
 
 
-def write_training_vectors(data: VectorSet, path: Path) -> tuple[int, int]:
+def write_training_vectors(data: VectorSet, path: Path, unseen_domain: str) -> tuple[int, int]:
     """Write the vectors of the training side as float16; returns the number of vectors and of articles."""
-    vectors, articles = training_vectors(data)
+    vectors, articles = training_vectors(data, unseen_domain)
     if path.suffix == ".npz":  # an .npy has no room for the encoder
         arrays = io.BytesIO()
         np.savez(arrays, vectors=vectors.astype(np.float16), encoder=data.encoder_id)
@@ -141,7 +145,9 @@ def write_training_vectors(data: VectorSet, path: Path) -> tuple[int, int]:
     return len(vectors), len(np.unique(articles))
 
 
-def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int:
+def write_sample(
+    data: VectorSet, path: Path, *, vectors: int, seed: int, unseen_domain: str = UNSEEN_DOMAIN
+) -> int:
     """Write the sample that ships, as float16, and return the number of its windows.
 
     It holds contiguous stretches of test articles (slice `id`) and of the unseen domain (slice `ood`),
@@ -149,7 +155,7 @@ def write_sample(data: VectorSet, path: Path, *, vectors: int, seed: int) -> int
     """
     if vectors < 2 * WINDOW:
         raise DataError(f"a sample of {vectors} vectors holds no windows; ask for more")
-    split, draw = split_by_article(data), np.random.default_rng(seed)
+    split, draw = split_by_article(data, unseen_domain=unseen_domain), np.random.default_rng(seed)
     inside = _stretches(data, split.test, int(vectors * IN_DISTRIBUTION_SHARE), draw)
     outside = _stretches(data, split.unseen, vectors - sum(map(len, inside)), draw)
     rows = inside + outside

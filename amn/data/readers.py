@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from amn.config import ENCODER_ID, VECTOR_DIM
 from amn.data.arrays import FileRows, load_npz
-from amn.data.vectors import VectorSet, validate
+from amn.data.vectors import WINDOW, VectorSet, validate
 from amn.errors import DataError
 
+#: Columns of a table; documents have the names that `amn predict` knows too.
 _COLUMNS = ("vector", "article", "domain", "name")
+_DOCUMENT, _POSITION = "doc_id", "position"
+_PARQUET, _ARROW = (".parquet", ".pq"), (".arrow", ".feather", ".ipc")
 REQUIRED = ("vectors", "article", "article_domain")
 
 
@@ -29,6 +32,10 @@ def read_vectors(path: Path, encoder_id: str = "") -> VectorSet:
     | folder | the same as `vectors.npy`, `article.npy`, ..., and the encoder as `encoder.txt` |
     | `x.parquet`, `x.arrow` | columns vector (list of 768), article, domain, optional name; \
 encoder in the metadata of the schema |
+    | the same, or a folder of Parquet parts | columns vector, doc_id, domain, optional position |
+
+    The last ones hold documents, as `amn data encode` writes and `amn predict` reads them: those too short
+    for a window are left out.
 
     Raises:
         DataError: The file is missing, damaged, pickled, or its vectors are unusable; it names
@@ -55,11 +62,12 @@ def _arrays(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} does not exist; give a .npz, a folder of .npy, or Parquet")
     try:
         if path.is_dir():
-            return _read_folder(path)
+            parts = sorted(one for one in path.glob("[!._]*") if one.suffix in _PARQUET)
+            return _read_tables(path, parts) if parts else _read_folder(path)
         if path.suffix == ".npz":
             return load_npz(path, lazy=("vectors",))
-        if path.suffix in (".parquet", ".arrow", ".feather"):
-            return _read_table(path)
+        if path.suffix in _PARQUET + _ARROW:
+            return _read_tables(path, [path])
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read ({error}); it is damaged, write it again") from error
     raise DataError(f"{path}: unknown suffix {path.suffix!r}; use .npz, .parquet, .arrow")
@@ -86,19 +94,25 @@ def _read_folder(path: Path) -> dict[str, Any]:
     return arrays
 
 
-def _read_table(path: Path) -> dict[str, Any]:
-    """Columns of a Parquet or Arrow file; needs pyarrow, which nothing else here does."""
+def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
+    """Columns of Parquet or Arrow files of one form; needs pyarrow, which nothing else here does."""
     try:
         import pyarrow as pa
         from pyarrow import feather, parquet
     except ImportError as error:
         raise DataError(f"{path} needs pyarrow; pip install pyarrow, or convert to .npz") from error
-    read = parquet.read_table if path.suffix == ".parquet" else feather.read_table
+    read = parquet.read_table if parts[0].suffix in _PARQUET else feather.read_table
     try:
-        table = read(path, memory_map=False)
+        tables = [read(part, memory_map=False) for part in parts]
+        table = pa.concat_tables(tables)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
-    names = [name for name in table.column_names if name in _COLUMNS]
+    encoders = {(one.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace") for one in tables}
+    if len(encoders) > 1:
+        raise DataError(f"{path} has vectors of several encoders ({', '.join(sorted(encoders))}); use one")
+    if documents := "article" not in table.column_names and _DOCUMENT in table.column_names:
+        table = table.rename_columns({_DOCUMENT: "article"})
+    names = [name for name in table.column_names if name in (*_COLUMNS, _POSITION)]
     if missing := {"vector", "article", "domain"} - set(names):
         raise DataError(f"{path} lacks the columns {', '.join(sorted(missing))}")
     if twice := {name for name in names if names.count(name) > 1}:
@@ -107,12 +121,14 @@ def _read_table(path: Path) -> dict[str, Any]:
     for name, column in columns.items():
         if column.null_count:
             raise DataError(f"{path}: row {_first(column.is_null())} has no {name} (null); mend or drop it")
-    _, first, article = np.unique(_values(columns["article"]), return_index=True, return_inverse=True)
+    ids, first, article = np.unique(_values(columns["article"]), return_index=True, return_inverse=True)
     arrays: dict[str, Any] = {
         "vectors": _table_vectors(path, columns["vector"]),
         "article": article.astype(np.int32),
-        "encoder": (table.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace"),
+        "encoder": encoders.pop(),
     }
+    if documents:
+        arrays["article_name"] = ids.astype(np.str_)
     for name in {"domain", "name"} & set(columns):
         values = _values(columns[name]).astype(np.str_)
         own = values[first][article]
@@ -123,7 +139,28 @@ def _read_table(path: Path) -> dict[str, Any]:
                 f"{begins!r:.80}; give an article one {name}"
             )
         arrays[f"article_{name}"] = values[first]
-    return arrays
+    if _POSITION in columns:
+        _check_positions(path, article, _values(columns[_POSITION]))
+    return _with_windows(arrays) if documents else arrays
+
+
+def _check_positions(path: Path, article: NDArray[Any], position: NDArray[Any]) -> None:
+    falling = (article[1:] == article[:-1]) & ~(position[1:] > position[:-1])
+    if falling.any():
+        row = int(np.argmax(falling)) + 1
+        raise DataError(
+            f"{path}: row {row} has position {position[row]} after {position[row - 1]} in its document; sort "
+            f"the rows by {_DOCUMENT} and {_POSITION}"
+        )
+
+
+def _with_windows(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The documents that are long enough for a window; the others teach nothing, and are no fault."""
+    article = arrays["article"]
+    long = np.bincount(article) >= WINDOW
+    rows, number = long[article], np.cumsum(long, dtype=np.int32) - 1
+    found = {name: values[long] for name, values in arrays.items() if name.startswith("article_")}
+    return arrays | found | {"vectors": arrays["vectors"][rows], "article": number[article[rows]]}
 
 
 def _table_vectors(path: Path, column: Any) -> NDArray[Any]:

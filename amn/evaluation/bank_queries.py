@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.data.arrays import FileRows
-from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
@@ -30,7 +30,8 @@ def held_out_predictions(path: Path, model: Predictor, count: int = QUERIES) -> 
     """
     if path.suffix != ".npy":
         data = read_vectors(path, model.checkpoint.manifest.encoder_id)
-        known = UNSEEN_DOMAIN if UNSEEN_DOMAIN in data.article_domain else ""
+        unseen = model.checkpoint.manifest.unseen_domain
+        known = unseen if unseen in data.article_domain else ""
         return predictions(model, data, split_by_article(data, unseen_domain=known).validation, count)
     contexts = FileRows(path)
     if contexts.ndim != 3 or contexts.shape[1:] != (5, 768) or not len(contexts):

@@ -46,10 +46,11 @@ def evaluate(
     predictors: dict[str, Predict] = {item.manifest.model_id: fold(item.model) for item in loaded}
     if len(predictors) < len(loaded):
         raise DataError(f"a checkpoint was given twice ({', '.join(predictors)}); name each once")
-    sides = split_by_article(data).sides()
+    unseen = common_unseen(loaded)
+    sides = split_by_article(data, unseen_domain=unseen).sides()
     sides["train"] = sides["train"][:: max(1, len(sides["train"]) // TRAIN_SAMPLE)]
     sides = {name: sides[name][::every] for name in SLICES if name in sides}
-    vectors, _ = training_vectors(data)
+    vectors, _ = training_vectors(data, unseen)
     bank = vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
     measured = {name: measure(one, data, sides, bank) for name, one in (predictors | BASELINES).items()}
     cosines = {name: found for name, (found, _) in measured.items()}
@@ -75,6 +76,14 @@ def common_encoder(loaded: list[Checkpoint]) -> str:
     if len(set(encoders.values())) > 1:
         raise DataError(f"the models are of several encoders ({encoders}); judge those of one together")
     return loaded[0].manifest.encoder_id
+
+
+def common_unseen(loaded: list[Checkpoint]) -> str:
+    """The domain that no checkpoint was trained on; refuses those of several."""
+    unseen = {item.manifest.model_id: item.manifest.unseen_domain for item in loaded}
+    if len(set(unseen.values())) > 1:
+        raise DataError(f"the models were trained without different domains ({unseen}); judge them apart")
+    return loaded[0].manifest.unseen_domain
 
 
 def describe_slice(data: VectorSet, starts: Index) -> Record:

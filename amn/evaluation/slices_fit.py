@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amn.config import CONTEXT_LENGTH
-from amn.data.dataset import UNSEEN_DOMAIN, split_by_article
+from amn.config import CONTEXT_LENGTH, UNSEEN_DOMAIN
+from amn.data.dataset import split_by_article
 from amn.data.vectors import Index, VectorSet, chunks
 from amn.errors import DataError
 from amn.files import making_folder

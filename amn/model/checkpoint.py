@@ -26,7 +26,14 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from amn import manifest as manifests
-from amn.config import CONTEXT_LENGTH, PARAMETERS, VECTOR_DIM, ModelConfig, model_config_from_dict
+from amn.config import (
+    CONTEXT_LENGTH,
+    PARAMETERS,
+    UNSEEN_DOMAIN,
+    VECTOR_DIM,
+    ModelConfig,
+    model_config_from_dict,
+)
 from amn.errors import CheckpointError, ConfigError
 from amn.files import write_whole
 from amn.manifest import check_file, files_sha256, write_manifest
@@ -66,6 +73,11 @@ class Manifest:
     def model_id(self) -> str:
         """Short name that every answer carries: `<name>@<first 12 hex of the hash>`."""
         return f"{self.name}@{self.sha256[:12]}"
+
+    @property
+    def unseen_domain(self) -> str:
+        """The domain that was kept out of its training; of an imported model the default."""
+        return str(self.training.get("unseen_domain", UNSEEN_DOMAIN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amn.data.dataset import UNSEEN_DOMAIN
+from amn.config import UNSEEN_DOMAIN
 from amn.data.vectors import VectorSet
 from amn.evaluation import metrics
 from amn.manifest import MANIFEST

@@ -45,7 +45,7 @@ def bank() -> None:
 
 
 @bank.command()
-@click.argument("vectors", metavar="VECTORS.npy|.npz", type=options.PATH)
+@click.argument("vectors", metavar="VECTORS", type=options.PATH)
 @click.option("--out", required=True, type=options.PATH, help="Folder to make.")
 @click.option(
     "--epsilon", type=click.FloatRange(0, 1), default=0.98, help="Vectors with a larger cosine count as one."
@@ -69,15 +69,19 @@ def bank() -> None:
 @click.option("--policy", default=DEFAULT, help="Policy whose thresholds the index is to meet.")
 @options.artifacts
 def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> None:
-    """Build a bank from a file of unit vectors, shape (N, 768); an .npz needs the key `vectors`."""
+    """Build a bank from unit vectors, shape (N, 768): an .npy, or an .npz with the key `vectors`.
+
+    Of documents, such as those of `amn data encode`, it takes those that the model was trained on, and none
+    that it is judged by.
+    """
     from amn.bank.build import BankSettings, build_bank
     from amn.bank.settings import Guard, IndexSettings
     from amn.policy import load_policy
 
-    array, encoder_id = _read(vectors, chosen["encoder"] or "")
+    model = chosen["model"] or artifacts_folder(artifacts) / "production_model"
+    array, encoder_id = _read(vectors, chosen["encoder"] or "", model)
     rows = _drawn(array, vectors, chosen["count"], chosen["seed"])
     index = IndexSettings(seed=chosen["seed"])
-    model = chosen["model"] or artifacts_folder(artifacts) / "production_model"
     settings = BankSettings(
         encoder_id=encoder_id,
         source=f"{vectors.name}, {len(rows)} vectors, seed {chosen['seed']}",
@@ -187,12 +191,17 @@ def _say_agreement(measured: dict[str, Any] | None) -> None:
         console.say("         use --index exact or more --cells", err=True)
 
 
-def _read(path: Path, encoder: str) -> tuple[Rows, str]:
+def _read(path: Path, encoder: str, model: Path) -> tuple[Rows, str]:
     """The vectors of a file, and the encoder that made them: an .npz can say it, an .npy cannot."""
-    from amn.data.readers import known_encoder
+    from amn.data.dataset import training_vectors
+    from amn.data.readers import known_encoder, read_vectors
+    from amn.model.checkpoint import read_manifest
 
     array: Rows | None
     stored: object = ""
+    if path.suffix not in (".npy", ".npz"):
+        data = read_vectors(path, encoder)
+        return training_vectors(data, read_manifest(model).unseen_domain)[0], data.encoder_id
     if path.suffix == ".npz":
         arrays = load_npz(path, ("vectors", "encoder"), lazy=("vectors",))
         array, stored = arrays.get("vectors"), arrays.get("encoder", "")

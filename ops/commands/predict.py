@@ -140,8 +140,9 @@ def predict(
 class View:
     """The progress of a run: a bar on a terminal, a line a minute elsewhere."""
 
-    def __init__(self) -> None:
-        self._bar, self._said_at_s, self._stalled_at_s = console.Bar("rows"), time.monotonic(), 0.0
+    def __init__(self, unit: str = "rows") -> None:
+        self._bar, self._unit = console.Bar(unit), unit
+        self._said_at_s, self._stalled_at_s = time.monotonic(), 0.0
         self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> View:
@@ -165,7 +166,7 @@ class View:
             self._said_at_s = now_s
             rate = (done - before) / (now_s - began_s)
             left = f", {(rows - done) / rate / 60:,.0f} min left" if rate else ""
-            console.say(f"{step}: {done:,} of {rows:,} rows, {rate:,.0f}/s{left}, {note}", err=True)
+            console.say(f"{step}: {done:,} of {rows:,} {self._unit}, {rate:,.0f}/s{left}, {note}", err=True)
 
     def stalled(self, for_s: float, why: str) -> None:
         """Say once in a while that no answers come."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain
 from ops.predict.rows import part_rows, part_schema
 from ops.predict.run import FileRun, Progress
-from ops.predict.settings import PredictSettings
+from ops.predict.settings import PredictSettings, check_apart, check_ours
 from ops.predict.sources import RowGroup
 from ops.predict.truths import TruthReporter, reporting
 from producer import Producer, ProducerSettings
@@ -37,14 +36,8 @@ def open_data(settings: PredictSettings) -> DataSet:
     Raises:
         FileRefused: A source or the target cannot be used.
     """
-    paths, out = sources.expand(settings.sources), Path(os.path.realpath(settings.out))
-    for path in paths:
-        if any(out == one or out in one.parents for one in (path, Path(os.path.realpath(path)))):
-            raise FileRefused(f"the target {settings.out} holds the source {path}; name another one")
-    for source in settings.sources:
-        folder = Path(os.path.realpath(source.partition("**")[0]))
-        if folder.is_dir() and folder in out.parents:
-            raise FileRefused(f"the target {settings.out} lies in the source {source}; name one beside it")
+    paths, out = sources.expand(settings.sources), Path(settings.out)
+    check_apart(settings.sources, paths, settings.out)
     data = open_sources(settings)
     if not data.groups:
         raise FileRefused(f"{', '.join(settings.sources)} hold no rows")
@@ -52,8 +45,8 @@ def open_data(settings: PredictSettings) -> DataSet:
         raise FileRefused("--report-truth needs documents: what comes after a context is not known")
     if settings.to_array:
         _check_array_target(settings, data)
-    elif out.exists() and (not out.is_dir() or not _ours(out)):
-        raise FileRefused(f"{settings.out} exists and holds no run of ours; name a new or an empty folder")
+    else:
+        check_ours(out)
     for file in data.files:
         part_schema(data, file)
     data.check_order()
@@ -188,12 +181,6 @@ def _parts_folder(settings: PredictSettings) -> Path:
     """Return where the parts go; those of an .npy file lie beside it until it is whole."""
     out = Path(settings.out)
     return out.with_name(f".{out.name}.parts") if settings.to_array else out
-
-
-def _ours(folder: Path) -> bool:
-    """True for a folder that is empty, or that a run wrote."""
-    names = [path.name for path in folder.iterdir()]
-    return not names or any(name.startswith(("_manifest", ".lock")) for name in names)
 
 
 def _write_array(out: Path, folder: Path, rows: int) -> None:

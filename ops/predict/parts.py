@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,23 @@ class Target:
         """
         return _loaded(self._manifest_path) if self._manifest_path.exists() else None
 
+    def taken_up(self, about: dict[str, Any]) -> TargetManifest:
+        """Return the manifest of an earlier run of the same, with the parts that are whole; else a new one.
+
+        Raises:
+            FileRefused: The earlier run was of another input or with other options.
+        """
+        earlier = self.load()
+        if earlier is None:
+            return TargetManifest(about)
+        if changed := differences(earlier.about, about):
+            raise FileRefused(
+                f"{self.folder} holds a run of something else: {'; '.join(changed[:3])}. Name another "
+                "folder, or begin anew with --restart"
+            )
+        earlier.done = {n: row for n, row in earlier.done.items() if row["rows"] == self.rows_in(n)}
+        return earlier
+
     def others(self) -> dict[Path, TargetManifest]:
         """Return the manifests of other shards, or of a run without shards beside one of a shard.
 
@@ -183,8 +200,13 @@ class Target:
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def writing(self, number: int, schema: pa.Schema) -> Iterator[parquet.ParquetWriter]:
+    def writing(
+        self, number: int, schema: pa.Schema, repeated: Sequence[str] = ("served_by", "shed")
+    ) -> Iterator[parquet.ParquetWriter]:
         """Open a part; it appears when the block ends well.
+
+        Args:
+            repeated: Columns of few different values, which are stored once each.
 
         Raises:
             FileRefused: The disk is full.
@@ -197,7 +219,7 @@ class Target:
                     aside,
                     schema,
                     compression="none",
-                    use_dictionary=["served_by", "shed"],
+                    use_dictionary=list(repeated),
                     write_statistics=flat,  # the least and the most number of all predictions help no reader
                 ) as writer:
                     yield writer
@@ -217,13 +239,13 @@ class Target:
                 f"{self.folder} cannot be written: {why}; what is done stays, and the same command goes on"
             ) from error
 
-    def check_room(self, rows: int) -> None:
-        """Refuse a disk that cannot hold the predictions of so many rows, and what is made of all parts."""
-        need = int(rows * (768 * 4 + _BESIDE_BYTES) * _ROOM) + self._beside_bytes
+    def check_room(self, rows: int, number_bytes: int = 4) -> None:
+        """Refuse a disk that cannot hold so many rows of a vector each, and what is made of all parts."""
+        need = int(rows * (768 * number_bytes + _BESIDE_BYTES) * _ROOM) + self._beside_bytes
         free = shutil.disk_usage(self.folder).free
         if free < need:
             raise FileRefused(
-                f"{self.folder} has {free / 1e6:,.0f} MB free, and {rows:,} predictions need about "
+                f"{self.folder} has {free / 1e6:,.0f} MB free, and {rows:,} rows need about "
                 f"{need / 1e6:,.0f} MB"
             )
 

@@ -96,23 +96,10 @@ class FileRun:
         self._check_shards()
         if self._settings.restart:
             self._target.clear([group.number for group in self.groups] if self._settings.shard else None)
-        earlier = self._target.load()
-        if earlier is not None:
-            if changed := differences(earlier.about, self.manifest.about):
-                raise FileRefused(
-                    f"{self._target.folder} holds a run of something else: {'; '.join(changed[:3])}. Name "
-                    "another folder, or begin anew with --restart"
-                )
-            self.manifest = earlier
-            rows = {group.number: group.rows for group in self.groups}
-            earlier.done = {
-                number: row
-                for number, row in earlier.done.items()
-                if row["rows"] == rows.get(number) == self._target.rows_in(number)
-            }
+        self.manifest = self._target.taken_up(self.manifest.about)
         for row in self.manifest.done.values():
             self.progress.count(row)
-        for models in earlier.sets() if earlier else ():
+        for models in self.manifest.sets():
             self._sets.add(models)
         self._sets.check(self._engine.models)
         self.manifest.models = self._sets.first

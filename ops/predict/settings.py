@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -113,3 +114,26 @@ class PredictSettings:
 def faults(codes: Mapping[str, int]) -> Counter[str]:
     """Return failed rows by code, without those that no model answers."""
     return Counter({code: count for code, count in codes.items() if code != SHORT_DOCUMENT})
+
+
+def check_apart(sources: Sequence[str], paths: Sequence[Path], target: str) -> None:
+    """Refuse a target that lies in a source, is one, or holds one."""
+    out = Path(os.path.realpath(target))
+    for path in paths:
+        if any(out == one or out in one.parents for one in (path, Path(os.path.realpath(path)))):
+            raise FileRefused(f"the target {target} holds the source {path}; name another one")
+    for source in sources:
+        folder = Path(os.path.realpath(source.partition("**")[0]))
+        if folder.is_dir() and folder in out.parents:
+            raise FileRefused(f"the target {target} lies in the source {source}; name one beside it")
+
+
+def check_ours(folder: Path) -> None:
+    """Refuse a target that holds something else than a run of ours; an empty folder will do."""
+    if folder.exists() and (not folder.is_dir() or not _ours(folder)):
+        raise FileRefused(f"{folder} exists and holds no run of ours; name a new or an empty folder")
+
+
+def _ours(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    return not names or any(name.startswith(("_manifest", ".lock")) for name in names)

@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,21 +75,24 @@ class RowGroup:
     rows: int
 
 
-def expand(sources: Sequence[str]) -> list[Path]:
+def expand(sources: Sequence[str], suffixes: Collection[str] = SUFFIXES) -> list[Path]:
     """Return the files that paths, folders and globs name, each once; those of a folder or glob by name.
 
     Raises:
-        FileRefused: One names nothing, or a file that no reader knows.
+        FileRefused: One names nothing, or a file of another suffix.
     """
     found: dict[str, Path] = {}
+    known = ", ".join(sorted(suffixes))
     for source in sources:
         named = [Path(source)] if Path(source).exists() else map(Path, glob.glob(source, recursive=True))
-        paths = [path for one in sorted(named) for path in (_inside(one) if one.is_dir() else [one])]
+        paths = [
+            path for one in sorted(named) for path in (_inside(one, suffixes) if one.is_dir() else [one])
+        ]
         if not paths:
-            raise FileRefused(f"{source} names no file; give a file, a folder or a glob of {_known()}")
+            raise FileRefused(f"{source} names no file; give a file, a folder or a glob of {known}")
         for one in paths:
-            if suffix_of(one) not in SUFFIXES:
-                raise FileRefused(f"{one} has the suffix {one.suffix!r}; known are {_known()}")
+            if suffix_of(one) not in suffixes:
+                raise FileRefused(f"{one} has the suffix {one.suffix!r}; known are {known}")
             found.setdefault(os.path.realpath(one), Path(os.path.abspath(one)))
     return list(found.values())
 
@@ -99,12 +102,12 @@ def suffix_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _inside(folder: Path) -> list[Path]:
+def _inside(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Return the files of a folder by name; names that begin with . or _ are left out, as readers do."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if suffix_of(path) in SUFFIXES
+        if suffix_of(path) in suffixes
         and path.is_file()
         and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
     )
@@ -288,10 +291,6 @@ def _arrow(rows: NDArray[Any]) -> pa.Array:
         return pa.array(rows)
     flat = np.ascontiguousarray(rows).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), int(np.prod(rows.shape[1:])))
-
-
-def _known() -> str:
-    return ", ".join(sorted(SUFFIXES))
 
 
 def _line(error: Exception) -> str:

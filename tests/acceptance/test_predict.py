@@ -177,7 +177,7 @@ def test_a_disk_without_room_is_refused_or_ends_with_what_is_done(
 ) -> None:
     ended = service("predict", source, "--out", small_disk / "out")
     assert ended.code == 1
-    assert "MB free, and 2,750 predictions need about" in ended.err
+    assert "MB free, and 2,750 rows need about" in ended.err
     parquet.write_table(documents(1_800), tmp_path / "less.parquet", row_group_size=300)
     with (small_disk / "filler").open("wb") as file:
         command = service.command("predict", tmp_path / "less.parquet", "--out", small_disk / "out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,7 +42,7 @@ def calibrate(
 @options.data
 @options.encoder
 @options.out("The new folder; without it the fit is only judged.", required=False)
-@click.option("--unseen-domain", default="anarchism", help="Kept out, and judged as OOD.")
+@options.unseen
 @click.option("--references", type=_number, default=1024)
 @click.option("--neighbours", type=_number, default=10)
 @click.option("--cells", type=_number, default=64)
@@ -64,14 +65,15 @@ def slices(data: Path, encoder: str, out: Path | None, unseen_domain: str, **siz
 @options.data
 @options.encoder
 @options.out("The .npz to write.")
+@options.unseen
 @click.option("--vectors", type=_number, default=2_750)
 @click.option("--seed", default=0, show_default=True)
-def sample(data: Path, encoder: str, out: Path, vectors: int, seed: int) -> None:
+def sample(data: Path, encoder: str, out: Path, **chosen: Any) -> None:
     """Write a small file of real held-out sequences, such as the one that ships."""
     from amn.data.dataset import write_sample
     from amn.data.readers import read_vectors
 
-    windows = write_sample(read_vectors(data, encoder), out, vectors=vectors, seed=seed)
+    windows = write_sample(read_vectors(data, encoder), out, **chosen)
     console.say(f"{windows} windows in {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -79,10 +81,11 @@ def sample(data: Path, encoder: str, out: Path, vectors: int, seed: int) -> None
 @options.data
 @options.encoder
 @options.out("The .npz to write, or a .npy, which cannot name the encoder.")
-def training_vectors(data: Path, encoder: str, out: Path) -> None:
+@options.unseen
+def training_vectors(data: Path, encoder: str, out: Path, unseen_domain: str) -> None:
     """Write the vectors of the training side as float16 (n, 768): the source of a reference bank."""
     from amn.data.dataset import write_training_vectors
     from amn.data.readers import read_vectors
 
-    vectors, articles = write_training_vectors(read_vectors(data, encoder), out)
+    vectors, articles = write_training_vectors(read_vectors(data, encoder), out, unseen_domain)
     console.say(f"{vectors} vectors of {articles} articles in {out}")

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import click
 
+from amn.config import UNSEEN_DOMAIN
 from ops import console
 
 path = click.Path(path_type=Path)
 data = click.option("--data", required=True, type=path, help="Vectors in reading order (docs/models.md).")
 encoder = click.option(
     "--encoder", default="", metavar="ID", help="Encoder of the vectors, where the file does not name it."
+)
+unseen = click.option(
+    "--unseen-domain", default=UNSEEN_DOMAIN, metavar="NAME", help="Kept out of training, and judged as OOD."
 )
 threads = click.option("--threads", type=click.IntRange(1), default=1)
 quick = click.option("--quick", is_flag=True, help="A tenth of the windows.")

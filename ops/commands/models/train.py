@@ -21,14 +21,15 @@ _CHANGES: dict[str, Any] = {
     **dict.fromkeys(
         ("learning-rate", "weight-decay", "ema-decay", "dropout", "distrust", "residual-max"), float
     ),
-    **dict.fromkeys(("unseen-domain", "selection-domain"), str),
+    "selection-domain": str,
 }
+_UNSEEN = "unseen-domain"
 
 
 def _changes(command: Any) -> Any:
     for name, kind in reversed(_CHANGES.items()):
         command = click.option(f"--{name}", type=kind, hidden=kind is str)(command)
-    return command
+    return options.unseen(command)
 
 
 @click.command(short_help="Train a model on vectors in reading order.")
@@ -52,7 +53,7 @@ def train(model: str, preset: str, data: Path, encoder: str, **chosen: Any) -> N
     from amn.training.recipes import recipe
     from amn.training.run import RunSettings, run_training
 
-    changes = {name: chosen.pop(name) for name in (name.replace("-", "_") for name in _CHANGES)}
+    changes = {name: chosen.pop(name) for name in (name.replace("-", "_") for name in (*_CHANGES, _UNSEEN))}
     changed = recipe(model, preset).changed({name: x for name, x in changes.items() if x is not None})
     with options.shown_run() as (say, tick):
         run_training(changed, read_vectors(data, encoder), RunSettings(**chosen), say=say, tick=tick)

@@ -334,7 +334,7 @@ def test_a_disk_without_room_is_refused_before_any_work(
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     engine = FakeEngine()
-    with pytest.raises(FileRefused, match=r"has 1 MB free, and 600 predictions need about 2 MB"):
+    with pytest.raises(FileRefused, match=r"has 1 MB free, and 600 rows need about 2 MB"):
         done(data_set(tmp_path), tmp_path / "out", engine)
     assert engine.seen == 0
 
@@ -346,7 +346,7 @@ def test_an_array_needs_room_beside_the_parts_that_it_is_made_of(
     monkeypatch.setattr("ops.predict.parts.shutil.disk_usage", lambda _: free)
     np.save(tmp_path / "in.npy", units(60 * 5).reshape(60, 5, 768))
     settings = PredictSettings(sources=[str(tmp_path / "in.npy")], out=str(tmp_path / "out.npy"))
-    with pytest.raises(FileRefused, match="60 predictions need about"):
+    with pytest.raises(FileRefused, match="60 rows need about"):
         predict_files(settings, open_data(settings), FakeEngine(), lambda _: None)
     parts = PredictSettings(sources=[str(tmp_path / "in.npy")], out=str(tmp_path / "out"))
     predict_files(parts, open_data(parts), FakeEngine(), lambda _: None)

@@ -1,0 +1,161 @@
+"""Runs that encode: what is stored, what goes on after a kill, and encoders that are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from encoders import make_encoder, write_documents
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+import ops.encode.run
+from amn.data.readers import read_vectors
+from amn.errors import FileRefused
+from ops.encode.encoder import Encoder
+from ops.encode.run import EncodeRun
+from ops.encode.settings import EncodeSettings
+from ops.predict.files import open_data
+from ops.predict.settings import PredictSettings
+
+
+class FakeEncoder:
+    """Vectors that depend on the text alone; it may be told to break."""
+
+    id, sha256 = "fake", "0" * 64
+    breaks_after = 10**9
+    texts: list[str]
+
+    def __init__(self, *_: Any) -> None:
+        FakeEncoder.texts = []
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if len(self.texts) >= self.breaks_after:
+            raise KeyboardInterrupt
+        self.texts.extend(texts)
+        rows = [np.random.default_rng(list(text.encode())).normal(size=768) for text in texts]
+        return (np.array(rows) / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Encodes the folder `text` with small parts."""
+    monkeypatch.setattr(ops.encode.run, "Encoder", FakeEncoder)
+    monkeypatch.setattr(ops.encode.run, "PART_ROWS", 100)
+
+    def encode(out: str = "out", **chosen: Any) -> dict[str, Any]:
+        names = {"sources": [str(tmp_path / "text")], "out": str(tmp_path / out), "encoder": tmp_path}
+        return EncodeRun(EncodeSettings(**(names | chosen)), lambda _: None).work()
+
+    return encode
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_one_layout_serves_predictions_and_training(tmp_path: Path, run: Run) -> None:
+    write_documents(tmp_path / "text", subjects=2, each=4, sentences=30)
+    (tmp_path / "text" / "subject0" / "short.txt").write_text("word " * 40)
+    summary = run(dtype="float16", keep=["text", "offsets"])
+    assert (summary["documents"], summary["rows"]) == (9, 241)
+    table = parquet.read_table(tmp_path / "out")
+    assert table.column_names == ["doc_id", "position", "domain", "words", "text", "start", "end", "vector"]
+    row = table.slice(31, 1).to_pylist()[0]
+    text = (tmp_path / "text" / row["doc_id"]).read_text()
+    assert row["text"] == " ".join(text[row["start"] : row["end"]].split())
+    data = open_data(PredictSettings(sources=[str(tmp_path / "out")], out=str(tmp_path / "predictions")))
+    assert (data.form, data.check_order()) == ("documents", 9)
+    vectors = read_vectors(tmp_path / "out")
+    assert (vectors.encoder_id, len(vectors.vectors)) == ("fake", 240)  # the short one has no window
+    assert dict(zip(vectors.article_name.tolist(), vectors.article_domain.tolist(), strict=True)) == {
+        f"subject{subject}/{seed:03}.txt": f"subject{subject}" for subject in range(2) for seed in range(4)
+    }
+    wide = FakeEncoder().encode([row["text"]])[0]
+    assert 1 - float(np.asarray(row["vector"], np.float32) @ wide) < 1e-6
+
+
+def test_a_run_that_is_broken_off_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_documents(tmp_path / "text", subjects=2, each=5, sentences=30)
+    run("whole")
+    with monkeypatch.context() as broken:
+        broken.setattr(FakeEncoder, "breaks_after", 200)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert list(bytes_of(tmp_path / "out")) == ["part-000000.parquet", "part-000001.parquet"]
+    summary = run()
+    assert (summary["resumed_rows"], len(FakeEncoder.texts)) == (200, 100)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    run()
+    assert FakeEncoder.texts == []
+
+
+def test_another_source_or_option_is_no_resumption(tmp_path: Path, run: Run) -> None:
+    write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
+    run()
+    with pytest.raises(FileRefused, match=r"options.dtype was 'float32' and is 'float16'"):
+        run(dtype="float16")
+    (tmp_path / "text" / "subject0" / "000.txt").write_text("word " * 20)
+    with pytest.raises(FileRefused, match=r"000.txt was .* and is"):
+        run()
+    assert run(restart=True)["rows"] == 31
+
+
+def test_refused_documents_are_in_the_manifest_and_nothing_else_is_lost(tmp_path: Path, run: Run) -> None:
+    write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
+    (tmp_path / "text" / "binary.txt").write_bytes(b"\0")
+    (tmp_path / "text" / "empty.txt").write_bytes(b"\n")
+    (tmp_path / "text" / "short.txt").write_text("few words")
+    summary = run()
+    assert summary["codes"] == {"binary": 1, "empty_document": 1, "short_document": 1}
+    assert (summary["rows"], summary["documents"]) == (60, 5)
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert [one["name"] for one in manifest["done"]["0"]["refused"]] == [
+        "binary.txt",
+        "empty.txt",
+        "short.txt",
+    ]
+
+
+def test_a_folder_without_any_text_is_refused_with_the_first_reason(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_bytes(b"\0")
+    with pytest.raises(FileRefused, match=r"hold nothing to encode: a.txt: byte 0 is zero"):
+        run()
+
+
+def test_a_folder_that_names_code_of_others_is_not_loaded(tmp_path: Path) -> None:
+    with pytest.raises(FileRefused, match="is no folder of sentence-transformers"):
+        Encoder(tmp_path)
+    (tmp_path / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "os.path"}]')
+    with pytest.raises(FileRefused, match=r"asks for os.path, which is not of sentence-transformers"):
+        Encoder(tmp_path)
+
+
+@pytest.mark.needs("data")
+def test_an_encoder_is_known_by_its_files_and_refused_with_another_width(tmp_path: Path) -> None:
+    with pytest.raises(FileRefused, match="makes vectors of 64 numbers, and models here take 768"):
+        Encoder(make_encoder(tmp_path / "narrow", width=64))
+    folder = make_encoder(tmp_path / "wide")
+    first = Encoder(folder)
+    (folder / "README.md").write_text("a card decides no vectors")
+    copy = folder.rename(tmp_path / "elsewhere")
+    assert Encoder(copy).id == first.id == f"sentence-transformers@{first.sha256[:12]}"
+    assert Encoder(copy, "mine").id == "mine"
+    texts = ["bada bede bido.", "fobu fuba lala " * 9]
+    alone, together = np.concatenate([first.encode([text]) for text in texts]), first.encode(texts)
+    assert together.shape == (2, 768)
+    assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-6
+    assert np.abs(alone - together).max() < 1e-5
+    (copy / "config.json").write_text("{}")
+    with pytest.raises(FileRefused, match="cannot be loaded as an encoder"):
+        Encoder(copy)
