@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
@@ -20,19 +20,13 @@ from starlette.types import Message, Receive, Scope, Send
 from amn.output import strict_json
 from ops.page.actions import ActionRefused, Actions
 from ops.page.feed import Feed
-from ops.page.guard import Doorkeeper, form_of
+from ops.page.guard import small_body
 from producer.errors import ServerError
 
 _LOG = structlog.get_logger("amn.page")
 STATIC = Path(__file__).with_name("static")
 #: A viewer who takes no byte of an event for so long is dropped.
 SEND_S_MAX = 5.0
-_BODY_BYTES_MAX = 4_096
-_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Log in</title>
-<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><h1>The queue's page</h1>
-<form method="post" action="login"><input autocomplete="username" value="page" hidden><label>Token
-<input type="password" name="token" autocomplete="current-password" autofocus required></label>
-<button>Log in</button></form></html>"""
 
 
 def page(
@@ -40,60 +34,49 @@ def page(
     history: Callable[[], Awaitable[bytes]],
     letter: Callable[[str], dict[str, Any] | None],
     actions: Actions | None = None,
-    *,
-    token: str = "",
-    names: tuple[str, ...] = (),
-) -> Doorkeeper:
-    """The whole page as an ASGI application.
+) -> Starlette:
+    """The whole page as an ASGI application; a `Doorkeeper` before it says who may see it.
 
     Args:
         history: Returns the history as JSON.
         letter: Returns a dead letter by its id, or None; may wait for the server.
         actions: None where nothing may be changed.
-        token, names: As `Doorkeeper` has them.
     """
-
-    async def snapshot(_: Request) -> Response:
-        return Response(await feed.latest(), media_type="application/json")
-
-    async def events(_: Request) -> Response:
-        return _Events(feed)
-
-    async def past(_: Request) -> Response:
-        return Response(await history(), media_type="application/json")
 
     async def peek(request: Request) -> Response:
         name = request.path_params["id"]
         found = await asyncio.to_thread(letter, name)
         return _json(found) if found else _error(404, f"there is no dead letter {name:.50}")
 
-    async def login(request: Request) -> Response:
-        if request.method == "GET":
-            return HTMLResponse(_LOGIN)
-        fields = form_of(await _small_body(request))
-        return door.entered(request, fields.get("token", ""), "/")
+    async def events(_: Request) -> Response:
+        return _Events(feed)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     routes = [
-        Route("/api/snapshot", snapshot),
-        Route("/api/history", past),
+        Route("/api/snapshot", _answers(feed.latest)),
+        Route("/api/history", _answers(history)),
         Route("/api/events", events),
         Route("/api/letters/{id}", peek),
         Route("/healthz", health),
-        Route("/login", login, methods=["GET", "POST"]),
         Mount("/", StaticFiles(directory=STATIC, html=True)),
     ]
     if actions is not None:
         routes.insert(0, Route("/api/actions/{name}", _act(actions), methods=["GET", "POST"]))
-    answers: Any = {
+    errors: Any = {
         ServerError: lambda _, error: _error(503, str(error)),
         ClientDisconnect: lambda _, __: Response(status_code=499),  # nobody reads it
         Exception: _failed,
     }
-    door = Doorkeeper(Starlette(routes=routes, exception_handlers=answers), token, names)
-    return door
+    return Starlette(routes=routes, exception_handlers=errors)
+
+
+def _answers(ask: Callable[[], Awaitable[bytes]]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_: Request) -> Response:
+        return Response(await ask(), media_type="application/json")
+
+    return answer
 
 
 def _failed(request: Request, error: Exception) -> Response:
@@ -113,7 +96,7 @@ def _act(actions: Actions) -> Callable[[Request], Awaitable[Response]]:
                 return _json(await asyncio.to_thread(actions.preview, name, fields))
             if request.headers.get("x-amn-page") != "1" or not _is_json(request):
                 return _error(403, "an action is JSON, with the header x-amn-page: 1")
-            fields = json.loads(await _small_body(request) or b"0")
+            fields = json.loads(await small_body(request) or b"0")
             if not isinstance(fields, dict):
                 return _error(400, "an action has fields")
             async with one_at_a_time:
@@ -156,13 +139,3 @@ class _Events(StreamingResponse):
         async with aclosing(self._bodies):
             with suppress(TimeoutError):  # the connection closes now; the kernel drops what is unsent
                 await super().__call__(scope, receive, in_time)
-
-
-async def _small_body(request: Request) -> bytes:
-    """Returns the body, or nothing of one that is too long."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > _BODY_BYTES_MAX:
-            return b""
-    return body

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import MutableHeaders, QueryParams
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ops.web.access import bears, is_ours, is_same_site
@@ -30,6 +30,12 @@ HEADERS = {
     "cache-control": "no-store",
 }
 _OPEN = ("/healthz", "/login")
+_BODY_BYTES_MAX = 4_096
+_LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Log in</title>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,"><h1>The queue's page</h1>
+<form method="post" action="login"><input autocomplete="username" value="page" hidden><label>Token
+<input type="password" name="token" autocomplete="current-password" autofocus required></label>
+<button>Log in</button></form></html>"""
 
 
 class Doorkeeper:
@@ -56,7 +62,10 @@ class Doorkeeper:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        answer = self._refused(Request(scope)) or self._page
+        request = Request(scope, receive)
+        answer = self._refused(request) or self._page
+        if answer is self._page and request.url.path == "/login":
+            answer = await self._login(request)
         await answer(scope, receive, adding)
 
     def _refused(self, request: Request) -> Response | None:
@@ -68,7 +77,10 @@ class Doorkeeper:
         if not self._token or request.url.path in _OPEN:
             return None
         if request.query_params.get("token"):
-            return self._entered(request)
+            # Without the token, which no history is to keep; and never to "//host", which is elsewhere.
+            left = [(n, v) for n, v in request.query_params.multi_items() if n != "token"]
+            to = f"/{request.url.path.lstrip('/')}{'?' if left else ''}{urlencode(left)}"
+            return self._entered(request, request.query_params["token"], to)
         if self._may_enter(request):
             return None
         if request.url.path == "/":
@@ -80,14 +92,13 @@ class Doorkeeper:
         entered = hmac.compare_digest(cookie, self._pass.encode())
         return bears(request.headers, self._token) or entered
 
-    def _entered(self, request: Request) -> Response:
-        """Takes a token out of the address, so that no history keeps it."""
-        left = [(n, v) for n, v in request.query_params.multi_items() if n != "token"]
-        query = f"?{urlencode(left)}" if left else ""
-        path = "/" + request.url.path.lstrip("/")  # never "//host", which leads elsewhere
-        return self.entered(request, request.query_params["token"], f"{path}{query}")
+    async def _login(self, request: Request) -> Response:
+        if request.method != "POST":
+            return HTMLResponse(_LOGIN)
+        fields = QueryParams((await small_body(request)).decode("utf-8", "replace"))
+        return self._entered(request, fields.get("token", ""), "/")
 
-    def entered(self, request: Request, token: str, to: str) -> Response:
+    def _entered(self, request: Request, token: str, to: str) -> Response:
         """Returns the answer to a token: the page and a cookie, or a refusal."""
         if not hmac.compare_digest(token.encode("utf-8", "replace"), self._token):
             return PlainTextResponse("that is not the token\n", 403)
@@ -98,6 +109,11 @@ class Doorkeeper:
         return response
 
 
-def form_of(body: bytes) -> QueryParams:
-    """The fields of a small form."""
-    return QueryParams(body.decode("utf-8", "replace"))
+async def small_body(request: Request) -> bytes:
+    """Returns the body, or nothing of one that is too long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _BODY_BYTES_MAX:
+            return b""
+    return body

@@ -103,13 +103,10 @@ class Looker:
         """
         client, keys = self._client, self._keys
         about, now_ms = server.read(client, with_limits=False)
-        consumers = frozenset(workers.known(client, keys))
-        with_jobs = jobs_possible(self._settings.url)
-        found = beside.read(client, keys, now_ms, jobs=with_jobs)
+        consumers, with_jobs = workers.known(client, keys), jobs_possible(self._settings.url)
         counters, size = read_counters(client, keys), letters.count(client, keys)
-        newest = self._once(
-            "letters", (size, counters.get("dead")), lambda: letters.newest(client, keys), _LETTERS_S
-        )
+        changed = (size, counters.get("dead"))
+        newest = self._once("letters", changed, lambda: letters.newest(client, keys), _LETTERS_S)
         facts = Facts(
             url=masked(self._settings.url),
             queue=keys.queue,
@@ -119,18 +116,18 @@ class Looker:
             letters=LetterFacts.of(size, newest, now_ms),
             counters=counters,
             artifacts={},
-            beside=found,
+            beside=beside.read(client, keys, now_ms, jobs=with_jobs),
             now_ms=now_ms,
         )
-        held = silences(client, keys, now_ms)
+        held, ago_ms = silences(client, keys, now_ms), facts.beside.judged_ms_ago
         return Look(
             facts=facts,
-            consumers=consumers,
+            consumers=frozenset(consumers),
             letters=newest,
             # The judge notes a silence at its next turn, within a minute; whoever makes one looks at once.
             alerts=[replace(one, silence=silence_of(one, held, now_ms)) for one in alerts(client, keys)],
             silences=held,
-            judged=self._once("judged", found.judged_ms_ago and now_ms - found.judged_ms_ago, self._judged),
+            judged=self._once("judged", ago_ms and now_ms - ago_ms, self._judged),
             undelivered=self._once("undelivered", 0, self._undelivered, _BOOKS_S),
             times=stages.read(client, keys, _TIMES_S, now_ms),
             jobs=self._once("jobs", 0, self._jobs, _JOBS_S) if with_jobs else (),

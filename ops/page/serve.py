@@ -11,6 +11,7 @@ from ops.drift.service import history
 from ops.page.actions import Actions
 from ops.page.app import page
 from ops.page.feed import Feed
+from ops.page.guard import Doorkeeper
 from ops.page.look import Looker
 from ops.page.snapshot import Snapshots
 from ops.web import serve as web
@@ -51,12 +52,6 @@ def serve(
             return strict_json(history.columns(history.read(client, keys)), compact=True).encode()
 
         feed = Feed(Snapshots(server, ours(looker.look), actions=actions).make)
-        asgi = page(
-            feed,
-            Shared(ours(past), _HISTORY_S),
-            ours(looker.letter),
-            Actions(client, server) if actions else None,
-            token=token,
-            names=names,
-        )
+        acts = Actions(client, server) if actions else None
+        asgi = Doorkeeper(page(feed, Shared(ours(past), _HISTORY_S), ours(looker.letter), acts), token, names)
         web.serve(asgi, opened, beat, connections_max=CONNECTIONS_MAX, drain_s=3, before=feed.close)

@@ -26,6 +26,7 @@ from ops.page import app
 from ops.page.actions import Actions
 from ops.page.app import page
 from ops.page.feed import Feed
+from ops.page.guard import Doorkeeper
 from ops.page.serve import CONNECTIONS_MAX
 from ops.web import protocol
 from producer.errors import ServerError
@@ -249,7 +250,7 @@ def test_an_alert_is_silenced_and_told_again_from_the_page(real_rig: Rig) -> Non
 @contextmanager
 def shown(feed: Feed) -> Iterator[tuple[str, int]]:
     """The page of a feed within this process, and its address."""
-    asgi = page(feed, None, None)  # type: ignore[arg-type]
+    asgi = Doorkeeper(page(feed, None, None))  # type: ignore[arg-type]
     with served(asgi, connections_max=CONNECTIONS_MAX) as port:
         yield "127.0.0.1", port
 
