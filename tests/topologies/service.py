@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from producer.keys import Keys
-from producer.messages import BatchReply, Reply
+from producer.messages import BatchReply, Reply, Request
 from producer.protocol import wire
 from producer.settings import ProducerSettings
 from workers.engine.entry import Outcome
@@ -35,20 +35,21 @@ class Echo:
                 entry=entry,
                 op="reply",
                 reply_to=request.reply_to,
-                payload=wire.encode_reply(echoed(request.id, batch.contexts[batch.rows(i)], request.batched)),
+                payload=wire.encode_reply(echoed(request, batch.contexts[batch.rows(i)])),
                 counters="answered",
             )
             for i, (entry, request) in enumerate(zip(batch.entries, batch.requests, strict=True))
         ]
 
 
-def echoed(request_id: str, contexts: np.ndarray, batched: bool) -> Reply | BatchReply:
+def echoed(request: Request, contexts: np.ndarray) -> Reply | BatchReply:
     """The answer to one context, or to a message of many, with the last vector of each."""
-    if not batched:
-        return Reply(id=request_id, vector=np.array(contexts[0, -1]), confidence=0.9, margin=0.1)
+    named = {"id": request.id, "traceparent": request.traceparent}
+    if not request.batched:
+        return Reply(**named, vector=np.array(contexts[0, -1]), confidence=0.9, margin=0.1)
     numbers, codes = np.zeros(len(contexts), np.float32), np.zeros(len(contexts), np.uint8)
     return BatchReply(
-        id=request_id,
+        **named,
         vectors=np.array(contexts[:, -1]),
         **dict.fromkeys(("confidences", "margins", "gains"), numbers),
         **dict.fromkeys(("fired", "shed"), codes),

@@ -1,0 +1,71 @@
+"""Examines a client program against a server, and prints what it does right and wrong.
+
+python -m producer.conformance -- node client.mjs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+from producer.conformance import replies, requests
+from producer.conformance.case import Case
+from producer.conformance.program import Failed, LeftOut
+from producer.errors import QueueError
+from producer.settings import ProducerSettings
+
+_PASSED, _FAILED, _LEFT_OUT = "passed", "FAILED", "left out"
+
+
+def verdict_on(point: Callable[[Case], None], case: Case) -> tuple[str, str]:
+    """The verdict on a point, and why."""
+    found, why = _PASSED, ""
+    try:
+        point(case)
+    except LeftOut as error:
+        found, why = _LEFT_OUT, str(error)
+    except Failed as error:
+        found, why = _FAILED, str(error)
+    case.end(failed=found == _FAILED)
+    return found, why
+
+
+def main() -> int:
+    """Prints a line for each point as it is examined; exit code 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="python -m producer.conformance", description="docs/conformance.md")
+    parser.add_argument("program", nargs="+", metavar="PROGRAM", help="the client program and its arguments")
+    parser.add_argument("--url", help="server, as an operator [env: REDIS_URL]")
+    parser.add_argument("--queue", help="queue whose workers answer [env: AMN_QUEUE; main]")
+    parser.add_argument(
+        "--own-queue", help="queue for all but the live points [conformance- and random digits]"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="points whose sentence holds this text")
+    chosen = parser.parse_args()
+    counts: Counter[str] = Counter()
+    try:
+        settings = ProducerSettings.from_environment(url=chosen.url, queue=chosen.queue)
+        client_url = os.environ.get("AMN_CLIENT_URL", settings.url)
+        own_queue = chosen.own_queue or f"conformance-{secrets.token_hex(4)}"
+        case = Case(chosen.program, settings, client_url, own_queue)
+        for point in (*requests.POINTS, *replies.POINTS):
+            sentence = str(point.__doc__)
+            if chosen.only in sentence:
+                found, why = verdict_on(point, case)
+                counts[found] += 1
+                sys.stdout.write(f"{found:8}  {sentence}" + (f"\n{'':10}{why}" if why else "") + "\n")
+                sys.stdout.flush()
+        case.end(failed=True)
+    except QueueError as error:
+        sys.stderr.write(f"{error.code}: {error}\n")
+        return 2
+    sums = (f"{counts[found]} {found}" for found in (_PASSED, _FAILED, _LEFT_OUT))
+    sys.stdout.write(", ".join(sums) + "\n")
+    return int(bool(counts[_FAILED]) or not counts[_PASSED])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

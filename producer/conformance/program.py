@@ -1,0 +1,149 @@
+"""A client program as a process, driven line by line, and a way from it to the server that can be broken."""
+
+from __future__ import annotations
+
+import json
+import queue
+import socket
+import subprocess
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote
+
+from producer.address import TCP, UNIX, parse_address
+
+#: Beyond the time that a command itself is given.
+PATIENCE_S = 20.0
+_PIECE_BYTES = 256 * 1024
+
+
+class Failed(Exception):
+    """The client does something else than it should; the text says what."""
+
+
+class LeftOut(Exception):
+    """The program, or the way to this server, does not have what a point needs."""
+
+
+def expect(holds: object, text: str) -> None:
+    """Raises Failed with this text when it does not hold."""
+    if not holds:
+        raise Failed(text)
+
+
+class Program:
+    """A process that carries out the commands of docs/conformance.md; its standard error is ours."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def ask(self, do: str, **fields: Any) -> dict[str, Any]:
+        """Has one command carried out, and gives its answer, which may be an error.
+
+        Raises:
+            Failed: No line came in time, or one that is no JSON object, or the process ended.
+            LeftOut: The program does not have the command.
+        """
+        assert self._process.stdin is not None
+        line, answer = "", None
+        with suppress(OSError, queue.Empty):
+            self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
+            self._process.stdin.flush()
+            line = self._lines.get(timeout=PATIENCE_S + fields.get("timeout_ms", 0) / 1000)
+        with suppress(ValueError):
+            answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise Failed(
+                f"{do}: no JSON object on a line within {PATIENCE_S:.0f} s, but {line.strip()[:80]!r}"
+            )
+        for one in (answer, *answer.get("results", ())):
+            if one.get("error", {}).get("code") == "unsupported":
+                raise LeftOut(str(one["error"].get("message", "")))
+        return answer
+
+    def done(self, do: str, **fields: Any) -> Any:
+        """Works like `ask`, where no error is expected."""
+        answer = self.ask(do, **fields)
+        expect("error" not in answer, f"{do}: {answer.get('error')}")
+        return answer
+
+    def close(self) -> int:
+        """Ends it by the command, and gives its exit code."""
+        self.done("close")
+        try:
+            return self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"the process goes on {PATIENCE_S:.0f} s after `close`") from None
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class Way:
+    """Listens on loopback, and passes bytes to the server and back.
+
+    Attributes:
+        possible: False where the way is encrypted, or sentinels or a cluster name it.
+        url: For the program; the server's own where it is not possible.
+        away: While it is True, connections are closed at once.
+        mute: While it is True, a connection breaks as soon as the server says something.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._address = address = parse_address(url)
+        self.possible, self.url = address.kind in (TCP, UNIX) and not address.tls, url
+        self.away = self.mute = False
+        self._open: list[socket.socket] = []
+        if self.possible:
+            self._listener = socket.create_server(("127.0.0.1", 0))
+            login = (
+                f"{quote(address.username, '')}:{quote(address.password, '')}@" if address.password else ""
+            )
+            self.url = f"redis://{login}127.0.0.1:{self._listener.getsockname()[1]}/{address.db}"
+            threading.Thread(target=self._listen, daemon=True).start()
+
+    def snap(self, away: bool) -> None:
+        """Breaks every connection, and says whether new ones are closed too."""
+        self.away = away
+        while self._open:
+            _shut(self._open.pop())
+
+    def _listen(self) -> None:
+        while True:
+            near, _ = self._listener.accept()
+            if self.away:
+                near.close()
+                continue
+            if self._address.kind == UNIX:
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._address.path)
+            else:
+                far = socket.create_connection(self._address.hosts[0])
+            self._open += [near, far]
+            for ends in ((near, far, False), (far, near, True)):
+                threading.Thread(target=self._pass, args=ends, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        with suppress(OSError):
+            while (data := source.recv(_PIECE_BYTES)) and not (answers and self.mute):
+                target.sendall(data)
+        _shut(source)
+        _shut(target)
+
+
+def _shut(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()

@@ -1,0 +1,79 @@
+"""The examination of clients: the reference passes, and a wrong client fails where it is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hostile import selectors
+from servers import KINDS, Server
+from topologies.service import Service
+from wrong_client import FAULTS
+
+from ops.commands.acl import acl_line
+from producer.settings import ProducerSettings
+
+ROOT = Path(__file__).parents[2]
+OWN, PASSWORD = "examined", "sixteen-or-more-letters"
+
+
+@contextmanager
+def served(kind: str) -> Iterator[Server]:
+    server = Server(kind, tcp=True).start()
+    try:
+        with Service(ProducerSettings(url=server.tcp_url)):
+            yield server
+    finally:
+        server.close()
+
+
+def examined(
+    server: Server, client: str, *options: str, **environment: str
+) -> tuple[int, dict[str, str], str]:
+    """The exit code, each point with its verdict, and all that was printed."""
+    program = [sys.executable, str(ROOT / "tests" / client)]
+    command = [sys.executable, "-m", "producer.conformance", "--own-queue", OWN, *options, "--", *program]
+    environment = {**os.environ, "REDIS_URL": server.tcp_url, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    verdicts = {}
+    for line in done.stdout.splitlines():
+        if line.startswith(("passed  ", "FAILED  ", "left out")):
+            verdicts[line[10:]] = line[:8].strip()
+    assert OWN not in str(server.client().keys("*")), "the examination left keys behind"
+    return done.returncode, verdicts, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_client_passes_in_all_points_with_a_client_s_rights(kind: str) -> None:
+    names = {"queues": ["main", OWN], "user": "team-a", "client": "team-a"}
+    with served(kind) as server, server.client() as admin:
+        line = acl_line("canceller", password=PASSWORD, **names)
+        admin.execute_command("ACL", "SETUSER", "team-a", *selectors(line)[1:])
+        admin.acl_log_reset()
+        url = f"redis://team-a:{PASSWORD}@127.0.0.1:{server.port}/0"
+        code, verdicts, told = examined(
+            server, "reference_client.py", AMN_CLIENT_URL=url, AMN_CLIENT="team-a"
+        )
+        assert not [row for row in admin.acl_log() if "setinfo" not in str(row)]
+    assert set(verdicts.values()) == {"passed"}, told
+    assert len(verdicts) > 30
+    assert code == 0
+    assert PASSWORD not in told
+
+
+@pytest.mark.slow
+def test_a_wrong_client_fails_in_what_it_does_wrong_and_in_nothing_else() -> None:
+    with served("valkey") as server:
+        code, verdicts, told = examined(server, "wrong_client.py")
+    failed = [sentence for sentence, verdict in verdicts.items() if verdict == "FAILED"]
+    beginnings = [one for many in FAULTS.values() for one in many]
+    assert len(failed) == len(beginnings), told
+    for beginning in beginnings:
+        assert [one for one in failed if one.startswith(beginning)], f"{beginning} did not fail: {told}"
+    assert code == 1
