@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ops.alerts.settings import AlertSettings
@@ -196,49 +196,36 @@ def _alerts(look: Look) -> Iterator[Trouble]:
             )
 
 
-def verdict(found: Iterable[Trouble], look: Look, settings: AlertSettings) -> dict[str, object]:
+def verdict(found: Sequence[Trouble], look: Look, settings: AlertSettings) -> dict[str, object]:
     """One sentence on the whole service: the worst finding, or that it is well."""
-    worst = next(iter(found), None)
-    if worst is None or worst.severity == "notice":
-        alive = len(look.facts.workers)
-        sentence = f"All is well: {_count(alive, 'worker')} at work, and nothing is wrong"
-        if worst is not None:
-            sentence = f"It is well; {worst.sentence[0].lower()}{worst.sentence[1:]}"
-        return _verdict("well", sentence)
-    more = sum(one.severity != "notice" for one in found) - 1
-    others = f" (and {_count(more, 'other finding')})" if more else ""
-    return _verdict(
-        "broken" if worst.severity == "error" else "degraded",
-        worst.sentence + others,
-        worst.since_ms,
-        worst.remedy,
-        settings.runbook(worst.runbook) if worst.runbook else "",
-    )
+    if not found:
+        alive = _count(len(look.facts.workers), "worker")
+        return {"state": "well", "sentence": f"All is well: {alive} at work, and nothing is wrong"}
+    worst, more = found[0], sum(one.severity != "notice" for one in found) - 1
+    if worst.severity == "notice":
+        return {"state": "well", "sentence": f"It is well; {worst.sentence[0].lower()}{worst.sentence[1:]}"}
+    return {
+        "state": "broken" if worst.severity == "error" else "degraded",
+        "sentence": worst.sentence + (f" (and {_count(more, 'other finding')})" if more else ""),
+        "since_ms": worst.since_ms,
+        "remedy": worst.remedy,
+        "runbook_link": settings.runbook(worst.runbook) if worst.runbook else "",
+    }
 
 
 def away(since_ms: int, error: ServerError, settings: AlertSettings) -> dict[str, object]:
     """The verdict while the server cannot be asked; no word of it changes while that lasts."""
-    if isinstance(error, AuthenticationFailed):
-        return _verdict(
-            "unknown",
-            f"The queue's server does not let this page look: {error}",
-            since_ms,
-            "start the page with the password of a user that has the role ops: `amn acl ops`",
-        )
-    sentence = f"The queue's server cannot be reached: {error}"
+    refused = isinstance(error, AuthenticationFailed)
+    what = "does not let this page look" if refused else "cannot be reached"
     remedy = "see that the server runs and can be reached; requests wait meanwhile, and go on by themselves"
-    return _verdict("unknown", sentence, since_ms, remedy, settings.runbook("server_down"))
-
-
-def _verdict(
-    state: str, sentence: str, since_ms: int | None = None, remedy: str = "", link: str = ""
-) -> dict[str, object]:
+    if refused:
+        remedy = "start the page with the password of a user that has the role ops: `amn acl ops`"
     return {
-        "state": state,
-        "sentence": sentence,
+        "state": "unknown",
+        "sentence": f"The queue's server {what}: {error}",
         "since_ms": since_ms,
         "remedy": remedy,
-        "runbook_link": link,
+        "runbook_link": "" if refused else settings.runbook("server_down"),
     }
 
 

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
-from ops.page.look import Look
+Counters = Mapping[str, int]
 
 #: Rates are of so long; older counters are of another visit.
 _OVER_MS, _KNOWN_MS_MAX = 5_000, 60_000
 
 
 class CounterRates:
-    """Events a second between two looks; None while there is one look."""
+    """Events a second between two readings of the counters; None while there is one reading."""
 
-    def __init__(self, then: Look | None, now: Look) -> None:
-        self._then, self._now = then, now
-        self._for_s = (now.now_ms - then.now_ms) / 1000 if then else 0.0
+    def __init__(self, then: Counters | None, now: Counters, for_s: float) -> None:
+        self._then, self._now, self._for_s = then, now, for_s
 
     def __call__(self, *names: str) -> float | None:
         """Returns the rate of these counters together; one that ends in ":" is all that begin with it."""
-        if self._then is None:
+        now, then = self._now, self._then
+        if then is None:
             return None
-        now, then = self._now.facts.counters, self._then.facts.counters
         fields = [f for f in now if any(f.startswith(n) if n.endswith(":") else f == n for n in names)]
         # A counter that fell was set anew: the server was emptied.
         grown = sum(max(now[field] - then.get(field, 0), 0) for field in fields)
@@ -40,29 +40,27 @@ class CounterRates:
         away counts once more, as the message that it is.
         """
         below = (prefix, f"batch:{prefix}")
-        reasons = {
-            field.partition(prefix)[2] for field in self._now.facts.counters if field.startswith(below)
-        }
+        reasons = {field.partition(prefix)[2] for field in self._now if field.startswith(below)}
         rows = [{"reason": one, "per_s": self(*(f + one for f in below)) or 0.0} for one in reasons if one]
         return sorted((row for row in rows if row["per_s"]), key=lambda row: -row["per_s"])
 
 
-class Looks:
-    """The looks of the last seconds."""
+class Readings:
+    """The counters of the last seconds, by the server's clock."""
 
     def __init__(self) -> None:
-        self._past: deque[Look] = deque(maxlen=_OVER_MS // 1000 + 2)
+        self._past: deque[tuple[int, Counters]] = deque(maxlen=_OVER_MS // 1000 + 2)
 
-    def add(self, look: Look) -> CounterRates:
-        """Returns the rates up to this look."""
-        now_ms, past = look.now_ms, self._past
-        while past and not 0 < now_ms - past[0].now_ms < _KNOWN_MS_MAX:  # another visit, or the clock stepped
+    def add(self, now_ms: int, counters: Counters) -> CounterRates:
+        """Returns the rates up to this reading."""
+        past = self._past
+        while past and not 0 < now_ms - past[0][0] < _KNOWN_MS_MAX:  # another visit, or the clock stepped
             past.popleft()
-        while len(past) > 1 and now_ms - past[1].now_ms >= _OVER_MS:
+        while len(past) > 1 and now_ms - past[1][0] >= _OVER_MS:
             past.popleft()
-        found = CounterRates(past[0] if past else None, look)
-        past.append(look)
-        return found
+        then_ms, then = past[0] if past else (now_ms, None)
+        past.append((now_ms, counters))
+        return CounterRates(then, counters, (now_ms - then_ms) / 1000)
 
     def clear(self) -> None:
         """Forgets them: the server was away."""

@@ -17,7 +17,7 @@ from ops.drift.service.history import COUNTERS
 from ops.drift.service.objectives import FALLBACK_RATE_MAX
 from ops.page import findings, parts
 from ops.page.look import Look
-from ops.page.rates import CounterRates, Looks
+from ops.page.rates import Readings
 from producer.errors import ServerError
 from producer.settings import ProducerSettings
 from producer.stages import END_TO_END
@@ -47,7 +47,7 @@ class Snapshots:
             "queue_limits": limits,
         }
         self._settings = AlertSettings.from_environment()
-        self._known, self._looks = findings.Known(), Looks()
+        self._known, self._readings = findings.Known(), Readings()
         self._away_since_s: float | None = None
 
     def make(self) -> bytes:
@@ -62,12 +62,12 @@ class Snapshots:
     def _of_nothing(self, error: ServerError) -> dict[str, Any]:
         now_s = time.time()
         self._away_since_s = self._away_since_s or now_s
-        self._looks.clear()
+        self._readings.clear()
         verdict = findings.away(int(self._away_since_s * 1000), error, self._settings)
         return {"made_ms": int(now_s * 1000), "reachable": False, "verdict": verdict, "findings": []}
 
     def _of(self, look: Look) -> dict[str, Any]:
-        rates = self._looks.add(look)
+        rates = self._readings.add(look.now_ms, look.facts.counters)
         shown = stages.shown(look.times)
         whole_ways = {kind: times.pop(END_TO_END, {}) for kind, times in shown.items()}
         whole_way = whole_ways.get("amn", {})  # of what somebody waits for
@@ -85,7 +85,14 @@ class Snapshots:
                 "slow_share": rates.share(COUNTERS["slow"], COUNTERS["timed"]),
             },
             "stages": shown,
-            "escalation": _escalation(look, rates),
+            "escalation": {
+                "rate": rates.share(COUNTERS["escalated"], COUNTERS["decided"]),
+                # While no judge writes rows, the last ones are of another hour.
+                "hour_rate": look.judged.hour_escalated if parts.judging(look) else None,
+                "limit": FALLBACK_RATE_MAX,
+                "by_reason": rates.parts("reason:"),
+                "shed_by_reason": rates.parts("shed:"),
+            },
             "streams": parts.streams(look),
             "workers": parts.workers(look),
             "dead": parts.dead(look),
@@ -95,14 +102,3 @@ class Snapshots:
             "jobs": sorted(look.jobs, key=lambda job: job["status"] != "started"),
             "in_force": parts.in_force(look),
         }
-
-
-def _escalation(look: Look, rates: CounterRates) -> dict[str, Any]:
-    # While no judge writes rows, the last ones are of another hour.
-    return {
-        "rate": rates.share(COUNTERS["escalated"], COUNTERS["decided"]),
-        "hour_rate": look.judged.hour_escalated if parts.judging(look) else None,
-        "limit": FALLBACK_RATE_MAX,
-        "by_reason": rates.parts("reason:"),
-        "shed_by_reason": rates.parts("shed:"),
-    }
