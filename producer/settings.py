@@ -17,7 +17,7 @@ from producer.sampling import DEFAULT_SALT
 _COUNTS = ("entries_max", "bytes_max", "in_flight_max", "batch_contexts_max", "seen_window_ms")
 _TIMES_MS = {"result_timeout_ms": 1, "connect_timeout_ms": 1, "command_timeout_ms": 1, "retry_ms": 0}
 _TEXTS = ("url", "queue", "client", "encoder", "sample_salt")
-_VARIABLES = {"url": "REDIS_URL", "queue": "AMN_QUEUE", "client": "AMN_CLIENT"}
+_VARIABLES = {"url": "REDIS_URL", "queue": "AMN_QUEUE", "client": "AMN_CLIENT", "encoder": "AMN_ENCODER"}
 _TLS_VARIABLES = {"ca": "REDIS_TLS_CA", "certificate": "REDIS_TLS_CERT", "key": "REDIS_TLS_KEY"}
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 
@@ -138,8 +138,8 @@ class ProducerSettings:
     def from_environment(cls, **overrides: object) -> Self:
         """Explicit value > environment > default; None is no value.
 
-        The environment: `REDIS_URL`, `AMN_QUEUE`, `AMN_CLIENT`, and for TLS `REDIS_TLS_CA`,
-        `REDIS_TLS_CERT` and `REDIS_TLS_KEY`.
+        The environment: `REDIS_URL`, `AMN_QUEUE`, `AMN_CLIENT`, `AMN_ENCODER`, and for TLS
+        `REDIS_TLS_CA`, `REDIS_TLS_CERT` and `REDIS_TLS_KEY`.
         """
         values: dict[str, Any] = _environment(_VARIABLES)
         if files := _environment(_TLS_VARIABLES):

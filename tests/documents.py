@@ -96,7 +96,7 @@ def run_page(page: str, folder: Path, timeout_s: float = 100) -> str:
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("REDIS_URL", "AMN_QUEUE") and "proxy" not in name.lower()
+        if not name.startswith(("AMN_", "REDIS_")) and "proxy" not in name.lower()
     }
     environment["PATH"] = f"{sys.prefix}/bin{os.pathsep}{environment['PATH']}"
     done = subprocess.run(

@@ -163,7 +163,7 @@ def _predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
     if trained_on != settings.encoder:
         raise NotReady(
             f"model {predictor.model_id} was trained on encoder {trained_on!r}, this worker is to serve "
-            f"{settings.encoder!r}; name the right model with --model"
+            f"{settings.encoder!r}; name the right model with --model, or the encoder by AMN_ENCODER"
         )
     predictor.warm_up(settings.queue.batch_max)
     return predictor

@@ -25,9 +25,10 @@ UNMARKED = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(600)  # one of them trains a model
 @pytest.mark.parametrize("page", RUN)
 def test_the_marked_blocks_of_a_page_run_as_they_stand(page: Path, tmp_path: Path) -> None:
-    printed = run_page(str(page.relative_to(ROOT)), tmp_path)
+    printed = run_page(str(page.relative_to(ROOT)), tmp_path, timeout_s=580)
     for block in blocks(page):
         if block.verb == "prints":
             assert missing_lines(block, printed) == [], printed

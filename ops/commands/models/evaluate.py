@@ -35,7 +35,7 @@ def show_evaluation(
     result = evaluate(loaded, vectors, every=every, with_latency=timed)
     report.write_evaluation(result, out)
     click.echo(report.markdown_table(result))
-    console.say(f"\n{out / 'evaluation.html'}")
+    console.say(str(out / "evaluation.html"))
 
 
 @click.command(short_help="Judge checkpoints and baselines on the same windows.")
