@@ -21,7 +21,7 @@ SOURCES = pyproject.toml artifacts/pyproject.toml setup.py amn/kernel/kernel.c $
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test
+.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test matrix lock locked licences
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -33,7 +33,9 @@ help:
 	@echo "make node       packages of the client in examples/node, and Node.js 24 in .venv-node where none is new enough"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and nine others, latency, cost (45 minutes); bench-quick: 3 minutes"
-	@echo "make wheels     the wheels of package and models, in $(DIST); wheels-test: what they are worth in empty environments"
+	@echo "make wheels     the wheels of package and models, in $(DIST); wheels-test: installed and used in empty environments"
+	@echo "make matrix     each Python that is here, oldest and newest versions (10 GB for a while) [ARGS=--short: clients alone]"
+	@echo "make locked     set-up with the versions of tests/dev.lock; make lock: those anew; make licences: of all dependencies"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"
@@ -102,6 +104,27 @@ wheels: $(VENV)/.dev
 
 wheels-test: wheels
 	$(BIN)/python -m tests.installed $(DIST)
+
+matrix: wheels
+	$(BIN)/python -m tests.matrix $(DIST) $(ARGS)
+
+# The versions of all that developers install, for every supported Python. Without torch, whose ordinary wheel
+# brings CUDA along: it is installed first, by exact version, from where you have pointed pip at.
+lock: wheels
+	@$(PIP) uv
+	rm -f $(DIST)/dev.lock
+	echo "torch ; sys_platform == 'never'" > $(DIST)/overrides.txt
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --universal --python-version 3.11 --no-header --no-annotate \
+		--find-links $(DIST) --override $(DIST)/overrides.txt --no-emit-package torch --no-emit-package amn-queue \
+		--no-emit-package amn-queue-models --upgrade --output-file $(DIST)/dev.lock
+	grep -v "'never'" $(DIST)/dev.lock > tests/dev.lock
+
+locked: $(VENV)/.torch
+	@$(PIP) --constraint tests/dev.lock -e ./artifacts -e '.[dev]'
+	@touch $(VENV)/.ops $(VENV)/.dev
+
+licences: $(VENV)/.dev
+	@$(BIN)/python -m tests.licences
 
 chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(ARGS)
