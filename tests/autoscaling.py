@@ -156,18 +156,8 @@ def simulate(url: str, folder: Path, pace: float, load_s: float, say: Callable[[
     vectors = np.load(ROOT / "artifacts" / "sample" / "sequences.npz")["vectors"][:5].astype("f4")
     context = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     settings = ProducerSettings(url=url)
-
-    def load() -> None:
-        with Producer(settings=settings) as producer:
-            handles = []
-            while not stopping.wait(0.1):
-                options = [Options(lane="general")] * round(0.1 * 2.6 * 1000 / PAUSE_MS * 0.9)
-                handles += producer.submit_many([context] * len(options), options=options)
-            outcome.submitted = len(handles)
-            outcome.answered = len({handle.result(60_000).id for handle in handles})
-
     workers.scale(controller.replicas)
-    loading, began_s = threading.Thread(target=load), 0.0
+    loading, began_s = threading.Thread(target=load, args=(settings, context, stopping, outcome)), 0.0
     with served(pages(settings)) as port:
         try:
             while not workers.ready:
@@ -191,6 +181,17 @@ def simulate(url: str, folder: Path, pace: float, load_s: float, say: Callable[[
                 loading.join()
             workers.close()
     return outcome
+
+
+def load(settings: ProducerSettings, context: Any, stopping: threading.Event, outcome: Outcome) -> None:
+    """Sends 2.6 workers' worth until it is told to stop, and waits for all answers."""
+    with Producer(settings=settings) as producer:
+        handles = []
+        while not stopping.wait(0.1):
+            options = [Options(lane="general")] * round(0.1 * 2.6 * 1000 / PAUSE_MS * 0.9)
+            handles += producer.submit_many([context] * len(options), options=options)
+        outcome.submitted = len(handles)
+        outcome.answered = len({handle.result(60_000).id for handle in handles})
 
 
 def figures(port: int) -> dict[str, Any] | None:

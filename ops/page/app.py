@@ -64,12 +64,7 @@ def page(
     ]
     if actions is not None:
         routes.insert(0, Route("/api/actions/{name}", _act(actions), methods=["GET", "POST"]))
-    errors: Any = {
-        ServerError: lambda _, error: _error(503, str(error)),
-        ClientDisconnect: lambda _, __: Response(status_code=499),  # nobody reads it
-        Exception: _failed,
-    }
-    return Starlette(routes=routes, exception_handlers=errors)
+    return Starlette(routes=routes, exception_handlers=_ERRORS)
 
 
 def _answers(ask: Callable[[], Awaitable[bytes]]) -> Callable[[Request], Awaitable[Response]]:
@@ -82,6 +77,13 @@ def _answers(ask: Callable[[], Awaitable[bytes]]) -> Callable[[Request], Awaitab
 def _failed(request: Request, error: Exception) -> Response:
     _LOG.error("page_failed", path=request.url.path, exc_info=error)
     return PlainTextResponse("the page's process failed; its log says why", 500)
+
+
+_ERRORS: Any = {
+    ServerError: lambda _, error: _error(503, str(error)),
+    ClientDisconnect: lambda _, __: Response(status_code=499),  # nobody reads it
+    Exception: _failed,
+}
 
 
 def _act(actions: Actions) -> Callable[[Request], Awaitable[Response]]:
