@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -39,36 +39,60 @@ _PAGE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """One entry of the stream.
+class Letter:
+    """A dead letter without what it carries.
 
     Attributes:
         id: Its first part is the server's time of death, epoch ms.
         reason: Code.    message: The worker's explanation.
         source: Key of the stream that it came from.    entry: Its id there.
         sha1: Hash of the payload, hexadecimal.
-        told: True if its client got a final answer.
-        payload: The request as it came.
-        request: Decoded; None when this version cannot read it.
-        unreadable: Why it cannot.
+        told: True if its client got a final answer. An earlier version did not say, and nobody may get a
+            second one.
     """
 
     id: str
     reason: str
     message: str
-    deliveries: int
     source: str
     entry: str
     sha1: str
+    deliveries: int
     told: bool
-    payload: bytes
-    request: Request | None
-    unreadable: str = ""
 
     @property
     def died_at_ms(self) -> int:
         """The server's clock when it was dead-lettered, epoch ms."""
         return int(self.id.partition("-")[0])
+
+
+def named(name: bytes, stored: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The attributes of a letter, from its id and its fields as they are stored."""
+    fields = ("reason", "message", "source", "entry", "sha1", "deliveries", "told")
+    found = {one: stored.get(one.encode(), b"").decode("utf-8", "replace") for one in fields}
+    counted = re.fullmatch(r"\d{1,9}", found["deliveries"], re.ASCII)
+    return {
+        **found,
+        "id": name.decode(),
+        "reason": found["reason"] or "?",
+        "deliveries": int(found["deliveries"]) if counted else 0,
+        "told": found["told"] != "0",
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter(Letter):
+    """One entry of the stream.
+
+    Attributes:
+        payload: The request as it came.
+        request: Decoded; None when this version cannot read it.
+        unreadable: Why it cannot.
+    """
+
+    payload: bytes
+    request: Request | None
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,23 +201,12 @@ def _again(letter: DeadLetter, request: Request, client_id: str, now_ms: float) 
 
 
 def _letter(name: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
-    names = ("reason", "message", "source", "entry", "sha1", "told", "deliveries")
-    found = {one: fields.get(one.encode(), b"").decode("utf-8", "replace") for one in names}
-    payload, request, unreadable = fields.get(b"request", b""), None, ""
+    payload, request, unreadable = fields.pop(b"request", b""), None, ""
     try:
         request = wire.decode_request(payload, batches=True)
     except WireError as error:
         unreadable = str(error)
-    return DeadLetter(
-        id=name.decode(),
-        reason=found["reason"] or "?",
-        deliveries=int(found["deliveries"] or 0),
-        **{one: found[one] for one in ("message", "source", "entry", "sha1")},
-        told=found["told"] != "0",  # an earlier version did not say: nobody may get a second answer
-        payload=payload,
-        request=request,
-        unreadable=unreadable,
-    )
+    return DeadLetter(**named(name, fields), payload=payload, request=request, unreadable=unreadable)
 
 
 def described(letter: DeadLetter, now_ms: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import redis
 
+from ops.deadletters import Letter, named
 from producer.keys import Keys
 from producer.transport.connection import script_text
 from workers.settings import QueueSettings
@@ -16,24 +17,6 @@ from workers.settings import QueueSettings
 #: Newest letters that are looked at, and the most bytes of them, payloads included.
 LETTERS_READ_MAX, _BYTES_MAX = 100, 8 << 20
 RECENT_MS = 600_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
-    """A dead letter without its payload, as it is stored; texts are cut at 500 bytes."""
-
-    id: str
-    reason: str = "?"
-    message: str = ""
-    source: str = ""
-    deliveries: str = ""
-    told: str = ""
-    payload_bytes: int = 0
-
-    @property
-    def died_at_ms(self) -> int:
-        """The server's clock when it was dead-lettered, epoch ms."""
-        return int(self.id.partition("-")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +50,10 @@ def newest(client: redis.Redis, keys: Keys, most: int = LETTERS_READ_MAX, below:
     """The newest letters, or those older than the one with the id `below`; fewer when they are very large."""
     script = client.register_script(script_text("ops", "letters"))
     rows = cast("list[Any]", script(keys=[keys.dead], args=[most, f"({below}" if below else "+", _BYTES_MAX]))
-    return [_letter(row) for row in rows]
+    return [Letter(**named(row[0], dict(zip(row[1::2], row[2::2], strict=True)))) for row in rows]
 
 
 def read(client: redis.Redis, keys: Keys, now_ms: int) -> LetterFacts:
     """Counts the dead letters, and reads the newest hundred."""
     entries = count(client, keys)
     return LetterFacts.of(entries, newest(client, keys) if entries else (), now_ms)
-
-
-def _letter(row: Sequence[Any]) -> Letter:
-    texts = [one.decode("utf-8", "replace") for one in row[2:]]
-    stored = dict(zip(texts[::2], texts[1::2], strict=True))
-    names = ("reason", "message", "source", "deliveries", "told")
-    found = {name: stored[name] for name in names if name in stored}
-    return Letter(id=row[0].decode(), payload_bytes=row[1], **found)

@@ -14,8 +14,8 @@ from amn.output import plain
 from ops.alerts.silences import SILENCE_MS_MAX, SILENCES_MAX, Silence, add_silence, end_silence
 from ops.alerts.store import states
 from ops.clock import server_now_ms, span
-from ops.deadletters import DeadLetters
-from ops.health.letters import Letter, newest
+from ops.deadletters import DeadLetters, Letter
+from ops.health.letters import newest
 from ops.page.parts import kind_of
 from producer.keys import Keys
 from producer.settings import ProducerSettings

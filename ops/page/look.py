@@ -19,13 +19,13 @@ from ops.alerts.alert import Alert
 from ops.alerts.silences import Silence, silence_of, silences
 from ops.alerts.store import alerts
 from ops.clock import BLOCK_MIN, server_now_ms
-from ops.deadletters import DeadLetters, described
+from ops.deadletters import DeadLetters, Letter, described
 from ops.drift.memory import Memory
 from ops.drift.service import history
 from ops.findings import Finding
 from ops.health import Facts, beside, letters, server, streams, workers
 from ops.health.counters import read_counters
-from ops.health.letters import Letter, LetterFacts
+from ops.health.letters import LetterFacts
 from ops.settings import jobs_possible
 from producer.keys import Keys
 from producer.settings import ProducerSettings, masked

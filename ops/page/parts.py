@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ops.alerts.settings import AlertSettings
+from ops.deadletters import Letter
 from ops.drift.settings import JudgeSettings
 from ops.health.backlog import backlogs
 from ops.health.beside import SILENT_MS
-from ops.health.letters import Letter
 from ops.health.streams import SERVED
 from ops.health.workers import WorkerFacts
 from ops.page.findings import is_silent
