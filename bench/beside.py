@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from bench.curves import percentiles
-from bench.files import SAMPLE, Predicting, Through, write_documents
+from bench.files import SAMPLE, started, write_documents
 from bench.machine import environment
 from bench.report import out_option, write
 from ops.local.server import ServerSettings
@@ -50,7 +50,7 @@ def command(rates: str, seconds: float, rounds: int, out: Path) -> None:
         counts = {"amn": 1, "fallback": 1}
         service = stack.enter_context(Stack(counts, PoolSettings(url=""), ServerSettings()))
         url = service.settings.url
-        file = stack.enter_context(FileWork(Through(service), documents, Path(name) / "out"))
+        file = stack.enter_context(FileWork(url, documents, Path(name) / "out"))
         kinds: dict[str, Any] = {"nothing": nothing, "a file": file.going}
         phases: list[dict[str, Any]] = []
         live(url, 100, _SETTLE_S, "warm")
@@ -92,9 +92,9 @@ def ratios(phases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 class FileWork:
     """A context manager: in it, an `amn predict` that stands still but within `going`."""
 
-    def __init__(self, through: Through, source: Path, out: Path) -> None:
-        self._predicting = Predicting(source, out, through)
-        self._client, self._keys = connect(ProducerSettings(url=through.url)), Keys()
+    def __init__(self, url: str, source: Path, out: Path) -> None:
+        self._process = started(source, out, "--url", url)
+        self._client, self._keys = connect(ProducerSettings(url=url)), Keys()
 
     def __enter__(self) -> FileWork:
         self._wait(lambda: self.rows() > 10_000, "begins")
@@ -102,8 +102,8 @@ class FileWork:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._predicting.process.kill()
-        self._predicting.process.wait()
+        self._process.kill()
+        self._process.wait()
         self._client.close()
 
     def rows(self) -> int:
@@ -115,18 +115,18 @@ class FileWork:
     @contextmanager
     def going(self) -> Iterator[None]:
         """Let it go on."""
-        self._predicting.process.send_signal(signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
         time.sleep(_SETTLE_S)
         try:
             yield
-            if self._predicting.process.poll() is not None:
+            if self._process.poll() is not None:
                 raise click.ClickException("the file was done too early; use fewer or shorter phases")
         finally:
             self._stop()
 
     def _stop(self) -> None:
         """Stop it, and wait until the workers have done what it left."""
-        self._predicting.process.send_signal(signal.SIGSTOP)
+        self._process.send_signal(signal.SIGSTOP)
         keys = self._keys
         self._wait(lambda: not any(self._client.xlen(key) for key in (keys.low, keys.fallback)), "ends")
         time.sleep(_SETTLE_S)

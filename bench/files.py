@@ -1,19 +1,20 @@
 """python -m bench files: a large file through `amn predict`: its rate, memory and cost.
 
 The vectors of the shipped sample are repeated under other document ids. `amn predict` is a process of its
-own, looked at as the parts appear: through the queue, with --direct, and through the queue with a tenth of
-the rows as contexts. In the same run stand the model and the gate alone on one core (as in `batch`).
-`beside` measures live traffic beside a file.
+own: through the queue with a tenth of the documents and with all, whose memory must be alike, and with a
+tenth of the rows as contexts; then with --direct. In the same run stand the model and the gate alone on one
+core (as in `batch`). `beside` measures live traffic beside a file.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
@@ -31,7 +32,6 @@ from producer.transport.connection import connect
 from workers.pool.settings import PoolSettings
 
 GROUP_ROWS = 16_384
-_PARTS_MIN = 4
 SAMPLE = Path("artifacts/sample/sequences.npz")
 
 
@@ -44,25 +44,18 @@ def command(rows: int, out: Path) -> None:
     alone = Alone("calibrated").run(sample_contexts(), calls=400)["alone_per_s"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        documents, contexts = folder / "documents.parquet", folder / "contexts.npy"
+        few, documents, contexts = (folder / name for name in ("few.parquet", "all.parquet", "contexts.npy"))
+        write_documents(few, rows // 10)
         write_documents(documents, rows)
         np.save(contexts, np.resize(sample_contexts(), (rows // 10, 5, 768)).astype("f2"))
         with Stack({"amn": 1, "fallback": 1}, PoolSettings(url=""), ServerSettings()) as stack:
-            through = Through(stack)
-            runs = {
-                "documents": (documents, rows, Predicting(documents, folder / "documents", through).follow()),
-                "contexts": (contexts, rows // 10, Predicting(contexts, folder / "few", through).follow()),
+            files = {
+                form: predicted(path, folder / form, stack)
+                for form, path in {"a tenth": few, "documents": documents, "contexts": contexts}.items()
             }
-        runs["documents, --direct"] = documents, rows, Predicting(documents, folder / "direct").follow()
-        files = {
-            form: figures(readings, count) | {"bytes_a_row": path.stat().st_size / count}
-            for form, (path, count, readings) in runs.items()
-        }
-    table = [
-        {"form": form, "rows": one["rows"], "bytes a row": one["bytes_a_row"], **one["shown"]}
-        | {"of model and gate alone": one["shown"]["rows/s"] / alone}
-        for form, one in files.items()
-    ]
+        files["documents, --direct"] = predicted(documents, folder / "direct")
+    table = [{"form": form, **one["shown"]} for form, one in files.items()]
+    table = [row | {"of model and gate alone": row["rows/s"] / alone} for row in table]
     cpu = [{"CPU, us a row": form, **one["cpu_us"]} for form, one in files.items()]
     note = (
         f"Model and gate alone, on one core: {alone:,.0f} contexts/s. One AMN and one fallback "
@@ -86,98 +79,47 @@ def write_documents(path: Path, rows: int) -> None:
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
 
 
-class Through:
-    """The service that a file goes through.
+def started(source: Path, out: Path, *how: str) -> subprocess.Popen[str]:
+    """Start an `amn predict` in a process of its own; at its end it prints its summary as JSON."""
+    words = [sys.executable, "-m", "ops.cli", "predict", str(source), "--out", str(out), "--json", *how]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    Attributes:
-        url: Of its server.    processes: Of server and workers, by name.
+
+def predicted(source: Path, out: Path, stack: Stack | None = None) -> dict[str, Any]:
+    """Predict a file through a service, or with --direct, and return the figures of the whole run.
+
+    Raises:
+        ClickException: It failed.
     """
+    client: Any = connect(ProducerSettings(url=stack.settings.url)) if stack else None
+    process = started(source, out, *(["--url", stack.settings.url] if stack else ["--direct"]))
+    processes = {"client": process.pid}
+    if stack and stack.pool:
+        processes |= {kind: ids[0] for kind, ids in stack.pool.pids().items()}
+        processes["server"] = int(client.info("server")["process_id"])
 
-    def __init__(self, stack: Stack) -> None:
-        self.url, pool = stack.settings.url, stack.pool
-        self._client: Any = connect(ProducerSettings(url=self.url))
-        self.processes = {kind: ids[0] for kind, ids in pool.pids().items()} if pool else {}
-        self.processes["server"] = int(self._client.info("server")["process_id"])
+    def passed_bytes() -> int:
+        found = client.info("stats") if client else {}
+        return sum(int(found.get(f"total_net_{way}put_bytes", 0)) for way in ("in", "out"))
 
-    def passed_bytes(self) -> int:
-        """Return the bytes that came in and went out so far."""
-        found = self._client.info("stats")
-        return int(found["total_net_input_bytes"]) + int(found["total_net_output_bytes"])
-
-
-class Reading(NamedTuple):
-    """A run at one moment.
-
-    Attributes:
-        parts: Written so far.    seconds: Since the start.    resident_mb: Of `amn predict`.
-        cpu_s: Of each process, since its start.    passed_bytes: Through the server.
-    """
-
-    parts: int
-    seconds: float
-    resident_mb: float
-    cpu_s: dict[str, float]
-    passed_bytes: int
-
-
-class Predicting:
-    """An `amn predict` in a process of its own, through a service or with --direct."""
-
-    def __init__(self, source: Path, out: Path, through: Through | None = None) -> None:
-        how = ["--url", through.url] if through else ["--direct"]
-        words = [sys.executable, "-m", "ops.cli", "predict", str(source), "--out", str(out), *how]
-        self._out, self._through, self._started_s = out, through, time.perf_counter()
-        self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        self._processes = {"client": self.process.pid, **(through.processes if through else {})}
-
-    def follow(self) -> list[Reading]:
-        """Return a reading at the start, one for each part, and some between, until it ends.
-
-        Raises:
-            ClickException: It failed.
-        """
-        found = [self._read(0)]
-        while self.process.poll() is None:
-            parts = len(list(self._out.glob("part-*.parquet"))) if self._out.exists() else 0
-            if parts != found[-1].parts or time.perf_counter() - self._started_s > found[-1].seconds + 0.25:
-                found.append(self._read(parts))
-            time.sleep(0.02)
-        if self.process.returncode:
-            said = self.process.stderr.read().decode("utf-8", "replace") if self.process.stderr else ""
-            raise click.ClickException(f"amn predict ended with code {self.process.returncode}: {said}")
-        # It is gone when the last part is small: that was written at the last moment it was seen.
-        return [*found, found[-1]._replace(parts=len(list(self._out.glob("part-*.parquet"))))]
-
-    def _read(self, parts: int) -> Reading:
-        return Reading(
-            parts,
-            time.perf_counter() - self._started_s,
-            resident_mb(self.process.pid),
-            {name: cpu_seconds(process) for name, process in self._processes.items()},
-            self._through.passed_bytes() if self._through else 0,
-        )
-
-
-def figures(readings: list[Reading], rows: int) -> dict[str, Any]:
-    """Return the figures of a run: from the first part to the last, or of all of it where there are few."""
-    lasting = [one for one in readings if one.resident_mb > 0]  # a process that ended has none
-    last = next(one for one in lasting if one.parts == lasting[-1].parts)
-    # The next part is half done when one appears.
-    first = next((one for one in lasting if 0 < one.parts <= last.parts - _PARTS_MIN), lasting[0])
-    group = min(GROUP_ROWS, rows)
-    counted = min(last.parts * group, rows) - min(first.parts * group, rows)
-    memory = [(min(one.parts * group, rows), one.resident_mb) for one in lasting]
+    bytes_before, most_mb = passed_bytes(), 0.0
+    cpu_before_s = cpu_s = {name: cpu_seconds(one) for name, one in processes.items()}
+    while process.poll() is None:
+        cpu_s = {name: cpu_seconds(one) for name, one in processes.items()}
+        most_mb = max(most_mb, resident_mb(process.pid))
+        time.sleep(0.05)
+    said, errors = process.communicate()
+    if process.returncode:
+        raise click.ClickException(f"amn predict ended with code {process.returncode}: {errors}")
+    summary = json.loads(said)
+    rows = summary["rows"]
     return {
-        "rows": rows,
         "shown": {
-            "rows/s": counted / (last.seconds - first.seconds),
-            "bytes a row through the server": (last.passed_bytes - first.passed_bytes) / counted or "",
-            "MB after 20,000 rows": max(mb for done, mb in memory if done <= 20_000),
-            "most MB": max(mb for _, mb in memory),
+            "rows": rows,
+            "bytes a row": source.stat().st_size / rows,
+            "rows/s": summary["rows_per_s"],
+            "bytes a row through the server": (passed_bytes() - bytes_before) / rows or "",
+            "most MB": most_mb,
         },
-        "cpu_us": {
-            name: (last.cpu_s[name] - first.cpu_s[name]) / counted * 1e6
-            for name in last.cpu_s
-            if last.cpu_s[name] == last.cpu_s[name]
-        },
+        "cpu_us": {name: (cpu_s[name] - cpu_before_s[name]) / rows * 1e6 for name in cpu_s},
     }
