@@ -33,7 +33,6 @@ from bench.report import out_option, write
 SIDES = {"test": "held-out articles", "unseen": "unseen domain"}
 BATCHES = (8, 32, 128)
 _TIMED = 1024
-STARTED_REQUESTS = 2000
 
 #: A single pass, as wide as two; for comparison.
 SINGLE = ((8, 48, 8, 48, 0.13), (16, 96, 16, 96, 0.13), (32, 192, 32, 192, 0.13), (64, 256, 64, 256, 2.0))
@@ -60,7 +59,8 @@ def command(out: Path, **options: Any) -> None:
     bank = load_bank(options["folder"])
     if not isinstance(bank, CellBank):
         raise click.UsageError(f"{options['folder']} has no index: its search is exact")
-    started = _started(options["folder"], options["model"])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as new:
+        started = new.submit(opened, options["folder"], options["model"]).result()
     sides = _queries(bank, options)
     own = bank.settings
     others = [widened(own, widths) for widths in (*WIDTHS, *SINGLE)] if options["sweep"] else []
@@ -84,8 +84,7 @@ def command(out: Path, **options: Any) -> None:
     head = (
         f"Bank {bank.bank_id} of {len(bank):,} vectors; queries {report['n']}. Opened and warmed up in "
         f"{started['open_s']} s ({started['cpu_s']} s of processor with all imports); private memory "
-        f"{started['private_mb']:.0f} MB, after {STARTED_REQUESTS:,} requests "
-        f"{started['private_later_mb']:.0f} MB."
+        f"{started['private_mb']:.0f} MB."
     )
     write(out, "gate", report, head, [_shown(row) for row in rows])
 
@@ -129,44 +128,16 @@ def _timed(
     return found
 
 
-def _started(bank: Path, model: Path) -> dict[str, float]:
-    """Measure the time and the private memory of a new process that opens both as a worker does."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        began = time.perf_counter()
-        found = pool.submit(opened, bank, model).result()
-    return found | {"process_s": round(time.perf_counter() - began, 2)}
-
-
 def opened(bank: Path, model: Path) -> dict[str, float]:
-    """Open both, warm up and answer; seconds and private megabytes of this process."""
+    """Open both and warm up as a worker does; seconds, and megabytes that this process has written itself."""
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        began = time.perf_counter()
-        predictor = Predictor.open(model, bank)
-        predictor.warm_up(256)
-        assert predictor.bank is not None
-        ready = {
-            "open_s": time.perf_counter() - began,
-            "cpu_s": time.process_time(),
-            "private_mb": private_mb(),
-        }
-        random = np.random.default_rng(0)
-        rows = np.sort(random.choice(len(predictor.bank), STARTED_REQUESTS, replace=False))
-        queries = np.asarray(predictor.bank.vectors[rows])
-        queries += random.normal(size=queries.shape).astype(np.float32) / 40
-        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        for start in range(0, len(queries), 32):
-            predictor.bank.top2(queries[start : start + 32])
-    return {name: round(value, 2) for name, value in ready.items()} | {"private_later_mb": private_mb()}
-
-
-def private_mb() -> float:
-    """Return the memory that this process has written itself, not what it maps from files."""
-    try:
-        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return float("nan")
-    return round(sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024, 1)
+        began_s = time.perf_counter()
+        Predictor.open(model, bank).warm_up(256)
+        open_s, cpu_s = time.perf_counter() - began_s, time.process_time()
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    private_kb = sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+    return {"open_s": round(open_s, 2), "cpu_s": round(cpu_s, 2), "private_mb": round(private_kb / 1024, 1)}
 
 
 def _named(settings: IndexSettings) -> str:

@@ -4,14 +4,12 @@ model     by engine and batch: torch as written, folded (what workers run), fold
 gate      exact search on the shipped bank by batch, with and without the loops
 features  of the expected gain, by batch, with and without the loops
 wire      encode and decode of a request, encode of an answer
-finish    the script that ends a batch, on a real server, by batch: time on the clock
 """
 
 from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,15 +29,11 @@ from bench.engines import WithoutLoops, eager
 from bench.machine import environment
 from bench.report import out_option, write
 from bench.service import sample_contexts
-from ops.local.server import Server, ServerSettings
 from ops.sample import Sample
 from producer import Options, ProducerSettings
 from producer.messages import Reply
 from producer.protocol.wire import decode_request, encode_reply
 from producer.session.requests import prepare
-from workers.engine.outcomes import answered
-from workers.engine.queue import LeasedQueue
-from workers.settings import WorkerSettings
 
 BATCHES = (1, 8, 32, 64, 128, 256)
 ROUNDS, TURN = 12, 4
@@ -48,7 +42,7 @@ ROUNDS, TURN = 12, 4
 @click.command("micro")
 @out_option
 def command(out: Path) -> None:
-    """Engines, gate, wire and finish step; writes micro.json and micro.md."""
+    """Engines, gate and wire; writes micro.json and micro.md."""
     torch.set_num_threads(1)
     root = Path("artifacts/lvm")
     folders = root / "production_model", root / "reference_bank"
@@ -59,7 +53,7 @@ def command(out: Path) -> None:
         report = {
             "environment": environment(),
             "us_per_context": _parts(predictor, plain, contexts),
-            "us": {**_wire(contexts), **_finish(contexts)},
+            "us": _wire(contexts),
             "serving": serving(predictor, sample_contexts()),
         }
     report = json.loads(json.dumps(report))  # sizes become text, as whoever reads the file finds them
@@ -178,30 +172,3 @@ def example_reply(contexts: NDArray[np.float32]) -> Reply:
         confidence_method="top1",
         margin_method="distinct",
     )
-
-
-def _finish(contexts: NDArray[np.float32]) -> dict[str, float]:
-    """Milliseconds are the server's too: a round trip with the script, per request of the batch."""
-    from producer import Producer
-
-    found = {}
-    with tempfile.TemporaryDirectory() as folder, Server(ServerSettings(data=Path(folder))) as server:
-        settings = ProducerSettings(url=server.url)
-        queue = LeasedQueue(WorkerSettings(kind="amn", producer=settings), "amn:{main}:requests", "micro")
-        queue.ensure_group()
-        reply = example_reply(contexts)
-        with Producer(settings=settings) as producer:
-            for size in (1, 32, 256):
-                took = []
-                for _ in range(20):
-                    producer.submit_many(list(contexts[:size]))
-                    entries = []
-                    while len(entries) < size:
-                        entries += queue.lease()
-                    outcomes = [answered(entry, producer.client_id, reply) for entry in entries]  # type: ignore[arg-type]
-                    started_s = time.perf_counter()
-                    queue.finish(outcomes)
-                    took.append(time.perf_counter() - started_s)
-                found[f"finish, a request of {size}"] = round(statistics.median(took) / size * 1e6, 1)
-        queue.close()
-    return found
