@@ -21,7 +21,7 @@ SOURCES = pyproject.toml artifacts/pyproject.toml setup.py amn/kernel/kernel.c $
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test matrix lock locked licences
+.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings docs house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test matrix lock locked licences
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -40,6 +40,7 @@ help:
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"
 	@echo "make screenshots  the pictures of the page in docs/img, anew; make drawings: the diagrams"
+	@echo "make docs       the documentation site, in site/; python3 -m http.server -d site shows it"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
 	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
@@ -142,6 +143,11 @@ screenshots: $(VENV)/.dev
 drawings: $(VENV)/.dev
 	$(BIN)/python -m tests.drawings
 
+# Strict: a dead link, a missing anchor or a docstring that cannot be read is an error; and nothing asks another machine.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	! grep -rnE '<(script|link|img)[^>]* (src|href)="?https?:' site --include='*.html'
+
 house: $(VENV)/.dev
 	@$(BIN)/python -m tests.house
 
@@ -156,7 +162,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf var build dist *.egg-info artifacts/build artifacts/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf var build dist site *.egg-info artifacts/build artifacts/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find amn producer workers ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
@@ -171,6 +177,11 @@ $(VENV)/.ops: $(SOURCES) $(VENV)/.torch
 $(VENV)/.bench: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[bench]"
 	@$(PIP) -e ./artifacts -e '.[bench]'
+	@touch $@
+
+$(VENV)/.docs: $(SOURCES) $(VENV)/.torch
+	@echo "installing amn-queue[docs]"
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.torch

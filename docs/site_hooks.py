@@ -1,0 +1,65 @@
+"""What the site needs beside docs: pages at the root of the repository, and files that pages link to.
+
+On GitHub a link such as `../ARCHITECTURE.md` leads into the repository. The site has copies of such
+files, and its links are turned to them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Files of the repository that are pages of the site.
+PAGES = {
+    f"{name}.md": f"{name.lower()}.md" for name in ("ARCHITECTURE", "CHANGELOG", "CONTRIBUTING", "DECISIONS")
+}
+PAGES |= {"README.md": "index.md"}
+_LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
+
+_FENCE = re.compile(r"^(```\w+) \w+$", re.MULTILINE)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages of the root, and each file that a page links to."""
+    for path, uri in PAGES.items():
+        if uri != "index.md":
+            files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+    for page in [one for one in files if one.src_uri.endswith(".md")]:
+        for _, target, _ in _LINK.findall(page.content_string):
+            path = _in_repository(page.src_uri, target)
+            uri = _in_site(path)
+            if (
+                not path.startswith("docs/")
+                and (ROOT / path).is_file()
+                and files.get_file_from_path(uri) is None
+            ):
+                files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turns links to the site's own copies, and fences such as `conf redis` to one word."""
+
+    def turned(link: re.Match[str]) -> str:
+        if ":" in link[2]:
+            return link[0]
+        target = _in_site(_in_repository(page.file.src_uri, link[2]))
+        return link[1] + os.path.relpath(target, os.path.dirname(page.file.src_uri) or ".") + link[3]
+
+    return _FENCE.sub(r"\1", _LINK.sub(turned, markdown))
+
+
+def _in_repository(uri: str, target: str) -> str:
+    """The path of a link's target in the repository; a page knows it relative to where it lies there."""
+    own = next((path for path, page in PAGES.items() if page == uri and page != "index.md"), None)
+    own = own or (uri.removeprefix("repository/") if uri.startswith("repository/") else f"docs/{uri}")
+    return os.path.normpath(os.path.join(os.path.dirname(own), target))
+
+
+def _in_site(path: str) -> str:
+    return path.removeprefix("docs/") if path.startswith("docs/") else PAGES.get(path, f"repository/{path}")
