@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "artifacts" / "sample" / "sequences.npz"
@@ -92,11 +91,3 @@ def address(folder: Path) -> str:
 
 def artifacts() -> str:
     return os.environ.get("AMN_ARTIFACTS") or str(ROOT / "artifacts" / "lvm")
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Polls until the condition holds; fails the test when it does not in time."""
-    give_up_at_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at_s, "waited too long"
-        time.sleep(0.05)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import ROOT, SAMPLE, Amn, wait_until
+from command import ROOT, SAMPLE, Amn
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from amn.model import checkpoint
 

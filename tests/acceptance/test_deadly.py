@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deadly import DeadlyPoolSettings
+from waiting import wait_until
 
 from producer import Options, Producer, ProducerSettings
 from producer.errors import DeadLettered
@@ -24,13 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts" / "lvm"
 KEYS = Keys()
 GOOD, RESTARTS_MAX = 63, 5
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +68,7 @@ def test_a_request_that_kills_or_stops_its_worker_dies_alone(
         with pytest.raises(DeadLettered, match="worker_died"):
             culprit.result(180_000)
         assert 0 < workers.restarts <= RESTARTS_MAX
-        wait_for(lambda: int(admin.hget(KEYS.stats, "worker_died:amn") or 0) == workers.died["amn"])
+        wait_until(lambda: int(admin.hget(KEYS.stats, "worker_died:amn") or 0) == workers.died["amn"])
         assert producer.predict(contexts[0]).served_by
     letters = [fields for _, fields in admin.xrange(KEYS.dead)]
     assert [(one[b"reason"], one[b"told"]) for one in letters] == [(b"worker_died", b"1")]
@@ -118,7 +111,7 @@ def test_who_kills_the_fallback_has_its_amn_answer(
         Producer(settings=ProducerSettings(url=server.url)) as producer,
     ):
         # The AMN worker learns within a second that there is a fallback.
-        wait_for(lambda: not producer.predict(contexts[9], lane="sci-fact").degraded, 60)
+        wait_until(lambda: not producer.predict(contexts[9], lane="sci-fact").degraded, 60)
         options = [Options(request_id=name, lane="sci-fact") for name in ("good-1", "segv-1", "good-2")]
         good, culprit, other = producer.submit_many(list(contexts[:3]), options=options)
         assert (good.result(120_000).degraded, other.result(120_000).degraded) == ("", "")
@@ -148,12 +141,12 @@ time.sleep(600)
     admin = server.client()
     with Producer(settings=ProducerSettings(url=server.url)) as producer:
         producer.submit(contexts[0], request_id="hang-1")
-        wait_for(lambda: admin.xpending(KEYS.requests, GROUP)["pending"] == 1)
+        wait_until(lambda: admin.xpending(KEYS.requests, GROUP)["pending"] == 1)
         parent.kill()
         parent.wait()
         parent.stdout.close()
         # Twenty seconds end any worker that hangs; an orphan has half of that.
-        wait_for(lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker), 18)
+        wait_until(lambda: not Path(f"/proc/{worker}").exists() or _is_zombie(worker), 18)
 
 
 def _is_zombie(pid: int) -> bool:

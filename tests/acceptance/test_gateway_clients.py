@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from command import ROOT, Amn, address, wait_until
+from command import ROOT, Amn, address
 from fronted import INFER, gateway, v2
 from needs import GROUPS
+from waiting import wait_until
 
 from producer import Producer
 

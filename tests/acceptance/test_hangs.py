@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import redis
+from waiting import wait_until
 
 from ops.health import beside, workers
 from ops.local.beside import Beside
@@ -31,13 +31,6 @@ SIDES = {
     "metrics": ["metrics", "--port", "0"],
     "dashboard": ["dashboard", "--port", "0"],
 }
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -85,9 +78,9 @@ def test_a_stopped_worker_of_any_kind_is_shown_and_replaced_and_its_work_is_done
                 return shown == (set(kinds), set(kinds))
 
             # While their presence is there, and then by their pool until they are replaced.
-            wait_for(all_shown, 10)
+            wait_until(all_shown, 10)
             assert handle.result(60_000).served_by  # nobody sends a signal: the pool finds out by itself
-        wait_for(lambda: not noted() and not silent())
+        wait_until(lambda: not noted() and not silent())
         assert all(pool.pids()[kind] != [pid] for kind, pid in before.items())
         assert pool.died == dict.fromkeys(kinds, 1)
     finally:
@@ -143,7 +136,7 @@ def test_a_stopped_process_beside_the_workers_is_killed_and_started_again(
                 one.child.pid != pid and one.child.is_ready() for one, pid in zip(sides, before, strict=True)
             )
 
-        wait_for(all_replaced)
+        wait_until(all_replaced)
         assert sorted(said) == sorted(f"{name} gave no sign for 4 s, and was killed" for name in SIDES)
     finally:
         for one in sides:

@@ -8,7 +8,8 @@ from collections import Counter
 
 import pytest
 import redis
-from command import ROOT, SAMPLE, Amn, address, wait_until
+from command import ROOT, SAMPLE, Amn, address
+from waiting import wait_until
 
 from producer.keys import Keys
 from producer.messages import Reply

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from command import Amn, wait_until
+from command import Amn
 from numpy.typing import NDArray
 from servers import Server, free_port
 from viewer import Viewer, start_page, viewer
+from waiting import wait_until
 
 from ops.alerts import AlertSettings, apply
 from ops.findings import Finding

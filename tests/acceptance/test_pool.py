@@ -7,12 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from producer import Producer, ProducerSettings
 from workers.errors import NotReady
@@ -22,13 +21,6 @@ from workers.pool.settings import PoolSettings
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACTS = ROOT / "artifacts" / "lvm"
 LEASE_MS = 600
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def alive(pid: int) -> bool:
@@ -69,7 +61,7 @@ def test_a_killed_worker_is_replaced_and_every_request_is_answered_once(make_ser
             assert producer.stray_replies == 0
         assert len({reply.id for reply in (*replies, *answers)}) == len(handles) + len(batches) == 4060
         assert [len(answer) for answer in answers] == [1, 40, 200] * 20
-        wait_for(lambda: pool.restarts == 1 and len(pool.pids()["amn"]) == 2)
+        wait_until(lambda: pool.restarts == 1 and len(pool.pids()["amn"]) == 2)
     finally:
         pool.drain()
     assert pool.pids() == {"amn": [], "fallback": []}
@@ -138,4 +130,4 @@ time.sleep(60)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_for(lambda: not alive(worker))
+    wait_until(lambda: not alive(worker))

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
-from command import SAMPLE, Amn, address, wait_until
+from command import SAMPLE, Amn, address
 from pyarrow import feather, parquet
+from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 

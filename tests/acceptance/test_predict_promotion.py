@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
-from command import Amn, wait_until
+from command import Amn
 from recalibrated import recalibrated
 from test_predict import documents, parts, predictions
+from waiting import wait_until
 
 from workers.pool.served import identity
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import redis
-from command import SAMPLE, Amn, address, wait_until
+from command import SAMPLE, Amn, address
 from pyarrow import parquet
+from waiting import wait_until
 
 from producer.keys import Keys
 from workers.shadow.scores import Labels

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import redis
-from command import ROOT, Amn, wait_until
+from command import ROOT, Amn
 from documents import blocks
 from servers import free_port
+from waiting import wait_until
 
 
 def test_the_clients_five_lines_run_on_the_port_and_print_an_answer(amn: Amn) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Amn, wait_until
+from command import Amn
+from waiting import wait_until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from command import Amn, address, artifacts, wait_until
+from command import Amn, address, artifacts
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from producer import Producer
 

@@ -7,8 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from command import Amn, address, wait_until
+from command import Amn, address
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from ops import stages
 from producer import Options, Producer

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import redis
 import structlog
-from command import ROOT, Amn, address, wait_until
+from command import ROOT, Amn, address
 from recalibrated import recalibrated
+from waiting import wait_until
 
 from amn.bank.build import BankSettings, build_bank
 from amn.bank.settings import IndexSettings

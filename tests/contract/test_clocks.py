@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from redis.exceptions import NoPermissionError
 from rig import KEYS, Rig, answer, show_worker
 from servers import Server
+from waiting import wait_until
 
 from ops.errors import Unhealthy
 from ops.health import alive
@@ -88,14 +89,6 @@ def test_a_worker_notes_the_servers_time_before_it_takes_anything(
         assert noted == [1]
 
 
-def until(true: Callable[[], Any], seconds: float = 12.0) -> Any:
-    give_up_at_s = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < give_up_at_s, "it did not come"
-        time.sleep(0.02)
-    return found
-
-
 def answers(rig: Rig) -> list[str]:
     return sorted(reply.id for reply in rig.replies())
 
@@ -109,14 +102,14 @@ def test_what_a_dead_worker_held_is_answered_soon_whatever_the_servers_clock_doe
     dead, well = (rig.queue(name, lease_ms=600) for name in ("dead", "well"))
     with working(well):
         rig.put("before")
-        until(lambda: answers(rig) == ["before"])
+        wait_until(lambda: answers(rig) == ["before"])
         time.sleep(0.3)  # its keeper has seen the server's time
     rig.put("a", "b")
     assert len(dead.lease()) == 2
     server.step_clock(step_s)
     with working(well):
         rig.put("after")
-        until(lambda: rig.stats()["answered"] == 4, 5.0)
+        wait_until(lambda: rig.stats()["answered"] == 4, 5.0)
     assert set(answers(rig)) >= {"a", "after", "b"}  # a step ahead makes the first one's stream expire
 
 
@@ -304,7 +297,7 @@ def test_a_producer_follows_the_servers_clock_within_seconds(
         clock = producer.channels[0].clock
         for step_s in (-3600, 700):
             server.step_clock(step_s)
-            until(partial(follows, clock, step_s))
+            wait_until(partial(follows, clock, step_s))
             assert producer.predict(contexts(1)[0], deadline_ms=20_000)
     assert worker.seen
 
@@ -322,10 +315,10 @@ def test_answers_reach_a_client_whose_stream_was_made_anew_after_the_servers_clo
     with EchoWorker(server.url), Producer(server.url) as producer:
         assert producer.predict(contexts(1)[0])
         server.step_clock(-3600)
-        until(partial(follows, producer.channels[0].clock, -3600))
+        wait_until(partial(follows, producer.channels[0].clock, -3600))
         rig.admin.flushall()
         handles = [producer.submit(context) for context in contexts(8)]
         assert all(handle.result(3_000) for handle in handles)
         assert producer.submit(contexts(1)[0]).result(3_000)
-        until(lambda: rig.admin.xlen(producer.channels[0].cursor.stream) == 0)  # and they are trimmed
+        wait_until(lambda: rig.admin.xlen(producer.channels[0].cursor.stream) == 0)  # and they are trimmed
     assert producer.stray_replies == 0

@@ -21,6 +21,7 @@ from fronted import DOCUMENT, INFER, gateway, outputs, say_alive, v2
 from numpy.typing import NDArray
 from served import served
 from servers import Server
+from waiting import wait_until
 
 from ops.web import protocol
 from producer.keys import Keys
@@ -31,13 +32,6 @@ KEYS = Keys()
 TOKEN = "a-token-of-twenty-four-chars"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 Context = NDArray[np.float32]
-
-
-def wait_until(condition: Callable[[], object], for_s: float = 20.0) -> None:
-    give_up_at_s = time.monotonic() + for_s
-    while not condition():
-        assert time.monotonic() < give_up_at_s, "waited too long"
-        time.sleep(0.02)
 
 
 @pytest.fixture

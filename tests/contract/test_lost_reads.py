@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from rig import KEYS, answer
 from servers import Server
+from waiting import wait_until
 
 from ops.health import FAILURE, OK, WARNING, process_checks, server, workers
 from producer import Producer
@@ -66,13 +66,6 @@ def working(url: str, **limits: int) -> Iterator[tuple[Loop, Answers]]:
         loop.queue.close()
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 30.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.02)
-
-
 def put(admin: Any, payloads: list[bytes]) -> None:
     with admin.pipeline() as pipe:
         for payload in payloads:
@@ -103,10 +96,10 @@ def test_a_server_with_a_small_output_limit_is_worked_for_and_named(
     assert finding(admin)[0] == WARNING
     put(admin, singles(contexts, 150))
     with working(made.url) as (loop, handler):
-        wait_for(lambda: loop.finished == 150)
+        wait_until(lambda: loop.finished == 150)
         assert loop.queue.sizes.lost >= 3
         assert max(handler.sizes) <= 8
-        wait_for(lambda: finding(admin)[0] == FAILURE)
+        wait_until(lambda: finding(admin)[0] == FAILURE)
         assert "100,000 bytes" in finding(admin)[1]
     assert admin.xlen(KEYS.dead) == 0
     assert int(admin.hget(KEYS.stats, "answered")) == 150
@@ -122,10 +115,10 @@ def test_what_is_behind_an_entry_that_cannot_pass_is_served(
     put(admin, [first, wire.encode_request(many), *others])
     admin.config_set("client-output-buffer-limit", "normal 200000 0 0")
     with working(made.url) as (loop, _):
-        wait_for(lambda: loop.finished == 40)
+        wait_until(lambda: loop.finished == 40)
         assert admin.xlen(KEYS.requests) == 1
         admin.config_set("client-output-buffer-limit", "normal 0 0 0")
-        wait_for(lambda: loop.finished == 41)
+        wait_until(lambda: loop.finished == 41)
     assert admin.xlen(KEYS.dead) == 0
 
 
@@ -184,10 +177,10 @@ def test_a_link_that_cuts_large_answers_for_a_while_kills_nothing(
     link = CutsLargeAnswers(str(made.socket), down_bytes=8000)
     put(admin, singles(contexts, 40))
     with working(link.url, lease_ms=200) as (loop, _):
-        wait_for(lambda: link.cuts >= 12)  # twice as often as an entry may be begun
+        wait_until(lambda: link.cuts >= 12)  # twice as often as an entry may be begun
         assert loop.finished == 0
         link.cutting = False
-        wait_for(lambda: loop.finished == 40)
+        wait_until(lambda: loop.finished == 40)
     link.close()
     assert admin.xlen(KEYS.dead) == 0
     assert int(admin.hget(KEYS.stats, "answered")) == 40
@@ -201,7 +194,7 @@ def test_answers_go_out_in_small_steps_over_a_link_that_cuts_what_is_large(
     link = CutsLargeAnswers(str(made.socket), up_bytes=20_000)  # its scripts pass
     put(admin, singles(contexts, 64))
     with working(link.url) as (loop, _):
-        wait_for(lambda: loop.finished == 64)
+        wait_until(lambda: loop.finished == 64)
     link.close()
     assert link.cuts >= 3
     assert int(admin.hget(KEYS.stats, "answered")) == 64

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from echo import EchoWorker
 from needs import GROUPS
 from servers import KINDS
 from test_batches import service
+from waiting import wait_until
 
 from producer.keys import Keys
 from producer.transport.connection import script_text
@@ -69,13 +69,6 @@ def waiting(server: Any) -> int:
     """The requests in the queue."""
     with server.client() as admin:
         return sum(admin.xlen(stream) for stream in Keys().levels)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    give_up_at_s = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < give_up_at_s, "waited too long"
-        time.sleep(0.02)
 
 
 def test_the_client_passes_its_own_tests(real_server: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from echo import EchoWorker, echo, failure
+from waiting import wait_until
 
 from producer import DuplicateRequest, Options, Producer, ProducerSettings, QueueFull, errors
 from producer.keys import Keys
@@ -24,13 +25,6 @@ KEYS = Keys("main")
 
 def settings(server, **changes):
     return ProducerSettings(url=server.url, result_timeout_ms=10_000, **changes)
-
-
-def wait_until(condition) -> None:
-    end_s = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def batch_reply(request_id: str, n: int) -> bytes:

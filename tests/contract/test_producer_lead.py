@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from echo import EchoWorker, echo
 from servers import Server
+from waiting import wait_until
 
 from producer import Producer
 from producer.errors import ProducerClosed, ResultTimeout
@@ -37,16 +38,9 @@ def leading(url: str, context: Any) -> Iterator[tuple[Producer, Gated]]:
     answers = Gated()
     with EchoWorker(url, answers), Producer(url) as producer:
         reader: ReplyThread = producer.channels[0].reader
-        until(lambda: producer.predict(context) is not None and reader._resting)
+        wait_until(lambda: producer.predict(context) is not None and reader._resting)
         yield producer, answers
         answers.gate.set()
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Call(threading.Thread):
@@ -95,17 +89,17 @@ def test_the_thread_reads_what_nobody_waits_for(server: Server, context: Any) ->
         ended: list[Any] = []
         handle = producer.submit(context)
         handle.tell(lambda one, _: ended.append((one.id, threading.current_thread().name)))
-        until(handle.done)
+        wait_until(handle.done)
         assert ended in ([], [(handle.id, "amn-replies")])  # it may have ended before it was told
 
 
 def test_who_leaves_hands_the_others_to_the_thread(server: Server, context: Any) -> None:
     with leading(server.url, context) as (producer, answers):
         slow = Call(lambda: producer.predict(context, lane="code-api"))
-        until(lambda: producer.in_flight == 1)
+        wait_until(lambda: producer.in_flight == 1)
         others = [Call(lambda: producer.predict(context)) for _ in range(4)]
         handle = producer.submit(context)
-        until(lambda: producer.in_flight == 6)
+        wait_until(lambda: producer.in_flight == 6)
         answers.gate.set()
         assert all(isinstance(one.ended(), Reply) for one in (slow, *others))
         assert isinstance(handle.result(10_000), Reply)
@@ -119,7 +113,7 @@ def test_who_waits_no_longer_leaves_the_answer_to_the_thread(server: Server, con
             producer.predict(context, lane="code-api", timeout_ms=150)
         assert 0.14 < time.monotonic() - began_s < 5
         answers.gate.set()
-        until(lambda: producer.in_flight == 0)
+        wait_until(lambda: producer.in_flight == 0)
         assert producer.stray_replies == 0
         assert isinstance(producer.predict(context), Reply)
 
@@ -131,7 +125,7 @@ def test_a_connection_that_breaks_under_the_one_who_reads_costs_no_answer(
     with leading(real_server.url, context) as (producer, answers):
         call = Call(lambda: producer.predict(context, lane="code-api")) if waits else None
         if waits:
-            until(lambda: producer.in_flight == 1)
+            wait_until(lambda: producer.in_flight == 1)
         real_server.admin.client_kill_filter(_type="normal", skipme=True)
         answers.gate.set()
         assert call is None or isinstance(call.ended(), Reply)
@@ -166,13 +160,13 @@ def test_an_interrupt_of_the_one_who_reads_leaves_the_reading_to_the_thread(
         assert interrupted
         for _ in range(3):
             assert isinstance(producer.predict(context), Reply)
-        until(lambda: producer.in_flight == 0)
+        wait_until(lambda: producer.in_flight == 0)
 
 
 def test_a_close_ends_the_wait_of_the_one_who_reads(server: Server, context: Any) -> None:
     with leading(server.url, context) as (producer, answers):
         call = Call(lambda: producer.predict(context, lane="code-api"))
-        until(lambda: producer.in_flight == 1)
+        wait_until(lambda: producer.in_flight == 1)
         began_s = time.monotonic()
         producer.close()
         assert isinstance(call.ended(), ProducerClosed)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import pytest
 from structlog.testing import capture_logs
+from waiting import wait_until
 
 from producer.errors import ServerUnavailable
 from workers.settings import WorkerSettings
 from workers.side import SideThread
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.005)
 
 
 class Counting(SideThread):
@@ -44,7 +35,7 @@ def test_a_side_thread_outlives_what_its_turn_raises_and_says_it_once(error: Exc
     side = Counting(0.001, error)
     with capture_logs() as logs:
         side.start()
-        wait_for(lambda: len(side.turns) > 6)
+        wait_until(lambda: len(side.turns) > 6)
         side.stop()
     assert [line["event"] for line in logs] == [event]
 
@@ -54,6 +45,6 @@ def test_turns_come_at_once_and_at_the_end_where_they_are_asked_for(at_once: boo
     side = Counting(60.0)
     side.at_once, side.at_end = at_once, at_end
     side.start()
-    wait_for(lambda: bool(side.turns) or not at_once)
+    wait_until(lambda: bool(side.turns) or not at_once)
     side.stop()
     assert side.turns == [False] * at_once + [True] * at_end

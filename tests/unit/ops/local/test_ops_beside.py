@@ -6,26 +6,17 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from ops.commands.up import _look_after
 from ops.local import beside as beside_module
 from ops.local.beside import Beside
-
-
-def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
-    give_up_at_s = time.monotonic() + timeout_s
-    while time.monotonic() < give_up_at_s:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def beside(log: Path, monkeypatch: pytest.MonkeyPatch, code: str, name: str = "") -> Beside:
@@ -55,7 +46,8 @@ def test_one_that_ends_is_named_with_its_last_error_and_the_same_again_is_no_new
     code = "import sys; print('loading'); print('amn: no disk'); print('bye'); sys.exit(3)"
     one = beside(tmp_path / "log", monkeypatch, code, "the judge")
     assert wait_until(lambda: one.poll() == "the judge ended with code 3: no disk")
-    assert not wait_until(one.poll, 1)
+    with pytest.raises(AssertionError):
+        wait_until(one.poll, 1)
     one.stop()
 
 

@@ -8,11 +8,11 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import redis
+from waiting import wait_until
 
 from ops.errors import ServerFailed, ServerMissing
 from ops.local import server as server_module
@@ -28,15 +28,6 @@ def gone(pid: int) -> bool:
         return True
     state = Path(f"/proc/{pid}/stat")
     return state.exists() and ") Z " in state.read_text()
-
-
-def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
-    give_up_at_s = time.monotonic() + timeout_s
-    while time.monotonic() < give_up_at_s:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def pid_of(url: str) -> int:

@@ -5,21 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from workers.pool.child import Child
-
-
-def wait_until(condition: object, timeout_s: float = 10.0) -> bool:
-    give_up_at_s = time.monotonic() + timeout_s
-    while time.monotonic() < give_up_at_s:
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def started(log: Path, code: str, name: str = "") -> Child:

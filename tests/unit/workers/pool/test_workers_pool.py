@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from waiting import wait_until
 
 from producer.keys import Keys
 from workers.pool.failures import Deaths
@@ -44,13 +44,6 @@ def pool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pool]:
     made.drain()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    give_up_at = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not happen in time"
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BlockingIOError(11, "fork")])
 def test_a_worker_is_replaced_once_the_system_allows_it(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, error: OSError
@@ -64,10 +57,10 @@ def test_a_worker_is_replaced_once_the_system_allows_it(
     monkeypatch.setattr("workers.pool.pool.Child", refuse)
     pool.watch()
     Child.made[0].alive = False
-    wait_for(lambda: len(tries) >= 2)
+    wait_until(lambda: len(tries) >= 2)
     assert pool.restarts == 0
     monkeypatch.setattr("workers.pool.pool.Child", Child)
-    wait_for(lambda: pool.pids() == {"amn": [1]})
+    wait_until(lambda: pool.pids() == {"amn": [1]})
     assert pool.died == {"amn": 1}
 
 
