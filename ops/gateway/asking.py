@@ -6,53 +6,82 @@ import asyncio
 import time
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
-from ops.gateway.settings import KEPT_BYTES_MAX
+from ops.gateway.settings import DEADLINE_MS, KEPT_BYTES_MAX
 from producer import AsyncProducer, Options
-from producer.errors import Cancelled, QueueError
+from producer.errors import Cancelled, DuplicateRequest, ProducerClosed, QueueError, ResultTimeout
 from producer.messages import BatchReply, Reply
+from producer.session.handle import GRACE_MS
 
 Answer = Reply | BatchReply
-#: An answer without its vectors.
+#: A request without its vectors.
 _BESIDE_BYTES = 2_048
+#: No retry helps against these either, and they say nothing of how a request ended.
+_NO_END = (Cancelled, DuplicateRequest, ProducerClosed)
 
 
-class RecentAnswers:
-    """The latest answers by request id, for a while and within some memory."""
+class _Known(NamedTuple):
+    mark: int
+    until_s: float
+    outcome: Answer | QueueError | None
+
+
+class Repeats:
+    """The latest requests under ids of callers, and how they ended: for a while, within some memory."""
 
     def __init__(self, for_s: float) -> None:
         self._for_s, self._bytes = for_s, 0
-        self._kept: OrderedDict[str, tuple[float, Answer]] = OrderedDict()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
 
-    def get(self, request_id: str) -> Answer | None:
-        """The answer, or None."""
-        self._drop_old()
-        return self._kept[request_id][1] if request_id in self._kept else None
+    def begin(self, request_id: str, mark: int) -> Answer | QueueError | None:
+        """Notes a request by a hash of what it asks; returns how an earlier one under this id ended.
 
-    def put(self, answer: Answer) -> None:
-        """Keeps it, in place of the oldest ones where there are too many."""
-        if answer.id not in self._kept:
-            self._kept[answer.id] = time.monotonic() + self._for_s, answer
-            self._bytes += _bytes_of(answer)
+        Raises:
+            DuplicateRequest: The earlier one asked something else.
+        """
         self._drop_old()
+        known = self._known.get(request_id)
+        if known is None:
+            self._put(request_id, mark, None)
+            return None
+        if known.mark != mark:
+            said = f"request_id {request_id!r} was used for other contexts or parameters; send another one"
+            raise DuplicateRequest(said)
+        return known.outcome
+
+    def end(self, request_id: str, mark: int, outcome: Answer | QueueError) -> None:
+        """Keeps how a request ended, in place of the oldest ones where there are too many."""
+        self.forget(request_id)
+        self._put(request_id, mark, outcome)
+        self._drop_old()
+
+    def forget(self, request_id: str) -> None:
+        """Leaves the id to whatever comes."""
+        if known := self._known.pop(request_id, None):
+            self._bytes -= _bytes_of(known.outcome)
+
+    def _put(self, request_id: str, mark: int, outcome: Answer | QueueError | None) -> None:
+        self._known[request_id] = _Known(mark, time.monotonic() + self._for_s, outcome)
+        self._bytes += _bytes_of(outcome)
 
     def _drop_old(self) -> None:
-        while self._kept:
-            name, (until_s, answer) = next(iter(self._kept.items()))
-            if until_s > time.monotonic() and self._bytes <= KEPT_BYTES_MAX:
+        while self._known:
+            name, known = next(iter(self._known.items()))
+            if known.until_s > time.monotonic() and self._bytes <= KEPT_BYTES_MAX:
                 return
-            del self._kept[name]
-            self._bytes -= _bytes_of(answer)
+            self.forget(name)
 
 
-def _bytes_of(answer: Answer) -> int:
-    vectors = answer.vector if isinstance(answer, Reply) else answer.vectors
-    return vectors.nbytes + _BESIDE_BYTES
+def _bytes_of(outcome: Answer | QueueError | None) -> int:
+    if isinstance(outcome, Reply):
+        return outcome.vector.nbytes + _BESIDE_BYTES
+    return _BESIDE_BYTES + (outcome.vectors.nbytes if isinstance(outcome, BatchReply) else 0)
 
 
 class Asker:
@@ -64,7 +93,7 @@ class Asker:
 
     def __init__(self, producer: AsyncProducer) -> None:
         self.producer, self.hangups = producer, 0
-        self._kept = RecentAnswers(producer.settings.seen_window_ms / 1000)
+        self._repeats = Repeats(producer.settings.seen_window_ms / 1000)
         #: Who waits for each request; several may, for one id.
         self._waiting: dict[str, set[object]] = {}
 
@@ -79,33 +108,59 @@ class Asker:
             QueueError: Whatever became of it; Cancelled when the client went.
         """
         lone = len(contexts) == 1 or contexts.ndim == 2
-        submit: Any = self.producer.submit if lone else self.producer.submit_batch
         contexts = contexts.reshape(contexts.shape[-2:]) if lone else contexts
+        if not (name := options.request_id):
+            return await self._answer(contexts, options, receive)
+        what = replace(options, deadline_ms=None, traceparent="")
+        mark = hash((contexts.shape, contexts.tobytes(), what))
+        outcome = self._repeats.begin(name, mark)
+        try:
+            if outcome is None:
+                outcome = await self._answer(contexts, options, receive)
+                self._repeats.end(name, mark, outcome)
+        except Cancelled:
+            self._repeats.forget(name)
+            raise
+        except QueueError as error:
+            if not error.retryable and not isinstance(error, _NO_END):
+                self._repeats.end(name, mark, error)
+            raise
+        if isinstance(outcome, QueueError):
+            raise outcome.with_traceback(None)
+        return outcome
+
+    async def _answer(self, contexts: NDArray[np.floating], options: Options, receive: Receive) -> Answer:
+        """Sends a context or a batch, and waits for its answer."""
+        submit: Any = self.producer.submit if contexts.ndim == 2 else self.producer.submit_batch
         while True:
-            if options.request_id and (kept := self._kept.get(options.request_id)) is not None:
-                return kept
             handle = await submit(contexts, options=options)
             leaving = asyncio.create_task(self._leave(handle, receive))
             self._waiting.setdefault(handle.id, set()).add(leaving)
             try:
-                answer: Answer = await handle.result()
+                # A handle that a repeat shares has the deadline of the first one.
+                answer: Answer = await handle.result((options.deadline_ms or DEADLINE_MS) + GRACE_MS)
+                return answer
             except Cancelled:
                 if leaving not in self._waiting.get(handle.id, ()):
                     raise
                 continue  # another client had asked first and went; this one asks anew
+            except ResultTimeout:
+                await self._take_back(handle, leaving)
+                raise
             finally:
                 self._forget(handle.id, leaving)
                 leaving.cancel()
-            if options.request_id:
-                self._kept.put(answer)
-            return answer
 
     async def _leave(self, handle: Any, receive: Receive) -> None:
         """Takes the request back when its client, and every other one, has gone."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self.hangups += 1
-        if self._forget(handle.id, asyncio.current_task()):
+        await self._take_back(handle, asyncio.current_task())
+
+    async def _take_back(self, handle: Any, who: object) -> None:
+        """Takes the request back, unless others wait for it too."""
+        if self._forget(handle.id, who):
             with suppress(QueueError):
                 await handle.cancel()
 

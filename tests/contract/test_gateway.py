@@ -21,6 +21,7 @@ from fronted import DOCUMENT, INFER, gateway, outputs, say_alive, v2
 from numpy.typing import NDArray
 from served import served
 from servers import Server
+from test_batches import service
 from waiting import wait_until
 
 from ops.web import protocol
@@ -187,6 +188,66 @@ def test_a_repeat_under_the_same_id_gets_the_answer_and_is_computed_once(door: A
     with gateway(worker.queue.settings.producer.url) as (other, _):
         refused = infer(other, contexts(1)[0], parameters={"request_id": "mine"})
         assert (refused.status_code, refused.json()["code"]) == (409, "duplicate_request")
+
+
+def test_a_repeat_after_a_failure_gets_the_same_failure(real_server: Any, context: Context) -> None:
+    def failing(request: Request) -> list[Reply | Failure]:
+        return [Failure(id=request.id, code="inference_failed", message="of no use", retryable=False)]
+
+    with EchoWorker(real_server.url, failing) as worker, gateway(real_server.url) as (client, _):
+        told = [infer(client, context, parameters={"request_id": "mine"}) for _ in range(3)]
+        assert [one.status_code for one in told] == [500] * 3
+        assert [one.json()["code"] for one in told] == ["inference_failed"] * 3
+        assert worker.seen == ["mine"]
+
+
+def test_a_repeat_after_a_deadline_that_nobody_read_is_sent_anew(real_server: Any, context: Context) -> None:
+    with gateway(real_server.url) as (client, _):
+        late = infer(client, context, parameters={"request_id": "mine", "deadline_ms": 50})
+        assert (late.status_code, late.json()["code"]) == (504, "result_timeout")
+        wait_until(lambda: real_server.admin.xlen(KEYS.requests) == 0)  # taken back: nobody waits for it
+        with EchoWorker(real_server.url) as worker:
+            assert infer(client, context, parameters={"request_id": "mine"}).status_code == 200
+            assert worker.seen == ["mine"]
+
+
+def test_a_repeat_of_what_a_worker_has_waits_for_its_own_deadline(real_server: Any, context: Context) -> None:
+    go = threading.Event()
+
+    def slow(request: Request) -> list[Reply | Failure]:
+        assert go.wait(20)
+        return echo(request)
+
+    with EchoWorker(real_server.url, slow) as worker, gateway(real_server.url) as (client, _):
+        body: dict[str, Any] = {"parameters": {"request_id": "mine", "deadline_ms": 300}}
+        assert infer(client, context, **body).json()["code"] == "result_timeout"
+        threading.Timer(0.5, go.set).start()
+        assert infer(client, context, parameters={"request_id": "mine"}).status_code == 200
+        assert worker.seen == ["mine"]
+
+
+def test_an_id_of_other_contexts_is_refused(real_server: Any, contexts: Any) -> None:
+    one, other = contexts(2)
+    mine, many = ({"parameters": {"request_id": name}} for name in ("mine", "many"))
+    with service(real_server.url), gateway(real_server.url) as (client, _):
+        assert infer(client, one, **mine).status_code == infer(client, contexts(2), **many).status_code == 200
+        for told in (
+            infer(client, other, **mine),
+            infer(client, contexts(2), **mine),
+            infer(client, one, **many),
+            infer(client, one, parameters={"request_id": "mine", "tokens": 5}),
+            *(
+                client.post("/predict", json={"context": other.tolist(), "request_id": name})
+                for name in ("mine", "many")
+            ),
+        ):
+            assert (told.status_code, told.json()["code"]) == (409, "duplicate_request"), told.text
+            assert "other contexts or parameters" in told.json()["error"]
+        for binary in (False, True):
+            assert infer(client, one, binary=binary, **mine).status_code == 200
+        plain = client.post("/predict", json={"context": one.tolist(), "request_id": "mine"})
+        assert plain.status_code == 200
+        assert real_server.admin.hget(KEYS.stats, "answered") == b"2"
 
 
 def hang_up(client: httpx.Client, body: bytes) -> socket.socket:
