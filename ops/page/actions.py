@@ -24,13 +24,6 @@ from producer.transport.connection import driver_errors
 _LOG = structlog.get_logger("amn.page")
 _PAGE, _TEXT_MAX, _WHO_MAX, _NUMBER_MAX = 100, 200, 64, 10**12
 _LETTERS = ("reason", "kind", "older_than_s", "count_shown")
-#: The fields of each action; only their names get into the log.
-_FIELDS = {
-    "replay": _LETTERS,
-    "purge": _LETTERS,
-    "silence": ("alert", "for_s", "reason"),
-    "end_silence": ("id",),
-}
 #: Answers to what was put back are waited for so long.
 _ANSWERS_S = 3.0
 #: A count may have changed by so much, or by this share, since somebody confirmed it.
@@ -52,11 +45,12 @@ class Actions:
     def __init__(self, client: redis.Redis, settings: ProducerSettings) -> None:
         self._client, self._keys = client, Keys(settings.queue)
         self._letters, self._url = DeadLetters(client, settings), settings.url
-        self._done: dict[str, Callable[[ActionFields, str], str]] = {
-            "replay": lambda fields, _: self._put_back(self._confirmed(fields)),
-            "purge": lambda fields, _: self._purge(self._confirmed(fields)),
-            "silence": self._silence,
-            "end_silence": lambda fields, _: self._end_silence(fields),
+        #: The names of the fields of each, which alone get into the log; and what does it.
+        self._known: dict[str, tuple[tuple[str, ...], Callable[[ActionFields, str], str]]] = {
+            "replay": (_LETTERS, self._replay),
+            "purge": (_LETTERS, self._purge),
+            "silence": (("alert", "for_s", "reason"), self._silence),
+            "end_silence": (("id",), self._end_silence),
         }
 
     def preview(self, name: str, fields: ActionFields) -> dict[str, Any]:
@@ -82,16 +76,17 @@ class Actions:
             ActionRefused: There is no such action, a field cannot be used, or the count is another one now.
             ServerError: The server went away; the log says that some of it may have been done.
         """
-        if name not in self._done:
-            raise ActionRefused(f"no action is called {name!r:.80}; there are {', '.join(self._done)}")
-        for field in fields.keys() - _FIELDS[name]:
-            raise ActionRefused(f"{name} has no field {field!r:.80}; it has {', '.join(_FIELDS[name])}")
+        if name not in self._known:
+            raise ActionRefused(f"no action is called {name!r:.80}; there are {', '.join(self._known)}")
+        names, act = self._known[name]
+        for field in fields.keys() - names:
+            raise ActionRefused(f"{name} has no field {field!r:.80}; it has {', '.join(names)}")
         who = plain(who)[:_WHO_MAX]
         named = {f"of_{field}": plain(str(value))[:_TEXT_MAX] for field, value in fields.items()}
         log = _LOG.bind(action=name, who=who, **named)
         try:
             with driver_errors(self._url):
-                said = self._done[name](fields, who)
+                said = act(fields, who)
         except ActionRefused:
             raise
         except Exception as error:
@@ -118,20 +113,19 @@ class Actions:
             )
         return ids[::-1]
 
-    def _put_back(self, ids: list[str]) -> str:
-        client_id, ends, awaited = f"page-{secrets.token_hex(6)}", Counter[str](), set[str]()
-        for first in range(0, len(ids), _PAGE):
-            found = (self._letters.get(one) for one in ids[first : first + _PAGE])
-            for one in self._letters.requeue((letter for letter in found if letter), client_id):
-                ends[one.status] += 1
-                awaited |= {one.awaited} - {""}
+    def _replay(self, fields: ActionFields, _: str) -> str:
+        ids, client_id = self._confirmed(fields), f"page-{secrets.token_hex(6)}"
+        ends, awaited = Counter[str](), set[str]()
+        for one in self._letters.requeue(filter(None, map(self._letters.get, ids)), client_id):
+            ends[one.status] += 1
+            awaited |= {one.awaited} - {""}
         answers = self._letters.answers(client_id, awaited, _ANSWERS_S) if awaited else {}
         left = ", ".join(f"{count} {status}" for status, count in sorted(ends.items()) if status != "ok")
         said = f"{_counted(ends['ok'])} put back, {len(answers)} of them ended within {_ANSWERS_S:.0f} s"
         return f"{said}; left: {left}" if left else said
 
-    def _purge(self, ids: list[str]) -> str:
-        return f"{_counted(self._letters.purge(ids))} deleted for good"
+    def _purge(self, fields: ActionFields, _: str) -> str:
+        return f"{_counted(self._letters.purge(self._confirmed(fields)))} deleted for good"
 
     def _silence(self, fields: ActionFields, who: str) -> str:
         reason, name = _text(fields, "reason"), _text(fields, "alert")
@@ -149,7 +143,7 @@ class Actions:
             raise ActionRefused(f"{SILENCES_MAX} silences are in force; end some first")
         return f"{alert.rule} is silenced for {span(for_ms)} (silence {made.id})"
 
-    def _end_silence(self, fields: ActionFields) -> str:
+    def _end_silence(self, fields: ActionFields, _: str) -> str:
         name = _text(fields, "id")
         if not end_silence(self._client, self._keys, name):
             raise ActionRefused(f"no silence is called {name!r}; it may have ended by itself")
