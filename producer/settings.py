@@ -59,7 +59,7 @@ class ProducerSettings:
         tls: Files for TLS.
         client: First part of the client id, up to the dot. An ACL that allows a user the reply
             streams of one such name keeps it from those of others.
-        encoder: Encoder id stamped on each request.
+        encoder: Encoder id stamped on each request; workers refuse that of another model than theirs.
         lanes: Lanes that may be asked for.
         entries_max: Entries that may wait in the queue before `QueueFull`; for high priority five
             quarters of it, for low a half.

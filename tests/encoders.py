@@ -26,7 +26,11 @@ def make_encoder(folder: Path, width: int = 768, layers: int = 1) -> Path:
     size: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4}
     size |= {"intermediate_size": 64, "vocab_size": len(WORDS) + 6, "max_position_embeddings": 128}
     bert = folder / "bert"
-    BertModel(BertConfig(**size)).save_pretrained(bert)
+    network = BertModel(BertConfig(**size))
+    with torch.no_grad():  # what is the same in every text would make all vectors alike
+        network.embeddings.position_embeddings.weight *= 0.05
+        network.embeddings.token_type_embeddings.weight *= 0.05
+    network.save_pretrained(bert)
     BertTokenizer(str(vocabulary)).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=96)
     model = SentenceTransformer(modules=[transformer, Pooling(width, pooling_mode="mean")], device="cpu")
@@ -39,8 +43,8 @@ def document(subject: int, seed: int, sentences: int) -> str:
     draw, place = np.random.default_rng([subject, seed]), 0.0
     lines = []
     for _ in range(sentences):
-        place += draw.normal(0, 20)
-        near = (150 * subject + place + draw.normal(0, 25, size=22)).astype(int) % len(WORDS)
+        place += draw.normal(0, 25)
+        near = (150 * subject + place + draw.normal(0, 20, size=22)).astype(int) % len(WORDS)
         lines.append(" ".join(WORDS[i] for i in near).capitalize() + ".")
     return "\n\n".join(lines)
 

@@ -120,11 +120,9 @@ def _run(kind: str, common: dict[str, Any], gate: dict[str, Any] | None = None) 
     try:
         configure_logs(common["log_level"], as_json=common["log_json"])
         root, parent = common["artifacts"] or artifacts_root(), parent_pid()
-        producer = ProducerSettings.from_environment(url=common["url"], queue=common["queue"])
         settings = WorkerSettings(
             kind=kind,
-            producer=producer,
-            encoder=producer.encoder,
+            producer=ProducerSettings.from_environment(url=common["url"], queue=common["queue"]),
             queue=QueueSettings(
                 batch_max=_BATCH_MAX[kind] if common["batch_max"] is None else common["batch_max"],
                 linger_ms=_LINGER_MS.get(kind, 0),

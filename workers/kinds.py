@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 import torch
@@ -64,7 +64,10 @@ def build(settings: WorkerSettings, artifacts: Artifacts) -> Parts:
     threadpool_limits(1)  # NumPy's library has threads of its own
     kinds = {"amn": _amn, "fallback": _fallback, "shadow": _shadow}
     try:
-        return kinds[settings.kind](settings, artifacts, _predictor(settings, artifacts))
+        predictor = _predictor(settings, artifacts)
+        # A worker serves the encoder of its model, and refuses requests of another one.
+        settings = replace(settings, encoder=predictor.checkpoint.manifest.encoder_id)
+        return kinds[settings.kind](settings, artifacts, predictor)
     except AmnError as error:
         raise NotReady(str(error)) from error
 
@@ -155,15 +158,8 @@ def _predictor(settings: WorkerSettings, artifacts: Artifacts) -> Predictor:
     """The model, ready for its first micro-batch.
 
     Raises:
-        NotReady: It was trained on vectors of another encoder.
         AmnError: It does not hold.
     """
     predictor = Predictor.open(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
-    trained_on = predictor.checkpoint.manifest.encoder_id
-    if trained_on != settings.encoder:
-        raise NotReady(
-            f"model {predictor.model_id} was trained on encoder {trained_on!r}, this worker is to serve "
-            f"{settings.encoder!r}; name the right model with --model, or the encoder by AMN_ENCODER"
-        )
     predictor.warm_up(settings.queue.batch_max)
     return predictor

@@ -86,7 +86,7 @@ class WorkerSettings:
         kind: "amn", "fallback" or "shadow".
         producer: Server and queue; shared with the client side.
         queue: Leases and limits.
-        encoder: Encoder that the model expects; other vectors are refused.
+        encoder: Encoder whose vectors are served, others are refused: that of the model, once it is loaded.
         lanes: Lanes that are served.
         sample_rate: Highest share of a lane's requests that the shadow worker sees, 0.01 to 0.05, or
             0 for none; busy lanes are sampled at less (workers/shadow/rates.py).

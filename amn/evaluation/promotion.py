@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from amn.bank.files import read_manifest
 from amn.errors import PromotionError
 from amn.evaluation import latency
 from amn.files import write_whole
@@ -22,7 +23,7 @@ from amn.manifest import MANIFEST
 from amn.model import checkpoint
 from amn.model.checkpoint import Checkpoint
 
-CALIBRATION = "gate_calibration"
+CALIBRATION, BANK = "gate_calibration", "reference_bank"
 #: The role that a calibration gives the model of a link; the secondary tier has no part in it.
 ROLES = {"production_model": "amn", "fallback_accuracy": "fallback"}
 WINDOWS_MIN = 1_000
@@ -30,11 +31,20 @@ COSINE_LOSS_MAX = 0.003
 LATENCY_FACTOR_MAX = 1.5
 
 
-def promote(path: Path, link: Path, *, calibration: Path | None = None, with_latency: bool = True) -> str:
+def promote(
+    path: Path,
+    link: Path,
+    *,
+    calibration: Path | None = None,
+    bank: Path | None = None,
+    windows_min: int = WINDOWS_MIN,
+    with_latency: bool = True,
+) -> str:
     """Points `link` at the checkpoint `path`, if it passes every gate.
 
     Workers refuse a model whose gate calibration was fitted for another one. So `calibration`, if it was
-    fitted for this model, is linked with it; without one, the linked calibration has to fit.
+    fitted for this model, is linked with it; without one, the linked calibration has to fit. A bank is linked
+    with it too, if its vectors are of the model's encoder.
 
     Raises:
         CheckpointError: Hash, count or golden vectors of the candidate do not hold.
@@ -47,11 +57,24 @@ def promote(path: Path, link: Path, *, calibration: Path | None = None, with_lat
     if link.resolve() == candidate.path:
         raise PromotionError(f"{link} already names {candidate.path.name}; nothing to do")
     present = checkpoint.load(link) if link.is_symlink() and (link / MANIFEST).is_file() else None
-    for refusal in _refusals(candidate, present, with_latency):
+    for refusal in _refusals(candidate, present, windows_min, with_latency):
         raise PromotionError(refusal)
     fitted = fitting(link, candidate.manifest.model_id, calibration)
+    said = _link_bank(link.with_name(BANK), bank, candidate) if bank else ""
     _remember(link)
-    return _point(link, candidate, fitted)
+    return _point(link, candidate, fitted) + said
+
+
+def _link_bank(link: Path, bank: Path, model: Checkpoint) -> str:
+    manifest = read_manifest(bank)
+    if manifest.encoder_id != model.manifest.encoder_id:
+        raise PromotionError(
+            f"bank {manifest.bank_id} holds vectors of {manifest.encoder_id!r}, {model.manifest.model_id} "
+            f"was trained on {model.manifest.encoder_id!r}; build one of that encoder"
+        )
+    _remember(link)
+    move(link, bank.resolve())
+    return f", {link.name} -> {bank.name}"
 
 
 def rollback(link: Path) -> str:
@@ -106,15 +129,17 @@ def fitting(link: Path, model_id: str, calibration: Path | None) -> Path | None:
     return None if linked.is_symlink() and linked.resolve() == folder else folder
 
 
-def _refusals(candidate: Checkpoint, present: Checkpoint | None, with_latency: bool) -> Iterator[str]:
+def _refusals(
+    candidate: Checkpoint, present: Checkpoint | None, windows_min: int, with_latency: bool
+) -> Iterator[str]:
     """The gates that a candidate does not pass: on its own, and beside the present model."""
     name, figures = candidate.manifest.model_id, candidate.manifest.metrics
     for side in ("test", "unseen"):
         n = figures[side]["cosine"]["n"] if figures.get(side) else 0
-        if n < WINDOWS_MIN:
+        if n < windows_min:
             yield (
-                f"{name} was judged on {n} {side} windows, the gate wants {WINDOWS_MIN}; train it with `amn "
-                "train`, which judges it"
+                f"{name} was judged on {n} {side} windows, the gate wants {windows_min}; train it with `amn "
+                "train`, which judges it, on more text"
             )
     mean, baseline = figures["test"]["cosine"]["mean"], figures["test"]["context_mean"]
     if mean <= baseline:

@@ -31,6 +31,9 @@ file_options = options.together(
         metavar="TARGET",
         help="A folder of parts, or one .npy file.",
     ),
+    click.option(
+        "--encoder", default="", metavar="ID", help="Of the vectors, where the files do not say it."
+    ),
     click.option("--array", default="", metavar="NAME", help="The array of vectors in an .npz of several."),
     click.option(
         "--vector", default="", metavar="NAME", help="Column of vectors. [default: context, vector, ...]"
@@ -126,7 +129,7 @@ def predict(
             if direct:
                 from ops.predict.direct import DirectEngine
 
-                engine = DirectEngine(artifacts_folder(artifacts), policy)
+                engine = DirectEngine(artifacts_folder(artifacts), policy, data.encoder(settings.encoder))
                 summary = predict_files(settings, data, engine, view.progress)
             else:
                 service = producer_settings(url, queue)

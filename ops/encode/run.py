@@ -26,7 +26,7 @@ from ops.predict.settings import check_apart, check_ours
 from ops.predict.sources import expand, state_of
 
 #: Chunks of a part, which is what a kill makes the next run repeat; or refused documents in it.
-PART_ROWS = 2_048
+PART_ROWS = 1_024
 #: Chunks between two signs of progress.
 _STEP_ROWS = 128
 #: So many refused documents are in a summary; the manifest has all.

@@ -111,6 +111,21 @@ class DataSet:
                     f"{others.get(name, 'missing')} in {first.path}; all files of a run have the same one"
                 )
 
+    def encoder(self, given: str) -> str:
+        """Return the encoder that the files name, or else the given one.
+
+        Raises:
+            FileRefused: They name several, or another one than is given.
+        """
+        stored = {
+            (file.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace")
+            for file in self.files
+        }
+        found = {*stored, given} - {""}
+        if len(found) > 1:
+            raise FileRefused(f"the vectors are of different encoders ({', '.join(sorted(found))}); use one")
+        return found.pop() if found else ""
+
     def kept_names(self, file: SourceFile) -> list[str]:
         """Return the columns that go to the target: the keys, the domain and what is carried."""
         named = self.columns

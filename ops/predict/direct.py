@@ -27,17 +27,26 @@ from workers.handlers.batches import SHEDS, decide_batch
 class DirectEngine:
     """Models in this process: loaded once, and so the same for all of a file; a thread for each core.
 
+    Args:
+        encoder: The encoder of the vectors that are to come; "" where nobody knows.
+
     Raises:
         AmnError: A model, the bank, the policy or the calibration does not hold, or they do not fit.
     """
 
-    def __init__(self, artifacts: Path, policy: str) -> None:
+    def __init__(self, artifacts: Path, policy: str, encoder: str = "") -> None:
         self._policy = chosen = load_policy(policy)
         folder = artifacts / "gate_calibration"
         self._calibration = load_calibration(folder) if chosen.needs_calibration else None
         bank = artifacts / "reference_bank" if chosen.needs_bank else None
         self._amn = Predictor.open(artifacts / "production_model", bank)
         self._fallback = Predictor.open(artifacts / "fallback_accuracy")
+        trained_on = self._amn.checkpoint.manifest.encoder_id
+        if encoder not in ("", trained_on):
+            raise FileRefused(
+                f"the vectors are of encoder {encoder!r}, and model {self._amn.model_id} was trained on "
+                f"{trained_on!r}; encode with that one, or name the right models with --artifacts"
+            )
         ids = self._amn.model_id, self._fallback.model_id
         if self._calibration is not None and not self._calibration.fits(*ids):
             raise FileRefused(

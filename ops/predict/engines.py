@@ -30,6 +30,7 @@ from producer.errors import (
     ResultTimeout,
     ServerError,
     TlsFailed,
+    UnknownEncoder,
 )
 from producer.messages import LANES, BatchReply
 
@@ -132,6 +133,10 @@ class QueueEngine:
             except (ServerError, RequestLost) as error:
                 self._shares &= not isinstance(error, RequestLost)
                 stalled_s = self._stalled(stalled_s, error)
+            except UnknownEncoder as error:  # no row has an answer, now or later
+                raise RunStopped(
+                    f"{error}; for a file, its encoder is in its metadata or --encoder"
+                ) from error
             except QueueError as error:
                 if len(windows) == 1:
                     return _failed(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,6 +107,8 @@ def predict_by_queue(
     """
     if settings.priority == BULK_PRIORITY:
         yield_to_others()
+    if encoder := data.encoder(settings.encoder):
+        service = dataclasses.replace(service, encoder=encoder)
     with (
         Producer(settings=service, partitions=partitions) as producer,
         reporting(producer, settings) as truths,

@@ -28,6 +28,7 @@ class PredictSettings:
     Attributes:
         sources: Files, folders and globs.
         out: A folder for Parquet parts, or an .npy file for one file of contexts.
+        encoder: The encoder of the vectors, where the files do not say it; "" for the client's.
         array: The array of vectors in an .npz that has several.
         vector, document, position, domain: Names of columns; "" for `vector` means the first known one.
         carry: ColumnNames that are copied to the target.
@@ -51,6 +52,7 @@ class PredictSettings:
 
     sources: Sequence[str]
     out: str
+    encoder: str = ""
     array: str = ""
     vector: str = ""
     document: str = "doc_id"

@@ -154,7 +154,8 @@ def refusal(request: Request, settings: WorkerSettings, now_ms: float) -> QueueE
         return errors.DeadlineExceeded(f"request {request.id} was read {late_ms:.1f} ms after its deadline")
     if request.encoder != settings.encoder:
         return errors.UnknownEncoder(
-            f"vectors of encoder {request.encoder!r}; this service was trained on {settings.encoder!r}"
+            f"vectors of encoder {request.encoder!r}; this service was trained on {settings.encoder!r}; "
+            "a client names the encoder of its vectors as AMN_ENCODER"
         )
     return errors.UnknownLane(f"lane {request.lane!r} is not served; known: {', '.join(settings.lanes)}")
 

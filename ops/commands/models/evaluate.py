@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -114,13 +115,17 @@ def card(path: Path, evaluation: Path, out: Path | None) -> None:
 @click.option(
     "--calibration", type=options.path, help="Gate calibration that was fitted for it, to be linked with it."
 )
+@click.option("--bank", type=options.path, help="Reference bank, to be linked with it.")
+@click.option(
+    "--windows-min", type=click.IntRange(1), default=1_000, help="It must be judged on; fewer prove less."
+)
 @click.option("--no-latency", is_flag=True, help="Skip the latency gate.")
-def promote(path: Path, link: str, root: Path | None, calibration: Path | None, no_latency: bool) -> None:
+def promote(path: Path, link: str, root: Path | None, no_latency: bool, **chosen: Any) -> None:
     """Point a link that workers load from at the checkpoint PATH, if it passes every gate."""
     from amn.evaluation import promotion
 
     root = root or _own_root()
-    said = promotion.promote(path, root / link, calibration=calibration, with_latency=not no_latency)
+    said = promotion.promote(path, root / link, with_latency=not no_latency, **chosen)
     console.say(said)
 
 
