@@ -24,8 +24,8 @@ DOCUMENT: dict[str, Any] = json.loads(Path("ops/gateway/openapi.json").read_text
 
 
 @contextmanager
-def gateway(url: str, token: str = "") -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    with listening("gateway", REDIS_URL=url, AMN_GATEWAY_TOKEN=token) as (client, process):
+def gateway(url: str, token: str = "", *words: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    with listening("gateway", *words, REDIS_URL=url, AMN_GATEWAY_TOKEN=token) as (client, process):
         if token:
             client.headers["authorization"] = f"Bearer {token}"
         yield client, process
@@ -71,11 +71,11 @@ def _texts(data: bytes) -> list[str]:
     return found
 
 
-def say_alive(admin: Any, name: str = "echo") -> None:
+def say_alive(admin: Any, name: str = "echo", queue: str = "main") -> None:
     """Writes the presence of a worker, as its keeper would."""
     said = {"kind": "amn", "lease_ms": 3_000, "seen_at_ms": int(time.time() * 1000), "model": "amn@test"}
-    admin.hset(Keys().worker(name), mapping=said)
-    admin.pexpire(Keys().worker(name), 9_000)
+    admin.hset(Keys(queue).worker(name), mapping=said)
+    admin.pexpire(Keys(queue).worker(name), 9_000)
 
 
 def resident_kb(pid: int) -> int:

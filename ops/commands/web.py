@@ -75,8 +75,9 @@ def dashboard(names: tuple[str, ...], actions: bool, settings: ProducerSettings,
 
 @click.command(short_help="HTTP: the Open Inference Protocol v2.")
 @_where(GATEWAY_PORT)
+@options.partitions
 @options.server
-def gateway(settings: ProducerSettings, **where: Any) -> None:
+def gateway(settings: ProducerSettings, partitions: int | None, **where: Any) -> None:
     """Answer HTTP at http://HOST:PORT until Ctrl-C or SIGTERM, which drains.
 
     An address that other machines reach wants a token in AMN_GATEWAY_TOKEN (16 characters or more), or in
@@ -85,7 +86,7 @@ def gateway(settings: ProducerSettings, **where: Any) -> None:
     from ops.gateway.serve import serve
 
     with _listening("AMN_GATEWAY_TOKEN", **where) as (token, opened, beat):
-        serve(settings, opened, beat, token=token)
+        serve(settings, opened, beat, token=token, partitions=partitions)
 
 
 @click.command(short_help="Metrics for Prometheus.")

@@ -148,7 +148,9 @@ class Gateway:
             raise Refused(str(error), 503, "not_ready") from error
         if not working:
             queue = self._asker.producer.settings.queue
-            said = f"no AMN worker of queue {queue} lives; requests wait until one does"
+            said = (
+                f"no AMN worker of queue {queue}, or of one of its partitions, lives; requests wait for one"
+            )
             raise Refused(said, 503, "not_ready")
         return _json({"ready": True, "name": MODEL, "workers": len(working), "model": working[0].model})
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -24,19 +25,40 @@ from producer.transport.connection import connect, driver_errors
 
 
 def serve(
-    settings: ProducerSettings, opened: socket.socket, beat: Callable[[], None], *, token: str = ""
+    settings: ProducerSettings,
+    opened: socket.socket,
+    beat: Callable[[], None],
+    *,
+    token: str = "",
+    partitions: int | None = None,
 ) -> None:
-    """Answers until SIGTERM or SIGINT; calls `beat` each second, and asks for a token where there is one."""
+    """Answers until SIGTERM or SIGINT; calls `beat` each second, and asks for a token where there is one.
+
+    Args:
+        partitions: How many the queue has; None for a queue without.
+    """
     settings = replace(settings, connect_timeout_ms=SERVER_MS_MAX, command_timeout_ms=SERVER_MS_MAX)
-    producer = AsyncProducer(settings=settings)
-    with connect(settings, retries=0) as client:
-        gateway = Gateway(Asker(producer), Shared(partial(working, client, settings), READY_S), token)
+    producer = AsyncProducer(settings=settings, partitions=partitions)
+    parts = [channel.settings for channel in producer.channels]
+    with ExitStack() as undo:
+        clients = [(undo.enter_context(connect(part, retries=0)), part) for part in parts]
+        gateway = Gateway(Asker(producer), Shared(partial(working, clients), READY_S), token)
         end = producer.close
         web.serve(gateway, opened, beat, connections_max=CONNECTIONS_MAX, drain_s=DRAIN_S, after=end)
 
 
-def working(client: redis.Redis, settings: ProducerSettings) -> list[WorkerFacts]:
-    """The AMN workers that live and make progress."""
-    with driver_errors(settings.url):
-        found = workers.read(client, Keys(settings.queue), time_ms(client.time()))
-    return [one for one in found if one.kind == "amn" and not one.stuck]
+def working(clients: Sequence[tuple[redis.Redis, ProducerSettings]]) -> list[WorkerFacts]:
+    """The AMN workers that live and make progress; none where a partition has none.
+
+    Args:
+        clients: A connection for the queue, or for each of its partitions.
+    """
+    found: list[WorkerFacts] = []
+    for client, part in clients:
+        with driver_errors(part.url):
+            known = workers.read(client, Keys(part.queue), time_ms(client.time()))
+        own = [one for one in known if one.kind == "amn" and not one.stuck]
+        if not own:
+            return []
+        found += own
+    return found

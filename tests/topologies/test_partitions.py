@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import httpx
 import numpy as np
 import pytest
+from fronted import gateway, say_alive
 from redis.crc import key_slot
 from servers import KINDS
 from service import Service
-from topology import SLOTS, Cluster, plain
+from topology import SLOTS, Cluster, plain, wait_until
 from traffic import patient
 
 from producer import AsyncPartitionedProducer, Options, PartitionedProducer, Producer, ProducerSettings
@@ -219,3 +221,33 @@ def test_a_partition_without_its_node_fails_alone(cluster: Cluster, contexts: An
         lost.kill()
         for producer, row in zip(producers, contexts(len(producers)), strict=True):
             assert np.array_equal(producer.predict(row, timeout_ms=20_000).vector, row[-1])
+
+
+def test_a_gateway_asks_all_partitions_and_is_ready_while_each_has_a_worker(
+    real_server: Any, contexts: Any
+) -> None:
+    queues = partition_queues("main", N)
+
+    def is_ready(client: httpx.Client) -> bool:
+        for queue in queues:
+            say_alive(real_server.admin, f"echo-{queue}", queue)
+        return client.get("/v2/health/ready").status_code == 200
+
+    with (
+        Everything(real_server.url) as all_of_it,
+        gateway(real_server.url, "", "--partitions", f"{N}") as (client, _),
+    ):
+        wait_until(lambda: is_ready(client), "a gateway that is ready")
+        for row in contexts(6):
+            answer = client.post("/predict", json={"context": row.tolist()}).json()
+            assert np.array_equal(np.float32(answer["vector"]), row[-1])
+        assert [len(worker.echo.seen) for worker in all_of_it.workers] == [2] * N
+        asked = {"context": contexts(1)[0].tolist(), "request_id": "mine"}
+        answers = [client.post("/predict", json=asked).json() for _ in range(2)]
+        assert answers[0]["vector"] == answers[1]["vector"]
+        seen = [worker.echo.seen.count("mine") for worker in all_of_it.workers]
+        assert seen == [int(part == crc32(b"mine") % N) for part in range(N)]
+        told = client.post("/truth", json={"request_id": "mine", "vector": answers[0]["vector"]})
+        assert told.json() in ({"sampled": True}, {"sampled": False})
+        real_server.admin.delete(Keys(queues[1]).worker(f"echo-{queues[1]}"))
+        wait_until(lambda: client.get("/v2/health/ready").status_code == 503, "one without a worker")
