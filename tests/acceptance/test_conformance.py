@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hostile import selectors
+from needs import GROUPS
 from servers import KINDS, Server
 from topologies.service import Service
 from wrong_client import FAULTS
@@ -33,10 +35,9 @@ def served(kind: str) -> Iterator[Server]:
 
 
 def examined(
-    server: Server, client: str, *options: str, **environment: str
+    server: Server, program: Sequence[str], *options: str, **environment: str
 ) -> tuple[int, dict[str, str], str]:
     """The exit code, each point with its verdict, and all that was printed."""
-    program = [sys.executable, str(ROOT / "tests" / client)]
     command = [sys.executable, "-m", "producer.conformance", "--own-queue", OWN, *options, "--", *program]
     environment = {**os.environ, "REDIS_URL": server.tcp_url, **environment}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
@@ -48,18 +49,31 @@ def examined(
     return done.returncode, verdicts, done.stdout + done.stderr
 
 
+def ours(client: str) -> list[str]:
+    return [sys.executable, str(ROOT / "tests" / client)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_our_client_passes_in_all_points_with_a_client_s_rights(kind: str) -> None:
+    passes_in_all_points(kind, ours("reference_client.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.needs("node")
+def test_the_client_for_node_passes_in_all_points_with_a_client_s_rights() -> None:
+    group: Any = GROUPS["node"]
+    passes_in_all_points("valkey", [group.program(), str(ROOT / "examples" / "node" / "conformance.mjs")])
+
+
+def passes_in_all_points(kind: str, program: Sequence[str]) -> None:
     names = {"queues": ["main", OWN], "user": "team-a", "client": "team-a"}
     with served(kind) as server, server.client() as admin:
         line = acl_line("canceller", password=PASSWORD, **names)
         admin.execute_command("ACL", "SETUSER", "team-a", *selectors(line)[1:])
         admin.acl_log_reset()
         url = f"redis://team-a:{PASSWORD}@127.0.0.1:{server.port}/0"
-        code, verdicts, told = examined(
-            server, "reference_client.py", AMN_CLIENT_URL=url, AMN_CLIENT="team-a"
-        )
+        code, verdicts, told = examined(server, program, AMN_CLIENT_URL=url, AMN_CLIENT="team-a")
         assert not [row for row in admin.acl_log() if "setinfo" not in str(row)]
     assert set(verdicts.values()) == {"passed"}, told
     assert len(verdicts) > 30
@@ -70,7 +84,7 @@ def test_our_client_passes_in_all_points_with_a_client_s_rights(kind: str) -> No
 @pytest.mark.slow
 def test_a_wrong_client_fails_in_what_it_does_wrong_and_in_nothing_else() -> None:
     with served("valkey") as server:
-        code, verdicts, told = examined(server, "wrong_client.py")
+        code, verdicts, told = examined(server, ours("wrong_client.py"))
     failed = [sentence for sentence, verdict in verdicts.items() if verdict == "FAILED"]
     beginnings = [one for many in FAULTS.values() for one in many]
     assert len(failed) == len(beginnings), told
