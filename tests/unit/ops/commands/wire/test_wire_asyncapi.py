@@ -1,4 +1,4 @@
-"""docs/asyncapi.json is what the command prints, and true of the fixtures."""
+"""docs/asyncapi.json is what the command prints, a valid AsyncAPI 3 document, and true of the fixtures."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ops.app import run
 
 ROOT = Path(__file__).parents[5]
 DOCUMENT: dict[str, Any] = json.loads((ROOT / "docs" / "asyncapi.json").read_text("utf-8"))
+#: The schema by those who wrote the specification; `make node` brings it.
+SCHEMA = ROOT / "examples/node/node_modules/@asyncapi/specs/schemas/3.0.0.json"
 #: What is refused for other reasons than a field's type or range.
 ELSEWHERE = {"bad_norm", "bad_infinite", "bad_lane", "bad_encoder", "bad_size", "bad_length"}
 
@@ -23,6 +25,16 @@ ELSEWHERE = {"bad_norm", "bad_infinite", "bad_lane", "bad_encoder", "bad_size", 
 def test_the_file_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["wire", "asyncapi"]) == 0
     assert capsys.readouterr().out == (ROOT / "docs" / "asyncapi.json").read_text("utf-8")
+
+
+@pytest.mark.needs("node")
+def test_it_is_a_document_of_asyncapi_3() -> None:
+    check = jsonschema.Draft7Validator(json.loads(SCHEMA.read_text("utf-8")))
+    check.validate(DOCUMENT)
+    request = DOCUMENT["components"]["messages"]["request"]
+    broken = DOCUMENT["components"] | {"messages": {"request": request | {"payload": "text"}}}
+    assert not check.is_valid(DOCUMENT | {"components": broken})
+    assert not check.is_valid({name: value for name, value in DOCUMENT.items() if name != "info"})
 
 
 def references(value: Any) -> Iterator[str]:
