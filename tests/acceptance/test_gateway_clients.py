@@ -151,6 +151,24 @@ def test_the_lines_with_tritons_client_in_the_documentation_work_as_they_are_wri
     assert "(768,)" in done.stdout, done.stderr
 
 
+@pytest.mark.needs("node")
+def test_the_lines_for_node_in_the_documentation_work_as_they_are_written(
+    service: Amn, client: httpx.Client, tmp_path: Path
+) -> None:
+    make_context(tmp_path)
+    [code] = blocks("js")
+    (tmp_path / "ask.mjs").write_text(with_port(code, client))
+    group: Any = GROUPS["node"]
+    done = subprocess.run(
+        [group.program(), "ask.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    size, first = done.stdout.split()
+    with Producer(address(service.folder)) as producer:
+        reply = producer.predict(np.fromfile(tmp_path / "context.bin", "<f4").reshape(5, 768))
+    assert (int(size), float(first)) == (768, float(reply.vector[0]))
+
+
 def test_a_killed_worker_is_seen_as_answers_that_take_longer(
     service: Amn, client: httpx.Client, real_contexts: Any
 ) -> None:
