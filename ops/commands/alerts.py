@@ -20,6 +20,7 @@ from ops.alerts.silences import SILENCE_MS_MAX, SILENCES_MAX, Silence, add_silen
 from ops.clock import parse_span, server_now_ms, span
 from ops.commands import options
 from ops.errors import AlertRefused, SinksRefused
+from ops.health.beside import SILENT_MS
 from producer.keys import Keys
 from producer.settings import ProducerSettings
 from producer.transport.connection import connect, driver_errors
@@ -27,8 +28,6 @@ from workers.pool.child import follow_parent
 from workers.pulse import Pulse
 
 _STYLES = {"page": "bold red", "ticket": "yellow"}
-#: A sender that looks once a minute, and missed one.
-_SENDER_SILENT_MS = 150_000
 _DAY_MS = 24 * 3_600_000
 
 config = click.option(
@@ -79,7 +78,7 @@ def list_alerts(as_json: bool, settings: ProducerSettings) -> None:
             "alerts": [asdict(one) for one in store.alerts(client, keys)],
             "silences": [asdict(one) for one in silences(client, keys, now_ms)],
             "sender_looked_ms": looked_ms,
-            "sender_runs": 0 <= now_ms - looked_ms < _SENDER_SILENT_MS,
+            "sender_runs": 0 <= now_ms - looked_ms <= SILENT_MS,
             "outbox": now.untaken(),
             "undelivered": now.undelivered(),
             "dead": books.log(client, keys, "dead", now_ms - _DAY_MS),

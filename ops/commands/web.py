@@ -23,7 +23,7 @@ def _where(port: int) -> options.Decorator:
     return options.together(
         click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
         click.option("--port", "-p", type=click.IntRange(0, 65_535), default=port, show_default=True),
-        click.option("--log-level", envvar="AMN_LOG_LEVEL", default="info", show_default=True),
+        options.log_level,
     )
 
 
