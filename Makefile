@@ -21,7 +21,7 @@ SOURCES = pyproject.toml artifacts/pyproject.toml setup.py amn/kernel/kernel.c $
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings docs house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test matrix lock locked licences
+.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings docs house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test release-check matrix lock locked licences
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -41,6 +41,7 @@ help:
 	@echo "make walk       the way of one real request, function by function; make house: lines, packages, modules"
 	@echo "make screenshots  the pictures of the page in docs/img, anew; make drawings: the diagrams"
 	@echo "make docs       the documentation site, in site/; python3 -m http.server -d site shows it"
+	@echo "make release-check  all that must hold before a tag (an hour)"
 	@echo "make lint       ruff, mypy, import rules"
 	@echo "make format     let ruff rewrite the layout"
 	@echo "make clean      remove caches and data of runs; distclean removes $(VENV) too"
@@ -156,6 +157,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The checklist of a release; the tag itself is set by a person (CONTRIBUTING.md). Cheap checks come first.
+release-check: $(VENV)/.dev
+	@$(BIN)/python -m tests.release
+	$(MAKE) lint licences docs
+	$(MAKE) test-all ARGS=--need-all
+	$(MAKE) wheels-test
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
