@@ -25,7 +25,7 @@ from ops.commands.doctor import doctor
 from ops.commands.drift.group import drift
 from ops.commands.explain import explain
 from ops.commands.jobs import jobs
-from ops.commands.models import data, evaluate, fit, train
+from ops.commands.models import data, evaluate, fit, quickstart, train
 from ops.commands.policy import policy
 from ops.commands.predict import predict
 from ops.commands.run import run as run_command
@@ -93,6 +93,7 @@ SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Gate and bank": (policy, explain, bank, fit.calibrate, fit.slices),
     "Models": (
         data.data,
+        quickstart.quickstart,
         train.train,
         evaluate.evaluate,
         evaluate.ratio,

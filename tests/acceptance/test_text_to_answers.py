@@ -14,6 +14,7 @@ from documents import blocks
 from encoders import document, make_encoder
 from pyarrow import parquet
 
+from amn.errors import FileRefused
 from ops.app import app
 
 #: Less of everything than a person would take.
@@ -28,11 +29,12 @@ SMALL |= {"AMN_EVALUATE_NO_LATENCY": "1", "AMN_UP_WORKERS": "1"}
 pytestmark = pytest.mark.needs("data")
 
 
-def run_here(line: str) -> None:
+def run_here(line: str) -> str:
     """Runs a command of the page in this process, which has torch loaded already."""
     words = shlex.split(line)[1:]
     ended = CliRunner().invoke(app, words, auto_envvar_prefix="AMN", catch_exceptions=False)
     assert ended.exit_code == 0, f"{line}\n{ended.output}"
+    return ended.stdout
 
 
 def write_texts(folder: Path) -> None:
@@ -44,15 +46,23 @@ def write_texts(folder: Path) -> None:
 
 
 def _vectors_of_another_encoder_are_refused(amn: Amn) -> None:
-    ended = amn("predict", "vectors", "--out", "other", "--encoder", "another")
-    assert (ended.code, "of different encoders (another, sentence-transformers@" in ended.err) == (1, True)
+    with pytest.raises(FileRefused, match=r"of different encoders \(another, sentence-transformers@"):
+        run_here("amn predict vectors --out other --encoder another --direct")
     table = parquet.read_table(amn.folder / "vectors").slice(0, 80).replace_schema_metadata()
     parquet.write_table(table, amn.folder / "nameless.parquet")
-    for how in (), ("--direct",):
-        ended = amn("predict", "nameless.parquet", "--out", "other", "--encoder", "another", *how)
-        assert ended.code == 1
-        assert "of encoder 'another'" in ended.err
-        assert "was trained on 'sentence-transformers@" in ended.err
+    with pytest.raises(FileRefused, match=r"of encoder 'another', and model amn@\w+ was trained on 'sent"):
+        run_here("amn predict nameless.parquet --out other --encoder another --direct")
+    ended = amn("predict", "nameless.parquet", "--out", "other", "--encoder", "another")
+    assert ended.code == 1
+    assert "of encoder 'another'; this service was trained on 'sentence-transformers@" in ended.err
+
+
+def _quickstart_shows_the_page_and_makes_what_is_missing(folder: Path, lines: list[str]) -> None:
+    command = "amn quickstart texts --encoder encoder --unseen-domain forum"
+    assert sorted(run_here(f"{command} --show").splitlines()) == sorted(lines)
+    (folder / "models" / "fallback_accuracy").unlink()
+    run_here(command)
+    assert (folder / "models" / "fallback_accuracy" / "manifest.json").is_file()
 
 
 @pytest.mark.slow
@@ -74,6 +84,7 @@ def test_a_folder_of_text_becomes_a_service_of_its_own_models(
             monkeypatch.setenv(*line.split()[1].split("=", 1))
         else:
             run_here(line)
+    _quickstart_shows_the_page_and_makes_what_is_missing(amn.folder, lines)
     amn.environment |= {**SMALL, "AMN_ARTIFACTS": "models"}
     process = amn.start("up")
     log = amn.folder / "up.log"
