@@ -44,10 +44,6 @@ def _held_share(reports: Reports) -> float:
     return float(fast_until(large["rates"]) / large["saturation_per_s"])
 
 
-def _share_of_both(reports: Reports) -> float:
-    return float(reports["shares"]["shares"]["model"] + reports["shares"]["shares"]["gate"])
-
-
 #: The row of 1,000 waiting: with fewer, batches are not full, and a request costs more than with many.
 _FULL = 3
 _RATIO = "ratios/1/{}/of_medians"
@@ -78,7 +74,10 @@ GOALS: tuple[tuple[str, str, float, str, Figure], ...] = (
         _row("latency-bank", "rates", "ms_p99", rate=1000),
     ),
     ("share of saturation up to which p95 holds, large bank", "latency --bank", 0.6, "", _held_share),
-    ("share of model and gate in a worker's CPU", "shares", 0.6, "", _share_of_both),
+    (
+        *("share of model and gate in a worker's CPU", "shares", 0.6, ""),
+        lambda r: float(r["shares"]["shares"]["model"] + r["shares"]["shares"]["gate"]),
+    ),
     ("model, one context", "micro", -60, "us", _at(f"{_ENGINE}/1")),
     ("model, a context in a batch of 64", "micro", -12, "us", _at(f"{_ENGINE}/64")),
     (

@@ -176,25 +176,20 @@ def _are(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
     )
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(_QUEUE.fullmatch(value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 _PATH_RULE = "an absolute path without '..'"
 _BY_NAME: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sources": (_are(_is_path), f"a list of texts, each {_PATH_RULE}"),
     "out": (_is_path, _PATH_RULE),
     "carry": (_are(_is_text), "a list of names"),
-    "queue": (_is_name, f"a name, {_QUEUE.pattern}"),
+    "queue": (
+        lambda value: isinstance(value, str) and bool(_QUEUE.fullmatch(value)),
+        f"a name, {_QUEUE.pattern}",
+    ),
 }
 _BY_TYPE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "str": (_is_text, f"printable text of at most {_TEXT_MAX} characters"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "float": (_is_number, "a number"),
+    "float": (lambda value: type(value) in (int, float), "a number"),
     "Priority": (PRIORITIES.__contains__, f"one of {', '.join(PRIORITIES)}"),
 }
 _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {

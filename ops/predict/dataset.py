@@ -225,39 +225,32 @@ class DataSet:
         seen: set[str] = set()
         last, last_position = None, None
         for group in self.groups if self.form == DOCUMENTS else ():
-            names = [
-                n for n in (self.columns.document, self.columns.position) if n in group.file.schema.names
-            ]
+            keys = (self.columns.document, self.columns.position)
+            names = [name for name in keys if name in group.file.schema.names]
             if len(names) < 2:
                 seen.add(group.name)
                 last = None
                 continue
-            first = group.first_row
+            first, path, sort = group.first_row, group.file.path, f"sort the rows by {' and '.join(names)}"
             for batch in group.file.batches(group.in_file, names, 65_536):
-                documents, ranks = batch.column(0), batch.column(1)
-                for name, column in zip(names, (documents, ranks), strict=True):
-                    row = compute.index(column.is_null(nan_is_null=True), True).as_py()
-                    if row >= 0:
-                        raise FileRefused(f"{group.file.path}: row {first + row} has no {name} (null or NaN)")
-                ids, positions = texts(documents), ranks.to_numpy(zero_copy_only=False)
+                for name, column in zip(names, batch.columns, strict=True):
+                    if (row := compute.index(column.is_null(nan_is_null=True), True).as_py()) >= 0:
+                        raise FileRefused(f"{path}: row {first + row} has no {name} (null or NaN)")
+                ids, positions = texts(batch.column(0)), batch.column(1).to_numpy(zero_copy_only=False)
                 new = np.concatenate([[ids[0] != last], ids[1:] != ids[:-1]])
-                before = np.concatenate(
-                    [[last_position if last is not None else positions[0]], positions[:-1]]
-                )
-                if (wrong := np.flatnonzero(~new & (positions <= before))).size:
-                    row = first + int(wrong[0])
+                before = np.concatenate([[positions[0] if last is None else last_position], positions[:-1]])
+                for row in np.flatnonzero(~new & (positions <= before)):
                     raise FileRefused(
-                        f"{group.file.path}: row {row} of document {ids[wrong[0]]} has position "
-                        f"{positions[wrong[0]]} after {before[wrong[0]]}; sort the rows by {names[0]} and "
-                        f"{names[1]}"
+                        f"{path}: row {first + row} of document {ids[row]} has position {positions[row]} "
+                        f"after {before[row]}; {sort}"
                     )
-                for at in np.flatnonzero(new):
-                    if ids[at] in seen:
+                for row in np.flatnonzero(new):
+                    if ids[row] in seen:
                         raise FileRefused(
-                            f"{group.file.path}: row {first + at} goes on with document {ids[at]}, which "
-                            f"ended before; sort the rows by {names[0]} and {names[1]}"
+                            f"{path}: row {first + row} goes on with document {ids[row]}, which ended "
+                            f"before; {sort}"
                         )
-                    seen.add(ids[at])
+                    seen.add(ids[row])
                 last, last_position = ids[-1], positions[-1]
                 first += len(ids)
         return len(seen)

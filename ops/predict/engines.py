@@ -123,7 +123,7 @@ class QueueEngine:
         while True:
             try:
                 reply = handle.result(timeout_ms=_WAIT_MS)
-                if not options.escalate or _by_fallback(reply):
+                if not options.escalate or (reply.tiers and not reply.degraded):
                     return answers_of(reply)
                 # Shed: the fallback is down, full, or behind. The file waits for it.
                 stalled_s = self._stalled(stalled_s, f"no fallback answers ({_why(reply)})")
@@ -234,11 +234,6 @@ def _failed(error: QueueError) -> Answers:
     answers = Answers(1)
     answers.failures[0] = error.code, str(error)
     return answers
-
-
-def _by_fallback(reply: BatchReply) -> bool:
-    """True if a fallback was asked, whatever its answer was worth."""
-    return bool(reply.tiers) and not reply.degraded
 
 
 def _why(reply: BatchReply) -> str:

@@ -144,7 +144,9 @@ def predict_files(
         if truths is not None:
             summary["truths"] = truths.finish()
         if settings.to_array:
-            _write_array(Path(settings.out), folder, run.progress.rows)
+            with writing_rows(Path(settings.out), run.progress.rows, 768, "<f4") as writer:
+                for first, values in _predictions(folder):
+                    writer.put(slice(first, first + len(values)), values)
             target.clear()
     if settings.to_array:
         folder.rmdir()
@@ -186,14 +188,8 @@ def _parts_folder(settings: PredictSettings) -> Path:
     return out.with_name(f".{out.name}.parts") if settings.to_array else out
 
 
-def _write_array(out: Path, folder: Path, rows: int) -> None:
-    """Write the predictions of all parts as one array; NaN where a row has none."""
-    with writing_rows(out, rows, 768, "<f4") as writer:
-        for first, values in _predictions(folder):
-            writer.put(slice(first, first + len(values)), values)
-
-
 def _predictions(folder: Path) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+    """Yield the predictions of all parts, each with the number of its first row; NaN where a row has none."""
     first = 0
     for part in sorted(folder.glob("part-*.parquet")):
         with contextlib.closing(parquet.ParquetFile(part)) as file:

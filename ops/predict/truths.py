@@ -98,7 +98,8 @@ class TruthReporter:
         sequence = f"file:{blake2b(of.encode(), digest_size=12).hexdigest()}:{group.in_file}"
         salt, start = self._producer.settings.sample_salt, block.first_row - group.first_row
         known = block.good[block.known[block.good]]
-        rows = [row for row in known.tolist() if _in_sample(sequence, start + row, salt)]
+        keys = ((row, sample_key("", sequence, start + row)) for row in known.tolist())
+        rows = [row for row, key in keys if sampled_one_in(key, ONE_IN_MAX, salt)]
         self.sampled += len(rows)
         if not rows:
             return
@@ -181,7 +182,3 @@ class TruthReporter:
         """Return how many entries wait for the shadow worker, where they are most."""
         with driver_errors(self._producer.settings.url):
             return max(int(client.xlen(keys.shadow)) for client, keys in self._servers)
-
-
-def _in_sample(sequence: str, position: int, salt: str) -> bool:
-    return sampled_one_in(sample_key("", sequence, position), ONE_IN_MAX, salt)

@@ -118,13 +118,11 @@ def replay(
         chosen = Sequences.load(exemplars)
     else:
         chosen = Sequences.of_sample(Sample.load(sample_path(None)))
-    models = [
-        Predictor.open(folder)
-        for folder in (model or root / "production_model", against or root / "fallback_accuracy")
-    ]
+    folders = (model or root / "production_model", against or root / "fallback_accuracy")
+    models = [Predictor.open(folder) for folder in folders]
     one, other = (found.model_id for found in models)
-    scored = [cosines(found, chosen) for found in models]
-    groups = differences(scored[0], scored[1], chosen)
+    scores, other_scores = (cosines(found, chosen) for found in models)
+    groups = differences(scores, other_scores, chosen)
     if as_json:
         console.say_json({"model": one, "against": other, "groups": groups}, indent=2)
         return

@@ -74,17 +74,9 @@ def _refused(service: Service) -> float | None:
     return refused / (refused + accepted) if refused >= _REFUSED_MIN else 0.0
 
 
-def _unwritten(service: Service) -> float:
-    return float(service.server.persistence_failed)
-
-
 def _memory(service: Service) -> float:
     limit = service.server.memory_limit_bytes
     return service.server.used_memory_bytes / limit if limit else 0.0
-
-
-def _vanished(service: Service) -> float | None:
-    return service.risen(_RECENT, LOST)
 
 
 _DEATHS, _DEAD = _grown(*(f"worker_died:{kind}" for kind in KINDS)), _grown("dead")
@@ -111,12 +103,12 @@ CONDITIONS = (
     Condition("refused", "page", _refused, 0.01, _REFUSES, 1),
     Condition("crash_loop", "page", _DEATHS, 14, _DIED, 1),
     Condition("crash_loop", "ticket", _DEATHS, 4, _DIED, 1),
-    Condition("persistence_failed", "page", _unwritten, 0, _FILES),
+    Condition("persistence_failed", "page", lambda now: float(now.server.persistence_failed), 0, _FILES),
     Condition("server_memory", "page", _memory, MEMORY_FAILURE, _USED, 3),
     Condition("server_memory", "ticket", _memory, MEMORY_WARNING, _USED, 3),
     Condition("dead_letters", "page", _DEAD, 500, _LETTERS, 1),
     Condition("dead_letters", "ticket", _DEAD, 20, _LETTERS, 1),
-    Condition("unanswered", "ticket", _vanished, 0.5, _NOWHERE),
+    Condition("unanswered", "ticket", lambda now: now.risen(_RECENT, LOST), 0.5, _NOWHERE),
 )
 
 

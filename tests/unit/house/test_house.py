@@ -24,8 +24,8 @@ def test_no_module_has_more_than_three_hundred_lines() -> None:
     assert {str(file): house.length(file) for file in house.files() if house.length(file) > 300} == {}
 
 
-def test_no_function_has_more_than_seventy_lines() -> None:
-    assert {name: lines for name, lines in house.functions() if lines > 70} == {}
+def test_no_function_has_more_than_sixty_lines() -> None:
+    assert {name: lines for name, lines in house.functions() if lines > 60} == {}
 
 
 def test_unit_tests_lie_in_folders_that_are_named_like_what_they_test() -> None:
