@@ -47,7 +47,7 @@ class Actions:
         self._letters, self._url = DeadLetters(client, settings), settings.url
         #: The names of the fields of each, which alone get into the log; and what does it.
         self._known: dict[str, tuple[tuple[str, ...], Callable[[ActionFields, str], str]]] = {
-            "replay": (_LETTERS, self._replay),
+            "replay": (_LETTERS, self._put_back),
             "purge": (_LETTERS, self._purge),
             "silence": (("alert", "for_s", "reason"), self._silence),
             "end_silence": (("id",), self._end_silence),
@@ -113,7 +113,7 @@ class Actions:
             )
         return ids[::-1]
 
-    def _replay(self, fields: ActionFields, _: str) -> str:
+    def _put_back(self, fields: ActionFields, _: str) -> str:
         ids, client_id = self._confirmed(fields), f"page-{secrets.token_hex(6)}"
         ends, awaited = Counter[str](), set[str]()
         for one in self._letters.requeue(filter(None, map(self._letters.get, ids)), client_id):

@@ -77,7 +77,7 @@ class Doorkeeper:
         if not self._token or request.url.path in _OPEN:
             return None
         if request.query_params.get("token"):
-            # Without the token, which no history is to keep; and never to "//host", which is elsewhere.
+            # The token leaves the address, which a history keeps; "//host" would lead elsewhere.
             left = [(n, v) for n, v in request.query_params.multi_items() if n != "token"]
             to = f"/{request.url.path.lstrip('/')}{'?' if left else ''}{urlencode(left)}"
             return self._entered(request, request.query_params["token"], to)
