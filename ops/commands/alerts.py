@@ -177,10 +177,8 @@ def _show_alert(out: console.Screen, found: dict[str, Any]) -> None:
         *((f"  {name}", value) for name, value in alert["values"].items()),
         *(("sent", f"{clock(int(one['at_ms']))} {one['kind']} to {one['sink']}") for one in found["sent"]),
     ]
-    table = console.DataTable(show_header=False)
-    for name, value in rows:
-        table.add_row(console.styled(name, "dim"), value)
-    out.print(table)
+    dimmed = ((console.styled(name, "dim"), value) for name, value in rows)
+    out.print(console.DataTable(show_header=False).filled(dimmed))
     _show_undelivered(out, found)
 
 

@@ -59,11 +59,8 @@ def capacity(
             {"constants": known, "plants": [{"rate_per_s": rate, **row} for rate, row in found.items()]}
         )
         return
-    names = list(next(iter(found.values())))
-    table = console.DataTable("requests/s", *(f"{rate:,.0f}>" for rate in rates))
-    for name in names:
-        table.add_row(name, *(_shown(row[name]) for row in found.values()))
-    console.out().print(table)
+    rows = ((name, *(_shown(row[name]) for row in found.values())) for name in found[rates[0]])
+    console.out().print(console.DataTable("requests/s", *(f"{rate:,.0f}>" for rate in rates)).filled(rows))
     if shown:
         rows = (
             (what, f"{known[name]:,.0f}", f"python -m bench {by}") for name, (what, _, by) in SOURCES.items()

@@ -102,10 +102,8 @@ def show(letter_id: str, settings: ProducerSettings, as_json: bool) -> None:
         return
     if isinstance(found["request"], dict):
         found |= {f"request.{name}": value for name, value in found.pop("request").items()}
-    out, table = console.out(), console.DataTable(show_header=False)
-    for row in found.items():
-        table.add_row(*row)
-    out.print(table)
+    out = console.out()
+    out.print(console.DataTable(show_header=False).filled(found.items()))
     out.print(f"\nfirst {len(head)} of {len(letter.payload):,} payload bytes")
     for at in range(0, len(head), _LINE_BYTES):
         line = head[at : at + _LINE_BYTES]
