@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.machine import spread
-from bench.report import COLOURS, Row, draw
+from bench.report import COLOURS, Row, draw, plain_ticks
 
 OBJECTIVE_MS = 1.2
 PERCENTILES = (50, 95, 99)
@@ -85,6 +85,8 @@ def curve(systems: Mapping[str, Sequence[Row]], path: Path, saturation_per_s: fl
             upright = {"xycoords": ("data", "axes fraction"), "rotation": 90, "ha": "right", "va": "top"}
             axis.annotate("saturation", (saturation_per_s, 0.98), **upright)
         axis.set(xscale="log", yscale="log", xlabel="offered requests/s", ylabel="ms from due to answer")
+        plain_ticks(axis.xaxis)
+        plain_ticks(axis.yaxis)
         axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
     draw(path, (9, 4.5), plot)

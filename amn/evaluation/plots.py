@@ -8,6 +8,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
+
+#: A colour comes again after ten models, with another mark.
+_MARKS = "osD^v"
 
 
 def all_plots(models: dict[str, Any]) -> Iterator[str]:
@@ -39,7 +43,7 @@ def plot(title: str, models: dict[str, dict[Any, Any]], **settings: str) -> str:
         models: By model, value by number or name; a dict with mean, low and high is a value with an interval.
         settings: Labels and scales of the axes.
     """
-    drawn = Figure(figsize=(6.4, 3.9), layout="constrained")
+    drawn = Figure(figsize=(8.0, 3.9), layout="constrained")
     axes = drawn.subplots()
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -54,9 +58,15 @@ def plot(title: str, models: dict[str, dict[Any, Any]], **settings: str) -> str:
             at = [group + 0.1 * (number - (len(models) - 1) / 2) for group in range(len(at))]
         base, _, digest = name.partition("@")
         label = f"{base}@{digest[:4]}" if digest else base
-        axes.errorbar(at, values, yerr=errors, fmt="o" if errors else "o-", ms=3, lw=1, label=label)
+        mark = _MARKS[number // 10 % len(_MARKS)] + ("" if errors else "-")
+        axes.errorbar(at, values, yerr=errors, fmt=mark, ms=3, lw=1, label=label, color=f"C{number % 10}")
     axes.set(**settings)
-    axes.legend(fontsize=7, frameon=False)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":  # 1, 2, 5, 10 ..., as plain numbers
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+    drawn.legend(fontsize=7, frameon=False, loc="outside right upper")
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "amn", "svg.fonttype": "none"}):
         drawn.savefig(buffer, format="svg", metadata={"Date": None})

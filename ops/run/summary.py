@@ -22,8 +22,9 @@ from workers.shadow.settings import SLOW_MS
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
 _COSINES = {
     "amn": "AMN",
-    "fallback": "fallback, on what was escalated",
     "final": "final answers",
+    "amn_escalated": "of the escalated requests: AMN",
+    "fallback": "of the escalated requests: fallback",
     "context_mean": "baseline: mean of the context",
     "last_vector": "baseline: last vector",
 }
@@ -36,9 +37,10 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
     none within 30 s, `duplicates` final answers that came a second time or to nobody, `lost_leases` the
     finishes that were refused because another worker held the request by then. `latency_ms` is that of AMN
     answers, provisional ones of escalated requests included, from enqueue to received. `cosine` holds means
-    to the true next vector: of AMN and of the fallback where they answered, of the final answers, and of
-    the two baselines on all requests. `ood_delta` is AMN's mean on the unseen domain minus that on known
-    ones. `stages_ms` are the times of the stages, as the workers counted them.
+    to the true next vector: of AMN where it answered, of the final answers, of AMN and of the fallback
+    where the fallback answered, and of the two baselines on all requests. `ood_delta` is AMN's mean on the
+    unseen domain minus that on known ones. `stages_ms` are the times of the stages, as the workers counted
+    them.
     """
     latency, fallback_rate = percentiles(record.amn_ms), float(record.escalated.mean())
     return {
@@ -69,7 +71,8 @@ def summarize(record: RunRecord, sample: Sample, **around: Any) -> dict[str, Any
 
 
 def _cosine(record: RunRecord, sample: Sample) -> dict[str, float | None]:
-    means = (mean(each) for each in (record.cosine_amn, record.cosine_fallback, record.cosine_final))
+    escalated = record.cosine_amn[~np.isnan(record.cosine_fallback)]
+    means = map(mean, (record.cosine_amn, record.cosine_final, escalated, record.cosine_fallback))
     baselines = (round(each, 4) for each in sample.baselines(record.requests))
     return dict(zip(_COSINES, (*means, *baselines), strict=True))
 

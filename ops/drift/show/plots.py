@@ -43,6 +43,8 @@ _STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
+#: Beside the title, so that no line runs through the legend.
+_ABOVE: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
 
 
 def means_plot(found: Evaluation, model: str, settings: JudgeSettings) -> str:
@@ -60,7 +62,7 @@ def means_plot(found: Evaluation, model: str, settings: JudgeSettings) -> str:
                 ax.plot(ago, past, "-.", color=_INK, alpha=0.5, label="a week ago")
             ax.set_title(title)
         axes[3].set_title("fast detector: log evidence for a drop")
-        axes[3].set_xlabel("hours before now")
+        axes[3].set(xlabel="hours before now", xlim=(-max(hours, 1), 0))
         if reference is None:
             axes[3].text(0.5, 0.5, "There is no baseline yet.", transform=axes[3].transAxes, ha="center")
         else:
@@ -76,7 +78,7 @@ def means_plot(found: Evaluation, model: str, settings: JudgeSettings) -> str:
             axes[3].axhline(bar.fast_delta, color=_BASE_COLOUR, linestyle="--", label="alarm (D)")
             axes[3].axhline(bar.fast_level, color=_BASE_COLOUR, linestyle=":", label="alarm (means)")
         for ax in axes[: 3 if reference is None else 4]:
-            ax.legend(loc="best", ncols=5)
+            ax.legend(**_ABOVE, ncols=5)
         return _svg(figure, "means")
 
 
@@ -178,7 +180,8 @@ def _histogram(ax: Any, colour: str, low: float, high: float, counts: list[Float
             ax.stairs(count / count.sum(), edges, label=label, **look)
     if len(used):
         ax.set_xlim(edges[used[0]], edges[used[-1] + 1])
-        ax.legend(loc="upper left")
+        ax.set_ylim(0, 1.25 * ax.dataLim.y1)  # room for the legend above the bars
+        ax.legend(loc="upper left", ncols=3)
 
 
 def _grown(now: dict[str, Floats], base: dict[str, Floats]) -> str:

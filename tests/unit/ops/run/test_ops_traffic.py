@@ -181,7 +181,9 @@ def test_the_json_has_the_promised_keys_first_and_in_order() -> None:
         "ood_delta",
     ]
     assert list(summary["latency_ms"]) == ["p50", "p95", "p99"]
-    assert list(summary["cosine"]) == ["amn", "fallback", "final", "context_mean", "last_vector"]
+    assert list(summary["cosine"]) == [
+        "amn", "final", "amn_escalated", "fallback", "context_mean", "last_vector"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("failed", "duplicates", "good"), [(0, 0, True), (1, 0, False), (0, 1, False)])
