@@ -15,17 +15,18 @@ from packaging.requirements import Requirement
 #: Words of the licences of the packages index, and SPDX identifiers, that ask for no more than a notice.
 PERMISSIVE = re.compile(
     r"(Apache|BSD|MIT|ISC|PSF|Python Software Foundation|Zlib|CC0|0BSD|BSL-1\.0|Public Domain|DFSG approved"
-    r"|LLVM-exception)",
+    r"|CNRI-Python|LLVM-exception)",
 )
 #: The Mozilla Public License covers files, not what uses them; "dev" where developers alone install it.
 WEAK = {
     "certifi": "MPL-2.0: root certificates that httpx brings",
     "orjson": "MPL-2.0 for files of its own",
+    "tqdm": "MPL-2.0 for files of its own: bars that sentence-transformers brings",
     "hypothesis": "MPL-2.0, dev",
     "pathspec": "MPL-2.0, dev",
     "axe-playwright-python": "MIT, in a file and not in its metadata; axe-core in it MPL-2.0, dev",
 }
-EXTRAS = ("worker", "ops", "otel", "apprise", "bank", "train", "ray", "bench", "dev")
+EXTRAS = ("worker", "ops", "otel", "apprise", "bank", "train", "data", "ray", "bench", "dev")
 
 
 def installed(*extras: str) -> dict[str, metadata.Distribution | None]:

@@ -73,6 +73,8 @@ def documents(paths: Sequence[Path], settings: EncodeSettings) -> Iterator[Docum
 def _of_file(path: Path, file: Document, settings: EncodeSettings) -> Iterator[Document | RefusedDocument]:
     """Yield the documents of a file; `file` has its name and its domain."""
     try:
+        if not path.is_file():
+            raise FileRefused("it is no regular file")
         if suffix_of(path) in _TABLES:
             yield from _of_table(path, file, settings)
         elif suffix_of(path) in _LINES:

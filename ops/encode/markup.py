@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 from markdown_it import MarkdownIt
 
-_LEFT_OUT = re.compile("head|script|style|template|pre|nav|table|svg|math|form")
+_LEFT_OUT = re.compile("title|script|style|template|pre|nav|table|svg|math|select|textarea|button")
 #: Tags that do not end a paragraph.
 _INLINE = re.compile(
     "a|abbr|acronym|b|bdi|bdo|big|cite|code|data|del|dfn|em|font|i|ins|kbd|label|mark|q|s|samp|small|span|"
@@ -23,16 +24,19 @@ class _Prose(HTMLParser):
         super().__init__()
         self.parts: list[str] = []
         self._inside: list[str] = []
+        self._open: Counter[str] = Counter()
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
         if _LEFT_OUT.fullmatch(tag):
             self._inside.append(tag)
+            self._open[tag] += 1
         self._break(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._inside:  # one that was never closed ends with the one around it
-            while self._inside.pop() != tag:
-                continue
+        while self._open[tag]:  # one that was never closed ends with the one around it
+            self._open[last := self._inside.pop()] -= 1
+            if last == tag:
+                break
         self._break(tag)
 
     def handle_data(self, data: str) -> None:

@@ -54,7 +54,7 @@ class EncodeProgress:
         step: "reading" or "encoding".
         rows, done, skipped: Chunks of all documents; of them encoded; of those by an earlier run.
         documents: How many there are, with those that were refused.
-        codes, refused: RefusedDocument documents by code, and the first of them.
+        codes, refused: Refused documents by code, and the first of them.
     """
 
     step: str = "reading"

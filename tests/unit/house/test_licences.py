@@ -13,7 +13,9 @@ def test_every_dependency_that_is_here_has_a_permissive_licence() -> None:
 
 
 def test_each_exception_is_one_that_is_needed() -> None:
-    assert WEAK.keys() <= installed(*EXTRAS).keys()
+    here = installed(*EXTRAS)
+    absent = {"tqdm"} if here["sentence-transformers"] is None else set()
+    assert WEAK.keys() - absent <= here.keys()
 
 
 @pytest.mark.parametrize(

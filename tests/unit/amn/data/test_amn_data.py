@@ -102,6 +102,39 @@ def test_parquet_and_arrow_are_read_like_npz(tmp_path, suffix):
     assert data.article_domain.tolist() == many["article_domain"].tolist()
 
 
+def documents_in(path, lengths, encoder=ENCODER, first=0, **changes):
+    """Documents as `amn data encode` writes them."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    ids = [f"d{first + i}" for i, length in enumerate(lengths) for _ in range(length)]
+    columns = {"doc_id": ids, "domain": ["text"] * len(ids)}
+    columns["position"] = [i for length in lengths for i in range(length)]
+    rows = pa.array(unit_rows(len(ids), seed=first).ravel())
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(rows, 768)
+    path.parent.mkdir(exist_ok=True)
+    parquet.write_table(pa.table(columns | changes, metadata={"encoder": encoder}), path)
+
+
+def test_a_folder_of_documents_is_read_without_those_that_are_too_short(tmp_path):
+    documents_in(tmp_path / "v" / "part-000000.parquet", [7, 5])
+    documents_in(tmp_path / "v" / "part-000001.parquet", [6], first=2)
+    documents_in(tmp_path / "v" / ".part-000002.parquet", [6], first=3)  # as a run that is under way
+    data = read_vectors(tmp_path / "v")
+    assert (data.article_name.tolist(), np.bincount(data.article).tolist()) == (["d0", "d2"], [7, 6])
+    np.testing.assert_array_equal(data.vectors, np.concatenate([unit_rows(12)[:7], unit_rows(6, seed=2)]))
+
+
+def test_documents_out_of_order_and_parts_of_two_encoders_are_refused(tmp_path):
+    documents_in(tmp_path / "v" / "a.parquet", [6], position=[0, 1, 3, 2, 4, 5])
+    with pytest.raises(DataError, match="row 3 has position 2 after 3 in its document"):
+        read_vectors(tmp_path / "v")
+    documents_in(tmp_path / "w" / "a.parquet", [6])
+    documents_in(tmp_path / "w" / "b.parquet", [6], encoder="another", first=1)
+    with pytest.raises(DataError, match=r"of several encoders \(a-test/mean/l2, another\)"):
+        read_vectors(tmp_path / "w")
+
+
 def table(tmp_path, vectors, kind="list", **changes):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import feather

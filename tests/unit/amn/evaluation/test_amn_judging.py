@@ -12,6 +12,7 @@ import torch
 from amn_helpers import ENCODER, amn, articles, contexts, made, write_npz
 from recalibrated import recalibrated
 
+from amn.bank.build import BankSettings, build_bank
 from amn.errors import CheckpointError, DataError, PromotionError
 from amn.evaluation import promotion
 from amn.evaluation.evaluate import without
@@ -177,6 +178,18 @@ def test_a_model_and_a_calibration_that_fits_it_are_promoted_and_rolled_back_tog
     assert (link.readlink().name, linked.readlink().name) == ("amn_2", "gate_amn_2")
     promotion.rollback(link)
     assert (link.readlink().name, linked.readlink().name) == ("amn_1", "gate_amn_1")
+
+
+def test_a_bank_of_the_models_encoder_is_linked_with_it_and_no_other_one(tmp_path):
+    link, rows = tmp_path / "production_model", np.eye(4, 768, dtype=np.float32)
+    for name in (ENCODER, "another"):
+        build_bank(rows, tmp_path / name.replace("/", "-"), BankSettings(encoder_id=name, source="rows"))
+    first = candidate(tmp_path, "amn_1")
+    with pytest.raises(PromotionError, match=r"holds vectors of 'another', amn@.* was trained on"):
+        promotion.promote(first, link, bank=tmp_path / "another", with_latency=False)
+    assert not link.is_symlink()
+    promotion.promote(first, link, bank=tmp_path / ENCODER.replace("/", "-"), with_latency=False)
+    assert (tmp_path / "reference_bank").readlink().as_posix() == ENCODER.replace("/", "-")
 
 
 def test_promoting_the_present_model_again_is_refused(tmp_path):

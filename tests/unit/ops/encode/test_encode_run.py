@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +103,48 @@ def test_a_run_that_is_broken_off_goes_on_and_ends_with_the_same_bytes(
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
     run()
     assert FakeEncoder.texts == []
+
+
+#: A run whose encoder takes its time, as a process of its own.
+SLOW = """
+import sys, time
+import ops.encode.run as run
+from test_encode_run import FakeEncoder
+from pathlib import Path
+
+class SlowEncoder(FakeEncoder):
+    def encode(self, texts):
+        time.sleep(0.05)
+        return super().encode(texts)
+
+run.Encoder, run.PART_ROWS = SlowEncoder, 100
+text, out = sys.argv[1:]
+settings = run.EncodeSettings(sources=[text], out=out, encoder=Path(text))
+run.EncodeRun(settings, lambda _: None).work()
+"""
+
+
+def test_a_process_that_is_killed_at_any_moment_goes_on_with_the_same_command(
+    tmp_path: Path, run: Run
+) -> None:
+    write_documents(tmp_path / "text", subjects=2, each=10, sentences=30)
+    run("whole")
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "text"), str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    draw, kills = np.random.default_rng(0), 0
+    for _ in range(3):
+        process, before = subprocess.Popen(command, env=environment), len(bytes_of(tmp_path / "out"))
+        while process.poll() is None and len(bytes_of(tmp_path / "out")) <= before:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.05))
+        process.kill()
+        kills += process.wait(30) == -signal.SIGKILL
+    assert kills == 3
+    assert run()["resumed_rows"] >= 200
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet") == [
+        "_manifest.json"
+    ]
 
 
 def test_another_source_or_option_is_no_resumption(tmp_path: Path, run: Run) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,6 +65,12 @@ def test_html_is_read_without_code_tables_navigation_and_markup() -> None:
     assert [one for one in of_html(page).split("\n\n") if one.strip()] == ["An important line.", "Tom & I"]
 
 
+def test_html_that_closes_nothing_is_read_in_time() -> None:
+    text = of_html("<head><title>no</title><body><p>one" + "<pre><b>no</b>" * 100_000 + "</nav></pre>")
+    assert text.split() == ["one"]
+    assert of_html("<div><nav><table>no</nav>yes").split() == ["yes"]
+
+
 def test_markdown_is_read_without_code_links_and_markup() -> None:
     text = "---\ntitle: no\n---\n# Head\n\nSee **the** [page](no) and `it`.\n```\nno\n```\n- one\n- two\n"
     words = of_markdown(text).split()
@@ -103,6 +110,7 @@ def test_bad_input_is_named_and_takes_nothing_with_it(tmp_path: Path) -> None:
     (tmp_path / "lines.jsonl").write_bytes(
         huge + b'not json\n[1]\n{"body": 1}\n{"text": "one", "doc_id": "a"}\n{"text": "two", "doc_id": "a"}\n'
     )
+    os.mkfifo(tmp_path / "fifo.txt")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "z.txt")
     (tmp_path / "good.txt").write_text("good")
     assert refused(tmp_path) == {
@@ -118,6 +126,7 @@ def test_bad_input_is_named_and_takes_nothing_with_it(tmp_path: Path) -> None:
         "a": "repeated_id",
     }
     assert [one.text for one in read(tmp_path) if isinstance(one, Document)] == ["good", "one"]
+    assert refused(tmp_path / "fifo.txt") == {"fifo.txt": "unreadable"}
 
 
 @pytest.mark.parametrize(
