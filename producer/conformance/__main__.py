@@ -17,6 +17,7 @@ from producer.conformance.case import Case
 from producer.conformance.program import Failed, LeftOut
 from producer.errors import QueueError
 from producer.settings import ProducerSettings
+from producer.transport.connection import driver_errors
 
 _PASSED, _FAILED, _LEFT_OUT = "passed", "FAILED", "left out"
 
@@ -30,40 +31,47 @@ def verdict_on(point: Callable[[Case], None], case: Case) -> tuple[str, str]:
         found, why = _LEFT_OUT, str(error)
     except Failed as error:
         found, why = _FAILED, str(error)
+    except (LookupError, TypeError, AttributeError) as error:  # at what the program answered
+        found, why = _FAILED, f"an answer is not as docs/conformance.md has it: {error!r}"
     case.end(failed=found == _FAILED)
     return found, why
 
 
-def main() -> int:
-    """Prints a line for each point as it is examined; exit code 1 when one failed."""
-    parser = argparse.ArgumentParser(prog="python -m producer.conformance", description="docs/conformance.md")
-    parser.add_argument("program", nargs="+", metavar="PROGRAM", help="the client program and its arguments")
-    parser.add_argument("--url", help="server, as an operator [env: REDIS_URL]")
-    parser.add_argument("--queue", help="queue whose workers answer [env: AMN_QUEUE; main]")
-    parser.add_argument(
-        "--own-queue", help="queue for all but the live points [conformance- and random digits]"
-    )
-    parser.add_argument("--only", default="", metavar="TEXT", help="points whose sentence holds this text")
-    chosen = parser.parse_args()
-    counts: Counter[str] = Counter()
+def examine(case: Case, only: str) -> Counter[str]:
+    """Prints a line for each point as it is examined; counts the verdicts."""
+    counts = Counter({_PASSED: 0, _FAILED: 0, _LEFT_OUT: 0})
     try:
-        settings = ProducerSettings.from_environment(url=chosen.url, queue=chosen.queue)
-        client_url = os.environ.get("AMN_CLIENT_URL", settings.url)
-        own_queue = chosen.own_queue or f"conformance-{secrets.token_hex(4)}"
-        case = Case(chosen.program, settings, client_url, own_queue)
         for point in (*requests.POINTS, *replies.POINTS):
             sentence = str(point.__doc__)
-            if chosen.only in sentence:
+            if only in sentence:
                 found, why = verdict_on(point, case)
                 counts[found] += 1
                 sys.stdout.write(f"{found:8}  {sentence}" + (f"\n{'':10}{why}" if why else "") + "\n")
                 sys.stdout.flush()
+    finally:
         case.end(failed=True)
+    sys.stdout.write(", ".join(f"{count} {found}" for found, count in counts.items()) + "\n")
+    return counts
+
+
+def main() -> int:
+    """Runs the examination; exit code 1 when a point failed, 2 when it could not be held."""
+    parser = argparse.ArgumentParser(prog="python -m producer.conformance", description="docs/conformance.md")
+    parser.add_argument("program", nargs="+", metavar="PROGRAM", help="the client program and its arguments")
+    parser.add_argument("--url", help="server, as an operator [env: REDIS_URL]")
+    parser.add_argument("--queue", help="queue whose workers answer [env: AMN_QUEUE; main]")
+    parser.add_argument("--own-queue", help="queue for all but the live points [a random name]")
+    parser.add_argument("--only", default="", metavar="TEXT", help="points whose sentence holds this text")
+    chosen = parser.parse_args()
+    own_queue = chosen.own_queue or f"conformance-{secrets.token_hex(4)}"
+    try:
+        settings = ProducerSettings.from_environment(url=chosen.url, queue=chosen.queue)
+        with driver_errors(settings.url):
+            client_url = os.environ.get("AMN_CLIENT_URL", settings.url)
+            counts = examine(Case(chosen.program, settings, client_url, own_queue), chosen.only)
     except QueueError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         return 2
-    sums = (f"{counts[found]} {found}" for found in (_PASSED, _FAILED, _LEFT_OUT))
-    sys.stdout.write(", ".join(sums) + "\n")
     return int(bool(counts[_FAILED]) or not counts[_PASSED])
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from producer.conformance.program import Failed, Program, Way, expect
-from producer.errors import WireError
+from producer.errors import InvalidSettings, WireError
 from producer.keys import REPLY, REQUEST, Keys
 from producer.messages import BATCH_BYTES_MAX, Answer, Failure, Reply, Request, Timings
 from producer.protocol.maps import pack, unpack
@@ -60,6 +60,9 @@ class Case:
         client_url: The server for the program.
         queue: Name of our own queue.
 
+    Raises:
+        InvalidSettings: There is something in the queue.
+
     Attributes:
         live: Name of the queue whose workers answer.
         way: The way from the program to the server.
@@ -69,6 +72,8 @@ class Case:
     def __init__(self, words: Sequence[str], settings: ProducerSettings, client_url: str, queue: str) -> None:
         self._words, self.live, self.keys = words, settings.queue, Keys(queue)
         self.client: Any = connect(settings, block_ms=100)
+        if self.client.exists(*self.keys.places, self.keys.stats):
+            raise InvalidSettings(f"queue {queue!r} is in use, and would be emptied; name one that is not")
         self.way = Way(client_url)
         self._opening = {"url": self.way.url, "queue": queue, "client": settings.client}
         self._rng, self._noted = np.random.default_rng(7), set[str]()

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from producer.address import TCP, UNIX, parse_address
+from producer.errors import InvalidSettings
 
 #: Beyond the time that a command itself is given.
 PATIENCE_S = 20.0
@@ -37,7 +38,12 @@ class Program:
     """A process that carries out the commands of docs/conformance.md; its standard error is ours."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+            )
+        except OSError as error:
+            raise InvalidSettings(f"the program {words[0]!r} cannot be started: {error.strerror}") from None
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 

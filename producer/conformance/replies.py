@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -125,8 +126,8 @@ def unheard(case: Case) -> None:
 def away(case: Case) -> None:
     """A server that is away is server_unavailable, to be retried, or waited for; then it is used on."""
     _breakable(case).snap(away=True)
-    pause = threading.Event()
-    _submitted(case, case.asked(), lambda: pause.wait(_AWAY_S) or True, "away")
+    over_s = time.monotonic() + _AWAY_S
+    _submitted(case, case.asked(), lambda: time.monotonic() > over_s, "away")
 
 
 def _submitted(case: Case, asked: dict[str, Any], over: Callable[[], bool], trouble: str) -> None:
