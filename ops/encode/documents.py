@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from amn.errors import FileRefused
+from amn.output import without_surrogates
 from ops.encode.markup import charset_of, of_html, of_markdown
 from ops.encode.settings import EncodeSettings
 from ops.predict.sources import open_file, suffix_of
@@ -59,9 +60,10 @@ def documents(paths: Sequence[Path], settings: EncodeSettings) -> Iterator[Docum
     seen: set[str] = set()
     common = Path(os.path.commonpath([path.parent for path in paths]))
     for path in paths:
-        name = path.relative_to(common).as_posix()
+        name = without_surrogates(path.relative_to(common).as_posix())
         folder, inside, _ = name.partition("/")
-        for one in _of_file(path, Document(name, folder if inside else common.name, ""), settings):
+        file = Document(name, folder if inside else without_surrogates(common.name), "")
+        for one in _of_file(path, file, settings):
             if isinstance(one, Document) and one.id in seen:
                 yield RefusedDocument(one.id, "repeated_id", f"{name} has another document of this id")
                 continue
@@ -81,7 +83,7 @@ def _of_file(path: Path, file: Document, settings: EncodeSettings) -> Iterator[D
             yield from _of_lines(path, file, settings)
         else:
             yield _of_text(path, file, settings.charset)
-    except (FileRefused, OSError) as error:
+    except (FileRefused, OSError, UnicodeError, AssertionError) as error:  # the last: Python's parser of HTML
         yield RefusedDocument(file.id, "unreadable", getattr(error, "strerror", None) or str(error))
 
 
@@ -98,11 +100,11 @@ def _of_text(path: Path, file: Document, charset: str) -> Document | RefusedDocu
         return RefusedDocument(file.id, "binary", f"byte {data.index(0):,} is zero, as in no text")
     for encoding in filter(None, (said, charset)):
         try:
-            return Document(file.id, file.domain, prose(data.decode(encoding).removeprefix("\ufeff")))
-        except UnicodeDecodeError as error:
-            why = f"byte {error.start:,} ({error.object[error.start]:#04x}) is not {encoding}"
-        except LookupError:
-            why = f"the encoding {encoding!r} is unknown"
+            return Document(
+                file.id, file.domain, prose(without_surrogates(data.decode(encoding)).removeprefix("\ufeff"))
+            )
+        except (UnicodeError, LookupError) as error:
+            why = str(error)
     return RefusedDocument(
         file.id, "wrong_encoding", f"{why}; convert it to UTF-8, or name another --charset"
     )

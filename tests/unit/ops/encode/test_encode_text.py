@@ -86,6 +86,13 @@ def test_ids_are_paths_and_domains_are_folders(tmp_path: Path) -> None:
     assert found == [("git/a.txt", "git"), ("git/deep/b.md", "git"), ("perl/c.html", "perl")]
 
 
+def test_a_file_whose_name_is_no_text_has_an_id_that_can_be_stored(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("text")
+    [one] = read(tmp_path)
+    assert isinstance(one, Document)
+    assert one.id.encode().startswith(b"caf")
+
+
 def test_lines_and_rows_are_documents_with_names_of_their_own(tmp_path: Path) -> None:
     lines = [{"doc_id": 7, "text": "seven", "domain": "numbers"}, {"text": "nameless"}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
@@ -106,16 +113,21 @@ def test_bad_input_is_named_and_takes_nothing_with_it(tmp_path: Path) -> None:
     (tmp_path / "large.txt").write_bytes(b"x " * (DOCUMENT_BYTES_MAX // 2 + 1))
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     parquet.write_table(pa.table({"body": ["x"]}), tmp_path / "columns.parquet")
-    huge = b'{"text": "' + b"x" * (DOCUMENT_BYTES_MAX + 5) + b'"}\n'
-    (tmp_path / "lines.jsonl").write_bytes(
-        huge + b'not json\n[1]\n{"body": 1}\n{"text": "one", "doc_id": "a"}\n{"text": "two", "doc_id": "a"}\n'
-    )
+    huge = b'{"text": "' + b"x" * (DOCUMENT_BYTES_MAX + 5) + b'"}'
+    lines = [huge, b"not json", b"[1]", b'{"body": 1}', b'{"text": "one", "doc_id": "a"}']
+    lines += [b'{"text": "two", "doc_id": "a"}', b'{"text": "\\ud800"}']
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join(lines))
+    (tmp_path / "section.html").write_text("<p>one<![foo[two]]>three")
+    (tmp_path / "idna.html").write_bytes(b'<meta charset="idna">' + b"\xff" * 99)
     os.mkfifo(tmp_path / "fifo.txt")
     (tmp_path / "gone.txt").symlink_to(tmp_path / "z.txt")
     (tmp_path / "good.txt").write_text("good")
     assert refused(tmp_path) == {
         "binary.txt": "binary",
         "columns.parquet": "unreadable",
+        "idna.html": "wrong_encoding",
+        "lines.jsonl:7": "bad_line",
+        "section.html": "unreadable",
         "damaged.parquet": "unreadable",
         "large.txt": "too_large",
         "latin.txt": "wrong_encoding",
