@@ -166,7 +166,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch) -> Target:
         return fakeredis.FakeRedis(server=backend, retry=options.get("retry"), protocol=2)
 
     def connect_async(options: dict[str, Any]) -> Any:
-        return fakeredis.FakeAsyncRedis(server=backend)
+        return fakeredis.FakeAsyncRedis(server=backend, protocol=2)
 
     monkeypatch.setattr(producer.transport.connection, "open_client", connect)
     monkeypatch.setattr(producer.transport.connection, "open_async_client", connect_async)

@@ -82,13 +82,12 @@ class Losses:
         self._searches, self._over = {}, []
 
     def note(self, said: Any) -> bool:
-        """Takes what workers said; returns whether requests are over that may have no answer.
+        """Takes what workers said, names and values; returns whether requests without an answer may be over.
 
-        The asyncio driver gives a map, a link a list of names and values; a refusal says nothing.
+        A refusal says nothing.
         """
         try:
-            fields = said if isinstance(said, dict) else dict(zip(said[::2], said[1::2], strict=True))
-            standing = Standing(fields)
+            standing = Standing(dict(zip(said[::2], said[1::2], strict=True)))
         except (TypeError, ValueError, IndexError):
             return False
         self._searches = {one: self._searches.get(one) or _Search(one) for one in self._inflight.overdue}

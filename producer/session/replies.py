@@ -119,10 +119,9 @@ class ReplyCursor:
     def _settle(self, rows: list[tuple[bytes, Any]]) -> None:
         for entry_id, fields in rows:
             try:
-                # The asyncio driver gives a map, a link the server's own list of names and values.
-                payload = (fields if isinstance(fields, dict) else dict([fields[:2]])).get(REPLY)
-                if payload is None:  # the wake-up call of `close`
+                if fields[0] != REPLY:  # the wake-up call of `close`
                     continue
+                payload = fields[1]
                 self._read_bytes += len(payload)
                 self._largest_bytes = max(len(payload), self._largest_bytes - self._largest_bytes // 8)
                 self._inflight.on_reply(payload, entry_id)

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from producer.errors import ProducerClosed
+from redis.exceptions import NoScriptError
+
+from producer.errors import ProducerClosed, ServerUnavailable
 from producer.session.channel import CLOSED, Channel, checked_statuses
 from producer.session.replies import BLOCK_MS, Reader
 from producer.session.requests import Outgoing
 from producer.session.submission import SEND_BYTES_MAX, SEND_COUNT_MAX
 from producer.settings import ProducerSettings
-from producer.transport.connection import connect_async, let_go
+from producer.transport.async_link import AsyncLink
+from producer.transport.connection import LOST, connect_async, let_go
+from producer.transport.link import written
 from producer.transport.verbs import run_async
 
 #: Connections for commands; the rest waits its turn.
@@ -88,11 +92,12 @@ def _refuse(some: list[tuple[Sequence[Outgoing], asyncio.Future[list[int]]]], er
 
 
 class AsyncChannel(Channel):
-    """A few connections for commands and one for replies, shared by the tasks of one event loop."""
+    """One connection for submits, one for replies and a few for the rest, for the tasks of one event loop."""
 
     def __init__(self, settings: ProducerSettings) -> None:
         super().__init__(settings)
         self._commands = connect_async(settings)
+        self._link, self._head = AsyncLink(self._commands), written(7, *self.submit_head())
         self._funnel = Funnel(self._send)
         self.send = self._funnel.send
         self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
@@ -110,12 +115,27 @@ class AsyncChannel(Channel):
             return answer
 
     async def _send(self, requests: Sequence[Outgoing]) -> list[int]:
-        verb = self.submit_script.running(self.execute, *self.submit_call(requests))
-        return checked_statuses(await run_async(verb), len(requests))
+        words = self.submit_script.by_hash, self._head, *(word for item in requests for word in item[:4])
+        try:
+            try:
+                [answer] = await self._link.each([words])
+            except LOST:  # a connection that broke while idle is noticed only by the next command on it
+                self.check_open()  # it may have been closed meanwhile
+                [answer] = await self._link.each([words])
+            if isinstance(answer, NoScriptError):
+                verb = self.submit_script.running(self.execute, *self.submit_call(requests))
+                answer = await run_async(verb)
+            if isinstance(answer, Exception):
+                raise answer
+            return checked_statuses(answer, len(requests))
+        except ServerUnavailable:
+            await self._link.close()  # what comes next on it may be the answer to this call
+            raise
 
     async def disconnect(self) -> None:
         """Closes the connections."""
         await self._funnel.close()
+        await self._link.close()
         await self._commands.aclose()
 
     def drop(self) -> None:
@@ -134,6 +154,8 @@ class ReplyTask(Reader):
         super().__init__(channel.settings.url, channel.clock, channel.cursor)
         self._channel = channel
         self.client = connect_async(channel.settings, block_ms=BLOCK_MS)
+        self._link = AsyncLink(self.client)
+        self.each, self.drop = self._link.each, self._link.close
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -146,6 +168,7 @@ class ReplyTask(Reader):
             # Again and again: the driver loses a cancellation that meets a reply.
             self._task.cancel()
             await asyncio.wait((self._task,), timeout=_CANCEL_AGAIN_S)
+        await self._link.close()
         await self.client.aclose()
 
     async def _run(self) -> None:
@@ -162,15 +185,4 @@ class ReplyTask(Reader):
 
     async def exchange(self) -> list[Any]:
         """The answers to the cursor's next commands."""
-        return await self.each(self._cursor.commands())
-
-    async def each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Sends several commands in one write; returns all answers, an error answer as one of them."""
-        async with self.client.pipeline(transaction=False) as pipe:
-            for command in commands:
-                pipe.execute_command(*command)
-            return await pipe.execute(raise_on_error=False)
-
-    async def drop(self) -> None:
-        """Closes the connection; the next command opens another."""
-        await self.client.connection_pool.disconnect()
+        return await self._link.each(self._cursor.commands())

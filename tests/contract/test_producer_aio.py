@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 from echo import EchoWorker, failure
+from redis.exceptions import ResponseError
 
 from producer import (
     AsyncHandle,
@@ -25,6 +26,8 @@ from producer import (
 from producer.keys import Keys
 from producer.sampling import sampled
 from producer.session.requests import prepare
+from producer.transport.async_link import AsyncLink
+from producer.transport.connection import connect_async
 
 KEYS = Keys("main")
 
@@ -291,6 +294,23 @@ def test_when_all_tasks_are_cancelled_those_who_wait_are_told(real_server, conte
                 await handle.result()
             with pytest.raises(errors.ProducerClosed, match="make a new"):
                 await producer.submit(context)
+
+    asyncio.run(main())
+
+
+def test_answers_that_nobody_waited_for_do_not_meet_the_next_call(real_server):
+    async def main():
+        client = connect_async(settings(real_server), block_ms=500)
+        link = AsyncLink(client)
+        waits = asyncio.create_task(link.each([("PING",), ("BLPOP", "nothing", 5)]))
+        await asyncio.sleep(0.1)
+        waits.cancel()
+        await asyncio.wait((waits,))
+        assert await link.each([("ECHO", "mine")]) == [b"mine"]
+        [refused, answer] = await link.each([("NONSENSE",), ("ECHO", "behind")])
+        assert (isinstance(refused, ResponseError), answer) == (True, b"behind")
+        await link.close()
+        await client.aclose()
 
     asyncio.run(main())
 

@@ -18,6 +18,8 @@ from producer.session.inflight import LOST_S, OVERDUE_S, SWEEP_S, Inflight
 from producer.session.losses import Losses
 from producer.session.replies import READ_BYTES, READ_COUNT, ReplyCursor
 from producer.session.requests import prepare
+from producer.transport.connection import connect
+from producer.transport.link import Link
 
 STREAM = Keys().replies("client").encode()
 CONTEXT = np.eye(5, 768, dtype=np.float32)
@@ -58,10 +60,11 @@ def test_a_request_long_past_its_deadline_ends_by_name_and_frees_its_slot():
     assert not waits.done()
 
 
-def said(turn: int, **spans: str) -> dict[bytes, bytes]:
+def said(turn: int, **spans: str) -> list[bytes]:
     """Where the streams stand: `p2="1-0 9-0"` for place 2; the others are empty."""
     fields = {b"turn": b"%d" % turn, **{b"%d" % place: b"" for place in range(1, 6)}}
-    return fields | {name[1:].encode(): span.encode() for name, span in spans.items()}
+    fields |= {name[1:].encode(): span.encode() for name, span in spans.items()}
+    return [word for pair in fields.items() for word in pair]
 
 
 class Followed:
@@ -74,7 +77,7 @@ class Followed:
         self.pending.got_in_at_s = self.clock.now_s
         self.losses = Losses(self.inflight)
 
-    def looks(self, *each: dict[bytes, bytes]) -> list[bool]:
+    def looks(self, *each: list[bytes]) -> list[bool]:
         found = []
         for fields in each:
             self.clock.now_s += OVERDUE_S
@@ -145,13 +148,13 @@ def test_an_answer_that_is_there_is_taken_before_anything_is_called_lost():
     """Also one that lies before what was read last: the server's clock went back, and its memory with it."""
     followed = Followed()
     cursor = ReplyCursor(Keys(), "client", followed.inflight)
-    spent = [[b"%d-0" % number, {b"reply": reply(f"another {number}")}] for number in range(5, 7)]
+    spent = [[b"%d-0" % number, [b"reply", reply(f"another {number}")]] for number in range(5, 7)]
     for fields, entry in zip((said(1), said(2)), spent, strict=True):
         followed.clock.now_s += OVERDUE_S
         assert cursor.commands()[0] == ("HGETALL", Keys().standing)
         cursor.take([fields, [[STREAM, [entry]]]])
     assert cursor.commands()[-1][-1] == b"0-0"
-    cursor.take([[[STREAM, [[b"1-0", {b"reply": reply(followed.pending.id)}], *spent]]]])
+    cursor.take([[[STREAM, [[b"1-0", [b"reply", reply(followed.pending.id)]], *spent]]]])
     assert followed.pending.result(0).id == followed.pending.id
     assert followed.inflight.stray == 2  # what was read twice counts once
 
@@ -245,9 +248,10 @@ def test_answers_of_a_stream_that_was_made_anew_are_read_and_never_deleted_unrea
     inflight = Inflight(limit=2)
     inflight.on_reply = lambda payload, _: heard.append(payload)
     cursor = ReplyCursor(Keys(), "client", inflight)
+    link = Link(connect(ProducerSettings(url=real_server.url), block_ms=500))
 
     def turn() -> None:
-        cursor.take([admin.execute_command(*command) for command in cursor.commands()])
+        cursor.take(link.each(cursor.commands()))
 
     def answers(first_ms: int, count: int) -> None:
         for n in range(count):
@@ -261,13 +265,14 @@ def test_answers_of_a_stream_that_was_made_anew_are_read_and_never_deleted_unrea
         turn()
     assert heard == [b"9000"] * 3 + [b"1000"] * 2
     assert admin.xlen(cursor.stream) == 0
+    link.close()
 
 
 def test_a_read_asks_for_fewer_answers_where_they_are_large_and_for_more_again():
     cursor, asked = ReplyCursor(Keys(), "client", Inflight(limit=2)), []
     for number, size in enumerate([1_000, 1_000_000, *[3_000] * 60], 1):
         asked.append(cursor.commands()[-1][2])
-        cursor.take([0, [[STREAM, [[b"%d-0" % number, {b"reply": bytes(size)}]]]]])
+        cursor.take([0, [[STREAM, [[b"%d-0" % number, [b"reply", bytes(size)]]]]]])
     assert asked[:3] == [READ_COUNT, READ_COUNT, READ_BYTES // 1_000_000]
     assert asked[-1] == READ_COUNT
 
@@ -275,7 +280,7 @@ def test_a_read_asks_for_fewer_answers_where_they_are_large_and_for_more_again()
 def test_a_read_of_two_large_answers_that_is_lost_is_repeated_for_one():
     cursor = ReplyCursor(Keys(), "client", Inflight(limit=2))
     cursor.commands()
-    cursor.take([0, [[STREAM, [[b"1-0", {b"reply": bytes(1_000_000)}]]]]])
+    cursor.take([0, [[STREAM, [[b"1-0", [b"reply", bytes(1_000_000)]]]]]])
     assert cursor.commands()[-1][2] == 2
     cursor.failed(ConnectionError("cut off"))
     assert cursor.commands()[-1][2] == 1

@@ -1,0 +1,43 @@
+"""A connection for the hot path of an event loop: the `Link` whose calls are awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import ResponseError
+
+from producer.transport.link import Word, joined
+
+
+class AsyncLink:
+    """For one task at a time. Reconnects by itself on the next call."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        self._pool: Any = client.connection_pool
+        self._connection: Any = None
+        self._due = 0
+
+    async def each(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+        """Sends several commands in one write; returns all answers, an error answer as one of them."""
+        if self._due:  # whatever interrupted who waited for them: they must not meet this call
+            await self._connection.disconnect(nowait=True)
+        connection = self._connection = self._connection or await self._pool.get_connection()
+        self._due = len(commands)
+        await connection.send_packed_command([b"".join(map(joined, commands))])
+        answers: list[Any] = []
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:  # an answer like any other: the connection is in order
+                answers.append(error)
+            self._due -= 1
+        return answers
+
+    async def close(self) -> None:
+        """Gives the connection back to the pool, closed."""
+        connection, self._connection, self._due = self._connection, None, 0
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
