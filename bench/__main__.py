@@ -7,7 +7,7 @@ import importlib
 import click
 
 _MODULES = (
-    *("everything", "publish", "compare", "drain", "latency", "peer_latency"),
+    *("everything", "publish", "compare", "drain", "latency", "lone", "peer_latency"),
     *("shares", "cost", "micro", "batch", "capacity", "files", "beside", "gate"),
     *("enlarge", "overhead", "gateway"),
 )

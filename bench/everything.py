@@ -41,6 +41,7 @@ def steps(bank: Path | None = None, data: Path | None = None, long: bool = False
         ("drain --requests 15000 --repeats 5", 1.8),
         ("latency --seconds 6 --repeats 3", 2.7),
         *([(large, 2.7)] if bank else []),
+        ("lone", 1.5),
         ("shares", 0.5),
         ("micro", 0.5),
         ("batch", 1.7),
