@@ -44,7 +44,13 @@ _STYLE: Any = {
     "legend.fontsize": 9,
 }
 #: Beside the title, so that no line runs through the legend.
-_ABOVE: Any = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+_ABOVE: Any = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1, 1),
+    "borderaxespad": 0,
+    "handlelength": 1.4,
+    "columnspacing": 1.2,
+}
 
 
 def means_plot(found: Evaluation, model: str, settings: JudgeSettings) -> str:
@@ -61,7 +67,7 @@ def means_plot(found: Evaluation, model: str, settings: JudgeSettings) -> str:
             if np.isfinite(past).any():
                 ax.plot(ago, past, "-.", color=_INK, alpha=0.5, label="a week ago")
             ax.set_title(title)
-        axes[3].set_title("fast detector: log evidence for a drop")
+        axes[3].set_title("fast detector: log evidence")
         axes[3].set(xlabel="hours before now", xlim=(-max(hours, 1), 0))
         if reference is None:
             axes[3].text(0.5, 0.5, "There is no baseline yet.", transform=axes[3].transAxes, ha="center")
