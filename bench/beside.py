@@ -11,8 +11,8 @@ import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,48 +44,46 @@ _DRAIN_S_MAX = 60.0
 def command(rates: str, seconds: float, rounds: int, out: Path) -> None:
     """Measure live traffic beside a file; writes beside.json and beside.md."""
     surroundings = environment()
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        documents = Path(name) / "documents.parquet"
+    phases: list[dict[str, Any]] = []
+    ratios: list[dict[str, float]] = []
+    counts = {"amn": 1, "fallback": 1}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Stack(counts, PoolSettings(url=""), ServerSettings()) as service,
+    ):
+        documents, url = Path(name) / "documents.parquet", service.settings.url
         write_documents(documents, 1_000_000)
-        counts = {"amn": 1, "fallback": 1}
-        service = stack.enter_context(Stack(counts, PoolSettings(url=""), ServerSettings()))
-        url = service.settings.url
-        file = stack.enter_context(FileWork(url, documents, Path(name) / "out"))
-        kinds: dict[str, Any] = {"nothing": nothing, "a file": file.going}
-        phases: list[dict[str, Any]] = []
-        live(url, 100, _SETTLE_S, "warm")
-        for rate in map(int, rates.split(",")):
-            for _ in range(rounds):
-                for beside, begin in kinds.items():
-                    with begin():
+        with FileWork(url, documents, Path(name) / "out") as file:
+            live(url, 100, _SETTLE_S, "warm")
+            for rate in map(int, rates.split(",")):
+                alone, beside = [], []
+                for number in range(rounds):
+                    alone.append(live(url, rate, seconds, f"{rate}-{number}-alone"))
+                    with file.going():
                         rows, from_s = file.rows(), time.perf_counter()
-                        figures = live(url, rate, seconds, f"{rate}-{len(phases)}")
+                        figures = live(url, rate, seconds, f"{rate}-{number}-beside")
                         rows_per_s = (file.rows() - rows) / (time.perf_counter() - from_s)
-                    phases.append({"rate": rate, "beside": beside, **figures, "file rows/s": rows_per_s})
-                    click.echo(phases[-1], err=True)
-    found = ratios(phases)
-    report = {"environment": surroundings, "phases": phases, "ratios": found}
+                    beside.append(figures | {"file rows/s": rows_per_s})
+                    phases += [{"rate": rate, "beside": "nothing", **alone[-1]}]
+                    phases += [{"rate": rate, "beside": "a file", **beside[-1]}]
+                    click.echo(phases[-2:], err=True)
+                ratios.append({"rate": rate, **compared(alone, beside)})
+    report = {"environment": surroundings, "phases": phases, "ratios": ratios}
     note = (
         f"Phases of {seconds:g} s in turns, in one run; one AMN and one fallback worker, all programs "
         "on the same cores. A ratio is of the medians of the phases; its noise is that of the phases without "
         "anything beside them."
     )
-    write(out, "beside", report, phases, found, note)
+    write(out, "beside", report, phases, ratios, note)
 
 
-def ratios(phases: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return for each rate and kind of work p50 and p95 beside it over those without anything."""
-    found = []
-    for rate in dict.fromkeys(phase["rate"] for phase in phases):
-        mine = [phase for phase in phases if phase["rate"] == rate]
-        alone = [phase for phase in mine if phase["beside"] == "nothing"]
-        for beside in dict.fromkeys(phase["beside"] for phase in mine if phase["beside"] != "nothing"):
-            row: dict[str, Any] = {"rate": rate, "beside": beside}
-            for name in ("ms_p50", "ms_p95"):
-                both = [[one[name] for one in mine if one["beside"] == beside], [one[name] for one in alone]]
-                row[f"{name[3:]} ratio"] = statistics.median(both[0]) / statistics.median(both[1])
-                row[f"{name[3:]} noise"] = max(both[1]) / min(both[1])
-            found.append(row)
+def compared(alone: Sequence[Mapping[str, float]], beside: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return p50 and p95 beside a file over those without it, and how far these differ by themselves."""
+    found = {}
+    for name in ("ms_p50", "ms_p95"):
+        both, own = ([one[name] for one in some] for some in (beside, alone))
+        found[f"{name[3:]} ratio"] = statistics.median(both) / statistics.median(own)
+        found[f"{name[3:]} noise"] = max(own) / min(own)
     return found
 
 
@@ -137,12 +135,6 @@ class FileWork:
             if time.monotonic() > until_s:
                 raise click.ClickException(f"the file never {what}")
             time.sleep(0.1)
-
-
-@contextmanager
-def nothing() -> Iterator[None]:
-    """Let nothing be beside the traffic."""
-    yield
 
 
 def live(url: str, rate: int, seconds: float, name: str) -> dict[str, float]:
