@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from amn.errors import FileRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +22,6 @@ class EncodeSettings:
         precision: Of the computation: "float32", or "bfloat16", which is faster where a processor knows it.
         keep: "text" and "offsets": columns beside the vectors.
         restart: Begin anew.
-
-    Raises:
-        FileRefused: The charset is unknown.
     """
 
     sources: Sequence[str]
@@ -42,11 +36,3 @@ class EncodeSettings:
     precision: str = "float32"
     keep: Sequence[str] = ()
     restart: bool = False
-
-    def __post_init__(self) -> None:
-        try:
-            codecs.lookup(self.charset)
-        except LookupError as error:
-            raise FileRefused(
-                f"charset is {self.charset!r}, which is unknown; use utf-8 or cp1252"
-            ) from error
