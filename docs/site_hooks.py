@@ -54,6 +54,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return _FENCE.sub(r"\1", _LINK.sub(turned, markdown))
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Shows the `|` of code in a table, which GitHub wants escaped there, without its escape."""
+    return html.replace("\\|", "|")
+
+
 def _in_repository(uri: str, target: str) -> str:
     """The path of a link's target in the repository; a page knows it relative to where it lies there."""
     own = next((path for path, page in PAGES.items() if page == uri and page != "index.md"), None)
