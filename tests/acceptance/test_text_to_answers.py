@@ -87,10 +87,18 @@ def test_a_folder_of_text_becomes_a_service_of_its_own_models(
     _quickstart_shows_the_page_and_makes_what_is_missing(amn.folder, lines)
     amn.environment |= {**SMALL, "AMN_ARTIFACTS": "models"}
     process = amn.start("up")
-    log = amn.folder / "up.log"
-    wait_until(lambda: "Ctrl-C drains" in log.read_text() or process.poll() is not None, 60)
-    assert process.poll() is None, log.read_text()
-    ended = amn(*shlex.split(lines[-1])[1:], "--json")
+    try:
+        wait_until(lambda: "Ctrl-C drains" in (amn.folder / "up.log").read_text(), 60)
+        _the_service_answers_by_these_models(amn, lines[-1])
+        _vectors_of_another_encoder_are_refused(amn)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(40)
+    assert code == 0
+
+
+def _the_service_answers_by_these_models(amn: Amn, line: str) -> None:
+    ended = amn(*shlex.split(line)[1:], "--json")
     assert ended.code == 0, ended.err
     summary = json.loads(ended.out)
     assert (summary["rows"], summary["answered"]) == (27 * 40, 27 * 36)
@@ -98,6 +106,3 @@ def test_a_folder_of_text_becomes_a_service_of_its_own_models(
     trained = json.loads((amn.folder / "runs/amn/checkpoint/manifest.json").read_text())
     assert summary["models"]["model"] == f"amn@{trained['sha256'][:12]}"
     assert trained["encoder_id"].startswith("sentence-transformers@")
-    _vectors_of_another_encoder_are_refused(amn)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(40) == 0
