@@ -10,12 +10,16 @@ import socket
 import struct
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import msgpack
 import numpy as np
+import pytest
 from echo import EchoWorker
 from fronted import INFER, LENGTH, gateway, resident_kb, v2
+from test_batches import service
+from waiting import wait_until
 
 #: `AMN_HOSTILE_REQUESTS=10000` is the whole run.
 REQUESTS = int(os.environ.get("AMN_HOSTILE_REQUESTS") or 2_000)
@@ -167,3 +171,23 @@ def test_hostile_requests_end_in_typed_errors_and_harm_nobody(real_server: Any) 
         assert process.poll() is None
     # An answer may be lost where the rest of a request, which nobody reads, meets a closed connection.
     assert sum(count for (_, status), count in seen.items() if not status) < REQUESTS / 20, seen
+
+
+@pytest.mark.slow
+def test_what_clients_took_who_read_no_answer_is_given_back(real_server: Any) -> None:
+    many, _ = v2(np.stack([CONTEXT] * 80))
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(many)}\r\n\r\n"
+    with service(real_server.url), gateway(real_server.url) as (client, process), ExitStack() as opened:
+        body, headers = v2(CONTEXT, binary=True)
+        assert client.post(INFER, content=body, headers=headers).status_code == 200
+        before_kb = resident_kb(process.pid)
+        address = client.base_url.host, client.base_url.port
+        slow = [opened.enter_context(socket.create_connection(address)) for _ in range(100)]
+        for one in slow:
+            one.sendall(head.encode() + many[:-1])
+        wait_until(lambda: resident_kb(process.pid) > before_kb + 96 * 1024)
+        for one in slow:
+            one.sendall(many[-1:])
+        opened.close()
+        wait_until(lambda: resident_kb(process.pid) < before_kb + 48 * 1024, 30)
+        assert client.post(INFER, content=body, headers=headers).status_code == 200
