@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def test_every_block_of_a_new_page_says_what_becomes_of_it() -> None:
 def test_a_test_that_a_mark_names_reads_that_page() -> None:
     named = [block for page in pages() for block in blocks(page) if block.verb == "by"]
     assert all(Path(block.page).name in (ROOT / block.rest).read_text("utf-8") for block in named)
+
+
+def test_every_link_into_the_repository_leads_to_a_file() -> None:
+    dead = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in [*pages(), *ROOT.glob("examples/**/README.md")]
+        for target in re.findall(r"\]\(([^):#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+        if "node_modules" not in page.parts and not (page.parent / target).exists()
+    ]
+    assert dead == []
 
 
 def test_a_line_that_was_not_printed_is_missed_and_its_numbers_are_not() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,13 +16,14 @@ import httpx
 import numpy as np
 import pytest
 from command import ROOT, Amn, address
+from documents import blocks
 from fronted import INFER, gateway, v2
 from needs import GROUPS
 from waiting import wait_until
 
 from producer import Producer
 
-DOCUMENT = (ROOT / "docs" / "gateway.md").read_text("utf-8")
+DOCUMENT = "docs/gateway.md"
 #: Asks for the contexts of the file one by one and all at once, in JSON and in binary.
 TRITON = """
 import sys
@@ -94,11 +94,6 @@ def test_tritons_client_gets_bit_for_bit_what_a_producer_gets(
             assert compared >= 30
 
 
-def blocks(kind: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
-    return [text for name, text in found if name == kind]
-
-
 def with_port(text: str, client: httpx.Client) -> str:
     assert "127.0.0.1:9466" in text
     return text.replace("127.0.0.1:9466", f"{client.base_url.host}:{client.base_url.port}")
@@ -106,14 +101,15 @@ def with_port(text: str, client: httpx.Client) -> str:
 
 def make_context(folder: Path) -> None:
     (folder / "artifacts").symlink_to(ROOT / "artifacts")
-    subprocess.run([sys.executable, "-c", blocks("python")[0]], cwd=folder, check=True, timeout=30)
+    code = blocks(DOCUMENT, "python")[0].text
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, timeout=30)
 
 
 def test_the_lines_with_curl_in_the_documentation_work_as_they_are_written(
     client: httpx.Client, tmp_path: Path
 ) -> None:
     make_context(tmp_path)
-    [lines] = [block for block in blocks("") if "curl" in block]
+    [lines] = [block.text for block in blocks(DOCUMENT, "") if "curl" in block.text]
     script = with_port(lines, client).replace("curl ", "curl --fail-with-body -w '\\n' ")
     environment = {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
     done = subprocess.run(
@@ -140,7 +136,7 @@ def test_the_lines_with_tritons_client_in_the_documentation_work_as_they_are_wri
 ) -> None:
     make_context(tmp_path)
     python: Any = GROUPS["triton"]
-    [code] = [block for block in blocks("python") if "tritonclient" in block]
+    [code] = [block.text for block in blocks(DOCUMENT, "python") if "tritonclient" in block.text]
     done = subprocess.run(
         [python.python(), "-c", with_port(code, client)],
         cwd=tmp_path,
@@ -156,7 +152,7 @@ def test_the_lines_for_node_in_the_documentation_work_as_they_are_written(
     service: Amn, client: httpx.Client, tmp_path: Path
 ) -> None:
     make_context(tmp_path)
-    [code] = blocks("js")
+    [code] = [block.text for block in blocks(DOCUMENT, "js")]
     (tmp_path / "ask.mjs").write_text(with_port(code, client))
     group: Any = GROUPS["node"]
     done = subprocess.run(

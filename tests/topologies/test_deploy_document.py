@@ -13,6 +13,7 @@ import click
 import numpy as np
 import pytest
 import redis
+from documents import blocks
 from redis.crc import key_slot
 from servers import KINDS, Server, free_port, need
 from service import Service
@@ -26,8 +27,7 @@ from producer.partitions import partition_queues
 from producer.settings import _TLS_VARIABLES, _VARIABLES
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-FENCES = re.findall(r"^```(.+?)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+FENCES = [(block.language, block.text) for block in blocks("docs/deploy.md")]
 NODES = "10.0.0.5:6379,10.0.0.6:6379,10.0.0.7:6379"
 
 
