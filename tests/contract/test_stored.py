@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 import pytest
+from golden.kit import FIXTURES, payload
 from rig import KEYS, Rig, answer
 
 from producer import Options
@@ -130,7 +131,7 @@ def test_the_present_version_still_writes_what_the_latest_fixture_holds(rig: Rig
 
 def test_a_newer_wire_version_is_refused_by_name_and_its_batch_is_answered(rig: Rig) -> None:
     rig.put("before")
-    newer = (GOLDEN / "v1" / "bad_version_2.msgpack").read_bytes()
+    newer = payload(next(one for one in FIXTURES if one["name"] == "bad_version_2"))
     rig.put_bytes(newer)
     rig.put("after")
     queue = rig.queue("w")
