@@ -83,6 +83,7 @@ def apply(
         if alert.id in known or finding.state == "firing":
             found[alert.id] = finding
             known.setdefault(alert.id, alert)
+    key = keys.alerts_prefix + "states"
     changes, ended, commands = list[Transition](), list[Alert](), list[Command]()
     for name, one in found.items():
         before = known[name]
@@ -91,25 +92,18 @@ def apply(
             changes.append(Transition(alert=alert, before=before.phase, kind=kind))
         if kind == "resolve":
             ended.append(replace(alert, told_ms=before.told_ms))
-        forgotten = alert.phase == "ok" and now_ms - alert.resolved_ms > settings.kept_ms
-        commands += _stored(keys, stored.get(name), None if forgotten else alert)
+        if alert.phase == "ok" and now_ms - alert.resolved_ms > settings.kept_ms:
+            commands += [("HDEL", key, name)] if name in stored else []
+        elif alert != stored.get(name):
+            commands.append(("HSET", key, name, json.dumps(asdict(alert))))
     # An end is kept before its alert forgets that it was told.
     commands = [*add_ended(keys, ended), *commands]
     leader = leader_key(keys) if source == "judge" else keys.alerts_prefix + "leader"
-    lives = ("EXPIRE", keys.alerts_prefix + "states", KEPT_S)
-    if commands and not write(client, leader, fence, [*commands, lives]):
+    if commands and not write(client, leader, fence, [*commands, ("EXPIRE", key, KEPT_S)]):
         _LOG.warning("alerts_refused", source=source, fence=fence)
         return []
     _log(changes)
     return changes
-
-
-def _stored(keys: Keys, before: Alert | None, now: Alert | None) -> list[Command]:
-    """Returns the command that changes what is stored of an alert, if anything does."""
-    key = keys.alerts_prefix + "states"
-    if now is None:
-        return [("HDEL", key, before.id)] if before else []
-    return [] if now == before else [("HSET", key, now.id, json.dumps(asdict(now)))]
 
 
 def add_ended(keys: Keys, ended: Iterable[Alert]) -> list[Command]:
