@@ -291,4 +291,4 @@ def test_a_delivery_takes_each_request_in_once_and_in_order_or_raises(data):
     if not delivery.left:
         assert set(queue) == {item.id for item in items}
     if not delivery.left or refused:
-        assert set(inflight._handles) <= set(queue)  # who waits, waits for something that is there
+        assert set(inflight.handles) <= set(queue)  # who waits, waits for something that is there
