@@ -44,8 +44,9 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_stopped_worker_of_any_kind_is_shown_and_replaced_and_its_work_is_done(
-    make_server: Any, hasty: None
+    make_server: Any, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AMN_STALL_MS", "3000")  # a busy machine looks at what is shown late
     server = make_server()
     client: redis.Redis = server.client()
     context = np.load(ROOT / "artifacts" / "sample" / "sequences.npz")["vectors"][:5].astype("f4")
@@ -78,7 +79,7 @@ def test_a_stopped_worker_of_any_kind_is_shown_and_replaced_and_its_work_is_done
                 return shown == (set(kinds), set(kinds))
 
             # While their presence is there, and then by their pool until they are replaced.
-            wait_until(all_shown, 10)
+            wait_until(all_shown, 20)
             assert handle.result(60_000).served_by  # nobody sends a signal: the pool finds out by itself
         wait_until(lambda: not noted() and not silent())
         assert all(pool.pids()[kind] != [pid] for kind, pid in before.items())

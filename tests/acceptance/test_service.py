@@ -66,9 +66,13 @@ def test_a_server_that_dies_is_started_again_and_a_waiting_client_is_served(
 
 def test_the_page_of_a_service_answers_where_up_says_and_stays_small(service: Amn) -> None:
     [address] = re.findall(r"the page: (http://127.0.0.1:\d+)", (service.folder / "up.log").read_text())
-    with urllib.request.urlopen(f"{address}/api/snapshot", timeout=20) as answer:
-        snapshot = json.load(answer)
-    assert {one["kind"] for one in snapshot["workers"]} == {"amn", "fallback", "shadow"}
+
+    def kinds() -> set[str]:
+        with urllib.request.urlopen(f"{address}/api/snapshot", timeout=20) as answer:
+            return {one["kind"] for one in json.load(answer)["workers"]}
+
+    # A worker in the idle class may be late with its sign on a busy machine.
+    wait_until(lambda: kinds() == {"amn", "fallback", "shadow"})
     [process] = [
         p
         for p in map(Path, glob.glob("/proc/[0-9]*"))
