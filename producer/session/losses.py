@@ -88,7 +88,7 @@ class Losses:
         """
         try:
             standing = Standing(dict(zip(said[::2], said[1::2], strict=True)))
-        except (TypeError, ValueError, IndexError):
+        except (TypeError, ValueError, LookupError):  # a map has slices for keys since Python 3.12
             return False
         self._searches = {one: self._searches.get(one) or _Search(one) for one in self._inflight.overdue}
         self._over = [one for one, search in self._searches.items() if search.is_over(standing)]
