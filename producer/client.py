@@ -115,12 +115,12 @@ class Producer(Core[Handle, BatchHandle]):
     ) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
         reader = None if self._spread or fields.get("block") else self.channels[0].reader
-        lead = reader.claim() if reader is not None else None
         try:
+            lead = reader.claim() if reader is not None else None
             return cast(Reply, self.submit(context, **fields).wait(False, timeout_ms, lead))
         finally:
-            if lead is not None:
-                self.channels[0].reader.leave()
+            if reader is not None:
+                reader.leave()
 
     def predict_many(
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS

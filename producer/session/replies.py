@@ -85,10 +85,8 @@ class ReplyCursor:
             self._taken |= self._deleted
         self._deleted = set()
         if rows:
+            self._settle([row for row in rows if row[0] not in self._taken])
             self._last = rows[-1][0]
-            fresh = [row for row in rows if row[0] not in self._taken]
-            self._taken.update([row[0] for row in rows])
-            self._settle(fresh)
         if self._asked and self._losses.note(answers[0]) and not self._over:
             # The whole stream is the proof: one that was made anew may have answers before `_last`.
             self._over, self._last = True, _BEGINNING
@@ -119,16 +117,16 @@ class ReplyCursor:
     def _settle(self, rows: list[tuple[bytes, Any]]) -> None:
         for entry_id, fields in rows:
             try:
-                if fields[0] != REPLY:  # the wake-up call of `close`
-                    continue
-                payload = fields[1]
-                self._read_bytes += len(payload)
-                self._largest_bytes = max(len(payload), self._largest_bytes - self._largest_bytes // 8)
-                self._inflight.on_reply(payload, entry_id)
+                if fields[0] == REPLY:  # and not the wake-up call of `close`
+                    payload = fields[1]
+                    self._read_bytes += len(payload)
+                    self._largest_bytes = max(len(payload), self._largest_bytes - self._largest_bytes // 8)
+                    self._inflight.on_reply(payload, entry_id)
             except Exception as error:  # one that we cannot take must not keep the others from those who wait
                 self.odd += 1
                 what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
                 _LOG.error("%s: %s: %s", what, type(error).__name__, error)
+            self._taken.add(entry_id)  # now: an interrupt leaves the others to the next read
 
 
 class Reader:
@@ -157,12 +155,12 @@ class Reader:
         outage, failures = Outage("reply_reader"), 0
         while not self.stopping():
             try:
-                if self.claimed:
-                    yield (self.rest,)
-                elif self._clock.due:
+                if self._clock.due:
                     asked_at_s = self._clock.asks()
                     [answer] = yield self.each, [("TIME",)]
                     self._clock.measured(asked_at_s, answer)
+                elif self.claimed:
+                    yield (self.rest,)
                 self._cursor.take((yield (self.exchange,)))
                 if failures:
                     failures = 0

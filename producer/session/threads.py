@@ -138,9 +138,11 @@ class ReplyThread(Reader):
     def leave(self) -> None:
         """Ends the reading of the calling thread, if it has it, and calls the thread to what is left."""
         if self._leader == get_ident():
+            # Before the turn is free: the next claim would cut the connection under an answer that is due.
+            self._called = left = bool(self._inflight.handles or self._link.due)
             self._leader = 0
             self._turn.release()
-            if self._inflight.handles or self._link.due:
+            if left:
                 self._ring()
 
     def sent(self, command: tuple[Word, ...]) -> list[int]:
@@ -155,9 +157,11 @@ class ReplyThread(Reader):
             [answer] = self._link.read(1)
             if answer == [1]:
                 return [1]
+            self.leave()  # what comes of it may take long
+            return answer if isinstance(answer, list) else []
         except BaseException as error:
             self._failed(error)
-        self.leave()  # what comes of it may take long
+        self.leave()
         return []
 
     def lead(self, handle: BaseHandle, limit_s: float) -> float:
@@ -167,7 +171,9 @@ class ReplyThread(Reader):
         try:
             while self._leader == get_ident() and handle.latency_ms is None and not self.stopping():
                 left_s = max(until_s - time.monotonic(), 0.0)
-                if left_s < self._limit_s and not self._link.ready(left_s):
+                if not self._link.due:
+                    self._link.send(self._cursor.commands())
+                if left_s < self._limit_s and not (left_s and self._link.ready(left_s)):
                     break
                 self._cursor.take(self.exchange())
         except BaseException as error:

@@ -16,6 +16,7 @@ from waiting import wait_until
 from producer import Producer
 from producer.errors import ProducerClosed, ResultTimeout
 from producer.messages import Failure, Reply, Request
+from producer.session.inflight import Inflight
 from producer.session.threads import ReplyThread
 from producer.transport.link import Link
 
@@ -54,7 +55,7 @@ class Call(threading.Thread):
     def run(self) -> None:
         try:
             self.outcome = self._call()
-        except Exception as error:
+        except BaseException as error:
             self.outcome = error
 
     def ended(self) -> Any:
@@ -186,3 +187,45 @@ def test_many_threads_that_predict_at_once_get_each_its_own_answer(
         calls = [Call(lambda row=row: work(row)) for row in rows]
         assert [one.ended() for one in calls] == [True] * 8
         assert (producer.in_flight, producer.stray_replies) == (0, 0)
+
+
+def test_who_reads_asks_again_until_its_time_is_over(server: Server, context: Any) -> None:
+    """The first read may bring nothing, a provisional answer, or that of another thread."""
+    with leading(server.url, context) as (producer, answers):
+        late = threading.Timer(0.9, answers.gate.set)
+        late.start()
+        began_s = time.monotonic()
+        assert producer.predict(context, lane="code-api", deadline_ms=4_000).served_by
+        assert time.monotonic() - began_s < 3
+
+
+def test_many_threads_with_deadlines_all_have_their_answers(server: Server, context: Any) -> None:
+    with leading(server.url, context) as (producer, _):
+
+        def ask() -> int:
+            return sum(bool(producer.predict(context, deadline_ms=4_000).served_by) for _ in range(50))
+
+        assert [call.ended() for call in [Call(ask) for _ in range(6)]] == [50] * 6
+
+
+def test_an_interrupt_while_answers_are_taken_loses_those_of_nobody_else(
+    server: Server, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with leading(server.url, context) as (producer, answers):
+        cursor, take = producer.channels[0].cursor, Inflight.on_reply
+        asked = Call(lambda: producer.predict(context, lane="code-api"))
+        wait_until(lambda: len(producer.channels[0].inflight) == 1)
+        other = producer.submit(context)
+        left = [KeyboardInterrupt()]
+
+        def interrupted(inflight: Inflight, payload: bytes, entry_id: bytes) -> None:
+            if left:
+                raise left.pop()
+            take(inflight, payload, entry_id)
+
+        monkeypatch.setattr(Inflight, "on_reply", interrupted)
+        answers.gate.set()
+        assert other.result(10_000).served_by
+        assert not left
+        assert cursor.odd == 0
+        assert isinstance(asked.ended(), KeyboardInterrupt | Reply)
