@@ -139,10 +139,9 @@ class ReplyThread(Reader):
         """Ends the reading of the calling thread, if it has it, and calls the thread to what is left."""
         if self._leader == get_ident():
             # Before the turn is free: the next claim would cut the connection under an answer that is due.
-            self._called = left = bool(self._inflight.handles or self._link.due)
-            self._leader = 0
+            self._leader, self._called = 0, bool(self._inflight.handles or self._link.due)
             self._turn.release()
-            if left:
+            if self._called:
                 self._ring()
 
     def sent(self, command: tuple[Word, ...]) -> list[int]:
@@ -152,17 +151,15 @@ class ReplyThread(Reader):
             if self._resting:
                 self._ring()
             return []
+        answer: Any = None
         try:
             self._link.send([command, *self._cursor.commands()])
             [answer] = self._link.read(1)
-            if answer == [1]:
-                return [1]
-            self.leave()  # what comes of it may take long
-            return answer if isinstance(answer, list) else []
         except BaseException as error:
             self._failed(error)
-        self.leave()
-        return []
+        if answer != [1]:
+            self.leave()  # what comes of it may take long
+        return answer if isinstance(answer, list) else []
 
     def lead(self, handle: BaseHandle, limit_s: float) -> float:
         """Reads, where the calling thread does, until this request has its final answer, or that many seconds
