@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -38,22 +38,32 @@ class Repeats:
     def __init__(self, for_s: float) -> None:
         self._for_s, self._bytes = for_s, 0
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        #: How many ask under an id at this moment.
+        self._asking: Counter[str] = Counter()
 
     def begin(self, request_id: str, mark: int) -> Answer | QueueError | None:
         """Notes a request by a hash of what it asks; returns how an earlier one under this id ended.
+
+        Who begins is to `leave`; until then the id is known, however long the answer takes.
 
         Raises:
             DuplicateRequest: The earlier one asked something else.
         """
         self._drop_old()
         known = self._known.get(request_id)
-        if known is None:
-            self._put(request_id, mark, None)
-            return None
-        if known.mark != mark:
+        if known is not None and known.mark != mark:
             said = f"request_id {request_id!r} was used for other contexts or parameters; send another one"
             raise DuplicateRequest(said)
-        return known.outcome
+        self._asking[request_id] += 1
+        if known is None:
+            self._put(request_id, mark, None)
+        return known.outcome if known is not None else None
+
+    def leave(self, request_id: str) -> None:
+        """Ends what began."""
+        self._asking[request_id] -= 1
+        if not self._asking[request_id]:
+            del self._asking[request_id]
 
     def end(self, request_id: str, mark: int, outcome: Answer | QueueError) -> None:
         """Keeps how a request ended, in place of the oldest ones where there are too many."""
@@ -76,6 +86,8 @@ class Repeats:
             if known.until_s > time.monotonic() and self._bytes <= KEPT_BYTES_MAX:
                 return
             self.forget(name)
+            if name in self._asking:
+                self._put(name, known.mark, known.outcome)
 
 
 def _bytes_of(outcome: Answer | QueueError | None) -> int:
@@ -125,6 +137,8 @@ class Asker:
             if not error.retryable and not isinstance(error, _NO_END):
                 self._repeats.end(name, mark, error)
             raise
+        finally:
+            self._repeats.leave(name)
         if isinstance(outcome, QueueError):
             raise outcome.with_traceback(None)
         return outcome

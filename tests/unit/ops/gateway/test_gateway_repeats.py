@@ -1,0 +1,55 @@
+"""The memory of request ids: what it forgets, and what it never does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ops.gateway import asking
+from ops.gateway.asking import Repeats
+from producer.errors import DuplicateRequest, InvalidRequest
+from producer.messages import Reply
+
+
+def test_an_id_that_is_asked_under_is_known_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(asking.time, "monotonic", lambda: clock[0])
+    repeats = Repeats(for_s=60)
+    assert repeats.begin("slow", 1) is None
+    repeats.begin("quick", 1)
+    repeats.leave("quick")
+    for clock[0] in (61.0, 600.0):
+        with pytest.raises(DuplicateRequest, match="other contexts"):
+            repeats.begin("slow", 2)
+        assert repeats.begin("quick", 2) is None
+        repeats.leave("quick")
+        repeats.forget("quick")
+    repeats.leave("slow")
+    clock[0] = 700.0
+    assert repeats.begin("slow", 2) is None
+
+
+def test_answers_of_others_push_out_no_id_that_is_asked_under(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "KEPT_BYTES_MAX", 100_000)
+    repeats, answer = (
+        Repeats(for_s=60),
+        Reply(id="r", vector=np.zeros(768, np.float32), confidence=0.5, margin=0.1),
+    )
+    repeats.begin("slow", 1)
+    for number in range(100):
+        repeats.begin(f"r{number}", 1)
+        repeats.end(f"r{number}", 1, answer)
+        repeats.leave(f"r{number}")
+    with pytest.raises(DuplicateRequest):
+        repeats.begin("slow", 2)
+    assert repeats.begin("r0", 2) is None  # the oldest answers went
+
+
+def test_how_a_request_ended_is_told_to_its_repeat_and_to_no_other_contexts() -> None:
+    repeats, error = Repeats(for_s=60), InvalidRequest("wrong")
+    repeats.begin("a", 1)
+    repeats.end("a", 1, error)
+    repeats.leave("a")
+    assert repeats.begin("a", 1) is error
+    with pytest.raises(DuplicateRequest):
+        repeats.begin("a", 2)
