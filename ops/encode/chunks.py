@@ -18,6 +18,12 @@ _CLAUSE = re.compile(r"[,)\]\u2013\u2014]$")
 _PARAGRAPH_RANK, _SENTENCE_RANK, _CLAUSE_RANK = 3, 2, 1
 
 
+def is_of_words(text: str) -> bool:
+    """Return whether spaces part a text into words; False where most of it is longer strings than that."""
+    lengths = [found.end() - found.start() for found in _WORD.finditer(text)]
+    return 2 * sum(one for one in lengths if one > _WORD_LENGTH_MAX) <= sum(lengths)
+
+
 @dataclass(frozen=True, slots=True)
 class TextChunk:
     """A chunk: its words with single spaces between them, their number, and its place in characters."""

@@ -23,7 +23,7 @@ from ops.predict.sources import open_file, suffix_of
 
 #: More is no document: all of one lies in memory.
 DOCUMENT_BYTES_MAX = 16 << 20
-EMPTY, SHORT = "empty_document", "short_document"
+EMPTY, SHORT, WORDLESS = "empty_document", "short_document", "no_words"
 _PROSE: dict[str, Callable[[str], str]] = {
     **dict.fromkeys((".txt", ".text"), str),
     **dict.fromkeys((".md", ".markdown"), of_markdown),

@@ -17,8 +17,8 @@ from amn.config import VECTOR_DIM
 from amn.data.vectors import check_rows
 from amn.data.vectors import chunks as slices
 from amn.errors import FileRefused
-from ops.encode.chunks import WORDS_MIN, chunks
-from ops.encode.documents import EMPTY, SHORT, SUFFIXES, RefusedDocument, documents
+from ops.encode.chunks import WORDS_MIN, chunks, is_of_words
+from ops.encode.documents import EMPTY, SHORT, SUFFIXES, WORDLESS, RefusedDocument, documents
 from ops.encode.encoder import Encoder
 from ops.encode.settings import EncodeSettings
 from ops.predict.parts import COUNTS, Target
@@ -138,6 +138,11 @@ class EncodeRun:
             found = [] if isinstance(one, RefusedDocument) else chunks(one.text)
             if isinstance(one, RefusedDocument):
                 part.refused.append(one)
+            elif not is_of_words(one.text):
+                said = (
+                    "most of it has no spaces, so that it has no words to make chunks of; part them by spaces"
+                )
+                part.refused.append(RefusedDocument(one.id, WORDLESS, said))
             elif not found:
                 empty = RefusedDocument(one.id, EMPTY, "it has no text")
                 short = RefusedDocument(one.id, SHORT, f"it has fewer than {WORDS_MIN} words of prose")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from ops.encode.chunks import WORDS_MAX, WORDS_MIN, chunks
+from ops.encode.chunks import WORDS_MAX, WORDS_MIN, chunks, is_of_words
 from ops.encode.documents import DOCUMENT_BYTES_MAX, SUFFIXES, Document, RefusedDocument, documents
 from ops.encode.markup import of_html, of_markdown
 from ops.encode.settings import EncodeSettings
@@ -157,3 +157,9 @@ def test_encodings_are_known_by_their_mark_by_the_page_or_by_the_option(
     [one] = read(tmp_path, charset=charset)
     assert isinstance(one, Document), one
     assert one.text.strip() == "café"
+
+
+def test_a_text_without_spaces_is_no_text_of_words_and_one_with_some_data_is() -> None:
+    assert is_of_words(f"{SENTENCE} " * 20 + "x" * 400)
+    assert is_of_words("")
+    assert not is_of_words("\u8fd9\u662f\u4e00\u53e5\u8bdd\u3002" * 40 + f"\n\n{SENTENCE}")
