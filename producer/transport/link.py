@@ -108,8 +108,13 @@ class Link:
 
     def each(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         """Sends several commands in one write; returns all answers, an error answer as one of them."""
-        self.send(commands)
-        return self.read(len(commands))
+        try:
+            self.send(commands)
+            return self.read(len(commands))
+        except BaseException:  # the server is not to go on with what nobody waits for
+            if self._connection is not None:
+                self._connection.disconnect()
+            raise
 
     def send(self, commands: Sequence[tuple[Word, ...]]) -> None:
         """Sends several commands in one write; `read` gives their answers, now or later."""
