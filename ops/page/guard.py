@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from urllib.parse import urlencode
 
 from starlette.datastructures import MutableHeaders, QueryParams
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,8 +64,11 @@ class Doorkeeper:
 
         request = Request(scope, receive)
         answer = self._refused(request) or self._page
-        if answer is self._page and request.url.path == "/login":
-            answer = await self._login(request)
+        try:
+            if answer is self._page and request.url.path == "/login":
+                answer = await self._login(request)
+        except ClientDisconnect:  # in the middle of the form: nobody is left to be answered
+            return
         await answer(scope, receive, adding)
 
     def _refused(self, request: Request) -> Response | None:
