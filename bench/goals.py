@@ -115,7 +115,7 @@ def goals_table(reports: Reports) -> str:
     rows = []
     for text, step, limit, unit, figure in GOALS:
         measured, held = "not run", ""
-        with contextlib.suppress(KeyError, StopIteration, IndexError):
+        with contextlib.suppress(LookupError, StopIteration, TypeError, ZeroDivisionError):
             value = figure(reports)
             digits = f"{value:,.0f}" if value >= 100 else f"{value:.4g}"
             measured = f"{digits} {unit}".strip()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -125,7 +126,11 @@ def figures(run: dict[str, Any]) -> dict[str, float]:
 def ratios(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
     """Returns this checkout's figures over those of the other commit; nothing without one."""
     return {
-        way: {f"{HERE} over {name}": {figure: sides[HERE][figure] / value for figure, value in of.items()}}
+        way: {
+            f"{HERE} over {name}": {
+                figure: sides[HERE][figure] / (value or math.nan) for figure, value in of.items()
+            }
+        }
         for way, sides in found.items()
         for name, of in sides.items()
         if name != HERE
