@@ -19,6 +19,7 @@ const LEVELS = ['high', 'normal', 'low'];
 const newId = () => randomBytes(16).toString('hex');
 const now = () => performance.now();
 const fault = (code, message) => new QueueError(code, message);
+const noted = (map, id, value) => map.set(id, value).size > 65_536 && map.delete(map.keys().next().value);
 
 /**
  * @typedef {object} Options Each may be left out.
@@ -42,6 +43,7 @@ export class Client {
   #note = newId(); // this client in the server's notes on ids, where all may read: not the client id
   #waiting = new Map(); #contexts = 0; // requests without an answer, by id, and the contexts in them
   #answered = new Map(); // when an answer came, by ids that callers chose
+  #givenUp = new Map(); // such ids that nobody waits for any more, with the answer if it came after all
   #last = '0-0'; #taken = new Set(); #takenBytes = 0; #idle = false; // the reply stream (Receiving)
   #left = []; // requests that left all streams: lost, unless the reply stream holds their answers
   #aheadMs = 0; #askedAt = 0; #sweptAt = 0;
@@ -158,6 +160,11 @@ export class Client {
     signal?.addEventListener('abort', request.abort, { once: true });
     this.#waiting.set(id, request);
     this.#contexts += request.rows || 1;
+    const late = this.#givenUp.get(id); // the answer to the same request, which nobody waited for any more
+    if (late?.rows === request.rows || late?.outcome instanceof QueueError) {
+      request.gotInAt = now();
+      this.#settle(request, late.outcome);
+    }
     return request;
   }
 
@@ -186,10 +193,19 @@ export class Client {
   #end(request, error, answer) {
     if (this.#waiting.get(request.id) !== request) return; // another request has this id by now
     this.#waiting.delete(request.id);
+    if (request.named) noted(this.#givenUp, request.id);
     this.#contexts -= request.rows || 1;
     request.signal?.removeEventListener('abort', request.abort);
     if (answer) request.resolve(answer); else request.reject(error);
     request.onFirst(request.answer); // where no provisional one came before
+  }
+
+  /** Ends a request by the server's answer. */
+  #settle(request, outcome) {
+    const isError = outcome instanceof QueueError;
+    if (request.named) noted(this.#answered, request.id, now());
+    this.#end(request, isError && outcome, isError ? undefined : outcome);
+    this.#givenUp.delete(request.id);
   }
 
   async #read() {
@@ -244,13 +260,10 @@ export class Client {
     this.#takenBytes += bytes.length;
     try {
       const { id, rows, provisional, outcome } = decodeReply(bytes), request = this.#waiting.get(id);
-      const isError = outcome instanceof QueueError;
-      if (!request) return; // it was given up here
-      if (!isError && rows !== request.rows) throw new Error('this is an answer to other contexts');
+      if (!request) return void (!provisional && this.#givenUp.has(id) && noted(this.#givenUp, id, { rows, outcome }));
+      if (!(outcome instanceof QueueError) && rows !== request.rows) throw new Error('this is an answer to other contexts');
       if (provisional) return void request.onFirst(outcome);
-      if (request.named) this.#answered.set(id, now());
-      if (this.#answered.size > 65_536) this.#answered.delete(this.#answered.keys().next().value);
-      this.#end(request, isError && outcome, isError ? undefined : outcome);
+      this.#settle(request, outcome);
     } catch {
       this.odd++; // one that cannot be used keeps no other from who waits for it
     }

@@ -105,6 +105,18 @@ test('a request that is aborted rejects with the reason, and is taken back', asy
   await alone.close();
 });
 
+test('an answer that came after its request was given up is kept for a repeat', async () => {
+  const alone = await Client.connect(), stop = new AbortController();
+  alone.cancel = async () => false; // as where a worker has it already
+  const answer = alone.predict(context, { signal: stop.signal, requestId: 'given-up' });
+  stop.abort(new Error('nobody waits'));
+  await assert.rejects(answer, /nobody waits/);
+  await sleep(300);
+  assert.deepEqual((await alone.predict(context, { requestId: 'given-up' })).vector, newest);
+  await failure(alone.predict(context, { requestId: 'given-up' }), 'duplicate_request');
+  await alone.close();
+});
+
 test('a deadline is told by the worker', async () => {
   await failure(client.predict(context, { deadlineMs: 0.001 }), 'deadline_exceeded');
 });
@@ -137,4 +149,6 @@ test('a server that is not there, and a URL that is none, are told by name', asy
   await failure(Client.connect({ url: 'redis://127.0.0.1:1' }), 'server_unavailable');
   const error = await failure(Client.connect({ url: 'redis:/nonsense:secret@' }), 'invalid_settings');
   assert.doesNotMatch(error.message, /secret/);
+  await failure(Client.connect({ url: `${process.env.REDIS_URL}?ssl_ca_certs=ca.pem` }), 'invalid_settings');
+  await failure(Client.connect({ url: `${process.env.REDIS_URL}?db=99` }), 'server_unavailable'); // it has no such one
 });

@@ -5,7 +5,8 @@ import { QueueError } from './messages.mjs';
 const CODES = [
   [/^OOM/, 'server_out_of_memory'],
   [/^(NOAUTH|WRONGPASS|NOPERM)/, 'authentication_failed'],
-  [/^(LOADING|READONLY|MASTERDOWN|BUSY|NOSCRIPT)/, 'server_unavailable'], // the last: no worker was here yet
+  // NOSCRIPT: no worker was here yet
+  [/^(LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY|NOSCRIPT)/, 'server_unavailable'],
   [/^/, 'server_error'],
 ];
 
@@ -13,11 +14,12 @@ const CODES = [
 export async function opened(url, tls) {
   let connection, ready = false;
   try {
-    const path = url.startsWith('unix:') && decodeURIComponent(new URL(url).pathname); // not known to the driver
+    const { db, username, password, ...others } = Object.fromEntries(new URLSearchParams(url.split('?')[1]));
+    if (Object.keys(others).length) throw new Error(`unknown parameters: ${Object.keys(others)}; use db, username, password`);
     connection = createClient({
-      ...(path ? {} : { url }),
+      url, ...(db && { database: Number(db) }), ...(username && { username }), ...(password && { password }),
       socket: {
-        ...tls, ...(path && { path }),
+        ...tls,
         connectTimeout: 2_000, socketTimeout: 10_000, // a link that is silent for so long is dead
         reconnectStrategy: (tries, cause) => (ready ? Math.min(20 * 2 ** tries, 1_000) : cause),
       },
