@@ -95,21 +95,8 @@ def _read_folder(path: Path) -> dict[str, Any]:
 
 
 def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
-    """Columns of Parquet or Arrow files of one form; needs pyarrow, which nothing else here does."""
-    try:
-        import pyarrow as pa
-        from pyarrow import feather, parquet
-    except ImportError as error:
-        raise DataError(f"{path} needs pyarrow; pip install pyarrow, or convert to .npz") from error
-    read = parquet.read_table if parts[0].suffix in _PARQUET else feather.read_table
-    try:
-        tables = [read(part, memory_map=False) for part in parts]
-        table = pa.concat_tables(tables)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
-    encoders = {(one.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace") for one in tables}
-    if len(encoders) > 1:
-        raise DataError(f"{path} has vectors of several encoders ({', '.join(sorted(encoders))}); use one")
+    """Columns of Parquet or Arrow files of one form."""
+    table, encoder = _table(path, parts)
     if documents := "article" not in table.column_names and _DOCUMENT in table.column_names:
         table = table.rename_columns({_DOCUMENT: "article"})
     names = [name for name in table.column_names if name in (*_COLUMNS, _POSITION)]
@@ -125,7 +112,7 @@ def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         "vectors": _table_vectors(path, columns["vector"]),
         "article": article.astype(np.int32),
-        "encoder": encoders.pop(),
+        "encoder": encoder,
     }
     if documents:
         arrays["article_name"] = ids.astype(np.str_)
@@ -142,6 +129,25 @@ def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     if _POSITION in columns:
         _check_positions(path, article, _values(columns[_POSITION]))
     return _with_windows(arrays) if documents else arrays
+
+
+def _table(path: Path, parts: list[Path]) -> tuple[Any, str]:
+    """The rows of all parts, and their encoder; needs pyarrow, which nothing else here does."""
+    try:
+        import pyarrow as pa
+        from pyarrow import feather, parquet
+    except ImportError as error:
+        raise DataError(f"{path} needs pyarrow; pip install pyarrow, or convert to .npz") from error
+    read = parquet.read_table if parts[0].suffix in _PARQUET else feather.read_table
+    try:
+        tables = [read(part, memory_map=False) for part in parts]
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    encoders = {(one.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace") for one in tables}
+    if len(encoders) > 1:
+        raise DataError(f"{path} has vectors of several encoders ({', '.join(sorted(encoders))}); use one")
+    return table, encoders.pop()
 
 
 def _check_positions(path: Path, article: NDArray[Any], position: NDArray[Any]) -> None:
