@@ -16,7 +16,7 @@ DIST = dist
 JOBS = auto
 
 # What an install is made from: when one of these changes, the next target installs again.
-SOURCES = pyproject.toml artifacts/pyproject.toml setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
+SOURCES = pyproject.toml setup.py artifacts/pyproject.toml artifacts/setup.py amn/kernel/kernel.c $(wildcard amn/kernel/*.h)
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -34,7 +34,7 @@ help:
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make bench      this queue and six others, latency, cost (45 minutes); bench-quick: 3 minutes"
 	@echo "make wheels     the wheels of package and models, in $(DIST); wheels-test: installed and used in empty environments"
-	@echo "make matrix     each Python that is here, oldest and newest versions (10 GB for a while) [ARGS=--short: clients alone]"
+	@echo "make matrix     each Python that is here, oldest and newest versions (10 GB for a while) [ARGS='--short --allow-missing': clients alone]"
 	@echo "make locked     set-up with the versions of tests/dev.lock; make lock: those anew; make licences: of all dependencies"
 	@echo "make chaos      five minutes of faults under load    [ARGS='--seed 2 --seconds 600']"
 	@echo "make fuzz       a million broken messages at the decoder [ARGS=10000]"

