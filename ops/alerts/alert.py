@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Literal, Self, TypeVar, get_args
 
 import structlog
 
@@ -33,7 +33,7 @@ SEVERITIES: tuple[Severity, ...] = ("ticket", "page")
 _LOG = structlog.get_logger("amn.alerts")
 _T = TypeVar("_T")
 _BYTES_MAX = 1024**2
-UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Alert:
 
     Attributes:
         id: Fingerprint: the same for every incident of this rule on this series.
-        incident: Name of the present incident; "" when it began before incidents had names.
+        incident: Name of the present incident; "" before the first.
         rule, severity, model, lane, values, runbook, beside: As `Finding`; the severity is the
             incident's worst so far.
         summary: Text of the rule when it last fired.    latest: Its last text.
@@ -233,15 +233,11 @@ def read_record(stored: bytes, kind: type[_T]) -> _T | None:
     try:
         if len(stored) > _BYTES_MAX:
             raise ValueError(f"a record of {len(stored)} bytes")
-        return record(json.loads(stored), kind)
-    except UNREADABLE as error:
+        values = json.loads(stored)
+        found = {name: values[name] for name in kind.__slots__ if name in values}  # type: ignore[attr-defined]
+        if not {type(value) for name, value in found.items() if name.endswith("_ms")} <= {int, float}:
+            raise ValueError(f"a time that is no number: {found!r:.80}")
+        return kind(**found)
+    except _UNREADABLE as error:
         _LOG.error("record_unreadable", detail=f"{type(error).__name__}: {error!s:.200}")
         return None
-
-
-def record(values: Any, kind: type[_T]) -> _T:
-    """Returns a record with these fields, as far as it has them; or raises one of `UNREADABLE`."""
-    found = {name: values[name] for name in kind.__slots__ if name in values}  # type: ignore[attr-defined]
-    if not {type(value) for name, value in found.items() if name.endswith("_ms")} <= {int, float}:
-        raise ValueError(f"a time that is no number: {found!r:.80}")
-    return kind(**found)

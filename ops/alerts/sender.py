@@ -18,7 +18,6 @@ from ops.alerts.alert import Alert, Kind
 from ops.alerts.attempts import Attempts, quiet
 from ops.alerts.books import log, log_entry, put, read
 from ops.alerts.config import AlertsConfig, Sinks
-from ops.alerts.earlier import take_over
 from ops.alerts.receipts import Owed, Receipt, compare
 from ops.alerts.sinks.base import Message, Sink, SinkAnswer
 from ops.alerts.store import KEPT_S, apply
@@ -80,8 +79,6 @@ class Sender:
 
     def _look(self, now_ms: int) -> None:
         config = self._sinks.now()
-        if earlier := take_over(self._client, self._keys, config):
-            self._write(earlier)
         books = read(self._client, self._keys)
         dead = log(self._client, self._keys, "dead", now_ms - GIVEN_UP_FOR_MS)
         heard_ms = Memory(self._client, self._keys).evaluated_at_ms()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import runpy
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +26,6 @@ MIN = 60_000
 START = 1_800_000_000_000
 KEYS = Keys("main")
 SEND = Sink.send
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Died(BaseException):
@@ -373,7 +370,6 @@ def test_a_record_that_cannot_be_read_keeps_no_page_back(rig: Any, receiver: Rec
     prefix = KEYS.alerts_prefix
     on.client.xadd(KEYS.alerts_prefix + "ended", {"alert": bad})
     on.client.xadd(KEYS.alerts_prefix + "ended", {"other": bad})
-    on.client.xadd(prefix + "outbox", {"message": bad})  # of an earlier version
     on.client.hset(prefix + "receipts", "bad", bad)
     for name in ("states", "silences"):
         on.client.hset(prefix + name, "bad", bad)
@@ -579,32 +575,3 @@ def test_a_log_that_takes_nothing_has_no_message_sent_again(rig: Any, receiver: 
     on.minutes(30, level())
     assert [kind for kind, _ in actions(receiver)] == ["trigger"]
     assert left(on) == []
-
-
-def test_what_an_earlier_sender_left_is_told_once_and_nothing_is_lost(rig: Any, receiver: Receiver) -> None:
-    """The pager knew of all but lane fresh, missed and waits; of no end but those that are long ago."""
-    text = (GOLDEN / "stored" / "alerts.json").read_text("utf-8")
-    with running() as second:
-        on = rig(pager(receiver), pager(second, name="second", secondary=True))
-        runpy.run_path(str(GOLDEN / "make_stored.py"))["load"](on.client, json.loads(text))
-        on.now_ms += 59 * MIN
-        lanes = {alert.id: alert.lane or alert.rule for alert in alerts(on.client, KEYS)}
-        states = {"known": "firing", "ends": "ok", "over": "ok", "missed": "ok", "waits": "firing"}
-        found = [level(lane=lane, state=state) for lane, state in {**states, "fresh": "firing"}.items()]
-        on.minutes(5, *found)
-        told = [(lanes[key], kind) for kind, key in actions(receiver)]
-        assert sorted(one for one in told if one[0] != "delivery_failed") == [
-            ("ends", "resolve"),
-            ("fresh", "trigger"),
-            ("missed", "resolve"),
-            ("missed", "trigger"),
-            ("over", "resolve"),
-            ("waits", "trigger"),
-        ]
-        assert told.index(("missed", "trigger")) < told.index(("missed", "resolve"))
-        assert second.calls == []
-        assert left(on) == []
-        assert not on.client.exists(*(KEYS.alerts_prefix + name for name in ("outbox", "due", "waiting")))
-        on.minutes(45, *(level(lane=lane, state="ok") for lane in ("known", "waits", "fresh")))
-        ends = {lanes[key] for kind, key in actions(receiver) if kind == "resolve"}
-        assert ends >= {"known", "waits", "fresh"}

@@ -4,8 +4,7 @@
 
 Run it in the checkout of a version, before a change of its keys or entries. The files are never edited:
 every later version takes over a server that an earlier one has used (tests/contract/test_stored.py).
-`1` was written by the version that had one stream of requests, `2` by the one that had three levels;
-`alerts`, which holds the alerts alone, by the last one whose sender had an outbox of messages.
+`1` was written by the version that had one stream of requests, `2` by the one that had three levels.
 """
 
 from __future__ import annotations
@@ -90,10 +89,6 @@ def dump(client: Any) -> dict[str, Any]:
                 for entry, fields in client.xrange(key)
             ]
             keys[name] = {"stream": entries, "leases": leases(client, key)}
-        elif kind == "zset":
-            keys[name] = {"zset": {text(k): score for k, score in client.zrange(key, 0, -1, withscores=True)}}
-        elif kind == "list":
-            keys[name] = {"list": [text(one) for one in client.lrange(key, 0, -1)]}
         else:
             raise SystemExit(f"{name} is a {kind}; say here how to write it down")
     return keys
@@ -117,10 +112,6 @@ def load(client: Any, keys: dict[str, Any]) -> None:
             client.set(name, base64.b64decode(held["string"]))
         elif "hash" in held:
             client.hset(name, mapping={k: base64.b64decode(v) for k, v in held["hash"].items()})
-        elif "zset" in held:
-            client.zadd(name, {base64.b64decode(k): score for k, score in held["zset"].items()})
-        elif "list" in held:
-            client.rpush(name, *map(base64.b64decode, held["list"]))
         else:
             for entry, fields in held["stream"]:
                 client.xadd(name, {k: base64.b64decode(v) for k, v in fields.items()}, id=entry)
