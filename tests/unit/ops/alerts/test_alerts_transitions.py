@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ops.alerts.alert import Alert, fingerprint, louder, record, step
+from ops.alerts.alert import Alert, fingerprint, louder, read_record, step
 from ops.alerts.settings import AlertSettings
 from ops.alerts.silences import Silence, silence_of
 from ops.findings import Finding
@@ -189,8 +190,8 @@ def test_the_identity_has_no_number_and_no_time() -> None:
 
 def test_an_alert_survives_its_storage() -> None:
     alert, _ = play(F * 4, values={"drop": 0.04, "n": 3}, summary="fell")
-    assert record(asdict(alert), Alert) == alert
-    assert record({**asdict(alert), "of_a_later_version": 1}, Alert) == alert
+    for more in ({}, {"of_a_later_version": 1}):
+        assert read_record(json.dumps({**asdict(alert), **more}).encode(), Alert) == alert
 
 
 def test_a_silence_matches_what_it_names_until_it_ends() -> None:
