@@ -139,5 +139,7 @@ class _Events(StreamingResponse):
                 await send(message)
 
         async with aclosing(self._bodies):
-            with suppress(TimeoutError):  # the connection closes now; the kernel drops what is unsent
+            # The connection closes now; the kernel drops what is unsent. With ASGI 2.4 and later, Starlette
+            # says of every failure to send that the viewer went.
+            with suppress(TimeoutError, ClientDisconnect):
                 await super().__call__(scope, receive, in_time)

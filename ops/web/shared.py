@@ -11,21 +11,20 @@ T = TypeVar("T")
 
 
 class Shared(Generic[T]):
-    """An answer, or the error in its place, that is made anew when it is older than `for_s`, whoever asks."""
+    """An answer, or the error in its place, that is asked for anew after `for_s`, whoever asks."""
 
     def __init__(self, make: Callable[[], T], for_s: float) -> None:
         self._make, self._for_s = make, for_s
         self._task: asyncio.Task[T] | None = None
-        self._made_at_s = 0.0
+        self._asked_at_s = 0.0
 
     async def __call__(self) -> T:
         """Returns it, or raises the error that `make` raised."""
-        if self._task is None or (self._task.done() and time.monotonic() - self._made_at_s >= self._for_s):
-            self._task = asyncio.create_task(self._made())
-        return await asyncio.shield(self._task)  # who leaves takes it from nobody else
-
-    async def _made(self) -> T:
-        try:
-            return await asyncio.to_thread(self._make)
-        finally:
-            self._made_at_s = time.monotonic()
+        if self._task is None or (self._task.done() and time.monotonic() - self._asked_at_s >= self._for_s):
+            self._asked_at_s = time.monotonic()
+            self._task = asyncio.create_task(asyncio.to_thread(self._make))
+        task = self._task
+        await asyncio.wait((task,))  # who leaves takes it from nobody else
+        if error := task.exception():
+            raise error.with_traceback(None)  # one object for all, to which each would add its frames
+        return task.result()

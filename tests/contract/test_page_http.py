@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -269,6 +270,29 @@ def test_a_viewer_who_takes_nothing_is_dropped_and_others_go_on(monkeypatch: pyt
                     break
             assert seen > 6 * 2**20
             assert time.monotonic() - began_s < 20
+
+
+def test_a_viewer_who_takes_nothing_is_dropped_without_a_traceback_also_with_a_later_asgi(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "SEND_S_MAX", 0.05)
+    feed = Feed(lambda: b"x")
+    asgi, began = page(feed, None, None), []  # type: ignore[arg-type]
+
+    async def send(message: Any) -> None:
+        began.append(message["type"])
+        if len(began) > 1:
+            await asyncio.sleep(60)
+
+    async def ask() -> None:
+        headers = [(b"host", b"localhost")]
+        about = {"type": "http", "method": "GET", "path": "/api/events", "query_string": b"", "root_path": ""}
+        scope = {**about, "headers": headers, "asgi": {"version": "3.0", "spec_version": "2.4"}}
+        await asgi(scope, asyncio.Event().wait, send)  # type: ignore[arg-type]
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
+    assert began[0] == "http.response.start"
+    assert feed.viewers == 0
 
 
 @pytest.mark.parametrize(

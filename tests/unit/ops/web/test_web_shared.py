@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 
 import pytest
 
@@ -38,6 +39,25 @@ def test_those_who_wait_while_the_server_hangs_share_one_try_and_its_error() -> 
         await asyncio.sleep(0.35)
         assert await asyncio.gather(*(shared() for _ in range(20))) == [b"well"] * 20
         assert make.made == 2
+
+    asyncio.run(ask())
+
+
+def test_an_error_that_many_are_told_does_not_grow_and_is_as_old_as_its_question() -> None:
+    make = Hanging(fails=2)
+
+    async def ask() -> None:
+        shared = Shared(make, 0.5)
+        lengths = []
+        for _ in range(20):
+            with pytest.raises(TimeoutError) as told:
+                await shared()
+            lengths.append(len(traceback.extract_tb(told.value.__traceback__)))
+        assert len(set(lengths)) == 1
+        assert make.made == 1
+        await asyncio.sleep(0.41)  # the look itself took 0.1 s of the 0.5
+        with pytest.raises(TimeoutError, match="try 2"):
+            await shared()
 
     asyncio.run(ask())
 
