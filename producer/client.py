@@ -203,7 +203,8 @@ class Producer(Core[Handle, BatchHandle]):
         """Reports the true next vector of an earlier request, for the shadow evaluation.
 
         Args:
-            request: The handle, or its request id.
+            request: The handle; its request id, in the process that sent it; or, anywhere, its place in its
+                sequence, as "sequence#position".
             vector: Shape (768,), unit norm.
 
         Returns:

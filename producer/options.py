@@ -61,9 +61,12 @@ class Options:
             if type(getattr(self, name)) is not bool:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r:.80}; send True or False")
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
-            raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send the token count as an integer >= 0")
+            raise InvalidRequest(
+                f"tokens is {self.tokens!r:.80}; send an integer from 0 to {_INTEGER_MAX - 1}"
+            )
         if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
-            raise InvalidRequest(f"position is {self.position!r:.80}; send an integer >= 0, or -1 for none")
+            limit = f"-1, for none, to {_INTEGER_MAX - 1}"
+            raise InvalidRequest(f"position is {self.position!r:.80}; send an integer from {limit}")
         if self.request_id and not valid_id(self.request_id):
             raise InvalidRequest(
                 f"request_id {self.request_id!r:.80} is not valid; use 1-64 letters, digits and '_.:-'"
@@ -100,7 +103,7 @@ class SubmitFields(OptionFields, total=False):
 
 def _check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
-        raise InvalidRequest(f"{name} is {value!r:.80}; send text")
+        raise InvalidRequest(f"{name} is {value!r:.80}; send text of at most {TEXT_LENGTH_MAX} characters")
     if len(value) > TEXT_LENGTH_MAX:
         raise InvalidRequest(f"{name} has {len(value)} characters, the limit is {TEXT_LENGTH_MAX}")
     try:

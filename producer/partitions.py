@@ -62,6 +62,10 @@ class Spread:
             table.popitem(last=False)
 
     def where(self, request_id: str) -> int:
-        """Returns the partition that a request went to, by its id alone if it was not sent from here."""
+        """Returns the partition that a request went to, by its name alone if it was not sent from here.
+
+        Args:
+            request_id: Its id, or its place in a sequence as `sampling.sample_key` writes it.
+        """
         found = self._sent.get(request_id, self._streamed.get(request_id))
-        return self.of(request_id) if found is None else found
+        return self.of(request_id.rpartition("#")[0] or request_id) if found is None else found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from ops.gateway import answers, plain, tensors
 from ops.gateway.asking import Asker
 from ops.gateway.errors import Refused, bad, refused, response
 from ops.gateway.parameters import options
+from ops.gateway.readiness import Readiness
 from ops.gateway.settings import BODIES_BYTES_MAX, BODY_BYTES_MAX, MODEL, VERSION
-from ops.health.workers import WorkerFacts
 from ops.web.access import bears, is_ours, is_same_site
-from producer.errors import QueueError, ServerError
+from producer.errors import QueueError
+from producer.options import Options
+from producer.sampling import sample_key
 
 _LOG = structlog.get_logger("amn.gateway")
 HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
@@ -38,14 +40,12 @@ class Gateway:
     """The ASGI application.
 
     Args:
-        working: Asks for the AMN workers that live and make progress.
+        look: Says which partitions of the queue would answer.
         token: Asked for where it is not empty.
     """
 
-    def __init__(
-        self, asker: Asker, working: Callable[[], Awaitable[Sequence[WorkerFacts]]], token: str = ""
-    ) -> None:
-        self._asker, self._working, self._token = asker, working, token.encode()
+    def __init__(self, asker: Asker, look: Callable[[], Awaitable[Readiness]], token: str = "") -> None:
+        self._asker, self._look, self._token = asker, look, token.encode()
         self._bodies_bytes = 0
         self.routes = self._routes()
         self._registry = registry = CollectorRegistry()
@@ -59,6 +59,8 @@ class Gateway:
             buckets=_BOUNDS_S,
             registry=registry,
         )
+        said = "1 where the queue, or the partition, would answer a request."
+        self._ready = Gauge("amn_gateway_ready", said, ("queue",), registry=registry)
         for name, said, read in (
             ("amn_gateway_in_flight", "Requests without their answer.", lambda: asker.producer.in_flight),
             ("amn_gateway_hangups", "Requests whose clients went before the answer.", lambda: asker.hangups),
@@ -142,17 +144,11 @@ class Gateway:
             self._bodies_bytes -= len(body)
 
     async def _is_ready(self, _: Request, __: bytes) -> Response:
-        try:
-            working = await self._working()
-        except ServerError as error:
-            raise Refused(str(error), 503, "not_ready") from error
-        if not working:
-            queue = self._asker.producer.settings.queue
-            said = (
-                f"no AMN worker of queue {queue}, or of one of its partitions, lives; requests wait for one"
-            )
-            raise Refused(said, 503, "not_ready")
-        return _json({"ready": True, "name": MODEL, "workers": len(working), "model": working[0].model})
+        found = await self._look()
+        if not found.workers:
+            raise Refused("; ".join(dict.fromkeys(found.without.values())), 503, "not_ready")
+        about = {"workers": len(found.workers), "model": found.workers[0].model}
+        return _json({"ready": True, "name": MODEL, **about, "queues_not_ready": list(found.without)})
 
     async def _infer(self, request: Request, body: bytes) -> Response:
         inference = tensors.parse(body, request.headers.get(answers.HEAD_LENGTH))
@@ -178,14 +174,14 @@ class Gateway:
     async def _truth(self, request: Request, body: bytes) -> Response:
         media_type = _media_type(request)
         fields = plain.fields_of(body, media_type)
-        name = fields.get("request_id")
-        if fields.keys() - {"request_id", "vector"} or not isinstance(name, str) or not 0 < len(name) <= 64:
-            raise bad("send request_id, as an answer has it, and vector, and nothing else")
-        vector = plain.vector_of(fields.get("vector"))
-        sampled = await self._asker.producer.report_truth(name, vector)
+        vector = plain.vector_of(fields.pop("vector", None))
+        sampled = await self._asker.producer.report_truth(_truth_of(fields), vector)
         return Response(plain.encode({"sampled": sampled}, media_type), media_type=media_type)
 
     async def _metrics(self, _: Request, __: bytes) -> Response:
+        found = await self._look()
+        for queue in found.queues:
+            self._ready.labels(queue).set(queue not in found.without)
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _body(self, request: Request) -> bytes:
@@ -213,6 +209,19 @@ class Gateway:
 
 def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _truth_of(fields: Mapping[str, Any]) -> str:
+    """The name of the request that a truth belongs to: its id, or its place in a sequence."""
+    if fields.keys() not in ({"request_id"}, {"sequence", "position"}):
+        raise bad(
+            "send vector, and request_id as the answer has it, or sequence and position as the request had"
+        )
+    checked = Options(**fields)
+    name = sample_key(checked.request_id, checked.sequence, checked.position)
+    if not name:
+        raise bad("request_id and sequence are empty, or position is -1; send those of a request")
+    return name
 
 
 def _json(value: object) -> Response:

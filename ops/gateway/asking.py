@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ Answer = Reply | BatchReply
 #: A request without its vectors.
 _BESIDE_BYTES = 2_048
 #: No retry helps against these either, and they say nothing of how a request ended.
-_NO_END = (Cancelled, DuplicateRequest, ProducerClosed)
+_NO_END = (DuplicateRequest, ProducerClosed)
 
 
 class _Known(NamedTuple):
@@ -38,8 +38,8 @@ class Repeats:
     def __init__(self, for_s: float) -> None:
         self._for_s, self._bytes = for_s, 0
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        #: How many ask under an id at this moment.
-        self._asking: Counter[str] = Counter()
+        #: What is asked under an id at this moment, and how many ask.
+        self._asking: dict[str, tuple[int, int]] = {}
 
     def begin(self, request_id: str, mark: int) -> Answer | QueueError | None:
         """Notes a request by a hash of what it asks; returns how an earlier one under this id ended.
@@ -51,43 +51,42 @@ class Repeats:
         """
         self._drop_old()
         known = self._known.get(request_id)
-        if known is not None and known.mark != mark:
+        asked, count = self._asking.get(request_id, (mark if known is None else known.mark, 0))
+        if asked != mark:
             said = f"request_id {request_id!r} was used for other contexts or parameters; send another one"
             raise DuplicateRequest(said)
-        self._asking[request_id] += 1
-        if known is None:
-            self._put(request_id, mark, None)
-        return known.outcome if known is not None else None
+        self._asking[request_id] = mark, count + 1
+        return None if known is None else known.outcome
 
     def leave(self, request_id: str) -> None:
         """Ends what began."""
-        self._asking[request_id] -= 1
-        if not self._asking[request_id]:
-            del self._asking[request_id]
+        mark, count = self._asking.pop(request_id)
+        if count > 1:
+            self._asking[request_id] = mark, count - 1
 
-    def end(self, request_id: str, mark: int, outcome: Answer | QueueError) -> None:
-        """Keeps how a request ended, in place of the oldest ones where there are too many."""
-        self.forget(request_id)
-        self._put(request_id, mark, outcome)
-        self._drop_old()
+    def end(self, request_id: str, mark: int, outcome: Answer | QueueError | None) -> None:
+        """Keeps how a request ended, in place of the oldest ones where there are too many.
 
-    def forget(self, request_id: str) -> None:
-        """Leaves the id to whatever comes."""
-        if known := self._known.pop(request_id, None):
-            self._bytes -= _bytes_of(known.outcome)
-
-    def _put(self, request_id: str, mark: int, outcome: Answer | QueueError | None) -> None:
+        Args:
+            outcome: None where that says nothing to a repeat; it is to ask the same, nevertheless.
+        """
+        if outcome is None and request_id in self._known:
+            return
+        self._forget(request_id)
         self._known[request_id] = _Known(mark, time.monotonic() + self._for_s, outcome)
         self._bytes += _bytes_of(outcome)
+        self._drop_old()
+
+    def _forget(self, request_id: str) -> None:
+        if known := self._known.pop(request_id, None):
+            self._bytes -= _bytes_of(known.outcome)
 
     def _drop_old(self) -> None:
         while self._known:
             name, known = next(iter(self._known.items()))
             if known.until_s > time.monotonic() and self._bytes <= KEPT_BYTES_MAX:
                 return
-            self.forget(name)
-            if name in self._asking:
-                self._put(name, known.mark, known.outcome)
+            self._forget(name)
 
 
 def _bytes_of(outcome: Answer | QueueError | None) -> int:
@@ -130,12 +129,11 @@ class Asker:
             if outcome is None:
                 outcome = await self._answer(contexts, options, receive)
                 self._repeats.end(name, mark, outcome)
-        except Cancelled:
-            self._repeats.forget(name)
+        except Cancelled:  # the id is left to whatever comes
             raise
         except QueueError as error:
-            if not error.retryable and not isinstance(error, _NO_END):
-                self._repeats.end(name, mark, error)
+            told = error.retryable or isinstance(error, _NO_END)
+            self._repeats.end(name, mark, None if told else error)
             raise
         finally:
             self._repeats.leave(name)
@@ -157,7 +155,7 @@ class Asker:
             except Cancelled:
                 if leaving not in self._waiting.get(handle.id, ()):
                     raise
-                continue  # another client had asked first and went; this one asks anew
+                continue  # the client that had asked first went, and took back what this one waits for
             except ResultTimeout:
                 await self._take_back(handle, leaving)
                 raise

@@ -27,26 +27,28 @@ def options(parameters: Mapping[str, Any], traceparent: str) -> Options:
         traceparent: Header of that name; one that is not of W3C's form is ignored, as W3C asks.
 
     Raises:
-        Refused: A name is not known, or the deadline is too far.
-        InvalidRequest, DeadlineExceeded: A value cannot be used.
+        Refused, InvalidRequest: A name is not known, or a value cannot be used.
     """
     fields = dict(parameters)
     if "timeout" in fields:
         timeout = fields.pop("timeout")
-        if type(timeout) is not int or timeout < 0:
-            raise bad(f"timeout is {timeout!r:.80}; send microseconds as an integer, or deadline_ms")
-        if timeout and "deadline_ms" not in fields:
-            fields["deadline_ms"] = timeout / 1000
-    priority = fields.get("priority")
-    if type(priority) is int:
-        if not 0 <= priority <= len(PRIORITIES):
-            raise bad(f"priority is {priority}; send 1 to {len(PRIORITIES)}, or {', '.join(PRIORITIES)}")
-        fields["priority"] = PRIORITIES[priority - 1] if priority else "normal"
+        if type(timeout) is not int or not 0 <= timeout <= 1000 * DEADLINE_MS_MAX:
+            limit = f"0, for none, to {1000 * DEADLINE_MS_MAX}"
+            raise bad(f"timeout is {timeout!r:.80}; send microseconds as an integer from {limit}")
+        if timeout:
+            fields.setdefault("deadline_ms", timeout / 1000)
+    priority = fields.get("priority", "normal")
+    if type(priority) is int and 0 <= priority <= len(PRIORITIES):
+        fields["priority"] = ("normal", *PRIORITIES)[priority]
+    elif priority not in PRIORITIES:
+        said = f"send {', '.join(PRIORITIES)}, or 1 to {len(PRIORITIES)}, 1 being {PRIORITIES[0]}"
+        raise bad(f"priority is {priority!r:.80}; {said}")
     if unknown := sorted(fields.keys() - set(NAMES)):
         raise bad(f"parameter {unknown[0]!r:.80} is not known; there are {', '.join(NAMES)}")
     if fields.get("deadline_ms") is None:
         fields["deadline_ms"] = DEADLINE_MS
-    found = Options(traceparent=traceparent if _TRACE.fullmatch(traceparent) else "", **fields)
-    if found.deadline_ms is not None and found.deadline_ms > DEADLINE_MS_MAX:
-        raise bad(f"deadline_ms is {found.deadline_ms:g}; the gateway waits {DEADLINE_MS_MAX} at most")
-    return found
+    deadline_ms = fields["deadline_ms"]
+    if type(deadline_ms) not in (int, float) or not 0 < deadline_ms <= DEADLINE_MS_MAX:
+        limit = f"above 0, and of {DEADLINE_MS_MAX} at most"
+        raise bad(f"deadline_ms is {deadline_ms!r:.80}; send a number of milliseconds {limit}")
+    return Options(traceparent=traceparent if _TRACE.fullmatch(traceparent) else "", **fields)

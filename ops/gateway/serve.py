@@ -5,26 +5,18 @@ from __future__ import annotations
 import ctypes
 import gc
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from itertools import count
-
-import redis
 
 from ops.gateway.app import Gateway
 from ops.gateway.asking import Asker
+from ops.gateway.readiness import Looks
 from ops.gateway.settings import CONNECTIONS_MAX, DRAIN_S, READY_S, SERVER_MS_MAX
-from ops.health import workers
-from ops.health.workers import WorkerFacts
 from ops.web import serve as web
 from ops.web.shared import Shared
 from producer import AsyncProducer
-from producer.keys import Keys
 from producer.settings import ProducerSettings
-from producer.transport.clock import time_ms
-from producer.transport.connection import connect, driver_errors
 
 
 def serve(
@@ -42,10 +34,8 @@ def serve(
     """
     settings = replace(settings, connect_timeout_ms=SERVER_MS_MAX, command_timeout_ms=SERVER_MS_MAX)
     producer = AsyncProducer(settings=settings, partitions=partitions)
-    parts = [channel.settings for channel in producer.channels]
-    with ExitStack() as undo:
-        clients = [(undo.enter_context(connect(part, retries=0)), part) for part in parts]
-        gateway = Gateway(Asker(producer), Shared(partial(working, clients), READY_S), token)
+    with Looks([channel.settings for channel in producer.channels]) as look:
+        gateway = Gateway(Asker(producer), Shared(look, READY_S), token)
         end = producer.close
         web.serve(gateway, opened, tidying(beat), connections_max=CONNECTIONS_MAX, drain_s=DRAIN_S, after=end)
 
@@ -69,20 +59,3 @@ def tidying(beat: Callable[[], None]) -> Callable[[], None]:
                 trim(0)
 
     return called
-
-
-def working(clients: Sequence[tuple[redis.Redis, ProducerSettings]]) -> list[WorkerFacts]:
-    """The AMN workers that live and make progress; none where a partition has none.
-
-    Args:
-        clients: A connection for the queue, or for each of its partitions.
-    """
-    found: list[WorkerFacts] = []
-    for client, part in clients:
-        with driver_errors(part.url):
-            known = workers.read(client, Keys(part.queue), time_ms(client.time()))
-        own = [one for one in known if one.kind == "amn" and not one.stuck]
-        if not own:
-            return []
-        found += own
-    return found

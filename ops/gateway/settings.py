@@ -16,8 +16,8 @@ CONNECTIONS_MAX = 1_024
 DEADLINE_MS, DEADLINE_MS_MAX = 30_000, 600_000
 #: Answers to requests with an id of the caller's, kept so that a repeat gets the same answer.
 KEPT_BYTES_MAX = 64 * 1024**2
-#: What readiness found is good for so long.
-READY_S = 1.0
+#: A look at who is ready is good for so long, and takes so long at most: probes wait for a second.
+READY_S, LOOK_MS_MAX = 1.0, 500
 #: A try to reach the server: an answer that says so is better than one that waits.
 SERVER_MS_MAX = 2_000
 #: After SIGTERM, the requests under way may go on for so long.

@@ -53,7 +53,7 @@ def parse(body: bytes, head_bytes: str | None) -> Inference:
     end = len(body) if head_bytes is None else _length(head_bytes, len(body))
     message = mapping(load(body[:end]), "the request")
     parameters = dict(mapping(message.get("parameters", {}), "parameters"))
-    binary = parameters.pop(BINARY_OUTPUTS, False)
+    binary = _flag(parameters.pop(BINARY_OUTPUTS, False), BINARY_OUTPUTS)
     name = message.get("id", "")
     if not isinstance(name, str) or len(name) > 512:
         raise bad("id must be text of at most 512 characters")
@@ -64,8 +64,8 @@ def parse(body: bytes, head_bytes: str | None) -> Inference:
         id=name,
         contexts=_tensor(mapping(inputs[0], "inputs[0]"), body, end),
         parameters=parameters,
-        outputs=_wanted(message.get("outputs"), binary is True),
-        binary=binary is True,
+        outputs=_wanted(message.get("outputs"), binary),
+        binary=binary,
     )
 
 
@@ -109,6 +109,12 @@ def numbers(data: object, shape: tuple[int, ...], name: str) -> NDArray[np.float
         raise bad(f"{name} has {flat[at]!r:.80} as value {at}; send numbers")
     with np.errstate(all="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
         return np.array(flat, np.float64).astype(np.float32).reshape(shape)
+
+
+def _flag(value: object, name: str) -> bool:
+    if type(value) is not bool:
+        raise bad(f"{name} is {value!r:.80}; send true or false")
+    return value
 
 
 def _length(text: str, body_bytes: int) -> int:
@@ -174,5 +180,5 @@ def _wanted(outputs: object, binary: bool) -> Mapping[str, bool] | None:
             raise bad(f"parameter {unknown[0]!r:.80} of an output is not known; there is binary_data")
         if not isinstance(one.get("name"), str):
             raise bad(f"outputs[{number}] has no name")
-        found[one["name"]] = said.get("binary_data", binary) is True
+        found[one["name"]] = _flag(said.get("binary_data", binary), f"binary_data of outputs[{number}]")
     return found or None

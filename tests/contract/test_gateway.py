@@ -27,6 +27,7 @@ from waiting import wait_until
 from ops.web import protocol
 from producer.keys import Keys
 from producer.messages import Failure, Reply, Request
+from producer.sampling import RATE_MAX, sampled
 from workers.pool.child import our_environment, our_python
 
 KEYS = Keys()
@@ -132,10 +133,6 @@ SAID: list[tuple[bytes, dict[str, str], int, str, str]] = [
     (v2(np.float32(UNIT), parameters={"lane": "nope"})[0], {}, 400, "unknown_lane", "general"),
     (v2(np.float32(UNIT), parameters={"lanes": "x"})[0], {}, 400, "invalid_request", "lane, tokens"),
     (v2(np.float32(UNIT), parameters={"tokens": 1.5})[0], {}, 400, "invalid_request", "tokens is 1.5"),
-    (v2(np.float32(UNIT), parameters={"deadline_ms": 0})[0], {}, 504, "deadline_exceeded", "past"),
-    (v2(np.float32(UNIT), parameters={"deadline_ms": 1e9})[0], {}, 400, "invalid_request", "600000"),
-    (v2(np.float32(UNIT), parameters={"timeout": -1})[0], {}, 400, "invalid_request", "microseconds"),
-    (v2(np.float32(UNIT), parameters={"priority": 4})[0], {}, 400, "invalid_request", "1 to 3"),
     (v2(np.float32(UNIT), outputs=[{"name": "x"}])[0], {}, 400, "invalid_request", "vector, confidence"),
     (b"{}" + bytes(9), {"Inference-Header-Content-Length": "12"}, 400, "invalid_request", "11 bytes"),
     (b"{}", {"Inference-Header-Content-Length": "-1"}, 400, "invalid_request", "2 bytes"),
@@ -169,6 +166,96 @@ def test_bad_input_is_refused_with_its_place_and_what_was_expected(door: Any, co
     assert client.get("/v2/models/amn/versions/2").status_code == 404
     assert worker.seen == []
     assert infer(client, context).status_code == 200  # and it goes on
+
+
+TEXT, FLAG = [None, True, 5, 1.5, [], {}, "x" * 513], [None, 0, 1, 1.5, "true", []]
+WHOLE = [None, True, 1.0, 1.5, "5", [], 2**31, -2, -(2**63), 1e30]
+#: By parameter: what it may not be, and the range that the refusal names.
+WRONG: dict[str, tuple[list[Any], str]] = {
+    "lane": (TEXT, "512"),
+    "tokens": ([*WHOLE, -1], "0 to 2147483647"),
+    "deadline_ms": (
+        [True, "5", [], 0, -1, -0.5, 600_000.1, 1e300, 2**63, float("nan"), float("inf"), -float("inf")],
+        "above 0, and of 600000 at most",
+    ),
+    "sequence": (TEXT, "512"),
+    "position": (WHOLE, "-1, for none, to 2147483647"),
+    "domain": (TEXT, "512"),
+    "escalate": (FLAG, "True or False"),
+    "normalize": (FLAG, "True or False"),
+    "request_id": ([None, 5, "a b", "x" * 65, "\u00e9", "a/b"], ""),
+    "priority": ([None, True, 4, -1, 1.0, "urgent", [], {}], "high, normal, low, or 1 to 3"),
+    "timeout": ([None, True, 1.5, "5", -1, 600_000_001, 2**63], "0, for none, to 600000000"),
+    "binary_data_output": (FLAG, "true or false"),
+}
+
+
+def test_every_wrong_parameter_is_refused_by_its_name_with_its_value_and_the_range(
+    door: Any, context: Context
+) -> None:
+    from ops.gateway.parameters import NAMES
+
+    client, worker, _ = door
+    assert WRONG.keys() == {*NAMES, "timeout", "binary_data_output"}
+    packed = {"content-type": "application/msgpack"}
+    for name, (values, limits) in WRONG.items():
+        for value in values:
+            parameters = {name: value}
+            said = []
+            if not isinstance(value, float) or np.isfinite(value):  # JSON has no others
+                said.append(infer(client, context, binary=True, parameters=parameters))
+            if name != "binary_data_output":
+                body = msgpack.packb({"version": 1, "context": context.tobytes(), **parameters})
+                said.append(client.post("/predict", content=body, headers=packed))
+            for told in said:
+                error = told.json()["error"]
+                assert (told.status_code, told.json()["code"]) == (400, "invalid_request"), (name, error)
+                assert error.startswith(name), error
+                assert limits in error, error
+                shown = (
+                    f"{len(value)} characters"
+                    if name in ("lane", "sequence", "domain") and value and isinstance(value, str)
+                    else f"{value!r:.80}"
+                )
+                assert shown in error, error
+    assert (
+        infer(client, context, outputs=[{"name": "vector", "parameters": {"binary_data": 1}}]).status_code
+        == 400
+    )
+    assert worker.seen == []
+    for good in (
+        {"deadline_ms": 600_000},
+        {"deadline_ms": 0.5e4},
+        {"timeout": 0},
+        {"priority": 0},
+        {"tokens": 2**31 - 1},
+    ):
+        assert infer(client, context, parameters=good).status_code == 200, good
+
+
+def test_a_truth_is_reported_by_its_place_also_where_the_answer_was_given_by_another(
+    real_server: Any, context: Context
+) -> None:
+    """Of 100 places, those that may be in the sample are told, and no other."""
+    with gateway(real_server.url) as (client, _):
+        told = [
+            client.post("/truth", json={"sequence": "doc", "position": n, "vector": context[0].tolist()})
+            for n in range(100)
+        ]
+        keys = [f"doc#{n}".encode() for n, one in enumerate(told) if one.json()["sampled"]]
+        assert keys == [f"doc#{n}".encode() for n in range(100) if sampled(f"doc#{n}", RATE_MAX)] != []
+        assert [fields[b"key"] for _, fields in real_server.admin.xrange(KEYS.truths)] == keys
+        for wrong, words in (
+            ({"sequence": "doc"}, "sequence and position"),
+            ({"request_id": "r", "sequence": "doc", "position": 1}, "sequence and position"),
+            ({"sequence": "doc", "position": -1}, "-1"),
+            ({"sequence": "", "position": 1}, "empty"),
+            ({"sequence": "doc", "position": True}, "2147483647"),
+            ({"request_id": "a b"}, "a b"),
+        ):
+            refused = client.post("/truth", json={**wrong, "vector": context[0].tolist()})
+            assert refused.status_code == 400, wrong
+            assert words in refused.json()["error"], refused.text
 
 
 def test_a_truth_is_reported_for_an_answer(door: Any, context: Context) -> None:
@@ -303,12 +390,16 @@ def test_readiness_means_that_a_request_would_be_answered(
         assert "no AMN worker" in asked.json()["error"]
         with EchoWorker(server.url):
             wait_until(lambda: say_alive(admin) or client.get("/v2/health/ready").status_code == 200)
-            assert client.get("/v2/models/amn/ready").json()["model"] == "amn@test"
+            ready = client.get("/v2/models/amn/ready").json()
+            assert (ready["model"], ready["queues_not_ready"]) == ("amn@test", [])
+            assert 'amn_gateway_ready{queue="main"} 1.0' in client.get("/metrics").text
             server.kill()
             away = infer(client, context)
             assert (away.status_code, away.json()["code"]) == (503, "server_unavailable")
             assert away.headers["retry-after"] == "1"
             wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
+            assert "no usable server" in client.get("/v2/health/ready").json()["error"]
+            assert 'amn_gateway_ready{queue="main"} 0.0' in client.get("/metrics").text
             server.start()
             wait_until(lambda: infer(client, context).status_code == 200)
         assert process.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -223,7 +224,13 @@ def test_a_partition_without_its_node_fails_alone(cluster: Cluster, contexts: An
             assert np.array_equal(producer.predict(row, timeout_ms=20_000).vector, row[-1])
 
 
-def test_a_gateway_asks_all_partitions_and_is_ready_while_each_has_a_worker(
+def told_of(client: httpx.Client) -> list[str]:
+    """The partitions of which a gateway says that they are not ready."""
+    ready = client.get("/v2/health/ready").json()
+    return ready.get("queues_not_ready") or re.findall(r"queue (\S+) lives", ready.get("error", ""))
+
+
+def test_a_gateway_asks_all_partitions_and_is_ready_while_any_has_a_worker(
     real_server: Any, contexts: Any
 ) -> None:
     queues = partition_queues("main", N)
@@ -249,5 +256,18 @@ def test_a_gateway_asks_all_partitions_and_is_ready_while_each_has_a_worker(
         assert seen == [int(part == crc32(b"mine") % N) for part in range(N)]
         told = client.post("/truth", json={"request_id": "mine", "vector": answers[0]["vector"]})
         assert told.json() in ({"sampled": True}, {"sampled": False})
-        real_server.admin.delete(Keys(queues[1]).worker(f"echo-{queues[1]}"))
-        wait_until(lambda: client.get("/v2/health/ready").status_code == 503, "one without a worker")
+        truth = {"sequence": "doc", "vector": answers[0]["vector"]}
+        sent = [client.post("/truth", json={**truth, "position": n}).json()["sampled"] for n in range(100)]
+        counts = [real_server.admin.xlen(Keys(queue).truths) for queue in queues]
+        assert counts[crc32(b"doc") % N] >= sum(sent) > 0
+        assert sum(counts) <= sum(sent) + 1
+        for left in (2, 1, 0):
+            real_server.admin.delete(Keys(queues[left]).worker(f"echo-{queues[left]}"))
+            gone = list(queues[left:])
+            wait_until(lambda: told_of(client) == gone, "all of them told")  # noqa: B023
+            assert client.get("/v2/health/ready").status_code == (200 if left else 503)
+            metrics = client.get("/metrics").text
+            assert [f'amn_gateway_ready{{queue="{one}"}} 0.0' in metrics for one in queues] == [
+                one in gone for one in queues
+            ]
+        assert all(queue in client.get("/v2/health/ready").json()["error"] for queue in queues)

@@ -23,7 +23,6 @@ def test_an_id_that_is_asked_under_is_known_however_long_it_takes(monkeypatch: p
             repeats.begin("slow", 2)
         assert repeats.begin("quick", 2) is None
         repeats.leave("quick")
-        repeats.forget("quick")
     repeats.leave("slow")
     clock[0] = 700.0
     assert repeats.begin("slow", 2) is None
@@ -43,6 +42,20 @@ def test_answers_of_others_push_out_no_id_that_is_asked_under(monkeypatch: pytes
     with pytest.raises(DuplicateRequest):
         repeats.begin("slow", 2)
     assert repeats.begin("r0", 2) is None  # the oldest answers went
+
+
+def test_an_id_stays_with_those_who_ask_on_when_another_one_took_his_request_back() -> None:
+    repeats = Repeats(for_s=60)
+    repeats.begin("a", 1)
+    repeats.begin("a", 1)
+    repeats.leave("a")  # who was cancelled
+    with pytest.raises(DuplicateRequest):
+        repeats.begin("a", 2)
+    repeats.end("a", 1, None)  # and who waited to no end
+    repeats.leave("a")
+    with pytest.raises(DuplicateRequest):
+        repeats.begin("a", 2)
+    assert repeats.begin("a", 1) is None
 
 
 def test_how_a_request_ended_is_told_to_its_repeat_and_to_no_other_contexts() -> None:

@@ -1,0 +1,88 @@
+"""Asks all partitions of the queue together, within one limit of time, if they would answer a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Self
+
+import redis
+
+from ops.gateway.settings import LOOK_MS_MAX
+from ops.health import workers
+from ops.health.workers import WorkerFacts
+from producer.errors import ServerError
+from producer.keys import Keys
+from producer.settings import ProducerSettings
+from producer.transport.clock import time_ms
+from producer.transport.connection import connect, driver_errors
+
+#: A look is a few commands; more threads would only wait for the servers of more partitions.
+_THREADS_MAX = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """One look at the partitions.
+
+    Attributes:
+        queues: All of them.    without: By the name of each that would answer nothing, the reason.
+        workers: The AMN workers that live and make progress, of all the others.
+    """
+
+    queues: Sequence[str]
+    without: Mapping[str, str]
+    workers: Sequence[WorkerFacts]
+
+
+class Looks:
+    """Looks at the partitions, again and again. A context manager.
+
+    Args:
+        parts: The settings of each partition, or of the one queue.
+    """
+
+    def __init__(self, parts: Sequence[ProducerSettings]) -> None:
+        self._undo = ExitStack()
+        self._parts = [
+            replace(part, connect_timeout_ms=LOOK_MS_MAX, command_timeout_ms=LOOK_MS_MAX) for part in parts
+        ]
+        self._asked: dict[str, Future[list[WorkerFacts]]] = {}
+
+    def __enter__(self) -> Self:
+        threads = min(len(self._parts), _THREADS_MAX)
+        self._pool = self._undo.enter_context(ThreadPoolExecutor(threads, "amn-ready"))
+        clients = [self._undo.enter_context(connect(part)) for part in self._parts]
+        pairs = zip(self._parts, clients, strict=True)
+        self._asks = {part.queue: partial(_working, client, part) for part, client in pairs}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def __call__(self) -> Readiness:
+        """Asks each partition, except those that have not answered an earlier look yet."""
+        for queue, ask in self._asks.items():
+            if queue not in self._asked or self._asked[queue].done():
+                self._asked[queue] = self._pool.submit(ask)
+        wait(self._asked.values(), LOOK_MS_MAX / 1000)
+        without, found = {}, []
+        for queue, one in self._asked.items():
+            try:
+                found += one.result(0)
+                if not one.result(0):
+                    without[queue] = f"no AMN worker of queue {queue} lives; requests wait for one"
+            except TimeoutError:
+                without[queue] = f"the server of queue {queue} did not answer within {LOOK_MS_MAX} ms"
+            except ServerError as error:
+                without[queue] = str(error)
+        return Readiness(queues=list(self._asks), without=without, workers=found)
+
+
+def _working(client: redis.Redis, part: ProducerSettings) -> list[WorkerFacts]:
+    with driver_errors(part.url):
+        known = workers.read(client, Keys(part.queue), time_ms(client.time()))
+    return [one for one in known if one.kind == "amn" and not one.stuck]

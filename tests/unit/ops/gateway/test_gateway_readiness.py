@@ -1,0 +1,25 @@
+"""Looks at partitions whose servers do not answer."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+
+from ops.gateway.readiness import Looks
+from producer.partitions import partition_queues
+from producer.settings import ProducerSettings
+
+
+def test_a_partition_whose_server_hangs_leaves_the_gateway_ready_within_a_probes_time() -> None:
+    with ExitStack() as undo:
+        hanging = undo.enter_context(socket.create_server(("127.0.0.1", 0)))
+        address = f"redis://127.0.0.1:{hanging.getsockname()[1]}"
+        parts = [ProducerSettings(url=address, queue=queue) for queue in partition_queues("main", 20)]
+        look = undo.enter_context(Looks(parts))
+        for _ in range(3):
+            began_s = time.monotonic()
+            found = look()
+            assert time.monotonic() - began_s < 0.9
+            assert list(found.without) == found.queues == [part.queue for part in parts]
+            assert not found.workers
