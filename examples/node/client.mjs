@@ -1,25 +1,18 @@
 // A client of the AMN queue: contexts in, answers as promises. It follows docs/wire.md, and names its sections.
-import { randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { opened, run } from './connection.mjs';
-import { hasLeft, standingOf } from './losses.mjs';
-import { QueueError, bytesOf, decodeReply, encodeRequest } from './messages.mjs';
+import { Inflight, WINDOW_MS, now } from './inflight.mjs';
+import { bytesOf, encodeRequest, fault } from './messages.mjs';
+import { aheadOf, readReplies } from './replies.mjs';
 
-export { QueueError };
+export { QueueError } from './messages.mjs';
 
-const SCRIPTS = { // sha1sum producer/lua/*.lua: workers load them
-  submit: ['EVALSHA', '1e23b670142e76c6820a0f0ca7e467594aae4de0', '7'],
-  cancel: ['EVALSHA', 'dc10b9718f514562f103db9ec0c829e093569b8b', '12'],
-};
-const FUNCTIONS = { submit: ['FCALL', 'amn_submit_v1', '7'], cancel: ['FCALL', 'amn_cancel_v1', '12'] };
-const WINDOW_MS = 60_000; // how long the server knows an id
-const REPEAT_MS = 30_000; // a call is repeated for less than that, so that it runs once
+// The function of each script, and sha1sum producer/lua/*.lua: workers load them.
+const SUBMIT = ['amn_submit_v1', '1e23b670142e76c6820a0f0ca7e467594aae4de0'];
+const CANCEL = ['amn_cancel_v1', 'dc10b9718f514562f103db9ec0c829e093569b8b'];
+const REPEAT_MS = 30_000; // less than the window: a call whose answer was lost is repeated so long, and runs once
 const LEVELS = ['high', 'normal', 'low'];
-
-const newId = () => randomBytes(16).toString('hex');
-const now = () => performance.now();
-const fault = (code, message) => new QueueError(code, message);
-const noted = (map, id, value) => map.set(id, value).size > 65_536 && map.delete(map.keys().next().value);
+const REFUSED = { 0: 'duplicate_request', '-1': 'queue_full', '-2': 'stream_unusable' }; // what submit.lua says; 1: in
 
 /**
  * @typedef {object} Options Each may be left out.
@@ -39,15 +32,9 @@ const noted = (map, id, value) => map.set(id, value).size > 65_536 && map.delete
  * @property {Promise<object>} first The provisional answer, or `answer` where that came first.
  */
 export class Client {
-  #clientId; #keys; #limits; #scripts; #sender; #reader; #reading; #closed = false;
-  #note = newId(); // this client in the server's notes on ids, where all may read: not the client id
-  #waiting = new Map(); #contexts = 0; // requests without an answer, by id, and the contexts in them
-  #answered = new Map(); // when an answer came, by ids that callers chose
-  #givenUp = new Map(); // such ids that nobody waits for any more, with the answer if it came after all
-  #last = '0-0'; #taken = new Set(); #takenBytes = 0; #idle = false; // the reply stream (Receiving)
-  #left = []; // requests that left all streams: lost, unless the reply stream holds their answers
-  #aheadMs = 0; #askedAt = 0; #sweptAt = 0;
-  odd = 0; // replies that were skipped, since they could not be used; 0 in a healthy system
+  #clientId; #keys; #head; #functions; #sender; #reader; #reading;
+  #note = crypto.randomUUID(); // this client in the server's notes on ids, where all may read: not the client id
+  #inflight = new Inflight();
 
   /**
    * @param {object} [options]
@@ -61,27 +48,31 @@ export class Client {
    */
   static async connect({ url, queue = 'main', name, tls, functions, entriesMax = 100_000, bytesMax = 2 ** 31 } = {}) {
     const client = new Client(), key = (rest) => `amn:{${queue}}:${rest}`;
-    client.#scripts = functions ? FUNCTIONS : SCRIPTS;
-    client.#clientId = name ? `${name}.${newId()}` : newId();
-    client.#limits = [entriesMax, bytesMax, WINDOW_MS].map(String);
+    client.#functions = functions;
+    client.#clientId = name ? `${name}.${crypto.randomUUID()}` : crypto.randomUUID();
+    client.#head = [entriesMax, bytesMax, WINDOW_MS, key('seen:'), client.#note].map(String);
     const places = ['requests:high', 'requests', 'requests:low', 'fallback', 'fallback:secondary'];
+    const streams = places.map(key), bytes = places.map((one) => key(`bytes:${one}`)), stats = key('stats');
     client.#keys = {
-      streams: places.map(key), bytes: places.map((one) => key(`bytes:${one}`)), stats: key('stats'),
-      seen: key('seen:'), standing: key('standing'), truths: key('truths'), replies: key(`replies:${client.#clientId}`),
+      submit: [...streams.slice(0, 3), ...bytes.slice(0, 3), stats],
+      cancel: (id) => [...streams, ...bytes, key(`seen:${id}`), stats],
+      standing: key('standing'), truths: key('truths'), replies: key(`replies:${client.#clientId}`),
     };
-    const address = url ?? process.env.REDIS_URL ?? 'redis://127.0.0.1:6379';
     try {
-      client.#sender = await opened(address, tls);
-      client.#reader = await opened(address, tls);
-      await client.#askTime();
-      await run(client.#reader, 'XREAD', 'STREAMS', client.#keys.replies, '0-0'); // NOPERM is told here
+      client.#sender = await opened(url, tls);
+      client.#reader = await opened(url, tls); // a read that waits holds up what comes behind it
+      client.#inflight.aheadMs = await aheadOf(client.#reader);
+      await run(client.#reader, 'xRead', { key: client.#keys.replies, id: '0-0' }); // NOPERM is told here
     } catch (error) {
       await client.close();
       throw error;
     }
-    client.#reading = client.#read();
+    client.#reading = readReplies(client.#reader, client.#keys, client.#inflight);
     return client;
   }
+
+  /** Replies that were skipped, since they could not be used; 0 in a healthy system. */
+  get odd() { return this.#inflight.odd; }
 
   /** The answer to one context of 5 x 768. @param {Float32Array} context @param {Options} [options] */
   async predict(context, options) { return this.#one({ ...options, context }); }
@@ -89,198 +80,88 @@ export class Client {
   /** One answer to up to 256 contexts. @param {Float32Array} contexts n x 5 x 768 @param {Options} [options] */
   async predictBatch(contexts, options) { return this.#one({ ...options, contexts }); }
 
-  async #one(options) {
-    const [handle] = await this.submit([options]);
-    if (handle instanceof Error) throw handle;
-    return handle.answer;
+  #one(options) {
+    const request = this.#registered(options);
+    this.#send([request]); // a refusal rejects its answer
+    return request.answer;
   }
 
   /**
-   * Sends up to 256 requests in one call: each is `{ context, ...options }` or `{ contexts, ...options }`.
+   * Sends requests, each `{ context, ...options }` or `{ contexts, ...options }`, in as few calls as may be.
    * @returns {Promise<Array<Handle | Error>>} once the server has taken in or refused each of them
    */
   async submit(each) {
     const found = each.map((options) => {
       try { return this.#registered(options); } catch (error) { return error; }
     });
-    await this.#send(found.filter((one) => one.payload && one.gotInAt === Infinity));
-    return found.map((one) => one.refused ?? one);
+    await this.#send(found);
+    return found.map((one) => one.refused?.error ?? one);
   }
 
   /** Takes a request back (Taking back). @returns {Promise<boolean>} true if no worker had it */
   async cancel(id) {
-    const { streams, bytes, seen, stats } = this.#keys, request = this.#waiting.get(id);
-    const keys = [...streams, ...bytes, seen + id, stats];
-    if (await run(this.#sender, ...this.#scripts.cancel, ...keys, this.#note, 'workers') !== 1) return false;
-    if (request) this.#end(request, fault('cancelled', `request ${id} was cancelled`));
-    return true;
+    const request = this.#inflight.waiting.get(id), error = fault('cancelled', `request ${id} was cancelled`);
+    const said = await this.#run(CANCEL, this.#keys.cancel(id), [this.#note, 'workers']).catch((trouble) => trouble);
+    const isBack = said === 1 || Boolean(request?.payload); // that waits for room, or for the server, and is sent no more
+    if (said instanceof Error && !isBack) throw said;
+    if (isBack && request) this.#inflight.end(request, { error });
+    return isBack;
   }
 
   /** Reports the vector that really came next (Sampling). @param {Float32Array} vector 768 numbers */
   async reportTruth(vector, { requestId, sequence = '', position = -1 }) {
     const key = sequence && position >= 0 ? `${sequence}#${position}` : requestId;
     const entry = ['kind', 'truth', 'key', key, 'vector', bytesOf(vector)];
-    await run(this.#sender, 'XADD', this.#keys.truths, 'MAXLEN', '~', '20000', '*', ...entry);
+    await run(this.#sender, 'sendCommand', ['XADD', this.#keys.truths, 'MAXLEN', '~', '20000', '*', ...entry]);
   }
 
   /** Ends what waits with `producer_closed`, and the connections. */
   async close() {
-    this.#closed = true;
-    for (const one of this.#waiting.values()) this.#end(one, fault('producer_closed', 'the client was closed'));
+    this.#inflight.close();
     this.#reader?.destroy();
     await this.#reading;
-    if (this.#sender) await run(this.#sender, 'DEL', this.#keys.replies).catch(() => {}); // else it expires
+    if (this.#sender) await run(this.#sender, 'del', this.#keys.replies).catch(() => {}); // else it expires
     this.#sender?.destroy();
   }
 
-  #registered({ requestId, deadlineMs = 30_000, priority = 'normal', signal, wait, provisional, ...message }) {
-    signal?.throwIfAborted();
-    if (this.#closed) throw fault('producer_closed', 'the client was closed');
-    const id = requestId ?? newId(), level = LEVELS.indexOf(priority) + 1;
-    if (this.#waiting.has(id)) return this.#waiting.get(id);
-    if (now() - this.#answered.get(id) < WINDOW_MS) throw refusal(0); // the server would say 1, and run nothing
-    if (this.#contexts >= 8_192) throw fault('queue_full', '8,192 contexts of this client wait for answers');
+  #run([name, sha1], keys, words) {
+    const call = this.#functions ? ['fCall', name] : ['evalSha', sha1];
+    return run(this.#sender, ...call, { keys, arguments: words });
+  }
+
+  #registered({ requestId, deadlineMs = 30_000, priority = 'normal', signal, wait, provisional = false, ...message }) {
+    const id = requestId ?? crypto.randomUUID(), level = LEVELS.indexOf(priority) + 1;
     if (!/^[\w.:-]{1,64}$/.test(id) || !level || !(deadlineMs >= 0))
       throw fault('invalid_request', `requestId '${id}', priority '${priority}' or deadlineMs ${deadlineMs} is wrong`);
-    const at = now() + this.#aheadMs, expires_at_ms = deadlineMs ? at + deadlineMs : 0;
-    const head = { id, reply_to: this.#clientId, level: priority, submitted_at_ms: at, expires_at_ms };
-    const request = {
-      id, level, signal, wait, named: Boolean(requestId), gotInAt: Infinity,
-      call: requestId ? newId() : '-', // the same whenever this submit is repeated
-      expiresAt: deadlineMs ? now() + deadlineMs : Infinity,
-      ...encodeRequest({ ...head, provisional: Boolean(provisional) }, message),
-    };
-    request.answer = new Promise((resolve, reject) => Object.assign(request, { resolve, reject }));
-    request.first = new Promise((resolve) => (request.onFirst = resolve));
-    for (const promise of [request.answer, request.first]) promise.catch(() => {}); // a caller may want one alone
-    request.abort = () => {
-      this.#end(request, signal.reason);
-      this.cancel(id).catch(() => {}); // where a worker has it already, its answer is dropped
-    };
-    signal?.addEventListener('abort', request.abort, { once: true });
-    this.#waiting.set(id, request);
-    this.#contexts += request.rows || 1;
-    const late = this.#givenUp.get(id); // the answer to the same request, which nobody waited for any more
-    if (late?.rows === request.rows || late?.outcome instanceof QueueError) {
-      request.gotInAt = now();
-      this.#settle(request, late.outcome);
-    }
-    return request;
+    const submitted_at_ms = now() + this.#inflight.aheadMs, expires_at_ms = deadlineMs && submitted_at_ms + deadlineMs;
+    const head = { id, reply_to: this.#clientId, level: priority, submitted_at_ms, expires_at_ms, provisional };
+    const named = Boolean(requestId), expiresAt = deadlineMs ? now() + deadlineMs : Infinity;
+    const call = named ? crypto.randomUUID() : '-'; // the same whenever this submit is repeated
+    const found = { id, level, signal, wait, named, call, expiresAt, ...encodeRequest(head, message) };
+    return this.#inflight.add(found, () => this.cancel(id));
   }
 
   /** Sends until the server says of each that it is in, or why not; a call that is repeated is one (Sending). */
   async #send(requests) {
-    const { streams, bytes, stats, seen } = this.#keys;
-    const keys = [...streams.slice(0, 3), ...bytes.slice(0, 3), stats];
-    const head = [...this.#scripts.submit, ...keys, ...this.#limits, seen, this.#note];
-    const until = Math.min(now() + REPEAT_MS, ...requests.map((one) => one.expiresAt));
-    for (let left = requests, pauseMs = 20; left.length; pauseMs = Math.min(2 * pauseMs, 1_000)) {
-      const each = left.flatMap(({ id, level, call, payload }) => [id, String(level), call, payload]);
-      const said = await run(this.#sender, ...head, ...each).catch((error) => error);
-      left = left.filter((request, i) => {
-        const problem = said instanceof Error ? said : refusal(said[i]);
-        if (!problem) request.gotInAt = now();
-        if (!problem || this.#waiting.get(request.id) !== request) return false; // it is in, or has ended here
-        const isOver = now() + pauseMs > until || (problem.code === 'queue_full' && !request.wait);
-        if (problem.retryable && !isOver) return true;
-        this.#end(request, (request.refused = problem));
-        return false;
-      });
-      if (left.length) await sleep(pauseMs);
+    let left = requests, pauseMs = 10;
+    while ((left = left.filter((one) => one.payload)).length) { // the others are in, or have ended here
+      let contexts = 0; // a script holds up all others: so many, and 4 MiB, are enough for one
+      const some = left.filter((one) => (contexts += one.rows || 1) <= 256);
+      const each = some.flatMap(({ id, level, call, payload }) => [id, String(level), call, payload]);
+      const said = await this.#run(SUBMIT, this.#keys.submit, [...this.#head, ...each]).catch((error) => error);
+      some.forEach((request, i) => this.#judge(request, said[i], said));
+      if (some.some((one) => one.payload)) await sleep((pauseMs = Math.min(2 * pauseMs, 320)));
     }
   }
 
-  #end(request, error, answer) {
-    if (this.#waiting.get(request.id) !== request) return; // another request has this id by now
-    this.#waiting.delete(request.id);
-    if (request.named) noted(this.#givenUp, request.id);
-    this.#contexts -= request.rows || 1;
-    request.signal?.removeEventListener('abort', request.abort);
-    if (answer) request.resolve(answer); else request.reject(error);
-    request.onFirst(request.answer); // where no provisional one came before
-  }
-
-  /** Ends a request by the server's answer. */
-  #settle(request, outcome) {
-    const isError = outcome instanceof QueueError;
-    if (request.named) noted(this.#answered, request.id, now());
-    this.#end(request, isError && outcome, isError ? undefined : outcome);
-    this.#givenUp.delete(request.id);
-  }
-
-  async #read() {
-    for (let failures = 0; !this.#closed; ) {
-      try {
-        const overdue = this.#sweep();
-        if (now() - this.#askedAt > 5_000) await this.#askTime();
-        await this.#readOnce(overdue);
-        failures = 0;
-      } catch (error) { // it goes on with the same `#last` when the connection is there again
-        for (const request of this.#waiting.values()) request.search = undefined; // perhaps another server
-        this.#left = [];
-        if (/WRONGTYPE/.test(error.message)) await run(this.#reader, 'DEL', this.#keys.replies).catch(() => {});
-        await sleep(Math.min(20 * 2 ** failures++, 500));
-      }
-    }
-  }
-
-  /** Every two seconds: ends what is long past its deadline, and returns what got in and waits for long. */
-  #sweep() {
-    if (now() - this.#sweptAt < 2_000) return [];
-    this.#sweptAt = now();
-    const requests = [...this.#waiting.values()];
-    for (const one of requests) // 30 s after its deadline, no answer comes any more
-      if (now() > one.expiresAt + 30_000) this.#end(one, fault('result_timeout', `no answer to ${one.id} came`));
-    return requests.filter((one) => now() - one.gotInAt > 5_000);
-  }
-
-  /** One round trip: deletes what was read, asks where the streams stand, and waits for more. */
-  async #readOnce(overdue) {
-    const { replies, standing } = this.#keys;
-    const deleted = this.#idle || this.#takenBytes > 32_768 ? [...this.#taken] : [];
-    if (deleted.length) [this.#last, this.#takenBytes] = ['0-0', 0];
-    const [said, , found] = await Promise.all([
-      overdue.length ? run(this.#reader, 'HGETALL', standing) : [],
-      deleted.length ? run(this.#reader, 'XDEL', replies, ...deleted) : 0,
-      run(this.#reader, 'XREAD', 'COUNT', '512', 'BLOCK', '500', 'STREAMS', replies, this.#last),
-    ]);
-    for (const entryId of deleted) this.#taken.delete(entryId);
-    const rows = found?.[0][1] ?? [];
-    this.#idle = !rows.length;
-    for (const [entryId, fields] of rows) this.#take(String(entryId), fields);
-    if (rows.length < 512) // the end of the stream, and no answer is there
-      for (const one of this.#left.splice(0)) this.#end(one, fault('request_lost', `the server lost ${one.id}`));
-    const left = overdue.filter((request) => hasLeft(request, standingOf(said)));
-    if (left.length) [this.#left, this.#last] = [left, '0-0'];
-  }
-
-  #take(entryId, [name, bytes]) {
-    this.#last = entryId;
-    if (this.#taken.has(entryId) || !this.#taken.add(entryId) || String(name) !== 'reply') return;
-    this.#takenBytes += bytes.length;
-    try {
-      const { id, rows, provisional, outcome } = decodeReply(bytes), request = this.#waiting.get(id);
-      if (!request) return void (!provisional && this.#givenUp.has(id) && noted(this.#givenUp, id, { rows, outcome }));
-      if (!(outcome instanceof QueueError) && rows !== request.rows) throw new Error('this is an answer to other contexts');
-      if (provisional) return void request.onFirst(outcome);
-      this.#settle(request, outcome);
-    } catch {
-      this.odd++; // one that cannot be used keeps no other from who waits for it
-    }
-  }
-
-  /** Workers compare deadlines with the server's clock; its answer lies half a round trip back. */
-  async #askTime() {
-    this.#askedAt = now();
-    const [seconds, micros] = await run(this.#reader, 'TIME');
-    this.#aheadMs = seconds * 1000 + micros / 1000 - (this.#askedAt + now()) / 2;
+  /** Takes in the status of a request; where it is to be sent again, its payload stays. */
+  #judge(request, status, trouble) {
+    if (status === 1) Object.assign(request, { gotInAt: now(), payload: undefined });
+    if (!request.payload) return;
+    const error = REFUSED[status] ? fault(REFUSED[status], `request ${request.id} was not taken in`) : trouble;
+    const isFull = status === -1, room = request.wait ? Infinity : 0;
+    request.unsureSince = isFull ? undefined : request.unsureSince ?? now(); // from then on, the server may have it
+    const until = Math.min(request.expiresAt, isFull ? room : request.unsureSince + REPEAT_MS);
+    if (!error.retryable || now() >= until) this.#inflight.end(request, (request.refused = { error }));
   }
 }
-
-/** What a status of submit.lua means, beside 1: it is in. */
-const REFUSED = {
-  0: ['duplicate_request', 'the id was used within the last minute'],
-  '-1': ['queue_full', 'the queue is at its limit; try again later'],
-  '-2': ['stream_unusable', 'a stream of the queue takes no entry; see `amn doctor --repair`'],
-};
-const refusal = (status) => (status === 1 ? undefined : fault(...REFUSED[status]));

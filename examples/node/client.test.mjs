@@ -37,6 +37,11 @@ test('contexts of another form, and options that nobody knows, are refused befor
   await failure(client.predict(context.subarray(1)), 'bad_shape');
   await failure(client.predict([...context]), 'bad_shape');
   await failure(client.predict(undefined), 'bad_shape');
+  await failure(client.predict(new Float64Array(context)), 'bad_shape'); // twice the bytes
+  await failure(client.predict(new Int32Array(context)), 'bad_shape');
+  await failure(client.predictBatch(context, { ends: [4] }), 'bad_shape');
+  await failure(client.predict(context, { ends: Uint16Array.of(4) }), 'bad_shape');
+  await failure(client.predictBatch(context, { context }), 'invalid_request');
   await failure(client.predictBatch(new Float32Array(0)), 'bad_shape');
   await failure(client.predictBatch(new Float32Array(257 * 3840)), 'payload_too_large');
   await failure(client.predict(context, { token: 1 }), 'invalid_request');
@@ -81,14 +86,28 @@ test('a full queue is an error that may be tried again, or is waited for', async
   const found = await narrow.submit(Array.from({ length: 6 }, () => ({ context, deadlineMs: 0 })));
   assert.deepEqual(found.map((one) => one.code), [undefined, undefined, undefined, undefined, 'queue_full', 'queue_full']);
   assert.equal(found[5].retryable, true);
-  const waiting = narrow.submit([{ context, wait: true }]);
-  await sleep(50);
+  const waiting = narrow.submit([{ context, wait: true }, { context, wait: true, deadlineMs: 50 }]);
+  await sleep(150); // one gives up at its deadline, and the other goes on
   assert.equal(await narrow.cancel(found[0].id), true); // makes room
   await failure(found[0].answer, 'cancelled');
-  const [handle] = await waiting;
+  const [handle, refused] = await waiting;
+  assert.equal(refused.code, 'queue_full');
   const told = failure(handle.answer, 'producer_closed');
   await narrow.close();
   await told;
+});
+
+test('a request that waits for room is taken back, and not sent when there is some', async () => {
+  const narrow = await Client.connect({ entriesMax: 1, queue: 'narrow' });
+  const [first] = await narrow.submit([{ context }]);
+  const told = failure(narrow.predict(context, { wait: true, requestId: 'in-line' }), 'cancelled');
+  await sleep(50);
+  assert.equal(await narrow.cancel('in-line'), true);
+  await told;
+  assert.equal(await narrow.cancel(first.id), true);
+  await sleep(400); // longer than the pause between two tries
+  assert.equal(await narrow.cancel('in-line'), false); // the server never had it
+  await narrow.close();
 });
 
 test('a request that is aborted rejects with the reason, and is taken back', async () => {
@@ -145,10 +164,20 @@ test('a truth goes to the shadow workers', async () => {
   await client.reportTruth(newest, { sequence: 'doc', position: 5 });
 });
 
-test('a server that is not there, and a URL that is none, are told by name', async () => {
+test('a server that is not there, and a URL that is wrong, are told by name', async () => {
+  const here = process.env.REDIS_URL;
   await failure(Client.connect({ url: 'redis://127.0.0.1:1' }), 'server_unavailable');
-  const error = await failure(Client.connect({ url: 'redis:/nonsense:secret@' }), 'invalid_settings');
-  assert.doesNotMatch(error.message, /secret/);
-  await failure(Client.connect({ url: `${process.env.REDIS_URL}?ssl_ca_certs=ca.pem` }), 'invalid_settings');
-  await failure(Client.connect({ url: `${process.env.REDIS_URL}?db=99` }), 'server_unavailable'); // it has no such one
+  const odd = ['redis:/nonsense:secret@', 'redis+sentinel://a:secret@b/c', 'redis://u:x?secret@h/0', `${here}?db=99`];
+  for (const url of [...odd, `${here}?ssl_ca_certs=ca.pem`])
+    assert.doesNotMatch((await failure(Client.connect({ url }), 'invalid_settings')).message, /secret/);
+  await failure(Client.connect({ url: `${here}?username=nobody&password=wrong` }), 'authentication_failed');
+});
+
+test('the database of a URL is the one that is used', async () => {
+  const elsewhere = await Client.connect({ url: `${process.env.REDIS_URL}?db=1` });
+  const told = failure(elsewhere.predict(context, { requestId: 'elsewhere' }), 'cancelled');
+  await sleep(100); // a worker of the other database would have answered
+  assert.equal(await elsewhere.cancel('elsewhere'), true);
+  await told;
+  await elsewhere.close();
 });

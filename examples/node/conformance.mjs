@@ -1,7 +1,8 @@
 // The client, driven by one JSON object a line (docs/conformance.md).
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Client, QueueError } from './client.mjs';
+import { Client } from './client.mjs';
+import { fault } from './messages.mjs';
 
 const handles = new Map(); // by id; a request that was refused is its error
 const named = new Map(); // sequence and position, for the truths
@@ -56,12 +57,12 @@ function asOptions({ id, dtype, shape, context, ends, level, deadline_ms: deadli
 
 async function outcome(id, which, timeoutMs) {
   const handle = handles.get(id);
-  if (!handle) throw new QueueError('invalid_request', `no request ${id} was submitted`);
+  if (!handle) throw fault('invalid_request', `no request ${id} was submitted`);
   if (handle instanceof Error) throw handle;
   const late = new AbortController();
   const timer = sleep(timeoutMs, undefined, { signal: late.signal }).catch(() => {});
   const reply = await Promise.race([handle[which], timer]).finally(() => late.abort());
-  if (!reply) throw new QueueError('result_timeout', `no answer to ${id} came within ${timeoutMs} ms`);
+  if (!reply) throw fault('result_timeout', `no answer to ${id} came within ${timeoutMs} ms`);
   return { reply: asMessage(reply) };
 }
 
@@ -83,7 +84,7 @@ const told = ({ code = 'internal', retryable = false, message }) => ({ error: { 
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { do: name, ...fields } = JSON.parse(line);
-  const unknown = () => Promise.reject(new QueueError('unsupported', `there is no command ${name}`));
+  const unknown = () => Promise.reject(fault('unsupported', `there is no command ${name}`));
   const answer = await Promise.resolve(fields).then(commands[name] ?? unknown).catch(told);
   process.stdout.write(`${JSON.stringify(answer, base64)}\n`);
   if (name === 'close') break;

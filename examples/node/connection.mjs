@@ -1,49 +1,49 @@
-// A connection to the server of the queue, and its errors by the names of docs/wire.md.
+// A connection to the server of the queue, and its errors by the names of docs/wire.md (Connecting, Error codes).
 import { ErrorReply, RESP_TYPES, createClient } from '@redis/client';
-import { QueueError } from './messages.mjs';
+import { fault } from './messages.mjs';
 
-const CODES = [
+const CODES = [ // by the words of the server, and after a `!` those of the driver, of TLS and of a URL
   [/^OOM/, 'server_out_of_memory'],
-  [/^(NOAUTH|WRONGPASS|NOPERM)/, 'authentication_failed'],
+  [/^(NOAUTH|WRONGPASS|NOPERM|ERR AUTH)|The user executing the script can't|ACL failure in script/, 'authentication_failed'],
+  [/^(ERR DB index|ERR invalid DB|!TypeError|!URIError|!ERR_INVALID_URL)/, 'invalid_settings'],
+  [/^!.*(CERT|TLS|SSL|SELF_SIGNED|UNABLE_TO)/, 'tls_failed'],
   // NOSCRIPT: no worker was here yet
-  [/^(LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY|NOSCRIPT)/, 'server_unavailable'],
+  [/^(!|LOADING|READONLY|MASTERDOWN|MISCONF|NOREPLICAS|CLUSTERDOWN|TRYAGAIN|BUSY|NOSCRIPT|ERR max)/, 'server_unavailable'],
   [/^/, 'server_error'],
 ];
 
 /** Opens a connection, which opens itself again whenever it breaks. Throws a QueueError. */
-export async function opened(url, tls) {
-  let connection, ready = false;
+export async function opened(url = process.env.REDIS_URL ?? 'redis://127.0.0.1:6379', tls) {
+  let connection;
   try {
     const { db, username, password, ...others } = Object.fromEntries(new URLSearchParams(url.split('?')[1]));
-    if (Object.keys(others).length) throw new Error(`unknown parameters: ${Object.keys(others)}; use db, username, password`);
+    if (Object.keys(others).length) throw new TypeError('it takes db, username and password; a `?` in one of them is %3F');
     connection = createClient({
       url, ...(db && { database: Number(db) }), ...(username && { username }), ...(password && { password }),
       socket: {
-        ...tls,
-        connectTimeout: 2_000, socketTimeout: 10_000, // a link that is silent for so long is dead
-        reconnectStrategy: (tries, cause) => (ready ? Math.min(20 * 2 ** tries, 1_000) : cause),
+        ...tls, connectTimeout: 2_000, socketTimeout: 10_000, // a link that is silent for so long is dead
+        reconnectStrategy: (tries, cause) => (connection.wasReady ? Math.min(20 * 2 ** tries, 1_000) : cause),
       },
       RESP: 2, pingInterval: 3_000,
       disableOfflineQueue: true, // a command that cannot go now fails at once, and its caller knows that it did
       commandOptions: { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer }, timeout: undefined },
     });
-  } catch (error) { // without its cause, which may quote a password
-    throw new QueueError('invalid_settings', `the URL of the server cannot be used: ${error.message}`);
+    connection.on('error', (error) => (connection.trouble = error));
+    await connection.connect();
+  } catch (error) {
+    throw typed(error);
   }
-  connection.on('error', (error) => (connection.trouble = error));
-  await connection.connect().catch((error) => { throw typed(error); });
-  ready = true;
-  return connection;
+  return Object.assign(connection, { wasReady: true });
 }
 
-/** Runs a command; throws a QueueError. */
-export const run = (connection, ...words) =>
-  connection.sendCommand(words).catch((error) => { throw typed(error, connection.trouble); });
+/** Runs a command, which is a method of the driver. Throws a QueueError. */
+export const run = (connection, command, ...words) =>
+  connection[command](...words).catch((error) => { throw typed(error, connection.trouble); });
 
+/** An error by its name here; where the connection is away, `trouble` says why. A URL is beside its text, and not kept. */
 function typed(error, trouble = error) {
-  const said = error instanceof ErrorReply;
-  const tls = !said && /CERT|TLS|SSL|SELF_SIGNED|UNABLE_TO/.test(trouble.code ?? trouble.originalError?.code);
-  const code = said ? CODES.find(([words]) => words.test(error.message))[1] : 'server_unavailable';
-  const text = `the server of the queue: ${said ? error.message : trouble.message}`;
-  return new QueueError(tls ? 'tls_failed' : code, text, { cause: error });
+  const found = error instanceof ErrorReply ? error : trouble, cause = found.originalError ?? found;
+  const words = cause instanceof ErrorReply ? cause.message : `!${cause.code ?? cause.name}`;
+  const [, code] = CODES.find(([pattern]) => pattern.test(words));
+  return fault(code, `the ${code === 'invalid_settings' ? 'URL of the ' : ''}server of the queue: ${cause.message}`);
 }

@@ -19,6 +19,7 @@ from test_batches import service
 from waiting import wait_until
 
 from producer.keys import Keys
+from producer.transport import connection
 from producer.transport.connection import script_text
 from producer.transport.library import library
 
@@ -129,3 +130,18 @@ def test_the_names_of_the_scripts_are_those_of_their_files() -> None:
     for name in ("submit", "cancel"):
         sha1 = hashlib.sha1(script_text("producer", name).encode(), usedforsecurity=False).hexdigest()
         assert sha1 in text, f"{name}.lua has another SHA-1 now: {sha1}"
+
+
+def test_its_lines_are_as_many_as_it_says_and_it_waits_out_what_a_producer_waits_out() -> None:
+    names = ("client", "connection", "inflight", "losses", "messages", "replies")
+    texts = {name: (FOLDER / f"{name}.mjs").read_text("utf-8") for name in names}
+    lines = [line.strip() for text in texts.values() for line in text.splitlines()]
+    count = sum(1 for line in lines if line and not line.startswith(("//", "*", "/*")))
+    assert count < 300
+    assert f"{count} lines of plain JavaScript" in (FOLDER / "README.md").read_text("utf-8")
+    missing = [
+        word
+        for word in (*connection._PASSING, *connection._DENIED)
+        if word.strip() not in texts["connection"]
+    ]
+    assert not missing
