@@ -19,15 +19,14 @@ from producer.settings import ProducerSettings
 from producer.windows import Windows
 
 if TYPE_CHECKING:
-    from producer.aio import AsyncPartitionedProducer, AsyncProducer
-    from producer.client import PartitionedProducer, Producer
+    from producer.aio import AsyncProducer
+    from producer.client import Producer
     from producer.session.handle import AsyncBatchHandle, AsyncHandle, BatchHandle, Handle
 
 __all__ = [
     "LANES",
     "AsyncBatchHandle",
     "AsyncHandle",
-    "AsyncPartitionedProducer",
     "AsyncProducer",
     "BatchHandle",
     "BatchReply",
@@ -35,7 +34,6 @@ __all__ = [
     "Failure",
     "Handle",
     "Options",
-    "PartitionedProducer",
     "Producer",
     "ProducerSettings",
     "QueueError",
@@ -52,8 +50,8 @@ __version__: str
 #: Loaded when first asked for: the Redis driver takes half of the import's time, and code that only
 #: knows the messages and errors does not need it.
 _LAZY = {
-    "producer.aio": ("AsyncPartitionedProducer", "AsyncProducer"),
-    "producer.client": ("PartitionedProducer", "Producer"),
+    "producer.aio": ("AsyncProducer",),
+    "producer.client": ("Producer",),
     "producer.session.handle": ("AsyncBatchHandle", "AsyncHandle", "BatchHandle", "Handle"),
 }
 

@@ -37,7 +37,7 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
             reply = await producer.predict(context)  # (5, 768) -> reply.vector (768,)
 
     Args:
-        partitions: How many the queue has; None for a queue without.
+        partitions: How many the queue has; None for a queue without. See `Producer`.
     """
 
     _channel: Callable[[ProducerSettings], Any] = AsyncChannel
@@ -171,12 +171,3 @@ class AsyncProducer(Core[AsyncHandle, AsyncBatchHandle]):
     async def report_truth(self, request: AsyncHandle | str, vector: Any) -> bool:
         """Reports the true next vector of an earlier request, as `Producer.report_truth`."""
         return await self._run(self._reporting(request, vector))
-
-
-class AsyncPartitionedProducer(AsyncProducer):
-    """An `AsyncProducer` of a queue of several partitions; see `PartitionedProducer`."""
-
-    def __init__(
-        self, url: str | None = None, *, partitions: int, settings: ProducerSettings | None = None
-    ) -> None:
-        super().__init__(url, settings=settings, partitions=partitions)

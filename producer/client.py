@@ -35,7 +35,10 @@ class Producer(Core[Handle, BatchHandle]):
             reply = producer.predict(context)  # (5, 768) -> reply.vector (768,)
 
     Args:
-        partitions: How many the queue has; None for a queue without.
+        partitions: How many the queue has; None for a queue without. Limits, such as `entries_max` and
+            `in_flight_max`, are each partition's own. A partition whose node is away fails its own requests
+            only; none is sent to another one, where it might run twice. `predict_many` waits for such a
+            node, as `submit` does with `block`, and the stream with it.
     """
 
     _channel: Callable[[ProducerSettings], Any] = ThreadChannel
@@ -211,21 +214,3 @@ class Producer(Core[Handle, BatchHandle]):
             True if it was sent: only truths of requests that may be sampled are (at most 5 %).
         """
         return run(self._reporting(request, vector))
-
-
-class PartitionedProducer(Producer):
-    """A `Producer` of a queue of several partitions, whose number must be given.
-
-    Limits, such as `entries_max` and `in_flight_max`, are each partition's own. A partition whose
-    node is away fails its own requests only; none is sent to another one, where it might run twice.
-    `predict_many` waits for such a node, as `submit` does with `block`, and the stream with it.
-
-    Example:
-        with PartitionedProducer("redis+cluster://a:6379,b:6379", partitions=6) as producer:
-            reply = producer.predict(context)
-    """
-
-    def __init__(
-        self, url: str | None = None, *, partitions: int, settings: ProducerSettings | None = None
-    ) -> None:
-        super().__init__(url, settings=settings, partitions=partitions)

@@ -14,7 +14,7 @@ from rig import KEYS, Rig
 import workers.engine.queue
 from amn.policy import load_policy
 from ops.deadletters import DeadLetters
-from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, Windows, errors
+from producer import AsyncProducer, Options, Producer, ProducerSettings, Windows, errors
 from producer.messages import BatchReply, Failure, Request
 from producer.protocol import wire
 from workers.engine.loop import Loop
@@ -162,7 +162,7 @@ def test_a_batch_of_a_high_stakes_lane_is_answered_by_the_fallback(
 
 
 def test_a_partition_takes_a_whole_batch(server: Any, contexts: Callable[..., Any]) -> None:
-    with PartitionedProducer(partitions=2, settings=settings(server)) as producer:
+    with Producer(partitions=2, settings=settings(server)) as producer:
         handles = [producer.submit_batch(contexts(2)) for _ in range(2)]
         waiting = [server.admin.xlen(channel.keys.requests) for channel in producer.channels]
         assert waiting == [1, 1]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 from echo import EchoWorker, echo
 
-from producer import AsyncPartitionedProducer, AsyncProducer, PartitionedProducer, Producer, errors
+from producer import AsyncProducer, Producer, errors
 from producer.settings import ProducerSettings
 
 
@@ -158,7 +158,7 @@ def test_a_fork_amid_other_threads_calls_does_not_stop_the_child(real_server, co
 
 
 def test_partitioned_producers_leave_their_parents_alone(real_server, contexts, run):
-    with PartitionedProducer(partitions=2, settings=settings(real_server.url)) as producer:
+    with Producer(partitions=2, settings=settings(real_server.url)) as producer:
         streams = {channel.cursor.stream for channel in producer.channels}
         for stream in streams:
             real_server.admin.xadd(stream, {"wake": b""})
@@ -168,7 +168,7 @@ def test_partitioned_producers_leave_their_parents_alone(real_server, contexts, 
         assert real_server.admin.exists(*streams) == 2
 
     async def main() -> None:
-        async with AsyncPartitionedProducer(partitions=2, settings=settings(real_server.url)) as each:
+        async with AsyncProducer(partitions=2, settings=settings(real_server.url)) as each:
             in_a_child(lambda: asyncio_anew(each.close()))
 
     run(main())

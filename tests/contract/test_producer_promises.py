@@ -12,15 +12,7 @@ import pytest
 from echo import EchoWorker
 from servers import Server, free_port
 
-from producer import (
-    AsyncPartitionedProducer,
-    AsyncProducer,
-    Options,
-    PartitionedProducer,
-    Producer,
-    ProducerSettings,
-    errors,
-)
+from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.session.threads import ThreadChannel
 
 
@@ -284,7 +276,7 @@ def halves(server, make):
 
 def test_a_partition_that_is_away_takes_no_other_along(real_server, contexts):
     server = real_server
-    with EchoWorker(server.url), halves(server, PartitionedProducer) as producer:
+    with EchoWorker(server.url), halves(server, Producer) as producer:
         with pytest.raises(errors.ServerUnavailable) as caught:
             producer.submit_many(contexts(6))
         assert [handle.result().served_by for handle in caught.value.accepted] == ["amn"] * 3
@@ -294,7 +286,7 @@ def test_an_asyncio_partition_that_is_away_takes_no_other_along(real_server, con
     server = real_server
 
     async def main():
-        async with halves(server, AsyncPartitionedProducer) as producer:
+        async with halves(server, AsyncProducer) as producer:
             with pytest.raises(errors.ServerUnavailable) as caught:
                 await producer.submit_many(contexts(6))
             return [(await handle.result()).served_by for handle in caught.value.accepted]
@@ -305,13 +297,13 @@ def test_an_asyncio_partition_that_is_away_takes_no_other_along(real_server, con
 
 def test_partitions_that_are_all_away_are_an_error_at_the_start():
     nowhere = ProducerSettings(url=f"redis://127.0.0.1:{free_port()}/0")
-    with pytest.raises(errors.ServerUnavailable), PartitionedProducer(partitions=2, settings=nowhere):
+    with pytest.raises(errors.ServerUnavailable), Producer(partitions=2, settings=nowhere):
         pass
 
 
 def test_a_stream_remembers_in_which_partition_each_request_went(server, contexts, monkeypatch):
     monkeypatch.setattr("producer.session.pump._FILL_S", 60.0)  # whole chunks, however slow this machine is
-    producer = PartitionedProducer(partitions=2, settings=settings(server))
+    producer = Producer(partitions=2, settings=settings(server))
     producer.channels[:] = [ThreadChannel(producer.settings) for _ in range(2)]
     with EchoWorker(server.url), producer:
         answers = dict(producer.predict_many(contexts(256), in_flight=128))

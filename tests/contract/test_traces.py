@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from test_batches import Model, amn_handler, settings
 
 from ops.deadletters import DeadLetters
-from producer import AsyncProducer, Options, PartitionedProducer, Producer, ProducerSettings, errors
+from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
 from producer.session.tracing import tracer
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch
@@ -239,7 +239,7 @@ def test_every_kind_of_producer_has_its_spans(
         assert others == [page]
     with service(real_server.url, "main.p0"), service(real_server.url, "main.p1"):
         options = [Options(sequence=f"d{i}") for i in range(4)]
-        with PartitionedProducer(settings=settings(real_server), partitions=2) as parted:
+        with Producer(settings=settings(real_server), partitions=2) as parted:
             replies = [handle.result() for handle in parted.submit_many(rows, options=options)]
     assert len({reply.traceparent for reply in replies} - {""}) == 4
     assert len(by_name(exporter)["amn request"]) == 3 + 4

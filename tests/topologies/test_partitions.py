@@ -20,7 +20,7 @@ from service import Service
 from topology import SLOTS, Cluster, plain, wait_until
 from traffic import patient
 
-from producer import AsyncPartitionedProducer, Options, PartitionedProducer, Producer, ProducerSettings
+from producer import AsyncProducer, Options, Producer, ProducerSettings
 from producer.errors import Cancelled, InvalidRequest, InvalidSettings, QueueFull
 from producer.keys import Keys
 from producer.partitions import Spread, partition_queues
@@ -41,7 +41,7 @@ class Everything:
         for queue in partition_queues("main", N):
             settings = ProducerSettings(url=self.settings.url, queue=queue)
             self.workers.append(self.undo.enter_context(Service(settings)))
-        self.producer = self.undo.enter_context(PartitionedProducer(partitions=N, settings=self.settings))
+        self.producer = self.undo.enter_context(Producer(partitions=N, settings=self.settings))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +80,7 @@ def test_many_answers_come_from_all_partitions(server: Any, contexts: Any, run: 
     thousand = [rows[i % 20] for i in range(1_000)]
 
     async def ask() -> dict[int, Any]:
-        async with AsyncPartitionedProducer(server.url, partitions=N) as producer:
+        async with AsyncProducer(server.url, partitions=N) as producer:
             assert (await producer.predict(rows[0], sequence="d", position=4)).vector.shape == (768,)
             handles = await producer.submit_many(list(rows[:7]))
             for handle, row in zip(handles, rows[:7], strict=True):
@@ -95,7 +95,7 @@ def test_many_answers_come_from_all_partitions(server: Any, contexts: Any, run: 
 
 
 def test_a_request_is_taken_back_wherever_it_waits(server: Any, contexts: Any) -> None:
-    with PartitionedProducer(server.url, partitions=N) as producer:
+    with Producer(server.url, partitions=N) as producer:
         handles = producer.submit_many(
             list(contexts(6)), options=[Options(sequence=f"d{i}") for i in range(6)]
         )
@@ -126,7 +126,7 @@ def test_a_full_partition_says_so_and_what_was_accepted_is_in_the_error(
     settings = ProducerSettings(url=server.url, entries_max=2)
 
     async def ask() -> Any:
-        async with AsyncPartitionedProducer(partitions=N, settings=settings) as producer:
+        async with AsyncProducer(partitions=N, settings=settings) as producer:
             with pytest.raises(QueueFull) as caught:
                 await producer.submit_many(list(contexts(9)))
             return caught.value
@@ -134,7 +134,7 @@ def test_a_full_partition_says_so_and_what_was_accepted_is_in_the_error(
     if kind == "asyncio":
         error = run(ask())
     else:
-        with PartitionedProducer(partitions=N, settings=settings) as producer:
+        with Producer(partitions=N, settings=settings) as producer:
             with pytest.raises(QueueFull) as caught:
                 producer.submit_many(list(contexts(9)))
             error = caught.value
@@ -163,14 +163,14 @@ def test_a_file_goes_through_all_partitions(
 
 
 def test_options_that_do_not_fit_are_refused(server: Any, contexts: Any) -> None:
-    with PartitionedProducer(server.url, partitions=N) as producer, pytest.raises(InvalidRequest):
+    with Producer(server.url, partitions=N) as producer, pytest.raises(InvalidRequest):
         producer.submit_many(list(contexts(2)), options=[Options()])
 
 
 @pytest.mark.parametrize("partitions", [0, -1, 1025])
 def test_a_number_of_partitions_that_cannot_be_is_refused(partitions: int) -> None:
     with pytest.raises(InvalidSettings):
-        PartitionedProducer(partitions=partitions)
+        Producer(partitions=partitions)
 
 
 def test_no_more_places_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_partitions_spread_over_the_nodes_of_a_cluster(cluster: Cluster, context
     with ExitStack() as undo:
         for name in names:
             undo.enter_context(Service(patient(cluster.url, queue=name)))
-        producer = undo.enter_context(PartitionedProducer(partitions=6, settings=patient(cluster.url)))
+        producer = undo.enter_context(Producer(partitions=6, settings=patient(cluster.url)))
         for handle, row in zip(producer.submit_many(list(rows)), rows, strict=True):
             assert np.array_equal(handle.result().vector, row[-1])
     owners = Counter(key_slot(name.encode()) * 3 // SLOTS for name in names)
