@@ -122,6 +122,7 @@ def _of_lines(path: Path, file: Document, settings: EncodeSettings) -> Iterator[
                     line = opened.readline(DOCUMENT_BYTES_MAX)
             elif line.strip():
                 try:
+                    line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                     yield _of_values(orjson.loads(line), name, file.domain, settings)
                 except orjson.JSONDecodeError as error:
                     yield RefusedDocument(name, "bad_line", f"the line is no JSON: {error}")

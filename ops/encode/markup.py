@@ -62,6 +62,10 @@ def of_markdown(text: str) -> str:
 
 
 def charset_of(page: bytes) -> str:
-    """Return the encoding that a page says it has, at most 4 KiB from its begin; "" if it says nothing."""
+    """Return the encoding that a page says it has, at most 4 KiB from its begin; "" if it says nothing.
+
+    A page that says so in ASCII is in no wide encoding: then it is UTF-8, as the standard of HTML has it.
+    """
     found = _CHARSET.search(page[:4096])
-    return found[1].decode("ascii") if found else ""
+    name = found[1].decode("ascii") if found else ""
+    return "utf-8" if name.lower().startswith(("utf-16", "utf-32", "utf16", "utf32")) else name

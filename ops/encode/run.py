@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import time
 from collections import Counter
@@ -87,6 +88,10 @@ class EncodeRun:
             FileRefused: A source, the encoder or the target cannot be used.
         """
         self._settings, self._on_progress, self.progress = settings, on_progress, EncodeProgress()
+        try:
+            codecs.lookup(settings.charset)
+        except LookupError as error:
+            raise FileRefused(f"charset {settings.charset!r} is unknown; use utf-8 or cp1252") from error
         self._paths = expand(settings.sources, SUFFIXES)
         check_apart(settings.sources, self._paths, settings.out)
         check_ours(Path(settings.out))
@@ -122,14 +127,19 @@ class EncodeRun:
         progress.step = "encoding"
         for number, part in enumerate(self._parts()):
             if number not in manifest.done:
+                self._check_states()
                 self._write(target, number, part)
                 refused = [dataclasses.asdict(one) for one in part.refused]
                 counts = dict.fromkeys(COUNTS, 0) | {"rows": len(part.rows), "failed": len(refused)}
                 manifest.done[number] = counts | {"refused": refused}
                 target.add(manifest, number)
-        if self._states_now() != self._states:
-            raise FileRefused("a source was changed while it was read; run it again with --restart")
         target.save(manifest)
+
+    def _check_states(self) -> None:
+        """Refuse to go on when a source was changed: hours of work would be of two states of it."""
+        for path, state in self._states_now().items():
+            if state != self._states[path]:
+                raise FileRefused(f"{path} was changed while it was read; run it again with --restart")
 
     def _parts(self) -> Iterator[DocumentPart]:
         """Yield the parts of all documents: the same ones whenever the sources are the same."""

@@ -158,6 +158,30 @@ def test_another_source_or_option_is_no_resumption(tmp_path: Path, run: Run) -> 
     assert run(restart=True)["rows"] == 31
 
 
+def test_an_unknown_charset_is_refused_before_any_work(tmp_path: Path, run: Run) -> None:
+    write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
+    with pytest.raises(FileRefused, match="charset 'utf8x' is unknown; use utf-8 or cp1252"):
+        run(charset="utf8x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_source_that_changes_meanwhile_stops_the_run_at_the_next_part(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_documents(tmp_path / "text", subjects=2, each=10, sentences=30)
+    encode = FakeEncoder.encode
+
+    def with_an_editor(encoder: FakeEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+        if len(encoder.texts) < 100 <= len(encoder.texts) + len(texts):
+            (tmp_path / "text" / "subject1" / "009.txt").write_text("word " * 99)
+        return encode(encoder, texts)
+
+    monkeypatch.setattr(FakeEncoder, "encode", with_an_editor)
+    with pytest.raises(FileRefused, match=r"009.txt was changed while .*; run it again with --restart"):
+        run()
+    assert len(FakeEncoder.texts) == 100
+
+
 def test_refused_documents_are_in_the_manifest_and_nothing_else_is_lost(tmp_path: Path, run: Run) -> None:
     write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
     (tmp_path / "text" / "binary.txt").write_bytes(b"\0")

@@ -148,6 +148,9 @@ def test_bad_input_is_named_and_takes_nothing_with_it(tmp_path: Path) -> None:
         ("a.txt", "\ufeffcafé".encode(), "utf-8"),
         ("a.txt", "café".encode("cp1252"), "cp1252"),
         ("a.html", '<meta charset="iso-8859-1">café'.encode("latin-1"), "utf-8"),
+        ("a.html", '<meta charset="utf-16">café'.encode(), "cp1252"),  # as HTML says: it cannot be that
+        ("a.html", '<meta charset="UTF-32LE">café'.encode(), "cp1252"),
+        ("a.jsonl", '\ufeff{"text": "café"}'.encode(), "utf-8"),
     ],
 )
 def test_encodings_are_known_by_their_mark_by_the_page_or_by_the_option(
