@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from amn.config import UNSEEN_DOMAIN, VECTOR_DIM
 from amn.data.arrays import writing_rows
-from amn.data.vectors import WINDOW, Index, Vectors, VectorSet, chunks, window_rows
+from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, WINDOW, Index, Vectors, VectorSet, chunks, window_rows
 from amn.errors import DataError
 from amn.files import write_whole
 
@@ -32,6 +32,7 @@ class Split:
 
     Attributes:
         selection: Windows of a domain kept out of training to select on; empty without one.
+        left_out: Windows of each domain that the data itself keeps out of training; often there is none.
         dropped: Windows dropped because a vector stands nearly verbatim on a side that is judged.
     """
 
@@ -40,11 +41,12 @@ class Split:
     test: Index
     unseen: Index
     selection: Index
+    left_out: dict[str, Index]
     dropped: int
 
     def sides(self) -> dict[str, Index]:
-        """Name -> window starts, without empty sides."""
-        return {name: getattr(self, name) for name in SIDES if len(getattr(self, name))}
+        """Name -> window starts, without empty sides; a domain that is left out is a side of its name."""
+        return {name: getattr(self, name) for name in SIDES if len(getattr(self, name))} | self.left_out
 
 
 def split_by_article(
@@ -52,7 +54,8 @@ def split_by_article(
 ) -> Split:
     """80 / 10 / 10 of the articles outside the domains that are kept out of training.
 
-    The permutation is drawn before the selection domain is taken out, so validation and test articles are
+    Articles whose side the data gives are not drawn, so that the others are split as without them. The
+    permutation is drawn before the selection domain is taken out, so validation and test articles are
     the same with and without one. Training and validation windows that repeat a vector of a judged side
     are dropped: boilerplate stands in many articles, and a failure would refuse all real documentation.
 
@@ -68,19 +71,29 @@ def split_by_article(
                 f"{data.source}: no article of domain {name!r}; there are {known}: name the one to keep out "
                 "with --unseen-domain"
             )
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(domains != unseen_domain))
+    drawn = data.articles_of(DRAWN)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero((domains != unseen_domain) & drawn))
     tenth = len(order) // 10
     parts = {"validation": order[:tenth], "test": order[tenth : 2 * tenth], "train": order[2 * tenth :]}
+    given = np.flatnonzero((domains != unseen_domain) & data.articles_of(TRAIN))
+    parts["train"] = np.concatenate([parts["train"], given])
     selected = domains[article] == selection_domain
     side = {name: starts[np.isin(article, part) & ~selected] for name, part in parts.items()}
     if empty := [name for name, windows in side.items() if not len(windows)]:
         raise DataError(f"{data.source}: the {empty[0]} side is empty; give more articles")
-    side |= {"unseen": starts[domains[article] == unseen_domain], "selection": starts[selected]}
+    side |= {
+        "unseen": starts[(domains == unseen_domain)[article] & drawn[article]],
+        "selection": starts[selected],
+    }
+    apart = starts[data.articles_of(LEFT_OUT)[article]]
+    kinds = domains[data.article[apart]]
+    left_out = {str(domain): apart[kinds == domain] for domain in np.unique(kinds)}
     before = len(side["validation"]) + len(side["train"])
     judged = rows_of(np.concatenate([side["test"], side["unseen"], side["selection"]]))
     side["validation"] = without_duplicates(data, side["validation"], judged)
-    side["train"] = without_duplicates(data, side["train"], np.union1d(judged, rows_of(side["validation"])))
-    return Split(**side, dropped=before - len(side["validation"]) - len(side["train"]))
+    held_out = np.concatenate([judged, rows_of(side["validation"]), rows_of(apart)])
+    side["train"] = without_duplicates(data, side["train"], np.unique(held_out))
+    return Split(**side, left_out=left_out, dropped=before - len(side["validation"]) - len(side["train"]))
 
 
 def rows_of(starts: Index) -> Index:

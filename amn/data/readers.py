@@ -28,7 +28,7 @@ def read_vectors(path: Path, encoder_id: str = "") -> VectorSet:
 
     | path | what it must hold |
     |---|---|
-    | `x.npz` | vectors (N, 768), article (N,), article_domain; optional article_name, encoder |
+    | `x.npz` | vectors (N, 768), article (N,), article_domain; optional article_name, article_side, encoder |
     | folder | the same as `vectors.npy`, `article.npy`, ..., and the encoder as `encoder.txt` |
     | `x.parquet`, `x.arrow` | columns vector (list of 768), article, domain, optional name; \
 encoder in the metadata of the schema |
@@ -53,6 +53,7 @@ encoder in the metadata of the schema |
             article_name=np.asarray(arrays.get("article_name", domain)).astype(np.str_),
             source=path.name,
             encoder_id=known_encoder(path, arrays.get("encoder", ""), encoder_id),
+            article_side=np.asarray(arrays.get("article_side", [])).astype(np.str_),
         )
     )
 

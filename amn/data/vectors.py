@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from amn.errors import DataError
 WINDOW = CONTEXT_LENGTH + 1
 NORM_TOLERANCE = 1e-3
 ROWS_PER_CHUNK = 8192
+
+#: Sides of articles, as files say them.
+DRAWN, TRAIN, LEFT_OUT = "", "train", "left_out"
 
 Vectors = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -33,6 +36,8 @@ class VectorSet:
         article: The article's number of each row, (N,).
         article_domain, article_name: By article.
         encoder_id: The recipe that made the vectors, by the file or by whoever gave it.
+        article_side: By article: "" for one whose side is drawn, "train" or "left_out" for one whose side
+            is given; empty for a set without given sides.
     """
 
     vectors: Rows
@@ -41,6 +46,12 @@ class VectorSet:
     article_name: NDArray[np.str_]
     source: str
     encoder_id: str
+    article_side: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
+
+    def articles_of(self, side: str) -> NDArray[np.bool_]:
+        """Return which articles have a side, (A,); "" is that of all in a set without given sides."""
+        given = self.article_side if len(self.article_side) else np.full(len(self.article_domain), DRAWN)
+        return np.asarray(given == side)
 
     def rows(self, index: NDArray[np.integer] | slice) -> Vectors:
         """Rows as float32 with norm exactly one (float16 storage rounds it)."""
@@ -129,6 +140,10 @@ def _faults(data: VectorSet) -> Iterator[str]:
     for name, values in (("article_domain", domains), ("article_name", data.article_name)):
         if values.shape != domains.shape or (len(values) == len(article) > len(ids)):
             yield f"{name} has shape {values.shape}; give one entry for each article, not for each vector"
+    if len(data.article_side) not in (0, len(domains)):
+        yield f"article_side has {len(data.article_side)} entries, and there are {len(domains)} articles"
+    if strange := set(data.article_side.tolist()) - {DRAWN, TRAIN, LEFT_OUT}:
+        yield f"article_side holds {min(strange)!r}; give {TRAIN!r}, {LEFT_OUT!r}, or '' to draw it"
 
 
 def check_numbers(source: str, array: Rows) -> None:

@@ -47,9 +47,10 @@ def evaluate(
     if len(predictors) < len(loaded):
         raise DataError(f"a checkpoint was given twice ({', '.join(predictors)}); name each once")
     unseen = common_unseen(loaded)
-    sides = split_by_article(data, unseen_domain=unseen).sides()
+    split = split_by_article(data, unseen_domain=unseen)
+    sides = split.sides()
     sides["train"] = sides["train"][:: max(1, len(sides["train"]) // TRAIN_SAMPLE)]
-    sides = {name: sides[name][::every] for name in SLICES if name in sides}
+    sides = {name: sides[name][::every] for name in (*SLICES, *split.left_out) if name in sides}
     vectors, _ = training_vectors(data, unseen)
     bank = vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
     measured = {name: measure(one, data, sides, bank) for name, one in (predictors | BASELINES).items()}

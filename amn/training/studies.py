@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from amn.config import UNSEEN_DOMAIN
-from amn.data.vectors import VectorSet
+from amn.data.vectors import DRAWN, VectorSet
 from amn.evaluation import metrics
 from amn.manifest import MANIFEST
 from amn.model import checkpoint
@@ -60,7 +60,7 @@ def leave_out(chosen: Recipe, data: VectorSet, out: Path, *, say: Say, tick: Tic
     is judged by the main model.
     """
     result: dict[str, Any] = {}
-    for domain in sorted(set(data.article_domain.tolist()) - {UNSEEN_DOMAIN}):
+    for domain in sorted(set(data.article_domain[data.articles_of(DRAWN)].tolist()) - {UNSEEN_DOMAIN}):
         settings = RunSettings(out=out / f"without_{domain}")
         path = train_missing(chosen.changed({"selection_domain": domain}), data, settings, say=say, tick=tick)
         starts = data.window_starts()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,12 @@ from amn_helpers import ENCODER, articles, vector_set, write_npz
 
 from amn.data.arrays import FileRows
 from amn.data.dataset import near_duplicates, rows_of, split_by_article, training_vectors, write_sample
+from amn.data.join import join
 from amn.data.readers import read_vectors
 from amn.data.vectors import validate
 from amn.errors import DataError
+
+KINDS = np.array(["alpha", "songs", "tales", "anarchism"] * 15)
 
 
 def unit_rows(n: int, seed: int = 0) -> np.ndarray:
@@ -327,6 +331,39 @@ def test_judged_articles_stay_the_same_when_a_selection_domain_is_held_out():
     plain, held = split_by_article(data), split_by_article(data, selection_domain="beta")
     assert set(held.test) <= set(plain.test)
     assert set(held.train) <= set(plain.train)
+
+
+def test_sets_that_join_are_trained_on_and_leave_every_other_side_as_it_was(tmp_path):
+    first, other = (
+        vector_set(),
+        vector_set(**articles(count=60, length=8, seed=1) | {"article_domain": KINDS}),
+    )
+    join(first, [other], ["tales"], tmp_path / "joined")
+    joined, alone = read_vectors(tmp_path / "joined"), split_by_article(first)
+    split = split_by_article(joined)
+    for name in ("validation", "test", "unseen"):
+        np.testing.assert_array_equal(getattr(split, name), getattr(alone, name))
+    assert set(alone.train) < set(split.train)
+    added = joined.article_domain[joined.article[np.setdiff1d(split.train, alone.train)]]
+    assert set(added) == {"alpha", "songs"}  # a text of the unseen domain is not trained on, wherever it is
+    assert set(joined.article_domain[joined.article[split.left_out["tales"]]]) == {"tales"}
+    assert split.sides().keys() == {"train", "validation", "test", "unseen", "tales"}
+    assert joined.sha256() == read_vectors(tmp_path / "joined").sha256()
+    about = json.loads((tmp_path / "joined" / "manifest.json").read_text())
+    assert [one["sha256"] for one in about["joined"]] == [first.sha256(), other.sha256()]
+
+
+def test_what_cannot_join_is_refused(tmp_path):
+    first, other = vector_set(), vector_set(encoder="another")
+    with pytest.raises(DataError, match="of several encoders"):
+        join(first, [other], [], tmp_path / "joined")
+    with pytest.raises(DataError, match="no article that joins is of domain 'tales'"):
+        join(first, [first], ["tales"], tmp_path / "joined")
+    with pytest.raises(DataError, match="article_side holds 'test'"):
+        validate(vector_set(article_side=np.array(["test"] * 40)))
+    with pytest.raises(DataError, match="article_side has 2 entries"):
+        validate(vector_set(article_side=np.array(["train"] * 2)))
+    assert not (tmp_path / "joined").exists()
 
 
 def test_an_unknown_domain_is_refused_with_the_known_ones():

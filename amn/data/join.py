@@ -1,0 +1,64 @@
+"""Several sets of vectors as one, whose first keeps its sides: the others join its training side only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from amn.config import VECTOR_DIM
+from amn.data.arrays import writing_rows
+from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, VectorSet, chunks
+from amn.errors import DataError
+from amn.files import making_folder
+
+
+def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str], out: Path) -> None:
+    """Write the sets as a folder of .npy, with the side of each article and the hash of each set.
+
+    Args:
+        first: Its articles are split as without the others.
+        others: Their articles are of the training side.
+        left_out: Domains of the others that nothing is trained on.
+
+    Raises:
+        DataError: The sets are of several encoders, or no article is of a domain that is left out.
+        FileRefused: The folder exists already, or cannot be written.
+    """
+    sets = [first, *others]
+    if len(encoders := {one.encoder_id for one in sets}) > 1:
+        raise DataError(
+            f"the vectors are of several encoders ({', '.join(sorted(encoders))}); join those of one"
+        )
+    domains = np.concatenate([one.article_domain for one in sets])
+    sides = np.where(np.isin(domains, sorted(left_out)), LEFT_OUT, TRAIN)
+    sides[: len(first.article_domain)] = first.article_side if len(first.article_side) else DRAWN
+    if missing := sorted(set(left_out) - set(domains[sides == LEFT_OUT].tolist())):
+        raise DataError(
+            f"no article that joins is of domain {missing[0]!r}; there are {sorted(set(domains))}"
+        )
+    before = np.cumsum([0, *(len(one.article_domain) for one in sets)])
+    with making_folder(out) as folder:
+        with writing_rows(
+            folder / "vectors.npy", sum(len(one.vectors) for one in sets), VECTOR_DIM, np.float16
+        ) as file:
+            at = 0
+            for one in sets:
+                for rows in chunks(len(one.vectors)):
+                    file.put(slice(at + rows.start, at + rows.stop), one.vectors[rows])
+                at += len(one.vectors)
+        np.save(
+            folder / "article.npy",
+            np.concatenate([one.article + n for one, n in zip(sets, before, strict=False)]),
+        )
+        np.save(folder / "article_domain.npy", domains)
+        np.save(folder / "article_name.npy", np.concatenate([one.article_name for one in sets]))
+        np.save(folder / "article_side.npy", sides)
+        (folder / "encoder.txt").write_text(encoders.pop() + "\n")
+        about = {
+            "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],
+            "left_out": sorted(left_out),
+        }
+        (folder / "manifest.json").write_text(json.dumps(about, indent=1) + "\n")
