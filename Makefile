@@ -10,6 +10,9 @@ REQUESTS = 20000
 RATE = 500
 DATA = ../shared/data/text768.npz
 ENCODER = all-mpnet-base-v2/mean/l2
+# The larger corpus, and its domains that nothing is trained on: models are judged on them.
+CORPUS = runs/corpus
+LEFT_OUT = crawl gnucash kicad lilypond
 ARGS =
 DIST = dist
 # Processes of pytest: as many as there are cores, four at most; 0 for a debugger.
@@ -21,7 +24,7 @@ SOURCES = pyproject.toml setup.py artifacts/pyproject.toml artifacts/setup.py am
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings docs house bench bench-quick reproduce reproduce-quick lint format doctor clean distclean wheels wheels-test release-check matrix lock locked licences
+.PHONY: help run up test test-all test-programs triton node chaos fuzz walk screenshots drawings docs house bench bench-quick reproduce reproduce-quick corpus lint format doctor clean distclean wheels wheels-test release-check matrix lock locked licences
 
 help:
 	@echo "make run        the main job on an embedded server   [REQUESTS=$(REQUESTS) RATE=$(RATE) ARGS=]"
@@ -32,6 +35,7 @@ help:
 	@echo "make triton     Triton's client in .venv-triton, for the tests of the gateway"
 	@echo "make node       packages of the client in examples/node, and Node.js 24 in .venv-node where none is new enough"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
+	@echo "make corpus     60 further domains to train on, from Debian's packages (hours); then make reproduce DATA=$(CORPUS)/joined"
 	@echo "make bench      this queue and six others, latency, cost (45 minutes); bench-quick: 3 minutes"
 	@echo "make wheels     the wheels of package and models, in $(DIST); wheels-test: installed and used in empty environments"
 	@echo "make matrix     each Python that is here, oldest and newest versions (10 GB for a while) [ARGS='--short --allow-missing': clients alone]"
@@ -66,6 +70,14 @@ reproduce: $(VENV)/.dev
 
 reproduce-quick: $(VENV)/.dev
 	$(BIN)/amn reproduce --data $(DATA) --encoder $(ENCODER) --out runs/reproduce-quick --quick
+
+# Broken off at any moment, it goes on where it was.
+corpus: $(VENV)/.data
+	$(BIN)/amn data corpus --out $(CORPUS)
+	nice $(BIN)/amn data encode $(CORPUS)/documents --encoder $(CORPUS)/encoder --out $(CORPUS)/vectors \
+		--dtype float16 --precision bfloat16
+	rm -rf $(CORPUS)/joined
+	$(BIN)/amn data join $(DATA) $(CORPUS)/vectors $(LEFT_OUT:%=--left-out %) --encoder $(ENCODER) --out $(CORPUS)/joined
 
 doctor: $(VENV)/.ops
 	@$(BIN)/amn doctor $(ARGS)
@@ -190,6 +202,11 @@ $(VENV)/.bench: $(SOURCES) $(VENV)/.torch
 $(VENV)/.docs: $(SOURCES) $(VENV)/.torch
 	@echo "installing amn-queue[docs]"
 	@$(PIP) -e '.[docs]'
+	@touch $@
+
+$(VENV)/.data: $(SOURCES) $(VENV)/.torch
+	@echo "installing amn-queue[data]"
+	@$(PIP) -e ./artifacts -e '.[data]'
 	@touch $@
 
 $(VENV)/.dev: $(SOURCES) $(VENV)/.torch

@@ -41,7 +41,7 @@ class Encoder:
             FileRefused: It is no such folder, asks for other code, or its vectors are not 768 wide.
         """
         _check_modules(folder)
-        self.sha256 = _hash(folder)
+        self.sha256 = hash_of(folder)
         self.id = encoder_id or _KNOWN.get(self.sha256) or f"sentence-transformers@{self.sha256[:12]}"
         os.environ |= _ENVIRONMENT
         try:
@@ -80,7 +80,7 @@ def _check_modules(folder: Path) -> None:
         raise FileRefused(f"{path} asks for {others[0]}, which is not of sentence-transformers: not loaded")
 
 
-def _hash(folder: Path) -> str:
+def hash_of(folder: Path) -> str:
     """Return the hash of the names and contents of all files that decide the vectors."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix()):

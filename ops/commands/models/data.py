@@ -1,7 +1,8 @@
-"""`amn data encode`: from files of text to vectors in reading order."""
+"""`amn data`: from packages to text, from text to vectors in reading order, and from vectors to one set."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -90,3 +91,46 @@ def _show(summary: dict[str, Any]) -> None:
     )
     for one in summary["refused"][:_NAMED]:
         console.say(f"  {one['code']}: {one['name']}: {one['message']}", err=True)
+
+
+@data.command(short_help="The larger corpus: packages of Debian 12 to documents.")
+@options.out("A folder; what an earlier run made of it stays.")
+@click.option(
+    "--packages", type=common.FILE, help="Domains and packages, as TOML. [default: those of docs/models.md]"
+)
+def corpus(out: Path, packages: Path | None) -> None:
+    """Download documentation packages of Debian 12 and an encoder, and write their prose as documents.
+
+    Needs apt-get and dpkg-deb, no root, and a few gigabytes in the folder. `amn data encode` makes vectors of
+    its documents, and `amn data join` a set to train on. `make corpus` runs all three.
+
+    \b
+    Example: amn data corpus --out runs/corpus
+    """
+    from ops.corpus.build import PACKAGES, build
+
+    with console.Bar("packages") as bar:
+        made = build(
+            out, packages or PACKAGES, lambda done, count, name: bar.draw("reading", done, count, name)
+        )
+    console.say(f"{out}: {sum(made['chunks'].values()):,} chunks of {len(made['chunks'])} domains", err=True)
+
+
+@data.command(short_help="Sets of vectors as one; all but the first only to train on.")
+@click.argument("first", type=options.path)
+@click.argument("others", metavar="OTHER...", nargs=-1, required=True, type=options.path)
+@options.out("A new folder of .npy.")
+@options.encoder
+@click.option(
+    "--left-out", multiple=True, metavar="DOMAIN", help="Of the others; nothing is trained on it; repeatable."
+)
+def join(first: Path, others: tuple[Path, ...], out: Path, encoder: str, left_out: tuple[str, ...]) -> None:
+    """Join sets of vectors of one encoder. FIRST is split as it is without the others, which are trained on.
+
+    \b
+    Example: amn data join text768.npz runs/corpus/vectors --left-out crawl --out runs/joined
+    """
+    from amn.data.join import join as write_joined
+    from amn.data.readers import read_vectors
+
+    write_joined(read_vectors(first, encoder), [read_vectors(one, encoder) for one in others], left_out, out)
