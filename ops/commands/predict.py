@@ -167,7 +167,7 @@ class View:
         began_s, before = self._first = self._first or (now_s, done)
         if not self._bar.visible and now_s - self._said_at_s > _LINE_S:
             self._said_at_s = now_s
-            rate = (done - before) / (now_s - began_s)
+            rate = (done - before) / max(now_s - began_s, 1e-9)  # a slow start is the first line too
             left = f", {(rows - done) / rate / 60:,.0f} min left" if rate else ""
             console.say(f"{step}: {done:,} of {rows:,} {self._unit}, {rate:,.0f}/s{left}, {note}", err=True)
 

@@ -65,6 +65,16 @@ def test_without_a_terminal_a_line_a_minute_says_the_same(
     )
 
 
+def test_a_run_that_begins_after_a_minute_has_a_first_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0])
+    monkeypatch.setattr(predict.time, "monotonic", lambda: next(clock, 61.0))
+    monkeypatch.setattr(predict.console, "Bar", _NoBar)
+    predict.View("chunks").draw("reading", 0, 9, "0 refused")
+    assert capsys.readouterr().err == "reading: 0 of 9 chunks, 0/s, 0 refused\n"
+
+
 class _NoBar:
     visible = False
 
