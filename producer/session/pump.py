@@ -12,6 +12,7 @@ from typing import Any
 
 from producer.errors import InvalidRequest, QueueError
 from producer.messages import Reply
+from producer.transport.async_link import end
 
 Numbered = tuple[int, Reply | QueueError]
 Chunk = list[tuple[int, Any]]
@@ -98,13 +99,13 @@ async def pumped_async(
                 taken += 1
                 room.release()
     finally:
-        await _cancelled(pull)
+        await end(pull)
         while not pulled.empty():
             pulled.get_nowait()
         pulled.put_nowait(_END)
         # A submit under way may end: one that is broken off leaves answers that nobody waits for.
         await asyncio.wait((send,), timeout=_LEAVE_S)
-        await _cancelled(send)
+        await end(send)
     if (failed := pull.result()) is not None:
         raise failed
 
@@ -144,13 +145,6 @@ async def _send(
     if chunk:
         await submit_chunk(chunk, put)
     return sent + len(chunk)
-
-
-async def _cancelled(task: asyncio.Task[Any]) -> None:
-    """Ends a task. Cancels again until it has: the driver, and `wait_for`, may lose one."""
-    while not task.done():
-        task.cancel()
-        await asyncio.wait((task,), timeout=0.05)
 
 
 async def _each_of(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:

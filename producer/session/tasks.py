@@ -14,14 +14,15 @@ from producer.session.replies import BLOCK_MS, Reader
 from producer.session.requests import Outgoing
 from producer.session.submission import SEND_BYTES_MAX, SEND_COUNT_MAX
 from producer.settings import ProducerSettings
-from producer.transport.async_link import AsyncLink
+from producer.transport.async_link import AsyncLink, end
 from producer.transport.connection import LOST, connect_async, let_go
 from producer.transport.link import written
 from producer.transport.verbs import run_async
 
 #: Connections for commands; the rest waits its turn.
 _CONNECTIONS_MAX = 4
-_CANCEL_AGAIN_S = 0.05
+#: Those who got an answer go on before more answers are asked for: they are woken within so many turns.
+_TURNS = 2
 CANCELLED = (
     "this producer's reply reader was cancelled, as all tasks of its event loop were; make a new producer"
 )
@@ -49,8 +50,7 @@ class Funnel:
     async def close(self) -> None:
         """Ends the sending task; whoever waits for it gets ProducerClosed."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+            await end(self._task)
         _refuse(self._waiting, asyncio.CancelledError())
 
     async def _drain(self) -> None:
@@ -68,6 +68,8 @@ class Funnel:
                 if not future.done():  # its task may have been cancelled meanwhile
                     future.set_result(statuses[start:stop])
                 start = stop
+            if self._task is not None and self._task.cancelling():  # the cancellation met the answer
+                return
 
     def _next(self) -> list[tuple[Sequence[Outgoing], asyncio.Future[list[int]]]]:
         # A request is not sent if its task was cancelled before.
@@ -164,10 +166,8 @@ class ReplyTask(Reader):
 
     async def stop(self) -> None:
         """Ends the task."""
-        while self._task is not None and not self._task.done():
-            # Again and again: the driver loses a cancellation that meets a reply.
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=_CANCEL_AGAIN_S)
+        if self._task is not None:
+            await end(self._task)
         await self._link.close()
         await self.client.aclose()
 
@@ -185,4 +185,6 @@ class ReplyTask(Reader):
 
     async def exchange(self) -> list[Any]:
         """The answers to the cursor's next commands."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         return await self._link.each(self._cursor.commands())

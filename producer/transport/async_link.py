@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import redis.asyncio
 from redis.exceptions import ResponseError
 
 from producer.transport.link import Word, joined
+
+_CANCEL_AGAIN_S = 0.05
 
 
 class AsyncLink:
@@ -25,7 +28,14 @@ class AsyncLink:
             await self._connection.disconnect(nowait=True)
         connection = self._connection = self._connection or await self._pool.get_connection()
         self._due = len(commands)
-        await connection.send_packed_command([b"".join(map(joined, commands))])
+        sent = [b"".join(map(joined, commands))]
+        # The driver may start a task to limit the time of a write. Mostly the system takes all at once.
+        transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
+        unsent_bytes: Any = getattr(transport, "get_write_buffer_size", None)
+        if unsent_bytes is not None and not transport.is_closing():
+            transport.write(sent.pop())
+        if sent or unsent_bytes():
+            await connection.send_packed_command(sent)
         answers: list[Any] = []
         for _ in commands:
             try:
@@ -39,5 +49,14 @@ class AsyncLink:
         """Gives the connection back to the pool, closed."""
         connection, self._connection, self._due = self._connection, None, 0
         if connection is not None:
-            await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
+            try:
+                await connection.disconnect(nowait=True)
+            finally:
+                await self._pool.release(connection)
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Ends a task. Cancels again until it has: the driver, and `wait_for`, lose one that meets an answer."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_CANCEL_AGAIN_S)

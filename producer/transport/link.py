@@ -122,9 +122,7 @@ class Link:
             self._connection.disconnect()
         connection = self._connection = self._connection or self._pool.get_connection()
         self.due = len(commands)
-        # One command is one piece already: no second copy of its megabyte.
-        sent = joined(commands[0]) if len(commands) == 1 else b"".join(map(joined, commands))
-        connection.send_packed_command([sent])
+        connection.send_packed_command([b"".join(map(joined, commands))])  # one piece is not copied again
 
     def ready(self, timeout_s: float) -> bool:
         """Waits for so long until an answer begins to come; whether one does."""

@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -309,6 +310,48 @@ def test_answers_that_nobody_waited_for_do_not_meet_the_next_call(real_server):
         assert await link.each([("ECHO", "mine")]) == [b"mine"]
         [refused, answer] = await link.each([("NONSENSE",), ("ECHO", "behind")])
         assert (isinstance(refused, ResponseError), answer) == (True, b"behind")
+        await link.close()
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_link_whose_closing_is_cancelled_leaves_no_connection_in_use(real_server, monkeypatch):
+    async def main():
+        client = connect_async(settings(real_server))
+        link = AsyncLink(client)
+        assert await link.each([("ECHO", "a")]) == [b"a"]
+        connection = link._connection
+
+        async def cancelled(**_):
+            raise asyncio.CancelledError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(connection, "disconnect", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await link.close()
+        assert not client.connection_pool._in_use_connections
+        assert await link.each([("ECHO", "b")]) == [b"b"]
+        await link.close()
+        await client.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_large_command_is_copied_once_and_goes_in_parts_where_the_socket_is_full(real_server):
+    """The socket takes a part of it at first; the rest follows while the answer is waited for."""
+    large = bytes(16 * 1024**2)
+
+    async def main():
+        client = connect_async(settings(real_server))
+        link = AsyncLink(client)
+        await link.each([("PING",)])
+        tracemalloc.start()
+        assert await link.each([("SET", "large", large)]) == [b"OK"]
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 2.5 * len(large)  # the command, and what the transport keeps of it
+        assert await link.each([("STRLEN", "large"), ("ECHO", "b")]) == [len(large), b"b"]
         await link.close()
         await client.aclose()
 

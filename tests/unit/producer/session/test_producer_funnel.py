@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -130,5 +131,32 @@ def test_closing_tells_those_who_wait(run):
         for task in (sent, waiting):
             with pytest.raises(errors.ProducerClosed):
                 await task
+
+    run(main())
+
+
+def test_nothing_is_sent_after_a_cancellation_that_met_an_answer(run):
+    """The driver may lose the one cancellation of `close`: the round trip ends as if there were none."""
+
+    class Losing(Line):
+        async def send(self, batch) -> list[int]:
+            self.sent.append(list(batch))
+            with suppress(asyncio.CancelledError):
+                await self.gate.wait()
+            return [int(item[1:]) for item in batch]
+
+    async def main():
+        line = Losing()
+        funnel = Funnel(line.send)
+        sent = asyncio.create_task(funnel.send([Item("r0")]))
+        await settle()
+        waiting = [asyncio.create_task(funnel.send([Item(f"r{i}")])) for i in range(1, 2 * SEND_COUNT_MAX)]
+        await settle()
+        await funnel.close()
+        assert await sent == [0]
+        for task in waiting:
+            with pytest.raises(errors.ProducerClosed):
+                await task
+        assert line.sent == [["r0"]]
 
     run(main())
