@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ops.gateway.errors import bad
 from ops.gateway.settings import MODEL, VERSION
 from ops.gateway.tensors import Inference
-from producer.messages import BatchReply, Reply
+from producer.messages import BatchReply, Reply, Timings
 
 #: Outputs by name: datatype, and shape for n contexts; a lone context's vector has the shape [768].
 OUTPUTS: dict[str, tuple[str, list[int]]] = {
@@ -27,6 +27,7 @@ OUTPUTS: dict[str, tuple[str, list[int]]] = {
     "policy": ("BYTES", [-1]),
 }
 _SAID = ("model", "bank", "policy", "degraded", "confidence_method", "margin_method")
+_TIMINGS = [one.name for one in fields(Timings)]
 HEAD_LENGTH = "inference-header-content-length"
 
 
@@ -81,7 +82,7 @@ def encode(inference: Inference, answer: Reply | BatchReply) -> tuple[bytes, int
             tensor["data"] = values if isinstance(values, list) else values.ravel().tolist()
         tensors.append(tensor)
     parameters: dict[str, Any] = {"request_id": answer.id} | {name: getattr(answer, name) for name in _SAID}
-    parameters |= asdict(answer.timings)
+    parameters |= _times(answer)
     message = {"model_name": MODEL, "model_version": VERSION, "id": inference.id}
     head = orjson.dumps(message | {"parameters": parameters, "outputs": tensors})
     return b"".join([head, *parts]), len(head) if parts else None
@@ -98,8 +99,12 @@ def plain(reply: Reply, vector: Any) -> Mapping[str, Any]:
         "served_by": reply.served_by,
         "shed": reply.shed,
         **{name: getattr(reply, name) for name in _SAID},
-        "timings": asdict(reply.timings),
+        "timings": _times(reply),
     }
+
+
+def _times(answer: Reply | BatchReply) -> dict[str, float]:
+    return {name: getattr(answer.timings, name) for name in _TIMINGS}  # dataclasses.asdict copies each deeply
 
 
 def _bytes(values: NDArray[np.float32] | Sequence[str]) -> bytes:

@@ -27,7 +27,7 @@ from producer.options import Options
 from producer.sampling import sample_key
 
 _LOG = structlog.get_logger("amn.gateway")
-HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _DOCUMENT = Path(__file__).with_name("openapi.json")
 _NAMES = ("localhost",)
 #: These say nothing of anybody's data, and are asked by probes that bear no token.
@@ -96,7 +96,7 @@ class Gateway:
         if scope["type"] != "http":
             return
         began_s, request = time.perf_counter(), Request(scope, receive)
-        path = request.url.path.rstrip("/") or "/"
+        path = scope["path"].rstrip("/") or "/"
         try:
             answer = await self._answered(request, path)
         except ClientDisconnect:
@@ -108,7 +108,7 @@ class Gateway:
         except Exception:
             _LOG.exception("gateway_failed", path=path)
             answer = response(Refused("the gateway failed; its log says why", 500, "internal"))
-        answer.headers.update(HEADERS)
+        answer.raw_headers += HEADERS
         await answer(scope, receive, send)
         route = path if path in self.routes else "other"
         self._requests.labels(route, answer.status_code).inc()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
-from ops.gateway.settings import DEADLINE_MS, KEPT_BYTES_MAX
+from ops.gateway.settings import DEADLINE_MS, KEPT_BYTES_MAX, WATCH_S
 from producer import AsyncProducer, Options
 from producer.errors import Cancelled, DuplicateRequest, ProducerClosed, QueueError, ResultTimeout
 from producer.messages import BatchReply, Reply
@@ -95,6 +97,27 @@ def _bytes_of(outcome: Answer | QueueError | None) -> int:
     return _BESIDE_BYTES + (outcome.vectors.nbytes if isinstance(outcome, BatchReply) else 0)
 
 
+class _Watch:
+    """Watches, after a while, whether a client hangs up.
+
+    Args:
+        leave: Does it; is given this watch.
+    """
+
+    def __init__(self, leave: Callable[[_Watch], Coroutine[Any, Any, None]]) -> None:
+        self._task: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_S, self._begin, leave)
+
+    def _begin(self, leave: Callable[[_Watch], Coroutine[Any, Any, None]]) -> None:
+        self._task = asyncio.create_task(leave(self))
+
+    def cancel(self) -> None:
+        """Ends it."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
 class Asker:
     """Sends requests by the one producer of this process.
 
@@ -146,7 +169,7 @@ class Asker:
         submit: Any = self.producer.submit if contexts.ndim == 2 else self.producer.submit_batch
         while True:
             handle = await submit(contexts, options=options)
-            leaving = asyncio.create_task(self._leave(handle, receive))
+            leaving = _Watch(partial(self._leave, handle, receive))
             self._waiting.setdefault(handle.id, set()).add(leaving)
             try:
                 # A handle that a repeat shares has the deadline of the first one.
@@ -163,12 +186,12 @@ class Asker:
                 self._forget(handle.id, leaving)
                 leaving.cancel()
 
-    async def _leave(self, handle: Any, receive: Receive) -> None:
+    async def _leave(self, handle: Any, receive: Receive, who: _Watch) -> None:
         """Takes the request back when its client, and every other one, has gone."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self.hangups += 1
-        await self._take_back(handle, asyncio.current_task())
+        await self._take_back(handle, who)
 
     async def _take_back(self, handle: Any, who: object) -> None:
         """Takes the request back, unless others wait for it too."""

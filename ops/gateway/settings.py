@@ -20,5 +20,7 @@ KEPT_BYTES_MAX = 64 * 1024**2
 READY_S, LOOK_MS_MAX = 1.0, 500
 #: A try to reach the server: an answer that says so is better than one that waits.
 SERVER_MS_MAX = 2_000
+#: A request that waits for longer is taken back when its client hangs up; most have their answer before.
+WATCH_S = 0.005
 #: After SIGTERM, the requests under way may go on for so long.
 DRAIN_S = 12
