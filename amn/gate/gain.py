@@ -13,7 +13,7 @@ length               length of the context mean: 1 when all five agree
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,14 @@ class Calibration:
         known, model = self._steps[np.searchsorted(self.weight_edges, rows[:, 0], side="right")], self.model
         worth = rows[:, : len(model.coefficients)] @ model.coefficients + model.intercept
         return np.where(known > 0, worth, 0.0)
+
+    def scorer(self) -> Callable[[Vectors, Vectors], Values]:
+        """Returns a function of contexts (B, 5, 768) and predictions (B, 768): the gain of their features."""
+        if not hasattr(kernel.LIBRARY, "amn_gain"):  # there is none, or one of an earlier build
+            return lambda contexts, predictions: self.gain(features(contexts, predictions))
+        terms, intercept, edges = self.model.coefficients, self.model.intercept, self.weight_edges
+        counts = len(terms), len(edges)
+        return kernel.Gain(*counts, intercept, coefficients=terms, edges=edges, weights=self._steps)
 
     def weight(self, rows: Values) -> Values:
         """Features (B, 5) -> weight of the fallback's answer, (B,) in 0..1."""

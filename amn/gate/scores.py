@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from amn.bank.bank import Bank, CellBank
 from amn.bank.settings import Guard
 from amn.errors import ConfigError
-from amn.gate.gain import Calibration, features
-from amn.kernel import bindings as kernel
+from amn.gate.gain import Calibration
 from amn.policy import MEAN_TOP_K, RAW, ConfidenceRule, EscalationPolicy
 
 Cosines = NDArray[np.float32]
@@ -49,8 +48,7 @@ class GateScores:
             raise ConfigError(f"policy {policy.name} needs a reference bank for its scores")
         self._bank = bank if policy.needs_bank else None
         self.banked = self._bank is not None
-        self._calibration = calibration if policy.gain is not None else None
-        self._features = kernel.features if kernel.READY else features
+        self._gain = calibration.scorer() if calibration and policy.gain is not None else None
         self._mean: Callable[[Cosines], Cosines] | None = None
         self._multiplicity: NDArray[np.integer] | None = None
         if self._bank is not None:
@@ -81,8 +79,8 @@ class GateScores:
                 margins = np.where(self._multiplicity[ids] > 1, np.float32(0), margins)
             if self._mean is not None:
                 confidences = self._mean(vectors)
-        if self._calibration is not None:
-            gains = self._calibration.gain(self._features(contexts, vectors))
+        if self._gain is not None:
+            gains = self._gain(contexts, vectors)
         return Columns(confidences, margins, gains)
 
 

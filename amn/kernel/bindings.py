@@ -84,6 +84,7 @@ _forward = function("amn_forward", POINTER, POINTER, INTEGER, POINTER, POINTER)
 _layer = function("amn_layer", POINTER, POINTER, INTEGER, POINTER)
 _top2 = function("amn_top2", POINTER, POINTER, INTEGER, POINTER, POINTER, POINTER, result=ctypes.c_int)
 _features = function("amn_features", POINTER, POINTER, INTEGER, POINTER)
+_gain = function("amn_gain", POINTER, POINTER, POINTER, INTEGER, POINTER)
 
 
 class Structure(ctypes.Structure):
@@ -122,6 +123,14 @@ class _References(Structure):
         *((name, POINTER) for name in ("vectors", "rest")),
         ("count", INTEGER),
         *((name, REAL) for name in ("turn_error", "error")),
+    )
+
+
+class _Worth(Structure):
+    _fields_ = (
+        *((name, POINTER) for name in ("coefficients", "edges", "weights")),
+        *((name, INTEGER) for name in ("terms", "edge_count")),
+        ("intercept", ctypes.c_double),
     )
 
 
@@ -263,11 +272,28 @@ class References:
         return best, second, ids
 
 
+class Gain:
+    """`Calibration.gain` of the features, by one call; the arguments are fields of `worth` in kernel.c."""
+
+    def __init__(self, terms: int, edge_count: int, intercept: float, **numbers: NDArray[np.float64]) -> None:
+        arrays: Any = {name: np.ascontiguousarray(array, np.float64) for name, array in numbers.items()}
+        self._worth = _Worth().fill(terms=terms, edge_count=edge_count, intercept=intercept, **arrays)
+
+    def __call__(self, contexts: Array, predictions: Array) -> NDArray[np.float64]:
+        """(B, 5, 768) and (B, 768) -> (B,)."""
+        return _by_pairs(contexts, predictions, (), _gain, self._worth.address)
+
+
 def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
     """Works like `amn.gate.gain.features`."""
-    contexts, predictions = _floats(contexts), _floats(predictions)
-    if contexts.shape[0] != predictions.shape[0]:
-        raise ValueError(f"{len(contexts)} contexts, but {len(predictions)} predictions")
-    made = np.empty((len(contexts), 5))
-    call(_features, contexts, predictions, len(contexts), made)
+    return _by_pairs(contexts, predictions, (5,), _features)
+
+
+def _by_pairs(contexts: Array, predictions: Array, shape: tuple[int, ...], *loop: Any) -> NDArray[np.float64]:
+    """Calls a loop that makes numbers of this shape of each context and its prediction."""
+    contexts, predictions, count = _floats(contexts), _floats(predictions), len(contexts)
+    if count != len(predictions):
+        raise ValueError(f"{count} contexts, but {len(predictions)} predictions")
+    made = np.empty((count, *shape))
+    call(*loop, contexts, predictions, count, made)
     return made

@@ -189,6 +189,26 @@ FAST void amn_features(const float *x, const float *predictions, int64_t count, 
     }
 }
 
+/* The gain of amn/gate/gain.py: a linear model of the features, where the fallback has a weight. */
+typedef struct {
+    const double *coefficients, *edges, *weights; /* (terms), (edges) and (edges + 1): weights[i] up to edges[i] */
+    int64_t terms, edge_count;
+    double intercept;
+} worth;
+
+/* Features (count, 5), which it makes of contexts and predictions, and the gains of escalating (count). */
+FAST void amn_gain(const worth *w, const float *x, const float *predictions, int64_t count, double *gain) {
+    double made[K];
+    for (int64_t b = 0; b < count; b++) {
+        int64_t step = 0;
+        amn_features(x + b * K * DIM, predictions + b * DIM, 1, made);
+        while (step < w->edge_count && !(made[0] < w->edges[step])) step++;
+        gain[b] = w->intercept;
+        for (int64_t i = 0; i < w->terms; i++) gain[b] += w->coefficients[i] * made[i];
+        if (!(w->weights[step] > 0)) gain[b] = 0;
+    }
+}
+
 #else /* no loops for this processor yet: NumPy serves */
 int amn_supported(void) { return 0; }
 #endif

@@ -120,6 +120,27 @@ def test_a_row_that_is_no_number_spoils_no_other_row_and_has_no_confidence(predi
     assert ((near.ids >= 0) & (near.ids < len(predictor.bank))).all()
 
 
+def test_a_gain_by_one_call_is_that_of_the_features(predictor, sample):
+    spoilt = sample[:12].copy()
+    spoilt[5] = np.nan
+    with np.errstate(invalid="ignore"):
+        answers = predictor.forward(spoilt)
+        rows = gain.features(spoilt, answers)
+    edges = np.sort(rows[:, 0])[:8:2]  # some lie on an edge, the one that is no number behind the last
+    for terms in (0, 3, 5):
+        model = gain.Linear(coefficients=np.linspace(-1.0, 2.0, terms), intercept=0.25)
+        weights = np.array([0.5, 0.0, 0.0, 1.0])
+        fitted = gain.Calibration(
+            calibration_id="", amn="", fallback="", model=model, expected=(model, model),
+            weight_edges=edges, weights=weights,
+        )  # fmt: skip
+        wanted = fitted.gain(rows)
+        assert {0.0} < set(wanted)
+        np.testing.assert_allclose(fitted.scorer()(spoilt, answers), wanted, rtol=0, atol=1e-15)
+    with pytest.raises(ValueError, match="12 contexts, but 2 predictions"):
+        fitted.scorer()(spoilt, answers[:2])
+
+
 def test_threads_that_compute_at_once_do_not_meet(predictor, sample):
     wanted = [predictor.forward(sample[i : i + 3]) for i in range(20)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -224,8 +225,8 @@ class Measured:
 
     calibration_id = "gain@0"
 
-    def gain(self, contexts: np.ndarray) -> np.ndarray:
-        return 0.25 + 1e-9 * np.arange(1, len(contexts) + 1)
+    def scorer(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        return lambda contexts, predictions: 0.25 + 1e-9 * np.arange(1, len(contexts) + 1)
 
 
 def test_a_hard_request_in_the_batch_leaves_the_gains_of_the_others_as_they_are():
