@@ -112,14 +112,13 @@ class Link:
             self.send(commands)
             return self.read(len(commands))
         except BaseException:  # the server is not to go on with what nobody waits for
-            if self._connection is not None:
-                self._connection.disconnect()
+            self.cut()
             raise
 
     def send(self, commands: Sequence[tuple[Word, ...]]) -> None:
         """Sends several commands in one write; `read` gives their answers, now or later."""
         if self.due:  # whatever interrupted who waited for them: they must not meet this call
-            self._connection.disconnect()
+            self.cut()
         connection = self._connection = self._connection or self._pool.get_connection()
         self.due = len(commands)
         connection.send_packed_command([b"".join(map(joined, commands))])  # one piece is not copied again
@@ -130,6 +129,8 @@ class Link:
 
     def read(self, count: int) -> list[Any]:
         """The next answers to what was sent, an error answer as one of them."""
+        if self.due < count:
+            raise DriverConnectionError("the connection was closed before this answer")
         answers: list[Any] = []
         for _ in range(count):
             try:
@@ -159,12 +160,18 @@ class Link:
         """Makes the script known to the server, for users who may only run what it knows."""
         self.call("SCRIPT", "LOAD", script.text)
 
+    def cut(self) -> None:
+        """Closes the connection, under an answer that is due too; the next call opens it anew."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self.due = 0
+
     def close(self) -> None:
         """Gives the connection back to the pool, closed."""
         if self._connection is not None:
-            self._connection.disconnect()
+            self.cut()
             self._pool.release(self._connection)
-            self._connection, self.due = None, 0
+            self._connection = None
 
 
 class ScriptMissing(DriverConnectionError):

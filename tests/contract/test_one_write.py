@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 from rig import KEYS, Rig, answer
 
 from producer.errors import ServerError
@@ -25,13 +27,14 @@ class Ends:
         return [answer(entry, self._op) for entry in batch.entries]
 
 
-def begun(rig: Rig, op: str = "reply", **limits: int) -> tuple[Loop, list[Entry]]:
+def begun(rig: Rig, op: str = "reply", behind: str = "b", **limits: int) -> tuple[Loop, list[Entry]]:
     """A loop that has leased the request `a`, and behind it the request `b` waits."""
     loop = Loop(rig.queue("w", **limits), Ends(op))
     loop.queue._writes.load(loop.queue._finish)
     rig.put("a")
     entries = loop.queue.lease()
-    rig.put("b")
+    if behind:
+        rig.put(behind)
     return loop, entries
 
 
@@ -128,3 +131,51 @@ def test_who_has_something_to_do_before_the_next_read_does_not_wait_for_it(
     loop._join()
     assert "_writes" in watched.writes
     assert [reply.id for reply in rig.replies()] == ["a"]
+
+
+def test_who_is_refused_an_end_gets_nothing_more_until_it_is_made(real_rig: Rig, monkeypatch: Any) -> None:
+    """It would not be in hand, and others would take it over meanwhile."""
+    rig = real_rig
+    loop, entries = begun(rig, behind="")
+    reading, ends, given = loop.queue._reading, loop.queue._writes.run_words, list[int]()
+    refusal = ResponseError("MISCONF no disk")
+    monkeypatch.setattr(reading, "read", lambda count: reading.__class__.read(reading, count) and [refusal])
+
+    def end(script: Any, words: Any) -> Any:
+        if not given:
+            rig.put("c")
+        given.append(rig.admin.xpending(KEYS.requests, GROUP)["pending"])
+        if len(given) < 4:
+            raise refusal
+        return ends(script, words)
+
+    monkeypatch.setattr(loop.queue._writes, "run_words", end)
+    with pytest.raises(ServerError):
+        loop.step(entries)
+    assert given == [0] * 4
+    monkeypatch.undo()
+    loop.queue.rejoin()
+    assert [entry.deliveries for entry in loop.queue.lease()] == [1]
+
+
+def test_a_stop_while_the_end_is_made_leases_nothing_more(real_rig: Rig) -> None:
+    rig = real_rig
+    loop, entries = begun(rig, behind="")
+    later = threading.Timer(0.02, rig.put, ["b"])
+    loop._hear.append(lambda *_: (loop.stop(), later.start()))
+    assert (loop.step(entries), loop.finished) == ([], 1)
+    later.join()
+    assert rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0
+    assert loop.queue.release() == 0
+
+
+def test_a_connection_that_died_at_rest_is_found_before_somebody_waits_for_an_end(real_rig: Rig) -> None:
+    queue = real_rig.queue("w")
+    queue.lease()  # looks for expired leases first
+    real_rig.admin.client_kill_filter(_id=queue._writes.call("CLIENT", "ID"))
+    queue._reclaim_at = 0.0
+    with pytest.raises(ServerError):
+        queue.lease()
+    queue.rejoin()
+    real_rig.put("a")
+    assert queue.finish([answer(entry) for entry in queue.lease()]) == [b"ok"]

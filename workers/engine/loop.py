@@ -169,6 +169,9 @@ class Loop:
             first = self._held.waiting or self._rejoins or self._patience.away or self._stopping.is_set()
             self._finish(outcomes, then_lease=not first)
             self._hand = ()
+            if self._stopping.is_set():  # meanwhile: nothing more is to be leased
+                self.queue.unask()
+                return []
             return self.queue.lease() if self.queue.asked else []
         self._ending, self._hand = now, later
         try:
@@ -266,6 +269,7 @@ class Loop:
         try:
             self._end(outcomes, then_lease=then_lease)
         except ServerError as error:
+            self.queue.unask()  # what came now would not be in hand, perhaps for long
             self._patience.end(outcomes, error, self._end)
 
     def _end(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> None:

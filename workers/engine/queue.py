@@ -15,11 +15,12 @@ from hashlib import sha1
 from typing import Any, cast
 
 import redis
+from redis.exceptions import NoScriptError
 
 from producer.keys import GROUP, REQUEST
 from producer.transport.clock import ServerClock
 from producer.transport.connection import DRIVER_ERRORS, driver_errors, script_text, translated
-from producer.transport.link import Link, Script, written
+from producer.transport.link import Script, written
 from workers.engine.entry import Entry, Outcome
 from workers.engine.reads import EntryReader, load
 from workers.settings import WorkerSettings
@@ -50,8 +51,6 @@ class LeasedQueue(EntryReader):
         self.clock = ServerClock()
         self.finished_at: Sequence[bytes] = ()
         self._unread: dict[str, int] = {}
-        # A connection of its own: a micro-batch may be finished while the next one is read.
-        self._writes = Link(self.client)
         self._finish, self._begin = load("finish"), load("begin")
         self.lent = tuple(Script(script_text("producer", name)) for name in ("submit", "cancel"))
         self._finish_keys = written(*keys.places, *keys.counters, keys.shadow, keys.dead, keys.stats)
@@ -91,6 +90,7 @@ class LeasedQueue(EntryReader):
         if self._yielding is not None:
             self._yielding.kept = []
         self.asked = False
+        self._writes.cut()  # of the time before the server was away
         self.ensure_group()
         if not self.sizes.lost_alone:
             self.release()
@@ -153,7 +153,9 @@ class LeasedQueue(EntryReader):
                 self.asked = True
                 self._reading.send([(self._finish.by_hash, *words), *self._usual[1]])
                 [answer] = self._reading.read(1)
-            if answer is None or isinstance(answer, Exception):  # whatever the script ended stays so
+            if isinstance(answer, Exception) and not isinstance(answer, NoScriptError):
+                raise answer  # whatever the script ended stays so
+            if answer is None or isinstance(answer, NoScriptError):
                 answer = self._writes.run_words(self._finish, words)
             *statuses, seconds, micros = cast("list[bytes]", answer)
         except DRIVER_ERRORS as error:

@@ -49,7 +49,8 @@ class EntryReader:
         self.sizes = ReadSizes(settings.queue.batch_max, len(self.streams), self._yielding)
         self.more = self.heavy = self.low = self.asked = False
         self.client: redis.Redis = connect(settings.producer, block_ms=settings.queue.block_ms)
-        self._reading, self._reclaim = Link(self.client), load("reclaim")
+        # Two connections: a micro-batch may be finished while the next one is read.
+        self._reading, self._writes, self._reclaim = Link(self.client), Link(self.client), load("reclaim")
         self._reclaim_at, self._live_at_s = 0.0, 0.0
         self._reclaim_from: list[bytes] = []
         self._read_words = written("XREADGROUP", "GROUP", GROUP, name, "COUNT")
@@ -79,6 +80,12 @@ class EntryReader:
                 self.sizes.note_lost()
                 self._reclaim_at = 0.0  # what was delivered to nobody is looked for at once
             raise translated(error, self.settings.producer.url) from error
+
+    def unask(self) -> None:
+        """Ends the wait for what was asked for: the server gives us nothing more. The next `lease` raises, so
+        that what it gave already is handed back."""
+        if self.asked:
+            self._reading.cut()
 
     @property
     def usual(self) -> bool:
@@ -186,7 +193,8 @@ class EntryReader:
         beginning = [b"0-0"] * len(self.streams)
         start = self._reclaim_from or beginning
         arguments = [GROUP, self.name, queue.lease_ms, room, *start]
-        self._reclaim_from, rows = self._reading.run(self._reclaim, list(self.streams), arguments)
+        # By the connection that may rest for hours: a dead one is found while nobody waits for it.
+        self._reclaim_from, rows = self._writes.run(self._reclaim, list(self.streams), arguments)
         if len(rows) < room and start == self._reclaim_from == beginning:
             # All of them were looked at in one go; else the next read goes on.
             self._reclaim_at = time.monotonic() + queue.lease_ms / 4000

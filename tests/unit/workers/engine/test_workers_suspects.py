@@ -101,6 +101,9 @@ class Books:
         self.done.append(("begin", [one.id for one in entries]))
         return list(entries)
 
+    def unask(self) -> None:
+        """Nothing was asked for."""
+
     def finish(self, outcomes: Sequence[Outcome], *, then_lease: bool = False) -> list[bytes]:
         ids = [outcome.entry.id for outcome in outcomes]
         if self._refusals:
