@@ -1,7 +1,7 @@
-"""What the site needs beside docs: pages at the root of the repository, and files that pages link to.
+"""What the site needs beside docs: its menu, pages at the root of the repository, and files that pages name.
 
-On GitHub a link such as `../ARCHITECTURE.md` leads into the repository. The site has copies of such
-files, and its links are turned to them.
+The menu is the table of docs/index.md. On GitHub a link such as `../ARCHITECTURE.md` leads into the
+repository. The site has copies of such files, and its links lead to them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,17 @@ PAGES = {
 }
 PAGES |= {"README.md": "index.md"}
 _LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
+_FENCE = re.compile(r"^(```\w*)[^\n]*(\n.*?^```)$", re.MULTILINE | re.DOTALL)
+_SECTION = re.compile(r"^\| \*\*(.+?)\*\* \| (.+) \|$", re.MULTILINE)
 
-_FENCE = re.compile(r"^(```\w+) \w+$", re.MULTILINE)
+
+def on_config(config: Any) -> Any:
+    """Makes the menu of the table in docs/index.md: a section for each row, a page for each link."""
+    config["nav"] = ["index.md"] + [
+        {section: [_in_site(_in_repository("index.md", target)) for _, target, _ in _LINK.findall(pages)]}
+        for section, pages in _SECTION.findall((ROOT / "docs" / "index.md").read_text("utf-8"))
+    ]
+    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -43,7 +52,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turns links to the site's own copies, and fences such as `conf redis` to one word."""
+    """Turns links to the site's own copies, but in code, and fences such as `conf redis` to one word."""
 
     def turned(link: re.Match[str]) -> str:
         if ":" in link[2]:
@@ -51,12 +60,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = _in_site(_in_repository(page.file.src_uri, link[2]))
         return link[1] + os.path.relpath(target, os.path.dirname(page.file.src_uri) or ".") + link[3]
 
-    return _FENCE.sub(r"\1", _LINK.sub(turned, markdown))
+    prose = _FENCE.split(markdown)  # text, head of a fence, the rest of it, text ...
+    prose[::3] = [_LINK.sub(turned, text) for text in prose[::3]]
+    return "".join(prose)
 
 
 def on_page_content(html: str, **_: Any) -> str:
     """Shows the `|` of code in a table, which GitHub wants escaped there, without its escape."""
-    return html.replace("\\|", "|")
+    return re.sub(r"<td.*?</td>", lambda cell: cell[0].replace("\\|", "|"), html, flags=re.DOTALL)
 
 
 def _in_repository(uri: str, target: str) -> str:

@@ -1,4 +1,4 @@
-"""The example for Ray: the rows of `amn predict`, by a pool of actors."""
+"""The example for Ray, as docs/files.md calls it: the rows of `amn predict`, by a pool of actors."""
 
 from __future__ import annotations
 
