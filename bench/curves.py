@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.machine import spread
-from bench.report import COLOURS, Row, draw, plain_ticks
+from bench.report import COLOURS, Row, draw
 
 OBJECTIVE_MS = 1.2
 PERCENTILES = (50, 95, 99)
@@ -66,6 +66,8 @@ def curve(systems: Mapping[str, Sequence[Row]], path: Path, saturation_per_s: fl
         path: The SVG file.
         saturation_per_s: Where a line is drawn.
     """
+
+    from amn.evaluation.plots import plain_ticks  # loads matplotlib
 
     def plot(axis: Any) -> None:
         for (name, rows), colour in zip(systems.items(), COLOURS, strict=False):

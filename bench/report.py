@@ -61,15 +61,6 @@ def progress(items: Iterable[_T], name: str, count: int) -> Iterable[_T]:
     return track(items, name, count, console=console, transient=True, update_period=0.5, disable=hidden)
 
 
-def plain_ticks(axis: Any) -> None:
-    """Tick a logarithmic axis of matplotlib at 1, 2, 5, 10 ..., as plain numbers and not as powers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
 def draw(path: Path, size: tuple[float, float], plot: Callable[[Any], None], columns: int = 1) -> None:
     """Let `plot` draw on one axis (or on an array of several), and save the figure as SVG."""
     import matplotlib

@@ -7,8 +7,8 @@ give orders to the terminal. Only `styled` makes something bold or red.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import IO, Any, Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, Self, TypeVar
 
 import click
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -29,6 +29,7 @@ from rich.text import Text
 
 from amn.output import plain, strict_json
 
+_T = TypeVar("_T")
 #: A pipe or a file has no width; tables must not be cut for it.
 _PIPED_WIDTH = 160
 _REDRAW_S = 0.2
@@ -106,6 +107,11 @@ def say(text: str, *, err: bool = False) -> None:
 def say_json(value: object, *, indent: int | None = None) -> None:
     """Prints the one object of `--json`."""
     click.echo(strict_json(value, indent=indent))
+
+
+def answer(as_json: bool, found: _T, draw: Callable[[_T], object], *, indent: int | None = None) -> None:
+    """Prints what a command found: as the one object of `--json`, or drawn for a person."""
+    say_json(found, indent=indent) if as_json else draw(found)
 
 
 class _RateColumn(ProgressColumn):

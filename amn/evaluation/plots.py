@@ -62,16 +62,21 @@ def plot(title: str, models: dict[str, dict[Any, Any]], **settings: str) -> str:
         axes.errorbar(at, values, yerr=errors, fmt=mark, ms=3, lw=1, label=label, color=f"C{number % 10}")
     axes.set(**settings)
     for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":  # 1, 2, 5, 10 ..., as plain numbers
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
+        if axis.get_scale() == "log":
+            plain_ticks(axis)
     drawn.legend(fontsize=7, frameon=False, loc="outside right upper")
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "amn", "svg.fonttype": "none"}):
         drawn.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def plain_ticks(axis: Any) -> None:
+    """Ticks a logarithmic axis at 1, 2, 5, 10 ..., as plain numbers and not as powers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _above(high: list[float], low: list[float]) -> list[float]:

@@ -83,14 +83,11 @@ def list_alerts(as_json: bool, settings: ProducerSettings) -> None:
             "undelivered": now.undelivered(),
             "dead": books.log(client, keys, "dead", now_ms - _DAY_MS),
         }
-    if as_json:
-        console.say_json(found, indent=2)
-    else:
-        _show_listing(console.out(), found)
+    console.answer(as_json, found, _show_listing, indent=2)
 
 
-def _show_listing(out: console.Screen, found: dict[str, Any]) -> None:
-    now_ms = found["now_ms"]
+def _show_listing(found: dict[str, Any]) -> None:
+    out, now_ms = console.out(), found["now_ms"]
     table = console.DataTable("id", "severity", "rule", "model", "lane", "state", "what")
     for row in found["alerts"]:
         severity = console.styled(row["severity"], _STYLES[row["severity"]])
@@ -152,16 +149,13 @@ def show(alert_id: str, as_json: bool, settings: ProducerSettings) -> None:
             "undelivered": [one for one in waits if one["alert"] == alert.id],
             **{name: [one for one in log if one["alert"] == alert.id] for name, log in logs.items()},
         }
-    if as_json:
-        console.say_json(found, indent=2)
-    else:
-        _show_alert(console.out(), found)
+    console.answer(as_json, found, _show_alert, indent=2)
 
 
-def _show_alert(out: console.Screen, found: dict[str, Any]) -> None:
+def _show_alert(found: dict[str, Any]) -> None:
     from ops.alerts.sinks.base import clock
 
-    alert, now_ms = found["alert"], found["now_ms"]
+    out, alert, now_ms = console.out(), found["alert"], found["now_ms"]
     told = f"{clock(alert['told_ms'])}, as a {alert['told_severity']}"
     rows = [
         ("alert", alert["id"]),

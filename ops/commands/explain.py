@@ -38,10 +38,7 @@ def explain(request_file: Path, policy: str, artifacts: Path | None, as_json: bo
     except (OSError, WireError) as error:
         raise FileRefused(f"{request_file} cannot be read as a request: {error}") from error
     found = explained(request, policy, artifacts_folder(artifacts))
-    if as_json:
-        console.say_json(found)
-    else:
-        _show(found)
+    console.answer(as_json, found, _show)
 
 
 def _show(found: dict[str, Any]) -> None:

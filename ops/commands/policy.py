@@ -110,10 +110,7 @@ def replay(log: Path, policy: str, as_json: bool) -> None:
     from ops.gate.log import read_log
 
     found = backtest(read_log(log), load_policy(policy))
-    if as_json:
-        console.say_json(found)
-    else:
-        _show_backtest(found)
+    console.answer(as_json, found, _show_backtest)
 
 
 def _show_backtest(found: dict[str, Any]) -> None:

@@ -180,10 +180,7 @@ class View:
 
 def show(summary: dict[str, Any], as_json: bool) -> None:
     """Print a summary; rows that failed for another reason than a short document are an error."""
-    if as_json:
-        console.say_json(summary)
-    else:
-        _show(summary)
+    console.answer(as_json, summary, _show)
     if failed := faults(summary["failures"]).total():
         raise RowsFailed(
             f"{failed:,} of {summary['rows']:,} rows have no answer; error_code and error_message in "

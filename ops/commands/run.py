@@ -81,10 +81,7 @@ def run(as_json: bool, **choices: Any) -> None:
     if choices["kill_worker"] and not choices["workers"]:
         raise click.UsageError("--kill-worker kills a worker of this run, and --workers 0 starts none")
     summary = _measured(choices)
-    if as_json:
-        console.say_json(summary)
-    else:
-        console.out().print(view(summary))
+    console.answer(as_json, summary, lambda found: console.out().print(view(found)))
     if not exactly_once(summary):
         raise RunFailed(
             f"{summary['requests']} requests, but {summary['answered']} answered, {summary['failed']} failed "

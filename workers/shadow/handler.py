@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from amn.predictor import Predictor
 from amn.slices import Slicer
 from producer.errors import Undecodable, WireError
-from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, NORM_TOLERANCE, BatchReply, Reply, Request
+from producer.messages import BULK_PRIORITY, CONTEXT_SHAPE, BatchReply, Reply, Request
 from producer.protocol import wire
+from producer.protocol.checks import are_unit
 from producer.sampling import ONE_IN_MAX, ONE_IN_MIN, sampled
 from workers.engine.entry import Entry, Outcome
 from workers.engine.microbatch import MicroBatch
@@ -95,11 +96,11 @@ class ShadowHandler:
             reply = reply.single()
         if not isinstance(reply, Reply):
             return dropped(entry, "unanswered")
-        if not (_unit(batch.contexts[b]) and _unit(reply.vector)):
+        if not (are_unit(batch.contexts[b]).all() and are_unit(reply.vector)):
             return dropped(entry, "bad_norm")
         arrival, slice_ = self._arrival(weight, request, batch.contexts[b], reply)
         labels = Labels(reply.model, FILES_LANE if request.batched else request.lane, slice_)
-        sound = fallback if fallback is not None and _unit(fallback) else None
+        sound = fallback if fallback is not None and are_unit(fallback) else None
         half = prediction_half(entry.id, labels, batch.contexts[b], reply.vector, sound, arrival)
         pairs = arrivals(half, labels, arrival)
         return HalfOutcome(entry=entry, op="prediction", sample_key=key, half=half, pairs=pairs)
@@ -144,7 +145,7 @@ def _truth(entry: Entry, settings: WorkerSettings) -> Outcome:
     if not sampled(key, settings.sample_rate, settings.sample_salt):
         return dropped(entry, "unsampled")
     vector = wire.decode_vector(entry.fields.get(b"vector", b""))
-    if not _unit(vector):
+    if not are_unit(vector):
         return dropped(entry, "bad_norm")
     return HalfOutcome(entry=entry, op="truth", sample_key=key, half=truth_half(vector))
 
@@ -157,8 +158,3 @@ def _key(entry: Entry) -> str:
     if not key:
         raise Undecodable("shadow entry without a key")
     return key
-
-
-def _unit(vectors: NDArray[np.float32]) -> bool:
-    """True when all rows are finite and of norm 1 +- 1e-3."""
-    return bool((np.abs(np.sqrt(np.vecdot(vectors, vectors)) - 1) <= NORM_TOLERANCE).all())

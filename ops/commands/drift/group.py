@@ -142,10 +142,7 @@ def audit(as_json: bool, settings: ProducerSettings) -> None:
 
     with looking(settings) as data:
         entries = data.memory.audit()
-    if as_json:
-        console.say_json(entries, indent=2)
-    else:
-        console.out().print(audit_table(entries))
+    console.answer(as_json, entries, lambda found: console.out().print(audit_table(found)), indent=2)
 
 
 @drift.command()

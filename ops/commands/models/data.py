@@ -71,10 +71,7 @@ def encode(as_json: bool, **chosen: Any) -> None:
         except KeyboardInterrupt:
             console.say(f"{settings.out}: what is done stays, and the same command goes on", err=True)
             raise
-    if as_json:
-        console.say_json(summary)
-    else:
-        _show(summary)
+    console.answer(as_json, summary, _show)
     if faults := sum(count for code, count in summary["codes"].items() if code not in (EMPTY, SHORT)):
         raise RowsFailed(
             f"{faults:,} of {summary['documents']:,} documents have no vectors; _manifest.json in "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.data.arrays import load_npz
+from amn.data.vectors import unit
 from ops.drift.measures.comparison import Z_99
 from ops.drift.measures.statistics import Floats
 from ops.errors import FileRefused
@@ -50,7 +51,7 @@ class Sequences(NamedTuple):
                 raise FileRefused(f"{name} holds no {key}; it needs contexts and truths")
             if arrays[key].dtype.kind != "f":
                 raise FileRefused(f"{name}: {key} are of type {arrays[key].dtype}; floats are needed")
-        contexts, truths = (_unit(arrays[key]) for key in ("contexts", "truths"))
+        contexts, truths = (unit(arrays[key].astype(np.float32)) for key in ("contexts", "truths"))
         n = len(contexts)
         lanes, slices = (arrays.get(key, np.full(n, "all")) for key in ("lanes", "slices"))
         fits = contexts.shape[1:] == (5, 768) and truths.shape == (n, 768) and len(lanes) == len(slices) == n
@@ -96,8 +97,3 @@ def differences(one: Floats, other: Floats, exemplars: Sequences) -> list[dict[s
         figures = {key: round(float(value), 6) for key, value in (means | bounds).items()}
         rows.append({"group": name, "n": n, **figures})
     return rows
-
-
-def _unit(rows: NDArray[np.floating]) -> Vectors:
-    rows = rows.astype(np.float32)
-    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True), dtype=np.float32)
