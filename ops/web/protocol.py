@@ -19,8 +19,6 @@ HEAD_S_MAX = 10.0
 BODY_S_MAX = 30.0
 #: Bytes of headers, of trailers, and of whatever else comes without being part of a body.
 HEAD_BYTES_MAX = 32 * 1024
-#: A body below this is copied behind its head: one more call of the system takes longer.
-_JOINED_BYTES_MAX = 64 * 1024
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -34,7 +32,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for a request; where there is no room, the one that waits longest makes some."""
-        super().connection_made(cast("asyncio.Transport", _Joining(transport)))
+        super().connection_made(transport)
         if self._connections_max is not None and len(self.connections) > self._connections_max:
             waiting = [(timer.when(), one) for one in self._others() if (timer := one.waits)]
             room = f"{self._connections_max} connections are open; retry"
@@ -125,38 +123,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if receiving and not (cycle and cycle.response_started and not cycle.response_complete):
             self.transport.write(_answer(status, code, text))
         self.transport.close()
-
-
-class _Joining:
-    """The transport of a connection, which writes the head of an answer with what follows it at once."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport, self._head = transport, b""
-        self._loop = asyncio.get_running_loop()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Writes, also the head that was kept; keeps a head until the end of this turn of the event loop."""
-        head, self._head = self._head, b""
-        if not head and data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
-            self._head = data
-            self._loop.call_soon(self._flush)
-        elif len(data) < _JOINED_BYTES_MAX:
-            self._transport.write(head + data)
-        else:
-            self._transport.write(head)
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Writes what was kept, and closes."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        if self._head:
-            self.write(b"")
 
 
 def _answer(status: int, code: str, text: str) -> bytes:

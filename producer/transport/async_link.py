@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from producer.transport.link import Word, joined
 
 _CANCEL_AGAIN_S = 0.05
+_UNSENT_BYTES_MAX = 64 * 1024
 
 
 class AsyncLink:
@@ -29,12 +30,12 @@ class AsyncLink:
         connection = self._connection = self._connection or await self._pool.get_connection()
         self._due = len(commands)
         sent = [b"".join(map(joined, commands))]
-        # The driver may start a task to limit the time of a write. Mostly the system takes all at once.
+        # The driver may start a task to limit the time of a write. For a small one, that of its answer does.
         transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
         unsent_bytes: Any = getattr(transport, "get_write_buffer_size", None)
         if unsent_bytes is not None and not transport.is_closing():
             transport.write(sent.pop())
-        if sent or unsent_bytes():
+        if sent or unsent_bytes() > _UNSENT_BYTES_MAX:
             await connection.send_packed_command(sent)
         answers: list[Any] = []
         for _ in commands:
