@@ -19,23 +19,28 @@ CONTEXT_LENGTH = 5
 UNSEEN_DOMAIN = "anarchism"
 ENCODER_ID = "all-mpnet-base-v2/mean/l2"
 
-Layout = Literal["card", "bounded", "stacked", "published", "gru", "gru-bounded", "transformer"]
+Layout = Literal["card", "bounded", "stacked", "retrieval", "published", "gru", "gru-bounded", "transformer"]
 
 #: Exact number of trainable parameters of each layout, asserted whenever a model is built.
 PARAMETERS: dict[str, int] = {
     "card": 1_472_768,
     "bounded": 1_472_768,
     "stacked": 4_620_288,
+    "retrieval": 1_816_844,
     "published": 1_510_912,
     "gru": 7_095_552,
     "gru-bounded": 7_095_552,
     "transformer": 17_867_520,
 }
 
+#: Layouts on a finished AMN.
+STAGED = ("stacked", "retrieval")
+
 #: Short names used for folders and on the command line.
 MODEL_NAMES: dict[str, str] = {
     "amn": "bounded",
     "stacked": "stacked",
+    "retrieval": "retrieval",
     "amn-card": "card",
     "amn-published": "published",
     "gru": "gru-bounded",
@@ -124,7 +129,7 @@ class TrainConfig(Checked):
     unseen_domain: str = UNSEEN_DOMAIN
     #: Share of the training batches that are read backwards, as more text of the same kind.
     reversed_share: float = _share(0.0)
-    #: Model id of the finished first stage of the stacked layout.
+    #: Model id of the finished first stage of a layout that has one.
     first_stage: str = ""
     #: A further domain kept out of training and used to select the epoch ("" for none).
     selection_domain: str = ""

@@ -63,7 +63,7 @@ class Predictor:
         # The golden inputs are unlike all text; five rows of a familiar subspace are trusted fully. There
         # are so many of them that the instructions that serve whole batches are tried in every product.
         familiar = [weight[:5] for name, weight in model.state_dict().items() if name.endswith("familiar")]
-        x = torch.cat([golden_inputs(), *(rows.float().expand(12, 5, -1) for rows in familiar)])
+        x = torch.cat([golden_inputs(model), *(rows.float().expand(12, 5, -1) for rows in familiar)])
         with torch.inference_mode():
             expected = model(x).numpy()
         for count in (1, len(x)):

@@ -59,7 +59,7 @@ class Filing:
         self.cells = np.empty((count, 2), dtype=np.int32)
         for rows in chunks(count):
             self.flat[rows] = vectors[rows].astype(np.float32) @ self.projection
-        self.centroids = _fit_centroids(self.flat[:, :-1], settings.cells, settings.seed)
+        self.centroids = fit_centroids(self.flat[:, :-1], settings.cells, settings.seed)
         for rows in chunks(count):
             self.cells[rows] = _two_cells(self.flat[rows, :-1], self.centroids)
             on_rows(rows.stop)
@@ -109,7 +109,7 @@ def _drawn(count: int, seed: int) -> Ids:
     return np.sort(np.random.default_rng(seed).choice(count, min(count, _SAMPLE), replace=False))
 
 
-def _fit_centroids(flat: Vectors, cells: int, seed: int) -> Vectors:
+def fit_centroids(flat: Vectors, cells: int, seed: int) -> Vectors:
     """K-means of rows (n, d) -> (K, d), on a sample."""
     random = np.random.default_rng(seed)
     count = min(len(flat), cells * _SAMPLED_A_CELL)

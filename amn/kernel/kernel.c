@@ -1,5 +1,6 @@
 /* The inner loops of a worker: the network (its matrix products: panels.h), the two nearest
- * references (references.h; of a large bank: cells.h), and the features of the gain.
+ * references (references.h; of a large bank: cells.h), the nearest entries of a memory (entries.h), and the
+ * features of the gain.
  * amn/kernel/bindings.py and amn/bank/search.py call them; without this file NumPy does the same, slower
  * (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
@@ -11,10 +12,11 @@
 #include "base.h"
 
 /* The number in amn/kernel/bindings.py; counted up when a structure or an argument changes. */
-int amn_version(void) { return 5; }
+int amn_version(void) { return 6; }
 
 #if defined(__x86_64__)
 #include "cells.h"
+#include "entries.h"
 #include "panels.h"
 #include "references.h"
 

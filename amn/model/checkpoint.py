@@ -39,6 +39,7 @@ from amn.files import write_whole
 from amn.manifest import check_file, files_sha256, write_manifest
 from amn.model.layouts import build
 from amn.model.network import count_parameters
+from amn.model.retrieval import RetrievalAMN
 
 WEIGHTS_FILE = "model.safetensors"
 GOLDEN_FILE = "golden.safetensors"
@@ -136,7 +137,7 @@ def save(
     config: ModelConfig = model.config  # type: ignore[assignment]
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
-        key: value.detach().cpu().to(STORAGE[storage]).contiguous().clone()
+        key: (value.to(STORAGE[storage]) if value.is_floating_point() else value).cpu().contiguous().clone()
         for key, value in model.state_dict().items()
     }
     write_whole(folder / WEIGHTS_FILE, to_bytes(weights))
@@ -144,8 +145,9 @@ def save(
     stored = build(config).eval()
     load_weights(stored, weights, origin=name)
     with torch.inference_mode():
-        outputs = stored(golden_inputs()).contiguous().clone()
-    write_whole(folder / GOLDEN_FILE, to_bytes({"inputs": golden_inputs(), "outputs": outputs}))
+        inputs = golden_inputs(stored)
+        outputs = stored(inputs).contiguous().clone()
+    write_whole(folder / GOLDEN_FILE, to_bytes({"inputs": inputs, "outputs": outputs}))
     manifest = Manifest(
         name=name,
         layout=config.layout,
@@ -203,7 +205,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str
         CheckpointError: keys are missing or unknown, a shape differs, or a number is not finite.
     """
     for name, value in weights.items():
-        if not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value).all():
             raise CheckpointError(f"{origin}: {name} holds NaN or infinity; do not use it")
     try:
         model.load_state_dict(dict(weights), strict=True)
@@ -214,13 +216,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str
         ) from error
 
 
-def golden_inputs() -> Tensor:
-    """Makes (4, 5, 768) contexts that are equal everywhere: two loose, one coherent, one repetitive."""
+def golden_inputs(model: nn.Module | None = None) -> Tensor:
+    """Makes (4, 5, 768) contexts that are equal everywhere: two loose, one coherent, one repetitive.
+
+    A model with a memory gives four more, which its memory knows.
+    """
     draw = torch.Generator().manual_seed(20251023)
     noise = torch.randn(GOLDEN_COUNT, CONTEXT_LENGTH, VECTOR_DIM, generator=draw)
     topic = torch.randn(GOLDEN_COUNT, 1, VECTOR_DIM, generator=draw)
     share = torch.tensor([0.0, 0.7, 1.0, 3.0]).view(-1, 1, 1)
-    return nn.functional.normalize(noise + share * topic, dim=-1)
+    made = nn.functional.normalize(noise + share * topic, dim=-1)
+    return torch.cat([made, model.examples()]) if isinstance(model, RetrievalAMN) else made
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 Sums are only taken in another order, and where compiled loops serve (amn/kernel/bindings.py), in 16-bit
 integers; results agree with the modules within 1e-5. The rewrite of the bounded layout stands in
-`folded_bounded.py`, that of the stacked one below. Every other layout runs as its module is written.
+`folded_bounded.py`, those of the layouts on top of it below. Every other one runs as its module is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch.nn import functional as F
 from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.folded_bounded import FoldedBounded, weights_of
+from amn.model.memory import LoopMemory
 from amn.model.network import BoundedAMN
+from amn.model.retrieval import RetrievalAMN
 from amn.model.stacked import StackedAMN
 
 Array = NDArray[np.float32]
@@ -53,6 +55,8 @@ def fold(model: nn.Module) -> Folded:
         return Folded(FoldedBounded(model).predict)
     if isinstance(model, StackedAMN):
         return Folded(FoldedStacked(model))
+    if isinstance(model, RetrievalAMN):
+        return Folded(FoldedRetrieval(model))
 
     @torch.inference_mode()
     def as_written(contexts: Array) -> Array:
@@ -102,6 +106,25 @@ class FoldedStacked:
         residual = self._recall(hidden) + self._recall_bias  # (T, D)
         length = np.sqrt(np.vecdot(residual, residual) + self._bound**2)
         answers[rows] = unit(first + (self._most * trust[rows] / length)[:, None] * residual)
+        return answers
+
+
+class FoldedRetrieval:
+    """The retrieval layout: the folded first stage, and the search in compiled loops."""
+
+    def __init__(self, model: RetrievalAMN) -> None:
+        self._model, self._first = model, FoldedBounded(model.first)
+        self._memory = LoopMemory(model.memory) if kernel.READY else model.memory
+
+    @torch.inference_mode()
+    def __call__(self, contexts: Array) -> Array:
+        """(B, 5, 768) -> (B, 768), unit norm.
+
+        Raises:
+            ShapeError: The contexts have another shape.
+        """
+        x, first = shared(contexts), torch.from_numpy(self._first.predict(contexts))
+        answers: Array = self._model.bettered(x, first, self._memory.nearest)[1].numpy()
         return answers
 
 

@@ -8,6 +8,7 @@ from amn.config import PARAMETERS, ModelConfig
 from amn.errors import ConfigError
 from amn.model.network import BoundedAMN, CardAMN, PublishedAMN, count_parameters
 from amn.model.recurrent import BoundedGRU, GRUStack, TransformerPredictor
+from amn.model.retrieval import RetrievalAMN
 from amn.model.stacked import StackedAMN
 
 _LAYOUTS: dict[str, type[nn.Module]] = {
@@ -15,6 +16,7 @@ _LAYOUTS: dict[str, type[nn.Module]] = {
     "published": PublishedAMN,
     "bounded": BoundedAMN,
     "stacked": StackedAMN,
+    "retrieval": RetrievalAMN,
     "gru": GRUStack,
     "gru-bounded": BoundedGRU,
     "transformer": TransformerPredictor,

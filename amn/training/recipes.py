@@ -47,6 +47,7 @@ _ROBUST: dict[str, dict[str, Any]] = {
     | {"batch_size": 128, "weight_decay": 0.05, "epochs": 8, "ema_decay": 0.999},
     "stacked": {"dropout": 0.6, "residual_max": 0.7, "residual_share": 0.35, "reversed_share": 0.5}
     | {"batch_size": 256, "weight_decay": 0.1, "epochs": 4, "ema_decay": 0.998},
+    "retrieval": {"residual_max": 0.7},
     "card": {**_PLAIN, "epochs": 3},
     "published": {**_PLAIN, "epochs": 3},
     "gru": {**_PLAIN, "epochs": 8},

@@ -15,12 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from amn.config import STAGED
 from amn.data.dataset import Split, split_by_article
 from amn.data.vectors import VectorSet
 from amn.errors import ConfigError, DataError
 from amn.evaluation import metrics, plots
 from amn.files import write_whole
 from amn.model import checkpoint
+from amn.model.folded import fold
+from amn.model.retrieval import RetrievalAMN
+from amn.training.filing import fill
 from amn.training.recipes import Recipe
 from amn.training.train import Tick, start_run, train
 
@@ -34,7 +38,7 @@ class RunSettings:
     Attributes:
         out: The run's folder; the checkpoint appears in `out/checkpoint`.
         threads: One thread repeats a run bit for bit.
-        first_stage: Finished AMN under the stacked layout, and under no other.
+        first_stage: Finished AMN under a layout on top of one, and under no other.
         resume: Go on after the last epoch of a run that was killed.
     """
 
@@ -69,8 +73,15 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     run = start_run(recipe.model, config, settings.device, first.model if first else None)
     if settings.resume:
         run.resume(folder)
-    model = train(run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_line(row)))
-    write_history(folder, run.history)
+    predict: metrics.Predict
+    if isinstance(run.model, RetrievalAMN):
+        model: nn.Module = fill(run.model, data, split, config.seed, tick)
+        predict = fold(model)  # a search in torch alone is slow
+    else:
+        predict = model = train(
+            run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_line(row))
+        )
+        write_history(folder, run.history)
     ended = {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch}
     manifest = checkpoint.save(
         model,
@@ -81,7 +92,7 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
         records={
             "training": config.to_dict() | ended,
             "data": about,
-            "metrics": measure_sides(model, data, split, say),
+            "metrics": measure_sides(predict, data, split, say),
         },
     )
     say(f"{manifest.model_id} in {folder / 'checkpoint'}")
@@ -92,10 +103,10 @@ def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encode
 
     Refuses a first stage of another layout than AMN's, or of another encoder than the data.
     """
-    if (recipe.model.layout == "stacked") != (first is not None):
+    if (recipe.model.layout in STAGED) != (first is not None):
         raise ConfigError(
             f"layout {recipe.model.layout} and --first-stage do not fit; give a finished AMN's folder "
-            "to the stacked layout, and to no other"
+            f"to {' or '.join(STAGED)}, and to no other"
         )
     if first is None:
         return recipe
@@ -136,12 +147,12 @@ def write_config(folder: Path, values: dict[str, Any]) -> None:
     write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
-def measure_sides(model: nn.Module, data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
+def measure_sides(predict: metrics.Predict, data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
     """Cosine with standard error by article on every side but training, and baselines."""
     result: dict[str, Any] = {}
     for name, starts in split.sides().items():
         if name != "train":
-            own = metrics.estimate(metrics.window_cosines(model, data, starts), data.article[starts])
+            own = metrics.estimate(metrics.window_cosines(predict, data, starts), data.article[starts])
             result[name] = {"cosine": own.to_dict()} | metrics.mean_baselines(data, starts)
             say(f"{name:>11}  cosine {own.mean:.4f} +- {own.standard_error:.4f}  n {own.n}")
     if "unseen" in result:

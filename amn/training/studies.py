@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from amn.config import UNSEEN_DOMAIN
+from amn.config import STAGED, UNSEEN_DOMAIN
 from amn.data.vectors import DRAWN, VectorSet
 from amn.evaluation import metrics
 from amn.manifest import MANIFEST
@@ -20,6 +20,7 @@ from amn.training.train import Tick
 _TABLE: tuple[tuple[str, str, dict[str, Any], str, bool], ...] = (
     ("amn", "robust", {}, "float32", True),
     ("stacked", "robust", {}, "float16", True),
+    ("retrieval", "robust", {}, "float16", True),
     ("gru-card", "robust", {}, "float32", False),
     ("amn-card", "card", {}, "float32", True),
     ("amn-published", "card", {"patience_epochs": 2}, "float32", True),
@@ -46,28 +47,38 @@ def reproduce(data: VectorSet, out: Path, *, quick: bool, say: Say, tick: Tick) 
     for name, preset, changes, storage, small in _TABLE:
         if small or not quick:
             chosen = recipe(name, preset).changed(changes | ({"epochs": 1} if quick else {}))
-            first = out / "amn" / "checkpoint" if name == "stacked" else None
+            first = out / "amn" / "checkpoint" if name in STAGED else None
             settings = RunSettings(out=out / name, storage=storage, first_stage=first)
             folders.append(train_missing(chosen, data, settings, say=say, tick=tick))
     return folders
 
 
-def leave_out(chosen: Recipe, data: VectorSet, out: Path, *, say: Say, tick: Tick) -> dict[str, Any]:
+def leave_out(
+    chosen: Recipe, data: VectorSet, out: Path, stages: Path | None, *, say: Say, tick: Tick
+) -> dict[str, Any]:
     """Cosine and paired gain on all windows of each domain, of a model that was trained without it.
 
     One unseen domain is one draw. This repeats the question for every domain: does a model that
     never saw it still beat the mean of the context there? The unseen domain of the main split
     is judged by the main model.
+
+    Args:
+        stages: An earlier study's `out`, whose models are the first stages; they are what is gained over.
     """
     result: dict[str, Any] = {}
     for domain in sorted(set(data.article_domain[data.articles_of(DRAWN)].tolist()) - {UNSEEN_DOMAIN}):
-        settings = RunSettings(out=out / f"without_{domain}")
+        name = f"without_{domain}"
+        first = stages / name / "checkpoint" if stages else None
+        settings = RunSettings(out=out / name, first_stage=first)
         path = train_missing(chosen.changed({"selection_domain": domain}), data, settings, say=say, tick=tick)
         starts = data.window_starts()
         starts = starts[data.article_domain[data.article[starts]] == domain]
         cosines = metrics.window_cosines(fold(checkpoint.load(path).model), data, starts)
         gains = cosines - metrics.window_cosines(metrics.context_mean, data, starts)
         found = {"cosine": cosines, "gain_over_context_mean": gains}
+        if first is not None:
+            earlier = metrics.window_cosines(fold(checkpoint.load(first).model), data, starts)
+            found["gain_over_first_stage"] = cosines - earlier
         articles = data.article[starts]
         result[domain] = {key: metrics.estimate(row, articles).to_dict() for key, row in found.items()}
     return result

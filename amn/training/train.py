@@ -74,7 +74,7 @@ class Run:
 def start_run(
     model_config: ModelConfig, config: TrainConfig, device: str = "auto", first_stage: nn.Module | None = None
 ) -> Run:
-    """Fresh weights that depend on the seed alone; a stacked layout gets its finished first stage.
+    """Fresh weights that depend on the seed alone; a layout on top of AMN gets its finished first stage.
 
     Args:
         device: Name of PyTorch's device; `auto` takes CUDA, then MPS, then the CPU.

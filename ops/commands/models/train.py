@@ -40,7 +40,7 @@ def _changes(command: Any) -> Any:
 @click.option("--preset", default="card", type=_PRESETS)
 @click.option("--device", default="auto", type=click.Choice(["auto", "cpu", "cuda", "mps"]))
 @click.option("--threads", type=click.IntRange(1), default=1, help="1, the default, repeats bit for bit.")
-@click.option("--first-stage", type=options.path, help="Finished AMN under the stacked layout.")
+@click.option("--first-stage", type=options.path, help="Finished AMN under a stacked or a retrieval model.")
 @click.option("--resume", is_flag=True, help="Go on after a kill.")
 @click.option("--storage", default="float32", type=click.Choice(["float32", "float16"]))
 @_changes
@@ -86,7 +86,12 @@ def reproduce(data: Path, encoder: str, out: Path, quick: bool) -> None:
 @click.option("--model", default="amn", type=_MODELS)
 @click.option("--preset", default="robust", type=_PRESETS)
 @click.option("--epochs", type=_EPOCHS, default=3, help="For each domain.")
-def leave_out(data: Path, encoder: str, out: Path, model: str, preset: str, epochs: int) -> None:
+@click.option(
+    "--first-stages", type=options.path, help="OUT of an earlier run for amn, under stacked or retrieval."
+)
+def leave_out(
+    data: Path, encoder: str, out: Path, model: str, preset: str, epochs: int, first_stages: Path | None
+) -> None:
     """Train without each domain in turn, and judge each model on the domain that it never saw."""
     from amn.data.readers import read_vectors
     from amn.evaluation.report import gain_text
@@ -97,8 +102,8 @@ def leave_out(data: Path, encoder: str, out: Path, model: str, preset: str, epoc
 
     vectors, chosen = read_vectors(data, encoder), recipe(model, preset).changed({"epochs": epochs})
     with options.shown_run() as (say, tick):
-        result = study(chosen, vectors, out, say=say, tick=tick)
+        result = study(chosen, vectors, out, first_stages, say=say, tick=tick)
     write_whole(out / "leave_out.json", strict_json(result, indent=2) + "\n")
     for domain, found in result.items():
-        gain = found["gain_over_context_mean"]
+        gain = found.get("gain_over_first_stage", found["gain_over_context_mean"])
         console.say(f"{domain:>12}  {found['cosine']['mean']:.4f}  gain {gain_text(gain)}  n {gain['n']}")

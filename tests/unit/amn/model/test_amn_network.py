@@ -18,6 +18,7 @@ COUNTS = {
     "card": 1_472_768,
     "bounded": 1_472_768,
     "stacked": 4_620_288,
+    "retrieval": 1_816_844,
     "published": 1_510_912,
     "gru": 7_095_552,
     "gru-bounded": 7_095_552,

@@ -1,0 +1,166 @@
+"""The memory of the retrieval layout: filed from the training windows, weighed on the validation articles.
+
+The weights of the neighbours and the share of what followed them are fitted to two cases at once: with the
+whole memory, and with one that lacks the domain of each context, as if the context came from an unseen one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from amn.bank.cells import fit_centroids
+from amn.data.dataset import Split
+from amn.data.vectors import Index, Vectors, VectorSet, chunks
+from amn.errors import DataError
+from amn.model.folded import fold
+from amn.model.memory import CELL_ENTRIES, KEY_DIM, NEIGHBOURS, pack
+from amn.model.retrieval import RetrievalAMN
+from amn.training.train import Tick
+
+#: Windows that directions, steps and cells are fitted on, and those that weigh.
+_SAMPLE, _WEIGHED = 40_000, 4_000
+_ROUNDS = 120
+#: Five bits are enough, and an archive of them is half as large as of eight.
+_CODE_MAX = 15
+
+
+def fill(model: RetrievalAMN, data: VectorSet, split: Split, seed: int, tick: Tick) -> RetrievalAMN:
+    """Files an entry for each training window, and fits what weighs them; returns the model.
+
+    Raises:
+        DataError: There are too few windows, or too few outside of one of the domains.
+    """
+    domains = data.article_domain[data.article]
+    if min(np.count_nonzero(domains[split.train] != one) for one in set(domains.tolist())) < NEIGHBOURS:
+        raise DataError(
+            f"{data.source}: a memory needs {NEIGHBOURS} training windows outside of each domain, to be "
+            "weighed as for an unseen one; give text of several domains"
+        )
+    with torch.no_grad():
+        kept = _file(model, data, split.train, seed)
+        weighed = _evenly(split.validation, _WEIGHED)
+        cases = [_case(model, data, weighed, without) for without in (None, domains[split.train[kept]])]
+    _fit(model, cases, tick)
+    return model.eval()
+
+
+def _fit(model: RetrievalAMN, cases: list[_Case], tick: Tick) -> None:
+    """The attention and the share with which the mean gain of all cases is largest."""
+    model.train()
+    rates = ((model.attention, 0.3), (model.trust, 0.03))
+    optimizer = torch.optim.Adam([{"params": [weights], "lr": rate} for weights, rate in rates])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _ROUNDS)
+    for number in range(_ROUNDS):
+        optimizer.zero_grad()
+        loss = -torch.stack([_gain(model, case).mean() for case in cases]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        tick(0, number + 1, _ROUNDS)
+
+
+class _Case(NamedTuple):
+    """What the gain of n weighed windows follows from."""
+
+    scores: Tensor  # (n, 64)
+    products: Tensor  # (n, 64, 6)
+    among: Tensor  # (n, 64, 64): products of the successors
+    to_truth: Tensor  # (n, 64)
+    first_to_truth: Tensor  # (n,)
+
+
+def _evenly(starts: Index, count: int) -> Index:
+    return starts[:: -(-len(starts) // count)]
+
+
+def _contexts(data: VectorSet, starts: Index) -> Iterator[tuple[slice, Vectors]]:
+    for part in chunks(len(starts), 1024):
+        yield part, data.windows(starts[part])
+
+
+def _file(model: RetrievalAMN, data: VectorSet, starts: Index, seed: int) -> NDArray[np.intp]:
+    """Fills the memory; returns the order in which the windows lie in it."""
+    amn, count = fold(model.first), len(starts)
+
+    def keys(windows: Vectors) -> Tensor:
+        x = torch.from_numpy(windows[:, :5])
+        return torch.nn.functional.normalize(amn(x) + x[:, -1], dim=-1)
+
+    sample = _evenly(starts, _SAMPLE)
+    sampled = torch.cat([keys(windows) for _, windows in _contexts(data, sample)])
+    model.key_map.copy_(_directions(sampled, len(model.key_map)))
+    model.next_map.copy_(_directions(torch.from_numpy(data.next_vectors(sample)), len(model.next_map)))
+    flat, nexts = torch.empty(count, KEY_DIM), torch.empty(count, len(model.next_map), dtype=torch.int8)
+    next_step = _step(torch.from_numpy(data.next_vectors(sample)) @ model.next_map.T)
+    for part, windows in _contexts(data, starts):
+        flat[part] = keys(windows) @ model.key_map.T
+        nexts[part] = _codes(torch.from_numpy(windows[:, 5]) @ model.next_map.T, next_step)
+    centroids = torch.from_numpy(fit_centroids(flat.numpy(), max(1, count // CELL_ENTRIES), seed))
+    half = centroids.square().sum(1) / 2
+    cells = torch.cat([(part @ centroids.T - half).argmax(1) for part in torch.split(flat, 8192)])
+    order = cells.argsort(stable=True)
+    key_step = _step(flat)
+    model.memory.fill(
+        keys=pack(_codes(flat[order], key_step)),
+        key_step=key_step,
+        nexts=nexts[order],
+        next_step=next_step,
+        start=torch.cat([torch.zeros(1).long(), torch.bincount(cells, minlength=len(centroids)).cumsum(0)]),
+        centroids=centroids,
+    )
+    return order.numpy()
+
+
+def _directions(vectors: Tensor, count: int) -> Tensor:
+    """The orthonormal directions with the most energy, (count, 768)."""
+    directions: Tensor = torch.linalg.eigh((vectors.T @ vectors).double()).eigenvectors
+    return directions.flip(1).T[:count].float()
+
+
+def _step(flat: Tensor) -> Tensor:
+    return (flat.abs().amax(0) / _CODE_MAX).clamp_min(1e-12)
+
+
+def _codes(flat: Tensor, step: Tensor) -> Tensor:
+    return (flat / step).round().clamp(-_CODE_MAX, _CODE_MAX).to(torch.int8)
+
+
+def _case(model: RetrievalAMN, data: VectorSet, starts: Index, without: NDArray[np.str_] | None) -> _Case:
+    """The windows with their neighbours; `without`: the domain of each entry, to leave the window's out."""
+    memory, amn = model.memory, fold(model.first)
+    codes = memory.rows(torch.arange(len(memory))).float() * memory.key_step  # (N, 192)
+    parts = []
+    for part in chunks(len(starts), 256):
+        windows = torch.from_numpy(data.windows(starts[part]))
+        x, truth, first = windows[:, :5].contiguous(), windows[:, 5], amn(windows[:, :5])
+        domain = data.article_domain[data.article[starts[part]]]
+
+        def nearest(flat: Tensor, domain: NDArray[np.str_] = domain) -> tuple[Tensor, Tensor]:
+            scores = flat @ codes.T
+            if without is not None:
+                scores[torch.from_numpy(domain[:, None] == without)] = -2.0
+            best = scores.topk(NEIGHBOURS, dim=1)
+            return best.values, best.indices
+
+        recalled = model.recall(x, first, nearest)
+        nexts = recalled.nexts * memory.next_step
+        to_truth = (nexts @ (truth @ model.next_map.T)[..., None])[..., 0]
+        among = nexts @ nexts.transpose(1, 2)
+        parts.append(_Case(recalled.scores, recalled.products, among, to_truth, (first * truth).sum(1)))
+    return _Case(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _gain(model: RetrievalAMN, case: _Case) -> Tensor:
+    """Cosine with the truth minus AMN's, (n,), from the products alone."""
+    weights = model.weights(case.scores, case.products)
+    along, to_truth = ((weights * one).sum(1) for one in (case.products[..., 0], case.to_truth))
+    square = torch.einsum("bi,bij,bj->b", weights, case.among, weights)
+    share = model.share(case.scores, square.clamp_min(1e-12).sqrt(), along)
+    length = (1 + 2 * share * along + share.square() * square).sqrt()
+    return (case.first_to_truth + share * to_truth) / length - case.first_to_truth

@@ -1,0 +1,170 @@
+"""The retrieval layout: what its memory adds, how it is searched and stored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from amn_helpers import ENCODER, articles, contexts, made
+from safetensors.torch import load_file, save_file
+
+from amn.config import ModelConfig
+from amn.data.dataset import split_by_article
+from amn.data.vectors import VectorSet
+from amn.errors import CheckpointError, DataError
+from amn.evaluation.metrics import window_cosines
+from amn.kernel import bindings as kernel
+from amn.manifest import MANIFEST, files_sha256
+from amn.model import checkpoint
+from amn.model.folded import fold
+from amn.model.layouts import build
+from amn.model.memory import NEIGHBOURS, LoopMemory, Memory, pack
+from amn.predictor import Predictor
+from amn.training.filing import fill
+
+
+def text(**changes):
+    """Articles whose next vector is told by their topic, so that a memory of them helps."""
+    made = articles(count=60, length=14) | changes
+    return VectorSet(**{"encoder_id": str(made.pop("encoder")), "source": "synthetic"} | made)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return text()
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    torch.manual_seed(0)
+    empty = build(ModelConfig(layout="retrieval"))
+    empty.first.load_state_dict(made("bounded").state_dict())
+    return fill(empty, data, split_by_article(data), 0, lambda *_: None)
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    checkpoint.save(model, tmp_path / "r", name="retrieval", encoder_id=ENCODER, records={})
+    return tmp_path / "r"
+
+
+def filled(entries, cells, seed=0):
+    """A memory of random entries, in cells of uneven sizes, one of them empty."""
+    draw = np.random.default_rng(seed)
+    cuts = np.sort(draw.integers(0, entries + 1, cells - 1))
+    cuts[cells // 2] = cuts[cells // 2 - 1]
+    made = Memory()
+    made.fill(
+        keys=pack(torch.from_numpy(draw.integers(-127, 128, (entries, 192)).astype(np.int8))),
+        key_step=torch.from_numpy(draw.uniform(1e-4, 1e-3, 192).astype(np.float32)),
+        nexts=torch.from_numpy(draw.integers(-127, 128, (entries, 256)).astype(np.int8)),
+        next_step=torch.full((256,), 1e-3),
+        start=torch.from_numpy(np.concatenate([[0], cuts, [entries]])),
+        centroids=torch.from_numpy(draw.normal(0, 0.1, (cells, 192)).astype(np.float32)),
+    )
+    return made
+
+
+def test_every_training_window_is_an_entry_with_what_followed_it(model, data):
+    split = split_by_article(data)
+    assert len(model.memory) == len(split.train)
+    restored = (model.memory.nexts * model.memory.next_step) @ model.next_map
+    nearest = (restored @ torch.from_numpy(data.next_vectors(split.train)).T).argmax(0)
+    assert len(set(nearest.tolist())) > 0.99 * len(split.train)
+
+
+def test_the_memory_helps_on_its_domains_and_changes_no_answer_where_it_knows_nothing(model, data):
+    split = split_by_article(data)
+    gain = window_cosines(fold(model), data, split.test) - window_cosines(fold(model.first), data, split.test)
+    assert gain.mean() > 0.001
+    x = contexts(20, seed=5)  # random directions: no neighbour is near
+    with torch.inference_mode():
+        np.testing.assert_array_equal(model(x).numpy(), model.first(x).numpy())
+
+
+@pytest.mark.parametrize("loops", [True, False])
+def test_the_folded_form_answers_like_the_module(model, data, loops, monkeypatch):
+    monkeypatch.setattr(kernel, "READY", loops and kernel.READY)
+    windows = torch.from_numpy(data.windows(split_by_article(data).test)[:, :5]).contiguous()
+    x = torch.cat([windows, contexts(5, seed=5)])
+    with torch.inference_mode():
+        expected = model(x)
+    folded = fold(model)
+    for rows in (slice(0, 1), slice(len(windows), len(x)), slice(0, len(x))):
+        assert (folded(x[rows]) - expected[rows]).abs().max() < 1e-5
+
+
+@pytest.mark.needs("compiled loops")
+@pytest.mark.parametrize(
+    ("entries", "cells"), [(1, 3), (15, 3), (63, 3), (64, 3), (65, 3), (1000, 7), (9000, 90)]
+)
+def test_the_loops_find_the_entries_that_the_search_in_torch_finds(entries, cells):
+    made, flat = filled(entries, cells), torch.randn(9, 192, generator=torch.Generator().manual_seed(1)) / 14
+    expected, found = made.nearest(flat), LoopMemory(made).nearest(flat)
+    torch.testing.assert_close(found[0].sort(1).values, expected[0].sort(1).values, rtol=0, atol=3e-5)
+    for ours, others in zip(found[1].tolist(), expected[1].tolist(), strict=True):
+        assert len(set(ours) ^ set(others)) <= 2  # two that are equal but for a rounding
+    assert len(found[1][0]) == NEIGHBOURS
+
+
+@pytest.mark.needs("compiled loops")
+def test_a_query_that_is_no_number_has_some_neighbours_and_harms_none_beside_it():
+    made = filled(1000, 7)
+    flat = torch.randn(3, 192, generator=torch.Generator().manual_seed(1)) / 14
+    alone = LoopMemory(made).nearest(flat[2:])
+    flat[1] = torch.nan
+    scores, entries = LoopMemory(made).nearest(flat)
+    assert ((entries >= 0) & (entries < 1000)).all()
+    np.testing.assert_array_equal(scores[2:].numpy(), alone[0].numpy())
+
+
+def test_a_stored_memory_comes_back_and_its_golden_vectors_ask_it(model, folder, data):
+    loaded = Predictor.open(folder)
+    x = data.windows(split_by_article(data).test)[:, :5]
+    np.testing.assert_allclose(loaded.predict(x), fold(model).arrays(x), atol=1e-5)
+    golden = load_file(folder / checkpoint.GOLDEN_FILE)
+    first = loaded.checkpoint.model.first(golden["inputs"])
+    assert (golden["outputs"] - first).abs().amax(1)[4:].max() > 1e-4
+
+
+def test_sixteen_bit_storage_leaves_the_entries_alone(model, tmp_path):
+    checkpoint.save(model, tmp_path, name="retrieval", encoder_id=ENCODER, records={}, storage="float16")
+    stored = load_file(tmp_path / checkpoint.WEIGHTS_FILE)
+    assert stored["memory.nexts"].dtype == torch.int8
+    assert stored["memory.start"].dtype == torch.int64
+    assert stored["key_map"].dtype == torch.float16
+    assert len(checkpoint.load(tmp_path).model.memory) == len(model.memory)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("start", lambda x: torch.cat([x[:-1], x[-1:] + 1]), "do not divide"),
+        ("start", lambda x: x.flip(0), "do not divide"),
+        ("start", lambda x: x.clone().index_fill_(0, torch.tensor([1]), 10**9), "do not divide"),
+        ("keys", lambda x: x[:-1], "keys is torch.int8"),
+        ("keys", lambda x: x.float(), "keys is torch.float32"),
+        ("nexts", lambda x: x[:, :255], "nexts is torch.int8"),
+        ("centroids", lambda x: x[:, :191], "centroids is torch.float32"),
+        ("centroids", lambda x: x[:0], "start is torch.int64"),
+        ("key_step", lambda x: x * float("nan"), "NaN"),
+        ("nexts", None, "Missing key"),
+    ],
+)
+def test_entries_that_do_not_fit_together_are_refused_whatever_their_hash(folder, name, change, fault):
+    path = folder / checkpoint.WEIGHTS_FILE
+    stored = {key: value.clone() for key, value in load_file(path).items()}
+    given = stored.pop(f"memory.{name}")
+    save_file(stored | ({f"memory.{name}": change(given).contiguous()} if change else {}), path)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"sha256": files_sha256([path])}))
+    with pytest.raises(CheckpointError, match=fault):
+        checkpoint.load(folder)
+
+
+def test_text_of_one_domain_is_refused(tmp_path):
+    data = text(article_domain=np.array(["alpha"] * 50 + ["anarchism"] * 10))
+    with pytest.raises(DataError, match="text of several domains"):
+        fill(build(ModelConfig(layout="retrieval")), data, split_by_article(data), 0, lambda *_: None)
