@@ -155,15 +155,18 @@ def test_the_lines_with_tritons_client_in_the_documentation_work_as_they_are_wri
 
 
 @pytest.mark.needs("node")
-def test_the_lines_for_node_in_the_documentation_work_as_they_are_written(
+def test_the_example_for_node_gets_what_a_producer_gets(
     service: Amn, client: httpx.Client, tmp_path: Path
 ) -> None:
     make_context(tmp_path)
-    [code] = [block.text for block in blocks(DOCUMENT, "js")]
-    (tmp_path / "ask.mjs").write_text(with_port(code, client))
     group: Any = GROUPS["node"]
     done = subprocess.run(
-        [group.program(), "ask.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [group.program(), EXAMPLE.with_suffix(".mjs")],
+        cwd=tmp_path,
+        env={**environment(), "GATEWAY": str(client.base_url).rstrip("/")},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     size, first = done.stdout.split()
