@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,6 +38,24 @@ def read_manifest(folder: Path, form: Callable[..., Form], *, artifact: str, rem
     except (OSError, TypeError) as error:
         why = str(error)
     raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}")
+
+
+def check_one_encoder(hashes: Mapping[str, str]) -> None:
+    """Refuse what encoders of one name and other files have made: their vectors mean nothing to each other.
+
+    Args:
+        hashes: By name of what an encoder made, the hash of the encoder's files; "" where nobody knows it.
+
+    Raises:
+        CheckpointError: There are several.
+    """
+    first: dict[str, str] = {}
+    for name, sha256 in hashes.items():
+        first.setdefault(sha256, name)
+    first.pop("", None)
+    if len(first) > 1:
+        said = ", ".join(f"{name}: {sha256[:12]}" for sha256, name in first.items())
+        raise CheckpointError(f"encoders have one name and other files ({said}); encode all with one of them")
 
 
 def write_manifest(folder: Path, content: Any, *, indent: int = 2) -> None:

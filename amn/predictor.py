@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from amn.bank.bank import Bank, load_bank
 from amn.data.vectors import check_numbers
 from amn.errors import CheckpointError
+from amn.manifest import check_one_encoder
 from amn.model.checkpoint import GOLDEN_TOLERANCE, Checkpoint, golden_inputs, load
 from amn.model.folded import fold
 
@@ -49,6 +50,9 @@ class Predictor:
                 f"{made.bank.manifest.encoder_id!r}, model {made.model_id} was trained on {trained_on!r}; "
                 "build the bank from vectors of the model's encoder"
             )
+        if made.bank is not None:
+            own = {made.model_id: made.checkpoint.manifest.encoder_sha256}
+            check_one_encoder({made.bank.bank_id: made.bank.manifest.encoder_sha256} | own)
         made.check_fast_form()
         return made
 

@@ -47,6 +47,7 @@ class BankSettings:
 
     Attributes:
         encoder_id: Recipe of the vectors.    source: Origin of the vectors.
+        encoder_sha256: Hash of the files of the encoder; "" where nobody knows it.
         epsilon: Cosine above which two vectors count as one.
         indexed: True for an index, False for none; None: more than `EXACT_MAX` vectors get one.
         index: Parameters of the index; with `queries`, its widths are measured and not these.
@@ -56,6 +57,7 @@ class BankSettings:
 
     encoder_id: str
     source: str
+    encoder_sha256: str = ""
     epsilon: float = 0.98
     indexed: bool | None = None
     index: IndexSettings = field(default_factory=IndexSettings)
@@ -133,6 +135,7 @@ def _manifest(
         merged=counts[1],
         epsilon=settings.epsilon,
         encoder_id=settings.encoder_id,
+        encoder_sha256=settings.encoder_sha256,
         source=settings.source,
         sha256=files_sha256([work / VECTORS], pieces.append),
         pieces=pieces if (work / VECTORS).stat().st_size > 4 * PIECE_BYTES else [],

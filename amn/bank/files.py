@@ -42,6 +42,7 @@ class BankManifest:
         count: Vectors after merging.    merged: Source vectors merged into another.
         epsilon: Cosine above which two vectors count as one.
         encoder_id: Recipe of the vectors.    source: Origin of the vectors.
+        encoder_sha256: Hash of the files of the encoder; "" where nobody knows it.
         sha256: Hash of `vectors.npy`.
         pieces: SHA-256 of each 16 MiB of a large `vectors.npy`; else empty.
         files: SHA-256 of every other file but this one; empty in banks made before there was one.
@@ -62,6 +63,7 @@ class BankManifest:
     files: dict[str, str] = field(default_factory=dict)
     index: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
+    encoder_sha256: str = ""
 
 
 def read_manifest(folder: Path) -> BankManifest:
@@ -75,7 +77,7 @@ def read_manifest(folder: Path) -> BankManifest:
 
 def write_manifest(folder: Path, manifest: BankManifest) -> None:
     """Writes the manifest; the fields that say nothing are left out."""
-    content = {name: value for name, value in asdict(manifest).items() if value not in ([], {}, None)}
+    content = {name: value for name, value in asdict(manifest).items() if value not in ([], {}, None, "")}
     manifests.write_manifest(folder, content, indent=1)
 
 

@@ -24,6 +24,7 @@ from amn.evaluation.evaluate import common_encoder, common_unseen
 from amn.evaluation.metrics import Cosines
 from amn.files import write_whole
 from amn.gate.gain import FORMAT, load_calibration, save_calibration
+from amn.manifest import check_one_encoder
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.output import strict_json
@@ -47,6 +48,9 @@ def calibrate_models(models: tuple[Path, Path], bank_folder: Path, path: Path, o
             f"on {encoder_id!r}; give the bank of that encoder"
         )
     data = read_vectors(path, encoder_id)
+    hashes = {one.manifest.model_id: one.manifest.encoder_sha256 for one in (fast, slow)}
+    hashes |= {bank.bank_id: bank.manifest.encoder_sha256, data.source: data.encoder_sha256}
+    check_one_encoder(hashes)
     split = split_by_article(data, unseen_domain=common_unseen([fast, slow]))
     slices = score_slices(data, split, (fold(fast.model), fold(slow.model)), bank, every)
     ids = {"amn": fast.manifest.model_id, "fallback": slow.manifest.model_id, "bank": bank.bank_id}

@@ -150,7 +150,8 @@ def write_training_vectors(data: VectorSet, path: Path, unseen_domain: str) -> t
     vectors, articles = training_vectors(data, unseen_domain)
     if path.suffix == ".npz":  # an .npy has no room for the encoder
         arrays = io.BytesIO()
-        np.savez(arrays, vectors=vectors.astype(np.float16), encoder=data.encoder_id)
+        rows, sha256 = vectors.astype(np.float16), data.encoder_sha256
+        np.savez(arrays, vectors=rows, encoder=data.encoder_id, encoder_sha256=sha256)
         write_whole(path, arrays.getvalue())
     else:
         with writing_rows(path, len(vectors), VECTOR_DIM, np.float16) as output:

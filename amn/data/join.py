@@ -13,6 +13,7 @@ from amn.data.arrays import writing_rows
 from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, VectorSet, chunks
 from amn.errors import DataError
 from amn.files import making_folder
+from amn.manifest import check_one_encoder
 
 
 def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str], out: Path) -> None:
@@ -32,6 +33,7 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         raise DataError(
             f"the vectors are of several encoders ({', '.join(sorted(encoders))}); join those of one"
         )
+    check_one_encoder({f"{number} {one.source}": one.encoder_sha256 for number, one in enumerate(sets, 1)})
     domains = np.concatenate([one.article_domain for one in sets])
     sides = np.where(np.isin(domains, sorted(left_out)), LEFT_OUT, TRAIN)
     sides[: len(first.article_domain)] = first.article_side if len(first.article_side) else DRAWN
@@ -57,6 +59,7 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         np.save(folder / "article_name.npy", np.concatenate([one.article_name for one in sets]))
         np.save(folder / "article_side.npy", sides)
         (folder / "encoder.txt").write_text(encoders.pop() + "\n")
+        (folder / "encoder_sha256.txt").write_text(max(one.encoder_sha256 for one in sets) + "\n")
         about = {
             "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],
             "left_out": sorted(left_out),

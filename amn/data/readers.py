@@ -12,6 +12,7 @@ from amn.config import ENCODER_ID, VECTOR_DIM
 from amn.data.arrays import FileRows, load_npz
 from amn.data.vectors import WINDOW, VectorSet, validate
 from amn.errors import DataError
+from amn.manifest import check_one_encoder
 
 #: Columns of a table; documents have the names that `amn predict` knows too.
 _COLUMNS = ("vector", "article", "domain", "name")
@@ -53,6 +54,7 @@ encoder in the metadata of the schema |
             article_name=np.asarray(arrays.get("article_name", domain)).astype(np.str_),
             source=path.name,
             encoder_id=known_encoder(path, arrays.get("encoder", ""), encoder_id),
+            encoder_sha256=str(arrays.get("encoder_sha256", "")).strip(),
             article_side=np.asarray(arrays.get("article_side", [])).astype(np.str_),
         )
     )
@@ -90,14 +92,13 @@ def _read_folder(path: Path) -> dict[str, Any]:
     """The .npy files of a folder; the vectors stay in theirs."""
     arrays: dict[str, Any] = {file.stem: FileRows(file) for file in path.glob("*.npy")}
     arrays = {name: rows if name == "vectors" else rows[:] for name, rows in arrays.items()}
-    if (path / "encoder.txt").is_file():
-        arrays["encoder"] = (path / "encoder.txt").read_text("utf-8")
-    return arrays
+    texts = {name: path / f"{name}.txt" for name in ("encoder", "encoder_sha256")}
+    return arrays | {name: file.read_text("utf-8") for name, file in texts.items() if file.is_file()}
 
 
 def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     """Columns of Parquet or Arrow files of one form."""
-    table, encoder = _table(path, parts)
+    table, encoder, encoder_sha256 = _table(path, parts)
     if documents := "article" not in table.column_names and _DOCUMENT in table.column_names:
         table = table.rename_columns({_DOCUMENT: "article"})
     names = [name for name in table.column_names if name in (*_COLUMNS, _POSITION)]
@@ -114,6 +115,7 @@ def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
         "vectors": _table_vectors(path, columns["vector"]),
         "article": article.astype(np.int32),
         "encoder": encoder,
+        "encoder_sha256": encoder_sha256,
     }
     if documents:
         arrays["article_name"] = ids.astype(np.str_)
@@ -132,8 +134,8 @@ def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     return _with_windows(arrays) if documents else arrays
 
 
-def _table(path: Path, parts: list[Path]) -> tuple[Any, str]:
-    """The rows of all parts, and their encoder; needs pyarrow, which nothing else here does."""
+def _table(path: Path, parts: list[Path]) -> tuple[Any, str, str]:
+    """The rows of all parts, their encoder and its hash; needs pyarrow, which nothing else here does."""
     try:
         import pyarrow as pa
         from pyarrow import feather, parquet
@@ -145,10 +147,16 @@ def _table(path: Path, parts: list[Path]) -> tuple[Any, str]:
         table = pa.concat_tables(tables)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
-    encoders = {(one.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace") for one in tables}
-    if len(encoders) > 1:
-        raise DataError(f"{path} has vectors of several encoders ({', '.join(sorted(encoders))}); use one")
-    return table, encoders.pop()
+    encoders, hashes = (
+        [(one.schema.metadata or {}).get(name, b"").decode("utf-8", "replace") for one in tables]
+        for name in (b"encoder", b"encoder_sha256")
+    )
+    if len(set(encoders)) > 1:
+        raise DataError(
+            f"{path} has vectors of several encoders ({', '.join(sorted(set(encoders)))}); use one"
+        )
+    check_one_encoder(dict(zip(map(str, parts), hashes, strict=True)))
+    return table, encoders[0], max(hashes)
 
 
 def _check_positions(path: Path, article: NDArray[Any], position: NDArray[Any]) -> None:

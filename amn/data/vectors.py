@@ -36,6 +36,7 @@ class VectorSet:
         article: The article's number of each row, (N,).
         article_domain, article_name: By article.
         encoder_id: The recipe that made the vectors, by the file or by whoever gave it.
+        encoder_sha256: Hash of its files; "" where nobody knows it.
         article_side: By article: "" for one whose side is drawn, "train" or "left_out" for one whose side
             is given; empty for a set without given sides.
     """
@@ -46,6 +47,7 @@ class VectorSet:
     article_name: NDArray[np.str_]
     source: str
     encoder_id: str
+    encoder_sha256: str = ""
     article_side: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
 
     def articles_of(self, side: str) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ from amn.data.dataset import split_by_article
 from amn.data.readers import read_vectors
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
+from amn.manifest import check_one_encoder
 from amn.predictor import Predictor
 
 QUERIES = 4096
@@ -30,6 +31,9 @@ def held_out_predictions(path: Path, model: Predictor, count: int = QUERIES) -> 
     """
     if path.suffix != ".npy":
         data = read_vectors(path, model.checkpoint.manifest.encoder_id)
+        check_one_encoder(
+            {model.model_id: model.checkpoint.manifest.encoder_sha256, data.source: data.encoder_sha256}
+        )
         unseen = model.checkpoint.manifest.unseen_domain
         known = unseen if unseen in data.article_domain else ""
         return predictions(model, data, split_by_article(data, unseen_domain=known).validation, count)

@@ -18,6 +18,7 @@ from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.evaluation import latency, metrics
 from amn.evaluation.metrics import BASELINES, Cosines, Predict, cosine, estimate
+from amn.manifest import check_one_encoder
 from amn.model.checkpoint import WEIGHTS_FILE, Checkpoint
 from amn.model.folded import fold
 
@@ -46,6 +47,10 @@ def evaluate(
     predictors: dict[str, Predict] = {item.manifest.model_id: fold(item.model) for item in loaded}
     if len(predictors) < len(loaded):
         raise DataError(f"a checkpoint was given twice ({', '.join(predictors)}); name each once")
+    check_one_encoder(
+        {item.manifest.model_id: item.manifest.encoder_sha256 for item in loaded}
+        | {data.source: data.encoder_sha256}
+    )
     unseen = common_unseen(loaded)
     split = split_by_article(data, unseen_domain=unseen)
     sides = split.sides()

@@ -19,7 +19,7 @@ from amn.errors import PromotionError
 from amn.evaluation import latency
 from amn.files import write_whole
 from amn.gate.gain import load_calibration
-from amn.manifest import MANIFEST
+from amn.manifest import MANIFEST, check_one_encoder
 from amn.model import checkpoint
 from amn.model.checkpoint import Checkpoint
 
@@ -72,6 +72,8 @@ def _link_bank(link: Path, bank: Path, model: Checkpoint) -> str:
             f"bank {manifest.bank_id} holds vectors of {manifest.encoder_id!r}, {model.manifest.model_id} "
             f"was trained on {model.manifest.encoder_id!r}; build one of that encoder"
         )
+    own = {model.manifest.model_id: model.manifest.encoder_sha256}
+    check_one_encoder({manifest.bank_id: manifest.encoder_sha256} | own)
     _remember(link)
     move(link, bank.resolve())
     return f", {link.name} -> {bank.name}"

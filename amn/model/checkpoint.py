@@ -76,6 +76,11 @@ class Manifest:
         return f"{self.name}@{self.sha256[:12]}"
 
     @property
+    def encoder_sha256(self) -> str:
+        """Hash of the files of its encoder; "" where nobody knew it when it was trained."""
+        return str(self.data.get("encoder_sha256", ""))
+
+    @property
     def unseen_domain(self) -> str:
         """The domain that was kept out of its training; of an imported model the default."""
         return str(self.training.get("unseen_domain", UNSEEN_DOMAIN))

@@ -21,6 +21,7 @@ from amn.data.vectors import VectorSet
 from amn.errors import ConfigError, DataError
 from amn.evaluation import metrics, plots
 from amn.files import write_whole
+from amn.manifest import check_one_encoder
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.model.retrieval import RetrievalAMN
@@ -66,6 +67,10 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     split = split_by_article(
         data, unseen_domain=config.unseen_domain, selection_domain=config.selection_domain
     )
+    if first:
+        check_one_encoder(
+            {first.manifest.model_id: first.manifest.encoder_sha256, data.source: data.encoder_sha256}
+        )
     about = describe(data, split, say)
     write_config(
         folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": about["sha256"]}
@@ -133,6 +138,7 @@ def describe(data: VectorSet, split: Split, say: Say) -> dict[str, Any]:
     return {
         "source": data.source,
         "sha256": data.sha256(),
+        "encoder_sha256": data.encoder_sha256,
         "windows": {name: len(starts) for name, starts in split.sides().items()},
         "dropped_near_duplicates": split.dropped,
     }

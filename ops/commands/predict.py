@@ -129,7 +129,8 @@ def predict(
             if direct:
                 from ops.predict.direct import DirectEngine
 
-                engine = DirectEngine(artifacts_folder(artifacts), policy, data.encoder(settings.encoder))
+                encoder = data.encoder(settings.encoder), data.encoder_sha256()
+                engine = DirectEngine(artifacts_folder(artifacts), policy, *encoder)
                 summary = predict_files(settings, data, engine, view.progress)
             else:
                 service = producer_settings(url, queue)

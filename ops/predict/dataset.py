@@ -14,6 +14,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from amn.errors import FileRefused
+from amn.manifest import check_one_encoder
 from ops.predict.columns import TEXT, Texts, numbers, texts, width_of
 from ops.predict.sources import ArrayFile, RowGroup, SourceFile, row_groups
 from ops.predict.windows import NULL_VECTOR, D, K, RowBlock, VectorRows, clean, windows
@@ -125,6 +126,17 @@ class DataSet:
         if len(found) > 1:
             raise FileRefused(f"the vectors are of different encoders ({', '.join(sorted(found))}); use one")
         return found.pop() if found else ""
+
+    def encoder_sha256(self) -> str:
+        """Return the hash of the encoder's files; "" where no file names it.
+
+        Raises:
+            CheckpointError: The files name several.
+        """
+        found = {file.path: (file.schema.metadata or {}).get(b"encoder_sha256", b"") for file in self.files}
+        hashes = {str(path): bytes(stored).decode("ascii", "replace") for path, stored in found.items()}
+        check_one_encoder(hashes)
+        return max(hashes.values())
 
     def kept_names(self, file: SourceFile) -> list[str]:
         """Return the columns that go to the target: the keys, the domain and what is carried."""

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from amn_helpers import ENCODER, amn, articles, contexts, made, write_npz
+from pyarrow import parquet
 from recalibrated import recalibrated
 
 from amn.bank.build import BankSettings, build_bank
@@ -18,6 +20,7 @@ from amn.evaluation import promotion
 from amn.evaluation.evaluate import without
 from amn.evaluation.metrics import estimate
 from amn.model import checkpoint
+from amn.predictor import Predictor
 from ops.commands.models import evaluate
 
 ARTIFACTS = Path("artifacts/lvm").absolute()
@@ -30,11 +33,11 @@ def metrics(test=0.58, unseen=0.63, n=4000, mean=0.55):
     }
 
 
-def candidate(root, name, layout="card", **figures):
+def candidate(root, name, layout="card", data=None, **figures):
     model = made(layout)
     with torch.no_grad():  # every candidate has a hash of its own
         next(model.parameters()).add_(1e-4 * (1 + sum(name.encode())))
-    records = {"metrics": metrics(**figures)}
+    records = {"metrics": metrics(**figures), "data": data or {}}
     checkpoint.save(model, root / "models" / name, name="amn", encoder_id=ENCODER, records=records)
     return root / "models" / name
 
@@ -305,6 +308,58 @@ def test_the_encoder_of_the_data_is_that_of_the_model_and_of_what_is_fitted_besi
         assert json.loads((folder / "manifest.json").read_text())["encoder_id"] == "another/mean/l2"
     for name in ("training.npz", "sample.npz"):
         assert str(np.load(tmp_path / name)["encoder"]) == "another/mean/l2"
+
+
+def test_encoders_of_one_name_and_other_files_are_told_apart_by_their_hash_from_training_to_predictions(
+    tmp_path, capsys
+):
+    (tmp_path / "other").mkdir()
+    first = write_npz(tmp_path, **articles(count=80), encoder_sha256=np.array("1" * 64))
+    other = write_npz(tmp_path / "other", **articles(count=80), encoder_sha256=np.array("2" * 64))
+    common = ["--data", first, "--preset", "robust", "--epochs", "1", "--batch-size", "128"]
+    model, root = tmp_path / "own" / "production_model", tmp_path / "own"
+    assert amn("train", "--model", "amn", "--out", tmp_path / "run", *common) == 0
+    shutil.copytree(tmp_path / "run" / "checkpoint", model)
+    shutil.copytree(model, root / "fallback_accuracy")
+    assert json.loads((model / "manifest.json").read_text())["data"]["encoder_sha256"] == "1" * 64
+    for data in (first, other):
+        assert amn("training-vectors", "--data", data, "--out", data.parent / "training.npz") == 0
+        assert amn("bank", "build", data.parent / "training.npz", "--out", data.parent / "bank") == 0
+        assert json.loads((data.parent / "bank" / "manifest.json").read_text())["encoder_sha256"] in (
+            "1" * 64,
+            "2" * 64,
+        )
+    shutil.copytree(tmp_path / "bank", root / "reference_bank")
+    stacked = ["--model", "stacked", "--preset", "robust", "--first-stage", model]
+    rows = pa.table(
+        {
+            "vector": articles()["vectors"].astype("f4").tolist(),
+            "doc_id": ["a"] * 480,
+            "position": range(480),
+        },
+        metadata={"encoder": ENCODER, "encoder_sha256": "2" * 64},
+    )
+    parquet.write_table(rows, tmp_path / "rows.parquet")
+    out = ["--out", tmp_path / "x"]
+    bank = ["--bank", tmp_path / "bank"]
+    for command in (
+        ["evaluate", model, "--data", other, *out],
+        ["train", *stacked, "--data", other, *out],
+        ["calibrate", model, model, *bank, "--data", other, *out],
+        ["calibrate", model, model, "--bank", tmp_path / "other" / "bank", "--data", first, *out],
+        ["bank", "build", tmp_path / "other" / "training.npz", "--model", model, "--queries", first, *out],
+        ["data", "join", first, other, *out],
+        ["predict", tmp_path / "rows.parquet", "--direct", "--policy", "card", "--artifacts", root, *out],
+    ):
+        capsys.readouterr()
+        assert amn(*command) == 1, command
+        assert "have one name and other files" in capsys.readouterr().err, command
+    with pytest.raises(CheckpointError, match=r"bank@.*: 222222222222, amn@.*: 111111111111"):
+        Predictor.open(model, tmp_path / "other" / "bank")
+    promoted = candidate(tmp_path, "amn_1", data={"encoder_sha256": "1" * 64})
+    with pytest.raises(CheckpointError, match="have one name and other files"):
+        promotion.promote(promoted, tmp_path / "link", bank=tmp_path / "other" / "bank", with_latency=False)
+    assert not (tmp_path / "link").is_symlink()
 
 
 def test_models_banks_and_vectors_of_different_encoders_are_not_measured_together(tmp_path, capsys):
