@@ -49,19 +49,31 @@ def examine(case: Case, only: str) -> Counter[str]:
                 sys.stdout.write(f"{found:8}  {sentence}" + (f"\n{'':10}{why}" if why else "") + "\n")
                 sys.stdout.flush()
     finally:
-        case.end(failed=True)
-    sys.stdout.write(", ".join(f"{count} {found}" for found, count in counts.items()) + "\n")
+        case.close()
     return counts
 
 
+def conclude(counts: Counter[str], *, every: bool) -> int:
+    """Prints what the verdicts mean together; the exit code."""
+    told, left_out = ", ".join(f"{count} {found}" for found, count in counts.items()), counts[_LEFT_OUT]
+    if not counts[_PASSED] + counts[_FAILED]:
+        sys.stdout.write(f"{told}: nothing was examined\n")
+        return 2
+    fails = counts[_FAILED] or (every and left_out)
+    rest = f", {left_out} point{'s' * (left_out > 1)} left out" if left_out else ""
+    sys.stdout.write(f"{told}: it {'does not conform' if fails else 'conforms'}{rest}\n")
+    return int(bool(fails))
+
+
 def main() -> int:
-    """Runs the examination; exit code 1 when a point failed, 2 when it could not be held."""
+    """Runs the examination; exit code 1 when a point failed, 2 when nothing was examined."""
     parser = argparse.ArgumentParser(prog="python -m producer.conformance", description="docs/conformance.md")
     parser.add_argument("program", nargs="+", metavar="PROGRAM", help="the client program and its arguments")
     parser.add_argument("--url", help="server, as an operator [env: REDIS_URL]")
     parser.add_argument("--queue", help="queue whose workers answer [env: AMN_QUEUE; main]")
     parser.add_argument("--own-queue", help="queue for all but the live points [a random name]")
     parser.add_argument("--only", default="", metavar="TEXT", help="points whose sentence holds this text")
+    parser.add_argument("--all", action="store_true", help="a point that is left out is a fault too")
     chosen = parser.parse_args()
     own_queue = chosen.own_queue or f"conformance-{secrets.token_hex(4)}"
     try:
@@ -72,7 +84,7 @@ def main() -> int:
     except QueueError as error:
         sys.stderr.write(f"{error.code}: {error}\n")
         return 2
-    return int(bool(counts[_FAILED]) or not counts[_PASSED])
+    return conclude(counts, every=chosen.all)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from producer.conformance.program import Failed, Program, Way, expect
+from producer.conformance.program import Failed, LeftOut, Program, Way, expect
 from producer.errors import InvalidSettings, WireError
 from producer.keys import REPLY, REQUEST, Keys
 from producer.messages import BATCH_BYTES_MAX, Answer, Failure, Reply, Request, Timings
@@ -72,11 +72,11 @@ class Case:
     def __init__(self, words: Sequence[str], settings: ProducerSettings, client_url: str, queue: str) -> None:
         self._words, self.live, self.keys = words, settings.queue, Keys(queue)
         self.client: Any = connect(settings, block_ms=100)
-        if self.client.exists(*self.keys.places, self.keys.stats):
+        if self._left():
             raise InvalidSettings(f"queue {queue!r} is in use, and would be emptied; name one that is not")
         self.way = Way(client_url)
         self._opening = {"url": self.way.url, "queue": queue, "client": settings.client}
-        self._rng, self._noted = np.random.default_rng(7), set[str]()
+        self._rng = np.random.default_rng(7)
         self._programs: list[Program] = []
         self._kept: Program | None = None
 
@@ -99,15 +99,35 @@ class Case:
         return code
 
     def end(self, *, failed: bool) -> None:
-        """Ends a point: its processes, but for the kept one where it did not fail, and its queue."""
+        """Ends a point: its processes, but for the kept one where it did not fail, and its requests."""
         self._kept = None if failed else self._kept
         for program in self._programs:
             if program is not self._kept:
                 program.kill()
         self._programs = [self._kept] if self._kept else []
-        self.way.away = self.way.mute = False
+        self.way.heal()
         keys = self.keys
-        self.client.delete(*keys.places, *keys.counters, keys.stats, keys.standing, keys.truths, *self._noted)
+        self.client.delete(*keys.places, *keys.counters, keys.stats, keys.standing, keys.truths)
+
+    def close(self) -> None:
+        """Ends the examination: no process, and no key of our own queue, is left."""
+        self.end(failed=True)
+        if left := self._left():
+            self.client.delete(*left)
+
+    def _left(self) -> list[bytes]:
+        return list(self.client.scan_iter(f"amn:{{{self.keys.queue}}}:*", count=1_000))
+
+    def breakable(self) -> Way:
+        """The way to the server, for a point that spoils it."""
+        if not self.way.possible:
+            raise LeftOut("the way to this server cannot be broken: it is encrypted, or has several servers")
+        return self.way
+
+    def has_workers(self) -> bool:
+        """True if a worker that answers says that it lives, in the live queue."""
+        found = self.client.scan_iter(Keys(self.live).workers_prefix + "*")
+        return any(self.client.hget(key, "kind") == b"amn" for key in found)
 
     def contexts(self, count: int, dtype: str = "f4") -> Any:
         """Random contexts (count, 5, 768) of unit vectors."""
@@ -120,7 +140,6 @@ class Case:
         dtype = "f2" if context.dtype == np.float16 else "f4"
         form = {"dtype": dtype, "shape": list(context.shape), "context": text(context)}
         asked = {"id": f"r-{secrets.token_hex(8)}", **form, **fields}
-        self._noted.add(self.keys.seen(asked["id"]))
         return asked
 
     def submit(self, program: Program, *requests: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -153,7 +172,6 @@ class Case:
             request = decode_request(payload, batches=True)
         except WireError as error:
             raise Failed(f"a worker would answer {error.code}: {error}") from None
-        self._noted.add(self.keys.replies(request.reply_to))
         return Taken(level, entry, len(payload), request)
 
     def sent(self, **fields: Any) -> Taken:
@@ -190,9 +208,9 @@ class Case:
         expect_reply(self.result(taken), reply)
 
 
-def until(look: Callable[[], bool]) -> bool:
+def until(look: Callable[[], bool], wait_s: float = WAIT_S) -> bool:
     """Looks again and again, for a time; whether it was so in the end."""
-    end_s = time.monotonic() + WAIT_S
+    end_s = time.monotonic() + wait_s
     while not (found := look()) and time.monotonic() < end_s:
         time.sleep(0.005)
     return found

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from producer.conformance.case import SOON_MS, WAIT_S, Case, expect_error, expect_reply, read, until
-from producer.conformance.program import LeftOut, Way, expect
+from producer.conformance.case import SOON_MS, WAIT_S, Case, Taken, expect_error, expect_reply, read, until
+from producer.conformance.program import Failed, LeftOut, expect
 from producer.messages import BATCH_BYTES_MAX, BatchReply, Failure
 from producer.protocol.maps import pack, unpack
 from producer.protocol.wire import encode_reply
 
-#: What a worker sends; the last code is of no version.
 _CODES = "bad_norm not_finite unknown_lane unknown_encoder deadline_exceeded inference_failed dead_lettered "
-_CODES += "undecodable unsupported_version a_code_of_later"
+_CODES += "undecodable unsupported_version"
 #: Streams by place that are empty, and how often half a second is waited for a client that looks after five.
 _NOTHING, _TURNS = dict.fromkeys("12345", ""), 50
 _TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-#: Longer than a client tries again by itself.
-_AWAY_S = 3.0
+#: Longer than a client tries again by itself; and than it does for a request with so short a deadline.
+_AWAY_S, _SHORTER_S, _DEADLINE_MS = 3.0, 1.5, 500
 #: For a live worker that has much to do.
 _WORK_MS = 20_000
 
@@ -47,14 +45,17 @@ def foreign(case: Case) -> None:
 def batch(case: Case) -> None:
     """The answer to a batch has a row for each context."""
     taken = case.sent(context=case.contexts(3))
+    case.finish(taken, _rows(case, taken))
+
+
+def _rows(case: Case, taken: Taken) -> BatchReply:
+    """The answer to a batch of three."""
     eighths, bits = (np.arange(3) / 8).astype("<f4"), (np.arange(3) % 2).astype("u1")
     arrays: dict[str, Any] = {**dict.fromkeys(("confidences", "margins", "gains"), eighths), "fired": bits}
     names: dict[str, Any] = {"rules": ("long_context",), "sheds": ("batch",), "calibration": "of-the-stage"}
     tiers = {"amn@0123456789ab": np.ones((3, 2), "<f4")}
     vectors = case.contexts(3)[:, 0]
-    case.finish(
-        taken, BatchReply(id=taken.request.id, vectors=vectors, shed=bits, tiers=tiers, **arrays, **names)
-    )
+    return BatchReply(id=taken.request.id, vectors=vectors, shed=bits, tiers=tiers, **arrays, **names)
 
 
 def provisional(case: Case) -> None:
@@ -70,18 +71,33 @@ def provisional(case: Case) -> None:
     expect_reply(case.result(taken), final)
 
 
-def failed(code: str) -> Callable[[Case], None]:
-    """The point of a failure with this code."""
+def other_size(case: Case) -> None:
+    """An answer without a vector, of another size, or to other contexts is skipped."""
+    taken = case.sent()
+    fields = unpack(encode_reply(reply := case.reply(taken)), BATCH_BYTES_MAX)
+    case.put(taken, pack(fields | {"vector": fields["vector"][4:]}), final=False)
+    case.put(taken, pack({name: fields[name] for name in fields if name != "vector"}), final=False)
+    case.put(taken, _rows(case, taken), final=False)
+    case.finish(taken, reply)
 
-    def examine(case: Case) -> None:
-        for again in (False, True):
-            taken = case.sent()
-            case.put(taken, Failure(id=taken.request.id, code=code, message="the worker's", retryable=again))
-            expect_error(answer := case.result(taken), code, again)
-            expect(answer["error"].get("message") == "the worker's", "the message is not the worker's")
 
-    examine.__doc__ = f"The failure {code} is told by its code, to be retried where it says so."
-    return examine
+def failures(case: Case) -> None:
+    """Each failure that a worker tells is told by its code, to be retried where it says so."""
+    for code in _CODES.split():
+        _fails(case, code)
+
+
+def later(case: Case) -> None:
+    """A failure by a code that nobody knows yet is told by that code."""
+    _fails(case, "a_code_of_later")
+
+
+def _fails(case: Case, code: str) -> None:
+    for again in (False, True):
+        taken = case.sent()
+        case.put(taken, Failure(id=taken.request.id, code=code, message="the worker's", retryable=again))
+        expect_error(answer := case.result(taken), code, again)
+        expect(answer["error"].get("message") == "the worker's", "the message is not the worker's")
 
 
 def trimmed(case: Case) -> None:
@@ -106,7 +122,7 @@ def expired(case: Case) -> None:
 
 def broken(case: Case) -> None:
     """Answers that come while the connection is broken are read."""
-    way = _breakable(case)
+    way = case.breakable()
     case.accepted(case.program, *(case.asked() for _ in range(3)))
     way.snap(away=True)
     sent = [(taken, case.reply(taken)) for taken in case.take(3)]
@@ -118,34 +134,57 @@ def broken(case: Case) -> None:
 
 
 def unheard(case: Case) -> None:
-    """A submit whose answer is lost is repeated, and runs once."""
-    case.finish(case.sent())  # so that it is connected
-    _submitted(case, case.asked(), lambda: case.waiting() > 0, "mute")
+    """A submit whose answer is lost is repeated, or is server_unavailable, and runs once."""
+    asked = _connected(case)
+    case.breakable().lose(asked["id"].encode())
+    [result] = case.submit(case.program, asked)
+    if not case.way.lost:
+        raise LeftOut("its answer was not lost, since the id was not seen in what was sent")
+    _again(case, asked, result)
+    case.finish(case.take()[0])
+
+
+def abandoned(case: Case) -> None:
+    """A request that is in although its submit failed is answered, or a duplicate, when it is sent again."""
+    asked = _connected(case, deadline_ms=_DEADLINE_MS)
+    case.breakable().lose(asked["id"].encode(), times=1_000_000)
+    [result] = _while_away(case, asked, _SHORTER_S)
+    case.put(taken := case.take()[0], reply := case.reply(taken))
+    until(lambda: not case.replies(taken), _SHORTER_S)  # it was read, as far as that can be seen
+    [again] = case.submit(case.program, asked | {"deadline_ms": 60_000}) if "error" in result else [result]
+    answer = again if "error" in again else case.result(taken)
+    if answer.get("error", {}).get("code") != "duplicate_request":
+        expect_reply(answer, reply)
 
 
 def away(case: Case) -> None:
     """A server that is away is server_unavailable, to be retried, or waited for; then it is used on."""
-    _breakable(case).snap(away=True)
-    over_s = time.monotonic() + _AWAY_S
-    _submitted(case, case.asked(), lambda: time.monotonic() > over_s, "away")
+    asked = _connected(case)
+    case.breakable().snap(away=True)
+    [result] = _while_away(case, asked, _AWAY_S)
+    _again(case, asked, result)
+    case.finish(case.take()[0])
 
 
-def _submitted(case: Case, asked: dict[str, Any], over: Callable[[], bool], trouble: str) -> None:
-    """Has a request submitted while there is trouble, which ends as soon as `over` says so."""
-    way = _breakable(case)
-    setattr(way, trouble, True)
+def _connected(case: Case, **fields: Any) -> dict[str, Any]:
+    """A request to be sent, after one that shows that the program is connected."""
+    case.finish(case.sent())
+    return case.asked(**fields)
 
-    def mend() -> None:
-        until(over)
-        setattr(way, trouble, False)
 
-    (mending := threading.Thread(target=mend)).start()
-    [result] = case.submit(case.program, asked)
-    mending.join()
+def _while_away(case: Case, asked: dict[str, Any], away_s: float) -> list[dict[str, Any]]:
+    """Has a request submitted on a way that heals after a time."""
+    (healing := threading.Timer(away_s, case.way.heal)).start()
+    results = case.submit(case.program, asked)
+    healing.join()
+    return results
+
+
+def _again(case: Case, asked: dict[str, Any], result: dict[str, Any]) -> None:
+    """Submits it once more, where the program leaves that to its caller."""
     if "error" in result:
         expect_error(result, "server_unavailable", True)
         case.accepted(case.program, asked)
-    case.finish(case.take()[0])
 
 
 def lost(case: Case) -> None:
@@ -180,19 +219,17 @@ def refused(case: Case) -> None:
 
 
 def _of_workers(case: Case, asked: dict[str, Any]) -> dict[str, Any]:
+    if not case.has_workers():
+        raise LeftOut(f"no worker of kind amn says that it lives in queue {case.live!r}: start one")
     program = case.opened(queue=case.live)
     [result] = case.submit(program, asked)
-    return result if "error" in result else program.ask("result", id=asked["id"], timeout_ms=_WORK_MS)
-
-
-def _breakable(case: Case) -> Way:
-    if not case.way.possible:
-        raise LeftOut("the way to this server cannot be broken: it is encrypted, or has several servers")
-    return case.way
+    answer = result if "error" in result else program.ask("result", id=asked["id"], timeout_ms=_WORK_MS)
+    with suppress(Failed):  # so that its reply stream goes; what `close` should do is another point
+        program.close()
+    return answer
 
 
 POINTS = (
-    *(answered, foreign, batch, provisional),
-    *map(failed, _CODES.split()),
-    *(trimmed, expired, broken, unheard, away, lost, live, refused),
+    *(answered, foreign, other_size, batch, provisional, failures, later),
+    *(trimmed, expired, broken, unheard, abandoned, away, lost, live, refused),
 )

@@ -11,8 +11,8 @@ from producer.transport.link import Script
 #: Of the keys, the arguments and the results of the scripts; another version gets functions of other names.
 VERSION = 1
 LIBRARY = f"amn_v{VERSION}"
-#: Each script with its number of keys, and what its function is registered with. A server without memory runs
-#: no function without `allow-oom`, and every command in one with it: so a submit is without.
+#: Each script with its number of keys, and what its function is registered with. On a server that is out of
+#: memory, a function without `allow-oom` is refused, and one with it may run every command: submit has none.
 _SCRIPTS = {"submit": (7, ""), "cancel": (12, "flags={'allow-oom'}, ")}
 
 
