@@ -21,7 +21,7 @@ from producer.session.handle import BatchHandle, Handle
 from producer.session.pump import pumped
 from producer.session.threads import ThreadChannel
 from producer.settings import ProducerSettings
-from producer.transport.verbs import run, together
+from producer.transport.verbs import T, Verb, run, together
 
 
 class Producer(Core[Handle, BatchHandle]):
@@ -92,8 +92,14 @@ class Producer(Core[Handle, BatchHandle]):
                 server may have got the request; the same `request_id` again is safe.
         """
         given = options_of(options, fields) if fields else options or DEFAULT_OPTIONS
-        [handle] = run(self._submitting([context], given, block))
+        [handle] = self._sent(self._submitting([context], given, block))
         return cast(Handle, handle)
+
+    def _sent(self, verb: Verb[T]) -> T:
+        """Runs a verb that sends, not in the turn of a `predict` that a signal handler interrupted here."""
+        if (reader := self.channels[0].reader) is not None:
+            reader.interrupt()
+        return run(verb)
 
     def submit_many(
         self,
@@ -111,19 +117,23 @@ class Producer(Core[Handle, BatchHandle]):
             QueueError: Any error of `submit`. Some requests may have been accepted: their handles are in
                 the error's `accepted`, in order; with partitions, those of the whole ones first.
         """
-        return run(self._submitting(contexts, options, block))
+        return self._sent(self._submitting(contexts, options, block))
 
     def predict(
         self, context: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]
     ) -> Reply:
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
-        reader = None if self._spread or fields.get("block") else self.channels[0].reader
+        block, options = fields.pop("block", False), fields.pop("options", None)
+        given = options_of(options, fields) if fields else options or DEFAULT_OPTIONS
+        reader = None if self._spread or block else self.channels[0].reader
         try:
             lead = reader.claim() if reader is not None else None
-            return cast(Reply, self.submit(context, **fields).wait(False, timeout_ms, lead))
-        finally:
+            [handle] = run(self._submitting([context], given, block))
+            return cast(Reply, handle.wait(False, timeout_ms, lead))
+        except BaseException:
             if reader is not None:
-                reader.leave()
+                reader.abandon()
+            raise
 
     def predict_many(
         self, contexts: Iterable[Any], *, in_flight: int = 1024, options: Options = DEFAULT_OPTIONS
@@ -146,7 +156,10 @@ class Producer(Core[Handle, BatchHandle]):
         options = options_of_many(options)
         self.start()
         return pumped(
-            contexts, in_flight, self._chunk_max, lambda chunk, put: run(self._streaming(options, chunk, put))
+            contexts,
+            in_flight,
+            self._chunk_max,
+            lambda chunk, put: self._sent(self._streaming(options, chunk, put)),
         )
 
     def submit_batch(
@@ -167,7 +180,7 @@ class Producer(Core[Handle, BatchHandle]):
             contexts: Shape (n, 5, 768), n from 1 to `settings.batch_contexts_max`; or `Windows` over
                 documents, which hold each vector once.
         """
-        [handle] = run(self._submitting([contexts], options_of(options, fields), block, batched=True))
+        [handle] = self._sent(self._submitting([contexts], options_of(options, fields), block, batched=True))
         return cast(BatchHandle, handle)
 
     def submit_batches(
@@ -178,7 +191,7 @@ class Producer(Core[Handle, BatchHandle]):
         options: Sequence[Options] | Options = DEFAULT_OPTIONS,
     ) -> list[BatchHandle]:
         """Sends several batches in one round trip; arguments and errors as `submit_many`."""
-        return run(self._submitting(batches, options, block, batched=True))
+        return self._sent(self._submitting(batches, options, block, batched=True))
 
     def predict_batch(
         self, contexts: Any, *, timeout_ms: float | None = None, **fields: Unpack[SubmitFields]

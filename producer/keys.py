@@ -14,8 +14,7 @@ script may touch several of them. For the queue `main`:
     amn:{main}:truths            stream   what producers report, capped; `kind`, `key`, `vector`
     amn:{main}:dead              stream   dead letters, capped; `reason`, `message`, `deliveries`,
                                           `entry`, `sha1`, `source`, `told`, `request`
-    amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`,
-                                          or `wake`, which only ends a blocking read
+    amn:{main}:replies:<client>  stream   answers for one client, expires when unused; `reply`
     amn:{main}:bytes:<stream>    string   payload bytes waiting or leased in each of these five
     amn:{main}:seen:<id>         string   "<client> <call> <place> <entry id>" of an enqueued request,
                                           or "<client> <call> cancelled", <client> being a hash of the
@@ -57,7 +56,6 @@ REQUEST = b"request"
 ANSWER = b"answer"
 ID = b"id"
 REPLY = b"reply"
-WAKE = b"wake"
 
 NAME_PATTERN, ID_PATTERN = r"[A-Za-z0-9_.-]{1,64}", r"[A-Za-z0-9_.:-]{1,64}"
 _NAME = re.compile(NAME_PATTERN)

@@ -183,8 +183,8 @@ def spoil_client(faults: set[str]) -> None:
     """Puts the faults that lie deeper into the client itself."""
 
     class Cursor(ReplyCursor):
-        def commands(self) -> list[tuple[Any, ...]]:
-            commands = super().commands()
+        def commands(self, blocks: bool = True) -> list[tuple[Any, ...]]:
+            commands = super().commands(blocks)
             if "it deletes nothing" in faults:
                 commands = [("XDEL", self.stream, "0-1") if one[0] == "XDEL" else one for one in commands]
             if "it reads as a group of consumers" in faults:

@@ -100,7 +100,7 @@ class BaseHandle:
         return self._final is not None
 
     def settle(self, outcome: Answer | QueueError) -> None:
-        """Takes a provisional answer or, once, the final outcome."""
+        """Takes a provisional answer or, once, the final outcome; again, it does what an interrupt left."""
         waited_ms = (time.perf_counter() - self.started_at_s) * 1000
         final = isinstance(outcome, QueueError) or not outcome.provisional
         if final:
@@ -109,10 +109,12 @@ class BaseHandle:
             self.first_latency_ms, self._first = waited_ms, outcome
             self._open(self._first_gate)
         if final:
-            if self._final_gate is not self._first_gate:
-                self._open(self._final_gate)
+            gate, self._final_gate = self._final_gate, self._first_gate  # which is open
+            if gate is not self._first_gate:
+                self._open(gate)
             if self._on_end is not None:
-                self._on_end(self, outcome)
+                on_end, self._on_end = self._on_end, None
+                on_end(self, outcome)
 
     def _limit_ms(self, timeout_ms: float | None) -> float:
         if timeout_ms is None:

@@ -57,7 +57,11 @@ class Inflight:
         self._given_up: OrderedDict[str, Answer | errors.QueueError | None] = OrderedDict()
         self._late: OrderedDict[str, None] = OrderedDict()
         self.sweep_at_s = clock_s() + SWEEP_S
-        self._lock = threading.Lock()
+        #: Nothing is called while `add` and `on_reply` have it: so no signal handler comes between, which may
+        #: wait for an answer that another thread cannot take then.
+        self._lock = threading.RLock()
+        #: Out of the table, and maybe without its answer still: an interrupt came between.
+        self._settling: BaseHandle | None = None
         self._closed = ""
         self.overdue: list[BaseHandle] = []
         self.times: AnswerTimes | None = None
@@ -76,34 +80,47 @@ class Inflight:
             QueueFull: This producer already waits for as many answers as it may.
             ProducerClosed: `close` was called: no answer would be received.
         """
-        with self._lock:
-            if self._closed:
-                raise errors.ProducerClosed(f"request {outgoing.id}: {self._closed}")
-            known: H | None = self.handles.get(outgoing.id)
-            if known is not None:
-                return known, False
-            if outgoing.named and self._was_answered(outgoing.id):
-                handle = make_handle(outgoing)
-                kept = self._given_up.pop(outgoing.id, None)
-                handle.settle(kept or duplicate(outgoing.id, "this producer has its answer already"))
-                return handle, False
-            # One batch may go a little beyond: else a small limit would never let it in.
-            if self._contexts >= self._limit:
-                raise errors.QueueFull(
-                    f"{self._limit} contexts of this producer are in flight, its limit "
-                    "(in_flight_max); collect some answers first",
-                    retry_after_ms=10,
-                )
-            handle = self.handles[outgoing.id] = make_handle(outgoing)
-            if outgoing.deadline_ms:
-                handle.lost_at_s = self.clock_s() + outgoing.deadline_ms / 1000 + LOST_S
-            self._contexts += handle.contexts
-            return handle, True
-
-    def _was_answered(self, request_id: str) -> bool:
+        if self._closed:
+            raise errors.ProducerClosed(f"request {outgoing.id}: {self._closed}")
+        known: H | None = self.handles.get(outgoing.id)
+        if known is not None:
+            return known, False
+        answered_s = self._answered.get(outgoing.id, -math.inf)
         # The server's window begins at the enqueue and this one at the answer, so that it never ends first:
         # the server would call the repeat accepted, and no answer would come.
-        return self.clock_s() - self._answered.get(request_id, -math.inf) < self._window_s
+        if outgoing.named and self.clock_s() - answered_s < self._window_s:
+            return self._had(make_handle(outgoing)), False
+        # One batch may go a little beyond: else a small limit would never let it in.
+        if self._contexts >= self._limit:
+            raise self._full()
+        handle = make_handle(outgoing)
+        if outgoing.deadline_ms:
+            handle.lost_at_s = self.clock_s() + outgoing.deadline_ms / 1000 + LOST_S
+        try:
+            with self._lock:
+                faster = outgoing.id in self._answered and self._answered[outgoing.id] > answered_s
+                # Another thread was faster, with the same id: so look again.
+                if not (faster or outgoing.id in self.handles or self._closed):
+                    self.handles[outgoing.id] = handle
+                    self._contexts += handle.contexts
+                    return handle, True
+        except BaseException:  # an interrupt: nobody knows yet that it is in flight
+            if self.handles.get(outgoing.id) is handle:
+                self.settle(outgoing.id, errors.ProducerClosed("the submit was interrupted"))
+            raise
+        return self.add(outgoing, lambda _: handle)
+
+    def _had(self, handle: H) -> H:
+        kept = self._given_up.pop(handle.id, None)
+        handle.settle(kept or duplicate(handle.id, "this producer has its answer already"))
+        return handle
+
+    def _full(self) -> errors.QueueFull:
+        return errors.QueueFull(
+            f"{self._limit} contexts of this producer are in flight, its limit (in_flight_max); "
+            "collect some answers first",
+            retry_after_ms=10,
+        )
 
     def settle(self, request_id: str, outcome: Answer | errors.QueueError) -> bool:
         """Ends a request on this side; False when it is not in flight any more."""
@@ -117,37 +134,43 @@ class Inflight:
         return True
 
     def on_reply(self, payload: bytes, entry_id: bytes = b"") -> None:
-        """Takes one reply's bytes, of this entry of the stream, and settles the request that it answers."""
+        """Takes one reply's bytes, of this entry of the stream, and settles the request that it answers.
+
+        It is repeated when something interrupted it, and does then what is left to do.
+        """
         message = wire.decode_reply(payload)
+        handle: Any = self.handles.get(message.id)
+        settling = self._settling
+        if handle is None and settling is not None and settling.id == message.id:
+            handle = settling
+        if isinstance(message, Failure):
+            outcome: Any = errors.error_from_code(message.code, message.message, retryable=message.retryable)
+        else:
+            outcome, rows = message, len(message) if isinstance(message, BatchReply) else 0
+            if handle is not None and handle.rows != rows:
+                raise errors.WireError(f"request {message.id} got an answer to other contexts")
+            if message.provisional:
+                # One that the final answer has overtaken is dropped: that is no second answer.
+                if handle is not None:
+                    handle.settle(message)
+                return
+        if handle is None or handle.named:
+            # Only ids that a caller chose can come again; ours are random. `add` looks in the other order.
+            _remember(self._answered, message.id, self.clock_s(), REMEMBERED_MAX)
         with self._lock:
-            handle = self.handles.get(message.id)
-            if isinstance(message, Failure):
-                outcome: Answer | errors.QueueError = errors.error_from_code(
-                    message.code, message.message, retryable=message.retryable
-                )
-            else:
-                outcome, rows = message, len(message) if isinstance(message, BatchReply) else 0
-                if handle is not None and handle.rows != rows:
-                    raise errors.WireError(f"request {message.id} got an answer to other contexts")
-                if message.provisional:
-                    # One that the final answer has overtaken is dropped: that is no second answer.
-                    if handle is not None:
-                        handle.settle(message)
-                    return
-            if handle is not None:
+            if message.id in self.handles:
+                self._settling = handle = self.handles[message.id]
                 del self.handles[message.id]
                 self._contexts -= handle.contexts
-            else:
-                self.stray += message.id not in self._late
+            elif handle is None or handle is not settling:  # the latter: somebody ended it meanwhile
+                self.stray += handle is None and message.id not in self._late
                 if message.id in self._given_up:
                     self._given_up[message.id] = outcome
-            if handle is None or handle.named:
-                # Only ids that a caller chose can come again; ours are random.
-                _remember(self._answered, message.id, self.clock_s(), REMEMBERED_MAX)
-        if handle is not None:
-            handle.settle(outcome)
-            if self.times is not None:
-                self.times.note(entry_id, handle, outcome)
+                return
+        handle.settle(outcome)
+        self._settling = None
+        if self.times is not None:
+            self.times.note(entry_id, handle, outcome)
 
     def sweep(self) -> bool:
         """Ends what is long past its deadline, and notes what is overdue; returns whether anything is.
@@ -191,7 +214,7 @@ class Inflight:
 
     def forked(self, why: str) -> None:
         """In the child of a fork: closes. Another thread may have held the lock."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.close(why)
 
 

@@ -55,37 +55,42 @@ class ReplyCursor:
         self._count = READ_COUNT
         self._idle = self._asked = self._over = self._foreign = False
 
-    def commands(self) -> list[tuple[Any, ...]]:
+    def commands(self, blocks: bool = True) -> list[tuple[Any, ...]]:
         """One round trip: blocks for more, after a deletion when much was read or nothing more came.
 
         It is asked for again and again, also while the server is away: the time to look for lost requests.
         """
         inflight = self._inflight
+        if self._deleted:  # who sent that deletion did not take the answer
+            self._taken, self._deleted = self._taken | self._deleted, set()
         self._asked = inflight.clock_s() >= inflight.sweep_at_s and inflight.sweep()
         commands: list[tuple[Any, ...]] = [("HGETALL", self._standing)] if self._asked else []
         if self._foreign:  # something else lies where our answers should: none could be put there
             commands.append(("DEL", self.stream))
-        elif self._taken and not self._over and (self._idle or self._read_bytes >= TAKEN_BYTES):
+        elif self._taken and not self._over and (not blocks or self._idle or self._read_bytes >= TAKEN_BYTES):
             commands.append(("XDEL", self.stream, *self._taken))
             self._deleted, self._taken = self._taken, set()
             self._read_bytes, self._last = 0, _BEGINNING
         self._count = min(self._steps.size, max(1, READ_BYTES // max(1, self._largest_bytes)))
-        read = ("XREAD", "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS", self.stream, self._last)
-        return [*commands, read]
+        wait = ("BLOCK", BLOCK_MS) if blocks else ()
+        return [*commands, ("XREAD", "COUNT", self._count, *wait, "STREAMS", self.stream, self._last)]
 
-    def take(self, answers: Sequence[Any]) -> None:
-        """Settles the requests that the last answer's entries answer, and moves on."""
+    def take(self, answers: Sequence[Any], own: bool = False) -> None:
+        """Settles the requests that the last answer's entries answer, and moves on.
+
+        A caller who takes its `own` answer gets every error, and leaves that entry to the next read.
+        """
         if isinstance(answers[-1], Exception):
             raise answers[-1]
         rows, count = self._rows(answers[-1]), self._count
         if self._steps.size < self._steps.size_max:
             self._steps.note_came()
         self._idle, self._foreign = not rows, False
-        if self._deleted and isinstance(answers[-2], Exception):  # rights of an earlier version: they stay
+        if len(answers) > 1 and isinstance(answers[-2], Exception):  # rights of an earlier version: they stay
             self._taken |= self._deleted
         self._deleted = set()
         if rows:
-            self._settle([row for row in rows if row[0] not in self._taken])
+            self._settle([row for row in rows if row[0] not in self._taken], own)
             self._last = rows[-1][0]
         if self._asked and self._losses.note(answers[0]) and not self._over:
             # The whole stream is the proof: one that was made anew may have answers before `_last`.
@@ -114,15 +119,17 @@ class ReplyCursor:
             raise ServerUnavailable("the server's answers came out of step; the connection is opened anew")
         return rows  # type: ignore[no-any-return]
 
-    def _settle(self, rows: list[tuple[bytes, Any]]) -> None:
+    def _settle(self, rows: list[tuple[bytes, Any]], own: bool) -> None:
         for entry_id, fields in rows:
             try:
-                if fields[0] == REPLY:  # and not the wake-up call of `close`
+                if fields[0] == REPLY:
                     payload = fields[1]
                     self._read_bytes += len(payload)
                     self._largest_bytes = max(len(payload), self._largest_bytes - self._largest_bytes // 8)
                     self._inflight.on_reply(payload, entry_id)
             except Exception as error:  # one that we cannot take must not keep the others from those who wait
+                if own:
+                    raise
                 self.odd += 1
                 what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
                 _LOG.error("%s: %s: %s", what, type(error).__name__, error)
@@ -159,13 +166,17 @@ class Reader:
                     asked_at_s = self._clock.asks()
                     [answer] = yield self.each, [("TIME",)]
                     self._clock.measured(asked_at_s, answer)
-                elif self.claimed:
+                if self.claimed:
                     yield (self.rest,)
+                    if self.stopping():
+                        return
                 self._cursor.take((yield (self.exchange,)))
                 if failures:
                     failures = 0
                     outage.over()
             except Exception as error:
+                if self.stopping():
+                    return
                 failures += 1
                 self._cursor.failed(error)
                 outage.failed(translated(error, self._url) if isinstance(error, DRIVER_ERRORS) else error)

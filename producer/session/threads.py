@@ -6,11 +6,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from threading import get_ident
+from functools import partial
 from typing import Any
 
-from producer.errors import ServerUnavailable
-from producer.keys import WAKE
+from producer.errors import ServerUnavailable, WireError
 from producer.session.channel import Channel, checked_statuses
 from producer.session.handle import BaseHandle, Lead
 from producer.session.replies import BLOCK_MS, Reader
@@ -18,10 +17,14 @@ from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 from producer.transport.connection import DRIVER_ERRORS, LOST, connect
 from producer.transport.link import Link, Word, written
-from producer.transport.verbs import run
+from producer.transport.verbs import Verb, run
 
-#: The reply thread looks after the connection so often while callers read for themselves.
+#: The reply thread looks after the connections so often while callers read for themselves.
 _REST_S = 5.0
+#: A caller has its turn for so long: for a blocking read, and a little more.
+_TURN_S = BLOCK_MS / 1000 + 0.25
+#: Errors that the reply thread deals with; all others are the caller's.
+_PASSING = (*DRIVER_ERRORS, ServerUnavailable)
 
 
 class ThreadChannel(Channel):
@@ -58,6 +61,20 @@ class ThreadChannel(Channel):
         finally:
             self._link_lock.release()
 
+    def keep(self) -> None:
+        """Uses the connection of submits, which would else rest until a burst of them finds it dead."""
+        if self._link_lock.acquire(blocking=False):
+            with suppress(*DRIVER_ERRORS):
+                self._link.each([("PING",)])
+            self._link_lock.release()
+
+    def cancelling(self, request_id: str) -> Verb[bool]:
+        """Does what it says of every channel, and wakes a caller who reads for this request."""
+        in_time = yield from super().cancelling(request_id)
+        if in_time:
+            self.reader.wake(request_id)
+        return in_time
+
     def disconnect(self) -> None:
         """Closes the connections."""
         self._link.close()
@@ -68,22 +85,25 @@ class ReplyThread(Reader):
     """The reply reader of a daemon thread, or of the caller who waits for the only request in flight.
 
     A caller who reads for itself is not woken by another thread, and sends its request together with the read
-    of the answer. It claims the reading, and has it while the thread rests: from when somebody claimed it and
-    nothing is in flight, until the thread is called to answers that nobody else reads.
+    of the answer. It claims the turn while the thread rests, and has it for one exchange: what that does not
+    bring is the thread's to read. A signal may interrupt a caller anywhere, and its handler may use this
+    producer, or stand still. So a turn ends in one call, which may be repeated; a call that finds one below
+    itself in its thread ends that; and the thread takes a turn that was not left in time.
     """
 
     def __init__(self, channel: ThreadChannel) -> None:
         super().__init__(channel.settings.url, channel.clock, channel.cursor)
         self._client = connect(channel.settings, block_ms=BLOCK_MS)
         self._inflight, self._link = channel.inflight, Link(self._client)
-        self.each, self.drop = self._link.each, self._link.close
-        self._stop = threading.Event()
+        self._keep, self._stop = channel.keep, threading.Event()
         self.pause, self.stopping = self._stop.wait, self._stop.is_set
+        self.each, self.drop = lambda commands: self._link.each(commands), lambda: self._link.close()
         self._limit_s = (BLOCK_MS + channel.settings.command_timeout_ms) / 1000
-        #: Held by who reads, and until the thread is called.
-        self._turn, self._bell = threading.Lock(), threading.Lock()
-        self._bell.acquire()
-        self._resting, self._called, self._leader = False, True, 0
+        #: Owned by who reads. It knows its owner, so that nobody can leave for another.
+        self._turn: Any = threading.RLock()
+        self._bell = threading.Lock()
+        #: Whether a turn may be claimed, and the request that its owner waits for.
+        self._resting, self._led = False, ""
         self._thread = threading.Thread(target=self._run, name="amn-replies", daemon=True)
 
     def start(self) -> None:
@@ -91,97 +111,123 @@ class ReplyThread(Reader):
         self._thread.start()
 
     def _run(self) -> None:
-        with self._turn:
-            run(self.reading())
+        self._turn.acquire()
+        run(self.reading())
 
     def stop(self) -> None:
-        """Ends the thread, and a blocking read at once, by an entry without a reply."""
+        """Ends the thread, and a blocking read at once."""
         self._stop.set()
+        self.interrupt()
         self._ring()
+        self._link.hang_up()
         if self._thread.ident is not None:
-            with suppress(*DRIVER_ERRORS), self._client.pipeline() as pipe:
-                pipe.xadd(self._cursor.stream, {WAKE: b""})
-                pipe.pexpire(self._cursor.stream, 60_000)
-                pipe.execute()
             self._thread.join(self._limit_s)
         self._link.close()
         self._client.close()
 
     def exchange(self) -> list[Any]:
-        """The answers to the cursor's next commands, or to those that were sent already."""
+        """The answers to the cursor's next commands, or to those that a caller sent and left."""
         if not self._link.due:
-            self._link.send(self._cursor.commands())
+            self._link.send(self._cursor.commands(bool(self._inflight.handles) or not self.claimed))
         return self._link.read(self._link.due)
 
     def rest(self) -> None:
         """Lets callers read, until some answer is read by none of them, or for a while."""
-        self.claimed, self._resting, self._called = False, True, False
-        if not self._inflight.handles:  # who registers a request from now on sees that this thread rests
+        self._bell.acquire(blocking=False)
+        self._resting = True  # who asks from now on sees that
+        if not self._inflight.handles and not self.stopping():
             self._turn.release()
-            self._bell.acquire(timeout=_REST_S)
-            self._called = True
-            self._turn.acquire()
-        self._resting = self._called = False
+            self.claimed = not self._bell.acquire(timeout=_REST_S)
+            self._resting = False
+            if self.claimed:
+                self._keep()
+            while not self._turn.acquire(timeout=_TURN_S):
+                # Its owner was interrupted while it left, or stands still: it finds that it reads no more.
+                self._link.hang_up()
+                self._turn, self._link = threading.RLock(), Link(self._client)
+        self._resting = False
 
     def _ring(self) -> None:
+        self._resting = False
         with suppress(RuntimeError):  # it rings already
             self._bell.release()
 
     def claim(self) -> Lead | None:
-        """Takes the reading over for the calling thread, which is to `leave` it; None if another has it."""
-        if self._called or not self._turn.acquire(blocking=False):
-            self.claimed = True
-            return None
-        self._leader = get_ident()
-        return self.lead
+        """Takes the turn for the calling thread; None where the reply thread reads, or is to."""
+        if self._turn._is_owned():
+            self.interrupt()
+        if self._resting and not self._inflight.handles and self._turn.acquire(blocking=False):
+            return partial(self.lead, self._link)
+        self.claimed = True
+        return None
 
     def leave(self) -> None:
-        """Ends the reading of the calling thread, if it has it, and calls the thread to what is left."""
-        if self._leader == get_ident():
-            # Before the turn is free: the next claim would cut the connection under an answer that is due.
-            self._leader, self._called = 0, bool(self._inflight.handles or self._link.due)
-            self._turn.release()
-            if self._called:
-                self._ring()
+        """Ends the turn of the calling thread, if it has it, and calls the reply thread to what is left."""
+        turn = self._turn
+        if turn._is_owned():
+            if self._inflight.handles or self._link.due:
+                self._ring()  # before the turn is free: the next claim would cut what is due
+            try:
+                turn.release()
+            except RuntimeError:  # a signal handler came between, and has ended it
+                return
+
+    def abandon(self) -> None:
+        """Ends the turn of a call that failed, if it has it: nobody knows which answers it read."""
+        if self._turn._is_owned():
+            if self._link.due:
+                self._link.close()
+            self.leave()
+
+    def interrupt(self) -> None:
+        """Ends the turn of a call below this one in the same thread, which closes its connection itself."""
+        if self._turn._is_owned():
+            self._link.hang_up()
+            self._link = Link(self._client)
+            self.leave()
+
+    def wake(self, request_id: str) -> None:
+        """Ends the wait of the caller who reads for this request, which somebody else has ended."""
+        if self._led == request_id:
+            self._link.hang_up()
 
     def sent(self, command: tuple[Word, ...]) -> list[int]:
         """Sends a submit together with the next read, where the calling thread reads; returns its statuses,
         or none where it is to be sent otherwise."""
-        if self._leader != get_ident():
+        link, answer = self._link, None
+        if not self._turn._is_owned():
             if self._resting:
                 self._ring()
             return []
-        answer: Any = None
         try:
-            self._link.send([command, *self._cursor.commands()])
-            [answer] = self._link.read(1)
-        except BaseException as error:
-            self._failed(error)
+            link.send([command, *self._cursor.commands()])
+            [answer] = link.read(1)
+        except _PASSING as error:
+            self._failed(link, error)
         if answer != [1]:
             self.leave()  # what comes of it may take long
         return answer if isinstance(answer, list) else []
 
-    def lead(self, handle: BaseHandle, limit_s: float) -> float:
-        """Reads, where the calling thread does, until this request has its final answer, or that many seconds
-        are over; returns what is left of them."""
+    def lead(self, link: Link, handle: BaseHandle, limit_s: float) -> float:
+        """Reads once for this request, where the calling thread has the turn; returns the seconds left."""
         until_s = time.monotonic() + limit_s
-        try:
-            while self._leader == get_ident() and handle.latency_ms is None and not self.stopping():
-                left_s = max(until_s - time.monotonic(), 0.0)
-                if not self._link.due:
-                    self._link.send(self._cursor.commands())
-                if left_s < self._limit_s and not (left_s and self._link.ready(left_s)):
-                    break
-                self._cursor.take(self.exchange())
-        except BaseException as error:
-            self._failed(error)
+        if link is self._link and self._turn._is_owned() and link.due:
+            self._led = handle.id
+            if link.ready(min(limit_s, _TURN_S)):
+                try:
+                    answers = link.read(link.due)
+                    if len(self._inflight.handles) == 1 and self._turn._is_owned():  # they are its own
+                        self._cursor.take(answers, own=True)
+                except (*_PASSING, WireError) as error:
+                    self._failed(link, error)
+            self._led = ""
+        if link is not self._link:
+            link.close()
         self.leave()
         return max(until_s - time.monotonic(), 0.0)
 
-    def _failed(self, error: BaseException) -> None:
-        """Leaves it to the thread to try again, and to say what is wrong; an interrupt goes on."""
-        self._cursor.failed(error)
-        self.drop()
-        if not isinstance(error, Exception):
-            self.leave()
-            raise error
+    def _failed(self, link: Link, error: Exception) -> None:
+        """Leaves it to the thread to try again, and to say what is wrong."""
+        if self._turn._is_owned():
+            self._cursor.failed(error)
+        link.close()

@@ -13,6 +13,8 @@ choice, a list of pieces, is a system call for each.
 from __future__ import annotations
 
 import hashlib
+import select
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -124,8 +126,31 @@ class Link:
         connection.send_packed_command([b"".join(map(joined, commands))])  # one piece is not copied again
 
     def ready(self, timeout_s: float) -> bool:
-        """Waits for so long until an answer begins to come; whether one does."""
-        return bool(self._connection.can_read(timeout_s))
+        """Waits so long until an answer begins to come, or the connection ends; whether one of them does.
+
+        What a signal handler raises meanwhile comes out as it is. The driver, in which `read` waits, would
+        take a TimeoutError for one of the socket.
+        """
+        try:
+            if self._connection.can_read(0):
+                return True
+            poller = select.poll()
+            poller.register(self._connection._sock, select.POLLIN)
+        except (
+            DriverConnectionError,
+            AttributeError,
+            ValueError,
+            TypeError,
+        ):  # it was closed: `read` says so
+            return True
+        return bool(poller.poll(timeout_s * 1000))
+
+    def hang_up(self) -> None:
+        """Ends the connection under who reads from it, in another thread or in a call below this one."""
+        sock = getattr(self._connection, "_sock", None)
+        if isinstance(sock, socket.socket):
+            with suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # that of TLS would speak to the server
 
     def read(self, count: int) -> list[Any]:
         """The next answers to what was sent, an error answer as one of them."""

@@ -28,6 +28,9 @@ def run(verb: Verb[T]) -> T:
     except StopIteration as ended:
         result: T = ended.value
         return result
+    except BaseException:
+        verb.close()  # an interrupt may have come between two of its steps
+        raise
 
 
 async def run_async(verb: Verb[T]) -> T:
@@ -44,6 +47,9 @@ async def run_async(verb: Verb[T]) -> T:
     except StopIteration as ended:
         result: T = ended.value
         return result
+    except BaseException:
+        verb.close()
+        raise
 
 
 def together(verbs: Sequence[Verb[Any]]) -> list[Any]:

@@ -16,7 +16,6 @@ from waiting import wait_until
 from producer import Producer
 from producer.errors import ProducerClosed, ResultTimeout
 from producer.messages import Failure, Reply, Request
-from producer.session.inflight import Inflight
 from producer.session.threads import ReplyThread
 from producer.transport.link import Link
 
@@ -141,29 +140,6 @@ def test_a_script_that_the_server_forgot_is_sent_again(real_server: Server, cont
         assert (producer.in_flight, producer.stray_replies) == (0, 0)
 
 
-@pytest.mark.parametrize("step", ["commands", "take"])
-def test_an_interrupt_of_the_one_who_reads_leaves_the_reading_to_the_thread(
-    server: Server, context: Any, monkeypatch: Any, step: str
-) -> None:
-    with leading(server.url, context) as (producer, _):
-        cursor = producer.channels[0].cursor
-        real, interrupted = getattr(cursor, step), []
-
-        def interrupt(*words: Any) -> Any:
-            if not interrupted and threading.current_thread() is threading.main_thread():
-                interrupted.append(True)
-                raise KeyboardInterrupt
-            return real(*words)
-
-        monkeypatch.setattr(cursor, step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            producer.predict(context)
-        assert interrupted
-        for _ in range(3):
-            assert isinstance(producer.predict(context), Reply)
-        wait_until(lambda: producer.in_flight == 0)
-
-
 def test_a_close_ends_the_wait_of_the_one_who_reads(server: Server, context: Any) -> None:
     with leading(server.url, context) as (producer, answers):
         call = Call(lambda: producer.predict(context, lane="code-api"))
@@ -206,26 +182,3 @@ def test_many_threads_with_deadlines_all_have_their_answers(server: Server, cont
             return sum(bool(producer.predict(context, deadline_ms=4_000).served_by) for _ in range(50))
 
         assert [call.ended() for call in [Call(ask) for _ in range(6)]] == [50] * 6
-
-
-def test_an_interrupt_while_answers_are_taken_loses_those_of_nobody_else(
-    server: Server, context: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with leading(server.url, context) as (producer, answers):
-        cursor, take = producer.channels[0].cursor, Inflight.on_reply
-        asked = Call(lambda: producer.predict(context, lane="code-api"))
-        wait_until(lambda: len(producer.channels[0].inflight) == 1)
-        other = producer.submit(context)
-        left = [KeyboardInterrupt()]
-
-        def interrupted(inflight: Inflight, payload: bytes, entry_id: bytes) -> None:
-            if left:
-                raise left.pop()
-            take(inflight, payload, entry_id)
-
-        monkeypatch.setattr(Inflight, "on_reply", interrupted)
-        answers.gate.set()
-        assert other.result(10_000).served_by
-        assert not left
-        assert cursor.odd == 0
-        assert isinstance(asked.ended(), KeyboardInterrupt | Reply)

@@ -514,7 +514,7 @@ def test_a_worker_drops_what_a_client_does_not_read_and_the_client_is_told(
     """A reader that stands still, while its answers go for want of room, or expire."""
     monkeypatch.setattr(workers.engine.queue, "UNREAD_BYTES", 32 * 1024)
     reading, commands = threading.Event(), ReplyCursor.commands
-    monkeypatch.setattr(ReplyCursor, "commands", lambda cursor: reading.wait(20) and commands(cursor))
+    monkeypatch.setattr(ReplyCursor, "commands", lambda *words: reading.wait(20) and commands(*words))
     admin, sent = real_server.admin, 600
     with (
         EchoWorker(real_server.url, **limits) as worker,

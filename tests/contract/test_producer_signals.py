@@ -1,0 +1,256 @@
+"""A signal may come anywhere in a call that reads its own answer: it harms no other call, and none after it.
+
+Python runs signal handlers where a function begins and where a call into C returns. There, `at` does in the
+calling thread what a handler would do: for each such place in turn.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from servers import Server
+from test_producer_lead import Call, leading
+from waiting import wait_until
+
+from producer import Producer
+from producer.errors import Cancelled, ProducerClosed
+from producer.messages import Reply
+from producer.session import threads
+
+
+class Alarm(Exception):
+    """What a user's handler raises."""
+
+
+@pytest.fixture
+def valkey(make_server: Callable[..., Server]) -> Server:
+    return make_server("valkey")
+
+
+class Places:
+    """Counts the places of the calling thread, and acts at one of them."""
+
+    def __init__(self, number: int, act: Callable[[], object]) -> None:
+        self.left, self._act = number, act
+
+    def __enter__(self) -> None:
+        sys.setprofile(self._note)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _note(self, frame: Any, event: str, arg: Any) -> None:
+        if event in ("call", "c_return", "c_exception") and frame.f_code is not Places.__exit__.__code__:
+            self.left -= 1
+            if self.left == 0:
+                self._act()
+
+
+def places_of(
+    predict: Callable[[], Any], act: Callable[[], object], step: int = 1
+) -> Iterator[tuple[int, Any]]:
+    """The outcomes of calls that meet `act` at their first place, at the one `step` places on, and so on."""
+    number, left = 1 - step, 0
+    while left <= 0:
+        number += step
+        places = Places(number, act)
+        try:
+            with places:
+                outcome = predict()
+        except BaseException as error:
+            outcome = error
+        finally:
+            sys.setprofile(None)
+        left = places.left
+        yield number, outcome
+
+
+def follower(producer: Producer, context: Any) -> Call:
+    """Another thread's call, whose request is in flight."""
+    before, call = producer.in_flight, Call(lambda: producer.predict(context, timeout_ms=5_000))
+    give_up_at_s = time.monotonic() + 0.02
+    while call.is_alive() and producer.in_flight == before and time.monotonic() < give_up_at_s:
+        time.sleep(0)
+    return call
+
+
+def rests(producer: Producer, context: Any) -> None:
+    """Waits until a call would read its own answer again."""
+    reader: Any = producer.channels[0].reader
+    wait_until(lambda: producer.predict(context) is not None and reader._resting and not producer.in_flight)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_an_interrupt_anywhere_harms_no_other_call_and_none_after_it(
+    valkey: Server, context: Any, others: bool
+) -> None:
+    kinds, calls, raised = (KeyboardInterrupt, SystemExit, Alarm), [], 0
+
+    def act() -> None:
+        if others:
+            calls.append(follower(producer, context))
+        raise kinds[raised % 3]
+
+    with leading(valkey.url, context) as (producer, _):
+        for number, outcome in places_of(lambda: producer.predict(context), act, 2 if others else 1):
+            if isinstance(outcome, kinds):
+                assert type(outcome) is kinds[raised % 3]
+                raised += 1
+            else:
+                assert isinstance(outcome, Reply), (number, outcome)
+            for call in calls:
+                assert isinstance(call.ended(), Reply), (number, call.outcome)
+            calls.clear()
+            for _ in range(3):
+                assert producer.predict(context, timeout_ms=5_000).served_by, number
+            rests(producer, context)
+        assert raised > (75 if others else 150)
+        began_s = time.monotonic()
+        producer.close()
+        assert time.monotonic() - began_s < 3
+
+
+@pytest.mark.parametrize("verb", ["predict", "submit"])
+def test_a_handler_anywhere_may_use_the_producer_whose_call_it_interrupts(
+    valkey: Server, context: Any, verb: str
+) -> None:
+    found: list[Any] = []
+
+    def act() -> None:
+        try:
+            if verb == "predict":
+                found.append(producer.predict(context, timeout_ms=3_000))
+            else:
+                found.append(producer.submit(context).result(3_000))
+        except BaseException as error:
+            found.append(error)
+
+    with leading(valkey.url, context) as (producer, _):
+        for number, outcome in places_of(lambda: producer.predict(context, timeout_ms=3_000), act, 2):
+            assert isinstance(outcome, Reply), (number, outcome)
+            assert all(isinstance(one, Reply) for one in found), (number, found)
+            found.clear()
+            rests(producer, context)
+
+
+def test_a_handler_anywhere_may_close_the_producer_whose_call_it_interrupts(
+    valkey: Server, context: Any
+) -> None:
+    number, left = 1, 0
+    while left <= 0:
+        with leading(valkey.url, context) as (producer, _):
+            took_s: list[float] = []
+
+            def act(producer: Producer = producer, took_s: list[float] = took_s) -> None:
+                began_s = time.monotonic()
+                producer.close()
+                took_s.append(time.monotonic() - began_s)
+
+            places = Places(number, act)
+            try:
+                with places:
+                    outcome: Any = producer.predict(context, timeout_ms=3_000)
+            except ProducerClosed as error:
+                outcome = error
+            finally:
+                sys.setprofile(None)
+            assert outcome, number
+            assert not took_s or took_s[0] < 3, (number, took_s)
+        number, left = number + 12, places.left
+
+
+@pytest.mark.parametrize("error", [TimeoutError, Alarm])
+def test_what_an_alarm_raises_leaves_a_call_that_reads_at_once(
+    valkey: Server, context: Any, error: type[Exception]
+) -> None:
+    """The driver takes a TimeoutError for one of its socket, where it waits itself."""
+
+    def ring(*_: object) -> None:
+        raise error
+
+    with leading(valkey.url, context) as (producer, answers):
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            for deadline in ({}, {"deadline_ms": 4_000}):
+                began_s = time.monotonic()
+                signal.setitimer(signal.ITIMER_REAL, 0.1)
+                with pytest.raises(error):
+                    producer.predict(context, lane="code-api", **deadline)
+                assert time.monotonic() - began_s < 3
+                answers.gate.set()
+                for _ in range(3):
+                    assert producer.predict(context, timeout_ms=5_000).served_by
+                answers.gate.clear()
+                rests(producer, context)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_that_stands_still_stops_only_its_own_thread(valkey: Server, context: Any) -> None:
+    with leading(valkey.url, context) as (producer, answers):
+        found: list[Any] = []
+
+        def stand(*_: object) -> None:
+            calls = [follower(producer, context) for _ in range(3)]
+            found.extend(call.ended() for call in calls)
+
+        before = signal.signal(signal.SIGALRM, stand)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            threading.Timer(0.2, answers.gate.set).start()
+            assert producer.predict(context, lane="code-api").served_by
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert len(found) == 3
+        assert all(isinstance(one, Reply) for one in found)
+
+
+def test_a_cancel_of_another_thread_ends_the_wait_at_once(valkey: Server, context: Any) -> None:
+    with leading(valkey.url, context) as (producer, _):
+        [channel] = producer.channels
+        channel._cancel_script = Canned()  # type: ignore[attr-defined]
+        took_s = []
+        for name in ("one", "two", "three"):
+            rests(producer, context)
+            call = Call(lambda: producer.predict(context, lane="code-api", request_id=name))  # noqa: B023
+            wait_until(lambda: channel.reader._led == name)  # noqa: B023
+            began_s = time.monotonic()
+            assert producer.cancel(name)
+            assert isinstance(call.ended(), Cancelled)
+            took_s.append(time.monotonic() - began_s)
+        assert min(took_s) < 0.2
+
+
+class Canned:
+    """A script whose every run says 1: what the worker here leases at once, no cancel could take back."""
+
+    def running(self, *_: object) -> Any:
+        yield from ()
+        return 1
+
+
+def test_one_request_a_second_is_always_read_by_its_caller(
+    valkey: Server, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_REST_S", 0.02)
+    with leading(valkey.url, context) as (producer, _):
+        reader: Any = producer.channels[0].reader
+        kept: list[Any] = []
+        real = producer.channels[0]._link.each  # type: ignore[attr-defined]
+        monkeypatch.setattr(producer.channels[0]._link, "each", lambda words: kept.append(real(words)))  # type: ignore[attr-defined]
+        claims: list[bool] = []
+        for _ in range(20):
+            time.sleep(0.05)
+            lead = reader.claim()
+            claims.append(lead is not None)
+            reader.leave()
+        assert claims.count(True) >= 18
+        assert kept.count([b"PONG"]) > 10  # and the other connection is used meanwhile
+        stream = producer.channels[0].cursor.stream
+        assert valkey.client().xlen(stream) == 0
