@@ -19,7 +19,9 @@ from producer import errors
 from producer.keys import Keys
 from producer.messages import LANES
 from producer.protocol.tables import tables
+from producer.protocol.wire import decode_request
 from producer.sampling import sampled
+from producer.transport import connection
 from producer.transport.library import library, scripts
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,13 @@ def request() -> dict:
     }
 
 
+def test_the_bytes_of_the_document_are_the_beginning_of_a_request():
+    lines = re.findall(r"^    ((?:[0-9a-f]{2} {1,2})*[0-9a-f]{2})(?:  .*)?$", TEXT, re.MULTILINE)
+    message = bytes.fromhex("".join(lines)) + UNIT * 5
+    assert msgpack.unpackb(message) == request() | {"id": "my-1", "reply_to": "me-1"}
+    assert decode_request(message).id == "my-1"
+
+
 def test_a_client_written_from_the_document_alone_gets_its_answer(server):
     message = request()
     with EchoWorker(server.url):
@@ -88,11 +97,13 @@ def test_the_example_for_the_command_line_works(real_server, tmp_path):
         assert real_server.admin.xread({"amn:{main}:replies:team-a.me": 0}, block=5000)
 
 
-def test_the_document_names_every_code_lane_and_key():
+def test_the_document_names_every_code_lane_key_and_word_of_the_server():
     for code in set(errors.BY_CODE) - {"queue_error", "wire_error"}:
         assert f"`{code}`" in TEXT, code
     for lane in LANES:
         assert f"`{lane}`" in TEXT, lane
+    for words in (*connection._PASSING, *connection._DENIED):
+        assert f"`{words.strip()}`" in TEXT, words
     keys = Keys("main")
     for name in (*keys.places, keys.shadow, keys.dead, keys.stats, keys.standing):
         assert f"`{name}`" in TEXT, name
