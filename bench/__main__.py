@@ -9,7 +9,7 @@ import click
 _MODULES = (
     *("everything", "publish", "compare", "drain", "latency", "lone", "peer_latency"),
     *("shares", "cost", "micro", "batch", "capacity", "files", "beside", "gate"),
-    *("enlarge", "overhead", "gateway"),
+    *("enlarge", "overhead", "gateway", "memory"),
 )
 
 

@@ -101,13 +101,11 @@ class Memory(nn.Module):
         for b, cells in enumerate(probed):
             spans = zip(self.start[cells].tolist(), self.start[cells + 1].tolist(), strict=True)
             entries = torch.cat([torch.arange(*span) for span in spans])
-            best = (self.rows(entries).float() @ (flat[b] * self.key_step)).topk(
-                min(NEIGHBOURS, len(entries))
-            )
-            if len(best.values):
-                scores[b], found[b] = best.values[-1], entries[best.indices[-1]]
-                scores[b, : len(best.values)] = best.values
-                found[b, : len(best.values)] = entries[best.indices]
+            if len(entries):
+                products = self.rows(entries).float() @ (flat[b] * self.key_step)
+                order = products.topk(min(NEIGHBOURS, len(entries))).indices
+                order = nn.functional.pad(order, (0, NEIGHBOURS - len(order)), value=int(order[-1]))
+                scores[b], found[b] = products[order], entries[order]
         return scores, found
 
 

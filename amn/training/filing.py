@@ -19,7 +19,7 @@ from amn.data.dataset import Split
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.model.folded import fold
-from amn.model.memory import CELL_ENTRIES, KEY_DIM, NEIGHBOURS, pack
+from amn.model.memory import CELL_ENTRIES, KEY_DIM, NEIGHBOURS, Memory, pack
 from amn.model.retrieval import RetrievalAMN
 from amn.training.train import Tick
 
@@ -101,20 +101,25 @@ def _file(model: RetrievalAMN, data: VectorSet, starts: Index, seed: int) -> NDA
     for part, windows in _contexts(data, starts):
         flat[part] = keys(windows) @ model.key_map.T
         nexts[part] = _codes(torch.from_numpy(windows[:, 5]) @ model.next_map.T, next_step)
-    centroids = torch.from_numpy(fit_centroids(flat.numpy(), max(1, count // CELL_ENTRIES), seed))
+    return file_entries(model.memory, flat, nexts, next_step, seed).numpy()
+
+
+def file_entries(memory: Memory, flat: Tensor, nexts: Tensor, next_step: Tensor, seed: int) -> Tensor:
+    """Fills a memory with keys (N, 192) and codes of what followed, (N, 256); returns the order in it."""
+    cells = max(1, len(flat) // CELL_ENTRIES)
+    centroids = torch.from_numpy(fit_centroids(flat.numpy(), cells, seed))
     half = centroids.square().sum(1) / 2
-    cells = torch.cat([(part @ centroids.T - half).argmax(1) for part in torch.split(flat, 8192)])
-    order = cells.argsort(stable=True)
-    key_step = _step(flat)
-    model.memory.fill(
+    cell = torch.cat([(part @ centroids.T - half).argmax(1) for part in torch.split(flat, 8192)])
+    order, key_step = cell.argsort(stable=True), _step(flat)
+    memory.fill(
         keys=pack(_codes(flat[order], key_step)),
         key_step=key_step,
         nexts=nexts[order],
         next_step=next_step,
-        start=torch.cat([torch.zeros(1).long(), torch.bincount(cells, minlength=len(centroids)).cumsum(0)]),
+        start=torch.bincount(cell + 1, minlength=cells + 1).cumsum(0),
         centroids=centroids,
     )
-    return order.numpy()
+    return order
 
 
 def _directions(vectors: Tensor, count: int) -> Tensor:
