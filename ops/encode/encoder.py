@@ -20,7 +20,8 @@ _DECIDE = (".json", ".txt", ".model", ".safetensors", ".bin")
 _OTHER_RUNTIMES = {"onnx", "openvino"}
 _OURS = "sentence_transformers."
 #: The encoder of the shipped models has had a name from before there were hashes.
-_KNOWN = {"8d25d3b4d58dc83dbfa411ceb039c96815c6604289345ada9dad792e80a15a08": ENCODER_ID}
+SHIPPED_SHA256 = "8d25d3b4d58dc83dbfa411ceb039c96815c6604289345ada9dad792e80a15a08"
+_KNOWN = {SHIPPED_SHA256: ENCODER_ID}
 _BATCH = 32
 #: No network, no bars of others, and no threads that wait for one another.
 _ENVIRONMENT = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
@@ -66,6 +67,15 @@ class Encoder:
         """Return unit vectors (N, 768); one depends on its text, and beyond rounding on nothing else."""
         found = self._model.encode(list(texts), batch_size=_BATCH, show_progress_bar=False)
         return unit(np.asarray(found, dtype=np.float32))
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """Return how many texts have more tokens than the encoder takes, and whose ends it does not see."""
+        most = self._model.max_seq_length or 0
+        long = [text for text in texts if len(text.encode()) > most - 2]  # no token is shorter than a byte
+        if not most or not long:
+            return 0
+        tokens = self._model.tokenizer(long, truncation=False, verbose=False)["input_ids"]
+        return sum(len(one) > most for one in tokens)
 
 
 def _check_modules(folder: Path) -> None:

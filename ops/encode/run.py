@@ -55,6 +55,7 @@ class EncodeProgress:
         step: "reading" or "encoding".
         rows, done, skipped: Chunks of all documents; of them encoded; of those by an earlier run.
         documents: How many there are, with those that were refused.
+        cut: Chunks of more tokens than the encoder takes.
         codes, refused: Refused documents by code, and the first of them.
     """
 
@@ -63,6 +64,7 @@ class EncodeProgress:
     done: int = 0
     skipped: int = 0
     documents: int = 0
+    cut: int = 0
     codes: Counter[str] = field(default_factory=Counter)
     refused: list[RefusedDocument] = field(default_factory=list)
 
@@ -122,6 +124,7 @@ class EncodeRun:
         manifest, progress = target.taken_up(self._about()), self.progress
         manifest.models = {"encoder": self._encoder.id}
         progress.done = progress.skipped = sum(row["rows"] for row in manifest.done.values())
+        progress.cut = sum(row.get("cut", 0) for row in manifest.done.values())
         target.check_room(progress.rows - progress.done, np.dtype(self._settings.dtype).itemsize)
         target.save(manifest)
         progress.step = "encoding"
@@ -130,8 +133,10 @@ class EncodeRun:
                 self._check_states()
                 self._write(target, number, part)
                 refused = [dataclasses.asdict(one) for one in part.refused]
+                cut = self._encoder.cut([row["text"] for row in part.rows])
+                progress.cut += cut
                 counts = dict.fromkeys(COUNTS, 0) | {"rows": len(part.rows), "failed": len(refused)}
-                manifest.done[number] = counts | {"refused": refused}
+                manifest.done[number] = counts | {"refused": refused, "cut": cut}
                 target.add(manifest, number)
         target.save(manifest)
 
@@ -208,6 +213,7 @@ class EncodeRun:
             "documents": progress.documents,
             "rows": progress.rows,
             "resumed_rows": progress.skipped,
+            "cut_rows": progress.cut,
             "codes": dict(progress.codes),
             "refused": [dataclasses.asdict(one) for one in progress.refused],
             "elapsed_s": round(elapsed_s, 3),

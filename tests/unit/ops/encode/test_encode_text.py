@@ -162,6 +162,16 @@ def test_encodings_are_known_by_their_mark_by_the_page_or_by_the_option(
     assert one.text.strip() == "café"
 
 
+@pytest.mark.parametrize(
+    ("lengths", "words"), [([15, 50, 20], [60, 25]), ([10, 40, 15], [47, 18]), ([30, 50, 20], [30, 50, 20])]
+)
+def test_a_sentence_is_cut_where_none_ends_in_time_or_too_little_is_left(
+    lengths: list[int], words: list[int]
+) -> None:
+    text = " ".join("Word " * (length - 1) + "end." for length in lengths)
+    assert [chunk.words for chunk in chunks(text)] == words
+
+
 def test_a_text_without_spaces_is_no_text_of_words_and_one_with_some_data_is() -> None:
     assert is_of_words(f"{SENTENCE} " * 20 + "x" * 400)
     assert is_of_words("")
