@@ -1,28 +1,34 @@
 """python -m bench gateway: what the gateway adds to a request, and how many contexts it passes in batches.
 
 The same contexts go straight to the queue and through the gateway, in turns, from one event loop. One AMN
-worker has a core of its own; server, gateway and clients share the other one.
+worker has a core of its own; server, gateways and clients share the other one. `http` is an address of the
+gateway that asks nobody: what HTTP costs by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
+from bench.lone import unpack
 from bench.machine import cpu_seconds, environment, resident_mb
 from bench.report import out_option, write
 from bench.service import Service, listening, sample_contexts
 from producer import AsyncProducer
 
 Ask = Callable[[int], Awaitable[object]]
+_LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _BATCH = 256
 _CONNECTIONS = 16
 
@@ -31,13 +37,21 @@ _CONNECTIONS = 16
 @click.option("--rate", default=500, show_default=True, help="Requests a second, evenly spaced.")
 @click.option("--block-s", default=4.0, show_default=True, help="Length of a block.")
 @click.option("--repeats", default=2, show_default=True, help="Of all blocks, in turns.")
+@click.option("--against", help="A commit whose gateway takes turns with this one; it is unpacked and built.")
 @out_option
-def command(rate: int, block_s: float, repeats: int, out: Path) -> None:
+def command(rate: int, block_s: float, repeats: int, against: str | None, out: Path) -> None:
     """Latency, CPU and throughput with the gateway and without; writes gateway.json, gateway.md."""
     surroundings = environment()
-    with Service() as service, listening("gateway", service.url) as (pid, port):
-        rows = asyncio.run(_Measured(service, pid, port).rows(rate, block_s, repeats))
-        megabytes = resident_mb(pid)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if against is not None:
+            unpack(against, folder)
+        service = stack.enter_context(Service())
+        gateways = {"": stack.enter_context(listening("gateway", service.url))}
+        if against is not None:
+            gateways[f", {against}"] = stack.enter_context(listening("gateway", service.url, folder))
+        rows = asyncio.run(_Measured(service, gateways).rows(rate, block_s, repeats))
+        megabytes = resident_mb(gateways[""][0])
     report = {"environment": surroundings, "rate_per_s": rate, "gateway_mb": megabytes, "rows": rows}
     said = f"Milliseconds from due to answered, evenly spaced at {rate} a second and one at a time; "
     write(out, "gateway", report, rows, f"{said}batches of {_BATCH}. The gateway takes {megabytes} MB.")
@@ -85,31 +99,32 @@ def _requests(contexts: Any, *, binary: bool) -> list[bytes]:
 
 
 class _Measured:
-    def __init__(self, service: Service, pid: int, port: int) -> None:
-        self._service, self._pid, self._port = service, pid, port
+    """Turns of all ways; gateways are a process and its port, by what is said behind their ways."""
+
+    def __init__(self, service: Service, gateways: dict[str, tuple[int, int]]) -> None:
+        self._service, self._gateways = service, gateways
 
     async def rows(self, rate: int, block_s: float, repeats: int) -> list[dict[str, Any]]:
         """A row for each way."""
         contexts = np.ascontiguousarray(sample_contexts()[: 2 * _BATCH], np.float32)
         batches = contexts.reshape(2, _BATCH, 5, 768)
-        binary = _Client(self._port, _requests(contexts, binary=True))
-        in_json = _Client(self._port, _requests(contexts, binary=False))
-        many = _Client(self._port, _requests(batches, binary=True))
+        bodies = {"http": [_LIVE], "binary": _requests(contexts, binary=True)}
+        bodies["json"] = _requests(contexts, binary=False)
         async with AsyncProducer(settings=self._service.settings) as producer:
             asks: dict[str, Ask] = {
-                "without": lambda number: producer.predict(contexts[number % len(contexts)]),
-                "binary": binary.ask,
-                "json": in_json.ask,
+                "without": lambda number: producer.predict(contexts[number % len(contexts)])
             }
-            batched: dict[str, Ask] = {
-                "without": lambda number: producer.predict_batch(batches[number % 2]),
-                "binary": many.ask,
-            }
+            batched: dict[str, Ask] = {"without": lambda number: producer.predict_batch(batches[number % 2])}
+            pids = {"without": os.getpid()}
+            for said, (pid, port) in self._gateways.items():
+                asks |= {name + said: _Client(port, some).ask for name, some in bodies.items()}
+                pids |= {name + said: pid for name in bodies}
+                batched["binary" + said] = _Client(port, _requests(batches, binary=True)).ask
             found: dict[str, list[dict[str, float]]] = {name: [] for name in asks}
-            for _ in range(repeats):
-                for name, ask in asks.items():
+            for turn in range(repeats):
+                for name, ask in list(asks.items())[:: -1 if turn % 2 else 1]:
                     await _one_by_one(ask, 200)  # warms up
-                    figures = {**await self._paced(ask, rate, block_s), **await _alone(ask)}
+                    figures = {**await _paced(ask, pids[name], rate, block_s), **await _alone(ask)}
                     if name in batched:
                         figures["contexts_per_s"] = await _full(batched[name], block_s / 2)
                     found[name].append(figures)
@@ -118,23 +133,24 @@ class _Measured:
             for name, blocks in found.items()
         ]
 
-    async def _paced(self, ask: Ask, rate: int, for_s: float) -> dict[str, float]:
-        loop = asyncio.get_running_loop()
-        waits_ms: list[float] = []
 
-        async def one(number: int, due_s: float) -> None:
-            await ask(number)
-            waits_ms.append((loop.time() - due_s) * 1000)
+async def _paced(ask: Ask, pid: int, rate: int, for_s: float) -> dict[str, float]:
+    loop = asyncio.get_running_loop()
+    waits_ms: list[float] = []
 
-        count, cpu_s, began_s = int(rate * for_s), cpu_seconds(self._pid), loop.time()
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(count):
-                due_s = began_s + number / rate
-                await asyncio.sleep(max(due_s - loop.time(), 0))
-                tasks.create_task(one(number, due_s))
-        cpu_us = (cpu_seconds(self._pid) - cpu_s) / count * 1e6
-        p50, p95 = np.percentile(waits_ms, [50, 95])
-        return {"p50_ms": float(p50), "p95_ms": float(p95), "gateway_cpu_us": cpu_us}
+    async def one(number: int, due_s: float) -> None:
+        await ask(number)
+        waits_ms.append((loop.time() - due_s) * 1000)
+
+    count, cpu_s, began_s = int(rate * for_s), cpu_seconds(pid), loop.time()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(count):
+            due_s = began_s + number / rate
+            await asyncio.sleep(max(due_s - loop.time(), 0))
+            tasks.create_task(one(number, due_s))
+    cpu_us = (cpu_seconds(pid) - cpu_s) / count * 1e6
+    p50, p95 = np.percentile(waits_ms, [50, 95])
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "cpu_us": cpu_us}
 
 
 async def _one_by_one(ask: Ask, count: int) -> list[float]:

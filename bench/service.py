@@ -212,10 +212,13 @@ def sample_contexts() -> NDArray[np.float32]:
 
 
 @contextmanager
-def listening(command: str, url: str) -> Iterator[tuple[int, int]]:
+def listening(command: str, url: str, checkout: Path | None = None) -> Iterator[tuple[int, int]]:
     """A process of `amn COMMAND` that listens at a free port, beside the producer: its id and its port."""
     words = our_python("ops.cli", command, "--port", "0")
-    process = subprocess.Popen(words, env=our_environment(REDIS_URL=url), stderr=subprocess.PIPE, text=True)
+    environment = our_environment(REDIS_URL=url)
+    if checkout is not None:
+        environment["PYTHONPATH"] = str(checkout)
+    process = subprocess.Popen(words, cwd=checkout, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         port = int(process.stderr.readline().rpartition(":")[2])
