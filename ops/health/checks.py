@@ -11,6 +11,7 @@ from ops.health.process_checks import clocks, failures, jobs, judge, present, pr
 from ops.health.report import FAILURE, OK, WARNING, CheckResult, Facts, Verdict
 from ops.health.server import MEMORY_FAILURE, MEMORY_WARNING, ServerFacts
 from ops.health.streams import STALE_MS, StreamFacts
+from producer.transport.library import LIBRARY
 
 VERSION_MIN = (7, 0)
 #: Workers and our clients go by the server's clock; other clients may not.
@@ -66,6 +67,7 @@ def _figures(server: ServerFacts) -> list[tuple[str, Verdict]]:
         ("eviction", _eviction(server)),
         ("persistence", _persistence(server)),
         ("memory", _memory(server)),
+        ("functions", _functions(server)),
     ]
 
 
@@ -114,6 +116,15 @@ def _memory(server: ServerFacts) -> Verdict:
         return OK, text
     level = FAILURE if share >= MEMORY_FAILURE else WARNING
     return level, f"{text}; raise it, add workers, or lower the queue's bytes_max"
+
+
+def _functions(server: ServerFacts) -> Verdict:
+    if server.functions is False:
+        return WARNING, (
+            f"the server's functions of {LIBRARY} are those of another version of this package: clients that "
+            "call them go by its rules; an administrator loads these by `amn wire functions --load`"
+        )
+    return OK, "those of this version" if server.functions else "none loaded, or not shown to this user"
 
 
 def _clock(server: ServerFacts) -> Verdict:

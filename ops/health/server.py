@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import redis
 
 from producer.transport.clock import ServerClock
+from producer.transport.library import LIBRARY, library
 
 #: Shares of the memory limit. Above the second one a burst ends in refused writes.
 MEMORY_WARNING, MEMORY_FAILURE = 0.75, 0.9
@@ -27,6 +28,8 @@ class ServerFacts:
         skew_ms: Its clock minus this host's, half of the question's round trip left out.
         replica: True for a replica, which takes no writes.
         replicas_missing: True where it takes none because none of the replicas that it wants is there.
+        functions: Whether the library of functions that it has for clients is that of this package; None
+            where it has none, or this user may not ask.
         told: False where this user may not ask; then only the clock is known.
     """
 
@@ -47,6 +50,7 @@ class ServerFacts:
     skew_ms: float = 0.0
     replica: bool = False
     replicas_missing: bool = False
+    functions: bool | None = None
     told: bool = True
 
     @property
@@ -91,7 +95,16 @@ def read(client: redis.Redis, *, with_limits: bool = True) -> tuple[ServerFacts,
         skew_ms=skew_ms,
         replica=info.get("role") == "slave",
         replicas_missing=info.get("min_slaves_good_slaves") == 0,
+        functions=_functions(client) if with_limits else None,
     ), now_ms
+
+
+def _functions(client: redis.Redis) -> bool | None:
+    try:
+        [found] = cast("list[list[Any]]", client.function_list(LIBRARY, withcode=True))
+    except (redis.ResponseError, ValueError):  # no right, no such command, or no such library
+        return None
+    return bool(found[-1] == library().encode())
 
 
 def _output_limit_bytes(client: redis.Redis) -> int | None:

@@ -29,6 +29,7 @@ from producer import Options, Producer
 from producer.keys import GROUP, Keys
 from producer.messages import Request
 from producer.protocol import wire
+from producer.transport.library import library
 from workers.settings import worker_name
 
 KEYS = Keys()
@@ -101,6 +102,21 @@ def test_a_queue_with_its_workers_is_well(real_server: Any, examine: Examine) ->
     # The test's server keeps no append-only file: a warning, which fails when one asks for it.
     assert found["persistence"]["level"] == WARNING
     assert examine("--strict")["code"] == 1
+
+
+def test_functions_of_another_version_are_named_with_what_to_do(real_server: Any, examine: Examine) -> None:
+    assert examine()["functions"] == {
+        "check": "functions",
+        "level": OK,
+        "text": "none loaded, or not shown to this user",
+    }
+    real_server.admin.function_load(library(), replace=True)
+    assert examine()["functions"]["text"] == "those of this version"
+    real_server.admin.function_load(library() + "-- an earlier one\n", replace=True)
+    found = examine()["functions"]
+    assert found["level"] == WARNING
+    assert "amn wire functions --load" in found["text"]
+    real_server.admin.function_flush()
 
 
 def test_a_living_worker_without_progress_is_not_alive(real_server: Any, examine: Examine) -> None:

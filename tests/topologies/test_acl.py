@@ -25,7 +25,7 @@ from topology import wait_until
 
 from ops.commands.acl import acl_line
 from ops.errors import AclRefused
-from ops.gateway.serve import working
+from ops.gateway.readiness import Looks
 from ops.health.keys import repair
 from ops.page.look import Looker
 from ops.predict.truths import TruthReporter
@@ -34,7 +34,7 @@ from producer.errors import AuthenticationFailed, RequestLost, ServerUnavailable
 from producer.keys import GROUP, Keys
 from producer.messages import PRIORITIES
 from producer.protocol import wire
-from producer.transport.connection import connect, script_text
+from producer.transport.connection import script_text
 from producer.transport.library import library
 from workers.engine.keeper import Keeper
 from workers.engine.reads import load
@@ -217,8 +217,8 @@ def test_a_gateway_sees_the_workers_asks_and_takes_back(
     guarded: Guarded, workers: None, denials: Callable[[], list[str]]
 ) -> None:
     settings = guarded.settings("gateway")
-    with connect(settings) as client:
-        wait_until(lambda: len(working([(client, settings)])) == 1, "a worker that reads")
+    with Looks([settings]) as look:
+        wait_until(lambda: len(look().workers) == 1, "a worker that reads")
     with Producer(settings=settings) as producer:
         assert producer.predict(sample(1)[0][0]).served_by
         handle = producer.submit(sample(1)[0][0])
@@ -400,6 +400,7 @@ def test_a_function_has_its_caller_s_rights_and_no_role_loads_or_flushes_one(gua
     places = (*KEYS.places, *KEYS.counters)
     with guarded.client("admin") as admin:
         admin.function_load(library(), replace=True)
+        assert admin.execute_command("ACL", "DRYRUN", "ops", "FUNCTION", "LIST") == b"OK"
         for user in USERS:
             for words in (["LOAD", "x"], ["FLUSH"], ["DELETE", "amn_v1"], ["RESTORE", "x"]):
                 tried = "ACL", "DRYRUN", user, "FUNCTION", *words
