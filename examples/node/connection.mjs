@@ -16,8 +16,8 @@ const CODES = [ // by the words of the server, and after a `!` those of the driv
 export async function opened(url = process.env.REDIS_URL ?? 'redis://127.0.0.1:6379', tls) {
   let connection;
   try {
-    const { db, username, password, ...others } = Object.fromEntries(new URLSearchParams(url.split('?')[1]));
-    if (Object.keys(others).length) throw new TypeError('it takes db, username and password; a `?` in one of them is %3F');
+    const { db = '', username, password, ...others } = Object.fromEntries(new URLSearchParams(url.split('?')[1]));
+    if (Object.keys(others).length || /\D/.test(db)) throw new TypeError('after a ? come db, username and password alone');
     connection = createClient({
       url, ...(db && { database: Number(db) }), ...(username && { username }), ...(password && { password }),
       socket: {

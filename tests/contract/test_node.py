@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,6 +131,30 @@ def test_the_names_of_the_scripts_are_those_of_their_files() -> None:
     for name in ("submit", "cancel"):
         sha1 = hashlib.sha1(script_text("producer", name).encode(), usedforsecurity=False).hexdigest()
         assert sha1 in text, f"{name}.lua has another SHA-1 now: {sha1}"
+
+
+def test_each_form_of_a_url_leads_to_the_same_place(make_server: Callable[..., Any]) -> None:
+    server = make_server(tcp=True)
+    server.client().execute_command("ACL", "SETUSER", "tea", "on", ">pa?s", "~*", "&*", "+@all")
+    socket, host = server.url.removeprefix("unix://"), f"127.0.0.1:{server.port}"
+    urls = [
+        f"redis://tea:pa%3Fs@{host}/2",
+        f"redis://{host}/0?db=2&username=tea&password=pa%3Fs",
+        f"unix://tea:pa%3Fs@{socket}?db=2",
+        f"unix://{socket}?db=2&username=tea&password=pa%3Fs",
+        f"redis://{host}/?db=x",
+    ]
+    code = f"""
+import {{ opened }} from '{FOLDER}/connection.mjs';
+for (const url of process.argv.slice(1)) await opened(url).then(
+  async (found) => {{ console.log(String(await found.sendCommand(['CLIENT', 'INFO']))); found.destroy(); }},
+  ({{ code }}) => console.log(code));
+"""
+    command = [node(), "--input-type=module", "--eval", code, *urls]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    *found, last = [line for line in said if line]
+    assert [re.findall(r" (?:db|user)=(\w+)", line) for line in found] == [["2", "tea"]] * 4
+    assert last == "invalid_settings"
 
 
 def test_its_lines_are_as_many_as_it_says_and_it_waits_out_what_a_producer_waits_out() -> None:
