@@ -113,25 +113,28 @@ class BaseHandle:
             if gate is not self._first_gate:
                 self._open(gate)
             if self._on_end is not None:
-                on_end, self._on_end = self._on_end, None
-                on_end(self, outcome)
+                self._on_end(self, outcome)
 
     def _limit_ms(self, timeout_ms: float | None) -> float:
-        if timeout_ms is None:
-            if not self._deadline_ms:
-                return float(self._owner.settings.result_timeout_ms)
-            left_ms = self._deadline_ms + GRACE_MS - (time.perf_counter() - self.started_at_s) * 1000
-            return min(max(left_ms, 0.0), _WAIT_MS_MAX)
-        number = isinstance(timeout_ms, Real) and not isinstance(timeout_ms, bool)
-        limit_ms = float(min(max(timeout_ms, 0.0), _WAIT_MS_MAX)) if number else math.nan
-        if math.isnan(limit_ms):
-            raise InvalidRequest(f"timeout_ms is {timeout_ms!r:.80}; give a number of milliseconds")
-        return limit_ms
+        if timeout_ms is not None:
+            return _checked_ms(timeout_ms)
+        if not self._deadline_ms:
+            return float(self._owner.settings.result_timeout_ms)
+        left_ms = self._deadline_ms + GRACE_MS - (time.perf_counter() - self.started_at_s) * 1000
+        return min(max(left_ms, 0.0), _WAIT_MS_MAX)
 
     def _timed_out(self, limit_ms: float) -> ResultTimeout:
         return ResultTimeout(
             f"no answer to request {self.id} within {limit_ms:.6g} ms; is a worker running? (`amn doctor`)"
         )
+
+
+def _checked_ms(timeout_ms: float) -> float:
+    number = isinstance(timeout_ms, Real) and not isinstance(timeout_ms, bool)
+    limit_ms = float(min(max(timeout_ms, 0.0), _WAIT_MS_MAX)) if number else math.nan
+    if math.isnan(limit_ms):
+        raise InvalidRequest(f"timeout_ms is {timeout_ms!r:.80}; give a number of milliseconds")
+    return limit_ms
 
 
 class Handle(BaseHandle):

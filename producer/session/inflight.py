@@ -163,14 +163,16 @@ class Inflight:
                 del self.handles[message.id]
                 self._contexts -= handle.contexts
             elif handle is None or handle is not settling:  # the latter: somebody ended it meanwhile
-                self.stray += handle is None and message.id not in self._late
-                if message.id in self._given_up:
-                    self._given_up[message.id] = outcome
-                return
+                return self._unasked(message.id, handle, outcome)
         handle.settle(outcome)
         self._settling = None
         if self.times is not None:
             self.times.note(entry_id, handle, outcome)
+
+    def _unasked(self, request_id: str, handle: Any, outcome: Answer | errors.QueueError) -> None:
+        self.stray += handle is None and request_id not in self._late
+        if request_id in self._given_up:
+            self._given_up[request_id] = outcome
 
     def sweep(self) -> bool:
         """Ends what is long past its deadline, and notes what is overdue; returns whether anything is.

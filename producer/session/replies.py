@@ -82,7 +82,7 @@ class ReplyCursor:
         """
         if isinstance(answers[-1], Exception):
             raise answers[-1]
-        rows, count = self._rows(answers[-1]), self._count
+        rows = self._rows(answers[-1])
         if self._steps.size < self._steps.size_max:
             self._steps.note_came()
         self._idle, self._foreign = not rows, False
@@ -92,10 +92,15 @@ class ReplyCursor:
         if rows:
             self._settle([row for row in rows if row[0] not in self._taken], own)
             self._last = rows[-1][0]
-        if self._asked and self._losses.note(answers[0]) and not self._over:
+        if self._asked or self._over:
+            self._search(answers[0], len(rows) < self._count)
+
+    def _search(self, said: Any, whole: bool) -> None:
+        """Looks for lost requests in what workers said, and in the stream once it was read as a whole."""
+        if self._asked and self._losses.note(said) and not self._over:
             # The whole stream is the proof: one that was made anew may have answers before `_last`.
             self._over, self._last = True, _BEGINNING
-        elif self._over and len(rows) < count:
+        elif self._over and whole:
             self._over = False
             self._losses.end_lost()
 
@@ -130,10 +135,13 @@ class ReplyCursor:
             except Exception as error:  # one that we cannot take must not keep the others from those who wait
                 if own:
                     raise
-                self.odd += 1
-                what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
-                _LOG.error("%s: %s: %s", what, type(error).__name__, error)
+                self._skip(error)
             self._taken.add(entry_id)  # now: an interrupt leaves the others to the next read
+
+    def _skip(self, error: Exception) -> None:
+        self.odd += 1
+        what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
+        _LOG.error("%s: %s: %s", what, type(error).__name__, error)
 
 
 class Reader:

@@ -115,11 +115,12 @@ class Submission:
             raise self._unusable()
         if least < 0:
             self._refusal = self._queue_full()
-        if self._refusal is None:
-            return 0.0
+        return 0.0 if self._refusal is None else self._refused_ms(self._refusal)
+
+    def _refused_ms(self, refusal: errors.QueueFull) -> float:
         left_ms = self._left_ms()
         if not self._block or left_ms <= 0:
-            raise self._refusal
+            raise refusal
         return min(_FULL_PAUSE_MS, left_ms)
 
     def failed(self, error: errors.ServerError) -> float:

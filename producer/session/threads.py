@@ -167,10 +167,8 @@ class ReplyThread(Reader):
         if turn._is_owned():
             if self._inflight.handles or self._link.due:
                 self._ring()  # before the turn is free: the next claim would cut what is due
-            try:
+            with suppress(RuntimeError):  # a signal handler came between, and has ended it
                 turn.release()
-            except RuntimeError:  # a signal handler came between, and has ended it
-                return
 
     def abandon(self) -> None:
         """Ends the turn of a call that failed, if it has it: nobody knows which answers it read."""

@@ -136,13 +136,8 @@ class Link:
                 return True
             poller = select.poll()
             poller.register(self._connection._sock, select.POLLIN)
-        except (
-            DriverConnectionError,
-            AttributeError,
-            ValueError,
-            TypeError,
-        ):  # it was closed: `read` says so
-            return True
+        except (DriverConnectionError, AttributeError, ValueError, TypeError):
+            return True  # it was closed: `read` says so
         return bool(poller.poll(timeout_s * 1000))
 
     def hang_up(self) -> None:

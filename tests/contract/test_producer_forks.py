@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -248,3 +249,27 @@ def test_workers_clients_may_be_forked_too(real_rig):
 
     assert queue.finish([answer(entry) for entry in entries]) == [b"ok"] * 2
     assert queue.client.ping()
+
+
+def test_a_fork_in_the_middle_of_a_call_that_reads_its_answer_leaves_it_to_the_parent(real_server, contexts):
+    """A signal handler forks; the child is refused where it goes on, in the call of its parent."""
+    gate, [context] = Gate(), contexts(1)
+    with EchoWorker(real_server.url, gate), Producer(settings=settings(real_server.url)) as producer:
+        gate.open.set()
+        while not producer.channels[0].reader._resting:
+            producer.predict(context)
+        gate.open.clear()
+        children: list[int] = []
+        before = signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            threading.Timer(0.2, gate.open.set).start()
+            reply = producer.predict(context)
+        except errors.ProducerClosed:
+            os._exit(7 if children == [0] else 1)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        assert reply.served_by == "amn"
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+        assert producer.predict(context).served_by == "amn"
+        assert (producer.in_flight, producer.stray_replies) == (0, 0)
