@@ -99,7 +99,7 @@ def test_prometheus_scrapes_a_service_by_these_files(service: Amn, tmp_path: Pat
     def scraped() -> bool:
         try:
             found = httpx.get(address, trust_env=False).json()["data"]["result"]
-        except (httpx.HTTPError, KeyError):
+        except (httpx.HTTPError, ValueError, KeyError):  # it is starting
             return False
         return [one["value"][1] for one in found] == ["1"]
 

@@ -127,7 +127,7 @@ def test_the_example_with_curl_works_as_it_is_written(client: httpx.Client, tmp_
     assert infer.startswith('{"model_name":"amn"')
     assert '"request_id":"row-17"' in binary
     assert "sampled" in json.loads(truth)
-    assert json.loads(mistake)["code"] == "bad_shape"
+    assert "context" in json.loads(mistake)["error"]
     assert 'amn_gateway_requests_total{route="/predict",status="200"} ' in metrics
     [shown] = [line for block in blocks(DOCUMENT, "sh") for line in block.text.splitlines() if "curl" in line]
     words = ["bash", "-euc", with_port(shown, client)]
