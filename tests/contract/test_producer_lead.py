@@ -6,18 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from echo import EchoWorker, echo
+from rig import KEYS
 from servers import Server
 from waiting import wait_until
 
 from producer import Producer
-from producer.errors import ProducerClosed, ResultTimeout
+from producer.errors import ProducerClosed, QueueFull, ResultTimeout
 from producer.messages import Failure, Reply, Request
 from producer.session.threads import ReplyThread
-from producer.transport.link import Link
+from producer.transport.link import Link, written
 
 
 class Gated:
@@ -182,3 +184,14 @@ def test_many_threads_with_deadlines_all_have_their_answers(server: Server, cont
             return sum(bool(producer.predict(context, deadline_ms=4_000).served_by) for _ in range(50))
 
         assert [call.ended() for call in [Call(ask) for _ in range(6)]] == [50] * 6
+
+
+def test_a_refusal_counts_once(real_server: Server, context: Any) -> None:
+    with leading(real_server.url, context) as (producer, _):
+        channel: Any = producer.channels[0]
+        channel.settings = replace(channel.settings, bytes_max=1)
+        channel._head = written(7, *channel.submit_head())
+        with pytest.raises(QueueFull):
+            producer.predict(context)
+        assert real_server.admin.hget(KEYS.stats, "refused:normal") == b"1"
+        assert producer.in_flight == 0
