@@ -145,10 +145,12 @@ class Gateway:
 
     async def _is_ready(self, _: Request, __: bytes) -> Response:
         found = await self._look()
-        if not found.workers:
-            raise Refused("; ".join(dict.fromkeys(found.without.values())), 503, "not_ready")
-        about = {"workers": len(found.workers), "model": found.workers[0].model}
-        return _json({"ready": True, "name": MODEL, **about, "queues_not_ready": list(found.without)})
+        without = {queue: one for queue, one in found.items() if isinstance(one, str)}
+        workers = [worker for one in found.values() if not isinstance(one, str) for worker in one]
+        if not workers:
+            raise Refused("; ".join(dict.fromkeys(without.values())), 503, "not_ready")
+        about = {"workers": len(workers), "model": workers[0].model}
+        return _json({"ready": True, "name": MODEL, **about, "queues_not_ready": list(without)})
 
     async def _infer(self, request: Request, body: bytes) -> Response:
         inference = tensors.parse(body, request.headers.get(answers.HEAD_LENGTH))
@@ -179,9 +181,8 @@ class Gateway:
         return Response(plain.encode({"sampled": sampled}, media_type), media_type=media_type)
 
     async def _metrics(self, _: Request, __: bytes) -> Response:
-        found = await self._look()
-        for queue in found.queues:
-            self._ready.labels(queue).set(queue not in found.without)
+        for queue, one in (await self._look()).items():
+            self._ready.labels(queue).set(not isinstance(one, str))
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _body(self, request: Request) -> bytes:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -22,20 +22,8 @@ from producer.transport.connection import connect, driver_errors
 
 #: A look is a few commands; more threads would only wait for the servers of more partitions.
 _THREADS_MAX = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readiness:
-    """One look at the partitions.
-
-    Attributes:
-        queues: All of them.    without: By the name of each that would answer nothing, the reason.
-        workers: The AMN workers that live and make progress, of all the others.
-    """
-
-    queues: Sequence[str]
-    without: Mapping[str, str]
-    workers: Sequence[WorkerFacts]
+#: By the queue's or partition's name, the AMN workers that live and make progress, or why there are none.
+Readiness = dict[str, list[WorkerFacts] | str]
 
 
 class Looks:
@@ -69,17 +57,16 @@ class Looks:
             if queue not in self._asked or self._asked[queue].done():
                 self._asked[queue] = self._pool.submit(ask)
         wait(self._asked.values(), LOOK_MS_MAX / 1000)
-        without, found = {}, []
-        for queue, one in self._asked.items():
-            try:
-                found += one.result(0)
-                if not one.result(0):
-                    without[queue] = f"no AMN worker of queue {queue} lives; requests wait for one"
-            except TimeoutError:
-                without[queue] = f"the server of queue {queue} did not answer within {LOOK_MS_MAX} ms"
-            except ServerError as error:
-                without[queue] = str(error)
-        return Readiness(queues=list(self._asks), without=without, workers=found)
+        return {queue: _outcome(queue, one) for queue, one in self._asked.items()}
+
+
+def _outcome(queue: str, asked: Future[list[WorkerFacts]]) -> list[WorkerFacts] | str:
+    try:
+        return asked.result(0) or f"no AMN worker of queue {queue} lives; requests wait for one"
+    except TimeoutError:
+        return f"the server of queue {queue} did not answer within {LOOK_MS_MAX} ms"
+    except ServerError as error:
+        return str(error)
 
 
 def _working(client: redis.Redis, part: ProducerSettings) -> list[WorkerFacts]:

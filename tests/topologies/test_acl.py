@@ -218,7 +218,7 @@ def test_a_gateway_sees_the_workers_asks_and_takes_back(
 ) -> None:
     settings = guarded.settings("gateway")
     with Looks([settings]) as look:
-        wait_until(lambda: len(look().workers) == 1, "a worker that reads")
+        wait_until(lambda: len(look()["main"]) == 1, "a worker that reads")
     with Producer(settings=settings) as producer:
         assert producer.predict(sample(1)[0][0]).served_by
         handle = producer.submit(sample(1)[0][0])
