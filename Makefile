@@ -36,7 +36,7 @@ help:
 	@echo "make node       packages of the client in examples/node, and Node.js 24 in .venv-node where none is new enough"
 	@echo "make reproduce  train and judge every model (hours)   [DATA=vectors.npz]; reproduce-quick: minutes"
 	@echo "make corpus     60 further domains to train on, from Debian's packages (hours); then make reproduce DATA=$(CORPUS)/joined"
-	@echo "make bench      this queue and six others, latency, cost (45 minutes); bench-quick: 3 minutes"
+	@echo "make bench      this queue and six others, latency, cost (45 minutes); bench-quick: 15 minutes"
 	@echo "make wheels     the wheels of package and models, in $(DIST); wheels-test: installed and used in empty environments"
 	@echo "make matrix     each Python that is here, oldest and newest versions (10 GB for a while) [ARGS='--short --allow-missing': clients alone]"
 	@echo "make locked     set-up with the versions of tests/dev.lock; make lock: those anew; make licences: of all dependencies"

@@ -4,23 +4,32 @@ The workers are stopped while the queue is filled with single-context requests o
 (15,360-byte contexts), then drain it: model, gate on the shipped bank, policy, answers stored.
 Enqueueing is timed apart. One worker has a core of its own; server and producer share the other one
 (bench/service.py). Beside it stand model and gate alone in this process (bench/batch.py): what is left
-of a worker's CPU is the queue's.
+of a worker's CPU is the queue's. Bare commands with the same bytes say what server and driver cost at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench.batch import alone_us
-from bench.machine import environment, spread
+from bench.machine import cpu_seconds, environment, pin, spread
 from bench.report import out_option, write
-from bench.service import Service
+from bench.service import SUBMIT_COUNT, Service, sample_contexts
+from producer import Options
+from producer.session.requests import prepare
+from producer.transport.connection import connect
+from producer.transport.link import Link, Word
 
 FIGURES = ("enqueue_per_s", "drain_per_s", "worker_cpu_us", "server_cpu_us")
+#: Requests of the bare commands, and bytes of one of their answers.
+_BARE_COUNT, _ANSWER = 6_400, bytes(3_350)
 
 
 @click.command("drain")
@@ -33,7 +42,9 @@ def command(requests: int, repeats: int, workers: str, out: Path) -> None:
     counts = [int(count) for count in workers.split(",")]
     runs: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
     surroundings = environment()
+    limits = []
     for repeat in range(repeats):
+        limits.append(bare())
         for count in counts:
             click.echo(f"run {repeat + 1} of {repeats}, {count} worker(s)", err=True)
             runs[count].append(drain(requests, count))
@@ -46,6 +57,7 @@ def command(requests: int, repeats: int, workers: str, out: Path) -> None:
             for count in counts
         },
         "alone_us": alone_us(),
+        "bare": {name: spread([one[name] for one in limits]) for name in limits[0]},
     }
     write(out, "drain", report, rows(report), note(report))
 
@@ -55,6 +67,39 @@ def drain(requests: int, workers: int) -> dict[str, float]:
     with Service(workers) as service:
         total, enqueue_s = service.fill(requests)
         return {"enqueue_per_s": total / enqueue_s, **service.drain(total).figures()}
+
+
+def bare() -> dict[str, float]:
+    """Enqueues by XADD, 64 a write, and drains: a read of 256, then as many answers, XACK and XDEL in one
+    write. Client and server have a core each."""
+    found: dict[str, float] = {}
+    with Service() as service:
+        service.stop()
+        pin(os.getpid(), {0})
+        request = prepare(sample_contexts()[0], Options(), "client", service.settings).payload
+        link = Link(connect(service.settings))
+        link.call("XGROUP", "CREATE", "bare", "g", "0", "MKSTREAM")
+        with metered(found, "enqueue", service.server_pid):
+            for _ in range(_BARE_COUNT // SUBMIT_COUNT):
+                link.each([("XADD", "bare", "*", "request", request)] * SUBMIT_COUNT)
+        with metered(found, "drain", service.server_pid):
+            read = "XREADGROUP", "GROUP", "g", "w", "COUNT", 256, "STREAMS", "bare", ">"
+            while (answer := link.call(*read)) is not None:
+                ids = [entry for entry, _ in answer[0][1]]
+                replies: list[tuple[Word, ...]] = [("XADD", "answers", "*", "reply", _ANSWER)] * len(ids)
+                link.each([*replies, ("XACK", "bare", "g", *ids), ("XDEL", "bare", *ids)])
+        link.close()
+    return found
+
+
+@contextmanager
+def metered(found: dict[str, float], name: str, server: int) -> Iterator[None]:
+    """Notes what a block does a second, and the CPU of this process and of the server for each request."""
+    began_s = time.perf_counter(), time.process_time(), cpu_seconds(server)
+    yield
+    ended_s = time.perf_counter(), time.process_time(), cpu_seconds(server)
+    wall, client, own = ((b - a) / _BARE_COUNT for a, b in zip(began_s, ended_s, strict=True))
+    found |= {f"{name}_per_s": 1 / wall, f"{name}_client_us": client * 1e6, f"{name}_server_us": own * 1e6}
 
 
 def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -78,9 +123,16 @@ def rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def note(report: Mapping[str, Any]) -> str:
     """Return what the rows are, and the share of model and gate in them."""
     alone, first = report["alone_us"], next(iter(report["workers"].values()))
+    bare = {name: one["median"] for name, one in report["bare"].items()}
+    limits = ", ".join(
+        f"{bare[f'{name}_per_s']:,.0f} {text}/s for {bare[f'{name}_client_us']:.1f} us of the client's "
+        f"CPU and {bare[f'{name}_server_us']:.1f} us of the server's"
+        for name, text in (("enqueue", "enqueued"), ("drain", "drained"))
+    )
     return (
         f"{report['requests']:,} requests, {report['repeats']} repeats, median (min, max), unix socket. "
         "Efficiency: drained/s over that of one worker times the cores in use. Model and gate alone take "
         f"{alone:.1f} us of CPU a context, in batches of 256 on one thread: "
-        f"{alone / first['worker_cpu_us']['median']:.0%} of what one worker spends on a request."
+        f"{alone / first['worker_cpu_us']['median']:.0%} of what one worker spends on a request. "
+        f"Bare commands with the same bytes, client and server on a core each: {limits}."
     )

@@ -24,11 +24,16 @@ _OTHERS = "huey_thread,saq_loop,dramatiq_threads"
 #: Command with its options, and the minutes that it takes on two quiet cores of 2021.
 Step = tuple[str, float]
 QUICK: tuple[Step, ...] = (
-    ("compare --repeats 1 --scale 0.3 --only amn_queue,dramatiq_threads,huey_thread", 0.5),
-    ("drain --requests 6000 --repeats 1 --workers 1,2", 0.3),
-    ("latency --seconds 2 --repeats 1", 0.5),
+    ("compare --repeats 3 --scale 0.5 --minutes 4", 4.2),
+    ("drain --requests 10000 --repeats 3", 1.0),
+    ("latency --seconds 4 --repeats 2", 1.3),
+    ("latency --alone --rates 100,500,1000 --name latency-alone --seconds 4 --repeats 2", 0.8),
+    ("peer-latency --only bare_loop,huey_thread --rates 100,500,1000 --seconds 4 --repeats 1", 0.8),
+    ("lone", 1.5),
     ("shares --requests 8000", 0.4),
-    ("cost --served-max 10000 --waiting-max 10000 --repeats 1", 0.4),
+    ("micro", 0.5),
+    ("batch --repeats 2", 0.8),
+    ("cost --served-max 100000 --waiting-max 10000 --repeats 1", 1.5),
 )
 
 
@@ -41,6 +46,7 @@ def steps(bank: Path | None = None, data: Path | None = None, long: bool = False
         ("drain --requests 15000 --repeats 5", 1.8),
         ("latency --seconds 6 --repeats 3", 2.7),
         *([(large, 2.7)] if bank else []),
+        ("latency --alone --rates 100,500,1000 --name latency-alone --seconds 6 --repeats 3", 1.5),
         ("lone", 1.5),
         ("shares", 0.5),
         ("micro", 0.5),
@@ -55,7 +61,7 @@ def steps(bank: Path | None = None, data: Path | None = None, long: bool = False
 
 
 @click.command("all")
-@click.option("--quick", is_flag=True, help="The main figures in three minutes.")
+@click.option("--quick", is_flag=True, help="Fewer repeats and systems, in 15 minutes.")
 @click.option("--long", is_flag=True, help="Ten million served, a million waiting: needs 17 GB of memory.")
 @click.option("--minutes", type=float, help="No step begins that would end later; 45, or 90 with --long.")
 @click.option("--bank", type=click.Path(path_type=Path, exists=True), help="A large reference bank.")

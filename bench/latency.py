@@ -50,6 +50,7 @@ CLOSED, FULL = 1_000, 10_000
 @click.option("--seconds", default=8.0, show_default=True, help="Of each rate.")
 @click.option("--repeats", default=3, show_default=True, help="Of all rates, in turns.")
 @click.option("--workers", default=1, show_default=True, help="AMN workers.")
+@click.option("--alone", is_flag=True, help="Without fallback and shadow worker.")
 @click.option("--policy", default="calibrated", show_default=True, help="Preset or file.")
 @click.option("--bank", type=click.Path(path_type=Path, exists=True), help="A reference bank of your own.")
 @click.option("--name", default="latency", show_default=True, help="Of the files.")
@@ -60,7 +61,8 @@ def command(bank: Path | None, name: str, out: Path, **options: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         artifacts = with_bank(bank, Path(folder)) if bank else artifacts_root()
         settings = PoolSettings(url="", queue="bench", policy=options["policy"], artifacts=artifacts)
-        counts = {"amn": options["workers"], "fallback": 1, "shadow": 1}
+        beside = int(not options["alone"])
+        counts = {"amn": options["workers"], "fallback": beside, "shadow": beside}
         with Stack(counts, settings, ServerSettings()) as stack:
             found = Measurement(stack).run(
                 options["rates"].split(","), options["seconds"], options["repeats"]

@@ -37,7 +37,7 @@ CPU = ("worker_us", "server_us", "client_us")
 @click.option("--against", help="A commit to compare this checkout with; it is unpacked and built.")
 @click.option("--requests", default=300, show_default=True, help="Of one turn.")
 @click.option("--turns", default=10, show_default=True, help="Of each way and commit.")
-@click.option("--rates", default="500,1000", show_default=True, help="Of the open loops, requests/s.")
+@click.option("--rates", default="100,500,1000", show_default=True, help="Of the open loops, requests/s.")
 @out_option
 def command(against: str | None, requests: int, turns: int, rates: str, out: Path) -> None:
     """CPU and latency of a lone request; writes lone.json and lone.md."""
@@ -51,6 +51,7 @@ def command(against: str | None, requests: int, turns: int, rates: str, out: Pat
         found = {"one at a time": in_turns(sides, ("closed", requests), turns)}
         for rate in map(float, rates.split(",")):
             found[f"Poisson, {rate:g}/s"] = in_turns(sides, ("open", 2 * requests, rate), turns)
+            found[f"PING, {rate:g}/s"] = in_turns(sides, ("ping", 2 * requests, rate), max(turns // 3, 1))
         found["full queue"] = in_turns(sides, ("drain", 20 * requests), max(turns // 3, 1))
     report = {"environment": surroundings, "requests": requests, "turns": turns, "against": against}
     write(out, "lone", report | {"found": found, "ratios": ratios(found)}, rows(found), rows(ratios(found)))
@@ -107,7 +108,7 @@ def in_turns(sides: Mapping[str, Side], words: Sequence[Any], turns: int) -> dic
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for turn in range(turns):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
-            runs[name].append(figures(sides[name].run(*words, *([turn] if words[0] == "open" else []))))
+            runs[name].append(figures(sides[name].run(*words, *([turn] if len(words) > 2 else []))))
         click.echo(f"{words[0]}: turn {turn + 1} of {turns}", err=True)
     return {
         name: {figure: statistics.median(run[figure] for run in some) for figure in some[0]}

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -37,16 +37,31 @@ def closed(service: Service, producer: Producer, count: int) -> dict[str, Any]:
 
 def opened(service: Service, producer: Producer, count: int, rate: float, seed: int) -> dict[str, Any]:
     """Poisson arrivals; the clock of a request starts when it is due."""
-    due_s = time.perf_counter() + 0.02 + np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
     handles, late_ms, read, own_s = [], [], service.meter(), time.process_time()
-    for i, at_s in enumerate(due_s.tolist()):
-        time.sleep(max(at_s - time.perf_counter(), 0))
+    for i, at_s in enumerate(_due_s(count, rate, seed)):
         late_ms.append((time.perf_counter() - at_s) * 1000)
         handles.append(producer.submit(_CONTEXTS[i % len(_CONTEXTS)], options=_OPTIONS))
     for handle in handles:
         handle.first()
     waited_ms = [late + handle.first_latency_ms for late, handle in zip(late_ms, handles, strict=True)]
     return _figures(read, own_s, waited_ms)
+
+
+def pinged(service: Service, _: Producer, count: int, rate: float, seed: int) -> dict[str, Any]:
+    """A bare PING at the same times: what it takes to wake a server and a client."""
+    waited_ms, read, own_s = [], service.meter(), time.process_time()
+    for at_s in _due_s(count, rate, seed):
+        service.client.ping()
+        waited_ms.append((time.perf_counter() - at_s) * 1000)
+    return _figures(read, own_s, waited_ms)
+
+
+def _due_s(count: int, rate: float, seed: int) -> Iterator[float]:
+    """Yield Poisson times of the monotonic clock, each when it has come."""
+    due_s = time.perf_counter() + 0.02 + np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+    for at_s in due_s.tolist():
+        time.sleep(max(at_s - time.perf_counter(), 0))
+        yield at_s
 
 
 def _figures(read: Callable[[], Any], own_s: float, waited_ms: list[float]) -> dict[str, Any]:
@@ -70,10 +85,8 @@ def main() -> None:
             sys.stdout.flush()
             for line in sys.stdin:
                 way, *numbers = json.loads(line)
-                if way == "closed":
-                    found = closed(service, producer, *numbers)
-                elif way == "open":
-                    found = opened(service, producer, *numbers)
+                if (run := {"closed": closed, "open": opened, "ping": pinged}.get(way)) is not None:
+                    found = run(service, producer, *numbers)
                 else:
                     drained = service.drain(service.fill(*numbers)[0])
                     service.forget()

@@ -1,7 +1,8 @@
 """python -m bench publish FOLDER: the figures of a run into docs/benchmarks.md.
 
-Between `<!-- begin: NAME -->` and `<!-- end: NAME -->` comes NAME.md of the folder, with its plots, which go
-to docs/img. Sections without a file keep what they have. All reports together are kept as one JSON file.
+Between `<!-- begin: NAME -->` and `<!-- end: NAME -->` come the sentences of NAME.md of the folder, and its
+plots, which go to docs/img. Sections without a file keep what they have. The tables are for who measures; all
+reports together are kept as one JSON file.
 """
 
 from __future__ import annotations
@@ -31,14 +32,22 @@ def command(folder: Path) -> None:
             f"{folder} holds reports of the commits {', '.join(sorted(commits)) or '(none)'}: one page is "
             "one run; measure into another folder with --out"
         )
-    sections = {p.stem: neutral(p.read_text("utf-8")).strip() for p in sorted(folder.glob("*.md"))}
+    sections = {p.stem: sentences(neutral(p.read_text("utf-8"))) for p in sorted(folder.glob("*.md"))}
     sections["goals"] = goals_table(reports)
-    plots = {path.stem: f"img/bench-{path.name}" for path in sorted(folder.glob("*.svg"))}
-    for path in folder.glob("*.svg"):
-        shutil.copyfile(path, PAGE.parent / plots[path.stem])
-    PAGE.write_text(filled(PAGE.read_text("utf-8"), sections, plots), "utf-8")
+    page = PAGE.read_text("utf-8")
+    plots = {}
+    for path in sorted(folder.glob("*.svg")):
+        if f"<!-- begin: {path.stem.removesuffix('-flame')} -->" in page:
+            plots[path.stem] = f"img/bench-{path.name}"
+            shutil.copyfile(path, PAGE.parent / plots[path.stem])
+    PAGE.write_text(filled(page, sections, plots), "utf-8")
     KEPT.write_text(json.dumps(reports, indent=1) + "\n", "utf-8")
     click.echo(f"written: {PAGE}, {len(plots)} plots, {KEPT}", err=True)
+
+
+def sentences(text: str) -> str:
+    """Without tables."""
+    return "\n\n".join(part for part in text.strip().split("\n\n") if not part.startswith("|"))
 
 
 def neutral(text: str) -> str:
