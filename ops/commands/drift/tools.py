@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from ops import console
 from ops.commands import options
 from ops.commands.drift.looking import looking
 from ops.drift.settings import JudgeSettings
+
+if TYPE_CHECKING:
+    from ops.drift.lab.paired import Sequences
 
 
 @click.command()
@@ -105,19 +108,10 @@ def replay(
     Because the items are the same, a difference of 0.01 shows in a few hundred of them.
     """
     from amn.predictor import Predictor
-    from ops.commands.drift.sequences import sequences_of
-    from ops.drift.lab.paired import Sequences, cosines, differences
-    from ops.sample import Sample
-    from ops.settings import artifacts_folder, producer_settings, sample_path
+    from ops.drift.lab.paired import cosines, differences
+    from ops.settings import artifacts_folder
 
-    root = artifacts_folder(artifacts)
-    if alert_id:
-        with looking(producer_settings(**server)) as data:
-            chosen = sequences_of(data.client, data.keys, alert_id)
-    elif exemplars:
-        chosen = Sequences.load(exemplars)
-    else:
-        chosen = Sequences.of_sample(Sample.load(sample_path(None)))
+    root, chosen = artifacts_folder(artifacts), _sequences(alert_id, exemplars, **server)
     folders = (model or root / "production_model", against or root / "fallback_accuracy")
     models = [Predictor.open(folder) for folder in folders]
     one, other = (found.model_id for found in models)
@@ -139,3 +133,16 @@ def replay(
             for row in groups
         )
     )
+
+
+def _sequences(alert_id: str | None, exemplars: Path | None, **server: str | None) -> Sequences:
+    """Those that were kept for an alert, or those of a file, or the shipped sample."""
+    from ops.commands.drift.sequences import sequences_of
+    from ops.drift.lab.paired import Sequences
+    from ops.sample import Sample
+    from ops.settings import producer_settings, sample_path
+
+    if alert_id:
+        with looking(producer_settings(**server)) as data:
+            return sequences_of(data.client, data.keys, alert_id)
+    return Sequences.load(exemplars) if exemplars else Sequences.of_sample(Sample.load(sample_path(None)))

@@ -63,10 +63,7 @@ class Block:
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
         """The inverse of `stored.dumps`."""
-        stored = json.loads(text)
-        if "tiers" in stored:  # their name in earlier versions
-            stored["stand_ins"] = stored.pop("tiers")
-        return cls(**stored)
+        return cls(**json.loads(text))
 
 
 def block_of(minutes: Iterable[Mapping[str, int]]) -> Block:
