@@ -8,7 +8,9 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -403,6 +405,36 @@ def test_readiness_means_that_a_request_would_be_answered(
             server.start()
             wait_until(lambda: infer(client, context).status_code == 200)
         assert process.poll() is None
+
+
+def test_while_the_server_is_killed_and_started_again_each_request_is_answered_or_told_to_come_again(
+    make_server: Callable[..., Server], contexts: Any
+) -> None:
+    server = make_server("valkey", arguments=("--appendonly", "yes", "--appendfsync", "always"))
+    rows, answers, refused = contexts(120), {}, []
+    with EchoWorker(server.url), gateway(server.url) as (client, process):
+
+        def ask(number: int) -> None:
+            body: dict[str, Any] = {"parameters": {"request_id": f"r-{number}", "deadline_ms": 20_000}}
+            while (told := infer(client, rows[number], binary=True, **body)).status_code != 200:
+                refused.append((told.status_code, told.json()["code"], told.json()["retryable"]))
+                time.sleep(0.1)
+            answers[number] = outputs(told)["vector"]
+
+        with ThreadPoolExecutor(16) as pool:
+            asked = [pool.submit(ask, number) for number in range(len(rows))]
+            for _ in range(2):
+                before = len(answers)
+                wait_until(lambda: len(answers) > before + 10)  # noqa: B023
+                server.kill()
+                assert len(answers) < len(rows)
+                time.sleep(0.3)
+                server.start()
+            for one in asked:
+                one.result(60)
+        assert process.poll() is None
+    assert all(np.array_equal(answers[number], rows[number][-1]) for number in range(len(rows)))
+    assert set(refused) <= {(503, "server_unavailable", True)}, Counter(refused)
 
 
 def test_sigterm_lets_the_requests_under_way_end(real_server: Any, context: Context) -> None:
