@@ -1,7 +1,8 @@
-"""ColumnNames of vectors: every Arrow form that holds rows of numbers, as one NumPy array."""
+"""The columns of a file: their names, and those of vectors in every Arrow form as one NumPy array."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,30 @@ from numpy.typing import NDArray
 
 from amn.errors import FileRefused
 
+#: Usual names of the document and the position of a row.
+KEYS = ("doc_id", "position")
 #: Each value takes the room of its own length, and keeps zeros at its end: NumPy's older type does neither.
 TEXT = np.dtypes.StringDType()
 Texts = NDArray[Any]
 _BINARY_DTYPES: dict[int, np.dtype[Any]] = {size: np.dtype(f"<f{size}") for size in (2, 4, 8)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnNames:
+    """The names of the columns; empty ones are looked for, or not used.
+
+    Attributes:
+        vector: The vectors or contexts.
+        document, position: Of documents; a file without `document` is one document.
+        domain: The kind of text.
+        carried: Columns that are copied to the target.
+    """
+
+    vector: str = ""
+    document: str = KEYS[0]
+    position: str = KEYS[1]
+    domain: str = "domain"
+    carried: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

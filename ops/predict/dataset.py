@@ -15,33 +15,14 @@ from pyarrow import compute
 
 from amn.errors import FileRefused
 from amn.manifest import check_one_encoder
-from ops.predict.columns import TEXT, Texts, numbers, texts, width_of
+from ops.predict.columns import KEYS, TEXT, ColumnNames, Texts, numbers, texts, width_of
 from ops.predict.sources import ArrayFile, RowGroup, SourceFile, row_groups
 from ops.predict.windows import NULL_VECTOR, D, K, RowBlock, VectorRows, clean, windows
 
 CONTEXTS, DOCUMENTS = "contexts", "documents"
 #: Rows of a block: what is escalated is chosen within one, so that it depends on nothing else.
 BLOCK_ROWS = 1_024
-_KEYS = ("doc_id", "position")
 _VECTOR_NAMES = ("context", "vector", "embedding", "vectors", "contexts")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnNames:
-    """The names of the columns; empty ones are looked for, or not used.
-
-    Attributes:
-        vector: The vectors or contexts.
-        document, position: Of documents; a file without `document` is one document.
-        domain: The kind of text.
-        carried: Columns that are copied to the target.
-    """
-
-    vector: str = ""
-    document: str = _KEYS[0]
-    position: str = _KEYS[1]
-    domain: str = "domain"
-    carried: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +64,7 @@ class DataSet:
                 )
             keys = (columns.document, columns.position) if form == DOCUMENTS else ()
             lacking = [name for name in keys if name not in file.schema.names]
-            if lacking and not (isinstance(file, ArrayFile) and keys == _KEYS == tuple(lacking)):
+            if lacking and not (isinstance(file, ArrayFile) and keys == KEYS == tuple(lacking)):
                 raise FileRefused(
                     f"{file.path} has no column {lacking[0]!r}, which documents need; it has "
                     f"{', '.join(file.schema.names)}: name yours with --document and --position"

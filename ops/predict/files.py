@@ -17,7 +17,8 @@ from amn.data.arrays import writing_rows
 from amn.errors import FileRefused
 from amn.files import check_output
 from ops.predict import sources
-from ops.predict.dataset import CONTEXTS, ColumnNames, DataSet
+from ops.predict.columns import ColumnNames
+from ops.predict.dataset import CONTEXTS, DataSet
 from ops.predict.engines import Engine, QueueEngine, answered
 from ops.predict.parts import Target
 from ops.predict.report import cosines_by_domain

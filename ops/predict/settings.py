@@ -31,7 +31,7 @@ class PredictSettings:
         encoder: The encoder of the vectors, where the files do not say it; "" for the client's.
         array: The array of vectors in an .npz that has several.
         vector, document, position, domain: Names of columns; "" for `vector` means the first known one.
-        carry: ColumnNames that are copied to the target.
+        carry: Columns that are copied to the target.
         lane: Of the rows that a fallback answers.
         priority: Of the requests.
         normalize: Scale vectors to unit norm instead of failing rows of another norm.

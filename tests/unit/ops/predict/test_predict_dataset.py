@@ -17,7 +17,8 @@ from pyarrow import feather, parquet
 
 from amn.errors import FileRefused
 from ops.predict import sources
-from ops.predict.dataset import CONTEXTS, DOCUMENTS, ColumnNames, DataSet, RowBlock
+from ops.predict.columns import ColumnNames
+from ops.predict.dataset import CONTEXTS, DOCUMENTS, DataSet, RowBlock
 
 LENGTHS = (7, 1, 30, 4, 5, 200, 6, 50)
 DOCUMENT = np.repeat(np.arange(len(LENGTHS)), LENGTHS)

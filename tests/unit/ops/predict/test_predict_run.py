@@ -19,7 +19,8 @@ from amn.errors import FileRefused
 from ops.errors import RunStopped
 from ops.predict import parts, sources
 from ops.predict.answers import Answers
-from ops.predict.dataset import ColumnNames, DataSet
+from ops.predict.columns import ColumnNames
+from ops.predict.dataset import DataSet
 from ops.predict.engines import Waits, chosen
 from ops.predict.files import open_data, predict_files
 from ops.predict.parts import Target, differences
