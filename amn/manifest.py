@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from amn.errors import CheckpointError
 from amn.files import write_whole
@@ -40,22 +41,44 @@ def read_manifest(folder: Path, form: Callable[..., Form], *, artifact: str, rem
     raise CheckpointError(f"{artifact} {folder} cannot be read: {why}; {remedy}")
 
 
-def check_one_encoder(hashes: Mapping[str, str]) -> None:
-    """Refuse what encoders of one name and other files have made: their vectors mean nothing to each other.
+class EncoderName(NamedTuple):
+    """An encoder: the id of its recipe, and the hash of its files; "" where nobody knows it."""
+
+    encoder_id: str
+    encoder_sha256: str = ""
+
+    def __str__(self) -> str:
+        return repr(self.encoder_id) + (f" ({self.encoder_sha256[:12]})" if self.encoder_sha256 else "")
+
+
+class Encoded(Protocol):
+    """Something that an encoder made, such as the manifest of a model or of a bank."""
+
+    @property
+    def encoder_id(self) -> str:
+        """Id of its recipe."""
+
+    @property
+    def encoder_sha256(self) -> str:
+        """Hash of its files; "" where nobody knows it."""
+
+
+def check_one_encoder(made: Mapping[str, Encoded]) -> None:
+    """Refuse what several encoders made: their vectors mean nothing to each other.
 
     Args:
-        hashes: By name of what an encoder made, the hash of the encoder's files; "" where nobody knows it.
+        made: By name; encoders of one id and other files are two.
 
     Raises:
-        CheckpointError: There are several.
+        CheckpointError: There are two of different encoders.
     """
-    first: dict[str, str] = {}
-    for name, sha256 in hashes.items():
-        first.setdefault(sha256, name)
-    first.pop("", None)
-    if len(first) > 1:
-        said = ", ".join(f"{name}: {sha256[:12]}" for sha256, name in first.items())
-        raise CheckpointError(f"encoders have one name and other files ({said}); encode all with one of them")
+    found = {EncoderName(one.encoder_id, one.encoder_sha256): name for name, one in made.items()}
+    for (one, name), (other, other_name) in itertools.combinations(found.items(), 2):
+        if one.encoder_id != other.encoder_id or (one.encoder_sha256 and other.encoder_sha256):
+            raise CheckpointError(
+                f"{name} is of encoder {one}, and {other_name} of {other}: the vectors of two encoders mean "
+                "nothing to each other; give those of one"
+            )
 
 
 def write_manifest(folder: Path, content: Any, *, indent: int = 2) -> None:

@@ -43,16 +43,10 @@ class Predictor:
                 the model was trained on; nothing is served then.
         """
         made = cls(load(model), load_bank(bank) if bank else None)
-        trained_on = made.checkpoint.manifest.encoder_id
-        if made.bank is not None and made.bank.manifest.encoder_id != trained_on:
-            raise CheckpointError(
-                f"bank {made.bank.bank_id} in {bank} holds vectors of encoder "
-                f"{made.bank.manifest.encoder_id!r}, model {made.model_id} was trained on {trained_on!r}; "
-                "build the bank from vectors of the model's encoder"
-            )
         if made.bank is not None:
-            own = {made.model_id: made.checkpoint.manifest.encoder_sha256}
-            check_one_encoder({made.bank.bank_id: made.bank.manifest.encoder_sha256} | own)
+            check_one_encoder(
+                {made.bank.bank_id: made.bank.manifest, made.model_id: made.checkpoint.manifest}
+            )
         made.check_fast_form()
         return made
 

@@ -29,11 +29,7 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         FileRefused: The folder exists already, or cannot be written.
     """
     sets = [first, *others]
-    if len(encoders := {one.encoder_id for one in sets}) > 1:
-        raise DataError(
-            f"the vectors are of several encoders ({', '.join(sorted(encoders))}); join those of one"
-        )
-    check_one_encoder({f"{number} {one.source}": one.encoder_sha256 for number, one in enumerate(sets, 1)})
+    check_one_encoder({f"{number} {one.source}": one for number, one in enumerate(sets, 1)})
     domains = np.concatenate([one.article_domain for one in sets])
     sides = np.where(np.isin(domains, sorted(left_out)), LEFT_OUT, TRAIN)
     sides[: len(first.article_domain)] = first.article_side if len(first.article_side) else DRAWN
@@ -58,7 +54,7 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         np.save(folder / "article_domain.npy", domains)
         np.save(folder / "article_name.npy", np.concatenate([one.article_name for one in sets]))
         np.save(folder / "article_side.npy", sides)
-        (folder / "encoder.txt").write_text(encoders.pop() + "\n")
+        (folder / "encoder.txt").write_text(first.encoder_id + "\n")
         (folder / "encoder_sha256.txt").write_text(max(one.encoder_sha256 for one in sets) + "\n")
         about = {
             "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from amn.config import ENCODER_ID, VECTOR_DIM
 from amn.data.arrays import FileRows, load_npz
 from amn.data.vectors import WINDOW, VectorSet, validate
 from amn.errors import DataError
-from amn.manifest import check_one_encoder
+from amn.manifest import EncoderName, check_one_encoder
 
 #: Columns of a table; documents have the names that `amn predict` knows too.
 _COLUMNS = ("vector", "article", "domain", "name")
@@ -98,7 +99,7 @@ def _read_folder(path: Path) -> dict[str, Any]:
 
 def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     """Columns of Parquet or Arrow files of one form."""
-    table, encoder, encoder_sha256 = _table(path, parts)
+    table, encoder = _table(path, parts)
     if documents := "article" not in table.column_names and _DOCUMENT in table.column_names:
         table = table.rename_columns({_DOCUMENT: "article"})
     names = [name for name in table.column_names if name in (*_COLUMNS, _POSITION)]
@@ -114,8 +115,8 @@ def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         "vectors": _table_vectors(path, columns["vector"]),
         "article": article.astype(np.int32),
-        "encoder": encoder,
-        "encoder_sha256": encoder_sha256,
+        "encoder": encoder.encoder_id,
+        "encoder_sha256": encoder.encoder_sha256,
     }
     if documents:
         arrays["article_name"] = ids.astype(np.str_)
@@ -134,8 +135,8 @@ def _read_tables(path: Path, parts: list[Path]) -> dict[str, Any]:
     return _with_windows(arrays) if documents else arrays
 
 
-def _table(path: Path, parts: list[Path]) -> tuple[Any, str, str]:
-    """The rows of all parts, their encoder and its hash; needs pyarrow, which nothing else here does."""
+def _table(path: Path, parts: list[Path]) -> tuple[Any, EncoderName]:
+    """The rows of all parts, and their encoder; needs pyarrow, which nothing else here does."""
     try:
         import pyarrow as pa
         from pyarrow import feather, parquet
@@ -147,16 +148,17 @@ def _table(path: Path, parts: list[Path]) -> tuple[Any, str, str]:
         table = pa.concat_tables(tables)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
-    encoders, hashes = (
-        [(one.schema.metadata or {}).get(name, b"").decode("utf-8", "replace") for one in tables]
-        for name in (b"encoder", b"encoder_sha256")
-    )
-    if len(set(encoders)) > 1:
-        raise DataError(
-            f"{path} has vectors of several encoders ({', '.join(sorted(set(encoders)))}); use one"
-        )
-    check_one_encoder(dict(zip(map(str, parts), hashes, strict=True)))
-    return table, encoders[0], max(hashes)
+    found = {
+        str(part): encoder_of(one.schema.metadata or {}) for part, one in zip(parts, tables, strict=True)
+    }
+    check_one_encoder(found)
+    return table, max(found.values())
+
+
+def encoder_of(metadata: Mapping[bytes, bytes]) -> EncoderName:
+    """Return the encoder that the metadata of a schema names."""
+    stored = (metadata.get(name, b"") for name in (b"encoder", b"encoder_sha256"))
+    return EncoderName(*(value.decode("utf-8", "replace") for value in stored))
 
 
 def _check_positions(path: Path, article: NDArray[Any], position: NDArray[Any]) -> None:

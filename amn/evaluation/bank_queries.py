@@ -31,9 +31,7 @@ def held_out_predictions(path: Path, model: Predictor, count: int = QUERIES) -> 
     """
     if path.suffix != ".npy":
         data = read_vectors(path, model.checkpoint.manifest.encoder_id)
-        check_one_encoder(
-            {model.model_id: model.checkpoint.manifest.encoder_sha256, data.source: data.encoder_sha256}
-        )
+        check_one_encoder({model.model_id: model.checkpoint.manifest, data.source: data})
         unseen = model.checkpoint.manifest.unseen_domain
         known = unseen if unseen in data.article_domain else ""
         return predictions(model, data, split_by_article(data, unseen_domain=known).validation, count)

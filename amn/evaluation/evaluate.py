@@ -47,10 +47,7 @@ def evaluate(
     predictors: dict[str, Predict] = {item.manifest.model_id: fold(item.model) for item in loaded}
     if len(predictors) < len(loaded):
         raise DataError(f"a checkpoint was given twice ({', '.join(predictors)}); name each once")
-    check_one_encoder(
-        {item.manifest.model_id: item.manifest.encoder_sha256 for item in loaded}
-        | {data.source: data.encoder_sha256}
-    )
+    check_one_encoder({item.manifest.model_id: item.manifest for item in loaded} | {data.source: data})
     unseen = common_unseen(loaded)
     split = split_by_article(data, unseen_domain=unseen)
     sides = split.sides()
@@ -78,9 +75,7 @@ def evaluate(
 
 def common_encoder(loaded: list[Checkpoint]) -> str:
     """The encoder of all checkpoints; refuses those of several."""
-    encoders = {item.manifest.model_id: item.manifest.encoder_id for item in loaded}
-    if len(set(encoders.values())) > 1:
-        raise DataError(f"the models are of several encoders ({encoders}); judge those of one together")
+    check_one_encoder({item.manifest.model_id: item.manifest for item in loaded})
     return loaded[0].manifest.encoder_id
 
 

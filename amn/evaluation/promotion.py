@@ -67,13 +67,7 @@ def promote(
 
 def _link_bank(link: Path, bank: Path, model: Checkpoint) -> str:
     manifest = read_manifest(bank)
-    if manifest.encoder_id != model.manifest.encoder_id:
-        raise PromotionError(
-            f"bank {manifest.bank_id} holds vectors of {manifest.encoder_id!r}, {model.manifest.model_id} "
-            f"was trained on {model.manifest.encoder_id!r}; build one of that encoder"
-        )
-    own = {model.manifest.model_id: model.manifest.encoder_sha256}
-    check_one_encoder({manifest.bank_id: manifest.encoder_sha256} | own)
+    check_one_encoder({manifest.bank_id: manifest, model.manifest.model_id: model.manifest})
     _remember(link)
     move(link, bank.resolve())
     return f", {link.name} -> {bank.name}"

@@ -62,15 +62,13 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     torch.use_deterministic_algorithms(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     first = checkpoint.load(settings.first_stage) if settings.first_stage else None
-    recipe = with_first_stage(recipe, first, data.encoder_id)
+    recipe = with_first_stage(recipe, first)
     config, folder = recipe.train, settings.out
     split = split_by_article(
         data, unseen_domain=config.unseen_domain, selection_domain=config.selection_domain
     )
     if first:
-        check_one_encoder(
-            {first.manifest.model_id: first.manifest.encoder_sha256, data.source: data.encoder_sha256}
-        )
+        check_one_encoder({first.manifest.model_id: first.manifest, data.source: data})
     about = describe(data, split, say)
     write_config(
         folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": about["sha256"]}
@@ -103,10 +101,10 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     say(f"{manifest.model_id} in {folder / 'checkpoint'}")
 
 
-def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encoder_id: str) -> Recipe:
+def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None) -> Recipe:
     """The recipe with the id of its first stage, and with the first stage's own settings.
 
-    Refuses a first stage of another layout than AMN's, or of another encoder than the data.
+    Refuses a first stage of another layout than AMN's.
     """
     if (recipe.model.layout in STAGED) != (first is not None):
         raise ConfigError(
@@ -118,11 +116,6 @@ def with_first_stage(recipe: Recipe, first: checkpoint.Checkpoint | None, encode
     manifest = first.manifest
     if manifest.layout != "bounded":
         raise ConfigError(f"{manifest.model_id} has layout {manifest.layout}; the first stage is bounded")
-    if manifest.encoder_id != encoder_id:
-        raise ConfigError(
-            f"{manifest.model_id} was trained on vectors of encoder {manifest.encoder_id!r}, the data is of "
-            f"{encoder_id!r}; train a first stage on this data"
-        )
     own = {name: manifest.config[name] for name in ("residual_max", "familiar_low", "familiar_high")}
     return recipe.changed(own | {"first_stage": manifest.model_id})
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amn.data.arrays import FileRows, Rows, load_npz
-from amn.manifest import check_one_encoder
+from amn.manifest import EncoderName, check_one_encoder
 from amn.policy import DEFAULT
 from ops import console
 from ops.commands import options
@@ -80,17 +80,17 @@ def build(vectors: Path, out: Path, artifacts: Path | None, **chosen: Any) -> No
     from amn.policy import load_policy
 
     model = chosen["model"] or artifacts_folder(artifacts) / "production_model"
-    array, encoder_id, encoder_sha256 = _read(vectors, chosen["encoder"] or "", model)
+    array, encoder = _read(vectors, chosen["encoder"] or "", model)
     rows = _drawn(array, vectors, chosen["count"], chosen["seed"])
     index = IndexSettings(seed=chosen["seed"])
     settings = BankSettings(
-        encoder_id=encoder_id,
-        encoder_sha256=encoder_sha256,
+        encoder_id=encoder.encoder_id,
+        encoder_sha256=encoder.encoder_sha256,
         source=f"{vectors.name}, {len(rows)} vectors, seed {chosen['seed']}",
         epsilon=chosen["epsilon"],
         indexed=None if chosen["index"] == "auto" else chosen["index"] == "cells",
         index=replace(index, cells=chosen["cells"]) if chosen["cells"] else index,
-        queries=_queries(chosen["queries"], model, encoder_id, encoder_sha256),
+        queries=_queries(chosen["queries"], model, encoder),
         guard=Guard.of(load_policy(chosen["policy"])),
     )
     with console.Bar("vectors") as bar:
@@ -157,22 +157,14 @@ def status(settings: ProducerSettings, as_json: bool) -> None:
     )
 
 
-def _queries(path: Path | None, model: Path, encoder_id: str, sha256: str) -> NDArray[np.float32] | None:
+def _queries(path: Path | None, model: Path, encoder: EncoderName) -> NDArray[np.float32] | None:
     if path is None:
         return None
     from amn.evaluation.bank_queries import held_out_predictions
     from amn.predictor import Predictor
 
     predictor = Predictor.open(model)
-    trained_on = predictor.checkpoint.manifest.encoder_id
-    if trained_on != encoder_id:
-        raise FileRefused(
-            f"the bank's vectors are of encoder {encoder_id!r}, model {predictor.model_id} was trained on "
-            f"{trained_on!r}; name a model of the bank's encoder with --model"
-        )
-    check_one_encoder(
-        {predictor.model_id: predictor.checkpoint.manifest.encoder_sha256, "the bank's vectors": sha256}
-    )
+    check_one_encoder({predictor.model_id: predictor.checkpoint.manifest, "the bank's data": encoder})
     return held_out_predictions(path, predictor)
 
 
@@ -196,8 +188,8 @@ def _say_agreement(measured: dict[str, Any] | None) -> None:
         console.say("         use --index exact or more --cells", err=True)
 
 
-def _read(path: Path, encoder: str, model: Path) -> tuple[Rows, str, str]:
-    """The vectors of a file, the encoder that made them, and its hash: an .npz can say it, an .npy cannot."""
+def _read(path: Path, encoder: str, model: Path) -> tuple[Rows, EncoderName]:
+    """The vectors of a file, and the encoder that made them: an .npz can say it, an .npy cannot."""
     from amn.data.dataset import training_vectors
     from amn.data.readers import known_encoder, read_vectors
     from amn.model.checkpoint import read_manifest
@@ -208,7 +200,7 @@ def _read(path: Path, encoder: str, model: Path) -> tuple[Rows, str, str]:
     if path.suffix not in (".npy", ".npz"):
         data = read_vectors(path, encoder)
         rows = training_vectors(data, read_manifest(model).unseen_domain)[0]
-        return rows, data.encoder_id, data.encoder_sha256
+        return rows, EncoderName(data.encoder_id, data.encoder_sha256)
     if path.suffix == ".npz":
         arrays = load_npz(path, ("vectors", "encoder", "encoder_sha256"), lazy=("vectors",))
         array, stored = arrays.get("vectors"), arrays.get("encoder", "")
@@ -219,7 +211,7 @@ def _read(path: Path, encoder: str, model: Path) -> tuple[Rows, str, str]:
         array = FileRows(path)
     if array.ndim != 2 or array.shape[1] != DIMENSIONS:
         raise FileRefused(f"{path} has shape {array.shape}; expected (N, {DIMENSIONS})")
-    return array, known_encoder(path, stored, encoder), sha256
+    return array, EncoderName(known_encoder(path, stored, encoder), sha256)
 
 
 def _drawn(array: Rows, path: Path, count: int | None, seed: int) -> Rows:

@@ -129,8 +129,7 @@ def predict(
             if direct:
                 from ops.predict.direct import DirectEngine
 
-                encoder = data.encoder(settings.encoder), data.encoder_sha256()
-                engine = DirectEngine(artifacts_folder(artifacts), policy, *encoder)
+                engine = DirectEngine(artifacts_folder(artifacts), policy, data.encoder(settings.encoder))
                 summary = predict_files(settings, data, engine, view.progress)
             else:
                 service = producer_settings(url, queue)

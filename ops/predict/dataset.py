@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute
 
+from amn.data.readers import encoder_of
 from amn.errors import FileRefused
-from amn.manifest import check_one_encoder
+from amn.manifest import EncoderName, check_one_encoder
 from ops.predict.columns import KEYS, TEXT, ColumnNames, Texts, numbers, texts, width_of
 from ops.predict.sources import ArrayFile, RowGroup, SourceFile, row_groups
 from ops.predict.windows import NULL_VECTOR, D, K, RowBlock, VectorRows, clean, windows
@@ -93,31 +94,16 @@ class DataSet:
                     f"{others.get(name, 'missing')} in {first.path}; all files of a run have the same one"
                 )
 
-    def encoder(self, given: str) -> str:
+    def encoder(self, given: str) -> EncoderName:
         """Return the encoder that the files name, or else the given one.
 
         Raises:
-            FileRefused: They name several, or another one than is given.
+            CheckpointError: They name several, or another one than is given.
         """
-        stored = {
-            (file.schema.metadata or {}).get(b"encoder", b"").decode("utf-8", "replace")
-            for file in self.files
-        }
-        found = {*stored, given} - {""}
-        if len(found) > 1:
-            raise FileRefused(f"the vectors are of different encoders ({', '.join(sorted(found))}); use one")
-        return found.pop() if found else ""
-
-    def encoder_sha256(self) -> str:
-        """Return the hash of the encoder's files; "" where no file names it.
-
-        Raises:
-            CheckpointError: The files name several.
-        """
-        found = {file.path: (file.schema.metadata or {}).get(b"encoder_sha256", b"") for file in self.files}
-        hashes = {str(path): bytes(stored).decode("ascii", "replace") for path, stored in found.items()}
-        check_one_encoder(hashes)
-        return max(hashes.values())
+        found = {str(file.path): encoder_of(file.schema.metadata or {}) for file in self.files}
+        named = {name: one for name, one in found.items() if one.encoder_id}
+        check_one_encoder(named | ({"--encoder": EncoderName(given)} if given else {}))
+        return max(named.values(), default=EncoderName(given))
 
     def kept_names(self, file: SourceFile) -> list[str]:
         """Return the columns that go to the target: the keys, the domain and what is carried."""

@@ -14,7 +14,7 @@ from amn.errors import FileRefused
 from amn.gate.escalation import REASONS, Allowance
 from amn.gate.gain import blend, features, load_calibration
 from amn.gate.scores import GateScores
-from amn.manifest import check_one_encoder
+from amn.manifest import EncoderName, check_one_encoder
 from amn.policy import BLEND, load_policy
 from amn.predictor import Predictor
 from ops.predict.answers import Answers, answers_of
@@ -29,28 +29,21 @@ class DirectEngine:
     """Models in this process: loaded once, and so the same for all of a file; a thread for each core.
 
     Args:
-        encoder, encoder_sha256: The encoder of the vectors that are to come, and its hash; "" where nobody
-            knows.
+        encoder: The encoder of the vectors that are to come; without an id where nobody knows.
 
     Raises:
         AmnError: A model, the bank, the policy or the calibration does not hold, or they do not fit.
     """
 
-    def __init__(self, artifacts: Path, policy: str, encoder: str = "", encoder_sha256: str = "") -> None:
+    def __init__(self, artifacts: Path, policy: str, encoder: EncoderName | None = None) -> None:
         self._policy = chosen = load_policy(policy)
         folder = artifacts / "gate_calibration"
         self._calibration = load_calibration(folder) if chosen.needs_calibration else None
         bank = artifacts / "reference_bank" if chosen.needs_bank else None
         self._amn = Predictor.open(artifacts / "production_model", bank)
         self._fallback = Predictor.open(artifacts / "fallback_accuracy")
-        trained_on = self._amn.checkpoint.manifest.encoder_id
-        if encoder not in ("", trained_on):
-            raise FileRefused(
-                f"the vectors are of encoder {encoder!r}, and model {self._amn.model_id} was trained on "
-                f"{trained_on!r}; encode with that one, or name the right models with --artifacts"
-            )
-        trained = {self._amn.model_id: self._amn.checkpoint.manifest.encoder_sha256}
-        check_one_encoder(trained | {"the vectors": encoder_sha256})
+        if encoder and encoder.encoder_id:
+            check_one_encoder({"the data": encoder, self._amn.model_id: self._amn.checkpoint.manifest})
         ids = self._amn.model_id, self._fallback.model_id
         if self._calibration is not None and not self._calibration.fits(*ids):
             raise FileRefused(

@@ -108,7 +108,7 @@ def predict_by_queue(
     """
     if settings.priority == BULK_PRIORITY:
         yield_to_others()
-    if encoder := data.encoder(settings.encoder):
+    if encoder := data.encoder(settings.encoder).encoder_id:
         service = dataclasses.replace(service, encoder=encoder)
     with (
         Producer(settings=service, partitions=partitions) as producer,

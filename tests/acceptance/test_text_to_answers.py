@@ -14,7 +14,7 @@ from documents import blocks
 from encoders import document, make_encoder
 from pyarrow import parquet
 
-from amn.errors import FileRefused
+from amn.errors import CheckpointError
 from ops.app import app
 
 #: Less of everything than a person would take.
@@ -46,11 +46,13 @@ def write_texts(folder: Path) -> None:
 
 
 def _vectors_of_another_encoder_are_refused(amn: Amn) -> None:
-    with pytest.raises(FileRefused, match=r"of different encoders \(another, sentence-transformers@"):
+    with pytest.raises(
+        CheckpointError, match=r"is of encoder 'sentence-transformers@.*, and --encoder of 'another'"
+    ):
         run_here("amn predict vectors --out other --encoder another --direct")
     table = parquet.read_table(amn.folder / "vectors").slice(0, 80).replace_schema_metadata()
     parquet.write_table(table, amn.folder / "nameless.parquet")
-    with pytest.raises(FileRefused, match=r"of encoder 'another', and model amn@\w+ was trained on 'sent"):
+    with pytest.raises(CheckpointError, match=r"the data is of encoder 'another', and amn@\w+ of 'sent"):
         run_here("amn predict nameless.parquet --out other --encoder another --direct")
     ended = amn("predict", "nameless.parquet", "--out", "other", "--encoder", "another")
     assert ended.code == 1

@@ -96,6 +96,6 @@ def test_a_bank_of_another_encoder_is_refused_by_name(tmp_path):
     manifest = json.loads((bank / "manifest.json").read_text())
     (bank / "manifest.json").write_text(json.dumps(manifest | {"encoder_id": "another/mean/l2"}))
     with pytest.raises(
-        CheckpointError, match=r"encoder 'another/mean/l2', model amn@.* was trained on 'all-"
+        CheckpointError, match=r"bank@.* is of encoder 'another/mean/l2', and amn@.* of 'all-"
     ):
         Predictor.open(LVM / "production_model", bank)
