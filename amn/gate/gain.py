@@ -114,7 +114,7 @@ class Calibration:
             return lambda contexts, predictions: self.gain(features(contexts, predictions))
         terms, intercept, edges = self.model.coefficients, self.model.intercept, self.weight_edges
         counts = len(terms), len(edges)
-        return kernel.Gain(*counts, intercept, coefficients=terms, edges=edges, weights=self._steps)
+        return kernel.gain(*counts, intercept, coefficients=terms, edges=edges, weights=self._steps)
 
     def weight(self, rows: Values) -> Values:
         """Features (B, 5) -> weight of the fallback's answer, (B,) in 0..1."""

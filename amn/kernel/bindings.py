@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -272,28 +273,25 @@ class References:
         return best, second, ids
 
 
-class Gain:
-    """`Calibration.gain` of the features, by one call; the arguments are fields of `worth` in kernel.c."""
-
-    def __init__(self, terms: int, edge_count: int, intercept: float, **numbers: NDArray[np.float64]) -> None:
-        arrays: Any = {name: np.ascontiguousarray(array, np.float64) for name, array in numbers.items()}
-        self._worth = _Worth().fill(terms=terms, edge_count=edge_count, intercept=intercept, **arrays)
-
-    def __call__(self, contexts: Array, predictions: Array) -> NDArray[np.float64]:
-        """(B, 5, 768) and (B, 768) -> (B,)."""
-        return _by_pairs(contexts, predictions, (), _gain, self._worth.address)
-
-
-def features(contexts: Array, predictions: Array) -> NDArray[np.float64]:
-    """Works like `amn.gate.gain.features`."""
-    return _by_pairs(contexts, predictions, (5,), _features)
-
-
-def _by_pairs(contexts: Array, predictions: Array, shape: tuple[int, ...], *loop: Any) -> NDArray[np.float64]:
-    """Calls a loop that makes numbers of this shape of each context and its prediction."""
+def _by_pairs(shape: tuple[int, ...], *arguments: Any) -> NDArray[np.float64]:
+    """Calls a loop that makes numbers of this shape of each context and its prediction, which come last."""
+    *loop, contexts, predictions = arguments
     contexts, predictions, count = _floats(contexts), _floats(predictions), len(contexts)
     if count != len(predictions):
         raise ValueError(f"{count} contexts, but {len(predictions)} predictions")
     made = np.empty((count, *shape))
     call(*loop, contexts, predictions, count, made)
     return made
+
+
+#: Contexts (B, 5, 768) and predictions (B, 768) to numbers (B, ...).
+_Pairs = Callable[[Array, Array], NDArray[np.float64]]
+#: Works like `amn.gate.gain.features`.
+features: _Pairs = partial(_by_pairs, (5,), _features)
+
+
+def gain(terms: int, edge_count: int, intercept: float, **numbers: NDArray[np.float64]) -> _Pairs:
+    """`Calibration.gain` of the features, by one call; the arguments are fields of `worth` in kernel.c."""
+    arrays: Any = {name: np.ascontiguousarray(array, np.float64) for name, array in numbers.items()}
+    worth = _Worth().fill(terms=terms, edge_count=edge_count, intercept=intercept, **arrays)
+    return partial(_by_pairs, (), _gain, ctypes.byref(worth))

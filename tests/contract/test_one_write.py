@@ -160,10 +160,12 @@ def test_who_is_refused_an_end_gets_nothing_more_until_it_is_made(real_rig: Rig,
 
 def test_a_stop_while_the_end_is_made_leases_nothing_more(real_rig: Rig) -> None:
     rig = real_rig
-    loop, entries = begun(rig, behind="")
+    loop = Loop(rig.queue("w"), Ends())
     later = threading.Timer(0.02, rig.put, ["b"])
     loop._hear.append(lambda *_: (loop.stop(), later.start()))
-    assert (loop.step(entries), loop.finished) == ([], 1)
+    rig.put("a")
+    loop.run()
+    assert loop.finished == 1
     later.join()
     assert rig.admin.xpending(KEYS.requests, GROUP)["pending"] == 0
     assert loop.queue.release() == 0

@@ -125,6 +125,7 @@ class Loop:
             if worked and linger_s:
                 self._stopping.wait(linger_s)
         self._join()
+        self.queue.unask()  # whoever was told to stop is to be given nothing more
         self._side.shutdown()
 
     def _rejoin(self) -> None:
@@ -169,10 +170,7 @@ class Loop:
             first = self._held.waiting or self._rejoins or self._patience.away or self._stopping.is_set()
             self._finish(outcomes, then_lease=not first)
             self._hand = ()
-            if self._stopping.is_set():  # meanwhile: nothing more is to be leased
-                self.queue.unask()
-                return []
-            return self.queue.lease() if self.queue.asked else []
+            return self.queue.lease() if self.queue.asked and not self._stopping.is_set() else []
         self._ending, self._hand = now, later
         try:
             return later or self.queue.lease(block=False)

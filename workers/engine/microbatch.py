@@ -98,11 +98,11 @@ def assemble(
         batch.requests.append(request)
     _fill(batch)
     squares = np.vecdot(batch.contexts, batch.contexts)  # (B, 5); NaN fails both comparisons
-    if len(squares):
-        # As `min` and `max`, NaN included, which are functions in Python and take three times as long.
-        least, most = squares.item(squares.argmin()), squares.item(squares.argmax())
-        if not (least >= _SQUARE_MIN and most <= _SQUARE_MAX):
-            _refuse_bad_rows(batch, squares)
+    # As `min` and `max`, NaN included, which are functions in Python and take three times as long.
+    if len(squares) and not (
+        squares.item(squares.argmin()) >= _SQUARE_MIN and squares.item(squares.argmax()) <= _SQUARE_MAX
+    ):
+        _refuse_bad_rows(batch, squares)
     return batch
 
 
