@@ -54,6 +54,14 @@ static FAST void compare_cell(const memory *m, const int16_t *query, float by, i
     }
 }
 
+/* The score of one entry in float32: weights of neighbours that are nearly alike follow from small differences. */
+static FAST float score_entry(const memory *m, const float *scaled, int64_t entry) {
+    const int8_t *at = m->codes + entry / ROWS * ROWS * m->width + entry % ROWS * 2;
+    float sum = 0;
+    for (int64_t i = 0; i < m->width; i += 2, at += 2 * ROWS) sum += scaled[i] * at[0] + scaled[i + 1] * at[1];
+    return sum;
+}
+
 /* Projected queries (count, width) -> the scores and entries of the `keep` best, (count, keep), in no order.
  * Where fewer were found, the least of them repeats. 0, or 1 when there was no memory for the candidates. */
 FAST int amn_recall(const memory *m, const float *flat, int64_t count, float *scores, int64_t *entries) {
@@ -75,7 +83,7 @@ FAST int amn_recall(const memory *m, const float *flat, int64_t count, float *sc
         for (int64_t i = 1; i < list.count; i++) least = list.all[i] < least ? list.all[i] : least;
         for (int64_t i = 0; i < m->keep; i++) {
             candidate one = i < list.count ? list.all[i] : least;
-            *scores++ = score_of(one), *entries++ = place_of(one);
+            *scores++ = list.count ? score_entry(m, scaled, place_of(one)) : -2, *entries++ = place_of(one);
         }
     }
     free(cells);

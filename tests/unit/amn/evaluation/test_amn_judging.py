@@ -271,7 +271,7 @@ def test_the_quick_reproduction_trains_the_small_networks_and_prints_one_table(t
     options = ["--data", str(write_npz(tmp_path)), "--out", str(tmp_path / "runs"), "--quick"]
     assert amn("reproduce", *options) == 0
     table = capsys.readouterr().out
-    for layout in ("bounded", "card", "published", "baseline"):
+    for layout in ("bounded", "retrieval", "card", "published", "baseline"):
         assert f"({layout})" in table
     assert (tmp_path / "runs" / "report" / "evaluation.html").is_file()
     assert amn("reproduce", *options) == 0  # everything is there: only the table is made again
@@ -284,6 +284,11 @@ def test_leaving_each_domain_out_judges_on_it(tmp_path):
     result = json.loads((tmp_path / "runs" / "leave_out.json").read_text())
     assert set(result) == {"alpha", "beta", "gamma"}
     assert result["beta"]["gain_over_context_mean"]["n"] == 140
+    options = ["--data", data, "--out", str(tmp_path / "second"), "--model", "retrieval"]
+    assert amn("leave-out", *options, "--first-stages", str(tmp_path / "runs")) == 0
+    second = json.loads((tmp_path / "second" / "leave_out.json").read_text())
+    gained = second["beta"]["cosine"]["mean"] - result["beta"]["cosine"]["mean"]
+    assert second["beta"]["gain_over_first_stage"]["mean"] == pytest.approx(gained, abs=2e-5)
 
 
 def test_the_ratio_of_two_models_names_both_sizes(capsys):
