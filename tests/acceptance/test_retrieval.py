@@ -65,7 +65,7 @@ def test_two_fallback_workers_answer_by_one_memory_as_the_model_does(make_server
     pool = Pool({"amn": 1, "fallback": 2}, PoolSettings(url=url, artifacts=artifacts, policy="card"))
     pool.start()
     try:
-        pool.wait_ready()
+        pool.wait_ready(100)  # fallbacks run in what others leave of the machine
         asked = Options(escalate=True)
         with Producer(settings=ProducerSettings(url=url)) as producer:
             replies = [producer.submit(one, options=asked) for one in contexts]
