@@ -11,6 +11,7 @@ from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, TEXT_L
 
 DEADLINE_MS_MAX = 365 * 24 * 3600 * 1000.0
 _INTEGER_MAX = 2**31
+_TO = f"to {_INTEGER_MAX - 1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +62,11 @@ class Options:
             if type(getattr(self, name)) is not bool:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r:.80}; send True or False")
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
-            raise InvalidRequest(
-                f"tokens is {self.tokens!r:.80}; send an integer from 0 to {_INTEGER_MAX - 1}"
-            )
+            raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send an integer from 0 {_TO}")
         if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
-            limit = f"-1, for none, to {_INTEGER_MAX - 1}"
-            raise InvalidRequest(f"position is {self.position!r:.80}; send an integer from {limit}")
+            raise InvalidRequest(
+                f"position is {self.position!r:.80}; send an integer from -1, for none, {_TO}"
+            )
         if self.request_id and not valid_id(self.request_id):
             raise InvalidRequest(
                 f"request_id {self.request_id!r:.80} is not valid; use 1-64 letters, digits and '_.:-'"
