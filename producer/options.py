@@ -64,9 +64,7 @@ class Options:
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
             raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send an integer from 0 {_TO}")
         if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
-            raise InvalidRequest(
-                f"position is {self.position!r:.80}; send an integer from -1, for none, {_TO}"
-            )
+            raise InvalidRequest(f"position is {self.position!r:.80}; send an int from -1, for none, {_TO}")
         if self.request_id and not valid_id(self.request_id):
             raise InvalidRequest(
                 f"request_id {self.request_id!r:.80} is not valid; use 1-64 letters, digits and '_.:-'"
