@@ -14,7 +14,7 @@ import torch
 
 from amn.evaluation.latency import times
 from amn.model.checkpoint import load
-from amn.model.memory import KEY_DIM, Memory
+from amn.model.memory import KEY_DIM, Entries
 from amn.training.filing import file_entries
 
 _SIZES = (1, 8, 32)
@@ -43,11 +43,11 @@ def command(checkpoint: Path, other: Path, entries: tuple[int, ...], rounds: int
             )
 
 
-def enlarged(memory: Memory, count: int) -> Memory:
+def enlarged(memory: Entries, count: int) -> Entries:
     """A memory of so many entries that lie like those of `memory`."""
     draw = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(memory), (count,), generator=draw)
     noise = torch.randint(-3, 4, (count, KEY_DIM), generator=draw, dtype=torch.int8)
-    made, flat = Memory(), (memory.rows(drawn) + noise) * memory.key_step
+    made, flat = Entries(), (memory.rows(drawn) + noise) * memory.key_step
     file_entries(made, flat, memory.nexts[drawn], memory.next_step, 0)
     return made

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.folded_bounded import FoldedBounded, weights_of
-from amn.model.memory import LoopMemory
+from amn.model.memory import LoopEntries
 from amn.model.network import BoundedAMN
 from amn.model.retrieval import RetrievalAMN
 from amn.model.stacked import StackedAMN
@@ -114,7 +114,7 @@ class FoldedRetrieval:
 
     def __init__(self, model: RetrievalAMN) -> None:
         self._model, self._first = model, FoldedBounded(model.first)
-        self._memory = LoopMemory(model.memory) if kernel.READY else model.memory
+        self._memory = LoopEntries(model.memory) if kernel.READY else model.memory
 
     @torch.inference_mode()
     def __call__(self, contexts: Array) -> Array:

@@ -29,7 +29,7 @@ _ROWS = 16
 Search = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class Memory(nn.Module):
+class Entries(nn.Module):
     """N entries in K cells.
 
     Attributes:
@@ -93,7 +93,7 @@ class Memory(nn.Module):
         return self.keys[panel, :, row].flatten(1)
 
     def nearest(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """The search, as `LoopMemory.nearest` makes it faster."""
+        """The search, as `LoopEntries.nearest` makes it faster."""
         near = flat @ self.centroids.T - self.centroids.square().sum(1) / 2
         probed = near.topk(min(PROBES, len(self.centroids)), dim=1).indices  # (B, probes)
         scores = torch.full((len(flat), NEIGHBOURS), -2.0)
@@ -109,7 +109,7 @@ class Memory(nn.Module):
         return scores, found
 
 
-class _Memory(Structure):
+class _Entries(Structure):
     _fields_ = (
         *((name, POINTER) for name in ("codes", "step", "centroids", "half", "start")),
         *((name, INTEGER) for name in ("cells", "width", "probes", "keep")),
@@ -119,12 +119,12 @@ class _Memory(Structure):
 _recall = function("amn_recall", POINTER, POINTER, INTEGER, POINTER, POINTER, result=ctypes.c_int)
 
 
-class LoopMemory:
+class LoopEntries:
     """The search in compiled loops (amn/kernel/entries.h), over the memory's own arrays."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Entries) -> None:
         centroids = memory.centroids.numpy()
-        self._memory = _Memory().fill(
+        self._memory = _Entries().fill(
             codes=memory.keys.numpy(),
             step=memory.key_step.numpy(),
             centroids=centroids,
@@ -151,6 +151,6 @@ class LoopMemory:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Codes (N, 192) int8 as `Memory.keys`."""
+    """Codes (N, 192) int8 as `Entries.keys`."""
     padded = nn.functional.pad(codes, (0, 0, 0, -len(codes) % _ROWS))
     return padded.view(-1, _ROWS, KEY_DIM // 2, 2).transpose(1, 2).contiguous()

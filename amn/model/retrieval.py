@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amn.config import VECTOR_DIM, ModelConfig
-from amn.model.memory import KEY_DIM, NEXT_DIM, Memory, Search
+from amn.model.memory import KEY_DIM, NEXT_DIM, Entries, Search
 from amn.model.network import BoundedAMN, check_contexts, random_basis
 
 #: A neighbour's weight rises from zero at the last one of those that are found: then an answer does not
@@ -27,7 +27,7 @@ _SOFT = 40.0
 
 
 class Recalled(NamedTuple):
-    """What a memory says to B contexts.
+    """The neighbours of B contexts, and what followed them.
 
     Attributes:
         scores: (B, 64) of the neighbours.
@@ -57,7 +57,7 @@ class RetrievalAMN(nn.Module):
         super().__init__()
         self.config = config
         self.first = BoundedAMN(config).requires_grad_(False)
-        self.memory = Memory()
+        self.memory = Entries()
         self.key_map = nn.Parameter(random_basis(KEY_DIM), requires_grad=False)  # (192, 768)
         self.next_map = nn.Parameter(random_basis(NEXT_DIM), requires_grad=False)  # (256, 768)
         self.attention = nn.Parameter(torch.tensor([10.0, 0, 0, 0, 0, 0, 0]))

@@ -20,7 +20,7 @@ from amn.data.dataset import Split
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.model.folded import fold
-from amn.model.memory import CELL_ENTRIES, KEY_DIM, NEIGHBOURS, Memory, pack
+from amn.model.memory import CELL_ENTRIES, KEY_DIM, NEIGHBOURS, Entries, pack
 from amn.model.retrieval import RetrievalAMN
 from amn.training.train import Tick
 
@@ -87,7 +87,7 @@ def _fit(model: RetrievalAMN, cases: list[_Case], tick: Tick) -> None:
 
 
 class _Case(NamedTuple):
-    """What the gain of n weighed windows follows from."""
+    """The products from which the gain of n weighed windows follows."""
 
     scores: Tensor  # (n, 64)
     products: Tensor  # (n, 64, 6)
@@ -125,7 +125,7 @@ def _file(model: RetrievalAMN, data: VectorSet, starts: Index, seed: int) -> NDA
     return file_entries(model.memory, flat, nexts, next_step, seed).numpy()
 
 
-def file_entries(memory: Memory, flat: Tensor, nexts: Tensor, next_step: Tensor, seed: int) -> Tensor:
+def file_entries(memory: Entries, flat: Tensor, nexts: Tensor, next_step: Tensor, seed: int) -> Tensor:
     """Fills a memory with keys (N, 192) and codes of what followed, (N, 256); returns the order in it."""
     cells = max(1, len(flat) // CELL_ENTRIES)
     centroids = torch.from_numpy(fit_centroids(flat.numpy(), cells, seed))

@@ -20,7 +20,7 @@ from amn.manifest import MANIFEST, files_sha256
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.model.layouts import build
-from amn.model.memory import NEIGHBOURS, LoopMemory, Memory, pack
+from amn.model.memory import NEIGHBOURS, Entries, LoopEntries, pack
 from amn.predictor import Predictor
 from amn.training.filing import fill
 
@@ -55,7 +55,7 @@ def filled(entries, cells, seed=0):
     draw = np.random.default_rng(seed)
     cuts = np.sort(draw.integers(0, entries + 1, cells - 1))
     cuts[cells // 2] = cuts[cells // 2 - 1]
-    made = Memory()
+    made = Entries()
     made.fill(
         keys=pack(torch.from_numpy(draw.integers(-127, 128, (entries, 192)).astype(np.int8))),
         key_step=torch.from_numpy(draw.uniform(1e-4, 1e-3, 192).astype(np.float32)),
@@ -108,7 +108,7 @@ def test_the_folded_form_answers_like_the_module(model, data, loops, monkeypatch
 )
 def test_the_loops_find_the_entries_that_the_search_in_torch_finds(entries, cells):
     made, flat = filled(entries, cells), torch.randn(9, 192, generator=torch.Generator().manual_seed(1)) / 14
-    expected, found = made.nearest(flat), LoopMemory(made).nearest(flat)
+    expected, found = made.nearest(flat), LoopEntries(made).nearest(flat)
     torch.testing.assert_close(found[0].sort(1).values, expected[0].sort(1).values, rtol=0, atol=1e-6)
     for ours, others in zip(found[1].tolist(), expected[1].tolist(), strict=True):
         assert len(set(ours) ^ set(others)) <= 2  # two that are equal but for a rounding
@@ -119,9 +119,9 @@ def test_the_loops_find_the_entries_that_the_search_in_torch_finds(entries, cell
 def test_a_query_that_is_no_number_has_some_neighbours_and_harms_none_beside_it():
     made = filled(1000, 7)
     flat = torch.randn(3, 192, generator=torch.Generator().manual_seed(1)) / 14
-    alone = LoopMemory(made).nearest(flat[2:])
+    alone = LoopEntries(made).nearest(flat[2:])
     flat[1] = torch.nan
-    scores, entries = LoopMemory(made).nearest(flat)
+    scores, entries = LoopEntries(made).nearest(flat)
     assert ((entries >= 0) & (entries < 1000)).all()
     np.testing.assert_array_equal(scores[2:].numpy(), alone[0].numpy())
 
