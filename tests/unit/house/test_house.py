@@ -8,9 +8,9 @@ from pathlib import Path
 import house
 from house import ROOMS, ROOT
 
-#: The aim was 29,000. Page, stage times, traces, deployments, gateway, examination of clients, encoding and
-#: wheels (CHANGELOG.md) brought more.
-LINES_MAX = 48_200
+#: The aim was 29,000. Page, stage times, traces, deployments, gateway, examination of clients, encoding,
+#: wheels, the corpus and the fallback with a memory (CHANGELOG.md) brought more.
+LINES_MAX = 50_100
 
 
 def test_the_lines_outside_the_tests_stay_few() -> None:

@@ -166,7 +166,8 @@ def test_a_worker_scores_a_batch_as_the_features_do(run):
     constant = replace(load_calibration(run[0]), model=Linear(coefficients=np.zeros(0), intercept=0.5))
     for calibration in (load_calibration(run[0]), constant):
         scores = GateScores(GAIN_ALONE, None, calibration)(x, answers)
-        np.testing.assert_array_equal(scores.gain, calibration.gain(features(x, answers)))
+        # The compiled loops add in another order than NumPy, on some processors with fused products.
+        np.testing.assert_allclose(scores.gain, calibration.gain(features(x, answers)), rtol=1e-12)
 
 
 def test_every_score_is_held_against_random_and_the_oracle(run):
