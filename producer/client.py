@@ -128,7 +128,7 @@ class Producer(Core[Handle, BatchHandle]):
         reader = None if self._spread or block else self.channels[0].reader
         try:
             lead = reader.claim() if reader is not None else None
-            [handle] = run(self._submitting([context], given, block))
+            [handle] = (run if reader else self._sent)(self._submitting([context], given, block))
             return cast(Reply, handle.wait(False, timeout_ms, lead))
         except BaseException:
             if reader is not None:

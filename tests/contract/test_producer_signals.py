@@ -116,7 +116,7 @@ def test_an_interrupt_anywhere_harms_no_other_call_and_none_after_it(
         assert time.monotonic() - began_s < 3
 
 
-@pytest.mark.parametrize("verb", ["predict", "submit"])
+@pytest.mark.parametrize("verb", ["predict", "predict, block", "submit"])
 def test_a_handler_anywhere_may_use_the_producer_whose_call_it_interrupts(
     valkey: Server, context: Any, verb: str
 ) -> None:
@@ -124,10 +124,10 @@ def test_a_handler_anywhere_may_use_the_producer_whose_call_it_interrupts(
 
     def act() -> None:
         try:
-            if verb == "predict":
-                found.append(producer.predict(context, timeout_ms=3_000))
-            else:
+            if verb == "submit":
                 found.append(producer.submit(context).result(3_000))
+            else:
+                found.append(producer.predict(context, timeout_ms=3_000, block="block" in verb))
         except BaseException as error:
             found.append(error)
 
