@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import tomllib
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amn.data.vectors import WINDOW
+from amn.errors import FileRefused
 from amn.files import write_whole, writing
 from amn.output import without_surrogates
 from ops.corpus.packages import download, known_packages, make_encoder, sha256_of, unpacked
@@ -36,7 +38,7 @@ class Article:
 
 
 def build(
-    out: Path, packages: Path = PACKAGES, on_domain: Callable[[int, int, str], None] = lambda *_: None
+    out: Path, packages: Path = PACKAGES, on_step: Callable[[str, int, int, str], None] = lambda *_: None
 ) -> dict[str, Any]:
     """Make the corpus in a folder: `packages`, `encoder` and `documents`; returns its `manifest.json`.
 
@@ -44,27 +46,37 @@ def build(
 
     Args:
         packages: A file of domains and the names of their packages.
-        on_domain: Gets the number of domains that are done, of all, and the name of the next one.
+        on_step: Gets a step, the number of its parts that are done, of all, and the name of the next one.
 
     Raises:
-        FileRefused: A package or the encoder cannot be downloaded, or nothing can be written.
+        FileRefused: A package or the encoder cannot be downloaded, or nothing can be written; or the folder
+            holds another corpus.
     """
     manifest, encoder, documents = out / "manifest.json", out / "encoder", out / "documents/documents.jsonl"
     if manifest.exists():
         earlier: dict[str, Any] = json.loads(manifest.read_text("utf-8"))
+        for path, name in ((packages, "list_sha256"), (documents, "documents_sha256")):
+            if not path.is_file() or sha256_of(path) != earlier.get(name):
+                raise FileRefused(
+                    f"{out} is a corpus of another {path.name}; remove it, or name another --out"
+                )
         return earlier
     domains: dict[str, str] = tomllib.loads(packages.read_text("utf-8"))["domains"]
     known = known_packages(list(domains.values()))
+    on_step("downloading", 0, 2, f"{len(known)} packages")
     download(known, out / "packages")
+    on_step("downloading", 1, 2, "the encoder")
     if not encoder.exists():
         make_encoder(encoder)
     seen: set[int] = set()
     found: list[Article] = []
     for number, (domain, name) in enumerate(domains.items()):
-        on_domain(number, len(domains), domain)
+        on_step("reading", number, len(domains), domain)
         found += _articles(domain, out / "packages" / known[name].file, seen)
+    on_step("reading", len(domains), len(domains), "")
     _write(documents, found)
     about = {
+        "list_sha256": sha256_of(packages),
         "packages": {one.file: one.sha256 for one in known.values()},
         "encoder_sha256": hash_of(encoder),
         "documents_sha256": sha256_of(documents),
@@ -75,7 +87,11 @@ def build(
 
 
 def _articles(domain: str, package: Path, seen: set[int]) -> Iterator[Article]:
-    """Yield the articles of a package until its domain has enough; `seen` are paragraphs of all so far."""
+    """Yield the articles of a package until its domain has enough.
+
+    `seen` are the paragraphs of all articles so far: one of a file that is dropped, or behind the end of an
+    article that is cut, may still come in another file.
+    """
     before = 0
     with unpacked(package) as folder:
         files = {without_surrogates(path.relative_to(folder).as_posix()): path for path in folder.rglob("*")}
@@ -84,24 +100,26 @@ def _articles(domain: str, package: Path, seen: set[int]) -> Iterator[Article]:
             path = files[name]
             if not path.is_file() or path.is_symlink():
                 continue
-            text = "\n\n".join(one for one in paragraphs(path, name) if _is_new(one, seen))
+            new: dict[int, str] = {}
+            for one in paragraphs(path, name):
+                if (key := _key(one)) not in seen:
+                    new.setdefault(key, one)
+            text = "\n\n".join(new.values())
             pieces = chunks(text)[: min(ARTICLE_CHUNKS_MAX, DOMAIN_CHUNKS_MAX - before)]
             if len(pieces) < ARTICLE_CHUNKS_MIN:
                 continue
-            yield Article(f"{domain}/{name}", domain, text[: pieces[-1].end], len(pieces), before)
+            text = text[: pieces[-1].end]
+            seen.update(itertools.islice(new, text.count("\n\n") + 1))
+            yield Article(f"{domain}/{name}", domain, text, len(pieces), before)
             before += len(pieces)
             if before > DOMAIN_CHUNKS_MAX - ARTICLE_CHUNKS_MIN:
                 return
 
 
-def _is_new(paragraph: str, seen: set[int]) -> bool:
-    """Return whether the letters of a paragraph were not seen before, and remember them."""
+def _key(paragraph: str) -> int:
+    """Return a hash of the letters of a paragraph."""
     letters = re.sub("[^a-z]", "", paragraph.lower())
-    key = int.from_bytes(hashlib.blake2b(letters.encode(), digest_size=8).digest())
-    if key in seen:
-        return False
-    seen.add(key)
-    return True
+    return int.from_bytes(hashlib.blake2b(letters.encode(), digest_size=8).digest())
 
 
 def _write(path: Path, articles: list[Article]) -> None:

@@ -112,10 +112,8 @@ def corpus(out: Path, packages: Path | None) -> None:
     """
     from ops.corpus.build import PACKAGES, build
 
-    with console.Bar("packages") as bar:
-        made = build(
-            out, packages or PACKAGES, lambda done, count, name: bar.draw("reading", done, count, name)
-        )
+    with console.Bar("parts") as bar:
+        made = build(out, packages or PACKAGES, bar.draw)
     console.say(f"{out}: {sum(made['chunks'].values()):,} chunks of {len(made['chunks'])} domains", err=True)
 
 

@@ -108,6 +108,41 @@ def test_a_finished_corpus_stays_as_it_is_and_needs_no_package_any_more(tmp_path
     assert build(tmp_path / "out", chosen) == manifest
 
 
+def test_a_finished_corpus_of_another_list_or_of_other_documents_is_refused(
+    tmp_path: Path, chosen: Path
+) -> None:
+    build(tmp_path / "out", chosen)
+    other = tmp_path / "other.toml"
+    other.write_text('[domains]\ntwo = "second-doc"\n')
+    with pytest.raises(
+        FileRefused, match=r"out is a corpus of another other\.toml; remove it, or name another"
+    ):
+        build(tmp_path / "out", other)
+    (tmp_path / "out" / "documents" / "documents.jsonl").write_text("{}\n")
+    with pytest.raises(FileRefused, match=r"of another documents\.jsonl"):
+        build(tmp_path / "out", chosen)
+
+
+def test_a_paragraph_of_a_file_that_is_dropped_or_cut_comes_in_the_file_that_has_it_whole(
+    tmp_path: Path, chosen: Path
+) -> None:
+    once = sentences(6, 30), sentences(7, 450)
+    names = {
+        "introduction.txt": once[0][:4],
+        "manual.txt": once[0],
+        "all.txt": once[1],
+        "end.txt": once[1][390:],
+    }
+    files = {f"usr/share/doc/{at}{name}": "\n\n".join(text) for at in "cd" for name, text in names.items()}
+    # Each pair of files has two folders, so that the one that comes first is once in either order.
+    make_package(tmp_path / "debian", "third-doc", {name: text.encode() for name, text in files.items()})
+    chosen.write_text('[domains]\nthree = "third-doc"\n')
+    build(tmp_path / "out", chosen)
+    lines = (tmp_path / "out" / "documents" / "documents.jsonl").read_text().splitlines()
+    found = [one for line in lines for one in json.loads(line)["text"].split("\n\n")]
+    assert sorted(found) == sorted(once[0] + once[1])
+
+
 def test_a_broken_download_is_made_good_and_an_unknown_package_is_named(tmp_path: Path, chosen: Path) -> None:
     folder = tmp_path / "out" / "packages"
     folder.mkdir()
