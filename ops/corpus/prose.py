@@ -19,13 +19,16 @@ _FUNCTION_WORDS = re.compile(
 )
 _TEXT, _HTML = {"", ".txt", ".text", ".rst", ".pod"}, {".html", ".htm", ".xhtml", ".docbook", ".page"}
 _MAN = re.compile(r"\.[1-9][a-z]*")
-#: Copies of the sources of pages, indexes, and texts of law.
+#: Copies of the sources of pages, indexes, and texts of law, but not `search-order` or `license-rules`.
 _LEFT_OUT = re.compile(
-    r"(^|/)(_sources|genindex|search|changelog|copyright|COPYING|LICEN[CS]E)", re.IGNORECASE
+    r"(^|/)((_sources|search|changelog|copyright|copying|licen[cs]e)(?=[./]|$)|genindex|"
+    r"(?-i:COPYING|LICEN[CS]E))",
+    re.IGNORECASE,
 )
 #: Marks of reStructuredText and Perl's pod around words, and bullets; the words stay.
 _MARKS = re.compile(
-    r":[a-z:]+:(?=`)|[A-Z]<+|(?<=\S)[>`*|]+(?!\w)|\b_+(?!\w)|[`*|]+(?=\w)| <[^<>\s]+>(?=`)|^\s*[-*\u2022]\s+",
+    r":[a-z:]+:(?=`)|[A-Z]<+|(?<=\S)[>`*|]+(?!\w)|\b_+(?!\w)|[`*|]+(?=\w)| <[^<>\s]+>(?=`)|"
+    r"^[ \t]*[-*\u2022][ \t]+",
     re.MULTILINE,
 )
 _MAN_VERBATIM = re.compile(r"^[.'](nf|EX|TS|Bd)\b.*?^[.'](fi|EE|TE|Ed)\b", re.MULTILINE | re.DOTALL)
@@ -46,11 +49,12 @@ def paragraphs(path: Path, name: str) -> list[str]:
     """
     packed = path.suffix == ".gz"
     convert = _converter(path.with_suffix("").suffix if packed else path.suffix, name)
-    if convert is None or _LEFT_OUT.search(name) or path.stat().st_size > DOCUMENT_BYTES_MAX:
+    if convert is None or _LEFT_OUT.search(name):
         return []
     try:
-        data = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
-        text = convert(data.decode("utf-8", "replace"))
+        with gzip.open(path) if packed else path.open("rb") as file:
+            data = file.read(DOCUMENT_BYTES_MAX + 1)
+        text = convert(data.decode("utf-8", "replace")) if len(data) <= DOCUMENT_BYTES_MAX else ""
     except (OSError, EOFError, zlib.error, AssertionError):  # damaged; the last: Python's parser of HTML
         return []
     found = (" ".join(one.split()) for one in re.split(r"\n\s*\n", text))

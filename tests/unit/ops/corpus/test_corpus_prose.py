@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from ops.corpus.prose import is_prose, paragraphs
+from ops.encode.documents import DOCUMENT_BYTES_MAX
 
 LINE = "The server keeps a list of all the requests that it has in the order of their time."
 
@@ -53,7 +56,7 @@ def test_a_text_of_another_language_is_left_out(tmp_path: Path) -> None:
             "The C<server> keeps a B<list> of all the L<requests> that it has in the I<order> of their time.",
         ),
         ("a.docbook", f"<article><para>{LINE}</para><screen>x</screen></article>"),
-        ("README", f"  * {LINE}\n\n{'=' * 40}"),
+        ("README", f"Aims\n\n  * {LINE}\n\n{'=' * 40}"),
         (
             "man/man1/a.1",
             '.TH A 1\n.PP\nThe\n.BR server " keeps a"\nlist of \\fIall\\fP the\n.I requests\nthat it has '
@@ -66,7 +69,33 @@ def test_marks_of_each_kind_of_text_go_and_the_words_stay(tmp_path: Path, name: 
 
 
 @pytest.mark.parametrize(
-    "name", ["doc/copyright", "doc/_sources/a.rst", "lib/a", "doc/a.png", "man/man1/a.html.5x5"]
+    "name",
+    [
+        "doc/copyright",
+        "doc/_sources/a.rst",
+        "doc/genindex-A.html",
+        "doc/LICENSE-MIT.txt",
+        "lib/a",
+        "doc/a.png",
+        "man/man1/a.html.5x5",
+    ],
 )
 def test_files_that_are_no_documentation_are_not_read(tmp_path: Path, name: str) -> None:
     assert read(tmp_path, f"usr/share/{name}", LINE) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["search-order.txt", "Searching.html", "license-rules.rst", "copyrighted/a.txt"]
+)
+def test_a_name_that_only_begins_like_one_of_an_index_or_of_a_law_is_read(tmp_path: Path, name: str) -> None:
+    assert read(tmp_path, f"usr/share/doc/{name}", LINE) == [LINE]
+
+
+def test_a_packed_file_is_not_unpacked_beyond_the_length_of_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(f"{LINE}\n\n".encode() * 10) + gzip.compress(b"\n" * DOCUMENT_BYTES_MAX))
+    tracemalloc.start()
+    found, (_, peak) = paragraphs(path, "usr/share/doc/a.txt.gz"), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == []
+    assert peak < 4 * DOCUMENT_BYTES_MAX
