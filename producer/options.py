@@ -11,7 +11,6 @@ from producer.messages import DEFAULT_LANE, DEFAULT_PRIORITY, PRIORITIES, TEXT_L
 
 DEADLINE_MS_MAX = 365 * 24 * 3600 * 1000.0
 _INTEGER_MAX = 2**31
-_TO = f"to {_INTEGER_MAX - 1}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +61,9 @@ class Options:
             if type(getattr(self, name)) is not bool:
                 raise InvalidRequest(f"{name} is {getattr(self, name)!r:.80}; send True or False")
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
-            raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send an integer from 0 {_TO}")
+            raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send an integer from 0 to {_INTEGER_MAX - 1}")
         if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
-            raise InvalidRequest(f"position is {self.position!r:.80}; send an int from -1, for none, {_TO}")
+            raise InvalidRequest(f"position is {self.position!r:.80}; send -1 (none) to {_INTEGER_MAX - 1}")
         if self.request_id and not valid_id(self.request_id):
             raise InvalidRequest(
                 f"request_id {self.request_id!r:.80} is not valid; use 1-64 letters, digits and '_.:-'"

@@ -95,6 +95,11 @@ class Calibration:
     _steps: Values = field(init=False)
 
     def __post_init__(self) -> None:
+        if len(self.model.coefficients) > len(FEATURES) or len(self.weights) != len(self.weight_edges):
+            raise CheckpointError(
+                f"calibration {self.calibration_id}: {len(self.model.coefficients)} coefficients of at most "
+                f"{len(FEATURES)}, {len(self.weights)} weights for {len(self.weight_edges)} edges; fit it again"
+            )
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
 
     def fits(self, amn: str, fallback: str) -> bool:
@@ -110,7 +115,7 @@ class Calibration:
 
     def scorer(self) -> Callable[[Vectors, Vectors], Values]:
         """Returns a function of contexts (B, 5, 768) and predictions (B, 768): the gain of their features."""
-        if not hasattr(kernel.LIBRARY, "amn_gain"):  # there is none, or one of an earlier build
+        if not kernel.READY:
             return lambda contexts, predictions: self.gain(features(contexts, predictions))
         terms, intercept, edges = self.model.coefficients, self.model.intercept, self.weight_edges
         counts = len(terms), len(edges)

@@ -216,7 +216,7 @@ def _truth_of(fields: Mapping[str, Any]) -> str:
     """The name of the request that a truth belongs to: its id, or its place in a sequence."""
     if fields.keys() not in ({"request_id"}, {"sequence", "position"}):
         raise bad(
-            "send vector, and request_id as the answer has it, or sequence and position as the request had"
+            "send vector and either request_id (of the answer) or both sequence and position (of the request)"
         )
     checked = Options(**fields)
     name = sample_key(checked.request_id, checked.sequence, checked.position)

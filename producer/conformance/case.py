@@ -139,8 +139,7 @@ class Case:
         context = self.contexts(1)[0] if context is None else context
         dtype = "f2" if context.dtype == np.float16 else "f4"
         form = {"dtype": dtype, "shape": list(context.shape), "context": text(context)}
-        asked = {"id": f"r-{secrets.token_hex(8)}", **form, **fields}
-        return asked
+        return {"id": f"r-{secrets.token_hex(8)}", **form, **fields}
 
     def submit(self, program: Program, *requests: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Has requests sent in one call; the result of each."""

@@ -175,9 +175,10 @@ def _connected(case: Case, **fields: Any) -> dict[str, Any]:
 def _while_away(case: Case, asked: dict[str, Any], away_s: float) -> list[dict[str, Any]]:
     """Has a request submitted on a way that heals after a time."""
     (healing := threading.Timer(away_s, case.way.heal)).start()
-    results = case.submit(case.program, asked)
-    healing.join()
-    return results
+    try:
+        return case.submit(case.program, asked)
+    finally:
+        healing.join()
 
 
 def _again(case: Case, asked: dict[str, Any], result: dict[str, Any]) -> None:

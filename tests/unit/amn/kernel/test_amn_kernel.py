@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amn.bank.bank import ReferenceBank, exact_top2
+from amn.errors import CheckpointError
 from amn.gate import gain
 from amn.kernel import bindings as kernel
 from amn.predictor import Predictor
@@ -120,6 +122,7 @@ def test_a_row_that_is_no_number_spoils_no_other_row_and_has_no_confidence(predi
     assert ((near.ids >= 0) & (near.ids < len(predictor.bank))).all()
 
 
+@needs_loops
 def test_a_gain_by_one_call_is_that_of_the_features(predictor, sample):
     spoilt = sample[:12].copy()
     spoilt[5] = np.nan
@@ -136,9 +139,12 @@ def test_a_gain_by_one_call_is_that_of_the_features(predictor, sample):
         )  # fmt: skip
         wanted = fitted.gain(rows)
         assert {0.0} < set(wanted)
-        np.testing.assert_allclose(fitted.scorer()(spoilt, answers), wanted, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(fitted.scorer()(spoilt, answers), wanted, rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="12 contexts, but 2 predictions"):
         fitted.scorer()(spoilt, answers[:2])
+    for wrong in ({"weights": weights[1:]}, {"model": gain.Linear(coefficients=np.zeros(6), intercept=0.0)}):
+        with pytest.raises(CheckpointError, match="fit it again"):
+            replace(fitted, **wrong)
 
 
 def test_threads_that_compute_at_once_do_not_meet(predictor, sample):
