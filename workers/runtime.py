@@ -33,9 +33,9 @@ def run_worker(settings: WorkerSettings, artifacts: Artifacts) -> None:
     Raises:
         NotReady: Model, bank, policy or calibration do not hold, or the server cannot be used.
     """
-    if settings.background:
-        yield_to_others()
     parts = build(settings, artifacts)
+    if settings.background:  # not before: on a busy machine it would take minutes to load
+        yield_to_others()
     loop, queue = parts.loop, parts.loop.queue
     served = served_by(artifacts.model, artifacts.bank if settings.kind == "amn" else None)
     served |= {**parts.decides, "artifacts": artifacts.origin, "version": __version__}

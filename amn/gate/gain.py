@@ -97,8 +97,8 @@ class Calibration:
     def __post_init__(self) -> None:
         if len(self.model.coefficients) > len(FEATURES) or len(self.weights) != len(self.weight_edges):
             raise CheckpointError(
-                f"calibration {self.calibration_id}: {len(self.model.coefficients)} coefficients of at most "
-                f"{len(FEATURES)}, {len(self.weights)} weights for {len(self.weight_edges)} edges; fit it again"
+                f"calibration {self.calibration_id} has {len(self.weights)} weights for "
+                f"{len(self.weight_edges)} edges, or over {len(FEATURES)} coefficients: fit it again"
             )
         object.__setattr__(self, "_steps", np.append(0.0, self.weights))  # from below the first edge on
 

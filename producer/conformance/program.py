@@ -116,7 +116,7 @@ class Program:
         self._process.communicate()
 
     def _end(self) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # the second where all of the group are dead, on macOS
+        with suppress(ProcessLookupError, PermissionError):  # or, on macOS, all are dead
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
