@@ -63,9 +63,7 @@ class Options:
         if type(self.tokens) is not int or not 0 <= self.tokens < _INTEGER_MAX:
             raise InvalidRequest(f"tokens is {self.tokens!r:.80}; send an int, 0 to {_INTEGER_MAX - 1}")
         if type(self.position) is not int or not -1 <= self.position < _INTEGER_MAX:
-            raise InvalidRequest(
-                f"position is {self.position!r:.80}; send an int, -1 (none) to {_INTEGER_MAX - 1}"
-            )
+            raise InvalidRequest(f"position is {self.position!r:.80}; send an int, -1 to {_INTEGER_MAX - 1}")
         if self.request_id and not valid_id(self.request_id):
             raise InvalidRequest(
                 f"request_id {self.request_id!r:.80} is not valid; use 1-64 letters, digits and '_.:-'"
