@@ -57,8 +57,8 @@ class Inflight:
         self._given_up: OrderedDict[str, Answer | errors.QueueError | None] = OrderedDict()
         self._late: OrderedDict[str, None] = OrderedDict()
         self.sweep_at_s = clock_s() + SWEEP_S
-        #: Nothing is called while `add` and `on_reply` have it: so no signal handler comes between, which may
-        #: wait for an answer that another thread cannot take then.
+        #: Nothing is called while it is held: so no signal handler comes between, which may wait for an
+        #: answer that another thread cannot take then.
         self._lock = threading.RLock()
         #: Out of the table, and maybe without its answer still: an interrupt came between.
         self._settling: BaseHandle | None = None
@@ -124,12 +124,16 @@ class Inflight:
 
     def settle(self, request_id: str, outcome: Answer | errors.QueueError) -> bool:
         """Ends a request on this side; False when it is not in flight any more."""
-        with self._lock:
-            handle = self._take(request_id)
-            if handle is not None and handle.named and not isinstance(outcome, _FINAL):
-                _remember(self._given_up, request_id, None, KEPT_MAX)
+        handle = self.handles.get(request_id)
         if handle is None:
             return False
+        if handle.named and not isinstance(outcome, _FINAL):  # before it is out: its answer may come then
+            _remember(self._given_up, request_id, None, KEPT_MAX)
+        with self._lock:
+            if request_id not in self.handles or self.handles[request_id] is not handle:
+                return False
+            del self.handles[request_id]
+            self._contexts -= handle.contexts
         handle.settle(outcome)
         return True
 
@@ -140,7 +144,7 @@ class Inflight:
         """
         message = wire.decode_reply(payload)
         handle: Any = self.handles.get(message.id)
-        settling = self._settling
+        settling: Any = self._settling
         if handle is None and settling is not None and settling.id == message.id:
             handle = settling
         if isinstance(message, Failure):
@@ -159,11 +163,11 @@ class Inflight:
             _remember(self._answered, message.id, self.clock_s(), REMEMBERED_MAX)
         with self._lock:
             if message.id in self.handles:
-                self._settling = handle = self.handles[message.id]
+                self._settling = settling = handle = self.handles[message.id]
                 del self.handles[message.id]
                 self._contexts -= handle.contexts
-            elif handle is None or handle is not settling:  # the latter: somebody ended it meanwhile
-                return self._unasked(message.id, handle, outcome)
+        if handle is None or handle is not settling:  # the latter: somebody ended it meanwhile
+            return self._unasked(message.id, handle, outcome)
         handle.settle(outcome)
         self._settling = None
         if self.times is not None:
@@ -181,37 +185,25 @@ class Inflight:
         """
         now_s = self.clock_s()
         self.sweep_at_s = now_s + SWEEP_S
-        with self._lock:
-            waiting = list(self.handles.values())
+        waiting = list(self.handles.values())  # one step, in which no other thread comes between
         self.overdue = [one for one in waiting if one.got_in_at_s + OVERDUE_S <= now_s]
         self.give_up([one for one in waiting if one.lost_at_s <= now_s], _too_late)
         return bool(self.overdue)
 
     def give_up(self, lost: Iterable[BaseHandle], make_error: Callable[[str], errors.QueueError]) -> None:
         """Ends requests to which no answer will come, so that their slots are free and nobody waits on."""
-        with self._lock:
-            lost = [one for one in lost if self.handles.get(one.id) is one]
-            for handle in lost:
-                self._take(handle.id)
-                _remember(self._late, handle.id, None, REMEMBERED_MAX)
-                if handle.named:
-                    _remember(self._given_up, handle.id, None, KEPT_MAX)
-        self.swept += len(lost)
         for handle in lost:
-            handle.settle(make_error(handle.id))
-
-    def _take(self, request_id: str) -> BaseHandle | None:
-        handle: BaseHandle | None = self.handles.pop(request_id, None)
-        if handle is not None:
-            self._contexts -= handle.contexts
-        return handle
+            if self.handles.get(handle.id) is handle:
+                _remember(self._late, handle.id, None, REMEMBERED_MAX)
+                if self.settle(handle.id, make_error(handle.id)):
+                    self.swept += 1
 
     def close(self, why: str) -> None:
         """Empties the table, tells each who waits, and takes no more."""
         with self._lock:
             self._closed = why
-            left, self.handles, self._contexts = list(self.handles.values()), {}, 0
-        for handle in left:
+            left, self.handles, self._contexts = self.handles, {}, 0
+        for handle in left.values():
             handle.settle(errors.ProducerClosed(f"request {handle.id}: {why}"))
 
     def forked(self, why: str) -> None:

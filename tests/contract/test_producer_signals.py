@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,10 +19,14 @@ from servers import Server
 from test_producer_lead import Call, leading
 from waiting import wait_until
 
-from producer import Producer
+from producer import Options, Producer, ProducerSettings
 from producer.errors import Cancelled, ProducerClosed
 from producer.messages import Reply
+from producer.protocol.wire import encode_reply
 from producer.session import threads
+from producer.session.handle import Handle
+from producer.session.inflight import Inflight
+from producer.session.requests import prepare
 
 
 class Alarm(Exception):
@@ -209,6 +214,42 @@ def test_a_handler_that_stands_still_stops_only_its_own_thread(valkey: Server, c
             signal.signal(signal.SIGALRM, before)
         assert len(found) == 3
         assert all(isinstance(one, Reply) for one in found)
+
+
+def test_a_handler_anywhere_in_the_table_keeps_no_answer_from_another_thread(context: Any) -> None:
+    now_s = 0.0
+    table = Inflight(1_000, clock_s=lambda: now_s)
+    ended: list[bool] = []
+
+    def added(**options: Any) -> Handle:
+        one = prepare(context, Options(**options), "client", ProducerSettings())
+        return table.add(one, partial(Handle, None))[0]
+
+    def taken(one: Handle) -> None:
+        table.on_reply(encode_reply(Reply(id=one.id, vector=context[0], confidence=1.0, margin=1.0)))
+
+    def steps() -> None:
+        nonlocal now_s
+        first, lost, cancelled = added(), added(deadline_ms=1), added()
+        taken(first)
+        taken(first)  # a stray
+        table.settle(cancelled.id, Cancelled("taken back"))
+        now_s += 100
+        table.sweep()
+        assert lost.done()
+
+    def act() -> None:
+        call = Call(lambda: taken(other))
+        call.join(1)
+        ended.append(not call.is_alive())
+
+    other = added()
+    for number, outcome in places_of(steps, act, 2):
+        assert outcome is None, (number, outcome)
+        assert all(ended), number
+        assert len(table) == table._contexts == 1 - len(ended), number
+        other = added() if ended else other
+        ended.clear()
 
 
 def test_a_cancel_of_another_thread_ends_the_wait_at_once(valkey: Server, context: Any) -> None:
