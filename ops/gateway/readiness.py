@@ -20,8 +20,6 @@ from producer.settings import ProducerSettings
 from producer.transport.clock import time_ms
 from producer.transport.connection import connect, driver_errors
 
-#: A look is a few commands; more threads would only wait for the servers of more partitions.
-_THREADS_MAX = 32
 #: By the queue's or partition's name, the AMN workers that live and make progress, or why there are none.
 Readiness = dict[str, list[WorkerFacts] | str]
 
@@ -41,8 +39,8 @@ class Looks:
         self._asked: dict[str, Future[list[WorkerFacts]]] = {}
 
     def __enter__(self) -> Self:
-        threads = min(len(self._parts), _THREADS_MAX)
-        self._pool = self._undo.enter_context(ThreadPoolExecutor(threads, "amn-ready"))
+        # One for each: those that are away would keep fewer from the others. They start as they are needed.
+        self._pool = self._undo.enter_context(ThreadPoolExecutor(len(self._parts), "amn-ready"))
         clients = [self._undo.enter_context(connect(part)) for part in self._parts]
         pairs = zip(self._parts, clients, strict=True)
         self._asks = {part.queue: partial(_working, client, part) for part, client in pairs}

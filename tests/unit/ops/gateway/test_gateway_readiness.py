@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import ExitStack
+from typing import Any
 
 from ops.gateway.readiness import Looks
 from producer.partitions import partition_queues
@@ -23,3 +24,14 @@ def test_a_partition_whose_server_hangs_leaves_the_gateway_ready_within_a_probes
             assert time.monotonic() - began_s < 0.9
             assert list(found) == [part.queue for part in parts]
             assert all(isinstance(one, str) for one in found.values())
+
+
+def test_partitions_that_are_away_hide_none_of_those_that_live() -> None:
+    parts = [ProducerSettings(queue=queue) for queue in partition_queues("main", 80)]
+    away, lives, worker = parts[:72], parts[72:], ["a worker"]
+    with Looks(parts) as look:
+        asks: dict[str, Any] = {part.queue: lambda: time.sleep(0.8) for part in away}
+        look._asks = asks | {part.queue: lambda: worker for part in lives}
+        for _ in range(2):
+            found = look()
+            assert [queue for queue, one in found.items() if one == worker] == [part.queue for part in lives]
