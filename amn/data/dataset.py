@@ -16,12 +16,22 @@ from numpy.typing import NDArray
 
 from amn.config import UNSEEN_DOMAIN, VECTOR_DIM
 from amn.data.arrays import writing_rows
-from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, WINDOW, Index, Vectors, VectorSet, chunks, window_rows
+from amn.data.vectors import (
+    DRAWN,
+    LEFT_OUT,
+    SIDES,
+    TRAIN,
+    WINDOW,
+    Index,
+    Vectors,
+    VectorSet,
+    chunks,
+    window_rows,
+)
 from amn.errors import DataError
 from amn.files import write_whole
 
 NEAR_DUPLICATE_COSINE = 0.999
-SIDES = ("train", "validation", "test", "selection", "unseen")
 IN_DISTRIBUTION_SHARE = 0.6
 STRETCH_VECTORS_MAX = 40
 

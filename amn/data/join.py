@@ -10,7 +10,7 @@ import numpy as np
 
 from amn.config import VECTOR_DIM
 from amn.data.arrays import writing_rows
-from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, VectorSet, chunks
+from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, VectorSet, chunks, side_faults
 from amn.errors import DataError
 from amn.files import making_folder
 from amn.manifest import check_one_encoder
@@ -25,7 +25,8 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         left_out: Domains of the others that nothing is trained on.
 
     Raises:
-        DataError: The sets are of several encoders, or no article is of a domain that is left out.
+        DataError: The sets are of several encoders, or a domain cannot be left out, since no article that
+            joins is of it, the first set has articles of it, or its name is that of a side.
         FileRefused: The folder exists already, or cannot be written.
     """
     sets = [first, *others]
@@ -37,6 +38,8 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         raise DataError(
             f"no article that joins is of domain {missing[0]!r}; there are {sorted(set(domains))}"
         )
+    for fault in side_faults(domains, sides):
+        raise DataError(f"{out}: {fault}")
     before = np.cumsum([0, *(len(one.article_domain) for one in sets)])
     with making_folder(out) as folder:
         with writing_rows(

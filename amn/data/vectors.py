@@ -20,8 +20,9 @@ WINDOW = CONTEXT_LENGTH + 1
 NORM_TOLERANCE = 1e-3
 ROWS_PER_CHUNK = 8192
 
-#: Sides of articles, as files say them.
+#: Sides of articles, as files say them; and of windows.
 DRAWN, TRAIN, LEFT_OUT = "", "train", "left_out"
+SIDES = ("train", "validation", "test", "selection", "unseen")
 
 Vectors = NDArray[np.float32]
 Index = NDArray[np.int64]
@@ -144,8 +145,19 @@ def _faults(data: VectorSet) -> Iterator[str]:
             yield f"{name} has shape {values.shape}; give one entry for each article, not for each vector"
     if len(data.article_side) not in (0, len(domains)):
         yield f"article_side has {len(data.article_side)} entries, and there are {len(domains)} articles"
-    if strange := set(data.article_side.tolist()) - {DRAWN, TRAIN, LEFT_OUT}:
+    elif len(domains):
+        yield from side_faults(domains, data.article_side)
+
+
+def side_faults(domains: NDArray[np.str_], sides: NDArray[np.str_]) -> Iterator[str]:
+    """The faults of the sides that articles are given, and of the domains that are left out."""
+    if strange := set(sides.tolist()) - {DRAWN, TRAIN, LEFT_OUT}:
         yield f"article_side holds {min(strange)!r}; give {TRAIN!r}, {LEFT_OUT!r}, or '' to draw it"
+    left_out = set(domains[np.flatnonzero(sides == LEFT_OUT)].tolist())
+    if sides_named := left_out & set(SIDES):
+        yield f"a domain that is left out is a side of its name, and {min(sides_named)!r} is one; rename it"
+    if divided := left_out & set(domains[np.flatnonzero(sides != LEFT_OUT)].tolist()):
+        yield f"domain {min(divided)!r} is left out, but not all of its articles; leave out all, or none"
 
 
 def check_numbers(source: str, array: Rows) -> None:

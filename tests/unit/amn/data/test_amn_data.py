@@ -361,6 +361,13 @@ def test_what_cannot_join_is_refused(tmp_path):
         join(first, [other], [], tmp_path / "joined")
     with pytest.raises(DataError, match="no article that joins is of domain 'tales'"):
         join(first, [first], ["tales"], tmp_path / "joined")
+    with pytest.raises(DataError, match="domain 'alpha' is left out, but not all of its articles"):
+        join(first, [first], ["alpha"], tmp_path / "joined")
+    named = vector_set(article_domain=np.array(["test"] * 40))
+    with pytest.raises(DataError, match="a side of its name, and 'test' is one; rename it"):
+        join(first, [named], ["test"], tmp_path / "joined")
+    with pytest.raises(DataError, match="a side of its name, and 'test' is one; rename it"):
+        validate(vector_set(article_domain=named.article_domain, article_side=np.array(["left_out"] * 40)))
     with pytest.raises(DataError, match="article_side holds 'test'"):
         validate(vector_set(article_side=np.array(["test"] * 40)))
     with pytest.raises(DataError, match="article_side has 2 entries"):
