@@ -20,8 +20,8 @@ from amn.model.memory import KEY_DIM, NEXT_DIM, Entries, Search
 from amn.model.network import BoundedAMN, check_contexts, random_basis
 
 #: A neighbour's weight rises from zero at the last one of those that are found: then an answer does not
-#: jump where a rounding exchanges two of the last ones.
-_RISE = 10.0
+#: jump where a rounding exchanges two of the last ones. With the least, equal neighbours weigh alike.
+_RISE, _RISE_MIN = 10.0, 1e-3
 #: The larger, the nearer a share that is fitted is to the one that serves.
 _SOFT = 40.0
 
@@ -95,9 +95,9 @@ class RetrievalAMN(nn.Module):
     def weights(self, scores: Tensor, products: Tensor) -> Tensor:
         """The neighbours' weights (B, 64), by what `Recalled` has of them."""
         logits = torch.cat([scores[..., None], products], -1) @ self.attention
-        rise = 1 - torch.exp(_RISE * (scores.amin(1, keepdim=True) - scores))
+        rise = 1 - torch.exp(_RISE * (scores.amin(1, keepdim=True) - scores)) + _RISE_MIN
         weights = torch.exp(logits - logits.amax(1, keepdim=True)) * rise
-        return weights / weights.sum(1, keepdim=True).clamp_min(1e-9)
+        return weights / weights.sum(1, keepdim=True)
 
     def share(self, scores: Tensor, length: Tensor, along: Tensor) -> Tensor:
         """The share of what followed, (B,), by its length and its product with AMN's answer, (B,) each."""
@@ -107,7 +107,7 @@ class RetrievalAMN(nn.Module):
         return F.softplus(share, beta=_SOFT) if self.training else F.relu(share)
 
     def examples(self) -> Tensor:
-        """Contexts (4, 5, 768) that the memory knows: each repeats what followed an entry."""
-        entries = torch.linspace(0, len(self.memory) - 1, 4).long()
+        """At most 4 contexts (n, 5, 768) that the memory knows: each repeats what followed an entry."""
+        entries = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), 4)).long()
         nexts = (self.memory.nexts[entries] * self.memory.next_step) @ self.next_map
         return F.normalize(nexts, dim=-1)[:, None].expand(-1, 5, VECTOR_DIM).contiguous()

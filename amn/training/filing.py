@@ -58,8 +58,10 @@ def fill(model: RetrievalAMN, data: VectorSet, split: Split, seed: int, tick: Ti
 
 
 def _fit(model: RetrievalAMN, cases: list[_Case], tick: Tick) -> None:
-    """The attention and the share with which the mean gain is largest; a case weighs as `_WEIGHTS` says."""
-    model.train()
+    """The attention and the share with which the mean gain is largest; a case weighs as `_WEIGHTS` says.
+
+    Where none gains anything, the share is zero.
+    """
     begin, tried = model.attention.detach().clone(), itertools.count(1)
 
     def gain() -> Tensor:
@@ -67,6 +69,7 @@ def _fit(model: RetrievalAMN, cases: list[_Case], tick: Tick) -> None:
         return (torch.tensor(_WEIGHTS) * gains).sum()
 
     for share in _SHARES:
+        model.train()
         with torch.no_grad():
             model.attention.copy_(begin)
             model.trust.copy_(torch.tensor([0.0, 0, 0, 0, share]))
@@ -82,8 +85,11 @@ def _fit(model: RetrievalAMN, cases: list[_Case], tick: Tick) -> None:
             return lost
 
         optimizer.step(loss)  # type: ignore[no-untyped-call]
+        model.eval()
         if gain() > _LEAST:
             return
+    with torch.no_grad():
+        model.trust.zero_()
 
 
 class _Case(NamedTuple):

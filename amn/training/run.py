@@ -73,7 +73,8 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     write_config(
         folder, {"model": recipe.model.to_dict(), "train": config.to_dict(), "data": about["sha256"]}
     )
-    run = start_run(recipe.model, config, settings.device, first.model if first else None)
+    device = "cpu" if recipe.model.layout == "retrieval" else settings.device  # a memory is filed on the CPU
+    run = start_run(recipe.model, config, device, first.model if first else None)
     if settings.resume:
         run.resume(folder)
     predict: metrics.Predict

@@ -22,6 +22,7 @@ from amn.model.folded import fold
 from amn.model.layouts import build
 from amn.model.memory import NEIGHBOURS, Entries, LoopEntries, pack
 from amn.predictor import Predictor
+from amn.training import filing
 from amn.training.filing import fill
 
 
@@ -79,6 +80,32 @@ def test_the_memory_helps_on_articles_of_its_domains(model, data):
     split = split_by_article(data)
     gain = window_cosines(fold(model), data, split.test) - window_cosines(fold(model.first), data, split.test)
     assert gain.mean() > 0.001
+
+
+def test_neighbours_that_are_equally_near_are_weighed_alike_and_no_rounding_chooses_one(model):
+    scores, products = torch.full((1, NEIGHBOURS), 0.99), torch.zeros(1, NEIGHBOURS, 6)
+    with torch.inference_mode():
+        alike = model.weights(scores, products)
+        scores[0, 5] += 1e-7
+        rounded = model.weights(scores, products)
+    torch.testing.assert_close(alike, torch.full_like(alike, 1 / NEIGHBOURS))
+    assert (rounded - alike).abs().max() < 1e-4
+
+
+def test_a_memory_that_gains_nothing_in_validation_leaves_every_answer_to_amn(data, monkeypatch):
+    model = build(ModelConfig(layout="retrieval"))
+    lost = lambda model, _: (0 * model.attention.sum() - (model.trust[4] - 0.1) ** 2 - 1).expand(1)  # noqa: E731
+    monkeypatch.setattr(filing, "_gain", lost)
+    fill(model, data, split_by_article(data), 0, lambda *_: None)
+    x = torch.from_numpy(data.windows(split_by_article(data).test)[:, :5]).contiguous()
+    with torch.inference_mode():
+        np.testing.assert_array_equal(model(x).numpy(), model.first(x).numpy())
+
+
+def test_an_empty_memory_is_stored_too(tmp_path):
+    empty = build(ModelConfig(layout="retrieval"))
+    checkpoint.save(empty, tmp_path, name="retrieval", encoder_id=ENCODER, records={})
+    assert not len(checkpoint.load(tmp_path).model.memory)
 
 
 def test_an_answer_without_a_share_is_amns_bit_for_bit(model, monkeypatch):

@@ -8,14 +8,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from amn_helpers import amn, vector_set, write_npz
+from amn_helpers import amn, articles, made, vector_set, write_npz
 
 from amn.config import ModelConfig, TrainConfig
 from amn.data.dataset import split_by_article
+from amn.data.vectors import VectorSet
 from amn.errors import ConfigError, DataError
+from amn.model import checkpoint
 from amn.model.checkpoint import load
 from amn.training.recipes import recipe
-from amn.training.run import write_config
+from amn.training.run import RunSettings, run_training, write_config
 from amn.training.train import Run, after_epoch, learning_rate, start_run, train
 
 CPU = "cpu"
@@ -228,3 +230,14 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("amn: ")
     assert error.count("\n") == 1
+
+
+def test_a_memory_is_filed_on_the_cpu_whatever_the_device(tmp_path):
+    given = articles(count=60, length=14)
+    data = VectorSet(encoder_id=str(given.pop("encoder")), source="synthetic", **given)
+    first = tmp_path / "amn"
+    checkpoint.save(made("bounded"), first, name="amn", encoder_id=data.encoder_id, records={})
+    settings = RunSettings(out=tmp_path / "out", device="meta", first_stage=first)
+    quiet = lambda *_: None  # noqa: E731
+    run_training(recipe("retrieval", "robust"), data, settings, say=quiet, tick=quiet)
+    assert len(load(tmp_path / "out" / "checkpoint").model.memory)
