@@ -72,7 +72,7 @@ reproduce-quick: $(VENV)/.dev
 	$(BIN)/amn reproduce --data $(DATA) --encoder $(ENCODER) --out runs/reproduce-quick --quick
 
 # Broken off at any moment, it goes on where it was.
-corpus: $(VENV)/.data
+corpus: $(DATA) $(VENV)/.data
 	$(BIN)/amn data corpus --out $(CORPUS)
 	nice $(BIN)/amn data encode $(CORPUS)/documents --encoder $(CORPUS)/encoder --out $(CORPUS)/vectors \
 		--dtype float16 --precision bfloat16

