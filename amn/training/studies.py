@@ -8,6 +8,7 @@ from typing import Any
 
 from amn.config import STAGED, UNSEEN_DOMAIN
 from amn.data.vectors import DRAWN, VectorSet
+from amn.errors import ConfigError
 from amn.evaluation import metrics
 from amn.manifest import MANIFEST
 from amn.model import checkpoint
@@ -64,21 +65,30 @@ def leave_out(
 
     Args:
         stages: An earlier study's `out`, whose models are the first stages; they are what is gained over.
+
+    Raises:
+        ConfigError: A run of this study is on another first stage, or a first stage has seen its domain.
     """
     result: dict[str, Any] = {}
     for domain in sorted(set(data.article_domain[data.articles_of(DRAWN)].tolist()) - {UNSEEN_DOMAIN}):
         name = f"without_{domain}"
         first = stages / name / "checkpoint" if stages else None
         settings = RunSettings(out=out / name, first_stage=first)
+        earlier = checkpoint.load(first) if first else None
+        if earlier and earlier.manifest.training["selection_domain"] != domain:
+            raise ConfigError(f"{first} was trained with {domain}; name a folder of `amn leave-out` for amn")
         path = train_missing(chosen.changed({"selection_domain": domain}), data, settings, say=say, tick=tick)
+        made = checkpoint.load(path)
+        if earlier and made.manifest.training["first_stage"] != earlier.manifest.model_id:
+            raise ConfigError(f"{path} is on another first stage than {first}; name another --out")
         starts = data.window_starts()
         starts = starts[data.article_domain[data.article[starts]] == domain]
-        cosines = metrics.window_cosines(fold(checkpoint.load(path).model), data, starts)
+        cosines = metrics.window_cosines(fold(made.model), data, starts)
         gains = cosines - metrics.window_cosines(metrics.context_mean, data, starts)
         found = {"cosine": cosines, "gain_over_context_mean": gains}
-        if first is not None:
-            earlier = metrics.window_cosines(fold(checkpoint.load(first).model), data, starts)
-            found["gain_over_first_stage"] = cosines - earlier
+        if earlier:
+            cosines_before = metrics.window_cosines(fold(earlier.model), data, starts)
+            found["gain_over_first_stage"] = cosines - cosines_before
         articles = data.article[starts]
         result[domain] = {key: metrics.estimate(row, articles).to_dict() for key, row in found.items()}
     return result

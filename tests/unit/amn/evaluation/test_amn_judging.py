@@ -277,7 +277,7 @@ def test_the_quick_reproduction_trains_the_small_networks_and_prints_one_table(t
     assert amn("reproduce", *options) == 0  # everything is there: only the table is made again
 
 
-def test_leaving_each_domain_out_judges_on_it(tmp_path):
+def test_leaving_each_domain_out_judges_on_it(tmp_path, capsys):
     data = str(write_npz(tmp_path, **articles(count=80)))
     options = ["--data", data, "--out", str(tmp_path / "runs"), "--epochs", "1"]
     assert amn("leave-out", *options) == 0
@@ -286,6 +286,17 @@ def test_leaving_each_domain_out_judges_on_it(tmp_path):
     assert result["beta"]["gain_over_context_mean"]["n"] == 140
     options = ["--data", data, "--out", str(tmp_path / "second"), "--model", "retrieval"]
     assert amn("leave-out", *options, "--first-stages", str(tmp_path / "runs")) == 0
+    # Another AMN than the one inside is not what is gained over, nor is one that has seen the domain.
+    manifest = tmp_path / "runs" / "without_alpha" / "checkpoint" / "manifest.json"
+    stored = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(stored) | {"name": "another"}))
+    assert amn("leave-out", *options, "--first-stages", str(tmp_path / "runs")) == 1
+    assert "is on another first stage than" in capsys.readouterr().err
+    changed = json.loads(stored)
+    changed["training"]["selection_domain"] = ""
+    manifest.write_text(json.dumps(changed))
+    assert amn("leave-out", *options, "--first-stages", str(tmp_path / "runs")) == 1
+    assert "was trained with alpha; name a folder of" in capsys.readouterr().err
     second = json.loads((tmp_path / "second" / "leave_out.json").read_text())
     gained = second["beta"]["cosine"]["mean"] - result["beta"]["cosine"]["mean"]
     assert second["beta"]["gain_over_first_stage"]["mean"] == pytest.approx(gained, abs=2e-5)
