@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import time
 from collections import Counter
@@ -91,8 +90,8 @@ class EncodeRun:
         """
         self._settings, self._on_progress, self.progress = settings, on_progress, EncodeProgress()
         try:
-            codecs.lookup(settings.charset)
-        except LookupError as error:
+            b" ".decode(settings.charset, "replace")
+        except (LookupError, ValueError) as error:  # also for `hex` and `zip`, which are codecs of no text
             raise FileRefused(f"charset {settings.charset!r} is unknown; use utf-8 or cp1252") from error
         self._paths = expand(settings.sources, SUFFIXES)
         check_apart(settings.sources, self._paths, settings.out)

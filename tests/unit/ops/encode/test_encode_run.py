@@ -161,10 +161,11 @@ def test_another_source_or_option_is_no_resumption(tmp_path: Path, run: Run) -> 
     assert run(restart=True)["rows"] == 31
 
 
-def test_an_unknown_charset_is_refused_before_any_work(tmp_path: Path, run: Run) -> None:
+@pytest.mark.parametrize("charset", ["utf8x", "hex"])  # the second is a codec, but of no text
+def test_an_unknown_charset_is_refused_before_any_work(tmp_path: Path, run: Run, charset: str) -> None:
     write_documents(tmp_path / "text", subjects=1, each=2, sentences=30)
-    with pytest.raises(FileRefused, match="charset 'utf8x' is unknown; use utf-8 or cp1252"):
-        run(charset="utf8x")
+    with pytest.raises(FileRefused, match=f"charset '{charset}' is unknown; use utf-8 or cp1252"):
+        run(charset=charset)
     assert not (tmp_path / "out").exists()
 
 
