@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from redis.exceptions import RedisError
 
 from producer import errors
 from producer.keys import GROUP, Keys
@@ -26,7 +27,7 @@ from producer.session.times import AnswerTimes
 from producer.settings import ProducerSettings
 from producer.transport import forks
 from producer.transport.clock import ServerClock
-from producer.transport.connection import DRIVER_ERRORS, driver_errors, script_text, translated
+from producer.transport.connection import driver_errors, script_text, translated
 from producer.transport.link import Script
 from producer.transport.verbs import Verb
 
@@ -156,7 +157,7 @@ class Channel:
                     pause_ms = submission.landed((yield self.send, requests) if requests else ())
                 except errors.ServerError as error:
                     pause_ms = submission.failed(error)
-                except DRIVER_ERRORS as error:
+                except RedisError as error:  # not an OSError, which a signal handler may raise
                     pause_ms = submission.failed(translated(error, self.settings.url))
                 if pause_ms:
                     yield pause, pause_ms / 1000

@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from producer.errors import ServerUnavailable, WireError
 from producer.session.channel import Channel, checked_statuses
 from producer.session.handle import BaseHandle, Lead
@@ -23,8 +25,9 @@ from producer.transport.verbs import Verb, run
 _REST_S = 5.0
 #: A caller has its turn for so long: for a blocking read, and a little more.
 _TURN_S = BLOCK_MS / 1000 + 0.25
-#: Errors that the reply thread deals with; all others are the caller's.
-_PASSING = (*DRIVER_ERRORS, ServerUnavailable)
+#: Errors that the reply thread deals with; all others are the caller's. The driver wraps those of its socket,
+#: so that an OSError is one of a signal handler.
+_PASSING = (RedisError, ServerUnavailable)
 
 
 class ThreadChannel(Channel):
@@ -199,11 +202,11 @@ class ReplyThread(Reader):
             return []
         try:
             link.send([command, *self._cursor.commands()])
-            [answer] = link.read(1)
+            [answer] = link.read(1) if link.ready(self._limit_s) else [None]
         except _PASSING as error:
             self._failed(link, error)
         if answer != [1]:
-            self.leave()  # what comes of it may take long
+            (self.leave if answer else self.abandon)()  # what comes of it may take long
         return answer if isinstance(answer, list) else []
 
     def lead(self, link: Link, handle: BaseHandle, limit_s: float) -> float:

@@ -20,7 +20,7 @@ from test_producer_lead import Call, leading
 from waiting import wait_until
 
 from producer import Options, Producer, ProducerSettings
-from producer.errors import Cancelled, ProducerClosed
+from producer.errors import Cancelled, ProducerClosed, WireError
 from producer.messages import Reply
 from producer.protocol.wire import encode_reply
 from producer.session import threads
@@ -95,17 +95,17 @@ def rests(producer: Producer, context: Any) -> None:
 def test_an_interrupt_anywhere_harms_no_other_call_and_none_after_it(
     valkey: Server, context: Any, others: bool
 ) -> None:
-    kinds, calls, raised = (KeyboardInterrupt, SystemExit, Alarm), [], 0
+    kinds, calls, raised = (KeyboardInterrupt, SystemExit, Alarm, TimeoutError), [], 0
 
     def act() -> None:
         if others:
             calls.append(follower(producer, context))
-        raise kinds[raised % 3]
+        raise kinds[raised % 4]
 
     with leading(valkey.url, context) as (producer, _):
         for number, outcome in places_of(lambda: producer.predict(context), act, 3 if others else 2):
             if isinstance(outcome, kinds):
-                assert type(outcome) is kinds[raised % 3]
+                assert type(outcome) is kinds[raised % 4]
                 raised += 1
             else:
                 assert isinstance(outcome, Reply), (number, outcome)
@@ -195,6 +195,28 @@ def test_what_an_alarm_raises_leaves_a_call_that_reads_at_once(
                 rests(producer, context)
         finally:
             signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("error", [TimeoutError, ConnectionError, WireError, Alarm])
+def test_what_an_alarm_raises_leaves_a_call_whose_submit_a_server_keeps_waiting(
+    valkey: Server, context: Any, error: type[Exception]
+) -> None:
+    def ring(*_: object) -> None:
+        raise error("of the handler")
+
+    with leading(valkey.url, context) as (producer, _):
+        before = signal.signal(signal.SIGALRM, ring)
+        valkey.signal(signal.SIGSTOP)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            began_s = time.monotonic()
+            with pytest.raises(error, match="of the handler"):
+                producer.predict(context, timeout_ms=1_000)
+            assert time.monotonic() - began_s < 0.9
+        finally:
+            signal.signal(signal.SIGALRM, before)
+            valkey.signal(signal.SIGCONT)
+        rests(producer, context)
 
 
 def test_a_handler_that_stands_still_stops_only_its_own_thread(valkey: Server, context: Any) -> None:
