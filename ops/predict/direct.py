@@ -42,8 +42,9 @@ class DirectEngine:
         bank = artifacts / "reference_bank" if chosen.needs_bank else None
         self._amn = Predictor.open(artifacts / "production_model", bank)
         self._fallback = Predictor.open(artifacts / "fallback_accuracy")
-        if encoder and encoder.encoder_id:
-            check_one_encoder({"the data": encoder, self._amn.model_id: self._amn.checkpoint.manifest})
+        models = {one.model_id: one.checkpoint.manifest for one in (self._amn, self._fallback)}
+        given = {"the data": encoder} if encoder and encoder.encoder_id else {}
+        check_one_encoder({**given, **models})
         ids = self._amn.model_id, self._fallback.model_id
         if self._calibration is not None and not self._calibration.fits(*ids):
             raise FileRefused(

@@ -22,6 +22,7 @@ from amn.evaluation.metrics import estimate
 from amn.model import checkpoint
 from amn.predictor import Predictor
 from ops.commands.models import evaluate
+from ops.predict.direct import DirectEngine
 
 ARTIFACTS = Path("artifacts/lvm").absolute()
 
@@ -372,6 +373,10 @@ def test_encoders_of_one_name_and_other_files_are_told_apart_by_their_hash_from_
         assert "mean nothing to each other" in capsys.readouterr().err, command
     with pytest.raises(CheckpointError, match=r"bank@.* \(222222222222\), and amn@.* \(111111111111\)"):
         Predictor.open(model, tmp_path / "other" / "bank")
+    manifest = root / "fallback_accuracy" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("1" * 64, "2" * 64).replace('"amn"', '"fallback"'))
+    with pytest.raises(CheckpointError, match=r"fallback@.* \(222222222222\)"):
+        DirectEngine(root, "card")
     promoted = candidate(tmp_path, "amn_1", data={"encoder_sha256": "1" * 64})
     with pytest.raises(CheckpointError, match="mean nothing to each other"):
         promotion.promote(promoted, tmp_path / "link", bank=tmp_path / "other" / "bank", with_latency=False)
