@@ -17,6 +17,8 @@ VECTOR_DIM = 768
 CONTEXT_LENGTH = 5
 #: The domain of the shipped data that no model is trained on.
 UNSEEN_DOMAIN = "anarchism"
+#: Sides of windows; a domain that is left out is one more, of its name.
+SIDES = ("train", "validation", "test", "selection", "unseen")
 ENCODER_ID = "all-mpnet-base-v2/mean/l2"
 
 Layout = Literal["card", "bounded", "stacked", "retrieval", "published", "gru", "gru-bounded", "transformer"]

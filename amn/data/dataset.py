@@ -14,20 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.config import UNSEEN_DOMAIN, VECTOR_DIM
+from amn.config import SIDES, UNSEEN_DOMAIN, VECTOR_DIM
 from amn.data.arrays import writing_rows
-from amn.data.vectors import (
-    DRAWN,
-    LEFT_OUT,
-    SIDES,
-    TRAIN,
-    WINDOW,
-    Index,
-    Vectors,
-    VectorSet,
-    chunks,
-    window_rows,
-)
+from amn.data.vectors import DRAWN, LEFT_OUT, TRAIN, WINDOW, Index, Vectors, VectorSet, chunks, window_rows
 from amn.errors import DataError
 from amn.files import write_whole
 

@@ -58,7 +58,7 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         np.save(folder / "article_name.npy", np.concatenate([one.article_name for one in sets]))
         np.save(folder / "article_side.npy", sides)
         (folder / "encoder.txt").write_text(first.encoder_id + "\n")
-        (folder / "encoder_sha256.txt").write_text(max(one.encoder_sha256 for one in sets) + "\n")
+        (folder / "encoder_sha256.txt").write_text(min(one.encoder_sha256 for one in sets) + "\n")
         about = {
             "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],
             "left_out": sorted(left_out),

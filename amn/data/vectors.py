@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from amn.config import CONTEXT_LENGTH, VECTOR_DIM
+from amn.config import CONTEXT_LENGTH, SIDES, VECTOR_DIM
 from amn.data.arrays import Rows
 from amn.errors import DataError
 
@@ -20,9 +20,8 @@ WINDOW = CONTEXT_LENGTH + 1
 NORM_TOLERANCE = 1e-3
 ROWS_PER_CHUNK = 8192
 
-#: Sides of articles, as files say them; and of windows.
+#: Sides of articles, as files say them.
 DRAWN, TRAIN, LEFT_OUT = "", "train", "left_out"
-SIDES = ("train", "validation", "test", "selection", "unseen")
 
 Vectors = NDArray[np.float32]
 Index = NDArray[np.int64]
