@@ -30,6 +30,8 @@ from amn.training.recipes import Recipe
 from amn.training.train import Tick, start_run, train
 
 Say = Callable[[str], None]
+#: What a memory has of a training config: it is filed and fitted, without epochs and their settings.
+_FILED = ("seed", "unseen_domain", "selection_domain", "first_stage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +83,13 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     if isinstance(run.model, RetrievalAMN):
         model: nn.Module = fill(run.model, data, split, config.seed, tick)
         predict = fold(model)  # a search in torch alone is slow
+        used = {name: value for name, value in config.to_dict().items() if name in _FILED}
     else:
         predict = model = train(
             run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_line(row))
         )
         write_history(folder, run.history)
-    ended = {"preset": recipe.preset, "best_epoch": run.best_epoch, "epochs_run": run.epoch}
+        used = config.to_dict() | {"best_epoch": run.best_epoch, "epochs_run": run.epoch}
     manifest = checkpoint.save(
         model,
         folder / "checkpoint",
@@ -94,7 +97,7 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
         encoder_id=data.encoder_id,
         storage=settings.storage,
         records={
-            "training": config.to_dict() | ended,
+            "training": {"preset": recipe.preset} | used,
             "data": about,
             "metrics": measure_sides(predict, data, split, say),
         },

@@ -232,7 +232,7 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
-def test_a_memory_is_filed_on_the_cpu_whatever_the_device(tmp_path):
+def test_a_memory_is_filed_on_the_cpu_whatever_the_device_and_its_manifest_tells_of_no_epochs(tmp_path):
     given = articles(count=60, length=14)
     data = VectorSet(encoder_id=str(given.pop("encoder")), source="synthetic", **given)
     first = tmp_path / "amn"
@@ -240,4 +240,7 @@ def test_a_memory_is_filed_on_the_cpu_whatever_the_device(tmp_path):
     settings = RunSettings(out=tmp_path / "out", device="meta", first_stage=first)
     quiet = lambda *_: None  # noqa: E731
     run_training(recipe("retrieval", "robust"), data, settings, say=quiet, tick=quiet)
-    assert len(load(tmp_path / "out" / "checkpoint").model.memory)
+    made_of = load(tmp_path / "out" / "checkpoint")
+    assert len(made_of.model.memory)
+    told = {"preset", "seed", "unseen_domain", "selection_domain", "first_stage"}
+    assert made_of.manifest.training.keys() == told  # there were no epochs
