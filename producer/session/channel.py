@@ -52,7 +52,6 @@ class Channel:
     execute: Callable[..., Any]
     send: Callable[[Sequence[Outgoing]], Any]
     disconnect: Callable[[], Any]
-    start_lock: Any
     reader: Any = None
 
     def __init__(self, settings: ProducerSettings) -> None:
@@ -109,24 +108,18 @@ class Channel:
         self.check_open()
         if self.started:
             return
-        yield (self.start_lock.acquire,)
-        try:
-            self.check_open()
-            if self.started:
-                return
-            with driver_errors(self.settings.url):
-                with suppress(errors.AuthenticationFailed), driver_errors(self.settings.url):
-                    # A user may be without this right, and works nevertheless.
-                    while self.clock.due:
-                        asked_at_s = self.clock.asks()
-                        self.clock.measured(asked_at_s, (yield self.execute, "TIME"))
-                # One read of what is to be read from now on: says more than that somebody is there.
-                yield self.execute, "XREAD", "COUNT", 1, "STREAMS", self.cursor.stream, "0-0"
-            self.check_open()
+        with driver_errors(self.settings.url):
+            with suppress(errors.AuthenticationFailed), driver_errors(self.settings.url):
+                # A user may be without this right, and works nevertheless.
+                while self.clock.due:
+                    asked_at_s = self.clock.asks()
+                    self.clock.measured(asked_at_s, (yield self.execute, "TIME"))
+            # One read of what is to be read from now on: says more than that somebody is there.
+            yield self.execute, "XREAD", "COUNT", 1, "STREAMS", self.cursor.stream, "0-0"
+        self.check_open()
+        if not self.started:  # a signal handler may have started it meanwhile
             self.reader.start()
-            self.started = True
-        finally:
-            self.start_lock.release()
+        self.started = True
 
     def measuring(self) -> Verb[None]:
         """Starts, so that the first request too is stamped by the server's clock; an outage shows later."""

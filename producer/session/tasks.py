@@ -17,7 +17,7 @@ from producer.settings import ProducerSettings
 from producer.transport.async_link import AsyncLink, end
 from producer.transport.connection import LOST, connect_async, let_go
 from producer.transport.link import written
-from producer.transport.verbs import run_async
+from producer.transport.verbs import Verb, run_async
 
 #: Connections for commands; the rest waits its turn.
 _CONNECTIONS_MAX = 4
@@ -103,7 +103,16 @@ class AsyncChannel(Channel):
         self._funnel = Funnel(self._send)
         self.send = self._funnel.send
         self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
-        self.start_lock, self.reader = asyncio.Lock(), ReplyTask(self)
+        self._start_lock, self.reader = asyncio.Lock(), ReplyTask(self)
+
+    def starting(self) -> Verb[None]:
+        """Does what it says of every channel, for one task at a time."""
+        self.check_open()  # in the child of a fork nobody may ever release the lock
+        yield (self._start_lock.acquire,)
+        try:
+            yield from super().starting()
+        finally:
+            self._start_lock.release()
 
     async def execute(self, *words: Any) -> Any:
         """Sends one command when it has its turn; gives the server's answer."""

@@ -39,7 +39,13 @@ class ThreadChannel(Channel):
         self.execute = self._commands.execute_command
         self._link, self._link_lock = Link(self._commands), threading.Lock()
         self._head = written(7, *self.submit_head())
-        self.start_lock, self.reader = threading.Lock(), ReplyThread(self)
+        self._start_lock, self.reader = threading.RLock(), ReplyThread(self)
+
+    def starting(self) -> Verb[None]:
+        """Does what it says of every channel, once; a signal handler starts it in place of the call below."""
+        self.check_open()  # in the child of a fork nobody may ever release the lock
+        with self._start_lock:
+            yield from super().starting()
 
     def send(self, requests: Sequence[Outgoing]) -> list[int]:
         """Runs lua/submit.lua; gives its statuses."""
@@ -104,18 +110,20 @@ class ReplyThread(Reader):
         self._limit_s = (BLOCK_MS + channel.settings.command_timeout_ms) / 1000
         #: Owned by who reads. It knows its owner, so that nobody can leave for another.
         self._turn: Any = threading.RLock()
-        self._bell = threading.Lock()
+        self._bell, self._began = threading.Lock(), threading.Lock()
         #: Whether a turn may be claimed, and the request that its owner waits for.
         self._resting, self._led = False, ""
-        self._thread = threading.Thread(target=self._run, name="amn-replies", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begins to read."""
-        self._thread.start()
+        """Begins to read, once: after a signal that came between, it may be called again."""
+        threading.Thread(target=self._run, name="amn-replies", daemon=True).start()
 
     def _run(self) -> None:
-        self._turn.acquire()
-        run(self.reading())
+        if self._began.acquire(blocking=False):
+            self._thread = threading.current_thread()
+            self._turn.acquire()
+            run(self.reading())
 
     def stop(self) -> None:
         """Ends the thread, and a blocking read at once."""
@@ -123,7 +131,7 @@ class ReplyThread(Reader):
         self.interrupt()
         self._ring()
         self._link.hang_up()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(self._limit_s)
         self._link.close()
         self._client.close()

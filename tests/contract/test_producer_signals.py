@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import pytest
+from echo import EchoWorker
 from servers import Server
 from test_producer_lead import Call, leading
 from waiting import wait_until
@@ -51,7 +53,7 @@ class Places:
         sys.setprofile(None)
 
     def _note(self, frame: Any, event: str, arg: Any) -> None:
-        if event in ("call", "c_return", "c_exception") and frame.f_code is not Places.__exit__.__code__:
+        if event in ("call", "c_return") and frame.f_code is not Places.__exit__.__code__:
             self.left -= 1
             if self.left == 0:
                 self._act()
@@ -142,6 +144,33 @@ def test_a_handler_anywhere_may_use_the_producer_whose_call_it_interrupts(
             assert all(isinstance(one, Reply) for one in found), (number, found)
             found.clear()
             rests(producer, context)
+
+
+def test_a_handler_anywhere_in_the_call_that_starts_the_producer_may_use_it(
+    valkey: Server, context: Any
+) -> None:
+    with EchoWorker(valkey.url):
+        number, left = 1, 0
+        while left <= 0:
+            with ExitStack() as undo:
+                producer = Producer(valkey.url)
+                undo.callback(producer.close)
+                found: list[Any] = []
+
+                def act(producer: Producer = producer, found: list[Any] = found) -> None:
+                    found.append(producer.predict(context, timeout_ms=3_000))
+
+                places = Places(number, act)
+                try:
+                    with places:
+                        producer.start()
+                finally:
+                    sys.setprofile(None)
+                assert all(isinstance(one, Reply) for one in found), (number, found)
+                assert producer.predict(context, timeout_ms=3_000).served_by, number
+                assert sum(one.name == "amn-replies" for one in threading.enumerate()) == 1, number
+            number, left = number + 9, places.left
+        assert number > 400
 
 
 def test_a_handler_anywhere_may_close_the_producer_whose_call_it_interrupts(
