@@ -19,7 +19,7 @@ from amn.config import VECTOR_DIM, ModelConfig
 from amn.model.memory import KEY_DIM, NEXT_DIM, Entries, Search
 from amn.model.network import BoundedAMN, check_contexts, random_basis
 
-#: A neighbour's weight rises from zero at the last one of those that are found: then an answer does not
+#: A neighbour's weight rises from nearly zero at the last of those that are found: then an answer does not
 #: jump where a rounding exchanges two of the last ones. With the least, equal neighbours weigh alike.
 _RISE, _RISE_MIN = 10.0, 1e-3
 #: The larger, the nearer a share that is fitted is to the one that serves.
@@ -45,7 +45,7 @@ class RetrievalAMN(nn.Module):
 
         first     = the frozen AMN's answer
         s_i, n_i  = scores and successors of the 64 nearest entries to key_map unit(first + newest)
-        w_i       = softmax(attention . [s_i, n_i . first, n_i . x_1, .., n_i . x_5]), to zero at the last
+        w_i       = softmax(attention . [s_i, n_i . first, n_i . x_1, .., n_i . x_5]), to .001 at the last
         follows   = sum w_i n_i
         share     = max(0, trust . [max s, mean s, |follows|, follows . first, 1])
         output    = normalise(first + share * follows)

@@ -104,6 +104,7 @@ def leave_out(
     with options.shown_run() as (say, tick):
         result = study(chosen, vectors, out, first_stages, say=say, tick=tick)
     write_whole(out / "leave_out.json", strict_json(result, indent=2) + "\n")
+    over = "first_stage" if first_stages else "context_mean"
     for domain, found in result.items():
-        gain = found.get("gain_over_first_stage", found["gain_over_context_mean"])
-        console.say(f"{domain:>12}  {found['cosine']['mean']:.4f}  gain {gain_text(gain)}  n {gain['n']}")
+        gain, cosine = found[f"gain_over_{over}"], found["cosine"]["mean"]
+        console.say(f"{domain:>12}  {cosine:.4f}  gain over {over} {gain_text(gain)}  n {gain['n']}")

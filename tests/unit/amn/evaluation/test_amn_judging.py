@@ -282,11 +282,13 @@ def test_leaving_each_domain_out_judges_on_it(tmp_path, capsys):
     data = str(write_npz(tmp_path, **articles(count=80)))
     options = ["--data", data, "--out", str(tmp_path / "runs"), "--epochs", "1"]
     assert amn("leave-out", *options) == 0
+    assert "gain over context_mean" in capsys.readouterr().out
     result = json.loads((tmp_path / "runs" / "leave_out.json").read_text())
     assert set(result) == {"alpha", "beta", "gamma"}
     assert result["beta"]["gain_over_context_mean"]["n"] == 140
     options = ["--data", data, "--out", str(tmp_path / "second"), "--model", "retrieval"]
     assert amn("leave-out", *options, "--first-stages", str(tmp_path / "runs")) == 0
+    assert "gain over first_stage" in capsys.readouterr().out
     # Another AMN than the one inside is not what is gained over, nor is one that has seen the domain.
     manifest = tmp_path / "runs" / "without_alpha" / "checkpoint" / "manifest.json"
     stored = manifest.read_text()
