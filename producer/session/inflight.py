@@ -98,9 +98,9 @@ class Inflight:
             handle.lost_at_s = self.clock_s() + outgoing.deadline_ms / 1000 + LOST_S
         try:
             with self._lock:
-                faster = outgoing.id in self._answered and self._answered[outgoing.id] > answered_s
-                # Another thread was faster, with the same id: so look again.
-                if not (faster or outgoing.id in self.handles or self._closed):
+                had = outgoing.id in self._answered and self._answered[outgoing.id] > answered_s
+                # Another thread was faster, with the same id or to the last slot: so look again.
+                if not (had or outgoing.id in self.handles or self._contexts >= self._limit or self._closed):
                     self.handles[outgoing.id] = handle
                     self._contexts += handle.contexts
                     return handle, True
@@ -169,9 +169,9 @@ class Inflight:
         if handle is None or handle is not settling:  # the latter: somebody ended it meanwhile
             return self._unasked(message.id, handle, outcome)
         handle.settle(outcome)
-        self._settling = None
         if self.times is not None:
             self.times.note(entry_id, handle, outcome)
+        self._settling = None
 
     def _unasked(self, request_id: str, handle: Any, outcome: Answer | errors.QueueError) -> None:
         self.stray += handle is None and request_id not in self._late

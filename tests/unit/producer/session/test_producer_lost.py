@@ -41,6 +41,35 @@ def reply(request_id: str) -> bytes:
     return wire.encode_reply(Reply(id=request_id, vector=CONTEXT[0], confidence=1.0, margin=1.0))
 
 
+def test_an_answer_whose_time_was_not_noted_yet_is_taken_again_and_is_no_stray():
+    inflight, noted = Inflight(limit=2), []
+
+    class Times:
+        def note(self, *about: Any) -> None:
+            noted.append(about)
+            if len(noted) == 1:
+                raise KeyboardInterrupt
+
+    inflight.times = Times()
+    handle = sent(inflight)
+    with pytest.raises(KeyboardInterrupt):
+        inflight.on_reply(reply(handle.id))
+    inflight.on_reply(reply(handle.id))
+    assert (inflight.stray, len(noted)) == (0, 2)
+
+
+def test_a_request_that_comes_between_counts_for_the_limit():
+    inflight, between = Inflight(limit=1), []
+
+    def make_handle(item: Any) -> Handle:
+        between.append(sent(inflight))
+        return Handle(None, item)
+
+    with pytest.raises(errors.QueueFull):
+        inflight.add(prepare(CONTEXT, Options(), "client", ProducerSettings()), make_handle)
+    assert (len(inflight), len(between)) == (1, 1)
+
+
 def test_a_request_long_past_its_deadline_ends_by_name_and_frees_its_slot():
     clock = Clock()
     inflight = Inflight(limit=2, clock_s=clock)
