@@ -144,6 +144,7 @@ def test_a_handler_anywhere_may_use_the_producer_whose_call_it_interrupts(
             assert all(isinstance(one, Reply) for one in found), (number, found)
             found.clear()
             rests(producer, context)
+        assert number > 150
 
 
 def test_a_handler_anywhere_in_the_call_that_starts_the_producer_may_use_it(
@@ -170,6 +171,7 @@ def test_a_handler_anywhere_in_the_call_that_starts_the_producer_may_use_it(
                 assert producer.predict(context, timeout_ms=3_000).served_by, number
                 assert sum(one.name == "amn-replies" for one in threading.enumerate()) == 1, number
             number, left = number + 9, places.left
+        assert number > 300
         assert number > 400
 
 
@@ -197,6 +199,7 @@ def test_a_handler_anywhere_may_close_the_producer_whose_call_it_interrupts(
             assert outcome, number
             assert not took_s or took_s[0] < 3, (number, took_s)
         number, left = number + 15, places.left
+    assert number > 150
 
 
 @pytest.mark.parametrize("error", [TimeoutError, Alarm])
