@@ -195,3 +195,8 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["encoder"]
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.json"))
     assert files == ["encoder/1_Pooling/config.json", "encoder/config.json"]
+
+
+def test_make_asks_for_the_first_vectors_before_the_hours_of_the_corpus() -> None:
+    rules = (Path(__file__).resolve().parents[4] / "Makefile").read_text("utf-8")
+    assert rules.partition("\ncorpus:")[2].split()[0] == "$(DATA)"
