@@ -181,7 +181,7 @@ WRONG: dict[str, tuple[list[Any], str]] = {
         "above 0, and of 600000 at most",
     ),
     "sequence": (TEXT, "512"),
-    "position": (WHOLE, "-1, for none, to 2147483647"),
+    "position": (WHOLE, "-1 to 2147483647"),
     "domain": (TEXT, "512"),
     "escalate": (FLAG, "True or False"),
     "normalize": (FLAG, "True or False"),
