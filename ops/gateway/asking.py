@@ -72,8 +72,8 @@ class Repeats:
         Args:
             outcome: None where that says nothing to a repeat; it is to ask the same, nevertheless.
         """
-        if outcome is None and request_id in self._known:
-            return
+        if outcome is None and (known := self._known.get(request_id)):
+            outcome = known.outcome
         self._forget(request_id)
         self._known[request_id] = _Known(mark, time.monotonic() + self._for_s, outcome)
         self._bytes += _bytes_of(outcome)

@@ -58,6 +58,23 @@ def test_an_id_stays_with_those_who_ask_on_when_another_one_took_his_request_bac
     assert repeats.begin("a", 1) is None
 
 
+def test_a_repeat_without_an_end_keeps_the_id_for_its_contexts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(asking.time, "monotonic", lambda: clock[0])
+    repeats = Repeats(for_s=60)
+    for began_s, ended_s in (0.0, 30.0), (65.0, 95.0):
+        clock[0] = began_s
+        repeats.begin("a", 1)
+        clock[0] = ended_s
+        repeats.end("a", 1, None)
+        repeats.leave("a")
+    clock[0] = 150.0
+    with pytest.raises(DuplicateRequest):
+        repeats.begin("a", 2)
+    clock[0] = 156.0
+    assert repeats.begin("a", 2) is None
+
+
 def test_how_a_request_ended_is_told_to_its_repeat_and_to_no_other_contexts() -> None:
     repeats, error = Repeats(for_s=60), InvalidRequest("wrong")
     repeats.begin("a", 1)
