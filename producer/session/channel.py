@@ -164,12 +164,14 @@ class Channel:
         if self.closed == CLOSED:
             return
         self.closed = CLOSED
-        yield (self.reader.stop,)
+        try:
+            yield (self.reader.stop,)
+        finally:  # nobody closes again, when something interrupted this
+            self.inflight.close(CLOSED)
         if self.started:
             with suppress(errors.ServerError), driver_errors(self.settings.url):
                 # If even this fails, the stream expires by itself.
                 yield self.execute, "DEL", self.cursor.stream
-        self.inflight.close(CLOSED)
         yield (self.disconnect,)
 
     def cancelling(self, request_id: str) -> Verb[bool]:

@@ -195,3 +195,20 @@ def test_a_refusal_counts_once(real_server: Server, context: Any) -> None:
             producer.predict(context)
         assert real_server.admin.hget(KEYS.stats, "refused:normal") == b"1"
         assert producer.in_flight == 0
+
+
+def test_a_close_that_is_interrupted_still_tells_those_who_wait(
+    server: Server, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Producer(server.url) as producer:
+        handle, stop = producer.submit(context), producer.channels[0].reader.stop
+
+        def interrupted() -> None:
+            stop()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(producer.channels[0].reader, "stop", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            producer.close()
+        with pytest.raises(ProducerClosed):
+            handle.result(0)
