@@ -497,6 +497,7 @@ def test_without_a_token_it_listens_here_alone_and_only_to_its_own_names(real_se
 
 
 def test_the_document_is_valid_and_describes_every_address_and_answer(door: Any, context: Context) -> None:
+    from jsonschema.exceptions import ValidationError
     from openapi_schema_validator import OAS31Validator
     from openapi_spec_validator import validate
 
@@ -527,6 +528,18 @@ def test_the_document_is_valid_and_describes_every_address_and_answer(door: Any,
     check(json.loads(v2(context)[0]), "InferenceRequest")
     check(infer(client, context).json(), "InferenceAnswer")
     check(client.post("/predict", json={"context": context.tolist()}).json(), "PlainAnswer")
+    truth = {"vector": context[0].tolist()}
+    for place in {"request_id": "r"}, {"sequence": "doc", "position": 2**31 - 1}:
+        check(truth | place, "Truth")
+    for place in (
+        {},
+        {"request_id": ""},
+        {"request_id": "r", "position": 1},
+        {"sequence": "doc", "position": 2**31},
+    ):
+        assert client.post("/truth", json=truth | place).status_code == 400
+        with pytest.raises(ValidationError):
+            check(truth | place, "Truth")
     for path, name in (("/v2", "Server"), ("/v2/models/amn", "Model"), ("/v2/health/live", "Live")):
         check(client.get(path).json(), name)
     for body, headers, status, _, _ in SAID:
