@@ -125,14 +125,14 @@ class Producer(Core[Handle, BatchHandle]):
         """Sends one context and waits for its final answer. Arguments and errors as `submit`."""
         block, options = fields.pop("block", False), fields.pop("options", None)
         given = options_of(options, fields) if fields else options or DEFAULT_OPTIONS
-        reader = None if self._spread or block else self.channels[0].reader
+        reader, lead = None if self._spread or block else self.channels[0].reader, None
         try:
             lead = reader.claim() if reader is not None else None
             [handle] = (run if reader else self._sent)(self._submitting([context], given, block))
             return cast(Reply, handle.wait(False, timeout_ms, lead))
         except BaseException:
             if reader is not None:
-                reader.abandon()
+                reader.abandon(lead)
             raise
 
     def predict_many(

@@ -181,12 +181,15 @@ class ReplyThread(Reader):
             with suppress(RuntimeError):  # a signal handler came between, and has ended it
                 turn.release()
 
-    def abandon(self) -> None:
-        """Ends the turn of a call that failed, if it has it: nobody knows which answers it read."""
+    def abandon(self, lead: Any = None) -> None:
+        """Ends the turn of a call that failed, if it has it: nobody knows which answers it read. One that
+        lost its turn meanwhile gives the connection back that `claim` gave it with its `lead`."""
         if self._turn._is_owned():
             if self._link.due:
                 self._link.close()
             self.leave()
+        elif lead is not None and lead.args[0] is not self._link:
+            lead.args[0].close()
 
     def interrupt(self) -> None:
         """Ends the turn of a call below this one in the same thread, which closes its connection itself."""

@@ -212,3 +212,19 @@ def test_a_close_that_is_interrupted_still_tells_those_who_wait(
             producer.close()
         with pytest.raises(ProducerClosed):
             handle.result(0)
+
+
+def test_a_call_whose_handler_used_the_producer_and_raised_leaves_no_connection_open(
+    server: Server, context: Any
+) -> None:
+    with leading(server.url, context) as (producer, _):
+        reader: ReplyThread = producer.channels[0].reader
+        counts = set()
+        for _ in range(3):
+            wait_until(lambda: producer.predict(context) is not None and reader._resting)
+            lead = reader.claim()
+            reader.interrupt()  # as what the handler calls does
+            reader.abandon(lead)  # as `predict` does with what the handler raises
+            assert producer.predict(context)
+            counts.add(len(reader._client.connection_pool._in_use_connections))
+        assert counts == {1}
