@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from amn.config import VECTOR_DIM
 from amn.data.arrays import writing_rows
@@ -40,27 +42,27 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         )
     for fault in side_faults(domains, sides):
         raise DataError(f"{out}: {fault}")
-    before = np.cumsum([0, *(len(one.article_domain) for one in sets)])
+    about = {
+        "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],
+        "left_out": sorted(left_out),
+    }
     with making_folder(out) as folder:
-        with writing_rows(
-            folder / "vectors.npy", sum(len(one.vectors) for one in sets), VECTOR_DIM, np.float16
-        ) as file:
-            at = 0
-            for one in sets:
-                for rows in chunks(len(one.vectors)):
-                    file.put(slice(at + rows.start, at + rows.stop), one.vectors[rows])
-                at += len(one.vectors)
-        np.save(
-            folder / "article.npy",
-            np.concatenate([one.article + n for one, n in zip(sets, before, strict=False)]),
-        )
-        np.save(folder / "article_domain.npy", domains)
-        np.save(folder / "article_name.npy", np.concatenate([one.article_name for one in sets]))
-        np.save(folder / "article_side.npy", sides)
-        (folder / "encoder.txt").write_text(first.encoder_id + "\n")
-        (folder / "encoder_sha256.txt").write_text(min(one.encoder_sha256 for one in sets) + "\n")
-        about = {
-            "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],
-            "left_out": sorted(left_out),
-        }
+        _write(folder, sets, article_domain=domains, article_side=sides)
         (folder / "manifest.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _write(folder: Path, sets: Sequence[VectorSet], **arrays: NDArray[Any]) -> None:
+    before = np.cumsum([0, *(len(one.article_domain) for one in sets)])
+    arrays["article"] = np.concatenate([one.article + n for one, n in zip(sets, before, strict=False)])
+    arrays["article_name"] = np.concatenate([one.article_name for one in sets])
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "encoder.txt").write_text(sets[0].encoder_id + "\n")
+    (folder / "encoder_sha256.txt").write_text(min(one.encoder_sha256 for one in sets) + "\n")
+    count = sum(len(one.vectors) for one in sets)
+    with writing_rows(folder / "vectors.npy", count, VECTOR_DIM, np.float16) as file:
+        at = 0
+        for one in sets:
+            for rows in chunks(len(one.vectors)):
+                file.put(slice(at + rows.start, at + rows.stop), one.vectors[rows])
+            at += len(one.vectors)

@@ -31,7 +31,7 @@ from amn.training.train import Tick, start_run, train
 
 Say = Callable[[str], None]
 #: What a memory has of a training config: it is filed and fitted, without epochs and their settings.
-_FILED = ("seed", "unseen_domain", "selection_domain", "first_stage")
+FILED = {"seed", "unseen_domain", "selection_domain", "first_stage"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def run_training(recipe: Recipe, data: VectorSet, settings: RunSettings, *, say:
     if isinstance(run.model, RetrievalAMN):
         model: nn.Module = fill(run.model, data, split, config.seed, tick)
         predict = fold(model)  # a search in torch alone is slow
-        used = {name: value for name, value in config.to_dict().items() if name in _FILED}
+        used = {name: value for name, value in config.to_dict().items() if name in FILED}
     else:
         predict = model = train(
             run, data, split, config, folder=folder, tick=tick, report=lambda row: say(_line(row))

@@ -54,13 +54,7 @@ def build(
     """
     manifest, encoder, documents = out / "manifest.json", out / "encoder", out / "documents/documents.jsonl"
     if manifest.exists():
-        earlier: dict[str, Any] = json.loads(manifest.read_text("utf-8"))
-        for path, name in ((packages, "list_sha256"), (documents, "documents_sha256")):
-            if not path.is_file() or sha256_of(path) != earlier.get(name):
-                raise FileRefused(
-                    f"{out} is a corpus of another {path.name}; remove it, or name another --out"
-                )
-        return earlier
+        return _finished(manifest, list_sha256=packages, documents_sha256=documents)
     domains: dict[str, str] = tomllib.loads(packages.read_text("utf-8"))["domains"]
     known = known_packages(list(domains.values()))
     on_step("downloading", 0, 2, f"{len(known)} packages")
@@ -84,6 +78,17 @@ def build(
     }
     write_whole(manifest, json.dumps(about, indent=1) + "\n")
     return about
+
+
+def _finished(manifest: Path, **files: Path) -> dict[str, Any]:
+    """Read the manifest of a finished corpus, which has the hashes of these files by name."""
+    found: dict[str, Any] = json.loads(manifest.read_text("utf-8"))
+    for name, path in files.items():
+        if not path.is_file() or sha256_of(path) != found.get(name):
+            raise FileRefused(
+                f"{manifest.parent} is a corpus of another {path.name}; remove it, or name another --out"
+            )
+    return found
 
 
 def _articles(domain: str, package: Path, seen: set[int]) -> Iterator[Article]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from amn.config import MODEL_NAMES
+from amn.errors import ConfigError
 from ops import console
 from ops.commands.models import options
 
@@ -51,10 +52,13 @@ def train(model: str, preset: str, data: Path, encoder: str, **chosen: Any) -> N
     """
     from amn.data.readers import read_vectors
     from amn.training.recipes import recipe
-    from amn.training.run import RunSettings, run_training
+    from amn.training.run import FILED, RunSettings, run_training
 
     changes = {name: chosen.pop(name) for name in (name.replace("-", "_") for name in (*_CHANGES, _UNSEEN))}
-    changed = recipe(model, preset).changed({name: x for name, x in changes.items() if x is not None})
+    changes = {name: x for name, x in changes.items() if x is not None}
+    if model == "retrieval" and (idle := sorted(changes.keys() - FILED)):
+        raise ConfigError(f"--{idle[0].replace('_', '-')} changes nothing in a memory, which has no epochs")
+    changed = recipe(model, preset).changed(changes)
     with options.shown_run() as (say, tick):
         run_training(changed, read_vectors(data, encoder), RunSettings(**chosen), say=say, tick=tick)
 

@@ -244,3 +244,10 @@ def test_a_memory_is_filed_on_the_cpu_whatever_the_device_and_its_manifest_tells
     assert len(made_of.model.memory)
     told = {"preset", "seed", "unseen_domain", "selection_domain", "first_stage"}
     assert made_of.manifest.training.keys() == told  # there were no epochs
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--batch-size", "--dropout", "--learning-rate"])
+def test_an_option_that_would_change_nothing_in_a_memory_is_refused(option, tmp_path, capsys):
+    options = ["--data", str(write_npz(tmp_path)), "--out", str(tmp_path / "run"), option, "1"]
+    assert amn("train", "--model", "retrieval", *options) == 1
+    assert f"{option} changes nothing in a memory" in capsys.readouterr().err
