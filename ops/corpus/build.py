@@ -55,7 +55,7 @@ def build(
     manifest, encoder, documents = out / "manifest.json", out / "encoder", out / "documents/documents.jsonl"
     if manifest.exists():
         return _finished(manifest, list_sha256=packages, documents_sha256=documents)
-    domains: dict[str, str] = tomllib.loads(packages.read_text("utf-8"))["domains"]
+    domains = _listed(packages)
     known = known_packages(list(domains.values()))
     on_step("downloading", 0, 2, f"{len(known)} packages")
     download(known, out / "packages")
@@ -78,6 +78,19 @@ def build(
     }
     write_whole(manifest, json.dumps(about, indent=1) + "\n")
     return about
+
+
+def _listed(packages: Path) -> dict[str, str]:
+    """Read the names of packages by domain."""
+    try:
+        domains = tomllib.loads(packages.read_text("utf-8"))["domains"]
+        if not domains or not all(type(name) is str for name in domains.values()):
+            raise ValueError("a domain without the name of a package")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise FileRefused(
+            f'{packages} is no list of packages ({error}); write a table [domains] of domain = "package"'
+        ) from error
+    return dict(domains)
 
 
 def _finished(manifest: Path, **files: Path) -> dict[str, Any]:

@@ -200,3 +200,12 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
 def test_make_asks_for_the_first_vectors_before_the_hours_of_the_corpus() -> None:
     rules = (Path(__file__).resolve().parents[4] / "Makefile").read_text("utf-8")
     assert rules.partition("\ncorpus:")[2].split()[0] == "$(DATA)"
+
+
+@pytest.mark.parametrize("text", [None, "domains", "[other]", "domains = 3", "[domains]", "[domains]\na = 1"])
+def test_a_file_that_is_no_list_of_packages_is_refused(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "list.toml").write_text(text)
+    with pytest.raises(FileRefused, match=r"list\.toml is no list of packages .*write a table \[domains\]"):
+        build(tmp_path / "out", tmp_path / "list.toml")
+    assert not (tmp_path / "out").exists()
