@@ -102,11 +102,12 @@ class BaseHandle:
     def settle(self, outcome: Answer | QueueError) -> None:
         """Takes a provisional answer or, once, the final outcome; again, it does what an interrupt left."""
         waited_ms = (time.perf_counter() - self.started_at_s) * 1000
-        final = isinstance(outcome, QueueError) or not outcome.provisional
+        first, final = self._first is None, isinstance(outcome, QueueError) or not outcome.provisional
+        if first:
+            self.first_latency_ms, self._first = waited_ms, outcome
         if final:
             self.latency_ms, self._final = waited_ms, outcome
-        if self._first is None:
-            self.first_latency_ms, self._first = waited_ms, outcome
+        if first:
             self._open(self._first_gate)
         if final:
             gate, self._final_gate = self._final_gate, self._first_gate  # which is open
@@ -155,12 +156,12 @@ class Handle(BaseHandle):
         """Waits for the first or the final answer, as `first` and `result` do; `lead` reads it meanwhile."""
         gate, limit_ms = self._first_gate if first else self._final_gate, self._limit_ms(timeout_ms)
         left_s = limit_ms / 1000 if lead is None else lead(self, limit_ms / 1000)
-        if not gate.acquire(timeout=left_s):
-            raise self._timed_out(limit_ms)
-        gate.release()  # the next waiter passes too
+        # The outcome is there before its gate opens, and counts: an interrupt may leave a gate shut for good.
+        if (self._first if first else self._final) is None and gate.acquire(timeout=left_s):
+            gate.release()  # the next waiter passes too
         outcome = self._first if first else self._final
-        if isinstance(outcome, QueueError):
-            raise outcome
+        if outcome is None or isinstance(outcome, QueueError):
+            raise outcome or self._timed_out(limit_ms)
         return outcome
 
     def result(self, timeout_ms: float | None = None) -> Reply:

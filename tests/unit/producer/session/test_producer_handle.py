@@ -43,6 +43,33 @@ def test_who_waited_in_vain_may_wait_again(timeout_ms: float):
     assert waiting.result(timeout_ms) is answer
 
 
+@pytest.mark.parametrize("provisional", [False, True])
+def test_who_sees_that_it_is_done_gets_the_answer_at_once_however_far_the_reader_has_come(provisional: bool):
+    """Another thread may run at each call of the one that settles a handle."""
+    seen = []
+
+    class Watched(Handle):
+        __slots__ = ()
+
+        def _open(self, gate):
+            for act in (lambda: None, gate.release):
+                act()
+                seen.append(self.done() and (self.result(0), self.first(0)))
+                assert self.first_latency_ms == self.latency_ms
+
+    outgoing = prepare(CONTEXT, Options(provisional=provisional), "client", ProducerSettings())
+    waiting, answer = Watched(None, outgoing), reply()
+    waiting.settle(answer)
+    assert seen == [(answer, answer)] * (4 if provisional else 2)
+
+
+def test_a_wait_that_was_interrupted_before_it_let_the_next_one_pass_costs_nobody_the_answer():
+    waiting, answer = handle(), reply()
+    waiting.settle(answer)
+    assert waiting._final_gate.acquire(blocking=False)  # and never released
+    assert (waiting.result(10_000), waiting.first(0)) == (answer, answer)
+
+
 def test_a_failure_is_raised_at_each_wait():
     failed = handle()
     failed.settle(errors.InferenceFailed("no"))
