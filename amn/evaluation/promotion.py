@@ -23,9 +23,9 @@ from amn.manifest import MANIFEST, check_one_encoder
 from amn.model import checkpoint
 from amn.model.checkpoint import Checkpoint
 
-CALIBRATION, BANK = "gate_calibration", "reference_bank"
+AMN, CALIBRATION, BANK = "production_model", "gate_calibration", "reference_bank"
 #: The role that a calibration gives the model of a link; the secondary tier has no part in it.
-ROLES = {"production_model": "amn", "fallback_accuracy": "fallback"}
+ROLES = {AMN: "amn", "fallback_accuracy": "fallback"}
 WINDOWS_MIN = 1_000
 COSINE_LOSS_MAX = 0.003
 LATENCY_FACTOR_MAX = 1.5
@@ -44,10 +44,10 @@ def promote(
 
     Workers refuse a model whose gate calibration was fitted for another one. So `calibration`, if it was
     fitted for this model, is linked with it; without one, the linked calibration has to fit. A bank is linked
-    with it too, if its vectors are of the model's encoder.
+    with it too, if its vectors are of the model's encoder. A fallback has to be of the linked AMN's encoder.
 
     Raises:
-        CheckpointError: Hash, count or golden vectors of the candidate do not hold.
+        CheckpointError: Hash, count or golden vectors of the candidate do not hold, or encoders differ.
         PromotionError: It was judged on too little, is worse or slower than the present, or the
             calibration is another model's.
     """
@@ -56,6 +56,9 @@ def promote(
     candidate = checkpoint.load(path)
     if link.resolve() == candidate.path:
         raise PromotionError(f"{link} already names {candidate.path.name}; nothing to do")
+    if link.name != AMN and (link.with_name(AMN) / MANIFEST).is_file():
+        amn = checkpoint.read_manifest(link.with_name(AMN))
+        check_one_encoder({amn.model_id: amn, candidate.manifest.model_id: candidate.manifest})
     present = checkpoint.load(link) if link.is_symlink() and (link / MANIFEST).is_file() else None
     for refusal in _refusals(candidate, present, windows_min, with_latency):
         raise PromotionError(refusal)

@@ -196,6 +196,18 @@ def test_a_bank_of_the_models_encoder_is_linked_with_it_and_no_other_one(tmp_pat
     assert (tmp_path / "reference_bank").readlink().as_posix() == ENCODER.replace("/", "-")
 
 
+def test_a_fallback_of_another_encoder_than_the_linked_amn_is_not_promoted(tmp_path):
+    mine = candidate(tmp_path, "amn_1")
+    other = candidate(tmp_path, "amn_2", data={"encoder_sha256": "2" * 64})
+    third = candidate(tmp_path, "amn_3", data={"encoder_sha256": "3" * 64})
+    link = tmp_path / "fallback_accuracy"
+    promotion.promote(mine, link, with_latency=False)  # no AMN is linked
+    promotion.promote(other, tmp_path / "production_model", with_latency=False)
+    with pytest.raises(CheckpointError, match=r"of encoder .*\(222222222222\).* of .*\(333333333333\)"):
+        promotion.promote(third, link, with_latency=False)
+    assert link.resolve() == mine.resolve()
+
+
 def test_promoting_the_present_model_again_is_refused(tmp_path):
     link = tmp_path / "production_model"
     first = candidate(tmp_path, "amn_1")
