@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.commands import worker
+from workers.engine import suspects
 from workers.handlers.amn import AmnHandler
 from workers.handlers.fallback import FallbackHandler
 from workers.pool.settings import PoolSettings
@@ -62,6 +63,7 @@ def _make_deadly(handler: type[Any]) -> None:
 
 
 if __name__ == "__main__":
+    suspects.PAUSE_S = 1.0  # less than the five seconds that a person is given, and still a pause
     handlers = {"amn": AmnHandler, "fallback": FallbackHandler, "shadow": ShadowHandler}
     if sys.argv[1] in os.environ.get("AMN_TESTS_DEADLY", " ".join(handlers)):
         _make_deadly(handlers[sys.argv[1]])
