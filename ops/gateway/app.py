@@ -30,7 +30,7 @@ _LOG = structlog.get_logger("amn.gateway")
 HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
 _DOCUMENT = Path(__file__).with_name("openapi.json")
 _NAMES = ("localhost",)
-#: These say nothing of anybody's data, and are asked by probes that bear no token.
+#: These are asked by probes that bear no token, and say to such no names.
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 _BOUNDS_S = (0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
 Endpoint = Callable[[Request, bytes], Awaitable[Response]]
@@ -125,7 +125,7 @@ class Gateway:
             raise Refused("without a token, only addresses and localhost are answered", 421, "wrong_host")
         if not is_same_site(headers):
             raise Refused("a request from another site is refused", 403, "other_site")
-        if self._token and path not in _OPEN and not bears(headers, self._token):
+        if path not in _OPEN and not self._trusts(request):
             raise Refused("send the header Authorization: Bearer TOKEN", 401, "unauthorized")
         if path not in self.routes:
             raise Refused(f"{path!r:.200} is no address of this gateway; see /openapi.json", 404, "not_found")
@@ -143,14 +143,18 @@ class Gateway:
         finally:
             self._bodies_bytes -= len(body)
 
-    async def _is_ready(self, _: Request, __: bytes) -> Response:
-        found = await self._look()
+    def _trusts(self, request: Request) -> bool:
+        return not self._token or bears(request.headers, self._token)
+
+    async def _is_ready(self, request: Request, _: bytes) -> Response:
+        found, trusts = await self._look(), self._trusts(request)
         without = {queue: one for queue, one in found.items() if isinstance(one, str)}
         workers = [worker for one in found.values() if not isinstance(one, str) for worker in one]
         if not workers:
-            raise Refused("; ".join(dict.fromkeys(without.values())), 503, "not_ready")
-        about = {"workers": len(workers), "model": workers[0].model}
-        return _json({"ready": True, "name": MODEL, **about, "queues_not_ready": list(without)})
+            why = dict.fromkeys(without.values()) if trusts else ("bear the token to be told why",)
+            raise Refused("; ".join(why), 503, "not_ready")
+        about = {"workers": len(workers), "model": workers[0].model, "queues_not_ready": list(without)}
+        return _json({"ready": True} | ({"name": MODEL} | about if trusts else {}))
 
     async def _infer(self, request: Request, body: bytes) -> Response:
         inference = tensors.parse(body, request.headers.get(answers.HEAD_LENGTH))

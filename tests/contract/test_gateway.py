@@ -485,6 +485,22 @@ def test_with_a_token_only_those_who_bear_it_are_answered(real_server: Any, cont
         assert client.get("/v2", headers=bears).status_code == 200
 
 
+def test_who_bears_no_token_is_told_whether_it_is_ready_and_no_names(make_server: Any) -> None:
+    server = make_server("valkey")
+    with ExitStack() as undo:
+        client, _ = undo.enter_context(gateway(server.url, TOKEN))
+        admin = undo.enter_context(server.client())
+        stranger = undo.enter_context(httpx.Client(base_url=client.base_url))
+        assert "main" in client.get("/v2/health/ready").json()["error"]
+        asked = stranger.get("/v2/health/ready")
+        assert (asked.status_code, asked.json()["code"]) == (503, "not_ready")
+        assert "main" not in asked.text
+        undo.enter_context(EchoWorker(server.url))
+        wait_until(lambda: say_alive(admin) or stranger.get("/v2/health/ready").status_code == 200)
+        assert stranger.get("/v2/health/ready").json() == {"ready": True}
+        assert client.get("/v2/health/ready").json()["model"] == "amn@test"
+
+
 def test_without_a_token_it_listens_here_alone_and_only_to_its_own_names(real_server: Any) -> None:
     command = our_python("ops.cli", "gateway", "--host", "0.0.0.0")
     environment = our_environment(REDIS_URL=real_server.url, AMN_GATEWAY_TOKEN="short")
