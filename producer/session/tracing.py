@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import sys
 import threading
@@ -31,6 +32,7 @@ _LOG = logging.getLogger("amn.producer")
 _ENDPOINTS = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 _SYSTEM = "messaging.system"
 _UNKNOWN = "unknown_service"
+_NOTHING = (None, None)
 #: The end of a process waits for so long until its last spans are exported.
 _FLUSH_S = 2.0
 
@@ -150,7 +152,10 @@ class CallSpans:
     """
 
     def __init__(self, spans: Sequence[Any]) -> None:
-        self._left = dict(enumerate(spans))
+        #: With the handle that was made last, which may have been outrun and dropped.
+        self._left: dict[int, tuple[Any, BaseHandle | None]] = {
+            number: (span, None) for number, span in enumerate(spans)
+        }
         self._numbers: dict[str, int] = {}
         self.traceparents = [_traceparent(span.get_span_context()) for span in spans]
 
@@ -164,42 +169,46 @@ class CallSpans:
         self._numbers.update((item.id, number) for item, number in zip(outgoing, numbers, strict=True))
 
         def make(item: Outgoing) -> BaseHandle:
-            handle = make_handle(item)
-            span = self._left.pop(self._numbers[item.id], None)
+            handle, number = make_handle(item), self._numbers[item.id]
+            span, _ = self._left.pop(number, _NOTHING)
             if span is not None and span.is_recording():
-                handle.tell(partial(_ended, span))
+                self._left[number] = span, handle
+                handle.tell(partial(self._ended, number))
             return handle
 
         return make
 
     def end(self, number: int, error: BaseException | None = None) -> None:
         """Ends the span of a request that was not sent, or shares the answer of another."""
-        if (span := self._left.pop(number, None)) is not None:
+        span, _ = self._left.pop(number, _NOTHING)
+        if span is not None:
             if error is not None:
                 _failed(span, error)
             span.end()
 
     def end_left(self, error: BaseException | None = None) -> None:
         """Ends the spans that no handle will end."""
-        for number in list(self._left):
-            self.end(number, error)
+        for number, (_, handle) in list(self._left.items()):
+            if handle is None or handle.got_in_at_s == math.inf:
+                self.end(number, error)
+
+    def _ended(self, number: int, handle: BaseHandle, outcome: Answer | QueueError) -> None:
+        span, _ = self._left.pop(number, _NOTHING)
+        if span is None:
+            return
+        said: dict[str, Any] = {"messaging.message.id": handle.id, "amn.contexts": handle.contexts}
+        if isinstance(outcome, QueueError):
+            _failed(span, outcome)
+        else:
+            said |= {"amn.served_by": outcome.served_by, "amn.degraded": outcome.degraded}
+            if isinstance(outcome, Reply):
+                said |= {"amn.shed": outcome.shed, "amn.reasons": outcome.reasons}
+        span.set_attributes(said)
+        span.end()
 
 
 def _traceparent(context: Any) -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-
-
-def _ended(span: Any, handle: BaseHandle, outcome: Answer | QueueError) -> None:
-    span.set_attributes({"messaging.message.id": handle.id, "amn.contexts": handle.contexts})
-    if isinstance(outcome, QueueError):
-        _failed(span, outcome)
-    else:
-        said = {"amn.served_by": outcome.served_by, "amn.degraded": outcome.degraded}
-        if isinstance(outcome, Reply):
-            said["amn.shed"] = outcome.shed
-            span.set_attribute("amn.reasons", outcome.reasons)
-        span.set_attributes(said)
-    span.end()
 
 
 def _failed(span: Any, error: BaseException) -> None:

@@ -20,6 +20,7 @@ from test_batches import Model, amn_handler, settings
 
 from ops.deadletters import DeadLetters
 from producer import AsyncProducer, Options, Producer, ProducerSettings, errors
+from producer.session.handle import Handle
 from producer.session.tracing import tracer
 from workers.engine.loop import Loop
 from workers.engine.microbatch import MicroBatch
@@ -243,6 +244,28 @@ def test_every_kind_of_producer_has_its_spans(
             replies = [handle.result() for handle in parted.submit_many(rows, options=options)]
     assert len({reply.traceparent for reply in replies} - {""}) == 4
     assert len(by_name(exporter)["amn request"]) == 3 + 4
+
+
+@pytest.mark.parametrize("names", [("same", "same"), ("one", "two")])
+def test_a_request_that_another_thread_outruns_ends_its_span(
+    real_server: Any, context: np.ndarray, exporter: Any, names: tuple[str, str]
+) -> None:
+    """The other one comes in while the handle is made: under the same id, or in the last place."""
+    with Producer(settings=settings(real_server, in_flight_max=1)) as producer, service(real_server.url):
+        others: list[Any] = []
+
+        def made(*arguments: Any, **fields: Any) -> Handle:
+            if not others:
+                others.append(None)
+                others[0] = producer.submit(context, request_id=names[1])
+            return Handle(*arguments, **fields)
+
+        producer._handle = made  # type: ignore[assignment]
+        handle = producer.submit(context, request_id=names[0], block=True)
+        assert handle.result().vector.shape == others[0].result().vector.shape
+    spans = by_name(exporter)["amn request"]
+    assert len(spans) == 2
+    assert all(span.status.is_ok or span.status.is_unset for span in spans)
 
 
 def test_without_a_provider_or_an_endpoint_there_is_no_tracer(monkeypatch: pytest.MonkeyPatch) -> None:
