@@ -40,6 +40,7 @@ class Inflight:
             the producer gave the request up. A healthy system shows 0.
         sweep_at_s: When it is to look for such.
         swept: Requests that ended here because no answer came, or will come.
+        odd: Replies that could not be taken for what they are; each was skipped.
         overdue: Requests that got in and wait for long, at the last sweep.
         handles: By id.
         times: Counts the times of the answers; None where nobody asked for it.
@@ -65,7 +66,7 @@ class Inflight:
         self._closed = ""
         self.overdue: list[BaseHandle] = []
         self.times: AnswerTimes | None = None
-        self.stray = self.swept = 0
+        self.stray = self.odd = self.swept = 0
 
     def __len__(self) -> int:
         return len(self.handles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 from producer.errors import ServerUnavailable, WireError
@@ -37,12 +38,11 @@ class ReplyCursor:
 
     Attributes:
         stream: Its key.
-        odd: Replies that could not be taken for what they are; each was skipped.
     """
 
     def __init__(self, keys: Keys, client: str, inflight: Inflight) -> None:
         self.stream = keys.replies(client)
-        self.odd, self._stream = 0, self.stream.encode()
+        self._stream = self.stream.encode()
         self._standing = keys.standing
         self._inflight = inflight
         self._losses = Losses(inflight)
@@ -54,6 +54,13 @@ class ReplyCursor:
         self._steps = Steps(READ_COUNT)
         self._count = READ_COUNT
         self._idle = self._asked = self._over = self._foreign = False
+
+    def anew(self) -> ReplyCursor:
+        """A cursor that reads on in the place of this one, in which a call may still be."""
+        other = copy(self)
+        other._taken, other._deleted, other._last = self._taken | self._deleted, set(), _BEGINNING
+        other._losses, other._asked, other._over = Losses(self._inflight), False, False
+        return other
 
     def commands(self, blocks: bool = True) -> list[tuple[Any, ...]]:
         """One round trip: blocks for more, after a deletion when much was read or nothing more came.
@@ -139,7 +146,7 @@ class ReplyCursor:
             self._taken.add(entry_id)  # now: an interrupt leaves the others to the next read
 
     def _skip(self, error: Exception) -> None:
-        self.odd += 1
+        self._inflight.odd += 1
         what = "reply_undecodable" if isinstance(error, WireError) else "reply_odd"
         _LOG.error("%s: %s: %s", what, type(error).__name__, error)
 

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from producer.errors import ServerUnavailable, WireError
 from producer.session.channel import Channel, checked_statuses
 from producer.session.handle import BaseHandle, Lead
-from producer.session.replies import BLOCK_MS, Reader
+from producer.session.replies import BLOCK_MS, Reader, ReplyCursor
 from producer.session.requests import Outgoing
 from producer.settings import ProducerSettings
 from producer.transport.connection import DRIVER_ERRORS, LOST, connect
@@ -25,6 +25,8 @@ from producer.transport.verbs import Verb, run
 _REST_S = 5.0
 #: A caller has its turn for so long: for a blocking read, and a little more.
 _TURN_S = BLOCK_MS / 1000 + 0.25
+#: The connection of submits has so long to answer a PING.
+_KEEP_S = 0.1
 #: Errors that the reply thread deals with; all others are the caller's. The driver wraps those of its socket,
 #: so that an OSError is one of a signal handler.
 _PASSING = (RedisError, ServerUnavailable)
@@ -73,9 +75,15 @@ class ThreadChannel(Channel):
     def keep(self) -> None:
         """Uses the connection of submits, which would else rest until a burst of them finds it dead."""
         if self._link_lock.acquire(blocking=False):
-            with suppress(*DRIVER_ERRORS):
-                self._link.each([("PING",)])
-            self._link_lock.release()
+            try:
+                with suppress(*DRIVER_ERRORS):
+                    self._link.send([("PING",)])
+                    if self._link.ready(_KEEP_S):
+                        self._link.read(1)
+                if self._link.due:
+                    self._link.close()
+            finally:
+                self._link_lock.release()
 
     def cancelling(self, request_id: str) -> Verb[bool]:
         """Does what it says of every channel, and wakes a caller who reads for this request."""
@@ -148,15 +156,22 @@ class ReplyThread(Reader):
         self._resting = True  # who asks from now on sees that
         if not self._inflight.handles and not self.stopping():
             self._turn.release()
-            self.claimed = not self._bell.acquire(timeout=_REST_S)
-            self._resting = False
-            if self.claimed:
-                self._keep()
-            while not self._turn.acquire(timeout=_TURN_S):
-                # Its owner was interrupted while it left, or stands still: it finds that it reads no more.
-                self._link.hang_up()
-                self._turn, self._link = threading.RLock(), Link(self._client)
+            try:
+                self.claimed = not self._bell.acquire(timeout=_REST_S)
+                if self.claimed:
+                    self._keep()
+            finally:
+                self._resting = False
+                while not self._turn.acquire(timeout=_TURN_S):
+                    # Its owner was interrupted while it left, or stands still: it finds itself without it.
+                    self._turn = threading.RLock()
+                    self._renew()
         self._resting = False
+
+    def _renew(self) -> None:
+        """Ends the turn of a call that may go on: it keeps its connection, cut, and its cursor."""
+        self._link.hang_up()
+        self._link, self._cursor, self._led = Link(self._client), self._cursor.anew(), ""
 
     def _ring(self) -> None:
         self._resting = False
@@ -168,7 +183,7 @@ class ReplyThread(Reader):
         if self._turn._is_owned():
             self.interrupt()
         if self._resting and not self._inflight.handles and self._turn.acquire(blocking=False):
-            return partial(self.lead, self._link)
+            return partial(self.lead, self._link, self._cursor)
         self.claimed = True
         return None
 
@@ -185,6 +200,7 @@ class ReplyThread(Reader):
         """Ends the turn of a call that failed, if it has it: nobody knows which answers it read. One that
         lost its turn meanwhile gives the connection back that `claim` gave it with its `lead`."""
         if self._turn._is_owned():
+            self._led = ""
             if self._link.due:
                 self._link.close()
             self.leave()
@@ -194,8 +210,7 @@ class ReplyThread(Reader):
     def interrupt(self) -> None:
         """Ends the turn of a call below this one in the same thread, which closes its connection itself."""
         if self._turn._is_owned():
-            self._link.hang_up()
-            self._link = Link(self._client)
+            self._renew()
             self.leave()
 
     def wake(self, request_id: str) -> None:
@@ -206,40 +221,39 @@ class ReplyThread(Reader):
     def sent(self, command: tuple[Word, ...]) -> list[int]:
         """Sends a submit together with the next read, where the calling thread reads; returns its statuses,
         or none where it is to be sent otherwise."""
-        link, answer = self._link, None
+        link, cursor, answer = self._link, self._cursor, None
         if not self._turn._is_owned():
             if self._resting:
                 self._ring()
             return []
         try:
-            link.send([command, *self._cursor.commands()])
+            link.send([command, *cursor.commands()])
             [answer] = link.read(1) if link.ready(self._limit_s) else [None]
         except _PASSING as error:
-            self._failed(link, error)
+            self._failed(link, cursor, error)
         if answer != [1]:
             (self.leave if answer else self.abandon)()  # what comes of it may take long
         return answer if isinstance(answer, list) else []
 
-    def lead(self, link: Link, handle: BaseHandle, limit_s: float) -> float:
+    def lead(self, link: Link, cursor: ReplyCursor, handle: BaseHandle, limit_s: float) -> float:
         """Reads once for this request, where the calling thread has the turn; returns the seconds left."""
         until_s = time.monotonic() + limit_s
         if link is self._link and self._turn._is_owned() and link.due:
             self._led = handle.id
-            if link.ready(min(limit_s, _TURN_S)):
+            if handle.id in self._inflight.handles and link.ready(min(limit_s, _TURN_S)):
                 try:
                     answers = link.read(link.due)
                     if len(self._inflight.handles) == 1 and self._turn._is_owned():  # they are its own
-                        self._cursor.take(answers, own=True)
+                        cursor.take(answers, own=True)
                 except (*_PASSING, WireError) as error:
-                    self._failed(link, error)
+                    self._failed(link, cursor, error)
             self._led = ""
         if link is not self._link:
             link.close()
         self.leave()
         return max(until_s - time.monotonic(), 0.0)
 
-    def _failed(self, link: Link, error: Exception) -> None:
+    def _failed(self, link: Link, cursor: ReplyCursor, error: Exception) -> None:
         """Leaves it to the thread to try again, and to say what is wrong."""
-        if self._turn._is_owned():
-            self._cursor.failed(error)
+        cursor.failed(error)
         link.close()

@@ -403,7 +403,7 @@ def test_a_reply_that_breaks_the_reader_is_skipped_and_counted(server, contexts,
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(wire, "decode_reply", lambda payload: 1 / 0)
             broken = producer.submit(contexts(1)[0])
-            wait_until(lambda: producer.channels[0].cursor.odd)
+            wait_until(lambda: producer.channels[0].inflight.odd)
         assert wire.decode_reply is decode
         assert producer.predict(contexts(1)[0]).served_by == "amn"
         assert not broken.done()
@@ -418,7 +418,7 @@ def test_an_answer_of_the_other_kind_is_not_taken_for_one(server, contexts):
         wrong = {single.id: batch_reply(single.id, 1), batch.id: batch_reply(batch.id, 3)}
         for payload in wrong.values():
             server.admin.xadd(KEYS.replies(producer.client_id), {"reply": payload})
-        wait_until(lambda: producer.channels[0].cursor.odd == 2)
+        wait_until(lambda: producer.channels[0].inflight.odd == 2)
         assert producer.in_flight == 2
         server.admin.xadd(KEYS.replies(producer.client_id), {"reply": batch_reply(batch.id, 2)})
         assert len(batch.result(5_000)) == 2

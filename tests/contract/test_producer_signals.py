@@ -28,6 +28,7 @@ from producer.protocol.wire import encode_reply
 from producer.session import threads
 from producer.session.handle import Handle
 from producer.session.inflight import Inflight
+from producer.session.replies import ReplyCursor
 from producer.session.requests import prepare
 
 
@@ -270,6 +271,33 @@ def test_a_handler_that_stands_still_stops_only_its_own_thread(valkey: Server, c
         assert all(isinstance(one, Reply) for one in found)
 
 
+@pytest.mark.parametrize("handler", ["submits", "stands still"])
+def test_a_call_that_lost_its_turn_has_a_cursor_of_its_own(
+    valkey: Server, context: Any, monkeypatch: pytest.MonkeyPatch, handler: str
+) -> None:
+    """It goes on in the midst of what it read, while the one that took its turn reads."""
+    monkeypatch.setattr(threads, "_REST_S", 0.02)
+    with leading(valkey.url, context) as (producer, _):
+        reader: Any = producer.channels[0].reader
+        rests(producer, context)
+        turn, take, cursors = reader._turn, ReplyCursor.take, []
+
+        def interrupted(cursor: Any, answers: Any, own: bool = False) -> None:
+            if own and not cursors:
+                cursors.append(cursor)
+                if handler == "submits":
+                    assert producer.submit(context).result(3_000).served_by
+                else:
+                    wait_until(lambda: reader._turn is not turn)
+                    wait_until(lambda: reader._cursor is not cursor)
+                cursors.append(reader._cursor)
+            take(cursor, answers, own)
+
+        monkeypatch.setattr(ReplyCursor, "take", interrupted)
+        assert producer.predict(context, timeout_ms=5_000).served_by
+        assert len(set(map(id, cursors))) == 2
+
+
 def test_a_handler_anywhere_in_the_table_keeps_no_answer_from_another_thread(context: Any) -> None:
     now_s = 0.0
     table = Inflight(1_000, clock_s=lambda: now_s)
@@ -324,6 +352,50 @@ def test_a_cancel_of_another_thread_ends_the_wait_at_once(valkey: Server, contex
         assert min(took_s) < 0.2
 
 
+def test_a_cancel_between_the_submit_and_the_read_ends_the_wait_at_once(
+    valkey: Server, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with leading(valkey.url, context) as (producer, _):
+        [channel] = producer.channels
+        channel._cancel_script = Canned()  # type: ignore[attr-defined]
+        limit_ms = Handle._limit_ms
+
+        def cancelled(handle: Handle, timeout_ms: float | None) -> float:
+            Call(handle.cancel).ended()
+            return limit_ms(handle, timeout_ms)
+
+        rests(producer, context)
+        monkeypatch.setattr(Handle, "_limit_ms", cancelled)
+        began_s = time.monotonic()
+        with pytest.raises(Cancelled):
+            producer.predict(context, lane="code-api")
+        assert time.monotonic() - began_s < 0.3
+
+
+def test_a_cancel_of_a_request_whose_caller_was_interrupted_ends_no_other_read(
+    valkey: Server, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with leading(valkey.url, context) as (producer, answers):
+        reader: Any = producer.channels[0].reader
+
+        def ring(*_: object) -> None:
+            raise Alarm
+
+        before = signal.signal(signal.SIGALRM, ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(Alarm):
+                producer.predict(context, lane="code-api", request_id="left")
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        cut: list[object] = []
+        monkeypatch.setattr(reader._link, "hang_up", lambda: cut.append(1))
+        producer.cancel("left")
+        reader.wake("left")
+        assert not cut
+        answers.gate.set()
+
+
 class Canned:
     """A script whose every run says 1: what the worker here leases at once, no cancel could take back."""
 
@@ -339,8 +411,9 @@ def test_one_request_a_second_is_always_read_by_its_caller(
     with leading(valkey.url, context) as (producer, _):
         reader: Any = producer.channels[0].reader
         kept: list[Any] = []
-        real = producer.channels[0]._link.each  # type: ignore[attr-defined]
-        monkeypatch.setattr(producer.channels[0]._link, "each", lambda words: kept.append(real(words)))  # type: ignore[attr-defined]
+        link = producer.channels[0]._link  # type: ignore[attr-defined]
+        real = link.read
+        monkeypatch.setattr(link, "read", lambda count: kept.append(real(count)))
         claims: list[bool] = []
         for _ in range(20):
             time.sleep(0.05)
@@ -351,3 +424,30 @@ def test_one_request_a_second_is_always_read_by_its_caller(
         assert kept.count([b"PONG"]) > 2  # and the other connection is used meanwhile
         stream = producer.channels[0].cursor.stream
         assert valkey.client().xlen(stream) == 0
+
+
+def test_the_connection_of_submits_is_looked_after_beside_the_callers(
+    valkey: Server, context: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "_REST_S", 0.02)
+    with leading(valkey.url, context) as (producer, _):
+        channel: Any = producer.channels[0]
+        reader, keep, looking = channel.reader, channel.keep, threading.Event()
+
+        def slow() -> None:
+            looking.set()
+            time.sleep(0.5)
+            raise RuntimeError("unforeseen")
+
+        monkeypatch.setattr(reader, "_keep", slow)
+        assert looking.wait(5)
+        lead = reader.claim()
+        reader.leave()
+        assert lead is not None
+        monkeypatch.setattr(reader, "_keep", lambda: None)
+        assert producer.submit(context).result(5_000).served_by
+        monkeypatch.setattr(channel._link, "ready", lambda _: False)
+        keep()
+        assert channel._link.due == 0  # one that answers no PING is given back
+        monkeypatch.undo()
+        assert producer.submit(context).result(5_000).served_by

@@ -252,6 +252,29 @@ def test_it_is_looked_for_now_and_then():
     assert lost.done()
 
 
+def test_a_call_that_goes_on_beside_its_successor_proves_no_loss():
+    """The successor has begun to read the whole stream, and the call ends a short read of its own."""
+    followed, after = Followed(), []
+    inflight, on_reply = followed.inflight, followed.inflight.on_reply
+    left, mine = ReplyCursor(Keys(), "client", inflight), sent(inflight)
+
+    def between(*entry: Any) -> None:
+        after.append(left.anew())
+        for fields in said(1), said(2):
+            followed.clock.now_s += OVERDUE_S
+            after[0].commands()
+            after[0].take([fields, None])
+        on_reply(*entry)
+
+    inflight.on_reply = between
+    left.take([[[STREAM, [[b"1-0", [b"reply", reply(mine.id)]]]]]])
+    assert after[0]._over
+    assert mine.done()
+    assert not followed.pending.done()
+    after[0].take([None])  # the whole stream, in which there is no answer
+    assert followed.pending.done()
+
+
 def test_what_was_taken_is_deleted_by_its_id_and_each_answer_is_given_once(monkeypatch: pytest.MonkeyPatch):
     """Also after a deletion whose answer was lost: then the entries come again."""
     monkeypatch.setattr("producer.session.replies.READ_COUNT", 4)
