@@ -41,7 +41,7 @@ def test_the_mean_run_length_is_at_least_what_is_promised() -> None:
     needed, series = math.log(300), 200
     state, alarm = Detector.fresh(0, (series,)), np.full(series, 3000)
     for t in range(3000):
-        sums = np.stack([blocks(random, 1)[..., 0] for _ in range(series)])
+        sums = np.moveaxis(blocks(random, series), -1, 0)
         state = state.step(sums, BASE, NOISE)
         now = (state.log_evidence[:, 0] >= needed) & (alarm == 3000)
         alarm[now] = t
