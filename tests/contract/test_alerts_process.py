@@ -89,16 +89,17 @@ def actions(receiver: Receiver) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_an_incident_reaches_the_receiver_once_while_senders_are_killed(
-    real_server: Any, receiver: Receiver, senders: Any
+    make_server: Any, receiver: Receiver, senders: Any
 ) -> None:
     """Every sender is killed soon; a call that was under way may be made twice, with one key."""
-    client, began_ms = real_server.admin, server_now_ms(real_server.admin)
+    server = make_server()
+    client, began_ms = server.client(), server_now_ms(server.client())
     receiver.answers = [500, (429, {"Retry-After": "1"}), 0]
     for minute in range(3):
         judge(client, minute, "firing", began_ms)
     choose = random.Random(7)
     for _ in range(4):
-        process = senders(real_server.url)
+        process = senders(server.url)
         wait(lambda: bool(client.exists(KEYS.alerts_prefix + "leader")))
         time.sleep(choose.uniform(0.0, 1.5))
         process.send_signal(signal.SIGKILL)
@@ -106,7 +107,7 @@ def test_an_incident_reaches_the_receiver_once_while_senders_are_killed(
         client.delete(KEYS.alerts_prefix + "leader")
     for minute in (34, *range(35, 50)):
         judge(client, minute, "firing" if minute == 34 else "ok", began_ms)
-    senders(real_server.url)
+    senders(server.url)
     wait(lambda: len(books.log(client, KEYS, "sent")) == 2, 150)
     assert [one["kind"] for one in books.log(client, KEYS, "sent")] == ["resolve", "trigger"]
     told = actions(receiver)
