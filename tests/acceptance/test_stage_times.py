@@ -28,14 +28,16 @@ class Counted:
     def __init__(self, service: Amn, contexts: NDArray[np.float32]) -> None:
         settings = ProducerSettings(url=address(service.folder), stages=True)
         with contextlib.closing(connect(settings)) as client, Producer(settings=settings) as producer:
-            time.sleep(1.5)  # what was before is told
-            before = stages.read_total(client, KEYS)
+            before: list[StageHistogram] | None = None
+            while before != (told := stages.read_total(client, KEYS)):  # until what was before is told
+                before = told
+                time.sleep(1.5)
             self.served: list[str] = []
             for first in range(0, COUNT, IN_FLIGHT):
                 some = [contexts[i % len(contexts)] for i in range(first, first + IN_FLIGHT)]
                 handles = producer.submit_many(some, options=Options(escalate=not first % 10))
                 self.served += [handle.result().served_by for handle in handles]
-            wait_until(lambda: self._read(client, before) == COUNT, 10)
+            wait_until(lambda: self._read(client, told) == COUNT)
             self.lately = stages.read(client, KEYS, 120)
             self.own = producer.stages
 

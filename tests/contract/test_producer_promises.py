@@ -218,11 +218,11 @@ def test_without_end_is_a_time_to_wait(server, context):
 def test_a_result_is_waited_for_until_its_deadline_and_not_from_the_call_on(server, context):
     with Producer(settings=settings(server)) as producer:
         handle = producer.submit(context, deadline_ms=100)
-        time.sleep(0.9)
+        time.sleep(1.2)
         began_s = time.monotonic()
         with pytest.raises(errors.ResultTimeout):
             handle.result()
-        assert time.monotonic() - began_s < 0.7  # a second after the deadline, of which most is over
+        assert time.monotonic() - began_s < 1  # a second after the deadline, which is over
 
 
 # -- a server that comes later -------------------------------------------------------------------
