@@ -79,6 +79,11 @@ class Repeats:
         self._bytes += _bytes_of(outcome)
         self._drop_old()
 
+    def free(self, request_id: str) -> None:
+        """Leaves an id, whose request was taken back, to whatever comes, unless somebody had its end."""
+        if (known := self._known.get(request_id)) and known.outcome is None:
+            self._forget(request_id)
+
     def _forget(self, request_id: str) -> None:
         if known := self._known.pop(request_id, None):
             self._bytes -= _bytes_of(known.outcome)
@@ -152,7 +157,8 @@ class Asker:
             if outcome is None:
                 outcome = await self._answer(contexts, options, receive)
                 self._repeats.end(name, mark, outcome)
-        except Cancelled:  # the id is left to whatever comes
+        except Cancelled:
+            self._repeats.free(name)
             raise
         except QueueError as error:
             told = error.retryable or isinstance(error, _NO_END)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from ops.gateway import asking
-from ops.gateway.asking import Repeats
-from producer.errors import DuplicateRequest, InvalidRequest
+from ops.gateway.asking import Asker, Repeats
+from producer import Options, ProducerSettings
+from producer.errors import Cancelled, DuplicateRequest, InvalidRequest, QueueError, ResultTimeout
 from producer.messages import Reply
 
 
@@ -83,3 +88,45 @@ def test_how_a_request_ended_is_told_to_its_repeat_and_to_no_other_contexts() ->
     assert repeats.begin("a", 1) is error
     with pytest.raises(DuplicateRequest):
         repeats.begin("a", 2)
+
+
+class Script:
+    """A producer whose requests end as it is told, one after the other."""
+
+    settings, waiting = ProducerSettings(), dict[str, Any]()
+
+    def __init__(self, *ends: Exception) -> None:
+        self._ends = list(ends)
+
+    async def submit(self, *_: object, **__: object) -> Any:
+        end, handle = self._ends.pop(0), SimpleNamespace(id="a")
+
+        async def result(_: float) -> Any:
+            if isinstance(end, Cancelled):
+                self.waiting.clear()  # its client went
+            raise end
+
+        async def cancel() -> None:
+            """It is too late."""
+
+        handle.result, handle.cancel = result, cancel
+        return handle
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_an_id_whose_request_was_taken_back_is_free_for_other_contexts(asked_before: bool) -> None:
+    ends = [ResultTimeout("late")] * asked_before + [Cancelled("its client went"), InvalidRequest("new")]
+
+    async def asked() -> list[type[BaseException]]:
+        script = Script(*ends)
+        asker, found = Asker(script), []  # type: ignore[arg-type]
+        script.waiting = asker._waiting
+        for number, _ in enumerate(ends):
+            context = np.full((5, 768), number == len(ends) - 1, np.float32)
+            try:
+                await asker.ask(context, Options(request_id="a"), None)  # type: ignore[arg-type]
+            except QueueError as error:
+                found.append(type(error))
+        return found
+
+    assert asyncio.run(asked()) == [type(end) for end in ends]
