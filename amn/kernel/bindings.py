@@ -265,7 +265,7 @@ class References:
         Raises:
             MemoryError: There was none for 48 numbers a reference.
         """
-        predictions, count = _floats(predictions), len(predictions)
+        predictions, count = _floats(predictions).reshape(len(predictions), 768), len(predictions)
         best, second = np.empty((2, count), np.float32)
         ids = np.empty(count, np.int64)
         if call(_top2, self._references.address, predictions, count, best, second, ids):
@@ -277,8 +277,8 @@ def _by_pairs(shape: tuple[int, ...], *arguments: Any) -> NDArray[np.float64]:
     """Calls a loop that makes numbers of this shape of each context and its prediction, which come last."""
     *loop, contexts, predictions = arguments
     contexts, predictions, count = _floats(contexts), _floats(predictions), len(contexts)
-    if count != len(predictions):
-        raise ValueError(f"{count} contexts, but {len(predictions)} predictions")
+    if (contexts.shape, predictions.shape) != ((count, 5, 768), (count, 768)):
+        raise ValueError(f"{contexts.shape} and {predictions.shape}: give (B, 5, 768) and (B, 768)")
     made = np.empty((count, *shape))
     call(*loop, contexts, predictions, count, made)
     return made

@@ -140,8 +140,9 @@ def test_a_gain_by_one_call_is_that_of_the_features(predictor, sample):
         wanted = fitted.gain(rows)
         assert {0.0} < set(wanted)
         np.testing.assert_allclose(fitted.scorer()(spoilt, answers), wanted, rtol=1e-12, atol=1e-12)
-    with pytest.raises(ValueError, match="12 contexts, but 2 predictions"):
-        fitted.scorer()(spoilt, answers[:2])
+    for odd in (spoilt, answers[:2]), (spoilt[:, :4], answers), (spoilt, answers[:, :700]):
+        with pytest.raises(ValueError, match=r"give \(B, 5, 768\) and \(B, 768\)"):
+            fitted.scorer()(*odd)
     for wrong in ({"weights": weights[1:]}, {"model": gain.Linear(coefficients=np.zeros(6), intercept=0.0)}):
         with pytest.raises(CheckpointError, match="fit it again"):
             replace(fitted, **wrong)
@@ -248,8 +249,11 @@ def test_what_the_loops_have_no_room_for_is_refused():
         kernel.Layer(np.ones((16, 16), np.float32))(np.ones((2, 24), np.float32))
     with pytest.raises(ValueError, match="has 1024"):
         kernel.Network({name: np.ones((16, 1024), np.float32) for name in ("both", "recall")}, paired=86)
-    with pytest.raises(ValueError, match="2 contexts, but 1 predictions"):
-        gain.features(np.ones((2, 5, 768), np.float32), np.ones((1, 768), np.float32))
+    for shapes in ((2, 5, 768), (1, 768)), ((2, 4, 768), (2, 768)), ((2, 5, 768), (2, 767)):
+        with pytest.raises(ValueError, match=r"\(B, 768\)"):
+            gain.features(*(np.ones(shape, np.float32) for shape in shapes))
+    with pytest.raises(ValueError, match=r"1400 into shape \(2,768\)"):
+        kernel.References(np.eye(20, 768, dtype=np.float32)).top2(np.ones((2, 700), np.float32))
 
 
 @pytest.mark.parametrize("loops", [True, False])
