@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from ops.predict.sources import expand, state_of
 
 #: Chunks of a part, which is what a kill makes the next run repeat; or refused documents in it.
 PART_ROWS = 1_024
+#: There may be more sources than a part has rows, so they are not all looked at for each part.
+_LOOK_S = 60.0
 #: Chunks between two signs of progress.
 _STEP_ROWS = 128
 #: So many refused documents are in a summary; the manifest has all.
@@ -96,7 +99,7 @@ class EncodeRun:
         self._paths = expand(settings.sources, SUFFIXES)
         check_apart(settings.sources, self._paths, settings.out)
         check_ours(Path(settings.out))
-        self._states = self._states_now()
+        self._states, self._looked_s = self._states_now(), -math.inf
         self._encoder = Encoder(settings.encoder, settings.encoder_id, settings.precision)
         self._schema = _schema(settings, self._encoder)
 
@@ -129,7 +132,7 @@ class EncodeRun:
         progress.step = "encoding"
         for number, part in enumerate(self._parts()):
             if number not in manifest.done:
-                self._check_states()
+                self._check_states(_LOOK_S)
                 self._write(target, number, part)
                 refused = [dataclasses.asdict(one) for one in part.refused]
                 cut = self._encoder.cut([row["text"] for row in part.rows])
@@ -137,13 +140,17 @@ class EncodeRun:
                 counts = dict.fromkeys(COUNTS, 0) | {"rows": len(part.rows), "failed": len(refused)}
                 manifest.done[number] = counts | {"refused": refused, "cut": cut}
                 target.add(manifest, number)
+        self._check_states()
         target.save(manifest)
 
-    def _check_states(self) -> None:
+    def _check_states(self, each_s: float = 0.0) -> None:
         """Refuse to go on when a source was changed: hours of work would be of two states of it."""
+        if time.monotonic() < self._looked_s + each_s:
+            return
         for path, state in self._states_now().items():
             if state != self._states[path]:
                 raise FileRefused(f"{path} was changed while it was read; run it again with --restart")
+        self._looked_s = time.monotonic()
 
     def _parts(self) -> Iterator[DocumentPart]:
         """Yield the parts of all documents: the same ones whenever the sources are the same."""

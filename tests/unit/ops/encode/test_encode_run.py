@@ -169,9 +169,11 @@ def test_an_unknown_charset_is_refused_before_any_work(tmp_path: Path, run: Run,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_source_that_changes_meanwhile_stops_the_run_at_the_next_part(
-    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("look_s", [0.0, 60.0])  # at the next part, or at the end of a short run
+def test_a_source_that_changes_meanwhile_stops_the_run(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, look_s: float
 ) -> None:
+    monkeypatch.setattr(ops.encode.run, "_LOOK_S", look_s)
     write_documents(tmp_path / "text", subjects=2, each=10, sentences=30)
     encode = FakeEncoder.encode
 
@@ -183,7 +185,23 @@ def test_a_source_that_changes_meanwhile_stops_the_run_at_the_next_part(
     monkeypatch.setattr(FakeEncoder, "encode", with_an_editor)
     with pytest.raises(FileRefused, match=r"009.txt was changed while .*; run it again with --restart"):
         run()
-    assert len(FakeEncoder.texts) == 100
+    assert (len(FakeEncoder.texts) == 100) == (look_s == 0)
+
+
+def test_sources_are_looked_at_now_and_then_and_not_for_each_part(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_documents(tmp_path / "text", subjects=2, each=10, sentences=30)
+    looks, state_of = [], ops.encode.run.state_of
+
+    def noted(path: Path) -> tuple[int, int]:
+        looks.append(path)
+        return state_of(path)
+
+    monkeypatch.setattr(ops.encode.run, "PART_ROWS", 3)
+    monkeypatch.setattr(ops.encode.run, "state_of", noted)
+    run()
+    assert len(looks) == 3 * 20  # at first, before the first part, and at the end
 
 
 def test_chunks_that_are_longer_than_the_encoder_takes_are_counted_also_of_an_earlier_run(
