@@ -180,6 +180,7 @@ class Channel:
         if (yield from self._twice(*call)) != 1:
             return False
         self.inflight.settle(request_id, errors.Cancelled(f"request {request_id} was cancelled"))
+        self.reader.wake(request_id)  # a caller may read for it
         return True
 
     def reporting(self, request_id: str, key: str, vector: Any) -> Verb[bool]:

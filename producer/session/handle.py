@@ -37,12 +37,13 @@ class BaseHandle:
         lost_at_s: When the producer gives it up; infinite without a deadline.
         submitted_at_ms: By the server's clock, as the request says.
         got_in_at_s: When the server said that it has it; infinite before.
+        lead: Reads for it once, if its caller awaits it at once; None where the reply task reads.
     """
 
     __slots__ = (
         *("_deadline_ms", "_final", "_final_gate", "_first", "_first_gate", "_on_end", "_owner"),
-        *("contexts", "first_latency_ms", "got_in_at_s", "id", "latency_ms", "level", "lost_at_s"),
-        *("named", "rows", "sample_key", "started_at_s", "submitted_at_ms"),
+        *("contexts", "first_latency_ms", "got_in_at_s", "id", "latency_ms", "lead", "level"),
+        *("lost_at_s", "named", "rows", "sample_key", "started_at_s", "submitted_at_ms"),
     )
 
     def __init__(
@@ -62,8 +63,7 @@ class BaseHandle:
         self._final: Answer | QueueError | None = None
         self._final_gate = self._make_gate()
         self._first_gate = self._make_gate() if outgoing.provisional else self._final_gate
-        self.first_latency_ms: float | None = None
-        self.latency_ms: float | None = None
+        self.first_latency_ms = self.latency_ms = self.lead = None
         self.started_at_s = time.perf_counter()
 
     def __repr__(self) -> str:
@@ -80,6 +80,9 @@ class BaseHandle:
         """In another process it is its id, so that an error which names some can be sent there."""
         return str, (self.id,)
 
+    first_latency_ms: float | None
+    latency_ms: float | None
+    lead: Callable[[float], Awaitable[float]] | None
     #: Make a gate that is closed, and open it for those who wait.
     _make_gate: Callable[[], Any]
     _open: Callable[[Any], None]
@@ -211,8 +214,11 @@ class AsyncHandle(BaseHandle):
         if not gate.done():
             if gate.get_loop() is not asyncio.get_running_loop():
                 raise ProducerClosed(f"request {self.id} was sent in another event loop; wait for it there")
-            # asyncio.wait, unlike wait_for, neither cancels the shared future nor wraps it
-            await asyncio.wait((gate,), timeout=limit_ms / 1000)
+            lead, self.lead, left_s = self.lead, None, limit_ms / 1000
+            if lead is not None:
+                left_s = await lead(left_s)
+            if not gate.done():
+                await _opened(gate, left_s)
             if not gate.done():
                 raise self._timed_out(limit_ms)
         outcome = self._first if first else self._final
@@ -231,6 +237,23 @@ class AsyncHandle(BaseHandle):
     async def cancel(self) -> bool:
         """Takes the request back, as `Producer.cancel`."""
         return bool(await self._owner.cancel(self.id))
+
+
+async def _opened(gate: asyncio.Future[None], limit_s: float) -> None:
+    """Waits until a gate that others wait for too opens, or for so long: asyncio.wait takes 2 us more."""
+    waiter = gate.get_loop().create_future()
+
+    def wake(_: Any = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    timer = gate.get_loop().call_later(limit_s, wake)
+    gate.add_done_callback(wake)
+    try:
+        await waiter
+    finally:
+        timer.cancel()
+        gate.remove_done_callback(wake)
 
 
 class AsyncBatchHandle(AsyncHandle):

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import NoScriptError
 
 from producer.errors import ProducerClosed, ServerUnavailable
 from producer.session.channel import CLOSED, Channel, checked_statuses
+from producer.session.handle import BaseHandle
 from producer.session.replies import BLOCK_MS, Reader
 from producer.session.requests import Outgoing
 from producer.session.submission import SEND_BYTES_MAX, SEND_COUNT_MAX
 from producer.settings import ProducerSettings
 from producer.transport.async_link import AsyncLink, end
 from producer.transport.connection import LOST, connect_async, let_go
-from producer.transport.link import written
+from producer.transport.link import Word, written
 from producer.transport.verbs import Verb, run_async
 
 #: Connections for commands; the rest waits its turn.
 _CONNECTIONS_MAX = 4
+#: Callers read for themselves after so many requests in a row that were alone in flight: several callers
+#: who are in step share their round trips.
+_ALONE_MIN = 8
+#: The task looks after the connections so often meanwhile, and waits so long for that of submits.
+_REST_S, _KEEP_S = 5.0, 0.1
 #: Those who got an answer go on before more answers are asked for: they are woken within so many turns.
 _TURNS = 2
 CANCELLED = (
@@ -100,8 +108,7 @@ class AsyncChannel(Channel):
         super().__init__(settings)
         self._commands = connect_async(settings)
         self._link, self._head = AsyncLink(self._commands), written(7, *self.submit_head())
-        self._funnel = Funnel(self._send)
-        self.send = self._funnel.send
+        self.funnel = Funnel(self._send)
         self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
         self._start_lock, self.reader = asyncio.Lock(), ReplyTask(self)
 
@@ -113,6 +120,18 @@ class AsyncChannel(Channel):
             yield from super().starting()
         finally:
             self._start_lock.release()
+
+    def send(self, requests: Sequence[Outgoing]) -> Awaitable[list[int]]:
+        """Runs lua/submit.lua; gives its statuses."""
+        alone = len(requests) == len(self.inflight.handles) == 1
+        return (self._send_alone if self.reader.claim(alone) else self.funnel.send)(requests)
+
+    async def _send_alone(self, requests: Sequence[Outgoing]) -> list[int]:
+        words = self.submit_script.by_hash, self._head, *requests[0][:4]
+        statuses: list[int] = await self.reader.sent(words, *self.inflight.handles.values())
+        if not statuses:
+            self.check_open()  # it may have been closed meanwhile
+        return statuses or await self.funnel.send(requests)
 
     async def execute(self, *words: Any) -> Any:
         """Sends one command when it has its turn; gives the server's answer."""
@@ -145,7 +164,7 @@ class AsyncChannel(Channel):
 
     async def disconnect(self) -> None:
         """Closes the connections."""
-        await self._funnel.close()
+        await self.funnel.close()
         await self._link.close()
         await self._commands.aclose()
 
@@ -157,17 +176,26 @@ class AsyncChannel(Channel):
 
 
 class ReplyTask(Reader):
-    """The reply reader of a task of the running event loop."""
+    """The reply reader of a task of the running event loop, or of the caller who waits for the only request.
+
+    The task rests while requests come one after another. Each goes in one write with the read of its answer:
+    who awaits that at once reads all answers of the exchange. What a caller leaves is the task's to read.
+    """
 
     pause = staticmethod(asyncio.sleep)
 
     def __init__(self, channel: AsyncChannel) -> None:
         super().__init__(channel.settings.url, channel.clock, channel.cursor)
-        self._channel = channel
+        self._channel, self._inflight = channel, channel.inflight
         self.client = connect_async(channel.settings, block_ms=BLOCK_MS)
         self._link = AsyncLink(self.client)
         self.each, self.drop = self._link.each, self._link.close
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        #: Who reads has the turn; the bell calls the task to it. Requests in a row that were alone in flight.
+        self._turn, self._bell, self._alone = asyncio.Lock(), asyncio.Event(), 0
+        #: The task that sent the last lone request, and the time limit of one that reads.
+        self._caller: asyncio.Task[Any] | None = None
+        self._limit: asyncio.Timeout | None = None
 
     def start(self) -> None:
         """Begins to read."""
@@ -182,6 +210,7 @@ class ReplyTask(Reader):
 
     async def _run(self) -> None:
         try:
+            await self._turn.acquire()
             await run_async(self.reading())
         finally:
             if not self._channel.closed:
@@ -193,7 +222,78 @@ class ReplyTask(Reader):
         return self._task is None or bool(self._task.cancelling())
 
     async def exchange(self) -> list[Any]:
-        """The answers to the cursor's next commands."""
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        return await self._link.each(self._cursor.commands())
+        """The answers to the cursor's next commands, or to those that a caller sent and left."""
+        if not self._link.due:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            await self._link.send(self._cursor.commands(bool(self._inflight.handles) or not self.claimed))
+        return await self._link.read(self._link.due)
+
+    async def rest(self) -> None:
+        """Lets callers read, until one of them leaves something to read, or for a while."""
+        if not self._inflight.handles:
+            self._bell.clear()
+            self._turn.release()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REST_S):
+                    await self._bell.wait()
+            if not self._bell.is_set():
+                with suppress(Exception):  # the connection of submits may have died at rest
+                    async with asyncio.timeout(_KEEP_S):
+                        await self._channel.funnel.send(())
+                self._bell.set()  # nobody claims the turn from now on
+            await self._turn.acquire()
+
+    def claim(self, alone: bool) -> bool:
+        """Tells whether a caller may take the turn, and calls the task where requests are not alone."""
+        self._alone = self._alone + 1 if alone else 0
+        self.claimed = self._alone >= _ALONE_MIN
+        if not self.claimed:
+            self._bell.set()
+        return not (self._bell.is_set() or self._turn.locked())
+
+    async def sent(self, command: tuple[Word, ...], handle: BaseHandle) -> list[int]:
+        """Sends a submit together with the next read; its statuses, or none: then it is to be sent again."""
+        statuses: list[int] = []
+        await self._turn.acquire()
+        try:
+            caller, self._caller = self._caller, asyncio.current_task()
+            if caller is not self._caller:  # others who begin in this turn of the loop stay in step with it
+                await asyncio.sleep(0)
+            if self.claimed and not self._channel.closed:
+                with suppress(Exception):  # the task meets it too, and says what is wrong
+                    await self._link.send([command, *self._cursor.commands()])
+                    statuses = checked_statuses((await self._link.read(1))[0], 1)
+        finally:
+            if statuses == [1]:
+                handle.lead = self._lead
+                asyncio.get_running_loop().call_soon(self._unless_led, handle)
+            else:
+                self._leave()
+        return statuses
+
+    def _unless_led(self, handle: BaseHandle) -> None:
+        if handle.lead is not None:  # its caller does something else before it waits, or never does
+            handle.lead = None
+            self._leave()
+
+    async def _lead(self, limit_s: float) -> float:
+        until_s = time.monotonic() + limit_s
+        try:
+            with suppress(Exception):
+                async with asyncio.timeout(limit_s) as self._limit:
+                    self._cursor.take(await self._link.read(self._link.due))
+        finally:
+            self._leave()
+        return max(until_s - time.monotonic(), 0.0)
+
+    def _leave(self) -> None:
+        self._limit = None
+        if self._link.due or self._inflight.handles:
+            self._bell.set()
+        self._turn.release()
+
+    def wake(self, _: str) -> None:
+        """Ends the wait of the caller who reads, whose request somebody else may have ended."""
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0.0)

@@ -85,13 +85,6 @@ class ThreadChannel(Channel):
             finally:
                 self._link_lock.release()
 
-    def cancelling(self, request_id: str) -> Verb[bool]:
-        """Does what it says of every channel, and wakes a caller who reads for this request."""
-        in_time = yield from super().cancelling(request_id)
-        if in_time:
-            self.reader.wake(request_id)
-        return in_time
-
     def disconnect(self) -> None:
         """Closes the connections."""
         self._link.close()

@@ -16,19 +16,28 @@ _UNSENT_BYTES_MAX = 64 * 1024
 
 
 class AsyncLink:
-    """For one task at a time. Reconnects by itself on the next call."""
+    """For one task at a time. Reconnects by itself on the next call.
+
+    Attributes:
+        due: Answers that were not given yet.
+    """
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._pool: Any = client.connection_pool
         self._connection: Any = None
-        self._due = 0
+        self.due, self._answers = 0, list[Any]()
 
     async def each(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         """Sends several commands in one write; returns all answers, an error answer as one of them."""
-        if self._due:  # whatever interrupted who waited for them: they must not meet this call
+        await self.send(commands)
+        return await self.read(len(commands))
+
+    async def send(self, commands: Sequence[tuple[Word, ...]]) -> None:
+        """Sends several commands in one write; `read` gives their answers, now or later."""
+        if self.due:  # whatever interrupted who waited for them: they must not meet this call
             await self._connection.disconnect(nowait=True)
         connection = self._connection = self._connection or await self._pool.get_connection()
-        self._due = len(commands)
+        self.due, self._answers = len(commands), []
         sent = [b"".join(map(joined, commands))]
         # The driver may start a task to limit the time of a write. For a small one, that of its answer does.
         transport: Any = getattr(getattr(connection, "_writer", None), "transport", None)
@@ -37,18 +46,22 @@ class AsyncLink:
             transport.write(sent.pop())
         if sent or unsent_bytes() > _UNSENT_BYTES_MAX:
             await connection.send_packed_command(sent)
-        answers: list[Any] = []
-        for _ in commands:
+
+    async def read(self, count: int) -> list[Any]:
+        """The next answers to what was sent; who is cancelled leaves them to the next call."""
+        while len(self._answers) < count:
             try:
-                answers.append(await connection.read_response())
+                answer = await self._connection.read_response(disconnect_on_error=False)
             except ResponseError as error:  # an answer like any other: the connection is in order
-                answers.append(error)
-            self._due -= 1
+                answer = error
+            self._answers.append(answer)
+        answers, self._answers = self._answers[:count], self._answers[count:]
+        self.due -= count
         return answers
 
     async def close(self) -> None:
         """Gives the connection back to the pool, closed."""
-        connection, self._connection, self._due = self._connection, None, 0
+        connection, self._connection, self.due = self._connection, None, 0
         if connection is not None:
             try:
                 await connection.disconnect(nowait=True)
