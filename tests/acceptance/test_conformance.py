@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hostile import selectors
 from needs import GROUPS
-from servers import KINDS, Server
+from servers import Server
 from topologies.service import Service
 from wrong_client import FAULTS
 
@@ -60,9 +60,10 @@ def ours(client: str) -> list[str]:
     return [sys.executable, str(ROOT / "tests" / client)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_our_client_passes_in_all_points_with_a_client_s_rights(kind: str) -> None:
-    passes_in_all_points(kind, ours("reference_client.py"))
+@pytest.mark.needs("redis-server")
+def test_our_client_passes_in_all_points_with_a_client_s_rights() -> None:
+    """On Redis: on Valkey each point is passed below, and the client for Node.js has these rights there."""
+    passes_in_all_points("redis", ours("reference_client.py"))
 
 
 @pytest.mark.needs("node")
