@@ -23,6 +23,8 @@ from amn.files import write_whole
 NEAR_DUPLICATE_COSINE = 0.999
 IN_DISTRIBUTION_SHARE = 0.6
 STRETCH_VECTORS_MAX = 40
+#: A training side may be larger than memory.
+_COMPARED_ROWS = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,9 +104,11 @@ def rows_of(starts: Index) -> Index:
 
 def without_duplicates(data: VectorSet, starts: Index, held_out: Index) -> Index:
     """The windows of `starts` none of whose rows is a near-duplicate of a held-out row."""
-    rows = rows_of(starts)
-    repeated = rows[near_duplicates(data.rows(rows), data.rows(held_out))]
-    return starts[~np.isin(window_rows(starts), repeated).any(axis=1)]
+    rows, others = rows_of(starts), data.rows(held_out)
+    repeated = np.zeros(len(rows), dtype=bool)
+    for some in chunks(len(rows), _COMPARED_ROWS):
+        repeated[some] = near_duplicates(data.rows(rows[some]), others)
+    return starts[~np.isin(window_rows(starts), rows[repeated]).any(axis=1)]
 
 
 def near_duplicates(vectors: Vectors, others: Vectors) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from amn.config import PARAMETERS
-from amn.data.dataset import split_by_article, training_vectors
+from amn.data.dataset import rows_of, split_by_article
 from amn.data.vectors import Index, Vectors, VectorSet, chunks
 from amn.errors import DataError
 from amn.evaluation import latency, metrics
@@ -53,8 +53,8 @@ def evaluate(
     sides = split.sides()
     sides["train"] = sides["train"][:: max(1, len(sides["train"]) // TRAIN_SAMPLE)]
     sides = {name: sides[name][::every] for name in (*SLICES, *split.left_out) if name in sides}
-    vectors, _ = training_vectors(data, unseen)
-    bank = vectors[:: max(1, len(vectors) // BANK_SIZE)][:BANK_SIZE]
+    rows = rows_of(split.train)
+    bank = data.rows(rows[:: max(1, len(rows) // BANK_SIZE)][:BANK_SIZE])
     measured = {name: measure(one, data, sides, bank) for name, one in (predictors | BASELINES).items()}
     cosines = {name: found for name, (found, _) in measured.items()}
     models = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from amn_helpers import ENCODER, articles, vector_set, write_npz
 
+from amn.data import dataset
 from amn.data.arrays import FileRows
 from amn.data.dataset import near_duplicates, rows_of, split_by_article, training_vectors, write_sample
 from amn.data.join import join
@@ -408,6 +409,25 @@ def test_near_duplicates_are_found_as_by_comparing_all_pairs():
     assert expected.sum() == 43
     np.testing.assert_array_equal(near_duplicates(rows, others), expected)
     assert not near_duplicates(rows, others[:0]).any()
+
+
+def test_a_split_compares_some_rows_at_a_time_and_is_the_same(monkeypatch):
+    vectors = vector_set().vectors.copy()
+    wanted = split_by_article(vector_set())
+    vectors[int(wanted.train[3]) + 2] = vectors[int(wanted.test[0]) + 1]
+    data, sizes = vector_set(vectors=vectors), []
+    wanted = split_by_article(data)
+
+    def noted(rows, others):
+        sizes.append(len(rows))
+        return near_duplicates(rows, others)
+
+    monkeypatch.setattr(dataset, "near_duplicates", noted)
+    monkeypatch.setattr(dataset, "_COMPARED_ROWS", 50, raising=False)
+    found = split_by_article(data)
+    assert max(sizes) == 50
+    assert found.dropped == wanted.dropped > 0
+    np.testing.assert_array_equal(found.train, wanted.train)
 
 
 def test_training_vectors_are_those_of_the_training_side():
