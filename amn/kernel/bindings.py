@@ -230,8 +230,12 @@ def unpacked(made: Panels, rows: int, width: int) -> Array:
 
 
 def _directions(vectors: Array) -> Array:
-    """The fewest orthonormal directions, (d, 768), that hold `_ENERGY` of these vectors."""
-    values, columns = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
+    """The fewest orthonormal directions, (d, 768), that hold `_ENERGY` of these vectors; all where LAPACK,
+    as it rarely does with vectors of few directions, does not find them: the search is exact with any."""
+    try:
+        values, columns = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
+    except np.linalg.LinAlgError:
+        return np.eye(vectors.shape[1], dtype=np.float32)
     held = np.cumsum(values[::-1]) / values.sum()
     d = _ROWS * (1 + int(np.searchsorted(held, _ENERGY)) // _ROWS)
     return np.ascontiguousarray(columns[:, ::-1].T[:d], np.float32)

@@ -325,6 +325,18 @@ def test_the_two_best_of_the_shipped_bank_are_those_of_an_exact_search(predictor
     np.testing.assert_allclose(found.second, exact.second, rtol=0, atol=1e-6)
 
 
+def test_a_bank_whose_directions_are_not_found_is_searched_exactly(predictor, sample, monkeypatch):
+    def unfound(_):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    monkeypatch.setattr(np.linalg, "eigh", unfound)
+    vectors, queries = np.ascontiguousarray(predictor.bank.vectors[:300]), sample[:40, 4]
+    found = ReferenceBank(vectors, np.ones(300, np.uint32), predictor.bank.manifest).top2(queries)
+    exact = exact_top2(vectors, queries)
+    np.testing.assert_array_equal(found.ids, exact.ids)
+    np.testing.assert_allclose(found.best, exact.best, rtol=0, atol=1e-6)
+
+
 def test_the_features_of_the_gain_are_those_of_numpy(predictor, sample, monkeypatch):
     same, close = np.repeat(sample[:4, :1], 5, axis=1), sample[:4].copy()
     close[:, 1:] = unit(close[:, :1] + 1e-3 * close[:, 1:])
