@@ -230,11 +230,10 @@ def unpacked(made: Panels, rows: int, width: int) -> Array:
 
 
 def _directions(vectors: Array) -> Array:
-    """The fewest orthonormal directions, (d, 768), that hold `_ENERGY` of these vectors; all where LAPACK,
-    as it rarely does with vectors of few directions, does not find them: the search is exact with any."""
+    """The fewest orthonormal directions, (d, 768), that hold `_ENERGY` of these vectors."""
     try:
         values, columns = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-    except np.linalg.LinAlgError:
+    except np.linalg.LinAlgError:  # where vectors have few directions; any will do
         return np.eye(vectors.shape[1], dtype=np.float32)
     held = np.cumsum(values[::-1]) / values.sum()
     d = _ROWS * (1 + int(np.searchsorted(held, _ENERGY)) // _ROWS)
