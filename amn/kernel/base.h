@@ -21,7 +21,7 @@
 #define TILED static inline __attribute__((always_inline)) TILED_CODE
 #endif
 /* gcc from 8 on, clang from 7 on, know it. */
-#define WIDEST __attribute__((target("avx2,fma,avx512f,avx512vnni")))
+#define WIDEST __attribute__((target("avx2,fma,avx512f,avx512bw,avx512vnni")))
 #define INLINE static inline __attribute__((always_inline)) FAST
 
 enum { WITHOUT, WITH_AVX2, WITH_VNNI, WITH_TILES };
@@ -43,6 +43,12 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
         t = _mm256_fmadd_ps(_mm256_loadu_ps(a + i + 8), _mm256_loadu_ps(b + i + 8), t);
     }
     return sum8(_mm256_add_ps(s, t));
+}
+
+/* vector *= 1 / its length */
+INLINE void make_unit(float *vector) {
+    float scale = 1.0f / larger(sqrtf(dot(vector, vector, DIM)), 1e-12f);
+    for (int d = 0; d < DIM; d++) vector[d] *= scale;
 }
 
 #define BLOCK 128

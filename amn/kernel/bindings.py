@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 LAYER_MAX, _PRODUCT_MAX, _PAIRED_MAX = 2304, 768, 127
 #: Count it up, also in kernel.c, when a function, an argument or a structure changes. A library that was
 #: built before is not called then.
-_VERSION = 6
+_VERSION = 7
 #: More of it leaves fewer references to be compared in full, and takes more time for each: measured.
 _ENERGY = 0.965
 #: These numbers also stand in amn/kernel/base.h.

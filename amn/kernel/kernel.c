@@ -1,6 +1,5 @@
 /* The inner loops of a worker: the network (its matrix products: panels.h), the two nearest
- * references (references.h; of a large bank: cells.h), the nearest entries of a memory (entries.h), and the
- * features of the gain.
+ * references (references.h; of a large bank: cells.h), what a memory adds (entries.h), and the features of the gain.
  * amn/kernel/bindings.py and amn/bank/search.py call them; without this file NumPy does the same, slower
  * (DECISIONS.md says how much). Nothing here allocates more than scratch, keeps state or does I/O.
  *
@@ -12,7 +11,7 @@
 #include "base.h"
 
 /* The number in amn/kernel/bindings.py; counted up when a structure or an argument changes. */
-int amn_version(void) { return 6; }
+int amn_version(void) { return 7; }
 
 #if defined(__x86_64__)
 #include "cells.h"
@@ -34,7 +33,7 @@ static int tiles_allowed(void) {
 /* The level of this processor; 0 when it can run nothing of this. */
 int amn_supported(void) {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return WITHOUT;
-    if (!__builtin_cpu_supports("avx512vnni")) return WITH_AVX2;
+    if (!__builtin_cpu_supports("avx512vnni") || !__builtin_cpu_supports("avx512bw")) return WITH_AVX2;
     return tiles_allowed() ? WITH_TILES : WITH_VNNI;
 }
 
@@ -60,12 +59,6 @@ INLINE float gram_of(const float *x, float *gram) {
             total += i == j ? d : 2 * d;
         }
     return total;
-}
-
-/* vector *= 1 / its length */
-INLINE void make_unit(float *vector) {
-    float scale = 1.0f / larger(sqrtf(dot(vector, vector, DIM)), 1e-12f);
-    for (int d = 0; d < DIM; d++) vector[d] *= scale;
 }
 
 /* Scores of the mixture that turn with the vectors, and the gate before its sigmoid. */

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from amn.data.vectors import unit
 from amn.kernel import bindings as kernel
 from amn.model.folded_bounded import FoldedBounded, weights_of
-from amn.model.memory import LoopEntries
+from amn.model.folded_retrieval import FoldedRetrieval
 from amn.model.network import BoundedAMN
 from amn.model.retrieval import RetrievalAMN
 from amn.model.stacked import StackedAMN
@@ -55,7 +55,7 @@ def fold(model: nn.Module) -> Folded:
         return Folded(FoldedBounded(model).predict)
     if isinstance(model, StackedAMN):
         return Folded(FoldedStacked(model))
-    if isinstance(model, RetrievalAMN):
+    if isinstance(model, RetrievalAMN) and kernel.READY and len(model.memory):
         return Folded(FoldedRetrieval(model))
 
     @torch.inference_mode()
@@ -106,25 +106,6 @@ class FoldedStacked:
         residual = self._recall(hidden) + self._recall_bias  # (T, D)
         length = np.sqrt(np.vecdot(residual, residual) + self._bound**2)
         answers[rows] = unit(first + (self._most * trust[rows] / length)[:, None] * residual)
-        return answers
-
-
-class FoldedRetrieval:
-    """The retrieval layout: the folded first stage, and the search in compiled loops."""
-
-    def __init__(self, model: RetrievalAMN) -> None:
-        self._model, self._first = model, FoldedBounded(model.first)
-        self._memory = LoopEntries(model.memory) if kernel.READY else model.memory
-
-    @torch.inference_mode()
-    def __call__(self, contexts: Array) -> Array:
-        """(B, 5, 768) -> (B, 768), unit norm.
-
-        Raises:
-            ShapeError: The contexts have another shape.
-        """
-        x, first = shared(contexts), torch.from_numpy(self._first.predict(contexts))
-        answers: Array = self._model.bettered(x, first, self._memory.nearest)[1].numpy()
         return answers
 
 

@@ -7,21 +7,17 @@ never copied: a checkpoint's file is mapped, and all workers of a machine share 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-from amn.kernel.bindings import INTEGER, POINTER, Structure, call, function
 
 KEY_DIM, NEXT_DIM = 192, 256
 #: Entries that are found for a context.
 NEIGHBOURS = 64
 #: Entries that a cell should have, and cells that a search looks into.
-CELL_ENTRIES, PROBES = 256, 32
+CELL_ENTRIES, PROBES = 128, 32
 #: Entries a panel, also in amn/kernel/base.h.
 _ROWS = 16
 
@@ -93,7 +89,7 @@ class Entries(nn.Module):
         return self.keys[panel, :, row].flatten(1)
 
     def nearest(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """The search, as `LoopEntries.nearest` makes it faster."""
+        """The search; compiled loops take the same steps (amn/kernel/entries.h)."""
         near = flat @ self.centroids.T - self.centroids.square().sum(1) / 2
         probed = near.topk(min(PROBES, len(self.centroids)), dim=1).indices  # (B, probes)
         scores = torch.full((len(flat), NEIGHBOURS), -2.0)
@@ -107,47 +103,6 @@ class Entries(nn.Module):
                 order = nn.functional.pad(order, (0, NEIGHBOURS - len(order)), value=int(order[-1]))
                 scores[b], found[b] = products[order], entries[order]
         return scores, found
-
-
-class _Entries(Structure):
-    _fields_ = (
-        *((name, POINTER) for name in ("codes", "step", "centroids", "half", "start")),
-        *((name, INTEGER) for name in ("cells", "width", "probes", "keep")),
-    )
-
-
-_recall = function("amn_recall", POINTER, POINTER, INTEGER, POINTER, POINTER, result=ctypes.c_int)
-
-
-class LoopEntries:
-    """The search in compiled loops (amn/kernel/entries.h), over the memory's own arrays."""
-
-    def __init__(self, memory: Entries) -> None:
-        centroids = memory.centroids.numpy()
-        self._memory = _Entries().fill(
-            codes=memory.keys.numpy(),
-            step=memory.key_step.numpy(),
-            centroids=centroids,
-            half=((centroids * centroids).sum(1) / 2).astype(np.float32),
-            start=memory.start.numpy(),
-            cells=len(centroids),
-            width=KEY_DIM,
-            probes=PROBES,
-            keep=NEIGHBOURS,
-        )
-
-    def nearest(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores and entries of the nearest, (B, 64) each, in no order.
-
-        Raises:
-            MemoryError: There was none for the candidates.
-        """
-        queries = np.ascontiguousarray(flat.numpy(), np.float32)
-        scores = np.empty((len(queries), NEIGHBOURS), np.float32)
-        entries = np.empty((len(queries), NEIGHBOURS), np.int64)
-        if call(_recall, self._memory.address, queries, len(queries), scores, entries):
-            raise MemoryError("no memory to search the entries")
-        return torch.from_numpy(scores), torch.from_numpy(entries)
 
 
 def pack(codes: Tensor) -> Tensor:

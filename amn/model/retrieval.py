@@ -64,22 +64,19 @@ class RetrievalAMN(nn.Module):
         self.trust = nn.Parameter(torch.tensor([0.0, 0, 0, 0, 0.2]))
 
     def forward(self, x: Tensor, return_raw: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """x (B, 5, 768) -> (B, 768)."""
+        """x (B, 5, 768) -> (B, 768); compiled loops take the same steps (amn/model/folded_retrieval.py)."""
         check_contexts(x)
-        raw, out = self.bettered(x, self.first(x), self.memory.nearest)
-        return (raw, out) if return_raw else out
-
-    def bettered(self, x: Tensor, first: Tensor, nearest: Search) -> tuple[Tensor, Tensor]:
-        """AMN's answers (B, 768) to contexts (B, 5, 768) with what the memory adds, raw and normalised."""
+        first = self.first(x)
         if not len(self.memory):
-            return first, first
-        recalled = self.recall(x, first, nearest)
+            return (first, first) if return_raw else first
+        recalled = self.recall(x, first, self.memory.nearest)
         weights = self.weights(recalled.scores, recalled.products)
         follows = torch.bmm(weights[:, None], recalled.nexts)[:, 0] * self.memory.next_step  # (B, 256)
         along = (weights * recalled.products[..., 0]).sum(1)
         share = self.share(recalled.scores, follows.square().sum(1).sqrt(), along)[:, None]
         raw = first + share * (follows @ self.next_map)
-        return raw, torch.where(share > 0, F.normalize(raw, dim=-1), first)  # AMN's bit for bit
+        out = torch.where(share > 0, F.normalize(raw, dim=-1), first)  # AMN's bit for bit
+        return (raw, out) if return_raw else out
 
     def keys(self, first: Tensor, newest: Tensor) -> Tensor:
         """The keys of contexts, (B, 192)."""

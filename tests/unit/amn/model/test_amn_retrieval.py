@@ -20,7 +20,7 @@ from amn.manifest import MANIFEST, files_sha256
 from amn.model import checkpoint
 from amn.model.folded import fold
 from amn.model.layouts import build
-from amn.model.memory import NEIGHBOURS, Entries, LoopEntries, pack
+from amn.model.memory import NEIGHBOURS, Entries, pack
 from amn.predictor import Predictor
 from amn.training import filing
 from amn.training.filing import fill
@@ -129,28 +129,54 @@ def test_the_folded_form_answers_like_the_module(model, data, loops, monkeypatch
         assert (folded(x[rows]) - expected[rows]).abs().max() < 1e-5
 
 
+@pytest.fixture(scope="module")
+def heeded():
+    """A model of which any memory has a large share."""
+    torch.manual_seed(3)
+    made_model = build(ModelConfig(layout="retrieval"))
+    made_model.first.load_state_dict(made("bounded").state_dict())
+    made_model.first.forward = fold(made_model.first)  # whose own roundings are judged elsewhere
+    with torch.no_grad():
+        made_model.attention.copy_(torch.tensor([-5.0, -9, 2, 1.5, 1.5, 7, 9]))
+        made_model.trust.copy_(torch.tensor([0.5, -0.2, 0.3, 0.2, 0.4]))
+    return made_model.eval()
+
+
 @pytest.mark.needs("compiled loops")
+@pytest.mark.parametrize("batch", [1, 2, 33, 50])
 @pytest.mark.parametrize(
-    ("entries", "cells"), [(1, 3), (15, 3), (63, 3), (64, 3), (65, 3), (1000, 7), (9000, 90)]
+    ("entries", "cells"), [(1, 3), (15, 3), (63, 3), (64, 3), (65, 3), (1000, 7), (9000, 90), (9000, 33)]
 )
-def test_the_loops_find_the_entries_that_the_search_in_torch_finds(entries, cells):
-    made, flat = filled(entries, cells), torch.randn(9, 192, generator=torch.Generator().manual_seed(1)) / 14
-    expected, found = made.nearest(flat), LoopEntries(made).nearest(flat)
-    torch.testing.assert_close(found[0].sort(1).values, expected[0].sort(1).values, rtol=0, atol=1e-6)
-    for ours, others in zip(found[1].tolist(), expected[1].tolist(), strict=True):
-        assert len(set(ours) ^ set(others)) <= 2  # two that are equal but for a rounding
-    assert len(found[1][0]) == NEIGHBOURS
+def test_the_loops_answer_like_the_module_for_memories_of_any_size(heeded, entries, cells, batch):
+    heeded.memory, x = filled(entries, cells), contexts(batch, seed=batch)
+    with torch.inference_mode():
+        expected, first = heeded(x), heeded.first(x)
+    assert (expected - first).abs().amax(1).min() > 1e-3
+    assert (fold(heeded)(x) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.needs("compiled loops")
-def test_a_query_that_is_no_number_has_some_neighbours_and_harms_none_beside_it():
-    made = filled(1000, 7)
-    flat = torch.randn(3, 192, generator=torch.Generator().manual_seed(1)) / 14
-    alone = LoopEntries(made).nearest(flat[2:])
-    flat[1] = torch.nan
-    scores, entries = LoopEntries(made).nearest(flat)
-    assert ((entries >= 0) & (entries < 1000)).all()
-    np.testing.assert_array_equal(scores[2:].numpy(), alone[0].numpy())
+def test_equal_keys_and_vectors_of_zeros_are_answered_like_the_module(heeded):
+    heeded.memory = filled(64, 3)  # all are found, once each: of equal ones at the border, any may be
+    heeded.memory.keys[1::2] = heeded.memory.keys[::2]  # panels of 16
+    heeded.memory.nexts[10:20] = 0
+    x = contexts(9, seed=4)
+    x[3, :4], x[5, -1], x[6] = 0, 0, x[7]
+    with torch.inference_mode():
+        expected = heeded(x)
+    assert torch.isfinite(expected).all()
+    assert (fold(heeded)(x) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.needs("compiled loops")
+def test_a_context_that_is_no_number_keeps_amns_answer_and_harms_none_beside_it(heeded):
+    heeded.memory, x = filled(1000, 7), contexts(3, seed=4)
+    answer = fold(heeded)
+    alone = answer(x[2:])
+    x[1, 2, 5] = torch.nan
+    together = answer(x)
+    np.testing.assert_array_equal(together[1].numpy(), fold(heeded.first)(x)[1].numpy())
+    np.testing.assert_array_equal(together[2:].numpy(), alone.numpy())
 
 
 def test_a_stored_memory_comes_back_and_its_golden_vectors_ask_it(model, folder, data):
