@@ -156,6 +156,18 @@ def test_the_loops_answer_like_the_module_for_memories_of_any_size(heeded, entri
 
 
 @pytest.mark.needs("compiled loops")
+def test_every_level_of_the_loops_and_every_batch_gives_the_same_bits(heeded, monkeypatch):
+    heeded.memory, x, answers = filled(1000, 7), contexts(9), []
+    for level in range(1, kernel.LEVEL + 1):
+        monkeypatch.setattr(kernel, "LEVEL", level)
+        answers.append(fold(heeded)(x))
+    for answer in answers:
+        np.testing.assert_array_equal(answer.numpy(), answers[0].numpy())
+    alone = torch.cat([fold(heeded)(one[None]) for one in x])
+    np.testing.assert_array_equal(alone.numpy(), answers[0].numpy())
+
+
+@pytest.mark.needs("compiled loops")
 def test_equal_keys_and_vectors_of_zeros_are_answered_like_the_module(heeded):
     heeded.memory = filled(64, 3)  # all are found, once each: of equal ones at the border, any may be
     heeded.memory.keys[1::2] = heeded.memory.keys[::2]  # panels of 16
