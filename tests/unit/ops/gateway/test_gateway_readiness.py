@@ -21,7 +21,7 @@ def test_a_partition_whose_server_hangs_leaves_the_gateway_ready_within_a_probes
         for _ in range(3):
             began_s = time.monotonic()
             found = look()
-            assert time.monotonic() - began_s < 0.9
+            assert time.monotonic() - began_s < 5  # where one after the other would take ten seconds
             assert list(found) == [part.queue for part in parts]
             assert all(isinstance(one, str) for one in found.values())
 
