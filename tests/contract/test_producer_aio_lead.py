@@ -199,20 +199,20 @@ def test_a_request_that_another_task_takes_back_ends_the_wait_of_the_one_who_rea
 ) -> None:
     took_s = []
 
-    async def main() -> None:
+    async def main(name: str) -> None:
         async with leading(real_server.url, context) as (producer, reader, answers):
-            call = asyncio.create_task(producer.predict(context, lane="code-api", request_id="mine"))
+            call = asyncio.create_task(producer.predict(context, lane="code-api", request_id=name))
             await until(lambda: reader._limit is not None)
             began_s = time.monotonic()
-            producer.channels[0].inflight.settle("mine", Cancelled("taken back"))
-            reader.wake("mine")
+            producer.channels[0].inflight.settle(name, Cancelled("taken back"))
+            reader.wake(name)
             with pytest.raises(Cancelled):
                 await call
             took_s.append(time.monotonic() - began_s)
             answers.gate.set()
 
-    for _ in range(3):  # a busy machine may stop us for a while
-        run(main())
+    for number in range(3):  # a busy machine may stop us for a while
+        run(main(f"mine-{number}"))
     assert min(took_s) < 0.3
 
 
