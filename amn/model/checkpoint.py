@@ -210,7 +210,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, origin: str
         CheckpointError: keys are missing or unknown, a shape differs, or a number is not finite.
     """
     for name, value in weights.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if value.is_floating_point() and not torch.isfinite(value.float()).all():  # as it is served
             raise CheckpointError(f"{origin}: {name} holds NaN or infinity; do not use it")
     try:
         model.load_state_dict(dict(weights), strict=True)
@@ -241,12 +241,14 @@ def check_golden(model: nn.Module, golden: Mapping[str, Tensor], *, origin: str)
     Raises:
         CheckpointError: outputs differ by more than 1e-5, or the golden file is incomplete.
     """
-    if set(golden) != {"inputs", "outputs"} or len(golden["inputs"]) == 0:
-        raise CheckpointError(f"{origin}: golden vectors are incomplete; fetch it again")
+    count = golden["outputs"].numel() // VECTOR_DIM if "outputs" in golden else 0
+    expected = {"inputs": [count, CONTEXT_LENGTH, VECTOR_DIM], "outputs": [count, VECTOR_DIM]}
+    found = {name: list(value.shape) for name, value in golden.items() if value.dtype == torch.float32}
+    if not count or found != expected:
+        raise CheckpointError(f"{origin}: golden vectors are incomplete; {_REMEDY}")
     difference = (model(golden["inputs"]) - golden["outputs"]).abs().max().item()
     if not difference <= GOLDEN_TOLERANCE:
         raise CheckpointError(
-            f"{origin}: golden outputs differ by {difference:.2e} (allowed "
-            f"{GOLDEN_TOLERANCE}); the weights are of another network than layout "
-            f"{model.config.layout}, or this device computes wrongly"
+            f"{origin}: golden outputs differ by {difference:.2e} (allowed {GOLDEN_TOLERANCE}); the weights "
+            f"are of another network than layout {model.config.layout}, or this device computes wrongly"
         )

@@ -73,14 +73,14 @@ class Entries(nn.Module):
         Raises:
             RuntimeError: They do not fit together: a search would read what is not there.
         """
-        entries, cells = len(arrays["nexts"]), len(arrays["centroids"])
+        entries, cells = arrays["nexts"].numel() // NEXT_DIM, arrays["start"].numel() - 1
         for name, (dtype, *shape) in self._forms(entries, cells).items():
-            given = arrays[name]
-            if list(given.shape) != shape or given.is_floating_point() != dtype.is_floating_point:
+            given = arrays[name].float() if arrays[name].is_floating_point() else arrays[name]
+            if list(given.shape) != shape or given.dtype != dtype:
                 raise RuntimeError(f"{name} is {given.dtype} {tuple(given.shape)}, expected {dtype} {shape}")
-            setattr(self, name, given.to(dtype).contiguous())
-        start = self.start
-        if not cells or start[0] != 0 or start[-1] != entries or bool((start.diff() < 0).any()):
+            setattr(self, name, given.contiguous())
+        start = self.start  # compared, since differences may overflow
+        if not cells or start[0] != 0 or start[-1] != entries or bool((start[1:] < start[:-1]).any()):
             raise RuntimeError(f"the cells do not divide the {entries} entries")
 
     def rows(self, entries: Tensor) -> Tensor:

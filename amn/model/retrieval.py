@@ -105,6 +105,7 @@ class RetrievalAMN(nn.Module):
 
     def examples(self) -> Tensor:
         """At most 4 contexts (n, 5, 768) that the memory knows: each repeats what followed an entry."""
-        entries = torch.linspace(0, len(self.memory) - 1, min(len(self.memory), 4)).long()
+        count = len(self.memory)  # beyond 2^24, float32 would round the last one up
+        entries = torch.linspace(0, count - 1, min(count, 4), dtype=torch.float64).long()
         nexts = (self.memory.nexts[entries] * self.memory.next_step) @ self.next_map
         return F.normalize(nexts, dim=-1)[:, None].expand(-1, 5, VECTOR_DIM).contiguous()

@@ -105,6 +105,25 @@ def test_golden_outputs_of_another_network_are_refused(folder):
         checkpoint.load(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": torch.zeros(())},
+        {"inputs": torch.zeros(4, 5, 7)},
+        {"inputs": torch.zeros(4, 5, 768, dtype=torch.int8)},
+        {"outputs": torch.zeros(())},
+        {"outputs": torch.zeros(3, 768)},
+        {"inputs": torch.zeros(0, 5, 768), "outputs": torch.zeros(0, 768)},
+    ],
+)
+def test_golden_vectors_of_other_shapes_or_types_are_refused(folder, change):
+    path = folder / checkpoint.GOLDEN_FILE
+    save_file(load_file(path) | change, path)
+    edit_manifest(folder, golden_sha256=files_sha256([path]))
+    with pytest.raises(CheckpointError, match="incomplete"):
+        checkpoint.load(folder)
+
+
 def test_golden_vectors_that_are_missing_are_refused(folder):
     path = folder / checkpoint.GOLDEN_FILE
     save_file({"inputs": torch.zeros(0, 5, 768)}, path)
