@@ -184,55 +184,76 @@ static FAST float weigh(const memory *m, const float *asked, const float *scores
     return sqrtf(dot(follows, follows, NEXT_DIM));
 }
 
-/* out[row] = m[row] . x, in float32: an answer would show what integers leave out. */
-INLINE void project(const float *m, const float *x, int rows, int64_t width, float *out) {
-    for (int i = 0; i < rows; i++) out[i] = dot(m + i * width, x, width);
+/* One context: the mean of what followed, and the best and the mean score and that mean's length. */
+static FAST void recall_one(const memory *m, const float *flat, const float *asked, const float *nearness, float *signs, float *follows) {
+    float scores[NEIGHBOURS], most = -INFINITY, total = 0;
+    const int8_t *nexts[NEIGHBOURS];
+    find(m, flat, nearness, scores, nexts);
+    for (int i = 0; i < NEIGHBOURS; i++) most = larger(most, scores[i]), total += scores[i];
+    signs[0] = most, signs[1] = total / NEIGHBOURS, signs[2] = weigh(m, asked, scores, nexts, follows);
+}
+
+/* out[c][row] = m[row] . x[c], in float32: an answer would show what integers leave out. Four rows are read once
+ * for all vectors; each sum is that of `dot`, so an answer does not depend on what else is in its batch. */
+static FAST void project(const float *m, const float *x, int count, int rows, int64_t width, float *out) {
+    for (int row = 0; row < rows; row += 4, m += 4 * width)
+        for (int c = 0; c < count; c++) {
+            __m256 sums[4][2];
+            for (int r = 0; r < 4; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+            for (int64_t i = 0; i < width; i += 16)
+                for (int h = 0; h < 2; h++) {
+                    __m256 some = _mm256_loadu_ps(x + c * width + i + 8 * h);
+                    for (int r = 0; r < 4; r++)
+                        sums[r][h] = _mm256_fmadd_ps(_mm256_loadu_ps(m + r * width + i + 8 * h), some, sums[r][h]);
+                }
+            for (int r = 0; r < 4; r++) out[c * rows + row + r] = sum8(_mm256_add_ps(sums[r][0], sums[r][1]));
+        }
 }
 
 /* The keys (count, 192) of contexts; all that the attention asks of a successor, as one vector (count, 256);
  * and the nearness of all cells (count, padded). */
 static FAST void ask(const memory *m, const float *x, const float *first, int count, float *flat, float *asked, float *nearness) {
     int16_t codes[AT_ONCE * KEY_DIM];
-    float by[AT_ONCE], wide[DIM];
-    for (int c = 0; c < count; c++, x += K * DIM, first += DIM) {
-        for (int d = 0; d < DIM; d++) wide[d] = first[d] + x[(K - 1) * DIM + d];
-        make_unit(wide);
-        project(m->key_map, wide, KEY_DIM, DIM, flat + c * KEY_DIM);
-        by[c] = encode(flat + c * KEY_DIM, KEY_DIM, codes + c * KEY_DIM);
-        for (int d = 0; d < DIM; d++) {
-            wide[d] = m->attention[1] * first[d];
-            for (int i = 0; i < K; i++) wide[d] += m->attention[i + 2] * x[i * DIM + d];
-        }
-        project(m->next_map, wide, NEXT_DIM, DIM, asked + c * NEXT_DIM);
+    float by[AT_ONCE], wide[AT_ONCE * DIM];
+    for (int c = 0; c < count; c++) {
+        for (int d = 0; d < DIM; d++) wide[c * DIM + d] = first[c * DIM + d] + x[(c * K + K - 1) * DIM + d];
+        make_unit(wide + c * DIM);
     }
+    project(m->key_map, wide, count, KEY_DIM, DIM, flat);
+    for (int c = 0; c < count; c++)
+        for (int d = 0; d < DIM; d++) {
+            float sum = m->attention[1] * first[c * DIM + d];
+            for (int i = 0; i < K; i++) sum += m->attention[i + 2] * x[(c * K + i) * DIM + d];
+            wide[c * DIM + d] = sum;
+        }
+    project(m->next_map, wide, count, NEXT_DIM, DIM, asked);
+    for (int c = 0; c < count; c++) by[c] = encode(flat + c * KEY_DIM, KEY_DIM, codes + c * KEY_DIM);
     multiply(&m->nearness, codes, KEY_DIM, by, count, nearness, m->nearness.rows);
 }
 
-/* AMN's answer with a share of what followed. */
-static FAST void add_share(const memory *m, const float *own, const float *scores, const float *follows, float length, float *out) {
-    float most = scores[0], total = 0, what[DIM];
-    for (int i = 0; i < NEIGHBOURS; i++) most = larger(most, scores[i]), total += scores[i];
-    project(m->back, follows, DIM, NEXT_DIM, what);
-    float share = m->trust[0] * most + m->trust[1] * total / NEIGHBOURS + m->trust[2] * length
-        + m->trust[3] * dot(what, own, DIM) + m->trust[4];
-    for (int d = 0; d < DIM; d++) out[d] = share > 0 ? own[d] + share * what[d] : own[d];
-    if (share > 0) make_unit(out);
+/* AMN's answers `own` with a share of what followed; `signs` are the first three that `trust` weighs. */
+static FAST void add_shares(const memory *m, const float *own, const float *signs, const float *follows, int count, float *out) {
+    project(m->back, follows, count, DIM, NEXT_DIM, out);
+    for (int c = 0; c < count; c++, own += DIM, signs += 3, out += DIM) {
+        float share = m->trust[0] * signs[0] + m->trust[1] * signs[1] + m->trust[2] * signs[2]
+            + m->trust[3] * dot(out, own, DIM) + m->trust[4];
+        for (int d = 0; d < DIM; d++) out[d] = share > 0 ? own[d] + share * out[d] : own[d];
+        if (share > 0) make_unit(out);
+    }
 }
 
 /* Contexts (count, 5, 768) and AMN's answers (count, 768) -> these with a share of what followed; 0, or 1
  * when there was no memory for 48 numbers a cell. */
 FAST int amn_recall(const memory *m, const float *x, const float *first, int64_t count, float *out) {
-    float flat[AT_ONCE * KEY_DIM], asked[AT_ONCE * NEXT_DIM], scores[NEIGHBOURS], follows[NEXT_DIM];
+    float flat[AT_ONCE * KEY_DIM], asked[AT_ONCE * NEXT_DIM], signs[AT_ONCE * 3], follows[AT_ONCE * NEXT_DIM];
     float *nearness = malloc(sizeof(float) * AT_ONCE * m->nearness.rows);
-    const int8_t *nexts[NEIGHBOURS];
     if (!nearness) return 1;
-    for (int64_t done = 0; done < count; done++, out += DIM) {
-        int64_t c = done % AT_ONCE, left = count - done;
-        const float *own = first + done * DIM;
-        if (c == 0) ask(m, x + done * K * DIM, own, left < AT_ONCE ? (int)left : AT_ONCE, flat, asked, nearness);
-        find(m, flat + c * KEY_DIM, nearness + c * m->nearness.rows, scores, nexts);
-        float length = weigh(m, asked + c * NEXT_DIM, scores, nexts, follows);
-        add_share(m, own, scores, follows, length, out);
+    for (int64_t done = 0; done < count; done += AT_ONCE) {
+        int some = count - done < AT_ONCE ? (int)(count - done) : AT_ONCE;
+        ask(m, x + done * K * DIM, first + done * DIM, some, flat, asked, nearness);
+        for (int c = 0; c < some; c++)
+            recall_one(m, flat + c * KEY_DIM, asked + c * NEXT_DIM, nearness + c * m->nearness.rows, signs + c * 3, follows + c * NEXT_DIM);
+        add_shares(m, first + done * DIM, signs, follows, some, out + done * DIM);
     }
     free(nearness);
     return 0;
