@@ -93,7 +93,8 @@ class ReplyCursor:
         if self._steps.size < self._steps.size_max:
             self._steps.note_came()
         self._idle, self._foreign = not rows, False
-        if len(answers) > 1 and isinstance(answers[-2], Exception):  # rights of an earlier version: they stay
+        # They stay: rights of an earlier version, or a caller who read what came of it, and left.
+        if len(answers) < 2 or isinstance(answers[-2], Exception):
             self._taken |= self._deleted
         self._deleted = set()
         if rows:

@@ -18,6 +18,7 @@ from waiting import wait_until
 from producer import Producer
 from producer.errors import ProducerClosed, QueueFull, ResultTimeout
 from producer.messages import Failure, Reply, Request
+from producer.session.replies import TAKEN_BYTES
 from producer.session.threads import ReplyThread
 from producer.transport.link import Link, written
 
@@ -118,6 +119,24 @@ def test_who_waits_no_longer_leaves_the_answer_to_the_thread(server: Server, con
         wait_until(lambda: producer.in_flight == 0)
         assert producer.stray_replies == 0
         assert isinstance(producer.predict(context), Reply)
+
+
+def test_a_deletion_that_goes_along_makes_nobody_wait_longer(real_server: Server, context: Any) -> None:
+    """The server deletes at once, and the read behind that blocks for half a second."""
+    waits_s = []
+    for _ in range(3):
+        with leading(real_server.url, context) as (producer, answers):
+            cursor = producer.channels[0].reader._cursor
+            cursor._read_bytes = TAKEN_BYTES  # as after a dozen answers
+            began_s = time.monotonic()
+            with pytest.raises(ResultTimeout, match="within 50 ms"):
+                producer.predict(context, lane="code-api", timeout_ms=50)
+            waits_s.append(time.monotonic() - began_s)
+            assert cursor._read_bytes == 0
+            answers.gate.set()
+            wait_until(lambda: producer.in_flight == 0)
+            assert producer.stray_replies == 0
+    assert min(waits_s) < 0.4
 
 
 @pytest.mark.parametrize("waits", [False, True])
