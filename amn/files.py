@@ -65,10 +65,8 @@ def check_output(path: Path, *sources: Path, stream: bool = False) -> Path:
             raise FileRefused(f"{path} may not be written (its mode is {stat.filemode(there.st_mode)})")
         if kind != stat.S_IFREG:
             return path
-        if not target.exists():
-            raise FileRefused(
-                f"{path} has no name any more; name the file to write"
-            )  # /dev/stdout can be that
+        if not target.exists():  # /dev/stdout can be that
+            raise FileRefused(f"{path} has no name any more; name the file to write")
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise FileRefused(f"the folder {target.parent} is not writable")
     return target

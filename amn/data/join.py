@@ -42,10 +42,11 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
         )
     for fault in side_faults(domains, sides):
         raise DataError(f"{out}: {fault}")
-    about = {
-        "joined": [{"source": one.source, "sha256": one.sha256()} for one in sets],
-        "left_out": sorted(left_out),
-    }
+    hashes = [one.sha256() for one in sets]
+    if len({*hashes}) < len(sets):
+        raise DataError(f"{out}: one of the sets is given twice, and would be trained on twice; give it once")
+    joined = [{"source": one.source, "sha256": sha256} for one, sha256 in zip(sets, hashes, strict=True)]
+    about = {"joined": joined, "left_out": sorted(left_out)}
     with making_folder(out) as folder:
         _write(folder, sets, article_domain=domains, article_side=sides)
         (folder / "manifest.json").write_text(json.dumps(about, indent=1) + "\n")
@@ -53,7 +54,8 @@ def join(first: VectorSet, others: Sequence[VectorSet], left_out: Collection[str
 
 def _write(folder: Path, sets: Sequence[VectorSet], **arrays: NDArray[Any]) -> None:
     before = np.cumsum([0, *(len(one.article_domain) for one in sets)])
-    arrays["article"] = np.concatenate([one.article + n for one, n in zip(sets, before, strict=False)])
+    numbers = (one.article.astype(np.int64) + n for one, n in zip(sets, before, strict=False))
+    arrays["article"] = np.concatenate(list(numbers))
     arrays["article_name"] = np.concatenate([one.article_name for one in sets])
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

@@ -22,6 +22,8 @@ from ops.encode.chunks import chunks
 from ops.encode.encoder import hash_of
 
 PACKAGES = Path(__file__).with_name("packages.toml")
+#: By Debian's policy; apt-get would take others for options of its own, some of which run programs.
+_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 #: Fewer chunks hold a window at most; more of one article, or of one domain, would outweigh the others.
 ARTICLE_CHUNKS_MIN, ARTICLE_CHUNKS_MAX, DOMAIN_CHUNKS_MAX = WINDOW + 1, 400, 12_000
 
@@ -84,7 +86,7 @@ def _listed(packages: Path) -> dict[str, str]:
     """Read the names of packages by domain."""
     try:
         domains = tomllib.loads(packages.read_text("utf-8"))["domains"]
-        if not domains or not all(type(name) is str for name in domains.values()):
+        if not domains or not all(type(name) is str and _NAME.fullmatch(name) for name in domains.values()):
             raise ValueError("a domain without the name of a package")
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise FileRefused(

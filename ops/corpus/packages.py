@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +57,7 @@ def download(packages: dict[str, DebianPackage], folder: Path) -> None:
     if missing:
         _run(["apt-get", "download", "-q", *missing], folder)
     if wrong := [one.file for one in packages.values() if not _is_there(folder, one)]:
-        raise FileRefused(
-            f"{folder / wrong[0]} is not the file that apt promised; remove it, and run it again"
-        )
+        raise FileRefused(f"{folder / wrong[0]} is not the file that apt promised; remove it, and run again")
 
 
 @contextlib.contextmanager
@@ -88,10 +87,9 @@ def make_encoder(folder: Path) -> None:
                     whole.write(archive.read(part))
             with zipfile.ZipFile(whole) as archive:
                 archive.extractall(aside)
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise FileRefused(
-                f"the parts of the encoder are no longer those of a zip file: {error}"
-            ) from error
+        except (ValueError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            why = f"the parts of the encoder are no longer those of a zip file: {error}"
+            raise FileRefused(why) from error
         made = Path(aside) / _ENCODER
         if (sha256 := hash_of(made)) != SHIPPED_SHA256:
             raise FileRefused(

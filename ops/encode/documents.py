@@ -100,14 +100,12 @@ def _of_text(path: Path, file: Document, charset: str) -> Document | RefusedDocu
         return RefusedDocument(file.id, "binary", f"byte {data.index(0):,} is zero, as in no text")
     for encoding in filter(None, (said, charset)):
         try:
-            return Document(
-                file.id, file.domain, prose(without_surrogates(data.decode(encoding)).removeprefix("\ufeff"))
-            )
+            text = without_surrogates(data.decode(encoding)).removeprefix("\ufeff")
+            return Document(file.id, file.domain, prose(text))
         except (UnicodeError, LookupError) as error:
             why = str(error)
-    return RefusedDocument(
-        file.id, "wrong_encoding", f"{why}; convert it to UTF-8, or name another --charset"
-    )
+    why += "; convert it to UTF-8, or name another --charset"
+    return RefusedDocument(file.id, "wrong_encoding", why)
 
 
 def _of_lines(path: Path, file: Document, settings: EncodeSettings) -> Iterator[Document | RefusedDocument]:
@@ -147,9 +145,8 @@ def _of_values(values: Any, name: str, domain: str, settings: EncodeSettings) ->
         return RefusedDocument(name, "bad_line", f"the line is no JSON object but {type(values).__name__}")
     text, named, kind = (values.get(name) for name in (settings.text, settings.document, settings.domain))
     if not isinstance(text, str):
-        return RefusedDocument(
-            name, "no_text", f"{settings.text!r} is missing or no text: name yours with --text"
-        )
+        why = f"{settings.text!r} is missing or no text: name yours with --text"
+        return RefusedDocument(name, "no_text", why)
     if len(text) > DOCUMENT_BYTES_MAX:
         return _too_large(name)
     return Document(name if named is None else str(named), domain if kind is None else str(kind), text)

@@ -160,9 +160,7 @@ class EncodeRun:
             if isinstance(one, RefusedDocument):
                 part.refused.append(one)
             elif not is_of_words(one.text):
-                said = (
-                    "most of it has no spaces, so that it has no words to make chunks of; part them by spaces"
-                )
+                said = "most of it has no spaces, and so no words to make chunks of; part them by spaces"
                 part.refused.append(RefusedDocument(one.id, WORDLESS, said))
             elif not found:
                 empty = RefusedDocument(one.id, EMPTY, "it has no text")

@@ -87,9 +87,8 @@ class Target:
     def __init__(self, folder: Path, shard: str = "", beside_bytes: int = 0) -> None:
         self.folder, self._beside_bytes = folder, beside_bytes
         suffix = f"-{shard.replace('/', '-of-')}" if shard else ""
-        self._manifest_path = (
-            folder / f"_manifest{suffix}.json"
-        )  # readers of a folder leave out what begins so
+        # Readers of a folder leave out what begins so.
+        self._manifest_path = folder / f"_manifest{suffix}.json"
         self._lock_path = folder / f".lock{suffix}"
         self._lock = -1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -354,6 +355,21 @@ def test_sets_that_join_are_trained_on_and_leave_every_other_side_as_it_was(tmp_
     assert joined.sha256() == read_vectors(tmp_path / "joined").sha256()
     about = json.loads((tmp_path / "joined" / "manifest.json").read_text())
     assert [one["sha256"] for one in about["joined"]] == [first.sha256(), other.sha256()]
+
+
+@pytest.mark.parametrize("kind", [np.uint64, np.int8])
+def test_sets_join_whatever_integers_number_their_articles(tmp_path, kind):
+    first, other = (vector_set(**articles(count=90, length=8, seed=seed)) for seed in (0, 1))
+    join(replace(first, article=first.article.astype(kind)), [other], [], tmp_path / "joined")
+    joined = read_vectors(tmp_path / "joined").article
+    np.testing.assert_array_equal(joined, np.concatenate([first.article, other.article + 90]))
+
+
+def test_a_set_that_is_given_twice_is_refused(tmp_path):
+    first, other = (vector_set(**articles(count=40, length=8, seed=seed)) for seed in (0, 1))
+    for others in ([first], [other, other]):
+        with pytest.raises(DataError, match="given twice"):
+            join(first, others, [], tmp_path / "joined")
 
 
 def test_what_cannot_join_is_refused(tmp_path):

