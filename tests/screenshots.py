@@ -107,7 +107,7 @@ def alert(client: redis.Redis) -> None:
         rule="fast_drop",
         severity="page",
         state="firing",
-        model="amn@5c1dc593642d",
+        model="amn@76f3cdc0a075",
         summary="OOD delta fell by 0.041 since 02:10 (99 % interval 0.022 to 0.060)",
         runbook="fast_drop",
         evaluations=1,
@@ -124,7 +124,7 @@ def alert(client: redis.Redis) -> None:
 def pretend_a_day(client: redis.Redis) -> None:
     """Writes a day of sampled sums, lets a judge read them, and writes the rows of the history."""
     now_min = int(time.time() // 60)
-    model = "amn@5c1dc593642d"
+    model = "amn@76f3cdc0a075"
     with client.pipeline(transaction=False) as pipe:
         for minute in range(now_min - MINUTES, now_min):
             pipe.hset(f"{KEYS.drift_minute_prefix}{minute}", mapping=sums(0.0, model))

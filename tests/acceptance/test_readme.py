@@ -37,7 +37,7 @@ def test_the_clients_five_lines_run_on_the_port_and_print_an_answer(amn: Amn) ->
             check=False,
         )
         assert ended.returncode == 0, ended.stderr
-        assert re.match(r"\(768,\) (amn|stacked) 0\.\d+ \(", ended.stdout)
+        assert re.match(r"\(768,\) (amn|retrieval) 0\.\d+ \(", ended.stdout)
     _nobody_else_comes_in(amn, port)
     assert amn("doctor", "--alive", "amn").code == 0  # a command in the folder knows the password
     process.send_signal(signal.SIGTERM)

@@ -54,8 +54,8 @@ def test_the_production_model_beats_the_context_mean_on_both_slices_of_the_sampl
 
 def test_the_fallback_loads_from_sixteen_bit_weights_and_stands_on_the_production_model():
     manifest = load(LVM / "fallback_accuracy").manifest
-    assert manifest.name == "stacked"
-    assert manifest.parameters == 4_620_288
+    assert manifest.name == "retrieval"
+    assert manifest.parameters == 1_816_844
     assert manifest.storage == "float16"
     assert manifest.training["first_stage"] == load(LVM / "production_model").manifest.model_id
 
@@ -75,7 +75,7 @@ def test_models_and_sample_fit_the_budget():
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
     assert size((LVM / "production_model").resolve()) < 6_500_000
-    assert size((LVM / "fallback_accuracy").resolve()) < 9_500_000
+    assert size((LVM / "fallback_accuracy").resolve()) < 21_500_000
     assert size(ARTIFACTS / "sample") < 4_000_000
     assert size(ARTIFACTS) < 40 * 1024 * 1024
 
