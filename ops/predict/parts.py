@@ -108,9 +108,8 @@ class Target:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise FileRefused(
-                f"another run writes to {self.folder}; wait for it, or name another folder"
-            ) from None
+            why = f"another run writes to {self.folder}; wait for it, or name another folder"
+            raise FileRefused(why) from None
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(self._lock), self._lock_path.stat()):
                 return True

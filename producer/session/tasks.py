@@ -108,8 +108,7 @@ class AsyncChannel(Channel):
         super().__init__(settings)
         self._commands = connect_async(settings)
         self._link, self._head = AsyncLink(self._commands), written(7, *self.submit_head())
-        self.funnel = Funnel(self._send)
-        self._turns = asyncio.Semaphore(_CONNECTIONS_MAX)
+        self.funnel, self._turns = Funnel(self._send), asyncio.Semaphore(_CONNECTIONS_MAX)
         self._start_lock, self.reader = asyncio.Lock(), ReplyTask(self)
 
     def starting(self) -> Verb[None]:
@@ -137,10 +136,9 @@ class AsyncChannel(Channel):
         """Sends one command when it has its turn; gives the server's answer."""
         execute: Any = self._commands.execute_command
         async with self._turns:
-            task = asyncio.current_task()
-            asked = task.cancelling() if task is not None else 0
-            answer = await execute(*words)
-            if task is not None and task.cancelling() > asked:
+            task: Any = asyncio.current_task()
+            asked, answer = task.cancelling(), await execute(*words)
+            if task.cancelling() > asked:
                 raise asyncio.CancelledError  # the driver loses one that meets an answer
             return answer
 
@@ -257,13 +255,16 @@ class ReplyTask(Reader):
         statuses: list[int] = []
         await self._turn.acquire()
         try:
-            caller, self._caller = self._caller, asyncio.current_task()
-            if caller is not self._caller:  # others who begin in this turn of the loop stay in step with it
+            task: Any = asyncio.current_task()
+            caller, self._caller, asked = self._caller, task, task.cancelling()
+            if caller is not task:  # others who begin in this turn of the loop stay in step with it
                 await asyncio.sleep(0)
             if self.claimed and not self._channel.closed:
                 with suppress(Exception):  # the task meets it too, and says what is wrong
                     await self._link.send([command, *self._cursor.commands()])
                     statuses = checked_statuses((await self._link.read(1))[0], 1)
+                if task.cancelling() > asked:
+                    raise asyncio.CancelledError  # the driver may lose one while it connects
         finally:
             if statuses == [1]:
                 handle.lead = self._lead

@@ -140,6 +140,32 @@ async def wrapped(call: Any) -> Any:
     return await call
 
 
+def test_a_cancellation_that_the_driver_loses_still_ends_a_lone_submit(
+    real_server: Server, context: Any, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 loses one that meets the end of a wait with a time limit, as a first write is."""
+    send = AsyncLink.send
+
+    async def losing(link: AsyncLink, commands: Any) -> None:
+        await send(link, commands)
+        if "amn-" not in asyncio.current_task().get_name():
+            with suppress(asyncio.CancelledError):
+                asyncio.current_task().cancel()
+                await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with leading(real_server.url, context) as (producer, _, answers):
+            monkeypatch.setattr(AsyncLink, "send", losing)
+            task = asyncio.create_task(producer.predict(context, lane="code-api", timeout_ms=3_000))
+            await asyncio.wait((task,))
+            assert task.cancelled()
+            answers.gate.set()
+            monkeypatch.undo()
+            await rested(producer, context)
+
+    run(main())
+
+
 def test_callers_who_begin_together_after_lone_requests_share_a_round_trip(
     server: Server, context: Any, run: Any, monkeypatch: Any
 ) -> None:
