@@ -105,7 +105,7 @@ def listening_token(variable: str, host: str, *, needed: bool = False) -> str:
     Raises:
         ServerFailed: It is needed and missing, too short, or its file cannot be read.
     """
-    token, file = os.environ.get(variable, ""), os.environ.get(f"{variable}_FILE", "")
+    token, file = os.environ.get(variable, "").strip(), os.environ.get(f"{variable}_FILE", "")
     if file and not token:
         try:
             token = Path(file).read_text("utf-8").strip()

@@ -43,7 +43,7 @@ def options(parameters: Mapping[str, Any], traceparent: str) -> Options:
     elif priority not in PRIORITIES:
         said = f"send {', '.join(PRIORITIES)}, or 1 to {len(PRIORITIES)}, 1 being {PRIORITIES[0]}"
         raise bad(f"priority is {priority!r:.80}; {said}")
-    if unknown := sorted(fields.keys() - set(NAMES)):
+    if unknown := sorted(fields.keys() - set(NAMES), key=repr):  # msgpack has names of two types
         raise bad(f"parameter {unknown[0]!r:.80} is not known; there are {', '.join(NAMES)}")
     if fields.get("deadline_ms") is None:
         fields["deadline_ms"] = DEADLINE_MS
