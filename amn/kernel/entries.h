@@ -78,13 +78,17 @@ INLINE void offer(__m256 low, __m256 high, uint32_t which, int64_t at, shortlist
     if (to->count >= 2 * to->keep) shorten(to);
 }
 
-/* Offers the entries of a cell. A panel may hold entries of other cells. */
-static FAST void compare_cell(const memory *m, const int16_t *query, __m256 by, int64_t cell, shortlist *to) {
+/* Offers the entries of a cell; two panels ahead, also into the next cell, are fetched. A panel may hold entries of
+ * other cells. */
+static FAST void compare_cell(const memory *m, const int16_t *query, __m256 by, int64_t cell, int64_t next, shortlist *to) {
     panel_sums *sum = m->nearness.level >= WITH_VNNI ? sum_panel_wide : sum_panel;
     int64_t first = m->start[cell], last = m->start[cell + 1];
     for (int64_t at = first / ROWS * ROWS; at < last; at += ROWS) {
         __m256i sums[2];
+        int64_t ahead = at + 2 * ROWS;
+        if (ahead >= last) ahead = m->start[next] / ROWS * ROWS + (ahead - last) / ROWS * ROWS;
         uint32_t which = ~0u;
+        prefetch_bytes(m->keys + ahead * KEY_DIM, ROWS * KEY_DIM);
         sum(m->keys + at * KEY_DIM, query, sums);
         if (at < first) which <<= first - at;
         if (last - at < ROWS) which &= (1u << (last - at)) - 1;
@@ -145,7 +149,8 @@ static FAST void find(const memory *m, const float *flat, const float *nearness,
     int64_t probes = choose_cells(m, flat, nearness, cells);
     for (int i = 0; i < KEY_DIM; i++) scaled[i] = flat[i] * m->key_step[i];
     __m256 by = _mm256_set1_ps(encode(scaled, KEY_DIM, codes));
-    for (int64_t i = 0; i < probes; i++) compare_cell(m, codes, by, place_of(cells[i]), &list);
+    cells[probes] = cells[0]; /* none comes after the last */
+    for (int64_t i = 0; i < probes; i++) compare_cell(m, codes, by, place_of(cells[i]), place_of(cells[i + 1]), &list);
     shorten(&list);
     for (int64_t i = 0; i < list.count; i++) {
         int64_t entry = place_of(entries[i]);
@@ -161,13 +166,16 @@ static FAST void find(const memory *m, const float *flat, const float *nearness,
     }
 }
 
-/* What followed the neighbours, weighed (256), by their products with `asked`; returns its length. */
-static FAST float weigh(const memory *m, const float *asked, const float *scores, const int8_t **nexts, float *follows) {
+/* What followed the neighbours, weighed (256), by their products with `asked`; and the signs of what it is
+ * worth: the best and the mean score, and its length. */
+static FAST void weigh(const memory *m, const float *asked, const float *scores, const int8_t **nexts, float *follows, float *signs) {
     float scaled[NEXT_DIM], weights[NEIGHBOURS], most = -INFINITY, least = INFINITY, total = 0;
+    signs[0] = scores[0], signs[1] = 0;
     for (int d = 0; d < NEXT_DIM; d++) scaled[d] = asked[d] * m->next_step[d];
     for (int i = 0; i < NEIGHBOURS; i++) {
         weights[i] = m->attention[0] * scores[i] + dot_bytes(scaled, nexts[i], NEXT_DIM);
         most = larger(most, weights[i]), least = smaller(least, scores[i]);
+        signs[0] = larger(signs[0], scores[i]), signs[1] += scores[i] / NEIGHBOURS;
     }
     for (int i = 0; i < NEIGHBOURS; i++)
         total += weights[i] = expf(weights[i] - most) * (1 - expf(RISE * (least - scores[i])) + RISE_MIN);
@@ -181,33 +189,14 @@ static FAST float weigh(const memory *m, const float *asked, const float *scores
         _mm256_storeu_ps(follows + d, s), _mm256_storeu_ps(follows + d + 8, t);
     }
     for (int d = 0; d < NEXT_DIM; d++) follows[d] *= m->next_step[d] / total;
-    return sqrtf(dot(follows, follows, NEXT_DIM));
+    signs[2] = sqrtf(dot(follows, follows, NEXT_DIM));
 }
 
-/* One context: the mean of what followed, and the best and the mean score and that mean's length. */
-static FAST void recall_one(const memory *m, const float *flat, const float *asked, const float *nearness, float *signs, float *follows) {
-    float scores[NEIGHBOURS], most = -INFINITY, total = 0;
-    const int8_t *nexts[NEIGHBOURS];
-    find(m, flat, nearness, scores, nexts);
-    for (int i = 0; i < NEIGHBOURS; i++) most = larger(most, scores[i]), total += scores[i];
-    signs[0] = most, signs[1] = total / NEIGHBOURS, signs[2] = weigh(m, asked, scores, nexts, follows);
-}
-
-/* out[c][row] = m[row] . x[c], in float32: an answer would show what integers leave out. Four rows are read once
- * for all vectors; each sum is that of `dot`, so an answer does not depend on what else is in its batch. */
+/* out[c][row] = m[row] . x[c], in float32: an answer would show what integers leave out. A row is read once for
+ * all vectors. */
 static FAST void project(const float *m, const float *x, int count, int rows, int64_t width, float *out) {
-    for (int row = 0; row < rows; row += 4, m += 4 * width)
-        for (int c = 0; c < count; c++) {
-            __m256 sums[4][2];
-            for (int r = 0; r < 4; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
-            for (int64_t i = 0; i < width; i += 16)
-                for (int h = 0; h < 2; h++) {
-                    __m256 some = _mm256_loadu_ps(x + c * width + i + 8 * h);
-                    for (int r = 0; r < 4; r++)
-                        sums[r][h] = _mm256_fmadd_ps(_mm256_loadu_ps(m + r * width + i + 8 * h), some, sums[r][h]);
-                }
-            for (int r = 0; r < 4; r++) out[c * rows + row + r] = sum8(_mm256_add_ps(sums[r][0], sums[r][1]));
-        }
+    for (int row = 0; row < rows; row++, m += width)
+        for (int c = 0; c < count; c++) out[c * rows + row] = dot(m, x + c * width, width);
 }
 
 /* The keys (count, 192) of contexts; all that the attention asks of a successor, as one vector (count, 256);
@@ -245,14 +234,17 @@ static FAST void add_shares(const memory *m, const float *own, const float *sign
 /* Contexts (count, 5, 768) and AMN's answers (count, 768) -> these with a share of what followed; 0, or 1
  * when there was no memory for 48 numbers a cell. */
 FAST int amn_recall(const memory *m, const float *x, const float *first, int64_t count, float *out) {
-    float flat[AT_ONCE * KEY_DIM], asked[AT_ONCE * NEXT_DIM], signs[AT_ONCE * 3], follows[AT_ONCE * NEXT_DIM];
+    float flat[AT_ONCE * KEY_DIM], asked[AT_ONCE * NEXT_DIM], follows[AT_ONCE * NEXT_DIM], signs[AT_ONCE * 3], scores[NEIGHBOURS];
     float *nearness = malloc(sizeof(float) * AT_ONCE * m->nearness.rows);
+    const int8_t *nexts[NEIGHBOURS];
     if (!nearness) return 1;
     for (int64_t done = 0; done < count; done += AT_ONCE) {
         int some = count - done < AT_ONCE ? (int)(count - done) : AT_ONCE;
         ask(m, x + done * K * DIM, first + done * DIM, some, flat, asked, nearness);
-        for (int c = 0; c < some; c++)
-            recall_one(m, flat + c * KEY_DIM, asked + c * NEXT_DIM, nearness + c * m->nearness.rows, signs + c * 3, follows + c * NEXT_DIM);
+        for (int c = 0; c < some; c++) {
+            find(m, flat + c * KEY_DIM, nearness + c * m->nearness.rows, scores, nexts);
+            weigh(m, asked + c * NEXT_DIM, scores, nexts, follows + c * NEXT_DIM, signs + 3 * c);
+        }
         add_shares(m, first + done * DIM, signs, follows, some, out + done * DIM);
     }
     free(nearness);
