@@ -10,7 +10,7 @@ from house import ROOMS, ROOT
 
 #: The aim was 29,000. Page, stage times, traces, deployments, gateway, examination of clients, encoding,
 #: wheels, the corpus and the fallback with a memory (CHANGELOG.md) brought more.
-LINES_MAX = 50_460
+LINES_MAX = 50_470
 
 
 def test_the_lines_outside_the_tests_stay_few() -> None:
