@@ -2,7 +2,8 @@
 
 Between `<!-- begin: NAME -->` and `<!-- end: NAME -->` come the sentences of NAME.md of the folder, and its
 plots, which go to docs/img. Sections without a file keep what they have. The tables are for who measures; all
-reports together are kept as one JSON file.
+reports together are kept as one JSON file, from which `amn capacity` reads too: it keeps earlier ones that a
+run lacks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def command(folder: Path) -> None:
             plots[path.stem] = f"img/bench-{path.name}"
             shutil.copyfile(path, PAGE.parent / plots[path.stem])
     PAGE.write_text(filled(page, sections, plots), "utf-8")
-    KEPT.write_text(json.dumps(reports, indent=1) + "\n", "utf-8")
+    kept = json.loads(KEPT.read_text("utf-8")) | reports
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     click.echo(f"written: {PAGE}, {len(plots)} plots, {KEPT}", err=True)
 
 

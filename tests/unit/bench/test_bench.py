@@ -157,6 +157,24 @@ def test_a_percentile_with_few_requests_beyond_it_is_not_shown() -> None:
     ]
 
 
+def test_publishing_keeps_the_reports_that_a_run_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`amn capacity` reads some that a quick run does not measure."""
+    monkeypatch.chdir(tmp_path)
+    kept = Path("artifacts/reports/benchmarks.json")
+    for folder in (kept.parent, Path("docs"), Path("run")):
+        folder.mkdir(parents=True)
+    Path("docs/benchmarks.md").write_text("nothing to fill")
+    kept.write_text(json.dumps({"capacity": {"kinds": 1}, "batch": {"runs": 1}}))
+    Path("run/batch.json").write_text(json.dumps({"runs": 2, "environment": {"commit": "a"}}))
+    publish.callback(Path("run"))
+    assert json.loads(kept.read_text()) == {
+        "capacity": {"kinds": 1},
+        "batch": {"runs": 2, "environment": {"commit": "a"}},
+    }
+
+
 def test_percentiles_leave_out_requests_without_an_answer() -> None:
     assert percentiles([1.0, float("nan"), 3.0]) == {"ms_p50": 2.0, "ms_p95": 2.9, "ms_p99": 2.98}
 
