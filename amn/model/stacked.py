@@ -1,4 +1,4 @@
-"""A second stage on top of a finished AMN: the fallback that is better than AMN.
+"""A second stage on top of a finished AMN: better than AMN on text that it knows (docs/models.md).
 
 The first stage is a trained `BoundedAMN` whose weights stay as they are. The second learns what
 the first still gets wrong, as boosting does, and only as far as the text is familiar: where AMN
