@@ -1,9 +1,8 @@
 """python -m bench publish FOLDER: the figures of a run into docs/benchmarks.md.
 
 Between `<!-- begin: NAME -->` and `<!-- end: NAME -->` come the sentences of NAME.md of the folder, and its
-plots, which go to docs/img. Sections without a file keep what they have. The tables are for who measures; all
-reports together are kept as one JSON file, from which `amn capacity` reads too: it keeps earlier ones that a
-run lacks.
+plots, which go to docs/img. Sections without a file keep what they have. The tables are for who measures. One
+JSON file keeps all reports, also earlier ones that this run lacks: `amn capacity` reads them.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ def command(folder: Path) -> None:
             plots[path.stem] = f"img/bench-{path.name}"
             shutil.copyfile(path, PAGE.parent / plots[path.stem])
     PAGE.write_text(filled(page, sections, plots), "utf-8")
-    kept = json.loads(KEPT.read_text("utf-8")) | reports
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    KEPT.write_text(json.dumps(json.loads(KEPT.read_text("utf-8")) | reports, indent=1) + "\n", "utf-8")
     click.echo(f"written: {PAGE}, {len(plots)} plots, {KEPT}", err=True)
 
 
