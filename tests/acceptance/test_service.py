@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -73,11 +72,9 @@ def test_the_page_of_a_service_answers_where_up_says_and_stays_small(service: Am
 
     # A worker in the idle class may be late with its sign on a busy machine.
     wait_until(lambda: kinds() == {"amn", "fallback", "shadow"})
-    [process] = [
-        p
-        for p in map(Path, glob.glob("/proc/[0-9]*"))
-        if b"dashboard" in (p / "cmdline").read_bytes() and int(p.name) in service.processes()
-    ]
+    # Only those of the service: another process may end between the list and the look at it.
+    own = [Path("/proc", str(pid)) for pid in service.processes()]
+    [process] = [one for one in own if b"dashboard" in (one / "cmdline").read_bytes()]
     [resident] = re.findall(r"VmRSS:\s*(\d+) kB", (process / "status").read_text())
     assert int(resident) < 100 * 1024
     maps = (process / "maps").read_text()
